@@ -1,0 +1,1 @@
+"""Turn folders of photos into paired corpora."""

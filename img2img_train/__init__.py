@@ -1,0 +1,1 @@
+"""Train, score and apply image-to-image models on paired corpora."""
