@@ -1,0 +1,214 @@
+"""One task becomes one pair on disk; all tasks of a plan become a corpus.
+
+The same plan and settings give the same bytes for any number of workers, in any order, in one go or after
+any number of kills.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from img2img_data import images
+from img2img_data.corpus import CORPUS_FILE, FORMAT, Kind, Layout, picture_rng, split_of, to_json_line
+from img2img_data.engine import Progress, refusal, run_plan, write_file
+from img2img_data.errors import Img2ImgError, Refused, UsageError, printable
+from img2img_data.folder import BuildFolder, Journal
+from img2img_data.outcome import Outcome, Report
+from img2img_data.pairings import Pairing
+from img2img_data.plan import Plan, Task
+from img2img_data.settings import BuildSettings, Fit, RunSettings, parse_size, parse_split
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every worker knows: the same for all tasks of a build."""
+
+    roots: tuple[bytes, ...]
+    out: str
+    pairing: Pairing
+    settings: BuildSettings
+    kind: Kind
+    layout: Layout
+    fit: Fit
+    policy: images.ReadPolicy
+    splits: Mapping[str, float]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source that was read: its bytes, its picture, and its pixels once framed."""
+
+    path: bytes
+    data: bytes
+    picture: images.Picture
+    pixels: images.Pixels
+
+
+def one_item(job: Job, task: Task) -> Outcome:
+    """Read, frame, pair and write one task. Whatever is wrong with its pictures is a row, not an exception."""
+    try:
+        if task.refused:
+            raise Refused(*task.refused)
+        sources = _read_sources(job, task)
+        rng = picture_rng(job.settings.seed, task.sources[0]) if job.pairing.random else None
+        made = job.pairing.make([s.pixels for s in sources], rng)
+        group = _group_of(task, job.settings.group_by)
+        split = split_of(group, job.splits, job.settings.seed)
+        files = _write_files(job, task, split, made.input, made.target, sources)
+        tags = {**task.tags, "group": printable(group)} if job.settings.group_by else dict(task.tags)
+        row = _row(job, task, tags, sources, made.drawn, made.measured, files)
+        return Outcome(task.index, split, "", to_json_line(row))
+    except Refused as refused:
+        return refusal(task, refused.reason, refused.detail)
+
+
+def _read_sources(job: Job, task: Task) -> list[Source]:
+    out: list[Source] = []
+    for number, path in enumerate(task.sources):
+        try:
+            data = images.read_bytes(os.path.join(job.roots[task.root + number], *path.split(b"/")))
+            picture = images.decode(data, job.policy)
+            out.append(Source(path, data, picture, _framed(job, picture.pixels, out)))
+        except Refused as refused:
+            if len(task.sources) == 1:
+                raise
+            raise Refused(refused.reason, f"{'AB'[number]}/{printable(path)}: {refused.detail}") from None
+    return out
+
+
+def _framed(job: Job, pixels: images.Pixels, before: Sequence[Source]) -> images.Pixels:
+    size = parse_size(job.settings.size)
+    if size is None and before:
+        height, width = before[0].pixels.shape[:2]
+        size = (width, height)
+    return pixels if size is None else images.fit(pixels, size, job.fit)
+
+
+def _group_of(task: Task, group_by: str | None) -> bytes:
+    path = task.sources[0]
+    if group_by is None:
+        return path
+    folder, _, name = path.rpartition(b"/")
+    if group_by == "folder":
+        return folder
+    found = re.search(group_by, name.decode("utf-8", "surrogateescape"))
+    group = (found[1] if found.re.groups else found[0]) if found else None
+    return group.encode("utf-8", "surrogateescape") if group else path
+
+
+class Written(NamedTuple):
+    """A file of the corpus: the column its name stands in, its name in the split's folder, its digest."""
+
+    column: str
+    name: str
+    sha256: str
+
+
+def _write_files(
+    job: Job, task: Task, split: str, first: images.Pixels, second: images.Pixels, sources: Sequence[Source]
+) -> list[Written]:
+    if job.kind == "unpaired":
+        content = [("file_name", "AB"[task.root], second)]
+    elif job.layout == "combined":
+        content = [("file_name", "", images.beside(first, second))]
+    else:
+        content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
+    written = []
+    for column, folder, pixels in content:
+        data, extension = _encoded(job, pixels, sources)
+        name = f"{folder}/{task.key}.{extension}" if folder else f"{task.key}.{extension}"
+        write_file(job.out, f"{split}/{name}", data)
+        written.append(Written(column, name, sha256(data).hexdigest()))
+    return written
+
+
+def _encoded(job: Job, pixels: images.Pixels, sources: Sequence[Source]) -> tuple[bytes, str]:
+    for source in sources:
+        if pixels is source.picture.pixels and source.picture.verbatim:
+            return source.data, {"jpeg": "jpg"}.get(source.picture.format, source.picture.format)
+    return images.encode(pixels, job.settings.format, job.settings.quality), job.settings.format
+
+
+def _row(
+    job: Job,
+    task: Task,
+    tags: Mapping[str, Any],
+    sources: Sequence[Source],
+    drawn: Mapping[str, float],
+    measured: Mapping[str, float],
+    files: Sequence[Written],
+) -> dict[str, Any]:
+    height, width = sources[0].pixels.shape[:2]
+    row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
+    if job.kind == "unpaired":
+        row["domain"] = "AB"[task.root]
+    row |= {"source": printable(task.sources[0]), "source_hex": task.sources[0].hex()}
+    if len(sources) > 1:
+        row |= {"target_source": printable(task.sources[1]), "target_source_hex": task.sources[1].hex()}
+    row |= {"tags": dict(tags), "kind": job.name, "drawn": dict(drawn), "width": width, "height": height}
+    if measured:
+        row["measured"] = dict(measured)
+    notes = sorted({n for s in sources for n in s.picture.notes})
+    row |= {"notes": notes, "source_sha256": sha256(sources[0].data).hexdigest()}
+    if len(sources) > 1:
+        row["target_source_sha256"] = sha256(sources[1].data).hexdigest()
+    return row | {f.column.replace("file_name", "sha256"): f.sha256 for f in files}
+
+
+def build_corpus(
+    plan: Plan,
+    pairing: Pairing,
+    out: Path,
+    settings: BuildSettings,
+    run: RunSettings,
+    name: str,
+    progress: Progress,
+) -> Report:
+    """Build the corpus at ``out``, or finish it. Returns the counts; raises ``Img2ImgError``."""
+    job = make_job(plan, pairing, out, settings, name)
+    recipe = {
+        "command": name,
+        **pairing.settings(),
+        **settings.model_dump(mode="json"),
+        "fit": job.fit,
+        "layout": job.layout,
+        "source_names": plan.names_digest(),
+    }
+    about = {"format": FORMAT, "kind": job.kind, "layout": job.layout, "colour": pairing.colour}
+    work = functools.partial(one_item, job)
+    return run_plan(plan, BuildFolder(out, CORPUS_FILE), recipe, about, work, run, progress)
+
+
+def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str) -> Job:
+    """Resolve the settings whose defaults depend on the kind of corpus; ``UsageError`` where they clash."""
+    combined = len(plan.roots) == 2 and plan.kind == "paired"
+    layout = settings.layout or ("combined" if combined else "folders")
+    if layout == "combined" and (plan.kind == "unpaired" or pairing.colour == "lab"):
+        raise UsageError("option", "--layout combined", f"does not fit a {name} corpus", "leave it out")
+    if settings.format == "jpg" and pairing.colour == "lab":
+        raise UsageError(
+            "option", "--format jpg", "would spoil Lab samples", "use png, or webp with --quality 100"
+        )
+    policy = images.ReadPolicy(alpha=settings.alpha)
+    fit = settings.fit or ("error" if combined else "crop")
+    out_text = os.fspath(out)
+    return Job(
+        plan.roots,
+        out_text,
+        pairing,
+        settings,
+        plan.kind,
+        layout,
+        fit,
+        policy,
+        parse_split(settings.split),
+        name,
+    )

@@ -1,0 +1,289 @@
+"""``img2img-data``: parse, call, print."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from img2img_data.errors import Img2ImgError, printable
+from img2img_data.fields import ModelCommand
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from img2img_data.outcome import Report
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="img2img", prog_name="img2img-data")
+def group() -> None:
+    """Turn folders of photos into paired corpora: degraded | clean, photo | sketch, L | ab.
+
+    \b
+    Example:
+      img2img-data blur photos/ corpora/gaussian --kind gaussian --sigma 3 --size 64
+      img2img-data show corpora/gaussian
+
+    Refused pictures never stop a run: each is a row in rejected.jsonl with its reason. A run that was
+    interrupted goes on when the same command is given again.
+
+    \b
+    Exit codes: 0 done; 1 could not finish, too many pictures refused, or files without their other half;
+    2 wrong option, recipe or folder; 130 / 143 ended by a signal.
+    """
+
+
+def _models(step: str) -> Callable[[], Sequence[type[BaseModel]]]:
+    def load() -> Sequence[type[BaseModel]]:
+        from img2img_data.steps import STEPS
+
+        return STEPS[step].models
+
+    return load
+
+
+def _run(step: str, paths: Sequence[Path], settings: dict[str, object]) -> None:
+    from img2img_data.progress import progress_of
+    from img2img_data.steps import run_step
+
+    with progress_of(step) as show:
+        report, code = run_step(step, paths, settings, show, _say)
+    _print_report(report, paths[-1], bool(settings.get("dry_run")))
+    sys.exit(code)
+
+
+def _say(line: str) -> None:
+    click.echo(line)
+
+
+def _print_report(report: Report, out: Path, dry: bool) -> None:
+    if dry:
+        return
+    if report.complete:
+        click.echo(f"'{printable(str(out))}' was complete already")
+    for line in report.lines():
+        click.echo(line)
+
+
+@group.command(cls=ModelCommand, models=_models("blur"), short_help="Pair each photo with a blurred copy.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def blur(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Pair each photo of SOURCE with a blurred copy of itself: a corpus for deblurring.
+
+    \b
+    Example:
+      img2img-data blur faces/male corpora/gaussian --kind gaussian --sigma 3 --size 64
+      img2img-data blur faces/male corpora/resize --kind resize --factor 4 --size 64
+    """
+    _run("blur", (source, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("combine"), short_help="Pair two folders: photo | sketch.")
+@click.argument("inputs", type=FOLDER)
+@click.argument("targets", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def combine(inputs: Path, targets: Path, out: Path, settings: dict[str, object]) -> None:
+    """Pair the pictures of INPUTS with those of TARGETS by their names, never by their order.
+
+    \b
+    Example:
+      img2img-data combine photos/ sketches/ corpora/cuhk --match cuhk --dry-run
+      img2img-data combine photos/ sketches/ corpora/cuhk --match template \\
+        --template-a '{id}.jpg' --template-b '{id}-sz1.jpg'
+    """
+    _run("combine", (inputs, targets, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("lab"), short_help="Pair L with Lab, for colorization.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def lab(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Pair the L plane of each photo with its Lab picture: a corpus for colorization.
+
+    \b
+    Example:
+      img2img-data lab photos/ corpora/colour --size 256
+    """
+    _run("lab", (source, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("unpaired"), short_help="Two domains without pairs.")
+@click.argument("a", type=FOLDER)
+@click.argument("b", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def unpaired(a: Path, b: Path, out: Path, settings: dict[str, object]) -> None:
+    """Take the photos of folders A and B as two domains, for CycleGAN and DualGAN.
+
+    \b
+    Example:
+      img2img-data unpaired horses/ zebras/ corpora/h2z --size 256
+    """
+    _run("unpaired", (a, b, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("wiki"), short_help="Sort IMDB-WIKI faces by gender.")
+@click.argument("wiki_crop", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def wiki(wiki_crop: Path, out: Path, settings: dict[str, object]) -> None:
+    """Sort the faces of an IMDB-WIKI folder into OUT/male and OUT/female by its wiki.mat.
+
+    Left out, and listed with the reason: unknown gender, no face, too small, with --drop-gray
+    black-and-white photos too.
+
+    \b
+    Example:
+      img2img-data wiki wiki_crop/ faces/ --drop-gray
+    """
+    _run("wiki", (wiki_crop, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("select"), short_help="Copy the usable photos of a folder.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def select(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Copy the photos of SOURCE that pass the filters to OUT, byte for byte; the others are listed.
+
+    \b
+    Example:
+      img2img-data select photos/ chosen/ --drop-gray --min-side 64
+    """
+    _run("select", (source, out), settings)
+
+
+@group.command(short_help="Run the corpus steps of a recipe.")
+@click.argument("recipe", type=FOLDER)
+@click.option("--jobs", type=click.IntRange(min=0), default=None, help="worker processes  [default: every core]")
+@click.option("--dry-run", is_flag=True, help="print the steps, write nothing")
+def build(recipe: Path, jobs: int | None, dry_run: bool) -> None:
+    """Run the corpus steps of RECIPE, a YAML file, in order. Paths in it are relative to the current folder.
+
+    \b
+    Example:
+      img2img-data build recipes/demo.yaml
+    """
+    from img2img_data.progress import progress_of
+    from img2img_data.recipe import load_recipe, run_recipe
+
+    extra: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
+    worst = 0
+    for name, paths, run in run_recipe(load_recipe(recipe), extra):
+        click.echo(f"{name} {' '.join(printable(str(p)) for p in paths)}")
+        if dry_run:
+            continue
+        with progress_of(name) as show:
+            report, code = run(show, _say)
+        _print_report(report, paths[-1], False)
+        worst = max(worst, code)
+        if code:
+            break
+    sys.exit(worst)
+
+
+@group.command(short_help="Check a corpus file by file.")
+@click.argument("corpus", type=FOLDER)
+@click.option("--quick", is_flag=True, help="compare names only, read no picture")
+def verify(corpus: Path, quick: bool) -> None:
+    """Re-read CORPUS and list what is missing, extra, unreadable, changed, of another size, or in two splits.
+
+    \b
+    Example:
+      img2img-data verify corpora/gaussian
+    """
+    from img2img_data.progress import progress_of
+    from img2img_data.verify import verify_corpus
+
+    with progress_of("verify") as show:
+        found = verify_corpus(corpus, show, quick)
+    for line in found.lines():
+        click.echo(line)
+    sys.exit(1 if found.problems else 0)
+
+
+@group.command(short_help="Write a page with the pairs of a corpus.")
+@click.argument("corpus", type=FOLDER)
+@click.option("--out", type=FOLDER, default=None, help="the page  [default: CORPUS/show.html]")
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="pairs on the page")
+def show(corpus: Path, out: Path | None, limit: int) -> None:
+    """Write a self-contained HTML page: the most spoiled pairs and typical ones, a slider on each.
+
+    \b
+    Example:
+      img2img-data show corpora/gaussian
+    """
+    from img2img_data.show import write_show
+
+    click.echo(str(write_show(corpus, out, limit)))
+
+
+@group.command(short_help="Write the bundled demo photos.")
+@click.argument("out", type=FOLDER)
+@click.option("--size", type=click.IntRange(min=16), default=64, show_default=True, help="side of a crop, pixels")
+@click.option("--limit", type=click.IntRange(min=1), default=400, show_default=True, help="crops of one photo")
+def sample(out: Path, size: int, limit: int) -> None:
+    """Write crops of the photos that scikit-image brings, one folder for each photo. Needs no network.
+
+    \b
+    Example:
+      img2img-data sample demo/photos
+    """
+    from img2img_data.sample import write_sample
+
+    for name, count in write_sample(out, size, limit).items():
+        click.echo(f"{name}: {count} crops")
+
+
+def _ended_by(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _catch_signals() -> None:
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _ended_by)
+
+
+def _stop_workers() -> None:
+    if "img2img_data.workers" in sys.modules:
+        from img2img_data.workers import stop_workers
+
+        stop_workers()
+
+
+def main() -> None:
+    """Run the command line; every end has one line and an exit code."""
+    _catch_signals()
+    code: object = 0
+    try:
+        code = group(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except Img2ImgError as error:
+        click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    except BrokenPipeError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except SystemExit as end:
+        code = end.code
+    if code in {129, 130, 143}:
+        click.echo("interrupted; the same command goes on from here", err=True)
+    _stop_workers()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

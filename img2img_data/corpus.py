@@ -1,0 +1,350 @@
+"""The corpus on disk: names, rows, manifests. The one module that writes and reads the format.
+
+::
+
+    corpus.json                 what it is; written last, so it exists or the corpus is unfinished
+    rejected.jsonl              one row per refused picture
+    train/metadata.jsonl        one row per pair, sorted by key
+    train/input/KEY.png         train/target/KEY.png           (layout "folders")
+    train/KEY.png               input left, target right       (layout "combined")
+    train/A/KEY.png             train/B/KEY.png                (kind "unpaired")
+
+The columns ``*_file_name`` follow the Hugging Face imagefolder convention, the combined layout the one of
+pix2pix (https://github.com/phillipi/pix2pix).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from img2img_data.errors import CorpusError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT: Final = 1
+CORPUS_FILE: Final = "corpus.json"
+REJECTED_FILE: Final = "rejected.jsonl"
+METADATA_FILE: Final = "metadata.jsonl"
+EXTENSIONS: Final = {".png", ".jpg", ".jpeg", ".webp"}
+"""What the pictures of a corpus end in."""
+
+Kind = Literal["paired", "unpaired"]
+Layout = Literal["folders", "combined"]
+Colour = Literal["rgb", "lab"]
+
+_UNSAFE: Final = frozenset('<>:"/\\|?*%')
+_RESERVED: Final = frozenset(
+    ["con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))]
+)
+_LONGEST_COMPONENT: Final = 160
+
+
+# ------------------------------------------------------------------------------------------- keys
+def key_of(path: bytes, extension: bool = False) -> str:
+    """Return the key of a source: its relative path, safe on every file system.
+
+    ``path`` uses "/" and may hold any bytes. Normal letters of every script stay; what a file system or a
+    terminal could trip over is percent-encoded, so different paths keep different keys. The extension goes
+    unless ``extension``.
+    """
+    *folders, name = path.split(b"/")
+    if not extension:
+        name = os.path.splitext(name)[0]
+    return "/".join([*(_safe(f, folder=True) for f in folders), _safe(name)])
+
+
+def _safe(component: bytes, folder: bool = False) -> str:
+    text = component.decode("utf-8", "surrogateescape")
+    if (
+        text.isascii()
+        and text.replace("_", "a").replace("-", "a").isalnum()
+        and len(text) <= _LONGEST_COMPONENT
+    ):
+        return text if text.casefold() not in _RESERVED else _percent(text[0]) + text[1:]
+    text = unicodedata.normalize("NFC", text)
+    out = "".join(c if c.isprintable() and c not in _UNSAFE else _percent(c) for c in text)
+    if out[:1] in {" ", "."} or out.partition(".")[0].casefold() in _RESERVED:
+        out = _percent(out[0]) + out[1:]
+    if out[-1:] in {" ", "."}:
+        out = out[:-1] + _percent(out[-1])
+    stem, dot = os.path.splitext(out)
+    if folder and dot.casefold() in EXTENSIONS:
+        out = stem + _percent(".") + dot[1:]
+    if len(out.encode()) > _LONGEST_COMPONENT:
+        out = f"{out.encode()[: _LONGEST_COMPONENT - 40].decode('utf-8', 'ignore')}~{digest(component).hex()}"
+    return out
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{b:02X}" for b in character.encode("utf-8", "surrogateescape"))
+
+
+def digest(*parts: bytes, size: int = 8) -> bytes:
+    """Return ``size`` bytes of BLAKE2b over the parts, each preceded by its length."""
+    h = blake2b(digest_size=size)
+    for part in parts:
+        h.update(len(part).to_bytes(8, "little"))
+        h.update(part)
+    return h.digest()
+
+
+class Keys:
+    """The keys of a set of paths: unique also where upper and lower case, or NFC and NFD, are one.
+
+    Where two would collide the extension joins the key; where that does not help, a hash of the path's
+    bytes. Memory: one small integer per path while counting, afterwards only the collisions.
+    """
+
+    def __init__(self, paths: Iterable[bytes]) -> None:
+        seen: set[int] = set()
+        twice: set[int] = set()
+        paths = list(paths) if not isinstance(paths, list) else paths
+        for path in paths:
+            folded = _folded(key_of(path))
+            (twice if folded in seen else seen).add(folded)
+        self._special = dict(self._resolve(paths, seen, twice)) if twice else {}
+
+    @staticmethod
+    def _resolve(paths: list[bytes], seen: set[int], twice: set[int]) -> Iterator[tuple[bytes, str]]:
+        clashing = [p for p in paths if _folded(key_of(p)) in twice]
+        counts: dict[int, int] = {}
+        for path in clashing:
+            folded = _folded(key_of(path, extension=True))
+            counts[folded] = counts.get(folded, 0) + 1
+        for path in clashing:
+            key = key_of(path, extension=True)
+            folded = _folded(key)
+            if counts[folded] > 1 or folded in seen:
+                key += "~" + digest(path).hex()
+            yield path, key
+
+    def __getitem__(self, path: bytes) -> str:
+        return self._special.get(path) or key_of(path)
+
+
+def _folded(key: str) -> int:
+    return int.from_bytes(
+        digest(unicodedata.normalize("NFC", key.casefold()).encode("utf-8", "replace")), "little"
+    )
+
+
+# ------------------------------------------------------------------------------ randomness, splits
+def picture_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Generator:
+    """Return the generator of one picture: it depends on seed, name and epoch, on nothing else.
+
+    ``name`` is the source's relative path. Offline there is no epoch; online each epoch draws anew.
+    """
+    import numpy as np
+
+    parts = [str(seed).encode(), name] + ([] if epoch is None else [str(epoch).encode()])
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest(*parts, size=16), "little")))
+
+
+def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
+    """Return the split of a group: by a hash, so that adding pictures never moves old ones.
+
+    ``splits`` maps names to shares that sum to 1.
+    """
+    if len(splits) == 1:
+        return next(iter(splits))
+    place = int.from_bytes(digest(b"split", str(seed).encode(), group), "little") / 2**64
+    for name, share in splits.items():
+        place -= share
+        if place < 0:
+            return name
+    return name
+
+
+# --------------------------------------------------------------------------------------- writing
+def write_atomically(path: Path, data: bytes, temporary: Path, sync: bool = False) -> None:
+    """Write ``data`` into ``temporary`` and rename it to ``path``: nobody ever sees half a file."""
+    with temporary.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def to_json_line(row: Mapping[str, Any]) -> bytes:
+    """Return one line of a manifest: UTF-8, keys in the row's order, no NaN, newline at the end."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+
+
+def to_json_page(content: Mapping[str, Any]) -> bytes:
+    """Return ``content`` as indented JSON for a file that people read too."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+
+
+# --------------------------------------------------------------------------------------- reading
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One pair of a corpus; ``input`` and ``target`` are the same file in the combined layout."""
+
+    key: str
+    split: str
+    input: Path
+    target: Path
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A corpus opened for reading. ``splits`` maps each split to its pairs, sorted by key.
+
+    In an unpaired corpus ``domains`` holds, for each split, the pictures of A and of B instead.
+    """
+
+    root: Path
+    kind: Kind
+    layout: Layout
+    colour: Colour
+    info: Mapping[str, Any]
+    by_split: Mapping[str, list[Pair]]
+    domains: Mapping[str, tuple[list[Path], list[Path]]] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits, train first."""
+        names = self.domains if self.kind == "unpaired" else self.by_split
+        return tuple(sorted(names, key=lambda s: (s != "train", s)))
+
+    def pairs(self, split: str) -> list[Pair]:
+        """Return the pairs of a split, sorted by key; ``CorpusError`` names the splits there are."""
+        if self.kind == "unpaired":
+            raise CorpusError("corpus", self.root, "is unpaired", "use a paired one here")
+        if split not in self.by_split:
+            have = ", ".join(self.splits) or "none"
+            raise CorpusError("corpus", self.root, f"has no split '{split}'", f"it has {have}")
+        return self.by_split[split]
+
+    def read(self, pair: Pair) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return input and target, H x W x 3 RGB (Lab corpora: as stored), uint8."""
+        first = _read_picture(pair.input)
+        if self.layout == "folders":
+            return first, _read_picture(pair.target)
+        if first.shape[1] % 2:
+            raise CorpusError("picture", pair.input, "has an odd width, so it is not A|B", "check the layout")
+        middle = first.shape[1] // 2
+        return first[:, :middle], first[:, middle:]
+
+
+def _read_picture(path: Path) -> NDArray[Any]:
+    from img2img_data import images
+    from img2img_data.errors import Refused
+
+    try:
+        return images.read(path).pixels
+    except Refused as refused:
+        why = f"{refused.reason} {refused.detail}".strip()
+        raise CorpusError("picture", path, why, "check the corpus with 'img2img-data verify'") from None
+
+
+def open_corpus(root: Path | str) -> Corpus:
+    """Open a corpus, or a folder that pix2pix or CycleGAN would take, for reading.
+
+    Raises ``CorpusError`` when the folder is missing, unfinished or none of these.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise CorpusError("corpus", root, "no such folder", "check the path")
+    if (root / CORPUS_FILE).is_file():
+        return _open_manifest(root)
+    if (root / ".building").is_dir():
+        raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
+    for bare in (_open_bare_domains, _open_bare_combined):
+        found = bare(root)
+        if found is not None:
+            return found
+    raise CorpusError("corpus", root, "holds neither corpus.json, train/ pictures nor trainA/ and trainB/")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON-lines file; ``CorpusError`` names file and line of a damaged one."""
+    rows = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise CorpusError("manifest", path, f"line {number} is damaged", "build the corpus again")
+            rows.append(row)
+    return rows
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """Return corpus.json; ``CorpusError`` when it is damaged or of a later format."""
+    path = root / CORPUS_FILE
+    try:
+        info = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        info = None
+    if not isinstance(info, dict) or not isinstance(info.get("format"), int):
+        raise CorpusError("corpus", path, "is damaged", "build the corpus again")
+    if info["format"] > FORMAT:
+        raise CorpusError(
+            "corpus", path, f"has format {info['format']}, this program reads {FORMAT}", "update"
+        )
+    return info
+
+
+def _open_manifest(root: Path) -> Corpus:
+    info = read_info(root)
+    kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
+    manifests = {p.parent.name: read_rows(p) for p in sorted(root.glob(f"*/{METADATA_FILE}"))}
+    if kind == "unpaired":
+        domains = {s: (_domain(root / s, r, "A"), _domain(root / s, r, "B")) for s, r in manifests.items()}
+        return Corpus(root, "unpaired", layout, info.get("colour", "rgb"), info, {}, domains)
+    pairs = {s: [_pair_of(root / s, s, row) for row in rows] for s, rows in manifests.items()}
+    return Corpus(root, "paired", layout, info.get("colour", "rgb"), info, pairs)
+
+
+def _pair_of(folder: Path, split: str, row: dict[str, Any]) -> Pair:
+    both = row.get("file_name")
+    names = (both, both) if both else (row.get("input_file_name"), row.get("target_file_name"))
+    first, second = (inside(folder, n) for n in names)
+    return Pair(str(row.get("key", "")), split, first, second, row)
+
+
+def _domain(folder: Path, rows: list[dict[str, Any]], domain: str) -> list[Path]:
+    return [inside(folder, row.get("file_name")) for row in rows if row.get("domain") == domain]
+
+
+def inside(folder: Path, name: object) -> Path:
+    """Return ``folder/name``; a name that is none, absolute or climbs out is a ``CorpusError``."""
+    parts = name.split("/") if isinstance(name, str) else [".."]
+    if ".." in parts or "" in parts or ":" in parts[0] or "\\" in str(name):
+        raise CorpusError(
+            "corpus", folder, f"its manifest names a file outside of it: {name!r}", "do not use it"
+        )
+    return folder.joinpath(*parts)
+
+
+def _open_bare_combined(root: Path) -> Corpus | None:
+    pairs = {}
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name in {"train", "val", "test"}):
+        names = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+        pairs[folder.name] = [Pair(key_of(os.fsencode(p.name)), folder.name, p, p) for p in names]
+    pairs = {s: p for s, p in pairs.items() if p}
+    return Corpus(root, "paired", "combined", "rgb", {}, pairs) if pairs else None
+
+
+def _open_bare_domains(root: Path) -> Corpus | None:
+    domains = {}
+    for split in ("train", "val", "test"):
+        sides = [root / f"{split}{d}" for d in "AB"]
+        if all(s.is_dir() for s in sides):
+            a, b = (sorted(p for p in s.iterdir() if p.suffix.lower() in EXTENSIONS) for s in sides)
+            domains[split] = (a, b)
+    return Corpus(root, "unpaired", "folders", "rgb", {}, {}, domains) if domains else None

@@ -1,0 +1,225 @@
+"""The output folder while a run works in it: one run at a time, a journal, and the way to go on.
+
+::
+
+    OUT/.building/recipe.json     what is being built, from where; another recipe is refused
+    OUT/.building/journal.jsonl   one line a finished source, in the order they ended
+    OUT/.building/tmp/            files before they are renamed into place
+
+``.building`` goes when the run is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from img2img_data.corpus import to_json_page, write_atomically
+from img2img_data.errors import CorpusError, FolderInUse, Img2ImgError, UsageError
+from img2img_data.outcome import Outcome
+
+BUILDING: Final = ".building"
+Row = Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder: a second run gets ``FolderInUse``. The lock dies with the process."""
+    made = not folder.exists()
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    handle = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only when nothing was written
+
+
+def _lock(folder: Path) -> int:
+    in_use = FolderInUse(
+        "folder", folder, "is in use by another run", "wait for it, or choose another folder"
+    )
+    if os.name == "nt":
+        import msvcrt
+
+        handle = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            os.close(handle)
+            raise in_use from None
+        return handle
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise in_use from None
+    if not folder.exists() or os.fstat(handle).st_ino != folder.stat().st_ino:
+        os.close(handle)
+        raise in_use
+    return handle
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn a failure to write into one line that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> Img2ImgError:
+    """Return the one line for a write that failed."""
+    name = Path(os.fsdecode(error.filename)) if error.filename else path
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return Img2ImgError("cannot write", name, "no space left on the device", "make room and run it again")
+    if error.errno == errno.EFBIG:
+        return Img2ImgError(
+            "cannot write", name, "file too large", "raise the file size limit and run it again"
+        )
+    return Img2ImgError("cannot write", name, os.strerror(error.errno or 0), "check the path and its rights")
+
+
+@dataclass(slots=True)
+class Journal:
+    """The rows of finished sources on disk; in memory, their place in the file alone (8 bytes a source).
+
+    ``found`` counts the rows, by manifest, that an earlier run left.
+    """
+
+    file: BinaryIO
+    place: array[int]
+    size: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        """Append one outcome; a line is read back only if it is whole."""
+        head = f"{outcome.index}\t{outcome.file}\t{outcome.reason}\t".encode()
+        self.file.write(head + outcome.line)
+        self.place[outcome.index] = self.size
+        self.size += len(head) + len(outcome.line)
+
+    def rows(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (manifest, line) in the order of the keys."""
+        self.file.flush()
+        with open(self.file.name, "rb") as file:
+            for at in self.place:
+                if at < 0:
+                    continue
+                file.seek(at)
+                _, name, _, line = file.readline().split(b"\t", 3)
+                yield name.decode(), line
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFolder:
+    """The output folder of one run."""
+
+    root: Path
+    page: str
+    """The name of the file that says what the folder is; it exists, or the run is unfinished."""
+
+    @property
+    def building(self) -> Path:
+        """Where the unfinished run keeps its own files."""
+        return self.root / BUILDING
+
+    def begin(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> bool:
+        """Prepare the folder; return False when a run of this recipe is complete in it.
+
+        ``UsageError`` when it holds something else: other files, another recipe's run, or one that was
+        begun with other source folders.
+        """
+        if (self.root / self.page).is_file():
+            self._check_same(_read_json(self.root / self.page).get("recipe"), recipe)
+            self.end()
+            return False
+        note = self.building / "recipe.json"
+        wanted = {
+            **recipe,
+            "source_folders": [os.fsencode(os.path.abspath(os.fsdecode(r))).hex() for r in roots],
+        }
+        if note.is_file():
+            self._check_same(_read_json(note), wanted)
+        elif any(p.name != BUILDING for p in self.root.iterdir()):
+            raise UsageError("folder", self.root, "holds other files", "choose a new or an empty folder")
+        with writing_to(self.root):
+            (self.building / "tmp").mkdir(parents=True, exist_ok=True)
+            write_atomically(note, to_json_page(wanted), self.building / "recipe.tmp")
+        return True
+
+    def _check_same(self, there: object, wanted: Mapping[str, Any]) -> None:
+        wanted = json.loads(json.dumps(wanted))
+        if not isinstance(there, dict):
+            raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
+        names = sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k))
+        if names:
+            raise UsageError(
+                "folder",
+                self.root,
+                f"holds a run of another recipe ({', '.join(names)} differ)",
+                "choose another folder, or delete this one",
+            )
+
+    def open_journal(self, count: int, still_good: Callable[[str, Row], int | None]) -> Journal:
+        """Return the journal for ``count`` sources, holding what an earlier run finished.
+
+        ``still_good(manifest, row)`` gives the index that an earlier row has now, or None to do that source again.
+        """
+        path, fresh = self.building / "journal.jsonl", self.building / "journal.tmp"
+        with writing_to(path):
+            with fresh.open("wb") as file:
+                journal = Journal(file, array("q", [-1]) * count)
+                for name, reason, line in _whole_lines(path):
+                    index = None if reason else still_good(name, json.loads(line))
+                    if index is not None:
+                        journal.add(Outcome(index, name, reason, line))
+                        journal.found[name] += 1
+            fresh.replace(path)
+            journal.file = path.open("ab", buffering=1 << 16)
+        return journal
+
+    def end(self) -> None:
+        """Remove what only an unfinished run needs."""
+        shutil.rmtree(self.building, ignore_errors=True)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for entry in file:
+            parts = entry.split(b"\t", 3)
+            with contextlib.suppress(ValueError, IndexError):
+                json.loads(parts[3])
+                yield parts[1].decode(), parts[2].decode(), parts[3]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,74 @@
+"""What became of each picture, and of the whole run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from img2img_data.errors import REASONS
+
+EXIT_BAD: Final = 1
+PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One source's end: kept (no reason) or refused. ``line`` is its finished row for the manifest.
+
+    ``file`` tells which manifest the row belongs to: a split, or "" for rejected.jsonl.
+    """
+
+    index: int
+    file: str
+    reason: str
+    line: bytes
+
+
+@dataclass(slots=True)
+class Report:
+    """The counts of a run, for the summary and the exit code."""
+
+    kept: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    loose: int = 0
+    warnings: list[str] = field(default_factory=list)
+    complete: bool = False
+    """Nothing was left to do: an earlier run had finished."""
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        if outcome.reason:
+            self.refused[outcome.reason] += 1
+            self.loose += outcome.reason in PAIRING_REASONS
+        else:
+            self.kept[outcome.file] += 1
+
+    @property
+    def total(self) -> int:
+        """How many sources there were."""
+        return self.kept.total() + self.refused.total()
+
+    def exit_code(
+        self, max_bad: float, expected: frozenset[str] = frozenset(), loose_ok: bool = False
+    ) -> int:
+        """Return 0, or 1 when too large a share was refused or a pairing left loose files.
+
+        ``expected`` reasons were asked for by the user (a filter's), so they are not bad pictures.
+        """
+        if self.loose and not loose_ok:
+            return EXIT_BAD
+        wanted = expected | PAIRING_REASONS
+        bad = sum(n for reason, n in self.refused.items() if reason not in wanted)
+        judged = self.total - sum(n for reason, n in self.refused.items() if reason in wanted)
+        return EXIT_BAD if judged and bad > max_bad * judged else 0
+
+    def lines(self) -> list[str]:
+        """Return the summary, one line a fact; reasons come with their meaning."""
+        parts = ", ".join(f"{split} {n:,}" for split, n in sorted(self.kept.items()))
+        out = [f"kept {self.kept.total():,}" + (f" ({parts})" if parts else "")]
+        if self.refused:
+            out.append(f"refused {self.refused.total():,}, each a row in rejected.jsonl:")
+            ranked = sorted(self.refused.items(), key=lambda r: (-r[1], r[0]))
+            out += [f"  {n:>7,}  {reason:<20} {REASONS[reason]}" for reason, n in ranked]
+        return out + [f"warning: {w}" for w in self.warnings]

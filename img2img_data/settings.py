@@ -1,0 +1,108 @@
+"""The settings of a build: what its bytes depend on, and how a run goes about it."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from img2img_data.corpus import Layout
+
+Fit = Literal["crop", "pad", "stretch", "error"]
+_SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class BuildSettings(BaseModel):
+    """What the bytes of a corpus depend on, besides the pairing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: str | None = Field(
+        None, description="size of every picture, as 64 or 640x480 (width x height); default: as they are"
+    )
+    fit: Fit | None = Field(
+        None,
+        description="how other sizes are brought to it: scale and cut the middle out, scale and mirror the rim, "
+        "stretch, or refuse the picture  [default: crop; combine: error]",
+    )
+    format: Literal["png", "jpg", "webp"] = Field(
+        "png",
+        description="format of the pictures that are written; a clean "
+        "picture that needs no change keeps its file, byte for byte",
+    )
+    quality: int = Field(95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless")
+    layout: Layout | None = Field(
+        None,
+        description="folders: input/ and target/; combined: one A|B picture  "
+        "[default: folders; combine: combined]",
+    )
+    split: str = Field(
+        "train=1",
+        description="shares, as in train=0.8,val=0.1,test=0.1; a picture's split never depends on the others",
+    )
+    group_by: str | None = Field(
+        None,
+        description="keep groups in one split: folder, or a regular expression on the "
+        "file name whose match (or group 1) is the group, as in '^[^_]*'",
+    )
+    alpha: Literal["white", "refuse"] = Field(
+        "white", description="transparent pictures: compose on white, or refuse"
+    )
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+    @field_validator("size")
+    @classmethod
+    def _check_size(cls, value: str | None) -> str | None:
+        if value is not None and (not re.fullmatch(r"\d{1,5}(x\d{1,5})?", value) or "0" in value.split("x")):
+            raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
+        return value
+
+    @field_validator("split")
+    @classmethod
+    def _check_split(cls, value: str) -> str:
+        parse_split(value)
+        return value
+
+    @field_validator("group_by")
+    @classmethod
+    def _check_group(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        return value
+
+
+class RunSettings(BaseModel):
+    """How a run goes about it; none of these changes a byte of the result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    jobs: int = Field(0, ge=0, description="worker processes; 0: one for each core")
+    max_bad: float = Field(0.1, ge=0, le=1, description="end with exit code 1 when a larger share is refused")
+    timeout: float = Field(60.0, gt=0, description="seconds one picture may take")
+    dry_run: bool = Field(False, description="say what would be done, write nothing")
+
+
+def parse_split(text: str) -> dict[str, float]:
+    """Return the shares of the splits; ``ValueError`` if they are not names with shares that sum to 1."""
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if not _SPLIT_NAME.fullmatch(name) or name in shares:
+            raise ValueError(f"'{part.strip()}' is no NAME=SHARE; write it as in train=0.8,val=0.1,test=0.1")
+        shares[name] = float(share)
+    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
+    return shares
+
+
+@functools.cache
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return (width, height) of "64" or "640x480"."""
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    return int(width), int(height or width)

@@ -1,0 +1,173 @@
+"""The steps that make corpora: one for each command, called by the command line and by recipes alike.
+
+A step takes the paths and the settings that were given, by name, and returns a ``Report``. Adding one: a
+function, and a row in ``STEPS``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from img2img_data.build import build_corpus, make_job
+from img2img_data.degradations import DEGRADATIONS, find_degradation
+from img2img_data.engine import Progress
+from img2img_data.errors import UsageError
+from img2img_data.fields import build_model, did_you_mean, split_settings
+from img2img_data.outcome import Report
+from img2img_data.pairings import Colorize, Combine, Degrade, Keep, Matching, MatchSettings, Pairing, match_paths
+from img2img_data.plan import Plan, plan_folders, plan_pairs
+from img2img_data.selection import SelectSettings, WikiSettings, run_selection
+from img2img_data.settings import BuildSettings, RunSettings
+from img2img_data.sources import Item, list_folder
+
+Settings = Mapping[str, Any]
+Run = Callable[[Sequence[Path], Settings, Progress, Callable[[str], None]], Report]
+Models = tuple[type[BaseModel], ...]
+
+
+class BlurSettings(BaseModel):
+    """Which blur."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = Field("gaussian", description=f"what spoils the pictures: {', '.join(DEGRADATIONS)}")
+
+
+class PairSettings(BaseModel):
+    """What to do about files without another half."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    allow_unpaired: bool = Field(False, description="end with 0 although files had no other half")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One way to fill a folder. ``paths`` names what it takes, the output last; ``models`` its settings."""
+
+    run: Run
+    paths: tuple[str, ...]
+    models: Models
+
+
+def run_step(
+    name: str, paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
+) -> tuple[Report, int]:
+    """Do one step; return the counts and the exit code they mean."""
+    step = STEPS[name]
+    _check_known(name, step.models, given)
+    _check_apart(paths)
+    run = build_model(RunSettings, split_settings(given, RunSettings))
+    report = step.run(paths, given, progress, say)
+    loose_ok = bool(given.get("allow_unpaired", False))
+    return report, report.exit_code(run.max_bad, step_expected(step), loose_ok)
+
+
+def step_expected(step: Step) -> frozenset[str]:
+    """Return the reasons that a selection was asked to refuse for."""
+    expected = {"no-gender", "no-face", "too-small", "grey", "duplicate", "missing"}
+    return frozenset(expected) if WikiSettings in step.models or SelectSettings in step.models else frozenset()
+
+
+def _check_known(name: str, models: Models, given: Settings) -> None:
+    known = {field for model in models for field in model.model_fields}
+    for key in given:
+        if key not in known:
+            option = "--" + key.replace("_", "-")
+            raise UsageError("option", option, f"is none of '{name}'", did_you_mean(key, known))
+
+
+def _check_apart(paths: Sequence[Path]) -> None:
+    *sources, out = (Path(os.path.abspath(p)) for p in paths)
+    for source, shown in zip(sources, paths, strict=False):
+        if not source.is_dir():
+            raise UsageError("folder", shown, "no such folder", "check the path")
+        if out == source or out in source.parents or source in out.parents:
+            raise UsageError("folder", paths[-1], "overlaps the source folder", "choose one outside of it")
+
+
+# ------------------------------------------------------------------------------------ corpus steps
+def _corpus(name: str, plan: Plan, pairing: Pairing, out: Path, given: Settings, progress: Progress,
+            say: Callable[[str], None]) -> Report:
+    settings = build_model(BuildSettings, split_settings(given, BuildSettings))
+    run = build_model(RunSettings, split_settings(given, RunSettings))
+    if run.dry_run:
+        make_job(plan, pairing, out, settings, name)
+        say(f"would make up to {len(plan.entries):,} pairs in '{out}'; nothing was written")
+        return Report()
+    return build_corpus(plan, pairing, out, settings, run, name, progress)
+
+
+def blur(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Pair each picture with a spoiled copy of itself."""
+    kind = build_model(BlurSettings, split_settings(given, BlurSettings)).kind
+    degradation = find_degradation(kind)
+    other = {f for d in DEGRADATIONS.values() for f in d.model_fields} - set(degradation.model_fields)
+    for name in sorted(other & set(given)):
+        option = "--" + name.replace("_", "-")
+        raise UsageError("option", option, f"does not belong to --kind {kind}", "leave it out")
+    pairing = Degrade(degradation=build_model(degradation, split_settings(given, degradation)))
+    return _corpus("blur", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+
+
+def lab(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Pair the L plane of each picture with its Lab picture."""
+    pairing = build_model(Colorize, split_settings(given, Colorize))
+    return _corpus("lab", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+
+
+def unpaired(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Take two folders as the two domains of an unpaired corpus."""
+    plan = plan_folders(paths[:2], "unpaired", [list_folder(p) for p in paths[:2]])
+    return _corpus("unpaired", plan, Keep(), paths[2], given, progress, say)
+
+
+def combine(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Pair the pictures of two folders by their names."""
+    settings = build_model(MatchSettings, split_settings(given, MatchSettings))
+    found = [list(list_folder(p)) for p in paths[:2]]
+    usable = [[i.path for i in side if not i.refused] for side in found]
+    matching = match_paths(usable[0], usable[1], settings)
+    refused = [(n, i.path, *i.refused) for n, side in enumerate(found) for i in side if i.refused]
+    matching.loose += refused
+    for line in table_of(matching, bool(given.get("dry_run"))):
+        say(line)
+    if not matching.pairs and not given.get("dry_run"):
+        raise UsageError("folders", f"{paths[0]}' and '{paths[1]}", "no picture of one has its other half in "
+                         "the other (all unpaired)", "try another --match; --dry-run shows the table")
+    report = _corpus("combine", plan_pairs(paths[:2], matching), Combine(), paths[2], given, progress, say)
+    if given.get("dry_run"):
+        report.loose = len(matching.loose)
+    return report
+
+
+def table_of(matching: Matching, whole: bool) -> Iterable[str]:
+    """Yield the loose files with their reasons, and with ``whole`` the pairs too, one a line."""
+    from img2img_data.errors import printable
+
+    if whole:
+        yield from (f"pair  {printable(a)}  |  {printable(b)}" for a, b in matching.pairs)
+    for side, path, reason, detail in sorted(matching.loose):
+        yield f"{reason}  {'AB'[side]}/{printable(path)}  {detail}"
+
+
+def _plan_one(folder: Path) -> Plan:
+    return plan_folders([folder], "paired", [list_folder(folder)])
+
+
+_BUILD: Final = (BuildSettings, RunSettings)
+
+STEPS: Final[dict[str, Step]] = {
+    "wiki": Step(run_selection("wiki"), ("wiki_crop", "out"), (WikiSettings, RunSettings)),
+    "select": Step(run_selection("select"), ("source", "out"), (SelectSettings, RunSettings)),
+    "blur": Step(blur, ("source", "out"), (BlurSettings, *DEGRADATIONS.values(), *_BUILD)),
+    "combine": Step(combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, *_BUILD)),
+    "lab": Step(lab, ("source", "out"), (Colorize, *_BUILD)),
+    "unpaired": Step(unpaired, ("a", "b", "out"), _BUILD),
+}

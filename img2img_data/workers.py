@@ -1,0 +1,185 @@
+"""Work spread over processes: in chunks, results as they come, a dead worker costs one picture at most.
+
+Built on joblib's loky. What loky leaves open is closed here: a killed worker loses its whole call, so the
+items in flight are run again one by one, and one that kills twice is reported; workers whose parent is gone
+end; a picture that takes too long ends its worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+CHUNK: Final = 64
+"""Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
+
+TIMED_OUT: Final = 75
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a worker's guard thread looks at: its parent, and when the task in hand began."""
+
+    parent: int
+    limit: float
+    began: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """End the process when the parent is gone or the task in hand is over its time."""
+        while True:
+            time.sleep(0.5)
+            if os.getppid() != self.parent:
+                os._exit(1)
+            if time.monotonic() - self.began > self.limit:
+                os._exit(TIMED_OUT)
+
+
+_watches: dict[int, Watch] = {}  # one entry per worker process, kept for its life
+
+
+def run_chunk(
+    work: Callable[[Task], Result], tasks: Sequence[Task], parent: int, limit: float
+) -> list[Result]:
+    """Do a chunk in a worker: one OpenCV thread, guarded."""
+    me = os.getpid()
+    if me == parent:
+        return [work(t) for t in tasks]
+    watch = _watches.get(me)
+    if watch is None or watch.parent != parent:
+        watch = _watches[me] = _start_watch(parent, limit)
+    results = []
+    for task in tasks:
+        watch.began = time.monotonic()
+        results.append(work(task))
+    watch.began = float("inf")
+    return results
+
+
+def _start_watch(parent: int, limit: float) -> Watch:
+    import cv2
+
+    cv2.setNumThreads(1)
+    watch = Watch(parent, limit)
+    threading.Thread(target=watch.look, daemon=True, name="img2img-watch").start()
+    return watch
+
+
+@dataclass(slots=True)
+class Pool(Generic[Task, Result]):
+    """Runs ``work`` over ``count`` tasks; ``task_at(i)`` makes the i-th. Results come in any order.
+
+    ``lost(task, reason)`` makes the result of a task whose worker died ("worker-died") or ran out of time
+    ("timeout") twice. Memory does not grow with ``count`` but for one byte a task.
+    """
+
+    work: Callable[[Task], Result]
+    task_at: Callable[[int], Task]
+    lost: Callable[[Task, str], Result]
+    jobs: int
+    limit: float = 60.0
+
+    def run(self, todo: Sequence[int]) -> Iterator[Result]:
+        """Yield one result for each index in ``todo``."""
+        if self.jobs == 1 or len(todo) <= 4:
+            for index in todo:
+                yield self.work(self.task_at(index))
+            return
+        size = max(1, min(CHUNK, len(todo) // (4 * self.jobs)))
+        chunks = [todo[i : i + size] for i in range(0, len(todo), size)]
+        state = bytearray(len(chunks))  # 0 waiting, 1 in flight, 2 done
+        while 0 in state:
+            try:
+                yield from self._run_chunks(chunks, state)
+            except _broken():
+                for at in [i for i, s in enumerate(state) if s == 1]:
+                    yield from self._one_by_one(chunks[at])
+                    state[at] = 2
+
+    def _run_chunks(self, chunks: Sequence[Sequence[int]], state: bytearray) -> Iterator[Result]:
+        from joblib import delayed
+
+        def calls() -> Iterator[Any]:
+            for at in range(len(chunks)):
+                if state[at] == 0:
+                    state[at] = 1
+                    tasks = [self.task_at(i) for i in chunks[at]]
+                    yield delayed(_numbered)(at, self.work, tasks, os.getpid(), self.limit)
+
+        with _parallel(self.jobs) as parallel:
+            for at, results in parallel(calls()):
+                state[at] = 2
+                yield from results
+
+    def _one_by_one(self, chunk: Sequence[int]) -> Iterator[Result]:
+        for index in chunk:
+            task, reason = self.task_at(index), "worker-died"
+            for _ in range(2):
+                began = time.monotonic()
+                try:
+                    yield from self._alone(task)
+                    break
+                except _broken():
+                    reason = "timeout" if time.monotonic() - began > self.limit else "worker-died"
+            else:
+                yield self.lost(task, reason)
+
+    def _alone(self, task: Task) -> list[Result]:
+        from joblib import delayed
+
+        with _parallel(2) as parallel:
+            calls = [delayed(_numbered)(0, self.work, [task], os.getpid(), self.limit)]
+            return [r for _, results in parallel(calls) for r in results]
+
+
+def _numbered(
+    at: int, work: Callable[[Task], Result], tasks: Sequence[Task], parent: int, limit: float
+) -> tuple[int, list[Result]]:
+    return at, run_chunk(work, tasks, parent, limit)
+
+
+@contextlib.contextmanager
+def _parallel(jobs: int) -> Iterator[Any]:
+    from joblib import Parallel, parallel_config
+
+    with warnings.catch_warnings(), parallel_config(backend="loky", inner_max_num_threads=1):
+        warnings.filterwarnings("ignore", module=r"joblib|loky")
+        yield Parallel(
+            n_jobs=jobs,
+            return_as="generator_unordered",
+            batch_size=1,
+            pre_dispatch="2*n_jobs",
+            max_nbytes=None,
+        )
+
+
+def _broken() -> tuple[type[BaseException], ...]:
+    from concurrent.futures.process import BrokenProcessPool
+
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    return (BrokenProcessPool, TerminatedWorkerError)
+
+
+def stop_workers() -> None:
+    """End the worker processes at once; they are idle, or their results are no longer wanted."""
+    from joblib.externals.loky import reusable_executor
+
+    executor = reusable_executor._executor
+    if executor is not None:
+        executor.shutdown(wait=False, kill_workers=True)
+
+
+def default_jobs() -> int:
+    """Return how many processes this process may keep busy."""
+    import joblib
+
+    return int(joblib.cpu_count())
