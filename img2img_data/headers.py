@@ -1,0 +1,384 @@
+"""What a picture file says about itself, read from its bytes before any decoder sees them.
+
+A few dozen bytes decide here whether a file is a picture, which one, how large, and how it must be read, so that
+no decoder ever allocates for a lie, prints a warning about a comment or expands a text chunk. Everything raises
+``Refused``. Formats: JPEG (ITU T.81), PNG (W3C third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from img2img_data.errors import Refused
+
+Alpha = Literal["none", "straight", "premultiplied"]
+
+
+@dataclass(slots=True)
+class Header:
+    """What is known before decoding.
+
+    ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``orientation`` is 1..8 as in EXIF;
+    ``plain`` says that the file is an 8-bit opaque RGB picture and nothing else: no metadata, profile or trailer.
+    ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey level that stands for transparent.
+    """
+
+    format: str
+    width: int = 0
+    height: int = 0
+    orientation: int = 1
+    plain: bool = False
+    alpha: Alpha = "none"
+    clear: int | None = None
+    expand: bool = False
+    notes: set[str] = field(default_factory=set)
+    data: bytes = b""
+
+
+SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+)
+OTHER_PICTURES: Final = re.compile(
+    rb"II\+\0|MM\0\+|II\xbc|8BPS|\x8aMNG|\x8bJNG|P[1-7][\s#]|P[Ff]\s|#\?RADIANCE|#\?RGBE|\x00\x00\x01\x00|\x00\x00\x02\x00"
+    rb"|\xff\x0a|\x00\x00\x00\x0cJXL |\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51|DDS |v/1\x01|qoif|FORM....ILBM|\x0a[\x00-\x05]\x01[\x01-\x08]"
+    rb"|....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)|gimp xcf|SIMPLE  =|icns|BLP[12]|\x59\xa6\x6a\x95|\xd7\xcd\xc6\x9a",
+    re.DOTALL,
+)
+
+
+def header(data: bytes) -> Header:
+    """Return what ``data`` (one whole file) says about itself; raise ``Refused`` where no known picture speaks."""
+    for signature, name in SIGNATURES:
+        if data.startswith(signature):
+            return HEADERS[name](data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return webp_header(data)
+    if OTHER_PICTURES.match(data):
+        raise Refused("unsupported-format", "a picture, but not JPEG, PNG, WebP, GIF, BMP or TIFF")
+    raise Refused("not-an-image" if data else "empty")
+
+
+def tiff_orientation(block: bytes) -> int:
+    """Return tag 274 of the first directory of a TIFF block (EXIF, with or without its prefix), 1 if absent or broken."""
+    tiff = block.removeprefix(b"Exif\0\0")
+    try:
+        value = _Directory(tiff).number(274, 1)
+    except (Refused, struct.error):
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+# ---- JPEG
+MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
+AFTER_SCAN: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xc4\xda\xdb\xdd\xff]")
+MOST_MARKERS, MOST_SCANS = 10_000, 1_000
+
+
+def jpeg_header(data: bytes) -> Header:
+    """Walk the marker segments up to the first scan: size, components, orientation, and what else is in the file."""
+    found = Header("jpeg")
+    plain, frame, at = True, 0, 2
+    for _ in range(MOST_MARKERS):
+        next_marker = MARKER.search(data, at)
+        if next_marker is None or next_marker.end() + 2 > len(data):
+            raise Refused("truncated", "the file ends before the picture begins")
+        plain &= next_marker.start() == at
+        marker, at = data[next_marker.end() - 1], next_marker.end()
+        if 0xD0 <= marker <= 0xD8 or marker == 1:
+            plain = False
+            continue
+        size = data[at] << 8 | data[at + 1]
+        if marker == 0xD9 or size < 2:
+            raise Refused("corrupt", "a marker out of place")
+        if at + size > len(data):
+            raise Refused("truncated", "the file ends before the picture begins")
+        if marker == 0xDA:
+            break
+        if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
+            frame = marker
+            plain &= _jpeg_frame(found, frame, data[at + 2 : at + size])
+        elif marker >= 0xE0:
+            plain &= _jpeg_application(found, marker, data[at + 2 : at + min(size, 1 << 16)])
+        at += size
+    if not frame:
+        raise Refused("corrupt", "a scan without a frame")
+    if frame == 0xC2 and data.count(b"\xff\xda", at) > MOST_SCANS:
+        raise Refused("corrupt", "a progressive picture of absurdly many scans")
+    if plain:
+        end = AFTER_SCAN.search(data, at + size)
+        found.plain = end is not None and end.group() == b"\xff\xd9" and end.end() == len(data)
+    return found
+
+
+def _jpeg_frame(found: Header, frame: int, body: bytes) -> bool:
+    """Take size and components from a frame header; say whether they are those of a common RGB picture."""
+    if len(body) < 6:
+        raise Refused("corrupt", "a frame header too short")
+    precision, found.height, found.width, components = struct.unpack(">BHHB", body[:6])
+    if precision != 8:
+        raise Refused("unsupported-depth" if frame != 0xC0 else "corrupt", f"{precision} bits a sample")
+    if frame in (0xC3, 0xC7, 0xCB, 0xCF):
+        raise Refused("unsupported-format", "lossless JPEG")
+    if components == 1:
+        found.notes.add("grey")
+    elif components == 4:
+        found.notes.add("cmyk")
+    return components == 3 and frame in (0xC0, 0xC1, 0xC2)
+
+
+def _jpeg_application(found: Header, marker: int, body: bytes) -> bool:
+    """Take orientation and profile from an application segment; say whether it holds nothing to strip."""
+    if marker == 0xE1 and body.startswith(b"Exif\0"):
+        found.orientation = tiff_orientation(body)
+    elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0"):
+        found.notes.add("profile")
+    return (marker == 0xE0 and len(body) == 14 and body.startswith(b"JFIF\0")) or (
+        marker == 0xEE and len(body) == 12 and body.startswith(b"Adobe")
+    )
+
+
+def jpeg_bare(data: bytes) -> bytes:
+    """Return the same JPEG without metadata and without junk between its segments (the entropy-coded data untouched)."""
+    kept, at = [data[:2]], 2
+    while next_marker := MARKER.search(data, at):
+        start, at = next_marker.start(), next_marker.end()
+        marker = data[start + 1]
+        if marker == 0xDA:
+            return b"".join([*kept, data[start:]])
+        if 0xD0 <= marker <= 0xD8 or marker == 1:
+            continue
+        at += int.from_bytes(data[at : at + 2], "big")
+        if marker < 0xE0 or marker in (0xE0, 0xEE):
+            kept.append(data[start:at])
+    return data
+
+
+# ---- PNG
+PNG_COLOURS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PNG_PIXELS: Final = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
+PNG_HARMLESS: Final = frozenset((b"IHDR", b"IDAT", b"IEND", b"sRGB", b"pHYs"))
+
+
+def png_header(data: bytes) -> Header:
+    """Walk the chunks. ``data`` of the result keeps only those that make pixels, hence no warnings, no text bombs, no animation."""
+    chunks = _png_chunks(data)
+    names = {name for name, _, _ in chunks}
+    body = {
+        name: data[start + 8 : stop - 4]
+        for name, start, stop in reversed(chunks)
+        if name in (b"IHDR", b"tRNS", b"eXIf")
+    }
+    if chunks[0][0] != b"IHDR" or len(body[b"IHDR"]) != 13:
+        raise Refused("corrupt", "PNG without its header chunk")
+    width, height, depth, colour, *_ = struct.unpack(">IIBBBBB", body[b"IHDR"])
+    if unknown := {n for n in names - PNG_PIXELS if n[0] & 0x20 == 0}:
+        raise Refused("unsupported-format", f"critical chunk {sorted(unknown)[0]!r}")
+    if colour not in PNG_COLOURS or depth not in (1, 2, 4, 8, 16):
+        raise Refused("corrupt", f"colour type {colour}, depth {depth}")
+    found = Header("png", width, height, tiff_orientation(body.get(b"eXIf", b"")))
+    found.plain = colour == 2 and depth == 8 and names <= PNG_HARMLESS and chunks[-1][2] == len(data)
+    if colour in (4, 6) or (colour in (2, 3) and b"tRNS" in names):
+        found.alpha = "straight"
+    elif b"tRNS" in names and len(body[b"tRNS"]) == 2:
+        level = int.from_bytes(body[b"tRNS"], "big") & (1 << depth) - 1
+        found.clear = level if depth == 16 else level * 255 // ((1 << depth) - 1)
+    found.notes |= {"grey"} if colour in (0, 4) else {"palette"} if colour == 3 else set()
+    found.notes |= ({"profile"} if b"iCCP" in names else set()) | (
+        {"first-frame"} if b"acTL" in names else set()
+    )
+    found.data = (
+        data
+        if names <= PNG_PIXELS
+        else data[:8] + b"".join(data[a:b] for n, a, b in chunks if n in PNG_PIXELS)
+    )
+    return found
+
+
+def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """Return name, start and end of every chunk up to IEND; raise where the file ends before."""
+    chunks, at = [], 8
+    while at + 12 <= len(data):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        chunks.append((name, at, at + size + 12))
+        at += size + 12
+        if at > len(data):
+            break
+        if name == b"IEND":
+            return chunks
+    raise Refused("truncated", "the file ends before its last chunk")
+
+
+# ---- WebP
+def webp_header(data: bytes) -> Header:
+    """Walk the RIFF chunks of a WebP file: canvas or frame size, alpha, animation, profile, orientation."""
+    size = int.from_bytes(data[4:8], "little") + 8
+    if size > len(data):
+        raise Refused("truncated", f"{len(data)} of {size} bytes")
+    found, at, first = Header("webp"), 12, b""
+    while at + 8 <= size:
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        body = data[at + 8 : at + 8 + min(length, 1 << 16)]
+        if at + 8 + length > size:
+            raise Refused("corrupt", "a chunk longer than the file")
+        if not first:
+            first = name
+            _webp_first(found, name, body)
+        elif name == b"EXIF":
+            found.orientation = tiff_orientation(body)
+        at += 8 + length + length % 2
+    found.plain = first in (b"VP8 ", b"VP8L") and found.alpha == "none" and at == len(data) == size
+    return found
+
+
+def _webp_first(found: Header, name: bytes, body: bytes) -> None:
+    """Take the size and the flags from the first chunk."""
+    if name == b"VP8X" and len(body) >= 10:
+        found.width, found.height = (
+            int.from_bytes(body[4:7], "little") + 1,
+            int.from_bytes(body[7:10], "little") + 1,
+        )
+        found.alpha = "straight" if body[0] & 0x10 else "none"
+        found.notes |= ({"profile"} if body[0] & 0x20 else set()) | (
+            {"first-frame"} if body[0] & 0x02 else set()
+        )
+    elif name == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
+        bits = int.from_bytes(body[1:5], "little")
+        found.width, found.height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        found.alpha = "straight" if bits >> 28 & 1 else "none"
+    elif name == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:
+        found.width, found.height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
+    else:
+        raise Refused("corrupt", "WebP without a frame")
+
+
+# ---- GIF, BMP
+def gif_header(data: bytes) -> Header:
+    """Take the size of the logical screen."""
+    if len(data) < 14:
+        raise Refused("truncated", "the file ends before the picture begins")
+    width, height = struct.unpack("<HH", data[6:10])
+    return Header("gif", width, height, notes={"palette"})
+
+
+def bmp_header(data: bytes) -> Header:
+    """Take size and layout from a Windows or OS/2 bitmap header; only bit fields of whole bytes in the usual order are read."""
+    if len(data) < 26:
+        raise Refused("truncated" if len(data) > 5 else "not-an-image")
+    length = int.from_bytes(data[14:18], "little")
+    if length == 12:
+        width, height, _, bits = struct.unpack("<HHHH", data[18:26])
+        packing = 0
+    elif length in (16, 40, 52, 56, 64, 108, 124) and len(data) >= 14 + max(length, 40):
+        width, height, _, bits, packing = struct.unpack("<iiHHI", data[18:34])
+    else:
+        raise Refused("not-an-image" if length > 200 or length < 12 else "corrupt", "no bitmap header")
+    if width < 0 or bits not in (1, 2, 4, 8, 16, 24, 32):
+        raise Refused("corrupt", f"width {width}, {bits} bits a pixel")
+    found = Header("bmp", width, abs(height), expand=True, notes={"palette"} if bits <= 8 else set())
+    if packing == 3 and bits == 32:
+        masks = struct.unpack("<III", data[54:66].ljust(12, b"\0"))
+        if masks != (0xFF0000, 0xFF00, 0xFF):
+            raise Refused("unsupported-format", "bit fields in another order")
+        if length >= 56 and data[66:70] == b"\0\0\0\xff":
+            found.alpha, found.expand = "straight", False
+    return found
+
+
+# ---- TIFF
+class _Directory:
+    """The first image directory of a TIFF block: tag > numbers. Nothing is followed beyond it."""
+
+    def __init__(self, block: bytes) -> None:
+        self.order: Literal["<", ">"] = "<" if block[:2] == b"II" else ">"
+        self.block = block
+        if block[:4] not in (b"II*\0", b"MM\0*"):
+            raise Refused("corrupt", "no TIFF block")
+        start = self._unpack("I", 4)[0]
+        self.entries: dict[int, tuple[int, int, int]] = {}
+        for i in range(self._unpack("H", start)[0]):
+            tag, kind, count = self._unpack("HHI", start + 2 + 12 * i)
+            self.entries.setdefault(tag, (kind, count, start + 10 + 12 * i))
+
+    def _unpack(self, layout: str, at: int) -> tuple[int, ...]:
+        return struct.unpack_from(self.order + layout, self.block, at)
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """Return the unsigned numbers of a tag, at most 16 of them; empty where it is missing or of another type."""
+        kind, count, at = self.entries.get(tag, (0, 0, 0))
+        letter = {1: "B", 3: "H", 4: "I"}.get(kind)
+        if letter is None or not count:
+            return ()
+        if count * struct.calcsize(letter) > 4:
+            at = self._unpack("I", at)[0]
+        return self._unpack(f"{min(count, 16)}{letter}", at)
+
+    def number(self, tag: int, default: int) -> int:
+        """Return the first number of a tag."""
+        return (self.numbers(tag) or (default,))[0]
+
+
+def tiff_header(data: bytes) -> Header:
+    """Take size and sample layout from the first directory; refuse those that OpenCV is known to read wrongly.
+
+    ``data`` of the result has its orientation tag set to 1: OpenCV turns TIFF in some versions and modes.
+    """
+    try:
+        tags = _Directory(data)
+        found = Header("tiff", tags.number(256, 0), tags.number(257, 0), tiff_orientation(data))
+        _tiff_layout(found, tags)
+        more = tags._unpack("I", 4)[0]
+        count = tags._unpack("H", more)[0]
+        found.notes |= {"first-frame"} if tags._unpack("I", more + 2 + 12 * count)[0] else set()
+    except struct.error:
+        raise Refused("truncated", "the file ends before its directory") from None
+    found.notes |= {"profile"} if 34675 in tags.entries else set()
+    found.data = data
+    if found.orientation != 1:
+        kind, _, at = tags.entries[274]
+        one = struct.pack(tags.order + {1: "B", 3: "H", 4: "I"}[kind], 1)
+        found.data = data[:at] + one + data[at + len(one) :]
+    return found
+
+
+def _tiff_layout(found: Header, tags: _Directory) -> None:
+    """Decide how the samples are read."""
+    depths, kinds, photometric = (
+        set(tags.numbers(258)) or {1},
+        set(tags.numbers(339)) or {1},
+        tags.number(262, -1),
+    )
+    samples, extra = tags.number(277, len(tags.numbers(258)) or 1), tags.number(338, 0)
+    depth = min(depths)
+    if len(depths) > 1 or len(kinds) > 1 or (depth, *kinds) not in ((1, 1), (8, 1), (16, 1), (32, 3)):
+        raise Refused("unsupported-depth", f"{sorted(depths)} bits, sample format {sorted(kinds)}")
+    if samples > 4 or photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 2 and samples < 3):
+        raise Refused("unsupported-format", f"photometric interpretation {photometric}, {samples} samples")
+    if depth > 8 and (tags.number(284, 1) != 1 or (photometric, samples) not in ((1, 1), (2, 3), (2, 4))):
+        raise Refused(
+            "unsupported-format",
+            f"{depth} bits in photometric interpretation {photometric}, {samples} samples",
+        )
+    has_alpha = photometric == 2 and samples == 4 and extra in (1, 2)
+    found.expand = depth <= 8 and not has_alpha
+    if has_alpha:
+        found.alpha = "straight" if extra == 2 and depth > 8 else "premultiplied"
+    found.notes |= {0: {"grey"}, 1: {"grey"}, 3: {"palette"}, 5: {"cmyk"}}.get(photometric, set())
+
+
+HEADERS: Final[dict[str, Callable[[bytes], Header]]] = {
+    "jpeg": jpeg_header,
+    "png": png_header,
+    "gif": gif_header,
+    "bmp": bmp_header,
+    "tiff": tiff_header,
+}
