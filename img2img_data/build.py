@@ -15,6 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from img2img_data import images
 from img2img_data.corpus import CORPUS_FILE, FORMAT, Kind, Layout, picture_rng, split_of, to_json_line
 from img2img_data.engine import Progress, refusal, run_plan, write_file
@@ -118,7 +120,7 @@ def _write_files(
     if job.kind == "unpaired":
         content = [("file_name", "AB"[task.root], second)]
     elif job.layout == "combined":
-        content = [("file_name", "", images.beside(first, second))]
+        content = [("file_name", "", np.hstack((first, second)))]
     else:
         content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
     written = []

@@ -71,12 +71,22 @@ def option_for(name: str, field: FieldInfo) -> click.Option:
     flag = "--" + name.replace("_", "-")
     text = field.description or ""
     default = None if field.is_required() else field.get_default(call_default_factory=True)
-    shown = f"{text}  [default: {default}]" if default not in (None, (), False, "") else text
+    shown = f"{text}  [default: {default}]" if default is not None and default not in ((), "") else text
     if plain is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", name], default=default, help=text)
     if typing.get_origin(plain) is tuple and ... in typing.get_args(plain):
-        return click.Option([flag, name], multiple=True, type=_click_type(typing.get_args(plain)[0]), help=text)
-    return click.Option([flag, name], type=_click_type(plain), default=None, help=shown + _range_of(field))
+        return click.Option(
+            [flag, name], multiple=True, type=_click_type(typing.get_args(plain)[0]), help=text
+        )
+    return click.Option(
+        [flag, name], type=_click_type(plain), default=None, help=shown + _range_of(field), callback=_member_of(plain)
+    )
+
+
+def _member_of(annotation: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return the callback that turns the word chosen into the member of the Literal, which may be a number."""
+    members = {str(a): a for a in typing.get_args(annotation)} if typing.get_origin(annotation) is typing.Literal else {}
+    return lambda context, option, value: members.get(value, value)
 
 
 def _without_none(annotation: Any) -> Any:

@@ -160,6 +160,8 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> Picture:
     policy = policy or ReadPolicy()
     found = header(data)
     _check_size(found, policy)
+    if len(data) < found.needs:
+        raise Refused("truncated", f"{len(data)} of {found.needs} bytes")
     if found.format == "jpeg":
         pixels = _decode_jpeg(data, found)
     else:
@@ -435,3 +437,20 @@ def range_to_lab8(scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
 def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the H x W luma of RGB pixels (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), 0..255."""
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def rgb_to_lab16(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Return sRGB as 16-bit Lab (D65): L x 655.35, (a + 128) x 257, (b + 128) x 257; back within one level."""
+    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    lab = (lab + _LAB16_SHIFT) * _LAB16_SCALE
+    return np.clip(np.rint(lab, out=lab), 0, 65535).astype(np.uint16)
+
+
+def lab16_to_rgb(lab: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Return 16-bit Lab (see ``rgb_to_lab16``) as sRGB, what lies outside of it clipped."""
+    rgb = cv2.cvtColor(lab.astype(np.float32) / _LAB16_SCALE - _LAB16_SHIFT, cv2.COLOR_Lab2RGB) * 255
+    return np.clip(np.rint(rgb, out=rgb), 0, 255).astype(np.uint8)
+
+
+_LAB16_SHIFT: Final = np.array([0, 128, 128], np.float32)
+_LAB16_SCALE: Final = np.array([655.35, 257, 257], np.float32)

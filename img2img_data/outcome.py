@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from img2img_data.errors import REASONS
 
 EXIT_BAD: Final = 1
+SHOWN: Final = 10
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
 
 
@@ -32,6 +34,8 @@ class Report:
     kept: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     loose: int = 0
+    shown: list[tuple[int, bytes]] = field(default_factory=list)
+    """The first few refusals by key: (index, row)."""
     warnings: list[str] = field(default_factory=list)
     complete: bool = False
     """Nothing was left to do: an earlier run had finished."""
@@ -40,6 +44,7 @@ class Report:
         """Count one outcome."""
         if outcome.reason:
             self.refused[outcome.reason] += 1
+            self.shown = sorted([*self.shown, (outcome.index, outcome.line)])[:SHOWN]
             self.loose += outcome.reason in PAIRING_REASONS
         else:
             self.kept[outcome.file] += 1
@@ -71,4 +76,7 @@ class Report:
             out.append(f"refused {self.refused.total():,}, each a row in rejected.jsonl:")
             ranked = sorted(self.refused.items(), key=lambda r: (-r[1], r[0]))
             out += [f"  {n:>7,}  {reason:<20} {REASONS[reason]}" for reason, n in ranked]
+            rows = [json.loads(line) for _, line in self.shown if line]
+            out += [f"  {r['source']}: {r['reason']}" + (f", {r['detail']}" if r["detail"] else "") for r in rows]
+            out += ["  ..."] if self.refused.total() > len(rows) > 0 else []
         return out + [f"warning: {w}" for w in self.warnings]

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real pictures, or a skip."""
+    folder = os.environ.get("IMG2IMG_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("IMG2IMG_DATA names no folder")
+    return Path(folder)
+
+
+def make_photo(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
+    """A smooth colour picture with some noise, H x W x 3 RGB uint8, another one for each seed."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    smooth = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def write_photos(folder: Path, count: int, width: int = 40, height: int = 32, suffix: str = ".jpg") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        bgr = np.ascontiguousarray(make_photo(number, width, height)[..., ::-1])
+        (folder / f"{number:03d}{suffix}").write_bytes(cv2.imencode(suffix, bgr)[1].tobytes())
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_photos(tmp_path / "photos", 12)
