@@ -24,7 +24,9 @@ class Header:
 
     ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``orientation`` is 1..8 as in EXIF;
     ``plain`` says that the file is an 8-bit opaque RGB picture and nothing else: no metadata, profile or trailer.
-    ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey level that stands for transparent.
+    ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey level that stands for
+    transparent. ``expand`` asks the decoder for BGR instead of the stored samples. ``data``, where not empty, is what
+    the decoder gets instead of the file; ``needs`` is the least number of bytes of a whole file.
     """
 
     format: str
@@ -37,6 +39,7 @@ class Header:
     expand: bool = False
     notes: set[str] = field(default_factory=set)
     data: bytes = b""
+    needs: int = 0
 
 
 SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
@@ -222,10 +225,8 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
 def webp_header(data: bytes) -> Header:
     """Walk the RIFF chunks of a WebP file: canvas or frame size, alpha, animation, profile, orientation."""
     size = int.from_bytes(data[4:8], "little") + 8
-    if size > len(data):
-        raise Refused("truncated", f"{len(data)} of {size} bytes")
-    found, at, first = Header("webp"), 12, b""
-    while at + 8 <= size:
+    found, at, first = Header("webp", needs=size), 12, b""
+    while at + 8 <= min(size, len(data)):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + min(length, 1 << 16)]
         if at + 8 + length > size:
@@ -271,27 +272,38 @@ def gif_header(data: bytes) -> Header:
 
 
 def bmp_header(data: bytes) -> Header:
-    """Take size and layout from a Windows or OS/2 bitmap header; only bit fields of whole bytes in the usual order are read."""
-    if len(data) < 26:
+    """Take size and layout from a Windows or OS/2 bitmap header."""
+    if len(data) < 54:
         raise Refused("truncated" if len(data) > 5 else "not-an-image")
-    length = int.from_bytes(data[14:18], "little")
+    offset, length = struct.unpack("<II", data[10:18])
     if length == 12:
         width, height, _, bits = struct.unpack("<HHHH", data[18:26])
-        packing = 0
-    elif length in (16, 40, 52, 56, 64, 108, 124) and len(data) >= 14 + max(length, 40):
+        packing, colours = 0, 0
+    elif length in (40, 52, 56, 64, 108, 124):
         width, height, _, bits, packing = struct.unpack("<iiHHI", data[18:34])
+        colours = int.from_bytes(data[46:50], "little")
     else:
-        raise Refused("not-an-image" if length > 200 or length < 12 else "corrupt", "no bitmap header")
+        raise Refused("unsupported-format" if length == 16 else "not-an-image", f"a bitmap header of {length} bytes")
     if width < 0 or bits not in (1, 2, 4, 8, 16, 24, 32):
         raise Refused("corrupt", f"width {width}, {bits} bits a pixel")
-    found = Header("bmp", width, abs(height), expand=True, notes={"palette"} if bits <= 8 else set())
+    found = Header("bmp", width, abs(height), expand=True)
+    if bits <= 8:
+        found.notes.add("palette")
+        if offset < 14 + length + (4 * min(colours or 1 << bits, 1 << bits) if length > 12 else 6):
+            raise Refused("corrupt", "the pixels begin inside the palette")
+    if packing in (0, 3):
+        found.needs = offset + (width * bits + 31) // 32 * 4 * abs(height)
     if packing == 3 and bits == 32:
-        masks = struct.unpack("<III", data[54:66].ljust(12, b"\0"))
-        if masks != (0xFF0000, 0xFF00, 0xFF):
-            raise Refused("unsupported-format", "bit fields in another order")
-        if length >= 56 and data[66:70] == b"\0\0\0\xff":
-            found.alpha, found.expand = "straight", False
+        _bmp_masks(found, length, data[54:70])
     return found
+
+
+def _bmp_masks(found: Header, length: int, masks: bytes) -> None:
+    """Read the bit fields of a 32-bit bitmap. Short headers have no alpha, and OpenCV knows only their usual order."""
+    if length >= 56:
+        found.alpha, found.expand = ("straight", False) if any(masks[12:16]) else ("none", True)
+    elif masks[:12] != b"\0\0\xff\0\0\xff\0\0\xff\0\0\0":
+        raise Refused("unsupported-format", "bit fields in an unusual order")
 
 
 # ---- TIFF
@@ -327,6 +339,9 @@ class _Directory:
         return (self.numbers(tag) or (default,))[0]
 
 
+TIFF_COMPRESSIONS: Final = frozenset((1, 2, 3, 4, 5, 7, 8, 32773, 32946))
+
+
 def tiff_header(data: bytes) -> Header:
     """Take size and sample layout from the first directory; refuse those that OpenCV is known to read wrongly.
 
@@ -335,6 +350,8 @@ def tiff_header(data: bytes) -> Header:
     try:
         tags = _Directory(data)
         found = Header("tiff", tags.number(256, 0), tags.number(257, 0), tiff_orientation(data))
+        if tags.number(259, 1) not in TIFF_COMPRESSIONS:
+            raise Refused("unsupported-format", f"TIFF compression {tags.number(259, 1)}")
         _tiff_layout(found, tags)
         more = tags._unpack("I", 4)[0]
         count = tags._unpack("H", more)[0]
@@ -357,7 +374,7 @@ def _tiff_layout(found: Header, tags: _Directory) -> None:
         set(tags.numbers(339)) or {1},
         tags.number(262, -1),
     )
-    samples, extra = tags.number(277, len(tags.numbers(258)) or 1), tags.number(338, 0)
+    samples, extra = tags.number(277, len(tags.numbers(258)) or 1), tags.number(338, 2)
     depth = min(depths)
     if len(depths) > 1 or len(kinds) > 1 or (depth, *kinds) not in ((1, 1), (8, 1), (16, 1), (32, 3)):
         raise Refused("unsupported-depth", f"{sorted(depths)} bits, sample format {sorted(kinds)}")
@@ -371,7 +388,9 @@ def _tiff_layout(found: Header, tags: _Directory) -> None:
     has_alpha = photometric == 2 and samples == 4 and extra in (1, 2)
     found.expand = depth <= 8 and not has_alpha
     if has_alpha:
-        found.alpha = "straight" if extra == 2 and depth > 8 else "premultiplied"
+        # OpenCV multiplies 8-bit samples by their alpha only where the file says that this was not done yet.
+        multiplied = extra == 1 or (depth == 8 and 338 in tags.entries)
+        found.alpha = "premultiplied" if multiplied else "straight"
     found.notes |= {0: {"grey"}, 1: {"grey"}, 3: {"palette"}, 5: {"cmyk"}}.get(photometric, set())
 
 

@@ -190,18 +190,18 @@ def _decode_jpeg(data: bytes, found: Header) -> Pixels:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError as error:
         if "extraneous bytes before marker" not in str(error) and "ICC" not in str(error):
-            raise _jpeg_refusal(error) from None
+            raise _jpeg_refusal(error, data) from None
         try:
             pixels = simplejpeg.decode_jpeg(jpeg_bare(data), "RGB", strict=True)
         except ValueError as again:
-            raise _jpeg_refusal(again) from None
+            raise _jpeg_refusal(again, data) from None
         found.notes.add("repaired")
     return pixels
 
 
-def _jpeg_refusal(error: ValueError) -> Refused:
+def _jpeg_refusal(error: ValueError, data: bytes) -> Refused:
     text = str(error)
-    if "remature end" in text:
+    if "remature end" in text or b"\xff\xd9" not in data:
         return Refused("truncated", text)
     return Refused("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
 
