@@ -1,0 +1,57 @@
+"use strict";
+document.addEventListener("input", ({ target }) => {
+  if (target.matches(".compare input")) {
+    target.parentElement.style.setProperty("--cut", target.value + "%");
+  } else if (target.matches(".frames input")) {
+    const frames = target.closest(".frames");
+    frames.querySelectorAll("img").forEach((img, place) => { img.hidden = place != target.value; });
+    frames.querySelector("output").textContent = frames.querySelectorAll("img")[target.value].alt;
+  } else if (target.matches("[data-pick]")) {
+    pick();
+  } else if (target.matches("[data-sort]")) {
+    sort(target.value);
+  } else if (target.matches("[data-slide]")) {
+    slide(target.value.split(" "));
+  }
+});
+
+// A card stays when it has every value asked for: an exact one from a select, a part of the text from a search box.
+function pick() {
+  const wanted = [...document.querySelectorAll("[data-pick]")].filter((control) => control.value);
+  let shown = 0;
+  for (const card of document.querySelectorAll(".card")) {
+    card.hidden = wanted.some((control) => control.type === "search"
+      ? !card.textContent.toLowerCase().includes(control.value.toLowerCase())
+      : card.dataset[control.dataset.pick] !== control.value);
+    shown += card.hidden ? 0 : 1;
+  }
+  const counter = document.querySelector("[data-shown]");
+  if (counter) counter.textContent = shown;
+}
+
+function sort(order) {
+  const [name, direction] = order.split(" ");
+  const sign = direction === "down" ? -1 : 1;
+  for (const gallery of document.querySelectorAll(".gallery")) {
+    const cards = [...gallery.children];
+    cards.sort((a, b) => sign * (Number(a.dataset[name]) - Number(b.dataset[name])));
+    gallery.append(...cards);
+  }
+}
+
+// Of the three pictures of a card two lie under the slider and one beside it; the src strings only change places.
+const pictures = new WeakMap();
+function slide(order) {
+  for (const card of document.querySelectorAll(".card.three")) {
+    const slots = [".before", ".after", ".still img"].map((slot) => card.querySelector(slot));
+    const corners = [".compare .left", ".compare .right", ".still .left"].map((slot) => card.querySelector(slot));
+    if (!pictures.has(card)) {
+      pictures.set(card, Object.fromEntries(slots.map((img, i) => [corners[i].textContent, [img.src, img.alt]])));
+    }
+    order.forEach((name, i) => {
+      [slots[i].src, slots[i].alt] = pictures.get(card)[name];
+      corners[i].textContent = name;
+    });
+    card.querySelector("input").setAttribute("aria-label", `${order[0]} or ${order[1]} of ${card.dataset.key}`);
+  }
+}
