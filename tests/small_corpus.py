@@ -1,0 +1,80 @@
+"""Tiny corpora written by hand, in each layout the reader knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from conftest import make_photo
+
+from img2img_data import images
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def spoiled(photo: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(photo, (0, 0), sigma)
+
+
+def write_corpus(
+    root: Path,
+    splits: Mapping[str, int],
+    layout: str = "folders",
+    size: tuple[int, int] = (32, 32),
+    crops: int = 1,
+    names: Sequence[str] = (),
+    info: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write pairs blurred the more the later they come; ``crops`` of them share a photo (the tag group)."""
+    seed = 0
+    for split, count in splits.items():
+        rows = []
+        (root / split).mkdir(parents=True)
+        for number in range(count):
+            target = make_photo(seed, *size)
+            sigma = 0.6 + 0.3 * number
+            row = {
+                "source": f"{(names[number] if number < len(names) else f'photo {seed}')}.jpg",
+                "kind": "gaussian",
+            }
+            row |= {
+                "key": row["source"][:-4],
+                "drawn": {"sigma": sigma},
+                "tags": {"group": f"{split}{number // crops}"},
+            }
+            row |= _write_pair(root / split, f"{number:03d}.png", spoiled(target, sigma), target, layout)
+            rows.append(row)
+            seed += 1
+        (root / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = [{"source": "x", "reason": reason, "detail": ""} for reason in ("grey", "grey", "truncated")]
+    (root / "rejected.jsonl").write_text("".join(json.dumps(row) + "\n" for row in refused))
+    page = {"format": 1, "kind": "paired", "layout": layout, "colour": "rgb", **(info or {})}
+    (root / "corpus.json").write_text(json.dumps(page))
+    return root
+
+
+def _write_pair(
+    folder: Path, name: str, given: np.ndarray, target: np.ndarray, layout: str
+) -> dict[str, str]:
+    if layout == "combined":
+        _write(folder / name, np.hstack([given, target]))
+        return {"file_name": name}
+    _write(folder / "input" / name, given)
+    _write(folder / "target" / name, target)
+    return {"input_file_name": f"input/{name}", "target_file_name": f"target/{name}"}
+
+
+def write_domains(root: Path, count: int) -> Path:
+    for side in "AB":
+        for number in range(count):
+            _write(root / f"train{side}" / f"{number}.png", make_photo(number + 100 * (side == "B"), 24, 20))
+    return root
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(images.encode(np.ascontiguousarray(pixels), "png"))

@@ -1,0 +1,299 @@
+"""Scores agree with scikit-image, intervals tell the truth, pages are valid and the same each time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_photo
+from pages import check_self_contained, elements
+from small_corpus import EVIL, spoiled, write_corpus, write_domains
+
+from img2img_data import images
+from img2img_data.corpus import open_corpus
+from img2img_data.errors import CheckpointError, CorpusError, UsageError
+from img2img_train.evaluate import (
+    Matrix,
+    bootstrap_interval,
+    evaluate_matrix,
+    evaluate_model,
+    evaluate_run,
+    verdict,
+    write_matrix,
+)
+from img2img_train.metrics import METRICS, PSNR_CAP
+from img2img_train.report import Series, chart, write_run_report
+
+PICTURES = {
+    "alike": (make_photo(1, 48, 40), spoiled(make_photo(1, 48, 40), 1.5)),
+    "unlike": (make_photo(1, 48, 40), make_photo(2, 48, 40)),
+    "odd size": (make_photo(3, 47, 33), spoiled(make_photo(3, 47, 33), 0.7)),
+    "window": (make_photo(4, 11, 11), make_photo(5, 11, 11)),
+    "flat": (np.full((20, 20, 3), 7, np.uint8), np.full((20, 20, 3), 9, np.uint8)),
+    "far": (np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)),
+}
+
+
+class Identity:
+    def restore(self, batch: np.ndarray) -> np.ndarray:
+        return batch
+
+
+class Brighter:
+    """Worse than doing nothing, and another result for each picture."""
+
+    def restore(self, batch: np.ndarray) -> np.ndarray:
+        return np.clip(batch.astype(np.int16) + 20, 0, 255).astype(np.uint8)
+
+
+def score(model: Any, corpus: Path, **settings: Any) -> Any:
+    opened = open_corpus(corpus)
+    return evaluate_model(model, opened, opened.pairs("test"), **settings)
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(constant: str) -> Any:
+        raise ValueError(constant)
+
+    return json.loads(path.read_text("utf-8"), parse_constant=refuse)
+
+
+# ----------------------------------------------------------------------------------------- metrics
+def by_skimage(name: str, a: np.ndarray, b: np.ndarray) -> float:
+    measures = pytest.importorskip("skimage.metrics")
+    if name == "psnr":
+        return float(measures.peak_signal_noise_ratio(b, a, data_range=255))
+    if name == "ssim":
+        how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+        return float(measures.structural_similarity(a, b, channel_axis=2, **how))
+    return float(np.abs(a.astype(float) - b).mean())
+
+
+@pytest.mark.parametrize("pictures", PICTURES)
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_agree_with_scikit_image(name: str, pictures: str) -> None:
+    a, b = PICTURES[pictures]
+    assert METRICS[name].measure(a, b) == pytest.approx(by_skimage(name, a, b), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_identical_pictures_have_the_best_score_and_a_finite_one(name: str) -> None:
+    best = METRICS[name].measure(PICTURES["alike"][0], PICTURES["alike"][0].copy())
+    assert best == {"psnr": PSNR_CAP, "ssim": pytest.approx(1), "mae": 0}[name]
+    for a, b in PICTURES.values():
+        assert METRICS[name].gain(METRICS[name].measure(a, b), best) < 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (10, 10)])
+def test_metrics_of_pictures_narrower_than_the_window(size: tuple[int, int]) -> None:
+    a, b = make_photo(1, *size), make_photo(2, *size)
+    assert all(np.isfinite(metric.measure(a, b)) for metric in METRICS.values())
+
+
+# --------------------------------------------------------------------------------------- intervals
+def test_interval_holds_the_mean_and_depends_on_the_seed_alone() -> None:
+    values = np.random.default_rng(0).normal(1, 2, (60, 2))
+    groups = [str(i) for i in range(60)]
+    intervals = bootstrap_interval(values, groups)
+    assert all(low < mean < high for (low, high), mean in zip(intervals, values.mean(axis=0), strict=True))
+    assert intervals == bootstrap_interval(values, groups)
+    assert intervals != bootstrap_interval(values, groups, seed=1)
+    assert intervals[0][1] - intervals[0][0] == pytest.approx(
+        2 * 1.96 * values[:, 0].std() / 60**0.5, rel=0.15
+    )
+
+
+def test_crops_of_one_photo_count_once() -> None:
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(0, 1, (6, 1)), 40, axis=0) + rng.normal(0, 0.01, (240, 1))
+    groups = np.repeat(np.arange(6), 40).astype(str).tolist()
+    [(low, high)] = bootstrap_interval(values, groups)
+    [(alone_low, alone_high)] = bootstrap_interval(values, [str(i) for i in range(240)])
+    assert high - low > 4 * (alone_high - alone_low)
+
+
+def test_interval_is_honest_for_few_photos() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        [(low, high)] = bootstrap_interval(rng.normal(0, 1, (8, 1)), list("abcdefgh"), resamples=500)
+        held += low <= 0 <= high
+    assert held >= 0.9 * 200
+
+
+def test_one_photo_gives_no_interval() -> None:
+    assert bootstrap_interval(np.ones((9, 3)), ["one"] * 9) == [None] * 3
+    assert "no interval" in verdict(1.0, None)
+
+
+def test_verdict_says_which_of_three() -> None:
+    assert verdict(1.5, (1.2, 1.8)) == "beats doing nothing by 1.50 dB (95 % interval +1.20 to +1.80)"
+    assert verdict(-1.5, (-1.8, -1.2)).startswith("does not beat doing nothing: it is worse by 1.50 dB")
+    assert "within chance" in verdict(0.1, (-0.2, 0.4))
+
+
+# ------------------------------------------------------------------------------------------ models
+def test_doing_nothing_gains_nothing(tmp_path: Path) -> None:
+    cell = score(Identity(), write_corpus(tmp_path / "c", {"test": 6}, crops=2))
+    assert cell.scores == cell.nothing
+    assert cell.gain == dict.fromkeys(METRICS, 0.0)
+    assert cell.gain_interval == dict.fromkeys(METRICS, (0.0, 0.0))
+    assert (cell.pictures, cell.groups) == (6, 3)
+
+
+def test_batches_change_nothing(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 5}, layout="combined")
+    alone, together = (score(Brighter(), corpus, batch=batch) for batch in (1, 64))
+    assert alone == together
+    assert alone.gain["psnr"] < 0
+    assert alone.gain["mae"] < 0
+
+
+def test_direction_changes_what_is_given(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 2})
+    there, back = (score(Brighter(), corpus, swapped=swapped) for swapped in (False, True))
+    assert there.nothing == pytest.approx(back.nothing)
+    assert there.scores != back.scores
+
+
+REFUSED = {
+    "no such split": lambda root: write_corpus(root, {"train": 1}),
+    "unpaired": lambda root: write_domains(root, 2),
+    "no pairs": lambda root: write_corpus(root, {"train": 1, "test": 0}),
+    "lab": lambda root: write_corpus(root, {"test": 1}, info={"colour": "lab"}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_scored_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    corpus = REFUSED[name](tmp_path / "c")
+    with pytest.raises((CorpusError, UsageError)) as refused:
+        evaluate_matrix([tmp_path / "run"], [corpus])
+    assert "\n" not in str(refused.value)
+
+
+# ------------------------------------------------------------------------------- a run, its report
+def write_run(root: Path, seed: int = 0) -> Path:
+    """Write a run folder as training would, with an untrained network."""
+    pytest.importorskip("torch")
+    from img2img_train import run
+    from img2img_train.config import RunConfig
+    from img2img_train.networks import NetworkSpec, build
+
+    config = RunConfig(corpora=("corpora/c",), net="unet", width=1)
+    spec = NetworkSpec(name="unet", width=1)
+    tensors = {f"network/generator/{name}": t for name, t in build(spec, seed).state_dict().items()}
+    about = run.Description(
+        complete=False,
+        generator="generator",
+        networks={"generator": spec},
+        size=(32, 32),
+        versions={},
+        config=config.model_dump(mode="json"),
+        progress=run.Progress(),
+    )
+    folder = run.RunFolder(root)
+    run.write_checkpoint(folder.best, tensors, about)
+    run.write_page(folder.config, {"config": config.model_dump(mode="json")})
+    for epoch in (1, 2, 3):
+        row = {"epoch": epoch, "step": epoch * 10}
+        trained = {"kind": "train", **row, "losses": {"l2": 0.5 / epoch**4}}
+        folder.append(
+            folder.log, [trained, {"kind": "validation", **row, "psnr": 20 + epoch, "psnr_nothing": 21.5}]
+        )
+        folder.samples.mkdir(exist_ok=True)
+        grid = images.encode(make_photo(epoch, 96, 32), "png")
+        (folder.samples / f"epoch-{epoch:05d}.png").write_bytes(grid)
+    return root
+
+
+def test_report_of_a_run_is_whole_and_the_same_each_time(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 9}, crops=3, names=(EVIL,))
+    run = write_run(tmp_path / "run")
+    seen: list[tuple[int, int, str]] = []
+    cell = evaluate_run(run, corpus, device="cpu", progress=lambda *what: seen.append(what), gallery=6)
+    assert seen[-1] == (9, 9, "run on c")
+    saved = strict_json(run / "evaluation" / "c-test.json")
+    assert saved["verdict"] == cell.verdict
+    assert saved["protocol"]["metrics"].keys() == METRICS.keys()
+    worst = [row.key for row in sorted(cell.rows, key=lambda row: row.scores["psnr"])]
+    assert [p["key"] for p in saved["gallery"]][:4] == worst[:4]
+
+    page = write_run_report(run).read_text("utf-8")
+    check_self_contained(page)
+    assert EVIL not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "doing nothing" in page
+    assert "corpora" in page
+    assert len([a for a in elements(page, "figure") if a["class"] == "card three"]) == 6
+    assert len(elements(page, "svg")) == 2
+    assert len(elements(page, "img")) == 6 * 3 + 3
+
+    again = tmp_path / "elsewhere" / "run"
+    shutil.copytree(run, again)
+    (again / "report.html").unlink()
+    evaluate_run(again, corpus, device="cpu", gallery=6)
+    assert write_run_report(again).read_text("utf-8") == page
+
+
+def test_report_before_anything_was_evaluated_and_of_no_run(tmp_path: Path) -> None:
+    page = write_run_report(write_run(tmp_path / "run")).read_text("utf-8")
+    check_self_contained(page)
+    assert "Not evaluated yet" in page
+    with pytest.raises(CheckpointError):
+        write_run_report(tmp_path)
+
+
+def test_matrix_is_written_as_json_csv_and_page(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"<i>{seed}", seed) for seed in (0, 1)]
+    corpora = [write_corpus(tmp_path / side / "c", {"test": count}) for side, count in (("a", 3), ("b", 2))]
+    matrix = evaluate_matrix(runs, corpora, device="cpu", batch=2)
+    assert matrix.corpora == ("a/c", "b/c")
+    assert matrix.cell("<i>1", "b/c").pictures == 2
+    page = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
+    check_self_contained(page)
+    assert "<i>0" not in page
+    written = strict_json(tmp_path / "out" / "matrix.json")
+    assert [(cell["run"], cell["corpus"]) for cell in written["cells"]] == [
+        (r, c) for r in matrix.runs for c in matrix.corpora
+    ]
+    with (tmp_path / "out" / "matrix.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["psnr_gain"]) for row in rows] == [cell["gain"]["psnr"] for cell in written["cells"]]
+    with (tmp_path / "out" / "pictures.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * (3 + 2)
+
+
+def test_no_interval_is_null_and_empty(tmp_path: Path) -> None:
+    cell = score(Brighter(), write_corpus(tmp_path / "c", {"test": 2}, crops=2))
+    write_matrix(Matrix(("model",), ("corpus",), "test", (cell,)), tmp_path / "out")
+    assert strict_json(tmp_path / "out" / "matrix.json")["cells"][0]["gain_interval"]["psnr"] is None
+    with (tmp_path / "out" / "matrix.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["psnr_gain_low"] == ""
+    assert "no interval" in (tmp_path / "out" / "index.html").read_text("utf-8")
+
+
+# ------------------------------------------------------------------------------------------ charts
+LINES = {
+    "one point": [(1.0, 3.0)],
+    "flat": [(1.0, 0.0), (2.0, 0.0)],
+    "falling far": [(1.0, 1.0), (2.0, 1e-3), (3.0, 2e-6)],
+    "below zero": [(0.0, -4.0), (10.0, 1.0)],
+    "thousands": [(float(e), 1000.0 + e) for e in range(500)],
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_charts_keep_lines_and_ticks_inside(name: str) -> None:
+    drawn = chart("t", "", [Series("line", LINES[name]), Series("none", [])])
+    assert len(drawn.lines) == 1
+    numbers = [float(part) for part in drawn.lines[0].path.replace("M", "").replace("L", " ").split()]
+    assert all(0 <= x <= drawn.width for x in numbers[::2])
+    assert all(0 <= y <= drawn.height for y in numbers[1::2])
+    assert 2 <= len(drawn.y_ticks) <= 9
+    assert len({label for _, label in drawn.y_ticks}) == len(drawn.y_ticks)
