@@ -1,0 +1,303 @@
+"""``img2img-train``: parse, call, print. Torch is imported by the commands that need it, never on the way to --help."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from img2img_data.errors import Img2ImgError, printable
+from img2img_data.fields import ModelCommand
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from img2img_train.config import RunConfig
+    from img2img_train.display import Display
+    from img2img_train.loop import Result
+
+PATH = click.Path(path_type=Path)
+DEVICE = click.Choice(["auto", "cpu", "cuda", "mps"])
+
+
+class FitByDefault(click.Group):
+    """A group whose command is ``fit`` where none is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``fit`` in front of corpora and options of training."""
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["fit", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=FitByDefault,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="img2img", prog_name="img2img-train")
+def group() -> None:
+    """Train image-to-image models on paired corpora, score them, apply them.
+
+    \b
+    Example:
+      img2img-train corpora/gaussian --loss l2 --out runs/l2
+      img2img-train corpora/gaussian corpora/resize=2 --net unet --out runs/mixed
+      img2img-train --recipe recipes/wiki_gaussian.yaml
+      img2img-train resume runs/l2
+      img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian corpora/resize --out scores
+      img2img-train translate runs/l2 photos/ restored/
+
+    Without the name of a command it trains: 'img2img-train fit --help' lists the settings. A run that was interrupted goes on,
+    exactly, when the same command is given again.
+
+    \b
+    Exit codes: 0 done; 1 could not finish; 2 wrong option, recipe, checkpoint, or folder in use; 3 training diverged;
+    129 / 130 / 143 ended by a signal, with a checkpoint.
+    """
+
+
+def _run_config() -> Sequence[type[BaseModel]]:
+    from img2img_train.config import RunConfig
+
+    return (RunConfig,)
+
+
+@group.command(cls=ModelCommand, models=_run_config, short_help="Train on corpora (the default command).")
+@click.argument("corpora", nargs=-1, metavar="[CORPUS[=WEIGHT]]...")
+@click.option(
+    "--recipe",
+    type=PATH,
+    help="take the settings from the section 'run' of a YAML recipe; options override it",
+)
+@click.option("--dry-run", is_flag=True, help="check everything and say what would be done")
+@click.option("--report/--no-report", default=True, help="score the finished run and write its report.html")
+def fit(
+    corpora: tuple[str, ...], recipe: Path | None, dry_run: bool, report: bool, settings: dict[str, object]
+) -> None:
+    """Train on one or several corpora; a corpus is a folder made by img2img-data, or one that pix2pix would take.
+
+    \b
+    Example:
+      img2img-train corpora/gaussian --loss l2 --net unet --out runs/unet
+      img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed --epochs 30
+      img2img-train --recipe recipes/wiki_gaussian.yaml --precision bf16
+    """
+    from img2img_train.config import configure, read_recipe
+
+    values = read_recipe(recipe) if recipe is not None else {}
+    config = configure(values, {**settings, **({"corpora": corpora} if corpora else {})})
+    if dry_run:
+        from img2img_train.loop import plan
+
+        click.echo("\n".join(plan(config)))
+        return
+    _fit(config, report)
+
+
+def _fit(config: RunConfig, report: bool) -> None:
+    from img2img_train.display import Display
+    from img2img_train.loop import fit as train
+
+    with Display() as display:
+        result = train(config, display)
+        click.echo(_outcome(result))
+        if report:
+            page = _finish(config, result, display)
+            click.echo(f"report: {printable(str(page))}")
+
+
+def _outcome(result: Result) -> str:
+    from img2img_train.display import duration
+
+    p, root = result.progress, printable(str(result.folder.root))
+    best = f"; best PSNR {p.best_psnr:.2f} dB at step {p.best_step:,}" if p.best_psnr is not None else ""
+    if result.already:
+        return f"run '{root}' was finished already, {p.step:,} steps{best}"
+    return f"run '{root}' is finished: {p.step:,} steps in {duration(result.seconds)}{best}"
+
+
+def _finish(config: RunConfig, result: Result, display: Display) -> Path:
+    """Score a finished run on the test split of its corpora, or else the validation split, and write its report."""
+    from img2img_data.corpus import open_corpus
+    from img2img_train import evaluate
+    from img2img_train.report import write_run_report
+
+    folder = result.folder
+    if result.already and folder.report.exists():
+        return folder.report
+    for choice in config.corpora:
+        splits = open_corpus(choice.path).splits
+        split = next((name for name in ("test", config.validation_split) if name in splits), None)
+        if split is None:
+            display.line(
+                f"not scored on '{printable(choice.path)}': it has neither split test nor {config.validation_split}"
+            )
+            continue
+        display.begin(f"scoring on {printable(choice.path)}", 0)
+        cell = evaluate.evaluate_run(
+            folder.root, Path(choice.path), split, config.device, config.batch, lambda done, total, name: None
+        )
+        gain = cell.gain["psnr"]
+        said = evaluate.verdict(gain, cell.gain_interval["psnr"])
+        click.echo(f"'{printable(choice.path)}' {split}: PSNR {cell.scores['psnr']:.2f} dB, {said}")
+    return write_run_report(folder.root)
+
+
+@group.command()
+@click.argument("run", type=PATH)
+@click.option("--device", type=DEVICE, help="where to compute")
+@click.option("--threads", type=click.IntRange(0), help="CPU threads; another number gives other last digits")
+@click.option("--workers", type=click.IntRange(0), help="processes that read pictures")
+@click.option("--report/--no-report", default=True, help="score the finished run and write its report.html")
+def resume(run: Path, report: bool, **resources: Any) -> None:
+    """Go on with the run in folder RUN as if it had never stopped.
+
+    \b
+    Example:
+      img2img-train resume runs/l2
+    """
+    from img2img_train.config import RunConfig
+
+    changed = {name: value for name, value in resources.items() if value is not None}
+    _fit(RunConfig.load(run).model_copy(update=changed), report)
+
+
+class ManyAfterOn(click.Command):
+    """A command whose ``--on`` takes all words up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat ``--on`` before each of its words."""
+        spread, inside = [], False
+        for word in args:
+            if word.startswith("-") and word != "-":
+                inside = word == "--on"
+                spread += [] if inside else [word]
+            else:
+                spread += ["--on", word] if inside else [word]
+        return super().parse_args(ctx, spread)
+
+
+@group.command(cls=ManyAfterOn)
+@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--on",
+    "corpora",
+    type=PATH,
+    multiple=True,
+    required=True,
+    metavar="CORPUS...",
+    help="corpora to score on",
+)
+@click.option("--out", type=PATH, default=Path("evaluation"), show_default=True, help="folder for the matrix")
+@click.option("--split", default="test", show_default=True, help="split of the corpora")
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="pictures at a time")
+def evaluate(
+    runs: tuple[Path, ...], corpora: tuple[Path, ...], out: Path, split: str, device: str, batch: int
+) -> None:
+    """Score RUNS (run folders or checkpoints) on corpora, each beside doing nothing.
+
+    \b
+    Example:
+      img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
+    """
+    from img2img_train.display import Display
+    from img2img_train.evaluate import evaluate_matrix, write_matrix
+
+    with Display() as display:
+        matrix = evaluate_matrix(runs, corpora, split, device, batch, _following(display))
+        for cell in matrix.cells:
+            scores = f"PSNR {cell.scores['psnr']:.2f} dB, nothing {cell.nothing['psnr']:.2f}, gain {cell.gain['psnr']:+.2f}"
+            click.echo(
+                f"{printable(cell.run)} on {printable(cell.corpus)}: {scores}  ({cell.pictures:,} pictures)"
+            )
+        click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
+
+
+def _following(display: Display) -> Callable[[int, int, str], None]:
+    shown = [""]
+
+    def follow(done: int, total: int, name: str) -> None:
+        if not shown[0]:
+            display.begin("scoring", total)
+        shown[0] = name
+        display.advance(done)
+
+    return follow
+
+
+@group.command()
+@click.argument("model", type=PATH)
+@click.argument("pictures", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
+@click.option(
+    "--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share that may be refused"
+)
+def translate(model: Path, pictures: Path, out: Path, device: str, max_bad: float) -> None:
+    """Restore PICTURES (a folder or a file, any sizes) by MODEL (a run or a checkpoint) into OUT, as PNG.
+
+    \b
+    Example:
+      img2img-train translate runs/l2 photos/ restored/
+    """
+    from img2img_train.display import Display
+    from img2img_train.run import load_generator
+    from img2img_train.translate import list_pictures
+    from img2img_train.translate import translate as restore
+
+    loaded, total = load_generator(model, device), len(list_pictures(pictures)[1])
+    with Display() as display:
+        display.begin("restoring", total)
+        done = restore(loaded, pictures, out, lambda number, _: display.advance(number))
+    click.echo(f"restored {done.kept:,} of {total:,} pictures into '{printable(str(out))}'")
+    for reason, count in done.refused.most_common():
+        click.echo(f"  refused {count:,}: {reason} (rows in {printable(str(out / 'rejected.jsonl'))})")
+    if done.refused.total() > max_bad * total:
+        sys.exit(1)
+
+
+@group.command()
+@click.argument("run", type=PATH)
+def report(run: Path) -> None:
+    """Write RUN/report.html from what the run has so far.
+
+    \b
+    Example:
+      img2img-train report runs/l2
+    """
+    from img2img_train.report import write_run_report
+
+    click.echo(f"report: {printable(str(write_run_report(run)))}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; every known error is one line and its exit code."""
+    try:
+        group.main(args=argv, prog_name="img2img-train", standalone_mode=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Img2ImgError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if type(error).__name__ != "Stopped":
+            raise
+        click.echo(str(error), err=True)
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+if __name__ == "__main__":
+    main()
