@@ -240,7 +240,8 @@ def evaluate_run(
 
     opened, model = open_corpus(corpus), load_generator(run, device)
     pairs = _pairs(opened, split)
-    name, label = _short_names([corpus])[0], _short_names([run])[0]
+    known = dict.fromkeys(path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora)))
+    name, label = _short_names(list(known))[0], _short_names([run])[0]
     counter = _counter(progress, 0, len(pairs), f"{label} on {name}")
     swapped = model.config.direction == "BtoA"
     cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped)
@@ -252,7 +253,8 @@ def evaluate_run(
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{_file_name(name)}-{_file_name(split)}"
     _write(folder / f"{stem}.csv", pictures_csv([cell]).encode())
-    payload = {**cell.summary(), "protocol": protocol(), "gallery": pictures}
+    scored = {"file": model.path.name, "step": model.step}
+    payload = {**cell.summary(), "checkpoint": scored, "protocol": protocol(), "gallery": pictures}
     _write(folder / f"{stem}.json", to_json_page(payload))
     return cell
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def write_run_report(run: Path) -> Path:
         evaluations=[_evaluation(path) for path in sorted((run / "evaluation").glob("*.json"))],
         charts=_charts(log),
         frames=list(_frames(sample_paths(run))),
-        settings=list(_flat(page.get("config", {}))),
+        settings=list(_flat({**page.get("config", {}), "versions": page.get("versions", {})})),
     )
     return _write(run / "report.html", text)
 
@@ -98,7 +99,12 @@ def _frames(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         room -= len(webp)
         if room < 0:
             return
-        yield {"webp": webp, "label": printable(paths[place].stem), "width": size[0], "height": size[1]}
+        yield {"webp": webp, "label": _frame_label(paths[place]), "width": size[0], "height": size[1]}
+
+
+def _frame_label(path: Path) -> str:
+    """Return "epoch 5" for epoch-00005.png."""
+    return re.sub(r"-0*(\d+)$", r" \1", printable(path.stem))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
