@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +179,14 @@ def test_what_cannot_be_scored_is_refused_in_one_line(tmp_path: Path, name: str)
 
 
 # ------------------------------------------------------------------------------- a run, its report
-def write_run(root: Path, seed: int = 0) -> Path:
+def write_run(root: Path, seed: int = 0, corpora: Sequence[Path] = (Path("corpora/other"),)) -> Path:
     """Write a run folder as training would, with an untrained network."""
     pytest.importorskip("torch")
     from img2img_train import run
     from img2img_train.config import RunConfig
     from img2img_train.networks import NetworkSpec, build
 
-    config = RunConfig(corpora=("corpora/c",), net="unet", width=1)
+    config = RunConfig(corpora=tuple(map(str, corpora)), net="unet", width=1)
     spec = NetworkSpec(name="unet", width=1)
     tensors = {f"network/generator/{name}": t for name, t in build(spec, seed).state_dict().items()}
     about = run.Description(
@@ -247,6 +248,14 @@ def test_report_before_anything_was_evaluated_and_of_no_run(tmp_path: Path) -> N
     assert "Not evaluated yet" in page
     with pytest.raises(CheckpointError):
         write_run_report(tmp_path)
+
+
+def test_corpora_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    corpora = [write_corpus(tmp_path / side / "c", {"test": 1}) for side in "ab"]
+    run = write_run(tmp_path / "run", corpora=corpora)
+    names = [evaluate_run(run, corpus, device="cpu").corpus for corpus in corpora]
+    assert names == ["a/c", "b/c"]
+    assert sorted(p.name for p in (run / "evaluation").glob("*.json")) == ["a_c-test.json", "b_c-test.json"]
 
 
 def test_matrix_is_written_as_json_csv_and_page(tmp_path: Path) -> None:
