@@ -162,7 +162,9 @@ def select(source: Path, out: Path, settings: dict[str, object]) -> None:
 
 @group.command(short_help="Run the corpus steps of a recipe.")
 @click.argument("recipe", type=FOLDER)
-@click.option("--jobs", type=click.IntRange(min=0), default=None, help="worker processes  [default: every core]")
+@click.option(
+    "--jobs", type=click.IntRange(min=0), default=None, help="worker processes  [default: every core]"
+)
 @click.option("--dry-run", is_flag=True, help="print the steps, write nothing")
 def build(recipe: Path, jobs: int | None, dry_run: bool) -> None:
     """Run the corpus steps of RECIPE, a YAML file, in order. Paths in it are relative to the current folder.
@@ -227,8 +229,12 @@ def show(corpus: Path, out: Path | None, limit: int) -> None:
 
 @group.command(short_help="Write the bundled demo photos.")
 @click.argument("out", type=FOLDER)
-@click.option("--size", type=click.IntRange(min=16), default=64, show_default=True, help="side of a crop, pixels")
-@click.option("--limit", type=click.IntRange(min=1), default=400, show_default=True, help="crops of one photo")
+@click.option(
+    "--size", type=click.IntRange(min=16), default=64, show_default=True, help="side of a crop, pixels"
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=400, show_default=True, help="crops of one photo"
+)
 def sample(out: Path, size: int, limit: int) -> None:
     """Write crops of the photos that scikit-image brings, one folder for each photo. Needs no network.
 

@@ -74,7 +74,9 @@ def blur_separably(image: Image, sigma: float, axes: Axes) -> Image:
 class Gaussian(Degradation):
     """Gaussian blur of one fixed strength."""
 
-    sigma: float = Field(3.0, gt=0, le=100, description="standard deviation of the blur, pixels of the output")
+    sigma: float = Field(
+        3.0, gt=0, le=100, description="standard deviation of the blur, pixels of the output"
+    )
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Return the fixed sigma."""

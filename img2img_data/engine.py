@@ -105,7 +105,9 @@ def _still_good(plan: Plan, root: Path) -> Callable[[str, Row], int | None]:
 
     def index_of(name: str, row: Row) -> int | None:
         if not places:
-            places.update({(r, s[0].hex()): i for i, (r, s, _) in enumerate(plan.entries)})
+            places.update(
+                {(r, s[0].hex()): i for i, (r, s, item) in enumerate(plan.entries) if not item.refused}
+            )
         index = places.get((row.get("domain") == "B", str(row.get("source_hex"))))
         return index if index is not None and _files_are_whole(root / name, row) else None
 

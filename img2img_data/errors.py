@@ -54,7 +54,9 @@ def printable(text: str | bytes) -> str:
     """Return a name safe to show: control, invisible and undecodable characters are escaped, the rest stays."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 class Img2ImgError(Exception):

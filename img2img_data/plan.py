@@ -54,7 +54,7 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
     keys = []
     for root, found in enumerate(items):
         part = [(root, (item.path,), item) for item in found]
-        names = Keys([sources[0] for _, sources, _ in part])
+        names = Keys(list(dict.fromkeys(sources[0] for _, sources, _ in part)))
         part.sort(key=lambda e: (names[e[1][0]], e[1]))
         entries += part
         keys.append(names)

@@ -39,7 +39,9 @@ class Recipe(BaseModel):
 
     name: str = Field("", description="what the experiment is called")
     about: str = Field("", description="what it shows, in a sentence")
-    corpus: tuple[dict[str, dict[str, Any]], ...] = Field((), description="the steps, each {command: settings}")
+    corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
+        (), description="the steps, each {command: settings}"
+    )
     run: dict[str, Any] = Field({}, description="settings of img2img-train")
 
 
@@ -68,10 +70,14 @@ def load_recipe(path: Path) -> Recipe:
     for number, step in enumerate(recipe.corpus):
         where = f"corpus.{number}"
         if len(step) != 1:
-            raise UsageError("recipe", path, f"{where} is not one {{command: settings}}", "start each with '- '")
+            raise UsageError(
+                "recipe", path, f"{where} is not one {{command: settings}}", "start each with '- '"
+            )
         ((name, values),) = step.items()
         if name not in STEPS:
-            raise UsageError(f"recipe '{path}': step", f"{where}.{name}", "unknown", did_you_mean(name, STEPS))
+            raise UsageError(
+                f"recipe '{path}': step", f"{where}.{name}", "unknown", did_you_mean(name, STEPS)
+            )
         _check_step(path, f"{where}.{name}", name, values)
     return recipe
 

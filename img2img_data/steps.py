@@ -20,11 +20,20 @@ from img2img_data.engine import Progress
 from img2img_data.errors import UsageError
 from img2img_data.fields import build_model, did_you_mean, split_settings
 from img2img_data.outcome import Report
-from img2img_data.pairings import Colorize, Combine, Degrade, Keep, Matching, MatchSettings, Pairing, match_paths
+from img2img_data.pairings import (
+    Colorize,
+    Combine,
+    Degrade,
+    Keep,
+    Matching,
+    MatchSettings,
+    Pairing,
+    match_paths,
+)
 from img2img_data.plan import Plan, plan_folders, plan_pairs
-from img2img_data.selection import SelectSettings, WikiSettings, run_selection
+from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, select_photos
 from img2img_data.settings import BuildSettings, RunSettings
-from img2img_data.sources import Item, list_folder
+from img2img_data.sources import list_folder, list_wiki
 
 Settings = Mapping[str, Any]
 Run = Callable[[Sequence[Path], Settings, Progress, Callable[[str], None]], Report]
@@ -66,13 +75,8 @@ def run_step(
     run = build_model(RunSettings, split_settings(given, RunSettings))
     report = step.run(paths, given, progress, say)
     loose_ok = bool(given.get("allow_unpaired", False))
-    return report, report.exit_code(run.max_bad, step_expected(step), loose_ok)
-
-
-def step_expected(step: Step) -> frozenset[str]:
-    """Return the reasons that a selection was asked to refuse for."""
-    expected = {"no-gender", "no-face", "too-small", "grey", "duplicate", "missing"}
-    return frozenset(expected) if WikiSettings in step.models or SelectSettings in step.models else frozenset()
+    expected = EXPECTED if name in {"wiki", "select"} else frozenset[str]()
+    return report, report.exit_code(run.max_bad, expected, loose_ok)
 
 
 def _check_known(name: str, models: Models, given: Settings) -> None:
@@ -93,8 +97,15 @@ def _check_apart(paths: Sequence[Path]) -> None:
 
 
 # ------------------------------------------------------------------------------------ corpus steps
-def _corpus(name: str, plan: Plan, pairing: Pairing, out: Path, given: Settings, progress: Progress,
-            say: Callable[[str], None]) -> Report:
+def _corpus(
+    name: str,
+    plan: Plan,
+    pairing: Pairing,
+    out: Path,
+    given: Settings,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Report:
     settings = build_model(BuildSettings, split_settings(given, BuildSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
@@ -122,7 +133,9 @@ def lab(paths: Sequence[Path], given: Settings, progress: Progress, say: Callabl
     return _corpus("lab", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
 
 
-def unpaired(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+def unpaired(
+    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
+) -> Report:
     """Take two folders as the two domains of an unpaired corpus."""
     plan = plan_folders(paths[:2], "unpaired", [list_folder(p) for p in paths[:2]])
     return _corpus("unpaired", plan, Keep(), paths[2], given, progress, say)
@@ -139,12 +152,46 @@ def combine(paths: Sequence[Path], given: Settings, progress: Progress, say: Cal
     for line in table_of(matching, bool(given.get("dry_run"))):
         say(line)
     if not matching.pairs and not given.get("dry_run"):
-        raise UsageError("folders", f"{paths[0]}' and '{paths[1]}", "no picture of one has its other half in "
-                         "the other (all unpaired)", "try another --match; --dry-run shows the table")
+        raise UsageError(
+            "folders",
+            f"{paths[0]}' and '{paths[1]}",
+            "no picture of one has its other half in the other (all unpaired)",
+            "try another --match; --dry-run shows the table",
+        )
     report = _corpus("combine", plan_pairs(paths[:2], matching), Combine(), paths[2], given, progress, say)
     if given.get("dry_run"):
         report.loose = len(matching.loose)
     return report
+
+
+def select(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Copy the photos of a folder that pass the filters."""
+    return _selection("select", _plan_one(paths[0]), SelectSettings, paths[1], given, progress, say)
+
+
+def wiki(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Sort the faces of an IMDB-WIKI folder by gender."""
+    plan = plan_folders(paths[:1], "paired", [list_wiki(paths[0])])
+    return _selection("wiki", plan, WikiSettings, paths[1], given, progress, say)
+
+
+def _selection(
+    name: str,
+    plan: Plan,
+    model: type[SelectSettings],
+    out: Path,
+    given: Settings,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Report:
+    settings = build_model(model, split_settings(given, model))
+    run = build_model(RunSettings, split_settings(given, RunSettings))
+    if run.dry_run:
+        say(
+            f"would look at {len(plan.entries):,} photos and copy those that pass to '{out}'; nothing was written"
+        )
+        return Report()
+    return select_photos(name, plan, out, settings, run, progress)
 
 
 def table_of(matching: Matching, whole: bool) -> Iterable[str]:
@@ -164,8 +211,8 @@ def _plan_one(folder: Path) -> Plan:
 _BUILD: Final = (BuildSettings, RunSettings)
 
 STEPS: Final[dict[str, Step]] = {
-    "wiki": Step(run_selection("wiki"), ("wiki_crop", "out"), (WikiSettings, RunSettings)),
-    "select": Step(run_selection("select"), ("source", "out"), (SelectSettings, RunSettings)),
+    "wiki": Step(wiki, ("wiki_crop", "out"), (WikiSettings, RunSettings)),
+    "select": Step(select, ("source", "out"), (SelectSettings, RunSettings)),
     "blur": Step(blur, ("source", "out"), (BlurSettings, *DEGRADATIONS.values(), *_BUILD)),
     "combine": Step(combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, *_BUILD)),
     "lab": Step(lab, ("source", "out"), (Colorize, *_BUILD)),
