@@ -1,0 +1,474 @@
+"""Sources: where photos come from, and what is known about them before they are read.
+
+A source is a generator of ``Item``: relative paths as bytes, with "/" between their parts, and tags.
+What can be told to be unusable without opening a picture is an item that is refused already. Adding a
+source: a function of that kind, and a row in ``SOURCES``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import math
+import os
+import re
+import stat
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from img2img_data.errors import UsageError
+
+Tags = Mapping[str, Any]
+Refusal = tuple[str, str]
+"""A key of ``errors.REASONS``, and a short free text."""
+
+PICTURE_EXTENSIONS: Final = frozenset(
+    b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm jp2 j2k avif heic heif jxl".split()
+)
+"""What a picture's name ends in, in any case. Not all are read; the others become refused rows."""
+
+JUNK: Final = frozenset({b"thumbs.db", b"desktop.ini", b"@eadir", b"__macosx"})
+"""Names, in lower case, that operating systems leave behind; passed over like hidden files and folders."""
+
+_NO_TAGS: Final[Tags] = {}  # one for all items of a folder: a million empty dicts weigh 64 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One source picture: its path relative to the source's folder, and what the source knows about it.
+
+    Tags are ready for JSON. ``refused`` is set when the source already knows that it cannot be used.
+    """
+
+    path: bytes
+    tags: Tags = field(default_factory=lambda: _NO_TAGS)
+    refused: Refusal | None = None
+
+
+# ------------------------------------------------------------------------------------------- folder
+def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]:
+    """Yield the pictures of a folder and its subfolders, sorted by the bytes of their paths.
+
+    A picture is told by its name's extension. Hidden files and folders, and ``JUNK``, are passed over; so
+    are other files. ``ignored`` counts them by extension ("" if none), hidden ones as "hidden". Links
+    are never followed: one with a picture's name is refused as ``link``. Pipes, sockets and devices are
+    ``not-a-regular-file``, a folder that cannot be listed is ``unreadable``. Memory: the names of the folders
+    on the way to the item in hand. ``UsageError`` if ``root`` itself cannot be listed.
+    """
+    base = os.fsencode(root)
+    count: Counter[str] = Counter() if ignored is None else ignored
+    try:
+        stack = [(b"", _names(base, count))]
+    except OSError as error:
+        raise UsageError("folder", root, error.strerror or "cannot be listed", "check the path") from None
+    while stack:
+        prefix, names = stack[-1]
+        if not names:
+            stack.pop()
+            continue
+        name, _, reason = names.pop().partition(b"\0")
+        path = prefix + name
+        if not name.endswith(b"/"):
+            yield Item(path, refused=_LISTED[reason])
+            continue
+        try:
+            stack.append((path, _names(base + b"/" + path, count)))
+        except OSError as error:
+            reason_word = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
+            yield Item(path[:-1], refused=(reason_word, f"folder: {error.strerror}"))
+
+
+_LISTED: Final[Mapping[bytes, Refusal | None]] = {
+    b"": None,
+    b"link": ("link", "links are not followed"),
+    b"special": ("not-a-regular-file", "a pipe, socket or device"),
+}
+
+
+def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
+    """Return what matters in a folder, last first; as bytes, for directory entries weigh five times as much.
+
+    Folders end in "/": so sorted, their contents stand where their paths belong. What is refused has the
+    reason behind a NUL, which no name can hold.
+    """
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(b".") or name.lower() in JUNK:
+                ignored["hidden"] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                names.append(name + b"/")
+            elif not is_picture_name(name):
+                ignored[Path(os.fsdecode(name)).suffix.lower()] += 1
+            elif entry.is_file(follow_symlinks=False):
+                names.append(name)
+            else:
+                names.append(name + (b"\0link" if entry.is_symlink() else b"\0special"))
+    names.sort(reverse=True)
+    return names
+
+
+def is_picture_name(name: bytes) -> bool:
+    """Tell whether a name ends in a picture's extension."""
+    return name.rpartition(b".")[2].lower() in PICTURE_EXTENSIONS
+
+
+# --------------------------------------------------------------------------------------------- wiki
+def find_mat(path: Path) -> Path:
+    """Return the .mat of an IMDB-WIKI folder: ``path`` itself, or wiki.mat or imdb.mat in it.
+
+    The paths of ``list_wiki`` are relative to its folder. ``UsageError`` if there is none.
+    """
+    for mat in (path, path / "wiki.mat", path / "imdb.mat"):
+        if mat.is_file():
+            return mat
+    raise UsageError("folder", path, "holds neither wiki.mat nor imdb.mat", "give the folder that does")
+
+
+def list_wiki(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]:
+    """Yield the photos that an IMDB-WIKI list names, in its order, with what it says about them.
+
+    ``root`` is as for ``find_mat``. The layout is that of https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki.
+    Tags, None where the list does not know:
+
+    - ``gender``: "male" or "female"
+    - ``person``: the name, else the number at the head of the file's name
+    - ``birth``: an ISO date, from a MATLAB day number; ``photo_taken``: a year
+    - ``face_score``, ``second_face_score``: of the face detector; None where it found no (second) face.
+      A list without such a column gives no such tag.
+
+    Entries that leave the folder, name no file, or name one again are refused. Nothing outside the folder is
+    opened. ``UsageError`` naming the file if the list is damaged or in a format that is not read here.
+    """
+    mat = find_mat(root)
+    table = _wiki_table(mat)
+    entries = _Entries(os.fsencode(mat.parent))
+    for row, text in enumerate(table["full_path"]):
+        path, refused = entries.resolve(text)
+        tags = _NO_TAGS if refused else _wiki_tags(table, row, path)
+        yield Item(path, tags, refused)
+
+
+def _wiki_tags(table: Mapping[str, Sequence[Any]], row: int, path: bytes) -> Tags:
+    tags = {tag: read(table[name][row]) for name, (tag, read) in _WIKI_TAGS.items() if name in table}
+    person = table["name"][row] if "name" in table else ""
+    number = path.rpartition(b"/")[2].split(b".")[0].split(b"_")[0]
+    return {"person": _storable(person) if person else number.decode(), **tags}
+
+
+def _storable(text: str) -> str:
+    """Replace what no UTF-8 file can hold: halves of surrogate pairs."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _gender(value: float) -> str | None:
+    return {1.0: "male", 0.0: "female"}.get(value)
+
+
+def _score(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _year(value: float) -> int | None:
+    return int(value) if 1 <= value <= 9999 else None
+
+
+_DATENUM_OF_YEAR_1: Final = 367  # MATLAB counts days from a year 0; Python from 0001-01-01, which is day 1
+
+
+def _birth(value: float) -> str | None:
+    day = value - _DATENUM_OF_YEAR_1 + 1
+    if not 1 <= day < datetime.date.max.toordinal() + 1:
+        return None
+    return datetime.date.fromordinal(int(day)).isoformat()
+
+
+_WIKI_TAGS: Final[Mapping[str, tuple[str, Callable[[float], Any]]]] = {
+    "gender": ("gender", _gender),
+    "dob": ("birth", _birth),
+    "photo_taken": ("photo_taken", _year),
+    "face_score": ("face_score", _score),
+    "second_face_score": ("second_face_score", _score),
+}
+"""Field of the list > tag, and how its number is read."""
+
+_LEAVES: Final = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
+
+
+class _Entries:
+    """Resolves the paths of a list within a folder; remembers which files and folders it has seen."""
+
+    def __init__(self, base: bytes) -> None:
+        self._base = base
+        self._seen: set[bytes] = set()
+        self._plain: dict[bytes, bool] = {b"": True}
+
+    def resolve(self, text: str | None) -> tuple[bytes, Refusal | None]:
+        """Return an entry's path, and why it cannot be used; ``text`` None stands for no text at all."""
+        path = (text or "").encode("utf-8", "surrogatepass")
+        if text is None or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+            return path, ("name", "the list's entry is no path")
+        if _LEAVES.match(text):
+            return path, ("outside-root", "the list's entry leaves its folder")
+        path = b"/".join(p for p in path.split(b"/") if p not in {b"", b"."})
+        return path, self._refusal(path)
+
+    def _refusal(self, path: bytes) -> Refusal | None:
+        if not path:
+            return "missing", "the list names no file"
+        try:
+            if not self._is_plain(path.rpartition(b"/")[0]):
+                return "link", "in a linked folder; links are not followed"
+            mode = os.lstat(self._base + b"/" + path).st_mode
+        except PermissionError as error:
+            return "unreadable", str(error.strerror)
+        except OSError:
+            return "missing", "the list names it"
+        if not stat.S_ISREG(mode):
+            return ("link", "links are not followed") if stat.S_ISLNK(mode) else ("not-a-regular-file", "")
+        if path in self._seen:
+            return "duplicate", "the list names it again"
+        self._seen.add(path)
+        return None
+
+    def _is_plain(self, folder: bytes) -> bool:
+        """Tell whether no part of a folder's path is a link."""
+        if folder not in self._plain:
+            ends = [at.start() for at in re.finditer(b"/", folder)] + [len(folder)]
+            modes = (os.lstat(self._base + b"/" + folder[:end]).st_mode for end in ends)
+            self._plain[folder] = not any(stat.S_ISLNK(mode) for mode in modes)
+        return self._plain[folder]
+
+
+# --------------------------------------------------------------------------- MATLAB's .mat, v5 to v7
+_MAX_MAT_BYTES: Final = 512 << 20
+_MAX_ARRAYS: Final = 4_000_000  # one for each cell; the 460,723 rows of imdb.mat have 1.4 million
+_MAX_DEPTH: Final = 8
+
+_MATRIX: Final = 14
+_COMPRESSED: Final = 15
+_FLAGS: Final = 6
+_SIZES: Final = 5
+_CELL: Final = 1
+_STRUCT: Final = 2
+_PLAIN_CLASSES: Final = frozenset({4, *range(6, 16)})  # text and numbers; 5 would be sparse
+_COMPLEX: Final = 0x0800
+_ITEM_SIZES: Final[Mapping[int, int]] = {
+    1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4,
+}  # fmt: skip
+
+
+class _BadMat(Exception):
+    """A list that cannot be used: what is wrong with it, and the way out."""
+
+    def __init__(self, why: str, way_out: str = "get it anew") -> None:
+        super().__init__(why, way_out)
+
+
+def _wiki_table(mat: Path) -> dict[str, list[Any]]:
+    """Read the columns of an IMDB-WIKI list, all of one length. ``UsageError`` names the file's fault."""
+    try:
+        record = _load_struct(mat, ("wiki", "imdb"))
+        names = record.dtype.names or ()
+        for name in ("full_path", "gender"):
+            if name not in names:
+                raise _BadMat(f"has no field '{name}'")
+        table: dict[str, list[Any]] = {n: _texts(record[n]) for n in ("full_path", "name") if n in names}
+        table |= {n: _numbers(record[n], n) for n in _WIKI_TAGS if n in names}
+        rows = len(table["full_path"])
+        for name, column in table.items():
+            if len(column) != rows:
+                raise _BadMat(f"has fields of unequal lengths (full_path {rows}, {name} {len(column)})")
+        return table
+    except _BadMat as bad:
+        raise UsageError("list", mat, *bad.args) from None
+    except OSError as error:
+        raise UsageError("list", mat, error.strerror or "cannot be read", "check the path") from None
+
+
+def _texts(column: Any) -> list[str | None]:
+    """Return the texts of a column of cells: "" for an empty cell, None for one that holds something else."""
+    return [_text(cell) for cell in column.ravel()]
+
+
+def _text(cell: Any) -> str | None:
+    size = getattr(cell, "size", 1)
+    if size == 0:
+        return ""
+    value = cell.ravel()[0] if size == 1 and hasattr(cell, "ravel") else cell
+    return str(value) if isinstance(value, str) else None
+
+
+def _numbers(column: Any, name: str) -> list[float]:
+    import numpy as np
+
+    try:
+        return [float(v) for v in np.asarray(column, np.float64).ravel()]
+    except (TypeError, ValueError):
+        raise _BadMat(f"has a field '{name}' that is no row of numbers") from None
+
+
+def _load_struct(mat: Path, names: Sequence[str]) -> Any:
+    """Return the first struct of these names in a .mat, as a NumPy record.
+
+    scipy gets the bytes of that variable alone, unpacked, and only when ``_MatCheck`` has found the sizes
+    declared in them to be true; so its memory is bounded by the file's. It runs nothing that a .mat holds.
+    """
+    import warnings
+
+    from scipy.io import loadmat
+
+    with mat.open("rb") as opened:
+        data = opened.read(_MAX_MAT_BYTES + 1)
+    order = _byte_order(data)
+    name, element = _find_variable(data, order, names)
+    _MatCheck(element, order).check(8, len(element))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = io.BytesIO(data[:128] + element)
+            loaded = loadmat(file, variable_names=[name])[name]  # type: ignore[arg-type]
+        record = loaded.ravel()[0]
+    except Exception as error:  # scipy raises whatever it trips over
+        raise _BadMat(f"is damaged ({type(error).__name__} in '{name}')") from None
+    if loaded.dtype.names is None:
+        raise _BadMat(f"has a variable '{name}' that is no struct")
+    return record
+
+
+def _byte_order(data: bytes) -> str:
+    """Return the ``struct`` sign of a .mat's byte order, once its header is found to be one that is read."""
+    if len(data) > _MAX_MAT_BYTES:
+        raise _BadMat(f"is larger than {_MAX_MAT_BYTES >> 20} MiB")
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128], "")
+    version = struct.unpack(order + "H", data[124:126])[0] if order else 0
+    if version == 0x0200 or data[:4] == b"\x89HDF":
+        raise _BadMat("is a MATLAB 7.3 (HDF5) file", "save it in MATLAB with the option -v7")
+    if version != 0x0100:
+        raise _BadMat("is no MATLAB 5 to 7 file")
+    return order
+
+
+def _find_variable(data: bytes, order: str, names: Sequence[str]) -> tuple[str, bytes]:
+    """Return the first variable of these names, and its element with the tag, unpacked."""
+    at = 128
+    while at < len(data):
+        kind, start, end, after = _tag(data, order, at, len(data))
+        if kind not in (_MATRIX, _COMPRESSED):
+            raise _BadMat("is damaged (no variable where one should begin)")
+        packed = kind == _COMPRESSED
+        head = _unpacked(data[start:end], 4096) if packed else data[at:end]
+        name = _MatCheck(head, order).head(8, len(head))[2]
+        if name in names:
+            element = _unpacked(data[start:end], _MAX_MAT_BYTES, whole=True) if packed else data[at:end]
+            kind, _, end, _ = _tag(element, order, 0, len(element))
+            if kind != _MATRIX:
+                raise _BadMat("is damaged (packed data that are no array)")
+            return name, element[:end]
+        at = end if packed else after
+    raise _BadMat(f"has no variable '{names[0]}'")
+
+
+def _unpacked(packed: bytes, limit: int, whole: bool = False) -> bytes:
+    """Return what zlib data unpack to, up to ``limit`` bytes; ``whole``: ``_BadMat`` unless that is all."""
+    unpack = zlib.decompressobj()
+    try:
+        data = unpack.decompress(packed, limit)
+    except zlib.error:
+        raise _BadMat("is damaged (packed data)") from None
+    if whole and not unpack.eof:
+        more = len(data) == limit
+        raise _BadMat(f"unpacks to more than {limit >> 20} MiB" if more else "is cut short")
+    return data
+
+
+def _tag(data: bytes, order: str, at: int, limit: int) -> tuple[int, int, int, int]:
+    """Return type, start and end of the element at ``at``, and the next one's place; it ends by ``limit``."""
+    if at + 8 > limit:
+        raise _BadMat("is cut short")
+    kind, size = struct.unpack_from(order + "II", data, at)
+    start, after = at + 8, at + 8 + size + -size % 8
+    if kind >> 16:  # a small element: type and size share the first word, its data follow within the tag
+        kind, size, start, after = kind & 0xFFFF, min(kind >> 16, 4), at + 4, at + 8
+    if start + size > limit:
+        raise _BadMat("is cut short")
+    return kind, start, start + size, after
+
+
+@dataclass(slots=True)
+class _MatCheck:
+    """Walks through a variable of a .mat and finds whether it holds as much as it declares.
+
+    Cells, structs, text and real numbers pass; objects, functions, sparse and complex arrays do not.
+    """
+
+    data: bytes
+    order: str
+    arrays: int = 0
+
+    def check(self, at: int, limit: int, depth: int = 0) -> None:
+        """Check the array whose content lies between ``at`` and ``limit``; raises ``_BadMat``."""
+        self.arrays += 1
+        if self.arrays > _MAX_ARRAYS or depth > _MAX_DEPTH:
+            raise _BadMat("holds too many arrays, or too deep ones")
+        if at == limit:
+            return  # an empty cell
+        flags, count, _, at = self.head(at, limit)
+        kind = flags & 0xFF
+        if kind == _STRUCT:
+            fields, at = self._fields(at, limit)
+            count *= fields
+        if kind in (_STRUCT, _CELL):
+            self._check_cells(at, limit, count, depth)
+        elif kind in _PLAIN_CLASSES and not flags & _COMPLEX:
+            numbers, start, end, _ = _tag(self.data, self.order, at, limit)
+            if count * _ITEM_SIZES.get(numbers, limit + 1) > end - start:
+                raise _BadMat("is damaged (an array with fewer items than it declares)")
+        else:
+            raise _BadMat("holds arrays of a class that no such list has")
+
+    def head(self, at: int, limit: int) -> tuple[int, int, str, int]:
+        """Return an array's flags, its number of items, its name, and where the rest of it begins."""
+        kind, start, end, after = _tag(self.data, self.order, at, limit)
+        if kind != _FLAGS or end - start != 8:
+            raise _BadMat("is damaged (an array without flags)")
+        flags = struct.unpack_from(self.order + "I", self.data, start)[0]
+        kind, start, end, after = _tag(self.data, self.order, after, limit)
+        if kind != _SIZES or end - start not in range(8, 36, 4):
+            raise _BadMat("is damaged (an array without size)")
+        sizes = struct.unpack_from(f"{self.order}{(end - start) // 4}i", self.data, start)
+        if min(sizes) < 0:
+            raise _BadMat("is damaged (an array of negative size)")
+        _, start, end, after = _tag(self.data, self.order, after, limit)
+        return flags, math.prod(sizes), self.data[start : min(end, start + 64)].decode("latin-1"), after
+
+    def _fields(self, at: int, limit: int) -> tuple[int, int]:
+        """Return how many fields a struct has, and where its values begin."""
+        _, start, end, after = _tag(self.data, self.order, at, limit)
+        width = struct.unpack_from(self.order + "i", self.data, start)[0] if end - start == 4 else 0
+        _, start, end, after = _tag(self.data, self.order, after, limit)
+        if not 0 < width <= 4096:
+            raise _BadMat("is damaged (a struct without fields)")
+        return (end - start) // width, after
+
+    def _check_cells(self, at: int, limit: int, count: int, depth: int) -> None:
+        if count > (limit - at) // 8:
+            raise _BadMat("is damaged (fewer cells than it declares)")
+        for _ in range(count):
+            kind, start, end, at = _tag(self.data, self.order, at, limit)
+            if kind != _MATRIX:
+                raise _BadMat("is damaged (a cell without array)")
+            self.check(start, end, depth + 1)
+
+
+SOURCES: Final[dict[str, Callable[[Path, Counter[str] | None], Iterator[Item]]]] = {
+    "folder": list_folder,
+    "wiki": list_wiki,
+}
+"""Every source by its name: called with the folder, and a counter of passed-over files or None."""
