@@ -1,8 +1,9 @@
 """What a picture file says about itself, read from its bytes before any decoder sees them.
 
-A few dozen bytes decide here whether a file is a picture, which one, how large, and how it must be read, so that
-no decoder ever allocates for a lie, prints a warning about a comment or expands a text chunk. Everything raises
-``Refused``. Formats: JPEG (ITU T.81), PNG (W3C third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0.
+A few dozen bytes decide here whether a file is a picture, which one, how large, and how it must be read, so
+that no decoder ever allocates for a lie, warns about a comment or expands a text chunk. Everything wrong
+raises ``Refused``. Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF
+6.0.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ class Header:
     """What is known before decoding.
 
     ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``orientation`` is 1..8 as in EXIF;
-    ``plain`` says that the file is an 8-bit opaque RGB picture and nothing else: no metadata, profile or trailer.
-    ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey level that stands for
-    transparent. ``expand`` asks the decoder for BGR instead of the stored samples. ``data``, where not empty, is what
-    the decoder gets instead of the file; ``needs`` is the least number of bytes of a whole file.
+    ``plain`` says that the file is an 8-bit opaque RGB picture and nothing else: no metadata, profile,
+    trailer. ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey level that stands
+    for transparent. ``expand`` asks the decoder for BGR instead of the stored samples. ``data``, where not
+    empty, is what the decoder gets instead of the file; ``needs`` is the least number of bytes of a whole
+    file.
     """
 
     format: str
@@ -52,15 +54,16 @@ SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"MM\0*", "tiff"),
 )
 OTHER_PICTURES: Final = re.compile(
-    rb"II\+\0|MM\0\+|II\xbc|8BPS|\x8aMNG|\x8bJNG|P[1-7][\s#]|P[Ff]\s|#\?RADIANCE|#\?RGBE|\x00\x00\x01\x00|\x00\x00\x02\x00"
-    rb"|\xff\x0a|\x00\x00\x00\x0cJXL |\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51|DDS |v/1\x01|qoif|FORM....ILBM|\x0a[\x00-\x05]\x01[\x01-\x08]"
-    rb"|....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)|gimp xcf|SIMPLE  =|icns|BLP[12]|\x59\xa6\x6a\x95|\xd7\xcd\xc6\x9a",
+    rb"II\+\0|MM\0\+|II\xbc|8BPS|\x8aMNG|\x8bJNG|P[1-7][\s#]|P[Ff]\s|#\?RADIANCE|#\?RGBE|\0\0[\x01\x02]\0|\xff\x0a"
+    rb"|\0\0\0\x0cJXL |\0\0\0\x0cjP  |\xff\x4f\xff\x51|DDS |v/1\x01|qoif|FORM....ILBM|icns|gimp xcf"
+    rb"|....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)|SIMPLE  =|BLP[12]",
     re.DOTALL,
 )
+"""How files begin that are pictures but not read here: BigTIFF, PSD, PNM, ICO, JPEG XL, JPEG 2000, HEIF..."""
 
 
 def header(data: bytes) -> Header:
-    """Return what ``data`` (one whole file) says about itself; raise ``Refused`` where no known picture speaks."""
+    """Return what ``data`` (one whole file) says about itself."""
     for signature, name in SIGNATURES:
         if data.startswith(signature):
             return HEADERS[name](data)
@@ -72,7 +75,7 @@ def header(data: bytes) -> Header:
 
 
 def tiff_orientation(block: bytes) -> int:
-    """Return tag 274 of the first directory of a TIFF block (EXIF, with or without its prefix), 1 if absent or broken."""
+    """Return the orientation 1..8 in a TIFF or EXIF block, with or without prefix; 1 if absent or broken."""
     tiff = block.removeprefix(b"Exif\0\0")
     try:
         value = _Directory(tiff).number(274, 1)
@@ -88,7 +91,7 @@ MOST_MARKERS, MOST_SCANS = 10_000, 1_000
 
 
 def jpeg_header(data: bytes) -> Header:
-    """Walk the marker segments up to the first scan: size, components, orientation, and what else is in the file."""
+    """Walk the marker segments up to the first scan: size, components, orientation, what else is there."""
     found = Header("jpeg")
     plain, frame, at = True, 0, 2
     for _ in range(MOST_MARKERS):
@@ -151,7 +154,7 @@ def _jpeg_application(found: Header, marker: int, body: bytes) -> bool:
 
 
 def jpeg_bare(data: bytes) -> bytes:
-    """Return the same JPEG without metadata and without junk between its segments (the entropy-coded data untouched)."""
+    """Return the same JPEG without metadata and junk before its first scan; the coded data are untouched."""
     kept, at = [data[:2]], 2
     while next_marker := MARKER.search(data, at):
         start, at = next_marker.start(), next_marker.end()
@@ -173,7 +176,7 @@ PNG_HARMLESS: Final = frozenset((b"IHDR", b"IDAT", b"IEND", b"sRGB", b"pHYs"))
 
 
 def png_header(data: bytes) -> Header:
-    """Walk the chunks. ``data`` of the result keeps only those that make pixels, hence no warnings, no text bombs, no animation."""
+    """Walk the chunks. The result's ``data`` keeps only those that make pixels: no text, no animation."""
     chunks = _png_chunks(data)
     names = {name for name, _, _ in chunks}
     body = {
@@ -283,7 +286,9 @@ def bmp_header(data: bytes) -> Header:
         width, height, _, bits, packing = struct.unpack("<iiHHI", data[18:34])
         colours = int.from_bytes(data[46:50], "little")
     else:
-        raise Refused("unsupported-format" if length == 16 else "not-an-image", f"a bitmap header of {length} bytes")
+        raise Refused(
+            "unsupported-format" if length == 16 else "not-an-image", f"a bitmap header of {length} bytes"
+        )
     if width < 0 or bits not in (1, 2, 4, 8, 16, 24, 32):
         raise Refused("corrupt", f"width {width}, {bits} bits a pixel")
     found = Header("bmp", width, abs(height), expand=True)
@@ -299,7 +304,7 @@ def bmp_header(data: bytes) -> Header:
 
 
 def _bmp_masks(found: Header, length: int, masks: bytes) -> None:
-    """Read the bit fields of a 32-bit bitmap. Short headers have no alpha, and OpenCV knows only their usual order."""
+    """Read the bit fields of 32-bit pixels. Short headers have no alpha, and only their usual order works."""
     if length >= 56:
         found.alpha, found.expand = ("straight", False) if any(masks[12:16]) else ("none", True)
     elif masks[:12] != b"\0\0\xff\0\0\xff\0\0\xff\0\0\0":
@@ -325,7 +330,7 @@ class _Directory:
         return struct.unpack_from(self.order + layout, self.block, at)
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """Return the unsigned numbers of a tag, at most 16 of them; empty where it is missing or of another type."""
+        """Return the unsigned numbers of a tag, at most 16; none where it is missing or of another type."""
         kind, count, at = self.entries.get(tag, (0, 0, 0))
         letter = {1: "B", 3: "H", 4: "I"}.get(kind)
         if letter is None or not count:
@@ -343,7 +348,7 @@ TIFF_COMPRESSIONS: Final = frozenset((1, 2, 3, 4, 5, 7, 8, 32773, 32946))
 
 
 def tiff_header(data: bytes) -> Header:
-    """Take size and sample layout from the first directory; refuse those that OpenCV is known to read wrongly.
+    """Take size and sample layout from the first directory; refuse those that OpenCV reads wrongly.
 
     ``data`` of the result has its orientation tag set to 1: OpenCV turns TIFF in some versions and modes.
     """

@@ -1,12 +1,12 @@
 """The only place that reads, decodes, converts and encodes pictures.
 
-The policy, the same for every picture and for both halves of a pair: content decides, never the name; a picture that
-is cut, damaged or lying is refused, never half read; it comes out upright, opaque, RGB, 8 bit. 16-bit samples are
-divided by 257 and rounded, float ones clipped to 0..1, palettes and grey expanded, transparency composed on white,
-CMYK converted by the plain formula, the first frame taken of several. Embedded ICC profiles are *ignored*: the stored
-numbers are taken as sRGB, and the picture is noted ("profile"). Metadata never passes on to an output.
-
-No path ever reaches OpenCV: bytes are read here, decoded from memory, encoded to memory.
+One policy for every picture and for both halves of a pair. Content decides, never the name. A picture that is
+cut, damaged or lying is refused, never half read. It comes out upright, opaque, RGB, 8 bit: 16-bit samples
+divided by 257 and rounded, float ones clipped to 0..1, palettes and grey expanded, transparency composed on
+white, CMYK converted by the plain formula, the first frame taken of several. Embedded ICC profiles are
+*ignored*: the stored numbers are taken as sRGB and the picture is noted ("profile"). Orientation comes from
+EXIF or the TIFF tag, not from XMP. Metadata never passes on to an output. No path ever reaches OpenCV: it
+decodes from memory, to memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import io
 import os
 import stat
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,9 @@ _STDERR: Final = threading.Lock()
 class ReadPolicy:
     """What is read and what is refused.
 
-    ``alpha``: compose transparency on white, or refuse pictures that have any. ``depth``: 8 bit always, or "keep" 16 bit
-    where stored so. ``max_pixels`` counts width x height, ``max_side`` is in pixels, ``max_aspect`` the longer side over
-    the shorter, ``max_bytes`` the size of the file.
+    ``alpha``: compose transparency on white, or refuse pictures that have any. ``depth``: 8 bit always, or
+    "keep" 16 bit where stored so. ``max_pixels`` counts width x height, ``max_side`` is in pixels,
+    ``max_aspect`` the longer side over the shorter, ``max_bytes`` the size of the file.
     """
 
     alpha: Literal["white", "refuse"] = "white"
@@ -73,10 +74,10 @@ class ReadPolicy:
 class Picture:
     """One decoded picture.
 
-    ``pixels``: H x W x 3 RGB uint8 (uint16 only under ``depth="keep"``), upright, C-contiguous. ``verbatim``: the file's own
-    bytes are exactly this picture and nothing else (RGB, 8 bit, upright, opaque; no profile, EXIF, XMP, comment or trailer;
-    JPEG, PNG or WebP), so they may be published unchanged. ``format``: jpeg, png, webp, gif, bmp or tiff. ``notes``: sorted
-    words of ``NOTES``.
+    ``pixels``: H x W x 3 RGB uint8 (uint16 only under ``depth="keep"``), upright, C-contiguous. ``verbatim``:
+    the file's own bytes are exactly this picture and nothing else (RGB, 8 bit, upright, opaque; no profile,
+    EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be published unchanged. ``format``: jpeg,
+    png, webp, gif, bmp or tiff. ``notes``: sorted words of ``NOTES``.
     """
 
     pixels: Pixels
@@ -110,11 +111,13 @@ OPEN_ERRORS: Final[dict[int, str]] = {
 
 
 def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most ``limit`` bytes; links, pipes and devices are refused unread.
+    """Return the bytes of a regular file of at most ``limit`` bytes; links and pipes are refused unread.
 
     Raises ``Refused``: link, vanished, unreadable, not-a-regular-file, empty, file-too-big, name.
     """
     try:
+        if not hasattr(os, "O_NOFOLLOW") and Path(os.fsdecode(path)).is_symlink():
+            raise Refused("link")
         handle = os.open(path, OPEN_FLAGS)
     except ValueError as error:
         raise Refused("name", str(error)) from None
@@ -154,8 +157,8 @@ def read(path: bytes | str | Path, policy: ReadPolicy | None = None) -> Picture:
 def decode(data: bytes, policy: ReadPolicy | None = None) -> Picture:
     """Decode the bytes of one picture file strictly.
 
-    Raises ``Refused``: empty, not-an-image, truncated, corrupt, unsupported-format, unsupported-depth, non-finite,
-    too-many-pixels, too-small (narrower than the aspect limit), alpha, animated.
+    Raises ``Refused``: empty, not-an-image, truncated, corrupt, unsupported-format, unsupported-depth,
+    non-finite, too-many-pixels, too-small (narrower than the aspect limit), alpha, animated.
     """
     policy = policy or ReadPolicy()
     found = header(data)
@@ -185,7 +188,7 @@ def _check_size(found: Header, policy: ReadPolicy) -> None:
 
 
 def _decode_jpeg(data: bytes, found: Header) -> Pixels:
-    """Decode with every warning of the codec an error; junk between header segments and bad profiles are cut out first."""
+    """Decode with every warning an error; only junk between header segments and bad profiles are cut out."""
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError as error:
@@ -215,19 +218,22 @@ def _decode_opencv(found: Header, data: bytes) -> Pixels:
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
     except cv2.error as error:
         raise Refused("corrupt", str(error.err)[:200]) from None
-    if raw is None and found.format == "webp" and "first-frame" in found.notes:
-        raise Refused("animated", "this version of OpenCV reads no animated WebP")
+    if raw is None and "first-frame" in found.notes and not hasattr(cv2, "imreadanimation"):
+        raise Refused("animated", "OpenCV before 4.11 reads no animated WebP")
     if raw is None or raw.shape[:2] != (found.height, found.width):
         raise Refused("corrupt", "the decoder gave up")
     return raw
 
 
 def _decode_gif(data: bytes, found: Header) -> Pixels:
-    """Decode the first frame to BGR(A). By Pillow: OpenCV reads GIF only since 4.11, and then not all of them."""
+    """Decode the first frame to BGRA. By Pillow: OpenCV reads GIF only since 4.11, and then not every one."""
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=["GIF"]) as picture:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(data), formats=["GIF"]) as picture,
+        ):
             if picture.size != (found.width, found.height):
                 raise Refused("corrupt", "a frame larger than the screen")
             if getattr(picture, "is_animated", False):
@@ -252,7 +258,7 @@ def _quiet() -> None:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere: libpng and libtiff inside OpenCV write warnings there, past every log level."""
+    """Send descriptor 2 to nowhere: libpng and libtiff in OpenCV write warnings there, past any log level."""
     with _STDERR:
         try:
             saved = os.dup(2)
@@ -271,7 +277,7 @@ def _silent_stderr() -> Iterator[None]:
 
 # ---- to 8-bit (or 16-bit) RGB
 def _to_rgb(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
-    """Bring decoded samples (grey, BGR or BGRA; uint8, uint16 or float32) to opaque RGB of the wanted depth."""
+    """Bring decoded samples (grey, BGR, BGRA; uint8, uint16, float32) to opaque RGB of the wanted depth."""
     if raw.dtype == np.float32:
         raw = _from_float(raw)
     if raw.dtype not in (np.uint8, np.uint16):
@@ -337,9 +343,10 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 # ---- encoding
 def encode(pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int = 95) -> bytes:
-    """Return the bytes of a file holding ``pixels`` (H x W grey or H x W x 3 RGB; uint8, for PNG also uint16 and H x W x 4).
+    """Return a file holding ``pixels``: H x W grey or H x W x 3 RGB uint8; PNG also uint16 and H x W x 4.
 
-    PNG is lossless and ignores ``quality``. JPEG keeps full chroma resolution (4:4:4). WebP is lossless at quality 100.
+    PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4). WebP is
+    lossless at 100. Raises ``ValueError`` where the format cannot hold the array.
     """
     if format == "png":
         return encode_png(pixels)
@@ -366,9 +373,10 @@ Fit = Literal["crop", "pad", "stretch", "error"]
 def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
     """Bring a picture to ``size`` (width, height).
 
-    ``crop`` scales it to cover the frame and cuts the centre; ``pad`` scales it to fit inside and reflects its border
-    (no invented colour; edge pixels not repeated); ``stretch`` ignores the aspect; ``error`` raises ``Refused("size")``
-    where the size differs. Area averaging downwards, bicubic upwards. The same array comes back if it already fits.
+    ``crop`` scales it to cover the frame and cuts the centre; ``pad`` scales it to fit inside and reflects
+    its border (no invented colour, edge pixels not repeated); ``stretch`` ignores the aspect; ``error``
+    raises ``Refused("size")``. Area averaging downwards, bicubic upwards. The same array comes back if it
+    fits already.
     """
     height, width = pixels.shape[:2]
     if (width, height) == size:
@@ -405,11 +413,12 @@ def _frame(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 # ---- colour
-LAB_CENTRE: Final = 128
+LAB_SHIFT, LAB_SCALE = np.array([0, 128, 128], np.float32), np.array([655.35, 257, 257], np.float32)
+RANGE_CENTRE, RANGE_SCALE = np.array([127.5, 128, 128], np.float32), np.array([127.5, 110, 110], np.float32)
 
 
 def rgb_to_lab8(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert H x W x 3 RGB to 8-bit CIE L*a*b* (D65) by OpenCV's convention: L x 255 / 100, a + 128, b + 128."""
+    """Convert RGB to 8-bit CIE L*a*b* (D65) by OpenCV's convention: L x 255 / 100, a + 128, b + 128."""
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab), np.uint8)
 
 
@@ -418,39 +427,28 @@ def lab8_to_rgb(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), np.uint8)
 
 
+def rgb_to_lab16(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Convert RGB to 16-bit Lab, L x 65535 / 100, (a + 128) x 257, (b + 128) x 257: back within one level."""
+    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    return np.asarray(np.rint((lab + LAB_SHIFT) * LAB_SCALE), np.uint16)
+
+
+def lab16_to_rgb(lab: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Undo ``rgb_to_lab16``; colours outside sRGB are clipped."""
+    pixels = cv2.cvtColor(lab / LAB_SCALE - LAB_SHIFT, cv2.COLOR_Lab2RGB)
+    return np.asarray(np.rint(np.clip(pixels, 0, 1) * 255), np.uint8)
+
+
 def lab8_to_range(lab: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale 8-bit Lab to the networks' range: L / 50 - 1 in [-1, 1], a and b / 110."""
-    scaled = lab.astype(np.float32)
-    scaled[..., 0] = scaled[..., 0] / 127.5 - 1
-    scaled[..., 1:] = (scaled[..., 1:] - LAB_CENTRE) / 110
-    return scaled
+    """Scale 8-bit Lab, H x W x 3, to the networks' range: L / 50 - 1 in [-1, 1], a / 110, b / 110."""
+    return (lab - RANGE_CENTRE) / RANGE_SCALE
 
 
 def range_to_lab8(scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Undo ``lab8_to_range``, rounded and clipped to 0..255."""
-    lab = scaled.astype(np.float32, copy=True)
-    lab[..., 0] = (lab[..., 0] + 1) * 127.5
-    lab[..., 1:] = lab[..., 1:] * 110 + LAB_CENTRE
-    return np.clip(np.rint(lab), 0, 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(scaled * RANGE_SCALE + RANGE_CENTRE, 0, 255)), np.uint8)
 
 
 def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the H x W luma of RGB pixels (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), 0..255."""
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def rgb_to_lab16(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Return sRGB as 16-bit Lab (D65): L x 655.35, (a + 128) x 257, (b + 128) x 257; back within one level."""
-    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    lab = (lab + _LAB16_SHIFT) * _LAB16_SCALE
-    return np.clip(np.rint(lab, out=lab), 0, 65535).astype(np.uint16)
-
-
-def lab16_to_rgb(lab: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Return 16-bit Lab (see ``rgb_to_lab16``) as sRGB, what lies outside of it clipped."""
-    rgb = cv2.cvtColor(lab.astype(np.float32) / _LAB16_SCALE - _LAB16_SHIFT, cv2.COLOR_Lab2RGB) * 255
-    return np.clip(np.rint(rgb, out=rgb), 0, 255).astype(np.uint8)
-
-
-_LAB16_SHIFT: Final = np.array([0, 128, 128], np.float32)
-_LAB16_SCALE: Final = np.array([655.35, 257, 257], np.float32)
