@@ -1,7 +1,7 @@
 """Corpora to batches: which pictures a step sees, read and brought onto the device.
 
-A run's position is one integer, the step: ``Plan`` says from it which pictures come, in what order and how augmented. Whether
-pictures come from memory, from disk or from worker processes changes nothing.
+A run's position is one integer, the step: ``Plan`` says from it which pictures come, in what order and how
+augmented. Whether pictures come from memory, from disk or from worker processes changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,7 +40,8 @@ HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
 # ---------------------------------------------------------------------------------------- pictures
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """One split of several corpora, as one sequence of pairs of one size: corpus after corpus, each sorted by key.
+    """One split of several corpora, as one sequence of pairs of one size: corpus after corpus, each sorted by
+    key.
 
     ``counts`` holds the number of pairs of each corpus; ``size`` is (height, width).
     """
@@ -54,7 +55,9 @@ class PairSet:
         return len(self.pairs)
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
-        """Return input and target of one pair, H x W x 3 RGB uint8; CorpusError where they are not of the run's size."""
+        """Return input and target of one pair, H x W x 3 RGB uint8; CorpusError where they are not of the
+        run's size.
+        """
         return read_pair(*self.pairs[index], self.size, self.swapped)
 
     @property
@@ -73,7 +76,8 @@ class PairSet:
 def open_pairs(config: RunConfig, split: str) -> PairSet | None:
     """Return the pairs of a split of a run's corpora, None where no corpus has it.
 
-    Raises CorpusError where a corpus cannot be used, UsageError where sizes differ or a colour space is not supported.
+    Raises CorpusError where a corpus cannot be used, UsageError where sizes differ or a colour space is not
+    supported.
     """
     found = [_pairs_of(Path(choice.path), split, config.limit) for choice in config.corpora]
     pairs = [both for part in found for both in part]
@@ -104,7 +108,7 @@ def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
 def read_pair(
     corpus: Corpus, pair: Pair, size: tuple[int, int], swapped: bool = False
 ) -> tuple[Pixels, Pixels]:
-    """Return input and target, H x W x 3 RGB uint8; CorpusError where one is not of ``size`` (height, width)."""
+    """Return input and target, H x W x 3 RGB uint8; CorpusError where one is not of this (height, width)."""
     halves = _halves(corpus, pair, swapped)
     for pixels, path in zip(halves, (pair.input, pair.target), strict=True):
         if pixels.shape[:2] != size:
@@ -185,9 +189,9 @@ def free_memory() -> int:
 class Plan:
     """Which pairs each step sees, from the step's number alone.
 
-    An epoch draws as many pairs as the corpora hold together, of each corpus the share that its weight has in the sum of weights
-    (all weights equal: the same number from each). Within a corpus no pair comes twice before all came once. The last pairs
-    that do not fill a batch are left out; each epoch leaves out others.
+    An epoch draws as many pairs as the corpora hold together, of each corpus the share that its weight has in
+    the sum of weights (all weights equal: the same number from each). Within a corpus no pair comes twice
+    before all came once. The last pairs that do not fill a batch are left out; each epoch leaves out others.
     """
 
     counts: tuple[int, ...]
@@ -290,10 +294,12 @@ class _Numbers(Sampler[int]):
         return len(self.numbers)
 
 
-def steps(plan: Plan, store: Store, numbers: range, flip: bool, workers: int) -> Iterator[Raw]:
-    """Yield the pictures of the steps ``numbers``; with ``workers`` that many processes read ahead, through all epochs.
+def steps(plan: Plan, store: Store, numbers: range, flip: bool, workers: int) -> Generator[Raw, None, None]:
+    """Yield the pictures of the steps ``numbers``; with ``workers`` that many processes read ahead, through
+    all epochs.
 
-    The workers have a generator of their own, draw nothing, leave signals to their parent and end when it is gone.
+    The workers have a generator of their own, draw nothing, leave signals to their parent and end when it is
+    gone.
     """
     data = _Steps(plan, store, flip)
     if not workers:

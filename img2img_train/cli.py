@@ -1,4 +1,6 @@
-"""``img2img-train``: parse, call, print. Torch is imported by the commands that need it, never on the way to --help."""
+"""``img2img-train``: parse, call, print. Torch is imported by the commands that need it, never on the way to
+--help.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +54,12 @@ def group() -> None:
       img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian corpora/resize --out scores
       img2img-train translate runs/l2 photos/ restored/
 
-    Without the name of a command it trains: 'img2img-train fit --help' lists the settings. A run that was interrupted goes on,
-    exactly, when the same command is given again.
+    Without the name of a command it trains: 'img2img-train fit --help' lists the settings. A run that was
+    interrupted goes on, exactly, when the same command is given again.
 
     \b
-    Exit codes: 0 done; 1 could not finish; 2 wrong option, recipe, checkpoint, or folder in use; 3 training diverged;
-    129 / 130 / 143 ended by a signal, with a checkpoint.
+    Exit codes: 0 done; 1 could not finish; 2 wrong option, recipe, checkpoint, or folder in use;
+    3 training diverged; 129 / 130 / 143 ended by a signal, with a checkpoint.
     """
 
 
@@ -79,7 +81,8 @@ def _run_config() -> Sequence[type[BaseModel]]:
 def fit(
     corpora: tuple[str, ...], recipe: Path | None, dry_run: bool, report: bool, settings: dict[str, object]
 ) -> None:
-    """Train on one or several corpora; a corpus is a folder made by img2img-data, or one that pix2pix would take.
+    """Train on one or several corpora; a corpus is a folder made by img2img-data, or one that pix2pix would
+    take.
 
     \b
     Example:
@@ -122,29 +125,26 @@ def _outcome(result: Result) -> str:
 
 
 def _finish(config: RunConfig, result: Result, display: Display) -> Path:
-    """Score a finished run on the test split of its corpora, or else the validation split, and write its report."""
+    """Score a finished run on the test split of its corpora, or else the validation split, and write its
+    report.
+    """
     from img2img_data.corpus import open_corpus
-    from img2img_train import evaluate
+    from img2img_train.evaluate import evaluate_run, verdict
     from img2img_train.report import write_run_report
 
-    folder = result.folder
-    if result.already and folder.report.exists():
+    folder, wanted = result.folder, ("test", config.validation_split)
+    if result.already and folder.is_reported():
         return folder.report
     for choice in config.corpora:
-        splits = open_corpus(choice.path).splits
-        split = next((name for name in ("test", config.validation_split) if name in splits), None)
+        name, splits = printable(choice.path), open_corpus(choice.path).splits
+        split = next((split for split in wanted if split in splits), None)
         if split is None:
-            display.line(
-                f"not scored on '{printable(choice.path)}': it has neither split test nor {config.validation_split}"
-            )
+            display.line(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
             continue
-        display.begin(f"scoring on {printable(choice.path)}", 0)
-        cell = evaluate.evaluate_run(
-            folder.root, Path(choice.path), split, config.device, config.batch, lambda done, total, name: None
-        )
-        gain = cell.gain["psnr"]
-        said = evaluate.verdict(gain, cell.gain_interval["psnr"])
-        click.echo(f"'{printable(choice.path)}' {split}: PSNR {cell.scores['psnr']:.2f} dB, {said}")
+        follow = _following(display, f"scoring on {name}")
+        cell = evaluate_run(folder.root, Path(choice.path), split, config.device, config.batch, follow)
+        said = verdict(cell.gain["psnr"], cell.gain_interval["psnr"])
+        click.echo(f"'{name}' {split}: PSNR {cell.scores['psnr']:.2f} dB, {said}")
     return write_run_report(folder.root)
 
 
@@ -212,20 +212,20 @@ def evaluate(
     with Display() as display:
         matrix = evaluate_matrix(runs, corpora, split, device, batch, _following(display))
         for cell in matrix.cells:
-            scores = f"PSNR {cell.scores['psnr']:.2f} dB, nothing {cell.nothing['psnr']:.2f}, gain {cell.gain['psnr']:+.2f}"
-            click.echo(
-                f"{printable(cell.run)} on {printable(cell.corpus)}: {scores}  ({cell.pictures:,} pictures)"
-            )
+            made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
+            name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
+            click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
         click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
 
 
-def _following(display: Display) -> Callable[[int, int, str], None]:
-    shown = [""]
+def _following(display: Display, title: str = "scoring") -> Callable[[int, int, str], None]:
+    begun = False
 
     def follow(done: int, total: int, name: str) -> None:
-        if not shown[0]:
-            display.begin("scoring", total)
-        shown[0] = name
+        nonlocal begun
+        if not begun:
+            display.begin(title, total)
+            begun = True
         display.advance(done)
 
     return follow

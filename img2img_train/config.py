@@ -140,7 +140,8 @@ def read_page(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path | str) -> dict[str, Any]:
     """Return the section ``run`` of a YAML recipe, unchecked but for its keys and values by RunConfig.
 
-    The other sections belong to other commands. Raises UsageError naming the key, and the nearest one there is.
+    The other sections belong to other commands. Raises UsageError naming the key, and the nearest one there
+    is.
     """
     import yaml
 
@@ -169,7 +170,7 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
 
 
 def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of a recipe's values overridden by the command line's, with ``out`` filled in."""
+    """Return the configuration of a recipe overridden by the command line, with ``out`` filled in."""
     values = {**recipe, **settings}
     if not values.get("corpora"):
         raise UsageError(

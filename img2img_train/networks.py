@@ -1,4 +1,5 @@
-"""The networks. A ``NetworkSpec`` describes one; ``build`` makes it, so a checkpoint can rebuild what it holds.
+"""The networks. A ``NetworkSpec`` describes one; ``build`` makes it, so a checkpoint can rebuild what it
+holds.
 
 Adding one: write a module that takes a ``NetworkSpec``, and give it a row in ``NETWORKS``.
 """
@@ -71,10 +72,11 @@ def _out(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Autoencoder(nn.Module):
-    """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), batch norm on the last three, and as many transposed back.
+    """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), batch norm on the last three, and as many transposed
+    back.
 
-    N x inputs x H x W in [-1, 1] to N x outputs x H x W in (-1, 1); H and W multiples of 16. After DCGAN (Radford, Metz,
-    Chintala 2016).
+    N x inputs x H x W in [-1, 1] to N x outputs x H x W in (-1, 1); H and W multiples of 16. After DCGAN
+    (Radford, Metz, Chintala 2016).
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -94,9 +96,11 @@ class Autoencoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """The autoencoder with skips: each level of the way back also sees what the same level saw on the way down.
+    """The autoencoder with skips: each level of the way back also sees what the same level saw on the way
+    down.
 
-    Shapes and ranges as ``Autoencoder``. After Ronneberger, Fischer, Brox (2015), with concatenation as there.
+    Shapes and ranges as ``Autoencoder``. After Ronneberger, Fischer, Brox (2015), with concatenation as
+    there.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -143,7 +147,8 @@ NETWORKS: Final[dict[str, Network]] = {
 
 
 def build(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
-    """Return the network of a spec on the CPU; with a ``seed`` its weights are drawn, without they are arbitrary.
+    """Return the network of a spec on the CPU; with a ``seed`` its weights are drawn, without they are
+    arbitrary.
 
     Weights of convolutions N(0, 0.02), of norms N(1, 0.02), biases 0. The global generator is not touched.
     """

@@ -37,7 +37,9 @@ class Phase:
 
 
 class Objective(BaseModel):
-    """What every objective is. A step calls ``forward`` once, then ``losses`` and ``after`` for each phase in turn."""
+    """What every objective is. A step calls ``forward`` once, then ``losses`` and ``after`` for each phase in
+    turn.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

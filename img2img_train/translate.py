@@ -30,9 +30,11 @@ class Translated:
 
 
 def list_pictures(source: Path) -> tuple[bytes, list[bytes]]:
-    """Return a folder and the paths of its pictures relative to it, sorted; of a file, its folder and its name.
+    """Return a folder and the paths of its pictures relative to it, sorted; of a file, its folder and its
+    name.
 
-    Hidden files and folders are passed over, links to folders are not followed. UsageError where there is no picture.
+    Hidden files and folders are passed over, links to folders are not followed. UsageError where there is no
+    picture.
     """
     if source.is_dir():
         root = os.fsencode(source)
@@ -66,8 +68,9 @@ def translate(
 ) -> Translated:
     """Restore a picture, or all pictures of a folder, into ``out`` as PNG files in the same folders.
 
-    A picture that cannot be read is a row in ``out/rejected.jsonl``, as in a corpus. Equal inputs give equal bytes; an existing
-    output is written again. UsageError where the source holds no picture or ``out`` cannot be written.
+    A picture that cannot be read is a row in ``out/rejected.jsonl``, as in a corpus. Equal inputs give equal
+    bytes; an existing output is written again. UsageError where the source holds no picture or ``out`` cannot
+    be written.
     """
     root, paths = list_pictures(source)
     keys, done, rows = Keys(paths), Translated(out), []

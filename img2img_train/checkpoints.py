@@ -1,0 +1,240 @@
+"""One checkpoint, one file: tensors, a description of the model, a digest.
+
+It is a safetensors file (https://github.com/huggingface/safetensors) whose header holds the description as
+JSON and the SHA-256 of all tensors. Reading it runs no code, and refuses whatever is damaged in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, Final, Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from img2img_data.errors import CheckpointError, Img2ImgError, printable
+from img2img_data.fields import build_model
+from img2img_train.config import RunConfig
+from img2img_train.networks import NetworkSpec
+
+LARGEST_HEADER: Final = 16 << 20
+DESCRIPTION: Final = "img2img"
+DIGEST: Final = "sha256"
+ANOTHER: Final = "use another one"
+
+Tensors: TypeAlias = dict[str, Tensor]
+
+
+class Progress(BaseModel):
+    """Where a run is.
+
+    ``reported`` is the last step whose end of epoch is written, ``sums`` are the losses since then,
+    ``log_bytes`` is the length of the log at that time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = Field(default=0, ge=0)
+    pictures: int = Field(default=0, ge=0)
+    reported: int = Field(default=0, ge=0)
+    sums: dict[str, float] = {}
+    best_psnr: float | None = None
+    best_step: int | None = None
+    log_bytes: int = Field(default=0, ge=0)
+
+
+class Description(BaseModel):
+    """What a checkpoint says of itself: enough to rebuild and use it. ``size`` is height and width in
+    training.
+
+    ``complete`` means that training can go on from it; without it there are networks alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    complete: bool
+    generator: str
+    networks: dict[str, NetworkSpec] = Field(min_length=1, max_length=16)
+    colour: Literal["rgb"] = "rgb"
+    value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
+    size: tuple[int, int]
+    versions: dict[str, str]
+    config: dict[str, Any]
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as read; tensors on the CPU: ``network/NAME/KEY``, ``optimizer/PHASE/NUMBER/SLOT``,
+    ``rng/DEVICE``.
+    """
+
+    path: Path
+    about: Description
+    tensors: Tensors
+
+    def part(self, prefix: str) -> Tensors:
+        """Return the tensors under a prefix, without it."""
+        return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
+
+    def config(self) -> RunConfig:
+        """Return the configuration of its run; CheckpointError where this program does not know it."""
+        try:
+            return build_model(RunConfig, self.about.config, f"checkpoint '{printable(str(self.path))}'")
+        except Img2ImgError as error:
+            raise CheckpointError(str(error)) from None
+
+
+# ----------------------------------------------------------------------------------------- writing
+def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file beside its place, on the disk for sure, and rename it; its folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def write_checkpoint(path: Path, tensors: Tensors, about: Description) -> None:
+    """Write a checkpoint, whole or not at all; equal contents give equal bytes. CheckpointError where not
+    finite.
+    """
+    from safetensors.torch import save
+
+    _check_finite(path, tensors, "not written: ", "lower --lr")
+    file = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    (length,) = struct.unpack("<Q", file[:8])
+    header, payload = json.loads(file[8 : 8 + length]), memoryview(file)[8 + length :]
+    description = json.dumps(about.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+    header["__metadata__"] = {DESCRIPTION: description, DIGEST: sha256(payload).hexdigest()}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    write_file(path, [struct.pack("<Q", len(text)), text, payload])
+
+
+def _check_finite(path: Path, tensors: Tensors, before: str, way_out: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError("checkpoint", path, f"{before}{printable(name)} is not finite", way_out)
+
+
+# ----------------------------------------------------------------------------------------- reading
+def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
+    """Return a checkpoint, of its tensors those under ``prefix``; CheckpointError whatever is wrong."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        about, names = _read_description(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefix)}
+    except OSError as error:
+        raise CheckpointError(
+            "checkpoint", path, error.strerror or "cannot be read", "check the path"
+        ) from None
+    except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
+        why = printable(str(error).partition("\n")[0])[:200]
+        raise CheckpointError("checkpoint", path, f"is damaged ({why})", ANOTHER) from None
+    _check_finite(path, tensors, "", "use an earlier one")
+    return Checkpoint(path, about, tensors)
+
+
+def _read_description(path: Path) -> tuple[Description, list[str]]:
+    if path.exists() and not path.is_file():
+        raise CheckpointError("checkpoint", path, "is not a file", "give a checkpoint or the folder of a run")
+    with path.open("rb") as file:
+        header = _read_header(path, file)
+        said = header.pop("__metadata__", None)
+        if not isinstance(said, dict) or not {DESCRIPTION, DIGEST} <= said.keys():
+            names = ", ".join(sorted(map(printable, header))[:3]) or "no tensors"
+            why = f"was not written by img2img-train: it has no description (and holds {names})"
+            raise CheckpointError("checkpoint", path, why, "give a checkpoint of a run")
+        digest = sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != said[DIGEST]:
+        raise CheckpointError("checkpoint", path, "is damaged: its SHA-256 does not agree", ANOTHER)
+    try:
+        return Description.model_validate_json(said[DESCRIPTION]), list(header)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = printable(".".join(map(str, first["loc"])) or "description")
+        why = f"describes a model not known here ({where}: {printable(str(first['msg']))})"
+        raise CheckpointError("checkpoint", path, why, "update, or use another one") from None
+
+
+def _read_header(path: Path, file: IO[bytes]) -> dict[str, Any]:
+    start, size = file.read(8), path.stat().st_size
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= min(LARGEST_HEADER, size - 8):
+        why = "is no safetensors file (pickles such as .pt and .pth are never loaded)" if size else "is empty"
+        raise CheckpointError("checkpoint", path, why, "give a checkpoint of a run")
+    try:
+        header = json.loads(file.read(length))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointError("checkpoint", path, "is damaged: its header is not JSON", ANOTHER)
+    return header
+
+
+# ------------------------------------------------------------------------------------------ filling
+def fill_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
+    """Copy tensors into a network; CheckpointError names the first that is missing, unexpected or of another
+    shape.
+    """
+    wanted = network.state_dict()
+    for name in [*wanted, *tensors]:
+        shapes = [tuple(t[name].shape) if name in t else None for t in (tensors, wanted)]
+        if shapes[0] != shapes[1]:
+            found, needed = (f"is {s}" if s is not None else "is missing" for s in shapes)
+            why = f"does not fit its network: {printable(name)} {found}, in the network it {needed}"
+            raise CheckpointError("checkpoint", path, why, ANOTHER)
+    network.load_state_dict(tensors)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return the state of an optimizer, named ``NUMBER/SLOT`` by the number of the parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}/{slot}": value for number, slots in state.items() for slot, value in slots.items()}
+
+
+def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:
+    """Give an optimizer its state back, each tensor laid out in memory as its parameter: fused updates rely
+    on it.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, slot = name.partition("/")
+        if not number.isdigit() or int(number) >= len(parameters):
+            raise CheckpointError(
+                "checkpoint", path, f"does not fit its optimizer: {printable(name)}", ANOTHER
+            )
+        like = parameters[int(number)]
+        if tensor.shape == like.shape and tensor.ndim:
+            tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
+        state.setdefault(int(number), {})[slot] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
