@@ -116,7 +116,8 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
 
 def is_picture_name(name: bytes) -> bool:
     """Tell whether a name ends in a picture's extension."""
-    return name.rpartition(b".")[2].lower() in PICTURE_EXTENSIONS
+    _, dot, extension = name.rpartition(b".")
+    return bool(dot) and extension.lower() in PICTURE_EXTENSIONS
 
 
 # --------------------------------------------------------------------------------------------- wiki
@@ -247,7 +248,7 @@ class _Entries:
 
 
 # --------------------------------------------------------------------------- MATLAB's .mat, v5 to v7
-_MAX_MAT_BYTES: Final = 512 << 20
+_MAX_MAT_BYTES: Final = 256 << 20  # imdb.mat unpacks to about 140
 _MAX_ARRAYS: Final = 4_000_000  # one for each cell; the 460,723 rows of imdb.mat have 1.4 million
 _MAX_DEPTH: Final = 8
 
@@ -257,6 +258,9 @@ _FLAGS: Final = 6
 _SIZES: Final = 5
 _CELL: Final = 1
 _STRUCT: Final = 2
+_TEXT: Final = 4
+_UTF16: Final = frozenset({4, 17})
+_SURROGATES: Final = bytes(range(0xD8, 0xE0))
 _PLAIN_CLASSES: Final = frozenset({4, *range(6, 16)})  # text and numbers; 5 would be sparse
 _COMPLEX: Final = 0x0800
 _ITEM_SIZES: Final[Mapping[int, int]] = {
@@ -328,12 +332,14 @@ def _load_struct(mat: Path, names: Sequence[str]) -> Any:
         data = opened.read(_MAX_MAT_BYTES + 1)
     order = _byte_order(data)
     name, element = _find_variable(data, order, names)
-    _MatCheck(element, order).check(8, len(element))
+    content = bytearray(data[:128]) + element
+    _MatCheck(content, order).check(136, len(content))
+    load: Any = loadmat  # its stubs know neither open files nor codecs
+    codec = "utf-16-le" if order == "<" else "utf-16-be"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            file = io.BytesIO(data[:128] + element)
-            loaded = loadmat(file, variable_names=[name])[name]  # type: ignore[arg-type]
+            loaded = load(io.BytesIO(content), variable_names=[name], uint16_codec=codec)[name]
         record = loaded.ravel()[0]
     except Exception as error:  # scipy raises whatever it trips over
         raise _BadMat(f"is damaged ({type(error).__name__} in '{name}')") from None
@@ -388,7 +394,7 @@ def _unpacked(packed: bytes, limit: int, whole: bool = False) -> bytes:
     return data
 
 
-def _tag(data: bytes, order: str, at: int, limit: int) -> tuple[int, int, int, int]:
+def _tag(data: bytes | bytearray, order: str, at: int, limit: int) -> tuple[int, int, int, int]:
     """Return type, start and end of the element at ``at``, and the next one's place; it ends by ``limit``."""
     if at + 8 > limit:
         raise _BadMat("is cut short")
@@ -405,10 +411,11 @@ def _tag(data: bytes, order: str, at: int, limit: int) -> tuple[int, int, int, i
 class _MatCheck:
     """Walks through a variable of a .mat and finds whether it holds as much as it declares.
 
-    Cells, structs, text and real numbers pass; objects, functions, sparse and complex arrays do not.
+    Cells, structs, text and real numbers pass; objects, functions, sparse and complex arrays do not. Halves
+    of surrogate pairs in UTF-16 text become U+FFFD, for scipy counts characters where there are two units.
     """
 
-    data: bytes
+    data: bytes | bytearray
     order: str
     arrays: int = 0
 
@@ -430,6 +437,8 @@ class _MatCheck:
             numbers, start, end, _ = _tag(self.data, self.order, at, limit)
             if count * _ITEM_SIZES.get(numbers, limit + 1) > end - start:
                 raise _BadMat("is damaged (an array with fewer items than it declares)")
+            if kind == _TEXT and numbers in _UTF16:
+                self._mend_text(start, end)
         else:
             raise _BadMat("holds arrays of a class that no such list has")
 
@@ -447,6 +456,13 @@ class _MatCheck:
             raise _BadMat("is damaged (an array of negative size)")
         _, start, end, after = _tag(self.data, self.order, after, limit)
         return flags, math.prod(sizes), self.data[start : min(end, start + 64)].decode("latin-1"), after
+
+    def _mend_text(self, start: int, end: int) -> None:
+        high = self.data[start + (self.order == "<") : end : 2]
+        if len(high.translate(None, _SURROGATES)) < len(high):
+            for number, byte in enumerate(high):
+                if byte in _SURROGATES:
+                    struct.pack_into(self.order + "H", self.data, start + 2 * number, 0xFFFD)
 
     def _fields(self, at: int, limit: int) -> tuple[int, int]:
         """Return how many fields a struct has, and where its values begin."""
