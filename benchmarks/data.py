@@ -8,7 +8,7 @@ PHOTOS is any folder of JPEG photos; the pictures measured on are cut from them.
     naive    a Pillow loop: open, GaussianBlur, save as PNG (on a tenth of the pictures)
     opencv   imread, GaussianBlur, imwrite under joblib, one picture a task
     ours     img2img-data blur as a whole process, from start to the last byte of the manifests
-    limit    bare forked processes that only read, decode, blur, encode and write, with the fastest codecs here
+    limit    bare forked processes that only read, decode, blur, encode and write, by the fastest codecs
 
 The figures are pictures per second, medians over the rounds; "ours" includes its start-up, which is also
 shown apart (the same command on four pictures).
@@ -40,8 +40,11 @@ COMMAND = [sys.executable, "-m", "img2img_data.cli"]
 def make_pictures(photos: Path, out: Path, count: int, side: int) -> list[Path]:
     """Cut ``count`` crops of ``side`` pixels out of the photos and save them as JPEG, quality 92."""
     files = sorted(p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"} and p.is_file())
-    big = [p for p in map(lambda f: cv2.imdecode(np.fromfile(f, np.uint8), 1), files[:: max(1, len(files) // 400)])
-           if p is not None and min(p.shape[:2]) >= side]
+    big = [
+        p
+        for p in (cv2.imdecode(np.fromfile(f, np.uint8), 1) for f in files[:: max(1, len(files) // 400)])
+        if p is not None and min(p.shape[:2]) >= side
+    ]
     rng, made = np.random.default_rng(0), []
     out.mkdir(parents=True)
     for number in range(count):
@@ -76,7 +79,16 @@ def opencv(paths: Sequence[Path], out: Path) -> int:
 
 
 def ours(paths: Sequence[Path], out: Path) -> int:
-    command = [*COMMAND, "blur", str(paths[0].parent), str(out / "corpus"), "--kind", "gaussian", "--jobs", str(JOBS)]
+    command = [
+        *COMMAND,
+        "blur",
+        str(paths[0].parent),
+        str(out / "corpus"),
+        "--kind",
+        "gaussian",
+        "--jobs",
+        str(JOBS),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return len(paths)
 
@@ -142,8 +154,9 @@ def rate(way: Callable[[Sequence[Path], Path], int], paths: Sequence[Path], work
     return done / (time.perf_counter() - began)
 
 
-def compare(ways: Sequence[Callable[[Sequence[Path], Path], int]], paths: Sequence[Path], work: Path,
-            rounds: int) -> dict[str, float]:
+def compare(
+    ways: Sequence[Callable[[Sequence[Path], Path], int]], paths: Sequence[Path], work: Path, rounds: int
+) -> dict[str, float]:
     rates: dict[str, list[float]] = {way.__name__: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
@@ -161,7 +174,9 @@ def start_up(paths: Sequence[Path], work: Path, rounds: int) -> float:
 def photos(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     paths = make_pictures(args.photos, work / "photos", args.count, 256)
     found = compare([naive, opencv, ours, limit], paths, work, args.rounds)
-    return _with_ratios("256 px photos", args.count, found) | {"start_up_s": round(start_up(paths, work, 3), 2)}
+    return _with_ratios("256 px photos", args.count, found) | {
+        "start_up_s": round(start_up(paths, work, 3), 2)
+    }
 
 
 def faces(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -173,8 +188,12 @@ def combine(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     paths = make_pictures(args.photos, work / "one" / "inputs", args.count // 3, 256)
     shutil.copytree(work / "one" / "inputs", work / "one" / "other")
     found = compare([pillow_combine, our_combine], paths, work, args.rounds)
-    return {"what": "combine, 256 px", "count": len(paths), "per_second": _rounded(found),
-            "ours/naive": round(found["our_combine"] / found["pillow_combine"], 2)}
+    return {
+        "what": "combine, 256 px",
+        "count": len(paths),
+        "per_second": _rounded(found),
+        "ours/naive": round(found["our_combine"] / found["pillow_combine"], 2),
+    }
 
 
 def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -195,7 +214,9 @@ def _parent_peak(paths: Sequence[Path], work: Path) -> float:
     while process.poll() is None:
         try:
             text = Path(f"/proc/{process.pid}/status").read_text()
-            peak = max(peak, *(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM")), 0)
+            peak = max(
+                peak, *(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM")), 0
+            )
         except OSError:
             pass
         time.sleep(0.05)
@@ -207,7 +228,9 @@ def _rounded(found: dict[str, float]) -> dict[str, int]:
 
 
 def _with_ratios(what: str, count: int, found: dict[str, float]) -> dict[str, Any]:
-    ratios = {f"ours/{n}": round(found["ours"] / found[n], 2) for n in ("naive", "opencv", "limit") if n in found}
+    ratios = {
+        f"ours/{n}": round(found["ours"] / found[n], 2) for n in ("naive", "opencv", "limit") if n in found
+    }
     return {"what": what, "count": count, "per_second": _rounded(found), **ratios}
 
 
@@ -215,9 +238,13 @@ PARTS = {"photos": photos, "faces": faces, "combine": combine, "memory": memory}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, required=True, help="any folder of JPEG photos")
-    parser.add_argument("--count", type=int, default=6000, help="256 px pictures; five times as many of 64 px")
+    parser.add_argument(
+        "--count", type=int, default=6000, help="256 px pictures; five times as many of 64 px"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=PARTS, action="append")
     args = parser.parse_args()

@@ -20,8 +20,8 @@ import numpy as np
 from img2img_data import images
 from img2img_data.corpus import CORPUS_FILE, FORMAT, Kind, Layout, picture_rng, split_of, to_json_line
 from img2img_data.engine import Progress, refusal, run_plan, write_file
-from img2img_data.errors import Img2ImgError, Refused, UsageError, printable
-from img2img_data.folder import BuildFolder, Journal
+from img2img_data.errors import Refused, UsageError, printable
+from img2img_data.folder import BuildFolder
 from img2img_data.outcome import Outcome, Report
 from img2img_data.pairings import Pairing
 from img2img_data.plan import Plan, Task
@@ -55,7 +55,7 @@ class Source:
 
 
 def one_item(job: Job, task: Task) -> Outcome:
-    """Read, frame, pair and write one task. Whatever is wrong with its pictures is a row, not an exception."""
+    """Read, frame, pair and write one task. A picture's fault is a row, not an exception."""
     try:
         if task.refused:
             raise Refused(*task.refused)

@@ -48,7 +48,7 @@ class Degradation(BaseModel):
         """
         raise NotImplementedError
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: float) -> Image:
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Spoil one picture; shape and dtype stay, integers are rounded once, at the end.
 
         ``axes`` restricts a separable degradation to columns ("y") or rows ("x") of the picture.
@@ -82,7 +82,7 @@ class Gaussian(Degradation):
         """Return the fixed sigma."""
         return {"sigma": self.sigma}
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: float) -> Image:
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Blur with ``drawn["sigma"]``."""
         return blur_separably(image, drawn["sigma"], axes)
 
@@ -110,7 +110,7 @@ class RandomGaussian(Degradation):
             raise ValueError("a random degradation needs a generator")
         return {"sigma": float(rng.uniform(self.sigma_min, self.sigma_max))}
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: float) -> Image:
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Blur with ``drawn["sigma"]``."""
         return blur_separably(image, drawn["sigma"], axes)
 
@@ -126,7 +126,7 @@ class Resize(Degradation):
         """Return the fixed factor."""
         return {"factor": self.factor}
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: float) -> Image:
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Shrink by ``drawn["factor"]`` to at least one pixel a side, enlarge to the size it had."""
         height, width = image.shape[:2]
         small = (

@@ -47,11 +47,11 @@ REASONS: Final[dict[str, str]] = {
     "timeout": "took longer than the limit",
     "worker-died": "its worker process died twice on it",
 }
-"""Every reason for which a picture may be refused, with its meaning. The words are part of the corpus format."""
+"""Why a picture may be refused, and what each word means; the words are part of the corpus format."""
 
 
 def printable(text: str | bytes) -> str:
-    """Return a name safe to show: control, invisible and undecodable characters are escaped, the rest stays."""
+    """Return a name safe to show: control, invisible and undecodable characters escaped."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return "".join(
@@ -60,7 +60,7 @@ def printable(text: str | bytes) -> str:
 
 
 class Img2ImgError(Exception):
-    """A command cannot do what was asked; ``str()`` is the whole line for a person, ``exit_code`` the way to end."""
+    """A command cannot do what was asked; ``str()`` is the line for a person."""
 
     exit_code = 1
 

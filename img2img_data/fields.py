@@ -79,13 +79,21 @@ def option_for(name: str, field: FieldInfo) -> click.Option:
             [flag, name], multiple=True, type=_click_type(typing.get_args(plain)[0]), help=text
         )
     return click.Option(
-        [flag, name], type=_click_type(plain), default=None, help=shown + _range_of(field), callback=_member_of(plain)
+        [flag, name],
+        type=_click_type(plain),
+        default=None,
+        help=shown + _range_of(field),
+        callback=_member_of(plain),
     )
 
 
 def _member_of(annotation: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return the callback that turns the word chosen into the member of the Literal, which may be a number."""
-    members = {str(a): a for a in typing.get_args(annotation)} if typing.get_origin(annotation) is typing.Literal else {}
+    """Return the callback that turns a chosen word into the member of the Literal, maybe a number."""
+    members = (
+        {str(a): a for a in typing.get_args(annotation)}
+        if typing.get_origin(annotation) is typing.Literal
+        else {}
+    )
     return lambda context, option, value: members.get(value, value)
 
 
@@ -96,7 +104,7 @@ def _without_none(annotation: Any) -> Any:
     return annotation
 
 
-def _click_type(annotation: Any) -> click.ParamType:
+def _click_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal:
         return click.Choice([str(a) for a in typing.get_args(annotation)])
     return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)

@@ -137,8 +137,7 @@ class Gray(Filter):
         """Compare the spread of the colours around the one tone with the tolerance."""
         spread, chroma = tone_spread(_read(picture).pixels)
         if spread <= self.gray_tolerance and chroma <= MAX_TONE:
-            tone = "grey" if chroma < 2 else f"one tone of chroma {chroma:.1f}"
-            raise Refused(self.reason, f"{tone}, spread {spread:.2f}")
+            raise Refused(self.reason, f"chroma {chroma:.1f}, {spread:.2f} beside its one tone")
 
 
 def tone_spread(pixels: Pixels) -> tuple[float, float]:

@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ def _lock(folder: Path) -> int:
     in_use = FolderInUse(
         "folder", folder, "is in use by another run", "wait for it, or choose another folder"
     )
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         handle = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT)
@@ -186,7 +187,7 @@ class BuildFolder:
     def open_journal(self, count: int, still_good: Callable[[str, Row], int | None]) -> Journal:
         """Return the journal for ``count`` sources, holding what an earlier run finished.
 
-        ``still_good(manifest, row)`` gives the index that an earlier row has now, or None to do that source again.
+        ``still_good(manifest, row)`` gives the index that an earlier row has now, or None to do it again.
         """
         path, fresh = self.building / "journal.jsonl", self.building / "journal.tmp"
         with writing_to(path):

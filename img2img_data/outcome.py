@@ -77,6 +77,8 @@ class Report:
             ranked = sorted(self.refused.items(), key=lambda r: (-r[1], r[0]))
             out += [f"  {n:>7,}  {reason:<20} {REASONS[reason]}" for reason, n in ranked]
             rows = [json.loads(line) for _, line in self.shown if line]
-            out += [f"  {r['source']}: {r['reason']}" + (f", {r['detail']}" if r["detail"] else "") for r in rows]
+            out += [
+                f"  {r['source']}: {r['reason']}" + (f", {r['detail']}" if r["detail"] else "") for r in rows
+            ]
             out += ["  ..."] if self.refused.total() > len(rows) > 0 else []
         return out + [f"warning: {w}" for w in self.warnings]

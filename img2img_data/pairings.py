@@ -68,7 +68,7 @@ class Degrade(Pairing):
     def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
         """Draw, then apply; the target is the very array that came in."""
         drawn = self.degradation.draw(rng)
-        return Made(self.degradation.apply(pictures[0], **drawn), pictures[0], drawn, {})
+        return Made(self.degradation.apply(pictures[0], "yx", **drawn), pictures[0], drawn, {})
 
     def settings(self) -> dict[str, Any]:
         """Name the kind of degradation beside its parameters."""
@@ -85,18 +85,25 @@ class Combine(Pairing):
 
 
 class Colorize(Pairing):
-    """Input: the L plane. Target: the Lab picture (D65, sRGB; OpenCV's 8-bit convention L*255/100, a+128, b+128)."""
+    """Input: the L plane. Target: the Lab picture (D65; 8 bit: L*255/100, a+128, b+128)."""
 
     colour: ClassVar[Colour] = "lab"
     bits: Literal[8, 16] = Field(8, description="bits per Lab sample; 16 comes back within one level")
 
     def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
         """Convert, and measure what the way there and back costs."""
-        lab = images.rgb_to_lab8(pictures[0]) if self.bits == 8 else images.rgb_to_lab16(pictures[0])
-        back = images.lab8_to_rgb(lab) if self.bits == 8 else images.lab16_to_rgb(lab)
+        there, back_again = _LAB[self.bits]
+        lab = there(pictures[0])
+        back = back_again(lab)
         error = np.abs(back.astype(np.int16) - pictures[0])
         measured = {"round_trip_max": float(error.max()), "round_trip_mean": round(float(error.mean()), 4)}
         return Made(np.ascontiguousarray(lab[..., 0]), lab, {}, measured)
+
+
+_LAB: Final[dict[int, tuple[Callable[[Pixels], Pixels], Callable[[Pixels], Pixels]]]] = {
+    8: (images.rgb_to_lab8, images.lab8_to_rgb),
+    16: (images.rgb_to_lab16, images.lab16_to_rgb),
+}
 
 
 class Keep(Pairing):
@@ -203,7 +210,7 @@ _CUHK: Final = re.compile(r"(?P<folder>.*/)?(?P<sex>[fm])(?:2)?-(?P<number>\d+)-
 
 
 def _by_cuhk(settings: MatchSettings) -> tuple[Identify, Identify]:
-    """Names of the CUHK student set: f-005-01 with F2-005-01-sz1 (training), m-001-01 with m-001-01-sz1 (test)."""
+    """Names of the CUHK student set: f-005-01, F2-005-01-sz1 (training), m-001-01-sz1 (test)."""
 
     def identify(path: bytes) -> str | None:
         found = _CUHK.fullmatch(_stem(path))

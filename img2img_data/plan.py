@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from img2img_data.corpus import Keys, Kind, digest
 from img2img_data.pairings import Matching
 from img2img_data.sources import Item
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Task:
     """One pair to make: its sources, relative to the plan's roots, under its key."""
 
     index: int

@@ -48,6 +48,10 @@ def _plain(name: str) -> Callable[[int, int], None]:
             last = now
             rate = done / (now - began)
             left = (total - done) / max(rate, 1e-9)
-            print(f"{name}: {done:,} of {total:,}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{name}: {done:,} of {total:,}, {rate:,.0f}/s, {left:,.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return show

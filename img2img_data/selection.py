@@ -1,4 +1,4 @@
-"""Choose photos: those that pass the filters are copied, byte for byte; the others are listed with the reason."""
+"""Choose photos: those that pass the filters are copied, byte for byte; the others listed."""
 
 from __future__ import annotations
 

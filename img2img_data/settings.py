@@ -24,7 +24,7 @@ class BuildSettings(BaseModel):
     )
     fit: Fit | None = Field(
         None,
-        description="how other sizes are brought to it: scale and cut the middle out, scale and mirror the rim, "
+        description="how other sizes get there: scale and cut the middle out, scale and mirror the rim, "
         "stretch, or refuse the picture  [default: crop; combine: error]",
     )
     format: Literal["png", "jpg", "webp"] = Field(

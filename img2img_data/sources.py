@@ -232,7 +232,11 @@ class _Entries:
         except OSError:
             return "missing", "the list names it"
         if not stat.S_ISREG(mode):
-            return ("link", "links are not followed") if stat.S_ISLNK(mode) else ("not-a-regular-file", "")
+            return (
+                ("link", "links are not followed")
+                if stat.S_ISLNK(mode)
+                else ("not-a-regular-file", "a folder, pipe, socket or device")
+            )
         if path in self._seen:
             return "duplicate", "the list names it again"
         self._seen.add(path)

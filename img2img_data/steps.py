@@ -187,9 +187,7 @@ def _selection(
     settings = build_model(model, split_settings(given, model))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
-        say(
-            f"would look at {len(plan.entries):,} photos and copy those that pass to '{out}'; nothing was written"
-        )
+        say(f"would filter {len(plan.entries):,} photos into '{out}'; nothing was written")
         return Report()
     return select_photos(name, plan, out, settings, run, progress)
 

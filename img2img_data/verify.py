@@ -62,7 +62,9 @@ def verify_corpus(root: Path, progress: Callable[[int, int], None], quick: bool 
                 _check_file(root / split, split, row, column, name, named, combined, quick, findings)
             done += 1
             progress(done, total)
-        findings.problems += [("extra", f"{split}/{n}", "") for n in sorted(_pictures_in(root / split) - named)]
+        findings.problems += [
+            ("extra", f"{split}/{n}", "") for n in sorted(_pictures_in(root / split) - named)
+        ]
     return findings
 
 
@@ -80,8 +82,15 @@ def _check_group(split: str, row: Mapping[str, Any], groups: dict[str, str], fin
 
 
 def _check_file(
-    folder: Path, split: str, row: Mapping[str, Any], column: str, name: str, named: set[str], combined: bool,
-    quick: bool, findings: Findings,
+    folder: Path,
+    split: str,
+    row: Mapping[str, Any],
+    column: str,
+    name: str,
+    named: set[str],
+    combined: bool,
+    quick: bool,
+    findings: Findings,
 ) -> None:
     shown = f"{split}/{name}"
     path = inside(folder, name)
@@ -97,7 +106,9 @@ def _check_file(
             findings.problems.append((problem[0], shown, problem[1]))
 
 
-def _content_problem(path: Path, row: Mapping[str, Any], column: str, combined: bool) -> tuple[str, str] | None:
+def _content_problem(
+    path: Path, row: Mapping[str, Any], column: str, combined: bool
+) -> tuple[str, str] | None:
     try:
         data = images.read_bytes(path)
         picture = images.decode(data)
@@ -115,4 +126,3 @@ def _content_problem(path: Path, row: Mapping[str, Any], column: str, combined: 
 def _pictures_in(folder: Path) -> set[str]:
     found = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
     return {p.relative_to(folder).as_posix() for p in found}
-

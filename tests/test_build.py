@@ -1,4 +1,4 @@
-"""The engine's laws: same bytes for any number of workers and after any kill; nothing lost; one run a folder."""
+"""The engine's laws: same bytes for any number of workers and after any kill; one run a folder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
     whole, out, rng = tree(tmp_path / "whole"), tmp_path / "killed", random.Random(4)
     argv = [*COMMAND, *map(str, [*command[:2], out, *command[2:]])]
     for _ in range(3):
-        process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            argv, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(rng.uniform(0.4, 1.6))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -75,7 +77,9 @@ def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_pa
     out = tmp_path / "out"
     run("blur", photos, out, "--jobs", 1)
     whole = tree(out)
-    journal = "".join(f"{i}\ttrain\t\t{json.dumps(r)}\n" for i, r in enumerate(rows(out / "train" / "metadata.jsonl")))
+    journal = "".join(
+        f"{i}\ttrain\t\t{json.dumps(r)}\n" for i, r in enumerate(rows(out / "train" / "metadata.jsonl"))
+    )
     recipe = json.loads((out / "corpus.json").read_text())["recipe"]
     recipe["source_folders"] = [os.fsencode(photos).hex()]
     (out / ".building" / "tmp").mkdir(parents=True)
@@ -147,8 +151,14 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     (junk / "loop.jpg").symlink_to("loop.jpg")
     said = run("blur", junk, tmp_path / "out", "--jobs", 2, code=1)
     found = {str(r["source"]): r["reason"] for r in rows(tmp_path / "out" / "rejected.jsonl")}
-    assert found == {"bomb.png": "too-many-pixels", "text.jpg": "not-an-image", "zero.jpg": "empty", "cut.jpg": "truncated",
-                     "fifo.jpg": "not-a-regular-file", "loop.jpg": "link"}
+    assert found == {
+        "bomb.png": "too-many-pixels",
+        "text.jpg": "not-an-image",
+        "zero.jpg": "empty",
+        "cut.jpg": "truncated",
+        "fifo.jpg": "not-a-regular-file",
+        "loop.jpg": "link",
+    }
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
     assert "refused 6" in said
@@ -209,7 +219,9 @@ def test_combine_names_what_is_missing_twice_and_of_another_size(tmp_path: Path)
     both = cv2.imread(str(tmp_path / "out" / "train" / str(row["file_name"])))
     left = cv2.imread(str(tmp_path / "A" / str(row["source"])))
     assert np.abs(both[:, : left.shape[1]].astype(int) - left).max() <= 1
-    dry = run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "dry", "--match", "cuhk", "--dry-run", code=1)
+    dry = run(
+        "combine", tmp_path / "A", tmp_path / "B", tmp_path / "dry", "--match", "cuhk", "--dry-run", code=1
+    )
     assert "pair  f-004-01.jpg  |  F2-004-01-sz1.jpg" in dry
     assert not (tmp_path / "dry").exists()
 
@@ -236,8 +248,12 @@ def test_unpaired_keeps_the_domains_apart(photos: Path, tmp_path: Path) -> None:
 def test_groups_stay_in_one_split(tmp_path: Path) -> None:
     for folder in "abcdefghij":
         write_photos(tmp_path / "photos" / folder, 3)
-    run("blur", tmp_path / "photos", tmp_path / "out", "--group-by", "folder", "--split", "train=0.5,test=0.5")
-    sides = [{str(r["key"])[0] for r in rows(tmp_path / "out" / s / "metadata.jsonl")} for s in ("train", "test")]
+    run(
+        "blur", tmp_path / "photos", tmp_path / "out", "--group-by", "folder", "--split", "train=0.5,test=0.5"
+    )
+    sides = [
+        {str(r["key"])[0] for r in rows(tmp_path / "out" / s / "metadata.jsonl")} for s in ("train", "test")
+    ]
     assert sides[0]
     assert sides[1]
     assert not sides[0] & sides[1]
@@ -254,8 +270,13 @@ def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None
     cv2.imwrite(str(inputs / "004.png"), make_photo(1, 10, 10))
     cv2.imwrite(str(inputs / "more.png"), make_photo(1))
     said = run("verify", out, code=1)
-    for line in ("missing     train/input/000.png", "changed     train/input/001.png", "unreadable  train/input/003.png",
-                 "size        train/input/004.png", "extra       train/input/more.png"):
+    for line in (
+        "missing     train/input/000.png",
+        "changed     train/input/001.png",
+        "unreadable  train/input/003.png",
+        "size        train/input/004.png",
+        "extra       train/input/more.png",
+    ):
         assert line in said
 
 

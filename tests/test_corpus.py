@@ -37,8 +37,22 @@ def test_keys_are_fixed(path: bytes) -> None:
 
 
 def test_keys_never_collide_on_any_file_system() -> None:
-    paths = [b"a.jpg", b"a.png", b"a.jpg.png", b"Img.jpg", b"img.jpg", b"IMG.JPG", b"x/1.jpg", b"y/1.jpg", b"b/c.jpg",
-             b"b_c.jpg", "é.jpg".encode(), "e\u0301.jpg".encode(), b"n" * 250 + b".jpg", b"n" * 251 + b".jpg"]
+    paths = [
+        b"a.jpg",
+        b"a.png",
+        b"a.jpg.png",
+        b"Img.jpg",
+        b"img.jpg",
+        b"IMG.JPG",
+        b"x/1.jpg",
+        b"y/1.jpg",
+        b"b/c.jpg",
+        b"b_c.jpg",
+        "é.jpg".encode(),
+        "e\u0301.jpg".encode(),
+        b"n" * 250 + b".jpg",
+        b"n" * 251 + b".jpg",
+    ]
     keys = Keys(paths)
     folded = [keys[p].casefold() for p in paths]
     assert len(set(folded)) == len(paths)
@@ -52,7 +66,10 @@ def test_keys_of_others_do_not_change_the_key_of_one() -> None:
 
 def test_randomness_is_fixed_and_keyed() -> None:
     assert picture_rng(0, b"a.jpg").integers(0, 10**9) == picture_rng(0, b"a.jpg").integers(0, 10**9)
-    drawn = {int(picture_rng(*k).integers(0, 10**9)) for k in [(0, b"a"), (1, b"a"), (0, b"b"), (0, b"a", 0), (0, b"a", 1)]}
+    drawn = {
+        int(picture_rng(*k).integers(0, 10**9))
+        for k in [(0, b"a"), (1, b"a"), (0, b"b"), (0, b"a", 0), (0, b"a", 1)]
+    }
     assert len(drawn) == 5
     assert picture_rng(0, b"a.jpg").integers(0, 10**9) == GOLDEN_DRAW
 
@@ -79,14 +96,20 @@ def write_corpus(root: Path, rows: list[dict[str, object]], **info: object) -> P
 
 
 def test_reads_pairs(tmp_path: Path) -> None:
-    row: dict[str, object] = {"key": "a", "input_file_name": "input/a.png", "target_file_name": "target/a.png"}
+    row: dict[str, object] = {
+        "key": "a",
+        "input_file_name": "input/a.png",
+        "target_file_name": "target/a.png",
+    }
     corpus = open_corpus(write_corpus(tmp_path / "c", [row]))
     first, second = corpus.read(corpus.pairs("train")[0])
     assert (first == make_photo(1)).all()
     assert (second == make_photo(1)).all()
 
 
-@pytest.mark.parametrize("name", ["../../x.png", "/etc/passwd", "input/../../x.png", "C:/x.png", "a\\..\\x.png", "", None])
+@pytest.mark.parametrize(
+    "name", ["../../x.png", "/etc/passwd", "input/../../x.png", "C:/x.png", "a\\..\\x.png", "", None]
+)
 def test_names_outside_the_corpus_are_refused(tmp_path: Path, name: object) -> None:
     row: dict[str, object] = {"key": "a", "input_file_name": name, "target_file_name": "target/a.png"}
     with pytest.raises(CorpusError, match="outside"):

@@ -12,9 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOORS = {"corpus", "images", "degradations", "fields", "errors"}
 DATA_LEVELS = [
-    {"errors"}, {"fields"}, {"headers", "png"}, {"images", "degradations"}, {"corpus"},
-    {"outcome", "filters", "sources", "pairings", "settings"}, {"plan", "folder", "workers", "show", "sample", "verify"},
-    {"engine"}, {"build", "selection"}, {"steps"}, {"recipe", "progress"}, {"cli"},
+    {"errors"},
+    {"fields"},
+    {"headers", "png"},
+    {"images", "degradations"},
+    {"corpus"},
+    {"outcome", "filters", "sources", "pairings", "settings"},
+    {"plan", "folder", "workers", "show", "sample", "verify"},
+    {"engine"},
+    {"build", "selection"},
+    {"steps"},
+    {"recipe", "progress"},
+    {"cli"},
 ]
 
 
@@ -22,7 +31,9 @@ def imports_of(path: Path) -> set[str]:
     found = set[str]()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("img2img"):
-            found |= {f"{node.module}.{a.name}" for a in node.names} if "." not in node.module else {node.module}
+            found |= (
+                {f"{node.module}.{a.name}" for a in node.names} if "." not in node.module else {node.module}
+            )
         elif isinstance(node, ast.Import):
             found |= {a.name for a in node.names if a.name.startswith("img2img")}
     return found
@@ -64,5 +75,7 @@ def test_help_loads_nothing_slow(module: str) -> None:
 
 
 def test_data_never_loads_torch(photos: Path, tmp_path: Path) -> None:
-    assert not loaded("img2img_data.cli", "blur", str(photos), str(tmp_path / "out"), "--jobs", "1") & {"torch"}
+    assert not loaded("img2img_data.cli", "blur", str(photos), str(tmp_path / "out"), "--jobs", "1") & {
+        "torch"
+    }
     assert (tmp_path / "out" / "corpus.json").is_file()
