@@ -99,11 +99,15 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write a file beside its place, on the disk for sure, and rename it; its folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     sync_folder(path.parent)
 
@@ -144,12 +148,12 @@ def _check_finite(path: Path, tensors: Tensors, before: str, way_out: str) -> No
 # ----------------------------------------------------------------------------------------- reading
 def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
     """Return a checkpoint, of its tensors those under ``prefix``; CheckpointError whatever is wrong."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        about, names = _read_description(path)
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefix)}
+        content, about = _read_whole(path)
+        tensors = {name: tensor for name, tensor in load(content).items() if name.startswith(prefix)}
     except OSError as error:
         raise CheckpointError(
             "checkpoint", path, error.strerror or "cannot be read", "check the path"
@@ -161,7 +165,17 @@ def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
     return Checkpoint(path, about, tensors)
 
 
-def _read_description(path: Path) -> tuple[Description, list[str]]:
+def read_description(path: Path) -> Description:
+    """Return what a whole checkpoint says of itself; errors as ``read_checkpoint``."""
+    try:
+        return _read_whole(path)[1]
+    except OSError as error:
+        raise CheckpointError(
+            "checkpoint", path, error.strerror or "cannot be read", "check the path"
+        ) from None
+
+
+def _read_whole(path: Path) -> tuple[bytes, Description]:
     if path.exists() and not path.is_file():
         raise CheckpointError("checkpoint", path, "is not a file", "give a checkpoint or the folder of a run")
     with path.open("rb") as file:
@@ -171,13 +185,13 @@ def _read_description(path: Path) -> tuple[Description, list[str]]:
             names = ", ".join(sorted(map(printable, header))[:3]) or "no tensors"
             why = f"was not written by img2img-train: it has no description (and holds {names})"
             raise CheckpointError("checkpoint", path, why, "give a checkpoint of a run")
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != said[DIGEST]:
+        start = file.tell()
+        file.seek(0)
+        content = file.read()
+    if sha256(memoryview(content)[start:]).hexdigest() != said[DIGEST]:
         raise CheckpointError("checkpoint", path, "is damaged: its SHA-256 does not agree", ANOTHER)
     try:
-        return Description.model_validate_json(said[DESCRIPTION]), list(header)
+        return content, Description.model_validate_json(said[DESCRIPTION])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = printable(".".join(map(str, first["loc"])) or "description")

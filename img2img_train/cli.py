@@ -292,6 +292,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Img2ImgError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        where = f" '{printable(str(error.filename))}'" if error.filename else ""
+        way_out = "when that is mended, the same command goes on from where it was"
+        click.echo(f"error: file{where}: {error.strerror or error}; {way_out}", err=True)
+        sys.exit(1)
     except Exception as error:
         if type(error).__name__ != "Stopped":
             raise

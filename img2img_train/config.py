@@ -32,6 +32,8 @@ class CorpusChoice(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and (unknown := [str(k) for k in value if k not in cls.model_fields]):
+            raise ValueError(f"unknown key '{unknown[0]}'; {did_you_mean(unknown[0], cls.model_fields)}")
         if not isinstance(value, str | Path):
             return value
         path, sign, weight = str(value).rpartition("=")

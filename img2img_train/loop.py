@@ -35,7 +35,7 @@ from img2img_train.checkpoints import (
     fill_network,
     fill_optimizer,
     optimizer_tensors,
-    read_checkpoint,
+    read_description,
     write_checkpoint,
     write_file,
 )
@@ -386,7 +386,7 @@ def _rounded(value: float) -> float:
 
 
 def _step_of(path: Path) -> int:
-    return read_checkpoint(path, "description alone").about.progress.step
+    return read_description(path).progress.step
 
 
 # ---------------------------------------------------------------------------------------------- fit

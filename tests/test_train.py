@@ -1,0 +1,475 @@
+"""The trainer's laws: plans, networks, objectives, checkpoints that tell the truth, errors of one line."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_photo, write_photos
+from small_corpus import spoiled, write_corpus
+
+from img2img_data import images
+from img2img_data.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
+from img2img_train import batches, checkpoints, loop, run
+from img2img_train.batches import Plan
+from img2img_train.cli import main
+from img2img_train.config import RunConfig, configure, read_recipe
+from img2img_train.display import Display
+from img2img_train.interrupts import Stop
+from img2img_train.meters import psnr_of
+from img2img_train.metrics import METRICS
+from img2img_train.networks import NETWORKS, NetworkSpec, build
+from img2img_train.objectives import OBJECTIVES, Batch, objective_of
+from img2img_train.run import RunFolder, load_generator
+from img2img_train.translate import translate
+
+TINY: dict[str, Any] = {
+    "width": 4,
+    "batch": 4,
+    "epochs": 2,
+    "threads": 1,
+    "samples_every": 0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus", {"train": 10, "val": 3}, size=(16, 32))
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(corpus, tmp_path_factory.mktemp("runs") / "finished")
+
+
+def train(corpus: Path | str, out: Path, **settings: Any) -> Path:
+    loop.fit(RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)}), Display())
+    return out
+
+
+def training(corpus: Path, out: Path, **settings: Any) -> loop.Training:
+    config = loop.resolve(RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)}))
+    objective, device = objective_of(config), torch.device("cpu")
+    data = loop.Data.open(config, objective)
+    return loop.Training(config, data, objective, device, RunFolder(out), Display(), Stop())
+
+
+def four_pictures(size: int = 32) -> Batch:
+    targets = np.stack([make_photo(i, size, size) for i in range(4)])
+    raw = batches.Raw(np.stack([spoiled(t, 1.5) for t in targets]), targets, None)
+    return batches.to_device(raw, torch.device("cpu"))
+
+
+# ------------------------------------------------------------------------------------------- plans
+@pytest.mark.parametrize(
+    ("counts", "weights", "drawn"),
+    [
+        ((10,), (1,), (10,)),
+        ((10, 30), (1, 1), (20, 20)),
+        ((10, 30), (3, 1), (30, 10)),
+        ((5, 0), (1, 9), (5, 0)),
+    ],
+)
+def test_weights_are_shares_of_an_epoch(counts: Any, weights: Any, drawn: Any) -> None:
+    plan = Plan(counts, weights, 4, 0)
+    assert plan.drawn() == drawn
+    order = plan.order(0)
+    assert len(order) == sum(counts)
+    edges = np.cumsum([0, *counts])
+    for start, end, wanted in zip(edges, edges[1:], drawn, strict=False):
+        seen = Counter(int(i) for i in order if start <= i < end)
+        assert sum(seen.values()) == wanted
+        assert max(seen.values(), default=0) - min((seen[i] for i in range(start, end)), default=0) <= 1
+
+
+def test_a_step_is_known_from_its_number_alone() -> None:
+    plan, again = Plan((10, 7), (1, 2), 4, 5), Plan((10, 7), (1, 2), 4, 5)
+    forward = [plan.step(n, True) for n in range(12)]
+    backward = [again.step(n, True) for n in reversed(range(12))][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        assert np.array_equal(a.indices, b.indices)
+        assert np.array_equal(a.flips, b.flips)
+    assert not np.array_equal(plan.order(0), plan.order(1))
+    assert not np.array_equal(plan.order(0), Plan((10, 7), (1, 2), 4, 6).order(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, workers: int) -> None:
+    config = RunConfig(corpora=corpus)
+    pairs = batches.open_pairs(config, "train")
+    assert pairs is not None
+    plan = Plan(pairs.counts, (1,), 4, 0)
+    plain = list(batches.steps(plan, batches.Disk(pairs), range(1, 5), True, 0))
+    state = torch.get_rng_state()
+    other = list(batches.steps(plan, batches.store_of(pairs, cache, workers), range(1, 5), True, workers))
+    assert torch.equal(state, torch.get_rng_state())
+    for a, b in zip(plain, other, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(vars_of(a), vars_of(b), strict=True))
+
+
+def vars_of(raw: batches.Raw) -> tuple[Any, ...]:
+    return raw.inputs, raw.targets, raw.flips
+
+
+def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    raw = batches.Raw(values, values[:, ::-1].copy(), np.array([True]))
+    batch = batches.to_device(raw, torch.device("cpu"))
+    assert float(batch.input.min()) == -1
+    assert float(batch.input.max()) == 1
+    assert np.array_equal(batches.to_bytes(batch.input).numpy(), values[:, :, ::-1])
+    assert np.array_equal(batches.to_bytes(batch.target).numpy(), values[:, ::-1, ::-1])
+
+
+# --------------------------------------------------------------------------- networks, objectives
+@pytest.mark.parametrize("size", [(16, 16), (32, 48), (64, 16)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_keep_the_size(name: str, size: tuple[int, int]) -> None:
+    spec = NetworkSpec(name=name, inputs=1, outputs=2, width=4)
+    network = build(spec, 0)
+    made = network(torch.zeros(2, 1, *size))
+    assert made.shape == (2, 2, *size)
+    assert float(made.detach().abs().max()) <= 1
+    with pytest.raises(UsageError, match=f"multiple of {spec.multiple}.*--size"):
+        spec.check_size(size[0] + 1, size[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_depend_on_the_seed_alone(name: str) -> None:
+    spec = NetworkSpec(name=name, width=8)
+    state = torch.get_rng_state()
+    one, same, other = (build(spec, seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not all(torch.equal(one[k], other[k]) for k in one)
+    weights = torch.cat([v.flatten() for k, v in one.items() if v.ndim == 4])
+    assert abs(float(weights.std()) - 0.02) < 0.001
+
+
+def test_the_autoencoder_is_the_one_of_the_original_work() -> None:
+    shapes = [tuple(p.shape) for p in build(NetworkSpec(name="autoencoder")).parameters() if p.ndim == 4]
+    assert shapes == [
+        (64, 3, 5, 5), (128, 64, 5, 5), (256, 128, 5, 5), (512, 256, 5, 5),
+        (512, 256, 5, 5), (256, 128, 5, 5), (128, 64, 5, 5), (64, 3, 5, 5),
+    ]  # fmt: skip
+
+
+def test_choices_of_the_configuration_are_the_rows_there_are() -> None:
+    assert get_args(RunConfig.model_fields["loss"].annotation) == tuple(OBJECTIVES)
+    assert get_args(RunConfig.model_fields["net"].annotation) == tuple(NETWORKS)
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+@pytest.mark.parametrize("net", NETWORKS)
+def test_every_objective_lowers_its_loss(corpus: Path, tmp_path: Path, loss: str, net: str) -> None:
+    state = training(corpus, tmp_path, loss=loss, net=net, width=8, lr=2e-3)
+    batch = four_pictures()
+    losses = [sum(float(v.detach()) for v in state.step(batch).values()) for _ in range(25)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_each_phase_moves_its_own_networks_alone(corpus: Path, tmp_path: Path, loss: str) -> None:
+    state, batch = training(corpus, tmp_path, loss=loss), four_pictures()
+    for phase in state.phases:
+        before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
+        made = state.objective.forward(state.nets, batch)
+        state._train_only(phase)
+        sum(state.objective.losses(phase.name, state.nets, batch, made).values()).backward()  # type: ignore[union-attr]
+        state.optimizers[phase.name].step()
+        for name, net in state.nets.items():
+            moved = any(not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True))
+            assert moved == (name in phase.modules)
+
+
+def test_psnr_is_the_one_of_the_evaluation() -> None:
+    a, b = (np.stack([make_photo(s + i, 16, 16) for i in range(3)]) for s in (0, 1))
+    b[2] = a[2]
+    found = psnr_of(torch.from_numpy(a), torch.from_numpy(b)).tolist()
+    assert found == pytest.approx([METRICS["psnr"].measure(x, y) for x, y in zip(a, b, strict=True)])
+
+
+# ------------------------------------------------------------------------------------- a whole run
+def test_a_run_leaves_what_it_says(finished: Path, corpus: Path) -> None:
+    rows = run.read_log(finished)
+    assert [(r["kind"], r["epoch"], r["step"]) for r in rows] == [
+        ("train", 1, 2), ("validation", 1, 2), ("train", 2, 4), ("validation", 2, 4)
+    ]  # fmt: skip
+    assert len(run.sample_paths(finished)) == 1
+    grid = images.read(run.sample_paths(finished)[0]).pixels
+    assert grid.shape == (3 * 32, 3 * 16, 3)
+    assert np.array_equal(grid[:32, :16], images.read(corpus / "val/input/000.png").pixels)
+    assert RunConfig.load(finished).out == str(finished)
+    assert not RunFolder(finished).previous.exists()
+    best = max(r["psnr"] for r in rows if r["kind"] == "validation")
+    model = load_generator(finished, "cpu")
+    psnr = []
+    for number in range(3):
+        given, target = (
+            images.read(corpus / f"val/{half}/00{number}.png").pixels for half in ("input", "target")
+        )
+        psnr.append(METRICS["psnr"].measure(model.restore(given[None])[0], target))
+    assert np.mean(psnr) == pytest.approx(best, abs=0.02)
+
+
+def test_a_finished_run_is_left_alone(finished: Path, corpus: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.*") if p.is_file()}
+    result = loop.fit(RunConfig(**TINY, corpora=corpus, out=str(finished)), Display())
+    assert result.already
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*.*") if p.is_file()}
+
+
+def test_direction_swaps_the_halves(corpus: Path, tmp_path: Path) -> None:
+    there, back = (
+        batches.open_pairs(RunConfig(corpora=corpus, direction=d), "val") for d in ("AtoB", "BtoA")
+    )
+    assert there is not None
+    assert back is not None
+    assert all(np.array_equal(a, b) for a, b in zip(there.read(1), back.read(1)[::-1], strict=True))
+
+
+@pytest.mark.parametrize("layout", ["combined", "bare"])
+def test_other_layouts_give_the_same_run(finished: Path, tmp_path: Path, layout: str) -> None:
+    same = write_corpus(tmp_path / "c", {"train": 10, "val": 3}, layout="combined", size=(16, 32))
+    if layout == "bare":
+        (same / "corpus.json").unlink()
+    out = train(same, tmp_path / "run")
+    assert run.read_log(out) == run.read_log(finished)
+
+
+def test_one_picture_a_batch_and_no_validation(tmp_path: Path) -> None:
+    lonely = write_corpus(tmp_path / "c", {"train": 3}, size=(32, 16))
+    out = train(lonely, tmp_path / "run", batch=1, max_steps=4, net="unet")
+    assert [(r["kind"], r["step"]) for r in run.read_log(out)] == [("train", 3), ("train", 4)]
+    assert load_generator(out, "cpu").path == RunFolder(out).latest
+
+
+def test_bf16_trains_in_bf16_and_restores_in_float32(corpus: Path, tmp_path: Path) -> None:
+    out = train(corpus, tmp_path / "run", precision="bf16", epochs=1)
+    assert RunConfig.load(out).precision == "bf16"
+    assert next(load_generator(out, "cpu").generator.parameters()).dtype == torch.float32
+
+
+# --------------------------------------------------------------------------------------- refusals
+def test_other_settings_or_other_pairs_are_refused(finished: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"another configuration \(lr was 0.0002, now 0.1\).*another --out"):
+        train(corpus, finished, lr=0.1)
+    other = write_corpus(tmp_path / "corpus", {"train": 9, "val": 3}, size=(16, 32))
+    config = RunConfig.load(finished).model_copy(update={"corpora": RunConfig(corpora=other).corpora})
+    page = json.loads(RunFolder(finished).config.read_text())
+    with pytest.raises(UsageError, match="another configuration"):
+        loop.fit(config, Display())
+    copied = tmp_path / "run"
+    copied.mkdir()
+    page["config"]["corpora"] = [{"path": str(other), "weight": 1.0}]
+    (copied / "config.json").write_text(json.dumps(page))
+    with pytest.raises(UsageError, match="other pairs"):
+        loop.fit(config.model_copy(update={"out": str(copied)}), Display())
+
+
+def test_resources_may_change(finished: Path, corpus: Path) -> None:
+    train(corpus, finished, workers=2, cache="off", threads=2, checkpoint_seconds=1)
+
+
+def test_a_folder_in_use_or_of_others_is_refused(corpus: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(run, "PATIENCE_SECONDS", 0)
+    with RunFolder(tmp_path / "run").lock(), pytest.raises(UsageError, match="in use"):
+        train(corpus, tmp_path / "run")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "dear.txt").write_text("keep")
+    with pytest.raises(UsageError, match="holds other files"):
+        train(corpus, tmp_path / "photos")
+
+
+def test_pictures_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
+    odd = write_corpus(tmp_path / "odd", {"train": 2}, size=(40, 30))
+    with pytest.raises(UsageError, match=r"multiple of 16.*40x30.*--size 32"):
+        train(odd, tmp_path / "run")
+    mixed = write_corpus(tmp_path / "mixed", {"train": 3}, size=(32, 32))
+    (mixed / "train/target/002.png").write_bytes(images.encode(make_photo(1, 16, 32), "png"))
+    with pytest.raises(CorpusError, match=r"002.png.*16x32.*32x32.*--size"):
+        train(mixed, tmp_path / "run")
+    (mixed / "train/target/002.png").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"002.png.*empty"):
+        train(mixed, tmp_path / "run2")
+    with pytest.raises(UsageError, match=r"split 'trian'.*train, val"):
+        train(corpus, tmp_path / "run3", split="trian")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("run: {epohcs: 3}", "'epohcs': unknown; did you mean 'epochs'"),
+        ("run: {epochs: 0}", "'epochs'.*greater than or equal to 1"),
+        ("run: {corpora: [{path: a, wieght: 2}]}", "corpora.0.*'wieght'; did you mean 'weight'"),
+        ("rnu: {epochs: 3}", "no section 'run'"),
+        ("- 1", "no section 'run'"),
+        ("run: [", "is not YAML in line"),
+        ("run: !!python/object/apply:os.system ['true']", "is not YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=said) as error:
+        read_recipe(tmp_path / "r.yaml")
+    assert "r.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("run: {corpora: [a, b=2], epochs: 3, lr: 0.1}\ncorpus: []\n")
+    config = configure(read_recipe(tmp_path / "r.yaml"), {"lr": 0.5})
+    assert (config.epochs, config.lr, config.out) == (3, 0.5, "runs/a-l2-autoencoder")
+    assert [(c.path, c.weight) for c in config.corpora] == [("a", 1), ("b", 2)]
+    with pytest.raises(UsageError, match="name at least one corpus"):
+        configure({}, {})
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+def damaged(path: Path) -> dict[str, bytes]:
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1
+    header = json.loads(whole[8 : 8 + length])
+    said = json.loads(header["__metadata__"]["img2img"])
+    said["networks"]["generator"]["width"] = 8
+    header["__metadata__"]["img2img"] = json.dumps(said)
+    lying = json.dumps(header).encode()
+    header["__metadata__"]["img2img"] = "[" * 100_000
+    deep = json.dumps(header).encode()
+    return {
+        "is empty": b"",
+        "no safetensors": whole[:7],
+        "SHA-256": whole[:-4],
+        "SHA-256 ": bytes(flipped),
+        "header is not JSON": struct.pack("<Q", 100_000) + b"[" * 200_000,
+        "does not fit its network": struct.pack("<Q", len(lying)) + lying + whole[8 + length :],
+        "describes a model not known": struct.pack("<Q", len(deep)) + deep + whole[8 + length :],
+    }
+
+
+def test_damaged_checkpoints_are_refused_in_one_line(finished: Path, tmp_path: Path) -> None:
+    for number, (said, content) in enumerate(damaged(RunFolder(finished).best).items()):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=said.strip()) as error:
+            load_generator(path, "cpu")
+        assert path.name in str(error.value)
+        assert "\n" not in str(error.value)
+    for missing in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(CheckpointError):
+            load_generator(missing, "cpu")
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(finished: Path, tmp_path: Path) -> None:
+    whole = checkpoints.read_checkpoint(RunFolder(finished).best)
+    name = next(iter(whole.tensors))
+    spoilt = {**whole.tensors, name: torch.full_like(whole.tensors[name], torch.nan)}
+    with pytest.raises(CheckpointError, match="not finite"):
+        checkpoints.write_checkpoint(tmp_path / "x.safetensors", spoilt, whole.about)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_stands_alone(finished: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "model.safetensors"
+    alone.write_bytes(RunFolder(finished).latest.read_bytes())
+    model = load_generator(alone, "cpu")
+    assert (model.spec.name, model.spec.width, model.step, model.colour) == ("autoencoder", 4, 4, "rgb")
+    assert model.config.epochs == 2
+
+
+# -------------------------------------------------------------------------------------- translate
+def test_translate_takes_any_size_and_lists_the_bad(finished: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in" / "deep er", 1, 37, 23)
+    write_photos(tmp_path / "in", 1, 16, 32, ".png")
+    (tmp_path / "in" / "x.png").write_bytes(images.encode(make_photo(5, 1, 1), "png"))
+    (tmp_path / "in" / "text.jpg").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("passed over")
+    (tmp_path / "in" / ".hidden.png").write_text("passed over")
+    model = load_generator(finished, "cpu")
+    done = translate(model, tmp_path / "in", tmp_path / "out")
+    assert (done.kept, done.refused) == (3, {"not-an-image": 1})
+    sizes = {
+        p.relative_to(tmp_path / "out").as_posix(): images.read(p).size
+        for p in (tmp_path / "out").rglob("*.png")
+    }
+    assert sizes == {"deep er/000.png": (37, 23), "000.png": (16, 32), "x.png": (1, 1)}
+    rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert [(r["source"], r["reason"]) for r in rows] == [("text.jpg", "not-an-image")]
+    given = images.read(tmp_path / "in/000.png").pixels
+    assert np.array_equal(images.read(tmp_path / "out/000.png").pixels, model.restore(given[None])[0])
+
+
+# ---------------------------------------------------------------------------------- the command line
+def command(*argv: object) -> int:
+    try:
+        main([str(a) for a in argv])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_the_command_line_from_start_to_end(
+    corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--width", 4, "--batch", 4, "--epochs", 1, "--threads", 1, "--device", "cpu"]
+    assert command(f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny, "--dry-run") == 0
+    assert "10 pairs of 16x32" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert command(f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny) == 0
+    said = capsys.readouterr()
+    assert "report: run/report.html" in said.out
+    assert "epoch 1/1" in said.err
+    assert (tmp_path / "run/report.html").is_file()
+    assert command("resume", "run") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "m") == 0
+    assert command("translate", "run", corpus / "val/input", "out") == 0
+    assert "restored 3 of 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (("nowhere", "--out", "r"), 1, "nowhere"),
+        (("--loss", "l2"), 2, "name at least one corpus"),
+        (("x", "--lr", "-1"), 2, "--lr"),
+        (("x", "--lrr", "1"), 2, "--lr"),
+        (("resume", "nowhere"), 2, "nowhere"),
+        (("translate", "nowhere", "x", "y"), 2, "nowhere"),
+        (("--recipe", "nowhere.yaml"), 2, "nowhere.yaml"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    argv: tuple[str, ...], code: int, said: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(*argv) == code
+    text = capsys.readouterr().err
+    assert said in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tree_of_errors_has_its_codes() -> None:
+    assert issubclass(CheckpointError, Img2ImgError)
+    assert CheckpointError.exit_code == 2

@@ -1,0 +1,190 @@
+"""A run that was killed, stopped or damaged and continued equals one that never stopped, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_corpus import write_corpus
+
+from img2img_data.errors import CheckpointError, DivergedError
+from img2img_train import checkpoints, loop
+from img2img_train.config import RunConfig
+from img2img_train.display import Display
+from img2img_train.interrupts import Stopped
+from img2img_train.objectives import OBJECTIVES
+from img2img_train.run import RunFolder
+
+SETTINGS: dict[str, Any] = {
+    "net": "unet", "width": 4, "batch": 4, "epochs": 3, "threads": 1, "samples_every": 2, "flip": True,
+    "device": "cpu", "checkpoint_seconds": 0, "validate_every": 1,
+}  # fmt: skip
+PICTURES = 4
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("data")
+    sizes = {"a": {"train": 9, "val": 3}, "b": {"train": 5, "val": 2}}
+    return [
+        f"{write_corpus(root / n, splits, size=(16, 16))}={w}"
+        for (n, splits), w in zip(sizes.items(), (1, 2), strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(corpora: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return tree(fit(corpora, tmp_path_factory.mktemp("whole") / "run"))
+
+
+class Killer(Display):
+    """Sends this very process a signal when a stretch of work comes to so many units."""
+
+    def __init__(self, title: str, at: int, number: int) -> None:
+        super().__init__()
+        self.wanted, self.at, self.number = title, at, number
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "pictures") -> None:
+        super().begin(title, total, done, unit)
+        self.now = title
+
+    def advance(self, done: int) -> None:
+        if self.now == self.wanted and done >= self.at:
+            self.at = sys.maxsize
+            os.kill(os.getpid(), self.number)
+
+
+def fit(corpora: list[str], out: Path, display: Display | None = None, **settings: Any) -> Path:
+    config = RunConfig(**{**SETTINGS, **settings, "corpora": corpora, "out": str(out)})
+    loop.fit(config, display or Display())
+    return out
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    names = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
+    return {
+        name: path.read_bytes() for name, path in names.items() if name not in {"timing.jsonl", "config.json"}
+    }
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 9])
+def test_stopped_at_a_step(at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match=f"SIGTERM at step {at}; the same command") as stopped:
+        fit(corpora, tmp_path, Killer("training", at * PICTURES, signal.SIGTERM))
+    assert stopped.value.exit_code == 143
+    fit(corpora, tmp_path)
+    assert tree(tmp_path) == whole
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_stopped_while_reading(
+    number: int, code: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped, match="before the first step") as stopped:
+        fit(corpora, tmp_path, Killer("reading", 3, number), checkpoint_seconds=60)
+    assert stopped.value.exit_code == code
+    assert signal.getsignal(number) is not None
+    fit(corpora, tmp_path, checkpoint_seconds=60)
+    same = {n: c for n, c in tree(tmp_path).items() if "checkpoints" not in n}
+    assert same == {n: c for n, c in whole.items() if "checkpoints" not in n}
+
+
+KILLED = """
+    import sys
+    sys.path[:0] = [{tests!r}]
+    from pathlib import Path
+    from test_train_resume import Killer, fit
+    fit({corpora!r}, Path({out!r}), Killer("training", {at}, 9), workers={workers}, cache={cache!r})
+"""
+
+
+@pytest.mark.parametrize(("workers", "cache", "at"), [(0, "ram", 5), (2, "off", 4)])
+def test_killed_and_continued(
+    workers: int, cache: str, at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    values = {"tests": str(Path(__file__).parent), "corpora": corpora, "out": str(tmp_path)}
+    code = textwrap.dedent(KILLED).format(**values, at=at * PICTURES, workers=workers, cache=cache)
+    done = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    assert done.wait(60) == -signal.SIGKILL
+    assert RunFolder(tmp_path).latest.exists()
+    assert members_gone(done.pid)
+    fit(corpora, tmp_path, workers=workers, cache=cache)
+    assert _without_resources(tree(tmp_path)) == _without_resources(whole)
+
+
+def members_gone(group: int, seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _without_resources(files: dict[str, bytes]) -> dict[str, Any]:
+    """A checkpoint names the workers and the cache it was written with; all else has to be the same."""
+    import safetensors.torch
+
+    return {
+        name: {k: v.numpy().tobytes() for k, v in safetensors.torch.load(content).items()}
+        if name.endswith(".safetensors")
+        else content
+        for name, content in files.items()
+    }
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_every_objective_continues_exactly(loss: str, corpora: list[str], tmp_path: Path) -> None:
+    fit(corpora, tmp_path / "whole", loss=loss, epochs=2)
+    with pytest.raises(Stopped):
+        fit(corpora, tmp_path / "cut", Killer("training", 4 * PICTURES, signal.SIGTERM), loss=loss, epochs=2)
+    fit(corpora, tmp_path / "cut", loss=loss, epochs=2)
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def stopped(corpora: list[str], out: Path, at: int = 5) -> RunFolder:
+    with pytest.raises(Stopped):
+        fit(corpora, out, Killer("training", at * PICTURES, signal.SIGTERM))
+    return RunFolder(out)
+
+
+def test_a_damaged_checkpoint_falls_back_and_says_so(
+    corpora: list[str], whole: dict[str, bytes], tmp_path: Path, capsys: Any
+) -> None:
+    folder = stopped(corpora, tmp_path)
+    content = bytearray(folder.latest.read_bytes())
+    content[-9] ^= 64
+    folder.latest.write_bytes(content)
+    (folder.checkpoints / ".best.safetensors.tmp").write_bytes(b"half")
+    fit(corpora, tmp_path)
+    assert "is damaged: its SHA-256 does not agree" in capsys.readouterr().err
+    assert tree(tmp_path) == whole
+
+
+def test_two_damaged_checkpoints_are_an_error(corpora: list[str], tmp_path: Path) -> None:
+    folder = stopped(corpora, tmp_path)
+    for path in (folder.latest, folder.previous):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        fit(corpora, tmp_path)
+
+
+def test_training_that_diverges_says_where(corpora: list[str], tmp_path: Path) -> None:
+    folder = stopped(corpora, tmp_path)
+    good = checkpoints.read_checkpoint(folder.latest)
+    huge = {k: t * 1e36 if "network" in k and k.endswith("0.weight") else t for k, t in good.tensors.items()}
+    checkpoints.write_checkpoint(folder.latest, huge, good.about)
+    with pytest.raises(
+        DivergedError, match=r"diverged at step 6 \(l2 nan\).*lower --lr.*latest.*step 5"
+    ) as error:
+        fit(corpora, tmp_path, checkpoint_seconds=60)
+    assert error.value.exit_code == 3
