@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -55,9 +56,10 @@ def _run(step: str, paths: Sequence[Path], settings: dict[str, object]) -> None:
     from img2img_data.progress import progress_of
     from img2img_data.steps import run_step
 
+    began = time.monotonic()
     with progress_of(step) as show:
         report, code = run_step(step, paths, settings, show, _say)
-    _print_report(report, paths[-1], bool(settings.get("dry_run")))
+    _print_report(report, paths[-1], bool(settings.get("dry_run")), time.monotonic() - began)
     sys.exit(code)
 
 
@@ -65,13 +67,16 @@ def _say(line: str) -> None:
     click.echo(line)
 
 
-def _print_report(report: Report, out: Path, dry: bool) -> None:
+def _print_report(report: Report, out: Path, dry: bool, seconds: float) -> None:
     if dry:
         return
-    if report.complete:
-        click.echo(f"'{printable(str(out))}' was complete already")
     for line in report.lines():
         click.echo(line)
+    if report.complete:
+        click.echo(f"'{printable(str(out))}' was complete already")
+    else:
+        rate = f"{report.total / max(seconds, 1e-3):,.0f} pictures/s"
+        click.echo(f"'{printable(str(out))}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}")
 
 
 @group.command(cls=ModelCommand, models=_models("blur"), short_help="Pair each photo with a blurred copy.")
@@ -182,9 +187,10 @@ def build(recipe: Path, jobs: int | None, dry_run: bool) -> None:
         click.echo(f"{name} {' '.join(printable(str(p)) for p in paths)}")
         if dry_run:
             continue
+        began = time.monotonic()
         with progress_of(name) as show:
             report, code = run(show, _say)
-        _print_report(report, paths[-1], False)
+        _print_report(report, paths[-1], False, time.monotonic() - began)
         worst = max(worst, code)
         if code:
             break
@@ -285,6 +291,12 @@ def main() -> None:
         code = 1
     except SystemExit as end:
         code = end.code
+    except Exception as error:
+        if os.environ.get("IMG2IMG_TRACEBACK"):
+            raise
+        about = f"{type(error).__name__}: {printable(str(error))[:300]}"
+        click.echo(f"error: a fault of this program, {about}; IMG2IMG_TRACEBACK=1 shows where", err=True)
+        code = 1
     if code in {129, 130, 143}:
         click.echo("interrupted; the same command goes on from here", err=True)
     _stop_workers()

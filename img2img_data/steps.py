@@ -33,7 +33,7 @@ from img2img_data.pairings import (
 from img2img_data.plan import Plan, plan_folders, plan_pairs
 from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, select_photos
 from img2img_data.settings import BuildSettings, RunSettings
-from img2img_data.sources import list_folder, list_wiki
+from img2img_data.sources import find_mat, list_folder, list_wiki
 
 Settings = Mapping[str, Any]
 Run = Callable[[Sequence[Path], Settings, Progress, Callable[[str], None]], Report]
@@ -90,7 +90,7 @@ def _check_known(name: str, models: Models, given: Settings) -> None:
 def _check_apart(paths: Sequence[Path]) -> None:
     *sources, out = (Path(os.path.abspath(p)) for p in paths)
     for source, shown in zip(sources, paths, strict=False):
-        if not source.is_dir():
+        if not source.is_dir() and source.suffix != ".mat":
             raise UsageError("folder", shown, "no such folder", "check the path")
         if out == source or out in source.parents or source in out.parents:
             raise UsageError("folder", paths[-1], "overlaps the source folder", "choose one outside of it")
@@ -171,7 +171,8 @@ def select(paths: Sequence[Path], given: Settings, progress: Progress, say: Call
 
 def wiki(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Sort the faces of an IMDB-WIKI folder by gender."""
-    plan = plan_folders(paths[:1], "paired", [list_wiki(paths[0])])
+    root = find_mat(paths[0]).parent
+    plan = plan_folders([root], "paired", [list_wiki(paths[0])])
     return _selection("wiki", plan, WikiSettings, paths[1], given, progress, say)
 
 

@@ -14,7 +14,7 @@ DOORS = {"corpus", "images", "degradations", "fields", "errors"}
 DATA_LEVELS = [
     {"errors"},
     {"fields"},
-    {"headers", "png"},
+    {"headers", "matfile", "png"},
     {"images", "degradations"},
     {"corpus"},
     {"outcome", "filters", "sources", "pairings", "settings"},
