@@ -46,10 +46,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One source that was read: its bytes, its picture, and its pixels once framed."""
+    """One source that was read: its bytes and their digest, its picture, and its pixels once framed."""
 
-    path: bytes
     data: bytes
+    sha256: str
     picture: images.Picture
     pixels: images.Pixels
 
@@ -78,7 +78,8 @@ def _read_sources(job: Job, task: Task) -> list[Source]:
         try:
             data = images.read_bytes(os.path.join(job.roots[task.root + number], *path.split(b"/")))
             picture = images.decode(data, job.policy)
-            out.append(Source(path, data, picture, _framed(job, picture.pixels, out)))
+            pixels = _framed(job, picture.pixels, out)
+            out.append(Source(data, sha256(data).hexdigest(), picture, pixels))
         except Refused as refused:
             if len(task.sources) == 1:
                 raise
@@ -125,18 +126,20 @@ def _write_files(
         content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
     written = []
     for column, folder, pixels in content:
-        data, extension = _encoded(job, pixels, sources)
+        same = [s for s in sources if pixels is s.picture.pixels and s.picture.verbatim]
+        if same:
+            data, digest = same[0].data, same[0].sha256
+            extension = "jpg" if same[0].picture.format == "jpeg" else same[0].picture.format
+        else:
+            data, extension = (
+                images.encode(pixels, job.settings.format, job.settings.quality),
+                job.settings.format,
+            )
+            digest = sha256(data).hexdigest()
         name = f"{folder}/{task.key}.{extension}" if folder else f"{task.key}.{extension}"
         write_file(job.out, f"{split}/{name}", data)
-        written.append(Written(column, name, sha256(data).hexdigest()))
+        written.append(Written(column, name, digest))
     return written
-
-
-def _encoded(job: Job, pixels: images.Pixels, sources: Sequence[Source]) -> tuple[bytes, str]:
-    for source in sources:
-        if pixels is source.picture.pixels and source.picture.verbatim:
-            return source.data, {"jpeg": "jpg"}.get(source.picture.format, source.picture.format)
-    return images.encode(pixels, job.settings.format, job.settings.quality), job.settings.format
 
 
 def _row(
@@ -159,9 +162,9 @@ def _row(
     if measured:
         row["measured"] = dict(measured)
     notes = sorted({n for s in sources for n in s.picture.notes})
-    row |= {"notes": notes, "source_sha256": sha256(sources[0].data).hexdigest()}
+    row |= {"notes": notes, "source_sha256": sources[0].sha256}
     if len(sources) > 1:
-        row["target_source_sha256"] = sha256(sources[1].data).hexdigest()
+        row["target_source_sha256"] = sources[1].sha256
     return row | {f.column.replace("file_name", "sha256"): f.sha256 for f in files}
 
 
@@ -195,9 +198,13 @@ def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, n
     layout = settings.layout or ("combined" if combined else "folders")
     if layout == "combined" and (plan.kind == "unpaired" or pairing.colour == "lab"):
         raise UsageError("option", "--layout combined", f"does not fit a {name} corpus", "leave it out")
-    if settings.format == "jpg" and pairing.colour == "lab":
+    lossy = settings.format == "jpg" or (settings.format == "webp" and settings.quality < 100)
+    if lossy and pairing.colour == "lab":
         raise UsageError(
-            "option", "--format jpg", "would spoil Lab samples", "use png, or webp with --quality 100"
+            "option",
+            f"--format {settings.format}",
+            "would spoil Lab samples",
+            "use png, or webp with --quality 100",
         )
     policy = images.ReadPolicy(alpha=settings.alpha)
     fit = settings.fit or ("error" if combined else "crop")

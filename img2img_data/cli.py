@@ -76,7 +76,9 @@ def _print_report(report: Report, out: Path, dry: bool, seconds: float) -> None:
         click.echo(f"'{printable(str(out))}' was complete already")
     else:
         rate = f"{report.total / max(seconds, 1e-3):,.0f} pictures/s"
-        click.echo(f"'{printable(str(out))}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}")
+        click.echo(
+            f"'{printable(str(out))}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}"
+        )
 
 
 @group.command(cls=ModelCommand, models=_models("blur"), short_help="Pair each photo with a blurred copy.")

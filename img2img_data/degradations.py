@@ -6,6 +6,7 @@ The command line, the recipes and the laws in the tests pick it up from there.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final, Literal
 
 import cv2
@@ -56,17 +57,21 @@ class Degradation(BaseModel):
         raise NotImplementedError
 
 
+@functools.lru_cache(maxsize=64)
+def gaussian_kernel(sigma: float) -> NDArray[np.float32]:
+    """Return the 2 x int(4 sigma + 0.5) + 1 weights of a Gaussian, sum 1."""
+    radius = int(4 * sigma + 0.5)
+    x = np.arange(-radius, radius + 1, dtype=np.float64)
+    weights = np.exp(-0.5 * (x / sigma) ** 2)
+    return (weights / weights.sum()).astype(np.float32)
+
+
 def blur_separably(image: Image, sigma: float, axes: Axes) -> Image:
     """Blur with a Gaussian of ``sigma`` pixels, cut at 4 sigma, mirrored at the border (d c b a | a b c d).
 
     The kernel is the one of ``scipy.ndimage.gaussian_filter(sigma, mode="reflect", truncate=4)``.
     """
-    radius = int(4 * sigma + 0.5)
-    if radius == 0:
-        return image.copy()
-    x = np.arange(-radius, radius + 1, dtype=np.float64)
-    weights = np.exp(-0.5 * (x / sigma) ** 2)
-    kernel = (weights / weights.sum()).astype(np.float32)
+    kernel = gaussian_kernel(sigma)
     along_x, along_y = kernel if "x" in axes else _IDENTITY, kernel if "y" in axes else _IDENTITY
     return cv2.sepFilter2D(image, -1, along_x, along_y, borderType=cv2.BORDER_REFLECT)
 

@@ -1,0 +1,84 @@
+"""The commands on real pictures: the counts are those of the key that lies beside them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+def run(*argv: object, code: int = 0) -> str:
+    command = [sys.executable, "-m", "img2img_data.cli", *map(str, argv)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_wiki_sorts_by_gender_and_finds_the_grey_ones(real_data: Path, tmp_path: Path) -> None:
+    from scipy.io import loadmat
+
+    said = run("wiki", real_data / "faces" / "wiki_crop", tmp_path / "faces", "--drop-gray")
+    with (real_data / "faces" / "wiki_crop.sources.csv").open() as file:
+        key = {r["full_path"]: r for r in csv.DictReader(file)}
+    table = loadmat(real_data / "faces" / "wiki_crop" / "wiki.mat")["wiki"][0, 0]
+    path = [str(p[0]) for p in table["full_path"].ravel()]
+    gender = dict(zip(path, table["gender"].ravel(), strict=True))
+    score = dict(zip(path, table["face_score"].ravel(), strict=True))
+    faceless = {p for p in path if not np.isfinite(score[p])}
+    nameless = {p for p in path if np.isnan(gender[p])} - faceless
+    reasons = Counter(str(r["reason"]) for r in rows(tmp_path / "faces" / "rejected.jsonl"))
+    assert (reasons["no-face"], reasons["no-gender"]) == (len(faceless), len(nameless))
+    assert {"no-face", "no-gender", "grey"} >= set(reasons)
+    left = [p for p in path if p not in faceless | nameless]
+    dropped = {str(r["source"]) for r in rows(tmp_path / "faces" / "rejected.jsonl") if r["reason"] == "grey"}
+    grey = {p for p in left if key[p]["gray_class"] != "colour"}
+    assert len(dropped & grey) >= 0.98 * len(grey)
+    assert len(dropped - grey) < 0.003 * (len(left) - len(grey))
+    for name, value in (("male", 1), ("female", 0)):
+        kept = rows(tmp_path / "faces" / name / "metadata.jsonl")
+        assert {r["source"] for r in kept} == {p for p in left if gender[p] == value} - dropped
+        first = tmp_path / "faces" / name / str(kept[0]["file_name"])
+        assert first.read_bytes() == (real_data / "faces" / "wiki_crop" / str(kept[0]["source"])).read_bytes()
+    assert "no-gender" in said
+
+
+@pytest.mark.parametrize("scheme", ["training", "test"])
+def test_cuhk_pairs_whole_under_both_schemes(scheme: str, real_data: Path, tmp_path: Path) -> None:
+    photos, sketches = (real_data / "cuhk" / f"Training {n}" for n in ("photo", "sketch"))
+    if scheme == "test":  # m-001-01.jpg with m-001-01-sz1.jpg
+        renamed = tmp_path / "sketches"
+        renamed.mkdir()
+        for path in sketches.iterdir():
+            (renamed / path.name.lower().replace("2-", "-", 1)).write_bytes(path.read_bytes())
+        sketches = renamed
+    run("combine", photos, sketches, tmp_path / "out", "--match", "cuhk", "--jobs", 1)
+    kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
+    assert len(kept) == 88
+    for row in kept[::11]:
+        both = cv2.imread(str(tmp_path / "out" / "train" / str(row["file_name"])))
+        photo = cv2.imread(str(photos / str(row["source"])))
+        assert both.shape == (250, 400, 3)
+        assert np.abs(both[:, :200].astype(int) - photo).max() <= 1
+        assert (both[:, 200:, 0] == both[:, 200:, 2]).all(), "the sketch is on the right"
+
+
+def test_resize_at_64_goes_through_16(real_data: Path, tmp_path: Path) -> None:
+    source = real_data / "landscapes" / "scenes150" / "street"
+    run("blur", source, tmp_path / "out", "--kind", "resize", "--size", 64, "--jobs", 1)
+    row = rows(tmp_path / "out" / "train" / "metadata.jsonl")[0]
+    target = cv2.imread(str(tmp_path / "out" / "train" / str(row["target_file_name"])))
+    made = cv2.imread(str(tmp_path / "out" / "train" / str(row["input_file_name"])))
+    small = cv2.resize(target.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
+    assert target.shape == (64, 64, 3)
+    assert np.abs(cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR) - made).max() <= 0.51
