@@ -96,7 +96,10 @@ class Checkpoint:
 
 # ----------------------------------------------------------------------------------------- writing
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file beside its place, on the disk for sure, and rename it; its folder is made if missing."""
+    """Write a file beside its place, on the disk for sure, and rename it; its folder is made if missing.
+
+    Raises OSError with the file's name, and leaves nothing half written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -105,9 +108,9 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     temporary.replace(path)
     sync_folder(path.parent)
 

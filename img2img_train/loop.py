@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
-import torch.utils.deterministic
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data import images
-from img2img_data.errors import CheckpointError, CorpusError, DivergedError, Img2ImgError, UsageError
+from img2img_data.errors import CheckpointError, DivergedError, Img2ImgError
 from img2img_train import batches
-from img2img_train.batches import PairSet, Plan, Raw, Store
+from img2img_train.batches import PairSet, Raw, Store
 from img2img_train.checkpoints import (
     Checkpoint,
     Description,
@@ -45,102 +43,8 @@ from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
 from img2img_train.meters import Clock, Trace, psnr_of
 from img2img_train.networks import build
 from img2img_train.objectives import Batch, Objective, Phase, objective_of
-from img2img_train.run import RunFolder, choose_device, versions
-
-CHANNELS: Final = (3, 3)
-
-
-# ----------------------------------------------------------------------------------------- settings
-def resolve(config: RunConfig) -> RunConfig:
-    """Return the configuration with every "auto" decided: by the run if it has begun, else by the machine."""
-    folder = RunFolder(Path(config.out))
-    before = RunConfig.load(folder.config) if folder.config.is_file() else None
-    device, threads, precision = config.device, config.threads, config.precision
-    if before is not None:
-        device = before.device if device == "auto" else device
-        threads = threads or before.threads
-    found = choose_device(device).type
-    if precision == "auto":
-        precision = "bf16" if found == "cuda" else "fp32"
-    return config.model_copy(update={"device": found, "threads": threads or _cores(), "precision": precision})
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
-    """Set torch up for a run, and back afterwards: threads, generator, deterministic on the CPU."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        torch.set_num_threads(config.threads)
-        torch.use_deterministic_algorithms(device.type == "cpu")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = device.type == "cuda"
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)
-            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-
-
-# --------------------------------------------------------------------------------------------- data
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The pairs of a run and the order in which they come; ``held_out`` chooses the best checkpoint, where it
-    is.
-    """
-
-    train: PairSet
-    held_out: PairSet | None
-    plan: Plan
-    steps: int
-
-    @classmethod
-    def open(cls, config: RunConfig, objective: Objective) -> Data:
-        """Open a run's corpora; errors name the corpus or picture, and the way out."""
-        train = batches.open_pairs(config, config.split)
-        if train is None:
-            why = f"is in none of the corpora (there: {', '.join(batches.splits_of(config)) or 'no pairs'})"
-            raise UsageError("split", config.split, why, "choose one by --split")
-        held_out = batches.open_pairs(config, config.validation_split)
-        if held_out is not None and held_out.size != train.size:
-            where, why = config.corpora[0].path, "its splits differ in the size of their pictures"
-            raise CorpusError("corpus", where, why, "build it with --size")
-        for spec in objective.networks(CHANNELS).values():
-            spec.check_size(*train.size)
-        plan = Plan(train.counts, tuple(c.weight for c in config.corpora), config.batch, config.seed)
-        steps = config.epochs * plan.steps_per_epoch
-        return cls(train, held_out, plan, min(steps, config.max_steps) if config.max_steps else steps)
-
-    def page(self) -> dict[str, Any]:
-        """Return what config.json keeps of the data, so that a run is not continued on others."""
-        sets = {"train": self.train, "held_out": self.held_out}
-        pairs = {n: {"pairs": list(s.counts), "fingerprint": s.fingerprint()} for n, s in sets.items() if s}
-        return {
-            "size": list(self.train.size),
-            "steps_per_epoch": self.plan.steps_per_epoch,
-            "steps": self.steps,
-            "drawn_per_epoch": list(self.plan.drawn()),
-            **pairs,
-        }
-
-    def is_end_of_epoch(self, step: int) -> bool:
-        """Return whether an epoch, or the run, ends with this step (counted from 1)."""
-        return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
-
-
-@dataclass(slots=True)
-class HeldOut:
-    """The pictures that choose the best checkpoint, and the PSNR of doing nothing on them, dB, once known."""
-
-    pairs: PairSet
-    store: Store
-    nothing: float | None = None
+from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
+from img2img_train.run import RunFolder, versions
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -159,6 +63,7 @@ class Training:
     nets: dict[str, nn.Module] = field(default_factory=dict)
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    best: tuple[Tensors, Description] | None = None
     trace: Trace = field(init=False)
     clock: Clock = field(default_factory=Clock)
 
@@ -346,13 +251,18 @@ class Training:
         return {f"network/{n}/{k}": t for n, net in self.nets.items() for k, t in net.state_dict().items()}
 
     def keep_best(self, progress: Progress) -> None:
-        """Write the networks as the best so far."""
-        about = self.describe(progress.model_copy(update={"log_bytes": 0}), complete=False)
-        write_checkpoint(self.folder.best, self.network_tensors(), about)
+        """Remember the networks as the best so far; ``save`` writes them, for epochs can be short."""
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in self.network_tensors().items()
+        }
+        self.best = tensors, self.describe(progress.model_copy(update={"log_bytes": 0}), complete=False)
 
     def save(self) -> None:
-        """Write all that later steps depend on."""
+        """Write all that later steps depend on; the best networks first, for the rest counts on them."""
         self.read_trace()
+        if self.best is not None:
+            write_checkpoint(self.folder.best, *self.best)
+            self.best = None
         self.progress = self.progress.model_copy(update={"log_bytes": self.folder.log_size()})
         tensors = self.network_tensors() | {"rng/cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -423,20 +333,7 @@ def plan(config: RunConfig) -> list[str]:
     """Return what a run would do, in lines for reading; nothing is written."""
     config = resolve(config)
     objective = objective_of(config)
-    return _opening(config, Data.open(config, objective), objective)
-
-
-def _opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
-    height, width = data.train.size
-    drawn = " + ".join(f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True))
-    held_out = len(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
-    spec = objective.networks(CHANNELS)[objective.generator]
-    network = f"{spec.name} of width {spec.width}, {config.precision} on {config.device}"
-    steps = f"{data.steps:,} steps of {data.plan.step_pictures} pairs, {config.epochs} epochs"
-    return [
-        f"{len(data.train):,} pairs of {width}x{height}, {held_out} held out; an epoch draws {drawn}",
-        f"{config.loss}, {network}; {steps}; into '{config.out}'",
-    ]
+    return opening(config, Data.open(config, objective), objective)
 
 
 def _run(training: Training) -> bool:
@@ -450,7 +347,7 @@ def _run(training: Training) -> bool:
         folder.cut_log(training.progress.log_bytes)
     already = training.progress.step == training.progress.reported == data.steps
     if not already:
-        for line in _opening(training.config, data, training.objective):
+        for line in opening(training.config, data, training.objective):
             tell(line)
         if training.progress.step:
             tell(f"going on from step {training.progress.step:,}")

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -132,8 +133,11 @@ class RunFolder:
 
     def append(self, path: Path, rows: list[dict[str, Any]]) -> None:
         """Append rows to the log or the timing file, at once."""
-        with path.open("ab") as file:
-            file.write(b"".join(map(to_json_line, rows)))
+        try:
+            with path.open("ab") as file:
+                file.write(b"".join(map(to_json_line, rows)))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
     def cut_log(self, size: int) -> None:
         """Cut rows that a checkpoint does not know: they are written again."""
@@ -228,6 +232,7 @@ def _locked(file: IO[bytes]) -> bool:
             return True
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of what computes."""
     import platform
