@@ -63,7 +63,7 @@ def gaussian_kernel(sigma: float) -> NDArray[np.float32]:
     radius = int(4 * sigma + 0.5)
     x = np.arange(-radius, radius + 1, dtype=np.float64)
     weights = np.exp(-0.5 * (x / sigma) ** 2)
-    return (weights / weights.sum()).astype(np.float32)
+    return np.asarray(weights / weights.sum(), np.float32)
 
 
 def blur_separably(image: Image, sigma: float, axes: Axes) -> Image:
