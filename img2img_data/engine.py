@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -22,7 +23,7 @@ from img2img_data.corpus import (
 )
 from img2img_data.errors import CorpusError, Img2ImgError, printable
 from img2img_data.folder import BUILDING, BuildFolder, Journal, Row, cannot_write, locked, writing_to
-from img2img_data.outcome import Outcome, Report
+from img2img_data.outcome import SHOWN, Outcome, Report
 from img2img_data.plan import Plan, Task
 from img2img_data.settings import RunSettings
 from img2img_data.workers import Pool, default_jobs
@@ -142,17 +143,18 @@ def _write_manifests(
     """Write metadata.jsonl of each split and rejected.jsonl, then the folder's page, by rename."""
     parts = folder.building / "manifests"
     parts.mkdir(exist_ok=True)
-    worst: dict[str, float] = {}
+    found = Gathered()
     with ExitStack() as stack:
         files: dict[str, BinaryIO] = {"": stack.enter_context((parts / "rejected").open("wb"))}
         for name, line in journal.rows():
             if name not in files:
                 files[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
             files[name].write(line)
-            _gather(worst, line)
+            found.add(line)
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
+    report.warnings += found.twice[:SHOWN]
     for name in files:
         if name:
             (parts / f"kept-{name}").replace(folder.root / name / METADATA_FILE)
@@ -160,20 +162,40 @@ def _write_manifests(
     page = {
         **about,
         "recipe": dict(recipe),
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: _version_of(name) for name in _LIBRARIES},
         "counts": {
             "kept": dict(sorted(report.kept.items())),
             "refused": dict(sorted(report.refused.items())),
             "total": report.total,
         },
-        **({"measured": worst} if worst else {}),
+        **({"measured": found.worst} if found.worst else {}),
     }
     write_atomically(folder.root / folder.page, to_json_page(page), folder.building / "page", sync=True)
 
 
-def _gather(worst: dict[str, float], line: bytes) -> None:
-    """Keep the largest of each measured value over all pairs."""
-    if b'"measured"' not in line:
-        return
-    for name, value in json.loads(line).get("measured", {}).items():
-        worst[name] = max(worst.get(name, value), value)
+def _version_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What only the whole tells: the largest of each measured value, targets that are the same file twice."""
+
+    worst: dict[str, float] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
+    twice: list[str] = field(default_factory=list)
+
+    def add(self, line: bytes) -> None:
+        """Look at one row of a manifest."""
+        if b'"measured"' not in line and b'"target_source_sha256"' not in line:
+            return
+        row = json.loads(line)
+        for name, value in row.get("measured", {}).items():
+            self.worst[name] = max(self.worst.get(name, value), value)
+        if "target_source_sha256" in row:
+            first = self.targets.setdefault(row["target_source_sha256"], row["target_source"])
+            if first != row["target_source"]:
+                self.twice.append(f"'{row['target_source']}' and '{first}' are the same picture, duplicated")

@@ -205,6 +205,7 @@ def test_combine_names_what_is_missing_twice_and_of_another_size(tmp_path: Path)
     (tmp_path / "B" / "F2-001-01-sz1.jpg").unlink()
     shutil.copy(tmp_path / "B" / "F2-002-01-sz1.jpg", tmp_path / "B" / "F2-002-01-sz1.png")
     cv2.imwrite(str(tmp_path / "B" / "F2-003-01-sz1.jpg"), make_photo(3, 64, 80))
+    shutil.copy(tmp_path / "B" / "F2-005-01-sz1.jpg", tmp_path / "B" / "F2-006-01-sz1.jpg")
     said = run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "out", "--match", "cuhk", code=1)
     assert "f-001-01.jpg" in said
     assert "F2-002-01-sz1.png" in said
@@ -213,6 +214,7 @@ def test_combine_names_what_is_missing_twice_and_of_another_size(tmp_path: Path)
     assert listed["f-002-01.jpg"] == "ambiguous-pair"
     assert listed["f-003-01.jpg"] == "size"
     assert "f-003-01.jpg" in said
+    assert "'F2-006-01-sz1.jpg' and 'F2-005-01-sz1.jpg' are the same picture" in said
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["f-004-01", "f-005-01", "f-006-01"]
     row = kept[0]
