@@ -108,10 +108,13 @@ def _fit(config: RunConfig, report: bool) -> None:
 
     with Display() as display:
         result = train(config, display)
-        click.echo(_outcome(result))
-        if report:
-            page = _finish(config, result, display)
-            click.echo(f"report: {printable(str(page))}")
+    click.echo(_outcome(result))
+    if report and not (result.already and result.folder.is_reported()):
+        with Display() as display:
+            lines = _score(config, result, display)
+        click.echo("\n".join(lines))
+    if report:
+        click.echo(f"report: {printable(str(result.folder.report))}")
 
 
 def _outcome(result: Result) -> str:
@@ -124,28 +127,25 @@ def _outcome(result: Result) -> str:
     return f"run '{root}' is finished: {p.step:,} steps in {duration(result.seconds)}{best}"
 
 
-def _finish(config: RunConfig, result: Result, display: Display) -> Path:
-    """Score a finished run on the test split of its corpora, or else the validation split, and write its
-    report.
-    """
+def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
+    """Score a finished run on its corpora's test split, or else validation split, and write its report."""
     from img2img_data.corpus import open_corpus
     from img2img_train.evaluate import evaluate_run, verdict
     from img2img_train.report import write_run_report
 
-    folder, wanted = result.folder, ("test", config.validation_split)
-    if result.already and folder.is_reported():
-        return folder.report
+    folder, wanted, lines = result.folder, ("test", config.validation_split), []
     for choice in config.corpora:
         name, splits = printable(choice.path), open_corpus(choice.path).splits
         split = next((split for split in wanted if split in splits), None)
         if split is None:
-            display.line(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
+            lines.append(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
             continue
         follow = _following(display, f"scoring on {name}")
         cell = evaluate_run(folder.root, Path(choice.path), split, config.device, config.batch, follow)
         said = verdict(cell.gain["psnr"], cell.gain_interval["psnr"])
-        click.echo(f"'{name}' {split}: PSNR {cell.scores['psnr']:.2f} dB, {said}")
-    return write_run_report(folder.root)
+        lines.append(f"'{name}' {split}: PSNR {cell.scores['psnr']:.2f} dB, {said}")
+    write_run_report(folder.root)
+    return lines
 
 
 @group.command()
@@ -211,11 +211,11 @@ def evaluate(
 
     with Display() as display:
         matrix = evaluate_matrix(runs, corpora, split, device, batch, _following(display))
-        for cell in matrix.cells:
-            made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
-            name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
-            click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
-        click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
+    for cell in matrix.cells:
+        made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
+        name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
+        click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
+    click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
 
 
 def _following(display: Display, title: str = "scoring") -> Callable[[int, int, str], None]:
