@@ -55,9 +55,7 @@ class PairSet:
         return len(self.pairs)
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
-        """Return input and target of one pair, H x W x 3 RGB uint8; CorpusError where they are not of the
-        run's size.
-        """
+        """Return input and target of one pair, H x W x 3 RGB uint8; CorpusError where the size differs."""
         return read_pair(*self.pairs[index], self.size, self.swapped)
 
     @property

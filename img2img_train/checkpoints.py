@@ -126,9 +126,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_checkpoint(path: Path, tensors: Tensors, about: Description) -> None:
-    """Write a checkpoint, whole or not at all; equal contents give equal bytes. CheckpointError where not
-    finite.
-    """
+    """Write a checkpoint, whole or not at all, equal contents as equal bytes; CheckpointError for NaN."""
     from safetensors.torch import save
 
     _check_finite(path, tensors, "not written: ", "lower --lr")

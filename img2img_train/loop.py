@@ -221,9 +221,7 @@ class Training:
         return _rounded(float(torch.cat(made).mean())), held_out.nothing
 
     def draw_samples(self, epoch: int) -> None:
-        """Write an epoch's grid: a row per picture, input | what was made | target; the same pictures each
-        time.
-        """
+        """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
         pairs = self.held_out.pairs if self.held_out is not None else self.data.train
         chosen = [pairs.read(i) for i in batches.spread(len(pairs), self.config.samples)]
         given, target = (np.stack(part) for part in zip(*chosen, strict=True))

@@ -37,9 +37,7 @@ class Phase:
 
 
 class Objective(BaseModel):
-    """What every objective is. A step calls ``forward`` once, then ``losses`` and ``after`` for each phase in
-    turn.
-    """
+    """What every objective is. A step calls ``forward`` once, then ``losses``, ``after`` for each phase."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -106,9 +106,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, made if missing, at most as long as the process lives; FolderInUse where another
-        does.
-        """
+        """Hold the folder, made if missing, while the process lives; FolderInUse where another does."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("ab")
@@ -262,9 +260,7 @@ def sample_paths(run: Path | str) -> list[Path]:
 
 # ------------------------------------------------------------------------------------------ models
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name, of "auto" CUDA, MPS or CPU, whichever is there; UsageError where it is
-    not.
-    """
+    """Return the device of a name, of "auto" CUDA, MPS or CPU, what is there; UsageError where it is not."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(n for n, is_there in there.items() if is_there))
