@@ -98,6 +98,12 @@ class RunConfig(BaseModel):
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Path | Mapping) else value
 
+    @property
+    def title(self) -> str:
+        """What the run is called on its pages; the same wherever its folder lies."""
+        names = " + ".join(Path(choice.path).name for choice in self.corpora)
+        return f"{self.loss} {self.net} on {names}"
+
     @classmethod
     def load(cls, path: Path | str) -> RunConfig:
         """Return the configuration kept in a run folder (or in its config.json); ``out`` is that folder.

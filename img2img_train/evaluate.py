@@ -241,7 +241,7 @@ def evaluate_run(
     opened, model = open_corpus(corpus), load_generator(run, device)
     pairs = _pairs(opened, split)
     known = dict.fromkeys(path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora)))
-    name, label = _short_names(list(known))[0], _short_names([run])[0]
+    name, label = _short_names(list(known))[0], model.config.title
     counter = _counter(progress, 0, len(pairs), f"{label} on {name}")
     swapped = model.config.direction == "BtoA"
     cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped)

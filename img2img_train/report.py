@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from img2img_data.corpus import write_atomically
 from img2img_data.errors import printable
-from img2img_train.config import CONFIG_FILE, read_page
+from img2img_train.config import CONFIG_FILE, RunConfig, read_page
 
 Point: TypeAlias = tuple[float, float]
 
@@ -44,7 +44,7 @@ def write_run_report(run: Path) -> Path:
     log = read_log(run)
     text = _render(
         "run.html",
-        name=printable(run.resolve().name),
+        name=printable(RunConfig.load(run / CONFIG_FILE).title),
         evaluations=[_evaluation(path) for path in sorted((run / "evaluation").glob("*.json"))],
         charts=_charts(log),
         frames=list(_frames(sample_paths(run))),

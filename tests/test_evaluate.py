@@ -182,25 +182,28 @@ def test_what_cannot_be_scored_is_refused_in_one_line(tmp_path: Path, name: str)
 def write_run(root: Path, seed: int = 0, corpora: Sequence[Path] = (Path("corpora/other"),)) -> Path:
     """Write a run folder as training would, with an untrained network."""
     pytest.importorskip("torch")
-    from img2img_train import run
+    from img2img_data.corpus import to_json_page
+    from img2img_train.checkpoints import Description, Progress, write_checkpoint
     from img2img_train.config import RunConfig
     from img2img_train.networks import NetworkSpec, build
+    from img2img_train.run import RunFolder
 
     config = RunConfig(corpora=tuple(map(str, corpora)), net="unet", width=1)
     spec = NetworkSpec(name="unet", width=1)
     tensors = {f"network/generator/{name}": t for name, t in build(spec, seed).state_dict().items()}
-    about = run.Description(
+    about = Description(
         complete=False,
         generator="generator",
         networks={"generator": spec},
         size=(32, 32),
         versions={},
         config=config.model_dump(mode="json"),
-        progress=run.Progress(),
+        progress=Progress(),
     )
-    folder = run.RunFolder(root)
-    run.write_checkpoint(folder.best, tensors, about)
-    run.write_page(folder.config, {"config": config.model_dump(mode="json")})
+    folder = RunFolder(root)
+    folder.checkpoints.mkdir(parents=True)
+    write_checkpoint(folder.best, tensors, about)
+    folder.config.write_bytes(to_json_page({"config": config.model_dump(mode="json")}))
     for epoch in (1, 2, 3):
         row = {"epoch": epoch, "step": epoch * 10}
         trained = {"kind": "train", **row, "losses": {"l2": 0.5 / epoch**4}}
@@ -218,7 +221,7 @@ def test_report_of_a_run_is_whole_and_the_same_each_time(tmp_path: Path) -> None
     run = write_run(tmp_path / "run")
     seen: list[tuple[int, int, str]] = []
     cell = evaluate_run(run, corpus, device="cpu", progress=lambda *what: seen.append(what), gallery=6)
-    assert seen[-1] == (9, 9, "run on c")
+    assert seen[-1] == (9, 9, "l2 unet on other on c")
     saved = strict_json(run / "evaluation" / "c-test.json")
     assert saved["verdict"] == cell.verdict
     assert saved["protocol"]["metrics"].keys() == METRICS.keys()
