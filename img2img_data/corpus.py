@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,9 @@ _RESERVED: Final = frozenset(
     ["con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))]
 )
 _LONGEST_COMPONENT: Final = 160
+_PLAIN: Final = re.compile(rb"(?:[A-Za-z0-9_-]{1,160}/)*[A-Za-z0-9_-]{1,150}\.[A-Za-z0-9]{1,9}")
+_RESERVED_PART: Final = re.compile(rb"(?:^|/)(?:con|prn|aux|nul|com\d|lpt\d)(?:[./]|$)", re.IGNORECASE)
+"""Most paths are plain: for them a key is a slice. ``_safe`` gives the same, slowly; a test compares."""
 
 
 # ------------------------------------------------------------------------------------------- keys
@@ -56,6 +60,8 @@ def key_of(path: bytes, extension: bool = False) -> str:
     terminal could trip over is percent-encoded, so different paths keep different keys. The extension goes
     unless ``extension``.
     """
+    if _PLAIN.fullmatch(path) and not _RESERVED_PART.search(path):
+        return (path if extension else path[: path.rfind(b".")]).decode("ascii")
     *folders, name = path.split(b"/")
     if not extension:
         name = os.path.splitext(name)[0]

@@ -61,10 +61,10 @@ def run_plan(
             report.kept.update(journal.found)
             todo = [index for index, place in enumerate(journal.place) if place < 0]
             pool = Pool(work, plan.task, refusal, run.jobs or default_jobs(), run.timeout)
-            for outcome in pool.run(todo):
+            for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
                 journal.add(outcome)
                 report.add(outcome)
-                progress(report.total, total)
+                progress(done, total)
             _write_manifests(folder, journal, recipe, about, report)
         folder.end()
         return report

@@ -156,7 +156,7 @@ def _parallel(jobs: int) -> Iterator[Any]:
             n_jobs=jobs,
             return_as="generator_unordered",
             batch_size=1,
-            pre_dispatch="2*n_jobs",
+            pre_dispatch="6*n_jobs",
             max_nbytes=None,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,15 @@ GOLDEN = {
 @pytest.mark.parametrize("path", GOLDEN, ids=repr)
 def test_keys_are_fixed(path: bytes) -> None:
     assert key_of(path) == GOLDEN[path]
+
+
+@pytest.mark.parametrize(
+    "path", [b"a.jpg", b"x/y-1_2.jpeg", b"con.jpg", b"a/NUL/b.png", b"com1/x.jpg", b"x.jpg/y.png"]
+)
+def test_the_quick_way_to_a_key_is_the_slow_one(path: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [key_of(path), key_of(path, extension=True)]
+    monkeypatch.setattr("img2img_data.corpus._PLAIN", re.compile(b"never"))
+    assert keys == [key_of(path), key_of(path, extension=True)]
 
 
 def test_keys_never_collide_on_any_file_system() -> None:
