@@ -241,7 +241,7 @@ def show(corpus: Path, out: Path | None, limit: int) -> None:
     "--size", type=click.IntRange(min=16), default=64, show_default=True, help="side of a crop, pixels"
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=400, show_default=True, help="crops of one photo"
+    "--limit", type=click.IntRange(min=1), default=128, show_default=True, help="crops of one photo"
 )
 def sample(out: Path, size: int, limit: int) -> None:
     """Write crops of the photos that scikit-image brings, one folder for each photo. Needs no network.

@@ -16,14 +16,20 @@ PHOTOS: Final = {
     "astronaut": "astronaut.png",
     "brick": "brick.png",
     "camera": "camera.png",
+    "cell": "cell.png",
     "chelsea": "chelsea.png",
+    "clock": "clock_motion.png",
     "coffee": "coffee.png",
     "coins": "coins.png",
     "grass": "grass.png",
     "gravel": "gravel.png",
+    "hubble": "hubble_deep_field.jpg",
     "moon": "moon.png",
     "motorcycle": "motorcycle_left.png",
+    "page": "page.png",
+    "retina": "retina.jpg",
     "rocket": "rocket.jpg",
+    "tissue": "ihc.png",
 }
 """Photos inside the scikit-image package (free licences, see its data/README), by name."""
 

@@ -70,6 +70,9 @@ class RunConfig(BaseModel):
     )
     batch: int = Field(64, ge=1, le=65_536, description="pictures a step")
     lr: float = Field(2e-4, gt=0, le=10, description="learning rate of Adam")
+    epochs_decay: int = Field(
+        0, ge=0, le=1_000_000, description="last epochs over which the learning rate falls to zero, linearly"
+    )
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of Adam's first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of Adam's second moment")
     flip: bool = Field(False, description="mirror half of the pairs, left and right, anew each epoch")

@@ -93,8 +93,16 @@ class Training:
         """Return the arithmetic of a training step."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step: constant, then falling to zero over the last epochs."""
+        falling = self.config.epochs_decay * self.data.plan.steps_per_epoch
+        return self.config.lr * min(1.0, (self.data.steps - step) / falling) if falling else self.config.lr
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step; return its losses, still on the device."""
+        rate = self.rate(self.progress.step)
+        for group in (g for o in self.optimizers.values() for g in o.param_groups):
+            group["lr"] = rate
         self._train_only(None)
         with self.autocast():
             made = self.objective.forward(self.nets, batch)

@@ -96,11 +96,11 @@ class Autoencoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """The autoencoder with skips: each level of the way back also sees what the same level saw on the way
-    down.
+    """The autoencoder with skips: each level of the way back also sees what that level saw on the way down.
 
-    Shapes and ranges as ``Autoencoder``. After Ronneberger, Fischer, Brox (2015), with concatenation as
-    there.
+    Shapes as ``Autoencoder``, the output unbounded. After Ronneberger, Fischer, Brox (2015), with
+    concatenation as there, up to the input itself: a last 3x3 convolution without tanh can pass the input on
+    unchanged, so that what needs no repair (a clear sky) is not harmed.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -114,22 +114,19 @@ class UNet(nn.Module):
                 _down(4 * w, 8 * w, True),
             ]
         )
-        self.up = nn.ModuleList(
-            [_up(8 * w, 4 * w), _up(8 * w, 2 * w), _up(4 * w, w), _out(2 * w, spec.outputs)]
-        )
+        fine = max(1, w // 4)
+        self.up = nn.ModuleList([_up(8 * w, 4 * w), _up(8 * w, 2 * w), _up(4 * w, w), _up(2 * w, fine)])
+        self.out = nn.Conv2d(fine + spec.inputs, spec.outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the restored batch."""
-        levels = []
+        levels = [x]
         for down in self.down:
-            x = down(x)
-            levels.append(x)
+            levels.append(down(levels[-1]))
         x = levels.pop()
         for up in self.up:
-            x = up(x)
-            if levels:
-                x = torch.cat([x, levels.pop()], dim=1)
-        return x
+            x = torch.cat([up(x), levels.pop()], dim=1)
+        return self.out(x)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
