@@ -292,6 +292,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Img2ImgError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in {"torch", "safetensors"}:
+            raise
+        hint = "pip install 'img2img[train]'"
+        click.echo(f"error: training needs '{error.name}', which is not installed; {hint}", err=True)
+        sys.exit(1)
     except OSError as error:
         where = f" '{printable(str(error.filename))}'" if error.filename else ""
         way_out = "when that is mended, the same command goes on from where it was"
