@@ -31,7 +31,7 @@ from img2img_data.workers import Pool, default_jobs
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then."""
 
-_LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "isal")
+_LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
 
 
 def run_plan(
