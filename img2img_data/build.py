@@ -25,7 +25,7 @@ from img2img_data.folder import BuildFolder
 from img2img_data.outcome import Outcome, Report
 from img2img_data.pairings import Pairing
 from img2img_data.plan import Plan, Task
-from img2img_data.settings import BuildSettings, Fit, RunSettings, parse_size, parse_split
+from img2img_data.settings import BuildSettings, RunSettings, parse_size, parse_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Job:
     settings: BuildSettings
     kind: Kind
     layout: Layout
-    fit: Fit
+    fit: images.Fit
     policy: images.ReadPolicy
     splits: Mapping[str, float]
     name: str

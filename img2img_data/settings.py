@@ -9,8 +9,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from img2img_data.corpus import Layout
+from img2img_data.images import Fit
 
-Fit = Literal["crop", "pad", "stretch", "error"]
 _SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
