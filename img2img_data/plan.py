@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img_data.corpus import Keys, Kind, digest
-from img2img_data.pairings import Matching
+from img2img_data.matching import Matching
 from img2img_data.sources import Item
 
 

@@ -19,17 +19,9 @@ from img2img_data.degradations import DEGRADATIONS, find_degradation
 from img2img_data.engine import Progress
 from img2img_data.errors import UsageError
 from img2img_data.fields import build_model, did_you_mean, split_settings
+from img2img_data.matching import Matching, MatchSettings, match_paths
 from img2img_data.outcome import Report
-from img2img_data.pairings import (
-    Colorize,
-    Combine,
-    Degrade,
-    Keep,
-    Matching,
-    MatchSettings,
-    Pairing,
-    match_paths,
-)
+from img2img_data.pairings import Colorize, Combine, Degrade, Keep, Pairing
 from img2img_data.plan import Plan, plan_folders, plan_pairs
 from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, select_photos
 from img2img_data.settings import BuildSettings, RunSettings

@@ -17,7 +17,7 @@ DATA_LEVELS = [
     {"headers", "matfile", "png"},
     {"images", "degradations"},
     {"corpus"},
-    {"outcome", "filters", "sources", "pairings", "settings"},
+    {"outcome", "filters", "sources", "matching", "pairings", "settings"},
     {"plan", "folder", "workers", "show", "sample", "verify"},
     {"engine"},
     {"build", "selection"},
