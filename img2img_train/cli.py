@@ -197,18 +197,33 @@ class ManyAfterOn(click.Command):
 @click.option("--split", default="test", show_default=True, help="split of the corpora")
 @click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="pictures at a time")
+@click.option(
+    "--fail-under",
+    "limits",
+    multiple=True,
+    metavar="METRIC=NUMBER",
+    help="end with exit code 1 where a mean score is worse, as in psnr=24 or mae=10; may be repeated",
+)
 def evaluate(
-    runs: tuple[Path, ...], corpora: tuple[Path, ...], out: Path, split: str, device: str, batch: int
+    runs: tuple[Path, ...],
+    corpora: tuple[Path, ...],
+    out: Path,
+    split: str,
+    device: str,
+    batch: int,
+    limits: tuple[str, ...],
 ) -> None:
     """Score RUNS (run folders or checkpoints) on corpora, each beside doing nothing.
 
     \b
     Example:
       img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
+      img2img-train evaluate runs/l2 --on corpora/gaussian --fail-under psnr=24
     """
     from img2img_train.display import Display
-    from img2img_train.evaluate import evaluate_matrix, write_matrix
+    from img2img_train.evaluate import evaluate_matrix, parse_limits, shortfalls, write_matrix
 
+    wanted = parse_limits(limits)
     with Display() as display:
         matrix = evaluate_matrix(runs, corpora, split, device, batch, _following(display))
     for cell in matrix.cells:
@@ -216,6 +231,10 @@ def evaluate(
         name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
         click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
     click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
+    short = shortfalls(matrix, wanted)
+    for line in short:
+        click.echo(line, err=True)
+    sys.exit(1 if short else 0)
 
 
 def _following(display: Display, title: str = "scoring") -> Callable[[int, int, str], None]:

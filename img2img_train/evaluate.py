@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_page, write_atomically
 from img2img_data.errors import CorpusError, UsageError, printable
+from img2img_data.fields import did_you_mean
 from img2img_train import report
-from img2img_train.metrics import METRICS, Pixels
+from img2img_train.colours import Histograms
+from img2img_train.intervals import RESAMPLES, Interval, bootstrap_interval
+from img2img_train.metrics import METRICS, SET_METRICS, Pixels
 
 Progress: TypeAlias = Callable[[int, int, str], None]
-Interval: TypeAlias = tuple[float, float] | None
 
-RESAMPLES: Final = 2000
 THUMBNAIL: Final = 256
 GALLERY: Final = 48
+SCORED: Final = {**METRICS, **SET_METRICS}
 BATCH_PIXELS: Final = 1 << 22
 """Large pictures go through a model in smaller batches than asked for: 64 of 256 x 256 at most."""
 
@@ -122,7 +123,7 @@ def protocol() -> dict[str, Any]:
             "better": "higher" if m.higher_is_better else "lower",
             "how": m.how,
         }
-        for name, m in METRICS.items()
+        for name, m in SCORED.items()
     }
     return {
         "colour": "RGB",
@@ -134,36 +135,6 @@ def protocol() -> dict[str, Any]:
         "(expanded percentile, Hesterberg 2015), seed 0",
         "metrics": metrics,
     }
-
-
-def bootstrap_interval(
-    values: NDArray[np.float64], groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
-) -> list[Interval]:
-    """Return the 95 % interval of the mean of each column of ``values`` (pictures x metrics).
-
-    Whole groups (the photos) are drawn with replacement, so that forty crops of one photo count as one
-    witness and not as forty. The percentiles are widened by t with G - 1 degrees of freedom and sqrt(G / (G -
-    1)), for plain ones are too narrow for few groups (Hesterberg, "What Teachers Should Know About the
-    Bootstrap", 2015). None for each column when there is but one group.
-    """
-    from scipy.special import ndtr, stdtrit
-
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    count = len(names)
-    if count < 2:
-        return [None] * values.shape[1]
-    sums = np.zeros((count, values.shape[1]))
-    np.add.at(sums, member, values)
-    sizes = np.bincount(member, minlength=count)
-    rng = np.random.default_rng(seed)
-    chunk = max(1, 2_000_000 // count)
-    means = []
-    for start in range(0, resamples, chunk):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, resamples - start))
-        means.append((drawn @ sums) / (drawn @ sizes)[:, None])
-    tail = float(ndtr(stdtrit(count - 1, 0.025) * np.sqrt(count / (count - 1))))
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 def evaluate_matrix(
@@ -212,13 +183,15 @@ def evaluate_model(
     ``swapped``: the model goes from target to input (BtoA). ``count`` is called with the pairs done.
     """
     rows: list[Row] = []
+    colours = Histograms()
     for group in _batches(model, corpus, pairs, batch, swapped):
         for pair, given, made, target in group:
             scores = {name: metric.measure(made, target) for name, metric in METRICS.items()}
             nothing = {name: metric.measure(given, target) for name, metric in METRICS.items()}
             rows.append(Row(pair.key, _photo(pair), _source(pair), scores, nothing))
+            colours.add(_photo(pair), given, made, target)
         count(len(rows))
-    return _cell(*names, pairs[0].split, tuple(rows))
+    return _cell(*names, pairs[0].split, tuple(rows), colours)
 
 
 def evaluate_run(
@@ -259,6 +232,31 @@ def evaluate_run(
     return cell
 
 
+def parse_limits(texts: Sequence[str]) -> dict[str, float]:
+    """Return the limits of "psnr=24" and the like; UsageError names the metrics there are."""
+    limits = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if name not in SCORED:
+            raise UsageError("option", "--fail-under", f"knows no '{name}'", did_you_mean(name, SCORED))
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            raise UsageError("option", "--fail-under", f"'{text}' has no number", "as in psnr=24") from None
+    return limits
+
+
+def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
+    """Return a line for each cell and metric whose mean is worse than its limit."""
+    return [
+        f"{cell.run} on {cell.corpus}: {SCORED[name].label} {cell.scores[name]:.{SCORED[name].digits}f} "
+        f"is worse than {limit:g}"
+        for cell in matrix.cells
+        for name, limit in limits.items()
+        if not SCORED[name].gain(cell.scores[name], limit) >= 0
+    ]
+
+
 def write_matrix(matrix: Matrix, out: Path) -> Path:
     """Write a matrix as JSON, CSV and a page, and return the path of the page.
 
@@ -281,12 +279,12 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
 def matrix_csv(matrix: Matrix) -> str:
     """Return the matrix as CSV, one row per run and corpus."""
     head = ["run", "corpus", "split", "pictures", "groups"]
-    for name in METRICS:
+    for name in SCORED:
         head += [name, f"{name}_nothing", f"{name}_gain", f"{name}_gain_low", f"{name}_gain_high"]
     rows: list[list[object]] = []
     for cell in matrix.cells:
         row: list[object] = [cell.run, cell.corpus, cell.split, cell.pictures, cell.groups]
-        for name in METRICS:
+        for name in SCORED:
             row += [_rounded(part[name]) for part in (cell.scores, cell.nothing, cell.gain)]
             row += _rounded(cell.gain_interval[name]) or ["", ""]
         rows.append(row)
@@ -306,22 +304,25 @@ def pictures_csv(cells: Sequence[Cell]) -> str:
     return _csv(head, rows)
 
 
-def _cell(run: str, corpus: str, split: str, rows: tuple[Row, ...]) -> Cell:
+def _cell(run: str, corpus: str, split: str, rows: tuple[Row, ...], colours: Histograms) -> Cell:
     gains = np.array(
         [[m.gain(row.scores[name], row.nothing[name]) for name, m in METRICS.items()] for row in rows]
     )
     groups = [row.group for row in rows]
     intervals = bootstrap_interval(gains, groups)
+    overlap, overlap_nothing = colours.scores()
     return Cell(
         run=run,
         corpus=corpus,
         split=split,
         pictures=len(rows),
         groups=len(set(groups)),
-        scores={name: float(np.mean([row.scores[name] for row in rows])) for name in METRICS},
-        nothing={name: float(np.mean([row.nothing[name] for row in rows])) for name in METRICS},
-        gain=dict(zip(METRICS, gains.mean(axis=0).tolist(), strict=True)),
-        gain_interval=dict(zip(METRICS, intervals, strict=True)),
+        scores={name: float(np.mean([row.scores[name] for row in rows])) for name in METRICS} | overlap,
+        nothing={name: float(np.mean([row.nothing[name] for row in rows])) for name in METRICS}
+        | overlap_nothing,
+        gain=dict(zip(METRICS, gains.mean(axis=0).tolist(), strict=True))
+        | {name: overlap[name] - overlap_nothing[name] for name in SET_METRICS},
+        gain_interval=dict(zip(METRICS, intervals, strict=True)) | colours.intervals(),
         rows=rows,
     )
 

@@ -1,7 +1,7 @@
 """The metrics: what one number says about an output and its target.
 
 A list that grows: write a function of two H x W x 3 uint8 pictures, add a line to ``METRICS``, and every
-table, CSV and page shows it.
+table, CSV and page shows it. ``SET_METRICS`` holds those that compare all outputs with all targets at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 PSNR_CAP: Final = 100.0
 SSIM_WINDOW: Final = 11
 SSIM_SIGMA: Final = 1.5
+MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def psnr(output: Pixels, target: Pixels) -> float:
@@ -42,6 +43,14 @@ def ssim(output: Pixels, target: Pixels) -> float:
     use_sample_covariance=False)``. A picture narrower than the window is averaged whole, with its borders
     reflected.
     """
+    luminance, structure = _similarity(output.astype(np.float64), target.astype(np.float64))
+    return float(_inner(luminance * structure).mean())
+
+
+def _similarity(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the maps of luminance and of contrast times structure, H x W x C, of samples 0 to 255."""
     import cv2
 
     window = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
@@ -50,15 +59,46 @@ def ssim(output: Pixels, target: Pixels) -> float:
         smooth = cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_REFLECT)
         return np.asarray(smooth, np.float64)
 
-    x, y = output.astype(np.float64), target.astype(np.float64)
     mean_x, mean_y = local(x), local(y)
     var_x, var_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
     covariance = local(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similar = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similar /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    border = SSIM_WINDOW // 2 if min(similar.shape[:2]) >= SSIM_WINDOW else 0
-    return float(similar[border : similar.shape[0] - border, border : similar.shape[1] - border].mean())
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance, (2 * covariance + c2) / (var_x + var_y + c2)
+
+
+def _inner(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out the border that the window cannot see whole, where there is anything else."""
+    border = SSIM_WINDOW // 2 if min(values.shape[:2]) >= SSIM_WINDOW else 0
+    return values[border : values.shape[0] - border, border : values.shape[1] - border]
+
+
+def ms_ssim(output: Pixels, target: Pixels) -> float:
+    """Multi-scale structural similarity of two HWC uint8 pictures, 0 to 1, the mean over the channels.
+
+    Wang, Simoncelli, Bovik (2003), equation 7: contrast and structure on five scales, each half the one
+    before (2 x 2 means), luminance on the last. Negative means count as 0. The published weights need a
+    shorter side of 176 pixels; of a smaller picture the scales on which the window fits are used, their
+    weights scaled to sum 1.
+    """
+    import cv2
+
+    x, y = output.astype(np.float64), target.astype(np.float64)
+    scales = sum(min(x.shape[:2]) >> scale >= SSIM_WINDOW for scale in range(len(MS_SSIM_WEIGHTS))) or 1
+    weights = np.array(MS_SSIM_WEIGHTS[:scales]) / sum(MS_SSIM_WEIGHTS[:scales])
+    product = np.ones(x.shape[2])
+    for scale, weight in enumerate(weights, 1):
+        luminance, structure = _similarity(x, y)
+        seen = _inner(luminance * structure if scale == scales else structure).mean(axis=(0, 1))
+        product *= np.maximum(seen, 0) ** weight
+        size = x.shape[1] // 2, x.shape[0] // 2
+        if scale < scales:
+            even = (slice(0, 2 * size[1]), slice(0, 2 * size[0]))
+            x, y = (
+                np.asarray(cv2.resize(p[even], size, interpolation=cv2.INTER_AREA), np.float64)
+                for p in (x, y)
+            )
+    return float(product.mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +135,51 @@ METRICS: Final[dict[str, Metric]] = {
         f"Gaussian window {SSIM_WINDOW}, sigma {SSIM_SIGMA}, K1 0.01, K2 0.03, population covariance, "
         f"mean over channels, border of {SSIM_WINDOW // 2} pixels left out",
     ),
+    "ms-ssim": Metric(
+        ms_ssim,
+        "MS-SSIM",
+        "",
+        4,
+        True,
+        f"five scales, weights {', '.join(map(str, MS_SSIM_WEIGHTS))}; fewer, rescaled, where the window of "
+        f"{SSIM_WINDOW} does not fit; otherwise as SSIM",
+    ),
     "mae": Metric(mae, "MAE", "levels", 2, False, "mean absolute difference in grey levels, 0 to 255"),
 }
 """Every metric, in the order of the tables. To add one, add a line."""
+
+
+# ------------------------------------------------------------------------------- over a whole set
+def lab_histogram(pixels: Pixels) -> NDArray[np.float64]:
+    """Return the shares of a picture's pixels by L, by a and by b: 3 x 256, each row summing to 1.
+
+    Bins are those of 8-bit CIE L*a*b* (D65): 100 / 255 units of L, one unit of a and b.
+    """
+    from img2img_data.images import rgb_to_lab8
+
+    lab = rgb_to_lab8(np.ascontiguousarray(pixels)).reshape(-1, 3)
+    return np.stack([np.bincount(lab[:, channel], minlength=256) for channel in range(3)]) / len(lab)
+
+
+def intersection(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the overlap of histograms along the last axis, 0 (apart) to 1 (the same)."""
+    return np.asarray(np.minimum(first, second).sum(axis=-1), np.float64)
+
+
+def _overlap(place: int, label: str) -> Metric:
+    def measure(output: Pixels, target: Pixels) -> float:
+        return float(intersection(lab_histogram(output)[place], lab_histogram(target)[place]))
+
+    how = (
+        f"intersection of the histograms of {label} in CIE L*a*b*, all outputs against all targets, each "
+        "picture weighing the same (after Isola, Zhu, Zhou, Efros 2017, section 4.2); bins of 8-bit Lab"
+    )
+    return Metric(measure, f"{label} overlap", "", 3, True, how)
+
+
+SET_METRICS: Final[dict[str, Metric]] = {
+    "lab-l": _overlap(0, "L"),
+    "lab-a": _overlap(1, "a"),
+    "lab-b": _overlap(2, "b"),
+}
+"""What compares a whole set of outputs with its targets; ``measure`` is for a set of one picture."""

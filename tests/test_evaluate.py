@@ -19,15 +19,18 @@ from img2img_data import images
 from img2img_data.corpus import open_corpus
 from img2img_data.errors import CheckpointError, CorpusError, UsageError
 from img2img_train.evaluate import (
+    SCORED,
     Matrix,
-    bootstrap_interval,
     evaluate_matrix,
     evaluate_model,
     evaluate_run,
+    parse_limits,
+    shortfalls,
     verdict,
     write_matrix,
 )
-from img2img_train.metrics import METRICS, PSNR_CAP
+from img2img_train.intervals import bootstrap_interval
+from img2img_train.metrics import METRICS, PSNR_CAP, SET_METRICS
 from img2img_train.report import Series, chart, write_run_report
 
 PICTURES = {
@@ -76,16 +79,40 @@ def by_skimage(name: str, a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("pictures", PICTURES)
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ["psnr", "ssim", "mae"])
 def test_metrics_agree_with_scikit_image(name: str, pictures: str) -> None:
     a, b = PICTURES[pictures]
     assert METRICS[name].measure(a, b) == pytest.approx(by_skimage(name, a, b), abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [(176, 176), (200, 181), (320, 256)])
+def test_ms_ssim_agrees_with_torchmetrics(size: tuple[int, int]) -> None:
+    """On grey pictures: torchmetrics averages over the channels before it multiplies, the paper has one."""
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    torch = pytest.importorskip("torch")
+    target = make_photo(5, *size)[..., :1].repeat(3, 2)
+    made = spoiled(target, 1.5)
+    a, b = (torch.from_numpy(p.transpose(2, 0, 1).copy())[None].double() for p in (made, target))
+    theirs = functional.multiscale_structural_similarity_index_measure(a, b, data_range=255.0)
+    assert METRICS["ms-ssim"].measure(made, target) == pytest.approx(float(theirs), abs=1e-4)
+
+
+def test_overlap_of_colours_is_that_of_the_whole_set(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 6}, crops=2)
+    opened = open_corpus(corpus)
+    shown = [opened.read(pair) for pair in opened.pairs("test")]
+    given, target = (np.concatenate([pair[side] for pair in shown]) for side in (0, 1))
+    cell = score(Identity(), corpus)
+    for name, metric in SET_METRICS.items():
+        assert cell.scores[name] == pytest.approx(metric.measure(given, target))
+        assert metric.measure(target, target) == pytest.approx(1)
+        assert metric.measure(target, 255 - target) < 0.9
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_identical_pictures_have_the_best_score_and_a_finite_one(name: str) -> None:
     best = METRICS[name].measure(PICTURES["alike"][0], PICTURES["alike"][0].copy())
-    assert best == {"psnr": PSNR_CAP, "ssim": pytest.approx(1), "mae": 0}[name]
+    assert best == {"psnr": PSNR_CAP, "ssim": pytest.approx(1), "ms-ssim": pytest.approx(1), "mae": 0}[name]
     for a, b in PICTURES.values():
         assert METRICS[name].gain(METRICS[name].measure(a, b), best) < 0
 
@@ -94,6 +121,24 @@ def test_identical_pictures_have_the_best_score_and_a_finite_one(name: str) -> N
 def test_metrics_of_pictures_narrower_than_the_window(size: tuple[int, int]) -> None:
     a, b = make_photo(1, *size), make_photo(2, *size)
     assert all(np.isfinite(metric.measure(a, b)) for metric in METRICS.values())
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_a_limit_is_kept_or_fallen_short_of(name: str, tmp_path: Path) -> None:
+    cell = score(Brighter(), write_corpus(tmp_path / "c", {"test": 3}))
+    matrix = Matrix(("r",), ("c",), "test", (cell,))
+    reached, better = cell.scores[name], 1 if SCORED[name].higher_is_better else -1
+    assert not shortfalls(matrix, {name: reached})
+    (line,) = shortfalls(matrix, {name: reached + 0.01 * better})
+    assert SCORED[name].label in line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("pnsr=2", "psnr"), ("psnr", "no number"), ("mae=x", "no number")]
+)
+def test_a_wrong_limit_is_one_line(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_limits([text])
 
 
 # --------------------------------------------------------------------------------------- intervals
@@ -142,8 +187,8 @@ def test_verdict_says_which_of_three() -> None:
 def test_doing_nothing_gains_nothing(tmp_path: Path) -> None:
     cell = score(Identity(), write_corpus(tmp_path / "c", {"test": 6}, crops=2))
     assert cell.scores == cell.nothing
-    assert cell.gain == dict.fromkeys(METRICS, 0.0)
-    assert cell.gain_interval == dict.fromkeys(METRICS, (0.0, 0.0))
+    assert cell.gain == dict.fromkeys(SCORED, 0.0)
+    assert cell.gain_interval == dict.fromkeys(SCORED, (0.0, 0.0))
     assert (cell.pictures, cell.groups) == (6, 3)
 
 
@@ -224,7 +269,7 @@ def test_report_of_a_run_is_whole_and_the_same_each_time(tmp_path: Path) -> None
     assert seen[-1] == (9, 9, "l2 unet on other on c")
     saved = strict_json(run / "evaluation" / "c-test.json")
     assert saved["verdict"] == cell.verdict
-    assert saved["protocol"]["metrics"].keys() == METRICS.keys()
+    assert saved["protocol"]["metrics"].keys() == SCORED.keys()
     worst = [row.key for row in sorted(cell.rows, key=lambda row: row.scores["psnr"])]
     assert [p["key"] for p in saved["gallery"]][:4] == worst[:4]
 

@@ -26,8 +26,8 @@ DATA_LEVELS = [
     {"cli"},
 ]
 TRAIN_LEVELS = [
-    {"config", "display", "interrupts", "metrics", "networks"},
-    {"objectives", "checkpoints"},
+    {"config", "display", "interrupts", "intervals", "metrics", "networks"},
+    {"colours", "objectives", "checkpoints"},
     {"batches"},
     {"run", "meters"},
     {"prepare", "report"},
