@@ -26,7 +26,7 @@ DATA_LEVELS = [
     {"cli"},
 ]
 TRAIN_LEVELS = [
-    {"config", "display", "interrupts", "intervals", "metrics", "networks"},
+    {"config", "display", "interrupts", "intervals", "metrics", "networks", "tiles"},
     {"colours", "objectives", "checkpoints"},
     {"batches"},
     {"run", "meters"},
