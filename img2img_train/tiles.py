@@ -28,7 +28,7 @@ BLENDED: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a picture is cut: side of a tile, overlap of two, in pixels, brought up to multiples of ``multiple``.
+    """How a picture is cut: side of a tile and overlap of two, pixels, brought up to a ``multiple``.
 
     ``batch`` tiles go through the network at a time.
     """
@@ -89,7 +89,7 @@ def _ramp(length: int) -> NDArray[np.float64]:
 def restore(
     forward: Forward, pixels: Pixels, tiling: Tiling, device: torch.device, channels: int = 3
 ) -> Pixels:
-    """Return what a network makes of a picture: H x W x C uint8 or uint16 to H x W x ``channels`` of that type.
+    """Return what a network makes of a picture: H x W x C uint8 or uint16 to H x W x ``channels``.
 
     Never more than ``tiling.batch`` tiles are on the device. Right and bottom edges are mirrored up to the
     network's multiple and cut back.
