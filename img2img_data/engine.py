@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+from array import array
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -47,19 +48,19 @@ def run_plan(
 
     ``recipe`` is what the bytes depend on, ``about`` what the folder's own page says besides.
     """
-    if not plan.entries:
+    if not len(plan):
         names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in plan.roots)
         raise Img2ImgError(f"no pictures in {names}", why="nothing to do", way_out="check the path")
     with locked(folder.root):
         if not folder.begin(recipe, plan.roots):
             return _report_of(folder)
-        report, total = Report(), len(plan.entries)
+        report, total = Report(), len(plan)
         with (
             writing_to(folder.building),
             folder.open_journal(total, _still_good(plan, folder.root)) as journal,
         ):
             report.kept.update(journal.found)
-            todo = [index for index, place in enumerate(journal.place) if place < 0]
+            todo = array("q", (index for index, place in enumerate(journal.place) if place < 0))
             pool = Pool(work, plan.task, refusal, run.jobs or default_jobs(), run.timeout)
             for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
                 journal.add(outcome)
@@ -102,15 +103,15 @@ def write_file(out: str, name: str, data: bytes) -> None:
 # --------------------------------------------------------------------------------------- going on
 def _still_good(plan: Plan, root: Path) -> Callable[[str, Row], int | None]:
     """Return the test for rows of an earlier run: the source is still planned, its files are whole."""
-    places: dict[tuple[int, str], int] = {}
+    find: Callable[[int, bytes], int | None] | None = None
 
     def index_of(name: str, row: Row) -> int | None:
-        if not places:
-            places.update(
-                {(r, s[0].hex()): i for i, (r, s, item) in enumerate(plan.entries) if not item.refused}
-            )
-        index = places.get((row.get("domain") == "B", str(row.get("source_hex"))))
-        return index if index is not None and _files_are_whole(root / name, row) else None
+        nonlocal find
+        find = find or plan.finder()
+        with suppress(ValueError):
+            index = find(int(row.get("domain") == "B"), bytes.fromhex(str(row.get("source_hex"))))
+            return index if index is not None and _files_are_whole(root / name, row) else None
+        return None
 
     return index_of
 

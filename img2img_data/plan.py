@@ -1,16 +1,28 @@
-"""What there is to do: every source with its key, sorted, before the first picture is read."""
+"""What there is to do: every source with its key, sorted, before the first picture is read.
+
+A plan holds a million sources in some 60 MB: their paths one behind the other, what is known about them as
+JSON only where something is, and a byte that tells how the key is made. Tasks are made on demand.
+"""
 
 from __future__ import annotations
 
+import heapq
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from img2img_data.corpus import Keys, Kind, digest
+from img2img_data.corpus import Kind, digest, key_forms, key_in_form
 from img2img_data.matching import Matching
 from img2img_data.sources import Item
+
+_RUN: Final = 1 << 16
+"""How many sources are sorted at once; their keys exist as text only meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,49 +38,148 @@ class Task:
 
 
 @dataclass(slots=True)
+class Column:
+    """Byte strings, one behind the other: 8 bytes each besides their own, where a list takes 41 more."""
+
+    data: bytearray = field(default_factory=bytearray)
+    ends: array[int] = field(default_factory=lambda: array("q"))
+
+    def append(self, value: bytes) -> None:
+        """Put one more behind the last."""
+        self.data += value
+        self.ends.append(len(self.data))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: int) -> bytes:
+        return bytes(self.data[self.ends[row - 1] if row else 0 : self.ends[row]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        for end in self.ends:
+            yield bytes(self.data[start:end])
+            start = end
+
+
+@dataclass(slots=True)
 class Plan:
-    """Everything there is to do, sorted by key; a task is made when its turn comes."""
+    """Everything there is to do, sorted by key; a task is made when its turn comes.
+
+    Rows stand in the order they were found. ``order`` sorts them; ``mine`` holds the places in that order
+    that this run does, all of them or a shard's.
+    """
 
     roots: tuple[bytes, ...]
-    entries: list[tuple[int, tuple[bytes, ...], Item]]
-    keys: list[Keys]
     kind: Kind = "paired"
+    sides: bytearray = field(default_factory=bytearray)
+    first: Column = field(default_factory=Column)
+    second: Column = field(default_factory=Column)
+    """The other half of each pair; no rows at all where tasks have one source."""
+    notes: Column = field(default_factory=Column)
+    """Tags and refusal of each row as JSON; nothing where there is neither."""
+    forms: bytearray = field(default_factory=bytearray)
+    order: array[int] = field(default_factory=lambda: array("q"))
+    mine: Sequence[int] = ()
 
-    def key(self, index: int) -> str:
-        """Return the key of a task."""
-        root, sources, _ = self.entries[index]
-        return self.keys[root][sources[0]]
+    def __len__(self) -> int:
+        return len(self.mine)
 
     def task(self, index: int) -> Task:
         """Return a task, ready to be sent to a worker."""
-        root, sources, item = self.entries[index]
-        return Task(index, self.key(index), root, sources, item.tags, item.refused)
+        row = self.order[self.mine[index]]
+        tags, refused = json.loads(self.notes[row] or b"[{}, null]")
+        return Task(
+            index, self._key(row), self.sides[row], self._sources(row), tags, refused and tuple(refused)
+        )
 
     def names_digest(self) -> str:
         """Return a digest of all source names: tells whether the folder holds other files now."""
-        return digest(*(b"\0".join([str(r).encode(), *s]) for r, s, _ in self.entries)).hex()
+        h = blake2b(digest_size=8)
+        for row in self.order:
+            name = b"\0".join([str(self.sides[row]).encode(), *self._sources(row)])
+            h.update(len(name).to_bytes(8, "little") + name)
+        return h.hexdigest()
+
+    def finder(self) -> Callable[[int, bytes], int | None]:
+        """Return the way from (root, path of the first source) to the index of the task that uses it."""
+        import numpy as np
+
+        hashes = np.array([self._hash(self.order[place]) for place in self.mine], np.uint64)
+        by_hash = np.argsort(hashes, kind="stable")
+        hashes = hashes[by_hash]
+
+        def find(root: int, path: bytes) -> int | None:
+            wanted = np.uint64(_hash_of(root, path))
+            low, high = (int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))
+            for index in map(int, by_hash[low:high]):
+                task = self.task(index)
+                if (task.root, task.sources[0], task.refused) == (root, path, None):
+                    return index
+            return None
+
+        return find
+
+    def _add(self, side: int, sources: Sequence[bytes], tags: Mapping[str, Any], refused: object) -> None:
+        self.sides.append(side)
+        self.first.append(sources[0])
+        if len(self.roots) > 1 and self.kind == "paired":
+            self.second.append(sources[1] if len(sources) > 1 else b"")
+        self.notes.append(json.dumps([tags, refused]).encode() if tags or refused else b"")
+
+    def _sources(self, row: int) -> tuple[bytes, ...]:
+        other = self.second[row] if len(self.second) else b""
+        return (self.first[row], other) if other else (self.first[row],)
+
+    def _key(self, row: int) -> str:
+        return key_in_form(self.first[row], self.forms[row])
+
+    def _hash(self, row: int) -> int:
+        return _hash_of(self.sides[row], self.first[row])
+
+    def _sort(self, rows: Iterable[int]) -> None:
+        """Append the rows to the order, sorted by key, then side, then sources."""
+        self.order.extend(
+            _in_order(array("q", rows), lambda r: (self._key(r), self.sides[r], self._sources(r)))
+        )
+        self.mine = range(len(self.order))
+
+
+def _hash_of(root: int, path: bytes) -> int:
+    return int.from_bytes(digest(bytes([root]), path), "little")
+
+
+def _in_order(rows: array[int], key: Callable[[int], Any]) -> Iterable[int]:
+    """Return rows sorted by ``key``, in runs merged only where they overlap: few keys exist at once."""
+    runs = [array("q", sorted(rows[i : i + _RUN], key=key)) for i in range(0, len(rows), _RUN)]
+    if all(key(a[-1]) <= key(b[0]) for a, b in pairwise(runs)):
+        return (row for run in runs for row in run)
+    return heapq.merge(*runs, key=key)
 
 
 def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Item]]) -> Plan:
     """Plan one task for each source: of one folder, or of the two domains of an unpaired corpus."""
-    entries: list[tuple[int, tuple[bytes, ...], Item]] = []
-    keys = []
-    for root, found in enumerate(items):
-        part = [(root, (item.path,), item) for item in found]
-        names = Keys(list(dict.fromkeys(sources[0] for _, sources, _ in part)))
-        part.sort(key=lambda e: (names[e[1][0]], e[1]))
-        entries += part
-        keys.append(names)
-    return Plan(tuple(os.fsencode(r) for r in roots), entries, keys, kind)
+    plan = Plan(tuple(os.fsencode(r) for r in roots), kind)
+    ends = [0]
+    for side, found in enumerate(items):
+        for item in found:
+            plan._add(side, (item.path,), item.tags, item.refused)
+        ends.append(len(plan.first))
+        plan.forms += key_forms(plan.first, ends[-2], ends[-1])
+    for start, end in pairwise(ends):
+        plan._sort(range(start, end))
+    return plan
 
 
 def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
     """Plan one task for each matched pair, and a refusal for each loose file."""
-    entries: list[tuple[int, tuple[bytes, ...], Item]] = [
-        (0, pair, Item(pair[0])) for pair in matching.pairs
-    ] + [
-        (side, (path,), Item(path, refused=(reason, detail))) for side, path, reason, detail in matching.loose
-    ]
-    keys = [Keys([s[0] for r, s, _ in entries if r == side]) for side in (0, 1)]
-    entries.sort(key=lambda e: (keys[e[0]][e[1][0]], e[0], e[1]))
-    return Plan(tuple(os.fsencode(r) for r in roots), entries, keys)
+    plan = Plan(tuple(os.fsencode(r) for r in roots))
+    for pair in matching.pairs:
+        plan._add(0, pair, {}, None)
+    for side in (0, 1):
+        start = len(plan.first) if side else 0
+        for path, reason, detail in ((p, r, d) for s, p, r, d in matching.loose if s == side):
+            plan._add(side, (path,), {}, (reason, detail))
+        plan.forms += key_forms(plan.first, start, len(plan.first))
+    plan._sort(range(len(plan.first)))
+    return plan

@@ -102,7 +102,7 @@ def _corpus(
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
         make_job(plan, pairing, out, settings, name)
-        say(f"would make up to {len(plan.entries):,} pairs in '{out}'; nothing was written")
+        say(f"would make up to {len(plan):,} pairs in '{out}'; nothing was written")
         return Report()
     return build_corpus(plan, pairing, out, settings, run, name, progress)
 
@@ -180,7 +180,7 @@ def _selection(
     settings = build_model(model, split_settings(given, model))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
-        say(f"would filter {len(plan.entries):,} photos into '{out}'; nothing was written")
+        say(f"would filter {len(plan):,} photos into '{out}'; nothing was written")
         return Report()
     return select_photos(name, plan, out, settings, run, progress)
 

@@ -94,24 +94,24 @@ class Pool(Generic[Task, Result]):
                 yield self.work(self.task_at(index))
             return
         size = max(1, min(CHUNK, len(todo) // (4 * self.jobs)))
-        chunks = [todo[i : i + size] for i in range(0, len(todo), size)]
+        chunks = range(0, len(todo), size)
         state = bytearray(len(chunks))  # 0 waiting, 1 in flight, 2 done
         while 0 in state:
             try:
-                yield from self._run_chunks(chunks, state)
+                yield from self._run_chunks(todo, chunks, state)
             except _broken():
                 for at in [i for i, s in enumerate(state) if s == 1]:
-                    yield from self._one_by_one(chunks[at])
+                    yield from self._one_by_one(todo[chunks[at] : chunks[at] + size])
                     state[at] = 2
 
-    def _run_chunks(self, chunks: Sequence[Sequence[int]], state: bytearray) -> Iterator[Result]:
+    def _run_chunks(self, todo: Sequence[int], chunks: range, state: bytearray) -> Iterator[Result]:
         from joblib import delayed
 
         def calls() -> Iterator[Any]:
             for at in range(len(chunks)):
                 if state[at] == 0:
                     state[at] = 1
-                    tasks = [self.task_at(i) for i in chunks[at]]
+                    tasks = [self.task_at(i) for i in todo[chunks[at] : chunks[at] + chunks.step]]
                     yield delayed(_numbered)(at, self.work, tasks, os.getpid(), self.limit)
 
         with _parallel(self.jobs) as parallel:
