@@ -282,6 +282,42 @@ def translate(model: Path, pictures: Path, out: Path, device: str, max_bad: floa
 
 
 @group.command()
+@click.argument("model", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--opset", type=click.IntRange(18, 25), default=18, show_default=True, help="ONNX operator set")
+def export(model: Path, out: Path, opset: int) -> None:
+    """Write the generator of MODEL (a run or a checkpoint) as OUT: .onnx for other programs, or .safetensors.
+
+    The ONNX file takes and gives uint8 RGB pictures of any size and is compared with torch before it is
+    handed over. The safetensors file holds the generator alone and is a model for every command here.
+
+    \b
+    Example:
+      img2img-train export runs/l2 deblur.onnx
+    """
+    from img2img_data.errors import UsageError
+    from img2img_train.export import export_onnx, export_weights
+    from img2img_train.run import load_generator
+
+    kind = out.suffix.lower()
+    if kind not in {".onnx", ".safetensors"}:
+        raise UsageError(
+            "file", out, f"ends in '{out.suffix}'", "give a name ending in .onnx or .safetensors"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    loaded = load_generator(model, "cpu")
+    if kind == ".safetensors":
+        export_weights(loaded, out)
+        said = "the generator alone"
+    else:
+        parity = export_onnx(loaded, out, opset)
+        said = (
+            f"{parity.worst} levels off torch at most, on {parity.pictures} pictures up to {parity.side} px"
+        )
+    click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {said}")
+
+
+@group.command()
 @click.argument("run", type=PATH)
 def report(run: Path) -> None:
     """Write RUN/report.html from what the run has so far.

@@ -31,7 +31,7 @@ TRAIN_LEVELS = [
     {"batches"},
     {"run", "meters"},
     {"prepare", "report"},
-    {"evaluate", "translate", "loop"},
+    {"evaluate", "export", "translate", "loop"},
     {"cli"},
 ]
 

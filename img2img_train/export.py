@@ -1,0 +1,197 @@
+"""A trained generator as one file for other programs: ONNX with pictures in and out, or bare weights.
+
+The ONNX graph takes and gives plain pictures, so that a program needs to know nothing of this project:
+
+    picture   N x height x width x 3 uint8 RGB, any size
+    restored  the same shape and type
+
+Scaling to [-1, 1] and back, and mirroring up to the network's multiple, are nodes of the graph. The file is
+compared with torch before it is handed over; one that differs by more than a level is not written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from img2img_data.corpus import write_atomically
+from img2img_data.errors import Img2ImgError, UsageError
+from img2img_train.batches import from_bytes, to_bytes
+from img2img_train.checkpoints import write_checkpoint
+from img2img_train.run import LoadedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OPSET: Final = 18
+TOLERANCE: Final = 1
+"""Grey levels that the ONNX file may differ from torch."""
+CHECKED: Final = 6
+LARGEST_SIDE: Final = 1 << 16
+
+
+class PictureToPicture(nn.Module):
+    """A generator with uint8 pictures on both sides: N x H x W x 3 RGB, sides of any length."""
+
+    def __init__(self, generator: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.generator, self.multiple = generator, multiple
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Return the restored pictures."""
+        height, width = picture.shape[1], picture.shape[2]
+        padded = self._mirrored(self._mirrored(picture, 1), 2)
+        return to_bytes(self.generator(from_bytes(padded)))[:, :height, :width]
+
+    def _mirrored(self, picture: Tensor, axis: int) -> Tensor:
+        """Mirror an axis at its end, without its last pixel, up to the multiple."""
+        length = picture.shape[axis]
+        period = torch.full((1,), 2 * (length - 1), device=picture.device).clamp(min=1)
+        # Not -(-length // multiple): ONNX divides towards zero.
+        count = (length + self.multiple - 1) // self.multiple * self.multiple
+        places = torch.arange(count, device=picture.device)
+        places = torch.remainder(places, period)
+        return picture.index_select(axis, torch.minimum(places, period - places))
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How an ONNX file was compared with torch: pictures, their largest side, most levels of difference."""
+
+    pictures: int
+    side: int
+    worst: int
+
+
+def export_weights(model: LoadedModel, out: Path) -> None:
+    """Write the generator alone as a checkpoint that every command here takes for a model."""
+    from img2img_train.checkpoints import read_description
+
+    about = read_description(model.path)
+    tensors = {f"network/{about.generator}/{k}": v for k, v in model.generator.state_dict().items()}
+    only = {about.generator: about.networks[about.generator]}
+    write_checkpoint(out, tensors, about.model_copy(update={"networks": only, "complete": False}))
+
+
+def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
+    """Write the generator as ONNX, batch and size free, and compare it with torch on pictures of odd sizes.
+
+    Raises UsageError where the extra is not installed or the model does not take RGB to RGB, Img2ImgError
+    where the file differs from torch by more than ``TOLERANCE`` levels; then nothing is left behind.
+    """
+    if (model.spec.inputs, model.spec.outputs) != (3, 3):
+        why = f"takes {model.spec.inputs} channels to {model.spec.outputs}"
+        raise UsageError("model", model.path, why, "ONNX files are written for RGB to RGB alone")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _need(name)
+    network = PictureToPicture(model.generator.cpu(), model.spec.multiple).eval()
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        _write_graph(network, model, temporary, opset)
+        parity = compare(network, temporary, _pictures(model.spec.multiple))
+        if parity.worst > TOLERANCE:
+            why = f"differs from torch by {parity.worst} levels on a picture"
+            raise Img2ImgError("ONNX file", out, why, "it was not written; try another --opset")
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+        model.generator.to(model.device)
+    return parity
+
+
+def _need(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        hint = "pip install 'img2img[export]'"
+        raise UsageError("export", why=f"needs '{module}', which is not installed", way_out=hint) from None
+
+
+def _write_graph(network: PictureToPicture, model: LoadedModel, path: Path, opset: int) -> None:
+    side = 2 * model.spec.multiple + 1
+    free = [torch.export.Dim(name, min=1, max=LARGEST_SIDE) for name in ("batch", "height", "width")]
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, side, side + 2, 3, dtype=torch.uint8),),
+            dynamo=True,
+            dynamic_shapes=(dict(enumerate(free)),),
+            input_names=["picture"],
+            output_names=["restored"],
+            opset_version=opset,
+            verbose=False,
+        )
+    if program is None:
+        raise Img2ImgError("ONNX file", path, "the exporter gave nothing back", "try another --opset")
+    proto = program.model_proto
+    for name, size in zip(
+        ("picture", "restored"), (proto.graph.input[0], proto.graph.output[0]), strict=True
+    ):
+        _name_sides(name, size)
+    for key, value in _description(model).items():
+        proto.metadata_props.add(key=key, value=value)
+    write_atomically(path, proto.SerializeToString(deterministic=True), path.with_name(f"{path.name}2"))
+
+
+def _name_sides(name: str, value: Any) -> None:
+    """Call the free sides batch, height, width on both ends; the exporter writes formulas on the output."""
+    for size, word in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width"), strict=False):
+        size.dim_param = word
+
+
+def _description(model: LoadedModel) -> dict[str, str]:
+    about = {"title": model.config.title, "step": str(model.step), "network": model.spec.name}
+    return {**about, "input": "uint8 RGB, N x H x W x 3", "output": "uint8 RGB, N x H x W x 3"}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own chatter off the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Path(os.devnull).open("w") as nowhere,
+            redirect_stdout(nowhere),
+        ):
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _pictures(multiple: int) -> list[NDArray[np.uint8]]:
+    """Return noise and ramps of odd sizes, down to one pixel: batches of 1 and 2."""
+    rng, made = np.random.default_rng(0), []
+    for number in range(CHECKED):
+        height, width = (1, 1) if not number else rng.integers(2, 5 * multiple, 2).tolist()
+        noise = rng.integers(0, 256, (1 + number % 2, height, width, 3))
+        ramp = np.linspace(0, 255, width)[:, None]
+        made.append(np.asarray(noise if number % 3 else noise // 4 + ramp * 3 // 4, np.uint8))
+    return made
+
+
+def compare(network: PictureToPicture, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
+    """Run both on batches N x H x W x 3 uint8 and return how far they differ."""
+    session = _need("onnxruntime").InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    worst = 0
+    for batch in batches:
+        with torch.no_grad():
+            expected = network(torch.from_numpy(batch)).numpy()
+        (got,) = session.run(None, {"picture": batch})
+        if got.shape != expected.shape:
+            raise Img2ImgError("ONNX file", path, f"gives {got.shape}, torch {expected.shape}")
+        worst = max(worst, int(np.abs(got.astype(np.int16) - expected).max()))
+    return Parity(sum(len(b) for b in batches), max(max(b.shape[1:3]) for b in batches), worst)

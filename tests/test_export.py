@@ -1,0 +1,95 @@
+"""The exported files give what torch gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_photo
+from small_corpus import write_corpus
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from img2img_data.errors import Img2ImgError, UsageError  # noqa: E402
+from img2img_train import export  # noqa: E402
+from img2img_train.cli import main  # noqa: E402
+from img2img_train.config import RunConfig  # noqa: E402
+from img2img_train.networks import NETWORKS, NetworkSpec, build  # noqa: E402
+from img2img_train.run import LoadedModel, load_generator  # noqa: E402
+
+SIZES = [(1, 1), (2, 33), (16, 16), (31, 47), (75, 20)]
+CPU = torch.device("cpu")
+
+
+def model_of(name: str, **channels: int) -> LoadedModel:
+    spec = NetworkSpec(name=name, width=2, **channels)
+    config = RunConfig(corpora=("corpus",), out="run")
+    network = build(spec, 3).eval().requires_grad_(False)
+    return LoadedModel(network, spec, "rgb", (-1, 1), 7, config, CPU, Path("model"))
+
+
+def is_generator(name: str) -> bool:
+    side = NETWORKS[name].multiple
+    with torch.no_grad():
+        return model_of(name).generator(torch.zeros(2, 3, side, side)).shape == (2, 3, side, side)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mirroring_in_the_graph_is_that_of_numpy(size: tuple[int, int]) -> None:
+    picture = make_photo(1, *size)[None]
+    wrapped = export.PictureToPicture(torch.nn.Identity(), 16)
+    assert np.array_equal(wrapped(torch.from_numpy(picture)).numpy(), picture)
+    padded = wrapped._mirrored(torch.from_numpy(picture), 1).numpy()
+    mode = "reflect" if size[1] > 1 else "edge"
+    assert np.array_equal(padded, np.pad(picture, [(0, 0), (0, -size[1] % 16), (0, 0), (0, 0)], mode=mode))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_is_torch_within_a_level_on_any_size(name: str, tmp_path: Path) -> None:
+    if not is_generator(name):
+        pytest.skip("no generator")
+    model = model_of(name)
+    parity = export.export_onnx(model, tmp_path / "m.onnx")
+    assert parity.worst <= export.TOLERANCE
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    for size in SIZES[1:]:
+        batch = np.stack([make_photo(seed, *size) for seed in range(3)])
+        (got,) = session.run(None, {"picture": batch})
+        assert np.abs(got.astype(int) - model.restore(batch)).max() <= 1
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_file_that_differs_is_not_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1)
+    with pytest.raises(Img2ImgError, match="differs from torch"):
+        export.export_onnx(model_of("autoencoder"), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="RGB"):
+        export.export_onnx(model_of("autoencoder", inputs=1), tmp_path / "m.onnx")
+
+
+def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
+    small = ["--width", "2", "--batch", "2", "--max-steps", "1", "--device", "cpu", "--threads", "1"]
+    out = tmp_path / "run"
+
+    def command(*words: object) -> int:
+        try:
+            main([str(w) for w in words])
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    assert command(corpus, "--loss", "l2", *small, "--out", out) == 0
+    assert command("export", out, tmp_path / "bare.safetensors") == 0
+    picture = make_photo(1, 21, 17)[None]
+    whole, bare = (load_generator(p, "cpu") for p in (out, tmp_path / "bare.safetensors"))
+    assert np.array_equal(whole.restore(picture), bare.restore(picture))
+    assert command("export", out, tmp_path / "model.pth") == 2
+    assert "give a name ending in .onnx" in capsys.readouterr().err
