@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from img2img_data import images
 from img2img_data.corpus import CORPUS_FILE, FORMAT, Kind, Layout, picture_rng, split_of, to_json_line
-from img2img_data.engine import Progress, refusal, run_plan, write_file
+from img2img_data.engine import Progress, forecast, refusal, run_plan, write_file
 from img2img_data.errors import Refused, UsageError, printable
 from img2img_data.folder import BuildFolder
 from img2img_data.outcome import Outcome, Report
@@ -62,8 +62,7 @@ def one_item(job: Job, task: Task) -> Outcome:
         sources = _read_sources(job, task)
         rng = picture_rng(job.settings.seed, task.sources[0]) if job.pairing.random else None
         made = job.pairing.make([s.pixels for s in sources], rng)
-        group = _group_of(task, job.settings.group_by)
-        split = split_of(group, job.splits, job.settings.seed)
+        group, split = _place_of(job, task)
         files = _write_files(job, task, split, made.input, made.target, sources)
         tags = {**task.tags, "group": printable(group)} if job.settings.group_by else dict(task.tags)
         row = _row(job, task, tags, sources, made.drawn, made.measured, files)
@@ -93,6 +92,12 @@ def _framed(job: Job, pixels: images.Pixels, before: Sequence[Source]) -> images
         height, width = before[0].pixels.shape[:2]
         size = (width, height)
     return pixels if size is None else images.fit(pixels, size, job.fit)
+
+
+def _place_of(job: Job, task: Task) -> tuple[bytes, str]:
+    """Return the group and the split of a task; its name tells them, not its pixels."""
+    group = _group_of(task, job.settings.group_by)
+    return group, split_of(group, job.splits, job.settings.seed)
 
 
 def _group_of(task: Task, group_by: str | None) -> bytes:
@@ -179,17 +184,37 @@ def build_corpus(
 ) -> Report:
     """Build the corpus at ``out``, or finish it. Returns the counts; raises ``Img2ImgError``."""
     job = make_job(plan, pairing, out, settings, name)
-    recipe = {
-        "command": name,
-        **pairing.settings(),
-        **settings.model_dump(mode="json"),
+    recipe = _recipe_of(plan, job)
+    about = {"format": FORMAT, "kind": job.kind, "layout": job.layout, "colour": pairing.colour}
+    work = functools.partial(one_item, job)
+    return run_plan(plan, BuildFolder(out, CORPUS_FILE), recipe, about, work, run, progress)
+
+
+def forecast_corpus(
+    plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str
+) -> Iterator[str]:
+    """Yield what ``build_corpus`` would do, a line a fact: how many pairs, in which splits, where to."""
+    job = make_job(plan, pairing, out, settings, name)
+
+    def expect(task: Task) -> Outcome:
+        if task.refused:
+            return refusal(task, *task.refused)
+        split = _place_of(job, task)[1]
+        return Outcome(task.index, f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split, "", b"")
+
+    yield from forecast(plan, BuildFolder(out, CORPUS_FILE), _recipe_of(plan, job), expect)
+
+
+def _recipe_of(plan: Plan, job: Job) -> dict[str, Any]:
+    """Return what the bytes of the corpus depend on."""
+    return {
+        "command": job.name,
+        **job.pairing.settings(),
+        **job.settings.model_dump(mode="json"),
         "fit": job.fit,
         "layout": job.layout,
         "source_names": plan.names_digest(),
     }
-    about = {"format": FORMAT, "kind": job.kind, "layout": job.layout, "colour": pairing.colour}
-    work = functools.partial(one_item, job)
-    return run_plan(plan, BuildFolder(out, CORPUS_FILE), recipe, about, work, run, progress)
 
 
 def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -172,31 +173,55 @@ def select(source: Path, out: Path, settings: dict[str, object]) -> None:
 @click.option(
     "--jobs", type=click.IntRange(min=0), default=None, help="worker processes  [default: every core]"
 )
-@click.option("--dry-run", is_flag=True, help="print the steps, write nothing")
+@click.option(
+    "--dry-run", is_flag=True, help="print the plan, the counts and what is there already; write nothing"
+)
 def build(recipe: Path, jobs: int | None, dry_run: bool) -> None:
     """Run the corpus steps of RECIPE, a YAML file, in order. Paths in it are relative to the current folder.
+
+    The whole recipe is checked before the first step. What is complete already is not made again.
 
     \b
     Example:
       img2img-data build recipes/demo.yaml
+      img2img-data build recipes/wiki_mixed.yaml --dry-run
     """
     from img2img_data.progress import progress_of
-    from img2img_data.recipe import load_recipe, run_recipe
+    from img2img_data.recipe import forecast_recipe, load_recipe
 
     extra: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
-    worst = 0
-    for name, paths, run in run_recipe(load_recipe(recipe), extra):
-        click.echo(f"{name} {' '.join(printable(str(p)) for p in paths)}")
-        if dry_run:
-            continue
+    steps = load_recipe(recipe)
+    if dry_run:
+        sys.exit(forecast_recipe(steps, extra, _say))
+    for step in steps:
+        _say(step.line)
         began = time.monotonic()
-        with progress_of(name) as show:
-            report, code = run(show, _say)
-        _print_report(report, paths[-1], False, time.monotonic() - began)
-        worst = max(worst, code)
+        with progress_of(step.name) as show:
+            report, code = step.run(extra)(show, _say)
+        _print_report(report, step.paths[-1], bool(step.settings.get("dry_run")), time.monotonic() - began)
         if code:
-            break
-    sys.exit(worst)
+            sys.exit(code)
+
+
+@group.command(short_help="Print the JSON Schema of recipes, rows or settings.")
+@click.argument("what", default="recipe", metavar="[recipe|corpus-row|COMMAND]")
+def schema(what: str) -> None:
+    """Print a JSON Schema (draft 2020-12): of recipes, of a corpus' rows, or of a command's settings.
+
+    Editors check and complete recipes by it. With the YAML extension of VS Code, or any other that uses
+    yaml-language-server, write the schema beside the recipe and name it in the recipe's first line:
+
+    \b
+      # yaml-language-server: $schema=recipe.schema.json
+
+    \b
+    Example:
+      img2img-data schema > recipe.schema.json
+      img2img-data schema blur
+    """
+    from img2img_data.schema import schema_of
+
+    _say(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
 
 
 @group.command(short_help="Check a corpus file by file.")

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,7 +22,7 @@ from img2img_data.corpus import (
     to_json_page,
     write_atomically,
 )
-from img2img_data.errors import CorpusError, Img2ImgError, printable
+from img2img_data.errors import REASONS, CorpusError, Img2ImgError, printable
 from img2img_data.folder import BUILDING, BuildFolder, Journal, Row, cannot_write, locked, writing_to
 from img2img_data.outcome import SHOWN, Outcome, Report
 from img2img_data.plan import Plan, Task
@@ -48,9 +48,7 @@ def run_plan(
 
     ``recipe`` is what the bytes depend on, ``about`` what the folder's own page says besides.
     """
-    if not len(plan):
-        names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in plan.roots)
-        raise Img2ImgError(f"no pictures in {names}", why="nothing to do", way_out="check the path")
+    check_not_empty(plan)
     with locked(folder.root):
         if not folder.begin(recipe, plan.roots):
             return _report_of(folder)
@@ -69,6 +67,38 @@ def run_plan(
             _write_manifests(folder, journal, recipe, about, report)
         folder.end()
         return report
+
+
+def check_not_empty(plan: Plan) -> None:
+    """Raise ``Img2ImgError`` when there is nothing to do."""
+    if not len(plan):
+        names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in plan.roots)
+        raise Img2ImgError(f"no pictures in {names}", why="nothing to do", way_out="check the path")
+
+
+def forecast(
+    plan: Plan, folder: BuildFolder, recipe: Mapping[str, Any], expect: Callable[[Task], Outcome]
+) -> Iterator[str]:
+    """Yield what a run would do, a line a fact; nothing is written, no picture is opened.
+
+    ``expect`` says what becomes of a source as far as its name tells. Raises ``UsageError`` as the run would.
+    """
+    check_not_empty(plan)
+    state, out = folder.state(recipe, plan.roots), printable(str(folder.root))
+    report = Report()
+    for index in range(len(plan)):
+        report.add(expect(plan.task(index)))
+    named = sorted((not name.startswith("train"), name, n) for name, n in report.kept.items() if name != ".")
+    parts = ", ".join(f"{name} {n:,}" for _, name, n in named)
+    yield f"{report.total:,} sources > up to {report.kept.total():,}" + (f": {parts}" if parts else "")
+    for reason, count in sorted(report.refused.items(), key=lambda r: (-r[1], r[0])):
+        yield f"  {count:>7,}  {reason:<20} {REASONS[reason]}"
+    if state == "complete":
+        yield f"'{out}' is complete already: nothing to do"
+    elif state == "unfinished":
+        yield f"'{out}' is unfinished, {folder.count_done():,} sources done: would go on"
+    else:
+        yield f"'{out}' would be made; nothing was written"
 
 
 def refusal(task: Task, reason: str, detail: str = "") -> Outcome:

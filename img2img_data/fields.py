@@ -7,14 +7,16 @@ stays quick.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
 
 import click
 
-from img2img_data.errors import UsageError
+from img2img_data.errors import UsageError, printable
 
 if typing.TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -116,29 +118,103 @@ def _range_of(field: FieldInfo) -> str:
     return f"  [{', '.join(bounds)}]" if bounds else ""
 
 
-def build_model(model: type[ModelT], values: Mapping[str, Any], where: str = "option") -> ModelT:
-    """Return ``model(**values)``; a wrong value is one ``UsageError`` that names the option or key path."""
+@dataclass(frozen=True)
+class Place:
+    """Where settings were given: on the command line, or under some keys of a file.
+
+    ``title`` names the file, "" stands for the command line; ``lines`` holds the line of each key.
+    """
+
+    title: str = ""
+    keys: tuple[str, ...] = ()
+    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+
+    def below(self, *keys: str) -> Place:
+        """Return the place of a section under this one."""
+        return replace(self, keys=(*self.keys, *keys))
+
+    def error(self, keys: Sequence[str], why: str, way_out: str = "") -> UsageError:
+        """Return the line about the value under ``keys``: its option, or file, line and whole key path."""
+        if not self.title:
+            named = "--" + keys[0].replace("_", "-") if keys else None
+            return UsageError("option" if keys else "options", named, why, way_out)
+        path = (*self.keys, *keys)
+        nearest = next((n for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
+        line = f", line {self.lines[path[:nearest]]}" if nearest else ""
+        return UsageError(f"{self.title}{line}: key", ".".join(path) or "all", why, way_out)
+
+
+OPTIONS: Final = Place()
+"""The command line."""
+
+
+def build_model(model: type[ModelT], values: Mapping[str, Any], where: str | Place = OPTIONS) -> ModelT:
+    """Return ``model(**values)``; a wrong value is one ``UsageError`` that names the option or key path.
+
+    ``where`` is a place, or the title of a file.
+    """
     from pydantic import ValidationError
 
     try:
         return model(**values)
     except ValidationError as error:
-        raise describe_validation(error, model, where) from None
+        raise describe_validation(error, model, where, values) from None
 
 
-def describe_validation(error: ValidationError, model: type[BaseModel], where: str = "option") -> UsageError:
-    """Turn pydantic's first complaint into one line. ``where`` is "option" or the path of a recipe."""
+def describe_validation(
+    error: ValidationError,
+    model: type[BaseModel],
+    where: str | Place = OPTIONS,
+    values: Mapping[str, Any] | None = None,
+) -> UsageError:
+    """Turn pydantic's first complaint into one line."""
+    place = where if isinstance(where, Place) else Place(where)
     first = error.errors(include_url=False)[0]
-    path = [str(p) for p in first["loc"]]
-    name = ("--" + path[0].replace("_", "-")) if where == "option" and path else ".".join(path) or "settings"
-    what = "option" if where == "option" else f"{where}: key"
+    path = _key_path(first["loc"], values or {})
+    wrong = first["input"]
     if first["type"] == "extra_forbidden":
-        return UsageError(what, name, "unknown", did_you_mean(path[-1], model.model_fields))
-    said = str(first["msg"]).removeprefix("Value error, ")
-    shown = f" (got {first['input']!r})" if path and not isinstance(first["input"], Mapping) else ""
-    return UsageError(what, name, said + shown, "see --help for what it takes")
+        known = _fields_at(model, path[:-1])
+        return place.error(path, "unknown", did_you_mean(path[-1], known) if known else "leave it out")
+    if first["type"] == "missing":
+        return place.error(path, "missing", "give it a value")
+    members = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+    if first["type"] == "literal_error" and isinstance(wrong, str):
+        return place.error(path, f"'{printable(wrong)}' is unknown", did_you_mean(wrong, members))
+    said = str(first["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    shown = f" (got {printable(repr(wrong))[:80]})" if path and not isinstance(wrong, Mapping) else ""
+    return place.error(path, said + shown, "see --help for what it takes")
+
+
+def _key_path(location: Sequence[str | int], values: Any) -> list[str]:
+    """Return the keys that lead to a fault, without the names pydantic puts between for unions."""
+    path = []
+    for number, part in enumerate(location, 1):
+        if isinstance(values, Mapping | list | tuple):
+            inside = part in values if isinstance(values, Mapping) else isinstance(part, int)
+            if not inside and (number < len(location) or not str(part).isidentifier()):
+                continue
+            values = values[part] if inside else None  # type: ignore[index]
+        path.append(str(part))
+    return path
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
+    """Return the names of the fields of the model under a path, none where that is no single model."""
+    here: Any = model
+    for part in path:
+        if isinstance(here, type) and hasattr(here, "model_fields"):
+            found = here.model_fields.get(part)
+            here = _without_none(found.annotation) if found else None
+        else:
+            here = next((a for a in typing.get_args(here) if a is not ...), None) if part.isdigit() else None
+    return tuple(getattr(here, "model_fields", ()))
 
 
 def split_settings(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Return those of the settings that are fields of ``model``."""
     return {k: v for k, v in settings.items() if k in model.model_fields}
+
+
+def takes_text(field: FieldInfo) -> bool:
+    """Tell whether a field holds any text; a file may then give a number, as in ``size: 64``."""
+    return _without_none(field.annotation) is str

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Literal
 
 from img2img_data.corpus import to_json_page, write_atomically
 from img2img_data.errors import CorpusError, FolderInUse, Img2ImgError, UsageError
@@ -30,6 +30,7 @@ from img2img_data.outcome import Outcome
 
 BUILDING: Final = ".building"
 Row = Mapping[str, Any]
+State = Literal["new", "unfinished", "complete"]
 
 
 @contextlib.contextmanager
@@ -147,29 +148,40 @@ class BuildFolder:
         """Where the unfinished run keeps its own files."""
         return self.root / BUILDING
 
-    def begin(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> bool:
-        """Prepare the folder; return False when a run of this recipe is complete in it.
+    def state(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> State:
+        """Tell how far a run of this recipe is here; nothing is written.
 
-        ``UsageError`` when it holds something else: other files, another recipe's run, or one that was
-        begun with other source folders.
+        ``UsageError`` when the folder holds something else: other files, another recipe's run, or one that
+        was begun with other source folders.
         """
         if (self.root / self.page).is_file():
             self._check_same(_read_json(self.root / self.page).get("recipe"), recipe)
+            return "complete"
+        note = self.building / "recipe.json"
+        if note.is_file():
+            self._check_same(_read_json(note), _note_of(recipe, roots))
+            return "unfinished"
+        if self.root.is_dir() and any(p.name != BUILDING for p in self.root.iterdir()):
+            raise UsageError("folder", self.root, "holds other files", "choose a new or an empty folder")
+        return "new"
+
+    def begin(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> bool:
+        """Prepare the folder; return False when a run of this recipe is complete in it.
+
+        ``UsageError`` as from ``state``.
+        """
+        if self.state(recipe, roots) == "complete":
             self.end()
             return False
-        note = self.building / "recipe.json"
-        wanted = {
-            **recipe,
-            "source_folders": [os.fsencode(os.path.abspath(os.fsdecode(r))).hex() for r in roots],
-        }
-        if note.is_file():
-            self._check_same(_read_json(note), wanted)
-        elif any(p.name != BUILDING for p in self.root.iterdir()):
-            raise UsageError("folder", self.root, "holds other files", "choose a new or an empty folder")
         with writing_to(self.root):
             (self.building / "tmp").mkdir(parents=True, exist_ok=True)
-            write_atomically(note, to_json_page(wanted), self.building / "recipe.tmp")
+            note, fresh = self.building / "recipe.json", self.building / "recipe.tmp"
+            write_atomically(note, to_json_page(_note_of(recipe, roots)), fresh)
         return True
+
+    def count_done(self) -> int:
+        """Return how many sources an unfinished run has done, kept or refused."""
+        return sum(1 for _ in _whole_lines(self.building / "journal.jsonl"))
 
     def _check_same(self, there: object, wanted: Mapping[str, Any]) -> None:
         wanted = json.loads(json.dumps(wanted))
@@ -205,6 +217,11 @@ class BuildFolder:
     def end(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.building, ignore_errors=True)
+
+
+def _note_of(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:
+    folders = [os.fsencode(os.path.abspath(os.fsdecode(r))).hex() for r in roots]
+    return {**recipe, "source_folders": folders}
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, str, bytes]]:

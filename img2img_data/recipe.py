@@ -11,25 +11,36 @@
       corpora: [corpora/gaussian]
       out: runs/gaussian
 
-Paths are relative to the current folder.
+Paths are relative to the current folder. The whole recipe is checked before any work: each key, type and
+value, by the models of the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from img2img_data.corpus import CORPUS_FILE
 from img2img_data.engine import Progress
-from img2img_data.errors import UsageError
-from img2img_data.fields import build_model, did_you_mean
+from img2img_data.errors import Img2ImgError, UsageError, printable
+from img2img_data.fields import Place, build_model, did_you_mean, takes_text
 from img2img_data.outcome import Report
-from img2img_data.steps import STEPS, run_step
+from img2img_data.selection import PAGE
+from img2img_data.steps import STEPS, check_settings, run_step
+from img2img_data.yamlfile import Document, read_yaml
 
-RunStep = Callable[[Progress, Callable[[str], None]], tuple[Report, int]]
+Say = Callable[[str], None]
+RunStep = Callable[[Progress, Say], tuple[Report, int]]
+
+PAGES: Final = (CORPUS_FILE, PAGE)
+"""What a step's folder holds once it is complete: one of these."""
+SHOWN_LINES: Final = 12
+"""Of a step's lines in a dry run: the first few and the last few, when there are more than twice as many."""
 
 
 class Recipe(BaseModel):
@@ -40,67 +51,154 @@ class Recipe(BaseModel):
     name: str = Field("", description="what the experiment is called")
     about: str = Field("", description="what it shows, in a sentence")
     corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
-        (), description="the steps, each {command: settings}"
+        (), description="the steps of img2img-data build, in order, each {command: settings}"
     )
-    run: dict[str, Any] = Field({}, description="settings of img2img-train")
+    run: dict[str, Any] = Field({}, description="settings of img2img-train; see 'img2img-train schema'")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, read without running anything; ``UsageError`` when it is none."""
-    import yaml
+@dataclass(frozen=True, slots=True)
+class RecipeStep:
+    """One step of a recipe, checked: its number from 1, command, paths (output last) and settings."""
 
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise UsageError("recipe", path, error.strerror or str(error), "check the path") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise UsageError("recipe", path, f"is no YAML{line}", "mend the file") from None
-    if not isinstance(content, dict):
-        raise UsageError("recipe", path, "is no mapping of name, corpus and run", "see the files in recipes/")
-    return content
+    number: int
+    name: str
+    paths: tuple[Path, ...]
+    settings: Mapping[str, Any]
+
+    def run(self, extra: Mapping[str, Any]) -> RunStep:
+        """Return the function that does the step; ``extra`` settings override its own."""
+        given = {**self.settings, **extra}
+        return lambda progress, say: run_step(self.name, self.paths, given, progress, say)
+
+    @property
+    def line(self) -> str:
+        """The step in one line: number, command, folders."""
+        *sources, out = (printable(str(p)) for p in self.paths)
+        return f"{self.number}  {self.name}  {' | '.join(sources)} > {out}"
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe and check its steps by name, so that a mistake shows before any work."""
-    recipe = build_model(Recipe, read_yaml(path), f"recipe '{path}'")
+def load_recipe(path: Path) -> tuple[RecipeStep, ...]:
+    """Read a recipe and check all of it; ``UsageError`` names file, line and key of the first mistake."""
+    document = read_yaml(path)
+    place = Place(f"recipe '{printable(str(path))}'", lines=document.lines)
+    recipe = build_model(Recipe, _with_texts(document).content, place)
     if not recipe.corpus:
         raise UsageError("recipe", path, "has no 'corpus' steps", "see the files in recipes/")
-    for number, step in enumerate(recipe.corpus):
-        where = f"corpus.{number}"
+    steps: list[RecipeStep] = []
+    for index, step in enumerate(recipe.corpus):
+        here = place.below("corpus", str(index))
         if len(step) != 1:
-            raise UsageError(
-                "recipe", path, f"{where} is not one {{command: settings}}", "start each with '- '"
-            )
+            raise here.error([], "is not one {command: settings}", "start each command with '- '")
         ((name, values),) = step.items()
         if name not in STEPS:
-            raise UsageError(
-                f"recipe '{path}': step", f"{where}.{name}", "unknown", did_you_mean(name, STEPS)
-            )
-        _check_step(path, f"{where}.{name}", name, values)
-    return recipe
+            raise here.error([name], "unknown", did_you_mean(name, STEPS))
+        steps.append(_step_of(index + 1, name, values, here.below(name), steps))
+    return tuple(steps)
 
 
-def _check_step(path: Path, where: str, name: str, values: Mapping[str, Any]) -> None:
+def _with_texts(document: Document) -> Document:
+    """Take a number as the text it was written as where a text is asked for: ``name: 12``."""
+    texts = {
+        key: str(document.content[key]) for key in ("name", "about") if _is_number(document.content, key)
+    }
+    return document._replace(content={**document.content, **texts})
+
+
+def _is_number(values: Mapping[str, Any], key: str) -> bool:
+    return isinstance(values.get(key), int | float) and not isinstance(values[key], bool)
+
+
+def _step_of(
+    number: int, name: str, values: Mapping[str, Any], place: Place, before: Sequence[RecipeStep]
+) -> RecipeStep:
     step = STEPS[name]
     known = {*step.paths, *(f for m in step.models for f in m.model_fields)}
     for key in values:
         if key not in known:
-            raise UsageError(f"recipe '{path}': key", f"{where}.{key}", "unknown", did_you_mean(key, known))
-    for needed in step.paths:
-        if needed not in values:
-            raise UsageError(f"recipe '{path}': key", f"{where}.{needed}", "missing", "say which folder")
+            raise place.error([key], "unknown", did_you_mean(key, known))
+    paths = tuple(_path_of(name, key, values, place) for key in step.paths)
+    for earlier in before:
+        if os.path.abspath(earlier.paths[-1]) == os.path.abspath(paths[-1]):
+            why = f"is the output of step {earlier.number} ({earlier.name}) too"
+            raise place.error([step.paths[-1]], why, "give each step a folder of its own")
+    texts = {f for m in step.models for f, field in m.model_fields.items() if takes_text(field)}
+    settings = {
+        key: str(value) if key in texts and _is_number(values, key) else value
+        for key, value in values.items()
+        if key not in step.paths
+    }
+    check_settings(name, settings, place)
+    return RecipeStep(number, name, paths, settings)
 
 
-def run_recipe(recipe: Recipe, extra: Mapping[str, Any]) -> Iterator[tuple[str, list[Path], RunStep]]:
-    """Yield (command, paths, function that does it) for each step; ``extra`` settings go to every step."""
-    for step in recipe.corpus:
-        ((name, values),) = step.items()
-        paths = [Path(str(values[p])) for p in STEPS[name].paths]
-        given = {k: _as_text(k, v) for k, v in values.items() if k not in STEPS[name].paths}
-        yield name, paths, partial(run_step, name, paths, {**given, **extra})
+def _path_of(name: str, key: str, values: Mapping[str, Any], place: Place) -> Path:
+    if key not in values:
+        raise place.error([key], "missing", f"say which folder; 'img2img-data {name} --help' tells more")
+    value = str(values[key]) if _is_number(values, key) else values[key]
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise place.error([key], f"is no path (got {printable(repr(values[key]))[:80]})", "name a folder")
+    return Path(value)
 
 
-def _as_text(key: str, value: Any) -> Any:
-    return str(value) if key == "size" else value
+# -------------------------------------------------------------------------------------------- dry run
+def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], say: Say) -> int:
+    """Say what each step would do, what it would read and write, and what is there already; return the exit
+    code that the mistakes found on the way mean. Nothing is written.
+    """
+    worst = 0
+    for step in steps:
+        say(step.line)
+        lines: list[str] = [_settings_line(step)]
+        lines += [f"reads {line}" for line in _made_before(step, steps)]
+        if _waits(step, steps):
+            lines.append("its sources are counted when they are there")
+        else:
+            worst = max(worst, _forecast_step(step, extra, lines.append))
+        for line in _abridged(lines, step.name):
+            say(f"   {line}")
+    return worst
+
+
+def _forecast_step(step: RecipeStep, extra: Mapping[str, Any], say: Say) -> int:
+    try:
+        return step.run({**extra, "dry_run": True})(lambda done, total: None, say)[1]
+    except Img2ImgError as error:
+        say(f"error: {error}")
+        return error.exit_code
+
+
+def _settings_line(step: RecipeStep) -> str:
+    said = ", ".join(f"{key}={printable(str(value))}" for key, value in step.settings.items())
+    return f"settings: {said or 'the defaults'}"
+
+
+def _made_before(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[str]:
+    """Yield a line for each source that an earlier step makes."""
+    for source, maker in _makers(step, steps):
+        state = "is complete already" if _is_complete(maker) else "is not done yet"
+        there = "" if source.is_dir() or not _is_complete(maker) else ", but makes no such folder"
+        yield f"'{printable(str(source))}', made by step {maker.number} ({maker.name}), which {state}{there}"
+
+
+def _waits(step: RecipeStep, steps: Sequence[RecipeStep]) -> bool:
+    return any(not _is_complete(maker) for _, maker in _makers(step, steps))
+
+
+def _makers(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[tuple[Path, RecipeStep]]:
+    for source in step.paths[:-1]:
+        for earlier in steps[: step.number - 1]:
+            made, wanted = (Path(os.path.abspath(p)) for p in (earlier.paths[-1], source))
+            if made == wanted or made in wanted.parents:
+                yield source, earlier
+
+
+def _is_complete(step: RecipeStep) -> bool:
+    """Tell whether a step's folder has its last page, which is written when all else is there."""
+    return any((step.paths[-1] / page).is_file() for page in PAGES)
+
+
+def _abridged(lines: Sequence[str], name: str) -> list[str]:
+    if len(lines) <= 2 * SHOWN_LINES:
+        return list(lines)
+    between = f"... {len(lines) - 2 * SHOWN_LINES:,} more lines; 'img2img-data {name} --dry-run' shows all"
+    return [*lines[:SHOWN_LINES], between, *lines[-SHOWN_LINES:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data import images
 from img2img_data.corpus import FORMAT, to_json_line
-from img2img_data.engine import Progress, refusal, run_plan, write_file
+from img2img_data.engine import Progress, forecast, refusal, run_plan, write_file
 from img2img_data.errors import Refused, printable
 from img2img_data.filters import FILTERS, Filter, Gray, MinSide, NoFace, NoGender, check_picture, check_tags
 from img2img_data.folder import BuildFolder
@@ -80,7 +81,7 @@ def choose_one(choice: Choice, task: Task) -> Outcome:
         check_picture(choice.filters, picture, task.tags)
     except Refused as refused:
         return refusal(task, refused.reason, refused.detail)
-    folder = str(task.tags["gender"]) if choice.by_gender else "."
+    folder = _folder_of(choice, task)
     name = _name_of(task)
     write_file(choice.out, f"{folder}/{name}", data)
     width, height = picture.size
@@ -112,8 +113,35 @@ def select_photos(
     progress: Progress,
 ) -> Report:
     """Copy the photos of a plan that pass; ``wiki`` sorts them by gender."""
-    choice = Choice(plan.roots[0], os.fspath(out), settings.filters(), isinstance(settings, WikiSettings))
-    recipe = {"command": name, **settings.model_dump(mode="json"), "source_names": plan.names_digest()}
+    choice, recipe = _choice_of(plan, out, settings), _recipe_of(name, plan, settings)
     about = {"format": FORMAT, "kind": "selection"}
     work = functools.partial(choose_one, choice)
     return run_plan(plan, BuildFolder(out, PAGE), recipe, about, work, run, progress)
+
+
+def forecast_photos(name: str, plan: Plan, out: Path, settings: SelectSettings) -> Iterator[str]:
+    """Yield what ``select_photos`` would do, as far as names and tags tell."""
+    choice = _choice_of(plan, out, settings)
+
+    def expect(task: Task) -> Outcome:
+        try:
+            if task.refused:
+                raise Refused(*task.refused)
+            check_tags(choice.filters, task.tags)
+        except Refused as refused:
+            return refusal(task, refused.reason, refused.detail)
+        return Outcome(task.index, _folder_of(choice, task), "", b"")
+
+    yield from forecast(plan, BuildFolder(out, PAGE), _recipe_of(name, plan, settings), expect)
+
+
+def _choice_of(plan: Plan, out: Path, settings: SelectSettings) -> Choice:
+    return Choice(plan.roots[0], os.fspath(out), settings.filters(), isinstance(settings, WikiSettings))
+
+
+def _recipe_of(name: str, plan: Plan, settings: SelectSettings) -> dict[str, Any]:
+    return {"command": name, **settings.model_dump(mode="json"), "source_names": plan.names_digest()}
+
+
+def _folder_of(choice: Choice, task: Task) -> str:
+    return str(task.tags["gender"]) if choice.by_gender else "."

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from img2img_data.build import build_corpus, make_job
+from img2img_data.build import build_corpus, forecast_corpus
 from img2img_data.degradations import DEGRADATIONS, find_degradation
 from img2img_data.engine import Progress
 from img2img_data.errors import UsageError
-from img2img_data.fields import build_model, did_you_mean, split_settings
+from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean, split_settings
 from img2img_data.matching import Matching, MatchSettings, match_paths
 from img2img_data.outcome import Report
 from img2img_data.pairings import Colorize, Combine, Degrade, Keep, Pairing
 from img2img_data.plan import Plan, plan_folders, plan_pairs
-from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, select_photos
+from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, forecast_photos, select_photos
 from img2img_data.settings import BuildSettings, RunSettings
 from img2img_data.sources import find_mat, list_folder, list_wiki
 
@@ -37,7 +37,18 @@ class BlurSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str = Field("gaussian", description=f"what spoils the pictures: {', '.join(DEGRADATIONS)}")
+    kind: str = Field(
+        "gaussian",
+        description=f"what spoils the pictures: {', '.join(DEGRADATIONS)}",
+        json_schema_extra={"enum": list(DEGRADATIONS)},
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _check_kind(cls, value: str) -> str:
+        if value not in DEGRADATIONS:
+            raise ValueError(f"unknown; {did_you_mean(value, DEGRADATIONS)}")
+        return value
 
 
 class PairSettings(BaseModel):
@@ -49,12 +60,33 @@ class PairSettings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting whose value decides which of several models the other settings belong to."""
+
+    name: str
+    members: Mapping[str, type[BaseModel]]
+    default: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One way to fill a folder. ``paths`` names what it takes, the output last; ``models`` its settings."""
+    """One way to fill a folder. ``paths`` names what it takes, the output last; ``models`` its settings.
+
+    With a ``choice``, only the chosen one of its members takes part.
+    """
 
     run: Run
     paths: tuple[str, ...]
     models: Models
+    choice: Choice | None = None
+
+    def models_for(self, given: Settings) -> Models:
+        """Return the models that the settings given have to fit."""
+        if self.choice is None:
+            return self.models
+        chosen = self.choice.members.get(str(given.get(self.choice.name, self.choice.default)))
+        left_out = set(self.choice.members.values()) - {chosen}
+        return tuple(model for model in self.models if model not in left_out)
 
 
 def run_step(
@@ -62,7 +94,7 @@ def run_step(
 ) -> tuple[Report, int]:
     """Do one step; return the counts and the exit code they mean."""
     step = STEPS[name]
-    _check_known(name, step.models, given)
+    check_settings(name, given)
     _check_apart(paths)
     run = build_model(RunSettings, split_settings(given, RunSettings))
     report = step.run(paths, given, progress, say)
@@ -71,12 +103,28 @@ def run_step(
     return report, report.exit_code(run.max_bad, expected, loose_ok)
 
 
-def _check_known(name: str, models: Models, given: Settings) -> None:
-    known = {field for model in models for field in model.model_fields}
+def check_settings(name: str, given: Settings, place: Place = OPTIONS) -> None:
+    """Raise ``UsageError`` when settings are unknown, wrong, or do not belong to what was chosen.
+
+    Reads nothing from disk, so that a whole recipe can be checked before any work.
+    """
+    step = STEPS[name]
+    models = step.models_for(given)
+    known, fitting = _fields_of(step.models), _fields_of(models)
     for key in given:
         if key not in known:
-            option = "--" + key.replace("_", "-")
-            raise UsageError("option", option, f"is none of '{name}'", did_you_mean(key, known))
+            why = "unknown" if place.title else f"is none of '{name}'"
+            raise place.error([key], why, did_you_mean(key, known))
+    for model in models:
+        build_model(model, split_settings(given, model), place)
+    for key in given:
+        if key not in fitting and step.choice:
+            chosen = given.get(step.choice.name, step.choice.default)
+            raise place.error([key], f"does not belong to {step.choice.name} '{chosen}'", "leave it out")
+
+
+def _fields_of(models: Models) -> set[str]:
+    return {field for model in models for field in model.model_fields}
 
 
 def _check_apart(paths: Sequence[Path]) -> None:
@@ -101,8 +149,8 @@ def _corpus(
     settings = build_model(BuildSettings, split_settings(given, BuildSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
-        make_job(plan, pairing, out, settings, name)
-        say(f"would make up to {len(plan):,} pairs in '{out}'; nothing was written")
+        for line in forecast_corpus(plan, pairing, out, settings, name):
+            say(line)
         return Report()
     return build_corpus(plan, pairing, out, settings, run, name, progress)
 
@@ -111,10 +159,6 @@ def blur(paths: Sequence[Path], given: Settings, progress: Progress, say: Callab
     """Pair each picture with a spoiled copy of itself."""
     kind = build_model(BlurSettings, split_settings(given, BlurSettings)).kind
     degradation = find_degradation(kind)
-    other = {f for d in DEGRADATIONS.values() for f in d.model_fields} - set(degradation.model_fields)
-    for name in sorted(other & set(given)):
-        option = "--" + name.replace("_", "-")
-        raise UsageError("option", option, f"does not belong to --kind {kind}", "leave it out")
     pairing = Degrade(degradation=build_model(degradation, split_settings(given, degradation)))
     return _corpus("blur", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
 
@@ -180,7 +224,8 @@ def _selection(
     settings = build_model(model, split_settings(given, model))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
-        say(f"would filter {len(plan):,} photos into '{out}'; nothing was written")
+        for line in forecast_photos(name, plan, out, settings):
+            say(line)
         return Report()
     return select_photos(name, plan, out, settings, run, progress)
 
@@ -204,7 +249,12 @@ _BUILD: Final = (BuildSettings, RunSettings)
 STEPS: Final[dict[str, Step]] = {
     "wiki": Step(wiki, ("wiki_crop", "out"), (WikiSettings, RunSettings)),
     "select": Step(select, ("source", "out"), (SelectSettings, RunSettings)),
-    "blur": Step(blur, ("source", "out"), (BlurSettings, *DEGRADATIONS.values(), *_BUILD)),
+    "blur": Step(
+        blur,
+        ("source", "out"),
+        (BlurSettings, *DEGRADATIONS.values(), *_BUILD),
+        Choice("kind", DEGRADATIONS, "gaussian"),
+    ),
     "combine": Step(combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, *_BUILD)),
     "lab": Step(lab, ("source", "out"), (Colorize, *_BUILD)),
     "unpaired": Step(unpaired, ("a", "b", "out"), _BUILD),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -315,6 +316,19 @@ def export(model: Path, out: Path, opset: int) -> None:
             f"{parity.worst} levels off torch at most, on {parity.pictures} pictures up to {parity.side} px"
         )
     click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {said}")
+
+
+@group.command()
+def schema() -> None:
+    """Print the JSON Schema (draft 2020-12) of a recipe's section 'run'.
+
+    \b
+    Example:
+      img2img-train schema > run.schema.json
+    """
+    from img2img_train.config import run_schema
+
+    click.echo(json.dumps(run_schema(), indent=2, ensure_ascii=False))
 
 
 @group.command()

@@ -12,11 +12,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from img2img_data.errors import CheckpointError, UsageError
-from img2img_data.fields import build_model, did_you_mean
+from img2img_data.errors import CheckpointError, UsageError, printable
+from img2img_data.fields import Place, build_model, did_you_mean
 
 CONFIG_FILE: Final = "config.json"
-LARGEST_RECIPE: Final = 1 << 20
 RESOURCES: Final = frozenset({"out", "device", "threads", "workers", "cache", "checkpoint_seconds"})
 """Settings that say with what a run is computed, not what: a run may be resumed with others."""
 
@@ -151,33 +150,38 @@ def read_page(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path | str) -> dict[str, Any]:
     """Return the section ``run`` of a YAML recipe, unchecked but for its keys and values by RunConfig.
 
-    The other sections belong to other commands. Raises UsageError naming the key, and the nearest one there
-    is.
+    The other sections belong to other commands. Raises UsageError naming file, line and key, and the nearest
+    one there is.
     """
-    import yaml
+    from img2img_data.yamlfile import read_yaml
 
     path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_RECIPE:
-            raise UsageError("recipe", path, f"is larger than {LARGEST_RECIPE:,} bytes", "is it a recipe?")
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise UsageError("recipe", path, error.strerror or "cannot be read", "check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or type(error).__name__
-        raise UsageError("recipe", path, f"is not YAML{where}: {why}") from None
-    section = content.get("run") if isinstance(content, dict) else None
+    content, lines = read_yaml(path)
+    section = content.get("run")
     if not isinstance(section, dict):
-        there = [str(key) for key in content] if isinstance(content, dict) else []
-        near = [key for key in there if did_you_mean(key, ["run"]).startswith("did")]
+        near = [key for key in content if did_you_mean(key, ["run"]).startswith("did")]
         why = f"has no section 'run'{f' (is {near[0]!r} meant?)' if near else ''}"
         raise UsageError("recipe", path, why, "put the settings of img2img-train under 'run:'")
-    values = {str(key): value for key, value in section.items()}
-    filled = {"corpora": ["filled from the command line"], **values}
-    build_model(RunConfig, filled, f"recipe '{path}': run")
-    return values
+    filled = {"corpora": ["filled from the command line"], **section}
+    build_model(RunConfig, filled, Place(f"recipe '{printable(str(path))}'", ("run",), lines))
+    return section
+
+
+def run_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the section ``run`` of a recipe."""
+    schema = RunConfig.model_json_schema()
+    one = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/CorpusChoice"}]}
+    about = schema["properties"]["corpora"].get("description", "")
+    several = {"type": "array", "items": one, "minItems": 1}
+    schema["properties"]["corpora"] = {"description": about, "anyOf": [*one["anyOf"], several]}
+    # The command line may name the corpora in place of the recipe.
+    required = [name for name in schema.pop("required", []) if name != "corpora"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "run",
+        **({"required": required} if required else {}),
+    }
 
 
 def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:

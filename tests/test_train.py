@@ -316,12 +316,12 @@ def test_pictures_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("run: {epohcs: 3}", "'epohcs': unknown; did you mean 'epochs'"),
-        ("run: {epochs: 0}", "'epochs'.*greater than or equal to 1"),
+        ("run: {epohcs: 3}", "'run.epohcs': unknown; did you mean 'epochs'"),
+        ("run: {epochs: 0}", "line 1: key 'run.epochs'.*greater than or equal to 1"),
         ("run: {corpora: [{path: a, wieght: 2}]}", "corpora.0.*'wieght'; did you mean 'weight'"),
         ("rnu: {epochs: 3}", "no section 'run'"),
-        ("- 1", "no section 'run'"),
-        ("run: [", "is not YAML in line"),
+        ("- 1", "no mapping"),
+        ("run: [", "line 1 of recipe .*is not YAML"),
         ("run: !!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOORS = {"corpus", "images", "degradations", "fields", "errors"}
+DOORS = {"corpus", "images", "degradations", "fields", "errors", "yamlfile"}
 DATA_LEVELS = [
     {"errors"},
-    {"fields"},
+    {"fields", "yamlfile"},
     {"headers", "matfile", "png"},
     {"images", "degradations"},
     {"corpus"},
@@ -23,6 +23,7 @@ DATA_LEVELS = [
     {"build", "selection"},
     {"steps"},
     {"recipe", "progress"},
+    {"schema"},
     {"cli"},
 ]
 TRAIN_LEVELS = [
