@@ -281,6 +281,34 @@ def sample(out: Path, size: int, limit: int) -> None:
         click.echo(f"{name}: {count} crops")
 
 
+@group.command(cls=ModelCommand, models=_models("pack"), short_help="Write a corpus as WebDataset shards.")
+@click.argument("corpus", type=FOLDER)
+@click.argument("shards", type=FOLDER)
+def pack(corpus: Path, shards: Path, settings: dict[str, object]) -> None:
+    """Write CORPUS as tar archives for webdataset, with an index; equal corpora give equal bytes.
+
+    \b
+    Example:
+      img2img-data pack corpora/gaussian shards/gaussian --per-shard 1000
+    """
+    _run("pack", (corpus, shards), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("unpack"), short_help="Get a corpus back from its shards.")
+@click.argument("shards", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def unpack(shards: Path, out: Path, settings: dict[str, object]) -> None:
+    """Write the corpus that was packed at SHARDS to OUT, byte for byte.
+
+    Everything is checked before anything is written: a shard that is damaged, or made to do harm, is refused.
+
+    \b
+    Example:
+      img2img-data unpack shards/gaussian corpora/gaussian
+    """
+    _run("unpack", (shards, out), settings)
+
+
 def _ended_by(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 

@@ -4,7 +4,8 @@
 
     Img2ImgError                a command cannot do what was asked        exit 1
     ├── UsageError              an option, recipe or setting is wrong     exit 2
-    │   └── FolderInUse         another run holds the folder              exit 2
+    │   ├── FolderInUse         another run holds the folder              exit 2
+    │   └── ArchiveError        an archive is damaged, or means harm      exit 2
     ├── CorpusError             a corpus is missing, unfinished, damaged  exit 1
     ├── CheckpointError         a checkpoint is damaged or not ours       exit 2
     └── DivergedError           a loss or weight stopped being finite     exit 3
@@ -77,6 +78,10 @@ class UsageError(Img2ImgError):
 
 class FolderInUse(UsageError):
     """Another run works in the folder."""
+
+
+class ArchiveError(UsageError):
+    """An archive is damaged, or holds what is no plain file of a harmless name."""
 
 
 class CorpusError(Img2ImgError):

@@ -21,11 +21,13 @@ from img2img_data.errors import UsageError
 from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean, split_settings
 from img2img_data.matching import Matching, MatchSettings, match_paths
 from img2img_data.outcome import Report
+from img2img_data.packing import PackSettings, pack_corpus
 from img2img_data.pairings import Colorize, Combine, Degrade, Keep, Pairing
 from img2img_data.plan import Plan, plan_folders, plan_pairs
 from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, forecast_photos, select_photos
 from img2img_data.settings import BuildSettings, RunSettings
 from img2img_data.sources import find_mat, list_folder, list_wiki
+from img2img_data.unpacking import unpack_corpus
 
 Settings = Mapping[str, Any]
 Run = Callable[[Sequence[Path], Settings, Progress, Callable[[str], None]], Report]
@@ -57,6 +59,14 @@ class PairSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     allow_unpaired: bool = Field(False, description="end with 0 although files had no other half")
+
+
+class DryRun(BaseModel):
+    """Whether to write at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dry_run: bool = Field(False, description="say what would be done, write nothing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +140,10 @@ def _fields_of(models: Models) -> set[str]:
 def _check_apart(paths: Sequence[Path]) -> None:
     *sources, out = (Path(os.path.abspath(p)) for p in paths)
     for source, shown in zip(sources, paths, strict=False):
-        if not source.is_dir() and source.suffix != ".mat":
+        if not source.exists():
             raise UsageError("folder", shown, "no such folder", "check the path")
+        if not source.is_dir() and source.suffix not in {".mat", ".tar"}:
+            raise UsageError("folder", shown, "is a file, not a folder", "check the path")
         if out == source or out in source.parents or source in out.parents:
             raise UsageError("folder", paths[-1], "overlaps the source folder", "choose one outside of it")
 
@@ -230,6 +242,17 @@ def _selection(
     return select_photos(name, plan, out, settings, run, progress)
 
 
+def pack(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Write a corpus as WebDataset shards."""
+    settings = build_model(PackSettings, split_settings(given, PackSettings))
+    return pack_corpus(paths[0], paths[1], settings, bool(given.get("dry_run")), progress, say)
+
+
+def unpack(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Write the corpus that was packed."""
+    return unpack_corpus(paths[0], paths[1], bool(given.get("dry_run")), progress, say)
+
+
 def table_of(matching: Matching, whole: bool) -> Iterable[str]:
     """Yield the loose files with their reasons, and with ``whole`` the pairs too, one a line."""
     from img2img_data.errors import printable
@@ -258,4 +281,6 @@ STEPS: Final[dict[str, Step]] = {
     "combine": Step(combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, *_BUILD)),
     "lab": Step(lab, ("source", "out"), (Colorize, *_BUILD)),
     "unpaired": Step(unpaired, ("a", "b", "out"), _BUILD),
+    "pack": Step(pack, ("corpus", "shards"), (PackSettings, DryRun)),
+    "unpack": Step(unpack, ("shards", "out"), (DryRun,)),
 }
