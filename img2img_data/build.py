@@ -126,7 +126,7 @@ def _write_files(
     if job.kind == "unpaired":
         content = [("file_name", "AB"[task.root], second)]
     elif job.layout == "combined":
-        content = [("file_name", "", np.hstack((first, second)))]
+        content = [("file_name", "", np.hstack((_in_colour(first), second)))]
     else:
         content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
     written = []
@@ -145,6 +145,10 @@ def _write_files(
         write_file(job.out, f"{split}/{name}", data)
         written.append(Written(column, name, digest))
     return written
+
+
+def _in_colour(pixels: images.Pixels) -> images.Pixels:
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def _row(

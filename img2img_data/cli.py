@@ -108,6 +108,7 @@ def combine(inputs: Path, targets: Path, out: Path, settings: dict[str, object])
       img2img-data combine photos/ sketches/ corpora/cuhk --match cuhk --dry-run
       img2img-data combine photos/ sketches/ corpora/cuhk --match template \\
         --template-a '{id}.jpg' --template-b '{id}-sz1.jpg'
+      img2img-data combine photos/ labels/ corpora/labels --max-shift 3
     """
     _run("combine", (inputs, targets, out), settings)
 
@@ -123,6 +124,54 @@ def lab(source: Path, out: Path, settings: dict[str, object]) -> None:
       img2img-data lab photos/ corpora/colour --size 256
     """
     _run("lab", (source, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("grayscale"), short_help="Pair each photo's grey with it.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def grayscale(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Pair each photo of SOURCE without its colours with the photo itself: colorization in RGB.
+
+    Photos that are black-and-white already teach nothing here: 'select --drop-gray' leaves them out.
+
+    \b
+    Example:
+      img2img-data grayscale photos/ corpora/grey --size 256
+    """
+    _run("grayscale", (source, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("blank"), short_help="Cut a hole: a corpus for inpainting.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def blank(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Pair each photo of SOURCE with a hole in it with the photo itself: a corpus for inpainting.
+
+    Each row of the manifest tells its hole: left, top, hole_width, hole_height, in pixels.
+
+    \b
+    Example:
+      img2img-data blank photos/ corpora/holes --size 128
+      img2img-data blank photos/ corpora/holes --size 128 --where random --share 0.3 --fill noise
+    """
+    _run("blank", (source, out), settings)
+
+
+@group.command(cls=ModelCommand, models=_models("edges"), short_help="Pair the edges of each photo with it.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def edges(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Pair the edges of each photo of SOURCE (Canny) with the photo itself: from lines to photos.
+
+    Thresholds are in the units of OpenCV's Canny, 4 for each grey level between neighbouring pixels; by
+    default each photo's own gradients set them.
+
+    \b
+    Example:
+      img2img-data edges photos/ corpora/edges --size 256
+      img2img-data edges photos/ corpora/edges --low 100 --high 200 --lines white
+    """
+    _run("edges", (source, out), settings)
 
 
 @group.command(cls=ModelCommand, models=_models("unpaired"), short_help="Two domains without pairs.")

@@ -213,7 +213,7 @@ def _version_of(name: str) -> str:
 
 @dataclass(slots=True)
 class Gathered:
-    """What only the whole tells: the largest of each measured value, targets that are the same file twice."""
+    """What only the whole tells: of each measured value the one farthest from 0; targets there twice."""
 
     worst: dict[str, float] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
@@ -225,7 +225,7 @@ class Gathered:
             return
         row = json.loads(line)
         for name, value in row.get("measured", {}).items():
-            self.worst[name] = max(self.worst.get(name, value), value)
+            self.worst[name] = max(self.worst.get(name, value), value, key=abs)
         if "target_source_sha256" in row:
             first = self.targets.setdefault(row["target_source_sha256"], row["target_source"])
             if first != row["target_source"]:

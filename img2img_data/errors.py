@@ -42,6 +42,7 @@ REASONS: Final[dict[str, str]] = {
     "missing": "a listed file does not exist",
     "unpaired": "the other half is missing or was refused",
     "ambiguous-pair": "more than one candidate for the other half",
+    "misaligned": "the two halves lie further apart than --max-shift",
     "grey": "a black-and-white photo",
     "no-face": "no face was found in it",
     "no-gender": "the gender is unknown",

@@ -449,6 +449,6 @@ def range_to_lab8(scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(scaled * RANGE_SCALE + RANGE_CENTRE, 0, 255)), np.uint8)
 
 
-def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the H x W luma of RGB pixels (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), 0..255."""
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+def luminance(pixels: Pixels) -> Pixels:
+    """Return the H x W luma of RGB pixels (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), in their dtype."""
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)

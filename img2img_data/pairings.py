@@ -1,7 +1,9 @@
 """How sources become pairs: what stands on the left, and what on the right.
 
-Adding a pairing: write a frozen model with ``make`` and give it a row in ``PAIRINGS``. Which files of two
-folders belong together is decided in ``matching``.
+A pairing draws what differs from picture to picture, and makes the pair from that, in two functions: with
+the drawn values of its row a pair can be made again. Adding one: write a frozen model with ``redo`` (and
+``draw``, if it has anything to draw) and give it a row in ``PAIRINGS``. Input and target have one size.
+Which files of two folders belong together is decided in ``matching``.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from img2img_data import images
 from img2img_data.corpus import Colour
 from img2img_data.degradations import DEGRADATIONS, Degradation, Gaussian
+from img2img_data.errors import Refused
 
 Pixels = NDArray[Any]
+Drawn = dict[str, float]
 
 
 class Made(NamedTuple):
@@ -25,24 +30,39 @@ class Made(NamedTuple):
 
     input: Pixels
     target: Pixels
-    drawn: dict[str, float]
+    drawn: Drawn
     measured: dict[str, float]
 
 
 class Pairing(BaseModel):
-    """What every pairing is: frozen settings and ``make``."""
+    """What every pairing is: frozen settings, ``draw`` and ``redo``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     colour: ClassVar[Colour] = "rgb"
 
     @property
     def random(self) -> bool:
-        """Whether ``make`` uses its generator."""
+        """Whether ``draw`` uses its generator."""
         return False
 
-    def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
-        """Make a pair from upright H x W x 3 RGB pictures, one for each source of the pair."""
+    def draw(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Drawn:
+        """Return what this pair is made with; with it ``redo`` gives the same pixels for ever.
+
+        ``rng`` may be None where ``random`` is false.
+        """
+        return {}
+
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
+        """Make a pair with the drawn values of its row.
+
+        ``pictures``: upright H x W x 3 RGB, uint8 or uint16, one for each source of the pair; they are not
+        written to. Raises ``Refused`` when they make no pair.
+        """
         raise NotImplementedError
+
+    def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
+        """Draw, then make the pair."""
+        return self.redo(pictures, self.draw(pictures, rng))
 
     def settings(self) -> dict[str, Any]:
         """Return what the recipe in corpus.json says about this pairing."""
@@ -59,9 +79,12 @@ class Degrade(Pairing):
         """As the degradation says."""
         return self.degradation.random
 
-    def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
-        """Draw, then apply; the target is the very array that came in."""
-        drawn = self.degradation.draw(rng)
+    def draw(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Drawn:
+        """Draw as the degradation does."""
+        return self.degradation.draw(rng)
+
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
+        """Apply; the target is the very array that came in."""
         return Made(self.degradation.apply(pictures[0], "yx", **drawn), pictures[0], drawn, {})
 
     def settings(self) -> dict[str, Any]:
@@ -73,9 +96,33 @@ class Degrade(Pairing):
 class Combine(Pairing):
     """Input: one picture. Target: the other of the pair. Both upright and of one size."""
 
-    def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
+    audit_shift: bool = Field(
+        False, description="measure how far the two pictures of each pair lie apart (shift_x, shift_y)"
+    )
+    max_shift: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="refuse pairs that lie further apart than this, pixels; where it cannot be told "
+        "they stay  [default: none is refused]",
+    )
+
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Put the two side by side, unchanged."""
-        return Made(pictures[0], pictures[1], {}, {})
+        return Made(pictures[0], pictures[1], {}, self._audit(*pictures))
+
+    def _audit(self, first: Pixels, second: Pixels) -> dict[str, float]:
+        if not self.audit_shift and self.max_shift is None:
+            return {}
+        from img2img_data.alignment import measure_shift
+
+        shift = measure_shift(first, second)
+        if not shift.believed:
+            return {"shift_doubt": shift.doubt}
+        if self.max_shift is not None and shift.length > self.max_shift:
+            detail = f"{shift.length:.1f} pixels apart: {shift.x:+.1f} to the right, {shift.y:+.1f} down"
+            raise Refused("misaligned", detail)
+        return {"shift_x": shift.x, "shift_y": shift.y, "shift_doubt": shift.doubt}
 
 
 class Colorize(Pairing):
@@ -84,7 +131,7 @@ class Colorize(Pairing):
     colour: ClassVar[Colour] = "lab"
     bits: Literal[8, 16] = Field(8, description="bits per Lab sample; 16 comes back within one level")
 
-    def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Convert, and measure what the way there and back costs."""
         there, back_again = _LAB[self.bits]
         lab = there(pictures[0])
@@ -100,10 +147,136 @@ _LAB: Final[dict[int, tuple[Callable[[Pixels], Pixels], Callable[[Pixels], Pixel
 }
 
 
+class Grayscale(Pairing):
+    """Input: the picture without its colours, H x W (BT.601 luma). Target: the picture."""
+
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
+        """Take the luma; the target is the very array that came in."""
+        return Made(images.luminance(pictures[0]), pictures[0], {}, {})
+
+
+class Blank(Pairing):
+    """Input: the picture with a rectangular hole. Target: the picture. For inpainting.
+
+    The central hole of half the side is that of Pathak et al., "Context Encoders" (CVPR 2016); a white one of
+    0.3 is ``--operation blank`` of affinelayer/pix2pix-tensorflow, tools/process.py. The row tells the hole
+    (left, top, hole_width, hole_height, pixels), and so the mask; noise is drawn anew from noise_seed.
+    """
+
+    where: Literal["centre", "random"] = Field(
+        "centre", description="where the hole is: in the middle, or at another place in each picture"
+    )
+    share: float = Field(0.5, gt=0, lt=1, description="side of the hole as a share of the picture's side")
+    fill: Literal["mean", "grey", "white", "noise"] = Field(
+        "mean",
+        description="what fills the hole: the mean colour of what is left, middle grey, white, or noise",
+    )
+
+    @property
+    def random(self) -> bool:
+        """Where the place or the noise is drawn."""
+        return self.where == "random" or self.fill == "noise"
+
+    def draw(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Drawn:
+        """Draw the place, each equally likely, then the seed of the noise."""
+        height, width = pictures[0].shape[:2]
+        hole_width, hole_height = (max(1, round(self.share * side)) for side in (width, height))
+        left, top = (width - hole_width) // 2, (height - hole_height) // 2
+        if self.where == "random":
+            left, top = _below(rng, width - hole_width + 1), _below(rng, height - hole_height + 1)
+        noise = {"noise_seed": _below(rng, 1 << 32)} if self.fill == "noise" else {}
+        return {"left": left, "top": top, "hole_width": hole_width, "hole_height": hole_height, **noise}
+
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
+        """Cut the hole out of a copy; the target is the very array that came in."""
+        left, top, width, height = (int(drawn[n]) for n in ("left", "top", "hole_width", "hole_height"))
+        holed = pictures[0].copy()
+        hole = holed[top : top + height, left : left + width]
+        hole[...] = self._filling(pictures[0], hole, drawn)
+        return Made(holed, pictures[0], drawn, {})
+
+    def _filling(self, picture: Pixels, hole: Pixels, drawn: Drawn) -> Any:
+        white = int(np.iinfo(picture.dtype).max)
+        if self.fill == "noise":
+            rng = np.random.Generator(np.random.PCG64(int(drawn["noise_seed"])))
+            return rng.integers(0, white + 1, hole.shape, picture.dtype)
+        left_over = picture.shape[0] * picture.shape[1] - hole.shape[0] * hole.shape[1]
+        if self.fill == "mean" and left_over:
+            total, inside = (p.sum((0, 1), dtype=np.int64) for p in (picture, hole))
+            return np.rint((total - inside) / left_over).astype(picture.dtype)
+        return white if self.fill == "white" else (white + 1) // 2
+
+
+def _below(rng: np.random.Generator | None, count: int) -> int:
+    if rng is None:
+        raise ValueError("a random pairing needs a generator")
+    return int(rng.integers(count))
+
+
+class Edges(Pairing):
+    """Input: the edges of the picture, H x W. Target: the picture. For edges-to-photo, as in pix2pix.
+
+    Canny's detector (IEEE PAMI 8(6), 1986) in OpenCV's implementation, after a Gaussian blur. Without given
+    thresholds the picture's own gradients set them: low is their median, high three times as much (Canny
+    recommends a ratio of 2 to 3), but not below a step of 2 and of 6 grey levels. The usual advice is the
+    median of the lightness; of our faces and misty landscapes it left next to nothing, for a gradient is not
+    a lightness. Isola et al. (CVPR 2017) used the network HED, whose weights no maintained package ships.
+    """
+
+    low: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="weakest gradient that prolongs a line  [default: median]",
+    )
+    high: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="weakest gradient that begins a line  [default: 3 medians]",
+    )
+    blur: float = Field(1.0, ge=0, le=100, description="Gaussian blur before, standard deviation in pixels")
+    lines: Literal["black", "white"] = Field(
+        "black", description="colour of the lines; the rest is the other"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Edges:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("low is above high")
+        return self
+
+    def draw(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Drawn:
+        """Return the thresholds, in the units of OpenCV's 3 x 3 Sobel operator: 4 for each grey level."""
+        low, high = self.low, self.high
+        if low is None or high is None:
+            median = round(float(np.median(cv2.magnitude(*self._gradients(pictures[0], cv2.CV_32F)))), 2)
+            high = max(24.0, 3 * median) if high is None else high
+            low = min(max(8.0, median), high) if low is None else low
+        return {"low": low, "high": max(low, high)}
+
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
+        """Draw the lines, and measure which share of the pixels they take."""
+        picture = pictures[0]
+        across, down = self._gradients(picture, cv2.CV_16S)
+        found = cv2.Canny(across, down, drawn["low"], drawn["high"], L2gradient=True) > 0
+        white = np.iinfo(picture.dtype).max
+        shown = (found if self.lines == "white" else ~found).astype(picture.dtype) * picture.dtype.type(white)
+        return Made(shown, picture, drawn, {"edge_share": round(float(found.mean()), 4)})
+
+    def _gradients(self, picture: Pixels, depth: int) -> tuple[Pixels, Pixels]:
+        grey = images.luminance(picture)
+        if grey.dtype != np.uint8:
+            grey = cv2.convertScaleAbs(grey, alpha=255 / np.iinfo(grey.dtype).max)
+        if self.blur:
+            grey = cv2.GaussianBlur(grey, (0, 0), self.blur)
+        return cv2.Sobel(grey, depth, 1, 0), cv2.Sobel(grey, depth, 0, 1)
+
+
 class Keep(Pairing):
     """One picture as it is: a domain of an unpaired corpus."""
 
-    def make(self, pictures: Sequence[Pixels], rng: np.random.Generator | None) -> Made:
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Return the picture twice; an unpaired corpus writes the target alone."""
         return Made(pictures[0], pictures[0], {}, {})
 
@@ -112,6 +285,9 @@ PAIRINGS: Final[dict[str, type[Pairing]]] = {
     "degrade": Degrade,
     "combine": Combine,
     "lab": Colorize,
+    "grayscale": Grayscale,
+    "blank": Blank,
+    "edges": Edges,
     "unpaired": Keep,
 }
 

@@ -22,7 +22,7 @@ from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean, split
 from img2img_data.matching import Matching, MatchSettings, match_paths
 from img2img_data.outcome import Report
 from img2img_data.packing import PackSettings, pack_corpus
-from img2img_data.pairings import Colorize, Combine, Degrade, Keep, Pairing
+from img2img_data.pairings import Blank, Colorize, Combine, Degrade, Edges, Grayscale, Keep, Pairing
 from img2img_data.plan import Plan, plan_folders, plan_pairs
 from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, forecast_photos, select_photos
 from img2img_data.settings import BuildSettings, RunSettings
@@ -181,6 +181,25 @@ def lab(paths: Sequence[Path], given: Settings, progress: Progress, say: Callabl
     return _corpus("lab", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
 
 
+def grayscale(
+    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
+) -> Report:
+    """Pair each picture without its colours with itself."""
+    return _corpus("grayscale", _plan_one(paths[0]), Grayscale(), paths[1], given, progress, say)
+
+
+def blank(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Pair each picture with a hole in it with itself."""
+    pairing = build_model(Blank, split_settings(given, Blank))
+    return _corpus("blank", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+
+
+def edges(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Pair the edges of each picture with itself."""
+    pairing = build_model(Edges, split_settings(given, Edges))
+    return _corpus("edges", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+
+
 def unpaired(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
@@ -206,7 +225,8 @@ def combine(paths: Sequence[Path], given: Settings, progress: Progress, say: Cal
             "no picture of one has its other half in the other (all unpaired)",
             "try another --match; --dry-run shows the table",
         )
-    report = _corpus("combine", plan_pairs(paths[:2], matching), Combine(), paths[2], given, progress, say)
+    pairing = build_model(Combine, split_settings(given, Combine))
+    report = _corpus("combine", plan_pairs(paths[:2], matching), pairing, paths[2], given, progress, say)
     if given.get("dry_run"):
         report.loose = len(matching.loose)
     return report
@@ -278,8 +298,11 @@ STEPS: Final[dict[str, Step]] = {
         (BlurSettings, *DEGRADATIONS.values(), *_BUILD),
         Choice("kind", DEGRADATIONS, "gaussian"),
     ),
-    "combine": Step(combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, *_BUILD)),
+    "combine": Step(combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, Combine, *_BUILD)),
     "lab": Step(lab, ("source", "out"), (Colorize, *_BUILD)),
+    "grayscale": Step(grayscale, ("source", "out"), _BUILD),
+    "blank": Step(blank, ("source", "out"), (Blank, *_BUILD)),
+    "edges": Step(edges, ("source", "out"), (Edges, *_BUILD)),
     "unpaired": Step(unpaired, ("a", "b", "out"), _BUILD),
     "pack": Step(pack, ("corpus", "shards"), (PackSettings, DryRun)),
     "unpack": Step(unpack, ("shards", "out"), (DryRun,)),

@@ -16,7 +16,7 @@ DATA_LEVELS = [
     {"fields", "yamlfile"},
     {"headers", "matfile", "png", "archives"},
     {"images", "degradations"},
-    {"corpus"},
+    {"corpus", "alignment"},
     {"outcome", "filters", "sources", "matching", "pairings", "settings"},
     {"plan", "folder", "workers", "show", "sample", "verify"},
     {"engine"},
