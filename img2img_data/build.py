@@ -195,7 +195,7 @@ def build_corpus(
 
 
 def forecast_corpus(
-    plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str
+    plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, run: RunSettings, name: str
 ) -> Iterator[str]:
     """Yield what ``build_corpus`` would do, a line a fact: how many pairs, in which splits, where to."""
     job = make_job(plan, pairing, out, settings, name)
@@ -206,7 +206,7 @@ def forecast_corpus(
         split = _place_of(job, task)[1]
         return Outcome(task.index, f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split, "", b"")
 
-    yield from forecast(plan, BuildFolder(out, CORPUS_FILE), _recipe_of(plan, job), expect)
+    yield from forecast(plan, BuildFolder(out, CORPUS_FILE), _recipe_of(plan, job), expect, run)
 
 
 def _recipe_of(plan: Plan, job: Job) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, n
         )
     policy = images.ReadPolicy(alpha=settings.alpha)
     fit = settings.fit or ("error" if combined else "crop")
-    out_text = os.fspath(out)
+    out_text = os.path.abspath(out)
     return Job(
         plan.roots,
         out_text,

@@ -273,6 +273,37 @@ def schema(what: str) -> None:
     _say(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
 
 
+@group.command(short_help="Join the shards of a run.")
+@click.argument("shards", type=FOLDER, nargs=-1, required=True)
+@click.argument("out", type=FOLDER)
+@click.option("--copy", is_flag=True, help="copy the files, even where they could be hard-linked")
+@click.option("--dry-run", is_flag=True, help="check that the shards fit together, write nothing")
+def merge(shards: tuple[Path, ...], out: Path, copy: bool, dry_run: bool) -> None:
+    """Join all SHARDS of a run in OUT: byte for byte what the run without --shard would have made.
+
+    Each part of --shard i/n is a whole corpus of its own, in a folder of its own. The files in OUT are hard
+    links to those of the shards where the file system can, else copies; the shards may be deleted afterwards.
+
+    \b
+    Example:
+      img2img-data blur photos/ parts/1 --sigma 3 --shard 1/2     # on one machine
+      img2img-data blur photos/ parts/2 --sigma 3 --shard 2/2     # on another
+      img2img-data merge parts/1 parts/2 corpora/gaussian
+    """
+    from img2img_data.merge import merge_shards, open_shards
+    from img2img_data.progress import progress_of
+
+    began = time.monotonic()
+    opened = open_shards(shards, out)
+    if dry_run:
+        sources = opened[0].info["shard"]["sources"]
+        click.echo(f"would join {len(opened)} shards with {sources:,} sources in '{printable(str(out))}'")
+        return
+    with progress_of("merge") as show:
+        report = merge_shards(opened, out, show, copy)
+    _print_report(report, out, False, time.monotonic() - began)
+
+
 @group.command(short_help="Check a corpus file by file.")
 @click.argument("corpus", type=FOLDER)
 @click.option("--quick", is_flag=True, help="compare names only, read no picture")

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import functools
 import json
 import os
+import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any
 
-from img2img_data.corpus import (
-    METADATA_FILE,
-    REJECTED_FILE,
-    inside,
-    read_rows,
-    to_json_line,
-    to_json_page,
-    write_atomically,
-)
+from img2img_data.corpus import REJECTED_FILE, inside, read_rows, to_json_line
 from img2img_data.errors import REASONS, CorpusError, Img2ImgError, printable
-from img2img_data.folder import BUILDING, BuildFolder, Journal, Row, cannot_write, locked, writing_to
-from img2img_data.outcome import SHOWN, Outcome, Report
+from img2img_data.folder import BUILDING, BuildFolder, Row, cannot_write, locked, writing_to
+from img2img_data.manifests import versions, write_manifests
+from img2img_data.outcome import Outcome, Report
 from img2img_data.plan import Plan, Task
-from img2img_data.settings import RunSettings
+from img2img_data.settings import RunSettings, parse_shard
 from img2img_data.workers import Pool, default_jobs
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then."""
-
-_LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
 
 
 def run_plan(
@@ -49,9 +40,13 @@ def run_plan(
     ``recipe`` is what the bytes depend on, ``about`` what the folder's own page says besides.
     """
     check_not_empty(plan)
+    shard = parse_shard(run.shard)
+    if shard:
+        about = {**about, "shard": {"number": shard[0], "of": shard[1], "sources": len(plan)}}
+        plan = plan.shard(*shard)
     with locked(folder.root):
-        if not folder.begin(recipe, plan.roots):
-            return _report_of(folder)
+        if not folder.begin({**recipe, "shard": run.shard}, plan.roots):
+            return report_of(folder)
         report, total = Report(), len(plan)
         with (
             writing_to(folder.building),
@@ -64,7 +59,8 @@ def run_plan(
                 journal.add(outcome)
                 report.add(outcome)
                 progress(done, total)
-            _write_manifests(folder, journal, recipe, about, report)
+            page = {**about, "recipe": dict(recipe), "versions": versions()}
+            write_manifests(folder, journal.rows(), page, report, plan.mine if shard else None)
         folder.end()
         return report
 
@@ -77,14 +73,20 @@ def check_not_empty(plan: Plan) -> None:
 
 
 def forecast(
-    plan: Plan, folder: BuildFolder, recipe: Mapping[str, Any], expect: Callable[[Task], Outcome]
+    plan: Plan,
+    folder: BuildFolder,
+    recipe: Mapping[str, Any],
+    expect: Callable[[Task], Outcome],
+    run: RunSettings,
 ) -> Iterator[str]:
     """Yield what a run would do, a line a fact; nothing is written, no picture is opened.
 
     ``expect`` says what becomes of a source as far as its name tells. Raises ``UsageError`` as the run would.
     """
     check_not_empty(plan)
-    state, out = folder.state(recipe, plan.roots), printable(str(folder.root))
+    shard = parse_shard(run.shard)
+    plan = plan.shard(*shard) if shard else plan
+    state, out = folder.state({**recipe, "shard": run.shard}, plan.roots), printable(str(folder.root))
     report = Report()
     for index in range(len(plan)):
         report.add(expect(plan.task(index)))
@@ -112,7 +114,7 @@ def refusal(task: Task, reason: str, detail: str = "") -> Outcome:
 
 def write_file(out: str, name: str, data: bytes) -> None:
     """Write a file of the output under a temporary name and rename it into place."""
-    temporary, path = f"{out}/{BUILDING}/tmp/{os.getpid()}", f"{out}/{name}"
+    temporary, path = f"{out}/{BUILDING}/tmp/{_writer(os.getpid(), threading.get_ident())}", f"{out}/{name}"
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -128,6 +130,12 @@ def write_file(out: str, name: str, data: bytes) -> None:
             os.replace(temporary, path)
     except OSError as error:
         raise cannot_write(Path(path), error) from None
+
+
+@functools.cache
+def _writer(process: int, thread: int) -> str:
+    """Return a name that no other writer has, on whatever machine it runs."""
+    return f"{process}-{thread}-{os.urandom(8).hex()}"
 
 
 # --------------------------------------------------------------------------------------- going on
@@ -157,7 +165,7 @@ def _files_are_whole(folder: Path, row: Row) -> bool:
     return False
 
 
-def _report_of(folder: BuildFolder) -> Report:
+def report_of(folder: BuildFolder) -> Report:
     """Return the counts of a folder that is complete already."""
     report = Report(complete=True)
     counts = json.loads((folder.root / folder.page).read_bytes())["counts"]
@@ -165,68 +173,3 @@ def _report_of(folder: BuildFolder) -> Report:
     for row in read_rows(folder.root / REJECTED_FILE):
         report.add(Outcome(0, "", str(row["reason"]), b""))
     return report
-
-
-# -------------------------------------------------------------------------------------- manifests
-def _write_manifests(
-    folder: BuildFolder, journal: Journal, recipe: Mapping[str, Any], about: Mapping[str, Any], report: Report
-) -> None:
-    """Write metadata.jsonl of each split and rejected.jsonl, then the folder's page, by rename."""
-    parts = folder.building / "manifests"
-    parts.mkdir(exist_ok=True)
-    found = Gathered()
-    with ExitStack() as stack:
-        files: dict[str, BinaryIO] = {"": stack.enter_context((parts / "rejected").open("wb"))}
-        for name, line in journal.rows():
-            if name not in files:
-                files[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
-            files[name].write(line)
-            found.add(line)
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-    report.warnings += found.twice[:SHOWN]
-    for name in files:
-        if name:
-            (parts / f"kept-{name}").replace(folder.root / name / METADATA_FILE)
-    (parts / "rejected").replace(folder.root / REJECTED_FILE)
-    page = {
-        **about,
-        "recipe": dict(recipe),
-        "versions": {name: _version_of(name) for name in _LIBRARIES},
-        "counts": {
-            "kept": dict(sorted(report.kept.items())),
-            "refused": dict(sorted(report.refused.items())),
-            "total": report.total,
-        },
-        **({"measured": found.worst} if found.worst else {}),
-    }
-    write_atomically(folder.root / folder.page, to_json_page(page), folder.building / "page", sync=True)
-
-
-def _version_of(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-@dataclass(slots=True)
-class Gathered:
-    """What only the whole tells: of each measured value the one farthest from 0; targets there twice."""
-
-    worst: dict[str, float] = field(default_factory=dict)
-    targets: dict[str, str] = field(default_factory=dict)
-    twice: list[str] = field(default_factory=list)
-
-    def add(self, line: bytes) -> None:
-        """Look at one row of a manifest."""
-        if b'"measured"' not in line and b'"target_source_sha256"' not in line:
-            return
-        row = json.loads(line)
-        for name, value in row.get("measured", {}).items():
-            self.worst[name] = max(self.worst.get(name, value), value, key=abs)
-        if "target_source_sha256" in row:
-            first = self.targets.setdefault(row["target_source_sha256"], row["target_source"])
-            if first != row["target_source"]:
-                self.twice.append(f"'{row['target_source']}' and '{first}' are the same picture, duplicated")

@@ -123,16 +123,16 @@ class Journal:
         self.place[outcome.index] = self.size
         self.size += len(head) + len(outcome.line)
 
-    def rows(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (manifest, line) in the order of the keys."""
+    def rows(self) -> Iterator[tuple[int, str, bytes]]:
+        """Yield (index, manifest, line) in the order of the keys."""
         self.file.flush()
         with open(self.file.name, "rb") as file:
-            for at in self.place:
+            for index, at in enumerate(self.place):
                 if at < 0:
                     continue
                 file.seek(at)
                 _, name, _, line = file.readline().split(b"\t", 3)
-                yield name.decode(), line
+                yield index, name.decode(), line
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,11 @@ class BuildFolder:
         was begun with other source folders.
         """
         if (self.root / self.page).is_file():
-            self._check_same(_read_json(self.root / self.page).get("recipe"), recipe)
+            page = _read_json(self.root / self.page)
+            there = page.get("recipe")
+            if isinstance(there, dict):
+                there = {**there, "shard": shard_name(page)}
+            self._check_same(there, recipe)
             return "complete"
         note = self.building / "recipe.json"
         if note.is_file():
@@ -222,6 +226,12 @@ class BuildFolder:
 def _note_of(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:
     folders = [os.fsencode(os.path.abspath(os.fsdecode(r))).hex() for r in roots]
     return {**recipe, "source_folders": folders}
+
+
+def shard_name(page: Mapping[str, Any]) -> str | None:
+    """Return "i/n" of a shard's page, None of a whole corpus's."""
+    shard = page.get("shard")
+    return f"{shard.get('number')}/{shard.get('of')}" if isinstance(shard, dict) else None
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, str, bytes]]:

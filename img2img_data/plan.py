@@ -11,7 +11,7 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -100,6 +100,17 @@ class Plan:
             name = b"\0".join([str(self.sides[row]).encode(), *self._sources(row)])
             h.update(len(name).to_bytes(8, "little") + name)
         return h.hexdigest()
+
+    def shard(self, number: int, of: int) -> Plan:
+        """Return the plan of one part, numbered from 1: by a hash of each first source's path.
+
+        Keys and ``names_digest`` stay those of the whole, so the parts join to what a plain run makes.
+        """
+        places = (place for place in self.mine if self._part(self.order[place], of) == number - 1)
+        return replace(self, mine=array("q", places))
+
+    def _part(self, row: int, of: int) -> int:
+        return int.from_bytes(digest(b"shard", self.first[row]), "little") % of
 
     def finder(self) -> Callable[[int, bytes], int | None]:
         """Return the way from (root, path of the first source) to the index of the task that uses it."""

@@ -119,7 +119,9 @@ def select_photos(
     return run_plan(plan, BuildFolder(out, PAGE), recipe, about, work, run, progress)
 
 
-def forecast_photos(name: str, plan: Plan, out: Path, settings: SelectSettings) -> Iterator[str]:
+def forecast_photos(
+    name: str, plan: Plan, out: Path, settings: SelectSettings, run: RunSettings
+) -> Iterator[str]:
     """Yield what ``select_photos`` would do, as far as names and tags tell."""
     choice = _choice_of(plan, out, settings)
 
@@ -132,11 +134,11 @@ def forecast_photos(name: str, plan: Plan, out: Path, settings: SelectSettings) 
             return refusal(task, refused.reason, refused.detail)
         return Outcome(task.index, _folder_of(choice, task), "", b"")
 
-    yield from forecast(plan, BuildFolder(out, PAGE), _recipe_of(name, plan, settings), expect)
+    yield from forecast(plan, BuildFolder(out, PAGE), _recipe_of(name, plan, settings), expect, run)
 
 
 def _choice_of(plan: Plan, out: Path, settings: SelectSettings) -> Choice:
-    return Choice(plan.roots[0], os.fspath(out), settings.filters(), isinstance(settings, WikiSettings))
+    return Choice(plan.roots[0], os.path.abspath(out), settings.filters(), isinstance(settings, WikiSettings))
 
 
 def _recipe_of(name: str, plan: Plan, settings: SelectSettings) -> dict[str, Any]:

@@ -83,7 +83,17 @@ class RunSettings(BaseModel):
     jobs: int = Field(0, ge=0, description="worker processes; 0: one for each core")
     max_bad: float = Field(0.1, ge=0, le=1, description="end with exit code 1 when a larger share is refused")
     timeout: float = Field(60.0, gt=0, description="seconds one picture may take")
+    shard: str | None = Field(
+        None,
+        description="do the i-th of n parts, as in 3/16, in a folder of its own; 'merge' joins them all",
+    )
     dry_run: bool = Field(False, description="say what would be done, write nothing")
+
+    @field_validator("shard")
+    @classmethod
+    def _check_shard(cls, value: str | None) -> str | None:
+        parse_shard(value)
+        return value
 
 
 def parse_split(text: str) -> dict[str, float]:
@@ -97,6 +107,16 @@ def parse_split(text: str) -> dict[str, float]:
     if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
     return shares
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Return (i, n) of "i/n", numbered from 1; ``ValueError`` if it is none."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError("a shard is NUMBER/COUNT, as in 1/4, 2/4, 3/4, 4/4")
+    return int(found[1]), int(found[2])
 
 
 @functools.cache

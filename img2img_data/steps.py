@@ -161,7 +161,7 @@ def _corpus(
     settings = build_model(BuildSettings, split_settings(given, BuildSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
-        for line in forecast_corpus(plan, pairing, out, settings, name):
+        for line in forecast_corpus(plan, pairing, out, settings, run, name):
             say(line)
         return Report()
     return build_corpus(plan, pairing, out, settings, run, name, progress)
@@ -256,7 +256,7 @@ def _selection(
     settings = build_model(model, split_settings(given, model))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     if run.dry_run:
-        for line in forecast_photos(name, plan, out, settings):
+        for line in forecast_photos(name, plan, out, settings, run):
             say(line)
         return Report()
     return select_photos(name, plan, out, settings, run, progress)
