@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,6 +25,7 @@ from img2img_data.outcome import Outcome, Report
 from img2img_data.pairings import Pairing
 from img2img_data.plan import Plan, Task
 from img2img_data.settings import BuildSettings, RunSettings, parse_size, parse_split
+from img2img_data.splits import group_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +95,9 @@ def _framed(job: Job, pixels: images.Pixels, before: Sequence[Source]) -> images
 
 
 def _place_of(job: Job, task: Task) -> tuple[bytes, str]:
-    """Return the group and the split of a task; its name tells them, not its pixels."""
-    group = _group_of(task, job.settings.group_by)
-    return group, split_of(group, job.splits, job.settings.seed)
-
-
-def _group_of(task: Task, group_by: str | None) -> bytes:
-    path = task.sources[0]
-    if group_by is None:
-        return path
-    folder, _, name = path.rpartition(b"/")
-    if group_by == "folder":
-        return folder
-    found = re.search(group_by, name.decode("utf-8", "surrogateescape"))
-    group = (found[1] if found.re.groups else found[0]) if found else None
-    return group.encode("utf-8", "surrogateescape") if group else path
+    """Return the group and the split of a task; its name and tags tell them, not its pixels."""
+    group = group_of(task.sources[0], task.tags, job.settings.group_by)
+    return group, task.split or split_of(group, job.splits, job.settings.seed)
 
 
 class Written(NamedTuple):
@@ -188,6 +176,7 @@ def build_corpus(
 ) -> Report:
     """Build the corpus at ``out``, or finish it. Returns the counts; raises ``Img2ImgError``."""
     job = make_job(plan, pairing, out, settings, name)
+    plan.assign_splits(settings)
     recipe = _recipe_of(plan, job)
     about = {"format": FORMAT, "kind": job.kind, "layout": job.layout, "colour": pairing.colour}
     work = functools.partial(one_item, job)
@@ -199,6 +188,7 @@ def forecast_corpus(
 ) -> Iterator[str]:
     """Yield what ``build_corpus`` would do, a line a fact: how many pairs, in which splits, where to."""
     job = make_job(plan, pairing, out, settings, name)
+    plan.assign_splits(settings)
 
     def expect(task: Task) -> Outcome:
         if task.refused:
@@ -218,6 +208,7 @@ def _recipe_of(plan: Plan, job: Job) -> dict[str, Any]:
         "fit": job.fit,
         "layout": job.layout,
         "source_names": plan.names_digest(),
+        **plan.tags_digest(),
     }
 
 

@@ -198,6 +198,11 @@ def picture_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.G
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest(*parts, size=16), "little")))
 
 
+def split_place(group: bytes, seed: int) -> int:
+    """Return where a group lies on the line of all groups: a hash of it and the seed, 0 to 2^64 - 1."""
+    return int.from_bytes(digest(b"split", str(seed).encode(), group), "little")
+
+
 def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
     """Return the split of a group: by a hash, so that adding pictures never moves old ones.
 
@@ -205,7 +210,7 @@ def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
     """
     if len(splits) == 1:
         return next(iter(splits))
-    place = int.from_bytes(digest(b"split", str(seed).encode(), group), "little") / 2**64
+    place = split_place(group, seed) / 2**64
     for name, share in splits.items():
         place -= share
         if place < 0:

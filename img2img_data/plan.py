@@ -19,7 +19,10 @@ from typing import Any, Final
 
 from img2img_data.corpus import Kind, digest, key_forms, key_in_form
 from img2img_data.matching import Matching
+from img2img_data.settings import BuildSettings, parse_split
 from img2img_data.sources import Item
+from img2img_data.splits import Strata, check_tag, group_of, stratum_of
+from img2img_data.tags import FolderTags, find_tags
 
 _RUN: Final = 1 << 16
 """How many sources are sorted at once; their keys exist as text only meanwhile."""
@@ -35,6 +38,8 @@ class Task:
     sources: tuple[bytes, ...]
     tags: Mapping[str, Any]
     refused: tuple[str, str] | None
+    split: str = ""
+    """The split, where the plan as a whole decides it; else its group's hash does."""
 
 
 @dataclass(slots=True)
@@ -81,17 +86,77 @@ class Plan:
     forms: bytearray = field(default_factory=bytearray)
     order: array[int] = field(default_factory=lambda: array("q"))
     mine: Sequence[int] = ()
+    tags: tuple[FolderTags | None, ...] = ()
+    """Of each root: what its own lists say about its pictures."""
+    splits: Sequence[str] = ()
+    split_at: Sequence[int] = ()
+    """For each place in the order that of its split in ``splits``; empty where hashes of groups decide."""
 
     def __len__(self) -> int:
         return len(self.mine)
 
     def task(self, index: int) -> Task:
-        """Return a task, ready to be sent to a worker."""
-        row = self.order[self.mine[index]]
+        """Return a task of this run, ready to be sent to a worker."""
+        return self._task(index, self.mine[index])
+
+    def task_of_all(self, place: int) -> Task:
+        """Return a task of the whole order, of this run or not; its index is the place."""
+        return self._task(place, place)
+
+    def _task(self, index: int, place: int) -> Task:
+        row = self.order[place]
         tags, refused = json.loads(self.notes[row] or b"[{}, null]")
-        return Task(
-            index, self._key(row), self.sides[row], self._sources(row), tags, refused and tuple(refused)
-        )
+        sources, split = self._sources(row), self.splits[self.split_at[place]] if self.split_at else ""
+        tags = {**self._listed_tags(self.sides[row], sources), **tags}
+        refused = refused and tuple(refused)
+        return Task(index, self._key(row), self.sides[row], sources, tags, refused, split)
+
+    def _listed_tags(self, root: int, sources: tuple[bytes, ...]) -> dict[str, Any]:
+        """Return what the folders' lists say about a task's sources; of what both halves say, the first's."""
+        out: dict[str, Any] = {}
+        for number in reversed(range(len(sources)) if self.tags else ()):
+            found = self.tags[root + number]
+            if found is not None:
+                out.update(found.get(sources[number]))
+        return out
+
+    def find_tags(self) -> Plan:
+        """Look for lists of tags beside the pictures; returns itself."""
+        self.tags = tuple(find_tags(name, self._paths(root)) for root, name in enumerate(self.roots))
+        return self
+
+    def _paths(self, root: int) -> Iterator[bytes]:
+        yield from (path for path, side in zip(self.first, self.sides, strict=True) if side == root)
+        yield from (path for path in (self.second if root else ()) if path)
+
+    def tag_names(self) -> set[str]:
+        """Return the names of the tags that the folders' own lists have."""
+        return {name for found in self.tags if found is not None for name in found.names}
+
+    def tags_digest(self) -> dict[str, str]:
+        """Return what a recipe says of the lists of tags: nothing where there are none."""
+        found = [t.digest if t else "" for t in self.tags]
+        return {"source_tags": " ".join(found)} if any(found) else {}
+
+    def assign_splits(self, settings: BuildSettings) -> None:
+        """Decide every split now where ``--stratify`` asks for it; ``UsageError`` for an unknown tag."""
+        check_tag(settings.group_by, "--group-by", self.tag_names())
+        check_tag(settings.stratify, "--stratify", self.tag_names())
+        if settings.stratify is None:
+            return
+        import numpy as np
+
+        strata, chosen = Strata(settings.seed), array("q")
+        for task in map(self.task_of_all, range(len(self.order))):
+            if not task.refused:
+                path, side = task.sources[0], f"{task.root}/" if self.kind == "unpaired" else ""
+                group = group_of(path, task.tags, settings.group_by)
+                strata.add(group, side + stratum_of(path, task.tags, settings.stratify))
+                chosen.append(task.index)
+        shares = parse_split(settings.split)
+        splits = np.zeros(len(self.order), np.uint8)
+        splits[np.frombuffer(chosen, np.int64)] = strata.split(shares.values())
+        self.splits, self.split_at = tuple(shares), splits.tobytes()
 
     def names_digest(self) -> str:
         """Return a digest of all source names: tells whether the folder holds other files now."""
@@ -179,7 +244,7 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
         plan.forms += key_forms(plan.first, ends[-2], ends[-1])
     for start, end in pairwise(ends):
         plan._sort(range(start, end))
-    return plan
+    return plan.find_tags()
 
 
 def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
@@ -193,4 +258,4 @@ def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
             plan._add(side, (path,), {}, (reason, detail))
         plan.forms += key_forms(plan.first, start, len(plan.first))
     plan._sort(range(len(plan.first)))
-    return plan
+    return plan.find_tags()

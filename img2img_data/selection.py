@@ -142,7 +142,12 @@ def _choice_of(plan: Plan, out: Path, settings: SelectSettings) -> Choice:
 
 
 def _recipe_of(name: str, plan: Plan, settings: SelectSettings) -> dict[str, Any]:
-    return {"command": name, **settings.model_dump(mode="json"), "source_names": plan.names_digest()}
+    return {
+        "command": name,
+        **settings.model_dump(mode="json"),
+        "source_names": plan.names_digest(),
+        **plan.tags_digest(),
+    }
 
 
 def _folder_of(choice: Choice, task: Task) -> str:

@@ -6,10 +6,11 @@ import functools
 import re
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from img2img_data.corpus import Layout
 from img2img_data.images import Fit
+from img2img_data.splits import FOLDER, tag_in
 
 _SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -40,12 +41,18 @@ class BuildSettings(BaseModel):
     )
     split: str = Field(
         "train=1",
-        description="shares, as in train=0.8,val=0.1,test=0.1; a picture's split never depends on the others",
+        description="shares, as in train=0.8,val=0.1,test=0.1; without --stratify a picture's split never "
+        "depends on the others",
     )
     group_by: str | None = Field(
         None,
-        description="keep groups in one split: folder, or a regular expression on the "
-        "file name whose match (or group 1) is the group, as in '^[^_]*'",
+        description="keep groups in one split: folder; a tag, as person (any plain word) or tag:NAME; else "
+        "a regular expression on the file name whose match (or group 1) is the group, as in '^[^_]*'",
+    )
+    stratify: str | None = Field(
+        None,
+        description="let the shares hold within each stratum, to one group: folder, or a tag, as gender or "
+        "tag:NAME; a group goes with most of its pictures; pictures added later may then move old ones",
     )
     alpha: Literal["white", "refuse"] = Field(
         "white", description="transparent pictures: compose on white, or refuse"
@@ -69,10 +76,23 @@ class BuildSettings(BaseModel):
     @classmethod
     def _check_group(cls, value: str | None) -> str | None:
         try:
-            re.compile(value or "")
+            re.compile("" if tag_in(value) is not None else value or "")
         except re.error as error:
             raise ValueError(f"no regular expression: {error}") from None
         return value
+
+    @field_validator("stratify")
+    @classmethod
+    def _check_stratify(cls, value: str | None) -> str | None:
+        if value is not None and value != FOLDER and not tag_in(value):
+            raise ValueError("strata are 'folder', a tag's name, or tag:NAME")
+        return value
+
+    @model_validator(mode="after")
+    def _check_strata(self) -> BuildSettings:
+        if self.stratify is not None and len(parse_split(self.split)) < 2:
+            raise ValueError("--stratify needs more than one share, as in --split train=0.8,test=0.2")
+        return self
 
 
 class RunSettings(BaseModel):

@@ -160,6 +160,7 @@ def _corpus(
 ) -> Report:
     settings = build_model(BuildSettings, split_settings(given, BuildSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
+    _say_faults(plan, say)
     if run.dry_run:
         for line in forecast_corpus(plan, pairing, out, settings, run, name):
             say(line)
@@ -255,6 +256,7 @@ def _selection(
 ) -> Report:
     settings = build_model(model, split_settings(given, model))
     run = build_model(RunSettings, split_settings(given, RunSettings))
+    _say_faults(plan, say)
     if run.dry_run:
         for line in forecast_photos(name, plan, out, settings, run):
             say(line)
@@ -281,6 +283,11 @@ def table_of(matching: Matching, whole: bool) -> Iterable[str]:
         yield from (f"pair  {printable(a)}  |  {printable(b)}" for a, b in matching.pairs)
     for side, path, reason, detail in sorted(matching.loose):
         yield f"{reason}  {'AB'[side]}/{printable(path)}  {detail}"
+
+
+def _say_faults(plan: Plan, say: Callable[[str], None]) -> None:
+    for fault in (f for found in plan.tags if found for f in found.faults):
+        say(f"warning: {fault}")
 
 
 def _plan_one(folder: Path) -> Plan:
