@@ -82,6 +82,22 @@ def _print_report(report: Report, out: Path, dry: bool, seconds: float) -> None:
         )
 
 
+@group.command(cls=ModelCommand, models=_models("resize"), short_help="Bring photos to one size.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def resize(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Write the photos of SOURCE in one size to OUT, upright and opaque: what 'combine' or 'unpaired' take.
+
+    The photos alone, no pairs: 'blur --kind resize' makes a corpus for enlarging. The commands that make
+    corpora take --size themselves.
+
+    \b
+    Example:
+      img2img-data resize photos/ photos256/ --size 256 --fit pad
+    """
+    _run("resize", (source, out), settings)
+
+
 @group.command(cls=ModelCommand, models=_models("blur"), short_help="Pair each photo with a blurred copy.")
 @click.argument("source", type=FOLDER)
 @click.argument("out", type=FOLDER)

@@ -70,7 +70,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """Return the summary, one line a fact; reasons come with their meaning."""
-        parts = ", ".join(f"{split} {n:,}" for split, n in sorted(self.kept.items()))
+        parts = ", ".join(f"{split} {n:,}" for split, n in sorted(self.kept.items()) if split != ".")
         out = [f"kept {self.kept.total():,}" + (f" ({parts})" if parts else "")]
         if self.refused:
             out.append(f"refused {self.refused.total():,}, each a row in rejected.jsonl:")

@@ -62,9 +62,7 @@ class BuildSettings(BaseModel):
     @field_validator("size")
     @classmethod
     def _check_size(cls, value: str | None) -> str | None:
-        if value is not None and (not re.fullmatch(r"\d{1,5}(x\d{1,5})?", value) or "0" in value.split("x")):
-            raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
-        return value
+        return value if value is None else check_size(value)
 
     @field_validator("split")
     @classmethod
@@ -137,6 +135,13 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if not found or int(found[1]) > int(found[2]):
         raise ValueError("a shard is NUMBER/COUNT, as in 1/4, 2/4, 3/4, 4/4")
     return int(found[1]), int(found[2])
+
+
+def check_size(value: str) -> str:
+    """Return a size as it is; ``ValueError`` when it is none."""
+    if not re.fullmatch(r"\d{1,5}(x\d{1,5})?", value) or 0 in map(int, value.split("x")):
+        raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
+    return value
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from img2img_data.outcome import Report
 from img2img_data.packing import PackSettings, pack_corpus
 from img2img_data.pairings import Blank, Colorize, Combine, Degrade, Edges, Grayscale, Keep, Pairing
 from img2img_data.plan import Plan, plan_folders, plan_pairs
+from img2img_data.resizing import ResizeSettings, forecast_resizing, resize_pictures
 from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, forecast_photos, select_photos
 from img2img_data.settings import BuildSettings, RunSettings
 from img2img_data.sources import find_mat, list_folder, list_wiki
@@ -238,6 +239,18 @@ def select(paths: Sequence[Path], given: Settings, progress: Progress, say: Call
     return _selection("select", _plan_one(paths[0]), SelectSettings, paths[1], given, progress, say)
 
 
+def resize(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Write the pictures of a folder in one size."""
+    settings = build_model(ResizeSettings, split_settings(given, ResizeSettings))
+    run = build_model(RunSettings, split_settings(given, RunSettings))
+    plan = _plan_one(paths[0])
+    if run.dry_run:
+        for line in forecast_resizing(plan, paths[1], settings):
+            say(line)
+        return Report()
+    return resize_pictures(plan, paths[1], settings, run, progress)
+
+
 def wiki(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Sort the faces of an IMDB-WIKI folder by gender."""
     root = find_mat(paths[0]).parent
@@ -299,6 +312,7 @@ _BUILD: Final = (BuildSettings, RunSettings)
 STEPS: Final[dict[str, Step]] = {
     "wiki": Step(wiki, ("wiki_crop", "out"), (WikiSettings, RunSettings)),
     "select": Step(select, ("source", "out"), (SelectSettings, RunSettings)),
+    "resize": Step(resize, ("source", "out"), (ResizeSettings, RunSettings)),
     "blur": Step(
         blur,
         ("source", "out"),

@@ -23,7 +23,7 @@ DATA_LEVELS = [
     {"manifests"},
     {"engine"},
     {"build", "selection", "packing"},
-    {"unpacking"},
+    {"unpacking", "resizing"},
     {"steps", "merge"},
     {"recipe", "progress"},
     {"schema"},
