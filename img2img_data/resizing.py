@@ -109,13 +109,13 @@ def resize_pictures(
     return run_plan(plan, BuildFolder(out, PAGE), _recipe_of(plan, settings), about, work, run, progress)
 
 
-def forecast_resizing(plan: Plan, out: Path, settings: ResizeSettings) -> Iterator[str]:
+def forecast_resizing(plan: Plan, out: Path, settings: ResizeSettings, run: RunSettings) -> Iterator[str]:
     """Yield what ``resize_pictures`` would do, as far as names tell."""
 
     def expect(task: Task) -> Outcome:
         return refusal(task, *task.refused) if task.refused else Outcome(task.index, ".", "", b"")
 
-    yield from forecast(plan, BuildFolder(out, PAGE), _recipe_of(plan, settings), expect)
+    yield from forecast(plan, BuildFolder(out, PAGE), _recipe_of(plan, settings), expect, run)
 
 
 def _recipe_of(plan: Plan, settings: ResizeSettings) -> dict[str, Any]:

@@ -245,7 +245,7 @@ def resize(paths: Sequence[Path], given: Settings, progress: Progress, say: Call
     run = build_model(RunSettings, split_settings(given, RunSettings))
     plan = _plan_one(paths[0])
     if run.dry_run:
-        for line in forecast_resizing(plan, paths[1], settings):
+        for line in forecast_resizing(plan, paths[1], settings, run):
             say(line)
         return Report()
     return resize_pictures(plan, paths[1], settings, run, progress)

@@ -86,3 +86,19 @@ def test_a_second_run_is_complete_and_another_size_is_refused(photos: Path, tmp_
         resize(photos, tmp_path / "out", size="24")
     with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
         resize(photos, tmp_path / "other", size="00")
+
+
+def test_two_shards_and_a_dry_run(photos: Path, tmp_path: Path) -> None:
+    from img2img_data.merge import merge_shards, open_shards
+
+    said: list[str] = []
+    run_step("resize", [photos, tmp_path / "out"], {"dry_run": True}, lambda *_: None, said.append)
+    assert "12 sources > up to 12" in said[0]
+    assert not (tmp_path / "out").exists()
+    resize(photos, tmp_path / "out", size="20")
+    for shard in ("1/2", "2/2"):
+        resize(photos, tmp_path / shard[0], size="20", shard=shard)
+    merge_shards(
+        open_shards([tmp_path / "1", tmp_path / "2"], tmp_path / "m"), tmp_path / "m", lambda *_: None
+    )
+    assert digests(tmp_path / "m") == digests(tmp_path / "out")
