@@ -286,32 +286,34 @@ def translate(model: Path, pictures: Path, out: Path, device: str, max_bad: floa
 @click.argument("model", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--opset", type=click.IntRange(18, 25), default=18, show_default=True, help="ONNX operator set")
-def export(model: Path, out: Path, opset: int) -> None:
-    """Write the generator of MODEL (a run or a checkpoint) as OUT: .onnx for other programs, or .safetensors.
+@click.option("--runtime", type=PATH, help="for .html: folder of the npm package onnxruntime-web")
+def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
+    """Write the generator of MODEL (a run or a checkpoint) as OUT, for use without this program.
 
-    The ONNX file takes and gives uint8 RGB pictures of any size and is compared with torch before it is
-    handed over. The safetensors file holds the generator alone and is a model for every command here.
+    .onnx takes and gives uint8 RGB pictures of any size; .html is a page that runs it in a browser, on a
+    picture dropped on it or drawn; both are compared with torch before they are handed over. .safetensors
+    holds the generator alone and is a model for every command here.
 
     \b
     Example:
       img2img-train export runs/l2 deblur.onnx
+      npm install onnxruntime-web && img2img-train export runs/l2 deblur.html
     """
     from img2img_data.errors import UsageError
-    from img2img_train.export import export_onnx, export_weights
+    from img2img_train.export import export_onnx, export_page, export_weights
     from img2img_train.run import load_generator
 
     kind = out.suffix.lower()
-    if kind not in {".onnx", ".safetensors"}:
-        raise UsageError(
-            "file", out, f"ends in '{out.suffix}'", "give a name ending in .onnx or .safetensors"
-        )
+    if kind not in {".onnx", ".html", ".safetensors"}:
+        why = f"ends in '{out.suffix}'"
+        raise UsageError("file", out, why, "give a name ending in .onnx, .html or .safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
-    loaded = load_generator(model, "cpu")
+    loaded, said = load_generator(model, "cpu"), "the generator alone"
     if kind == ".safetensors":
         export_weights(loaded, out)
-        said = "the generator alone"
     else:
-        parity = export_onnx(loaded, out, opset)
+        page = kind == ".html"
+        parity = export_page(loaded, out, runtime, opset) if page else export_onnx(loaded, out, opset)
         said = (
             f"{parity.worst} levels off torch at most, on {parity.pictures} pictures up to {parity.side} px"
         )

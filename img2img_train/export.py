@@ -7,6 +7,9 @@ The ONNX graph takes and gives plain pictures, so that a program needs to know n
 
 Scaling to [-1, 1] and back, and mirroring up to the network's multiple, are nodes of the graph. The file is
 compared with torch before it is handed over; one that differs by more than a level is not written.
+
+The page holds that graph and the runtime of ONNX for browsers (npm package onnxruntime-web, which the user
+brings): it opens from a file, takes a picture or a drawing, and asks the network for nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from img2img_data.corpus import write_atomically
 from img2img_data.errors import Img2ImgError, UsageError
 from img2img_train.batches import from_bytes, to_bytes
 from img2img_train.checkpoints import write_checkpoint
+from img2img_train.report import render_browser_page
 from img2img_train.run import LoadedModel
 
 if TYPE_CHECKING:
@@ -40,6 +44,9 @@ TOLERANCE: Final = 1
 """Grey levels that the ONNX file may differ from torch."""
 CHECKED: Final = 6
 LARGEST_SIDE: Final = 1 << 16
+LARGEST_PAGE: Final = 15_000_000
+"""Parameters of a model that a page may hold."""
+RUNTIME: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 class PictureToPicture(nn.Module):
@@ -195,3 +202,41 @@ def compare(network: PictureToPicture, path: Path, batches: Sequence[NDArray[np.
             raise Img2ImgError("ONNX file", path, f"gives {got.shape}, torch {expected.shape}")
         worst = max(worst, int(np.abs(got.astype(np.int16) - expected).max()))
     return Parity(sum(len(b) for b in batches), max(max(b.shape[1:3]) for b in batches), worst)
+
+
+# -------------------------------------------------------------------------------------------- page
+def export_page(model: LoadedModel, out: Path, runtime: Path | None = None, opset: int = OPSET) -> Parity:
+    """Write a page that runs the model in a browser, from a file, without a network.
+
+    ``runtime`` is the folder of the npm package onnxruntime-web; without it the one in ``node_modules`` here.
+    Raises UsageError where it is not there or the model is too large, and as ``export_onnx``.
+    """
+    count = sum(p.numel() for p in model.generator.parameters())
+    if count > LARGEST_PAGE:
+        why = f"has {count / 1e6:.1f} million parameters, a page holds {LARGEST_PAGE / 1e6:.0f}"
+        raise UsageError("model", model.path, why, "export it as .onnx, or train a narrower one by --width")
+    script, binary = _runtime_files(runtime or Path("node_modules/onnxruntime-web"))
+    graph = out.with_name(f".{out.name}.onnx")
+    try:
+        parity = export_onnx(model, graph, opset)
+        page = render_browser_page(
+            title=model.config.title,
+            about=f"{model.spec.name}, {count / 1e6:.1f} million parameters, step {model.step:,}",
+            runtime=script,
+            wasm=binary,
+            model=graph.read_bytes(),
+        )
+    finally:
+        graph.unlink(missing_ok=True)
+    write_atomically(out, page.encode(), out.with_name(f".{out.name}.tmp"))
+    return parity
+
+
+def _runtime_files(folder: Path) -> list[bytes]:
+    dist = folder / "dist" if (folder / "dist").is_dir() else folder
+    try:
+        return [(dist / name).read_bytes() for name in RUNTIME]
+    except OSError as error:
+        why = f"has no {Path(str(error.filename)).name}"
+        way_out = "run 'npm install onnxruntime-web' here, or give its folder by --runtime"
+        raise UsageError("runtime", folder, why, way_out) from None

@@ -65,6 +65,13 @@ def write_matrix_page(payload: Mapping[str, Any], path: Path) -> Path:
     return _write(path, text)
 
 
+def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, model: bytes) -> str:
+    """Return the page that runs a model (an ONNX file) by a runtime (a JavaScript module and its binary)."""
+    inside = {name: b64encode(data).decode() for name, data in (("runtime", runtime), ("wasm", wasm))}
+    inside["model"] = b64encode(model).decode()
+    return _render("browser.html", title=printable(title), about=about, side=256, **inside)
+
+
 # ------------------------------------------------------------------- parts of a run's page
 def _evaluation(path: Path) -> dict[str, Any]:
     """Return an evaluation as it was saved, its gallery cut where the page would grow too large."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from img2img_data import images  # noqa: E402
 from img2img_data.errors import Img2ImgError, UsageError  # noqa: E402
 from img2img_train import export  # noqa: E402
 from img2img_train.cli import main  # noqa: E402
@@ -93,3 +96,58 @@ def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixt
     assert np.array_equal(whole.restore(picture), bare.restore(picture))
     assert command("export", out, tmp_path / "model.pth") == 2
     assert "give a name ending in .onnx" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------- page
+def browser() -> Path:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no browser")
+    return Path(found)
+
+
+def runtime_folder() -> Path:
+    folder = Path(os.environ.get("IMG2IMG_ORT_WEB", "node_modules/onnxruntime-web"))
+    if not folder.is_dir():
+        pytest.skip("no onnxruntime-web: npm install onnxruntime-web")
+    return folder
+
+
+def test_the_page_gives_what_torch_gives_and_asks_for_nothing(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    program, runtime = browser(), runtime_folder()
+    model, page_file = model_of("unet"), tmp_path / "m.html"
+    export.export_page(model, page_file, runtime)
+    picture, requests, said = make_photo(4, 45, 37), [], []
+    (tmp_path / "photo.png").write_bytes(images.encode(picture, "png"))
+    with playwright.sync_playwright() as p:
+        window = p.chromium.launch(executable_path=program, args=["--no-sandbox"]).new_page()
+        window.on("request", lambda request: requests.append(request.url))
+        window.on("console", lambda line: said.append(line.text))
+        window.goto(page_file.as_uri())
+        status = playwright.expect(window.locator("#said"))
+        status.to_have_text("Ready.", timeout=60_000)
+        window.set_input_files("#file", tmp_path / "photo.png")
+        status.to_contain_text("45 × 37")
+        read = "[...document.getElementById('made').getContext('2d').getImageData(0, 0, 45, 37).data]"
+        got = window.evaluate(read)
+        window.evaluate("document.getElementById('said').textContent = 'waiting'")
+        window.mouse.move(*(window.locator("#given").bounding_box()[k] + 40 for k in "xy"))
+        window.mouse.down()
+        window.mouse.move(*(window.locator("#given").bounding_box()[k] + 90 for k in "xy"))
+        window.mouse.up()
+        status.to_contain_text("45 × 37")
+        assert window.evaluate(read) != got, "a line was drawn"
+    shown = np.array(got, np.uint8).reshape(37, 45, 4)
+    assert np.abs(shown[..., :3].astype(int) - model.restore(picture[None])[0]).max() <= 1
+    assert not [url for url in requests if not url.startswith(("file:", "blob:", "data:"))]
+    assert not [line for line in said if "Content Security" in line]
+
+
+def test_a_page_needs_its_runtime_and_a_small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="npm install onnxruntime-web"):
+        export.export_page(model_of("unet"), tmp_path / "m.html", tmp_path)
+    monkeypatch.setattr(export, "LARGEST_PAGE", 10)
+    with pytest.raises(UsageError, match="parameters"):
+        export.export_page(model_of("unet"), tmp_path / "m.html", tmp_path)
+    assert not list(tmp_path.iterdir())

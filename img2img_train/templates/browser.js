@@ -1,0 +1,119 @@
+const byId = (id) => document.getElementById(id);
+const given = byId("given"), made = byId("made"), said = byId("said");
+const pen = given.getContext("2d", { willReadFrequently: true });
+const MOST_PIXELS = 1 << 21;
+let session = null, busy = false, again = false;
+
+function bytesOf(id) {
+  const text = atob(byId(id).textContent), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  byId(id).remove();
+  return bytes;
+}
+
+async function load() {
+  const url = URL.createObjectURL(new Blob([bytesOf("runtime")], { type: "text/javascript" }));
+  const ort = await import(url);
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = bytesOf("wasm").buffer;
+  session = await ort.InferenceSession.create(bytesOf("model"), { executionProviders: ["wasm"] });
+  window.restore = async (rgb, width, height) => {
+    const picture = new ort.Tensor("uint8", rgb, [1, height, width, 3]);
+    return (await session.run({ picture })).restored.data;
+  };
+}
+
+function rgbOf(canvas) {
+  const { width, height } = canvas, rgba = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  const rgb = new Uint8Array(width * height * 3);
+  for (let i = 0, o = 0; i < rgba.length; i += 4) { rgb[o++] = rgba[i]; rgb[o++] = rgba[i + 1]; rgb[o++] = rgba[i + 2]; }
+  return rgb;
+}
+
+async function run() {
+  if (!session) return;
+  if (busy) { again = true; return; }
+  busy = true;
+  byId("run").disabled = true;
+  const { width, height } = given, began = performance.now();
+  try {
+    const rgb = await window.restore(rgbOf(given), width, height);
+    made.width = width; made.height = height;
+    const picture = new ImageData(width, height);
+    for (let i = 0, o = 0; o < rgb.length; i += 4) {
+      picture.data[i] = rgb[o++]; picture.data[i + 1] = rgb[o++]; picture.data[i + 2] = rgb[o++]; picture.data[i + 3] = 255;
+    }
+    made.getContext("2d").putImageData(picture, 0, 0);
+    said.textContent = `${width} × ${height} in ${((performance.now() - began) / 1000).toFixed(2)} s`;
+    byId("save").disabled = false;
+  } catch (error) {
+    said.textContent = `The model failed on this picture: ${error.message}`;
+  }
+  busy = false;
+  byId("run").disabled = false;
+  if (again) { again = false; run(); }
+}
+
+async function show(file) {
+  if (!file || !file.type.startsWith("image/")) { said.textContent = "That is no picture."; return; }
+  try {
+    const picture = await createImageBitmap(file);
+    const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (picture.width * picture.height)));
+    given.width = Math.max(1, Math.round(picture.width * scale));
+    given.height = Math.max(1, Math.round(picture.height * scale));
+    blank();
+    pen.drawImage(picture, 0, 0, given.width, given.height);
+    if (scale < 1) said.textContent = `Scaled to ${given.width} × ${given.height}`;
+    await run();
+  } catch {
+    said.textContent = "This browser cannot read that picture.";
+  }
+}
+
+function blank() {
+  pen.fillStyle = "#ffffff";
+  pen.fillRect(0, 0, given.width, given.height);
+}
+
+function place(event) {
+  const box = given.getBoundingClientRect();
+  const scale = Math.min(box.width / given.width, box.height / given.height);
+  const left = (box.width - given.width * scale) / 2, top = (box.height - given.height * scale) / 2;
+  return [(event.clientX - box.left - left) / scale, (event.clientY - box.top - top) / scale];
+}
+
+let last = null;
+given.addEventListener("pointerdown", (event) => { last = place(event); given.setPointerCapture(event.pointerId); draw(event); });
+given.addEventListener("pointermove", (event) => { if (last) draw(event); });
+for (const end of ["pointerup", "pointercancel"]) given.addEventListener(end, () => { if (last) { last = null; run(); } });
+function draw(event) {
+  const here = place(event);
+  pen.strokeStyle = byId("colour").value;
+  pen.lineWidth = Number(byId("width").value);
+  pen.lineCap = pen.lineJoin = "round";
+  pen.beginPath();
+  pen.moveTo(...last);
+  pen.lineTo(...here);
+  pen.stroke();
+  last = here;
+}
+
+document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+document.addEventListener("dragleave", () => document.body.classList.remove("dropping"));
+document.addEventListener("drop", (event) => { event.preventDefault(); document.body.classList.remove("dropping"); show(event.dataTransfer.files[0]); });
+document.addEventListener("paste", (event) => { const file = event.clipboardData.files[0]; if (file) show(file); });
+byId("file").addEventListener("change", (event) => show(event.target.files[0]));
+byId("run").addEventListener("click", run);
+byId("clear").addEventListener("click", () => { given.width = given.height = Number("{{ side }}") || 256; blank(); });
+byId("save").addEventListener("click", () => made.toBlob((blob) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = "restored.png";
+  link.click();
+}));
+
+blank();
+load().then(
+  () => { byId("run").disabled = false; said.textContent = "Ready."; },
+  (error) => { said.textContent = `The model could not be loaded: ${error.message}`; },
+);
