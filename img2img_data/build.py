@@ -114,7 +114,7 @@ def _write_files(
     if job.kind == "unpaired":
         content = [("file_name", "AB"[task.root], second)]
     elif job.layout == "combined":
-        content = [("file_name", "", np.hstack((_in_colour(first), second)))]
+        content = [("file_name", "", np.hstack((_like(second, first), second)))]
     else:
         content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
     written = []
@@ -135,8 +135,10 @@ def _write_files(
     return written
 
 
-def _in_colour(pixels: images.Pixels) -> images.Pixels:
-    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+def _like(second: images.Pixels, first: images.Pixels) -> images.Pixels:
+    """Give a plane the channels of its other half, where that has some."""
+    plane = first.ndim == 2 < second.ndim
+    return np.repeat(first[..., None], second.shape[2], axis=2) if plane else first
 
 
 def _row(
@@ -178,9 +180,22 @@ def build_corpus(
     job = make_job(plan, pairing, out, settings, name)
     plan.assign_splits(settings)
     recipe = _recipe_of(plan, job)
-    about = {"format": FORMAT, "kind": job.kind, "layout": job.layout, "colour": pairing.colour}
+    about = {
+        "format": FORMAT,
+        "kind": job.kind,
+        "layout": job.layout,
+        "colour": pairing.colour,
+        "bits": settings.bits,
+        "channels": _channels_of(job),
+    }
     work = functools.partial(one_item, job)
     return run_plan(plan, BuildFolder(out, CORPUS_FILE), recipe, about, work, run, progress)
+
+
+def _channels_of(job: Job) -> dict[str, int]:
+    target = images.COUNT[job.settings.channels]
+    plane = job.pairing.plane and job.layout == "folders"
+    return {"input": 1 if plane else target, "target": target}
 
 
 def forecast_corpus(
@@ -218,6 +233,7 @@ def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, n
     layout = settings.layout or ("combined" if combined else "folders")
     if layout == "combined" and (plan.kind == "unpaired" or pairing.colour == "lab"):
         raise UsageError("option", "--layout combined", f"does not fit a {name} corpus", "leave it out")
+    _check_samples(pairing, settings, name)
     lossy = settings.format == "jpg" or (settings.format == "webp" and settings.quality < 100)
     if lossy and pairing.colour == "lab":
         raise UsageError(
@@ -226,7 +242,7 @@ def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, n
             "would spoil Lab samples",
             "use png, or webp with --quality 100",
         )
-    policy = images.ReadPolicy(alpha=settings.alpha)
+    policy = images.ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels)
     fit = settings.fit or ("error" if combined else "crop")
     out_text = os.path.abspath(out)
     return Job(
@@ -241,3 +257,24 @@ def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, n
         parse_split(settings.split),
         name,
     )
+
+
+def _check_samples(pairing: Pairing, settings: BuildSettings, name: str) -> None:
+    """Refuse depth and channels that the format cannot hold or the pairing cannot work on."""
+    file, channels = settings.format, settings.channels
+    if settings.bits == 16 and file != "png":
+        raise UsageError(
+            "option", "--bits 16", f"does not fit --format {file}, which holds 8 bits", "use png"
+        )
+    if (channels == "rgba" and file != "png") or (channels == "grey" and file == "webp"):
+        held = "no transparency here" if channels == "rgba" else "no single channel"
+        raise UsageError(
+            "option", f"--channels {channels}", f"does not fit --format {file}, which holds {held}", "use png"
+        )
+    if channels not in pairing.takes:
+        fits = " or ".join(c for c in images.COUNT if c in pairing.takes)
+        raise UsageError("option", f"--channels {channels}", f"does not fit a {name} corpus", f"use {fits}")
+    if channels == "rgba" and settings.alpha == "refuse":
+        raise UsageError(
+            "option", "--alpha refuse", "contradicts --channels rgba", "leave one of the two out"
+        )

@@ -9,6 +9,10 @@
     train/KEY.png               input left, target right       (layout "combined")
     train/A/KEY.png             train/B/KEY.png                (kind "unpaired")
 
+corpus.json states ``bits``, 8 or 16 a sample, and ``channels``, the number of ``input`` and of ``target`` (of
+A and of B too): 1 grey, 3 RGB or Lab, 4 RGBA. All pictures of a corpus agree with it. Where it says nothing:
+8 bit, and 3 channels, but 1 for the input of a Lab corpus.
+
 The columns ``*_file_name`` follow the Hugging Face imagefolder convention, the combined layout the one of
 pix2pix (https://github.com/phillipi/pix2pix).
 """
@@ -272,6 +276,16 @@ class Corpus:
         names = self.domains if self.kind == "unpaired" else self.by_split
         return tuple(sorted(names, key=lambda s: (s != "train", s)))
 
+    @property
+    def bits(self) -> int:
+        """Bits a sample, 8 or 16."""
+        return bits_of(self.info)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of ``input`` and ``target`` on disk: 1, 3 or 4."""
+        return channels_of(self.info)
+
     def pairs(self, split: str) -> list[Pair]:
         """Return the pairs of a split, sorted by key; ``CorpusError`` names the splits there are."""
         if self.kind == "unpaired":
@@ -282,22 +296,31 @@ class Corpus:
         return self.by_split[split]
 
     def read(self, pair: Pair) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return input and target, H x W x 3 RGB (Lab corpora: as stored), uint8."""
-        first = _read_picture(pair.input)
+        """Return input and target, H x W x 3 RGB (Lab corpora: as stored), uint8, or uint16 where ``bits`` is
+        16.
+
+        A single channel is given three times; RGBA corpora give H x W x 4.
+        """
+        first = self.read_picture(pair.input)
         if self.layout == "folders":
-            return first, _read_picture(pair.target)
+            return first, self.read_picture(pair.target)
         if first.shape[1] % 2:
             raise CorpusError("picture", pair.input, "has an odd width, so it is not A|B", "check the layout")
         middle = first.shape[1] // 2
         return first[:, :middle], first[:, middle:]
 
+    def read_picture(self, path: Path) -> NDArray[Any]:
+        """Return one picture of the corpus, as ``read`` does."""
+        return _read_picture(path, self.bits, 4 in self.channels.values())
 
-def _read_picture(path: Path) -> NDArray[Any]:
+
+def _read_picture(path: Path, bits: int, transparent: bool) -> NDArray[Any]:
     from img2img_data import images
     from img2img_data.errors import Refused
 
     try:
-        return images.read(path).pixels
+        policy = images.ReadPolicy(depth=16 if bits == 16 else 8, channels="rgba" if transparent else "rgb")
+        return images.read(path, policy).pixels
     except Refused as refused:
         why = f"{refused.reason} {refused.detail}".strip()
         raise CorpusError("picture", path, why, "check the corpus with 'img2img-data verify'") from None
@@ -351,6 +374,21 @@ def read_info(root: Path) -> dict[str, Any]:
             "corpus", path, f"has format {info['format']}, this program reads {FORMAT}", "update"
         )
     return info
+
+
+def bits_of(info: Mapping[str, Any]) -> int:
+    """Return the bits a sample that corpus.json states."""
+    recipe = info.get("recipe")
+    before = recipe.get("bits") if isinstance(recipe, dict) else None  # Lab corpora said it there alone once
+    return 16 if info.get("bits", before) == 16 else 8
+
+
+def channels_of(info: Mapping[str, Any]) -> dict[str, int]:
+    """Return the channels of input and target that corpus.json states."""
+    stated = info.get("channels")
+    known = stated if isinstance(stated, dict) else {}
+    usual = {"input": 1 if info.get("colour") == "lab" else 3, "target": 3}
+    return {side: known[side] if known.get(side) in (1, 3, 4) else count for side, count in usual.items()}
 
 
 def _open_manifest(root: Path) -> Corpus:

@@ -170,6 +170,7 @@ def report_of(folder: BuildFolder) -> Report:
     report = Report(complete=True)
     counts = json.loads((folder.root / folder.page).read_bytes())["counts"]
     report.kept.update(counts["kept"])
+    report.notes.update(counts.get("notes", {}))
     for row in read_rows(folder.root / REJECTED_FILE):
         report.add(Outcome(0, "", str(row["reason"]), b""))
     return report

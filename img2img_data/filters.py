@@ -178,10 +178,7 @@ def _samples(pixels: Pixels) -> NDArray[np.float32]:
     height, width = pixels.shape[:2]
     small = cv2.resize(pixels, (min(width, GRID), min(height, GRID)), interpolation=cv2.INTER_AREA)
     eight = small >> 8 if small.dtype == np.uint16 else small  # type: ignore[operator]
-    lab = images.rgb_to_lab16(np.asarray(eight, np.uint8)).reshape(-1, 3).astype(np.float32).T
-    lab[0] /= 655.35
-    lab[1:] = lab[1:] / 257 - 128
-    return lab
+    return np.ascontiguousarray(images.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
 
 
 def _read(picture: Picture | None) -> Picture:

@@ -24,11 +24,11 @@ class Header:
     """What is known before decoding.
 
     ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``orientation`` is 1..8 as in EXIF;
-    ``plain`` says that the file is an 8-bit opaque RGB picture and nothing else: no metadata, profile,
-    trailer. ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey level that stands
-    for transparent. ``expand`` asks the decoder for BGR instead of the stored samples. ``data``, where not
-    empty, is what the decoder gets instead of the file; ``needs`` is the least number of bytes of a whole
-    file.
+    ``plain`` says that the file holds grey, RGB or RGBA samples as they are meant and nothing else: no
+    metadata, profile, trailer. ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey
+    level that stands for transparent. ``expand`` asks the decoder for BGR instead of the stored samples.
+    ``data``, where not empty, is what the decoder gets instead of the file; ``needs`` is the least number of
+    bytes of a whole file.
     """
 
     format: str
@@ -127,7 +127,7 @@ def jpeg_header(data: bytes) -> Header:
 
 
 def _jpeg_frame(found: Header, frame: int, body: bytes) -> bool:
-    """Take size and components from a frame header; say whether they are those of a common RGB picture."""
+    """Take size and components from a frame header; say whether they are those of a common picture."""
     if len(body) < 6:
         raise Refused("corrupt", "a frame header too short")
     precision, found.height, found.width, components = struct.unpack(">BHHB", body[:6])
@@ -139,7 +139,7 @@ def _jpeg_frame(found: Header, frame: int, body: bytes) -> bool:
         found.notes.add("grey")
     elif components == 4:
         found.notes.add("cmyk")
-    return components == 3 and frame in (0xC0, 0xC1, 0xC2)
+    return components in (1, 3) and frame in (0xC0, 0xC1, 0xC2)
 
 
 def _jpeg_application(found: Header, marker: int, body: bytes) -> bool:
@@ -192,7 +192,7 @@ def png_header(data: bytes) -> Header:
     if colour not in PNG_COLOURS or depth not in (1, 2, 4, 8, 16):
         raise Refused("corrupt", f"colour type {colour}, depth {depth}")
     found = Header("png", width, height, tiff_orientation(body.get(b"eXIf", b"")))
-    found.plain = colour == 2 and depth == 8 and names <= PNG_HARMLESS and chunks[-1][2] == len(data)
+    found.plain = colour in (0, 2, 6) and depth >= 8 and names <= PNG_HARMLESS and chunks[-1][2] == len(data)
     if colour in (4, 6) or (colour in (2, 3) and b"tRNS" in names):
         found.alpha = "straight"
     elif b"tRNS" in names and len(body[b"tRNS"]) == 2:
@@ -240,7 +240,7 @@ def webp_header(data: bytes) -> Header:
         elif name == b"EXIF":
             found.orientation = tiff_orientation(body)
         at += 8 + length + length % 2
-    found.plain = first in (b"VP8 ", b"VP8L") and found.alpha == "none" and at == len(data) == size
+    found.plain = first in (b"VP8 ", b"VP8L") and at == len(data) == size
     return found
 
 

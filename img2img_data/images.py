@@ -1,12 +1,13 @@
 """The only place that reads, decodes, converts and encodes pictures.
 
 One policy for every picture and for both halves of a pair. Content decides, never the name. A picture that is
-cut, damaged or lying is refused, never half read. It comes out upright, opaque, RGB, 8 bit: 16-bit samples
-divided by 257 and rounded, float ones clipped to 0..1, palettes and grey expanded, transparency composed on
-white, CMYK converted by the plain formula, the first frame taken of several. Embedded ICC profiles are
-*ignored*: the stored numbers are taken as sRGB and the picture is noted ("profile"). Orientation comes from
-EXIF or the TIFF tag, not from XMP. Metadata never passes on to an output. No path ever reaches OpenCV: it
-decodes from memory, to memory.
+cut, damaged or lying is refused, never half read. It comes out upright, opaque, RGB, 8 bit, unless a
+``ReadPolicy`` asks for 16 bit, one channel or RGBA: 16-bit samples divided by 257 and rounded, float ones
+clipped to 0..1, palettes and grey expanded, transparency composed on white, CMYK converted by the plain
+formula, the first frame taken of several; whatever was changed is noted. Embedded ICC profiles are *ignored*:
+the stored numbers are taken as sRGB and the picture is noted ("profile"). Orientation comes from EXIF or the
+TIFF tag, not from XMP. Metadata never passes on to an output. No path ever reaches OpenCV: it decodes from
+memory, to memory. This module is the door to ``samples`` and ``framing`` too.
 """
 
 from __future__ import annotations
@@ -22,30 +23,88 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import cv2
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 
 from img2img_data.errors import Refused
+from img2img_data.framing import Fit, fit, upright
 from img2img_data.headers import Header, header, jpeg_bare
 from img2img_data.png import encode_png
+from img2img_data.samples import (
+    COUNT,
+    Channels,
+    Pixels,
+    ReadPolicy,
+    as_wanted,
+    cielab,
+    from_decoder,
+    lab8_to_range,
+    lab8_to_rgb,
+    lab16_to_rgb,
+    lab16_to_rgb16,
+    lab_to_rgb,
+    luminance,
+    outside_srgb,
+    range_to_lab8,
+    rgb_to_lab,
+    rgb_to_lab8,
+    rgb_to_lab16,
+    to_8_bit,
+    to_16_bit,
+    to_uint8_rgb,
+)
 
-Pixels = NDArray[Any]
-"""H x W x 3 RGB, uint8 (0..255) or uint16 (0..65535), C-contiguous."""
+__all__ = [
+    "COUNT",
+    "NOTES",
+    "Channels",
+    "Fit",
+    "Picture",
+    "Pixels",
+    "ReadPolicy",
+    "Refused",
+    "cielab",
+    "decode",
+    "encode",
+    "fit",
+    "lab16_to_rgb",
+    "lab16_to_rgb16",
+    "lab8_to_range",
+    "lab8_to_rgb",
+    "lab_to_rgb",
+    "luminance",
+    "outside_srgb",
+    "range_to_lab8",
+    "read",
+    "read_bytes",
+    "rgb_to_lab",
+    "rgb_to_lab16",
+    "rgb_to_lab8",
+    "to_16_bit",
+    "to_8_bit",
+    "to_uint8_rgb",
+]
 
 NOTES: Final[dict[str, str]] = {
     "alpha": "had transparency: composed on white",
+    "clipped": "had float samples outside 0..1: clipped",
     "cmyk": "was CMYK or YCCK: converted without a profile",
     "depth": "was 16 bit or float: scaled",
+    "equal": "had three equal channels: one was taken",
     "first-frame": "had more frames or pages: the first was taken",
+    "float": "was float: scaled to 16 bit",
     "grey": "was single-channel: expanded",
+    "luma": "was colour: its luma was taken",
+    "opaque": "had no transparency: an opaque alpha was added",
     "orientation": "was turned or mirrored upright",
     "palette": "had a palette: expanded",
     "profile": "had an embedded ICC profile: ignored",
     "repaired": "had junk or a bad profile in its header: skipped",
+    "unmultiplied": "had colour multiplied by alpha: divided again",
+    "widened": "was 8 bit: multiplied by 257",
 }
 """Every conversion a picture may be noted with. The words are part of the corpus format."""
 
@@ -54,30 +113,13 @@ _STDERR: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class ReadPolicy:
-    """What is read and what is refused.
-
-    ``alpha``: compose transparency on white, or refuse pictures that have any. ``depth``: 8 bit always, or
-    "keep" 16 bit where stored so. ``max_pixels`` counts width x height, ``max_side`` is in pixels,
-    ``max_aspect`` the longer side over the shorter, ``max_bytes`` the size of the file.
-    """
-
-    alpha: Literal["white", "refuse"] = "white"
-    depth: Literal[8, "keep"] = 8
-    max_pixels: int = 100_000_000
-    max_side: int = 65_500
-    max_aspect: float = 500.0
-    max_bytes: int = MAX_BYTES
-
-
-@dataclass(frozen=True, slots=True)
 class Picture:
     """One decoded picture.
 
-    ``pixels``: H x W x 3 RGB uint8 (uint16 only under ``depth="keep"``), upright, C-contiguous. ``verbatim``:
-    the file's own bytes are exactly this picture and nothing else (RGB, 8 bit, upright, opaque; no profile,
-    EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be published unchanged. ``format``: jpeg,
-    png, webp, gif, bmp or tiff. ``notes``: sorted words of ``NOTES``.
+    ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H x W grey,
+    H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this picture and nothing else (upright; no
+    profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be published unchanged.
+    ``format``: jpeg, png, webp, gif, bmp or tiff. ``notes``: sorted words of ``NOTES``.
     """
 
     pixels: Pixels
@@ -169,9 +211,10 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> Picture:
         pixels = _decode_jpeg(data, found)
     else:
         raw = _decode_gif(data, found) if found.format == "gif" else _decode_opencv(found, data)
-        pixels = _to_rgb(raw, found, policy)
+        pixels = from_decoder(raw, found, policy)
+    pixels = as_wanted(pixels, found, policy)
     if found.orientation != 1:
-        pixels = _upright(pixels, found.orientation)
+        pixels = upright(pixels, found.orientation)
         found.notes.add("orientation")
     return Picture(pixels, found.plain and not found.notes, found.format, tuple(sorted(found.notes)))
 
@@ -275,75 +318,9 @@ def _silent_stderr() -> Iterator[None]:
             os.close(saved)
 
 
-# ---- to 8-bit (or 16-bit) RGB
-def _to_rgb(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
-    """Bring decoded samples (grey, BGR, BGRA; uint8, uint16, float32) to opaque RGB of the wanted depth."""
-    if raw.dtype == np.float32:
-        raw = _from_float(raw)
-    if raw.dtype not in (np.uint8, np.uint16):
-        raise Refused("unsupported-depth", str(raw.dtype))
-    channels = raw.shape[2] if raw.ndim == 3 else 1
-    if channels == 4 and found.alpha != "none":
-        pixels = _opaque(raw, found, policy)
-    elif channels == 1:
-        pixels = cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
-        if found.clear is not None:
-            pixels = _clear_grey(pixels, raw.reshape(raw.shape[:2]) == found.clear, found, policy)
-    else:
-        pixels = cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if channels == 4 else cv2.COLOR_BGR2RGB)
-    if raw.dtype == np.uint16 and policy.depth == 8:
-        pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
-        found.notes.add("depth")
-    return pixels
-
-
-def _from_float(raw: Pixels) -> Pixels:
-    """Scale 0..1 to 0..65535, clipped; NaN and infinity are refused."""
-    if not np.isfinite(raw).all():
-        raise Refused("non-finite")
-    return np.rint(np.clip(raw, 0, 1) * np.float32(65535)).astype(np.uint16)
-
-
-def _opaque(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
-    """Compose BGRA on white, rounded once, in slabs of rows to bound the memory."""
-    white = int(np.iinfo(raw.dtype).max)
-    found.notes.add("alpha")
-    if int(raw[..., 3].min()) == white:
-        return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB)
-    if policy.alpha == "refuse":
-        raise Refused("alpha")
-    pixels = np.empty((*raw.shape[:2], 3), raw.dtype)
-    for top in range(0, raw.shape[0], 256):
-        part = raw[top : top + 256].astype(np.uint32)
-        colour, alpha = part[..., 2::-1], part[..., 3:]
-        if found.alpha == "premultiplied":
-            pixels[top : top + 256] = np.minimum(colour + (white - alpha), white)
-        else:
-            pixels[top : top + 256] = (colour * alpha + white * (white - alpha) + white // 2) // white
-    return pixels
-
-
-def _clear_grey(pixels: Pixels, clear: NDArray[np.bool_], found: Header, policy: ReadPolicy) -> Pixels:
-    """Turn the grey level declared transparent white (OpenCV drops it)."""
-    if clear.any():
-        if policy.alpha == "refuse":
-            raise Refused("alpha")
-        pixels[clear] = np.iinfo(pixels.dtype).max
-    found.notes.add("alpha")
-    return pixels
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation 2..8."""
-    if orientation in (2, 3, 4):
-        return cv2.flip(pixels, {2: 1, 3: -1, 4: 0}[orientation])
-    turned = cv2.transpose(pixels)
-    return turned if orientation == 5 else cv2.flip(turned, {6: 1, 7: -1, 8: 0}[orientation])
-
-
 # ---- encoding
 def encode(pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int = 95) -> bytes:
-    """Return a file holding ``pixels``: H x W grey or H x W x 3 RGB uint8; PNG also uint16 and H x W x 4.
+    """Return a file holding ``pixels``: H x W grey or H x W x 3 RGB uint8; PNG also uint16 and RGBA.
 
     PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4). WebP is
     lossless at 100. Raises ``ValueError`` where the format cannot hold the array.
@@ -364,91 +341,3 @@ def encode(pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int =
     if not done:
         raise ValueError(f"no WebP of {pixels.shape[1]} x {pixels.shape[0]} pixels")
     return encoded.tobytes()
-
-
-# ---- framing
-Fit = Literal["crop", "pad", "stretch", "error"]
-
-
-def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
-    """Bring a picture to ``size`` (width, height).
-
-    ``crop`` scales it to cover the frame and cuts the centre; ``pad`` scales it to fit inside and reflects
-    its border (no invented colour, edge pixels not repeated); ``stretch`` ignores the aspect; ``error``
-    raises ``Refused("size")``. Area averaging downwards, bicubic upwards. The same array comes back if it
-    fits already.
-    """
-    height, width = pixels.shape[:2]
-    if (width, height) == size:
-        return pixels
-    if how == "error":
-        raise Refused("size", f"{width} x {height}, not {size[0]} x {size[1]}")
-    if how == "stretch":
-        return _resize(pixels, size)
-    scales = size[0] / width, size[1] / height
-    scale = max(scales) if how == "crop" else min(scales)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    return _frame(_resize(pixels, inner), size)
-
-
-def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    height, width = pixels.shape[:2]
-    if (width, height) == size:
-        return pixels
-    shrinks = size[0] <= width and size[1] <= height
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-
-
-def _frame(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Cut or reflect around the centre."""
-    height, width = pixels.shape[:2]
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    if left < 0 or top < 0:
-        left, top = max(0, -left), max(0, -top)
-        return np.ascontiguousarray(pixels[top : top + size[1], left : left + size[0]])
-    edges = (top, size[1] - height - top, left, size[0] - width - left)
-    # Reflection without the edge pixel needs two pixels to reflect.
-    border = cv2.BORDER_REFLECT_101 if min(height, width) > 1 else cv2.BORDER_REPLICATE
-    return cv2.copyMakeBorder(pixels, *edges, border)
-
-
-# ---- colour
-LAB_SHIFT, LAB_SCALE = np.array([0, 128, 128], np.float32), np.array([655.35, 257, 257], np.float32)
-RANGE_CENTRE, RANGE_SCALE = np.array([127.5, 128, 128], np.float32), np.array([127.5, 110, 110], np.float32)
-
-
-def rgb_to_lab8(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert RGB to 8-bit CIE L*a*b* (D65) by OpenCV's convention: L x 255 / 100, a + 128, b + 128."""
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab), np.uint8)
-
-
-def lab8_to_rgb(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert OpenCV's 8-bit Lab back to H x W x 3 RGB uint8; colours outside sRGB are clipped."""
-    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), np.uint8)
-
-
-def rgb_to_lab16(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Convert RGB to 16-bit Lab, L x 65535 / 100, (a + 128) x 257, (b + 128) x 257: back within one level."""
-    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    return np.asarray(np.rint((lab + LAB_SHIFT) * LAB_SCALE), np.uint16)
-
-
-def lab16_to_rgb(lab: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Undo ``rgb_to_lab16``; colours outside sRGB are clipped."""
-    pixels = cv2.cvtColor(lab / LAB_SCALE - LAB_SHIFT, cv2.COLOR_Lab2RGB)
-    return np.asarray(np.rint(np.clip(pixels, 0, 1) * 255), np.uint8)
-
-
-def lab8_to_range(lab: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale 8-bit Lab, H x W x 3, to the networks' range: L / 50 - 1 in [-1, 1], a / 110, b / 110."""
-    return (lab - RANGE_CENTRE) / RANGE_SCALE
-
-
-def range_to_lab8(scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Undo ``lab8_to_range``, rounded and clipped to 0..255."""
-    return np.asarray(np.rint(np.clip(scaled * RANGE_SCALE + RANGE_CENTRE, 0, 255)), np.uint8)
-
-
-def luminance(pixels: Pixels) -> Pixels:
-    """Return the H x W luma of RGB pixels (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), in their dtype."""
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ SHARD_FILE: Final = "shard.tsv"
 
 LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
 
+_NOTED: Final = b'"notes": ["'
 _TARGET: Final = re.compile(rb'"target_source_sha256": "([0-9a-f]{16})')
 
 
@@ -51,7 +53,7 @@ def write_manifests(
     """
     parts = folder.building / "manifests"
     parts.mkdir(exist_ok=True)
-    found = Gathered()
+    found = Gathered(converts=page["kind"] != "selection")
     with ExitStack() as stack:
         files: dict[str, BinaryIO] = {"": stack.enter_context((parts / "rejected").open("wb"))}
         order = stack.enter_context((parts / "order").open("wb"))
@@ -65,6 +67,7 @@ def write_manifests(
         for file in (order, *files.values()):
             file.flush()
             os.fsync(file.fileno())
+    report.notes.update(found.notes)
     names = [name for name in files if name]
     report.warnings += found.same_targets([parts / f"kept-{name}" for name in names])[:SHOWN]
     for name in names:
@@ -78,28 +81,44 @@ def write_manifests(
             "kept": dict(sorted(report.kept.items())),
             "refused": dict(sorted(report.refused.items())),
             "total": report.total,
+            **({"notes": dict(sorted(found.notes.items()))} if found.notes else {}),
         },
-        **({"measured": found.worst} if found.worst else {}),
+        **({"measured": found.measured()} if found.worst else {}),
     }
     write_atomically(folder.root / folder.page, to_json_page(whole), folder.building / "page", sync=True)
 
 
 @dataclass(slots=True)
 class Gathered:
-    """What only the whole tells: of each measured value the one farthest from 0; targets there twice."""
+    """What only the whole tells: how many pictures were converted in which way (unless the run copies files);
+    the measured values; targets that are there twice.
+    """
 
+    converts: bool = True
+    notes: Counter[str] = field(default_factory=Counter)
     worst: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    measurements: Counter[str] = field(default_factory=Counter)
     targets: array[int] = field(default_factory=lambda: array("Q"))
     """The head of each target's digest, 8 bytes a row."""
 
     def add(self, line: bytes) -> None:
         """Look at one row of a manifest."""
+        if self.converts and (at := line.rfind(_NOTED)) >= 0:
+            self.notes.update(json.loads(line[at + len(_NOTED) - 2 : line.index(b"]", at) + 1]))
         if b'"measured"' in line:
             for name, value in json.loads(line).get("measured", {}).items():
                 self.worst[name] = max(self.worst.get(name, value), value, key=abs)
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.measurements[name] += 1
         target = _TARGET.search(line)
         if target:
             self.targets.append(int(target[1], 16))
+
+    def measured(self) -> dict[str, float]:
+        """Return of what is called a mean or a share the mean, of the rest the value farthest from 0."""
+        means = {n: round(self.sums[n] / self.measurements[n], 6) for n in self.sums}
+        return {n: means[n] if n.endswith(("_mean", "_share")) else v for n, v in self.worst.items()}
 
     def same_targets(self, manifests: Iterable[Path]) -> list[str]:
         """Return a warning for each target that is the same picture as one under another name."""

@@ -13,6 +13,17 @@ EXIT_BAD: Final = 1
 SHOWN: Final = 10
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
 
+CONVERTED: Final[dict[str, str]] = {
+    "depth": "16 bit or float and became 8 bit; --bits 16 keeps that",
+    "float": "float and became 16 bit",
+    "clipped": "float with samples outside 0..1, which were clipped",
+    "widened": "8 bit and became 16 bit, multiplied by 257",
+    "luma": "in colour and became grey; --channels rgb keeps that",
+    "alpha": "transparent, or could have been, and put on white; --alpha refuse lists what is",
+    "profile": "tagged with an ICC profile, which was ignored",
+}
+"""The notes of pictures that a summary counts, and what a person reads after "was" or "were"."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -37,6 +48,8 @@ class Report:
     shown: list[tuple[int, bytes]] = field(default_factory=list)
     """The first few refusals by key: (index, row)."""
     warnings: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    """How many kept pictures carry each note of ``images.NOTES``."""
     complete: bool = False
     """Nothing was left to do: an earlier run had finished."""
 
@@ -72,6 +85,9 @@ class Report:
         """Return the summary, one line a fact; reasons come with their meaning."""
         parts = ", ".join(f"{split} {n:,}" for split, n in sorted(self.kept.items()) if split != ".")
         out = [f"kept {self.kept.total():,}" + (f" ({parts})" if parts else "")]
+        for note, text in CONVERTED.items():
+            if count := self.notes[note]:
+                out.append(f"{count:,} {'picture was' if count == 1 else 'pictures were'} {text}")
         if self.refused:
             out.append(f"refused {self.refused.total():,}, each a row in rejected.jsonl:")
             ranked = sorted(self.refused.items(), key=lambda r: (-r[1], r[0]))

@@ -8,7 +8,7 @@ Which files of two folders belong together is decided in ``matching``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import cv2
@@ -39,6 +39,11 @@ class Pairing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     colour: ClassVar[Colour] = "rgb"
+    takes: ClassVar[frozenset[images.Channels]] = frozenset({"rgb", "grey"})
+    """The channels that ``make`` can work on. RGBA only where no sample is computed from others: what spoils
+    a colour has no rule for one that is half seen."""
+    plane: ClassVar[bool] = False
+    """Whether the input is one plane, whatever the channels of the target."""
 
     @property
     def random(self) -> bool:
@@ -55,8 +60,9 @@ class Pairing(BaseModel):
     def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Make a pair with the drawn values of its row.
 
-        ``pictures``: upright H x W x 3 RGB, uint8 or uint16, one for each source of the pair; they are not
-        written to. Raises ``Refused`` when they make no pair.
+        ``pictures``: upright, one for each source of the pair, H x W x 3 RGB, H x W grey or H x W x 4 RGBA as
+        ``takes`` says, uint8 or uint16; they are not written to. The pair has the same type. Raises
+        ``Refused`` when they make no pair.
         """
         raise NotImplementedError
 
@@ -96,6 +102,7 @@ class Degrade(Pairing):
 class Combine(Pairing):
     """Input: one picture. Target: the other of the pair. Both upright and of one size."""
 
+    takes: ClassVar[frozenset[images.Channels]] = frozenset(images.COUNT)
     audit_shift: bool = Field(
         False, description="measure how far the two pictures of each pair lie apart (shift_x, shift_y)"
     )
@@ -126,29 +133,34 @@ class Combine(Pairing):
 
 
 class Colorize(Pairing):
-    """Input: the L plane. Target: the Lab picture (D65; 8 bit: L*255/100, a+128, b+128)."""
+    """Input: the L plane. Target: the Lab picture (D65; 8 bit: L*255/100, a+128, b+128; 16 bit: x 257)."""
 
     colour: ClassVar[Colour] = "lab"
-    bits: Literal[8, 16] = Field(8, description="bits per Lab sample; 16 comes back within one level")
+    takes: ClassVar[frozenset[images.Channels]] = frozenset({"rgb"})
+    plane: ClassVar[bool] = True
 
     def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
-        """Convert, and measure what the way there and back costs."""
-        there, back_again = _LAB[self.bits]
-        lab = there(pictures[0])
-        back = back_again(lab)
-        error = np.abs(back.astype(np.int16) - pictures[0])
-        measured = {"round_trip_max": float(error.max()), "round_trip_mean": round(float(error.mean()), 4)}
+        """Convert at the picture's depth, and measure what the way there and back costs.
+
+        ``round_trip_max`` and ``round_trip_mean`` are in grey levels of 0 to 255, ``out_of_gamut_share`` is
+        the share of pixels that rounding to Lab moved out of sRGB.
+        """
+        lab = images.rgb_to_lab(pictures[0])
+        levels = 257 if lab.dtype == np.uint16 else 1
+        error = np.abs(images.lab_to_rgb(lab).astype(np.int32) - pictures[0])
+        measured = {
+            "round_trip_max": round(float(error.max()) / levels, 4),
+            "round_trip_mean": round(float(error.mean()) / levels, 4),
+            "out_of_gamut_share": round(images.outside_srgb(lab), 6),
+        }
         return Made(np.ascontiguousarray(lab[..., 0]), lab, {}, measured)
-
-
-_LAB: Final[dict[int, tuple[Callable[[Pixels], Pixels], Callable[[Pixels], Pixels]]]] = {
-    8: (images.rgb_to_lab8, images.lab8_to_rgb),
-    16: (images.rgb_to_lab16, images.lab16_to_rgb),
-}
 
 
 class Grayscale(Pairing):
     """Input: the picture without its colours, H x W (BT.601 luma). Target: the picture."""
+
+    takes: ClassVar[frozenset[images.Channels]] = frozenset({"rgb"})
+    plane: ClassVar[bool] = True
 
     def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Take the luma; the target is the very array that came in."""
@@ -223,6 +235,7 @@ class Edges(Pairing):
     a lightness. Isola et al. (CVPR 2017) used the network HED, whose weights no maintained package ships.
     """
 
+    plane: ClassVar[bool] = True
     low: float | None = Field(
         None,
         ge=0,
@@ -265,7 +278,7 @@ class Edges(Pairing):
         return Made(shown, picture, drawn, {"edge_share": round(float(found.mean()), 4)})
 
     def _gradients(self, picture: Pixels, depth: int) -> tuple[Pixels, Pixels]:
-        grey = images.luminance(picture)
+        grey = picture if picture.ndim == 2 else images.luminance(picture)
         if grey.dtype != np.uint8:
             grey = cv2.convertScaleAbs(grey, alpha=255 / np.iinfo(grey.dtype).max)
         if self.blur:
@@ -275,6 +288,8 @@ class Edges(Pairing):
 
 class Keep(Pairing):
     """One picture as it is: a domain of an unpaired corpus."""
+
+    takes: ClassVar[frozenset[images.Channels]] = frozenset(images.COUNT)
 
     def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Return the picture twice; an unpaired corpus writes the target alone."""

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from img2img_data.corpus import Layout
-from img2img_data.images import Fit
+from img2img_data.images import Channels, Fit
 from img2img_data.splits import FOLDER, tag_in
 
 _SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -54,8 +54,17 @@ class BuildSettings(BaseModel):
         description="let the shares hold within each stratum, to one group: folder, or a tag, as gender or "
         "tag:NAME; a group goes with most of its pictures; pictures added later may then move old ones",
     )
+    bits: Literal[8, 16] = Field(
+        8,
+        description="bits a sample, of every picture: 16 keeps what 16-bit and float sources hold (png only)",
+    )
+    channels: Channels = Field(
+        "rgb",
+        description="of every picture: rgb; grey: one, the luma of colour ones (png, jpg); "
+        "rgba: transparency is kept (png; combine and unpaired only)",
+    )
     alpha: Literal["white", "refuse"] = Field(
-        "white", description="transparent pictures: compose on white, or refuse"
+        "white", description="transparent pictures, but for --channels rgba: compose on white, or refuse"
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data import images
 from img2img_data.corpus import REJECTED_FILE, Corpus, Pair, open_corpus, read_rows, write_atomically
-from img2img_data.errors import REASONS, CorpusError, Refused, printable
+from img2img_data.errors import REASONS, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,11 +173,9 @@ def _pixels(corpus: Corpus, item: Pair | Path) -> tuple[Pixels, ...]:
     """Return input and target of a pair, or the one picture of a domain, as 8-bit RGB."""
     if isinstance(item, Pair):
         first, second = corpus.read(item)
-        return first, images.lab8_to_rgb(second) if corpus.colour == "lab" else second
-    try:
-        return (images.read(item).pixels,)
-    except Refused as refused:
-        raise CorpusError("picture", item, f"{refused.reason} {refused.detail}".strip()) from None
+        second = images.lab_to_rgb(second) if corpus.colour == "lab" else second
+        return images.to_uint8_rgb(first), images.to_uint8_rgb(second)
+    return (images.to_uint8_rgb(corpus.read_picture(item)),)
 
 
 def _with_pictures(corpus: Corpus, cards: Sequence[Card]) -> list[Card]:

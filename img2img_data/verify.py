@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from img2img_data import images
-from img2img_data.corpus import CORPUS_FILE, EXTENSIONS, METADATA_FILE, inside, read_info, read_rows
+from img2img_data.corpus import (
+    CORPUS_FILE,
+    EXTENSIONS,
+    METADATA_FILE,
+    bits_of,
+    channels_of,
+    inside,
+    read_info,
+    read_rows,
+)
 from img2img_data.errors import CorpusError, Refused, printable
 
 PROBLEMS: Final = {
@@ -20,9 +29,24 @@ PROBLEMS: Final = {
     "unreadable": "no whole picture",
     "changed": "other bytes than when it was built",
     "size": "another size than the manifest says",
+    "samples": "another depth or number of channels than corpus.json says",
     "two-splits": "the same source, or the same group, in two splits",
     "twice": "named twice by the manifest",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What corpus.json says of every picture."""
+
+    combined: bool
+    bits: int
+    channels: Mapping[str, int]
+
+    @classmethod
+    def by(cls, info: Mapping[str, Any]) -> Wanted:
+        """Take it from corpus.json."""
+        return cls(info.get("layout") == "combined", bits_of(info), channels_of(info))
 
 
 @dataclass(slots=True)
@@ -49,7 +73,7 @@ def verify_corpus(root: Path, progress: Callable[[int, int], None], quick: bool 
     """
     if not (root / CORPUS_FILE).is_file():
         raise CorpusError("corpus", root, "has no corpus.json", "it is unfinished, or was not made here")
-    combined = read_info(root).get("layout") == "combined"
+    wanted = Wanted.by(read_info(root))
     findings, groups = Findings(), dict[str, str]()
     manifests = {p.parent.name: read_rows(p) for p in sorted(root.glob(f"*/{METADATA_FILE}"))}
     total = sum(len(rows) for rows in manifests.values())
@@ -59,7 +83,7 @@ def verify_corpus(root: Path, progress: Callable[[int, int], None], quick: bool 
         for row in rows:
             _check_group(split, row, groups, findings)
             for column, name in _files_of(row):
-                _check_file(root / split, split, row, column, name, named, combined, quick, findings)
+                _check_file(root / split, split, row, column, name, named, wanted, quick, findings)
             done += 1
             progress(done, total)
         findings.problems += [
@@ -88,7 +112,7 @@ def _check_file(
     column: str,
     name: str,
     named: set[str],
-    combined: bool,
+    wanted: Wanted,
     quick: bool,
     findings: Findings,
 ) -> None:
@@ -101,23 +125,27 @@ def _check_file(
     if not os.path.lexists(path):
         findings.problems.append(("missing", shown, ""))
     elif not quick:
-        problem = _content_problem(path, row, column, combined)
+        problem = _content_problem(path, row, column, wanted)
         if problem:
             findings.problems.append((problem[0], shown, problem[1]))
 
 
 def _content_problem(
-    path: Path, row: Mapping[str, Any], column: str, combined: bool
+    path: Path, row: Mapping[str, Any], column: str, wanted: Wanted
 ) -> tuple[str, str] | None:
     try:
         data = images.read_bytes(path)
-        picture = images.decode(data)
+        picture = images.decode(data, images.ReadPolicy(depth="keep", channels="keep"))
     except Refused as refused:
         return "unreadable", f"{refused.reason} {refused.detail}".strip()
     width, height = picture.size
-    wanted = (int(row.get("width", 0)) * (2 if combined else 1), int(row.get("height", 0)))
-    if (width, height) != wanted:
-        return "size", f"{width}x{height}, not {wanted[0]}x{wanted[1]}"
+    size = (int(row.get("width", 0)) * (2 if wanted.combined else 1), int(row.get("height", 0)))
+    if (width, height) != size:
+        return "size", f"{width}x{height}, not {size[0]}x{size[1]}"
+    found = (8 * picture.pixels.itemsize, 1 if picture.pixels.ndim == 2 else picture.pixels.shape[2])
+    stated = (wanted.bits, wanted.channels["input" if column.startswith("input") else "target"])
+    if found != stated:
+        return "samples", f"{found[0]} bit x {found[1]}, not {stated[0]} bit x {stated[1]}"
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
         return "changed", ""
     return None

@@ -99,8 +99,19 @@ def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
         raise UsageError(
             "corpus", root, f"holds {corpus.colour} pictures", "training takes RGB corpora for now"
         )
+    check_samples(corpus)
     pairs = corpus.pairs(split) if split in corpus.splits else []
     return [(corpus, pair) for pair in (pairs[:limit] if limit else pairs)]
+
+
+def check_samples(corpus: Corpus) -> None:
+    """Raise UsageError for a corpus whose samples would not come through whole: models take 8-bit RGB."""
+    if corpus.bits != 8:
+        why, way_out = f"holds {corpus.bits}-bit pictures, and models take 8 bit", "build it with --bits 8"
+        raise UsageError("corpus", corpus.root, why, way_out)
+    if 4 in corpus.channels.values():
+        why = "holds transparent pictures, and models take RGB"
+        raise UsageError("corpus", corpus.root, why, "build it with --channels rgb")
 
 
 def read_pair(

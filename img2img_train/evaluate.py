@@ -362,6 +362,9 @@ def _pairs(corpus: Corpus, split: str) -> list[Pair]:
         raise UsageError(
             "corpus", corpus.root, f"holds {corpus.colour} pictures", "scoring takes RGB corpora for now"
         )
+    from img2img_train.batches import check_samples
+
+    check_samples(corpus)
     pairs = corpus.pairs(split)
     if not pairs:
         raise CorpusError("corpus", corpus.root, f"has no pairs in split '{split}'")

@@ -14,7 +14,8 @@ DOORS = {"corpus", "images", "degradations", "fields", "errors", "yamlfile"}
 DATA_LEVELS = [
     {"errors"},
     {"fields", "yamlfile"},
-    {"headers", "matfile", "png", "archives"},
+    {"headers", "framing", "matfile", "png", "archives"},
+    {"samples"},
     {"images", "degradations"},
     {"corpus", "alignment", "tags"},
     {"splits"},
