@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from urllib.parse import unquote_to_bytes
 
 from img2img_data.errors import CorpusError
 
@@ -105,6 +106,16 @@ def digest(*parts: bytes, size: int = 8) -> bytes:
         h.update(len(part).to_bytes(8, "little"))
         h.update(part)
     return h.digest()
+
+
+def as_key(name: bytes) -> str:
+    """Return the key under which a file may have been written, from its path without extension.
+
+    Keys come back as they were, though other tools may have %-encoded more of them; any other name gets a key
+    that is as safe as ``key_of`` makes one, but two names may get the same.
+    """
+    parts = [p for p in unquote_to_bytes(name).split(b"/") if p]
+    return key_of((b"/".join(parts) or b"_") + b".x")
 
 
 class Paths(Protocol):
@@ -327,7 +338,7 @@ def _read_picture(path: Path, bits: int, transparent: bool) -> NDArray[Any]:
 
 
 def open_corpus(root: Path | str) -> Corpus:
-    """Open a corpus, or a folder that pix2pix or CycleGAN would take, for reading.
+    """Open a corpus, or a folder in one of the ``layouts`` of other tools, for reading.
 
     Raises ``CorpusError`` when the folder is missing, unfinished or none of these.
     """
@@ -338,11 +349,11 @@ def open_corpus(root: Path | str) -> Corpus:
         return _open_manifest(root)
     if (root / ".building").is_dir():
         raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
-    for bare in (_open_bare_domains, _open_bare_combined):
-        found = bare(root)
-        if found is not None:
-            return found
-    raise CorpusError("corpus", root, "holds neither corpus.json, train/ pictures nor trainA/ and trainB/")
+    found = _open_layout(root)
+    if found is None:
+        what = "holds neither corpus.json nor pictures in a layout that is known"
+        raise CorpusError("corpus", root, what, "see 'img2img-data import --help' for the layouts")
+    return found
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -423,20 +434,26 @@ def inside(folder: Path, name: object) -> Path:
     return folder.joinpath(*parts)
 
 
-def _open_bare_combined(root: Path) -> Corpus | None:
-    pairs = {}
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name in {"train", "val", "test"}):
-        names = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-        pairs[folder.name] = [Pair(key_of(os.fsencode(p.name)), folder.name, p, p) for p in names]
-    pairs = {s: p for s, p in pairs.items() if p}
-    return Corpus(root, "paired", "combined", "rgb", {}, pairs) if pairs else None
+def _open_layout(root: Path) -> Corpus | None:
+    """Open a folder of another tool; ``CorpusError`` names the first file in it that cannot be used."""
+    from img2img_data.layouts import LAYOUTS, find_layout
 
-
-def _open_bare_domains(root: Path) -> Corpus | None:
-    domains = {}
-    for split in ("train", "val", "test"):
-        sides = [root / f"{split}{d}" for d in "AB"]
-        if all(s.is_dir() for s in sides):
-            a, b = (sorted(p for p in s.iterdir() if p.suffix.lower() in EXTENSIONS) for s in sides)
-            domains[split] = (a, b)
-    return Corpus(root, "unpaired", "folders", "rgb", {}, {}, domains) if domains else None
+    name = find_layout(root)
+    if name is None or name == "webdataset":
+        return None
+    layout = LAYOUTS[name]
+    pairs: dict[str, list[Pair]] = {}
+    domains: dict[str, tuple[list[Path], list[Path]]] = {}
+    for entry in layout.entries(root):
+        paths = [root.joinpath(*os.fsdecode(p).split("/")) for p in entry.sources]
+        if entry.refused:
+            why = f"{entry.refused[0]} {entry.refused[1]}".strip()
+            raise CorpusError("picture", paths[0], why, "'img2img-data import' lists what it cannot use")
+        if layout.kind == "unpaired":
+            domains.setdefault(entry.split, ([], []))[entry.side].append(paths[0])
+        else:
+            pair = Pair(entry.key, entry.split, paths[0], paths[-1], {"tags": entry.tags})
+            pairs.setdefault(entry.split, []).append(pair)
+    for found in pairs.values():
+        found.sort(key=lambda p: p.key)
+    return Corpus(root, layout.kind, layout.layout, "rgb", {}, pairs, domains)

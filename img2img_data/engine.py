@@ -141,13 +141,14 @@ def _writer(process: int, thread: int) -> str:
 # --------------------------------------------------------------------------------------- going on
 def _still_good(plan: Plan, root: Path) -> Callable[[str, Row], int | None]:
     """Return the test for rows of an earlier run: the source is still planned, its files are whole."""
-    find: Callable[[int, bytes], int | None] | None = None
+    find: Callable[[int, bytes, str], int | None] | None = None
 
     def index_of(name: str, row: Row) -> int | None:
         nonlocal find
         find = find or plan.finder()
         with suppress(ValueError):
-            index = find(int(row.get("domain") == "B"), bytes.fromhex(str(row.get("source_hex"))))
+            source = bytes.fromhex(str(row.get("source_hex")))
+            index = find(int(row.get("domain") == "B"), source, str(row.get("key")))
             return index if index is not None and _files_are_whole(root / name, row) else None
         return None
 

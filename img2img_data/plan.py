@@ -16,8 +16,10 @@ from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import normalize
 
 from img2img_data.corpus import Kind, digest, key_forms, key_in_form
+from img2img_data.layouts import Entry, FolderLayout, Span
 from img2img_data.matching import Matching
 from img2img_data.settings import BuildSettings, parse_split
 from img2img_data.sources import Item
@@ -26,6 +28,10 @@ from img2img_data.tags import FolderTags, find_tags
 
 _RUN: Final = 1 << 16
 """How many sources are sorted at once; their keys exist as text only meanwhile."""
+
+
+GIVEN: Final = 255
+"""The form of a key that the source itself gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,9 @@ class Task:
     tags: Mapping[str, Any]
     refused: tuple[str, str] | None
     split: str = ""
-    """The split, where the plan as a whole decides it; else its group's hash does."""
+    """The split, where the plan as a whole or the source itself decides it; else its group's hash does."""
+    spans: tuple[Span, ...] = ()
+    """Where the sources lie, if in archives."""
 
 
 @dataclass(slots=True)
@@ -105,11 +113,13 @@ class Plan:
 
     def _task(self, index: int, place: int) -> Task:
         row = self.order[place]
-        tags, refused = json.loads(self.notes[row] or b"[{}, null]")
+        tags, refused, *given = json.loads(self.notes[row] or b"[{}, null]")
         sources, split = self._sources(row), self.splits[self.split_at[place]] if self.split_at else ""
+        _, split, spans = given or ("", split, ())
+        spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in spans)
         tags = {**self._listed_tags(self.sides[row], sources), **tags}
         refused = refused and tuple(refused)
-        return Task(index, self._key(row), self.sides[row], sources, tags, refused, split)
+        return Task(index, self._key(row), self.sides[row], sources, tags, refused, split, spans)
 
     def _listed_tags(self, root: int, sources: tuple[bytes, ...]) -> dict[str, Any]:
         """Return what the folders' lists say about a task's sources; of what both halves say, the first's."""
@@ -177,37 +187,42 @@ class Plan:
     def _part(self, row: int, of: int) -> int:
         return int.from_bytes(digest(b"shard", self.first[row]), "little") % of
 
-    def finder(self) -> Callable[[int, bytes], int | None]:
-        """Return the way from (root, path of the first source) to the index of the task that uses it."""
+    def finder(self) -> Callable[[int, bytes, str], int | None]:
+        """Return the way from (root, path of the first source, key) to the index of the task that it is."""
         import numpy as np
 
         hashes = np.array([self._hash(self.order[place]) for place in self.mine], np.uint64)
         by_hash = np.argsort(hashes, kind="stable")
         hashes = hashes[by_hash]
 
-        def find(root: int, path: bytes) -> int | None:
+        def find(root: int, path: bytes, key: str) -> int | None:
             wanted = np.uint64(_hash_of(root, path))
             low, high = (int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))
             for index in map(int, by_hash[low:high]):
                 task = self.task(index)
-                if (task.root, task.sources[0], task.refused) == (root, path, None):
+                if (task.root, task.sources[0], task.key, task.refused) == (root, path, key, None):
                     return index
             return None
 
         return find
 
-    def _add(self, side: int, sources: Sequence[bytes], tags: Mapping[str, Any], refused: object) -> None:
+    def _add(
+        self, side: int, sources: Sequence[bytes], tags: Mapping[str, Any], refused: object, *given: object
+    ) -> None:
         self.sides.append(side)
         self.first.append(sources[0])
         if len(self.roots) > 1 and self.kind == "paired":
             self.second.append(sources[1] if len(sources) > 1 else b"")
-        self.notes.append(json.dumps([tags, refused]).encode() if tags or refused else b"")
+        noted = tags or refused or given
+        self.notes.append(json.dumps([tags, refused, *given]).encode() if noted else b"")
 
     def _sources(self, row: int) -> tuple[bytes, ...]:
         other = self.second[row] if len(self.second) else b""
         return (self.first[row], other) if other else (self.first[row],)
 
     def _key(self, row: int) -> str:
+        if self.forms[row] == GIVEN:
+            return str(json.loads(self.notes[row])[2])
         return key_in_form(self.first[row], self.forms[row])
 
     def _hash(self, row: int) -> int:
@@ -259,3 +274,25 @@ def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
         plan.forms += key_forms(plan.first, start, len(plan.first))
     plan._sort(range(len(plan.first)))
     return plan.find_tags()
+
+
+def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[Entry]) -> Plan:
+    """Plan one task for each entry of another tool's folder, with the key and the split it has there.
+
+    Where two of a split would share a key, the later one's ends in a digest of its path.
+    """
+    roots = (os.fsencode(root),) * (1 if layout.layout == "combined" else 2)
+    plan, seen = Plan(roots, layout.kind), set[bytes]()
+    for entry in entries:
+        key = entry.key
+        mark = digest(entry.split.encode(), bytes([entry.side]), normalize("NFC", key.casefold()).encode())
+        if mark in seen and not entry.refused:
+            key += "~" + digest(entry.sources[0]).hex()
+        seen.add(mark)
+        spans = [(path.hex(), start, size) for path, start, size in entry.spans]
+        plan._add(entry.side, entry.sources, entry.tags, entry.refused, key, entry.split, spans)
+        plan.forms.append(GIVEN)
+    sides = (0, 1) if layout.kind == "unpaired" else (None,)
+    for side in sides:
+        plan._sort(row for row in range(len(plan.first)) if side in (None, plan.sides[row]))
+    return plan

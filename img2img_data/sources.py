@@ -147,7 +147,7 @@ def list_wiki(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]
     """
     mat = find_mat(root)
     table = _wiki_table(mat)
-    entries = _Entries(os.fsencode(mat.parent))
+    entries = Entries(os.fsencode(mat.parent))
     for row, text in enumerate(table["full_path"]):
         path, refused = entries.resolve(text)
         tags = _NO_TAGS if refused else _wiki_tags(table, row, path)
@@ -200,11 +200,15 @@ _WIKI_TAGS: Final[Mapping[str, tuple[str, Callable[[float], Any]]]] = {
 _LEAVES: Final = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
 
 
-class _Entries:
-    """Resolves the paths of a list within a folder; remembers which files and folders it has seen."""
+class Entries:
+    """Resolves the paths of a list within a folder; remembers which files and folders it has seen.
 
-    def __init__(self, base: bytes) -> None:
+    ``unique``: a file that is named again is refused.
+    """
+
+    def __init__(self, base: bytes, unique: bool = True) -> None:
         self._base = base
+        self._unique = unique
         self._seen: set[bytes] = set()
         self._plain: dict[bytes, bool] = {b"": True}
 
@@ -235,9 +239,10 @@ class _Entries:
                 if stat.S_ISLNK(mode)
                 else ("not-a-regular-file", "a folder, pipe, socket or device")
             )
-        if path in self._seen:
+        if self._unique and path in self._seen:
             return "duplicate", "the list names it again"
-        self._seen.add(path)
+        if self._unique:
+            self._seen.add(path)
         return None
 
     def _is_plain(self, folder: bytes) -> bool:

@@ -69,9 +69,9 @@ def test_an_earlier_row_is_found_again_unless_it_is_refused() -> None:
     plan = plan_folders([Path("in")], "paired", [items])
     find = plan.finder()
     for index, task in enumerate(tasks(plan)):
-        assert find(0, task.sources[0]) == (None if task.refused else index)
-    assert find(0, b"never seen.jpg") is None
-    assert find(1, items[1].path) is None
+        assert find(0, task.sources[0], task.key) == (None if task.refused else index)
+    assert find(0, b"never seen.jpg", "never seen") is None
+    assert find(1, items[1].path, "x") is None
 
 
 def test_a_source_costs_little_memory() -> None:
