@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from img2img_data import images
+from img2img_data import archives, images
 from img2img_data.corpus import CORPUS_FILE, FORMAT, Kind, Layout, picture_rng, split_of, to_json_line
 from img2img_data.engine import Progress, forecast, refusal, run_plan, write_file
 from img2img_data.errors import Refused, UsageError, printable
 from img2img_data.folder import BuildFolder
 from img2img_data.outcome import Outcome, Report
-from img2img_data.pairings import Pairing
+from img2img_data.pairings import Made, Pairing
 from img2img_data.plan import Plan, Task
 from img2img_data.settings import BuildSettings, RunSettings, parse_size, parse_split
 from img2img_data.splits import group_of
@@ -65,7 +65,7 @@ def one_item(job: Job, task: Task) -> Outcome:
         group, split = _place_of(job, task)
         files = _write_files(job, task, split, made.input, made.target, sources)
         tags = {**task.tags, "group": printable(group)} if job.settings.group_by else dict(task.tags)
-        row = _row(job, task, tags, sources, made.drawn, made.measured, files)
+        row = _row(job, task, tags, sources, made, files)
         return Outcome(task.index, split, "", to_json_line(row))
     except Refused as refused:
         return refusal(task, refused.reason, refused.detail)
@@ -75,7 +75,7 @@ def _read_sources(job: Job, task: Task) -> list[Source]:
     out: list[Source] = []
     for number, path in enumerate(task.sources):
         try:
-            data = images.read_bytes(os.path.join(job.roots[task.root + number], *path.split(b"/")))
+            data = _read_source(job, task, number)
             picture = images.decode(data, job.policy)
             pixels = _framed(job, picture.pixels, out)
             out.append(Source(data, sha256(data).hexdigest(), picture, pixels))
@@ -84,6 +84,17 @@ def _read_sources(job: Job, task: Task) -> list[Source]:
                 raise
             raise Refused(refused.reason, f"{'AB'[number]}/{printable(path)}: {refused.detail}") from None
     return out
+
+
+def _read_source(job: Job, task: Task, number: int) -> bytes:
+    root = job.roots[task.root + number]
+    if not task.spans:
+        return images.read_bytes(os.path.join(root, *task.sources[number].split(b"/")))
+    archive, start, size = task.spans[number]
+    if not 0 < size <= images.MAX_BYTES:
+        raise Refused("file-too-big" if size else "empty", f"{size} bytes, limit {images.MAX_BYTES}")
+    path = Path(os.fsdecode(os.path.join(root, archive)))
+    return archives.content(path, archives.Member("", start, size))
 
 
 def _framed(job: Job, pixels: images.Pixels, before: Sequence[Source]) -> images.Pixels:
@@ -100,6 +111,14 @@ def _place_of(job: Job, task: Task) -> tuple[bytes, str]:
     return group, task.split or split_of(group, job.splits, job.settings.seed)
 
 
+def _side_by_side(first: images.Pixels, second: images.Pixels, sources: Sequence[Source]) -> images.Pixels:
+    """Return A|B; the very picture that was read where these are its halves, so that it keeps its file."""
+    whole = sources[0].picture.pixels
+    if len(sources) == 1 and first.base is whole and second.base is whole:
+        return whole
+    return np.hstack((_like(second, first), second))
+
+
 class Written(NamedTuple):
     """A file of the corpus: the column its name stands in, its name in the split's folder, its digest."""
 
@@ -114,7 +133,7 @@ def _write_files(
     if job.kind == "unpaired":
         content = [("file_name", "AB"[task.root], second)]
     elif job.layout == "combined":
-        content = [("file_name", "", np.hstack((_like(second, first), second)))]
+        content = [("file_name", "", _side_by_side(first, second, sources))]
     else:
         content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
     written = []
@@ -146,20 +165,19 @@ def _row(
     task: Task,
     tags: Mapping[str, Any],
     sources: Sequence[Source],
-    drawn: Mapping[str, float],
-    measured: Mapping[str, float],
+    made: Made,
     files: Sequence[Written],
 ) -> dict[str, Any]:
-    height, width = sources[0].pixels.shape[:2]
+    height, width = made.target.shape[:2]
     row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
     if job.kind == "unpaired":
         row["domain"] = "AB"[task.root]
     row |= {"source": printable(task.sources[0]), "source_hex": task.sources[0].hex()}
     if len(sources) > 1:
         row |= {"target_source": printable(task.sources[1]), "target_source_hex": task.sources[1].hex()}
-    row |= {"tags": dict(tags), "kind": job.name, "drawn": dict(drawn), "width": width, "height": height}
-    if measured:
-        row["measured"] = dict(measured)
+    row |= {"tags": dict(tags), "kind": job.name, "drawn": dict(made.drawn), "width": width, "height": height}
+    if made.measured:
+        row["measured"] = dict(made.measured)
     notes = sorted({n for s in sources for n in s.picture.notes})
     row |= {"notes": notes, "source_sha256": sources[0].sha256}
     if len(sources) > 1:

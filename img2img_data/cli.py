@@ -377,6 +377,32 @@ def sample(out: Path, size: int, limit: int) -> None:
         click.echo(f"{name}: {count} crops")
 
 
+@group.command(
+    "import", cls=ModelCommand, models=_models("import"), short_help="Make a corpus of another tool's folder."
+)
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def import_folder(source: Path, out: Path, settings: dict[str, object]) -> None:
+    """Make a corpus of SOURCE, a folder in the layout of another tool; pairs, splits and names stay.
+
+    \b
+      pix2pix      train/1.jpg, input left and target right
+      cyclegan     trainA/ and trainB/, no pairs
+      folders      input/ and target/, within splits or around them
+      basicsr      meta_info.txt beside gt/ and lq/
+      hf           metadata.jsonl or .csv with two *_file_name columns
+      webdataset   .tar archives with 1.input.png, 1.target.png
+
+    Pictures are kept byte for byte where they are clean. The halves of a pair must have one size.
+
+    \b
+    Example:
+      img2img-data import facades/ corpora/facades
+      img2img-data import DIV2K/ corpora/div2k --format basicsr
+    """
+    _run("import", (source, out), settings)
+
+
 @group.command(cls=ModelCommand, models=_models("pack"), short_help="Write a corpus as WebDataset shards.")
 @click.argument("corpus", type=FOLDER)
 @click.argument("shards", type=FOLDER)

@@ -218,7 +218,9 @@ class BasicSR(FolderLayout):
         whole = self._line.fullmatch(line.strip())
         target, comma, other = (whole[1] if whole else line).partition(", ")
         names = (other, target) if comma else (target, target)
-        found = [files.resolve(self._path(root, folder, side, n, bool(comma))) for side, n in enumerate(names)]
+        found = [
+            files.resolve(self._path(root, folder, side, n, bool(comma))) for side, n in enumerate(names)
+        ]
         refused = next((why for _, why in found if why), None)
         key = as_key(os.path.splitext(target.removeprefix("gt/").encode("utf-8", "surrogateescape"))[0])
         return Entry(split, key, (found[0][0], found[1][0]), refused=refused)

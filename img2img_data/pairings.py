@@ -132,6 +132,17 @@ class Combine(Pairing):
         return {"shift_x": shift.x, "shift_y": shift.y, "shift_doubt": shift.doubt}
 
 
+class Halves(Pairing):
+    """Input: the left half of the picture. Target: the right half. As pix2pix keeps its pairs."""
+
+    def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
+        """Cut in the middle; ``Refused`` (size) when there is none."""
+        width = pictures[0].shape[1]
+        if width % 2:
+            raise Refused("size", f"an odd width, {width}: no two halves")
+        return Made(pictures[0][:, : width // 2], pictures[0][:, width // 2 :], {}, {})
+
+
 class Colorize(Pairing):
     """Input: the L plane. Target: the Lab picture (D65; 8 bit: L*255/100, a+128, b+128; 16 bit: x 257)."""
 
@@ -299,6 +310,7 @@ class Keep(Pairing):
 PAIRINGS: Final[dict[str, type[Pairing]]] = {
     "degrade": Degrade,
     "combine": Combine,
+    "halves": Halves,
     "lab": Colorize,
     "grayscale": Grayscale,
     "blank": Blank,

@@ -15,15 +15,17 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from img2img_data.build import build_corpus, forecast_corpus
+from img2img_data.corpus import CORPUS_FILE
 from img2img_data.degradations import DEGRADATIONS, find_degradation
 from img2img_data.engine import Progress
 from img2img_data.errors import UsageError
 from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean, split_settings
+from img2img_data.layouts import LAYOUTS, find_layout
 from img2img_data.matching import Matching, MatchSettings, match_paths
 from img2img_data.outcome import Report
-from img2img_data.packing import PackSettings, pack_corpus
-from img2img_data.pairings import Blank, Colorize, Combine, Degrade, Edges, Grayscale, Keep, Pairing
-from img2img_data.plan import Plan, plan_folders, plan_pairs
+from img2img_data.packing import INDEX_FILE, PackSettings, pack_corpus
+from img2img_data.pairings import Blank, Colorize, Combine, Degrade, Edges, Grayscale, Halves, Keep, Pairing
+from img2img_data.plan import Plan, plan_entries, plan_folders, plan_pairs
 from img2img_data.resizing import ResizeSettings, forecast_resizing, resize_pictures
 from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, forecast_photos, select_photos
 from img2img_data.settings import BuildSettings, RunSettings
@@ -60,6 +62,25 @@ class PairSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     allow_unpaired: bool = Field(False, description="end with 0 although files had no other half")
+
+
+class ImportSettings(BaseModel):
+    """Which tool's folder it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = Field(
+        "auto",
+        description=f"the layout of the folder: auto, {', '.join(LAYOUTS)}",
+        json_schema_extra={"enum": ["auto", *LAYOUTS]},
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _check_format(cls, value: str) -> str:
+        if value not in {"auto", *LAYOUTS}:
+            raise ValueError(f"unknown; {did_you_mean(value, ['auto', *LAYOUTS])}")
+        return value
 
 
 class DryRun(BaseModel):
@@ -277,6 +298,32 @@ def _selection(
     return select_photos(name, plan, out, settings, run, progress)
 
 
+def import_folder(
+    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
+) -> Report:
+    """Make a corpus of a folder in another tool's layout: its pairs, its splits, its names."""
+    root, out = paths
+    name = build_model(ImportSettings, split_settings(given, ImportSettings)).format
+    if (root / CORPUS_FILE).is_file():
+        packed = (root / INDEX_FILE).is_file()
+        way_out = "'img2img-data unpack' gives it back" if packed else "use it as it is"
+        raise UsageError("folder", root, "is a corpus already" + ", packed" * packed, way_out)
+    found = find_layout(root) if name == "auto" else name
+    if found is None:
+        raise UsageError("folder", root, "has no layout that is known", "see --help for the layouts")
+    layout = LAYOUTS[found]
+    if not layout.fits(root):
+        raise UsageError("folder", root, f"has not the layout of {found}", layout.way_out)
+    say(f"layout {found}")
+    plan = plan_entries(root.parent if root.is_file() else root, layout, layout.entries(root))
+    run = split_settings(given, RunSettings)
+    if layout.kind == "unpaired":
+        return _corpus("import", plan, Keep(), out, run, progress, say)
+    pairing = Halves() if layout.layout == "combined" else Combine()
+    kept = {"fit": "error", "layout": layout.layout}
+    return _corpus("import", plan, pairing, out, kept | run, progress, say)
+
+
 def pack(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Write a corpus as WebDataset shards."""
     settings = build_model(PackSettings, split_settings(given, PackSettings))
@@ -325,6 +372,7 @@ STEPS: Final[dict[str, Step]] = {
     "blank": Step(blank, ("source", "out"), (Blank, *_BUILD)),
     "edges": Step(edges, ("source", "out"), (Edges, *_BUILD)),
     "unpaired": Step(unpaired, ("a", "b", "out"), _BUILD),
+    "import": Step(import_folder, ("source", "out"), (ImportSettings, PairSettings, RunSettings)),
     "pack": Step(pack, ("corpus", "shards"), (PackSettings, DryRun)),
     "unpack": Step(unpack, ("shards", "out"), (DryRun,)),
 }

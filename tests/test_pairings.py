@@ -49,6 +49,7 @@ def typed(dtype: type, height: int, width: int, seed: int = 3) -> np.ndarray:
 
 def sources(pairing: Pairing, dtype: type = np.uint8, height: int = 33, width: int = 41) -> list[np.ndarray]:
     name = next(n for n, cls in PAIRINGS.items() if type(pairing) is cls)
+    width *= 2 if name == "halves" else 1
     return [typed(dtype, height, width, seed) for seed in range(2 if name in TWO_SOURCES else 1)]
 
 
