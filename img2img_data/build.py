@@ -264,7 +264,7 @@ def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, n
     fit = settings.fit or ("error" if combined else "crop")
     out_text = os.path.abspath(out)
     return Job(
-        plan.roots,
+        tuple(os.path.abspath(root) for root in plan.roots),
         out_text,
         pairing,
         settings,

@@ -8,19 +8,24 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from img2img_data.corpus import REJECTED_FILE, inside, read_rows, to_json_line
-from img2img_data.errors import REASONS, CorpusError, Img2ImgError, printable
+from img2img_data.errors import REASONS, CorpusError, Img2ImgError, UsageError, printable
 from img2img_data.folder import BUILDING, BuildFolder, Row, cannot_write, locked, writing_to
 from img2img_data.manifests import versions, write_manifests
 from img2img_data.outcome import Outcome, Report
 from img2img_data.plan import Plan, Task
 from img2img_data.settings import RunSettings, parse_shard
 from img2img_data.workers import Pool, default_jobs
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from img2img_data.cluster import ClusterPool
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then."""
@@ -44,7 +49,7 @@ def run_plan(
     if shard:
         about = {**about, "shard": {"number": shard[0], "of": shard[1], "sources": len(plan)}}
         plan = plan.shard(*shard)
-    with locked(folder.root):
+    with _client_of(run) as client, locked(folder.root):
         if not folder.begin({**recipe, "shard": run.shard}, plan.roots):
             return report_of(folder)
         report, total = Report(), len(plan)
@@ -54,15 +59,41 @@ def run_plan(
         ):
             report.kept.update(journal.found)
             todo = array("q", (index for index, place in enumerate(journal.place) if place < 0))
-            pool = Pool(work, plan.task, refusal, run.jobs or default_jobs(), run.timeout)
+            pool = _pool_of(client, work, plan, folder, run)
             for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
                 journal.add(outcome)
                 report.add(outcome)
                 progress(done, total)
-            page = {**about, "recipe": dict(recipe), "versions": versions()}
+            page = {**about, "recipe": dict(recipe), "versions": dict(versions())}
             write_manifests(folder, journal.rows(), page, report, plan.mine if shard else None)
         folder.end()
         return report
+
+
+def _client_of(run: RunSettings) -> AbstractContextManager[Client | None]:
+    """Give the connection to a cluster, before anything is locked or written; None for processes here."""
+    if run.backend == "dask":
+        from img2img_data.cluster import connected
+
+        return connected(run.scheduler)
+    if run.scheduler is not None:
+        raise UsageError("option", "--scheduler", "is for --backend dask", "give that too, or leave it out")
+    return nullcontext()
+
+
+def _pool_of(
+    client: Client | None,
+    work: Callable[[Task], Outcome],
+    plan: Plan,
+    folder: BuildFolder,
+    run: RunSettings,
+) -> Pool[Task, Outcome] | ClusterPool[Task, Outcome]:
+    if client is None:
+        return Pool(work, plan.task, refusal, run.jobs or default_jobs(), run.timeout)
+    from img2img_data.cluster import ClusterPool
+
+    folders = [os.path.abspath(os.fsdecode(f)) for f in (*plan.roots, os.fsencode(folder.building))]
+    return ClusterPool(client, work, plan.task, refusal, folders, run.jobs, run.timeout)
 
 
 def check_not_empty(plan: Plan) -> None:

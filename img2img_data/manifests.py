@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -27,7 +28,8 @@ _NOTED: Final = b'"notes": ["'
 _TARGET: Final = re.compile(rb'"target_source_sha256": "([0-9a-f]{16})')
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Return the versions of this program and of the libraries that the bytes of a picture depend on."""
     return {name: _version_of(name) for name in LIBRARIES}
 

@@ -138,7 +138,12 @@ def forecast_photos(
 
 
 def _choice_of(plan: Plan, out: Path, settings: SelectSettings) -> Choice:
-    return Choice(plan.roots[0], os.path.abspath(out), settings.filters(), isinstance(settings, WikiSettings))
+    return Choice(
+        os.path.abspath(plan.roots[0]),
+        os.path.abspath(out),
+        settings.filters(),
+        isinstance(settings, WikiSettings),
+    )
 
 
 def _recipe_of(name: str, plan: Plan, settings: SelectSettings) -> dict[str, Any]:

@@ -114,6 +114,12 @@ class RunSettings(BaseModel):
         None,
         description="do the i-th of n parts, as in 3/16, in a folder of its own; 'merge' joins them all",
     )
+    backend: Literal["loky", "dask"] = Field(
+        "loky", description="loky: processes on this machine; dask: a Dask cluster that shares its folders"
+    )
+    scheduler: str | None = Field(
+        None, description="address of the Dask scheduler, as in tcp://host:8786; for --backend dask"
+    )
     dry_run: bool = Field(False, description="say what would be done, write nothing")
 
     @field_validator("shard")

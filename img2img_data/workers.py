@@ -27,50 +27,53 @@ TIMED_OUT: Final = 75
 
 @dataclass(slots=True)
 class Watch:
-    """What a worker's guard thread looks at: its parent, and when the task in hand began."""
+    """What a worker's guard thread looks at: its parent, and until when the task of each thread may take."""
 
-    parent: int
-    limit: float
-    began: float = field(default_factory=time.monotonic)
+    parent: int | None
+    until: dict[int, float] = field(default_factory=dict)
 
     def look(self) -> None:
-        """End the process when the parent is gone or the task in hand is over its time."""
+        """End the process when the parent is gone or a task in hand is over its time."""
         while True:
             time.sleep(0.5)
-            if os.getppid() != self.parent:
+            if self.parent is not None and os.getppid() != self.parent:
                 os._exit(1)
-            if time.monotonic() - self.began > self.limit:
+            if min(self.until.copy().values(), default=float("inf")) < time.monotonic():
                 os._exit(TIMED_OUT)
 
 
 _watches: dict[int, Watch] = {}  # one entry per worker process, kept for its life
+_starting = threading.Lock()
 
 
 def run_chunk(
-    work: Callable[[Task], Result], tasks: Sequence[Task], parent: int, limit: float
+    work: Callable[[Task], Result], tasks: Sequence[Task], parent: int | None, limit: float
 ) -> list[Result]:
-    """Do a chunk in a worker: one OpenCV thread, guarded."""
-    me = os.getpid()
-    if me == parent:
+    """Do a chunk in a worker: one OpenCV thread, guarded. ``parent`` None: a worker that outlives the run."""
+    if os.getpid() == parent:
         return [work(t) for t in tasks]
-    watch = _watches.get(me)
-    if watch is None or watch.parent != parent:
-        watch = _watches[me] = _start_watch(parent, limit)
-    results = []
-    for task in tasks:
-        watch.began = time.monotonic()
-        results.append(work(task))
-    watch.began = float("inf")
-    return results
+    watch, thread = _watch_of(parent), threading.get_ident()
+    try:
+        results = []
+        for task in tasks:
+            watch.until[thread] = time.monotonic() + limit
+            results.append(work(task))
+        return results
+    finally:
+        watch.until.pop(thread, None)
 
 
-def _start_watch(parent: int, limit: float) -> Watch:
+def _watch_of(parent: int | None) -> Watch:
     import cv2
 
-    cv2.setNumThreads(1)
-    watch = Watch(parent, limit)
-    threading.Thread(target=watch.look, daemon=True, name="img2img-watch").start()
-    return watch
+    me = os.getpid()
+    with _starting:
+        watch = _watches.get(me)
+        if watch is None or watch.parent != parent:
+            cv2.setNumThreads(1)
+            watch = _watches[me] = Watch(parent)
+            threading.Thread(target=watch.look, daemon=True, name="img2img-watch").start()
+        return watch
 
 
 @dataclass(slots=True)

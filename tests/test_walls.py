@@ -22,6 +22,7 @@ DATA_LEVELS = [
     {"outcome", "filters", "matching", "pairings", "settings"},
     {"plan", "folder", "workers", "show", "sample", "verify"},
     {"manifests"},
+    {"cluster"},
     {"engine"},
     {"build", "selection", "packing"},
     {"unpacking", "resizing"},

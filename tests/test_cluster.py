@@ -1,0 +1,148 @@
+"""On a real Dask cluster of two workers: the bytes of a plain run, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_photos
+from test_build import COMMAND, run, tree
+
+from img2img_data.errors import UsageError
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes, each watched by a nanny that starts it again."""
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+    ):
+        yield cluster
+
+
+def on(cluster: Any) -> list[str]:
+    return ["--backend", "dask", "--scheduler", cluster.scheduler_address]
+
+
+def pids(cluster: Any) -> set[int]:
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        return set(client.run(os.getpid).values())
+
+
+def test_a_cluster_makes_the_bytes_of_a_plain_run(cluster: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 40)
+    (photos / "broken.jpg").write_bytes(b"none")
+    run("blur", photos, tmp_path / "plain", "--kind", "random-gaussian", "--jobs", 1)
+    run("blur", photos, tmp_path / "out", "--kind", "random-gaussian", *on(cluster))
+    assert tree(tmp_path / "out") == tree(tmp_path / "plain")
+    assert not (tmp_path / "out" / ".building").exists()
+
+
+def test_shards_on_a_cluster_merge_to_the_plain_run(cluster: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 20)
+    run("select", photos, tmp_path / "plain", "--jobs", 1)
+    for number in (1, 2):
+        run("select", photos, tmp_path / str(number), "--shard", f"{number}/2", *on(cluster))
+    run("merge", tmp_path / "1", tmp_path / "2", tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "plain")
+
+
+def test_a_killed_worker_loses_nothing(cluster: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 600, 200, 200)
+    run("blur", photos, tmp_path / "plain", "--jobs", 2)
+    before, out = pids(cluster), tmp_path / "out"
+    argv = [*COMMAND, "blur", str(photos), str(out), *on(cluster)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while process.poll() is None and not any(out.glob("train/input/*.png")):
+        time.sleep(0.01)
+    assert process.poll() is None, "the kill must come in mid-run"
+    os.kill(min(before), signal.SIGKILL)
+    assert process.wait(timeout=25) == 0, process.stdout and process.stdout.read()
+    assert tree(out) == tree(tmp_path / "plain")
+
+
+def _dies_on_seven(task: int) -> int:
+    if task == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def _hangs_on_seven(task: int) -> int:
+    if task == 7:
+        time.sleep(60)
+    return task
+
+
+@pytest.mark.parametrize(("work", "reason"), [(_dies_on_seven, "worker-died"), (_hangs_on_seven, "timeout")])
+def test_a_deadly_task_costs_only_itself(work: Any, reason: str, cluster: Any) -> None:
+    from img2img_data.cluster import ClusterPool, connected
+
+    lost: list[tuple[int, str]] = []
+
+    def note(task: int, why: str) -> int:
+        lost.append((task, why))
+        return -1
+
+    with connected(cluster.scheduler_address) as client:
+        pool: ClusterPool[int, int] = ClusterPool(client, work, lambda i: i, note, [], limit=1.0)
+        assert sorted(pool.run(range(24))) == sorted([-1, *(i for i in range(24) if i != 7)])
+    assert lost == [(7, reason)]
+
+
+def test_folders_that_workers_lack_are_one_line(cluster: Any) -> None:
+    from img2img_data.cluster import ClusterPool, connected
+
+    with connected(cluster.scheduler_address) as client:
+        pool: ClusterPool[int, int] = ClusterPool(client, abs, int, max, ["/nowhere/here"])
+        with pytest.raises(UsageError, match=r"/nowhere/here.*share"):
+            list(pool.run(range(3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--backend", "dask"], "--scheduler"),
+        (["--scheduler", "tcp://127.0.0.1:9"], "--backend dask"),
+        (["--backend", "dask", "--scheduler", "tcp://127.0.0.1:9"], "no scheduler answers"),
+        (["--backend", "dask", "--scheduler", "nonsense://x"], "no scheduler answers"),
+    ],
+)
+def test_a_scheduler_that_cannot_be_reached_is_one_line(
+    options: list[str], said: str, photos: Path, tmp_path: Path
+) -> None:
+    lines = run("blur", photos, tmp_path / "out", *options, code=2)
+    assert said in lines
+    assert len(lines.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_dask_a_hint_in_one_line(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "distributed.py").write_text("raise ImportError('none here')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    argv = [
+        *COMMAND,
+        "blur",
+        str(photos),
+        str(tmp_path / "out"),
+        "--backend",
+        "dask",
+        "--scheduler",
+        "tcp://x:1",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert "img2img[dask]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
