@@ -7,7 +7,7 @@ function, and a row in ``STEPS``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from img2img_data.engine import Progress
 from img2img_data.errors import UsageError
 from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean, split_settings
 from img2img_data.layouts import LAYOUTS, find_layout
-from img2img_data.matching import Matching, MatchSettings, match_paths
+from img2img_data.matching import MatchSettings, better_match, match_paths, table_of
 from img2img_data.outcome import Report
 from img2img_data.packing import INDEX_FILE, PackSettings, pack_corpus
 from img2img_data.pairings import Blank, Colorize, Combine, Degrade, Edges, Grayscale, Halves, Keep, Pairing
@@ -62,6 +62,9 @@ class PairSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     allow_unpaired: bool = Field(False, description="end with 0 although files had no other half")
+    rows: int = Field(
+        20, ge=0, description="rows of the matching table to show of each kind; 0 for all of them"
+    )
 
 
 class ImportSettings(BaseModel):
@@ -239,15 +242,20 @@ def combine(paths: Sequence[Path], given: Settings, progress: Progress, say: Cal
     matching = match_paths(usable[0], usable[1], settings)
     refused = [(n, i.path, *i.refused) for n, side in enumerate(found) for i in side if i.refused]
     matching.loose += refused
-    for line in table_of(matching, bool(given.get("dry_run"))):
+    shown = build_model(PairSettings, split_settings(given, PairSettings)).rows
+    for line in table_of(matching, bool(given.get("dry_run")), shown):
         say(line)
+    other, count = better_match(usable[0], usable[1], settings) if matching.loose else ("", 0)
+    hint = f"--match {other} would pair {count:,}" if count > len(matching.pairs) else ""
     if not matching.pairs and not given.get("dry_run"):
         raise UsageError(
             "folders",
             f"{paths[0]}' and '{paths[1]}",
             "no picture of one has its other half in the other (all unpaired)",
-            "try another --match; --dry-run shows the table",
+            hint or "try another --match; --dry-run shows the table",
         )
+    if hint:
+        say(f"{hint} of them")
     pairing = build_model(Combine, split_settings(given, Combine))
     report = _corpus("combine", plan_pairs(paths[:2], matching), pairing, paths[2], given, progress, say)
     if given.get("dry_run"):
@@ -333,16 +341,6 @@ def pack(paths: Sequence[Path], given: Settings, progress: Progress, say: Callab
 def unpack(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Write the corpus that was packed."""
     return unpack_corpus(paths[0], paths[1], bool(given.get("dry_run")), progress, say)
-
-
-def table_of(matching: Matching, whole: bool) -> Iterable[str]:
-    """Yield the loose files with their reasons, and with ``whole`` the pairs too, one a line."""
-    from img2img_data.errors import printable
-
-    if whole:
-        yield from (f"pair  {printable(a)}  |  {printable(b)}" for a, b in matching.pairs)
-    for side, path, reason, detail in sorted(matching.loose):
-        yield f"{reason}  {'AB'[side]}/{printable(path)}  {detail}"
 
 
 def _say_faults(plan: Plan, say: Callable[[str], None]) -> None:
