@@ -344,16 +344,31 @@ def verify(corpus: Path, quick: bool) -> None:
 @click.argument("corpus", type=FOLDER)
 @click.option("--out", type=FOLDER, default=None, help="the page  [default: CORPUS/show.html]")
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="pairs on the page")
-def show(corpus: Path, out: Path | None, limit: int) -> None:
+@click.option("--split", default="", metavar="NAME", help="pairs of this split alone  [default: of all]")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="another sample of a large corpus",
+)
+def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> None:
     """Write a self-contained HTML page: the most spoiled pairs and typical ones, a slider on each.
+
+    Filters and a search box choose among the pairs by split, kind, tag and drawn parameter; histograms show
+    what was drawn and measured over the whole corpus. Of a corpus of more than 1,000 pairs a sample is read.
 
     \b
     Example:
       img2img-data show corpora/gaussian
+      img2img-data show corpora/gaussian --split test --limit 50 --out test.html
     """
+    from img2img_data.progress import progress_of
     from img2img_data.show import write_show
 
-    click.echo(str(write_show(corpus, out, limit)))
+    with progress_of("show") as progress:
+        page = write_show(corpus, out, limit, split, seed, progress)
+    click.echo(printable(str(page)))
 
 
 @group.command(short_help="Write the bundled demo photos.")

@@ -23,7 +23,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -337,16 +337,17 @@ def _read_picture(path: Path, bits: int, transparent: bool) -> NDArray[Any]:
         raise CorpusError("picture", path, why, "check the corpus with 'img2img-data verify'") from None
 
 
-def open_corpus(root: Path | str) -> Corpus:
+def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
     """Open a corpus, or a folder in one of the ``layouts`` of other tools, for reading.
 
+    Without ``rows`` the manifests stay unread: every split is there, but empty, however large it is.
     Raises ``CorpusError`` when the folder is missing, unfinished or none of these.
     """
     root = Path(root)
     if not root.is_dir():
         raise CorpusError("corpus", root, "no such folder", "check the path")
     if (root / CORPUS_FILE).is_file():
-        return _open_manifest(root)
+        return _open_manifest(root, rows)
     if (root / ".building").is_dir():
         raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
     found = _open_layout(root)
@@ -358,7 +359,11 @@ def open_corpus(root: Path | str) -> Corpus:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSON-lines file; ``CorpusError`` names file and line of a damaged one."""
-    rows = []
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file one by one; ``CorpusError`` names the line of a damaged one."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -367,8 +372,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 row = None
             if not isinstance(row, dict):
                 raise CorpusError("manifest", path, f"line {number} is damaged", "build the corpus again")
-            rows.append(row)
-    return rows
+            yield row
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -402,18 +406,20 @@ def channels_of(info: Mapping[str, Any]) -> dict[str, int]:
     return {side: known[side] if known.get(side) in (1, 3, 4) else count for side, count in usual.items()}
 
 
-def _open_manifest(root: Path) -> Corpus:
+def _open_manifest(root: Path, rows: bool) -> Corpus:
     info = read_info(root)
     kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
-    manifests = {p.parent.name: read_rows(p) for p in sorted(root.glob(f"*/{METADATA_FILE}"))}
+    found = sorted(root.glob(f"*/{METADATA_FILE}"))
+    manifests = {p.parent.name: read_rows(p) if rows else [] for p in found}
     if kind == "unpaired":
         domains = {s: (_domain(root / s, r, "A"), _domain(root / s, r, "B")) for s, r in manifests.items()}
         return Corpus(root, "unpaired", layout, info.get("colour", "rgb"), info, {}, domains)
-    pairs = {s: [_pair_of(root / s, s, row) for row in rows] for s, rows in manifests.items()}
+    pairs = {s: [pair_of(root / s, s, row) for row in rows] for s, rows in manifests.items()}
     return Corpus(root, "paired", layout, info.get("colour", "rgb"), info, pairs)
 
 
-def _pair_of(folder: Path, split: str, row: dict[str, Any]) -> Pair:
+def pair_of(folder: Path, split: str, row: Mapping[str, Any]) -> Pair:
+    """Return the pair of a row in the folder of its split."""
     both = row.get("file_name")
     names = (both, both) if both else (row.get("input_file_name"), row.get("target_file_name"))
     first, second = (inside(folder, n) for n in names)

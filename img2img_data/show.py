@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data import images
-from img2img_data.corpus import REJECTED_FILE, Corpus, Pair, open_corpus, read_rows, write_atomically
+from img2img_data.corpus import REJECTED_FILE, Corpus, Pair, open_corpus, write_atomically
 from img2img_data.errors import REASONS, printable
+from img2img_data.histogram import Bars, Spread, Words, draw_spread, draw_words, number
+from img2img_data.survey import Entry, Survey, check_split, flat, is_number, survey_corpus, text_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,53 +27,86 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 T = TypeVar("T")
+Progress = Callable[[int, int], None]
+"""Called with (done, total) now and then."""
 
 EXAMINED: Final = 1000
-"""How many pairs are read to find the worst; of a larger corpus as many, evenly through its keys."""
+"""How many pairs are read to find the worst; of a larger corpus as many, drawn evenly."""
 PICTURE_BYTES: Final = 4_500_000
-FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60))
+FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
 """Longer side in pixels and WebP quality of the thumbnails; the first whose sum stays under PICTURE_BYTES."""
+PROBED: Final = 24
+FEW: Final = 12
+"""A tag with so many values has a select; one with more is found by the search box."""
+ORDERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What stands under one slider (or, unpaired, one picture). ``why`` is worst, typical, A or B."""
+    """What stands under one slider (or, unpaired, one picture). ``why`` is worst, typical, A or B.
 
-    key: str
-    split: str
+    ``picks`` are the values that the selects above ask for, by the select's number; ``numbers`` those that
+    cards are ordered by; both as (number, value).
+    """
+
+    entry: Entry
     why: str
-    item: Pair | Path
-    source: str = ""
+    difference: float = 0.0
     drawn: tuple[tuple[str, str], ...] = ()
-    difference: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+    picks: tuple[tuple[int, str], ...] = ()
+    numbers: tuple[tuple[int, float], ...] = ()
     pictures: tuple[str, ...] = ()
     width: int = 1
     height: int = 1
 
+    @property
+    def key(self) -> str:
+        """The pair's key, safe to show."""
+        return printable(self.entry.key)
 
-def write_show(corpus: Path, out: Path | None = None, limit: int = 200) -> Path:
+    @property
+    def source(self) -> str:
+        """Where the pair comes from; a picture of a bare folder, its file's name."""
+        row, item = self.entry.row, self.entry.item
+        return printable(str(row.get("source") or (item.name if isinstance(item, Path) else self.entry.key)))
+
+
+def write_show(
+    corpus: Path,
+    out: Path | None = None,
+    limit: int = 200,
+    split: str = "",
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Path:
     """Write the contact sheet of a corpus and return its path, ``out`` or ``CORPUS/show.html``.
 
-    Shows up to ``limit`` pairs: the half with the largest difference between input and target, then others
-    taken evenly through the rest. Raises CorpusError when the folder is no corpus or one of its pictures
-    cannot be read.
+    Shows up to ``limit`` pairs, of one split or of all: the half with the largest difference between input
+    and target, then others taken evenly through the rest. Of a large corpus a sample of ``EXAMINED`` pairs
+    is read, another one for another ``seed``; counts and histograms are those of all rows. Raises
+    CorpusError when the folder is no corpus or one of its pictures cannot be read.
     """
-    opened = open_corpus(corpus)
+    opened = open_corpus(corpus, rows=False)
     page = out or opened.root / "show.html"
+    splits = check_split(opened, split)
+    survey, entries = survey_corpus(opened, splits, max(EXAMINED, limit), seed)
     if opened.kind == "paired":
-        cards, how = _paired_cards(opened, limit)
+        cards, how = _paired_cards(opened, entries, survey.counts.total(), limit, progress)
     else:
-        cards, how = _domain_cards(opened, limit)
+        cards, how = _domain_cards(entries, limit)
+    controls = _controls(survey, cards)
     text = _render(
         "show.html",
         name=printable(opened.root.resolve().name),
         kind=opened.kind,
         layout=opened.layout,
         colour=opened.colour,
-        tiles=list(_tiles(opened)),
-        reasons=_reasons(opened),
-        splits=opened.splits,
-        cards=_with_pictures(opened, cards),
+        tiles=list(_tiles(opened, splits, survey)),
+        reasons=_reasons(survey),
+        cards=_with_pictures(opened, [_filled(card, controls) for card in cards], progress),
+        controls=controls,
+        charts=_charts(survey),
         shown_how=how,
         recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
     )
@@ -80,76 +115,79 @@ def write_show(corpus: Path, out: Path | None = None, limit: int = 200) -> Path:
     return page
 
 
-def _tiles(corpus: Corpus) -> Iterator[tuple[str, str, str]]:
-    for split in corpus.splits:
+# ------------------------------------------------------------------------------ what all rows say
+def _tiles(corpus: Corpus, splits: Sequence[str], survey: Survey) -> Iterator[tuple[str, str, str]]:
+    for split in splits:
         if corpus.kind == "paired":
-            yield split, f"{len(corpus.pairs(split)):,}", "pairs"
+            yield split, f"{survey.counts[split, '']:,}", "pairs"
         else:
-            a, b = corpus.domains[split]
-            yield split, f"{len(a):,} + {len(b):,}", "pictures of A and of B"
+            a, b = (survey.counts[split, domain] for domain in "AB")
+            yield split, f"{a:,} + {b:,}", "pictures of A and of B"
     if (corpus.root / REJECTED_FILE).is_file():
-        refused = sum(count for _, count, _ in _reasons(corpus))
-        yield "refused", f"{refused:,}", f"listed in {REJECTED_FILE}"
+        yield "refused", f"{survey.refused.total():,}", f"listed in {REJECTED_FILE}"
 
 
-def _reasons(corpus: Corpus) -> list[tuple[str, int, str]]:
+def _reasons(survey: Survey) -> list[tuple[str, int, str]]:
     """Return (reason, pictures, meaning), the most frequent first."""
-    path, counts = corpus.root / REJECTED_FILE, dict[str, int]()
-    for row in read_rows(path) if path.is_file() else []:
-        counts[str(row.get("reason"))] = counts.get(str(row.get("reason")), 0) + 1
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ranked = sorted(survey.refused.items(), key=lambda item: (-item[1], item[0]))
     return [(reason, count, REASONS.get(reason, "")) for reason, count in ranked]
 
 
-def _paired_cards(corpus: Corpus, limit: int) -> tuple[list[Card], str]:
-    pairs = [pair for split in corpus.splits for pair in corpus.pairs(split)]
-    examined = _evenly(pairs, EXAMINED)
-    ranked = sorted(
-        ((_difference(corpus, p), p) for p in examined), key=lambda d: (-d[0], d[1].split, d[1].key)
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """The histograms of one section, and what is the same for all pairs: (name, value)."""
+
+    title: str
+    bars: list[Bars]
+    same: list[tuple[str, str]]
+
+
+def _charts(survey: Survey) -> list[Charts]:
+    sizes = {f"{name}, pixels": spread for name, spread in survey.sizes.items()}
+    kinds = {"kind": survey.kinds} if len(survey.kinds.counts) > 1 else {}
+    sections = (
+        _section("Drawn parameters", survey.drawn, kinds | survey.drawn_words),
+        _section("Measured values", survey.measured, {}),
+        _section("Picture sizes", sizes, {}),
+        _section("Tags", {}, survey.tags),
     )
+    return [section for section in sections if section.bars or section.same]
+
+
+def _section(title: str, spreads: Mapping[str, Spread], words: Mapping[str, Words]) -> Charts:
+    drawn = [draw_spread(name, spread) for name, spread in spreads.items()]
+    drawn += [draw_words(name, counted) for name, counted in words.items()]
+    same = [(name, number(spread.low)) for name, spread in spreads.items() if spread.low == spread.high]
+    same += [(name, next(iter(w.counts))) for name, w in words.items() if len(w.counts) == 1]
+    return Charts(title, [bars for bars in drawn if bars], same)
+
+
+# ------------------------------------------------------------------------------------ which cards
+def _paired_cards(
+    corpus: Corpus, entries: Sequence[Entry], total: int, limit: int, progress: Progress
+) -> tuple[list[Card], str]:
+    differences = []
+    for done, entry in enumerate(entries, 1):
+        differences.append((_difference(corpus, entry), entry))
+        progress(done, len(entries) + min(limit, len(entries)))
+    ranked = sorted(differences, key=lambda d: (-d[0], d[1].split, d[1].key))
     half = (min(limit, len(ranked)) + 1) // 2
     worst, rest = ranked[:half], sorted(ranked[half:], key=lambda d: (d[1].split, d[1].key))
     typical = _evenly(rest, limit - half)
-    cards = [_card(pair, "worst", difference) for difference, pair in worst]
-    cards += [_card(pair, "typical", difference) for difference, pair in typical]
-    of = (
-        f"{len(pairs):,} pairs"
-        if len(examined) == len(pairs)
-        else f"{len(examined):,} pairs, evenly of {len(pairs):,}"
-    )
+    cards = [Card(entry, "worst", difference) for difference, entry in worst]
+    cards += [Card(entry, "typical", difference) for difference, entry in typical]
+    of = f"{len(entries):,} of {total:,} pairs, drawn evenly" if len(entries) < total else f"{total:,} pairs"
     return cards, (
-        f"Of {of}: the {len(worst)} whose input differs most from the target "
-        "(mean absolute difference in grey levels, 0 to 255), "
-        f"then {len(typical)} evenly through the rest."
+        f"Of {of}: the {len(worst)} whose input differs most from the target (mean absolute difference in "
+        f"grey levels, 0 to 255), then {len(typical)} evenly through the rest. "
+        "Drag across a picture, or focus it and use the arrow keys."
     )
 
 
-def _domain_cards(corpus: Corpus, limit: int) -> tuple[list[Card], str]:
-    cards = []
-    for side, domain in enumerate("AB"):
-        files = [(split, path) for split in corpus.splits for path in corpus.domains[split][side]]
-        cards += [_domain_card(s, p, domain) for s, p in _evenly(files, limit // 2)]
+def _domain_cards(entries: Sequence[Entry], limit: int) -> tuple[list[Card], str]:
+    sides = ([entry for entry in entries if entry.domain == domain] for domain in "AB")
+    cards = [Card(entry, entry.domain) for side in sides for entry in _evenly(side, max(1, limit // 2))]
     return cards, "Nothing pairs these pictures: both columns run evenly through their domain."
-
-
-def _domain_card(split: str, path: Path, domain: str) -> Card:
-    return Card(printable(path.stem), split, domain, path, printable(path.name))
-
-
-def _card(pair: Pair, why: str, difference: float) -> Card:
-    row = pair.row
-    kind = {"kind": row["kind"]} if row.get("kind") else {}
-    drawn = tuple(_settings({**kind, **(row.get("drawn") or {})}))
-    source = printable(str(row.get("source") or pair.key))
-    return Card(printable(pair.key), pair.split, why, pair, source, drawn, f"{difference:.2f}")
-
-
-def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:
@@ -158,19 +196,67 @@ def _evenly(items: Sequence[T], count: int) -> list[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def _difference(corpus: Corpus, pair: Pair) -> float:
+# --------------------------------------------------------------------------- filters, captions
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What stands above the cards: selects (name, values), and the numbers that cards are ordered by."""
+
+    selects: list[tuple[str, list[str]]]
+    orders: list[str]
+
+
+def _controls(survey: Survey, cards: Sequence[Card]) -> Controls:
+    """Return a select for the split, the kind and each tag with few values, as far as the cards differ."""
+    few = [name for name, words in survey.tags.items() if len(words.counts) <= FEW and not words.more]
+    selects = []
+    for name in ("split", "kind", *(f"tag {name}" for name in few)):
+        values = sorted({_facts(card)[name] for card in cards if name in _facts(card)})
+        if len(values) > 1:
+            selects.append((name, values))
+    varied = {
+        name: spread for name, spread in (survey.drawn | survey.measured).items() if spread.low < spread.high
+    }
+    return Controls(selects, list(varied)[:ORDERS])
+
+
+def _facts(card: Card) -> dict[str, str]:
+    """Return what a card can be chosen by; tags cannot be taken for the others."""
+    entry = card.entry
+    kind = {"kind": printable(str(entry.row["kind"]))} if entry.row.get("kind") else {}
+    tags = {f"tag {name}": text_of(value) for name, value in flat(entry.row.get("tags"))}
+    return {"split": entry.split, **kind, **tags}
+
+
+def _filled(card: Card, controls: Controls) -> Card:
+    row, facts = card.entry.row, _facts(card)
+    several = any(name == "kind" for name, _ in controls.selects)
+    kind = (("kind", facts["kind"]),) if several and "kind" in facts else ()
+    values = list(flat(row.get("drawn"))) + list(flat(row.get("measured")))
+    numbers = {name: float(value) for name, value in values if is_number(value)}
+    return replace(
+        card,
+        drawn=(*kind, *((name, text_of(value)) for name, value in values)),
+        tags=tuple((name, text_of(value)) for name, value in flat(row.get("tags"))),
+        picks=tuple((n, facts[name]) for n, (name, _) in enumerate(controls.selects) if name in facts),
+        numbers=tuple((n, numbers[name]) for n, name in enumerate(controls.orders) if name in numbers),
+    )
+
+
+# ------------------------------------------------------------------------------------------- pictures
+def _difference(corpus: Corpus, entry: Entry) -> float:
     """Return the mean absolute difference of input and target in grey levels, rounded so ties stay ties."""
     import cv2
     import numpy as np
 
-    first, second = _pixels(corpus, pair)
+    first, second = _pixels(corpus, entry)
     if first.shape != second.shape:
         first = np.asarray(cv2.resize(first, second.shape[1::-1], interpolation=cv2.INTER_AREA), np.uint8)
     return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
 
 
-def _pixels(corpus: Corpus, item: Pair | Path) -> tuple[Pixels, ...]:
+def _pixels(corpus: Corpus, entry: Entry) -> tuple[Pixels, ...]:
     """Return input and target of a pair, or the one picture of a domain, as 8-bit RGB."""
+    item = entry.open(corpus)
     if isinstance(item, Pair):
         first, second = corpus.read(item)
         second = images.lab_to_rgb(second) if corpus.colour == "lab" else second
@@ -178,20 +264,29 @@ def _pixels(corpus: Corpus, item: Pair | Path) -> tuple[Pixels, ...]:
     return (images.to_uint8_rgb(corpus.read_picture(item)),)
 
 
-def _with_pictures(corpus: Corpus, cards: Sequence[Card]) -> list[Card]:
-    """Fill in the thumbnails, as fine as keeps the page small."""
+def _with_pictures(corpus: Corpus, cards: Sequence[Card], progress: Progress) -> list[Card]:
+    """Fill in the thumbnails, as fine as keeps the page small: a few tell about how fine that is."""
+    some = _evenly(cards, PROBED)
     for side, quality in FINENESS:
-        filled = [_with_thumbnails(corpus, card, side, quality) for card in cards]
-        if sum(len(picture) for card in filled for picture in card.pictures) <= PICTURE_BYTES:
+        probe = sum(_bytes_of(_with_thumbnails(corpus, card, side, quality)) for card in some)
+        if probe * len(cards) <= PICTURE_BYTES * max(1, len(some)):
             break
+    filled = []
+    for done, card in enumerate(cards, 1):
+        filled.append(_with_thumbnails(corpus, card, side, quality))
+        progress(done, len(cards))
     return filled
+
+
+def _bytes_of(card: Card) -> int:
+    return sum(len(picture) for picture in card.pictures)
 
 
 def _with_thumbnails(corpus: Corpus, card: Card, side: int, quality: int) -> Card:
     import cv2
     import numpy as np
 
-    pictures = _pixels(corpus, card.item)
+    pictures = _pixels(corpus, card.entry)
     height, width = pictures[-1].shape[:2]
     scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -27,7 +27,7 @@ def elements(page: str, tag: str = "") -> list[dict[str, str | None]]:
 def check_self_contained(page: str) -> None:
     for attributes in elements(page):
         for name in ("src", "href", "srcset", "action", "data", "xlink:href"):
-            assert attributes.get(name) is None or str(attributes[name]).startswith("data:")
+            assert attributes.get(name) is None or str(attributes[name]).startswith(("data:", "#"))
         assert not [name for name in attributes if name.startswith("on")]
     assert not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//|url\(|@import""", page)
     policy = next(

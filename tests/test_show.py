@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
+from base64 import b64decode
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pages import check_self_contained, elements
 from small_corpus import EVIL, write_corpus, write_domains
 
+from img2img_data import images
+from img2img_data.corpus import open_corpus, read_rows
 from img2img_data.errors import CorpusError
+from img2img_data.histogram import Spread, draw_spread
 from img2img_data.show import write_show
+from img2img_data.survey import survey_corpus
 
 LAYOUTS = ("folders", "combined")
 
@@ -92,3 +102,140 @@ def test_an_empty_split_and_a_damaged_picture(tmp_path: Path) -> None:
     (corpus / "train" / "input" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(CorpusError, match="verify"):
         write_show(corpus)
+
+
+# ------------------------------------------------------------------------------ corpora of any size
+def fake_rows(corpus: Path, split: str, count: int) -> None:
+    """Give a split so many rows that all point at its few pictures."""
+    path = corpus / split / "metadata.jsonl"
+    rows = read_rows(path)
+    fakes = [
+        {**rows[n % len(rows)], "key": f"{split}-{n:05d}", "drawn": {"sigma": n / 10, "mode": "ab"[n % 2]}}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in fakes))
+
+
+def test_of_a_large_corpus_a_sample_is_read_and_all_is_counted(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 4, "test": 2})
+    fake_rows(corpus, "train", 3000)
+    fake_rows(corpus, "test", 60)
+    page = write_show(corpus, limit=20).read_text("utf-8")
+    assert len(cards(page)) == 20
+    assert "3,000" in page
+    assert re.search(r"Of 1,0\d\d of 3,060 pairs, drawn evenly", page)
+    bars = re.findall(r"<title>[\d.]+ to [\d.]+: ([\d,]+)</title>", page)
+    assert sum(int(count.replace(",", "")) for count in bars) == 3060
+    assert "a 1,530, b 1,530" in page
+    again, other = (write_show(corpus, tmp_path / f"{n}.html", 20, seed=n).read_text("utf-8") for n in (0, 1))
+    assert again == page
+    assert other != page
+
+
+def test_one_split_alone(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 5, "test": 3})
+    assert {c["data-split"] for c in cards(write_show(corpus, split="test").read_text("utf-8"))} == {"test"}
+    with pytest.raises(CorpusError, match="it has train, test"):
+        write_show(corpus, split="tset")
+
+
+def test_a_sample_is_even_and_every_split_has_its_part(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 2, "test": 2})
+    fake_rows(corpus, "train", 4000)
+    fake_rows(corpus, "test", 40)
+    opened = open_corpus(corpus, rows=False)
+    survey, entries = survey_corpus(opened, opened.splits, 200)
+    assert survey.counts == {("train", ""): 4000, ("test", ""): 40}
+    places = [int(e.key[-5:]) for e in entries if e.split == "train"]
+    assert 150 <= len(places) <= 200
+    assert len(entries) - len(places) == 10
+    quarters = [sum(q * 1000 <= place < (q + 1) * 1000 for place in places) for q in range(4)]
+    assert min(quarters) > 25
+
+
+def test_many_tags_are_searched_and_few_are_chosen(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 20})
+    path = corpus / "train" / "metadata.jsonl"
+    rows = read_rows(path)
+    for number, row in enumerate(rows):
+        row["tags"] = {"gender": ("male", None)[number % 2], "person": f"p{number}", EVIL: True}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_show(corpus).read_text("utf-8")
+    check_self_contained(page)
+    assert EVIL not in page
+    assert "<label>gender <select" in page
+    assert "<label>person" not in page
+    assert "person p7" in page
+    assert "gender unknown" in page
+
+
+STORED = {
+    "16 bit": np.full((20, 24, 3), 257 * 100, np.uint16),
+    "grey": np.full((20, 24), 100, np.uint8),
+    "16 bit grey": np.full((20, 24), 257 * 100, np.uint16),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_pictures_of_any_depth_are_shown(tmp_path: Path, name: str) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 1}, size=(24, 20))
+    data = cv2.imencode(".png", STORED[name])[1].tobytes()
+    for side in ("input", "target"):
+        (corpus / "train" / side / "000.png").write_bytes(data)
+    page = write_show(corpus).read_text("utf-8")
+    shown = [str(a["src"]).partition(",")[2] for a in elements(page, "img")]
+    for uri in shown:
+        pixels = images.decode(b64decode(uri)).pixels
+        assert pixels.shape == (20, 24, 3)
+        assert np.abs(pixels.astype(int) - 100).max() <= 2
+
+
+# ----------------------------------------------------------------------------------------- histograms
+VALUES = st.lists(
+    st.floats(-1e6, 1e6, allow_nan=False) | st.integers(-1000, 1000).map(float), min_size=2, max_size=300
+)
+
+
+@given(VALUES)
+def test_bars_hold_every_value_and_stay_inside(values: list[float]) -> None:
+    spread = Spread()
+    for value in values:
+        spread.add(value)
+    assert spread.count == len(values)
+    drawn = draw_spread("x", spread)
+    if drawn is None:
+        assert len(set(values)) == 1
+        return
+    counts = [int(bar.label.rpartition(": ")[2].replace(",", "")) for bar in drawn.bars]
+    assert sum(counts) == len(values)
+    assert len(drawn.bars) <= 50
+    for bar in drawn.bars:
+        assert -0.01 <= bar.x <= bar.x + bar.width <= drawn.width + 0.01
+        assert 0 <= bar.y <= bar.y + bar.height <= drawn.height
+    assert all(0 <= place <= drawn.width for place, _ in drawn.ticks)
+
+
+def test_counting_does_not_depend_on_order_and_stays_small() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 30_000)
+    there, back = Spread(), Spread()
+    for value in values:
+        there.add(float(value))
+    for value in values[::-1]:
+        back.add(float(value))
+    assert (there.bins, there.width) == (back.bins, back.width)
+    assert len(there.bins) <= 4096
+    assert there.median() == pytest.approx(float(np.median(values)), abs=0.01)
+
+
+def test_a_demo_is_built_by_its_recipe_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage")
+    from img2img_data.recipe import load_recipe
+    from img2img_data.sample import write_sample
+
+    (step,) = load_recipe(Path(__file__).parent.parent / "recipes" / "demo.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert write_sample(step.paths[0], 64, 3)
+    step.run({"jobs": 1})(lambda done, total: None, lambda line: None)
+    page = write_show(step.paths[-1], limit=6).read_text("utf-8")
+    check_self_contained(page)
+    assert len(cards(page)) == 6

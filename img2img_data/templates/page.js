@@ -15,18 +15,32 @@ document.addEventListener("input", ({ target }) => {
   }
 });
 
-// A card stays when it has every value asked for: an exact one from a select, a part of the text from a search box.
+document.addEventListener("click", ({ target }) => {
+  if (target.matches("[data-reset]")) {
+    document.querySelectorAll("[data-pick]").forEach((control) => { control.value = ""; });
+    pick();
+    document.querySelector("[data-pick]").focus();
+  }
+});
+
+// A card stays when it has every value asked for: an exact one from a select, each word of a search box in its caption.
 function pick() {
   const wanted = [...document.querySelectorAll("[data-pick]")].filter((control) => control.value);
   let shown = 0;
   for (const card of document.querySelectorAll(".card")) {
     card.hidden = wanted.some((control) => control.type === "search"
-      ? !card.textContent.toLowerCase().includes(control.value.toLowerCase())
+      ? !holds(card.querySelector("figcaption"), control.value)
       : card.dataset[control.dataset.pick] !== control.value);
     shown += card.hidden ? 0 : 1;
   }
-  const counter = document.querySelector("[data-shown]");
+  const counter = document.querySelector("[data-shown]"), nothing = document.querySelector("[data-nothing]");
   if (counter) counter.textContent = shown;
+  if (nothing) nothing.hidden = shown > 0;
+}
+
+function holds(caption, words) {
+  const text = caption.textContent.toLowerCase();
+  return words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
 function sort(order) {
@@ -34,7 +48,8 @@ function sort(order) {
   const sign = direction === "down" ? -1 : 1;
   for (const gallery of document.querySelectorAll(".gallery")) {
     const cards = [...gallery.children];
-    cards.sort((a, b) => sign * (Number(a.dataset[name]) - Number(b.dataset[name])));
+    const of = (card) => name in card.dataset ? sign * Number(card.dataset[name]) : Infinity;  // without: last
+    cards.sort((a, b) => of(a) < of(b) ? -1 : of(a) > of(b) ? 1 : 0);
     gallery.append(...cards);
   }
 }
