@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from img2img_data.errors import CheckpointError, Img2ImgError, printable
-from img2img_data.fields import build_model
-from img2img_train.config import RunConfig
+from img2img_train.config import RunConfig, config_of
 from img2img_train.networks import NetworkSpec
 
 LARGEST_HEADER: Final = 16 << 20
@@ -36,8 +35,8 @@ Tensors: TypeAlias = dict[str, Tensor]
 class Progress(BaseModel):
     """Where a run is.
 
-    ``reported`` is the last step whose end of epoch is written, ``sums`` are the losses since then,
-    ``log_bytes`` is the length of the log at that time.
+    ``reported`` is the last step whose end of epoch is written, ``sums`` are the losses since then and
+    ``counts`` the steps that had them, ``log_bytes`` is the length of the log at that time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +45,7 @@ class Progress(BaseModel):
     pictures: int = Field(default=0, ge=0)
     reported: int = Field(default=0, ge=0)
     sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
     best_psnr: float | None = None
     best_step: int | None = None
     log_bytes: int = Field(default=0, ge=0)
@@ -53,7 +53,8 @@ class Progress(BaseModel):
 
 class Description(BaseModel):
     """What a checkpoint says of itself: enough to rebuild and use it. ``size`` is height and width in
-    training.
+    training; ``generator`` is the network from input to target, ``back``, if there is one, that from target
+    to input.
 
     ``complete`` means that training can go on from it; without it there are networks alone.
     """
@@ -63,6 +64,7 @@ class Description(BaseModel):
     format: Literal[1] = 1
     complete: bool
     generator: str
+    back: str | None = None
     networks: dict[str, NetworkSpec] = Field(min_length=1, max_length=16)
     colour: Literal["rgb"] = "rgb"
     value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
@@ -75,7 +77,7 @@ class Description(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint as read; tensors on the CPU: ``network/NAME/KEY``, ``optimizer/PHASE/NUMBER/SLOT``,
-    ``rng/DEVICE``.
+    ``pool/IMAGE``, ``rng/DEVICE``.
     """
 
     path: Path
@@ -89,7 +91,7 @@ class Checkpoint:
     def config(self) -> RunConfig:
         """Return the configuration of its run; CheckpointError where this program does not know it."""
         try:
-            return build_model(RunConfig, self.about.config, f"checkpoint '{printable(str(self.path))}'")
+            return config_of(self.about.config, f"checkpoint '{printable(str(self.path))}'")
         except Img2ImgError as error:
             raise CheckpointError(str(error)) from None
 
@@ -140,10 +142,18 @@ def write_checkpoint(path: Path, tensors: Tensors, about: Description) -> None:
     write_file(path, [struct.pack("<Q", len(text)), text, payload])
 
 
-def _check_finite(path: Path, tensors: Tensors, before: str, way_out: str) -> None:
+def not_finite(tensors: Tensors) -> str | None:
+    """Return the name of the first tensor with a NaN or an infinity, None where all are finite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError("checkpoint", path, f"{before}{printable(name)} is not finite", way_out)
+            return name
+    return None
+
+
+def _check_finite(path: Path, tensors: Tensors, before: str, way_out: str) -> None:
+    name = not_finite(tensors)
+    if name is not None:
+        raise CheckpointError("checkpoint", path, f"{before}{printable(name)} is not finite", way_out)
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -217,8 +227,8 @@ def _read_header(path: Path, file: IO[bytes]) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------ filling
 def fill_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
-    """Copy tensors into a network; CheckpointError names the first that is missing, unexpected or of another
-    shape.
+    """Copy tensors into a network, which may have no memory yet; CheckpointError names the first tensor
+    that is missing, unexpected or of another shape.
     """
     wanted = network.state_dict()
     for name in [*wanted, *tensors]:
@@ -227,6 +237,8 @@ def fill_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
             found, needed = (f"is {s}" if s is not None else "is missing" for s in shapes)
             why = f"does not fit its network: {printable(name)} {found}, in the network it {needed}"
             raise CheckpointError("checkpoint", path, why, ANOTHER)
+    if any(tensor.is_meta for tensor in wanted.values()):
+        network.to_empty(device="cpu")
     network.load_state_dict(tensors)
 
 

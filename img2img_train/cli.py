@@ -44,12 +44,14 @@ class FitByDefault(click.Group):
 )
 @click.version_option(package_name="img2img", prog_name="img2img-train")
 def group() -> None:
-    """Train image-to-image models on paired corpora, score them, apply them.
+    """Train image-to-image models on corpora, score them, apply them.
 
     \b
     Example:
       img2img-train corpora/gaussian --loss l2 --out runs/l2
       img2img-train corpora/gaussian corpora/resize=2 --net unet --out runs/mixed
+      img2img-train corpora/facades --loss pix2pix --direction BtoA
+      img2img-train corpora/horse2zebra --loss cyclegan
       img2img-train --recipe recipes/wiki_gaussian.yaml
       img2img-train resume runs/l2
       img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian corpora/resize --out scores
@@ -64,13 +66,13 @@ def group() -> None:
     """
 
 
-def _run_config() -> Sequence[type[BaseModel]]:
-    from img2img_train.config import RunConfig
+def _settings() -> Sequence[type[BaseModel]]:
+    from img2img_train.config import options
 
-    return (RunConfig,)
+    return (options(),)
 
 
-@group.command(cls=ModelCommand, models=_run_config, short_help="Train on corpora (the default command).")
+@group.command(cls=ModelCommand, models=_settings, short_help="Train on corpora (the default command).")
 @click.argument("corpora", nargs=-1, metavar="[CORPUS[=WEIGHT]]...")
 @click.option(
     "--recipe",
@@ -136,8 +138,11 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
 
     folder, wanted, lines = result.folder, ("test", config.validation_split), []
     for choice in config.corpora:
-        name, splits = printable(choice.path), open_corpus(choice.path).splits
-        split = next((split for split in wanted if split in splits), None)
+        name, corpus = printable(choice.path), open_corpus(choice.path)
+        if corpus.kind == "unpaired":
+            lines.append(f"not scored on '{name}': it is unpaired, so there is no target; see samples/")
+            continue
+        split = next((split for split in wanted if split in corpus.splits), None)
         if split is None:
             lines.append(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
             continue
@@ -257,21 +262,29 @@ def _following(display: Display, title: str = "scoring") -> Callable[[int, int, 
 @click.argument("out", type=PATH)
 @click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
 @click.option(
+    "--direction",
+    type=click.Choice(["AtoB", "BtoA"]),
+    help="which way, of a model that knows both; default: as trained",
+)
+@click.option(
     "--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share that may be refused"
 )
-def translate(model: Path, pictures: Path, out: Path, device: str, max_bad: float) -> None:
+def translate(
+    model: Path, pictures: Path, out: Path, device: str, direction: str | None, max_bad: float
+) -> None:
     """Restore PICTURES (a folder or a file, any sizes) by MODEL (a run or a checkpoint) into OUT, as PNG.
 
     \b
     Example:
       img2img-train translate runs/l2 photos/ restored/
+      img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
     """
     from img2img_train.display import Display
     from img2img_train.run import load_generator
     from img2img_train.translate import list_pictures
     from img2img_train.translate import translate as restore
 
-    loaded, total = load_generator(model, device), len(list_pictures(pictures)[1])
+    loaded, total = load_generator(model, device, direction), len(list_pictures(pictures)[1])
     with Display() as display:
         display.begin("restoring", total)
         done = restore(loaded, pictures, out, lambda number, _: display.advance(number))

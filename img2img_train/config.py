@@ -10,10 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from img2img_data.errors import CheckpointError, UsageError, printable
-from img2img_data.fields import Place, build_model, did_you_mean
+from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean
+from img2img_train.objectives import OBJECTIVES, Objective
 
 CONFIG_FILE: Final = "config.json"
 RESOURCES: Final = frozenset({"out", "device", "threads", "workers", "cache", "checkpoint_seconds"})
@@ -43,7 +54,11 @@ class CorpusChoice(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """One training run, whole."""
+    """One training run, whole. Written flat: the settings of its objective stand among the others.
+
+    ``RunConfig(loss="pix2pix", l1_weight=10, ...)`` gathers what belongs to the objective and fills in what
+    it was published with; UsageError names a setting that is unknown, wrong, or of another objective.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,13 +69,8 @@ class RunConfig(BaseModel):
     out: str = Field(
         "", exclude=True, description="folder of the run, made if missing; default: runs/CORPUS-LOSS-NET"
     )
-    loss: Literal["l2", "l1"] = Field("l2", description="what is minimised: squared or absolute difference")
-    net: Literal["autoencoder", "unet"] = Field(
-        "autoencoder", description="generator: encoder-decoder of the original work, or the same with skips"
-    )
-    width: int = Field(
-        64, ge=1, le=1024, description="channels of the first layer; the others are multiples of it"
-    )
+    loss: str = Field("l2", description="what is minimised")
+    objective: SerializeAsAny[Objective]
     direction: Literal["AtoB", "BtoA"] = Field("AtoB", description="input to target, or target to input")
     split: str = Field("train", min_length=1, description="split to train on")
     validation_split: str = Field("val", min_length=1, description="split that chooses the best checkpoint")
@@ -68,7 +78,7 @@ class RunConfig(BaseModel):
         50, ge=1, le=1_000_000, description="passes over as many pictures as the corpora hold"
     )
     batch: int = Field(64, ge=1, le=65_536, description="pictures a step")
-    lr: float = Field(2e-4, gt=0, le=10, description="learning rate of Adam")
+    lr: float = Field(2e-4, gt=0, le=10, description="learning rate")
     epochs_decay: int = Field(
         0, ge=0, le=1_000_000, description="last epochs over which the learning rate falls to zero, linearly"
     )
@@ -95,6 +105,17 @@ class RunConfig(BaseModel):
     )
     checkpoint_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints, 0 for every step")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, values: Any) -> Any:
+        return values if "objective" in values else gather(values)
+
+    @model_serializer(mode="wrap")
+    def _flat(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        own: dict[str, Any] = values.pop("objective", {})
+        return values | own
+
     @field_validator("corpora", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
@@ -104,7 +125,7 @@ class RunConfig(BaseModel):
     def title(self) -> str:
         """What the run is called on its pages; the same wherever its folder lies."""
         names = " + ".join(Path(choice.path).name for choice in self.corpora)
-        return f"{self.loss} {self.net} on {names}"
+        return f"{self.loss} {self.objective.net} on {names}"
 
     @classmethod
     def load(cls, path: Path | str) -> RunConfig:
@@ -118,18 +139,105 @@ class RunConfig(BaseModel):
         values = page.get("config")
         if not isinstance(values, dict):
             raise CheckpointError("run", path, "is damaged: it has no 'config'", "train into another folder")
-        return build_model(cls, {**values, "out": str(path.parent)}, str(path))
+        return config_of({**values, "out": str(path.parent)}, str(path))
 
     def changes(self, other: RunConfig) -> dict[str, tuple[Any, Any]]:
         """Return the settings, resources left out, in which ``other`` differs: name to (self's, other's)."""
         ours, theirs = self.model_dump(exclude=set(RESOURCES)), other.model_dump(exclude=set(RESOURCES))
-        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+        names = [*ours, *(name for name in theirs if name not in ours)]
+        both = {name: (ours.get(name), theirs.get(name)) for name in names}
+        return {name: (old, new) for name, (old, new) in both.items() if old != new}
+
+
+# ----------------------------------------------------------------------- the objective's settings
+def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str, Any]:
+    """Return flat settings with those of the objective gathered as ``objective``, its usual ones filled in.
+
+    UsageError names a setting that is unknown, or not one of the chosen objective. ``where`` as in
+    ``build_model``.
+    """
+    place = where if isinstance(where, Place) else Place(where)
+    loss = values.get("loss", RunConfig.model_fields["loss"].default)
+    model = OBJECTIVES.get(str(loss))
+    if model is None:
+        raise place.error(
+            ["loss"], f"'{printable(str(loss))}' is unknown", did_you_mean(str(loss), OBJECTIVES)
+        )
+    for name in (n for n in values if n not in RunConfig.model_fields and n not in model.model_fields):
+        owners = [other for other, known in OBJECTIVES.items() if name in known.model_fields]
+        if not owners:
+            raise place.error([str(name)], "unknown", did_you_mean(str(name), settings()))
+        raise place.error([name], f"is no setting of the loss {loss}", f"it is one of {', '.join(owners)}")
+    objective = build_model(model, {n: v for n, v in values.items() if n in model.model_fields}, place)
+    rest = {n: v for n, v in values.items() if n not in model.model_fields}
+    return {**_usual(objective, rest), **rest, "objective": objective}
+
+
+def _usual(objective: Objective, given: Mapping[str, Any]) -> dict[str, float]:
+    """Return the objective's usual settings; another number of epochs decays over the same part of them."""
+    usual = objective.usual()
+    epochs = given.get("epochs")
+    if isinstance(epochs, int) and usual.get("epochs_decay"):
+        usual["epochs_decay"] = epochs * usual["epochs_decay"] // usual["epochs"]
+    return usual
+
+
+def settings() -> dict[str, list[tuple[str, Any]]]:
+    """Return every setting that can be given, by name: the losses that know it and its default with each."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for loss, model in OBJECTIVES.items():
+        common = {n: f.default for n, f in RunConfig.model_fields.items() if n != "objective"}
+        own = {n: f.default for n, f in model.model_fields.items()}
+        for name, default in (common | own | model().usual()).items():
+            found.setdefault(name, []).append((loss, default))
+    return found
+
+
+def options() -> type[BaseModel]:
+    """Return a model with every setting of every objective, for the command line to take its options from.
+
+    A help text states the default, loss by loss where they differ, and the losses that know the setting
+    where not all do.
+    """
+    fields: dict[str, Any] = {}
+    for name, defaults in settings().items():
+        models = [OBJECTIVES[loss].model_fields | RunConfig.model_fields for loss, _ in defaults]
+        field = models[0][name]
+        annotation = Literal[tuple(OBJECTIVES)] if name == "loss" else field.annotation
+        told = f"{field.description}{_told(defaults)}"
+        alike = len({str(default) for _, default in defaults}) == 1 and len(defaults) == len(OBJECTIVES)
+        default = field.default if alike else None
+        fields[name] = (annotation, field.merge_field_infos(field, default=default, description=told))
+    return create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _told(defaults: list[tuple[str, Any]]) -> str:
+    losses: dict[str, list[str]] = {}
+    for loss, default in defaults:
+        losses.setdefault(str(default), []).append(loss)
+    known, others = (
+        [loss for loss, _ in defaults],
+        [loss for loss in OBJECTIVES if loss not in dict(defaults)],
+    )
+    few = f"of {', '.join(known)}" if len(known) < len(others) else f"not of {', '.join(others)}"
+    whose = f"; {few}" if others else ""
+    if len(losses) == 1:
+        return whose + (f"  [default: {defaults[0][1]}]" if others and defaults[0][1] is not None else "")
+    (first, _), *rest = losses.items()
+    return f"{whose}  [default: {first}; " + "; ".join(f"{', '.join(n)}: {d}" for d, n in rest) + "]"
+
+
+def config_of(values: Mapping[str, Any], where: str | Place = OPTIONS) -> RunConfig:
+    """Return the configuration of flat settings; a wrong one is one UsageError that names the option or
+    key.
+    """
+    return build_model(RunConfig, gather(values, where), where)
 
 
 def default_out(config: RunConfig) -> str:
     """Return the folder a run goes to when none is given."""
     name = Path(config.corpora[0].path).resolve().name
-    return str(Path("runs") / f"{name}-{config.loss}-{config.net}")
+    return str(Path("runs") / f"{name}-{config.loss}-{config.objective.net}")
 
 
 def read_page(path: Path) -> dict[str, Any]:
@@ -163,13 +271,16 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         why = f"has no section 'run'{f' (is {near[0]!r} meant?)' if near else ''}"
         raise UsageError("recipe", path, why, "put the settings of img2img-train under 'run:'")
     filled = {"corpora": ["filled from the command line"], **section}
-    build_model(RunConfig, filled, Place(f"recipe '{printable(str(path))}'", ("run",), lines))
+    config_of(filled, Place(f"recipe '{printable(str(path))}'", ("run",), lines))
     return section
 
 
 def run_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the section ``run`` of a recipe."""
-    schema = RunConfig.model_json_schema()
+    schema = options().model_json_schema()
+    for setting in schema["properties"].values():
+        if setting.get("default", 0) is None:
+            del setting["default"]
     one = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/CorpusChoice"}]}
     about = schema["properties"]["corpora"].get("description", "")
     several = {"type": "array", "items": one, "minItems": 1}
@@ -191,5 +302,5 @@ def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConf
         raise UsageError(
             "corpora", why="none given", way_out="name at least one corpus, or a recipe that does"
         )
-    config = build_model(RunConfig, values)
+    config = config_of(values)
     return config if config.out else config.model_copy(update={"out": default_out(config)})

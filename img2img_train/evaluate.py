@@ -362,7 +362,7 @@ def _pairs(corpus: Corpus, split: str) -> list[Pair]:
         raise UsageError(
             "corpus", corpus.root, f"holds {corpus.colour} pictures", "scoring takes RGB corpora for now"
         )
-    from img2img_train.batches import check_samples
+    from img2img_train.pictures import check_samples
 
     check_samples(corpus)
     pairs = corpus.pairs(split)

@@ -89,7 +89,9 @@ def export_weights(model: LoadedModel, out: Path) -> None:
     about = read_description(model.path)
     tensors = {f"network/{about.generator}/{k}": v for k, v in model.generator.state_dict().items()}
     only = {about.generator: about.networks[about.generator]}
-    write_checkpoint(out, tensors, about.model_copy(update={"networks": only, "complete": False}))
+    write_checkpoint(
+        out, tensors, about.model_copy(update={"networks": only, "back": None, "complete": False})
+    )
 
 
 def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:

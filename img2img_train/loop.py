@@ -14,17 +14,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data import images
-from img2img_data.errors import CheckpointError, DivergedError, Img2ImgError
-from img2img_train import batches
-from img2img_train.batches import PairSet, Raw, Store
+from img2img_data.errors import CheckpointError, DivergedError, Img2ImgError, printable
+from img2img_train import batches, pictures
+from img2img_train.batches import Raw
 from img2img_train.checkpoints import (
     Checkpoint,
     Description,
@@ -32,6 +31,7 @@ from img2img_train.checkpoints import (
     Tensors,
     fill_network,
     fill_optimizer,
+    not_finite,
     optimizer_tensors,
     read_description,
     write_checkpoint,
@@ -40,11 +40,17 @@ from img2img_train.checkpoints import (
 from img2img_train.config import RunConfig
 from img2img_train.display import Display
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
-from img2img_train.meters import Clock, Trace, psnr_of
+from img2img_train.meters import Clock, Trace
 from img2img_train.networks import build
-from img2img_train.objectives import Batch, Objective, Phase, objective_of
+from img2img_train.objectives import Batch, Objective, Phase
+from img2img_train.pictures import PictureSet, Store
+from img2img_train.pool import Pool
 from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
 from img2img_train.run import RunFolder, versions
+from img2img_train.validation import Viewer
+
+RMSPROP_DECAY: Final = 0.9
+"""As in https://github.com/duxingren14/DualGAN; TensorFlow's default."""
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -62,10 +68,12 @@ class Training:
     progress: Progress = field(default_factory=lambda: Progress())
     nets: dict[str, nn.Module] = field(default_factory=dict)
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
     held_out: HeldOut | None = None
     best: tuple[Tensors, Description] | None = None
     trace: Trace = field(init=False)
     clock: Clock = field(default_factory=Clock)
+    losses: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trace = Trace(self.device)
@@ -76,6 +84,8 @@ class Training:
             self.nets[name] = build(spec, seed).to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
         for phase in self.phases:
             self.optimizers[phase.name] = self._optimizer(phase)
+        for number, (name, size) in enumerate(self.objective.remembers().items()):
+            self.pools[name] = Pool(size, self.config.seed, number)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -85,6 +95,8 @@ class Training:
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         parameters = [p for name in phase.modules for p in self.nets[name].parameters()]
         c = self.config
+        if phase.optimizer == "rmsprop":
+            return torch.optim.RMSprop(parameters, lr=c.lr, alpha=RMSPROP_DECAY)
         return torch.optim.Adam(
             parameters, lr=c.lr, betas=(c.beta1, c.beta2), fused=self.device.type != "mps"
         )
@@ -94,9 +106,13 @@ class Training:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step: constant, then falling to zero over the last epochs."""
-        falling = self.config.epochs_decay * self.data.plan.steps_per_epoch
-        return self.config.lr * min(1.0, (self.data.steps - step) / falling) if falling else self.config.lr
+        """Return the learning rate of a step: constant, then falling to zero over the last epochs.
+
+        A run cut short by ``max_steps`` has the rates of the whole one.
+        """
+        c, steps_per_epoch = self.config, self.data.plan.steps_per_epoch
+        falling, whole = c.epochs_decay * steps_per_epoch, c.epochs * steps_per_epoch
+        return c.lr * min(1.0, (whole - step) / falling) if falling else c.lr
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step; return its losses, still on the device."""
@@ -106,12 +122,14 @@ class Training:
         self._train_only(None)
         with self.autocast():
             made = self.objective.forward(self.nets, batch)
+        number = self.progress.step
+        past = {name: pool.exchange(made[name], number) for name, pool in self.pools.items()}
         seen: dict[str, Tensor] = {}
-        for phase in self.phases:
+        for phase in (p for p in self.phases if (number + 1) % p.every == 0):
             self._train_only(phase)
             optimizer = self.optimizers[phase.name]
             with self.autocast():
-                losses = self.objective.losses(phase.name, self.nets, batch, made)
+                losses = self.objective.losses(phase.name, self.nets, batch, made, past)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -140,28 +158,31 @@ class Training:
             self.stop.check()
             raw = self.clock.waiting(lambda: next(steps))
             full = self.trace.add(self.step(batches.to_device(raw, self.device)))
-            pictures = self.progress.pictures + len(raw.inputs)
-            self.progress = self.progress.model_copy(update={"step": step + 1, "pictures": pictures})
-            self.display.advance(pictures)
+            seen = self.progress.pictures + len(raw.inputs)
+            self.progress = self.progress.model_copy(update={"step": step + 1, "pictures": seen})
+            self.display.advance(seen)
             if full:
                 self.read_trace()
 
     def read_trace(self) -> None:
         """Add the losses of the last steps up; DivergedError names the first step where one is not finite."""
-        block, sums = self.trace.take(), dict(self.progress.sums)
+        block = self.trace.take()
+        sums, counts = dict(self.progress.sums), dict(self.progress.counts)
         for row, losses in enumerate(block):
-            if not np.isfinite(losses).all():
+            if not all(map(math.isfinite, losses.values())):
                 raise self._diverged(self.progress.step - len(block) + row + 1, losses)
-            for name, value in zip(self.trace.names, losses, strict=True):
-                sums[name] = sums.get(name, 0.0) + float(value)
-        self.progress = self.progress.model_copy(update={"sums": sums})
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + 1
+        self.progress = self.progress.model_copy(update={"sums": sums, "counts": counts})
+        self.losses = block[-1] if block else self.losses
 
-    def _diverged(self, step: int, losses: NDArray[np.float64]) -> DivergedError:
-        values = ", ".join(f"{n} {v:g}" for n, v in zip(self.trace.names, losses, strict=True))
+    def _diverged(self, step: int, losses: dict[str, float], what: str = "") -> DivergedError:
+        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         latest, good = self.folder.latest, "there is no checkpoint from before"
         if latest.exists():
-            good = f"the last good checkpoint is '{latest}', step {_step_of(latest):,}"
-        why = f"diverged at step {step:,} ({values})"
+            good = f"the last good checkpoint is '{printable(str(latest))}', step {_step_of(latest):,}"
+        why = f"diverged at step {step:,} ({what}{values})"
         return DivergedError("run", self.folder.root, why, f"lower --lr and give another --out; {good}")
 
     # ----------------------------------------------------------------------- the end of an epoch
@@ -171,14 +192,15 @@ class Training:
         p, trained = self.progress, time.monotonic()
         steps_per_epoch, last = self.data.plan.steps_per_epoch, p.step == self.data.steps
         epoch, steps = math.ceil(p.step / steps_per_epoch), (p.step - 1) % steps_per_epoch + 1
-        means = {name: _rounded(total / steps) for name, total in p.sums.items()}
+        means = {name: _rounded(total / p.counts.get(name, steps)) for name, total in sorted(p.sums.items())}
         at = {"epoch": epoch, "step": p.step}
         rows: list[dict[str, Any]] = [{"kind": "train", **at, "pictures": p.pictures, "losses": means}]
-        after: dict[str, Any] = {"sums": {}, "reported": p.step}
+        after: dict[str, Any] = {"sums": {}, "counts": {}, "reported": p.step}
         if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
-            psnr, nothing = self.validate(self.held_out)
-            best = p.best_psnr is None or psnr > p.best_psnr
-            rows.append({"kind": "validation", **at, "psnr": psnr, "psnr_nothing": nothing, "best": best})
+            scores = self.viewer.scores(self.held_out, self.config.batch, self.stop.check)
+            psnr = scores.get("psnr")
+            best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
+            rows.append({"kind": "validation", **at, **scores, "best": best})
             if best:
                 after |= {"best_psnr": psnr, "best_step": p.step}
                 self.keep_best(p.model_copy(update=after))
@@ -193,51 +215,24 @@ class Training:
         parts = [f"epoch {timing['epoch']}/{self.config.epochs}"]
         parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
         for row in rows[1:]:
-            best = ", best" if row["best"] else ""
-            parts.append(f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_nothing']:.2f}){best}")
+            parts.append(_said(row))
         parts.append(f"{timing['pictures_per_second']:,.0f} pictures/s")
         if self.progress.step < self.data.steps:
             parts.append(f"{self.display.left(self.progress.pictures)} left")
         self.display.line("  ".join(parts))
 
-    @torch.no_grad()
-    def generate(self, given: Tensor) -> dict[str, Tensor]:
-        """Return the images made of uint8 N x H x W x 3, likewise: networks in eval mode, float32."""
-        for net in self.nets.values():
-            net.eval()
-        try:
-            x = batches.from_bytes(given)
-            made = self.objective.forward(self.nets, Batch(x, x))
-            return {name: batches.to_bytes(image) for name, image in made.items()}
-        finally:
-            for net in self.nets.values():
-                net.train()
-
-    def validate(self, held_out: HeldOut) -> tuple[float, float]:
-        """Return the mean PSNR of the generator and of doing nothing over the held-out pictures, dB."""
-        made, nothing, count = [], [], len(held_out.pairs)
-        for start in range(0, count, self.config.batch):
-            self.stop.check()
-            indices = np.arange(start, min(start + self.config.batch, count))
-            pictures = (torch.from_numpy(x).to(self.device) for x in held_out.store.gather(indices))
-            given, target = pictures
-            made.append(psnr_of(self.generate(given)["output"], target))
-            if held_out.nothing is None:
-                nothing.append(psnr_of(given, target))
-        if held_out.nothing is None:
-            held_out.nothing = _rounded(float(torch.cat(nothing).mean()))
-        return _rounded(float(torch.cat(made).mean())), held_out.nothing
+    @property
+    def viewer(self) -> Viewer:
+        """The networks as validation and samples see them."""
+        return Viewer(self.objective, self.nets, self.device)
 
     def draw_samples(self, epoch: int) -> None:
         """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
-        pairs = self.held_out.pairs if self.held_out is not None else self.data.train
-        chosen = [pairs.read(i) for i in batches.spread(len(pairs), self.config.samples)]
+        held = self.held_out.pictures if self.held_out is not None else self.data.train
+        chosen = [held.read(i) for i in batches.spread(len(held), self.config.samples)]
         given, target = (np.stack(part) for part in zip(*chosen, strict=True))
-        made = self.generate(torch.from_numpy(given).to(self.device))
-        columns = [given, *(image.cpu().numpy() for image in made.values()), target]
-        grid = np.concatenate([np.concatenate(list(column)) for column in columns], axis=1)
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
-        write_file(path, [images.encode(np.ascontiguousarray(grid), "png")])
+        write_file(path, [images.encode(self.viewer.grid(given, target), "png")])
 
     # -------------------------------------------------------------------------------- checkpoints
     def describe(self, progress: Progress, complete: bool) -> Description:
@@ -245,6 +240,7 @@ class Training:
         return Description(
             complete=complete,
             generator=self.objective.generator,
+            back=self.objective.back,
             networks=self.objective.networks(CHANNELS),
             size=self.data.train.size,
             versions=versions(),
@@ -270,12 +266,21 @@ class Training:
             write_checkpoint(self.folder.best, *self.best)
             self.best = None
         self.progress = self.progress.model_copy(update={"log_bytes": self.folder.log_size()})
+        tensors = self.tensors()
+        bad = not_finite(tensors)
+        if bad is not None:
+            raise self._diverged(self.progress.step, self.losses, f"{printable(bad)} is not finite; ")
+        self.folder.rotate(tensors, self.describe(self.progress, complete=True))
+
+    def tensors(self) -> Tensors:
+        """Return all that moves while training, by name."""
         tensors = self.network_tensors() | {"rng/cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         for name, optimizer in self.optimizers.items():
             tensors |= {f"optimizer/{name}/{k}": t for k, t in optimizer_tensors(optimizer).items()}
-        self.folder.rotate(tensors, self.describe(self.progress, complete=True))
+        pools = {name: pool.images for name, pool in self.pools.items()}
+        return tensors | {f"pool/{name}": kept for name, kept in pools.items() if kept is not None}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Stand where a checkpoint was written, exactly."""
@@ -283,6 +288,10 @@ class Training:
             fill_network(net, checkpoint.part(f"network/{name}/"), checkpoint.path)
         for name, optimizer in self.optimizers.items():
             fill_optimizer(optimizer, checkpoint.part(f"optimizer/{name}/"), checkpoint.path)
+        for name, pool in self.pools.items():
+            kept = checkpoint.tensors.get(f"pool/{name}")
+            kept = None if kept is None else kept.to(self.device)
+            pool.fill(kept, self.data.train.size, checkpoint.path)
         if "rng/cpu" not in checkpoint.tensors:
             raise CheckpointError(
                 "checkpoint", checkpoint.path, "has no state of the generator", "use another one"
@@ -295,6 +304,14 @@ class Training:
 
 def _due(epoch: int, every: int) -> bool:
     return every > 0 and epoch % every == 0
+
+
+def _said(row: dict[str, Any]) -> str:
+    """Return a validation in words."""
+    if "psnr" not in row:
+        return f"there and back {row['cycle_mae']:.2f} levels off"
+    best = ", best" if row["best"] else ""
+    return f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_nothing']:.2f}){best}"
 
 
 def _rounded(value: float) -> float:
@@ -322,7 +339,7 @@ def fit(config: RunConfig, display: Display) -> Result:
     Raises Stopped after a signal, DivergedError, and the errors of corpora, options and checkpoints.
     """
     began, config = time.monotonic(), resolve(config)
-    objective, folder, device = objective_of(config), RunFolder(Path(config.out)), torch.device(config.device)
+    objective, folder, device = config.objective, RunFolder(Path(config.out)), torch.device(config.device)
     folder.check_free()
     with listening() as stop, computing(config, device):
         try:
@@ -338,8 +355,7 @@ def fit(config: RunConfig, display: Display) -> Result:
 def plan(config: RunConfig) -> list[str]:
     """Return what a run would do, in lines for reading; nothing is written."""
     config = resolve(config)
-    objective = objective_of(config)
-    return opening(config, Data.open(config, objective), objective)
+    return opening(config, Data.open(config, config.objective), config.objective)
 
 
 def _run(training: Training) -> bool:
@@ -387,13 +403,13 @@ def _train(training: Training) -> None:
             ) from None
 
 
-def _read(training: Training, pairs: PairSet, workers: int) -> Store:
+def _read(training: Training, held: PictureSet, workers: int) -> Store:
     def check(done: int) -> None:
         training.stop.check()
         training.display.advance(done)
 
-    training.display.begin("reading", len(pairs))
-    return batches.store_of(pairs, training.config.cache, workers, check)
+    training.display.begin("reading", len(held))
+    return pictures.store_of(held, training.config.cache, workers, check)
 
 
 def _stopped(stop: Stop, folder: RunFolder) -> Stopped:

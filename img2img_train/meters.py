@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from img2img_train.batches import Raw
@@ -30,28 +28,31 @@ def psnr_of(made: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class Trace:
-    """The losses of the last steps, kept on the device and read a block at a time."""
+    """The losses of the last steps, kept on the device and read a block at a time.
+
+    A step may have fewer terms than another: ``there`` says which it has, without asking the device.
+    """
 
     device: torch.device
     names: list[str] = field(default_factory=list)
-    rows: Tensor | None = None
-    used: int = 0
+    rows: list[Tensor] = field(default_factory=list)
+    there: list[list[str]] = field(default_factory=list)
 
     def add(self, losses: Mapping[str, Tensor]) -> bool:
         """Keep the losses of a step; True when the block is full."""
-        if self.rows is None:
-            self.names = list(losses)
-            self.rows = torch.empty(BLOCK, len(losses), device=self.device)
-        torch.stack([loss.detach().float() for loss in losses.values()], out=self.rows[self.used])
-        self.used += 1
-        return self.used == BLOCK
+        self.names += [name for name in losses if name not in self.names]
+        self.rows.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        self.there.append(list(losses))
+        return len(self.rows) == BLOCK
 
-    def take(self) -> NDArray[np.float64]:
-        """Return the block, steps x names, and empty it."""
-        if self.rows is None or not self.used:
-            return np.empty((0, 0))
-        block, self.used = self.rows[: self.used].cpu().numpy().astype(np.float64), 0
-        return block
+    def take(self) -> list[dict[str, float]]:
+        """Return the losses of the block, a dict a step, and empty it."""
+        if not self.rows:
+            return []
+        values = torch.cat(self.rows).cpu().tolist()
+        found = [{name: values.pop(0) for name in names} for names in self.there]
+        self.rows, self.there = [], []
+        return found
 
 
 @dataclass(slots=True)

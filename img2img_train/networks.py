@@ -1,145 +1,206 @@
-"""The networks. A ``NetworkSpec`` describes one; ``build`` makes it, so a checkpoint can rebuild what it
+"""The networks: a ``NetworkSpec`` describes one, ``build`` makes it, so a checkpoint can rebuild what it
 holds.
 
-Adding one: write a module that takes a ``NetworkSpec``, and give it a row in ``NETWORKS``.
+Adding one: write a module that takes a ``NetworkSpec``, give it a row in ``NETWORKS`` and its name in
+``Generator`` or ``Discriminator``. Torch is imported where networks are made, so that settings stay quick
+to load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.errors import UsageError
-from img2img_data.fields import did_you_mean
 
-SLOPE: Final = 0.2
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Generator: TypeAlias = Literal[
+    "autoencoder",
+    "unet",
+    "unet-64",
+    "unet-128",
+    "unet-256",
+    "encoder-decoder-64",
+    "encoder-decoder-128",
+    "encoder-decoder-256",
+    "resnet-6",
+    "resnet-9",
+]
+Discriminator: TypeAlias = Literal[
+    "patch-1", "patch-16", "patch-34", "patch-70", "patch-142", "patch-286", "global"
+]
+Norm: TypeAlias = Literal["batch", "instance", "none"]
+GanMode: TypeAlias = Literal["vanilla", "lsgan", "wgan", "wgan-gp"]
+
 SPREAD: Final = 0.02
+LARGEST: Final = 1 << 30
+"""Parameters a network may have: 4 GiB in float32. A checkpoint can ask for any width."""
 
 
 class NetworkSpec(BaseModel):
-    """What rebuilds a network: its name in ``NETWORKS``, channels in and out, channels of the first layer."""
+    """What rebuilds a network: its name in ``NETWORKS``, channels in and out, channels of the first layer.
+
+    ``dropout`` is the share of activations dropped where the network drops some; ``bottleneck_norm`` says
+    whether a U-Net normalises its innermost layer too.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: Generator | Discriminator
     inputs: int = Field(3, ge=1, le=64)
     outputs: int = Field(3, ge=1, le=64)
     width: int = Field(64, ge=1, le=1024)
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in NETWORKS:
-            raise ValueError(f"unknown network; {did_you_mean(name, NETWORKS)}")
-        return name
+    norm: Norm = "batch"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    bottleneck_norm: bool = False
 
     @property
     def multiple(self) -> int:
         """Height and width have to be a multiple of this many pixels."""
         return NETWORKS[self.name].multiple
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise UsageError, naming the multiple and the nearest fitting size, where pictures do not fit."""
-        if height % self.multiple or width % self.multiple:
-            fits = [
-                max(self.multiple, round(side / self.multiple) * self.multiple) for side in (width, height)
-            ]
-            size = f"{fits[0]}x{fits[1]}" if fits[0] != fits[1] else str(fits[0])
-            why = f"takes sides that are a multiple of {self.multiple}, the pictures are {width}x{height}"
-            raise UsageError("network", self.name, why, f"build the corpus with --size {size}")
-
-
-def _down(inputs: int, outputs: int, norm: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=not norm)]
-    layers += [nn.BatchNorm2d(outputs)] if norm else []
-    return nn.Sequential(*layers, nn.LeakyReLU(SLOPE))
-
-
-def _up(inputs: int, outputs: int) -> nn.Sequential:
-    wider = nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1, bias=False)
-    return nn.Sequential(wider, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-def _out(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1), nn.Tanh()
-    )
-
-
-class Autoencoder(nn.Module):
-    """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), batch norm on the last three, and as many transposed
-    back.
-
-    N x inputs x H x W in [-1, 1] to N x outputs x H x W in (-1, 1); H and W multiples of 16. After DCGAN
-    (Radford, Metz, Chintala 2016).
-    """
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        w = spec.width
-        self.down = nn.Sequential(
-            _down(spec.inputs, w, False),
-            _down(w, 2 * w, True),
-            _down(2 * w, 4 * w, True),
-            _down(4 * w, 8 * w, True),
-        )
-        self.up = nn.Sequential(_up(8 * w, 4 * w), _up(4 * w, 2 * w), _up(2 * w, w), _out(w, spec.outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the restored batch."""
-        return self.up(self.down(x))  # type: ignore[no-any-return]
-
-
-class UNet(nn.Module):
-    """The autoencoder with skips: each level of the way back also sees what that level saw on the way down.
-
-    Shapes as ``Autoencoder``, the output unbounded. After Ronneberger, Fischer, Brox (2015), with
-    concatenation as there, up to the input itself: a last 3x3 convolution without tanh can pass the input on
-    unchanged, so that what needs no repair (a clear sky) is not harmed.
-    """
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        w = spec.width
-        self.down = nn.ModuleList(
-            [
-                _down(spec.inputs, w, False),
-                _down(w, 2 * w, True),
-                _down(2 * w, 4 * w, True),
-                _down(4 * w, 8 * w, True),
-            ]
-        )
-        fine = max(1, w // 4)
-        self.up = nn.ModuleList([_up(8 * w, 4 * w), _up(8 * w, 2 * w), _up(4 * w, w), _up(2 * w, fine)])
-        self.out = nn.Conv2d(fine + spec.inputs, spec.outputs, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the restored batch."""
-        levels = [x]
-        for down in self.down:
-            levels.append(down(levels[-1]))
-        x = levels.pop()
-        for up in self.up:
-            x = torch.cat([up(x), levels.pop()], dim=1)
-        return self.out(x)  # type: ignore[no-any-return]
+    def check_size(self, height: int, width: int, pictures: int = 2) -> None:
+        """Raise UsageError, naming the way out, where steps of so many pictures of this size do not fit."""
+        row = NETWORKS[self.name]
+        if height % row.multiple or width % row.multiple:
+            sides = [max(row.multiple, round(s / row.multiple) * row.multiple) for s in (width, height)]
+            why = f"takes sides that are a multiple of {row.multiple}, the pictures are {width}x{height}"
+            fits = f"{sides[0]}x{sides[1]}" if sides[0] != sides[1] else str(sides[0])
+            raise UsageError("network", self.name, why, f"build the corpus with --size {fits}")
+        if min(height, width) < row.smallest:
+            why = f"takes sides of at least {row.smallest} pixels, the pictures are {width}x{height}"
+            raise UsageError("network", self.name, why, "choose a smaller one, or build the corpus larger")
+        factor = row.normed * (2 if self.bottleneck_norm else 1)
+        values = (height // factor) * (width // factor) * (pictures if self.norm == "batch" else 1)
+        if values < 2 and self.norm != "none":
+            why = f"would normalise a single value by itself ({self.norm} norm, {pictures} pictures a step)"
+            raise UsageError(
+                "network", self.name, why, "use a larger --batch, larger pictures or another norm"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A row of ``NETWORKS``: the module's class, and the multiple of pixels its sides need."""
+    """A row of ``NETWORKS``: how to make it, what it needs, and the norm and dropout it was published with.
+
+    Sides are a multiple of ``multiple`` and at least ``smallest`` pixels; the narrowest layer that is
+    normalised is ``normed`` times smaller than the picture. ``dropout`` None: there is none in it.
+    """
 
     make: Callable[[NetworkSpec], nn.Module]
-    multiple: int
+    multiple: int = 1
+    smallest: int = 1
+    normed: int = 1
+    norm: Norm = "batch"
+    dropout: float | None = None
+    bottleneck: bool = False
 
 
-NETWORKS: Final[dict[str, Network]] = {
-    "autoencoder": Network(Autoencoder, 16),
-    "unet": Network(UNet, 16),
+def describe(
+    name: Generator | Discriminator,
+    channels: tuple[int, int],
+    width: int,
+    norm: Norm | Literal["auto"] = "auto",
+    dropout: float | None = None,
+    bottleneck_norm: bool = False,
+) -> NetworkSpec:
+    """Return the spec of a network; what is left open (auto, None) is as it was published.
+
+    UsageError where something is asked of a network that does not have it.
+    """
+    row = NETWORKS[name]
+    if dropout is not None and row.dropout is None:
+        raise UsageError("network", name, "has no dropout", "leave --dropout out, or choose another --net")
+    if bottleneck_norm and not row.bottleneck:
+        why = "has no bottleneck that is left without a norm"
+        raise UsageError("network", name, why, "leave --bottleneck-norm out, or choose a unet-N")
+    return NetworkSpec(
+        name=name,
+        inputs=channels[0],
+        outputs=channels[1],
+        width=width,
+        norm=row.norm if norm == "auto" else norm,
+        dropout=(row.dropout or 0.0) if dropout is None else dropout,
+        bottleneck_norm=bottleneck_norm,
+    )
+
+
+def _autoencoder(spec: NetworkSpec) -> nn.Module:
+    from img2img_train.generators import Autoencoder
+
+    return Autoencoder(spec)
+
+
+def _unet(spec: NetworkSpec) -> nn.Module:
+    from img2img_train.generators import UNet
+
+    return UNet(spec)
+
+
+def _pix2pix(levels: int, skips: bool) -> Network:
+    def make(spec: NetworkSpec) -> nn.Module:
+        from img2img_train.generators import SkipNet
+
+        return SkipNet(spec, levels, skips)
+
+    side = 2**levels
+    return Network(make, side, side, side // 2, "batch", 0.5, bottleneck=True)
+
+
+def _resnet(blocks: int) -> Network:
+    def make(spec: NetworkSpec) -> nn.Module:
+        from img2img_train.generators import ResNet
+
+        return ResNet(spec, blocks)
+
+    return Network(make, 4, 8, 4, "instance", 0.0)
+
+
+def _patch(layers: int) -> Network:
+    def make(spec: NetworkSpec) -> nn.Module:
+        from img2img_train.discriminators import PatchGAN
+
+        return PatchGAN(spec, layers)
+
+    return Network(make, smallest=3 * 2**layers)
+
+
+def _pixel(spec: NetworkSpec) -> nn.Module:
+    from img2img_train.discriminators import PixelGAN
+
+    return PixelGAN(spec)
+
+
+def _global(spec: NetworkSpec) -> nn.Module:
+    from img2img_train.discriminators import GlobalGAN
+
+    return GlobalGAN(spec)
+
+
+NETWORKS: Final[dict[Generator | Discriminator, Network]] = {
+    "autoencoder": Network(_autoencoder, 16, 16, 16),
+    "unet": Network(_unet, 16, 16, 16),
+    "unet-64": _pix2pix(6, True),
+    "unet-128": _pix2pix(7, True),
+    "unet-256": _pix2pix(8, True),
+    "encoder-decoder-64": _pix2pix(6, False),
+    "encoder-decoder-128": _pix2pix(7, False),
+    "encoder-decoder-256": _pix2pix(8, False),
+    "resnet-6": _resnet(6),
+    "resnet-9": _resnet(9),
+    "patch-1": Network(_pixel, smallest=2),
+    "patch-16": _patch(1),
+    "patch-34": _patch(2),
+    "patch-70": _patch(3),
+    "patch-142": _patch(4),
+    "patch-286": _patch(5),
+    "global": Network(_global, smallest=32),
 }
 
 
@@ -147,24 +208,44 @@ def build(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
     """Return the network of a spec on the CPU; with a ``seed`` its weights are drawn, without they are
     arbitrary.
 
-    Weights of convolutions N(0, 0.02), of norms N(1, 0.02), biases 0. The global generator is not touched.
+    Weights of convolutions N(0, 0.02), of norms N(1, 0.02), biases 0 (Radford, Metz, Chintala 2016; Isola
+    et al. 2017, 6.2). The global generator is not touched. UsageError where it would have more than 2^30
+    parameters.
     """
-    with torch.device("meta"):
-        network = NETWORKS[spec.name].make(spec)
+    import torch
+
+    network = skeleton(spec)
     network.to_empty(device="cpu")
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
     if seed is not None:
         _draw(network, torch.Generator().manual_seed(seed))
     return network
 
 
-@torch.no_grad()
+def skeleton(spec: NetworkSpec) -> nn.Module:
+    """Return the network of a spec with shapes but no memory; UsageError as ``build``."""
+    import torch
+
+    with torch.device("meta"):
+        network = NETWORKS[spec.name].make(spec)
+    size = count_parameters(network)
+    if size > LARGEST:
+        why = f"of width {spec.width} has {size:,} parameters, more than {LARGEST:,}"
+        raise UsageError("network", spec.name, why, "use a smaller width")
+    return network
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return how many numbers a network learns."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def _draw(network: nn.Module, generator: torch.Generator) -> None:
     for name, parameter in network.named_parameters():
+        values = parameter.detach()
         if name.endswith("bias"):
-            parameter.zero_()
+            values.zero_()
         else:
-            mean = 1.0 if parameter.ndim == 1 else 0.0
-            parameter.normal_(mean, SPREAD, generator=generator)
+            values.normal_(1.0 if parameter.ndim == 1 else 0.0, SPREAD, generator=generator)

@@ -13,10 +13,11 @@ import torch
 import torch.utils.deterministic
 
 from img2img_data.errors import CorpusError, UsageError
-from img2img_train import batches
-from img2img_train.batches import PairSet, Plan, Store
+from img2img_train import pictures
+from img2img_train.batches import Plan
 from img2img_train.config import RunConfig
 from img2img_train.objectives import Objective
+from img2img_train.pictures import PictureSet, Store
 from img2img_train.run import RunFolder, choose_device
 
 CHANNELS: Final = (3, 3)
@@ -67,38 +68,39 @@ class Data:
     is.
     """
 
-    train: PairSet
-    held_out: PairSet | None
+    train: PictureSet
+    held_out: PictureSet | None
     plan: Plan
     steps: int
 
     @classmethod
     def open(cls, config: RunConfig, objective: Objective) -> Data:
         """Open a run's corpora; errors name the corpus or picture, and the way out."""
-        train = batches.open_pairs(config, config.split)
+        train = pictures.open_pictures(config, config.split)
         if train is None:
-            why = f"is in none of the corpora (there: {', '.join(batches.splits_of(config)) or 'no pairs'})"
+            why = f"is in none of the corpora (there: {', '.join(pictures.splits_of(config)) or 'no pairs'})"
             raise UsageError("split", config.split, why, "choose one by --split")
-        held_out = batches.open_pairs(config, config.validation_split)
+        held_out = pictures.open_pictures(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "its splits differ in the size of their pictures"
             raise CorpusError("corpus", where, why, "build it with --size")
+        weights = tuple(c.weight for c in config.corpora)
+        plan = Plan(train.counts, weights, config.batch, config.seed, train.other_counts)
         for spec in objective.networks(CHANNELS).values():
-            spec.check_size(*train.size)
-        plan = Plan(train.counts, tuple(c.weight for c in config.corpora), config.batch, config.seed)
+            spec.check_size(*train.size, plan.step_pictures)
         steps = config.epochs * plan.steps_per_epoch
         return cls(train, held_out, plan, min(steps, config.max_steps) if config.max_steps else steps)
 
     def page(self) -> dict[str, Any]:
         """Return what config.json keeps of the data, so that a run is not continued on others."""
         sets = {"train": self.train, "held_out": self.held_out}
-        pairs = {n: {"pairs": list(s.counts), "fingerprint": s.fingerprint()} for n, s in sets.items() if s}
+        held = {n: {**_counts(s), "fingerprint": s.fingerprint()} for n, s in sets.items() if s}
         return {
             "size": list(self.train.size),
             "steps_per_epoch": self.plan.steps_per_epoch,
             "steps": self.steps,
             "drawn_per_epoch": list(self.plan.drawn()),
-            **pairs,
+            **held,
         }
 
     def is_end_of_epoch(self, step: int) -> bool:
@@ -106,11 +108,17 @@ class Data:
         return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
 
 
+def _counts(held: PictureSet) -> dict[str, list[int]]:
+    if held.other_counts is None:
+        return {"pairs": list(held.counts)}
+    return {"inputs": list(held.counts), "targets": list(held.other_counts)}
+
+
 @dataclass(slots=True)
 class HeldOut:
     """The pictures that choose the best checkpoint, and the PSNR of doing nothing on them, dB, once known."""
 
-    pairs: PairSet
+    pictures: PictureSet
     store: Store
     nothing: float | None = None
 
@@ -119,11 +127,18 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     """Return what a run is about to do, in lines for reading."""
     height, width = data.train.size
     drawn = " + ".join(f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True))
-    held_out = len(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
-    spec = objective.networks(CHANNELS)[objective.generator]
-    network = f"{spec.name} of width {spec.width}, {config.precision} on {config.device}"
+    held_out = _many(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
+    networks = objective.networks(CHANNELS)
+    others = [f"{n.name} of width {n.width}" for name, n in networks.items() if name != objective.generator]
+    spec, against = networks[objective.generator], f" with {', '.join(sorted(set(others)))}" if others else ""
+    network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
     steps = f"{data.steps:,} steps of {data.plan.step_pictures} pairs, {config.epochs} epochs"
     return [
-        f"{len(data.train):,} pairs of {width}x{height}, {held_out} held out; an epoch draws {drawn}",
+        f"{_many(data.train)} of {width}x{height}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
+
+
+def _many(held: PictureSet) -> str:
+    inputs, targets = held.sides
+    return f"{inputs:,} pairs" if held.other_counts is None else f"{inputs:,} inputs and {targets:,} targets"

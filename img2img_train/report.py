@@ -42,9 +42,11 @@ def write_run_report(run: Path) -> Path:
 
     page = read_page(run / CONFIG_FILE)
     log = read_log(run)
+    config = RunConfig.load(run / CONFIG_FILE)
     text = _render(
         "run.html",
-        name=printable(RunConfig.load(run / CONFIG_FILE).title),
+        name=printable(config.title),
+        columns=", ".join(name.replace("_", " ") for name in config.objective.shown),
         evaluations=[_evaluation(path) for path in sorted((run / "evaluation").glob("*.json"))],
         charts=_charts(log),
         frames=list(_frames(sample_paths(run))),
@@ -131,8 +133,13 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     losses += [Series(f"{name}, validation", points, "dashed") for name, points in _losses(checked).items()]
     model = _by_epoch((row["epoch"], row.get("psnr")) for row in checked)
     nothing = _by_epoch((row["epoch"], row.get("psnr_nothing")) for row in checked)
+    again = _by_epoch((row["epoch"], row.get("cycle_mae")) for row in checked)
     quality = [Series("model", model), Series("doing nothing", nothing, "dashed")]
-    charts = [chart("Loss", "", losses), chart("PSNR on the validation split", "dB", quality)]
+    charts = [
+        chart("Loss", "", losses),
+        chart("PSNR on the validation split", "dB", quality),
+        chart("Error there and back, validation split", "grey levels", [Series("model", again)]),
+    ]
     return [drawn for drawn in charts if drawn.lines]
 
 

@@ -42,7 +42,7 @@ from img2img_train.checkpoints import (
     write_file,
 )
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
-from img2img_train.networks import NetworkSpec, build
+from img2img_train.networks import NetworkSpec, skeleton
 
 FORMAT: Final = 1
 PATIENCE_SECONDS: Final = 2.0
@@ -243,8 +243,8 @@ def read_log(run: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a run's log, in order; none where it has not begun.
 
     ``{"kind": "train", "epoch", "step", "pictures", "losses": {name: mean}}`` and ``{"kind": "validation",
-    "epoch", "step", "psnr", "psnr_nothing", "best"}``; PSNR in dB, mean over pictures. A half row at the end,
-    of a run under way, is left out.
+    "epoch", "step", "psnr", "psnr_nothing", "best"}``; PSNR in dB, mean over pictures; without pairs
+    ``cycle_mae`` in their place, grey levels. A half row at the end, of a run under way, is left out.
     """
     log = RunFolder(Path(run)).log
     if not log.is_file():
@@ -312,19 +312,27 @@ def find_checkpoint(path: Path | str) -> Path:
     )
 
 
-def load_generator(path: Path | str, device: str = "auto") -> LoadedModel:
+def load_generator(path: Path | str, device: str = "auto", direction: str | None = None) -> LoadedModel:
     """Return the generator of a checkpoint file or a run folder (the best checkpoint, else the latest).
 
-    Raises CheckpointError in one line that names the file; UsageError where the device is not there.
+    ``direction`` (AtoB, BtoA; None: the one it was trained for) may ask for the way back, where there is
+    one. Raises CheckpointError in one line that names the file; UsageError where the device or the way is
+    not there.
     """
     where, found = choose_device(device), find_checkpoint(path)
     checkpoint = read_checkpoint(found, "network/")
     about, config = checkpoint.about, checkpoint.config()
-    if about.generator not in about.networks:
+    name = about.generator
+    if direction not in (None, config.direction):
+        if about.back is None:
+            why = f"has no way {direction}: it was trained for {config.direction}"
+            raise UsageError("model", found, why, "leave --direction out, or train with it")
+        name, config = about.back, config.model_copy(update={"direction": direction})
+    if name not in about.networks:
         raise CheckpointError("checkpoint", found, "describes no generator", "use another one")
-    spec = about.networks[about.generator]
-    network = build(spec)
-    fill_network(network, checkpoint.part(f"network/{about.generator}/"), found)
+    spec = about.networks[name]
+    network = skeleton(spec)
+    fill_network(network, checkpoint.part(f"network/{name}/"), found)
     network.eval().requires_grad_(False).to(where)
     return LoadedModel(
         network, spec, about.colour, about.value_range, about.progress.step, config, where, found

@@ -7,7 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from small_corpus import spoiled, write_corpus
 
 from img2img_data import images
 from img2img_data.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
-from img2img_train import batches, checkpoints, loop, run
+from img2img_train import batches, checkpoints, loop, pictures, run
 from img2img_train.batches import Plan
 from img2img_train.cli import main
 from img2img_train.config import RunConfig, configure, read_recipe
@@ -25,8 +25,8 @@ from img2img_train.display import Display
 from img2img_train.interrupts import Stop
 from img2img_train.meters import psnr_of
 from img2img_train.metrics import METRICS
-from img2img_train.networks import NETWORKS, NetworkSpec, build
-from img2img_train.objectives import OBJECTIVES, Batch, objective_of
+from img2img_train.networks import NetworkSpec, build
+from img2img_train.objectives import Batch
 from img2img_train.run import RunFolder, load_generator
 from img2img_train.translate import translate
 
@@ -65,7 +65,7 @@ def train(corpus: Path | str, out: Path, **settings: Any) -> Path:
 
 def training(corpus: Path, out: Path, **settings: Any) -> loop.Training:
     config = loop.resolve(RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)}))
-    objective, device = objective_of(config), torch.device("cpu")
+    objective, device = config.objective, torch.device("cpu")
     data = loop.Data.open(config, objective)
     return loop.Training(config, data, objective, device, RunFolder(out), Display(), Stop())
 
@@ -113,12 +113,12 @@ def test_a_step_is_known_from_its_number_alone() -> None:
 @pytest.mark.parametrize("cache", ["ram", "off"])
 def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, workers: int) -> None:
     config = RunConfig(corpora=corpus)
-    pairs = batches.open_pairs(config, "train")
+    pairs = pictures.open_pairs(config, "train")
     assert pairs is not None
     plan = Plan(pairs.counts, (1,), 4, 0)
-    plain = list(batches.steps(plan, batches.Disk(pairs), range(1, 5), True, 0))
+    plain = list(batches.steps(plan, pairs, range(1, 5), True, 0))
     state = torch.get_rng_state()
-    other = list(batches.steps(plan, batches.store_of(pairs, cache, workers), range(1, 5), True, workers))
+    other = list(batches.steps(plan, pictures.store_of(pairs, cache, workers), range(1, 5), True, workers))
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(plain, other, strict=True):
         assert all(np.array_equal(x, y) for x, y in zip(vars_of(a), vars_of(b), strict=True))
@@ -130,7 +130,7 @@ def vars_of(raw: batches.Raw) -> tuple[Any, ...]:
 
 def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    raw = batches.Raw(values, values[:, ::-1].copy(), np.array([True]))
+    raw = batches.Raw(values, values[:, ::-1].copy(), np.array([[True], [True]]))
     batch = batches.to_device(raw, torch.device("cpu"))
     assert float(batch.input.min()) == -1
     assert float(batch.input.max()) == 1
@@ -138,65 +138,13 @@ def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
     assert np.array_equal(batches.to_bytes(batch.target).numpy(), values[:, ::-1, ::-1])
 
 
-# --------------------------------------------------------------------------- networks, objectives
-@pytest.mark.parametrize("size", [(16, 16), (32, 48), (64, 16)])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_keep_the_size(name: str, size: tuple[int, int]) -> None:
-    spec = NetworkSpec(name=name, inputs=1, outputs=2, width=4)
-    network = build(spec, 0)
-    made = network(torch.zeros(2, 1, *size))
-    assert made.shape == (2, 2, *size)
-    assert float(made.detach().abs().max()) <= 1
-    with pytest.raises(UsageError, match=f"multiple of {spec.multiple}.*--size"):
-        spec.check_size(size[0] + 1, size[1])
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_weights_depend_on_the_seed_alone(name: str) -> None:
-    spec = NetworkSpec(name=name, width=8)
-    state = torch.get_rng_state()
-    one, same, other = (build(spec, seed).state_dict() for seed in (1, 1, 2))
-    assert torch.equal(state, torch.get_rng_state())
-    assert all(torch.equal(one[k], same[k]) for k in one)
-    assert not all(torch.equal(one[k], other[k]) for k in one)
-    weights = torch.cat([v.flatten() for k, v in one.items() if v.ndim == 4])
-    assert abs(float(weights.std()) - 0.02) < 0.001
-
-
+# ------------------------------------------------------------------------------ the original work
 def test_the_autoencoder_is_the_one_of_the_original_work() -> None:
     shapes = [tuple(p.shape) for p in build(NetworkSpec(name="autoencoder")).parameters() if p.ndim == 4]
     assert shapes == [
         (64, 3, 5, 5), (128, 64, 5, 5), (256, 128, 5, 5), (512, 256, 5, 5),
         (512, 256, 5, 5), (256, 128, 5, 5), (128, 64, 5, 5), (64, 3, 5, 5),
     ]  # fmt: skip
-
-
-def test_choices_of_the_configuration_are_the_rows_there_are() -> None:
-    assert get_args(RunConfig.model_fields["loss"].annotation) == tuple(OBJECTIVES)
-    assert get_args(RunConfig.model_fields["net"].annotation) == tuple(NETWORKS)
-
-
-@pytest.mark.parametrize("loss", OBJECTIVES)
-@pytest.mark.parametrize("net", NETWORKS)
-def test_every_objective_lowers_its_loss(corpus: Path, tmp_path: Path, loss: str, net: str) -> None:
-    state = training(corpus, tmp_path, loss=loss, net=net, width=8, lr=2e-3)
-    batch = four_pictures()
-    losses = [sum(float(v.detach()) for v in state.step(batch).values()) for _ in range(25)]
-    assert losses[-1] < 0.6 * losses[0]
-
-
-@pytest.mark.parametrize("loss", OBJECTIVES)
-def test_each_phase_moves_its_own_networks_alone(corpus: Path, tmp_path: Path, loss: str) -> None:
-    state, batch = training(corpus, tmp_path, loss=loss), four_pictures()
-    for phase in state.phases:
-        before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
-        made = state.objective.forward(state.nets, batch)
-        state._train_only(phase)
-        sum(state.objective.losses(phase.name, state.nets, batch, made).values()).backward()  # type: ignore[union-attr]
-        state.optimizers[phase.name].step()
-        for name, net in state.nets.items():
-            moved = any(not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True))
-            assert moved == (name in phase.modules)
 
 
 def test_psnr_is_the_one_of_the_evaluation() -> None:
@@ -238,7 +186,7 @@ def test_a_finished_run_is_left_alone(finished: Path, corpus: Path) -> None:
 
 def test_direction_swaps_the_halves(corpus: Path, tmp_path: Path) -> None:
     there, back = (
-        batches.open_pairs(RunConfig(corpora=corpus, direction=d), "val") for d in ("AtoB", "BtoA")
+        pictures.open_pairs(RunConfig(corpora=corpus, direction=d), "val") for d in ("AtoB", "BtoA")
     )
     assert there is not None
     assert back is not None
@@ -381,7 +329,7 @@ def test_damaged_checkpoints_are_refused_in_one_line(finished: Path, tmp_path: P
 
 def test_weights_that_are_not_finite_are_neither_written_nor_read(finished: Path, tmp_path: Path) -> None:
     whole = checkpoints.read_checkpoint(RunFolder(finished).best)
-    name = next(iter(whole.tensors))
+    name = next(name for name, tensor in whole.tensors.items() if tensor.is_floating_point())
     spoilt = {**whole.tensors, name: torch.full_like(whole.tensors[name], torch.nan)}
     with pytest.raises(CheckpointError, match="not finite"):
         checkpoints.write_checkpoint(tmp_path / "x.safetensors", spoilt, whole.about)

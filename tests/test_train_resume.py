@@ -19,7 +19,6 @@ from img2img_train import checkpoints, loop
 from img2img_train.config import RunConfig
 from img2img_train.display import Display
 from img2img_train.interrupts import Stopped
-from img2img_train.objectives import OBJECTIVES
 from img2img_train.run import RunFolder
 
 SETTINGS: dict[str, Any] = {
@@ -140,15 +139,6 @@ def _without_resources(files: dict[str, bytes]) -> dict[str, Any]:
         else content
         for name, content in files.items()
     }
-
-
-@pytest.mark.parametrize("loss", OBJECTIVES)
-def test_every_objective_continues_exactly(loss: str, corpora: list[str], tmp_path: Path) -> None:
-    fit(corpora, tmp_path / "whole", loss=loss, epochs=2)
-    with pytest.raises(Stopped):
-        fit(corpora, tmp_path / "cut", Killer("training", 4 * PICTURES, signal.SIGTERM), loss=loss, epochs=2)
-    fit(corpora, tmp_path / "cut", loss=loss, epochs=2)
-    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
 def stopped(corpora: list[str], out: Path, at: int = 5) -> RunFolder:

@@ -33,11 +33,16 @@ DATA_LEVELS = [
     {"cli"},
 ]
 TRAIN_LEVELS = [
-    {"config", "display", "interrupts", "intervals", "metrics", "networks", "tiles"},
-    {"colours", "objectives", "checkpoints"},
+    {"display", "interrupts", "intervals", "metrics", "tiles"},
+    {"networks", "generators", "discriminators", "pool"},
+    {"adversarial"},
+    {"colours", "objectives"},
+    {"config"},
+    {"checkpoints", "pictures"},
     {"batches"},
     {"run", "meters"},
     {"prepare", "report"},
+    {"validation"},
     {"evaluate", "export", "translate", "loop"},
     {"cli"},
 ]

@@ -1,0 +1,218 @@
+"""Networks that make a picture of a picture: N x inputs x H x W in [-1, 1] to N x outputs x H x W."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from img2img_train.networks import NetworkSpec, Norm
+
+SLOPE: Final = 0.2
+DROPPED_LEVELS: Final = 3
+"""How many levels of the way up of a pix2pix U-Net have dropout, from the innermost on."""
+
+
+def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
+    """Return the normalisation of so many channels, a layer or none."""
+    if norm == "batch":
+        return [nn.BatchNorm2d(channels)]
+    return [nn.InstanceNorm2d(channels)] if norm == "instance" else []
+
+
+def needs_bias(norm: Norm) -> bool:
+    """Return whether a convolution before a norm has a bias: batch norm brings its own, instance norm here
+    does not.
+    """
+    return norm != "batch"
+
+
+# --------------------------------------------------------------------------- the original work's
+def _down(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    wider = nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=needs_bias(norm))
+    return nn.Sequential(wider, *norm_layers(norm, outputs), nn.LeakyReLU(SLOPE))
+
+
+def _up(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    wider = nn.ConvTranspose2d(
+        inputs, outputs, 5, stride=2, padding=2, output_padding=1, bias=needs_bias(norm)
+    )
+    return nn.Sequential(wider, *norm_layers(norm, outputs), nn.ReLU())
+
+
+def _out(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1), nn.Tanh()
+    )
+
+
+def _four_down(spec: NetworkSpec) -> list[nn.Module]:
+    w = spec.width
+    wider = [_down(w * 2**n, w * 2 ** (n + 1), spec.norm) for n in range(3)]
+    return [_down(spec.inputs, w, "none"), *wider]
+
+
+class Autoencoder(nn.Module):
+    """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), a norm on the last three, and as many transposed
+    back.
+
+    The output lies in (-1, 1); H and W multiples of 16. After DCGAN (Radford, Metz, Chintala 2016).
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        w, norm = spec.width, spec.norm
+        self.down = nn.Sequential(*_four_down(spec))
+        self.up = nn.Sequential(
+            _up(8 * w, 4 * w, norm), _up(4 * w, 2 * w, norm), _up(2 * w, w, norm), _out(w, spec.outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the restored batch."""
+        return self.up(self.down(x))  # type: ignore[no-any-return]
+
+
+class UNet(nn.Module):
+    """The autoencoder with skips: each level of the way back also sees what that level saw on the way down.
+
+    Shapes as ``Autoencoder``, the output unbounded. After Ronneberger, Fischer, Brox (2015), with
+    concatenation as there, up to the input itself: a last 3x3 convolution without tanh can pass the input on
+    unchanged, so that what needs no repair (a clear sky) is not harmed.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        w, norm, fine = spec.width, spec.norm, max(1, spec.width // 4)
+        self.down = nn.ModuleList(_four_down(spec))
+        self.up = nn.ModuleList(
+            [
+                _up(8 * w, 4 * w, norm),
+                _up(8 * w, 2 * w, norm),
+                _up(4 * w, w, norm),
+                _up(2 * w, fine, norm),
+            ]
+        )
+        self.out = nn.Conv2d(fine + spec.inputs, spec.outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the restored batch."""
+        levels = [x]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        x = levels.pop()
+        for up in self.up:
+            x = torch.cat([up(x), levels.pop()], dim=1)
+        return self.out(x)  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------- pix2pix
+class SkipLevel(nn.Module):
+    """One level of ``SkipNet``, with all levels inside it: down, inside, up; with a skip, beside its own
+    input.
+    """
+
+    def __init__(self, layers: list[nn.Module], skip: bool) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+        self.skip = skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the level makes of its input."""
+        made: Tensor = self.model(x)
+        return torch.cat([x, made], dim=1) if self.skip else made
+
+
+class SkipNet(nn.Module):
+    """The U-Net of pix2pix: 4x4 convolutions of stride 2 down to a bottleneck (w, 2w, 4w, then 8w) and
+    back.
+
+    The output lies in (-1, 1); H and W multiples of 2^levels. No norm on the first layer and, unless
+    ``bottleneck_norm``, on the innermost (with one picture a step batch norm would make it zero: erratum to
+    the paper); dropout on the first three levels up. Without ``skips`` it is the encoder-decoder of the
+    same paper. Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks"
+    (2017), 6.1.1; layers in the order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
+    """
+
+    def __init__(self, spec: NetworkSpec, levels: int, skips: bool) -> None:
+        super().__init__()
+        widths = [spec.width * min(2**n, 8) for n in range(levels)]
+        inside = self._innermost(spec, widths[-2], widths[-1], skips)
+        for number in range(levels - 2, 0, -1):
+            drop = spec.dropout if levels - number <= DROPPED_LEVELS else 0.0
+            inside = self._level(spec, widths[number - 1], widths[number], inside, skips, drop)
+        self.model = self._outermost(spec, widths[0], inside, skips)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the translated batch."""
+        return self.model(x)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _innermost(spec: NetworkSpec, outer: int, inner: int, skips: bool) -> SkipLevel:
+        bias = needs_bias(spec.norm)
+        normed = norm_layers(spec.norm, inner) if spec.bottleneck_norm else []
+        down = [nn.LeakyReLU(SLOPE), nn.Conv2d(outer, inner, 4, 2, 1, bias=bias), *normed]
+        up = [nn.ReLU(), nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=bias), *norm_layers(spec.norm, outer)]
+        dropout = [nn.Dropout(spec.dropout)] if spec.dropout else []
+        return SkipLevel([*down, *up, *dropout], skips)
+
+    @staticmethod
+    def _level(
+        spec: NetworkSpec, outer: int, inner: int, inside: SkipLevel, skips: bool, drop: float
+    ) -> SkipLevel:
+        bias, seen = needs_bias(spec.norm), inner * (2 if skips else 1)
+        down = [nn.LeakyReLU(SLOPE), nn.Conv2d(outer, inner, 4, 2, 1, bias=bias)]
+        up = [nn.ReLU(), nn.ConvTranspose2d(seen, outer, 4, 2, 1, bias=bias), *norm_layers(spec.norm, outer)]
+        dropout = [nn.Dropout(drop)] if drop else []
+        return SkipLevel([*down, *norm_layers(spec.norm, inner), inside, *up, *dropout], skips)
+
+    @staticmethod
+    def _outermost(spec: NetworkSpec, width: int, inside: SkipLevel, skips: bool) -> SkipLevel:
+        down = nn.Conv2d(spec.inputs, width, 4, 2, 1, bias=needs_bias(spec.norm))
+        up = nn.ConvTranspose2d(width * (2 if skips else 1), spec.outputs, 4, 2, 1)
+        return SkipLevel([down, inside, nn.ReLU(), up, nn.Tanh()], skip=False)
+
+
+# ------------------------------------------------------------------------------------ CycleGAN
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, reflection padded, added to their input (He, Zhang, Ren, Sun 2016)."""
+
+    def __init__(self, width: int, norm: Norm, dropout: float) -> None:
+        super().__init__()
+        first, second = (
+            [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=needs_bias(norm))] for _ in range(2)
+        )
+        drop = [nn.Dropout(dropout)] if dropout else []
+        normed = [norm_layers(norm, width) for _ in range(2)]
+        self.conv_block = nn.Sequential(*first, *normed[0], nn.ReLU(), *drop, *second, *normed[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input, changed a little."""
+        return x + self.conv_block(x)  # type: ignore[no-any-return]
+
+
+class ResNet(nn.Module):
+    """The generator of CycleGAN: two steps down, residual blocks, two steps up, a 7x7 convolution at both
+    ends.
+
+    The output lies in (-1, 1); H and W multiples of 4. Zhu, Park, Isola, Efros (2017), 7.1, after Johnson,
+    Alahi, Fei-Fei (2016); layers in the order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
+    """
+
+    def __init__(self, spec: NetworkSpec, blocks: int) -> None:
+        super().__init__()
+        w, norm, bias = spec.width, spec.norm, needs_bias(spec.norm)
+        layers = [nn.ReflectionPad2d(3), nn.Conv2d(spec.inputs, w, 7, bias=bias), *norm_layers(norm, w)]
+        layers += [nn.ReLU()]
+        for inner in (2 * w, 4 * w):
+            layers += [nn.Conv2d(inner // 2, inner, 3, 2, 1, bias=bias), *norm_layers(norm, inner), nn.ReLU()]
+        layers += [ResidualBlock(4 * w, norm, spec.dropout) for _ in range(blocks)]
+        for outer in (2 * w, w):
+            up = nn.ConvTranspose2d(2 * outer, outer, 3, 2, 1, output_padding=1, bias=bias)
+            layers += [up, *norm_layers(norm, outer), nn.ReLU()]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(w, spec.outputs, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the translated batch."""
+        return self.model(x)  # type: ignore[no-any-return]

@@ -1,0 +1,313 @@
+"""What a run's corpora hold: pairs, or two sides that have nothing to do with each other; read when needed,
+or kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img_data import images
+from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_line
+from img2img_data.errors import CorpusError, Refused, UsageError
+from img2img_train.config import RunConfig
+from img2img_train.objectives import OBJECTIVES
+
+Pixels: TypeAlias = NDArray[np.uint8]
+SHARE_OF_MEMORY: Final = 0.5
+READERS: Final = 4
+
+
+# --------------------------------------------------------------------------- pairs, sides
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """One split of several corpora, as one sequence of pairs of one size: corpus after corpus, each sorted by
+    key.
+
+    ``counts`` holds the number of pairs of each corpus; ``size`` is (height, width).
+    """
+
+    pairs: tuple[tuple[Corpus, Pair], ...]
+    counts: tuple[int, ...]
+    size: tuple[int, int]
+    swapped: bool
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The numbers of inputs and targets."""
+        return len(self.pairs), len(self.pairs)
+
+    @property
+    def other_counts(self) -> None:
+        """A target comes with its input."""
+        return None
+
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """Return input and target of one pair, H x W x 3 RGB uint8; CorpusError where the size differs."""
+        return read_pair(*self.pairs[index], self.size, self.swapped)
+
+    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
+        """Return the pairs of these indices, stacked; ``others`` are the same."""
+        given, targets = zip(*(self.read(int(i)) for i in indices), strict=True)
+        return np.stack(given), np.stack(targets)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all pictures, decoded."""
+        return len(self) * 6 * self.size[0] * self.size[1]
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the pairs: their keys, their rows, their order."""
+        h = blake2b(digest_size=16)
+        for _, pair in self.pairs:
+            h.update(to_json_line({"key": pair.key, "row": dict(pair.row)}))
+        return h.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of a side: a file, or a half of an A|B file."""
+
+    path: Path
+    half: Literal["whole", "left", "right"] = "whole"
+
+    def read(self) -> Pixels:
+        """Return it as H x W x 3 RGB uint8; CorpusError where it cannot be read."""
+        try:
+            pixels = images.read(self.path).pixels
+        except Refused as refused:
+            why = f"{refused.reason} {refused.detail}".strip()
+            raise CorpusError(
+                "picture", self.path, why, "check the corpus with 'img2img-data verify'"
+            ) from None
+        middle = pixels.shape[1] // 2
+        return {"whole": pixels, "left": pixels[:, :middle], "right": pixels[:, middle:]}[self.half]
+
+
+@dataclass(frozen=True, slots=True)
+class SideSet:
+    """One split of several corpora as two sides, inputs and targets, that have nothing to do with each
+    other.
+
+    Corpus after corpus on each side, each sorted; ``counts`` holds the inputs of each corpus,
+    ``other_counts`` its targets; ``size`` is (height, width).
+    """
+
+    inputs: tuple[Picture, ...]
+    targets: tuple[Picture, ...]
+    counts: tuple[int, ...]
+    other_counts: tuple[int, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return max(self.sides)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The numbers of inputs and targets."""
+        return len(self.inputs), len(self.targets)
+
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """Return an input and a target by their places, from the start again where a side is shorter."""
+        place = np.array([index])
+        given, target = self.gather(place, place)
+        return given[0], target[0]
+
+    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
+        """Return the inputs of ``indices`` and the targets of ``others``, stacked; CorpusError as
+        ``read_pair``.
+        """
+        given = [self._sized(self.inputs[int(i) % len(self.inputs)]) for i in indices]
+        return np.stack(given), np.stack(
+            [self._sized(self.targets[int(i) % len(self.targets)]) for i in others]
+        )
+
+    def _sized(self, picture: Picture) -> Pixels:
+        return _of_size(picture.read(), picture.path, self.size)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all pictures, decoded."""
+        return sum(self.sides) * 3 * self.size[0] * self.size[1]
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the names of the pictures and their order."""
+        h = blake2b(digest_size=16)
+        for side in (self.inputs, self.targets):
+            h.update(to_json_line({"side": [[os.fsencode(p.path.name).hex(), p.half] for p in side]}))
+        return h.hexdigest()
+
+
+PictureSet: TypeAlias = PairSet | SideSet
+
+
+def open_pictures(config: RunConfig, split: str) -> PictureSet | None:
+    """Return the pictures of a split as the run's objective needs them, None where no corpus has it.
+
+    Raises CorpusError where a corpus cannot be used, UsageError where a colour space is not supported.
+    """
+    return open_pairs(config, split) if config.objective.paired else open_sides(config, split)
+
+
+def open_sides(config: RunConfig, split: str) -> SideSet | None:
+    """Return the two sides of a split of a run's corpora, unpaired or paired; None where no corpus has
+    both.
+    """
+    found = [_sides_of(Path(choice.path), split, config.limit) for choice in config.corpora]
+    if config.direction == "BtoA":
+        found = [(targets, inputs) for inputs, targets in found]
+    inputs = tuple(picture for side, _ in found for picture in side)
+    targets = tuple(picture for _, side in found for picture in side)
+    if not inputs or not targets:
+        return None
+    counts = tuple(len(side) for side, _ in found), tuple(len(side) for _, side in found)
+    return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2])
+
+
+def _sides_of(root: Path, split: str, limit: int) -> tuple[list[Picture], list[Picture]]:
+    corpus = open_corpus(root)
+    _check_colour(corpus)
+    if split not in corpus.splits:
+        return [], []
+    if corpus.kind == "unpaired":
+        first, second = ([Picture(path) for path in side] for side in corpus.domains[split])
+    elif corpus.layout == "combined":
+        pairs = corpus.pairs(split)
+        first, second = [Picture(p.input, "left") for p in pairs], [Picture(p.input, "right") for p in pairs]
+    else:
+        pairs = corpus.pairs(split)
+        first, second = [Picture(p.input) for p in pairs], [Picture(p.target) for p in pairs]
+    if bool(first) != bool(second):
+        raise CorpusError(
+            "corpus", root, f"has pictures on one side only in split '{split}'", "add the others"
+        )
+    return (first[:limit], second[:limit]) if limit else (first, second)
+
+
+def open_pairs(config: RunConfig, split: str) -> PairSet | None:
+    """Return the pairs of a split of a run's corpora, None where no corpus has it.
+
+    Raises CorpusError where a corpus cannot be used, UsageError where a colour space is not supported.
+    """
+    found = [_pairs_of(Path(choice.path), split, config.limit) for choice in config.corpora]
+    pairs = [both for part in found for both in part]
+    if not pairs:
+        return None
+    swapped = config.direction == "BtoA"
+    first, _ = _halves(*pairs[0], swapped)
+    return PairSet(tuple(pairs), tuple(len(part) for part in found), first.shape[:2], swapped)
+
+
+def splits_of(config: RunConfig) -> list[str]:
+    """Return the names of the splits that a run's corpora have."""
+    return sorted({split for choice in config.corpora for split in open_corpus(choice.path).splits})
+
+
+def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
+    corpus = open_corpus(root)
+    if corpus.kind != "paired":
+        way_out = (
+            f"give a paired corpus, or --loss {' or '.join(n for n, o in OBJECTIVES.items() if not o.paired)}"
+        )
+        raise CorpusError("corpus", root, "is unpaired, and this loss needs pairs", way_out)
+    _check_colour(corpus)
+    pairs = corpus.pairs(split) if split in corpus.splits else []
+    return [(corpus, pair) for pair in (pairs[:limit] if limit else pairs)]
+
+
+def _check_colour(corpus: Corpus) -> None:
+    if corpus.colour != "rgb":
+        why = f"holds {corpus.colour} pictures"
+        raise UsageError("corpus", corpus.root, why, "training takes RGB corpora for now")
+    check_samples(corpus)
+
+
+def check_samples(corpus: Corpus) -> None:
+    """Raise UsageError for a corpus whose samples would not come through whole: models take 8-bit RGB."""
+    if corpus.bits != 8:
+        why, way_out = f"holds {corpus.bits}-bit pictures, and models take 8 bit", "build it with --bits 8"
+        raise UsageError("corpus", corpus.root, why, way_out)
+    if 4 in corpus.channels.values():
+        why = "holds transparent pictures, and models take RGB"
+        raise UsageError("corpus", corpus.root, why, "build it with --channels rgb")
+
+
+def read_pair(
+    corpus: Corpus, pair: Pair, size: tuple[int, int], swapped: bool = False
+) -> tuple[Pixels, Pixels]:
+    """Return input and target, H x W x 3 RGB uint8; CorpusError where one is not of this (height, width)."""
+    given, target = _halves(corpus, pair, swapped)
+    paths = (pair.target, pair.input) if swapped else (pair.input, pair.target)
+    return _of_size(given, paths[0], size), _of_size(target, paths[1], size)
+
+
+def _of_size(pixels: Pixels, path: Path, size: tuple[int, int]) -> Pixels:
+    height, width = pixels.shape[:2]
+    if (height, width) != size:
+        why = f"is {width}x{height}, the first one is {size[1]}x{size[0]}"
+        raise CorpusError("picture", path, why, "build the corpus with --size, so that all are of one size")
+    return pixels
+
+
+def _halves(corpus: Corpus, pair: Pair, swapped: bool) -> tuple[Pixels, Pixels]:
+    given, target = corpus.read(pair)
+    return (target, given) if swapped else (given, target)
+
+
+# ------------------------------------------------------------------------------- kept or not
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x 3 uint8."""
+
+    inputs: Pixels
+    targets: Pixels
+
+    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
+        """Return the inputs of ``indices`` and the targets of ``others``, stacked."""
+        return self.inputs[indices % len(self.inputs)], self.targets[others % len(self.targets)]
+
+
+Store: TypeAlias = Memory | PictureSet
+"""Where pictures come from: memory, or the disk each time anew."""
+
+
+def store_of(
+    pictures: PictureSet, cache: str, workers: int, step: Callable[[int], None] = lambda done: None
+) -> Store:
+    """Return where pictures come from. ``step`` is called with the number of places read so far."""
+    fits = pictures.nbytes <= SHARE_OF_MEMORY * free_memory()
+    if cache == "off" or (cache == "auto" and (workers or not fits)):
+        return pictures
+    inputs, targets = (np.empty((count, *pictures.size, 3), np.uint8) for count in pictures.sides)
+
+    def read(index: int) -> None:
+        inputs[index % len(inputs)], targets[index % len(targets)] = pictures.read(index)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        try:
+            for done, _ in enumerate(pool.map(read, range(len(pictures))), 1):
+                step(done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return Memory(inputs, targets)
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that can still be had; where the system does not say, a cautious 2 GiB."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 2 << 30

@@ -1,0 +1,31 @@
+"""Tiny runs of every objective: the settings that make one small, as far as the objective knows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from img2img_train.config import RunConfig
+from img2img_train.objectives import OBJECTIVES
+
+SMALL: dict[str, Any] = {
+    "width": 4,
+    "batch": 2,
+    "epochs": 2,
+    "epochs_decay": 0,
+    "threads": 1,
+    "samples_every": 0,
+    "device": "cpu",
+    "discriminator": "patch-16",
+    "d_width": 4,
+    "pool": 3,
+}
+
+
+def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any) -> RunConfig:
+    """The configuration of a tiny run: a small U-Net or ResNet, for pictures from 16 x 16 on."""
+    model = OBJECTIVES[loss]
+    net = "resnet-6" if model.model_fields["net"].default.startswith("resnet") else "unet"
+    known = {*model.model_fields, *RunConfig.model_fields}
+    values = {name: value for name, value in SMALL.items() if name in known}
+    return RunConfig(**{"net": net, **values, **settings}, loss=loss, corpora=corpora, out=str(out))
