@@ -52,9 +52,9 @@ RUNTIME: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 class PictureToPicture(nn.Module):
     """A generator with uint8 pictures on both sides: N x H x W x 3 RGB, sides of any length."""
 
-    def __init__(self, generator: nn.Module, multiple: int) -> None:
+    def __init__(self, generator: nn.Module, multiple: int, smallest: int = 1) -> None:
         super().__init__()
-        self.generator, self.multiple = generator, multiple
+        self.generator, self.multiple, self.smallest = generator, multiple, smallest
 
     def forward(self, picture: Tensor) -> Tensor:
         """Return the restored pictures."""
@@ -63,11 +63,13 @@ class PictureToPicture(nn.Module):
         return to_bytes(self.generator(from_bytes(padded)))[:, :height, :width]
 
     def _mirrored(self, picture: Tensor, axis: int) -> Tensor:
-        """Mirror an axis at its end, without its last pixel, up to the multiple."""
+        """Mirror an axis at its end, without its last pixel, up to the multiple and the smallest side."""
         length = picture.shape[axis]
         period = torch.full((1,), 2 * (length - 1), device=picture.device).clamp(min=1)
         # Not -(-length // multiple): ONNX divides towards zero.
         count = (length + self.multiple - 1) // self.multiple * self.multiple
+        if self.smallest > self.multiple:
+            count = torch.sym_max(count, self.smallest)
         places = torch.arange(count, device=picture.device)
         places = torch.remainder(places, period)
         return picture.index_select(axis, torch.minimum(places, period - places))
@@ -105,7 +107,7 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
         raise UsageError("model", model.path, why, "ONNX files are written for RGB to RGB alone")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _need(name)
-    network = PictureToPicture(model.generator.cpu(), model.spec.multiple).eval()
+    network = PictureToPicture(model.generator.cpu(), model.spec.multiple, model.spec.smallest).eval()
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         _write_graph(network, model, temporary, opset)

@@ -65,6 +65,16 @@ class NetworkSpec(BaseModel):
         """Height and width have to be a multiple of this many pixels."""
         return NETWORKS[self.name].multiple
 
+    @property
+    def smallest(self) -> int:
+        """Height and width have to be at least this many pixels."""
+        row = NETWORKS[self.name]
+        return -(-row.smallest // row.multiple) * row.multiple
+
+    def room(self, side: int) -> int:
+        """Return what a side of so many pixels has to be filled up to."""
+        return max(self.smallest, -(-side // self.multiple) * self.multiple)
+
     def check_size(self, height: int, width: int, pictures: int = 2) -> None:
         """Raise UsageError, naming the way out, where steps of so many pictures of this size do not fit."""
         row = NETWORKS[self.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from img2img_data.errors import Img2ImgError, UsageError  # noqa: E402
 from img2img_train import export  # noqa: E402
 from img2img_train.cli import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
-from img2img_train.networks import NETWORKS, NetworkSpec, build  # noqa: E402
+from img2img_train.networks import NETWORKS, Generator, NetworkSpec, build  # noqa: E402
 from img2img_train.run import LoadedModel, load_generator  # noqa: E402
 
 SIZES = [(1, 1), (2, 33), (16, 16), (31, 47), (75, 20)]
@@ -35,9 +36,7 @@ def model_of(name: str, **channels: int) -> LoadedModel:
 
 
 def is_generator(name: str) -> bool:
-    side = NETWORKS[name].multiple
-    with torch.no_grad():
-        return model_of(name).generator(torch.zeros(2, 3, side, side)).shape == (2, 3, side, side)
+    return name in get_args(Generator)
 
 
 @pytest.mark.parametrize("size", SIZES)
