@@ -69,7 +69,7 @@ class PictureToPicture(nn.Module):
         # Not -(-length // multiple): ONNX divides towards zero.
         count = (length + self.multiple - 1) // self.multiple * self.multiple
         if self.smallest > self.multiple:
-            count = torch.sym_max(count, self.smallest)
+            count = torch.sym_max(count, self.smallest)  # type: ignore[no-untyped-call]
         places = torch.arange(count, device=picture.device)
         places = torch.remainder(places, period)
         return picture.index_select(axis, torch.minimum(places, period - places))
