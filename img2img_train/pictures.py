@@ -15,9 +15,8 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data import images
 from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_line
-from img2img_data.errors import CorpusError, Refused, UsageError
+from img2img_data.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.objectives import OBJECTIVES
 
@@ -79,18 +78,13 @@ class PairSet:
 class Picture:
     """One picture of a side: a file, or a half of an A|B file."""
 
+    corpus: Corpus
     path: Path
     half: Literal["whole", "left", "right"] = "whole"
 
     def read(self) -> Pixels:
         """Return it as H x W x 3 RGB uint8; CorpusError where it cannot be read."""
-        try:
-            pixels = images.read(self.path).pixels
-        except Refused as refused:
-            why = f"{refused.reason} {refused.detail}".strip()
-            raise CorpusError(
-                "picture", self.path, why, "check the corpus with 'img2img-data verify'"
-            ) from None
+        pixels = self.corpus.read_picture(self.path)
         middle = pixels.shape[1] // 2
         return {"whole": pixels, "left": pixels[:, :middle], "right": pixels[:, middle:]}[self.half]
 
@@ -181,13 +175,15 @@ def _sides_of(root: Path, split: str, limit: int) -> tuple[list[Picture], list[P
     if split not in corpus.splits:
         return [], []
     if corpus.kind == "unpaired":
-        first, second = ([Picture(path) for path in side] for side in corpus.domains[split])
+        first, second = ([Picture(corpus, path) for path in side] for side in corpus.domains[split])
     elif corpus.layout == "combined":
         pairs = corpus.pairs(split)
-        first, second = [Picture(p.input, "left") for p in pairs], [Picture(p.input, "right") for p in pairs]
+        first = [Picture(corpus, p.input, "left") for p in pairs]
+        second = [Picture(corpus, p.input, "right") for p in pairs]
     else:
         pairs = corpus.pairs(split)
-        first, second = [Picture(p.input) for p in pairs], [Picture(p.target) for p in pairs]
+        first = [Picture(corpus, p.input) for p in pairs]
+        second = [Picture(corpus, p.target) for p in pairs]
     if bool(first) != bool(second):
         raise CorpusError(
             "corpus", root, f"has pictures on one side only in split '{split}'", "add the others"

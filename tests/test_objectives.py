@@ -15,6 +15,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config
 from test_train_resume import Killer, tree
 
+from img2img_data import images
 from img2img_data.errors import CheckpointError, CorpusError, DivergedError, UsageError
 from img2img_train import adversarial, checkpoints, loop, pictures, run
 from img2img_train.batches import Plan
@@ -345,6 +346,10 @@ def test_sides_are_drawn_apart_and_wholly() -> None:
     assert np.array_equal(step.others, again.others)
 
 
+def picture(path: Path) -> np.ndarray:
+    return images.read(path).pixels
+
+
 @pytest.mark.parametrize("cache", ["ram", "off"])
 def test_sides_are_read_as_they_lie(domains: Path, corpus: Path, cache: str) -> None:
     for direction in ("AtoB", "BtoA"):
@@ -353,8 +358,8 @@ def test_sides_are_read_as_they_lie(domains: Path, corpus: Path, cache: str) -> 
         store = pictures.store_of(sides, cache, 0)
         given, target = store.gather(np.array([1, 4]), np.array([3, 0]))
         first, second = "AB" if direction == "AtoB" else "BA"
-        assert np.array_equal(given[1], pictures.Picture(domains / f"train{first}/4.png").read())
-        assert np.array_equal(target[0], pictures.Picture(domains / f"train{second}/3.png").read())
+        assert np.array_equal(given[1], picture(domains / f"train{first}/4.png"))
+        assert np.array_equal(target[0], picture(domains / f"train{second}/3.png"))
     paired = pictures.open_pictures(small_config("cyclegan", corpus), "train")
     pairs = pictures.open_pairs(small_config("l2", corpus), "train")
     assert paired is not None

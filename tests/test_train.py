@@ -198,6 +198,8 @@ def test_other_layouts_give_the_same_run(finished: Path, tmp_path: Path, layout:
     same = write_corpus(tmp_path / "c", {"train": 10, "val": 3}, layout="combined", size=(16, 32))
     if layout == "bare":
         (same / "corpus.json").unlink()
+        for manifest in same.glob("*/metadata.jsonl"):
+            manifest.unlink()
     out = train(same, tmp_path / "run")
     assert run.read_log(out) == run.read_log(finished)
 
