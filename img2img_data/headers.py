@@ -3,7 +3,7 @@
 A few dozen bytes decide here whether a file is a picture, which one, how large, and how it must be read, so
 that no decoder ever allocates for a lie, warns about a comment or expands a text chunk. Everything wrong
 raises ``Refused``. Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF
-6.0.
+6.0, binary PGM and PPM (netpbm).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from img2img_data.errors import Refused
+from img2img_data.orientation import Directory, png_text_orientation, tiff_orientation, xmp_orientation
 
 Alpha = Literal["none", "straight", "premultiplied"]
 
@@ -23,18 +24,21 @@ Alpha = Literal["none", "straight", "premultiplied"]
 class Header:
     """What is known before decoding.
 
-    ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``orientation`` is 1..8 as in EXIF;
+    ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``exif`` and ``xmp`` are the
+    orientations 1..8 that those blocks state, 0 where they do not;
     ``plain`` says that the file holds grey, RGB or RGBA samples as they are meant and nothing else: no
     metadata, profile, trailer. ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey
     level that stands for transparent. ``expand`` asks the decoder for BGR instead of the stored samples.
     ``data``, where not empty, is what the decoder gets instead of the file; ``needs`` is the least number of
-    bytes of a whole file.
+    bytes of a whole file; ``cut`` says how many bits OpenCV left of blue, green and red samples, without
+    filling up the rest. ``raster`` of a PGM or PPM: where the samples begin, samples a pixel, largest value.
     """
 
     format: str
     width: int = 0
     height: int = 0
-    orientation: int = 1
+    exif: int = 0
+    xmp: int = 0
     plain: bool = False
     alpha: Alpha = "none"
     clear: int | None = None
@@ -42,6 +46,13 @@ class Header:
     notes: set[str] = field(default_factory=set)
     data: bytes = b""
     needs: int = 0
+    cut: tuple[int, ...] = ()
+    raster: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def orientation(self) -> int:
+        """How the picture is turned, 1..8: by EXIF, else by XMP."""
+        return self.exif or self.xmp or 1
 
 
 SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
@@ -52,6 +63,8 @@ SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"BM", "bmp"),
     (b"II*\0", "tiff"),
     (b"MM\0*", "tiff"),
+    (b"P5", "pnm"),
+    (b"P6", "pnm"),
 )
 OTHER_PICTURES: Final = re.compile(
     rb"II\+\0|MM\0\+|II\xbc|8BPS|\x8aMNG|\x8bJNG|P[1-7][\s#]|P[Ff]\s|#\?RADIANCE|#\?RGBE|\0\0[\x01\x02]\0|\xff\x0a"
@@ -70,22 +83,13 @@ def header(data: bytes) -> Header:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return webp_header(data)
     if OTHER_PICTURES.match(data):
-        raise Refused("unsupported-format", "a picture, but not JPEG, PNG, WebP, GIF, BMP or TIFF")
+        raise Refused("unsupported-format", "a picture, but not JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM")
     raise Refused("not-an-image" if data else "empty")
-
-
-def tiff_orientation(block: bytes) -> int:
-    """Return the orientation 1..8 in a TIFF or EXIF block, with or without prefix; 1 if absent or broken."""
-    tiff = block.removeprefix(b"Exif\0\0")
-    try:
-        value = _Directory(tiff).number(274, 1)
-    except (Refused, struct.error):
-        return 1
-    return value if 1 <= value <= 8 else 1
 
 
 # ---- JPEG
 MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
+XMP_SEGMENT: Final = b"http://ns.adobe.com/xap/1.0/\0"
 AFTER_SCAN: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xc4\xda\xdb\xdd\xff]")
 MOST_MARKERS, MOST_SCANS = 10_000, 1_000
 
@@ -145,7 +149,9 @@ def _jpeg_frame(found: Header, frame: int, body: bytes) -> bool:
 def _jpeg_application(found: Header, marker: int, body: bytes) -> bool:
     """Take orientation and profile from an application segment; say whether it holds nothing to strip."""
     if marker == 0xE1 and body.startswith(b"Exif\0"):
-        found.orientation = tiff_orientation(body)
+        found.exif = found.exif or tiff_orientation(body)
+    elif marker == 0xE1 and body.startswith(XMP_SEGMENT):
+        found.xmp = found.xmp or xmp_orientation(body)
     elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0"):
         found.notes.add("profile")
     return (marker == 0xE0 and len(body) == 14 and body.startswith(b"JFIF\0")) or (
@@ -172,6 +178,7 @@ def jpeg_bare(data: bytes) -> bytes:
 # ---- PNG
 PNG_COLOURS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PNG_PIXELS: Final = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
+PNG_TEXTS: Final = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 PNG_HARMLESS: Final = frozenset((b"IHDR", b"IDAT", b"IEND", b"sRGB", b"pHYs"))
 
 
@@ -198,6 +205,9 @@ def png_header(data: bytes) -> Header:
     elif b"tRNS" in names and len(body[b"tRNS"]) == 2:
         level = int.from_bytes(body[b"tRNS"], "big") & (1 << depth) - 1
         found.clear = level if depth == 16 else level * 255 // ((1 << depth) - 1)
+    if not found.exif and names & PNG_TEXTS:
+        texts = (data[start + 4 : stop - 4] for name, start, stop in chunks if name in PNG_TEXTS)
+        found.exif, found.xmp = png_text_orientation(texts)
     found.notes |= {"grey"} if colour in (0, 4) else {"palette"} if colour == 3 else set()
     found.notes |= ({"profile"} if b"iCCP" in names else set()) | (
         {"first-frame"} if b"acTL" in names else set()
@@ -238,7 +248,9 @@ def webp_header(data: bytes) -> Header:
             first = name
             _webp_first(found, name, body)
         elif name == b"EXIF":
-            found.orientation = tiff_orientation(body)
+            found.exif = tiff_orientation(body)
+        elif name == b"XMP ":
+            found.xmp = xmp_orientation(body)
         at += 8 + length + length % 2
     found.plain = first in (b"VP8 ", b"VP8L") and at == len(data) == size
     return found
@@ -300,6 +312,8 @@ def bmp_header(data: bytes) -> Header:
         found.needs = offset + (width * bits + 31) // 32 * 4 * abs(height)
     if packing == 3 and bits == 32:
         _bmp_masks(found, length, data[54:70])
+    elif bits == 16:
+        found.cut = (5, 6, 5) if packing == 3 and data[58:62] == b"\xe0\x07\0\0" else (5, 5, 5)
     return found
 
 
@@ -312,38 +326,28 @@ def _bmp_masks(found: Header, length: int, masks: bytes) -> None:
 
 
 # ---- TIFF
-class _Directory:
-    """The first image directory of a TIFF block: tag > numbers. Nothing is followed beyond it."""
-
-    def __init__(self, block: bytes) -> None:
-        self.order: Literal["<", ">"] = "<" if block[:2] == b"II" else ">"
-        self.block = block
-        if block[:4] not in (b"II*\0", b"MM\0*"):
-            raise Refused("corrupt", "no TIFF block")
-        start = self._unpack("I", 4)[0]
-        self.entries: dict[int, tuple[int, int, int]] = {}
-        for i in range(self._unpack("H", start)[0]):
-            tag, kind, count = self._unpack("HHI", start + 2 + 12 * i)
-            self.entries.setdefault(tag, (kind, count, start + 10 + 12 * i))
-
-    def _unpack(self, layout: str, at: int) -> tuple[int, ...]:
-        return struct.unpack_from(self.order + layout, self.block, at)
-
-    def numbers(self, tag: int) -> tuple[int, ...]:
-        """Return the unsigned numbers of a tag, at most 16; none where it is missing or of another type."""
-        kind, count, at = self.entries.get(tag, (0, 0, 0))
-        letter = {1: "B", 3: "H", 4: "I"}.get(kind)
-        if letter is None or not count:
-            return ()
-        if count * struct.calcsize(letter) > 4:
-            at = self._unpack("I", at)[0]
-        return self._unpack(f"{min(count, 16)}{letter}", at)
-
-    def number(self, tag: int, default: int) -> int:
-        """Return the first number of a tag."""
-        return (self.numbers(tag) or (default,))[0]
-
-
+TIFF_UNREAD: Final = {
+    6: "old-style JPEG",
+    34712: "JPEG 2000",
+    34925: "LZMA",
+    50000: "Zstandard",
+    50001: "WebP",
+}
+TIFF_COLOURS: Final = {
+    -1: "of no stated colours",
+    0: "grey",
+    1: "grey",
+    2: "RGB",
+    3: "palette",
+    4: "mask",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIELAB",
+    9: "ICC Lab",
+    32803: "sensor mosaic",
+    34892: "linear raw",
+}
+TIFF_KINDS: Final = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 TIFF_COMPRESSIONS: Final = frozenset((1, 2, 3, 4, 5, 7, 8, 32773, 32946))
 
 
@@ -353,14 +357,15 @@ def tiff_header(data: bytes) -> Header:
     ``data`` of the result has its orientation tag set to 1: OpenCV turns TIFF in some versions and modes.
     """
     try:
-        tags = _Directory(data)
+        tags = Directory(data)
         found = Header("tiff", tags.number(256, 0), tags.number(257, 0), tiff_orientation(data))
         if tags.number(259, 1) not in TIFF_COMPRESSIONS:
-            raise Refused("unsupported-format", f"TIFF compression {tags.number(259, 1)}")
+            packed = TIFF_UNREAD.get(tags.number(259, 1), f"method {tags.number(259, 1)}")
+            raise Refused("unsupported-format", f"TIFF compressed by {packed}")
         _tiff_layout(found, tags)
-        more = tags._unpack("I", 4)[0]
-        count = tags._unpack("H", more)[0]
-        found.notes |= {"first-frame"} if tags._unpack("I", more + 2 + 12 * count)[0] else set()
+        more = tags.unpack("I", 4)[0]
+        count = tags.unpack("H", more)[0]
+        found.notes |= {"first-frame"} if tags.unpack("I", more + 2 + 12 * count)[0] else set()
     except struct.error:
         raise Refused("truncated", "the file ends before its directory") from None
     found.notes |= {"profile"} if 34675 in tags.entries else set()
@@ -372,7 +377,7 @@ def tiff_header(data: bytes) -> Header:
     return found
 
 
-def _tiff_layout(found: Header, tags: _Directory) -> None:
+def _tiff_layout(found: Header, tags: Directory) -> None:
     """Decide how the samples are read."""
     depths, kinds, photometric = (
         set(tags.numbers(258)) or {1},
@@ -381,14 +386,16 @@ def _tiff_layout(found: Header, tags: _Directory) -> None:
     )
     samples, extra = tags.number(277, len(tags.numbers(258)) or 1), tags.number(338, 2)
     depth = min(depths)
+    colours = TIFF_COLOURS.get(photometric, f"photometric interpretation {photometric}")
+    planes = ", stored plane by plane" if tags.number(284, 1) != 1 else ""
     if len(depths) > 1 or len(kinds) > 1 or (depth, *kinds) not in ((1, 1), (8, 1), (16, 1), (32, 3)):
-        raise Refused("unsupported-depth", f"{sorted(depths)} bits, sample format {sorted(kinds)}")
+        raise Refused("unsupported-depth", _tiff_samples(depths, kinds))
     if samples > 4 or photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 2 and samples < 3):
-        raise Refused("unsupported-format", f"photometric interpretation {photometric}, {samples} samples")
+        raise Refused("unsupported-format", f"TIFF, {colours}, {samples} samples a pixel")
     if depth > 8 and (tags.number(284, 1) != 1 or (photometric, samples) not in ((1, 1), (2, 3), (2, 4))):
         raise Refused(
             "unsupported-format",
-            f"{depth} bits in photometric interpretation {photometric}, {samples} samples",
+            f"TIFF, {colours}, {samples} samples a pixel of {depth} bits{planes}",
         )
     has_alpha = photometric == 2 and samples == 4 and extra in (1, 2)
     found.expand = depth <= 8 and not has_alpha
@@ -399,10 +406,40 @@ def _tiff_layout(found: Header, tags: _Directory) -> None:
     found.notes |= {0: {"grey"}, 1: {"grey"}, 3: {"palette"}, 5: {"cmyk"}}.get(photometric, set())
 
 
+def _tiff_samples(depths: set[int], kinds: set[int]) -> str:
+    what = " and ".join(TIFF_KINDS.get(kind, f"format {kind}") for kind in sorted(kinds))
+    return f"TIFF, {' and '.join(map(str, sorted(depths)))} bits a sample, {what}"
+
+
+# ---- PGM, PPM
+PNM: Final = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s")
+
+
+def pnm_header(data: bytes) -> Header:
+    """Take size and largest value from a binary netpbm header (https://netpbm.sourceforge.net/doc/ppm.html)."""
+    found = PNM.match(data, 0, 1 << 12)
+    if not found:
+        raise Refused("truncated" if len(data) < 9 else "not-an-image", "no header of a PGM or PPM")
+    width, height, largest = (int(number) for number in found.groups()[1:])
+    if not 0 < largest < 65536:
+        raise Refused("unsupported-depth", f"largest value {largest}")
+    samples = 1 if found[1] == b"5" else 3
+    needs = found.end() + width * height * samples * (2 if largest > 255 else 1)
+    return Header(
+        "pnm",
+        width,
+        height,
+        notes={"grey"} if samples == 1 else set(),
+        needs=needs,
+        raster=(found.end(), samples, largest),
+    )
+
+
 HEADERS: Final[dict[str, Callable[[bytes], Header]]] = {
     "jpeg": jpeg_header,
     "png": png_header,
     "gif": gif_header,
     "bmp": bmp_header,
     "tiff": tiff_header,
+    "pnm": pnm_header,
 }

@@ -6,7 +6,7 @@ cut, damaged or lying is refused, never half read. It comes out upright, opaque,
 clipped to 0..1, palettes and grey expanded, transparency composed on white, CMYK converted by the plain
 formula, the first frame taken of several; whatever was changed is noted. Embedded ICC profiles are *ignored*:
 the stored numbers are taken as sRGB and the picture is noted ("profile"). Orientation comes from EXIF or the
-TIFF tag, not from XMP. Metadata never passes on to an output. No path ever reaches OpenCV: it decodes from
+TIFF tag, else from XMP. Metadata never passes on to an output. No path ever reaches OpenCV: it decodes from
 memory, to memory. This module is the door to ``samples`` and ``framing`` too.
 """
 
@@ -40,7 +40,9 @@ from img2img_data.samples import (
     ReadPolicy,
     as_wanted,
     cielab,
+    filled,
     from_decoder,
+    from_raster,
     lab8_to_range,
     lab8_to_rgb,
     lab16_to_rgb,
@@ -119,7 +121,7 @@ class Picture:
     ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H x W grey,
     H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this picture and nothing else (upright; no
     profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be published unchanged.
-    ``format``: jpeg, png, webp, gif, bmp or tiff. ``notes``: sorted words of ``NOTES``.
+    ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words of ``NOTES``.
     """
 
     pixels: Pixels
@@ -210,8 +212,7 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> Picture:
     if found.format == "jpeg":
         pixels = _decode_jpeg(data, found)
     else:
-        raw = _decode_gif(data, found) if found.format == "gif" else _decode_opencv(found, data)
-        pixels = from_decoder(raw, found, policy)
+        pixels = from_decoder(_decode(data, found), found, policy)
     pixels = as_wanted(pixels, found, policy)
     if found.orientation != 1:
         pixels = upright(pixels, found.orientation)
@@ -230,6 +231,12 @@ def _check_size(found: Header, policy: ReadPolicy) -> None:
         raise Refused("too-small", f"{width} x {height}: longer than {policy.max_aspect:g} : 1")
 
 
+def _decode(data: bytes, found: Header) -> Pixels:
+    if found.format == "gif":
+        return _decode_gif(data, found)
+    return from_raster(data, found) if found.format == "pnm" else _decode_opencv(found, data)
+
+
 def _decode_jpeg(data: bytes, found: Header) -> Pixels:
     """Decode with every warning an error; only junk between header segments and bad profiles are cut out."""
     try:
@@ -246,7 +253,7 @@ def _decode_jpeg(data: bytes, found: Header) -> Pixels:
 
 
 def _jpeg_refusal(error: ValueError, data: bytes) -> Refused:
-    text = str(error)
+    text = str(error).removeprefix("tjDecompressHeader3(): ")
     if "remature end" in text or b"\xff\xd9" not in data:
         return Refused("truncated", text)
     return Refused("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
@@ -264,8 +271,8 @@ def _decode_opencv(found: Header, data: bytes) -> Pixels:
     if raw is None and "first-frame" in found.notes and not hasattr(cv2, "imreadanimation"):
         raise Refused("animated", "OpenCV before 4.11 reads no animated WebP")
     if raw is None or raw.shape[:2] != (found.height, found.width):
-        raise Refused("corrupt", "the decoder gave up")
-    return raw
+        raise Refused("corrupt", "the decoder gave up: its data or checksums are damaged")
+    return filled(raw, found.cut) if found.cut else raw
 
 
 def _decode_gif(data: bytes, found: Header) -> Pixels:
@@ -286,6 +293,8 @@ def _decode_gif(data: bytes, found: Header) -> Pixels:
             return cv2.cvtColor(np.asarray(picture.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
     except Refused:
         raise
+    except Image.DecompressionBombError:
+        raise Refused("too-many-pixels", "a frame larger than the screen") from None
     except Exception as error:
         raise Refused("truncated" if "truncated" in str(error) else "corrupt", str(error)[:200]) from None
 

@@ -19,7 +19,7 @@ CONVERTED: Final[dict[str, str]] = {
     "clipped": "float with samples outside 0..1, which were clipped",
     "widened": "8 bit and became 16 bit, multiplied by 257",
     "luma": "in colour and became grey; --channels rgb keeps that",
-    "alpha": "transparent, or could have been, and put on white; --alpha refuse lists what is",
+    "alpha": "stored with transparency and put on white; --alpha refuse lists what shows any",
     "profile": "tagged with an ICC profile, which was ignored",
 }
 """The notes of pictures that a summary counts, and what a person reads after "was" or "were"."""

@@ -8,6 +8,7 @@ picture without notes is exactly what its file holds.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -67,6 +68,23 @@ def from_decoder(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
         clear = None if found.clear is None else raw.reshape(raw.shape[:2]) == found.clear
         return pixels if clear is None else _clear_grey(pixels, clear, found, policy)
     return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if channels == 4 else cv2.COLOR_BGR2RGB)
+
+
+def from_raster(data: bytes, found: Header) -> Pixels:
+    """Return the samples of a PGM or PPM in BGR order, scaled to the whole range of 8 or 16 bit."""
+    start, samples, largest = found.raster
+    kind, top = (np.dtype("u1"), 255) if largest < 256 else (np.dtype(">u2"), 65535)
+    shape = (found.height, found.width, samples)
+    raw = np.frombuffer(data, kind, int(np.prod(shape)), start).reshape(shape)[..., ::-1]
+    if largest != top:
+        raw = (np.minimum(raw, largest).astype(np.uint32) * top + largest // 2) // largest
+    return np.ascontiguousarray(raw, np.uint8 if top == 255 else np.uint16)
+
+
+def filled(raw: Pixels, bits: Sequence[int]) -> Pixels:
+    """Fill up uint8 channels of which only the upper ``bits`` are there, so that white is white."""
+    low = [raw[..., channel] >> count for channel, count in enumerate(bits)]
+    return np.asarray(raw | np.stack(low, -1))
 
 
 def _from_float(raw: Pixels, found: Header) -> Pixels:

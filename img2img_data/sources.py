@@ -26,7 +26,8 @@ Refusal = tuple[str, str]
 """A key of ``errors.REASONS``, and a short free text."""
 
 PICTURE_EXTENSIONS: Final = frozenset(
-    b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm jp2 j2k avif heic heif jxl".split()
+    b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k avif heic heif jxl "
+    b"psd ico exr hdr".split()
 )
 """What a picture's name ends in, in any case. Not all are read; the others become refused rows."""
 

@@ -164,6 +164,7 @@ ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "gif": lambda a: saved(a, "GIF"),
     "bmp": lambda a: saved(a, "BMP"),
     "tiff": lambda a: saved(a, "TIFF"),
+    "ppm": lambda a: saved(a, "PPM"),
     "lzw tiff": lambda a: by_opencv(".tif", a[..., ::-1], cv2.IMWRITE_TIFF_COMPRESSION, 5),
 }
 
@@ -255,6 +256,53 @@ def test_an_invalid_orientation_means_none(orientation: int) -> None:
     assert picture.notes == ()
     broken = saved(quadrants(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 99)
     assert decode(broken).size == (32, 24)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description %s</x:xmpmeta>'
+
+
+def imagemagick(block: bytes) -> bytes:
+    """EXIF as ImageMagick writes it into a PNG text."""
+    return b"\nexif\n%8d\n" % len(block) + block.hex().encode() + b"\n"
+
+
+TURNED: dict[str, Callable[[Any], bytes]] = {
+    "jpeg": lambda a: saved(a, "JPEG", quality=95, subsampling=0, xmp=XMP % b'tiff:Orientation="6"/>'),
+    "webp": lambda a: saved(a, "WEBP", lossless=True, xmp=XMP % b"><tiff:Orientation>6</tiff:Orientation>"),
+    "png": lambda a: with_text(a, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP % b"tiff:Orientation='6'/>"),
+    "packed png": lambda a: with_text(
+        a, b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP % b'tiff:Orientation = "6"/>')
+    ),
+    "text": lambda a: with_text(a, b"tEXt", b"Raw profile type exif\0" + imagemagick(exif(6))),
+    "packed text": lambda a: with_text(
+        a, b"zTXt", b"Raw profile type APP1\0\0" + zlib.compress(imagemagick(exif(6, ">")))
+    ),
+}
+
+
+def with_text(pixels: Any, name: bytes, body: bytes) -> bytes:
+    data = saved(pixels, "PNG")
+    return data[:33] + chunk(name, body) + data[33:]
+
+
+@pytest.mark.parametrize("where", TURNED)
+def test_orientation_counts_wherever_programs_write_it(where: str) -> None:
+    picture = decode(TURNED[where](np.ascontiguousarray(UPRIGHT[6](quadrants()))))
+    assert picture.size == (32, 24)
+    assert np.abs(picture.pixels.astype(int) - quadrants()).max() < 30
+    assert picture.notes == ("orientation",)
+
+
+def test_exif_goes_before_xmp_and_broken_texts_mean_nothing() -> None:
+    xmp = XMP % b'tiff:Orientation="6"/>'
+    assert decode(saved(quadrants(), "JPEG", xmp=xmp, exif=exif(1))).size == (32, 24)
+    for body in (
+        b"\0\0not deflate",
+        b"",
+        b"\0\0" + zlib.compress(bytes(1 << 24)),
+        b"\0\0" + zlib.compress(b"\nexif\n 9\nf0f"),
+    ):
+        assert decode(with_text(quadrants(), b"zTXt", b"Raw profile type exif" + body)).size == (32, 24)
 
 
 def test_prefixed_exif_of_webp_counts() -> None:
@@ -349,6 +397,44 @@ def test_float_samples_are_clipped_and_must_be_finite() -> None:
         ramp[0, 0, 0] = bad
         assert reason_of(lambda: decode(tiff(ramp))) == "non-finite"
     assert reason_of(lambda: decode(tiff(ramp.astype(np.float64)))) == "unsupported-depth"
+
+
+@pytest.mark.parametrize("largest", [1, 100, 255, 1023, 4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pgm_and_ppm_use_the_whole_range(channels: int, largest: int) -> None:
+    wide = largest > 255
+    levels = np.random.default_rng(0).integers(0, largest + 1, (9, 7, channels))
+    levels[0, 0], levels[0, 1] = 0, largest
+    head = f"P{5 if channels == 1 else 6} # made by hand\n7\t9 {largest}\n".encode()
+    data = head + levels.astype(">u2" if wide else "u1").tobytes()
+    picture = decode(data, ReadPolicy(depth="keep", channels="keep"))
+    top = 65535 if wide else 255
+    assert np.array_equal(picture.pixels, np.floor(levels.squeeze() * top / largest + 0.5))
+    assert picture.pixels.dtype == (np.uint16 if wide else np.uint8)
+    assert decode(data).pixels.shape == (9, 7, 3)
+    assert reason_of(lambda: decode(data[:-1])) == "truncated"
+    assert reason_of(lambda: decode(head.replace(b"7", b"99999999"))) == "too-many-pixels"
+
+
+@pytest.mark.parametrize("green", [5, 6])
+def test_white_is_white_in_a_16_bit_bmp(green: int) -> None:
+    levels = np.indices((4, 8)).sum(0)
+    red, blue = levels * 31 // 10, 31 - levels * 31 // 10
+    both = (red << (5 + green) | (levels * ((1 << green) - 1) // 10) << 5 | blue).astype("<u2")
+    masks = (
+        struct.pack("<III", 0xF800, 0x7E0, 0x1F) if green == 6 else struct.pack("<III", 0x7C00, 0x3E0, 0x1F)
+    )
+    head = struct.pack("<IiiHHIIiiII", 40, 8, -4, 1, 16, 3, both.nbytes, 0, 0, 0, 0) + masks
+    data = (
+        b"BM"
+        + struct.pack("<IHHI", 14 + len(head) + both.nbytes, 0, 0, 14 + len(head))
+        + head
+        + both.tobytes()
+    )
+    wanted = np.dstack(
+        [red * 255 / 31, (levels * ((1 << green) - 1) // 10) * 255 / ((1 << green) - 1), blue * 255 / 31]
+    )
+    assert np.abs(decode(data).pixels - wanted).max() <= 1
 
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])

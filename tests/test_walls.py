@@ -14,7 +14,8 @@ DOORS = {"corpus", "images", "degradations", "fields", "errors", "yamlfile"}
 DATA_LEVELS = [
     {"errors"},
     {"fields", "yamlfile"},
-    {"headers", "framing", "matfile", "png", "archives"},
+    {"framing", "matfile", "orientation", "png", "archives"},
+    {"headers"},
     {"samples"},
     {"images", "degradations"},
     {"corpus", "alignment", "tags", "sources", "layouts"},
