@@ -65,6 +65,9 @@ class Shift(NamedTuple):
     y: float
     doubt: float
 
+    def __str__(self) -> str:
+        return f"{self.length:.1f} pixels apart: {self.x:+.1f} to the right, {self.y:+.1f} down"
+
     @property
     def length(self) -> float:
         """The way in pixels."""
@@ -77,7 +80,7 @@ class Shift(NamedTuple):
 
 
 def measure_shift(first: NDArray[Any], second: NDArray[Any]) -> Shift:
-    """Measure the shift between two pictures of one size, H x W or H x W x 3, uint8 or uint16.
+    """Measure the shift between two pictures of one size, H x W, H x W x 3 or RGBA, uint8 or uint16.
 
     Takes 3 ms at 250 x 200 pixels. ``ValueError`` when the sizes differ.
     """
@@ -109,7 +112,7 @@ def _scaled(pixels: NDArray[Any], scale: float) -> NDArray[Any]:
 
 def _spectrum(pixels: NDArray[Any]) -> Plane:
     """Return the Fourier transform, H x W x 2, of a picture's edges under a Hann window."""
-    grey = pixels if pixels.ndim == 2 else images.luminance(pixels)
+    grey = pixels if pixels.ndim == 2 else images.luminance(pixels[..., :3])
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
     along_x, along_y = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     strength = np.maximum(cv2.magnitude(along_x, along_y), np.float32(1e-6))

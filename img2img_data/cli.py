@@ -323,18 +323,29 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, dry_run: bool) -> Non
 @group.command(short_help="Check a corpus file by file.")
 @click.argument("corpus", type=FOLDER)
 @click.option("--quick", is_flag=True, help="compare names only, read no picture")
-def verify(corpus: Path, quick: bool) -> None:
+@click.option(
+    "--max-shift",
+    type=click.FloatRange(min=0, min_open=True),
+    help="also measure each pair, list those whose halves lie further apart, pixels",
+)
+def verify(corpus: Path, quick: bool, max_shift: float | None) -> None:
     """Re-read CORPUS and list what is missing, extra, unreadable, changed, of another size, or in two splits.
 
     \b
     Example:
       img2img-data verify corpora/gaussian
+      img2img-data verify corpora/cuhk --max-shift 3
     """
     from img2img_data.progress import progress_of
     from img2img_data.verify import verify_corpus
 
     with progress_of("verify") as show:
         found = verify_corpus(corpus, show, quick)
+    if max_shift is not None:
+        from img2img_data.audit import misaligned_pairs
+
+        with progress_of("measure") as show:
+            found.problems += misaligned_pairs(corpus, max_shift, show)
     for line in found.lines():
         click.echo(line)
     sys.exit(1 if found.problems else 0)

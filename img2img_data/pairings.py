@@ -127,8 +127,7 @@ class Combine(Pairing):
         if not shift.believed:
             return {"shift_doubt": shift.doubt}
         if self.max_shift is not None and shift.length > self.max_shift:
-            detail = f"{shift.length:.1f} pixels apart: {shift.x:+.1f} to the right, {shift.y:+.1f} down"
-            raise Refused("misaligned", detail)
+            raise Refused("misaligned", str(shift))
         return {"shift_x": shift.x, "shift_y": shift.y, "shift_doubt": shift.doubt}
 
 

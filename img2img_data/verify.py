@@ -30,6 +30,7 @@ PROBLEMS: Final = {
     "changed": "other bytes than when it was built",
     "size": "another size than the manifest says",
     "samples": "another depth or number of channels than corpus.json says",
+    "misaligned": "its halves lie further apart than --max-shift",
     "two-splits": "the same source, or the same group, in two splits",
     "twice": "named twice by the manifest",
 }

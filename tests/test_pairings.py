@@ -59,19 +59,35 @@ def sources(pairing: Pairing, dtype: type = np.uint8, height: int = 33, width: i
 def test_both_halves_have_one_size_and_the_sources_stay(
     pairing: Pairing, dtype: type, shape: tuple[int, int]
 ) -> None:
-    if dtype is np.uint16 and pairing.colour == "lab":
-        pytest.skip("takes 8 bits")
     pictures = sources(pairing, dtype, *shape)
     before = [p.copy() for p in pictures]
     made = pairing.make(pictures, np.random.default_rng(0))
     for half in made[:2]:
         assert half.shape[:2] == shape
         assert half.ndim == 2 or half.shape[2] == 3
-        assert pairing.colour == "lab" or half.dtype == dtype
+        assert half.dtype == dtype
     for old, new in zip(before, pictures, strict=True):
         assert (old == new).all(), "a source was written to"
     json.dumps([made.drawn, made.measured], allow_nan=False)
     assert all(isinstance(v, int | float) for v in made.measured.values())
+
+
+IN_CHANNELS = {
+    "rgb": lambda p: p,
+    "grey": lambda p: p[..., 1].copy(),
+    "rgba": lambda p: np.dstack([p, p[..., 1]]),
+}
+
+
+@pytest.mark.parametrize("pairing", CASES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_channels_and_depth_are_those_it_takes(pairing: Pairing, dtype: type) -> None:
+    for channels in pairing.takes:
+        pictures = [IN_CHANNELS[channels](p) for p in sources(pairing, dtype)]
+        made = pairing.make(pictures, np.random.default_rng(0))
+        assert made.target.dtype == made.input.dtype == dtype
+        assert made.target.ndim == pictures[0].ndim
+        assert made.input.ndim == (2 if pairing.plane or channels == "grey" else 3)
 
 
 @pytest.mark.parametrize("pairing", CASES)
@@ -255,5 +271,9 @@ def test_pairs_apart_are_refused_and_the_others_tell_their_shift(tmp_path: Path)
         "shift_y": pytest.approx(0, abs=0.25),
         "shift_doubt": pytest.approx(0.1, abs=0.2),
     }
+    run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "all", "--layout", "folders")
+    assert "nothing wrong" in run("verify", tmp_path / "all", "--max-shift", 8)
+    said = run("verify", tmp_path / "all", "--max-shift", 2, code=1)
+    assert "misaligned  train/bad  5.0 pixels apart: +5.0 to the right, +0.0 down" in said
     with pytest.raises(Refused):
         Combine(max_shift=2).make([textured(4), moved(textured(4), 0, -3)], None)

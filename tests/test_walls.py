@@ -22,7 +22,7 @@ DATA_LEVELS = [
     {"splits"},
     {"outcome", "filters", "matching", "pairings", "settings"},
     {"histogram"},
-    {"plan", "folder", "workers", "survey", "sample", "verify"},
+    {"plan", "folder", "workers", "survey", "sample", "audit", "verify"},
     {"manifests", "show"},
     {"cluster"},
     {"engine"},
