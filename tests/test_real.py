@@ -82,3 +82,36 @@ def test_resize_at_64_goes_through_16(real_data: Path, tmp_path: Path) -> None:
     small = cv2.resize(target.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
     assert target.shape == (64, 64, 3)
     assert np.abs(cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR) - made).max() <= 0.51
+
+
+def pairs_of(kind: str, real_data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    from img2img_data import images
+
+    if kind == "photo and sketch":
+        photos = sorted((real_data / "cuhk" / "Training photo").iterdir())[::9]
+        folder = real_data / "cuhk" / "Training sketch"
+        names = [folder / f"{p.name[0].upper()}2{p.stem[1:]}-sz1.jpg" for p in photos]
+        return [(images.read(a).pixels, images.read(b).pixels) for a, b in zip(photos, names, strict=True)]
+    facades = [images.read(p).pixels for p in sorted((real_data / "facades" / "val").iterdir())[::10]]
+    if kind == "photo and labels":
+        return [(both[:, :256], both[:, 256:]) for both in facades]
+    return [(cv2.GaussianBlur(both[:, :256], (0, 0), 3), both[:, :256]) for both in facades]
+
+
+@pytest.mark.parametrize("kind", ["photo and sketch", "photo and labels", "blurred and sharp"])
+def test_a_shift_planted_in_real_pairs_is_found(kind: str, real_data: Path) -> None:
+    from img2img_data.alignment import measure_shift
+
+    off, believed = [], 0
+    for first, second in pairs_of(kind, real_data):
+        inner = np.ascontiguousarray(first[8:-8, 8:-8])
+        own = measure_shift(inner, np.ascontiguousarray(second[8:-8, 8:-8]))
+        for x, y in ((0.5, 0), (0, -1.5), (4, 0), (-2.25, 3.75)):
+            matrix = np.float32([[1, 0, x], [0, 1, y]])
+            planted = cv2.warpAffine(second, matrix, second.shape[1::-1], flags=cv2.INTER_CUBIC)
+            found = measure_shift(inner, np.ascontiguousarray(planted[8:-8, 8:-8]))
+            off.append(np.hypot(found.x - own.x - x, found.y - own.y - y))
+            believed += found.believed
+    assert np.median(off) <= 0.1
+    assert np.mean(np.array(off) <= 0.25) >= 0.95
+    assert believed >= 0.9 * len(off)
