@@ -30,6 +30,7 @@ from img2img_data.engine import Progress
 from img2img_data.errors import Img2ImgError, UsageError, printable
 from img2img_data.fields import Place, build_model, did_you_mean, takes_text
 from img2img_data.outcome import Report
+from img2img_data.packing import INDEX_FILE
 from img2img_data.selection import PAGE
 from img2img_data.steps import STEPS, check_settings, run_step
 from img2img_data.yamlfile import Document, read_yaml
@@ -37,7 +38,7 @@ from img2img_data.yamlfile import Document, read_yaml
 Say = Callable[[str], None]
 RunStep = Callable[[Progress, Say], tuple[Report, int]]
 
-PAGES: Final = (CORPUS_FILE, PAGE)
+PAGES: Final = (CORPUS_FILE, PAGE, INDEX_FILE)
 """What a step's folder holds once it is complete: one of these."""
 SHOWN_LINES: Final = 12
 """Of a step's lines in a dry run: the first few and the last few, when there are more than twice as many."""

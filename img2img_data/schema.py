@@ -113,6 +113,8 @@ _PATHS: Final[Mapping[str, str]] = {
     "targets": "folder of the targets, B",
     "a": "folder of domain A",
     "b": "folder of domain B",
+    "corpus": "folder of the corpus",
+    "shards": "folder of the shards",
     "wiki_crop": "folder that holds wiki.mat, or the .mat file",
 }
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data import images
 from img2img_data.corpus import REJECTED_FILE, Corpus, Pair, open_corpus, write_atomically
-from img2img_data.errors import REASONS, printable
+from img2img_data.errors import REASONS, UsageError, printable
+from img2img_data.folder import writing_to
 from img2img_data.histogram import Bars, Spread, Words, draw_spread, draw_words, number
 from img2img_data.survey import Entry, Survey, check_split, flat, is_number, survey_corpus, text_of
 
@@ -89,6 +90,8 @@ def write_show(
     """
     opened = open_corpus(corpus, rows=False)
     page = out or opened.root / "show.html"
+    if page.is_dir():
+        raise UsageError("file", page, "is a folder", "name the page itself, as in page.html")
     splits = check_split(opened, split)
     survey, entries = survey_corpus(opened, splits, max(EXAMINED, limit), seed)
     if opened.kind == "paired":
@@ -110,8 +113,9 @@ def write_show(
         shown_how=how,
         recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page, text.encode("utf-8", "backslashreplace"), page.with_name(f".{page.name}.tmp"))
+    with writing_to(page):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(page, text.encode("utf-8", "backslashreplace"), page.with_name(f".{page.name}.tmp"))
     return page
 
 

@@ -29,6 +29,8 @@ from img2img_data.histogram import Spread, Words
 NAMES: Final = 200
 """Different parameters, measured values or tags that are looked at; rows are not ours to trust."""
 
+LARGEST: Final = 1e100
+
 Row = Mapping[str, Any]
 CounterT = TypeVar("CounterT", Spread, Words)
 
@@ -181,8 +183,8 @@ def flat(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_number(value: object) -> bool:
-    """Tell numbers from all else, yes and no too."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Tell numbers that can be drawn from all else: yes and no, NaN, and what no one measures."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def text_of(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from conftest import write_photos
 from img2img_data.corpus import read_rows
 from img2img_data.degradations import DEGRADATIONS
 from img2img_data.errors import UsageError
-from img2img_data.recipe import load_recipe
+from img2img_data.recipe import forecast_recipe, load_recipe
 from img2img_data.schema import schema_of
 from img2img_data.steps import STEPS, run_step
 from img2img_data.yamlfile import read_yaml
@@ -86,8 +87,6 @@ def refusal_of(path: Path) -> str:
 
 @pytest.mark.parametrize("name", [*WRONG, *BROKEN])
 def test_a_mistake_is_one_line_that_says_where(tmp_path: Path, name: str) -> None:
-    import re
-
     text, said = (WRONG | BROKEN)[name]
     line = refusal_of(written(tmp_path, text))
     assert re.search(said, line), line
@@ -278,6 +277,21 @@ def test_dry_run_tells_unfinished_and_foreign_folders(tmp_path: Path) -> None:
     img2img("build", "r.yaml", cwd=tmp_path)
     written(tmp_path, PLAIN.replace("2}", "3}"))
     assert "another recipe (sigma differ)" in img2img("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+
+
+def test_dry_run_tells_how_far_an_unfinished_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photos(tmp_path / "photos", 200)
+    (step,) = load_recipe(written(tmp_path, PLAIN))
+    monkeypatch.chdir(tmp_path)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        step.run({"jobs": 1})(stop, lambda line: None)
+    said: list[str] = []
+    assert forecast_recipe([step], {"jobs": 1}, said.append) == 0
+    assert re.search(r"'corpus' is unfinished, \d+ sources done: would go on", "\n".join(said))
 
 
 def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:

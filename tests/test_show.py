@@ -17,7 +17,7 @@ from small_corpus import EVIL, write_corpus, write_domains
 
 from img2img_data import images
 from img2img_data.corpus import open_corpus, read_rows
-from img2img_data.errors import CorpusError
+from img2img_data.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.histogram import Spread, draw_spread
 from img2img_data.show import write_show
 from img2img_data.survey import survey_corpus
@@ -153,6 +153,33 @@ def test_a_sample_is_even_and_every_split_has_its_part(tmp_path: Path) -> None:
     assert min(quarters) > 25
 
 
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 1})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a folder"):
+        write_show(corpus, tmp_path)
+    with pytest.raises(Img2ImgError, match="cannot write"):
+        write_show(corpus, tmp_path / "file" / "page.html")
+
+
+def test_rows_of_strangers_break_nothing(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 6})
+    path = corpus / "train" / "metadata.jsonl"
+    rows = read_rows(path)
+    strange = [
+        {"tags": [1, {"a": None}], "drawn": 7, "measured": "x", "width": "a", "kind": {"a": 1}},
+        {"drawn": {"sigma": 10**400, "a": [[[1.5]]]}, "tags": {"a": 10**400}, "source": 5, "key": 5},
+        {"drawn": {"sigma": float("nan"), "\u202e": "\ud800"}, "measured": {"m": float("inf")}},
+        {"drawn": {"sigma": 1e308}, "measured": {"m": -1e308}, "width": 10**400, "height": -1},
+        {"drawn": {f"p{n}": n for n in range(1000)}, "tags": {str(n): "x" for n in range(1000)}},
+    ]
+    fakes = [{**row, **odd} for row, odd in zip(rows, strange, strict=False)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*fakes, rows[5]]))
+    page = write_show(corpus).read_text("utf-8")
+    check_self_contained(page)
+    assert len(cards(page)) == 6
+
+
 def test_many_tags_are_searched_and_few_are_chosen(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 20})
     path = corpus / "train" / "metadata.jsonl"
@@ -176,9 +203,10 @@ STORED = {
 }
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("name", STORED)
-def test_pictures_of_any_depth_are_shown(tmp_path: Path, name: str) -> None:
-    corpus = write_corpus(tmp_path / "c", {"train": 1}, size=(24, 20))
+def test_pictures_of_any_depth_are_shown(tmp_path: Path, name: str, bits: int) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 1}, size=(24, 20), info={"bits": bits})
     data = cv2.imencode(".png", STORED[name])[1].tobytes()
     for side in ("input", "target"):
         (corpus / "train" / side / "000.png").write_bytes(data)
