@@ -33,6 +33,7 @@ from img2img_data.errors import Refused
 from img2img_data.framing import Fit, fit, upright
 from img2img_data.headers import Header, header, jpeg_bare
 from img2img_data.png import encode_png
+from img2img_data.profiles import icc_profile, with_profile
 from img2img_data.samples import (
     COUNT,
     Channels,
@@ -72,6 +73,7 @@ __all__ = [
     "decode",
     "encode",
     "fit",
+    "icc_profile",
     "lab16_to_rgb",
     "lab16_to_rgb16",
     "lab8_to_range",
@@ -328,21 +330,24 @@ def _silent_stderr() -> Iterator[None]:
 
 
 # ---- encoding
-def encode(pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int = 95) -> bytes:
+def encode(
+    pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int = 95, profile: bytes = b""
+) -> bytes:
     """Return a file holding ``pixels``: H x W grey or H x W x 3 RGB uint8; PNG also uint16 and RGBA.
 
     PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4). WebP is
-    lossless at 100. Raises ``ValueError`` where the format cannot hold the array.
+    lossless at 100. ``profile``: an ICC profile to embed; WebP files go without. Raises ``ValueError`` where
+    the format cannot hold the array.
     """
     if format == "png":
-        return encode_png(pixels)
+        return encode_png(pixels, profile)
     if pixels.dtype != np.uint8:
         raise ValueError(f"{format} holds 8 bits a sample, not {pixels.dtype}")
     grey = pixels.ndim == 2
     if format == "jpg":
         pixels = np.ascontiguousarray(pixels[..., None] if grey else pixels)
         colours: tuple[str, str] = ("GRAY", "Gray") if grey else ("RGB", "444")
-        return bytes(simplejpeg.encode_jpeg(pixels, quality, *colours))
+        return with_profile(bytes(simplejpeg.encode_jpeg(pixels, quality, *colours)), profile)
     ordered = pixels if grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(
         ".webp", ordered, [cv2.IMWRITE_WEBP_QUALITY, quality if quality < 100 else 101]

@@ -25,10 +25,11 @@ PROBE_ROWS: Final = 16
 SUB_HANDICAP: Final = 0.8
 
 
-def encode_png(pixels: NDArray[Any]) -> bytes:
+def encode_png(pixels: NDArray[Any], profile: bytes = b"") -> bytes:
     """Return the PNG file of an H x W or H x W x C picture, C 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
 
-    Samples are uint8 or uint16 over their whole range. Raises ``ValueError`` for any other array.
+    Samples are uint8 or uint16 over their whole range. ``profile``: an ICC profile to embed. Raises
+    ``ValueError`` for any other array.
     """
     height, width, *rest = pixels.shape
     channels = rest[0] if rest else 1
@@ -45,7 +46,8 @@ def encode_png(pixels: NDArray[Any]) -> bytes:
     )
     head = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, COLOUR_TYPES[channels], 0, 0, 0)
     body = deflate.zlib_compress(_filtered(samples, step), LEVEL)
-    return b"".join((SIGNATURE, *_chunk(b"IHDR", head), *_chunk(b"IDAT", body), END))
+    colour = _chunk(b"iCCP", b"ICC profile\0\0" + deflate.zlib_compress(profile, LEVEL)) if profile else ()
+    return b"".join((SIGNATURE, *_chunk(b"IHDR", head), *colour, *_chunk(b"IDAT", body), END))
 
 
 def _filtered(samples: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:

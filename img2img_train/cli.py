@@ -256,7 +256,13 @@ def _following(display: Display, title: str = "scoring") -> Callable[[int, int, 
     return follow
 
 
-@group.command()
+def _translate_models() -> Sequence[type[BaseModel]]:
+    from img2img_train.translate import TranslateSettings
+
+    return (TranslateSettings,)
+
+
+@group.command(cls=ModelCommand, models=_translate_models)
 @click.argument("model", type=PATH)
 @click.argument("pictures", type=PATH)
 @click.argument("out", type=PATH)
@@ -269,30 +275,76 @@ def _following(display: Display, title: str = "scoring") -> Callable[[int, int, 
 @click.option(
     "--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share that may be refused"
 )
+@click.option("--dry-run", is_flag=True, help="say how many pictures there are, write nothing")
 def translate(
-    model: Path, pictures: Path, out: Path, device: str, direction: str | None, max_bad: float
+    model: Path,
+    pictures: Path,
+    out: Path,
+    device: str,
+    direction: str | None,
+    max_bad: float,
+    dry_run: bool,
+    settings: dict[str, object],
 ) -> None:
-    """Restore PICTURES (a folder or a file, any sizes) by MODEL (a run or a checkpoint) into OUT, as PNG.
+    """Restore PICTURES by MODEL (a run or a checkpoint) into the folder OUT.
+
+    PICTURES is a folder, a file, a pattern in quotes, or - for one picture on standard input; OUT may also
+    be the name of one picture, or - for standard output. Pictures may be of any size: they pass the network
+    in blended tiles. Transparency, 16 bits, grey and ICC profiles are kept. Given again, the command goes on
+    where it was.
 
     \b
     Example:
       img2img-train translate runs/l2 photos/ restored/
+      img2img-train translate runs/l2 'photos/**/*.jpg' restored/ --tile 1024
+      img2img-train translate runs/l2 blurred.jpg restored.png
       img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
     """
+    from img2img_data.fields import build_model
     from img2img_train.display import Display
     from img2img_train.run import load_generator
-    from img2img_train.translate import list_pictures
+    from img2img_train.translate import (
+        FORMATS,
+        STANDARD,
+        TranslateSettings,
+        is_one_file,
+        list_pictures,
+        translate_file,
+    )
     from img2img_train.translate import translate as restore
 
-    loaded, total = load_generator(model, device, direction), len(list_pictures(pictures)[1])
+    chosen = build_model(TranslateSettings, settings)
+    if str(pictures) == STANDARD or is_one_file(pictures, out):
+        if "format" not in settings and out.suffix.lower() in FORMATS:
+            chosen = chosen.model_copy(update={"format": FORMATS[out.suffix.lower()]})
+        data = sys.stdin.buffer.read() if str(pictures) == STANDARD else pictures.read_bytes()
+        made = translate_file(load_generator(model, device, direction), data, str(pictures), chosen)
+        _write_one(out, made)
+        return
+    total = len(list_pictures(pictures)[1])
+    if dry_run:
+        click.echo(f"would restore {total:,} pictures into '{printable(str(out))}'; nothing was written")
+        return
+    loaded = load_generator(model, device, direction)
     with Display() as display:
         display.begin("restoring", total)
-        done = restore(loaded, pictures, out, lambda number, _: display.advance(number))
-    click.echo(f"restored {done.kept:,} of {total:,} pictures into '{printable(str(out))}'")
+        done = restore(loaded, pictures, out, lambda number, _: display.advance(number), chosen)
+    there = f", {done.already:,} of them already there" if done.already else ""
+    click.echo(f"restored {done.kept:,} of {total:,} pictures into '{printable(str(out))}'{there}")
     for reason, count in done.refused.most_common():
         click.echo(f"  refused {count:,}: {reason} (rows in {printable(str(out / 'rejected.jsonl'))})")
     if done.refused.total() > max_bad * total:
         sys.exit(1)
+
+
+def _write_one(out: Path, data: bytes) -> None:
+    from img2img_data.corpus import write_atomically
+
+    if str(out) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, data, out.with_name(f".{out.name}.tmp"))
 
 
 @group.command()

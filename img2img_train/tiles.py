@@ -30,18 +30,19 @@ BLENDED: Final = 0.25
 class Tiling:
     """How a picture is cut: side of a tile and overlap of two, pixels, brought up to a ``multiple``.
 
-    ``batch`` tiles go through the network at a time.
+    ``batch`` tiles go through the network at a time; none is smaller than ``smallest`` pixels.
     """
 
     tile: int = 512
     overlap: int = 128
     multiple: int = 1
     batch: int = 1
+    smallest: int = 1
 
     @property
     def side(self) -> int:
         """The side of a tile, at least twice the overlap so that every tile has a middle of its own."""
-        return _up(max(self.tile, 2 * self.shared), self.multiple)
+        return _up(max(self.tile, 2 * self.shared, self.smallest), self.multiple)
 
     @property
     def shared(self) -> int:
@@ -50,14 +51,14 @@ class Tiling:
 
     def starts(self, length: int) -> list[int]:
         """Return where tiles begin along a side of ``length`` pixels; one tile where it fits."""
-        end = _up(length, self.multiple)
+        end = _up(max(length, self.smallest), self.multiple)
         if end <= self.side:
             return [0]
         return [*range(0, end - self.side, self.side - self.shared), end - self.side]
 
     def size(self, length: int) -> int:
         """Return the pixels of a tile along a side: ``side``, or less where one tile holds it all."""
-        return min(self.side, _up(length, self.multiple))
+        return min(self.side, _up(max(length, self.smallest), self.multiple))
 
     def weights(self, length: int) -> NDArray[np.float32]:
         """Return the weights of tiles along a side: tiles x size; at each pixel they sum to 1."""

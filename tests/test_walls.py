@@ -14,7 +14,7 @@ DOORS = {"corpus", "images", "degradations", "fields", "errors", "yamlfile"}
 DATA_LEVELS = [
     {"errors"},
     {"fields", "yamlfile"},
-    {"framing", "matfile", "orientation", "png", "archives"},
+    {"framing", "matfile", "orientation", "png", "profiles", "archives"},
     {"headers"},
     {"samples"},
     {"images", "degradations"},

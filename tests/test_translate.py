@@ -1,0 +1,137 @@
+"""What a picture has beside its colours comes through: size, transparency, depth, grey, profile, turning."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_photo, write_photos
+
+torch = pytest.importorskip("torch")
+
+from PIL import Image, ImageCms  # noqa: E402
+
+from img2img_data import images  # noqa: E402
+from img2img_data.errors import UsageError  # noqa: E402
+from img2img_train.config import RunConfig  # noqa: E402
+from img2img_train.networks import NetworkSpec  # noqa: E402
+from img2img_train.run import LoadedModel  # noqa: E402
+from img2img_train.translate import (  # noqa: E402
+    TranslateSettings,
+    is_one_file,
+    list_pictures,
+    translate,
+    translate_bytes,
+)
+
+TILED = TranslateSettings(tile=32, overlap=16)
+KEEP = images.ReadPolicy(depth="keep", channels="keep")
+
+
+class Negative(torch.nn.Module):
+    """What it does to a pixel is known, whatever the tile."""
+
+    def forward(self, x: Any) -> Any:
+        return -x
+
+
+@pytest.fixture
+def negative(tmp_path: Path) -> LoadedModel:
+    (tmp_path / "model").write_bytes(b"negative")
+    spec, config = NetworkSpec(name="autoencoder"), RunConfig(corpora=("c",), out="run")
+    cpu = torch.device("cpu")
+    return LoadedModel(Negative(), spec, "rgb", (-1, 1), 0, config, cpu, tmp_path / "model")
+
+
+def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
+    made = translate_bytes(model, data, TILED.model_copy(update=settings))
+    return images.decode(made, KEEP).pixels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["grey", "rgb", "rgba"])
+def test_depth_channels_and_transparency_come_through(kind: str, dtype: type, negative: LoadedModel) -> None:
+    photo = make_photo(1, 75, 41).astype(dtype) * (257 if dtype is np.uint16 else 1)
+    alpha = make_photo(2, 75, 41).astype(dtype)[..., 0]
+    given = {"grey": photo[..., 0].copy(), "rgb": photo, "rgba": np.dstack([photo, alpha])}[kind]
+    got = translated(negative, images.encode(given, "png"))
+    assert (got.shape, got.dtype) == (given.shape, given.dtype)
+    colours = given[..., :3] if kind == "rgba" else given
+    made = got[..., :3] if kind == "rgba" else got
+    assert np.abs(made.astype(int) - (np.iinfo(dtype).max - colours)).max() <= (kind == "grey")
+    assert kind != "rgba" or (got[..., 3] == alpha).all()
+
+
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_the_colour_profile_stays_and_the_picture_is_turned(format: str, negative: LoadedModel) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(make_photo(3, 40, 24)).save(file, "JPEG", exif=exif, icc_profile=profile)
+    made = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format))
+    with Image.open(io.BytesIO(made)) as picture:
+        assert picture.size == (24, 40)
+        assert picture.info["icc_profile"] == profile
+        assert 0x0112 not in picture.getexif()
+
+
+def test_a_rerun_does_only_what_is_missing(negative: LoadedModel, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 4, 20, 20)
+    (tmp_path / "in" / "bad.png").write_text("no picture")
+    first = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())}
+    assert (first.kept, first.already, first.refused) == (4, 0, {"not-an-image": 1})
+    (tmp_path / "out" / "002.png").write_bytes(b"torn")
+    second = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
+    assert (second.kept, second.already) == (4, 3)
+    after = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())}
+    assert {n: b for n, (b, _) in after.items()} == {n: b for n, (b, _) in before.items()}
+    assert [n for n in after if n.endswith("png") and after[n][1] != before[n][1]] == ["002.png"]
+    third = translate(
+        negative, tmp_path / "in", tmp_path / "out", settings=TILED.model_copy(update={"tile": 64})
+    )
+    assert third.already == 0
+
+
+def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in" / "deep", 2, 20, 20)
+    write_photos(tmp_path / "in", 1, 20, 20, ".png")
+    root, found = list_pictures(tmp_path / "in" / "**" / "*.jpg")
+    assert found == [b"deep/000.jpg", b"deep/001.jpg"]
+    assert root == str(tmp_path / "in").encode()
+    with pytest.raises(UsageError, match="holds no pictures"):
+        list_pictures(tmp_path / "in" / "*.webp")
+    picture = tmp_path / "in" / "000.png"
+    assert is_one_file(picture, tmp_path / "a.JPG")
+    assert is_one_file(picture, Path("-"))
+    assert not is_one_file(picture, tmp_path / "folder")
+    assert not is_one_file(tmp_path / "in", tmp_path / "a.png")
+
+
+def test_a_picture_through_standard_input_and_output(tmp_path: Path) -> None:
+    from small_corpus import write_corpus
+
+    def command(*words: object, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        line = [sys.executable, "-m", "img2img_train.cli", *map(str, words)]
+        return subprocess.run(line, input=given, capture_output=True, cwd=tmp_path)
+
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
+    small = ["--width", 2, "--batch", 2, "--max-steps", 1, "--device", "cpu", "--threads", 1]
+    assert command(corpus, "--loss", "l2", *small, "--out", "run", "--no-report").returncode == 0
+    picture = images.encode(make_photo(1, 33, 17), "png")
+    (tmp_path / "one.png").write_bytes(picture)
+    piped = command("translate", "run", "-", "-", given=picture)
+    assert images.decode(piped.stdout).size == (33, 17)
+    assert command("translate", "run", "one.png", "made.webp").returncode == 0
+    assert images.read(tmp_path / "made.webp").format == "webp"
+    bad = command("translate", "run", "-", "-", given=b"no picture")
+    assert bad.returncode == 1
+    assert b"not-an-image" in bad.stderr
+    assert not bad.stdout
+    assert json.loads((tmp_path / "run" / "config.json").read_text())
