@@ -7,11 +7,11 @@ import json
 import os
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from img2img_data.corpus import REJECTED_FILE, inside, read_rows, to_json_line
 from img2img_data.errors import REASONS, CorpusError, Img2ImgError, UsageError, printable
@@ -27,8 +27,26 @@ if TYPE_CHECKING:
 
     from img2img_data.cluster import ClusterPool
 
+Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then."""
+
+
+class Pools(Protocol):
+    """Makes the workers that a run's settings ask for."""
+
+    def __call__(
+        self,
+        work: Callable[[Task], Result],
+        task_at: Callable[[int], Task],
+        lost: Callable[[Task, str], Result],
+    ) -> Pool[Task, Result] | ClusterPool[Task, Result]:
+        """Return workers for ``work``; ``run`` of theirs yields its results."""
+        ...
+
+
+First = Callable[[Pools], Callable[[int], Task]]
+"""Done before the run, by workers of its own; returns how a task is made."""
 
 
 def run_plan(
@@ -39,10 +57,12 @@ def run_plan(
     work: Callable[[Task], Outcome],
     run: RunSettings,
     progress: Progress,
+    first: First | None = None,
 ) -> Report:
     """Run ``work`` over the plan and leave a complete folder. Done already: the counts it has.
 
-    ``recipe`` is what the bytes depend on, ``about`` what the folder's own page says besides.
+    ``recipe`` is what the bytes depend on, ``about`` what the folder's own page says besides. ``first`` is
+    done before, once the folder is ours, and tells how to make a task; else the plan makes it.
     """
     check_not_empty(plan)
     shard = parse_shard(run.shard)
@@ -59,7 +79,8 @@ def run_plan(
         ):
             report.kept.update(journal.found)
             todo = array("q", (index for index, place in enumerate(journal.place) if place < 0))
-            pool = _pool_of(client, work, plan, folder, run)
+            pools = functools.partial(_pool_of, client, _folders(plan, folder), run)
+            pool = pools(work, first(pools) if first else plan.task, refusal)
             for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
                 journal.add(outcome)
                 report.add(outcome)
@@ -81,19 +102,23 @@ def _client_of(run: RunSettings) -> AbstractContextManager[Client | None]:
     return nullcontext()
 
 
+def _folders(plan: Plan, folder: BuildFolder) -> list[str]:
+    return [os.path.abspath(os.fsdecode(f)) for f in (*plan.roots, os.fsencode(folder.building))]
+
+
 def _pool_of(
     client: Client | None,
-    work: Callable[[Task], Outcome],
-    plan: Plan,
-    folder: BuildFolder,
+    folders: Sequence[str],
     run: RunSettings,
-) -> Pool[Task, Outcome] | ClusterPool[Task, Outcome]:
+    work: Callable[[Task], Result],
+    task_at: Callable[[int], Task],
+    lost: Callable[[Task, str], Result],
+) -> Pool[Task, Result] | ClusterPool[Task, Result]:
     if client is None:
-        return Pool(work, plan.task, refusal, run.jobs or default_jobs(), run.timeout)
+        return Pool(work, task_at, lost, run.jobs or default_jobs(), run.timeout)
     from img2img_data.cluster import ClusterPool
 
-    folders = [os.path.abspath(os.fsdecode(f)) for f in (*plan.roots, os.fsencode(folder.building))]
-    return ClusterPool(client, work, plan.task, refusal, folders, run.jobs, run.timeout)
+    return ClusterPool(client, work, task_at, lost, folders, run.jobs, run.timeout)
 
 
 def check_not_empty(plan: Plan) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data import images
 from img2img_data.corpus import FORMAT, to_json_line
-from img2img_data.engine import Progress, forecast, refusal, run_plan, write_file
-from img2img_data.errors import Refused, printable
+from img2img_data.duplicates import EXACT, MAX_DISTANCE, Groups, PrintFile, fingerprint, group
+from img2img_data.engine import Pools, Progress, forecast, refusal, run_plan, write_file
+from img2img_data.errors import Refused, UsageError, printable
 from img2img_data.filters import FILTERS, Filter, Gray, MinSide, NoFace, NoGender, check_picture, check_tags
 from img2img_data.folder import BuildFolder
 from img2img_data.outcome import Outcome, Report
@@ -24,6 +26,7 @@ from img2img_data.plan import Plan, Task
 from img2img_data.settings import RunSettings
 
 PAGE = "selection.json"
+DUPLICATES = "duplicates.jsonl"
 
 
 def _as_in(model: type[BaseModel], name: str) -> Any:
@@ -39,6 +42,17 @@ class SelectSettings(BaseModel):
     min_side: int = _as_in(MinSide, "min_side")
     drop_gray: bool = Field(False, description="leave out black-and-white photos, toned ones too")
     gray_tolerance: float = _as_in(Gray, "gray_tolerance")
+    drop_duplicates: bool = Field(
+        False,
+        description="leave out exact and near copies of other photos, all but the first by key; "
+        "duplicates.jsonl lists them; each photo is read twice",
+    )
+    duplicate_distance: int = Field(
+        8,
+        ge=0,
+        le=MAX_DISTANCE,
+        description="bits of 64 in which near copies may differ; 0: exact copies alone",
+    )
 
     def filters(self) -> tuple[Filter, ...]:
         """Return the filters, in the order of precedence of their reasons."""
@@ -73,12 +87,7 @@ class Choice:
 def choose_one(choice: Choice, task: Task) -> Outcome:
     """Read one photo, ask the filters, and copy its bytes."""
     try:
-        if task.refused:
-            raise Refused(*task.refused)
-        check_tags(choice.filters, task.tags)
-        data = images.read_bytes(os.path.join(choice.root, *task.sources[0].split(b"/")))
-        picture = images.decode(data)
-        check_picture(choice.filters, picture, task.tags)
+        data, picture = _read(choice, task)
     except Refused as refused:
         return refusal(task, refused.reason, refused.detail)
     folder = _folder_of(choice, task)
@@ -98,6 +107,92 @@ def choose_one(choice: Choice, task: Task) -> Outcome:
     return Outcome(task.index, folder, "", to_json_line(row))
 
 
+def _read(choice: Choice, task: Task) -> tuple[bytes, images.Picture]:
+    """Return the bytes and the picture of a photo that passes the filters; raises ``Refused``."""
+    if task.refused:
+        raise Refused(*task.refused)
+    check_tags(choice.filters, task.tags)
+    data = images.read_bytes(os.path.join(choice.root, *task.sources[0].split(b"/")))
+    picture = images.decode(data)
+    check_picture(choice.filters, picture, task.tags)
+    return data, picture
+
+
+# ------------------------------------------------------------------------------------- duplicates
+def print_one(choice: Choice, task: Task) -> tuple[int, bytes]:
+    """Return the fingerprint of one photo; a photo that will be refused is nobody's copy."""
+    stamp = _stamp(choice.root, task)
+    try:
+        return task.index, fingerprint(_read(choice, task)[1].pixels, stamp)
+    except Refused:
+        return task.index, fingerprint(None, stamp)
+
+
+def _stamp(root: bytes, task: Task) -> tuple[int, int]:
+    """Return size and time of a photo's file: while they are the same, so is its fingerprint."""
+    try:
+        found = os.lstat(os.path.join(root, *task.sources[0].split(b"/")))
+    except (OSError, ValueError):
+        return (0, 0)
+    return found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The pass before the run that looks for copies; its fingerprints survive a kill."""
+
+    choice: Choice
+    plan: Plan
+    folder: BuildFolder
+    distance: int
+    progress: Progress
+
+    def __call__(self, pools: Pools) -> Callable[[int], Task]:
+        """Take all fingerprints, list the groups, and return how to make a task: copies are refused."""
+        count = len(self.plan)
+        with PrintFile(self.folder.building / "fingerprints", count) as file:
+            todo = self._missing(file)
+            work = functools.partial(print_one, self.choice)
+            pool = pools(work, self.plan.task, lambda task, _: (task.index, fingerprint(None)))
+            for done, (index, data) in enumerate(pool.run(todo), count - len(todo) + 1):
+                file.put(index, data)
+                self.progress(done, 2 * count)
+            groups = group(file.load(), self.distance)
+        self._list(groups)
+        return functools.partial(self._task, groups)
+
+    def _missing(self, file: PrintFile) -> array[int]:
+        found = bytearray(len(self.plan))
+        for place, stamp in file.whole():
+            found[place] = stamp == _stamp(self.choice.root, self.plan.task(place))
+        return array("q", (index for index, there in enumerate(found) if not there))
+
+    def _list(self, groups: Groups) -> None:
+        def named(index: int) -> dict[str, str]:
+            path = self.plan.task(index).sources[0]
+            return {"source": printable(path), "source_hex": path.hex()}
+
+        temporary = self.folder.building / "duplicates"
+        with temporary.open("wb") as file:
+            for head, places in groups.members():
+                copies = [{**named(i), **_how(int(groups.distances[i]))} for i in map(int, places)]
+                file.write(to_json_line({"kept": named(head), "copies": copies}))
+        temporary.replace(self.folder.root / DUPLICATES)
+
+    def _task(self, groups: Groups, index: int) -> Task:
+        task, kept = self.plan.task(index), int(groups.kept[index])
+        if kept == index:
+            return task
+        how, first = _how(int(groups.distances[index])), self.plan.task(kept).sources[0]
+        bits = f", {how['distance']} of 64 bits differ" if how["kind"] == "near" else ""
+        return replace(task, refused=("duplicate", f"{how['kind']} copy of '{printable(first)}'{bits}"))
+
+
+def _how(distance: int) -> dict[str, Any]:
+    return {"kind": "exact"} if distance == EXACT else {"kind": "near", "distance": distance}
+
+
+# -------------------------------------------------------------------------------------------- run
 def _name_of(task: Task) -> str:
     """Return the name of the copy: the source's own, but for what some file system would not take."""
     extension = os.path.splitext(os.fsdecode(task.sources[0]))[1]
@@ -115,8 +210,14 @@ def select_photos(
     """Copy the photos of a plan that pass; ``wiki`` sorts them by gender."""
     choice, recipe = _choice_of(plan, out, settings), _recipe_of(name, plan, settings)
     about = {"format": FORMAT, "kind": "selection"}
-    work = functools.partial(choose_one, choice)
-    return run_plan(plan, BuildFolder(out, PAGE), recipe, about, work, run, progress)
+    work, folder = functools.partial(choose_one, choice), BuildFolder(out, PAGE)
+    if not settings.drop_duplicates:
+        return run_plan(plan, folder, recipe, about, work, run, progress)
+    if run.shard:
+        way_out = "select without --shard, then shard the corpora made from it"
+        raise UsageError("option", "--drop-duplicates", "a shard does not see the other photos", way_out)
+    first = Pass(choice, plan, folder, settings.duplicate_distance, progress)
+    return run_plan(plan, folder, recipe, about, work, run, lambda d, n: progress(n + d, 2 * n), first)
 
 
 def forecast_photos(

@@ -19,7 +19,7 @@ DATA_LEVELS = [
     {"samples"},
     {"images", "degradations"},
     {"corpus", "alignment", "tags", "sources", "layouts"},
-    {"splits"},
+    {"splits", "duplicates"},
     {"outcome", "filters", "matching", "pairings", "settings"},
     {"histogram"},
     {"plan", "folder", "workers", "survey", "sample", "audit", "verify"},

@@ -1,0 +1,128 @@
+"""How many planted copies are found, which real pictures are called copies, and what a million cost.
+
+::
+
+    python benchmarks/duplicates.py --photos FOLDER [--photos FOLDER ...]    recall, and pairs to look at
+    python benchmarks/duplicates.py --hashes 1000000                         time and memory of the search
+
+Plants are made of every ``--every``-th photo. Copies among the photos themselves are printed: look at them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from img2img_data import images
+from img2img_data.duplicates import FLAT, HASHED, PRINT, PrintFile, fingerprint, group
+from img2img_data.errors import Refused
+from img2img_data.sources import list_folder
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def cut(photo: Pixels, left: float, top: float, right: float, bottom: float) -> Pixels:
+    height, width = photo.shape[:2]
+    rows = slice(round(top * height), height - round(bottom * height))
+    return np.ascontiguousarray(photo[rows, round(left * width) : width - round(right * width)])
+
+
+def scaled(photo: Pixels, factor: float) -> Pixels:
+    size = max(1, round(photo.shape[1] * factor)), max(1, round(photo.shape[0] * factor))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
+PLANTS: dict[str, Callable[[Pixels], Pixels]] = {
+    "scaled to 70 %": lambda p: scaled(p, 0.7),
+    "JPEG of quality 50": lambda p: images.decode(images.encode(p, "jpg", 50)).pixels,
+    "10 levels brighter": lambda p: cv2.add(p, np.full_like(p, 10)),
+    "blurred, sigma 1.5": lambda p: cv2.GaussianBlur(p, (0, 0), 1.5),
+    "without colour": lambda p: cv2.cvtColor(images.luminance(p), cv2.COLOR_GRAY2RGB),
+    "cut by 1 % on each side": lambda p: cut(p, 0.01, 0.01, 0.01, 0.01),
+    "cut by 2 % on two sides": lambda p: cut(p, 0.02, 0.02, 0, 0),
+    "cut by 2 % on each side": lambda p: cut(p, 0.02, 0.02, 0.02, 0.02),
+    "mirrored": lambda p: np.ascontiguousarray(p[:, ::-1]),
+}
+
+
+def groups_of(prints: list[bytes], distance: int) -> Any:
+    with tempfile.TemporaryDirectory() as folder, PrintFile(Path(folder) / "prints", len(prints)) as file:
+        for place, data in enumerate(prints):
+            file.put(place, data)
+        loaded = file.load()
+        return group(loaded, distance), loaded.kinds
+
+
+def measure(folders: list[Path], every: int, distance: int) -> None:
+    names, prints = [], []
+    plants: dict[str, list[tuple[int, bytes]]] = {name: [] for name in PLANTS}
+    for folder in folders:
+        for number, item in enumerate(list_folder(folder)):
+            try:
+                pixels = images.read(folder / Path(item.path.decode())).pixels
+            except Refused:
+                continue
+            if min(pixels.shape[:2]) >= 16 and number % every == 0:
+                for name, make in PLANTS.items():
+                    plants[name].append((len(names), fingerprint(make(pixels))))
+            names.append(f"{folder.name}/{item.path.decode()}")
+            prints.append(fingerprint(pixels))
+    groups, kinds = groups_of(prints, distance)
+    print(f"{len(names):,} photos, {(kinds == FLAT).sum()} flat")
+    for place in np.flatnonzero(groups.kept != np.arange(len(names))):
+        print(f"  {names[place]}  is  {names[groups.kept[place]]}  at {groups.distances[place]}")
+    for name, made in plants.items():
+        found = 0
+        for at in range(0, len(made), 400):
+            part = made[at : at + 400]
+            both = [x for place, data in part for x in (prints[place], data)]
+            kept = groups_of(both, distance)[0].kept
+            roots = kept[1::2]
+            found += int((kept[0::2] == roots).sum())
+        print(f"{name:<26} {found / max(len(made), 1):.4f} of {len(made):,}")
+
+
+def search(count: int, distance: int) -> None:
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, PrintFile(Path(folder) / "prints", count) as file:
+        for start in range(0, count, 10_000):
+            part = np.zeros(min(10_000, count - start), PRINT)
+            part["kind"], part["aspect"] = HASHED, 1
+            part["digest"] = rng.integers(0, 2**63, (len(part), 2), np.uint64)
+            part["hash"] = rng.integers(0, 2**64, len(part), np.uint64, endpoint=False)
+            part["thumb"] = rng.integers(0, 256, part["thumb"].shape, np.uint8)
+            part["hash"][1::100] = part["hash"][::100] ^ np.uint64(0b1011)
+            part["thumb"][1::100] = part["thumb"][::100]
+            file.put(start, part.tobytes())
+        began = time.perf_counter()
+        prints = file.load()
+        loaded = time.perf_counter()
+        groups = group(prints, distance)
+        done = time.perf_counter()
+    dropped = int((groups.kept != np.arange(count)).sum())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"{count:,} hashes: loaded in {loaded - began:.1f} s, grouped in {done - loaded:.1f} s, "
+        f"{dropped:,} copies, peak memory {peak:.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--photos", type=Path, action="append", default=[])
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--hashes", type=int, default=0)
+    parser.add_argument("--distance", type=int, default=8)
+    given = parser.parse_args()
+    if given.photos:
+        measure(given.photos, given.every, given.distance)
+    if given.hashes:
+        search(given.hashes, given.distance)
