@@ -429,6 +429,27 @@ def import_folder(source: Path, out: Path, settings: dict[str, object]) -> None:
     _run("import", (source, out), settings)
 
 
+@group.command(cls=ModelCommand, models=_models("export"), short_help="Write a corpus for another tool.")
+@click.argument("corpus", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def export(corpus: Path, out: Path, settings: dict[str, object]) -> None:
+    """Write CORPUS at OUT in the layout of another tool; files are copied, or re-encoded without loss.
+
+    \b
+      pix2pix   train/1.png, input left and target right
+      cyclegan  trainA/ and trainB/
+      basicsr   train/lq/, train/gt/ and train/meta_info.txt
+      hf        datasets.load_dataset("imagefolder"): Image columns input and target
+      lmdb      train/lq.lmdb and train/gt.lmdb, as BasicSR makes them
+
+    \b
+    Example:
+      img2img-data export corpora/gaussian out/ --format basicsr
+      img2img-data export corpora/facades out/ --format hf --direction BtoA
+    """
+    _run("export", (corpus, out), settings)
+
+
 @group.command(cls=ModelCommand, models=_models("pack"), short_help="Write a corpus as WebDataset shards.")
 @click.argument("corpus", type=FOLDER)
 @click.argument("shards", type=FOLDER)

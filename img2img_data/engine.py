@@ -124,7 +124,7 @@ def _pool_of(
 def check_not_empty(plan: Plan) -> None:
     """Raise ``Img2ImgError`` when there is nothing to do."""
     if not len(plan):
-        names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in plan.roots)
+        names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in dict.fromkeys(plan.roots))
         raise Img2ImgError(f"no pictures in {names}", why="nothing to do", way_out="check the path")
 
 

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from img2img_data.corpus import CORPUS_FILE
 from img2img_data.engine import Progress
 from img2img_data.errors import Img2ImgError, UsageError, printable
+from img2img_data.exporting import EXPORT_FILE
 from img2img_data.fields import Place, build_model, did_you_mean, takes_text
 from img2img_data.outcome import Report
 from img2img_data.packing import INDEX_FILE
@@ -38,7 +39,7 @@ from img2img_data.yamlfile import Document, read_yaml
 Say = Callable[[str], None]
 RunStep = Callable[[Progress, Say], tuple[Report, int]]
 
-PAGES: Final = (CORPUS_FILE, PAGE, INDEX_FILE)
+PAGES: Final = (CORPUS_FILE, PAGE, EXPORT_FILE, INDEX_FILE)
 """What a step's folder holds once it is complete: one of these."""
 SHOWN_LINES: Final = 12
 """Of a step's lines in a dry run: the first few and the last few, when there are more than twice as many."""
@@ -67,8 +68,9 @@ class RecipeStep:
     settings: Mapping[str, Any]
 
     def run(self, extra: Mapping[str, Any]) -> RunStep:
-        """Return the function that does the step; ``extra`` settings override its own."""
-        given = {**self.settings, **extra}
+        """Return the function that does the step; ``extra`` settings, where it has them, override its own."""
+        known = {name for model in STEPS[self.name].models for name in model.model_fields}
+        given = {**self.settings, **{key: value for key, value in extra.items() if key in known}}
         return lambda progress, say: run_step(self.name, self.paths, given, progress, say)
 
     @property

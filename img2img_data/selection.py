@@ -29,7 +29,7 @@ PAGE = "selection.json"
 DUPLICATES = "duplicates.jsonl"
 
 
-def _as_in(model: type[BaseModel], name: str) -> Any:
+def as_in(model: type[BaseModel], name: str) -> Any:
     """Return a field with the default, range and help that ``model`` states for it."""
     return copy.deepcopy(model.model_fields[name])
 
@@ -39,9 +39,9 @@ class SelectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_side: int = _as_in(MinSide, "min_side")
+    min_side: int = as_in(MinSide, "min_side")
     drop_gray: bool = Field(False, description="leave out black-and-white photos, toned ones too")
-    gray_tolerance: float = _as_in(Gray, "gray_tolerance")
+    gray_tolerance: float = as_in(Gray, "gray_tolerance")
     drop_duplicates: bool = Field(
         False,
         description="leave out exact and near copies of other photos, all but the first by key; "
@@ -63,7 +63,7 @@ class SelectSettings(BaseModel):
 class WikiSettings(SelectSettings):
     """Which faces of IMDB-WIKI are left out: unknown gender always."""
 
-    min_face_score: float = _as_in(NoFace, "min_face_score")
+    min_face_score: float = as_in(NoFace, "min_face_score")
 
     def filters(self) -> tuple[Filter, ...]:
         """Put the filters that read the list before those that read the picture."""

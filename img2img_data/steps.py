@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -19,7 +19,9 @@ from img2img_data.corpus import CORPUS_FILE
 from img2img_data.degradations import DEGRADATIONS, find_degradation
 from img2img_data.engine import Progress
 from img2img_data.errors import UsageError
+from img2img_data.exporting import ExportSettings, export_corpus
 from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean, split_settings
+from img2img_data.images import Channels
 from img2img_data.layouts import LAYOUTS, find_layout
 from img2img_data.matching import MatchSettings, better_match, match_paths, table_of
 from img2img_data.outcome import Report
@@ -27,7 +29,14 @@ from img2img_data.packing import INDEX_FILE, PackSettings, pack_corpus
 from img2img_data.pairings import Blank, Colorize, Combine, Degrade, Edges, Grayscale, Halves, Keep, Pairing
 from img2img_data.plan import Plan, plan_entries, plan_folders, plan_pairs
 from img2img_data.resizing import ResizeSettings, forecast_resizing, resize_pictures
-from img2img_data.selection import EXPECTED, SelectSettings, WikiSettings, forecast_photos, select_photos
+from img2img_data.selection import (
+    EXPECTED,
+    SelectSettings,
+    WikiSettings,
+    as_in,
+    forecast_photos,
+    select_photos,
+)
 from img2img_data.settings import BuildSettings, RunSettings
 from img2img_data.sources import find_mat, list_folder, list_wiki
 from img2img_data.unpacking import unpack_corpus
@@ -77,6 +86,8 @@ class ImportSettings(BaseModel):
         description=f"the layout of the folder: auto, {', '.join(LAYOUTS)}",
         json_schema_extra={"enum": ["auto", *LAYOUTS]},
     )
+    bits: Literal[8, 16] = as_in(BuildSettings, "bits")
+    channels: Channels = as_in(BuildSettings, "channels")
 
     @field_validator("format")
     @classmethod
@@ -92,6 +103,12 @@ class DryRun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dry_run: bool = Field(False, description="say what would be done, write nothing")
+
+
+class Workers(DryRun):
+    """How many work at it."""
+
+    jobs: int = Field(0, ge=0, description="worker processes; 0: one for each core")
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +341,20 @@ def import_folder(
         raise UsageError("folder", root, f"has not the layout of {found}", layout.way_out)
     say(f"layout {found}")
     plan = plan_entries(root.parent if root.is_file() else root, layout, layout.entries(root))
-    run = split_settings(given, RunSettings)
+    kept = {name: given[name] for name in ("bits", "channels") if name in given}
+    kept |= split_settings(given, RunSettings)
     if layout.kind == "unpaired":
-        return _corpus("import", plan, Keep(), out, run, progress, say)
+        return _corpus("import", plan, Keep(), out, kept, progress, say)
     pairing = Halves() if layout.layout == "combined" else Combine()
-    kept = {"fit": "error", "layout": layout.layout}
-    return _corpus("import", plan, pairing, out, kept | run, progress, say)
+    kept |= {"fit": "error", "layout": layout.layout}
+    return _corpus("import", plan, pairing, out, kept, progress, say)
+
+
+def export(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Write a corpus in another tool's layout."""
+    settings = build_model(ExportSettings, split_settings(given, ExportSettings))
+    run = build_model(RunSettings, split_settings(given, RunSettings))
+    return export_corpus(paths[0], paths[1], settings, run, progress, say)
 
 
 def pack(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
@@ -371,6 +396,7 @@ STEPS: Final[dict[str, Step]] = {
     "edges": Step(edges, ("source", "out"), (Edges, *_BUILD)),
     "unpaired": Step(unpaired, ("a", "b", "out"), _BUILD),
     "import": Step(import_folder, ("source", "out"), (ImportSettings, PairSettings, RunSettings)),
+    "export": Step(export, ("corpus", "out"), (ExportSettings, Workers)),
     "pack": Step(pack, ("corpus", "shards"), (PackSettings, DryRun)),
     "unpack": Step(unpack, ("shards", "out"), (DryRun,)),
 }

@@ -56,6 +56,8 @@ def unpack_corpus(root: Path, out: Path, dry_run: bool, progress: Progress, say:
     if dry_run:
         say(f"would write {rows:,} rows of {', '.join(index.splits)} to '{out}'; nothing was written")
         return Report()
+    if _is_there(out, index):
+        return Report(kept=Counter(index.splits), complete=True)
     folder = BuildFolder(out, f"{BUILDING}/none")
     recipe = {"command": "unpack", "index": sha256(read_file(root / INDEX_FILE)).hexdigest()}
     with locked(out):
@@ -64,6 +66,13 @@ def unpack_corpus(root: Path, out: Path, dry_run: bool, progress: Progress, say:
             _write_corpus(root, folder, index, lambda done: progress(rows + done, 2 * rows))
         folder.end()
     return Report(kept=Counter(index.splits))
+
+
+def _is_there(out: Path, index: Index) -> bool:
+    """Tell whether an earlier run of the same call had come to its end."""
+    page = out / CORPUS_FILE
+    whole = page.is_file() and not (out / BUILDING).exists()
+    return whole and sha256(read_file(page)).hexdigest() == index.files[CORPUS_FILE]
 
 
 def _write_corpus(root: Path, folder: BuildFolder, index: Index, progress: Callable[[int], None]) -> None:

@@ -27,7 +27,7 @@ DATA_LEVELS = [
     {"cluster"},
     {"engine"},
     {"build", "selection", "packing"},
-    {"unpacking", "resizing"},
+    {"unpacking", "resizing", "exports", "exporting"},
     {"steps", "merge"},
     {"recipe", "progress"},
     {"schema"},

@@ -1,0 +1,246 @@
+"""The layouts that a corpus can be written in, for other tools.
+
+A format says which file holds which half under which name, and writes its lists at the end; ``exporting``
+does the rest. Adding one: a class, and a row in ``EXPORTS``. What ``layouts`` reads comes back with equal
+pixels, keys and splits.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, NamedTuple
+
+from img2img_data.corpus import METADATA_FILE, Corpus, Kind, to_json_line
+from img2img_data.engine import write_file
+from img2img_data.errors import UsageError
+from img2img_data.folder import BUILDING, BuildFolder
+
+Part = Literal["input", "target", "both", "own"]
+
+
+class Shot(NamedTuple):
+    """One file of an export: its name without extension, and what it holds."""
+
+    name: str
+    part: Part
+
+
+class Item(NamedTuple):
+    """One pair of the corpus, or one picture of a domain."""
+
+    number: int
+    split: str
+    key: str
+    first: Path
+    second: Path
+    side: int
+    row: Mapping[str, Any]
+
+
+class Done(NamedTuple):
+    """One item that was written: its files' names, and height and width."""
+
+    item: Item
+    names: tuple[str, ...]
+    size: tuple[int, int]
+
+
+class Export:
+    """What every format is: the files of an item, and the lists about them."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("paired",)
+    way_out: ClassVar[str] = "--format cyclegan takes it"
+    one_extension: ClassVar[bool] = False
+    """Whether the two halves must end alike; where they do not, both become PNG."""
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise ``UsageError`` when the format cannot hold the corpus, or a package is missing."""
+
+    def files(self, item: Item) -> tuple[Shot, ...]:
+        """Return the files that an item becomes."""
+        raise NotImplementedError
+
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
+        """Write the lists of a split, from its items in the order of their keys."""
+
+
+class Pix2Pix(Export):
+    """``train/KEY.png``: input left, target right. https://github.com/phillipi/pix2pix, docs/datasets."""
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse Lab: its L plane and its target share no picture."""
+        if corpus.colour == "lab":
+            raise UsageError(
+                "corpus", corpus.root, "is Lab, which no A|B picture holds", "--format hf takes it"
+            )
+
+    def files(self, item: Item) -> tuple[Shot, ...]:
+        """Put both halves into one file."""
+        return (Shot(f"{item.split}/{item.key}", "both"),)
+
+
+class CycleGAN(Export):
+    """``trainA/KEY.png`` and ``trainB/KEY.png``; of pairs, A is the input and B the target."""
+
+    kinds = ("unpaired", "paired")
+
+    def files(self, item: Item) -> tuple[Shot, ...]:
+        """Put each picture into the folder of its domain."""
+        if not item.row.get("domain"):
+            return Shot(f"{item.split}A/{item.key}", "input"), Shot(f"{item.split}B/{item.key}", "target")
+        return (Shot(f"{item.split}{'AB'[item.side]}/{item.key}", "own"),)
+
+
+class BasicSR(Export):
+    """``train/lq/KEY.png``, ``train/gt/KEY.png`` and ``train/meta_info.txt`` with "KEY.png (h,w,c)".
+
+    As in https://github.com/XPixelGroup/BasicSR, docs/DatasetPreparation. It looks for both halves under one
+    name, without folders, and takes what stands before the first space of a line: so "/" and " " of a key
+    are written %2F and %20.
+    """
+
+    one_extension = True
+
+    def files(self, item: Item) -> tuple[Shot, ...]:
+        """Put the input into lq and the target into gt."""
+        name = flat(item.key)
+        return Shot(f"{item.split}/lq/{name}", "input"), Shot(f"{item.split}/gt/{name}", "target")
+
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
+        """Write meta_info.txt."""
+        channels = corpus.channels["target"]
+        lines = (f"{d.names[1].rpartition('/')[2]} ({d.size[0]},{d.size[1]},{channels})\n" for d in done)
+        write_file(os.fspath(folder.root), f"{split}/meta_info.txt", "".join(lines).encode())
+
+
+class HuggingFace(Export):
+    """What ``datasets.load_dataset("imagefolder")`` reads as Image columns input and target.
+
+    Every split has the same columns of the same types, whatever the corpus drew; the row of the corpus is
+    there whole as a JSON text. The split val is called validation, as in https://huggingface.co/docs/datasets.
+    """
+
+    _splits: Final[Mapping[str, str]] = {"train": "train", "val": "validation", "test": "test"}
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse splits whose names ``datasets`` would not tell apart."""
+        for split in corpus.splits:
+            if split not in self._splits:
+                known = ", ".join(self._splits)
+                raise UsageError("split", split, "has no name in this format", f"it knows {known}")
+
+    def files(self, item: Item) -> tuple[Shot, ...]:
+        """Put the halves into input and target."""
+        place = self._splits[item.split]
+        return Shot(f"{place}/input/{item.key}", "input"), Shot(f"{place}/target/{item.key}", "target")
+
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
+        """Write metadata.jsonl."""
+        place = self._splits[split]
+        lines = b"".join(to_json_line(self._row(d, place)) for d in done)
+        write_file(os.fspath(folder.root), f"{place}/{METADATA_FILE}", lines)
+
+    @staticmethod
+    def _row(done: Done, place: str) -> dict[str, Any]:
+        first, second = (n.removeprefix(f"{place}/") for n in done.names)
+        return {
+            "key": done.item.key,
+            "input_file_name": first,
+            "target_file_name": second,
+            "source": str(done.item.row.get("source", "")),
+            "kind": str(done.item.row.get("kind", "")),
+            "width": done.size[1],
+            "height": done.size[0],
+            "row": to_json_line(done.item.row).decode().strip(),
+        }
+
+
+class LMDB(BasicSR):
+    """``train/lq.lmdb`` and ``train/gt.lmdb``: key without extension > the picture's file. As BasicSR does.
+
+    Each holds a meta_info.txt with "KEY.png (h,w,c) 1". A "." in a key is written %2E, for BasicSR takes what
+    stands before the first one.
+    """
+
+    _longest: Final = 511
+    """Bytes of a key in LMDB as it is built."""
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse when the package is missing, or a key too long."""
+        try:
+            import lmdb  # noqa: F401
+        except ImportError:
+            raise UsageError("format", "lmdb", "needs a package", "pip install 'img2img[lmdb]'") from None
+        for item in items_of(corpus):
+            if len(flat(item.key, "/ .").encode()) > self._longest:
+                raise UsageError("key", item.key, "is too long for LMDB", "choose another format")
+
+    def files(self, item: Item) -> tuple[Shot, ...]:
+        """Stage the files; ``finish`` moves them into the databases."""
+        name = flat(item.key, "/ .")
+        place = f"{BUILDING}/stage/{item.split}"
+        return Shot(f"{place}/lq/{name}", "input"), Shot(f"{place}/gt/{name}", "target")
+
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
+        """Fill the databases in the order of the keys' bytes, beside their place, then rename."""
+        for number, (side, half) in enumerate((("lq", "input"), ("gt", "target"))):
+            made = folder.building / f"{side}.lmdb"
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            names = [(d.names[number].rpartition("/")[2], d) for d in done]
+            self._fill(made, [folder.root / d.names[number] for _, d in names])
+            channels = corpus.channels[half]
+            lines = (f"{name} ({d.size[0]},{d.size[1]},{channels}) 1\n" for name, d in names)
+            (made / "meta_info.txt").write_bytes("".join(lines).encode())
+            (folder.root / split).mkdir(exist_ok=True)
+            shutil.rmtree(folder.root / split / made.name, ignore_errors=True)
+            made.replace(folder.root / split / made.name)
+        shutil.rmtree(folder.building / "stage" / split)
+
+    @staticmethod
+    def _fill(made: Path, files: Sequence[Path]) -> None:
+        import lmdb
+
+        room = sum(f.stat().st_size + 8192 for f in files) * 2 + (1 << 20)
+        with lmdb.open(os.fspath(made), map_size=room, lock=False) as database:
+            for start in range(0, len(files), 1000):
+                with database.begin(write=True) as change:
+                    for path in files[start : start + 1000]:
+                        change.put(path.stem.encode(), path.read_bytes())
+
+
+def flat(key: str, unsafe: str = "/ ") -> str:
+    """Return a key without the characters that a list or database of names cannot hold, %-encoded."""
+    return "".join(f"%{ord(c):02X}" if c in unsafe else c for c in key)
+
+
+def items_of(corpus: Corpus) -> Iterator[Item]:
+    """Yield the pairs of a corpus, or the pictures of its domains, in the order of its rows."""
+    number = 0
+    for split in corpus.splits:
+        if corpus.kind == "paired":
+            for pair in corpus.pairs(split):
+                yield Item(number, split, pair.key, pair.input, pair.target, 0, pair.row)
+                number += 1
+            continue
+        for side, paths in enumerate(corpus.domains[split]):
+            place = corpus.root / split / "AB"[side]
+            for path in paths:
+                key = (
+                    path.relative_to(place).with_suffix("").as_posix() if place in path.parents else path.stem
+                )
+                yield Item(number, split, key, path, path, side, {"domain": "AB"[side]})
+                number += 1
+
+
+EXPORTS: Final[dict[str, Export]] = {
+    "pix2pix": Pix2Pix(),
+    "cyclegan": CycleGAN(),
+    "basicsr": BasicSR(),
+    "hf": HuggingFace(),
+    "lmdb": LMDB(),
+}
+"""Every format by its name."""
