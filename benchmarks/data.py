@@ -2,6 +2,7 @@
 
     python benchmarks/data.py --photos PHOTOS            everything, about ten minutes on 2 cores
     python benchmarks/data.py --photos PHOTOS --only photos --count 2000 --rounds 3
+    python benchmarks/data.py --scale                    a million tiny sources: memory, start, time for each
 
 PHOTOS is any folder of JPEG photos; the pictures measured on are cut from them. In each round, in turn:
 
@@ -31,6 +32,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scale import measure_scale
 
 SIGMA = 3.0
 JOBS = os.cpu_count() or 1
@@ -251,14 +253,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, required=True, help="any folder of JPEG photos")
+    parser.add_argument("--photos", type=Path, help="any folder of JPEG photos; all but --scale need it")
     parser.add_argument(
         "--count", type=int, default=6000, help="256 px pictures; five times as many of 64 px"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, help="where to write; default: a RAM disk if there is one")
     parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument(
+        "--scale", type=int, nargs="?", const=1_000_000, help="so many tiny sources, and 10,000"
+    )
     args = parser.parse_args()
+    if args.scale:
+        with tempfile.TemporaryDirectory(prefix="img2img-bench-", dir=args.work or ram_disk()) as work:
+            measure_scale(args.scale, args.rounds, JOBS, Path(work))
+        return
+    if args.photos is None:
+        parser.error("--photos: say which folder of JPEG photos")
     print(json.dumps({"cores": JOBS, "opencv": cv2.__version__, "rounds": args.rounds}))
     for name in args.only or PARTS:
         with tempfile.TemporaryDirectory(prefix="img2img-bench-", dir=args.work or ram_disk()) as work:
