@@ -23,14 +23,18 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
 from img2img_data.errors import CorpusError
+from img2img_data.rows import iter_rows as iter_rows  # here for those who come through this door
+from img2img_data.rows import open_rows
+from img2img_data.rows import read_rows as read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,9 +272,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A corpus opened for reading. ``splits`` maps each split to its pairs, sorted by key.
+    """A corpus opened for reading. ``by_split`` maps each split to its pairs, sorted by key.
 
-    In an unpaired corpus ``domains`` holds, for each split, the pictures of A and of B instead.
+    Pairs are read from the manifest when they are asked for: a million take 8 MB. In an unpaired
+    corpus ``domains`` holds, for each split, the pictures of A and of B instead.
     """
 
     root: Path
@@ -278,8 +283,8 @@ class Corpus:
     layout: Layout
     colour: Colour
     info: Mapping[str, Any]
-    by_split: Mapping[str, list[Pair]]
-    domains: Mapping[str, tuple[list[Path], list[Path]]] = field(default_factory=dict)
+    by_split: Mapping[str, Sequence[Pair]]
+    domains: Mapping[str, tuple[Sequence[Path], Sequence[Path]]] = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -297,7 +302,7 @@ class Corpus:
         """Channels of ``input`` and ``target`` on disk: 1, 3 or 4."""
         return channels_of(self.info)
 
-    def pairs(self, split: str) -> list[Pair]:
+    def pairs(self, split: str) -> Sequence[Pair]:
         """Return the pairs of a split, sorted by key; ``CorpusError`` names the splits there are."""
         if self.kind == "unpaired":
             raise CorpusError("corpus", self.root, "is unpaired", "use a paired one here")
@@ -357,24 +362,6 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
     return found
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file; ``CorpusError`` names file and line of a damaged one."""
-    return list(iter_rows(path))
-
-
-def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file one by one; ``CorpusError`` names the line of a damaged one."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                raise CorpusError("manifest", path, f"line {number} is damaged", "build the corpus again")
-            yield row
-
-
 def read_info(root: Path) -> dict[str, Any]:
     """Return corpus.json; ``CorpusError`` when it is damaged or of a later format."""
     path = root / CORPUS_FILE
@@ -409,13 +396,28 @@ def channels_of(info: Mapping[str, Any]) -> dict[str, int]:
 def _open_manifest(root: Path, rows: bool) -> Corpus:
     info = read_info(root)
     kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
-    found = sorted(root.glob(f"*/{METADATA_FILE}"))
-    manifests = {p.parent.name: read_rows(p) if rows else [] for p in found}
+    folders = [p.parent for p in sorted(root.glob(f"*/{METADATA_FILE}"))]
+    colour = info.get("colour", "rgb")
     if kind == "unpaired":
-        domains = {s: (_domain(root / s, r, "A"), _domain(root / s, r, "B")) for s, r in manifests.items()}
-        return Corpus(root, "unpaired", layout, info.get("colour", "rgb"), info, {}, domains)
-    pairs = {s: [pair_of(root / s, s, row) for row in rows] for s, rows in manifests.items()}
-    return Corpus(root, "paired", layout, info.get("colour", "rgb"), info, pairs)
+        domains = {f.name: _open_domains(f) if rows else ((), ()) for f in folders}
+        return Corpus(root, "unpaired", layout, colour, info, {}, domains)
+    pairs = {f.name: _open_pairs(f) if rows else () for f in folders}
+    return Corpus(root, "paired", layout, colour, info, pairs)
+
+
+def _open_pairs(folder: Path) -> Sequence[Pair]:
+    make = {"": partial(pair_of, folder, folder.name)}
+    return open_rows(folder / METADATA_FILE, make, lambda row: "")[""]
+
+
+def _open_domains(folder: Path) -> tuple[Sequence[Path], Sequence[Path]]:
+    make = dict.fromkeys("AB", partial(_picture_of, folder))
+    found = open_rows(folder / METADATA_FILE, make, lambda row: str(row.get("domain")))
+    return found["A"], found["B"]
+
+
+def _picture_of(folder: Path, row: Mapping[str, Any]) -> Path:
+    return inside(folder, row.get("file_name"))
 
 
 def pair_of(folder: Path, split: str, row: Mapping[str, Any]) -> Pair:
@@ -424,10 +426,6 @@ def pair_of(folder: Path, split: str, row: Mapping[str, Any]) -> Pair:
     names = (both, both) if both else (row.get("input_file_name"), row.get("target_file_name"))
     first, second = (inside(folder, n) for n in names)
     return Pair(str(row.get("key", "")), split, first, second, row)
-
-
-def _domain(folder: Path, rows: list[dict[str, Any]], domain: str) -> list[Path]:
-    return [inside(folder, row.get("file_name")) for row in rows if row.get("domain") == domain]
 
 
 def inside(folder: Path, name: object) -> Path:

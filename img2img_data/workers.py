@@ -126,12 +126,11 @@ class Pool(Generic[Task, Result]):
         for index in chunk:
             task, reason = self.task_at(index), "worker-died"
             for _ in range(2):
-                began = time.monotonic()
                 try:
                     yield from self._alone(task)
                     break
-                except _broken():
-                    reason = "timeout" if time.monotonic() - began > self.limit else "worker-died"
+                except _broken() as error:  # loky's words hold the exit codes of its workers
+                    reason = "timeout" if f"({TIMED_OUT})" in str(error) else "worker-died"
             else:
                 yield self.lost(task, reason)
 

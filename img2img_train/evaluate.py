@@ -357,7 +357,7 @@ def _restored(model: Restorer, held: Sequence[tuple[Pair, Pixels, Pixels]]) -> l
     return [(pair, given, out, target) for (pair, given, target), out in zip(held, made, strict=True)]
 
 
-def _pairs(corpus: Corpus, split: str) -> list[Pair]:
+def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
     if corpus.colour != "rgb":
         raise UsageError(
             "corpus", corpus.root, f"holds {corpus.colour} pictures", "scoring takes RGB corpora for now"

@@ -86,8 +86,10 @@ def _hangs_on_seven(task: int) -> int:
     return task
 
 
-@pytest.mark.parametrize(("work", "reason"), [(_dies_on_seven, "worker-died"), (_hangs_on_seven, "timeout")])
-def test_a_deadly_task_costs_only_itself(work: Any, reason: str, cluster: Any) -> None:
+@pytest.mark.parametrize(
+    ("work", "limit", "reason"), [(_dies_on_seven, 20.0, "worker-died"), (_hangs_on_seven, 1.0, "timeout")]
+)
+def test_a_deadly_task_costs_only_itself(work: Any, limit: float, reason: str, cluster: Any) -> None:
     from img2img_data.cluster import ClusterPool, connected
 
     lost: list[tuple[int, str]] = []
@@ -97,7 +99,7 @@ def test_a_deadly_task_costs_only_itself(work: Any, reason: str, cluster: Any) -
         return -1
 
     with connected(cluster.scheduler_address) as client:
-        pool: ClusterPool[int, int] = ClusterPool(client, work, lambda i: i, note, [], limit=1.0)
+        pool: ClusterPool[int, int] = ClusterPool(client, work, lambda i: i, note, [], limit=limit)
         assert sorted(pool.run(range(24))) == sorted([-1, *(i for i in range(24) if i != 7)])
     assert lost == [(7, reason)]
 

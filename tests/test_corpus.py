@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -147,3 +149,32 @@ def test_a_damaged_page_is_one_line(tmp_path: Path, content: str) -> None:
         open_corpus(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def many_rows(root: Path, count: int, **info: object) -> Path:
+    rows: list[dict[str, object]] = [
+        {"key": f"{n:05d}", "input_file_name": f"input/{n}.png", "target_file_name": f"target/{n}.png"}
+        for n in range(count)
+    ]
+    return write_corpus(root, rows, **info)
+
+
+def test_rows_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    pairs = open_corpus(many_rows(tmp_path / "c", 50)).pairs("train")
+    assert len(pairs) == 50
+    assert [p.key for p in pairs] == [f"{n:05d}" for n in range(50)]
+    assert pairs[7] == pairs[-43]
+    assert [p.key for p in pairs[10:20:5]] == ["00010", "00015"]
+    assert pickle.loads(pickle.dumps(pairs))[49] == pairs[49]
+    with pytest.raises(IndexError):
+        pairs[50]
+
+
+def test_an_open_corpus_takes_little_memory(tmp_path: Path) -> None:
+    root = many_rows(tmp_path / "c", 20_000)
+    tracemalloc.start()
+    pairs = open_corpus(root).pairs("train")
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pairs) == 20_000
+    assert peak < 2 << 20 > held

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 DOORS = {"corpus", "images", "degradations", "fields", "errors", "yamlfile"}
 DATA_LEVELS = [
     {"errors"},
-    {"fields", "yamlfile"},
+    {"fields", "rows", "yamlfile"},
     {"framing", "matfile", "orientation", "png", "profiles", "archives"},
     {"headers"},
     {"samples"},
