@@ -49,9 +49,10 @@ LONGEST: Final = 1024
 SHORTEST: Final = 32
 """In pictures with a shorter side than this nothing is told."""
 
-DOUBTFUL: Final = 0.65
-"""Doubt above which a shift is not believed: unrelated photos lie above it (only at 64 pixels a few below),
-99 of 100 true pairs below."""
+DOUBTFUL: Final = 0.7
+"""Doubt above which a shift is not believed. At this limit 85 of 100 facades are told from their label maps,
+87 of 88 faces from their sketches, and all of 240 photos from their blurred copies at 48 to 128 pixels; of
+unrelated photos 1 to 4 in 100 seem to be told at 128 pixels and more, 12 at 64."""
 
 
 class Shift(NamedTuple):
@@ -66,7 +67,8 @@ class Shift(NamedTuple):
     doubt: float
 
     def __str__(self) -> str:
-        return f"{self.length:.1f} pixels apart: {self.x:+.1f} to the right, {self.y:+.1f} down"
+        right, down = (round(v, 1) + 0.0 for v in (self.x, self.y))  # + 0.0: no -0.0
+        return f"{self.length:.1f} pixels apart: {right:+.1f} to the right, {down:+.1f} down"
 
     @property
     def length(self) -> float:
@@ -101,7 +103,7 @@ def measure_shift(first: NDArray[Any], second: NDArray[Any]) -> Shift:
     height, width = fits.shape
     x, y = (v - n if v > n / 2 else v for v, n in ((x, width), (y, height)))
     doubt = max(0.0, float(around.max()) / peak)
-    return Shift(round(x / scale, 2) + 0.0, round(y / scale, 2) + 0.0, round(doubt, 3))  # + 0.0: no -0.0
+    return Shift(round(x / scale, 2) + 0.0, round(y / scale, 2) + 0.0, round(doubt, 3))
 
 
 def _scaled(pixels: NDArray[Any], scale: float) -> NDArray[Any]:
