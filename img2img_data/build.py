@@ -212,7 +212,7 @@ def build_corpus(
 
 def _channels_of(job: Job) -> dict[str, int]:
     target = images.COUNT[job.settings.channels]
-    plane = job.pairing.plane and job.layout == "folders"
+    plane = job.pairing.plane and job.layout == "folders" and job.settings.format != "webp"  # holds no plane
     return {"input": 1 if plane else target, "target": target}
 
 

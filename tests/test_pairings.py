@@ -138,6 +138,18 @@ def test_every_command_gives_the_same_bytes_for_one_and_two_workers(command: str
     assert not verify_corpus(tmp_path / "out1", lambda *_: None).problems
 
 
+@pytest.mark.parametrize("format", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("layout", ["folders", "combined"])
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"lab"}))
+def test_the_corpus_page_is_true_in_every_format(
+    command: str, layout: str, format: str, tmp_path: Path
+) -> None:
+    paths = [write_photos(tmp_path / n, 2, 48, 40) for n in STEPS[command].paths if n != "out"]
+    given = {"jobs": 1, "layout": layout, "format": format}
+    run_step(command, [*paths, tmp_path / "out"], given, lambda *_: None, print)
+    assert not verify_corpus(tmp_path / "out", lambda *_: None).problems
+
+
 def test_grey_is_the_luma_of_the_target() -> None:
     picture = typed(np.uint16, 20, 30)
     made = Grayscale().make([picture], None)
