@@ -59,11 +59,13 @@ def one_item(job: Job, task: Task) -> Outcome:
     try:
         if task.refused:
             raise Refused(*task.refused)
-        sources = _read_sources(job, task)
+        sources = read_sources(job, task)
         rng = picture_rng(job.settings.seed, task.sources[0]) if job.pairing.random else None
         made = job.pairing.make([s.pixels for s in sources], rng)
         group, split = _place_of(job, task)
-        files = _write_files(job, task, split, made.input, made.target, sources)
+        files = encode_files(job, task, made.input, made.target, sources)
+        for file in files:
+            write_file(job.out, f"{split}/{file.name}", file.data)
         tags = {**task.tags, "group": printable(group)} if job.settings.group_by else dict(task.tags)
         row = _row(job, task, tags, sources, made, files)
         return Outcome(task.index, split, "", to_json_line(row))
@@ -71,7 +73,8 @@ def one_item(job: Job, task: Task) -> Outcome:
         return refusal(task, refused.reason, refused.detail)
 
 
-def _read_sources(job: Job, task: Task) -> list[Source]:
+def read_sources(job: Job, task: Task) -> list[Source]:
+    """Read and frame the sources of a task; ``Refused`` tells which could not be used, and why."""
     out: list[Source] = []
     for number, path in enumerate(task.sources):
         try:
@@ -119,39 +122,38 @@ def _side_by_side(first: images.Pixels, second: images.Pixels, sources: Sequence
     return np.hstack((_like(second, first), second))
 
 
-class Written(NamedTuple):
-    """A file of the corpus: the column its name stands in, its name in the split's folder, its digest."""
+class Encoded(NamedTuple):
+    """A file of the corpus: the column its name stands in, its name in the split's folder, its bytes."""
 
     column: str
     name: str
+    data: bytes
     sha256: str
 
 
-def _write_files(
-    job: Job, task: Task, split: str, first: images.Pixels, second: images.Pixels, sources: Sequence[Source]
-) -> list[Written]:
+def encode_files(
+    job: Job, task: Task, first: images.Pixels, second: images.Pixels, sources: Sequence[Source]
+) -> list[Encoded]:
+    """Return the files of one pair; a picture that was not changed keeps the bytes it came in."""
     if job.kind == "unpaired":
         content = [("file_name", "AB"[task.root], second)]
     elif job.layout == "combined":
         content = [("file_name", "", _side_by_side(first, second, sources))]
     else:
         content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
-    written = []
+    files = []
     for column, folder, pixels in content:
         same = [s for s in sources if pixels is s.picture.pixels and s.picture.verbatim]
         if same:
             data, digest = same[0].data, same[0].sha256
             extension = "jpg" if same[0].picture.format == "jpeg" else same[0].picture.format
         else:
-            data, extension = (
-                images.encode(pixels, job.settings.format, job.settings.quality),
-                job.settings.format,
-            )
+            extension = job.settings.format
+            data = images.encode(pixels, job.settings.format, job.settings.quality)
             digest = sha256(data).hexdigest()
         name = f"{folder}/{task.key}.{extension}" if folder else f"{task.key}.{extension}"
-        write_file(job.out, f"{split}/{name}", data)
-        written.append(Written(column, name, digest))
-    return written
+        files.append(Encoded(column, name, data, digest))
+    return files
 
 
 def _like(second: images.Pixels, first: images.Pixels) -> images.Pixels:
@@ -166,7 +168,7 @@ def _row(
     tags: Mapping[str, Any],
     sources: Sequence[Source],
     made: Made,
-    files: Sequence[Written],
+    files: Sequence[Encoded],
 ) -> dict[str, Any]:
     height, width = made.target.shape[:2]
     row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}

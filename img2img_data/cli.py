@@ -112,6 +112,72 @@ def blur(source: Path, out: Path, settings: dict[str, object]) -> None:
     _run("blur", (source, out), settings)
 
 
+@group.command(cls=ModelCommand, models=_models("degrade"), short_help="Pair each photo with a spoiled copy.")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--recipe", type=FOLDER, default=None, help="YAML file with a tree of degradations")
+def degrade(source: Path, out: Path, recipe: Path | None, settings: dict[str, object]) -> None:
+    """Pair each photo of SOURCE with a copy that a tree of degradations spoiled: blur, noise, compression...
+
+    A recipe holds the tree under the key 'degradation'; a single kind needs no recipe.
+
+    \b
+    Example:
+      img2img-data degrade photos/ corpora/mixed --recipe recipes/mixed.yaml --size 256
+      img2img-data degrade photos/ corpora/noisy --kind noise --set sigma=5..25
+      img2img-data degradations              # what there is
+      img2img-data degradations noise        # what noise takes
+    """
+    if recipe is not None:
+        from img2img_data.recipe import load_degradation
+
+        settings["degradation"] = load_degradation(recipe)
+    _run("degrade", (source, out), settings)
+
+
+@group.command(short_help="List the degradations, or the settings of one.")
+@click.argument("name", default="")
+def degradations(name: str) -> None:
+    """List all degradations; with NAME, its settings: units, ranges, defaults.
+
+    A strength is a number, or a range of which each picture draws its own: [1, 5] in a recipe, 1..5 on the
+    command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
+
+    \b
+    Example:
+      img2img-data degradations
+      img2img-data degradations motion
+    """
+    from img2img_data.trees import about_degradations
+
+    for line in about_degradations(name):
+        _say(line)
+
+
+@group.command(short_help="Make the input of one pair again, byte for byte.")
+@click.argument("corpus", type=FOLDER)
+@click.argument("key")
+@click.option("--source", type=FOLDER, default=None, help="folder of photos that the corpus was made from")
+@click.option("--out", type=FOLDER, default=None, help="file to write what was made to")
+def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> None:
+    """Spoil one photo again by what CORPUS noted under KEY, and compare with what the corpus holds.
+
+    Without --source the clean picture in the corpus serves, if it was kept without loss. Ends with 1 when a
+    single byte differs.
+
+    \b
+    Example:
+      img2img-data replay corpora/mixed 000123 --source photos/
+      img2img-data replay corpora/mixed 000123 --out again.png
+    """
+    from img2img_data.replay import replay_pair
+
+    result = replay_pair(corpus, key, source, out)
+    for line in result.lines:
+        _say(line)
+    sys.exit(0 if result.equal else 1)
+
+
 @group.command(cls=ModelCommand, models=_models("combine"), short_help="Pair two folders: photo | sketch.")
 @click.argument("inputs", type=FOLDER)
 @click.argument("targets", type=FOLDER)

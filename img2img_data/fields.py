@@ -52,7 +52,9 @@ class ModelCommand(click.Command):
             taken = {p.name for p in self.params}
             self._loaded = []
             for model in self._models():
-                made = [option_for(n, f) for n, f in model.model_fields.items() if n not in taken]
+                fields = model.model_fields.items()
+                # What may be anything is a tree, which only a recipe can hold.
+                made = [option_for(n, f) for n, f in fields if n not in taken and f.annotation is not Any]
                 taken.update(o.name for o in made)
                 self._loaded += made
         own = super().get_params(ctx)
@@ -73,18 +75,20 @@ def option_for(name: str, field: FieldInfo) -> click.Option:
     flag = "--" + name.replace("_", "-")
     text = field.description or ""
     default = None if field.is_required() else field.get_default(call_default_factory=True)
-    shown = f"{text}  [default: {default}]" if default is not None and default not in ((), "") else text
+    named = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = f"{text}  [default: {named}]" if default is not None and default not in ((), "") else text
     if plain is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", name], default=default, help=text)
     if typing.get_origin(plain) is tuple and ... in typing.get_args(plain):
         return click.Option(
-            [flag, name], multiple=True, type=_click_type(typing.get_args(plain)[0]), help=text
+            [flag, name], multiple=True, type=_click_type(typing.get_args(plain)[0]), help=shown
         )
     return click.Option(
         [flag, name],
         type=_click_type(plain),
         default=None,
-        help=shown + _range_of(field),
+        help=shown + range_of(field),
+        metavar=getattr(plain, "metavar", None),
         callback=_member_of(plain),
     )
 
@@ -112,7 +116,8 @@ def _click_type(annotation: Any) -> Any:
     return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
 
 
-def _range_of(field: FieldInfo) -> str:
+def range_of(field: FieldInfo) -> str:
+    """Return the bounds of a field for its help, as in "  [>= 0, <= 1]"; "" where it has none."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [f"{s} {getattr(m, a)}" for m in field.metadata for a, s in signs.items() if hasattr(m, a)]
     return f"  [{', '.join(bounds)}]" if bounds else ""

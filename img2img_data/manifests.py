@@ -31,10 +31,11 @@ _TARGET: Final = re.compile(rb'"target_source_sha256": "([0-9a-f]{16})')
 @functools.cache
 def versions() -> Mapping[str, str]:
     """Return the versions of this program and of the libraries that the bytes of a picture depend on."""
-    return {name: _version_of(name) for name in LIBRARIES}
+    return {name: version_of(name) for name in LIBRARIES}
 
 
-def _version_of(name: str) -> str:
+def version_of(name: str) -> str:
+    """Return the installed version of a distribution, "unknown" where there is none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

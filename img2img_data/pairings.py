@@ -20,6 +20,8 @@ from img2img_data import images
 from img2img_data.corpus import Colour
 from img2img_data.degradations import DEGRADATIONS, Degradation, Gaussian
 from img2img_data.errors import Refused
+from img2img_data.fields import Place, build_model
+from img2img_data.trees import kind_of, parse_tree, tree_of
 
 Pixels = NDArray[Any]
 Drawn = dict[str, float]
@@ -94,8 +96,16 @@ class Degrade(Pairing):
         return Made(self.degradation.apply(pictures[0], "yx", **drawn), pictures[0], drawn, {})
 
     def settings(self) -> dict[str, Any]:
+        """Return the whole tree of degradations, every default filled in."""
+        return {"pairing": "degrade", "degradation": tree_of(self.degradation)}
+
+
+class Blur(Degrade):
+    """One of the plain blurs; the recipe in corpus.json has its parameters beside the others."""
+
+    def settings(self) -> dict[str, Any]:
         """Name the kind of degradation beside its parameters."""
-        kind = _name_of(type(self.degradation), DEGRADATIONS)
+        kind = kind_of(self.degradation)
         return {"pairing": "degrade", "kind": kind, **self.degradation.model_dump(mode="json")}
 
 
@@ -316,6 +326,25 @@ PAIRINGS: Final[dict[str, type[Pairing]]] = {
     "edges": Edges,
     "unpaired": Keep,
 }
+
+
+def pairing_of(recipe: Mapping[str, Any], place: Place) -> Pairing:
+    """Return the pairing that a corpus was made by, from its recipe; ``UsageError`` where that is none."""
+    name = str(recipe.get("pairing"))
+    if name not in PAIRINGS:
+        raise place.error(["pairing"], f"names no pairing (got {name!r})", "the corpus is damaged, or newer")
+    if name == "degrade":
+        return Degrade(degradation=_degradation_of(recipe, place))
+    given = {field: recipe[field] for field in PAIRINGS[name].model_fields if field in recipe}
+    return build_model(PAIRINGS[name], given, place)
+
+
+def _degradation_of(recipe: Mapping[str, Any], place: Place) -> Degradation:
+    if "degradation" in recipe:
+        return parse_tree(recipe["degradation"], place.below("degradation")).degradation
+    kind = str(recipe.get("kind"))
+    fields = DEGRADATIONS[kind].model_fields if kind in DEGRADATIONS else {}
+    return parse_tree({kind: {name: recipe[name] for name in fields if name in recipe}}, place).degradation
 
 
 def _name_of(cls: type[Any], names: Mapping[str, type[Any]]) -> str:

@@ -33,7 +33,8 @@ from img2img_data.fields import Place, build_model, did_you_mean, takes_text
 from img2img_data.outcome import Report
 from img2img_data.packing import INDEX_FILE
 from img2img_data.selection import PAGE
-from img2img_data.steps import STEPS, check_settings, run_step
+from img2img_data.steps import STEPS, DegradeSettings, check_settings, run_step
+from img2img_data.trees import parse_tree
 from img2img_data.yamlfile import Document, read_yaml
 
 Say = Callable[[str], None]
@@ -41,6 +42,7 @@ RunStep = Callable[[Progress, Say], tuple[Report, int]]
 
 PAGES: Final = (CORPUS_FILE, PAGE, EXPORT_FILE, INDEX_FILE)
 """What a step's folder holds once it is complete: one of these."""
+DEGRADES: Final = DegradeSettings.model_fields.keys()
 SHOWN_LINES: Final = 12
 """Of a step's lines in a dry run: the first few and the last few, when there are more than twice as many."""
 
@@ -54,6 +56,9 @@ class Recipe(BaseModel):
     about: str = Field("", description="what it shows, in a sentence")
     corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
         (), description="the steps of img2img-data build, in order, each {command: settings}"
+    )
+    degradation: Any = Field(
+        None, description="a tree of degradations: for the degrade steps that name none, and degrade --recipe"
     )
     run: dict[str, Any] = Field({}, description="settings of img2img-train; see 'img2img-train schema'")
 
@@ -87,6 +92,8 @@ def load_recipe(path: Path) -> tuple[RecipeStep, ...]:
     recipe = build_model(Recipe, _with_texts(document).content, place)
     if not recipe.corpus:
         raise UsageError("recipe", path, "has no 'corpus' steps", "see the files in recipes/")
+    if recipe.degradation is not None:
+        parse_tree(recipe.degradation, place.below("degradation"))
     steps: list[RecipeStep] = []
     for index, step in enumerate(recipe.corpus):
         here = place.below("corpus", str(index))
@@ -95,8 +102,21 @@ def load_recipe(path: Path) -> tuple[RecipeStep, ...]:
         ((name, values),) = step.items()
         if name not in STEPS:
             raise here.error([name], "unknown", did_you_mean(name, STEPS))
+        if name == "degrade" and recipe.degradation is not None and not values.keys() & DEGRADES:
+            values = {**values, "degradation": recipe.degradation}
         steps.append(_step_of(index + 1, name, values, here.below(name), steps))
     return tuple(steps)
+
+
+def load_degradation(path: Path) -> Any:
+    """Return the tree of degradations in a recipe, checked; ``UsageError`` names the first mistake."""
+    document = read_yaml(path)
+    if "degradation" not in document.content:
+        way_out = "write a tree of degradations under that key, as in recipes/mixed.yaml"
+        raise UsageError("recipe", path, "has no 'degradation'", way_out)
+    place = Place(f"recipe '{printable(str(path))}'", ("degradation",), document.lines)
+    parse_tree(document.content["degradation"], place)
+    return document.content["degradation"]
 
 
 def _with_texts(document: Document) -> Document:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from img2img_data.build import build_corpus, forecast_corpus
 from img2img_data.corpus import CORPUS_FILE
-from img2img_data.degradations import DEGRADATIONS, find_degradation
+from img2img_data.degradations import BLUR_KINDS, DEGRADATIONS
+from img2img_data.degradations import Step as Tree
 from img2img_data.engine import Progress
 from img2img_data.errors import UsageError
 from img2img_data.exporting import ExportSettings, export_corpus
@@ -26,7 +27,18 @@ from img2img_data.layouts import LAYOUTS, find_layout
 from img2img_data.matching import MatchSettings, better_match, match_paths, table_of
 from img2img_data.outcome import Report
 from img2img_data.packing import INDEX_FILE, PackSettings, pack_corpus
-from img2img_data.pairings import Blank, Colorize, Combine, Degrade, Edges, Grayscale, Halves, Keep, Pairing
+from img2img_data.pairings import (
+    Blank,
+    Blur,
+    Colorize,
+    Combine,
+    Degrade,
+    Edges,
+    Grayscale,
+    Halves,
+    Keep,
+    Pairing,
+)
 from img2img_data.plan import Plan, plan_entries, plan_folders, plan_pairs
 from img2img_data.resizing import ResizeSettings, forecast_resizing, resize_pictures
 from img2img_data.selection import (
@@ -39,6 +51,7 @@ from img2img_data.selection import (
 )
 from img2img_data.settings import BuildSettings, RunSettings
 from img2img_data.sources import find_mat, list_folder, list_wiki
+from img2img_data.trees import parse_assignments, parse_tree
 from img2img_data.unpacking import unpack_corpus
 
 Settings = Mapping[str, Any]
@@ -53,14 +66,39 @@ class BlurSettings(BaseModel):
 
     kind: str = Field(
         "gaussian",
-        description=f"what spoils the pictures: {', '.join(DEGRADATIONS)}",
-        json_schema_extra={"enum": list(DEGRADATIONS)},
+        description=f"what spoils the pictures: {', '.join(BLUR_KINDS)}",
+        json_schema_extra={"enum": list(BLUR_KINDS)},
     )
 
     @field_validator("kind")
     @classmethod
     def _check_kind(cls, value: str) -> str:
-        if value not in DEGRADATIONS:
+        if value in DEGRADATIONS and value not in BLUR_KINDS:
+            raise ValueError(f"is none of 'blur'; 'degrade --kind {value}' has it")
+        if value not in BLUR_KINDS:
+            raise ValueError(f"unknown; {did_you_mean(value, BLUR_KINDS)}")
+        return value
+
+
+class DegradeSettings(BaseModel):
+    """What spoils the pictures: one kind, or a tree of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str | None = Field(
+        None,
+        description="a single degradation by its name; 'img2img-data degradations' lists them",
+        json_schema_extra={"enum": list(DEGRADATIONS)},
+    )
+    set: tuple[str, ...] = Field(
+        (), description="a setting of that kind, as in --set sigma=3 or --set sigma=1..5; may be given again"
+    )
+    degradation: Any = Field(None, description="a tree of degradations, in a recipe")
+
+    @field_validator("kind")
+    @classmethod
+    def _check_kind(cls, value: str | None) -> str | None:
+        if value is not None and value not in DEGRADATIONS:
             raise ValueError(f"unknown; {did_you_mean(value, DEGRADATIONS)}")
         return value
 
@@ -131,6 +169,8 @@ class Step:
     paths: tuple[str, ...]
     models: Models
     choice: Choice | None = None
+    check: Callable[[Settings, Place], object] | None = None
+    """What else is to be checked of the settings; it raises ``UsageError``."""
 
     def models_for(self, given: Settings) -> Models:
         """Return the models that the settings given have to fit."""
@@ -173,6 +213,8 @@ def check_settings(name: str, given: Settings, place: Place = OPTIONS) -> None:
         if key not in fitting and step.choice:
             chosen = given.get(step.choice.name, step.choice.default)
             raise place.error([key], f"does not belong to {step.choice.name} '{chosen}'", "leave it out")
+    if step.check:
+        step.check(given, place)
 
 
 def _fields_of(models: Models) -> set[str]:
@@ -213,9 +255,33 @@ def _corpus(
 def blur(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Pair each picture with a spoiled copy of itself."""
     kind = build_model(BlurSettings, split_settings(given, BlurSettings)).kind
-    degradation = find_degradation(kind)
-    pairing = Degrade(degradation=build_model(degradation, split_settings(given, degradation)))
+    degradation = BLUR_KINDS[kind]
+    pairing = Blur(degradation=build_model(degradation, split_settings(given, degradation)))
     return _corpus("blur", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+
+
+def degrade(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Pair each picture with a copy of itself, spoiled by one kind or by a whole tree of degradations."""
+    pairing = Degrade(degradation=degradation_of_step(given).degradation)
+    return _corpus("degrade", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+
+
+def degradation_of_step(given: Settings, place: Place = OPTIONS) -> Tree:
+    """Return what the settings of ``degrade`` say; ``UsageError`` names the key of a mistake."""
+    settings = build_model(DegradeSettings, split_settings(given, DegradeSettings), place)
+    if settings.kind is not None and settings.degradation is not None:
+        raise place.error(["kind"], "is given beside a tree of degradations", "keep one of the two")
+    if settings.kind is not None:
+        where = place.below("set") if place.title else Place("option --set")
+        return parse_tree({settings.kind: parse_assignments(settings.set, where)}, where)
+    if settings.set:
+        raise place.error(["set"], "belongs to a kind", "change the tree of degradations instead")
+    if settings.degradation is None:
+        way_out = (
+            "name a kind; 'img2img-data degradations' lists them; or give a recipe with a 'degradation:'"
+        )
+        raise place.error(["kind"], "missing, so nothing is spoiled", way_out)
+    return parse_tree(settings.degradation, place.below("degradation") if place.title else Place("recipe"))
 
 
 def lab(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
@@ -386,9 +452,10 @@ STEPS: Final[dict[str, Step]] = {
     "blur": Step(
         blur,
         ("source", "out"),
-        (BlurSettings, *DEGRADATIONS.values(), *_BUILD),
-        Choice("kind", DEGRADATIONS, "gaussian"),
+        (BlurSettings, *BLUR_KINDS.values(), *_BUILD),
+        Choice("kind", BLUR_KINDS, "gaussian"),
     ),
+    "degrade": Step(degrade, ("source", "out"), (DegradeSettings, *_BUILD), check=degradation_of_step),
     "combine": Step(combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, Combine, *_BUILD)),
     "lab": Step(lab, ("source", "out"), (Colorize, *_BUILD)),
     "grayscale": Step(grayscale, ("source", "out"), _BUILD),

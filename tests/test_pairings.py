@@ -124,7 +124,11 @@ def rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-EXTRA = {"blank": {"where": "random", "fill": "noise"}, "combine": {"audit_shift": True}}
+EXTRA = {
+    "degrade": {"kind": "noise"},
+    "blank": {"where": "random", "fill": "noise"},
+    "combine": {"audit_shift": True},
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,7 +14,7 @@ import pytest
 from conftest import write_photos
 
 from img2img_data.corpus import read_rows
-from img2img_data.degradations import DEGRADATIONS
+from img2img_data.degradations import BLUR_KINDS
 from img2img_data.errors import UsageError
 from img2img_data.recipe import forecast_recipe, load_recipe
 from img2img_data.schema import schema_of
@@ -216,8 +216,8 @@ def test_schema_of_each_step_describes_its_settings(name: str) -> None:
 
 
 def test_settings_of_another_kind_fit_neither() -> None:
-    for kind, model in DEGRADATIONS.items():
-        others = {f for m in DEGRADATIONS.values() for f in m.model_fields} - set(model.model_fields)
+    for kind, model in BLUR_KINDS.items():
+        others = {f for m in BLUR_KINDS.values() for f in m.model_fields} - set(model.model_fields)
         for other in others:
             assert check({"source": "a", "out": "b", "kind": kind, other: 2}, "blur")
 
