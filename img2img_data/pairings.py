@@ -144,6 +144,8 @@ class Combine(Pairing):
 class Halves(Pairing):
     """Input: the left half of the picture. Target: the right half. As pix2pix keeps its pairs."""
 
+    takes: ClassVar[frozenset[images.Channels]] = frozenset(images.COUNT)
+
     def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Cut in the middle; ``Refused`` (size) when there is none."""
         width = pictures[0].shape[1]

@@ -138,8 +138,8 @@ def test_pairings_keep_depth_and_channels(name: str, dtype: type) -> None:
         pixels = samples[channels].astype(dtype)
         made = pairing.make([pixels, pixels], np.random.default_rng(0))
         assert made.input.dtype == made.target.dtype == dtype
-        assert made.target.shape == pixels.shape
-        assert made.input.shape == (pixels.shape[:2] if pairing.plane else pixels.shape)
+        assert made.target.shape[2:] == pixels.shape[2:]
+        assert made.input.shape == (made.target.shape[:2] if pairing.plane else made.target.shape)
 
 
 def test_8_bit_sources_of_a_16_bit_corpus_are_widened_and_said_so(photos: Path, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_the_share_outside_srgb_is_what_clips() -> None:
     ],
 )
 def test_training_refuses_what_it_would_cut_down(info: dict[str, Any], why: str, tmp_path: Path) -> None:
-    batches = pytest.importorskip("img2img_train.batches")
+    pictures = pytest.importorskip("img2img_train.pictures")
     with pytest.raises(UsageError, match=why):
-        batches.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", info, {}))
-    batches.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {}))
+        pictures.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", info, {}))
+    pictures.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {}))

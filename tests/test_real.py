@@ -73,6 +73,36 @@ def test_cuhk_pairs_whole_under_both_schemes(scheme: str, real_data: Path, tmp_p
         assert (both[:, 200:, 0] == both[:, 200:, 2]).all(), "the sketch is on the right"
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_lab_states_its_error_and_16_bit_comes_back_within_a_grey_level(
+    bits: int, real_data: Path, tmp_path: Path
+) -> None:
+    source = real_data / "landscapes" / "yosemite" / "trainB"
+    run("lab", source, tmp_path / "out", "--bits", bits, "--jobs", 2)
+    page = json.loads((tmp_path / "out" / "corpus.json").read_text())
+    assert (page["bits"], page["channels"]) == (bits, {"input": 1, "target": 3})
+    worst = outside = 0.0
+    kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
+    assert len(kept) == 100
+    for row in kept:
+        stored = cv2.imread(str(tmp_path / "out/train" / str(row["target_file_name"])), cv2.IMREAD_UNCHANGED)
+        lab = stored[..., ::-1].astype(np.float32) / (257 if bits == 16 else 1) * (100 / 255, 1, 1)
+        lab -= (0, 128, 128)
+        back = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_Lab2BGR) * 255
+        photo = cv2.imread(str(source / str(row["source"])))
+        worst = max(worst, float(np.abs(back - photo).max()))
+        outside += float(str(row["measured"]["out_of_gamut_share"]))
+    stated = page["measured"]
+    assert abs(stated["round_trip_max"] - worst) <= 1.6, "OpenCV's Lab of bytes is a little coarser"
+    assert stated["out_of_gamut_share"] == pytest.approx(outside / 100, abs=1e-5)
+    if bits == 16:
+        assert worst < 1
+        assert stated["out_of_gamut_share"] == 0
+    else:
+        assert stated["round_trip_max"] >= 1
+        assert 0 < stated["out_of_gamut_share"] < 0.1
+
+
 def test_resize_at_64_goes_through_16(real_data: Path, tmp_path: Path) -> None:
     source = real_data / "landscapes" / "scenes150" / "street"
     run("blur", source, tmp_path / "out", "--kind", "resize", "--size", 64, "--jobs", 1)
