@@ -394,13 +394,27 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, dry_run: bool) -> Non
     type=click.FloatRange(min=0, min_open=True),
     help="also measure each pair, list those whose halves lie further apart, pixels",
 )
-def verify(corpus: Path, quick: bool, max_shift: float | None) -> None:
+@click.option(
+    "--leaks", is_flag=True, help="also list pictures of which a copy, exact or near, is in another split"
+)
+@click.option(
+    "--distance",
+    type=click.IntRange(0, 9),
+    default=8,
+    show_default=True,
+    help="bits of 64 in which near copies may differ; 0: exact copies alone",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=0), default=0, help="worker processes of --leaks  [default: every core]"
+)
+def verify(corpus: Path, quick: bool, max_shift: float | None, leaks: bool, distance: int, jobs: int) -> None:
     """Re-read CORPUS and list what is missing, extra, unreadable, changed, of another size, or in two splits.
 
     \b
     Example:
       img2img-data verify corpora/gaussian
       img2img-data verify corpora/cuhk --max-shift 3
+      img2img-data verify corpora/gaussian --leaks
     """
     from img2img_data.progress import progress_of
     from img2img_data.verify import verify_corpus
@@ -412,6 +426,13 @@ def verify(corpus: Path, quick: bool, max_shift: float | None) -> None:
 
         with progress_of("measure") as show:
             found.problems += misaligned_pairs(corpus, max_shift, show)
+    if leaks:
+        from img2img_data.leaks import find_leaks
+
+        with progress_of("leaks") as show:
+            leaked = find_leaks(corpus, distance, jobs, show)
+        found.problems += [("leak", *one) for one in leaked.found]
+        found.notes += leaked.notes
     for line in found.lines():
         click.echo(line)
     sys.exit(1 if found.problems else 0)

@@ -43,6 +43,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -82,6 +83,7 @@ PRINT: Final = np.dtype(
 BANDS: Final = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 """Where the parts of a hash begin, and how many bits they have. Each holds low and high frequencies alike."""
 
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
 _BLOCK, _STEP = 4096, 64
 _CANDIDATES: Final = 1 << 22
 """Pairs compared at once."""
@@ -139,8 +141,8 @@ class PrintFile:
 
     def __init__(self, path: Path, count: int) -> None:
         self.path, self.count = path, count
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        os.ftruncate(self._handle, count * PRINT.itemsize)
+        self._file = os.fdopen(os.open(path, _FLAGS, 0o666), "r+b", buffering=0)
+        self._file.truncate(count * PRINT.itemsize)
 
     def __enter__(self) -> PrintFile:
         return self
@@ -148,11 +150,12 @@ class PrintFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._handle)
+        self._file.close()
 
     def put(self, place: int, data: bytes) -> None:
         """Write the fingerprint of a picture."""
-        os.pwrite(self._handle, data, place * PRINT.itemsize)
+        self._file.seek(place * PRINT.itemsize)
+        self._file.write(data)
 
     def whole(self) -> Iterator[tuple[int, tuple[int, int]]]:
         """Yield place and stamp of each fingerprint that is there and undamaged."""
@@ -169,7 +172,7 @@ class PrintFile:
             np.zeros((self.count, 2), np.uint64),
             np.zeros(self.count, np.uint64),
             np.zeros(self.count, np.float32),
-            self._handle,
+            self._file,
         )
         for start, part in self._parts():
             here = slice(start, start + len(part))
@@ -179,8 +182,9 @@ class PrintFile:
 
     def _parts(self) -> Iterator[tuple[int, NDArray[Any]]]:
         for start in range(0, self.count, _BLOCK):
-            size = min(_BLOCK, self.count - start) * PRINT.itemsize
-            yield start, np.frombuffer(os.pread(self._handle, size, start * PRINT.itemsize), PRINT)
+            self._file.seek(start * PRINT.itemsize)
+            data = self._file.read(min(_BLOCK, self.count - start) * PRINT.itemsize)
+            yield start, np.frombuffer(data, PRINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +195,15 @@ class Prints:
     digests: Words
     hashes: Words
     aspects: NDArray[np.float32]
-    file: int
+    file: FileIO
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def thumb(self, place: int) -> NDArray[np.uint8]:
         """Return the thumbnail of a picture."""
-        data = os.pread(self.file, THUMB * THUMB, (place + 1) * PRINT.itemsize - THUMB * THUMB)
-        return np.frombuffer(data, np.uint8).reshape(THUMB, THUMB)
+        self.file.seek((place + 1) * PRINT.itemsize - THUMB * THUMB)
+        return np.frombuffer(self.file.read(THUMB * THUMB), np.uint8).reshape(THUMB, THUMB)
 
     def confirm(self, place: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which of the others look like the picture at ``place``: in aspect, and by thumbnails."""

@@ -37,6 +37,7 @@ PROBLEMS: Final = {
     "samples": "another depth or number of channels than corpus.json says",
     "misaligned": "its halves lie further apart than --max-shift",
     "two-splits": "the same source, or the same group, in two splits",
+    "leak": "a copy, or nearly, of a picture in another split",
     "twice": "named twice by the manifest",
 }
 
@@ -65,15 +66,17 @@ class Findings:
 
     pictures: int = 0
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was seen and is no problem."""
 
     def lines(self) -> list[str]:
         """Return the report, a line for each problem and a summary."""
         counts = Counter(p for p, _, _ in self.problems)
         found = [f"{p:<11} {printable(name)}  {detail}".rstrip() for p, name, detail in sorted(self.problems)]
         if not counts:
-            return [f"{self.pictures:,} pictures, nothing wrong"]
+            return [*self.notes, f"{self.pictures:,} pictures, nothing wrong"]
         summary = ", ".join(f"{n:,} {p} ({PROBLEMS[p]})" for p, n in sorted(counts.items()))
-        return [*found, f"{self.pictures:,} pictures; {summary}"]
+        return [*found, *self.notes, f"{self.pictures:,} pictures; {summary}"]
 
 
 def verify_corpus(root: Path, progress: Callable[[int, int], None], quick: bool = False) -> Findings:

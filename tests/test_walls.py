@@ -28,7 +28,7 @@ DATA_LEVELS = [
     {"outcome", "filters", "matching", "pairings", "settings"},
     {"histogram"},
     {"plan", "folder", "workers", "survey", "sample", "audit", "verify"},
-    {"manifests", "show"},
+    {"manifests", "show", "leaks"},
     {"cluster"},
     {"engine"},
     {"build", "selection", "packing"},
