@@ -56,8 +56,10 @@ _RESERVED: Final = frozenset(
     ["con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))]
 )
 _LONGEST_COMPONENT: Final = 160
-_PLAIN: Final = re.compile(rb"(?:[A-Za-z0-9_-]{1,160}/)*[A-Za-z0-9_-]{1,150}\.[A-Za-z0-9]{1,9}")
-_RESERVED_PART: Final = re.compile(rb"(?:^|/)(?:con|prn|aux|nul|com\d|lpt\d)(?:[./]|$)", re.IGNORECASE)
+_FREE: Final = rb"(?!(?i:con|prn|aux|nul|com\d|lpt\d)[./])"
+_PLAIN: Final = re.compile(
+    rb"(?:%b[A-Za-z0-9_-]{1,160}/)*%b[A-Za-z0-9_-]{1,150}\.[A-Za-z0-9]{1,9}" % (_FREE, _FREE)
+)
 """Most paths are plain: for them a key is a slice. ``_safe`` gives the same, slowly; a test compares."""
 
 
@@ -69,7 +71,7 @@ def key_of(path: bytes, extension: bool = False) -> str:
     terminal could trip over is percent-encoded, so different paths keep different keys. The extension goes
     unless ``extension``.
     """
-    if _PLAIN.fullmatch(path) and not _RESERVED_PART.search(path):
+    if _PLAIN.fullmatch(path):
         return (path if extension else path[: path.rfind(b".")]).decode("ascii")
     *folders, name = path.split(b"/")
     if not extension:

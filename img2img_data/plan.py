@@ -229,10 +229,13 @@ class Plan:
         return _hash_of(self.sides[row], self.first[row])
 
     def _sort(self, rows: Iterable[int]) -> None:
-        """Append the rows to the order, sorted by key, then side, then sources."""
-        self.order.extend(
-            _in_order(array("q", rows), lambda r: (self._key(r), self.sides[r], self._sources(r)))
-        )
+        """Append the rows to the order, sorted by key; those of pairs then by side and sources.
+
+        Elsewhere rows of one key are of one path: they stay in the order they were found.
+        """
+        of_pairs = len(self.second) > 0
+        key = (lambda r: (self._key(r), self.sides[r], self._sources(r))) if of_pairs else self._key
+        self.order.extend(_in_order(array("q", rows), key))
         self.mine = range(len(self.order))
 
 
