@@ -236,8 +236,9 @@ class Blank(Pairing):
             return rng.integers(0, white + 1, hole.shape, picture.dtype)
         left_over = picture.shape[0] * picture.shape[1] - hole.shape[0] * hole.shape[1]
         if self.fill == "mean" and left_over:
-            total, inside = (p.sum((0, 1), dtype=np.int64) for p in (picture, hole))
-            return np.rint((total - inside) / left_over).astype(picture.dtype)
+            total, inside = (np.array(cv2.sumElems(p)) for p in (picture, hole))  # exact: below 2**53
+            mean = np.rint((total - inside) / left_over).astype(picture.dtype)
+            return mean[0] if picture.ndim == 2 else mean[: picture.shape[2]]
         return white if self.fill == "white" else (white + 1) // 2
 
 
