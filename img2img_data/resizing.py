@@ -85,6 +85,7 @@ def resize_one(resizing: Resizing, task: Task) -> Outcome:
         "file_name": name,
         "source": printable(task.sources[0]),
         "source_hex": task.sources[0].hex(),
+        "tags": dict(task.tags),
         "width": resizing.size[0],
         "height": resizing.size[1],
         "source_width": picture.size[0],

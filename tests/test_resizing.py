@@ -102,3 +102,11 @@ def test_two_shards_and_a_dry_run(photos: Path, tmp_path: Path) -> None:
         open_shards([tmp_path / "1", tmp_path / "2"], tmp_path / "m"), tmp_path / "m", lambda *_: None
     )
     assert digests(tmp_path / "m") == digests(tmp_path / "out")
+
+
+def test_tags_travel_on(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 3)
+    (tmp_path / "in" / "metadata.jsonl").write_text('{"file_name": "001.jpg", "person": "Ada"}\n')
+    resize(tmp_path / "in", tmp_path / "once", size="20")
+    _, found = resize(tmp_path / "once", tmp_path / "twice", size="16")
+    assert [row["tags"] for row in found] == [{}, {"person": "Ada"}, {}]
