@@ -149,7 +149,7 @@ def test_the_corpus_page_is_true_in_every_format(
     command: str, layout: str, format: str, tmp_path: Path
 ) -> None:
     paths = [write_photos(tmp_path / n, 2, 48, 40) for n in STEPS[command].paths if n != "out"]
-    given = {"jobs": 1, "layout": layout, "format": format}
+    given = {**EXTRA.get(command, {}), "jobs": 1, "layout": layout, "format": format}
     run_step(command, [*paths, tmp_path / "out"], given, lambda *_: None, print)
     assert not verify_corpus(tmp_path / "out", lambda *_: None).problems
 
