@@ -17,6 +17,7 @@ from img2img_data import images
 from img2img_data.alignment import measure_shift
 from img2img_data.errors import Refused
 from img2img_data.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
+from img2img_data.replay import replay_pair
 from img2img_data.steps import STEPS, run_step
 from img2img_data.verify import verify_corpus
 
@@ -152,6 +153,14 @@ def test_the_corpus_page_is_true_in_every_format(
     given = {**EXTRA.get(command, {}), "jobs": 1, "layout": layout, "format": format}
     run_step(command, [*paths, tmp_path / "out"], given, lambda *_: None, print)
     assert not verify_corpus(tmp_path / "out", lambda *_: None).problems
+
+
+@pytest.mark.parametrize("command", sorted(c for c in COMMANDS if len(STEPS[c].paths) == 2))
+def test_every_pair_of_single_photos_is_replayed_byte_for_byte(command: str, tmp_path: Path) -> None:
+    photos, out = write_photos(tmp_path / "photos", 2, 48, 40), tmp_path / "out"
+    given = {**EXTRA.get(command, {}), "jobs": 1, "size": "40"}
+    run_step(command, [photos, out], given, lambda *_: None, print)
+    assert replay_pair(out, "001", photos).equal
 
 
 def test_grey_is_the_luma_of_the_target() -> None:
