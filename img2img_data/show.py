@@ -6,6 +6,7 @@ for nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then."""
+Reading = Callable[[], None]
+"""Called for each pair that was read."""
 
 EXAMINED: Final = 1000
 """How many pairs are read to find the worst; of a larger corpus as many, drawn evenly."""
@@ -93,9 +96,19 @@ def write_show(
     if page.is_dir():
         raise UsageError("file", page, "is a folder", "name the page itself, as in page.html")
     splits = check_split(opened, split)
-    survey, entries = survey_corpus(opened, splits, max(EXAMINED, limit), seed)
+    examined, total = max(EXAMINED, limit), _rows_stated(opened)
+    survey, entries = survey_corpus(
+        opened, splits, examined, seed, lambda done: progress(done, max(done, total) + examined + limit)
+    )
+    rows = survey.counts.total()
+    compared = len(entries) if opened.kind == "paired" else 0
+    total, done = rows + compared + min(limit, len(entries)), itertools.count(rows + 1)
+
+    def reading() -> None:
+        progress(next(done), total)
+
     if opened.kind == "paired":
-        cards, how = _paired_cards(opened, entries, survey.counts.total(), limit, progress)
+        cards, how = _paired_cards(opened, entries, rows, limit, reading)
     else:
         cards, how = _domain_cards(entries, limit)
     controls = _controls(survey, cards)
@@ -107,7 +120,7 @@ def write_show(
         colour=opened.colour,
         tiles=list(_tiles(opened, splits, survey)),
         reasons=_reasons(survey),
-        cards=_with_pictures(opened, [_filled(card, controls) for card in cards], progress),
+        cards=_with_pictures(opened, [_filled(card, controls) for card in cards], reading),
         controls=controls,
         charts=_charts(survey),
         shown_how=how,
@@ -117,6 +130,13 @@ def write_show(
         page.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(page, text.encode("utf-8", "backslashreplace"), page.with_name(f".{page.name}.tmp"))
     return page
+
+
+def _rows_stated(corpus: Corpus) -> int:
+    """Return how many rows corpus.json speaks of, as far as it does: the progress needs it, nothing else."""
+    counts = corpus.info.get("counts")
+    kept = counts.get("kept") if isinstance(counts, dict) else None
+    return sum(n for n in kept.values() if isinstance(n, int)) if isinstance(kept, dict) else 0
 
 
 # ------------------------------------------------------------------------------ what all rows say
@@ -168,12 +188,12 @@ def _section(title: str, spreads: Mapping[str, Spread], words: Mapping[str, Word
 
 # ------------------------------------------------------------------------------------ which cards
 def _paired_cards(
-    corpus: Corpus, entries: Sequence[Entry], total: int, limit: int, progress: Progress
+    corpus: Corpus, entries: Sequence[Entry], total: int, limit: int, reading: Reading
 ) -> tuple[list[Card], str]:
     differences = []
-    for done, entry in enumerate(entries, 1):
+    for entry in entries:
         differences.append((_difference(corpus, entry), entry))
-        progress(done, len(entries) + min(limit, len(entries)))
+        reading()
     ranked = sorted(differences, key=lambda d: (-d[0], d[1].split, d[1].key))
     half = (min(limit, len(ranked)) + 1) // 2
     worst, rest = ranked[:half], sorted(ranked[half:], key=lambda d: (d[1].split, d[1].key))
@@ -268,7 +288,7 @@ def _pixels(corpus: Corpus, entry: Entry) -> tuple[Pixels, ...]:
     return (images.to_uint8_rgb(corpus.read_picture(item)),)
 
 
-def _with_pictures(corpus: Corpus, cards: Sequence[Card], progress: Progress) -> list[Card]:
+def _with_pictures(corpus: Corpus, cards: Sequence[Card], reading: Reading) -> list[Card]:
     """Fill in the thumbnails, as fine as keeps the page small: a few tell about how fine that is."""
     some = _evenly(cards, PROBED)
     for side, quality in FINENESS:
@@ -276,9 +296,9 @@ def _with_pictures(corpus: Corpus, cards: Sequence[Card], progress: Progress) ->
         if probe * len(cards) <= PICTURE_BYTES * max(1, len(some)):
             break
     filled = []
-    for done, card in enumerate(cards, 1):
+    for card in cards:
         filled.append(_with_thumbnails(corpus, card, side, quality))
-        progress(done, len(cards))
+        reading()
     return filled
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -77,7 +77,7 @@ class Survey:
         if row.get("kind"):
             self.kinds.add(printable(str(row["kind"])))
         for name, value in flat(row.get("tags")):
-            _counter(self.tags, name, Words).add(value if isinstance(value, str) else text_of(value))
+            _counter(self.tags, name, Words).add(text_of(value))
         for name, value in flat(row.get("drawn")):
             if is_number(value):
                 _counter(self.drawn, name, Spread).add(value)
@@ -92,15 +92,23 @@ class Survey:
 
 
 def survey_corpus(
-    corpus: Corpus, splits: tuple[str, ...], limit: int, seed: int = 0
+    corpus: Corpus,
+    splits: tuple[str, ...],
+    limit: int,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Survey, list[Entry]]:
     """Read every row of some splits once; return the counts, and a sample of about ``limit`` entries by key.
 
     Each split, and each domain, has its part of the sample by its size, but never less than a twentieth.
+    ``progress`` is called now and then with the number of rows read.
     """
-    survey, samples = Survey(), dict[tuple[str, str], _Sample]()
+    survey, samples, rows = Survey(), dict[tuple[str, str], _Sample](), 0
     for split in splits:
         for entry in entries_of(corpus, split):
+            rows += 1
+            if rows % 1000 == 0:
+                progress(rows)
             survey.add(entry)
             part = split, entry.domain
             if part not in samples:
