@@ -73,7 +73,11 @@ class RunConfig(BaseModel):
     objective: SerializeAsAny[Objective]
     direction: Literal["AtoB", "BtoA"] = Field("AtoB", description="input to target, or target to input")
     split: str = Field("train", min_length=1, description="split to train on")
-    validation_split: str = Field("val", min_length=1, description="split that chooses the best checkpoint")
+    validation_split: str = Field(
+        "val",
+        min_length=1,
+        description="held-out split, scored while training; chooses the best checkpoint of l2 and l1",
+    )
     epochs: int = Field(
         50, ge=1, le=1_000_000, description="passes over as many pictures as the corpora hold"
     )

@@ -119,13 +119,14 @@ class Training:
         rate = self.rate(self.progress.step)
         for group in (g for o in self.optimizers.values() for g in o.param_groups):
             group["lr"] = rate
-        self._train_only(None)
+        number = self.progress.step
+        due = [phase for phase in self.phases if (number + 1) % phase.every == 0]
+        self._train_only(*due)
         with self.autocast():
             made = self.objective.forward(self.nets, batch)
-        number = self.progress.step
         past = {name: pool.exchange(made[name], number) for name, pool in self.pools.items()}
         seen: dict[str, Tensor] = {}
-        for phase in (p for p in self.phases if (number + 1) % p.every == 0):
+        for phase in due:
             self._train_only(phase)
             optimizer = self.optimizers[phase.name]
             with self.autocast():
@@ -137,10 +138,11 @@ class Training:
             seen |= losses
         return seen
 
-    def _train_only(self, phase: Phase | None) -> None:
+    def _train_only(self, *phases: Phase) -> None:
+        """Take gradients in the networks that these phases move, and in no others."""
         if len(self.phases) > 1:
             for name, net in self.nets.items():
-                net.requires_grad_(phase is None or name in phase.modules)
+                net.requires_grad_(any(name in phase.modules for phase in phases))
 
     def train(self, steps: Iterator[Raw]) -> None:
         """Train to the end of the run, from where it stands."""
@@ -198,7 +200,7 @@ class Training:
         after: dict[str, Any] = {"sums": {}, "counts": {}, "reported": p.step}
         if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
             scores = self.viewer.scores(self.held_out, self.config.batch, self.stop.check)
-            psnr = scores.get("psnr")
+            psnr = scores.get("psnr") if self.objective.best_by_psnr else None
             best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
             rows.append({"kind": "validation", **at, **scores, "best": best})
             if best:

@@ -97,14 +97,16 @@ PoolSize: TypeAlias = Annotated[
 class Objective(BaseModel):
     """What every objective is. A step calls ``forward`` once, then ``losses``, ``after`` for each phase.
 
-    ``paired``: pictures come with their target; else from two sides that are drawn independently. Every
-    objective has a network ``generator``, input to target, and an image ``output`` that it made; ``back``,
-    where there is one, is the network from target to input. ``shown`` are the columns of a sample grid:
-    ``input``, ``target`` and images of ``forward``.
+    ``paired``: pictures come with their target; else from two sides that are drawn independently.
+    ``best_by_psnr``: the checkpoint with the best PSNR on held-out pictures is handed over; else the newest.
+    Every objective has a network ``generator``, input to target, and an image ``output`` that it made;
+    ``back``, where there is one, is the network from target to input. ``shown`` are the columns of a sample
+    grid: ``input``, ``target`` and images of ``forward``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     paired: ClassVar[bool] = True
+    best_by_psnr: ClassVar[bool] = True
     back: ClassVar[str | None] = None
     shown: ClassVar[tuple[str, ...]] = ("input", "output", "target")
 
@@ -181,7 +183,13 @@ class L1(Objective):
 
 # ------------------------------------------------------------------------------ games with pairs
 class Adversarial(Objective):
-    """A generator against discriminators. Which networks judge what is for its subclasses to say."""
+    """A generator against discriminators. Which networks judge what is for its subclasses to say.
+
+    No score tells when a game is at its best, and PSNR least of all, for it prefers what is blurred: the
+    newest checkpoint counts.
+    """
+
+    best_by_psnr: ClassVar[bool] = False
 
     net: Annotated[Generator, Field(description="generator")] = "unet-256"
     gan_mode: Mode = "vanilla"

@@ -64,9 +64,7 @@ def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------- data
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The pairs of a run and the order in which they come; ``held_out`` chooses the best checkpoint, where it
-    is.
-    """
+    """The pictures of a run and the order in which they come; it is scored on ``held_out``, where that is."""
 
     train: PictureSet
     held_out: PictureSet | None
@@ -116,7 +114,7 @@ def _counts(held: PictureSet) -> dict[str, list[int]]:
 
 @dataclass(slots=True)
 class HeldOut:
-    """The pictures that choose the best checkpoint, and the PSNR of doing nothing on them, dB, once known."""
+    """The pictures that a run is scored on, and the PSNR of doing nothing on them, dB, once known."""
 
     pictures: PictureSet
     store: Store
@@ -132,7 +130,8 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     others = [f"{n.name} of width {n.width}" for name, n in networks.items() if name != objective.generator]
     spec, against = networks[objective.generator], f" with {', '.join(sorted(set(others)))}" if others else ""
     network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
-    steps = f"{data.steps:,} steps of {data.plan.step_pictures} pairs, {config.epochs} epochs"
+    unit = "pairs" if objective.paired else "pictures of each side"
+    steps = f"{data.steps:,} steps of {data.plan.step_pictures} {unit}, {config.epochs} epochs"
     return [
         f"{_many(data.train)} of {width}x{height}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",

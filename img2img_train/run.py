@@ -331,7 +331,10 @@ def load_generator(path: Path | str, device: str = "auto", direction: str | None
     if name not in about.networks:
         raise CheckpointError("checkpoint", found, "describes no generator", "use another one")
     spec = about.networks[name]
-    network = skeleton(spec)
+    try:
+        network = skeleton(spec)
+    except UsageError as error:
+        raise CheckpointError("checkpoint", found, f"describes what is not made here: {error}") from None
     fill_network(network, checkpoint.part(f"network/{name}/"), found)
     network.eval().requires_grad_(False).to(where)
     return LoadedModel(

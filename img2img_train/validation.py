@@ -1,8 +1,7 @@
 """What a run sees of itself while it trains: scores on held-out pictures, grids of samples.
 
-With pairs the score is the PSNR of the output, and the best one chooses a checkpoint. Without, no score
-tells a good translation from a bad one: what is measured is how far a picture is from itself after the way
-there and back, and the newest checkpoint counts.
+With pairs the score is the PSNR of the output; without, no score tells a good translation from a bad one:
+what is measured is how far a picture is from itself after the way there and back.
 """
 
 from __future__ import annotations

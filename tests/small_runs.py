@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from img2img_train import loop
 from img2img_train.config import RunConfig
+from img2img_train.display import Display
+from img2img_train.interrupts import Stop
 from img2img_train.objectives import OBJECTIVES
+from img2img_train.run import RunFolder
 
 SMALL: dict[str, Any] = {
     "width": 4,
@@ -29,3 +35,12 @@ def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any)
     known = {*model.model_fields, *RunConfig.model_fields}
     values = {name: value for name, value in SMALL.items() if name in known}
     return RunConfig(**{"net": net, **values, **settings}, loss=loss, corpora=corpora, out=str(out))
+
+
+def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.Training:
+    """A tiny run before its first step."""
+    config = loop.resolve(small_config(loss, corpus, out, **settings))
+    data = loop.Data.open(config, config.objective)
+    return loop.Training(
+        config, data, config.objective, torch.device("cpu"), RunFolder(out), Display(), Stop()
+    )
