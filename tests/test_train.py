@@ -405,7 +405,7 @@ def test_the_command_line_from_start_to_end(
         (("x", "--lr", "-1"), 2, "--lr"),
         (("x", "--lrr", "1"), 2, "--lr"),
         (("resume", "nowhere"), 2, "nowhere"),
-        (("translate", "nowhere", "x", "y"), 2, "nowhere"),
+        (("translate", "nowhere", "x", "y"), 2, "no such file"),
         (("--recipe", "nowhere.yaml"), 2, "nowhere.yaml"),
     ],
 )
