@@ -335,7 +335,7 @@ def build(recipe: Path, jobs: int | None, dry_run: bool) -> None:
 
 
 @group.command(short_help="Print the JSON Schema of recipes, rows or settings.")
-@click.argument("what", default="recipe", metavar="[recipe|corpus-row|COMMAND]")
+@click.argument("what", default="recipe", metavar="[recipe|corpus-row|degradation|COMMAND]")
 def schema(what: str) -> None:
     """Print a JSON Schema (draft 2020-12): of recipes, of a corpus' rows, or of a command's settings.
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from img2img_data.composites import Composite
+from img2img_data.degradations import DEGRADATIONS, Degradation
 from img2img_data.errors import UsageError
 from img2img_data.fields import did_you_mean, takes_text
 from img2img_data.recipe import Recipe
@@ -54,14 +56,17 @@ ROW: Final[Schema] = {
 
 
 def schema_of(what: str) -> Schema:
-    """Return the schema of "recipe", "corpus-row" or a command of ``STEPS``; ``UsageError`` names them."""
+    """Return the schema of "recipe", "corpus-row", "degradation" or a command; ``UsageError`` names them."""
     if what == "recipe":
         return {"$schema": DRAFT, **recipe_schema()}
     if what == "corpus-row":
         return {"$schema": DRAFT, **ROW}
-    if what not in STEPS:
-        raise UsageError("schema", what, "unknown", did_you_mean(what, ["recipe", "corpus-row", *STEPS]))
     defs: Schema = {}
+    if what == "degradation":
+        return {"$schema": DRAFT, "title": "a tree of degradations", **tree_schema(defs), "$defs": defs}
+    if what not in STEPS:
+        known = ["recipe", "corpus-row", "degradation", *STEPS]
+        raise UsageError("schema", what, "unknown", did_you_mean(what, known))
     schema = {"$schema": DRAFT, "title": f"settings of {what}", **step_schema(STEPS[what], defs)}
     return {**schema, **({"$defs": defs} if defs else {})}
 
@@ -82,6 +87,7 @@ def recipe_schema() -> Schema:
         one_of.append({"$ref": f"#/$defs/step-{name}"})
     for text in ("name", "about"):
         schema["properties"][text]["type"] = ["string", "number"]
+    schema["properties"]["degradation"] |= tree_schema(defs)
     schema["properties"]["corpus"] |= {"items": {"oneOf": one_of}}
     return {**schema, "title": "a recipe of img2img", "$defs": defs}
 
@@ -100,6 +106,8 @@ def step_schema(step: Step, defs: Schema) -> Schema:
     for model in step.models:
         if model not in chosen:
             properties |= _settings_of(model, defs)
+    if "degradation" in properties:
+        properties["degradation"] = tree_schema(defs)
     schema: Schema = {"type": "object", "properties": properties}
     if step.choice:
         schema["allOf"] = _branches(step.choice, properties, defs)
@@ -137,6 +145,47 @@ def _branches(choice: Choice, properties: Schema, defs: Schema) -> list[Schema]:
         others: Schema = dict.fromkeys(sorted(every - settings.keys()), False)
         branches.append({"if": test, "then": {"properties": {**settings, **others}}})
     return branches
+
+
+def tree_schema(defs: Schema) -> Schema:
+    """Return the schema of a tree of degradations, as ``trees`` reads it; its parts go into ``defs``."""
+    tree: Schema = {"$ref": "#/$defs/degradation"}
+    if "degradation" not in defs:
+        kinds = {kind: _kind_schema(model, tree) for kind, model in DEGRADATIONS.items()}
+        share = {"type": "number", "minimum": 0, "maximum": 1, "description": "of the pictures it is done to"}
+        weight = {"type": "number", "minimum": 0, "description": "how often, within a one-of"}
+        one: Schema = {
+            "type": "object",
+            "properties": {**kinds, "weight": weight, "probability": share},
+            "additionalProperties": False,
+            "oneOf": [{"required": [kind]} for kind in kinds],
+        }
+        chain = {"type": "array", "items": tree, "minItems": 1}
+        defs["degradation"] = {"anyOf": [{"enum": list(DEGRADATIONS)}, chain, one]}
+    return tree
+
+
+def _kind_schema(model: type[Degradation], tree: Schema) -> Schema:
+    """Return the schema of one kind's settings; several steps may be given as a list alone."""
+    about = _first_line(model.__doc__)
+    if "transform" in model.model_fields:
+        return {"type": "object", "description": about}
+    settings: Schema = {
+        "description": about,
+        "type": ["object", "null"],
+        "properties": _model_schema(model, {})["properties"],
+        "additionalProperties": False,
+    }
+    for setting in settings["properties"].values():
+        if setting.get("type") == "array" and "enum" in setting.get("items", {}):
+            setting["anyOf"] = [setting["items"], {"type": "array", "items": setting.pop("items")}]
+            del setting["type"]
+    if not issubclass(model, Composite):
+        return settings
+    steps = {"type": "array", "items": tree}
+    settings["properties"]["steps"] = steps
+    whole = {**settings, "type": "object", "required": ["steps"]}
+    return {"description": about, "anyOf": [{**steps, "minItems": 1}, whole]}
 
 
 def _settings_of(model: type[BaseModel], defs: Schema) -> Schema:

@@ -14,7 +14,7 @@ import pytest
 from conftest import write_photos
 
 from img2img_data.corpus import read_rows
-from img2img_data.degradations import BLUR_KINDS
+from img2img_data.degradations import BLUR_KINDS, DEGRADATIONS
 from img2img_data.errors import UsageError
 from img2img_data.recipe import forecast_recipe, load_recipe
 from img2img_data.schema import schema_of
@@ -213,6 +213,50 @@ def test_schema_of_each_step_describes_its_settings(name: str) -> None:
         for field, about in model.model_fields.items():
             assert field in schema["properties"]
             assert about.description
+
+
+TREES = {
+    "a kind by itself": "grayscale",
+    "a range": {"gaussian": {"sigma": [1, 3, "log"]}},
+    "text": {"gaussian": {"sigma": "1..3"}},
+    "chain": [{"median": None, "probability": 0.5}, {"jpeg": {"quality": [30, 95]}}],
+    "one-of": {"one-of": [{"gaussian": {}, "weight": 2}, "median"]},
+    "one-of, whole": {"one-of": {"steps": ["median", "webp"], "probability": 0.5}},
+    "way of enlarging": {"resize": {"down": "area", "up": ["linear", "cubic"]}},
+}
+WRONG_TREES = {
+    "unknown kind": {"gausian": {}},
+    "unknown setting": [{"gaussian": {"sgima": 3}}],
+    "out of range": {"jpeg": {"quality": 0}},
+    "two kinds": {"median": {}, "gaussian": {}},
+    "no steps": {"one-of": []},
+    "unknown setting of a composite": {"one-of": {"steps": ["median"], "propability": 1}},
+    "probability": {"median": {}, "probability": 2},
+    "number": 3,
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_of_degradations_fit_their_schema(tmp_path: Path, name: str) -> None:
+    content = {"degradation": TREES[name], "corpus": [{"degrade": {"source": "a", "out": "b"}}]}
+    assert check(content) == []
+    assert check(TREES[name], "degradation") == []
+    assert load_recipe(written(tmp_path, json.dumps(content)))
+
+
+@pytest.mark.parametrize("name", WRONG_TREES)
+def test_wrong_trees_fit_neither(tmp_path: Path, name: str) -> None:
+    content = {"corpus": [{"degrade": {"source": "a", "out": "b", "degradation": WRONG_TREES[name]}}]}
+    assert check(content)
+    assert "'corpus.0.degrade.degradation" in refusal_of(written(tmp_path, json.dumps(content)))
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_every_degradation_has_a_place_in_the_schema(kind: str) -> None:
+    example = DEGRADATIONS[kind].example().model_dump(mode="json")
+    if "transform" not in example and "steps" not in example:
+        assert check({kind: example}, "degradation") == []
+    assert check({kind: {"no such setting": 1}}, "degradation") or "transform" in example
 
 
 def test_settings_of_another_kind_fit_neither() -> None:
