@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from img2img_data.corpus import METADATA_FILE, Corpus, Kind, to_json_line
 from img2img_data.engine import write_file
-from img2img_data.errors import UsageError
+from img2img_data.errors import Img2ImgError, UsageError
 from img2img_data.folder import BUILDING, BuildFolder
 
 Part = Literal["input", "target", "both", "own"]
@@ -191,7 +191,9 @@ class LMDB(BasicSR):
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             names = [(d.names[number].rpartition("/")[2], d) for d in done]
-            self._fill(made, [folder.root / d.names[number] for _, d in names])
+            self._fill(
+                folder.root / split / made.name, made, [folder.root / d.names[number] for _, d in names]
+            )
             channels = corpus.channels[half]
             lines = (f"{name} ({d.size[0]},{d.size[1]},{channels}) 1\n" for name, d in names)
             (made / "meta_info.txt").write_bytes("".join(lines).encode())
@@ -201,15 +203,21 @@ class LMDB(BasicSR):
         shutil.rmtree(folder.building / "stage" / split)
 
     @staticmethod
-    def _fill(made: Path, files: Sequence[Path]) -> None:
+    def _fill(shown: Path, made: Path, files: Sequence[Path]) -> None:
+        """Put the files into the database ``made``, which will be called ``shown``."""
         import lmdb
 
         room = sum(f.stat().st_size + 8192 for f in files) * 2 + (1 << 20)
-        with lmdb.open(os.fspath(made), map_size=room, lock=False) as database:
-            for start in range(0, len(files), 1000):
-                with database.begin(write=True) as change:
-                    for path in files[start : start + 1000]:
-                        change.put(path.stem.encode(), path.read_bytes())
+        try:
+            with lmdb.open(os.fspath(made), map_size=room, lock=False) as database:
+                for start in range(0, len(files), 1000):
+                    with database.begin(write=True) as change:
+                        for path in files[start : start + 1000]:
+                            change.put(path.stem.encode(), path.read_bytes())
+        except lmdb.Error as error:
+            # LMDB calls a write that was cut short, by a full disk or a limit, an input/output error.
+            why = f"{error}: no space left, or a file size limit"
+            raise Img2ImgError("cannot write", shown, why, "make room and run it again") from None
 
 
 def flat(key: str, unsafe: str = "/ ") -> str:
