@@ -175,3 +175,23 @@ def test_16_bits_are_those_that_pillow_sees(folder: Path) -> None:
         assert not {"depth", "widened"} & set(ours.notes)
         seen += 1
     assert seen >= 10
+
+
+def test_transparency_is_what_pillow_sees(folder: Path) -> None:
+    seen = 0
+    for item in list_folder(folder):
+        path = folder / item.path.decode()
+        try:
+            ours = read(path, ReadPolicy(channels="rgba"))
+            with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
+                if "opaque" in ours.notes or opened.mode in {"1", "L", "I;16"}:
+                    continue  # Pillow does not scale the transparent level of a grey PNG of 1 to 4 bits
+                theirs = np.asarray(ImageOps.exif_transpose(opened).convert("RGBA")).astype(np.int16)
+        except Exception:
+            continue
+        visible = theirs[..., 3] > 0
+        assert np.abs(ours.pixels[..., 3] - theirs[..., 3]).max() <= 1, path.name
+        colour = np.abs(ours.pixels - theirs)[visible][:, :3] * (theirs[visible][:, 3:] / 255)
+        assert colour.max(initial=0) <= 2, path.name
+        seen += 1
+    assert seen >= 100

@@ -123,10 +123,13 @@ def test_degradations_use_all_16_bits(kind: str) -> None:
     """On 16-bit samples a degradation gives what it gives on floats, within one level of 65535."""
     if kind == "albumentations":
         pytest.importorskip("albumentations")
-    degradation, pixels = DEGRADATIONS[kind].example(), deep(5)
-    drawn = degradation.draw(np.random.default_rng(1))
-    exact = degradation.apply(pixels.astype(np.float32) / 65535, **drawn).astype(np.float64) * 65535
-    assert np.abs(degradation.apply(pixels, **drawn) - exact).max() <= 1
+    degradation = DEGRADATIONS[kind].example()
+    for pixels in (deep(5), deep(5)[..., 0].copy()):
+        drawn = degradation.draw(np.random.default_rng(1))
+        exact = degradation.apply(pixels.astype(np.float32) / 65535, **drawn).astype(np.float64) * 65535
+        spoiled = degradation.apply(pixels, **drawn)
+        assert (spoiled.shape, spoiled.dtype) == (pixels.shape, np.uint16)
+        assert np.abs(spoiled - exact).max() <= 1
 
 
 @pytest.mark.parametrize("name", sorted(PAIRINGS))
