@@ -17,7 +17,7 @@ pairs                          this here  cv2.phaseCorrelate on lightness / grad
 photo | Gaussian blur of 3     0.00       0.00 / 0.00
 the same at 64 pixels          0.00       0.60 / 0.47
 photo | Canny edges            0.00       0.89 / 0.02
-facade | label map             0.01       0.44 / 0.31
+facade | label map             0.00       0.44 / 0.31
 face | pencil sketch           0.00       0.05 / 0.04
 =============================  =========  ============================================
 
