@@ -1,0 +1,105 @@
+"""How well planted shifts are found in real pairs, beside OpenCV's phase correlation.
+
+    IMG2IMG_DATA=... python benchmarks/alignment.py
+
+The folder holds natural/bsds500-train, landscapes/yosemite, faces/wiki_crop, facades/val and cuhk.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img_data.alignment import measure_shift
+
+Plane = NDArray[np.uint8]
+Pair = tuple[Plane, Plane]
+SHIFTS = [(0, 0), (0.5, 0), (0, -1.5), (4, 0), (2.5, -3.25), (-8, 5)]
+MARGIN = 10
+
+
+def read(path: Path) -> Plane:
+    return np.asarray(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+def some(folder: Path, pattern: str, step: int, count: int) -> list[Path]:
+    return sorted(folder.glob(pattern))[::step][:count]
+
+
+def pairs(data: Path) -> dict[str, list[Pair]]:
+    photos = [read(p) for p in some(data / "natural" / "bsds500-train", "*.jpg", 10, 15)]
+    photos += [read(p) for p in some(data / "landscapes" / "yosemite", "*/*.jpg", 50, 10)]
+    faces = [read(p) for p in some(data / "faces" / "wiki_crop", "*/*.jpg", 250, 12)]
+    small = [cv2.resize(f, (72, 72), interpolation=cv2.INTER_AREA) for f in faces if min(f.shape) >= 64]
+    facades = [read(p) for p in some(data / "facades" / "val", "*.jpg", 4, 20)]
+    drawn = some(data / "cuhk" / "Training photo", "*.jpg", 4, 22)
+    sketches = data / "cuhk" / "Training sketch"
+    return {
+        "photo | blur of 3": [(cv2.GaussianBlur(p, (0, 0), 3), p) for p in photos],
+        "the same at 64": [(cv2.GaussianBlur(p, (0, 0), 3), p) for p in small],
+        "photo | Canny edges": [(255 - cv2.Canny(p, 100, 200), p) for p in photos],
+        "facade | labels": [(f[:, 256:], f[:, :256]) for f in facades],
+        "face | sketch": [
+            (read(p), read(sketches / f"{p.name[0].upper()}2{p.stem[1:]}-sz1.jpg")) for p in drawn
+        ],
+    }
+
+
+def gradient(picture: Plane) -> NDArray[np.float32]:
+    return cv2.magnitude(*(cv2.Sobel(picture, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))))
+
+
+def opencv(look: Callable[[Plane], NDArray[np.float32]]) -> Callable[[Plane, Plane], tuple[float, float]]:
+    def find(first: Plane, second: Plane) -> tuple[float, float]:
+        window = cv2.createHanningWindow(first.shape[1::-1], cv2.CV_32F)
+        (x, y), _ = cv2.phaseCorrelate(look(first), look(second), window)
+        return x, y
+
+    return find
+
+
+DRAWN: set[str] = {"facade | labels", "face | sketch"}
+"""Pairs that people drew: they lie apart themselves, so a shift counts from there."""
+
+METHODS: dict[str, Callable[[Plane, Plane], tuple[float, float]]] = {
+    "measure_shift": lambda a, b: measure_shift(a, b)[:2],
+    "OpenCV, lightness": opencv(lambda p: p.astype(np.float32)),
+    "OpenCV, gradients": opencv(gradient),
+}
+
+
+def cut(picture: Plane) -> Plane:
+    return np.ascontiguousarray(picture[MARGIN:-MARGIN, MARGIN:-MARGIN])
+
+
+def moved(picture: Plane, shift: tuple[float, float]) -> Plane:
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+    size = picture.shape[1::-1]
+    return cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+
+def main() -> None:
+    cv2.setNumThreads(1)
+    for kind, found in pairs(Path(os.environ["IMG2IMG_DATA"])).items():
+        for name, method in METHODS.items():
+            off, began, calls = [], time.process_time(), 0
+            for first, second in found:
+                own = method(cut(first), cut(second)) if kind in DRAWN else (0.0, 0.0)
+                for shift in SHIFTS:
+                    if max(map(abs, shift)) <= min(first.shape) / 14:
+                        x, y = method(cut(first), cut(moved(second, shift)))
+                        off.append(float(np.hypot(x - own[0] - shift[0], y - own[1] - shift[1])))
+                    calls += 1
+            took = 1000 * (time.process_time() - began) / calls
+            over = float(np.mean(np.array(off) > 1))
+            print(f"{kind:20} {name:18} median {np.median(off):6.2f} px  over 1 px {over:.2f}  {took:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
