@@ -75,7 +75,7 @@ def run_plan(
         report, total = Report(), len(plan)
         with (
             writing_to(folder.building),
-            folder.open_journal(total, _still_good(plan, folder.root)) as journal,
+            folder.open_journal(total, _still_good(plan, folder.root, progress)) as journal,
         ):
             report.kept.update(journal.found)
             todo = array("q", (index for index, place in enumerate(journal.place) if place < 0))
@@ -195,13 +195,16 @@ def _writer(process: int, thread: int) -> str:
 
 
 # --------------------------------------------------------------------------------------- going on
-def _still_good(plan: Plan, root: Path) -> Callable[[str, Row], int | None]:
+def _still_good(plan: Plan, root: Path, progress: Progress) -> Callable[[str, Row], int | None]:
     """Return the test for rows of an earlier run: the source is still planned, its files are whole."""
     find: Callable[[int, bytes, str], int | None] | None = None
+    looked = 0
 
     def index_of(name: str, row: Row) -> int | None:
-        nonlocal find
+        nonlocal find, looked
         find = find or plan.finder()
+        looked += 1
+        progress(min(looked, len(plan) - 1), len(plan))
         with suppress(ValueError):
             source = bytes.fromhex(str(row.get("source_hex")))
             index = find(int(row.get("domain") == "B"), source, str(row.get("key")))

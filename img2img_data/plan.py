@@ -113,11 +113,15 @@ class Plan:
 
     def _task(self, index: int, place: int) -> Task:
         row = self.order[place]
-        tags, refused, *given = json.loads(self.notes[row] or b"[{}, null]")
+        note = self.notes[row]
+        tags, refused, *given = json.loads(note) if note else ({}, None)
         sources, split = self._sources(row), self.splits[self.split_at[place]] if self.split_at else ""
-        _, split, spans = given or ("", split, ())
-        spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in spans)
-        tags = {**self._listed_tags(self.sides[row], sources), **tags}
+        spans: tuple[Span, ...] = ()
+        if given:
+            _, split, parts = given
+            spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in parts)
+        if self.tags:
+            tags = {**self._listed_tags(self.sides[row], sources), **tags}
         refused = refused and tuple(refused)
         return Task(index, self._key(row), self.sides[row], sources, tags, refused, split, spans)
 
