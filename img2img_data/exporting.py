@@ -7,10 +7,12 @@ what was written; it comes last, so it exists or the export is unfinished.
 from __future__ import annotations
 
 import functools
+import json
 import os
+from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
@@ -24,14 +26,13 @@ from img2img_data.corpus import (
     EXTENSIONS,
     Corpus,
     Pair,
-    open_corpus,
     read_info,
     to_json_page,
     write_atomically,
 )
 from img2img_data.engine import Progress, write_file
 from img2img_data.errors import CorpusError, Img2ImgError, UsageError, printable
-from img2img_data.exports import EXPORTS, Done, Item, Part, items_of
+from img2img_data.exports import EXPORTS, Done, Finished, Item, Items, Part
 from img2img_data.folder import BuildFolder, locked, writing_to
 from img2img_data.outcome import Report
 from img2img_data.packing import read_file
@@ -77,51 +78,59 @@ def export_corpus(
     """
     if not (root / CORPUS_FILE).is_file():
         raise UsageError("folder", root, "is no corpus", "'img2img-data import' makes one of it")
-    read_info(root)
-    corpus, format = open_corpus(root), EXPORTS[settings.format]
+    corpus, format = _without_rows(root), EXPORTS[settings.format]
     if corpus.kind not in format.kinds:
         raise UsageError(
             "corpus", root, f"is {corpus.kind}, which {settings.format} cannot hold", format.way_out
         )
-    format.check(corpus)
-    items = list(items_of(corpus))
-    counts = Counter(item.split for item in items)
+    swapped = settings.direction == "BtoA"
+    items = Items(root, flip=swapped and corpus.kind == "unpaired")
+    format.check(corpus, items)
+    counts = {split: count for split, count in items.counts().items() if count}
     if run.dry_run:
-        parts = ", ".join(f"{split} {n:,}" for split, n in sorted(counts.items()))
+        parts = ", ".join(f"{split} {n:,}" for split, n in counts.items())
         say(f"would write {len(items):,} ({parts}) as {settings.format} to '{out}'; nothing was written")
         return Report()
     folder = BuildFolder(out, EXPORT_FILE)
     digest = sha256(read_file(root / CORPUS_FILE)).hexdigest()
     recipe = {"command": "export", **settings.model_dump(), "corpus": digest}
-    if settings.direction == "BtoA" and corpus.kind == "unpaired":
-        items = [item._replace(side=1 - item.side) for item in items]
-    light = replace(corpus, by_split={}, domains={})
-    work = Work(light, settings.format, settings.direction == "BtoA", os.fspath(out))
+    work = Work(corpus, settings.format, swapped, os.fspath(out))
     with locked(out):
         complete = not folder.begin(recipe, [os.fsencode(root)])
         if not complete:
             with writing_to(out):
                 _write(work, folder, items, run, progress)
-                kept = dict(sorted(counts.items()))
-                page = {"format": 1, "recipe": recipe, "colour": corpus.colour, "counts": kept}
+                page = {"format": 1, "recipe": recipe, "colour": corpus.colour, "counts": counts}
                 write_atomically(out / EXPORT_FILE, to_json_page(page), folder.building / "page", sync=True)
             folder.end()
-    return Report(kept=counts, complete=complete)
+    return Report(kept=Counter(counts), complete=complete)
 
 
-def _write(
-    work: Work, folder: BuildFolder, items: Sequence[Item], run: RunSettings, progress: Progress
-) -> None:
-    found: dict[str, list[Done]] = {}
-    pool = Pool(
-        functools.partial(write_item, work), items.__getitem__, _lost, run.jobs or default_jobs(), run.timeout
+def _without_rows(root: Path) -> Corpus:
+    info = read_info(root)
+    kind, layout, colour = (
+        info.get("kind", "paired"),
+        info.get("layout", "folders"),
+        info.get("colour", "rgb"),
     )
-    for count, done in enumerate(pool.run(range(len(items))), 1):
-        found.setdefault(done.item.split, []).append(done)
-        progress(count, len(items))
-    for split, dones in sorted(found.items()):
-        dones.sort(key=lambda d: d.item.number)
-        EXPORTS[work.format].finish(work.corpus, folder, split, dones)
+    return Corpus(root, kind, layout, colour, info, {})
+
+
+def _write(work: Work, folder: BuildFolder, items: Items, run: RunSettings, progress: Progress) -> None:
+    places = array("q", bytes(8 * len(items)))
+    todo = array("q", range(len(items)))
+    one = functools.partial(write_item, work)
+    pool = Pool(one, items.__getitem__, _lost, run.jobs or default_jobs(), run.timeout)
+    with (folder.building / "done").open("wb") as spool:
+        for count, done in enumerate(pool.run(todo), 1):
+            places[done.item.number] = spool.tell()
+            spool.write(json.dumps([done.names, done.size]).encode() + b"\n")
+            progress(count, len(items))
+    for number, split in enumerate(items.splits):
+        start, end = items.starts[number : number + 2]
+        if end > start:
+            done_there = Finished(items, folder.building / "done", places, start, end)
+            EXPORTS[work.format].finish(work.corpus, folder, split, done_there)
 
 
 def _lost(item: Item, reason: str) -> Done:

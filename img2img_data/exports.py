@@ -7,16 +7,20 @@ pixels, keys and splits.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple, overload
 
-from img2img_data.corpus import METADATA_FILE, Corpus, Kind, to_json_line
-from img2img_data.engine import write_file
-from img2img_data.errors import Img2ImgError, UsageError
+from img2img_data.corpus import METADATA_FILE, Corpus, Kind, inside, to_json_line
+from img2img_data.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.folder import BUILDING, BuildFolder
+from img2img_data.packing import row_of
 
 Part = Literal["input", "target", "both", "own"]
 
@@ -56,7 +60,7 @@ class Export:
     one_extension: ClassVar[bool] = False
     """Whether the two halves must end alike; where they do not, both become PNG."""
 
-    def check(self, corpus: Corpus) -> None:
+    def check(self, corpus: Corpus, items: Items) -> None:
         """Raise ``UsageError`` when the format cannot hold the corpus, or a package is missing."""
 
     def files(self, item: Item) -> tuple[Shot, ...]:
@@ -70,7 +74,7 @@ class Export:
 class Pix2Pix(Export):
     """``train/KEY.png``: input left, target right. https://github.com/phillipi/pix2pix, docs/datasets."""
 
-    def check(self, corpus: Corpus) -> None:
+    def check(self, corpus: Corpus, items: Items) -> None:
         """Refuse Lab: its L plane and its target share no picture."""
         if corpus.colour == "lab":
             raise UsageError(
@@ -113,7 +117,7 @@ class BasicSR(Export):
         """Write meta_info.txt."""
         channels = corpus.channels["target"]
         lines = (f"{d.names[1].rpartition('/')[2]} ({d.size[0]},{d.size[1]},{channels})\n" for d in done)
-        write_file(os.fspath(folder.root), f"{split}/meta_info.txt", "".join(lines).encode())
+        _write_list(folder, f"{split}/meta_info.txt", (line.encode() for line in lines))
 
 
 class HuggingFace(Export):
@@ -125,9 +129,9 @@ class HuggingFace(Export):
 
     _splits: Final[Mapping[str, str]] = {"train": "train", "val": "validation", "test": "test"}
 
-    def check(self, corpus: Corpus) -> None:
+    def check(self, corpus: Corpus, items: Items) -> None:
         """Refuse splits whose names ``datasets`` would not tell apart."""
-        for split in corpus.splits:
+        for split in items.splits:
             if split not in self._splits:
                 known = ", ".join(self._splits)
                 raise UsageError("split", split, "has no name in this format", f"it knows {known}")
@@ -140,8 +144,7 @@ class HuggingFace(Export):
     def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
         """Write metadata.jsonl."""
         place = self._splits[split]
-        lines = b"".join(to_json_line(self._row(d, place)) for d in done)
-        write_file(os.fspath(folder.root), f"{place}/{METADATA_FILE}", lines)
+        _write_list(folder, f"{place}/{METADATA_FILE}", (to_json_line(self._row(d, place)) for d in done))
 
     @staticmethod
     def _row(done: Done, place: str) -> dict[str, Any]:
@@ -168,13 +171,13 @@ class LMDB(BasicSR):
     _longest: Final = 511
     """Bytes of a key in LMDB as it is built."""
 
-    def check(self, corpus: Corpus) -> None:
+    def check(self, corpus: Corpus, items: Items) -> None:
         """Refuse when the package is missing, or a key too long."""
         try:
             import lmdb  # noqa: F401
         except ImportError:
             raise UsageError("format", "lmdb", "needs a package", "pip install 'img2img[lmdb]'") from None
-        for item in items_of(corpus):
+        for item in items:
             if len(flat(item.key, "/ .").encode()) > self._longest:
                 raise UsageError("key", item.key, "is too long for LMDB", "choose another format")
 
@@ -190,16 +193,16 @@ class LMDB(BasicSR):
             made = folder.building / f"{side}.lmdb"
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
-            names = [(d.names[number].rpartition("/")[2], d) for d in done]
-            self._fill(
-                folder.root / split / made.name, made, [folder.root / d.names[number] for _, d in names]
-            )
+            shown = folder.root / split / made.name
+            self._fill(shown, made, [folder.root / d.names[number] for d in done])
             channels = corpus.channels[half]
-            lines = (f"{name} ({d.size[0]},{d.size[1]},{channels}) 1\n" for name, d in names)
-            (made / "meta_info.txt").write_bytes("".join(lines).encode())
+            with (made / "meta_info.txt").open("wb") as file:
+                for d in done:
+                    name = d.names[number].rpartition("/")[2]
+                    file.write(f"{name} ({d.size[0]},{d.size[1]},{channels}) 1\n".encode())
             (folder.root / split).mkdir(exist_ok=True)
-            shutil.rmtree(folder.root / split / made.name, ignore_errors=True)
-            made.replace(folder.root / split / made.name)
+            shutil.rmtree(shown, ignore_errors=True)
+            made.replace(shown)
         shutil.rmtree(folder.building / "stage" / split)
 
     @staticmethod
@@ -220,28 +223,101 @@ class LMDB(BasicSR):
             raise Img2ImgError("cannot write", shown, why, "make room and run it again") from None
 
 
+def _write_list(folder: BuildFolder, name: str, lines: Iterable[bytes]) -> None:
+    """Write a list line by line, then rename it into place."""
+    with (folder.building / "list").open("wb") as file:
+        file.writelines(lines)
+    (folder.root / name).parent.mkdir(exist_ok=True)
+    (folder.building / "list").replace(folder.root / name)
+
+
 def flat(key: str, unsafe: str = "/ ") -> str:
     """Return a key without the characters that a list or database of names cannot hold, %-encoded."""
     return "".join(f"%{ord(c):02X}" if c in unsafe else c for c in key)
 
 
-def items_of(corpus: Corpus) -> Iterator[Item]:
-    """Yield the pairs of a corpus, or the pictures of its domains, in the order of its rows."""
-    number = 0
-    for split in corpus.splits:
-        if corpus.kind == "paired":
-            for pair in corpus.pairs(split):
-                yield Item(number, split, pair.key, pair.input, pair.target, 0, pair.row)
-                number += 1
-            continue
-        for side, paths in enumerate(corpus.domains[split]):
-            place = corpus.root / split / "AB"[side]
-            for path in paths:
-                key = (
-                    path.relative_to(place).with_suffix("").as_posix() if place in path.parents else path.stem
-                )
-                yield Item(number, split, key, path, path, side, {"domain": "AB"[side]})
-                number += 1
+@dataclass(slots=True)
+class Items(Sequence[Item]):
+    """The rows of a corpus by number, in the order of its manifests; in memory, 8 bytes a row.
+
+    ``flip`` lets the two domains of an unpaired corpus change places.
+    """
+
+    root: Path
+    splits: tuple[str, ...] = ()
+    flip: bool = False
+    starts: list[int] = field(default_factory=list)
+    """The number of the first row of each split, and of them all."""
+    places: array[int] = field(default_factory=lambda: array("q"))
+
+    def __post_init__(self) -> None:
+        self.splits = tuple(sorted(p.parent.name for p in self.root.glob(f"*/{METADATA_FILE}")))
+        for split in self.splits:
+            self.starts.append(len(self.places))
+            with (self.root / split / METADATA_FILE).open("rb") as file:
+                place = 0
+                for line in file:
+                    self.places.append(place)
+                    place += len(line)
+        self.starts.append(len(self.places))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each split."""
+        return {s: self.starts[n + 1] - self.starts[n] for n, s in enumerate(self.splits)}
+
+    @overload
+    def __getitem__(self, number: int) -> Item: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Item]: ...
+    def __getitem__(self, number: int | slice) -> Item | Sequence[Item]:
+        """Read one row; ``CorpusError`` when it is damaged, or names what lies outside."""
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        split = self.splits[bisect_right(self.starts, number) - 1]
+        manifest = self.root / split / METADATA_FILE
+        with manifest.open("rb") as file:
+            file.seek(self.places[number])
+            row = row_of(file.readline())
+        if row is None:
+            raise CorpusError("manifest", manifest, "is damaged", "build the corpus again")
+        first, second = (row.get(c, row.get("file_name")) for c in ("input_file_name", "target_file_name"))
+        key = str(row.get("key", ""))
+        inside(manifest.parent, key)
+        side = (row.get("domain") == "B") != self.flip
+        files = inside(manifest.parent, first), inside(manifest.parent, second)
+        return Item(number, split, key, *files, int(side), row)
+
+
+@dataclass(slots=True)
+class Finished(Sequence[Done]):
+    """What was written for each item of a split, in their order; in memory, 8 bytes an item."""
+
+    items: Items
+    spool: Path
+    places: array[int]
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @overload
+    def __getitem__(self, number: int) -> Done: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Done]: ...
+    def __getitem__(self, number: int | slice) -> Done | Sequence[Done]:
+        """Read one back."""
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        with self.spool.open("rb") as file:
+            file.seek(self.places[self.start + number])
+            names, size = json.loads(file.readline())
+        return Done(self.items[self.start + number], tuple(names), (size[0], size[1]))
 
 
 EXPORTS: Final[dict[str, Export]] = {

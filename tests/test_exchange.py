@@ -17,7 +17,7 @@ from conftest import make_photo, write_photos
 from img2img_data import images
 from img2img_data.corpus import Corpus, as_key, key_of, open_corpus
 from img2img_data.errors import CorpusError, UsageError
-from img2img_data.exports import EXPORTS, Export, flat
+from img2img_data.exports import EXPORTS, Export, Items, flat
 from img2img_data.layouts import LAYOUTS, find_layout
 from img2img_data.outcome import Report
 from img2img_data.steps import run_step
@@ -95,7 +95,7 @@ def corpora(odd_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Mappi
 
 def holds(format: Export, corpus: Corpus) -> bool:
     try:
-        format.check(corpus)
+        format.check(corpus, Items(corpus.root))
     except UsageError:
         return False
     return corpus.kind in format.kinds
@@ -209,6 +209,21 @@ def test_a_damaged_corpus_is_one_line(corpora: Mapping[str, Path], tmp_path: Pat
     with pytest.raises(CorpusError, match="not what its row says"):
         step("export", tmp_path / "c", tmp_path / "out", format="hf")
     assert not (tmp_path / "out" / "export.json").exists()
+
+
+@pytest.mark.parametrize("key", ["../../evil", "/tmp/evil-abs", "a/../../evil", "C:evil", "a\\b"])
+@pytest.mark.parametrize("format", EXPORTS)
+def test_a_key_that_climbs_is_refused(format: str, key: str, tmp_path: Path) -> None:
+    from small_corpus import write_corpus
+
+    corpus = write_corpus(tmp_path / "box" / "corpus", {"train": 2})
+    manifest = corpus / "train" / "metadata.jsonl"
+    manifest.write_text("".join(json.dumps(r | {"key": key}) + "\n" for r in rows(manifest)))
+    before = tree(tmp_path)
+    with pytest.raises(CorpusError, match="outside"):
+        step("export", corpus, tmp_path / "box" / "out", format=format)
+    left = {n: d for n, d in tree(tmp_path).items() if not n.startswith("box/out/.building")}
+    assert left == before
 
 
 # ----------------------------------------------------------------------------------- other readers
