@@ -326,7 +326,7 @@ def combine(paths: Sequence[Path], given: Settings, progress: Progress, say: Cal
     refused = [(n, i.path, *i.refused) for n, side in enumerate(found) for i in side if i.refused]
     matching.loose += refused
     shown = build_model(PairSettings, split_settings(given, PairSettings)).rows
-    for line in table_of(matching, bool(given.get("dry_run")), shown):
+    for line in table_of(matching, bool(given.get("dry_run")), shown if matching.pairs else min(shown, 3)):
         say(line)
     other, count = better_match(usable[0], usable[1], settings) if matching.loose else ("", 0)
     hint = f"--match {other} would pair {count:,}" if count > len(matching.pairs) else ""
