@@ -48,7 +48,9 @@ SHOWN_LINES: Final = 12
 
 
 class Recipe(BaseModel):
-    """What a recipe file holds. The ``run`` section belongs to img2img-train and is not looked at here."""
+    """What a recipe file holds. The sections ``run`` and ``smoke`` belong to img2img-train and are not
+    looked at here.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,6 +63,9 @@ class Recipe(BaseModel):
         None, description="a tree of degradations: for the degrade steps that name none, and degrade --recipe"
     )
     run: dict[str, Any] = Field({}, description="settings of img2img-train; see 'img2img-train schema'")
+    smoke: dict[str, Any] = Field(
+        {}, description="settings that make the run a small one, for img2img-train --recipe R --smoke"
+    )
 
 
 @dataclass(frozen=True, slots=True)

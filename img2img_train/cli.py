@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from img2img_data.errors import Img2ImgError, printable
+from img2img_data.errors import Img2ImgError, UsageError, printable
 from img2img_data.fields import ModelCommand
 
 if TYPE_CHECKING:
@@ -79,10 +79,16 @@ def _settings() -> Sequence[type[BaseModel]]:
     type=PATH,
     help="take the settings from the section 'run' of a YAML recipe; options override it",
 )
+@click.option("--smoke", is_flag=True, help="the recipe's small run, of its section 'smoke', into OUT-smoke")
 @click.option("--dry-run", is_flag=True, help="check everything and say what would be done")
 @click.option("--report/--no-report", default=True, help="score the finished run and write its report.html")
 def fit(
-    corpora: tuple[str, ...], recipe: Path | None, dry_run: bool, report: bool, settings: dict[str, object]
+    corpora: tuple[str, ...],
+    recipe: Path | None,
+    smoke: bool,
+    dry_run: bool,
+    report: bool,
+    settings: dict[str, object],
 ) -> None:
     """Train on one or several corpora; a corpus is a folder made by img2img-data, or one that pix2pix would
     take.
@@ -92,10 +98,13 @@ def fit(
       img2img-train corpora/gaussian --loss l2 --net unet --out runs/unet
       img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed --epochs 30
       img2img-train --recipe recipes/wiki_gaussian.yaml --precision bf16
+      img2img-train --recipe recipes/facades_pix2pix.yaml --smoke
     """
     from img2img_train.config import configure, read_recipe
 
-    values = read_recipe(recipe) if recipe is not None else {}
+    if smoke and recipe is None:
+        raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")
+    values = read_recipe(recipe, smoke) if recipe is not None else {}
     config = configure(values, {**settings, **({"corpora": corpora} if corpora else {})})
     if dry_run:
         from img2img_train.loop import plan

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,6 +28,7 @@ from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean
 from img2img_train.objectives import OBJECTIVES, Objective
 
 CONFIG_FILE: Final = "config.json"
+UNNAMED: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = frozenset({"out", "device", "threads", "workers", "cache", "checkpoint_seconds"})
 """Settings that say with what a run is computed, not what: a run may be resumed with others."""
 
@@ -259,23 +261,34 @@ def read_page(path: Path) -> dict[str, Any]:
     return page
 
 
-def read_recipe(path: Path | str) -> dict[str, Any]:
+def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     """Return the section ``run`` of a YAML recipe, unchecked but for its keys and values by RunConfig.
 
-    The other sections belong to other commands. Raises UsageError naming file, line and key, and the nearest
-    one there is.
+    ``smoke``: overridden by the section ``smoke``, into a folder of its own, ``OUT-smoke`` where it names
+    none. The other sections belong to other commands. Raises UsageError naming file, line and key, and the
+    nearest one there is.
     """
     from img2img_data.yamlfile import read_yaml
 
     path = Path(path)
     content, lines = read_yaml(path)
-    section = content.get("run")
+    place = Place(f"recipe '{printable(str(path))}'", ("run",), lines)
+    values = _section(path, content, "run")
+    config_of({**UNNAMED, **values}, place)
+    if not smoke:
+        return values
+    small = {"out": f"{values['out']}-smoke"} if values.get("out") else {}
+    small = {**values, **small, **_section(path, content, "smoke")}
+    config_of({**UNNAMED, **small}, replace(place, keys=("smoke",)))
+    return small
+
+
+def _section(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = content.get(name)
     if not isinstance(section, dict):
-        near = [key for key in content if did_you_mean(key, ["run"]).startswith("did")]
-        why = f"has no section 'run'{f' (is {near[0]!r} meant?)' if near else ''}"
-        raise UsageError("recipe", path, why, "put the settings of img2img-train under 'run:'")
-    filled = {"corpora": ["filled from the command line"], **section}
-    config_of(filled, Place(f"recipe '{printable(str(path))}'", ("run",), lines))
+        near = [key for key in content if did_you_mean(key, [name]).startswith("did")]
+        why = f"has no section '{name}'{f' (is {near[0]!r} meant?)' if near else ''}"
+        raise UsageError("recipe", path, why, f"put the settings of img2img-train under '{name}:'")
     return section
 
 

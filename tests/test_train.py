@@ -30,6 +30,7 @@ from img2img_train.objectives import Batch
 from img2img_train.run import RunFolder, load_generator
 from img2img_train.translate import translate
 
+RECIPES = Path(__file__).parent.parent / "recipes"
 TINY: dict[str, Any] = {
     "width": 4,
     "batch": 4,
@@ -281,6 +282,29 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path, text: str, said: str) -> Non
         read_recipe(tmp_path / "r.yaml")
     assert "r.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_with_a_run_can_be_run(path: Path) -> None:
+    text = path.read_text()
+    for section in ("run", "smoke"):
+        if f"\n{section}:" in text:
+            config = configure(read_recipe(path, smoke=section == "smoke"), {})
+            assert config.out == f"runs/{path.stem}{'-smoke' * (section == 'smoke')}" or path.stem == "demo"
+            config.objective.networks((3, 3))
+
+
+def test_a_small_run_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("run: {corpora: a, out: b, epochs: 9}\nsmoke: {epochs: 2}\n")
+    assert configure(read_recipe(tmp_path / "r.yaml"), {}).epochs == 9
+    small = configure(read_recipe(tmp_path / "r.yaml", smoke=True), {})
+    assert (small.epochs, small.out) == (2, "b-smoke")
+    (tmp_path / "r.yaml").write_text("run: {corpora: a}\nsmoke: {epohcs: 2}\n")
+    with pytest.raises(UsageError, match=r"line 2: key .smoke\.epohcs.: unknown; did you mean .epochs."):
+        read_recipe(tmp_path / "r.yaml", smoke=True)
+    (tmp_path / "r.yaml").write_text("run: {corpora: a}\n")
+    with pytest.raises(UsageError, match="no section 'smoke'"):
+        read_recipe(tmp_path / "r.yaml", smoke=True)
 
 
 def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
