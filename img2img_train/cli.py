@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from img2img_train.config import RunConfig
     from img2img_train.display import Display
+    from img2img_train.layers import TestNorm
     from img2img_train.loop import Result
 
 PATH = click.Path(path_type=Path)
@@ -182,6 +183,28 @@ def resume(run: Path, report: bool, **resources: Any) -> None:
     _fit(RunConfig.load(run).model_copy(update=changed), report)
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def at_test(command: F) -> F:
+    """Add the options that say how dropout and norms stand at test."""
+    dropout = click.option(
+        "--dropout",
+        type=click.Choice(["on", "off"]),
+        help="dropout at test; on: a mask for each picture, drawn from it  [default: as the model was saved]",
+    )
+    norm = click.option(
+        "--norm",
+        type=click.Choice(["batch", "running"]),
+        help="statistics of batch norm: the picture's own or the learned  [default: as the model was saved]",
+    )
+    return dropout(norm(command))
+
+
+def _switch(dropout: str | None) -> bool | None:
+    return None if dropout is None else dropout == "on"
+
+
 class ManyAfterOn(click.Command):
     """A command whose ``--on`` takes all words up to the next option."""
 
@@ -219,6 +242,7 @@ class ManyAfterOn(click.Command):
     metavar="METRIC=NUMBER",
     help="end with exit code 1 where a mean score is worse, as in psnr=24 or mae=10; may be repeated",
 )
+@at_test
 def evaluate(
     runs: tuple[Path, ...],
     corpora: tuple[Path, ...],
@@ -227,6 +251,8 @@ def evaluate(
     device: str,
     batch: int,
     limits: tuple[str, ...],
+    dropout: str | None,
+    norm: TestNorm | None,
 ) -> None:
     """Score RUNS (run folders or checkpoints) on corpora, each beside doing nothing.
 
@@ -240,7 +266,8 @@ def evaluate(
 
     wanted = parse_limits(limits)
     with Display() as display:
-        matrix = evaluate_matrix(runs, corpora, split, device, batch, _following(display))
+        follow = _following(display)
+        matrix = evaluate_matrix(runs, corpora, split, device, batch, follow, _switch(dropout), norm)
     for cell in matrix.cells:
         made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
         name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
@@ -285,6 +312,7 @@ def _translate_models() -> Sequence[type[BaseModel]]:
     "--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share that may be refused"
 )
 @click.option("--dry-run", is_flag=True, help="say how many pictures there are, write nothing")
+@at_test
 def translate(
     model: Path,
     pictures: Path,
@@ -293,6 +321,8 @@ def translate(
     direction: str | None,
     max_bad: float,
     dry_run: bool,
+    dropout: str | None,
+    norm: TestNorm | None,
     settings: dict[str, object],
 ) -> None:
     """Restore PICTURES by MODEL (a run or a checkpoint) into the folder OUT.
@@ -327,14 +357,15 @@ def translate(
         if "format" not in settings and out.suffix.lower() in FORMATS:
             chosen = chosen.model_copy(update={"format": FORMATS[out.suffix.lower()]})
         data = sys.stdin.buffer.read() if str(pictures) == STANDARD else pictures.read_bytes()
-        made = translate_file(load_generator(model, device, direction), data, str(pictures), chosen)
+        loaded = load_generator(model, device, direction, _switch(dropout), norm)
+        made = translate_file(loaded, data, str(pictures), chosen)
         _write_one(out, made)
         return
     total = len(list_pictures(pictures)[1])
     if dry_run:
         click.echo(f"would restore {total:,} pictures into '{printable(str(out))}'; nothing was written")
         return
-    loaded = load_generator(model, device, direction)
+    loaded = load_generator(model, device, direction, _switch(dropout), norm)
     with Display() as display:
         display.begin("restoring", total)
         done = restore(loaded, pictures, out, lambda number, _: display.advance(number), chosen)

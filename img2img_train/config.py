@@ -25,7 +25,7 @@ from pydantic import (
 
 from img2img_data.errors import CheckpointError, UsageError, printable
 from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean
-from img2img_train.objectives import OBJECTIVES, Objective
+from img2img_train.objectives import OBJECTIVES, Objective, Usual
 
 CONFIG_FILE: Final = "config.json"
 UNNAMED: Final = {"corpora": ["filled from the command line"]}
@@ -97,6 +97,11 @@ class RunConfig(BaseModel):
     validate_every: int = Field(1, ge=0, description="epochs between validations, 0 for the last epoch alone")
     samples_every: int = Field(5, ge=0, description="epochs between sample grids, 0 for the last epoch alone")
     samples: int = Field(8, ge=1, le=64, description="pictures in a sample grid")
+    test_dropout: bool = Field(False, description="let dropout go on at test, as pix2pix does")
+    test_norm: Literal["running", "batch"] = Field(
+        "running",
+        description="statistics of batch norm at test: those learned, or the picture's own, as pix2pix does",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of a training step; auto is bf16 on CUDA, else fp32"
     )
@@ -179,11 +184,11 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
     return {**_usual(objective, rest), **rest, "objective": objective}
 
 
-def _usual(objective: Objective, given: Mapping[str, Any]) -> dict[str, float]:
+def _usual(objective: Objective, given: Mapping[str, Any]) -> Usual:
     """Return the objective's usual settings; another number of epochs decays over the same part of them."""
     usual = objective.usual()
     epochs = given.get("epochs")
-    if isinstance(epochs, int) and usual.get("epochs_decay"):
+    if isinstance(epochs, int) and "epochs_decay" in usual:
         usual["epochs_decay"] = epochs * usual["epochs_decay"] // usual["epochs"]
     return usual
 

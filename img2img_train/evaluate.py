@@ -11,9 +11,9 @@ import csv
 import io
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,11 @@ from img2img_data.fields import did_you_mean
 from img2img_train import report
 from img2img_train.colours import Histograms
 from img2img_train.intervals import RESAMPLES, Interval, bootstrap_interval
+from img2img_train.layers import TestNorm
 from img2img_train.metrics import METRICS, SET_METRICS, Pixels
+
+if TYPE_CHECKING:
+    from img2img_train.run import LoadedModel
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 
@@ -57,8 +61,9 @@ class Row:
 class Cell:
     """One run on one corpus: mean scores, those of doing nothing, the gain with its 95 % interval.
 
-    ``run`` and ``corpus`` are short names. An interval is None where all pictures come from one photo, for
-    nothing is known then about another photo. ``groups`` counts the photos.
+    ``run`` and ``corpus`` are short names, ``at_test`` says how dropout and norms stood. An interval is None
+    where all pictures come from one photo, for nothing is known then about another photo. ``groups`` counts
+    the photos.
     """
 
     run: str
@@ -71,6 +76,7 @@ class Cell:
     gain: Mapping[str, float]
     gain_interval: Mapping[str, Interval]
     rows: tuple[Row, ...]
+    at_test: Mapping[str, bool | str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -79,7 +85,7 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the rows, ready for JSON."""
-        plain = ("run", "corpus", "split", "pictures", "groups", "verdict")
+        plain = ("run", "corpus", "split", "pictures", "groups", "verdict", "at_test")
         means = ("scores", "nothing", "gain", "gain_interval")
         rounded = {mean: {name: _rounded(v) for name, v in getattr(self, mean).items()} for mean in means}
         return {name: getattr(self, name) for name in plain} | rounded
@@ -144,11 +150,14 @@ def evaluate_matrix(
     device: str = "auto",
     batch: int = 64,
     progress: Progress | None = None,
+    dropout: bool | None = None,
+    norm: TestNorm | None = None,
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on the split of every corpus.
 
     ``progress`` is called with pictures done, pictures in all, and the name of the cell. Raises CorpusError
-    where a corpus has no such split or no pairs, CheckpointError where a run cannot be loaded.
+    where a corpus has no such split or no pairs, CheckpointError where a run cannot be loaded. ``dropout``
+    and ``norm``: another way at test than the models were saved with.
     """
     from img2img_train.run import load_generator
 
@@ -160,11 +169,12 @@ def evaluate_matrix(
         raise UsageError("evaluate", why="needs at least one run and one corpus")
     total, done, cells = len(run_names) * sum(len(pairs) for *_, pairs in work), 0, []
     for run, run_name in zip(dict.fromkeys(runs), run_names, strict=True):
-        model = load_generator(run, device)
+        model = load_generator(run, device, dropout=dropout, norm=norm)
         swapped = model.config.direction == "BtoA"
         for corpus, name, pairs in work:
             counter = _counter(progress, done, total, f"{run_name} on {name}")
-            cells.append(evaluate_model(model, corpus, pairs, (run_name, name), batch, counter, swapped))
+            cell = evaluate_model(model, corpus, pairs, (run_name, name), batch, counter, swapped)
+            cells.append(replace(cell, at_test=_at_test(model)))
             done += len(pairs)
     return Matrix(tuple(run_names), tuple(names), split, tuple(cells))
 
@@ -218,6 +228,7 @@ def evaluate_run(
     counter = _counter(progress, 0, len(pairs), f"{label} on {name}")
     swapped = model.config.direction == "BtoA"
     cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped)
+    cell = replace(cell, at_test=_at_test(model))
     shown = _worst_and_typical(cell.rows, gallery)
     by_key = {pair.key: pair for pair in pairs}
     chosen = _batches(model, opened, [by_key[row.key] for row in shown], batch, swapped)
@@ -302,6 +313,10 @@ def pictures_csv(cells: Sequence[Cell]) -> str:
         for row in cell.rows
     ]
     return _csv(head, rows)
+
+
+def _at_test(model: LoadedModel) -> dict[str, bool | str]:
+    return {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
 
 
 def _cell(run: str, corpus: str, split: str, rows: tuple[Row, ...], colours: Histograms) -> Cell:

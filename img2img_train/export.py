@@ -1,6 +1,7 @@
 """A trained generator as one file for other programs: ONNX with pictures in and out, or bare weights.
 
-The ONNX graph takes and gives plain pictures, so that a program needs to know nothing of this project:
+Dropout is off in what is exported, whatever the model does at test. The ONNX graph takes and gives plain
+pictures, so that a program needs to know nothing of this project:
 
     picture   N x height x width x 3 uint8 RGB, any size
     restored  the same shape and type

@@ -7,6 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from img2img_train.layers import BatchNorm, Dropout
 from img2img_train.networks import NetworkSpec, Norm
 
 SLOPE: Final = 0.2
@@ -17,7 +18,7 @@ DROPPED_LEVELS: Final = 3
 def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
     """Return the normalisation of so many channels, a layer or none."""
     if norm == "batch":
-        return [nn.BatchNorm2d(channels)]
+        return [BatchNorm(channels)]
     return [nn.InstanceNorm2d(channels)] if norm == "instance" else []
 
 
@@ -153,7 +154,7 @@ class SkipNet(nn.Module):
         normed = norm_layers(spec.norm, inner) if spec.bottleneck_norm else []
         down = [nn.LeakyReLU(SLOPE), nn.Conv2d(outer, inner, 4, 2, 1, bias=bias), *normed]
         up = [nn.ReLU(), nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=bias), *norm_layers(spec.norm, outer)]
-        dropout = [nn.Dropout(spec.dropout)] if spec.dropout else []
+        dropout = [Dropout(spec.dropout)] if spec.dropout else []
         return SkipLevel([*down, *up, *dropout], skips)
 
     @staticmethod
@@ -163,7 +164,7 @@ class SkipNet(nn.Module):
         bias, seen = needs_bias(spec.norm), inner * (2 if skips else 1)
         down = [nn.LeakyReLU(SLOPE), nn.Conv2d(outer, inner, 4, 2, 1, bias=bias)]
         up = [nn.ReLU(), nn.ConvTranspose2d(seen, outer, 4, 2, 1, bias=bias), *norm_layers(spec.norm, outer)]
-        dropout = [nn.Dropout(drop)] if drop else []
+        dropout = [Dropout(drop)] if drop else []
         return SkipLevel([*down, *norm_layers(spec.norm, inner), inside, *up, *dropout], skips)
 
     @staticmethod
@@ -182,7 +183,7 @@ class ResidualBlock(nn.Module):
         first, second = (
             [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=needs_bias(norm))] for _ in range(2)
         )
-        drop = [nn.Dropout(dropout)] if dropout else []
+        drop = [Dropout(dropout)] if dropout else []
         normed = [norm_layers(norm, width) for _ in range(2)]
         self.conv_block = nn.Sequential(*first, *normed[0], nn.ReLU(), *drop, *second, *normed[1])
 

@@ -40,6 +40,7 @@ from img2img_train.checkpoints import (
 from img2img_train.config import RunConfig
 from img2img_train.display import Display
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
+from img2img_train.layers import set_norm
 from img2img_train.meters import Clock, Trace
 from img2img_train.networks import build
 from img2img_train.objectives import Batch, Objective, Phase
@@ -82,6 +83,7 @@ class Training:
         seeds = np.random.SeedSequence(self.config.seed).generate_state(len(specs))
         for (name, spec), seed in zip(specs.items(), seeds.tolist(), strict=True):
             self.nets[name] = build(spec, seed).to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
+            set_norm(self.nets[name], self.config.test_norm)
         for phase in self.phases:
             self.optimizers[phase.name] = self._optimizer(phase)
         for number, (name, size) in enumerate(self.objective.remembers().items()):
@@ -226,7 +228,7 @@ class Training:
     @property
     def viewer(self) -> Viewer:
         """The networks as validation and samples see them."""
-        return Viewer(self.objective, self.nets, self.device)
+        return Viewer(self.objective, self.nets, self.device, self.config.test_dropout)
 
     def draw_samples(self, epoch: int) -> None:
         """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""

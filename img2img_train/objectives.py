@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, TypeAlias, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -94,6 +94,17 @@ PoolSize: TypeAlias = Annotated[
 ]
 
 
+class Usual(TypedDict, total=False):
+    """Settings of a run with which an objective was published."""
+
+    batch: int
+    epochs: int
+    epochs_decay: int
+    lr: float
+    test_dropout: bool
+    test_norm: Literal["running", "batch"]
+
+
 class Objective(BaseModel):
     """What every objective is. A step calls ``forward`` once, then ``losses``, ``after`` for each phase.
 
@@ -123,7 +134,7 @@ class Objective(BaseModel):
         """The network that is handed over in the end: input to output."""
         return "generator"
 
-    def usual(self) -> dict[str, float]:
+    def usual(self) -> Usual:
         """Return the run's settings (``RunConfig``) with which the objective was published, where not
         given.
         """
@@ -200,10 +211,10 @@ class Adversarial(Objective):
     critic_steps: CriticSteps = 1
     clip: Clip = 0.01
 
-    def usual(self) -> dict[str, float]:
+    def usual(self) -> Usual:
         """Isola et al. (2017), 6.2; the rate of wgan as in Arjovsky et al. (2017), algorithm 1."""
-        rate = {"lr": 5e-5} if self.gan_mode == "wgan" else {}
-        return {"batch": 1, "epochs": 200, "epochs_decay": 100, **rate}
+        usual: Usual = {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        return {**usual, "lr": 5e-5} if self.gan_mode == "wgan" else usual
 
     def judge(self, channels: int) -> NetworkSpec:
         """Return a discriminator of pictures with so many channels."""
@@ -230,6 +241,10 @@ class Gan(Adversarial):
     """
 
     conditional: ClassVar[bool] = False
+
+    def usual(self) -> Usual:
+        """Dropout and batch statistics stay at test: Isola et al. (2017), 3.4."""
+        return {**super().usual(), "test_dropout": True, "test_norm": "batch"}
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return the generator and its discriminator."""
@@ -416,7 +431,7 @@ class DualGan(ThereAndBack):
     critic_steps: CriticSteps = 2
     reconstruction_weight: CycleWeight = 500.0
 
-    def usual(self) -> dict[str, float]:
+    def usual(self) -> Usual:
         """The rate does not fall: it does not in https://github.com/duxingren14/DualGAN."""
         return {**super().usual(), "epochs_decay": 0}
 

@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from img2img_data.corpus import read_rows, to_json_line, to_json_page
 from img2img_data.errors import CheckpointError, FolderInUse, UsageError, printable
@@ -42,6 +42,7 @@ from img2img_train.checkpoints import (
     write_file,
 )
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
+from img2img_train.layers import TestNorm, dropping, seeds_of, set_norm
 from img2img_train.networks import NetworkSpec, skeleton
 
 FORMAT: Final = 1
@@ -284,6 +285,15 @@ class LoadedModel:
     path: Path
 
     @torch.no_grad()
+    def forward(self, x: Tensor, draw: int = 0) -> Tensor:
+        """Return the output of N x C x H x W in [-1, 1]; with dropout the ``draw`` chooses the masks.
+
+        A picture's result depends on the picture alone, never on the batch it is in.
+        """
+        with dropping([self.generator], seeds_of(x, draw) if self.config.test_dropout else ()):
+            return self.generator(x)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
     def restore(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the restored pictures: N x H x W x 3 RGB uint8 to the same, sides of any length; float32
         inside.
@@ -294,7 +304,7 @@ class LoadedModel:
         pad = [(0, self.spec.room(side) - side) for side in (height, width)]
         if any(after for _, after in pad):
             batch = np.pad(batch, [(0, 0), *pad, (0, 0)], mode="reflect")
-        made = self.generator(from_bytes(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)))
+        made = self.forward(from_bytes(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)))
         return np.ascontiguousarray(to_bytes(made).cpu().numpy()[:, :height, :width])
 
 
@@ -312,12 +322,18 @@ def find_checkpoint(path: Path | str) -> Path:
     )
 
 
-def load_generator(path: Path | str, device: str = "auto", direction: str | None = None) -> LoadedModel:
+def load_generator(
+    path: Path | str,
+    device: str = "auto",
+    direction: str | None = None,
+    dropout: bool | None = None,
+    norm: TestNorm | None = None,
+) -> LoadedModel:
     """Return the generator of a checkpoint file or a run folder (the best checkpoint, else the latest).
 
     ``direction`` (AtoB, BtoA; None: the one it was trained for) may ask for the way back, where there is
-    one. Raises CheckpointError in one line that names the file; UsageError where the device or the way is
-    not there.
+    one; ``dropout`` and ``norm`` for another way at test than the model was saved with. Raises
+    CheckpointError in one line that names the file; UsageError where the device or the way is not there.
     """
     where, found = choose_device(device), find_checkpoint(path)
     checkpoint = read_checkpoint(found, "network/")
@@ -336,6 +352,9 @@ def load_generator(path: Path | str, device: str = "auto", direction: str | None
     except UsageError as error:
         raise CheckpointError("checkpoint", found, f"describes what is not made here: {error}") from None
     fill_network(network, checkpoint.part(f"network/{name}/"), found)
+    policy = {"test_dropout": dropout, "test_norm": norm}
+    config = config.model_copy(update={name: value for name, value in policy.items() if value is not None})
+    set_norm(network, config.test_norm)
     network.eval().requires_grad_(False).to(where)
     return LoadedModel(
         network, spec, about.colour, about.value_range, about.progress.step, config, where, found

@@ -18,9 +18,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -52,6 +53,13 @@ class TranslateSettings(BaseModel):
         128, ge=0, description="pixels that two tiles share: more for a network that sees further"
     )
     batch: int = Setting(1, ge=1, le=4096, description="tiles at a time")
+    draws: int = Setting(
+        1,
+        ge=1,
+        le=1000,
+        description="results that are averaged, with dropout on; several also give NAME.spread.png, "
+        "their standard deviation in 1/256 of a grey level",
+    )
     format: Literal["png", "jpg", "webp"] = Setting(
         "png", description="format of the results; jpg and webp hold 8 bits and no transparency"
     )
@@ -127,29 +135,60 @@ def is_picture(name: bytes) -> bool:
 
 
 # -------------------------------------------------------------------------------------------- one picture
-def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings) -> bytes:
-    """Return the file of a restored picture from the file of one; Refused where it cannot be read."""
+class Made(NamedTuple):
+    """The files of one restored picture: itself, and with several draws how far they spread (else empty)."""
+
+    picture: bytes
+    spread: bytes
+
+
+def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings) -> Made:
+    """Return a restored picture as a file from the file of one; Refused where it cannot be read.
+
+    Of several draws the result is the mean; the spread is a 16-bit grey PNG of their standard deviation, mean
+    over the channels, in 1/256 of an 8-bit grey level.
+    """
     policy = images.ReadPolicy(depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9)
     pixels = images.decode(data, policy).pixels
-    made = _translate_pixels(model, pixels, settings)
+    made, deviation = _translate_pixels(model, pixels, settings)
     profile = images.icc_profile(data, 1 if made.ndim == 2 else 3)
     if settings.format != "png":
         made = images.to_8_bit(made) if made.dtype == np.uint16 else made
         made = made[..., :3] if made.ndim == 3 else made
-    return images.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
+    spread = b"" if deviation is None else images.encode(deviation, "png")
+    file = images.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
+    return Made(file, spread)
 
 
 def _translate_pixels(
     model: LoadedModel, pixels: images.Pixels, settings: TranslateSettings
-) -> images.Pixels:
-    """Restore the colours; alpha stays as it is, and what was grey comes out grey."""
+) -> tuple[images.Pixels, images.Pixels | None]:
+    """Restore the colours; alpha stays, what was grey comes out grey. And the spread of the draws."""
     grey, alpha = pixels.ndim == 2, pixels.shape[2:] == (4,)
     colour = np.dstack([pixels] * 3) if grey else pixels[..., :3]
     tiling = settings.tiling(model.spec.multiple, model.spec.smallest)
-    made = restore(model.generator, colour, tiling, model.device, model.spec.outputs)
+    draws = (
+        restore(partial(model.forward, draw=draw), colour, tiling, model.device, model.spec.outputs)
+        for draw in range(settings.draws)
+    )
+    made, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
     if grey:
-        return np.asarray(np.rint(made.mean(axis=2)), pixels.dtype)
-    return np.dstack([made, pixels[..., 3]]) if alpha else made
+        made = np.asarray(np.rint(made.mean(axis=2)), pixels.dtype)
+    return np.dstack([made, pixels[..., 3]]) if alpha else made, deviation
+
+
+def _mean_and_spread(draws: Iterator[images.Pixels]) -> tuple[images.Pixels, images.Pixels]:
+    """Return the rounded mean, and the deviation in 1/256 of an 8-bit level; one draw is held at a time."""
+    first = next(draws)
+    total, squares, count = first.astype(np.float64), np.square(first, dtype=np.float64), 1
+    for made in draws:
+        total += made
+        squares += np.square(made, dtype=np.float64)
+        count += 1
+    variance = np.maximum(squares / count - np.square(total / count), 0)
+    level = np.iinfo(first.dtype).max / 255
+    deviation = np.sqrt(variance).mean(axis=2) / level * 256
+    return np.rint(total / count).astype(first.dtype), np.minimum(np.rint(deviation), 65535).astype(np.uint16)
 
 
 # --------------------------------------------------------------------------------------------- a folder
@@ -167,6 +206,8 @@ def translate(
     where the source holds no picture or ``out`` cannot be written.
     """
     settings = settings or TranslateSettings()
+    if settings.draws > 1 and not model.config.test_dropout:
+        raise UsageError("option", "--draws", "makes equal results without dropout", "give --dropout on")
     root, paths = list_pictures(source)
     keys, done, rejected = Keys(paths), Translated(out), []
     _make(out)
@@ -179,8 +220,10 @@ def translate(
                     done.already += 1
                 else:
                     made = translate_bytes(model, data, settings)
-                    _write(out / name, made)
-                    log.add(path, name, data, made)
+                    if made.spread:
+                        _write(out / f"{keys[path]}.spread.png", made.spread)
+                    _write(out / name, made.picture)
+                    log.add(path, name, data, made.picture)
                 done.kept += 1
             except Refused as refused:
                 done.refused[refused.reason] += 1
@@ -276,7 +319,7 @@ def _write(path: Path, data: bytes) -> None:
 def translate_file(model: LoadedModel, data: bytes, name: str, settings: TranslateSettings) -> bytes:
     """Return one restored picture as a file; CorpusError, naming it, where it cannot be read."""
     try:
-        return translate_bytes(model, data, settings)
+        return translate_bytes(model, data, settings).picture
     except Refused as refused:
         raise CorpusError(
             "picture", name, f"{refused.reason} {refused.detail}".strip(), "give another"

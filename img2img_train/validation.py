@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_train import batches
+from img2img_train.layers import dropping, seeds_of
 from img2img_train.meters import psnr_of
 from img2img_train.objectives import Batch, Objective
 from img2img_train.pictures import Pixels
@@ -27,11 +28,12 @@ AGAIN: Final = {"input_again": "input", "target_again": "target"}
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """The networks of a run, looked at from outside: eval mode, float32, no gradient."""
+    """The networks of a run, looked at from outside: eval mode, float32, no gradient; maybe dropout."""
 
     objective: Objective
     nets: Mapping[str, nn.Module]
     device: torch.device
+    dropout: bool = False
 
     @torch.no_grad()
     def look(self, given: Pixels, target: Pixels) -> dict[str, Tensor]:
@@ -42,7 +44,8 @@ class Viewer:
             pictures = {"input": given, "target": target}
             held = {name: torch.from_numpy(x).to(self.device) for name, x in pictures.items()}
             batch = Batch(*(batches.from_bytes(x) for x in held.values()))
-            made = self.objective.forward(self.nets, batch)
+            with dropping(self.nets.values(), seeds_of(batch.input) if self.dropout else ()):
+                made = self.objective.forward(self.nets, batch)
             return held | {name: batches.to_bytes(image) for name, image in made.items()}
         finally:
             for net in self.nets.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -20,7 +21,8 @@ from PIL import Image, ImageCms  # noqa: E402
 from img2img_data import images  # noqa: E402
 from img2img_data.errors import UsageError  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
-from img2img_train.networks import NetworkSpec  # noqa: E402
+from img2img_train.layers import set_norm  # noqa: E402
+from img2img_train.networks import NetworkSpec, build  # noqa: E402
 from img2img_train.run import LoadedModel  # noqa: E402
 from img2img_train.translate import (  # noqa: E402
     TranslateSettings,
@@ -50,7 +52,7 @@ def negative(tmp_path: Path) -> LoadedModel:
 
 
 def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
-    made = translate_bytes(model, data, TILED.model_copy(update=settings))
+    made = translate_bytes(model, data, TILED.model_copy(update=settings)).picture
     return images.decode(made, KEEP).pixels
 
 
@@ -74,7 +76,7 @@ def test_the_colour_profile_stays_and_the_picture_is_turned(format: str, negativ
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
     Image.fromarray(make_photo(3, 40, 24)).save(file, "JPEG", exif=exif, icc_profile=profile)
-    made = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format))
+    made = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format)).picture
     with Image.open(io.BytesIO(made)) as picture:
         assert picture.size == (24, 40)
         assert picture.info["icc_profile"] == profile
@@ -135,3 +137,51 @@ def test_a_picture_through_standard_input_and_output(tmp_path: Path) -> None:
     assert b"not-an-image" in bad.stderr
     assert not bad.stdout
     assert json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+# ------------------------------------------------------------------------- dropout and norms at test
+def skip_net(test_dropout: bool, test_norm: str) -> LoadedModel:
+    config = RunConfig(corpora=("c",), out="run", test_dropout=test_dropout, test_norm=test_norm)
+    spec = NetworkSpec(name="unet-64", width=2, dropout=0.5)
+    network = build(spec, 5).eval().requires_grad_(False)
+    set_norm(network, config.test_norm)
+    return LoadedModel(network, spec, "rgb", (-1, 1), 0, config, torch.device("cpu"), Path("model"))
+
+
+@pytest.mark.parametrize("test_norm", ["running", "batch"])
+@pytest.mark.parametrize("test_dropout", [False, True])
+def test_a_result_never_depends_on_the_batch(test_dropout: bool, test_norm: str) -> None:
+    model = skip_net(test_dropout, test_norm)
+    pictures = np.stack([make_photo(seed, 64, 64) for seed in range(3)])
+    together = model.restore(pictures)
+    alone = np.concatenate([model.restore(p[None]) for p in pictures[::-1]])[::-1]
+    assert np.abs(together.astype(int) - alone).max() <= 1
+    assert (together == model.restore(pictures)).all()
+
+
+def test_batch_statistics_are_those_of_training_with_one_picture() -> None:
+    model, x = skip_net(False, "batch"), torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    got = model.forward(x)
+    for module in model.generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train()
+    assert torch.allclose(got, model.generator(x), atol=1e-5)
+
+
+def test_draws_differ_their_mean_and_spread_are_written(tmp_path: Path) -> None:
+    model = skip_net(True, "batch")
+    (tmp_path / "model").write_bytes(b"")
+    model = dataclasses.replace(model, path=tmp_path / "model")
+    write_photos(tmp_path / "in", 1, 64, 64)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    draws = [model.forward(x, draw) for draw in range(2)]
+    assert not torch.equal(*draws)
+    assert torch.equal(draws[1], model.forward(x, 1))
+    translate(model, tmp_path / "in", tmp_path / "out", settings=TranslateSettings(draws=4))
+    spread = images.read(tmp_path / "out" / "000.spread.png", KEEP).pixels
+    assert (spread.shape, spread.dtype) == ((64, 64), np.uint16)
+    assert spread.max() > 0
+    with pytest.raises(UsageError, match="--dropout on"):
+        translate(
+            skip_net(False, "batch"), tmp_path / "in", tmp_path / "o", settings=TranslateSettings(draws=2)
+        )

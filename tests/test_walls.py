@@ -39,7 +39,7 @@ DATA_LEVELS = [
     {"cli"},
 ]
 TRAIN_LEVELS = [
-    {"display", "interrupts", "intervals", "metrics", "tiles"},
+    {"display", "interrupts", "intervals", "layers", "metrics", "tiles"},
     {"networks", "generators", "discriminators", "pool"},
     {"adversarial"},
     {"colours", "objectives"},
