@@ -71,15 +71,17 @@ def connected(scheduler: str | None) -> Iterator[Client]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what Dask logs and warns of off the terminal: what matters is said in one line."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    before = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"distributed|dask|tornado")
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 @dataclass(slots=True)
@@ -141,30 +143,42 @@ class ClusterPool(Generic[Task, Result]):
 
     def _submit(self, indices: Sequence[int]) -> Future:
         tasks = [self.task_at(index) for index in indices]
-        return self.client.submit(
-            do_chunk, self.work, tasks, self.limit, self.folders, dict(versions()), pure=False
-        )
+        with self._talking():
+            return self.client.submit(
+                do_chunk, self.work, tasks, self.limit, self.folders, dict(versions()), pure=False
+            )
 
     def _results(self, future: Future) -> list[Result]:
+        """Return what a chunk made, or raise what it raised."""
+        if future.status == "error":
+            with self._talking(OSError):
+                future.result()
+        with self._talking():
+            results: list[Result] = future.result()
+        return results
+
+    @contextlib.contextmanager
+    def _talking(self, *raised: type[Exception]) -> Iterator[None]:
+        """Turn a lost connection into one line; ``raised`` may come from a task as well."""
         from concurrent.futures import CancelledError
 
         address = self.client.scheduler.address if self.client.scheduler else ""
         try:
-            results: list[Result] = future.result()
-        except CancelledError:
-            raise Img2ImgError(
-                "scheduler", address, "went away", "start it and give the same command, it goes on"
-            ) from None
+            yield
+        except raised:
+            raise
         except ImportError as error:
-            raise UsageError(
-                "scheduler", address, f"a worker lacks {error.name}", "install the same img2img there"
-            ) from None
-        return results
+            why, way_out = f"a worker lacks {error.name}", "install the same img2img there"
+            raise UsageError("scheduler", address, why, way_out) from None
+        except (CancelledError, OSError):
+            way_out = "start it and give the same command, it goes on"
+            raise Img2ImgError("scheduler", address, "went away", way_out) from None
 
     def _count_threads(self) -> None:
         """Look now and then how many threads the cluster has: it may grow and shrink."""
         if time.monotonic() - self.counted > _RECOUNT_SECONDS:
-            self.threads = max(1, sum(self.client.nthreads().values()))
+            with self._talking():
+                self.threads = max(1, sum(self.client.nthreads().values()))
             self.counted = time.monotonic()
 
 

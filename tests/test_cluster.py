@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from conftest import write_photos
 from test_build import COMMAND, run, tree
 
 from img2img_data.errors import UsageError
+from img2img_data.steps import run_step
 
 distributed = pytest.importorskip("distributed")
 
@@ -31,6 +34,15 @@ def cluster() -> Iterator[Any]:
         ) as cluster,
     ):
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Photos enough to be killed in their midst, and what a plain run makes of them."""
+    root = tmp_path_factory.mktemp("many")
+    photos = write_photos(root / "photos", 400, 160, 160)
+    run("blur", photos, root / "plain", "--jobs", 2)
+    return photos, tree(root / "plain")
 
 
 def on(cluster: Any) -> list[str]:
@@ -60,9 +72,10 @@ def test_shards_on_a_cluster_merge_to_the_plain_run(cluster: Any, tmp_path: Path
     assert tree(tmp_path / "out") == tree(tmp_path / "plain")
 
 
-def test_a_killed_worker_loses_nothing(cluster: Any, tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 600, 200, 200)
-    run("blur", photos, tmp_path / "plain", "--jobs", 2)
+def test_a_killed_worker_loses_nothing(
+    cluster: Any, many: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    photos, plain = many
     before, out = pids(cluster), tmp_path / "out"
     argv = [*COMMAND, "blur", str(photos), str(out), *on(cluster)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -71,7 +84,7 @@ def test_a_killed_worker_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     assert process.poll() is None, "the kill must come in mid-run"
     os.kill(min(before), signal.SIGKILL)
     assert process.wait(timeout=25) == 0, process.stdout and process.stdout.read()
-    assert tree(out) == tree(tmp_path / "plain")
+    assert tree(out) == plain
 
 
 def _dies_on_seven(task: int) -> int:
@@ -89,9 +102,12 @@ def _hangs_on_seven(task: int) -> int:
 @pytest.mark.parametrize(
     ("work", "limit", "reason"), [(_dies_on_seven, 20.0, "worker-died"), (_hangs_on_seven, 1.0, "timeout")]
 )
-def test_a_deadly_task_costs_only_itself(work: Any, limit: float, reason: str, cluster: Any) -> None:
+def test_a_deadly_task_costs_only_itself(
+    work: Any, limit: float, reason: str, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from img2img_data.cluster import ClusterPool, connected
 
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     lost: list[tuple[int, str]] = []
 
     def note(task: int, why: str) -> int:
@@ -123,12 +139,47 @@ def test_folders_that_workers_lack_are_one_line(cluster: Any) -> None:
     ],
 )
 def test_a_scheduler_that_cannot_be_reached_is_one_line(
-    options: list[str], said: str, photos: Path, tmp_path: Path
+    options: list[str], said: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = run("blur", photos, tmp_path / "out", *options, code=2)
-    assert said in lines
-    assert len(lines.strip().splitlines()) == 1
+    monkeypatch.setattr("img2img_data.cluster.CONNECT_SECONDS", 0.5)
+    given = dict(zip((o[2:] for o in options[::2]), options[1::2], strict=True))
+    with pytest.raises(UsageError, match=said) as caught:
+        run_step("blur", [photos, tmp_path / "out"], given, lambda done, total: None, lambda line: None)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scheduler_that_goes_away_is_one_line_and_the_run_goes_on(
+    many: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    photos, plain = many
+    where, out = tmp_path / "scheduler.json", tmp_path / "out"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny"]
+    more = ["--no-dashboard", "--scheduler-file", str(where)]
+    with (
+        subprocess.Popen([*dask, *more], **quiet) as scheduler,
+        subprocess.Popen([*worker, *more], **quiet) as one,
+    ):
+        try:
+            while not where.is_file():
+                time.sleep(0.05)
+            address = json.loads(where.read_text())["address"]
+            argv = [*COMMAND, "blur", str(photos), str(out), "--backend", "dask", "--scheduler", address]
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            while process.poll() is None and not any(out.glob("train/input/*.png")):
+                time.sleep(0.01)
+            scheduler.kill()
+            said = process.communicate(timeout=20)[0]
+        finally:
+            scheduler.kill()
+            one.kill()
+    assert process.returncode == 1
+    assert said.startswith(f"error: scheduler '{address}': went away")
+    assert len(said.splitlines()) == 1
+    run("blur", photos, out, "--jobs", 2)
+    assert tree(out) == plain
 
 
 def test_without_dask_a_hint_in_one_line(photos: Path, tmp_path: Path) -> None:
