@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import write_photos
 from test_build import COMMAND, rows, run, tree
+from test_sources import write_mat
 
 from img2img_data.corpus import open_corpus
 from img2img_data.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.merge import merge_shards, open_shards
 from img2img_data.outcome import Report
-from img2img_data.steps import run_step
+from img2img_data.settings import RunSettings
+from img2img_data.steps import STEPS, run_step
 
 
 def messy(folder: Path) -> Path:
@@ -48,30 +50,40 @@ def merge(parts: list[Path], out: Path, copy: bool = False) -> Report:
     return merge_shards(open_shards(parts, out), out, lambda done, total: None, copy)
 
 
-BUILDERS: dict[str, dict[str, object]] = {
-    "blur": {"kind": "random-gaussian", "split": "train=0.6,test=0.4"},
-    "lab": {"size": "24"},
+SETTINGS: dict[str, dict[str, object]] = {
+    "blur": {"kind": "random-gaussian", "split": "train=0.6,test=0.4", "stratify": "folder"},
+    "degrade": {"kind": "noise"},
     "select": {"drop_gray": True},
-    "unpaired": {"size": "24"},
     "combine": {"allow_unpaired": True, "fit": "crop"},
+    "resize": {"size": "24"},
 }
+"""What a builder is called with besides its folders; a new one is tested with its defaults."""
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_merged_shards_are_the_plain_run(name: str, tmp_path: Path) -> None:
-    sources = [messy(tmp_path / "photos")]
-    if name in {"unpaired", "combine"}:
-        sources.append(messy(tmp_path / "other"))
-    if name == "combine":
+def sources_of(name: str, root: Path) -> list[Path]:
+    """Folders that a builder takes, with something of everything in them."""
+    if name == "import":
+        for split in ("train", "val"):
+            write_photos(root / "pix2pix" / split, 8, 64, 32)
+        return [root / "pix2pix"]
+    sources = [messy(root / which) for which in STEPS[name].paths[:-1]]
+    if name == "wiki":
+        write_mat(sources[0] / "wiki.mat", [f"b/{n:03d}.jpg" for n in range(9)] + ["gone.jpg", "a/000.jpg"])
+    if len(sources) == 2:
         for number in range(4):
-            (tmp_path / "other" / "b" / f"00{number}.jpg").write_bytes(
-                (tmp_path / "other" / "b" / "005.jpg").read_bytes()
-            )
-    plain = make(name, *sources, tmp_path / "plain", **BUILDERS[name])
-    parts = shards_of(name, sources, tmp_path / "parts", 3, **BUILDERS[name])
+            (sources[1] / "b" / f"00{number}.jpg").write_bytes((sources[1] / "b" / "005.jpg").read_bytes())
+    return sources
+
+
+@pytest.mark.parametrize("name", [n for n, step in STEPS.items() if RunSettings in step.models])
+def test_merged_shards_are_the_plain_run(name: str, tmp_path: Path) -> None:
+    sources, settings = sources_of(name, tmp_path), SETTINGS.get(name, {})
+    plain = make(name, *sources, tmp_path / "plain", **settings)
+    parts = shards_of(name, sources, tmp_path / "parts", 3, **settings)
     merged = merge([parts[2], parts[0], parts[1]], tmp_path / "merged")
     assert tree(tmp_path / "merged") == tree(tmp_path / "plain")
     assert merged == plain, "with its refusals and warnings"
+    assert plain.kept.total() > 5
     assert bool(merged.warnings) == (name == "combine")
     merge(parts, tmp_path / "copied", copy=True)
     assert tree(tmp_path / "copied") == tree(tmp_path / "plain")
