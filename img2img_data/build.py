@@ -66,7 +66,9 @@ def one_item(job: Job, task: Task) -> Outcome:
         files = encode_files(job, task, made.input, made.target, sources)
         for file in files:
             write_file(job.out, f"{split}/{file.name}", file.data)
-        tags = {**task.tags, "group": printable(group)} if job.settings.group_by else dict(task.tags)
+        tags = {name: value for name, value in task.tags.items() if name != "group"}  # it is the splits' word
+        if job.settings.group_by:
+            tags["group"] = printable(group)
         row = _row(job, task, tags, sources, made, files)
         return Outcome(task.index, split, "", to_json_line(row))
     except Refused as refused:

@@ -5,6 +5,8 @@ row names a picture by ``file_name``, relative to the folder of the list; its ot
 row with a column ``tags`` that is an object, as ``select`` and ``wiki`` write it, has its tags in there. The
 list nearest to a picture counts, and metadata.jsonl before metadata.csv.
 
+A tag "group" can be grouped by, but does not get into a corpus: there the word names the groups of splits.
+
 Nothing in a list is trusted: only names of pictures that were found by looking are ever looked up.
 """
 

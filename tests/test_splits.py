@@ -172,6 +172,18 @@ def test_one_person_stays_in_one_split(tmp_path: Path) -> None:
         assert "nothing wrong" in run("verify", out)
 
 
+def test_a_tag_called_group_is_not_taken_for_the_groups_of_the_splits(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 12, 16, 16)
+    lines = [json.dumps({"file_name": f"{n:03d}.jpg", "group": "all", "who": n}) for n in range(12)]
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    run("blur", photos, tmp_path / "out", "--split", "train=0.5,test=0.5", "--jobs", 1)
+    assert "nothing wrong" in run("verify", tmp_path / "out")
+    assert all(list(r["tags"]) == ["who"] for r in rows(tmp_path / "out" / "train" / "metadata.jsonl"))
+    run("blur", photos, tmp_path / "by", "--split", "train=0.5,test=0.5", "--group-by", "group", "--jobs", 1)
+    (only,) = (tmp_path / "by").glob("*/metadata.jsonl")
+    assert [r["tags"]["group"] for r in rows(only)] == ["all"] * 12
+
+
 def test_unpaired_domains_are_strata_of_their_own(tmp_path: Path) -> None:
     a, b = write_photos(tmp_path / "a", 20, 16, 16), write_photos(tmp_path / "b", 10, 16, 16, ".png")
     run("unpaired", a, b, tmp_path / "out", "--split", "train=0.8,test=0.2", "--stratify", "folder")
