@@ -108,6 +108,7 @@ def blur(source: Path, out: Path, settings: dict[str, object]) -> None:
     Example:
       img2img-data blur faces/male corpora/gaussian --kind gaussian --sigma 3 --size 64
       img2img-data blur faces/male corpora/resize --kind resize --factor 4 --size 64
+      img2img-data blur faces corpora/both --split train=0.8,test=0.2 --group-by person --stratify gender
     """
     _run("blur", (source, out), settings)
 
@@ -295,6 +296,7 @@ def select(source: Path, out: Path, settings: dict[str, object]) -> None:
     \b
     Example:
       img2img-data select photos/ chosen/ --drop-gray --min-side 64
+      img2img-data select photos/ chosen/ --drop-duplicates
     """
     _run("select", (source, out), settings)
 

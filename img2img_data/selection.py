@@ -208,14 +208,12 @@ def select_photos(
     progress: Progress,
 ) -> Report:
     """Copy the photos of a plan that pass; ``wiki`` sorts them by gender."""
+    _check_whole(settings, run)
     choice, recipe = _choice_of(plan, out, settings), _recipe_of(name, plan, settings)
     about = {"format": FORMAT, "kind": "selection"}
     work, folder = functools.partial(choose_one, choice), BuildFolder(out, PAGE)
     if not settings.drop_duplicates:
         return run_plan(plan, folder, recipe, about, work, run, progress)
-    if run.shard:
-        way_out = "select without --shard, then shard the corpora made from it"
-        raise UsageError("option", "--drop-duplicates", "a shard does not see the other photos", way_out)
     first = Pass(choice, plan, folder, settings.duplicate_distance, progress)
     return run_plan(plan, folder, recipe, about, work, run, lambda d, n: progress(n + d, 2 * n), first)
 
@@ -224,6 +222,7 @@ def forecast_photos(
     name: str, plan: Plan, out: Path, settings: SelectSettings, run: RunSettings
 ) -> Iterator[str]:
     """Yield what ``select_photos`` would do, as far as names and tags tell."""
+    _check_whole(settings, run)
     choice = _choice_of(plan, out, settings)
 
     def expect(task: Task) -> Outcome:
@@ -236,6 +235,12 @@ def forecast_photos(
         return Outcome(task.index, _folder_of(choice, task), "", b"")
 
     yield from forecast(plan, BuildFolder(out, PAGE), _recipe_of(name, plan, settings), expect, run)
+
+
+def _check_whole(settings: SelectSettings, run: RunSettings) -> None:
+    if settings.drop_duplicates and run.shard:
+        way_out = "select without --shard, then shard the corpora made from it"
+        raise UsageError("option", "--drop-duplicates", "a shard does not see the other photos", way_out)
 
 
 def _choice_of(plan: Plan, out: Path, settings: SelectSettings) -> Choice:

@@ -63,6 +63,15 @@ def test_a_cluster_makes_the_bytes_of_a_plain_run(cluster: Any, tmp_path: Path) 
     assert not (tmp_path / "out" / ".building").exists()
 
 
+def test_copies_are_found_on_a_cluster_too(cluster: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 20)
+    (photos / "same.jpg").write_bytes((photos / "007.jpg").read_bytes())
+    for out, options in (("plain", ["--jobs", 1]), ("out", on(cluster))):
+        run("select", photos, tmp_path / out, "--drop-duplicates", *options)
+    assert tree(tmp_path / "out") == tree(tmp_path / "plain")
+    assert "same.jpg" in (tmp_path / "out" / "duplicates.jsonl").read_text()
+
+
 def test_shards_on_a_cluster_merge_to_the_plain_run(cluster: Any, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 20)
     run("select", photos, tmp_path / "plain", "--jobs", 1)

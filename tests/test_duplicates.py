@@ -333,6 +333,8 @@ def test_a_shard_cannot_tell(tmp_path: Path) -> None:
     photos, _, _ = write_planted(tmp_path / "photos", 3)
     said = run("select", photos, tmp_path / "out", "--drop-duplicates", "--shard", "1/2", code=2)
     assert "--drop-duplicates" in said
+    options = ["--drop-duplicates", "--shard", "1/2", "--dry-run"]
+    assert said == run("select", photos, tmp_path / "out", *options, code=2)
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
