@@ -43,6 +43,8 @@ RunStep = Callable[[Progress, Say], tuple[Report, int]]
 PAGES: Final = (CORPUS_FILE, PAGE, EXPORT_FILE, INDEX_FILE)
 """What a step's folder holds once it is complete: one of these."""
 DEGRADES: Final = DegradeSettings.model_fields.keys()
+LONGEST: Final = 60
+"""Characters of a setting that a dry run shows; a tree of degradations may fill a page."""
 SHOWN_LINES: Final = 12
 """Of a step's lines in a dry run: the first few and the last few, when there are more than twice as many."""
 
@@ -196,8 +198,9 @@ def _forecast_step(step: RecipeStep, extra: Mapping[str, Any], say: Say) -> int:
 
 
 def _settings_line(step: RecipeStep) -> str:
-    said = ", ".join(f"{key}={printable(str(value))}" for key, value in step.settings.items())
-    return f"settings: {said or 'the defaults'}"
+    texts = {key: printable(str(value)) for key, value in step.settings.items()}
+    said = (f"{key}={text if len(text) <= LONGEST else text[:LONGEST] + '…'}" for key, text in texts.items())
+    return f"settings: {', '.join(said) or 'the defaults'}"
 
 
 def _made_before(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -150,11 +151,16 @@ def test_an_unreadable_name_is_escaped(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------- schema
-def check(instance: Any, what: str = "recipe") -> list[str]:
+@functools.cache
+def validator_of(what: str) -> Any:
     jsonschema = pytest.importorskip("jsonschema")
     schema = schema_of(what)
     jsonschema.Draft202012Validator.check_schema(schema)
-    return [e.message for e in jsonschema.Draft202012Validator(schema).iter_errors(instance)]
+    return jsonschema.Draft202012Validator(schema)
+
+
+def check(instance: Any, what: str = "recipe") -> list[str]:
+    return [error.message for error in validator_of(what).iter_errors(instance)]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
