@@ -53,16 +53,17 @@ def _towards(mode: GanMode, verdicts: Tensor, real: bool) -> Tensor:
 
 
 def gradient_penalty(judge: nn.Module, real: Tensor, made: Tensor) -> Tensor:
-    """Return how far the slope of the verdicts is from 1, squared, at a random place between real and made.
+    """Return how far the slope of the critic is from 1, squared, at a random place between real and made.
 
-    Gulrajani et al. 2017, eq. 3; of a conditional pair the slope over both halves, as in
-    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix. Draws from the global generator of the device.
+    Gulrajani et al. 2017, eq. 3. The critic is the mean of a picture's verdicts, as in the loss: a slope of
+    1 of their sum would leave hardly a signal to a generator with a large reconstruction weight. Of a
+    conditional pair the slope is taken over both halves. Draws from the global generator of the device.
     """
     with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
         share = torch.rand(len(real), 1, 1, 1, device=real.device)
         between = torch.lerp(made.float(), real.float(), share).requires_grad_(True)
-        verdicts = judge(between)
-        (slope,) = torch.autograd.grad(verdicts.sum(), between, create_graph=True)
+        critic = judge(between).flatten(1).mean(dim=1)
+        (slope,) = torch.autograd.grad(critic.sum(), between, create_graph=True)
         length: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
         return (length - 1).square().mean()
 

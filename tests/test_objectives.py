@@ -192,7 +192,7 @@ def test_losses_of_verdicts_are_the_published_formulas() -> None:
 def test_the_penalty_is_the_distance_of_the_slope_from_one() -> None:
     net = torch.nn.Conv2d(1, 1, 1, bias=False)
     torch.nn.init.constant_(net.weight, 3.0)
-    slope = 3 * math.sqrt(16)
+    slope = 3 / 16 * math.sqrt(16)
     found = adversarial.gradient_penalty(net, torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4))
     assert float(found.detach()) == pytest.approx((slope - 1) ** 2, rel=1e-5)
 
