@@ -174,7 +174,8 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
         raise place.error(
             ["loss"], f"'{printable(str(loss))}' is unknown", did_you_mean(str(loss), OBJECTIVES)
         )
-    for name in (n for n in values if n not in RunConfig.model_fields and n not in model.model_fields):
+    common = RunConfig.model_fields.keys() - {"objective"}
+    for name in (n for n in values if n not in common and n not in model.model_fields):
         owners = [other for other, known in OBJECTIVES.items() if name in known.model_fields]
         if not owners:
             raise place.error([str(name)], "unknown", did_you_mean(str(name), settings()))

@@ -34,13 +34,11 @@ class Trace:
     """
 
     device: torch.device
-    names: list[str] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     there: list[list[str]] = field(default_factory=list)
 
     def add(self, losses: Mapping[str, Tensor]) -> bool:
         """Keep the losses of a step; True when the block is full."""
-        self.names += [name for name in losses if name not in self.names]
         self.rows.append(torch.stack([loss.detach().float() for loss in losses.values()]))
         self.there.append(list(losses))
         return len(self.rows) == BLOCK

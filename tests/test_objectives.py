@@ -14,7 +14,7 @@ from small_runs import small_config, small_training
 
 from img2img_data.errors import UsageError
 from img2img_train import adversarial, checkpoints, loop, run
-from img2img_train.config import RunConfig, options, settings
+from img2img_train.config import RunConfig, config_of, options, settings
 from img2img_train.display import Display
 from img2img_train.objectives import OBJECTIVES, Batch, CycleGan, DualGan, Objective, Pix2Pix
 from img2img_train.run import RunFolder
@@ -78,6 +78,7 @@ def test_what_was_published_is_filled_in_and_overridden() -> None:
     [
         ({"loss": "l2", "identity": 1}, "'--identity': is no setting of the loss l2; it is one of cyclegan"),
         ({"loss": "pix2pixel"}, "'--loss': 'pix2pixel' is unknown; did you mean 'pix2pix'"),
+        ({"objective": {}}, "'--objective': unknown"),
         ({"loss": "cgan", "gan_mod": "x"}, "'--gan-mod': unknown; did you mean 'gan_mode'"),
         ({"loss": "cgan", "gan_mode": "x"}, "'--gan-mode': 'x' is unknown; choose one of"),
         ({"loss": "pix2pix", "d_weight": 0}, "'--d-weight'.*greater than 0"),
@@ -85,7 +86,7 @@ def test_what_was_published_is_filled_in_and_overridden() -> None:
 )
 def test_a_wrong_setting_is_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        RunConfig(corpora="c", **given)
+        config_of({"corpora": "c", **given})
 
 
 # ------------------------------------------------------------------------------------------ laws
