@@ -397,7 +397,8 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
 
     .onnx takes and gives uint8 RGB pictures of any size; .html is a page that runs it in a browser, on a
     picture dropped on it or drawn; both are compared with torch before they are handed over. .safetensors
-    holds the generator alone and is a model for every command here.
+    holds the generator alone and is a model for every command here; .pth holds it for the PyTorch
+    CycleGAN/pix2pix repository (latest_net_G.pth).
 
     \b
     Example:
@@ -405,17 +406,20 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
       npm install onnxruntime-web && img2img-train export runs/l2 deblur.html
     """
     from img2img_data.errors import UsageError
+    from img2img_train.compat import export_pth
     from img2img_train.export import export_onnx, export_page, export_weights
     from img2img_train.run import load_generator
 
     kind = out.suffix.lower()
-    if kind not in {".onnx", ".html", ".safetensors"}:
+    if kind not in {".onnx", ".html", ".safetensors", ".pth"}:
         why = f"ends in '{out.suffix}'"
-        raise UsageError("file", out, why, "give a name ending in .onnx, .html or .safetensors")
+        raise UsageError("file", out, why, "give a name ending in .onnx, .html, .safetensors or .pth")
     out.parent.mkdir(parents=True, exist_ok=True)
     loaded, said = load_generator(model, "cpu"), "the generator alone"
     if kind == ".safetensors":
         export_weights(loaded, out)
+    elif kind == ".pth":
+        export_pth(loaded, out)
     else:
         page = kind == ".html"
         parity = export_page(loaded, out, runtime, opset) if page else export_onnx(loaded, out, opset)
@@ -423,6 +427,50 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
             f"{parity.worst} levels off torch at most, on {parity.pictures} pictures up to {parity.side} px"
         )
     click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {said}")
+
+
+@group.command(short_help="Take over weights of the PyTorch CycleGAN/pix2pix repository.")
+@click.argument("weights", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--direction", type=click.Choice(["AtoB", "BtoA"]), default="AtoB", help="which way they go")
+@click.option(
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), help="share dropped; default: as published"
+)
+def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> None:
+    """Write WEIGHTS, a latest_net_G.pth of the PyTorch CycleGAN/pix2pix repository, as the model OUT.
+
+    The network is told from the names and shapes of its tensors; no code in the file is run.
+
+    \b
+    Example:
+      img2img-train adopt checkpoints/horse2zebra/latest_net_G.pth horse2zebra.safetensors
+      img2img-train translate horse2zebra.safetensors horses/ zebras/
+    """
+    from img2img_train import compat
+
+    spec = compat.adopt(weights, out, direction, dropout)
+    said = f"{spec.name} of width {spec.width}, {spec.norm} norm, {spec.inputs} to {spec.outputs} channels"
+    click.echo(f"'{printable(str(out))}': {said}")
+
+
+@group.command(
+    short_help="The native command for options of the PyTorch CycleGAN/pix2pix repository.",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def compat(options: tuple[str, ...]) -> None:
+    """Print the native command for OPTIONS of the train.py of the PyTorch CycleGAN/pix2pix repository.
+
+    \b
+    Example:
+      img2img-train compat --dataroot ./datasets/facades --name facades --model pix2pix --direction BtoA
+    """
+    from img2img_train.compat import as_shell, native_command
+
+    command, notes = native_command(options)
+    for note in notes:
+        click.echo(f"# {note}", err=True)
+    click.echo(as_shell(command))
 
 
 @group.command()

@@ -49,7 +49,7 @@ TRAIN_LEVELS = [
     {"run", "meters"},
     {"prepare", "report"},
     {"validation"},
-    {"evaluate", "export", "translate", "loop"},
+    {"compat", "evaluate", "export", "translate", "loop"},
     {"cli"},
 ]
 
