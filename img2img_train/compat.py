@@ -175,13 +175,15 @@ def _as(name: str, values: Mapping[str, str] | None = None) -> Option:
 MODELS: Final = {"pix2pix": "pix2pix", "cycle_gan": "cyclegan"}
 PATCHES: Final = {"1": "patch-16", "2": "patch-34", "3": "patch-70", "4": "patch-142", "5": "patch-286"}
 SILENT: Final = frozenset((
-    "gpu_ids", "verbose", "suffix", "display_freq", "display_ncols", "display_id", "display_server", "display_env",
-    "display_port", "update_html_freq", "print_freq", "no_html", "save_latest_freq", "save_epoch_freq",
-    "save_by_iter", "use_wandb", "wandb_project_name", "continue_train", "epoch_count", "phase", "dataset_mode",
+    "gpu_ids", "verbose", "suffix", "display_freq", "display_ncols", "display_id", "display_server",
+    "display_env", "display_port", "update_html_freq", "print_freq", "no_html", "save_latest_freq",
+    "save_epoch_freq", "save_by_iter", "use_wandb", "wandb_project_name", "continue_train", "epoch_count",
+    "phase", "dataset_mode",
 ))  # fmt: skip
 """What needs no counterpart: a run is saved, shown and continued by itself."""
 FLAGS: Final = frozenset((
-    "no_dropout", "no_flip", "serial_batches", "verbose", "no_html", "save_by_iter", "use_wandb", "continue_train",
+    "no_dropout", "no_flip", "serial_batches", "verbose", "no_html", "save_by_iter", "use_wandb",
+    "continue_train",
 ))  # fmt: skip
 OPTIONS: Final[dict[str, Option]] = {
     "model": _as("loss", MODELS),
