@@ -361,8 +361,15 @@ def schema(what: str) -> None:
 @click.argument("shards", type=FOLDER, nargs=-1, required=True)
 @click.argument("out", type=FOLDER)
 @click.option("--copy", is_flag=True, help="copy the files, even where they could be hard-linked")
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="end with exit code 1 when a larger share of the whole was refused",
+)
 @click.option("--dry-run", is_flag=True, help="check that the shards fit together, write nothing")
-def merge(shards: tuple[Path, ...], out: Path, copy: bool, dry_run: bool) -> None:
+def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_run: bool) -> None:
     """Join all SHARDS of a run in OUT: byte for byte what the run without --shard would have made.
 
     Each part of --shard i/n is a whole corpus of its own, in a folder of its own. The files in OUT are hard
@@ -374,7 +381,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, dry_run: bool) -> Non
       img2img-data blur photos/ parts/2 --sigma 3 --shard 2/2     # on another
       img2img-data merge parts/1 parts/2 corpora/gaussian
     """
-    from img2img_data.merge import merge_shards, open_shards
+    from img2img_data.merge import exit_code_of, merge_shards, open_shards
     from img2img_data.progress import progress_of
 
     began = time.monotonic()
@@ -386,6 +393,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, dry_run: bool) -> Non
     with progress_of("merge") as show:
         report = merge_shards(opened, out, show, copy)
     _print_report(report, out, False, time.monotonic() - began)
+    sys.exit(exit_code_of(opened, report, max_bad))
 
 
 @group.command(short_help="Check a corpus file by file.")

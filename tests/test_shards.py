@@ -157,6 +157,11 @@ def test_the_command_joins_shards_and_says_so(three: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     assert "is complete: 20 sources" in run("merge", *parts, tmp_path / "out")
     assert "2/3" in run("merge", parts[0], parts[2], tmp_path / "out", code=2)
+    bad = write_photos(tmp_path / "photos", 4)
+    (bad / "broken.jpg").write_bytes(b"none")
+    bad_parts = shards_of("blur", [bad], tmp_path / "parts", 2)
+    run("merge", *bad_parts, tmp_path / "bad", code=1)
+    run("merge", *bad_parts, tmp_path / "bad", "--max-bad", 0.5)
     assert "lies in a shard" in run("merge", *parts, parts[0] / "in", code=2)
     assert "--shard" in run("blur", three, tmp_path / "x", "--shard", "3/2", code=2)
 
