@@ -123,7 +123,7 @@ def draw_spread(title: str, spread: Spread) -> Bars | None:
     for place, count in spread.bins.items():
         counts[math.floor(spread.value_of(place) / step + 1e-9)] += count
     first, last = min(counts), max(counts)
-    across, most = WIDTH / (last - first + 1), max(counts.values())
+    across, most = min(WIDTH / (last - first + 1), WIDEST), max(counts.values())
     bars = []
     for place in range(first, last + 1):
         if counts[place]:
@@ -177,14 +177,14 @@ def _range(place: int, step: float, whole: bool) -> str:
 
 def _ticks(first: int, last: int, step: float, across: float, whole: bool) -> list[tuple[float, str]]:
     """Return about five ticks at borders of bins; below the bar's middle where it is one whole number."""
-    every = _step(max(1, last - first) * step, 5)
+    every = max(_step(max(1, last - first) * step, 5), step if whole else 0)
     shift = across / 2 if whole and step == 1 else 0.0
     found = []
     for tick in range(
         math.ceil(first * step / every - 1e-9), math.floor((last + 1) * step / every + 1e-9) + 1
     ):
         x = (tick * every / step - first) * across + shift
-        if 0 <= x <= WIDTH:
+        if 0 <= x <= min(WIDTH, (last - first + 1) * across + 1e-6):
             found.append((round(x, 2), number(tick * every)))
     return found
 

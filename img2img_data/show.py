@@ -20,7 +20,17 @@ from img2img_data.corpus import REJECTED_FILE, Corpus, Pair, open_corpus, write_
 from img2img_data.errors import REASONS, UsageError, printable
 from img2img_data.folder import writing_to
 from img2img_data.histogram import Bars, Spread, Words, draw_spread, draw_words, number
-from img2img_data.survey import Entry, Survey, check_split, flat, is_number, survey_corpus, text_of
+from img2img_data.survey import (
+    Entry,
+    Survey,
+    check_split,
+    flat,
+    is_number,
+    is_seed,
+    short,
+    survey_corpus,
+    text_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,11 +265,12 @@ def _filled(card: Card, controls: Controls) -> Card:
     row, facts = card.entry.row, _facts(card)
     several = any(name == "kind" for name, _ in controls.selects)
     kind = (("kind", facts["kind"]),) if several and "kind" in facts else ()
-    values = list(flat(row.get("drawn"))) + list(flat(row.get("measured")))
+    values = [pair for pair in flat(row.get("drawn")) if not is_seed(pair[0])]
+    values += flat(row.get("measured"))
     numbers = {name: float(value) for name, value in values if is_number(value)}
     return replace(
         card,
-        drawn=(*kind, *((name, text_of(value)) for name, value in values)),
+        drawn=(*kind, *((short(name), text_of(value)) for name, value in values)),
         tags=tuple((name, text_of(value)) for name, value in flat(row.get("tags"))),
         picks=tuple((n, facts[name]) for n, (name, _) in enumerate(controls.selects) if name in facts),
         numbers=tuple((n, numbers[name]) for n, name in enumerate(controls.orders) if name in numbers),

@@ -79,6 +79,8 @@ class Survey:
         for name, value in flat(row.get("tags")):
             _counter(self.tags, name, Words).add(text_of(value))
         for name, value in flat(row.get("drawn")):
+            if is_seed(name):
+                continue
             if is_number(value):
                 _counter(self.drawn, name, Spread).add(value)
             else:
@@ -188,6 +190,16 @@ def flat(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield printable(f"{prefix}{name}"), value
+
+
+def short(name: str) -> str:
+    """Return the end of a dotted name: of a parameter deep in a tree, its kind and its own name."""
+    return ".".join(name.split(".")[-2:])
+
+
+def is_seed(name: str) -> bool:
+    """Tell a drawn seed, which says nothing to a person, from a strength."""
+    return name.rpartition(".")[2] == "seed"
 
 
 def is_number(value: object) -> bool:

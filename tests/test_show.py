@@ -162,6 +162,21 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write_show(corpus, tmp_path / "file" / "page.html")
 
 
+def test_parameters_deep_in_a_tree_go_by_their_last_names(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 20})
+    path = corpus / "train" / "metadata.jsonl"
+    rows = read_rows(path)
+    for number, row in enumerate(rows):
+        deep = {f"{n}.chain.{n}.jpeg.quality": number for n in range(20)}
+        row["drawn"] = {**deep, "1.noise.seed": 10**12 + number}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_show(corpus).read_text("utf-8")
+    assert "jpeg.quality <b>" in page
+    assert ">noise.seed" not in page
+    assert "<summary>8 more</summary>" in page
+    assert "3.chain.3.jpeg.quality" in page
+
+
 def test_rows_of_strangers_break_nothing(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 6})
     path = corpus / "train" / "metadata.jsonl"
