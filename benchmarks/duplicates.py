@@ -22,8 +22,9 @@ import cv2
 import numpy as np
 
 from img2img_data import images
-from img2img_data.duplicates import FLAT, HASHED, PRINT, PrintFile, fingerprint, group
+from img2img_data.duplicates import group
 from img2img_data.errors import Refused
+from img2img_data.fingerprints import FLAT, HASHED, PRINT, PrintFile, fingerprint
 from img2img_data.sources import list_folder
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]

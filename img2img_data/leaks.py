@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from img2img_data.corpus import METADATA_FILE, Corpus, inside, iter_rows, open_corpus
-from img2img_data.duplicates import EXACT, PrintFile, Prints, copies_within, fingerprint, leaks
+from img2img_data.duplicates import EXACT, copies_within, leaks
 from img2img_data.errors import CorpusError, printable
+from img2img_data.fingerprints import PrintFile, Prints, fingerprint
 from img2img_data.plan import Column
 from img2img_data.workers import Pool, default_jobs
 

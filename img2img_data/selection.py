@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data import images
 from img2img_data.corpus import FORMAT, to_json_line
-from img2img_data.duplicates import EXACT, MAX_DISTANCE, Groups, PrintFile, fingerprint, group
+from img2img_data.duplicates import EXACT, MAX_DISTANCE, Groups, group
 from img2img_data.engine import Pools, Progress, forecast, refusal, run_plan, write_file
 from img2img_data.errors import Refused, UsageError, printable
 from img2img_data.filters import FILTERS, Filter, Gray, MinSide, NoFace, NoGender, check_picture, check_tags
+from img2img_data.fingerprints import PrintFile, fingerprint
 from img2img_data.folder import BuildFolder
 from img2img_data.outcome import Outcome, Report
 from img2img_data.plan import Plan, Task

@@ -18,21 +18,8 @@ import pytest
 from test_build import COMMAND, rows, run, tree
 
 from img2img_data import images
-from img2img_data.duplicates import (
-    EXACT,
-    FLAT,
-    HASHED,
-    MAX_DISTANCE,
-    PRINT,
-    HashIndex,
-    PrintFile,
-    Prints,
-    copies_within,
-    explained,
-    fingerprint,
-    group,
-    leaks,
-)
+from img2img_data.duplicates import EXACT, MAX_DISTANCE, HashIndex, copies_within, group, leaks
+from img2img_data.fingerprints import FLAT, HASHED, PRINT, PrintFile, Prints, explained, fingerprint
 
 RGB = np.ndarray
 
