@@ -64,6 +64,7 @@ class Albumentations(Degradation):
 
     transform: str = Field(description="name of the transform; those that would move the picture are refused")
     parameters: dict[str, Any] = Field({}, description="its parameters, by name, in its own units")
+    version: str = Field("", description="version of albumentations  [default: the one installed]")
 
     @classmethod
     def example(cls) -> Degradation:
@@ -111,6 +112,15 @@ class Albumentations(Degradation):
             said = _first_complaint(error)
             raise WrongKey([name], said, "see the documentation of albumentations 2.0") from None
         return parameters
+
+    @field_validator("version")
+    @classmethod
+    def _check_version(cls, version: str) -> str:
+        here = str(_library().__version__)
+        if version not in {"", here}:
+            why = f"{version} of albumentations is asked for, {here} is installed"
+            raise WrongKey(["version"], why, f"pip install albumentations=={version}, or leave the key out")
+        return here
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the transform, its generator set by ``drawn["seed"]``.

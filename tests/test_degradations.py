@@ -6,6 +6,8 @@ import importlib.util
 import itertools
 import json
 import math
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from conftest import make_photo
 
 from img2img_data.degradations import DEGRADATIONS, Degradation, Gaussian, Resize
+from img2img_data.errors import UsageError
 from img2img_data.fields import Place
 from img2img_data.kernels import bell_kernel, disk_kernel, motion_kernel, plateau_kernel, sinc_kernel
 from img2img_data.trees import parse_tree, tree_of
@@ -310,8 +313,6 @@ def test_at_scale_makes_noise_coarse() -> None:
 
 
 def test_gaussian_is_scipys(real_data: object) -> None:
-    from pathlib import Path
-
     from scipy.ndimage import gaussian_filter
 
     from img2img_data import images
@@ -352,6 +353,27 @@ def test_resize_draws_from_a_set() -> None:
     assert {o.tobytes() for o in chosen.values()} == {o.tobytes() for o in fixed}
 
 
+# ----------------------------------------------------------------------------------- the documented example
+def test_the_worked_example_of_contributing_works() -> None:
+    from img2img_data import tones
+
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    code, row = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names = {**vars(tones), "__name__": tones.__name__}
+    exec(code, names)
+    assert [line.split('"')[1] for line in row.splitlines() if line.startswith("    ")][:-1] == list(
+        tones.TONES
+    )
+    cls = names["Vignette"]
+    for dtype, seed in itertools.product(DTYPES, range(3)):
+        for shaped in shapes_of(typed(dtype)):
+            drawn = cls().draw(np.random.default_rng(seed))
+            out = cls().apply(shaped, **drawn)
+            assert (out.shape, out.dtype) == (shaped.shape, shaped.dtype)
+            assert (cls.identity().apply(shaped, loss=0.0) == shaped).all()
+    assert (cls().apply(typed(np.uint8), loss=100.0) <= typed(np.uint8)).all()
+
+
 # ------------------------------------------------------------------------------------------- albumentations
 @pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
 def test_motion_blur_of_albumentations_stays_in_place() -> None:
@@ -361,3 +383,31 @@ def test_motion_blur_of_albumentations_stays_in_place() -> None:
     for seed in range(6):
         spread = tree.apply(point, seed=seed).sum(axis=(1, 2)).astype(float)
         assert abs((spread * np.arange(41)).sum() / spread.sum() - 20) < 1
+
+
+@pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"MotionBlr": {}}, "albumentations.MotionBlr': unknown; did you mean 'MotionBlur'"),
+        (
+            {"MotionBlur": {"blur_limt": 3}},
+            "MotionBlur.blur_limt': unknown; did you mean 'blur_limit'",
+        ),
+        ({"MotionBlur": {"blur_limit": -3}}, "albumentations.MotionBlur': "),
+        ({"GaussNoise": {"std_range": [0.1, 2]}}, "albumentations.GaussNoise': "),
+        ({"Rotate": {"limit": 10}}, "albumentations.Rotate': would move the picture"),
+        ({"TextImage": {"font_path": "/etc/passwd"}}, "needs a font file"),
+        ({}, "albumentations.transform': missing"),
+        (
+            {"transform": "Blur", "version": "1.0"},
+            "version': 1.0 of albumentations is asked for",
+        ),
+    ],
+)
+def test_a_mistake_about_a_transform_is_one_line(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_tree([{"albumentations": settings}], PLACE)
+    assert said in str(error.value)
+    assert str(error.value).startswith("recipe 'x': key 'degradation.0.albumentations")
+    assert len(str(error.value).splitlines()) == 1
