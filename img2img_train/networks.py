@@ -82,7 +82,8 @@ class NetworkSpec(BaseModel):
             sides = [max(row.multiple, round(s / row.multiple) * row.multiple) for s in (width, height)]
             why = f"takes sides that are a multiple of {row.multiple}, the pictures are {width}x{height}"
             fits = f"{sides[0]}x{sides[1]}" if sides[0] != sides[1] else str(sides[0])
-            raise UsageError("network", self.name, why, f"build the corpus with --size {fits}")
+            way_out = f"build the corpus with --size {fits}, or choose another --net"
+            raise UsageError("network", self.name, why, way_out)
         if min(height, width) < row.smallest:
             why = f"takes sides of at least {row.smallest} pixels, the pictures are {width}x{height}"
             raise UsageError("network", self.name, why, "choose a smaller one, or build the corpus larger")

@@ -130,7 +130,7 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     others = [f"{n.name} of width {n.width}" for name, n in networks.items() if name != objective.generator]
     spec, against = networks[objective.generator], f" with {', '.join(sorted(set(others)))}" if others else ""
     network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
-    unit = "pairs" if objective.paired else "pictures of each side"
+    unit = "pair(s)" if objective.paired else "picture(s) of each side"
     steps = f"{data.steps:,} steps of {data.plan.step_pictures} {unit}, {config.epochs} epochs"
     return [
         f"{_many(data.train)} of {width}x{height}, {held_out} held out; an epoch draws {drawn}",
