@@ -88,7 +88,7 @@ class DegradeSettings(BaseModel):
     kind: str | None = Field(
         None,
         description="a single degradation by its name; 'img2img-data degradations' lists them",
-        json_schema_extra={"enum": list(DEGRADATIONS)},
+        json_schema_extra={"enum": [*DEGRADATIONS, None]},
     )
     set: tuple[str, ...] = Field(
         (), description="a setting of that kind, as in --set sigma=3 or --set sigma=1..5; may be given again"

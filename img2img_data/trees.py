@@ -181,7 +181,7 @@ def _default_of(field: FieldInfo) -> str:
     default = field.default
     if field.is_required():
         return "  [required]"
-    if default is None or default in ((), {}):
+    if default is None or default in ((), {}, ""):
         return ""
     if isinstance(default, list):
         return f"  [default: {Range.parse(default)}]"
