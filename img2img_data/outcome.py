@@ -14,7 +14,7 @@ SHOWN: Final = 10
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
 
 CONVERTED: Final[dict[str, str]] = {
-    "depth": "16 bit or float and became 8 bit; --bits 16 keeps that",
+    "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
     "float": "float and became 16 bit",
     "clipped": "float with samples outside 0..1, which were clipped",
     "widened": "8 bit and became 16 bit, multiplied by 257",

@@ -127,7 +127,7 @@ def write_show(
         name=printable(opened.root.resolve().name),
         kind=opened.kind,
         layout=opened.layout,
-        colour=opened.colour,
+        colour=_samples_of(opened),
         tiles=list(_tiles(opened, splits, survey)),
         reasons=_reasons(survey),
         cards=_with_pictures(opened, [_filled(card, controls) for card in cards], reading),
@@ -150,6 +150,12 @@ def _rows_stated(corpus: Corpus) -> int:
 
 
 # ------------------------------------------------------------------------------ what all rows say
+def _samples_of(corpus: Corpus) -> str:
+    """Return what the samples are, and how deep where that is unusual."""
+    colour = {1: "grey", 4: "rgba"}.get(corpus.channels["target"], corpus.colour)
+    return colour if corpus.bits == 8 else f"{colour} · {corpus.bits} bit"
+
+
 def _tiles(corpus: Corpus, splits: Sequence[str], survey: Survey) -> Iterator[tuple[str, str, str]]:
     for split in splits:
         if corpus.kind == "paired":

@@ -158,7 +158,9 @@ def test_16_bit_sources_of_an_8_bit_corpus_are_noted_and_counted(tmp_path: Path)
     write_deep(tmp_path / "a", "tiff")
     (tmp_path / "a" / "float.tif").write_bytes(tiff(deep(9).astype(np.float32) / 65535 * 1.5))
     said = run("blur", tmp_path / "a", tmp_path / "out", "--jobs", 1)
-    assert "8 pictures were 16 bit or float and became 8 bit; --bits 16 keeps that" in said
+    assert (
+        "8 pictures were 16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16" in said
+    )
     assert "1 picture was float with samples outside 0..1" in said
     assert json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]["notes"] == {
         "clipped": 1,
@@ -200,10 +202,10 @@ def test_grey_stays_one_channel_and_colour_becomes_it_in_the_open(tmp_path: Path
     for path in (tmp_path / "out" / "train").glob("*/*"):
         assert stored(path).ndim == 2, path
     assert "nothing wrong" in run("verify", tmp_path / "out")
+    assert "folders · grey<" in Path(run("show", tmp_path / "out").strip()).read_text()
     luma = stored(target / "000.png").astype(float)
     weighed = images.read(folder / "000.jpg").pixels @ [0.299, 0.587, 0.114]
     assert np.abs(luma - weighed).max() <= 0.51
-    run("show", tmp_path / "out")
 
 
 # ---- transparency
