@@ -338,10 +338,14 @@ def _read_picture(path: Path, bits: int, transparent: bool) -> NDArray[Any]:
 
     try:
         policy = images.ReadPolicy(depth=16 if bits == 16 else 8, channels="rgba" if transparent else "rgb")
-        return images.read(path, policy).pixels
+        picture = images.read(path, policy)
     except Refused as refused:
         why = f"{refused.reason} {refused.detail}".strip()
         raise CorpusError("picture", path, why, "check the corpus with 'img2img-data verify'") from None
+    if "depth" in picture.notes:
+        why = "holds 16 bit, and nothing says that the corpus does"
+        raise CorpusError("picture", path, why, "make a corpus of the folder with 'img2img-data import'")
+    return picture.pixels
 
 
 def open_corpus(root: Path | str, rows: bool = True) -> Corpus:

@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final, Literal
 
 from img2img_data.errors import Refused
@@ -16,7 +17,13 @@ from img2img_data.errors import Refused
 MOST_TEXT: Final = 1 << 20
 """Bytes of a compressed text that are looked at."""
 
+MOST_TEXTS: Final = 4
+"""Texts that are looked at; an honest file has one."""
+
 XMP_TAG: Final = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
+TURNING: Final = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
+"""The keywords of texts that may tell an orientation."""
+
 RAW_PROFILE: Final = re.compile(rb"\s*\w+\s+\d+\s+([0-9a-fA-F\s]+)")
 """How ImageMagick writes a block into a PNG text: its name, its length, and its bytes in hexadecimal."""
 
@@ -73,7 +80,7 @@ def xmp_orientation(packet: bytes) -> int:
 def png_text_orientation(chunks: Iterable[bytes]) -> tuple[int, int]:
     """Return the orientations of EXIF and XMP in PNG text chunks (name and body), 0 where there is none."""
     exif = xmp = 0
-    for chunk in chunks:
+    for chunk in islice((c for c in chunks if c.startswith(TURNING, 4)), MOST_TEXTS):
         keyword, _, rest = chunk[4:].partition(b"\0")
         if keyword in (b"Raw profile type exif", b"Raw profile type APP1"):
             raw = RAW_PROFILE.match(_text(chunk[:4], rest))

@@ -19,7 +19,7 @@ from img2img_data import images
 from img2img_data.cli import main
 from img2img_data.corpus import Corpus, open_corpus
 from img2img_data.degradations import DEGRADATIONS
-from img2img_data.errors import UsageError
+from img2img_data.errors import CorpusError, UsageError
 from img2img_data.images import ReadPolicy
 from img2img_data.pairings import PAIRINGS
 
@@ -336,6 +336,17 @@ def test_old_manifests_mean_8_bit_rgb(tmp_path: Path) -> None:
     assert (reading(old_lab).bits, reading(old_lab).channels) == (16, {"input": 1, "target": 3})
     odd = {"bits": "many", "channels": ["x"], "recipe": 3}
     assert (reading(odd).bits, reading(odd).channels) == (8, {"input": 3, "target": 3})
+
+
+def test_16_bit_pictures_of_a_folder_that_says_nothing_are_not_read_as_8(tmp_path: Path) -> None:
+    write_deep(tmp_path / "bare" / "train", "png")
+    corpus = open_corpus(tmp_path / "bare")
+    with pytest.raises(CorpusError, match=r"holds 16 bit.*import"):
+        corpus.read(corpus.pairs("train")[0])
+    assert "became 8 bit" in run("import", tmp_path / "bare", tmp_path / "eight", "--jobs", 1)
+    run("import", tmp_path / "bare", tmp_path / "deep", "--bits", 16, "--jobs", 1)
+    corpus = open_corpus(tmp_path / "deep")
+    assert np.array_equal(np.hstack(corpus.read(corpus.pairs("train")[1])), deep(1))
 
 
 # ---- Lab

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -303,6 +304,14 @@ def test_exif_goes_before_xmp_and_broken_texts_mean_nothing() -> None:
         b"\0\0" + zlib.compress(b"\nexif\n 9\nf0f"),
     ):
         assert decode(with_text(quadrants(), b"zTXt", b"Raw profile type exif" + body)).size == (32, 24)
+
+
+def test_a_thousand_packed_texts_cost_no_time() -> None:
+    data = saved(quadrants(), "PNG")
+    bomb = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1 << 21)))
+    began = time.process_time()
+    assert decode(data[:33] + bomb * 2000 + data[33:]).size == (32, 24)
+    assert time.process_time() - began < 1
 
 
 def test_prefixed_exif_of_webp_counts() -> None:
