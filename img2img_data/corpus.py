@@ -313,26 +313,28 @@ class Corpus:
             raise CorpusError("corpus", self.root, f"has no split '{split}'", f"it has {have}")
         return self.by_split[split]
 
-    def read(self, pair: Pair) -> tuple[NDArray[Any], NDArray[Any]]:
+    def read(self, pair: Pair, exact: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return input and target, H x W x 3 RGB (Lab corpora: as stored), uint8, or uint16 where ``bits`` is
         16.
 
-        A single channel is given three times; RGBA corpora give H x W x 4.
+        A single channel is given three times; RGBA corpora give H x W x 4. Where nothing says that pictures
+        are 16 bit, as in another tool's folder, such are read as 8 bit, or with ``exact`` are a
+        ``CorpusError``.
         """
-        first = self.read_picture(pair.input)
+        first = self.read_picture(pair.input, exact)
         if self.layout == "folders":
-            return first, self.read_picture(pair.target)
+            return first, self.read_picture(pair.target, exact)
         if first.shape[1] % 2:
             raise CorpusError("picture", pair.input, "has an odd width, so it is not A|B", "check the layout")
         middle = first.shape[1] // 2
         return first[:, :middle], first[:, middle:]
 
-    def read_picture(self, path: Path) -> NDArray[Any]:
+    def read_picture(self, path: Path, exact: bool = False) -> NDArray[Any]:
         """Return one picture of the corpus, as ``read`` does."""
-        return _read_picture(path, self.bits, 4 in self.channels.values())
+        return _read_picture(path, self.bits, 4 in self.channels.values(), exact)
 
 
-def _read_picture(path: Path, bits: int, transparent: bool) -> NDArray[Any]:
+def _read_picture(path: Path, bits: int, transparent: bool, exact: bool) -> NDArray[Any]:
     from img2img_data import images
     from img2img_data.errors import Refused
 
@@ -342,7 +344,7 @@ def _read_picture(path: Path, bits: int, transparent: bool) -> NDArray[Any]:
     except Refused as refused:
         why = f"{refused.reason} {refused.detail}".strip()
         raise CorpusError("picture", path, why, "check the corpus with 'img2img-data verify'") from None
-    if "depth" in picture.notes:
+    if exact and "depth" in picture.notes:
         why = "holds 16 bit, and nothing says that the corpus does"
         raise CorpusError("picture", path, why, "make a corpus of the folder with 'img2img-data import'")
     return picture.pixels

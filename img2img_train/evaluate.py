@@ -351,7 +351,7 @@ def _batches(
     """Yield (pair, input, output, target), all RGB uint8, in batches of neighbours of one size."""
     held: list[tuple[Pair, Pixels, Pixels]] = []
     for pair in pairs:
-        given, target = corpus.read(pair)
+        given, target = corpus.read(pair, exact=True)
         if given.shape != target.shape:
             raise CorpusError(
                 "picture", pair.input, "is of another size than its target", "verify the corpus"

@@ -84,7 +84,7 @@ class Picture:
 
     def read(self) -> Pixels:
         """Return it as H x W x 3 RGB uint8; CorpusError where it cannot be read."""
-        pixels = self.corpus.read_picture(self.path)
+        pixels = self.corpus.read_picture(self.path, exact=True)
         middle = pixels.shape[1] // 2
         return {"whole": pixels, "left": pixels[:, :middle], "right": pixels[:, middle:]}[self.half]
 
@@ -257,7 +257,7 @@ def _of_size(pixels: Pixels, path: Path, size: tuple[int, int]) -> Pixels:
 
 
 def _halves(corpus: Corpus, pair: Pair, swapped: bool) -> tuple[Pixels, Pixels]:
-    given, target = corpus.read(pair)
+    given, target = corpus.read(pair, exact=True)
     return (target, given) if swapped else (given, target)
 
 
