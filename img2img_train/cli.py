@@ -164,7 +164,7 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     return lines
 
 
-@group.command()
+@group.command(short_help="Go on with a run.")
 @click.argument("run", type=PATH)
 @click.option("--device", type=DEVICE, help="where to compute")
 @click.option("--threads", type=click.IntRange(0), help="CPU threads; another number gives other last digits")
@@ -220,7 +220,7 @@ class ManyAfterOn(click.Command):
         return super().parse_args(ctx, spread)
 
 
-@group.command(cls=ManyAfterOn)
+@group.command(cls=ManyAfterOn, short_help="Score runs on corpora, beside doing nothing.")
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option(
     "--on",
@@ -298,7 +298,9 @@ def _translate_models() -> Sequence[type[BaseModel]]:
     return (TranslateSettings,)
 
 
-@group.command(cls=ModelCommand, models=_translate_models)
+@group.command(
+    cls=ModelCommand, models=_translate_models, short_help="Apply a model to pictures of any size."
+)
 @click.argument("model", type=PATH)
 @click.argument("pictures", type=PATH)
 @click.argument("out", type=PATH)
@@ -387,7 +389,7 @@ def _write_one(out: Path, data: bytes) -> None:
     write_atomically(out, data, out.with_name(f".{out.name}.tmp"))
 
 
-@group.command()
+@group.command(short_help="Write a model as ONNX, a page, weights.")
 @click.argument("model", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--opset", type=click.IntRange(18, 25), default=18, show_default=True, help="ONNX operator set")
@@ -473,7 +475,7 @@ def compat(options: tuple[str, ...]) -> None:
     click.echo(as_shell(command))
 
 
-@group.command()
+@group.command(short_help="Print the JSON Schema of a run's settings.")
 def schema() -> None:
     """Print the JSON Schema (draft 2020-12) of a recipe's section 'run'.
 

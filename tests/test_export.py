@@ -93,7 +93,7 @@ def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixt
     picture = make_photo(1, 21, 17)[None]
     whole, bare = (load_generator(p, "cpu") for p in (out, tmp_path / "bare.safetensors"))
     assert np.array_equal(whole.restore(picture), bare.restore(picture))
-    assert command("export", out, tmp_path / "model.pth") == 2
+    assert command("export", out, tmp_path / "model.tar") == 2
     assert "give a name ending in .onnx" in capsys.readouterr().err
 
 

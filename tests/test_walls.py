@@ -36,6 +36,7 @@ DATA_LEVELS = [
     {"steps", "merge"},
     {"recipe", "progress"},
     {"schema"},
+    {"commands"},
     {"cli"},
 ]
 TRAIN_LEVELS = [
