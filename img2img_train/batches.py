@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from img2img_data.corpus import Pair
 from img2img_train.objectives import Batch
-from img2img_train.pictures import Pixels, Store
+from img2img_train.online import Online, Operators
+from img2img_train.pictures import PairSet, PictureSet, Pixels, Store
 
 ORDER, FLIP = 0, 1
 """Tell the draws of a plan apart; ``pool.POOL`` is a third."""
@@ -103,7 +105,7 @@ class Plan:
         epoch, place = divmod(number, self.steps_per_epoch)
         order, others, flips = _epoch(self, epoch)
         span = slice(place * self.step_pictures, (place + 1) * self.step_pictures)
-        return Step(order[span], others[span], flips[:, span] if flip else None)
+        return Step(order[span], others[span], flips[:, span] if flip else None, epoch)
 
 
 def _rounds(count: int, drawn: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -129,25 +131,42 @@ class Step:
     indices: NDArray[np.int64]
     others: NDArray[np.int64]
     flips: NDArray[np.bool_] | None
+    epoch: int
 
 
 # ----------------------------------------------------------------------------------------- loading
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The pictures of one step on the host: N x H x W x 3 uint8; ``flips`` 2 x N, of inputs and targets."""
+    """The pictures of one step on the host: N x H x W x 3 uint8; ``flips`` 2 x N, of inputs and targets.
+
+    Where there are ``operators`` the inputs are still the targets: the device spoils them.
+    """
 
     inputs: Pixels
     targets: Pixels
     flips: NDArray[np.bool_] | None
+    operators: Operators | None = None
 
 
 class _Steps(Dataset[Raw]):
-    def __init__(self, plan: Plan, store: Store, flip: bool) -> None:
-        self.plan, self.store, self.flip = plan, store, flip
+    def __init__(self, plan: Plan, store: Store, flip: bool, held: PictureSet | None) -> None:
+        self.plan, self.store, self.flip, self.held = plan, store, flip, held
 
     def __getitem__(self, number: int) -> Raw:
         step = self.plan.step(number, self.flip)
-        return Raw(*self.store.gather(step.indices, step.others), step.flips)
+        given, targets = self.store.gather(step.indices, step.others)
+        if not isinstance(self.held, PairSet) or self.held.online is None:
+            return Raw(given, targets, step.flips)
+        pairs = [self.held.pairs[i][1] for i in step.indices.tolist()]
+        return _spoiled(self.held.online, targets, pairs, step)
+
+
+def _spoiled(online: Online, clean: Pixels, pairs: Sequence[Pair], step: Step) -> Raw:
+    """Spoil a step's pictures here, or say how the device is to."""
+    if online.linear:
+        return Raw(clean, clean, step.flips, online.operators(pairs, step.epoch, clean.shape[1:3]))
+    made = [online.spoil(picture, pair, step.epoch) for picture, pair in zip(clean, pairs, strict=True)]
+    return Raw(np.stack(made), clean, step.flips)
 
 
 class _Numbers(Sampler[int]):
@@ -161,14 +180,16 @@ class _Numbers(Sampler[int]):
         return len(self.numbers)
 
 
-def steps(plan: Plan, store: Store, numbers: range, flip: bool, workers: int) -> Generator[Raw, None, None]:
+def steps(
+    plan: Plan, store: Store, numbers: range, flip: bool, workers: int, held: PictureSet | None = None
+) -> Generator[Raw, None, None]:
     """Yield the pictures of the steps ``numbers``; with ``workers`` that many processes read ahead, through
-    all epochs.
+    all epochs. ``store`` has the pictures of ``held`` to train on.
 
     The workers have a generator of their own, draw nothing, leave signals to their parent and end when it is
     gone.
     """
-    data = _Steps(plan, store, flip)
+    data = _Steps(plan, store, flip, held)
     if not workers:
         yield from (data[number] for number in numbers)
         return
@@ -212,14 +233,31 @@ def to_device(raw: Raw, device: torch.device) -> Batch:
     Bytes travel, floats are made on the device; the layout in memory stays channels last.
     """
     flips = (None, None) if raw.flips is None else raw.flips
-    return Batch(_scaled(raw.inputs, device, flips[0]), _scaled(raw.targets, device, flips[1]))
+    targets = _moved(torch.from_numpy(raw.targets), device)
+    if raw.operators is None:
+        inputs = from_bytes(_moved(torch.from_numpy(raw.inputs), device))
+    else:
+        levels = targets.permute(0, 3, 1, 2).to(torch.float32)
+        inputs = apply_operators(levels, raw.operators, 255).div_(127.5).sub_(1.0)
+    return Batch(_mirrored(inputs, flips[0]), _mirrored(from_bytes(targets), flips[1]))
 
 
-def _scaled(pixels: Pixels, device: torch.device, flips: NDArray[np.bool_] | None) -> Tensor:
-    x = _moved(torch.from_numpy(pixels), device)
-    if flips is not None:
-        x = torch.where(_moved(torch.from_numpy(flips), device).view(-1, 1, 1, 1), x.flip(2), x)
-    return from_bytes(x)
+def apply_operators(levels: Tensor, operators: Operators, top: int) -> Tensor:
+    """Return pictures N x C x H x W float32, samples 0 to ``top``, spoiled, rounded and clipped once.
+
+    Float32 whatever the arithmetic of the step.
+    """
+    rows, columns = (torch.from_numpy(m).to(levels.device) for m in (operators.rows, operators.columns))
+    with torch.autocast(levels.device.type, enabled=False):
+        spoiled = rows[:, None] @ levels @ columns.mT[:, None]
+    return spoiled.round_().clamp_(0, top)
+
+
+def _mirrored(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
+    """Mirror those pictures of N x C x H x W, left and right, for which ``flips`` says so."""
+    if flips is None:
+        return x
+    return torch.where(_moved(torch.from_numpy(flips), x.device).view(-1, 1, 1, 1), x.flip(3), x)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

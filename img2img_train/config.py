@@ -28,6 +28,7 @@ from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean
 from img2img_train.objectives import OBJECTIVES, Objective, Usual
 
 CONFIG_FILE: Final = "config.json"
+YAML: Final = {".yaml", ".yml"}
 UNNAMED: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = frozenset({"out", "device", "threads", "workers", "cache", "checkpoint_seconds"})
 """Settings that say with what a run is computed, not what: a run may be resumed with others."""
@@ -91,7 +92,12 @@ class RunConfig(BaseModel):
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of Adam's first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of Adam's second moment")
     flip: bool = Field(False, description="mirror half of the pairs, left and right, anew each epoch")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order and augmentation")
+    degrade: str | dict[str, Any] | list[Any] | None = Field(
+        None,
+        description="spoil the targets afresh each epoch for inputs: a kind, as in gaussian, or a recipe "
+        "with a 'degradation'; in a recipe also the tree itself",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order, augmentation, degradation")
     limit: int = Field(0, ge=0, description="use only so many pairs of each corpus, 0 for all")
     max_steps: int = Field(0, ge=0, description="end after so many steps, 0 for all epochs")
     validate_every: int = Field(1, ge=0, description="epochs between validations, 0 for the last epoch alone")
@@ -131,6 +137,11 @@ class RunConfig(BaseModel):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Path | Mapping) else value
+
+    @field_validator("degrade", mode="before")
+    @classmethod
+    def _whole_tree(cls, value: Any) -> Any:
+        return None if value is None else degradation_of(value)
 
     @property
     def title(self) -> str:
@@ -237,6 +248,25 @@ def _told(defaults: list[tuple[str, Any]]) -> str:
         return whose + (f"  [default: {defaults[0][1]}]" if others and defaults[0][1] is not None else "")
     (first, _), *rest = losses.items()
     return f"{whose}  [default: {first}; " + "; ".join(f"{', '.join(n)}: {d}" for d, n in rest) + "]"
+
+
+def degradation_of(given: Any) -> dict[str, Any]:
+    """Return a tree of degradations with every default filled in: of a tree, a kind, or a recipe's path.
+
+    UsageError names what is wrong with it.
+    """
+    from img2img_data.trees import parse_tree, tree_of
+    from img2img_data.yamlfile import read_yaml
+
+    place = Place("option '--degrade'")
+    if isinstance(given, str) and (Path(given).suffix in YAML or Path(given).is_file()):
+        content, lines = read_yaml(Path(given))
+        place = Place(f"recipe '{printable(given)}'", ("degradation",), lines)
+        if "degradation" not in content:
+            way_out = "write a tree of degradations under that key, as in recipes/mixed.yaml"
+            raise UsageError("recipe", given, "has no 'degradation'", way_out)
+        given = content["degradation"]
+    return tree_of(parse_tree(given, place).degradation)
 
 
 def config_of(values: Mapping[str, Any], where: str | Place = OPTIONS) -> RunConfig:

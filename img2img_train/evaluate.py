@@ -25,6 +25,7 @@ from img2img_train.colours import Histograms
 from img2img_train.intervals import RESAMPLES, Interval, bootstrap_interval
 from img2img_train.layers import TestNorm
 from img2img_train.metrics import METRICS, SET_METRICS, Pixels
+from img2img_train.online import Online
 
 if TYPE_CHECKING:
     from img2img_train.run import LoadedModel
@@ -187,14 +188,16 @@ def evaluate_model(
     batch: int = 64,
     count: Callable[[int], None] = lambda done: None,
     swapped: bool = False,
+    online: Online | None = None,
 ) -> Cell:
     """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
 
-    ``swapped``: the model goes from target to input (BtoA). ``count`` is called with the pairs done.
+    ``swapped``: the model goes from target to input (BtoA); ``online``: inputs are made from the targets, in
+    the fixed way. ``count`` is called with the pairs done.
     """
     rows: list[Row] = []
     colours = Histograms()
-    for group in _batches(model, corpus, pairs, batch, swapped):
+    for group in _batches(model, corpus, pairs, batch, swapped, online):
         for pair, given, made, target in group:
             scores = {name: metric.measure(made, target) for name, metric in METRICS.items()}
             nothing = {name: metric.measure(given, target) for name, metric in METRICS.items()}
@@ -216,8 +219,8 @@ def evaluate_run(
     """Score one run on one split and keep the result in ``RUN/evaluation/`` for the run's report.
 
     Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` pictures: the worst two thirds by
-    PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every picture). Raises as
-    ``evaluate_matrix``.
+    PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every picture). A run that spoiled
+    its inputs itself is scored on such. Raises as ``evaluate_matrix``.
     """
     from img2img_train.run import load_generator
 
@@ -227,11 +230,12 @@ def evaluate_run(
     name, label = _short_names(list(known))[0], model.config.title
     counter = _counter(progress, 0, len(pairs), f"{label} on {name}")
     swapped = model.config.direction == "BtoA"
-    cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped)
+    online = Online.of(model.config.degrade, model.config.seed)
+    cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped, online)
     cell = replace(cell, at_test=_at_test(model))
     shown = _worst_and_typical(cell.rows, gallery)
     by_key = {pair.key: pair for pair in pairs}
-    chosen = _batches(model, opened, [by_key[row.key] for row in shown], batch, swapped)
+    chosen = _batches(model, opened, [by_key[row.key] for row in shown], batch, swapped, online)
     pictures = list(_gallery(shown, chosen))
     folder = run / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
@@ -346,7 +350,12 @@ Scored: TypeAlias = tuple[Pair, Pixels, Pixels, Pixels]
 
 
 def _batches(
-    model: Restorer, corpus: Corpus, pairs: Sequence[Pair], batch: int, swapped: bool
+    model: Restorer,
+    corpus: Corpus,
+    pairs: Sequence[Pair],
+    batch: int,
+    swapped: bool,
+    online: Online | None = None,
 ) -> Iterator[list[Scored]]:
     """Yield (pair, input, output, target), all RGB uint8, in batches of neighbours of one size."""
     held: list[tuple[Pair, Pixels, Pixels]] = []
@@ -358,6 +367,8 @@ def _batches(
             )
         if swapped:
             given, target = target, given
+        if online is not None:
+            given = online.spoil(target, pair, None)
         room = min(batch, max(1, BATCH_PIXELS // (given.shape[0] * given.shape[1])))
         if held and (len(held) >= room or held[0][1].shape != given.shape):
             yield _restored(model, held)

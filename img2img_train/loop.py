@@ -44,7 +44,7 @@ from img2img_train.layers import set_norm
 from img2img_train.meters import Clock, Trace
 from img2img_train.networks import build
 from img2img_train.objectives import Batch, Objective, Phase
-from img2img_train.pictures import PictureSet, Store
+from img2img_train.pictures import Readable, Store
 from img2img_train.pool import Pool
 from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
 from img2img_train.run import RunFolder, versions
@@ -385,12 +385,13 @@ def _run(training: Training) -> bool:
 
 def _train(training: Training) -> None:
     config, data, progress = training.config, training.data, training.progress
-    store = _read(training, data.train, config.workers)
+    store = _read(training, data.train.to_train_on(), config.workers)
     if data.held_out is not None:
         training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
     training.display.begin("training", data.steps * data.plan.step_pictures, progress.pictures)
     numbers = range(progress.step, data.steps)
-    with contextlib.closing(batches.steps(data.plan, store, numbers, config.flip, config.workers)) as steps:
+    reading = batches.steps(data.plan, store, numbers, config.flip, config.workers, data.train)
+    with contextlib.closing(reading) as steps:
         try:
             training.train(steps)
         except Interrupted:
@@ -407,7 +408,7 @@ def _train(training: Training) -> None:
             ) from None
 
 
-def _read(training: Training, held: PictureSet, workers: int) -> Store:
+def _read(training: Training, held: Readable, workers: int) -> Store:
     def check(done: int) -> None:
         training.stop.check()
         training.display.advance(done)

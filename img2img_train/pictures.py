@@ -19,6 +19,7 @@ from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_line
 from img2img_data.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.objectives import OBJECTIVES
+from img2img_train.online import Online
 
 Pixels: TypeAlias = NDArray[np.uint8]
 SHARE_OF_MEMORY: Final = 0.5
@@ -31,13 +32,15 @@ class PairSet:
     """One split of several corpora, as one sequence of pairs of one size: corpus after corpus, each sorted by
     key.
 
-    ``counts`` holds the number of pairs of each corpus; ``size`` is (height, width).
+    ``counts`` holds the number of pairs of each corpus; ``size`` is (height, width). With ``online`` the
+    inputs are made from the targets, here in one fixed way.
     """
 
     pairs: tuple[tuple[Corpus, Pair], ...]
     counts: tuple[int, ...]
     size: tuple[int, int]
     swapped: bool
+    online: Online | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -54,7 +57,13 @@ class PairSet:
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return input and target of one pair, H x W x 3 RGB uint8; CorpusError where the size differs."""
-        return read_pair(*self.pairs[index], self.size, self.swapped)
+        corpus, pair = self.pairs[index]
+        given, target = read_pair(corpus, pair, self.size, self.swapped)
+        return (given if self.online is None else self.online.spoil(target, pair, None)), target
+
+    def to_train_on(self) -> PairSet | CleanSet:
+        """Return the pictures that training reads: the pairs, or the targets alone where inputs are made."""
+        return self if self.online is None else CleanSet(self)
 
     def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
         """Return the pairs of these indices, stacked; ``others`` are the same."""
@@ -72,6 +81,41 @@ class PairSet:
         for _, pair in self.pairs:
             h.update(to_json_line({"key": pair.key, "row": dict(pair.row)}))
         return h.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class CleanSet:
+    """The targets of a ``PairSet``, each also in the place of its input."""
+
+    pairs: PairSet
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The numbers of inputs, none of which is kept, and targets."""
+        return 0, len(self)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pairs.size
+
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """Return one target twice; raises as ``read_pair``."""
+        _, target = read_pair(*self.pairs.pairs[index], self.size, self.pairs.swapped)
+        return target, target
+
+    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
+        """Return the targets of these indices, stacked, twice; ``others`` are the same."""
+        targets = np.stack([self.read(int(i))[1] for i in indices])
+        return targets, targets
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all pictures, decoded."""
+        return self.pairs.nbytes // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +171,10 @@ class SideSet:
             [self._sized(self.targets[int(i) % len(self.targets)]) for i in others]
         )
 
+    def to_train_on(self) -> SideSet:
+        """Return the pictures that training reads."""
+        return self
+
     def _sized(self, picture: Picture) -> Pixels:
         return _of_size(picture.read(), picture.path, self.size)
 
@@ -158,6 +206,9 @@ def open_sides(config: RunConfig, split: str) -> SideSet | None:
     """Return the two sides of a split of a run's corpora, unpaired or paired; None where no corpus has
     both.
     """
+    if config.degrade is not None:
+        way_out = "leave it out, or choose a loss that needs pairs"
+        raise UsageError("option", "--degrade", f"makes pairs, and {config.loss} takes none", way_out)
     found = [_sides_of(Path(choice.path), split, config.limit) for choice in config.corpora]
     if config.direction == "BtoA":
         found = [(targets, inputs) for inputs, targets in found]
@@ -201,8 +252,9 @@ def open_pairs(config: RunConfig, split: str) -> PairSet | None:
     if not pairs:
         return None
     swapped = config.direction == "BtoA"
+    online = Online.of(config.degrade, config.seed)
     first, _ = _halves(*pairs[0], swapped)
-    return PairSet(tuple(pairs), tuple(len(part) for part in found), first.shape[:2], swapped)
+    return PairSet(tuple(pairs), tuple(len(part) for part in found), first.shape[:2], swapped, online)
 
 
 def splits_of(config: RunConfig) -> list[str]:
@@ -264,22 +316,28 @@ def _halves(corpus: Corpus, pair: Pair, swapped: bool) -> tuple[Pixels, Pixels]:
 # ------------------------------------------------------------------------------- kept or not
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x 3 uint8."""
+    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x 3 uint8; no inputs where the targets
+    stand for them.
+    """
 
     inputs: Pixels
     targets: Pixels
 
     def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
         """Return the inputs of ``indices`` and the targets of ``others``, stacked."""
+        if not len(self.inputs):
+            targets = self.targets[others]
+            return targets, targets
         return self.inputs[indices % len(self.inputs)], self.targets[others % len(self.targets)]
 
 
-Store: TypeAlias = Memory | PictureSet
+Readable: TypeAlias = PictureSet | CleanSet
+Store: TypeAlias = Memory | Readable
 """Where pictures come from: memory, or the disk each time anew."""
 
 
 def store_of(
-    pictures: PictureSet, cache: str, workers: int, step: Callable[[int], None] = lambda done: None
+    pictures: Readable, cache: str, workers: int, step: Callable[[int], None] = lambda done: None
 ) -> Store:
     """Return where pictures come from. ``step`` is called with the number of places read so far."""
     fits = pictures.nbytes <= SHARE_OF_MEMORY * free_memory()
@@ -288,7 +346,9 @@ def store_of(
     inputs, targets = (np.empty((count, *pictures.size, 3), np.uint8) for count in pictures.sides)
 
     def read(index: int) -> None:
-        inputs[index % len(inputs)], targets[index % len(targets)] = pictures.read(index)
+        given, targets[index % len(targets)] = pictures.read(index)
+        if len(inputs):
+            inputs[index % len(inputs)] = given
 
     with ThreadPoolExecutor(READERS) as pool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from img2img_train import pictures
 from img2img_train.batches import Plan
 from img2img_train.config import RunConfig
 from img2img_train.objectives import Objective
+from img2img_train.online import Online
 from img2img_train.pictures import PictureSet, Store
 from img2img_train.run import RunFolder, choose_device
 
 CHANNELS: Final = (3, 3)
+LONGEST: Final = 120
 
 
 # ----------------------------------------------------------------------------------------- settings
@@ -132,10 +135,20 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
     unit = "pair(s)" if objective.paired else "picture(s) of each side"
     steps = f"{data.steps:,} steps of {data.plan.step_pictures} {unit}, {config.epochs} epochs"
+    spoiled = [_spoiled(config.degrade)] if config.degrade else []
     return [
+        *spoiled,
         f"{_many(data.train)} of {width}x{height}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
+
+
+def _spoiled(tree: Any) -> str:
+    online = Online.of(tree, 0)
+    where = "on the device" if online and online.linear else "where pictures are read"
+    said = json.dumps(tree)
+    said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+    return f"inputs are the targets, spoiled {where} by {said}"
 
 
 def _many(held: PictureSet) -> str:

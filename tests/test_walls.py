@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOORS = {"corpus", "images", "degradations", "fields", "errors", "yamlfile"}
+DOORS = {"corpus", "images", "degradations", "fields", "errors", "trees", "yamlfile"}
 DATA_LEVELS = [
     {"errors"},
     {"fields", "rows", "yamlfile"},
@@ -45,7 +45,8 @@ TRAIN_LEVELS = [
     {"adversarial"},
     {"colours", "objectives"},
     {"config"},
-    {"checkpoints", "pictures"},
+    {"checkpoints", "online"},
+    {"pictures"},
     {"batches"},
     {"run", "meters"},
     {"prepare", "report"},
