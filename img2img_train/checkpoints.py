@@ -76,8 +76,8 @@ class Description(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as read; tensors on the CPU: ``network/NAME/KEY``, ``optimizer/PHASE/NUMBER/SLOT``,
-    ``pool/IMAGE``, ``rng/DEVICE``.
+    """A checkpoint as read; tensors on the CPU: ``network/NAME/KEY``, ``ema/NAME/KEY`` of averaged
+    networks, ``optimizer/PHASE/NUMBER/SLOT``, ``pool/IMAGE``, ``rng/DEVICE``.
     """
 
     path: Path
@@ -157,7 +157,7 @@ def _check_finite(path: Path, tensors: Tensors, before: str, way_out: str) -> No
 
 
 # ----------------------------------------------------------------------------------------- reading
-def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
+def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoint:
     """Return a checkpoint, of its tensors those under ``prefix``; CheckpointError whatever is wrong."""
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -26,6 +26,7 @@ from pydantic import (
 from img2img_data.errors import CheckpointError, UsageError, printable
 from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean
 from img2img_train.objectives import OBJECTIVES, Objective, Usual
+from img2img_train.schedule import Decay
 
 CONFIG_FILE: Final = "config.json"
 YAML: Final = {".yaml", ".yml"}
@@ -87,7 +88,21 @@ class RunConfig(BaseModel):
     batch: int = Field(64, ge=1, le=65_536, description="pictures a step")
     lr: float = Field(2e-4, gt=0, le=10, description="learning rate")
     epochs_decay: int = Field(
-        0, ge=0, le=1_000_000, description="last epochs over which the learning rate falls to zero, linearly"
+        0, ge=0, le=1_000_000, description="last epochs over which the learning rate falls to zero, 0: never"
+    )
+    decay: Decay = Field(
+        "linear",
+        description="how it falls; given without --epochs-decay, a rate that is constant falls over all",
+    )
+    warmup: int = Field(
+        0, ge=0, le=10_000_000, description="first steps over which the learning rate rises, from lr/STEPS"
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of a moving average of the generator's weights, which is used in their place; "
+        "0.999 is usual, 0 for none",
     )
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of Adam's first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of Adam's second moment")
@@ -197,12 +212,21 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
 
 
 def _usual(objective: Objective, given: Mapping[str, Any]) -> Usual:
-    """Return the objective's usual settings; another number of epochs decays over the same part of them."""
+    """Return the objective's usual settings; another number of epochs decays over the same part of them.
+
+    A way to fall asked for by name lets fall what would be constant.
+    """
     usual = objective.usual()
     epochs = given.get("epochs")
     if isinstance(epochs, int) and "epochs_decay" in usual:
         usual["epochs_decay"] = epochs * usual["epochs_decay"] // usual["epochs"]
+    if "decay" in given and not usual.get("epochs_decay"):
+        usual["epochs_decay"] = epochs if isinstance(epochs, int) else usual.get("epochs", _default("epochs"))
     return usual
+
+
+def _default(name: str) -> Any:
+    return RunConfig.model_fields[name].default
 
 
 def settings() -> dict[str, list[tuple[str, Any]]]:

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from img2img_data import images
-from img2img_data.errors import CheckpointError, DivergedError, Img2ImgError, printable
+from img2img_data.errors import DivergedError, Img2ImgError, printable
 from img2img_train import batches, pictures
 from img2img_train.batches import Raw
 from img2img_train.checkpoints import (
@@ -29,10 +29,7 @@ from img2img_train.checkpoints import (
     Description,
     Progress,
     Tensors,
-    fill_network,
-    fill_optimizer,
     not_finite,
-    optimizer_tensors,
     read_description,
     write_checkpoint,
     write_file,
@@ -40,18 +37,14 @@ from img2img_train.checkpoints import (
 from img2img_train.config import RunConfig
 from img2img_train.display import Display
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
-from img2img_train.layers import set_norm
 from img2img_train.meters import Clock, Trace
-from img2img_train.networks import build
 from img2img_train.objectives import Batch, Objective, Phase
 from img2img_train.pictures import Readable, Store
-from img2img_train.pool import Pool
 from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
 from img2img_train.run import RunFolder, versions
+from img2img_train.schedule import Schedule
+from img2img_train.state import State
 from img2img_train.validation import Viewer
-
-RMSPROP_DECAY: Final = 0.9
-"""As in https://github.com/duxingren14/DualGAN; TensorFlow's default."""
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -67,9 +60,7 @@ class Training:
     display: Display
     stop: Stop
     progress: Progress = field(default_factory=lambda: Progress())
-    nets: dict[str, nn.Module] = field(default_factory=dict)
-    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
-    pools: dict[str, Pool] = field(default_factory=dict)
+    state: State = field(init=False)
     held_out: HeldOut | None = None
     best: tuple[Tensors, Description] | None = None
     trace: Trace = field(init=False)
@@ -78,47 +69,37 @@ class Training:
 
     def __post_init__(self) -> None:
         self.trace = Trace(self.device)
-        layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
-        specs = self.objective.networks(CHANNELS)
-        seeds = np.random.SeedSequence(self.config.seed).generate_state(len(specs))
-        for (name, spec), seed in zip(specs.items(), seeds.tolist(), strict=True):
-            self.nets[name] = build(spec, seed).to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
-            set_norm(self.nets[name], self.config.test_norm)
-        for phase in self.phases:
-            self.optimizers[phase.name] = self._optimizer(phase)
-        for number, (name, size) in enumerate(self.objective.remembers().items()):
-            self.pools[name] = Pool(size, self.config.seed, number)
+        self.state = State.begin(self.config, self.objective, self.device)
+
+    @property
+    def nets(self) -> dict[str, nn.Module]:
+        """The networks that are trained."""
+        return self.state.nets
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizer of each phase."""
+        return self.state.optimizers
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The updates of a step."""
         return self.objective.phases()
 
-    def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        parameters = [p for name in phase.modules for p in self.nets[name].parameters()]
-        c = self.config
-        if phase.optimizer == "rmsprop":
-            return torch.optim.RMSprop(parameters, lr=c.lr, alpha=RMSPROP_DECAY)
-        return torch.optim.Adam(
-            parameters, lr=c.lr, betas=(c.beta1, c.beta2), fused=self.device.type != "mps"
-        )
-
     def autocast(self) -> torch.autocast:
         """Return the arithmetic of a training step."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step: constant, then falling to zero over the last epochs.
-
-        A run cut short by ``max_steps`` has the rates of the whole one.
-        """
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rates; a run cut short by ``max_steps`` has those of the whole one."""
         c, steps_per_epoch = self.config, self.data.plan.steps_per_epoch
-        falling, whole = c.epochs_decay * steps_per_epoch, c.epochs * steps_per_epoch
-        return c.lr * min(1.0, (whole - step) / falling) if falling else c.lr
+        falling = c.epochs_decay * steps_per_epoch
+        return Schedule(c.lr, c.epochs * steps_per_epoch, falling, c.decay, c.warmup)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step; return its losses, still on the device."""
-        rate = self.rate(self.progress.step)
+        rate = self.schedule.rate(self.progress.step)
         for group in (g for o in self.optimizers.values() for g in o.param_groups):
             group["lr"] = rate
         number = self.progress.step
@@ -126,7 +107,7 @@ class Training:
         self._train_only(*due)
         with self.autocast():
             made = self.objective.forward(self.nets, batch)
-        past = {name: pool.exchange(made[name], number) for name, pool in self.pools.items()}
+        past = {name: pool.exchange(made[name], number) for name, pool in self.state.pools.items()}
         seen: dict[str, Tensor] = {}
         for phase in due:
             self._train_only(phase)
@@ -137,6 +118,8 @@ class Training:
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             self.objective.after(phase.name, self.nets)
+            if self.state.shadow is not None:
+                self.state.shadow.follow(self.nets, phase.modules, (number + 1) // phase.every)
             seen |= losses
         return seen
 
@@ -228,7 +211,7 @@ class Training:
     @property
     def viewer(self) -> Viewer:
         """The networks as validation and samples see them."""
-        return Viewer(self.objective, self.nets, self.device, self.config.test_dropout)
+        return Viewer(self.objective, self.state.shown, self.device, self.config.test_dropout)
 
     def draw_samples(self, epoch: int) -> None:
         """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
@@ -252,14 +235,11 @@ class Training:
             progress=progress,
         )
 
-    def network_tensors(self) -> Tensors:
-        """Return the weights and buffers of all networks."""
-        return {f"network/{n}/{k}": t for n, net in self.nets.items() for k, t in net.state_dict().items()}
-
     def keep_best(self, progress: Progress) -> None:
         """Remember the networks as the best so far; ``save`` writes them, for epochs can be short."""
         tensors = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in self.network_tensors().items()
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in self.state.network_tensors().items()
         }
         self.best = tensors, self.describe(progress.model_copy(update={"log_bytes": 0}), complete=False)
 
@@ -270,39 +250,15 @@ class Training:
             write_checkpoint(self.folder.best, *self.best)
             self.best = None
         self.progress = self.progress.model_copy(update={"log_bytes": self.folder.log_size()})
-        tensors = self.tensors()
+        tensors = self.state.tensors()
         bad = not_finite(tensors)
         if bad is not None:
             raise self._diverged(self.progress.step, self.losses, f"{printable(bad)} is not finite; ")
         self.folder.rotate(tensors, self.describe(self.progress, complete=True))
 
-    def tensors(self) -> Tensors:
-        """Return all that moves while training, by name."""
-        tensors = self.network_tensors() | {"rng/cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
-        for name, optimizer in self.optimizers.items():
-            tensors |= {f"optimizer/{name}/{k}": t for k, t in optimizer_tensors(optimizer).items()}
-        pools = {name: pool.images for name, pool in self.pools.items()}
-        return tensors | {f"pool/{name}": kept for name, kept in pools.items() if kept is not None}
-
     def load(self, checkpoint: Checkpoint) -> None:
         """Stand where a checkpoint was written, exactly."""
-        for name, net in self.nets.items():
-            fill_network(net, checkpoint.part(f"network/{name}/"), checkpoint.path)
-        for name, optimizer in self.optimizers.items():
-            fill_optimizer(optimizer, checkpoint.part(f"optimizer/{name}/"), checkpoint.path)
-        for name, pool in self.pools.items():
-            kept = checkpoint.tensors.get(f"pool/{name}")
-            kept = None if kept is None else kept.to(self.device)
-            pool.fill(kept, self.data.train.size, checkpoint.path)
-        if "rng/cpu" not in checkpoint.tensors:
-            raise CheckpointError(
-                "checkpoint", checkpoint.path, "has no state of the generator", "use another one"
-            )
-        torch.set_rng_state(checkpoint.tensors["rng/cpu"])
-        if self.device.type == "cuda" and "rng/cuda" in checkpoint.tensors:
-            torch.cuda.set_rng_state(checkpoint.tensors["rng/cuda"], self.device)
+        self.state.load(checkpoint, self.data.train.size)
         self.progress = checkpoint.about.progress
 
 

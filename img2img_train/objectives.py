@@ -134,6 +134,10 @@ class Objective(BaseModel):
         """The network that is handed over in the end: input to output."""
         return "generator"
 
+    def makers(self) -> tuple[str, ...]:
+        """Return the networks by which ``forward`` makes images; a run may hand over averages of them."""
+        return (self.generator,) if self.back is None else (self.generator, self.back)
+
     def usual(self) -> Usual:
         """Return the run's settings (``RunConfig``) with which the objective was published, where not
         given.

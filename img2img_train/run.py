@@ -331,12 +331,13 @@ def load_generator(
 ) -> LoadedModel:
     """Return the generator of a checkpoint file or a run folder (the best checkpoint, else the latest).
 
+    Of a run with ``--ema`` it is the average of the generators.
     ``direction`` (AtoB, BtoA; None: the one it was trained for) may ask for the way back, where there is
     one; ``dropout`` and ``norm`` for another way at test than the model was saved with. Raises
     CheckpointError in one line that names the file; UsageError where the device or the way is not there.
     """
     where, found = choose_device(device), find_checkpoint(path)
-    checkpoint = read_checkpoint(found, "network/")
+    checkpoint = read_checkpoint(found, ("network/", "ema/"))
     about, config = checkpoint.about, checkpoint.config()
     name = about.generator
     if direction not in (None, config.direction):
@@ -351,7 +352,8 @@ def load_generator(
         network = skeleton(spec)
     except UsageError as error:
         raise CheckpointError("checkpoint", found, f"describes what is not made here: {error}") from None
-    fill_network(network, checkpoint.part(f"network/{name}/"), found)
+    averaged = checkpoint.part(f"ema/{name}/")
+    fill_network(network, averaged or checkpoint.part(f"network/{name}/"), found)
     policy = {"test_dropout": dropout, "test_norm": norm}
     config = config.model_copy(update={name: value for name, value in policy.items() if value is not None})
     set_norm(network, config.test_norm)

@@ -40,7 +40,7 @@ DATA_LEVELS = [
     {"cli"},
 ]
 TRAIN_LEVELS = [
-    {"display", "interrupts", "intervals", "layers", "metrics", "tiles"},
+    {"display", "ema", "interrupts", "intervals", "layers", "metrics", "schedule", "tiles"},
     {"networks", "generators", "discriminators", "pool"},
     {"adversarial"},
     {"colours", "objectives"},
@@ -50,7 +50,7 @@ TRAIN_LEVELS = [
     {"batches"},
     {"run", "meters"},
     {"prepare", "report"},
-    {"validation"},
+    {"state", "validation"},
     {"compat", "evaluate", "export", "translate", "loop"},
     {"cli"},
 ]
