@@ -86,6 +86,13 @@ class RunConfig(BaseModel):
         50, ge=1, le=1_000_000, description="passes over as many pictures as the corpora hold"
     )
     batch: int = Field(64, ge=1, le=65_536, description="pictures a step")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=65_536,
+        description="parts in which a step's batch goes through, for less memory; the step is the same, but "
+        "batch norm sees each part alone",
+    )
     lr: float = Field(2e-4, gt=0, le=10, description="learning rate")
     epochs_decay: int = Field(
         0, ge=0, le=1_000_000, description="last epochs over which the learning rate falls to zero, 0: never"

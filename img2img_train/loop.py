@@ -11,10 +11,10 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,12 +39,16 @@ from img2img_train.display import Display
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
 from img2img_train.meters import Clock, Trace
 from img2img_train.objectives import Batch, Objective, Phase
+from img2img_train.parts import Parts
 from img2img_train.pictures import Readable, Store
 from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
 from img2img_train.run import RunFolder, versions
 from img2img_train.schedule import Schedule
 from img2img_train.state import State
 from img2img_train.validation import Viewer
+
+if TYPE_CHECKING:
+    from img2img_train.objectives import Images
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -98,30 +102,54 @@ class Training:
         return Schedule(c.lr, c.epochs * steps_per_epoch, falling, c.decay, c.warmup)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step; return its losses, still on the device."""
+        """Take one step, its batch whole or in parts; return its losses, still on the device."""
         rate = self.schedule.rate(self.progress.step)
         for group in (g for o in self.optimizers.values() for g in o.param_groups):
             group["lr"] = rate
-        number = self.progress.step
+        number, seen = self.progress.step, dict[str, Tensor]()
         due = [phase for phase in self.phases if (number + 1) % phase.every == 0]
-        self._train_only(*due)
-        with self.autocast():
-            made = self.objective.forward(self.nets, batch)
-        past = {name: pool.exchange(made[name], number) for name, pool in self.state.pools.items()}
-        seen: dict[str, Tensor] = {}
+        parts = Parts.of(batch, self.config.accumulate)
+        draws = {name: pool.draws(number) for name, pool in self.state.pools.items()}
         for phase in due:
-            self._train_only(phase)
             optimizer = self.optimizers[phase.name]
-            with self.autocast():
-                losses = self.objective.losses(phase.name, self.nets, batch, made, past)
             optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            for place, (part, share) in enumerate(zip(parts.batches, parts.shares, strict=True)):
+                made, past = self._images(phase, due, parts, place, draws)
+                self._train_only(phase)
+                with self.autocast():
+                    losses = self.objective.losses(phase.name, self.nets, part, made, past)
+                (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
+                for name, loss in losses.items():
+                    seen[name] = seen.get(name, 0) + loss.detach() * share
             optimizer.step()
             self.objective.after(phase.name, self.nets)
             if self.state.shadow is not None:
                 self.state.shadow.follow(self.nets, phase.modules, (number + 1) // phase.every)
-            seen |= losses
         return seen
+
+    def _images(
+        self,
+        phase: Phase,
+        due: list[Phase],
+        parts: Parts,
+        place: int,
+        draws: Mapping[str, np.random.Generator],
+    ) -> tuple[Images, Images]:
+        """Return what is made of a part, and the images of the histories for it.
+
+        A whole batch is made once, for all phases. Of a part what leads to the images is forgotten after each
+        phase, or memory would not be saved: a phase that moves what makes them makes them again.
+        """
+        first, makes = place == len(parts.kept), not set(phase.modules).isdisjoint(self.objective.makers())
+        if not first and (parts.alone or not makes):
+            return parts.kept[place]
+        self._train_only(*(due if parts.alone else [phase]))
+        with self.autocast(), torch.set_grad_enabled(parts.alone or makes):
+            made = self.objective.forward(self.nets, parts.batches[place])
+        if first:
+            pools = self.state.pools.items()
+            parts.keep(made, {name: pool.exchange(made[name], draws[name]) for name, pool in pools})
+        return made, parts.kept[place][1]
 
     def _train_only(self, *phases: Phase) -> None:
         """Take gradients in the networks that these phases move, and in no others."""

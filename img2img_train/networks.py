@@ -90,9 +90,14 @@ class NetworkSpec(BaseModel):
         factor = row.normed * (2 if self.bottleneck_norm else 1)
         values = (height // factor) * (width // factor) * (pictures if self.norm == "batch" else 1)
         if values < 2 and self.norm != "none":
-            why = f"would normalise a single value by itself ({self.norm} norm, {pictures} pictures a step)"
+            why = (
+                f"would normalise a single value by itself ({self.norm} norm, {pictures} pictures at a time)"
+            )
             raise UsageError(
-                "network", self.name, why, "use a larger --batch, larger pictures or another norm"
+                "network",
+                self.name,
+                why,
+                "use a larger --batch, a smaller --accumulate, larger pictures or another norm",
             )
 
 

@@ -31,17 +31,23 @@ class Pool:
     number: int = 0
     images: Tensor | None = field(default=None)
 
+    def draws(self, step: int) -> np.random.Generator:
+        """Return what a step draws from."""
+        return np.random.default_rng([self.seed, step, POOL, self.number])
+
     @torch.no_grad()
-    def exchange(self, made: Tensor, step: int) -> Tensor:
-        """Take in the images of a step, N x C x H x W, and return as many to show, float32."""
+    def exchange(self, made: Tensor, draws: np.random.Generator) -> Tensor:
+        """Take in images of a step, N x C x H x W, and return as many to show, float32.
+
+        The images of a step may come in parts, from the same ``draws``.
+        """
         made = made.detach().float()
         if not self.size:
             return made
         made = (
             made.contiguous()
         )  # what a checkpoint gives back has this layout, and layouts differ in last digits
-        rng = np.random.default_rng([self.seed, step, POOL, self.number])
-        shown = [self._one(image, rng) for image in made]
+        shown = [self._one(image, draws) for image in made]
         return torch.stack(shown)
 
     def fill(self, images: Tensor | None, size: tuple[int, int], path: Path) -> None:

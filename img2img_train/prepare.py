@@ -88,7 +88,7 @@ class Data:
         weights = tuple(c.weight for c in config.corpora)
         plan = Plan(train.counts, weights, config.batch, config.seed, train.other_counts)
         for spec in objective.networks(CHANNELS).values():
-            spec.check_size(*train.size, plan.step_pictures)
+            spec.check_size(*train.size, max(1, plan.step_pictures // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch
         return cls(train, held_out, plan, min(steps, config.max_steps) if config.max_steps else steps)
 

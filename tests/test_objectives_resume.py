@@ -101,20 +101,21 @@ def test_weights_that_diverge_before_the_losses_do_are_not_written(corpus: Path,
 # ------------------------------------------------------------------------------------------ pool
 def test_a_pool_of_none_gives_back_what_it_gets() -> None:
     made = torch.rand(3, 1, 2, 2)
-    assert torch.equal(Pool(0, seed=1).exchange(made, 7), made)
+    pool = Pool(0, seed=1)
+    assert torch.equal(pool.exchange(made, pool.draws(7)), made)
 
 
 def test_a_pool_shows_the_new_and_the_old_and_goes_on_exactly(tmp_path: Path) -> None:
     images = torch.arange(80.0).view(40, 2, 1, 1, 1)
     whole, cut = Pool(5, seed=3), Pool(5, seed=3)
-    shown = [whole.exchange(made, step) for step, made in enumerate(images)]
+    shown = [whole.exchange(made, whole.draws(step)) for step, made in enumerate(images)]
     for step in range(20):
-        cut.exchange(images[step], step)
+        cut.exchange(images[step], whole.draws(step))
     again = Pool(5, seed=3)
     assert cut.images is not None
     again.fill(cut.images.clone(), (1, 1), tmp_path)
     for step in range(20, 40):
-        assert torch.equal(again.exchange(images[step], step), shown[step])
+        assert torch.equal(again.exchange(images[step], whole.draws(step)), shown[step])
     assert torch.equal(torch.cat(shown[:2]), images[:2].flatten(0, 1))
     late = torch.cat(shown[5:]).flatten()
     new = torch.isin(late, images[5:].flatten()) & (late == images[5:].flatten())

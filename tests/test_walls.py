@@ -44,7 +44,7 @@ TRAIN_LEVELS = [
     {"networks", "generators", "discriminators", "pool"},
     {"adversarial"},
     {"colours", "objectives"},
-    {"config"},
+    {"config", "parts"},
     {"checkpoints", "online"},
     {"pictures"},
     {"batches"},
