@@ -7,7 +7,6 @@ need it, with its question for updates switched off: it takes seconds, and loads
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import json
 import os
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from img2img_data.errors import Img2ImgError, Refused, UsageError
+from img2img_data.errors import Img2ImgError, Refused, load_extra
 from img2img_data.fields import did_you_mean
 from img2img_data.spoil import Axes, Degradation, Image, from_unit, to_unit
 
@@ -192,12 +191,8 @@ def _first_complaint(error: Exception) -> str:
 @functools.cache
 def _library() -> ModuleType:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    try:
-        return importlib.import_module("albumentations")
-    except ImportError:
-        raise UsageError(
-            "degradation", "albumentations", "is not installed", "pip install 'img2img[albumentations]'"
-        ) from None
+    library: ModuleType = load_extra("albumentations", "albumentations", "degradation", "albumentations")
+    return library
 
 
 CATALOGUE: Final[dict[str, type[Degradation]]] = {"albumentations": Albumentations}

@@ -9,15 +9,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from img2img_data.commands import COMMANDS, FOLDER, print_report, say
 from img2img_data.errors import Img2ImgError, printable
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -85,7 +82,10 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
 @group.command(short_help="Run the corpus steps of a recipe.")
 @click.argument("recipe", type=FOLDER)
 @click.option(
-    "--jobs", type=click.IntRange(min=0), default=None, help="worker processes  [default: every core]"
+    "--jobs",
+    type=click.IntRange(min=0),
+    default=None,
+    help="worker processes, whatever the recipe says; 0: one for each core",
 )
 @click.option(
     "--dry-run", is_flag=True, help="print the plan, the counts and what is there already; write nothing"
@@ -189,14 +189,16 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
     "--leaks", is_flag=True, help="also list pictures of which a copy, exact or near, is in another split"
 )
 @click.option(
+    "--duplicate-distance",
     "--distance",
+    "distance",
     type=click.IntRange(0, 9),
     default=8,
     show_default=True,
     help="bits of 64 in which near copies may differ; 0: exact copies alone",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=0), default=0, help="worker processes of --leaks  [default: every core]"
+    "--jobs", type=click.IntRange(min=0), default=0, help="worker processes of --leaks; 0: one for each core"
 )
 def verify(corpus: Path, quick: bool, max_shift: float | None, leaks: bool, distance: int, jobs: int) -> None:
     """Re-read CORPUS and list what is missing, extra, unreadable, changed, of another size, or in two splits.

@@ -11,6 +11,7 @@ folders to them. There is no watch over the parent: the scheduler drops what a c
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
 
-from img2img_data.errors import Img2ImgError, UsageError
+from img2img_data.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.manifests import versions
 from img2img_data.workers import CHUNK, Result, Task, run_chunk
 
@@ -50,12 +51,10 @@ def connected(scheduler: str | None) -> Iterator[Client]:
         raise UsageError(
             "option", "--backend dask", "needs a scheduler", "give its address, --scheduler tcp://HOST:8786"
         )
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UsageError("option", "--backend dask", "needs Dask", "pip install 'img2img[dask]'") from None
+    Client = load_extra("distributed", "dask", "option", "--backend dask").Client
     with _quiet(), contextlib.ExitStack() as stack:
         try:
+            asyncio.run(_knock(scheduler))
             client = stack.enter_context(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:
             why = f"no scheduler answers ({type(error).__name__})"
@@ -66,6 +65,16 @@ def connected(scheduler: str | None) -> Iterator[Client]:
             why = f"no worker joined it within {WORKER_SECONDS:g} s"
             raise UsageError("option --scheduler", scheduler, why, "start workers") from None
         yield client
+
+
+async def _knock(scheduler: str) -> None:
+    """Raise where nobody answers: a ``Client`` that cannot connect complains again when it is collected."""
+    from distributed import Security
+    from distributed.comm import connect
+
+    more = Security().get_connection_args("client")
+    comm = await connect(scheduler, timeout=CONNECT_SECONDS, **more)
+    comm.abort()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+import importlib
+from typing import Any, Final
 
 REASONS: Final[dict[str, str]] = {
     "empty": "the file has no bytes",
@@ -75,6 +76,16 @@ class UsageError(Img2ImgError):
     """An option, a recipe or a setting is wrong, or contradicts what is on disk."""
 
     exit_code = 2
+
+
+def load_extra(module: str, extra: str, what: str, name: object = None) -> Any:
+    """Import a package that an extra of this project installs; ``UsageError`` says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        way_out = f"pip install 'img2img[{extra}]'"
+        raise UsageError(what, name, f"needs '{package}', which is not installed", way_out) from None
 
 
 class FolderInUse(UsageError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple, overload
 
 from img2img_data.corpus import METADATA_FILE, Corpus, Kind, inside, to_json_line
-from img2img_data.errors import CorpusError, Img2ImgError, UsageError
+from img2img_data.errors import CorpusError, Img2ImgError, UsageError, load_extra
 from img2img_data.folder import BUILDING, BuildFolder
 from img2img_data.packing import row_of
 
@@ -173,10 +173,7 @@ class LMDB(BasicSR):
 
     def check(self, corpus: Corpus, items: Items) -> None:
         """Refuse when the package is missing, or a key too long."""
-        try:
-            import lmdb  # noqa: F401
-        except ImportError:
-            raise UsageError("format", "lmdb", "needs a package", "pip install 'img2img[lmdb]'") from None
+        load_extra("lmdb", "lmdb", "format", "lmdb")
         for item in items:
             if len(flat(item.key, "/ .").encode()) > self._longest:
                 raise UsageError("key", item.key, "is too long for LMDB", "choose another format")

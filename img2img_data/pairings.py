@@ -46,6 +46,8 @@ class Pairing(BaseModel):
     a colour has no rule for one that is half seen."""
     plane: ClassVar[bool] = False
     """Whether the input is one plane, whatever the channels of the target."""
+    clean: ClassVar[bool] = False
+    """Whether the target is the picture itself, so that the input can be made of it again."""
 
     @property
     def random(self) -> bool:
@@ -80,6 +82,7 @@ class Pairing(BaseModel):
 class Degrade(Pairing):
     """Input: the picture, spoiled. Target: the picture itself."""
 
+    clean: ClassVar[bool] = True
     degradation: Degradation = Field(Gaussian(), description="what spoils the input")
 
     @property
@@ -183,6 +186,7 @@ class Grayscale(Pairing):
 
     takes: ClassVar[frozenset[images.Channels]] = frozenset({"rgb"})
     plane: ClassVar[bool] = True
+    clean: ClassVar[bool] = True
 
     def redo(self, pictures: Sequence[Pixels], drawn: Drawn) -> Made:
         """Take the luma; the target is the very array that came in."""
@@ -197,6 +201,7 @@ class Blank(Pairing):
     (left, top, hole_width, hole_height, pixels), and so the mask; noise is drawn anew from noise_seed.
     """
 
+    clean: ClassVar[bool] = True
     where: Literal["centre", "random"] = Field(
         "centre", description="where the hole is: in the middle, or at another place in each picture"
     )
@@ -259,6 +264,7 @@ class Edges(Pairing):
     """
 
     plane: ClassVar[bool] = True
+    clean: ClassVar[bool] = True
     low: float | None = Field(
         None,
         ge=0,

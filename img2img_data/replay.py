@@ -20,7 +20,7 @@ from img2img_data.errors import CorpusError, Refused, UsageError, printable
 from img2img_data.fields import Place, build_model, did_you_mean
 from img2img_data.folder import writing_to
 from img2img_data.manifests import version_of
-from img2img_data.pairings import Degrade, pairing_of
+from img2img_data.pairings import pairing_of
 from img2img_data.plan import Plan, Task
 from img2img_data.settings import BuildSettings
 
@@ -84,10 +84,9 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> Job:
     given = {name: recipe[name] for name in BuildSettings.model_fields if name in recipe}
     settings = build_model(BuildSettings, given, place)
     pairing = pairing_of(recipe, place)
-    if source is None and not isinstance(pairing, Degrade):
-        raise UsageError(
-            "option", "--source", "missing", "only spoiled pictures can be made from their targets"
-        )
+    if source is None and not pairing.clean:
+        why = f"missing: the targets of '{recipe['pairing']}' are not the photos they were made of"
+        raise UsageError("option", "--source", why, "name the folder of the photos")
     plan = Plan((os.fsencode(source or root),))
     return make_job(plan, pairing, root, settings, str(recipe["command"]))
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from img2img_data import images
-from img2img_data.errors import Img2ImgError, UsageError
+from img2img_data.errors import UsageError, load_extra
 
 PHOTOS: Final = {
     "astronaut": "astronaut.png",
@@ -45,12 +45,7 @@ def write_sample(out: Path, size: int, limit: int) -> dict[str, int]:
 
 
 def _bundled() -> Iterator[tuple[str, Path]]:
-    try:
-        import skimage
-    except ImportError:
-        hint = "pip install 'img2img[demo]'"
-        raise Img2ImgError("the demo photos", why="scikit-image is not installed", way_out=hint) from None
-    folder = Path(skimage.__file__).parent / "data"
+    folder = Path(load_extra("skimage", "demo", "the demo photos").__file__).parent / "data"
     for name, file in PHOTOS.items():
         if (folder / file).is_file():
             yield name, folder / file

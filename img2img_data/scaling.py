@@ -32,7 +32,9 @@ def _short(value: tuple[str, ...]) -> str | list[str]:
 
 
 Interpolations = Annotated[
-    tuple[Interpolation, ...], BeforeValidator(_listed), PlainSerializer(_short), Field(min_length=1)
+    Annotated[tuple[Interpolation, ...], Field(min_length=1)],
+    BeforeValidator(_listed),
+    PlainSerializer(_short),
 ]
 """One interpolation, or several of which each picture draws one."""
 

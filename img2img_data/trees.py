@@ -27,6 +27,7 @@ from img2img_data.degradations import DEGRADATIONS, Degradation, find_degradatio
 from img2img_data.errors import UsageError
 from img2img_data.fields import Place, did_you_mean, range_of
 from img2img_data.strengths import Range
+from img2img_data.yamlfile import read_value
 
 _DEEPEST: Final = 16
 _BESIDE: Final = ("weight", "probability")
@@ -43,8 +44,6 @@ def parse_tree(content: Any, place: Place) -> Step:
 
 def parse_assignments(texts: Sequence[str], place: Place) -> dict[str, Any]:
     """Return {name: value} of texts like "sigma=3", "sigma=1..5", "sigma=[1, 5]"; the values are YAML."""
-    import yaml
-
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -53,8 +52,8 @@ def parse_assignments(texts: Sequence[str], place: Place) -> dict[str, Any]:
                 [text], "is given twice" if name in found else "is no NAME=VALUE", "as in sigma=3"
             )
         try:
-            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+            found[name.strip().replace("-", "_")] = read_value(value)
+        except ValueError:
             raise place.error([text], "has a value that is no YAML", "as in sigma=3 or sigma=1..5") from None
     return found
 

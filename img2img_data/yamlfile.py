@@ -88,6 +88,25 @@ def read_yaml(path: Path, what: str = "recipe") -> Document:
         raise UsageError(what, path, f"is not YAML: {why}", "mend the file") from None
 
 
+def read_value(text: str) -> Any:
+    """Return what one value means, as on the right of a key in a file; ``ValueError`` if it is none."""
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _weigh(node, {}, set())
+        return loader.construct_document(node)
+    except _Bad as bad:
+        raise ValueError(bad.args[1]) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(printable(str(error).partition("\n")[0])) from None
+    finally:
+        if loader:
+            loader.dispose()
+
+
 def _place(what: str, path: Path, line: int) -> tuple[str, Path]:
     return (f"line {line} of {what}" if line else what), path
 

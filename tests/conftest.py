@@ -1,11 +1,23 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_end() -> Iterator[None]:
+    """Workers are kept from one test to the next; here they end."""
+    yield
+    if "img2img_data.workers" in sys.modules:
+        from img2img_data.workers import stop_workers
+
+        stop_workers()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -17,26 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import COMMAND, rows, run, tree
 from conftest import make_photo, write_photos
-
-COMMAND = [sys.executable, "-m", "img2img_data.cli"]
-
-
-def run(*argv: object, code: int = 0) -> str:
-    done = subprocess.run([*COMMAND, *map(str, argv)], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
-def tree(root: Path) -> dict[str, str]:
-    files = (p for p in sorted(root.rglob("*")) if p.is_file())
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
 
 KINDS = {
     "gaussian": ["--kind", "gaussian"],
@@ -177,8 +157,10 @@ def _hangs_on_seven(task: int) -> int:
     return task
 
 
-@pytest.mark.parametrize(("work", "reason"), [(_dies_on_seven, "worker-died"), (_hangs_on_seven, "timeout")])
-def test_a_deadly_task_costs_only_itself(work: object, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("work", "limit", "reason"), [(_dies_on_seven, 60.0, "worker-died"), (_hangs_on_seven, 1.0, "timeout")]
+)
+def test_a_deadly_task_costs_only_itself(work: object, limit: float, reason: str) -> None:
     from img2img_data.workers import Pool
 
     lost: list[tuple[int, str]] = []
@@ -187,7 +169,7 @@ def test_a_deadly_task_costs_only_itself(work: object, reason: str) -> None:
         lost.append((task, why))
         return -1
 
-    pool: Pool[int, int] = Pool(work, lambda i: i, note, 2, limit=1.0)  # type: ignore[arg-type]
+    pool: Pool[int, int] = Pool(work, lambda i: i, note, 2, limit)  # type: ignore[arg-type]
     assert sorted(pool.run(range(40))) == sorted([-1, *(i for i in range(40) if i != 7)])
     assert lost == [(7, reason)]
 

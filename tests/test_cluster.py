@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import COMMAND, run, tree
 from conftest import write_photos
-from test_build import COMMAND, run, tree
 
 from img2img_data.errors import UsageError
 from img2img_data.steps import run_step

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from command_line import run
 from conftest import make_photo, write_photos
 
 from img2img_data import images
-from img2img_data.cli import main
 from img2img_data.corpus import Corpus, open_corpus
 from img2img_data.degradations import DEGRADATIONS
 from img2img_data.errors import CorpusError, UsageError
@@ -24,18 +21,6 @@ from img2img_data.images import ReadPolicy
 from img2img_data.pairings import PAIRINGS
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
-
-
-def run(*argv: object, code: int = 0) -> str:
-    """Run the command line in this process: forty starts of Python would take longer than the work."""
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["img2img-data", *map(str, argv)])
-        patch.setattr("signal.signal", lambda *_: None)
-        with pytest.raises(SystemExit) as end:
-            main()
-    assert (end.value.code or 0) == code, said.getvalue()
-    return said.getvalue()
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_build import COMMAND, rows, run, tree
+from command_line import COMMAND, rows, run, tree
 
 from img2img_data import images
 from img2img_data.duplicates import EXACT, MAX_DISTANCE, HashIndex, copies_within, group, leaks
@@ -180,10 +180,10 @@ def test_many_copies_of_one_picture_are_no_burden(prints_of: Callable[..., Print
     thumb = cv2.resize(images.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
     rng = np.random.default_rng(0)
     same = [made_print(int(rng.integers(0, 8)) << 7, thumb, serial) for serial in range(6000)]
-    began = time.perf_counter()
+    began = time.process_time()
     groups = group(prints_of(*same), 8)
     assert (groups.kept == 0).all()
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_damaged_or_missing_fingerprint_is_taken_again(tmp_path: Path) -> None:

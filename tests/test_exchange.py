@@ -516,9 +516,9 @@ def test_no_name_is_an_evil_key(name: bytes) -> None:
 
 
 def test_every_layout_and_format_is_told_in_the_help() -> None:
-    from img2img_data import cli
+    from img2img_data import commands
 
     for name in LAYOUTS:
-        assert name in str(cli.import_folder.help)
+        assert name in str(commands.import_folder.help)
     for name in EXPORTS:
-        assert name in str(cli.export.help)
+        assert name in str(commands.export.help)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_build import rows, run
+from command_line import rows, run
 from test_duplicates import NEAR, detailed, write
 
 from img2img_data import images

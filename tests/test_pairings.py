@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from command_line import rows, run, tree
 from conftest import make_photo, write_photos
 
 from img2img_data import images
@@ -107,22 +105,6 @@ def test_settings_name_the_pairing(pairing: Pairing) -> None:
     said = pairing.settings()
     assert PAIRINGS[said["pairing"]] is type(pairing)
     json.dumps(said)
-
-
-def run(*argv: object, code: int = 0) -> str:
-    command = [sys.executable, "-m", "img2img_data.cli", *map(str, argv)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def tree(root: Path) -> dict[str, str]:
-    files = (p for p in sorted(root.rglob("*")) if p.is_file())
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 EXTRA = {

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-
-def run(*argv: object, code: int = 0) -> str:
-    command = [sys.executable, "-m", "img2img_data.cli", *map(str, argv)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from command_line import rows, run
 
 
 def test_wiki_sorts_by_gender_and_finds_the_grey_ones(real_data: Path, tmp_path: Path) -> None:

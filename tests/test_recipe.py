@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 from conftest import write_photos
 
 from img2img_data.corpus import read_rows
@@ -84,6 +82,13 @@ def refusal_of(path: Path) -> str:
     assert "r.yaml" in str(refused.value)
     assert "\n" not in str(refused.value)
     return str(refused.value)
+
+
+def test_lists_are_counted_in_items() -> None:
+    said = json.dumps(schema_of("recipe"))
+    assert '"minItems": 1' in said
+    texts = json.dumps(schema_of("degradation"))
+    assert "minLength" not in texts
 
 
 @pytest.mark.parametrize("name", [*WRONG, *BROKEN])
@@ -284,14 +289,6 @@ def test_rows_of_real_corpora_fit_their_schema(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------- dry run
-def img2img(*argv: str, cwd: Path | None = None, code: int = 0) -> str:
-    command = [sys.executable, "-m", "img2img_data.cli", *argv]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 CHAIN = """\
 corpus:
   - select: {source: photos, out: chosen}
@@ -302,17 +299,17 @@ corpus:
 def test_dry_run_counts_what_the_run_then_makes(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 9)
     written(tmp_path, CHAIN)
-    said = img2img("build", "r.yaml", "--dry-run", cwd=tmp_path)
+    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
     assert "9 sources > up to 9" in said
     assert "made by step 1 (select), which is not done yet" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "r.yaml"]
 
-    img2img("build", "r.yaml", "--jobs", "1", cwd=tmp_path)
+    run("build", "r.yaml", "--jobs", "1", cwd=tmp_path)
     counts = json.loads((tmp_path / "corpus" / "corpus.json").read_bytes())["counts"]["kept"]
-    said = img2img("build", "r.yaml", "--dry-run", cwd=tmp_path)
+    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
     assert f"up to 9: train {counts['train']}, val {counts['val']}" in said
     assert said.count("is complete already: nothing to do") == 2
-    single = img2img("blur", "chosen", "new", "--split", "train=0.5,val=0.5", "--dry-run", cwd=tmp_path)
+    single = run("blur", "chosen", "new", "--split", "train=0.5,val=0.5", "--dry-run", cwd=tmp_path)
     assert f"train {counts['train']}, val {counts['val']}" in single
     assert not (tmp_path / "new").exists()
 
@@ -322,11 +319,11 @@ def test_dry_run_tells_unfinished_and_foreign_folders(tmp_path: Path) -> None:
     written(tmp_path, PLAIN)
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "mine.txt").write_text("x")
-    assert "holds other files" in img2img("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    assert "holds other files" in run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
     (tmp_path / "corpus" / "mine.txt").unlink()
-    img2img("build", "r.yaml", cwd=tmp_path)
+    run("build", "r.yaml", cwd=tmp_path)
     written(tmp_path, PLAIN.replace("2}", "3}"))
-    assert "another recipe (sigma differ)" in img2img("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    assert "another recipe (sigma differ)" in run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
 
 
 def test_dry_run_tells_how_far_an_unfinished_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +344,6 @@ def test_dry_run_tells_how_far_an_unfinished_run_is(tmp_path: Path, monkeypatch:
 def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 2)
     written(tmp_path, "corpus:\n  - lab: {source: nowhere, out: a}\n" + PLAIN.partition("\n")[2])
-    said = img2img("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
     assert "error: folder 'nowhere': no such folder" in said
     assert "2 sources > up to 2: train 2" in said

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run, tree
 from conftest import write_photos
 from test_degradations import KINDS, LIGHT, example
 
 from img2img_data.errors import CorpusError, Img2ImgError, UsageError
+from img2img_data.fields import OPTIONS
 from img2img_data.replay import replay_pair
 from img2img_data.steps import run_step
-from img2img_data.trees import tree_of
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _workers_end() -> Iterator[None]:
-    yield
-    from img2img_data.workers import stop_workers
-
-    stop_workers()
+from img2img_data.trees import parse_assignments, tree_of
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +31,6 @@ def degrade(photos: Path, out: Path, kind: str, **settings: Any) -> Path:
     _, code = run_step("degrade", (photos, out), given, lambda done, total: None, print)
     assert code == 0
     return out
-
-
-def tree(root: Path) -> dict[str, str]:
-    files = (p for p in sorted(root.rglob("*")) if p.is_file())
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -130,8 +117,25 @@ def test_what_cannot_be_replayed_says_why(pictures: Path, tmp_path: Path) -> Non
 def test_other_pairings_of_one_photo_are_replayed_too(command: str, pictures: Path, tmp_path: Path) -> None:
     run_step(command, (pictures, tmp_path / "out"), {}, lambda done, total: None, print)
     assert replay_pair(tmp_path / "out", "003", pictures).equal
-    with pytest.raises(UsageError, match="--source"):
-        replay_pair(tmp_path / "out", "003")
+    if command == "lab":
+        with pytest.raises(UsageError, match="--source"):
+            replay_pair(tmp_path / "out", "003")
+    else:
+        assert replay_pair(tmp_path / "out", "003").equal
+
+
+@pytest.mark.parametrize("command", ["blur", "blank", "edges"])
+def test_a_row_that_lost_a_drawn_value_is_one_line(command: str, pictures: Path, tmp_path: Path) -> None:
+    run_step(command, (pictures, tmp_path / "out"), {}, lambda done, total: None, print)
+    drawn = rows(tmp_path / "out")[0]["drawn"]
+    for name in drawn:
+        left = {other: value for other, value in drawn.items() if other != name}
+        rewrite(tmp_path / "out" / "train" / "metadata.jsonl", lambda row, left=left: row.update(drawn=left))
+        with pytest.raises(CorpusError, match="does not fit its recipe"):
+            replay_pair(tmp_path / "out", "000")
+    rewrite(tmp_path / "out" / "train" / "metadata.jsonl", lambda row: row.pop("drawn"))
+    with pytest.raises(CorpusError, match="does not fit its recipe"):
+        replay_pair(tmp_path / "out", "000")
 
 
 @pytest.mark.parametrize(
@@ -163,14 +167,6 @@ def test_a_hostile_recipe_is_one_line(pictures: Path, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- commands
-def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
-    command = [sys.executable, "-m", "img2img_data.cli", *map(str, argv)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
 RECIPE = """
 degradation:
   - one-of: [{gaussian: {sigma: [0.2, 3]}, weight: 2}, {motion: {length: [3, 15]}}]
@@ -248,6 +244,26 @@ def test_a_wrong_option_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("1e-3", 0.001),
+        ("no", "no"),
+        ("12:30", "12:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("[1, 5, log]", [1, 5, "log"]),
+    ],
+)
+def test_a_value_on_the_command_line_means_what_it_means_in_a_recipe(text: str, meant: object) -> None:
+    assert parse_assignments([f"sigma={text}"], OPTIONS) == {"sigma": meant}
+
+
+@pytest.mark.parametrize("text", ["[1", "{a: 1, a: 2}", "&a [*a]", "!!python/object:os.system x", "[" * 3000])
+def test_a_value_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match="no YAML"):
+        parse_assignments([f"sigma={text}"], OPTIONS)
+
+
 def test_blur_offers_its_three_kinds_alone() -> None:
     said = run("blur", "--help")
     assert "gaussian, random-gaussian, resize" in " ".join(said.split()).replace(
@@ -282,7 +298,7 @@ def test_albumentations_is_loaded_only_where_it_is_used(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
     code = (
         "import sys\nfrom pathlib import Path\nfrom img2img_data.steps import run_step\n"
-        "from img2img_data.degradations import DEGRADATIONS\nfrom img2img_data.trees import tree_of\n"
+        "from img2img_data.degradations import DEGRADATIONS\nfrom img2img_data.trees import parse_assignments, tree_of\n"
         "for kind in set(DEGRADATIONS) - {'albumentations'}:\n"
         "    given = {'degradation': tree_of(DEGRADATIONS[kind].example()), 'jobs': 1}\n"
         "    run_step('degrade', (Path(sys.argv[1]), Path(sys.argv[2]) / kind), given, print, print)\n"

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import COMMAND, rows, run, tree
 from conftest import write_photos
-from test_build import COMMAND, rows, run, tree
 from test_sources import write_mat
 
 from img2img_data.corpus import open_corpus

@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from command_line import rows, run, tree
 from conftest import make_photo, write_photos
-from test_build import rows, run, tree
 
 from img2img_data import images
 from img2img_data.corpus import split_of

@@ -1,0 +1,50 @@
+"""The command line as the tests call it, and what they look at afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from img2img_data.cli import main
+
+COMMAND = [sys.executable, "-m", "img2img_data.cli"]
+
+
+def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
+    """Run a command in this process and return what it said: a start of Python takes longer than the work.
+
+    The workers of one call are there for the next; conftest ends them.
+    """
+    said = io.StringIO()
+    with (
+        redirect_stdout(said),
+        redirect_stderr(said),
+        chdir(cwd or os.curdir),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["img2img-data", *map(str, argv)])
+        patch.setattr("img2img_data.cli._catch_signals", lambda: None)
+        patch.setattr("img2img_data.cli._stop_workers", lambda: None)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert (end.value.code or 0) == code, said.getvalue()
+    assert "a fault of this program" not in said.getvalue()
+    return said.getvalue()
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Return the digest of every file below a folder."""
+    files = (p for p in sorted(root.rglob("*")) if p.is_file())
+    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    """Return the rows of a manifest."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
