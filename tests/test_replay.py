@@ -298,7 +298,7 @@ def test_albumentations_is_loaded_only_where_it_is_used(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
     code = (
         "import sys\nfrom pathlib import Path\nfrom img2img_data.steps import run_step\n"
-        "from img2img_data.degradations import DEGRADATIONS\nfrom img2img_data.trees import parse_assignments, tree_of\n"
+        "from img2img_data.degradations import DEGRADATIONS\nfrom img2img_data.trees import tree_of\n"
         "for kind in set(DEGRADATIONS) - {'albumentations'}:\n"
         "    given = {'degradation': tree_of(DEGRADATIONS[kind].example()), 'jobs': 1}\n"
         "    run_step('degrade', (Path(sys.argv[1]), Path(sys.argv[2]) / kind), given, print, print)\n"
