@@ -29,6 +29,7 @@ from img2img_train.pictures import PairSet, PictureSet, Pixels, Store
 
 ORDER, FLIP = 0, 1
 """Tell the draws of a plan apart; ``pool.POOL`` is a third."""
+WHOLE: Final = slice(None)
 HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
 
 
@@ -133,6 +134,11 @@ class Step:
     flips: NDArray[np.bool_] | None
     epoch: int
 
+    def part(self, share: slice) -> Step:
+        """Return what one of several processes sees of the step."""
+        flips = None if self.flips is None else self.flips[:, share]
+        return Step(self.indices[share], self.others[share], flips, self.epoch)
+
 
 # ----------------------------------------------------------------------------------------- loading
 @dataclass(frozen=True, slots=True)
@@ -149,11 +155,12 @@ class Raw:
 
 
 class _Steps(Dataset[Raw]):
-    def __init__(self, plan: Plan, store: Store, flip: bool, held: PictureSet | None) -> None:
+    def __init__(self, plan: Plan, store: Store, flip: bool, held: PictureSet | None, share: slice) -> None:
         self.plan, self.store, self.flip, self.held = plan, store, flip, held
+        self.share = share
 
     def __getitem__(self, number: int) -> Raw:
-        step = self.plan.step(number, self.flip)
+        step = self.plan.step(number, self.flip).part(self.share)
         given, targets = self.store.gather(step.indices, step.others)
         if not isinstance(self.held, PairSet) or self.held.online is None:
             return Raw(given, targets, step.flips)
@@ -181,15 +188,22 @@ class _Numbers(Sampler[int]):
 
 
 def steps(
-    plan: Plan, store: Store, numbers: range, flip: bool, workers: int, held: PictureSet | None = None
+    plan: Plan,
+    store: Store,
+    numbers: range,
+    flip: bool,
+    workers: int,
+    held: PictureSet | None = None,
+    share: slice = WHOLE,
 ) -> Generator[Raw, None, None]:
     """Yield the pictures of the steps ``numbers``; with ``workers`` that many processes read ahead, through
-    all epochs. ``store`` has the pictures of ``held`` to train on.
+    all epochs. ``store`` has the pictures of ``held`` to train on; ``share`` says which of each step are
+    wanted.
 
     The workers have a generator of their own, draw nothing, leave signals to their parent and end when it is
     gone.
     """
-    data = _Steps(plan, store, flip, held)
+    data = _Steps(plan, store, flip, held, share)
     if not workers:
         yield from (data[number] for number in numbers)
         return

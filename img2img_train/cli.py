@@ -15,6 +15,7 @@ import click
 
 from img2img_data.errors import Img2ImgError, UsageError, printable
 from img2img_data.fields import ModelCommand
+from img2img_train.ranks import find_place
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -100,6 +101,9 @@ def fit(
       img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed --epochs 30
       img2img-train --recipe recipes/wiki_gaussian.yaml --precision bf16
       img2img-train --recipe recipes/facades_pix2pix.yaml --smoke
+      torchrun --nproc-per-node 2 -m img2img_train.cli fit corpora/gaussian --out runs/two
+
+    Started by torchrun, each process takes an even part of every step's --batch; the first one writes.
     """
     from img2img_train.config import configure, read_recipe
 
@@ -119,6 +123,10 @@ def _fit(config: RunConfig, report: bool) -> None:
     from img2img_train.display import Display
     from img2img_train.loop import fit as train
 
+    if find_place().rank:
+        with Path(os.devnull).open("w") as nowhere:
+            train(config, Display(nowhere))
+        return
     with Display() as display:
         result = train(config, display)
     click.echo(_outcome(result))
@@ -516,7 +524,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except Img2ImgError as error:
-        click.echo(f"error: {error}", err=True)
+        rank = find_place().rank
+        click.echo(f"error: {f'process {rank}: ' if rank else ''}{error}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "safetensors"}:
@@ -530,9 +539,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         click.echo(f"error: file{where}: {error.strerror or error}; {way_out}", err=True)
         sys.exit(1)
     except Exception as error:
-        if type(error).__name__ != "Stopped":
+        if type(error).__name__ not in {"Stopped", "Ended"}:
             raise
-        click.echo(str(error), err=True)
+        if str(error):
+            click.echo(str(error), err=True)
         sys.exit(getattr(error, "exit_code", 1))
 
 

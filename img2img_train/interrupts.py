@@ -27,14 +27,18 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class Stop:
-    """Which signal came, if one did. A second one of the kind ends the process at once."""
+    """Which signal came, if one did. A second one of the kind ends the process at once, but not a ``patient``
+    one.
+    """
 
     number: int | None = None
+    patient: bool = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Take note of a signal."""
         self.number = number
-        signal.signal(number, signal.SIG_DFL)
+        if not self.patient:
+            signal.signal(number, signal.SIG_DFL)
 
     def check(self) -> None:
         """Raise Interrupted after a signal."""
@@ -43,9 +47,13 @@ class Stop:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Stop]:
-    """Note signals instead of dying of them, for as long as the block lasts."""
-    stop = Stop()
+def listening(patient: bool = False) -> Iterator[Stop]:
+    """Note signals instead of dying of them, for as long as the block lasts.
+
+    ``patient``: of the second one neither. Torchrun passes on what the terminal has sent already; it kills,
+    after a while, what does not end.
+    """
+    stop = Stop(patient=patient)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

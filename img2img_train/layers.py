@@ -10,25 +10,69 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 TestNorm: TypeAlias = Literal["running", "batch"]
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes. Its gradient is the sum of theirs, as often as one likes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.apply(grad)  # type: ignore[no-any-return,no-untyped-call]
+
+
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that can use each picture's own statistics at test, as a batch of one does in training."""
+    """Batch norm that can use each picture's own statistics at test, as a batch of one does in training.
+
+    ``shared_by`` processes that train together, the statistics in training are those of all their pictures.
+    (``SyncBatchNorm`` knows CUDA alone, and cannot be differentiated twice.)
+    """
 
     per_picture: bool = False
+    shared_by: int = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise N x C x H x W; a single value a channel has no statistics, it takes the running ones."""
+        if self.training and self.shared_by > 1:
+            return self._together(x)
         if self.training or not self.per_picture or x.shape[2] * x.shape[3] == 1:
             return super().forward(x)
         return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+    def _together(self, given: Tensor) -> Tensor:
+        with torch.autocast(given.device.type, enabled=False):
+            x = given.float()
+            mean = self._mean(x)
+            var = self._mean((x - mean).square())
+            count = self.shared_by * x.numel() // x.shape[1]
+            self._remember(mean.detach().flatten(), var.detach().flatten() * (count / (count - 1)))
+            scale = torch.rsqrt(var + self.eps) * self.weight.view_as(var)
+            return ((x - mean) * scale + self.bias.view_as(var)).to(given.dtype)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        own = x.mean((0, 2, 3), keepdim=True)
+        return _Sum.apply(own) / self.shared_by  # type: ignore[no-any-return,no-untyped-call]
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum or 0.0)
+        self.running_var.lerp_(var, self.momentum or 0.0)
 
 
 class Dropout(nn.Dropout):
@@ -57,6 +101,13 @@ def set_norm(network: nn.Module, norm: TestNorm) -> None:
             module.per_picture = norm == "batch"
         elif isinstance(module, Dropout):
             module.number, dropouts = dropouts, dropouts + 1
+
+
+def share_norm(network: nn.Module, processes: int) -> None:
+    """Let so many processes that train together share the statistics of all batch norms in training."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.shared_by = processes
 
 
 def seeds_of(pictures: Tensor, draw: int = 0) -> tuple[int, ...]:

@@ -37,11 +37,14 @@ from img2img_train.checkpoints import (
 from img2img_train.config import RunConfig
 from img2img_train.display import Display
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
+from img2img_train.layers import share_norm
 from img2img_train.meters import Clock, Trace
 from img2img_train.objectives import Batch, Objective, Phase
 from img2img_train.parts import Parts
 from img2img_train.pictures import Readable, Store
+from img2img_train.pool import Pool
 from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
+from img2img_train.ranks import Ranks, device_of, find_place, joined
 from img2img_train.run import RunFolder, versions
 from img2img_train.schedule import Schedule
 from img2img_train.state import State
@@ -63,6 +66,7 @@ class Training:
     folder: RunFolder
     display: Display
     stop: Stop
+    ranks: Ranks = field(default_factory=Ranks)
     progress: Progress = field(default_factory=lambda: Progress())
     state: State = field(init=False)
     held_out: HeldOut | None = None
@@ -72,8 +76,10 @@ class Training:
     losses: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.trace = Trace(self.device)
+        self.trace = Trace(self.device, self.ranks.mean)
         self.state = State.begin(self.config, self.objective, self.device)
+        for net in self.nets.values():
+            share_norm(net, self.ranks.count)
 
     @property
     def nets(self) -> dict[str, nn.Module]:
@@ -107,6 +113,7 @@ class Training:
         for group in (g for o in self.optimizers.values() for g in o.param_groups):
             group["lr"] = rate
         number, seen = self.progress.step, dict[str, Tensor]()
+        self.ranks.seed(self.config.seed, number)
         due = [phase for phase in self.phases if (number + 1) % phase.every == 0]
         parts = Parts.of(batch, self.config.accumulate)
         draws = {name: pool.draws(number) for name, pool in self.state.pools.items()}
@@ -121,6 +128,7 @@ class Training:
                 (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
                 for name, loss in losses.items():
                     seen[name] = seen.get(name, 0) + loss.detach() * share
+            self.ranks.average(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()
             self.objective.after(phase.name, self.nets)
             if self.state.shadow is not None:
@@ -148,8 +156,12 @@ class Training:
             made = self.objective.forward(self.nets, parts.batches[place])
         if first:
             pools = self.state.pools.items()
-            parts.keep(made, {name: pool.exchange(made[name], draws[name]) for name, pool in pools})
+            parts.keep(made, {name: self._past(pool, made[name], draws[name]) for name, pool in pools})
         return made, parts.kept[place][1]
+
+    def _past(self, pool: Pool, made: Tensor, draw: np.random.Generator) -> Tensor:
+        shown = pool.exchange(self.ranks.whole(made), draw)
+        return shown[self.ranks.part(len(shown))]
 
     def _train_only(self, *phases: Phase) -> None:
         """Take gradients in the networks that these phases move, and in no others."""
@@ -160,24 +172,35 @@ class Training:
     def train(self, steps: Iterator[Raw]) -> None:
         """Train to the end of the run, from where it stands."""
         written = time.monotonic()
-        self.clock = Clock()
+        self.clock = Clock(self.ranks.count)
         while True:
             step = self.progress.step
             if self.data.is_end_of_epoch(step) and self.progress.reported != step:
                 self.end_epoch()
             if step == self.data.steps:
                 return
-            if step and time.monotonic() - written >= self.config.checkpoint_seconds:
+            late = step > 0 and time.monotonic() - written >= self.config.checkpoint_seconds
+            if self.agree(late):
                 self.save()
                 written = time.monotonic()
-            self.stop.check()
             raw = self.clock.waiting(lambda: next(steps))
             full = self.trace.add(self.step(batches.to_device(raw, self.device)))
-            seen = self.progress.pictures + len(raw.inputs)
+            seen = self.progress.pictures + self.ranks.count * len(raw.inputs)
             self.progress = self.progress.model_copy(update={"step": step + 1, "pictures": seen})
             self.display.advance(seen)
             if full:
                 self.read_trace()
+
+    def agree(self, save: bool = False) -> bool:
+        """Return whether any process wants to ``save``; Interrupted where a signal has reached any of them.
+
+        What comes after it is for the next time: all have to do the same.
+        """
+        number, wanted = self.ranks.highest(self.stop.number or 0, save)
+        if number:
+            self.stop.number = number
+            raise Interrupted
+        return bool(wanted)
 
     def read_trace(self) -> None:
         """Add the losses of the last steps up; DivergedError names the first step where one is not finite."""
@@ -202,8 +225,16 @@ class Training:
 
     # ----------------------------------------------------------------------- the end of an epoch
     def end_epoch(self) -> None:
-        """Validate, keep the best, draw samples, write the rows last: an interruption leaves no trace."""
+        """Let the first process look at the networks; the others take over what it found."""
         self.read_trace()
+        if self.ranks.leads:
+            self._look()
+        if not self.ranks.alone:
+            said = self.ranks.said(self.progress.model_dump_json())
+            self.progress = Progress.model_validate_json(said)
+
+    def _look(self) -> None:
+        """Validate, keep the best, draw samples, write the rows last: an interruption leaves no trace."""
         p, trained = self.progress, time.monotonic()
         steps_per_epoch, last = self.data.plan.steps_per_epoch, p.step == self.data.steps
         epoch, steps = math.ceil(p.step / steps_per_epoch), (p.step - 1) % steps_per_epoch + 1
@@ -212,7 +243,8 @@ class Training:
         rows: list[dict[str, Any]] = [{"kind": "train", **at, "pictures": p.pictures, "losses": means}]
         after: dict[str, Any] = {"sums": {}, "counts": {}, "reported": p.step}
         if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
-            scores = self.viewer.scores(self.held_out, self.config.batch, self.stop.check)
+            check = self.stop.check if self.ranks.alone else lambda: None  # the others cannot be told here
+            scores = self.viewer.scores(self.held_out, self.config.batch, check)
             psnr = scores.get("psnr") if self.objective.best_by_psnr else None
             best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
             rows.append({"kind": "validation", **at, **scores, "best": best})
@@ -274,6 +306,11 @@ class Training:
     def save(self) -> None:
         """Write all that later steps depend on; the best networks first, for the rest counts on them."""
         self.read_trace()
+        if self.ranks.leads:
+            self._write()
+        self.ranks.wait()
+
+    def _write(self) -> None:
         if self.best is not None:
             write_checkpoint(self.folder.best, *self.best)
             self.best = None
@@ -326,17 +363,21 @@ def fit(config: RunConfig, display: Display) -> Result:
 
     Raises Stopped after a signal, DivergedError, and the errors of corpora, options and checkpoints.
     """
-    began, config = time.monotonic(), resolve(config)
-    objective, folder, device = config.objective, RunFolder(Path(config.out)), torch.device(config.device)
+    began, place, config = time.monotonic(), find_place(), resolve(config)
+    objective, folder, device = config.objective, RunFolder(Path(config.out)), device_of(config.device, place)
     folder.check_free()
-    with listening() as stop, computing(config, device):
+    with listening(place.count > 1) as stop, joined(device, place) as ranks, computing(config, device):
         try:
             data = Data.open(config, objective)
-            with folder.lock():
-                training = Training(config, data, objective, device, folder, display, stop)
+            ranks.check_step(data.plan.step_pictures)
+            with contextlib.ExitStack() as held:
+                ranks.first(lambda: held.enter_context(folder.lock()))
+                training = Training(config, data, objective, device, folder, display, stop, ranks)
                 already = _run(training)
         except Interrupted:
-            raise _stopped(stop, folder) from None
+            raise ranks.told(_stopped(stop, folder)) from None
+        except DivergedError as error:
+            raise ranks.told(error) from None
     return Result(folder, training.progress, time.monotonic() - began, already)
 
 
@@ -349,12 +390,12 @@ def plan(config: RunConfig) -> list[str]:
 def _run(training: Training) -> bool:
     """Take the folder to a finished run from whatever it holds; True when it was one already."""
     folder, data, tell = training.folder, training.data, training.display.line
-    folder.sweep()
-    if folder.claim(training.config, data.page()):
+    checkpoint = training.ranks.first(lambda: _claim(training))
+    if not training.ranks.leads:
         checkpoint = folder.newest(tell)
-        if checkpoint is not None:
-            training.load(checkpoint)
-        folder.cut_log(training.progress.log_bytes)
+    if checkpoint is not None:
+        training.load(checkpoint)
+    training.ranks.first(lambda: folder.cut_log(training.progress.log_bytes))
     already = training.progress.step == training.progress.reported == data.steps
     if not already:
         for line in opening(training.config, data, training.objective):
@@ -363,18 +404,25 @@ def _run(training: Training) -> bool:
             tell(f"going on from step {training.progress.step:,}")
         _train(training)
         training.save()
-    folder.previous.unlink(missing_ok=True)
+    training.ranks.first(lambda: folder.previous.unlink(missing_ok=True))
     return already
+
+
+def _claim(training: Training) -> Checkpoint | None:
+    """Make the folder this run's; return the checkpoint it goes on from."""
+    folder = training.folder
+    folder.sweep()
+    there = folder.claim(training.config, training.data.page())
+    return folder.newest(training.display.line) if there else None
 
 
 def _train(training: Training) -> None:
     config, data, progress = training.config, training.data, training.progress
-    store = _read(training, data.train.to_train_on(), config.workers)
-    if data.held_out is not None:
-        training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
+    store = _read_all(training)
     training.display.begin("training", data.steps * data.plan.step_pictures, progress.pictures)
     numbers = range(progress.step, data.steps)
-    reading = batches.steps(data.plan, store, numbers, config.flip, config.workers, data.train)
+    share = training.ranks.part(data.plan.step_pictures)
+    reading = batches.steps(data.plan, store, numbers, config.flip, config.workers, data.train, share)
     with contextlib.closing(reading) as steps:
         try:
             training.train(steps)
@@ -390,6 +438,20 @@ def _train(training: Training) -> None:
             raise Img2ImgError(
                 "run", training.folder.root, "a process that reads pictures died", way_out
             ) from None
+
+
+def _read_all(training: Training) -> Store:
+    """Read what is kept in memory; all processes wait for the slowest, and end when one was told to."""
+    data = training.data
+    try:
+        store = _read(training, data.train.to_train_on(), training.config.workers)
+        if data.held_out is not None and training.ranks.leads:
+            training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
+    except Interrupted:
+        training.agree()
+        raise
+    training.agree()
+    return store
 
 
 def _read(training: Training, held: Readable, workers: int) -> Store:

@@ -30,10 +30,12 @@ def psnr_of(made: Tensor, target: Tensor) -> Tensor:
 class Trace:
     """The losses of the last steps, kept on the device and read a block at a time.
 
-    A step may have fewer terms than another: ``there`` says which it has, without asking the device.
+    A step may have fewer terms than another: ``there`` says which it has, without asking the device. ``mean``
+    makes those of one process those of all.
     """
 
     device: torch.device
+    mean: Callable[[Tensor], Tensor] = field(default=lambda values: values)
     rows: list[Tensor] = field(default_factory=list)
     there: list[list[str]] = field(default_factory=list)
 
@@ -47,7 +49,7 @@ class Trace:
         """Return the losses of the block, a dict a step, and empty it."""
         if not self.rows:
             return []
-        values = torch.cat(self.rows).cpu().tolist()
+        values = self.mean(torch.cat(self.rows).cpu()).tolist()
         found = [{name: values.pop(0) for name in names} for names in self.there]
         self.rows, self.there = [], []
         return found
@@ -55,8 +57,9 @@ class Trace:
 
 @dataclass(slots=True)
 class Clock:
-    """Where the time of an epoch goes."""
+    """Where the time of an epoch goes, in the first of ``processes`` that train together."""
 
+    processes: int = 1
     began: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     pictures: int = 0
@@ -66,7 +69,7 @@ class Clock:
         start = time.monotonic()
         raw = fetch()
         self.waited += time.monotonic() - start
-        self.pictures += len(raw.inputs)
+        self.pictures += self.processes * len(raw.inputs)
         return raw
 
     def row(self, epoch: int, trained: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from img2img_train.config import RunConfig
 from img2img_train.objectives import Objective
 from img2img_train.online import Online
 from img2img_train.pictures import PictureSet, Store
+from img2img_train.ranks import find_place
 from img2img_train.run import RunFolder, choose_device
 
 CHANNELS: Final = (3, 3)
@@ -42,7 +43,9 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the cores for this process: those of the machine, shared with the others of its run."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // find_place().beside)
 
 
 @contextlib.contextmanager
@@ -50,7 +53,7 @@ def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Set torch up for a run, and back afterwards: threads, generator, deterministic on the CPU."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         torch.use_deterministic_algorithms(device.type == "cpu")

@@ -40,7 +40,7 @@ DATA_LEVELS = [
     {"cli"},
 ]
 TRAIN_LEVELS = [
-    {"display", "ema", "interrupts", "intervals", "layers", "metrics", "schedule", "tiles"},
+    {"display", "ema", "interrupts", "intervals", "layers", "metrics", "ranks", "schedule", "tiles"},
     {"networks", "generators", "discriminators", "pool"},
     {"adversarial"},
     {"colours", "objectives"},

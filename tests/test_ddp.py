@@ -1,0 +1,185 @@
+"""Two processes that train together equal one with the same batches, and end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from small_corpus import write_corpus
+from small_runs import small_config
+from test_train_resume import tree
+
+from img2img_data.errors import UsageError
+from img2img_train import layers, loop
+from img2img_train.batches import Plan
+from img2img_train.display import Display
+from img2img_train.ranks import Place, Ranks, device_of, find_place
+from img2img_train.run import RunFolder, read_log
+
+ROOT = Path(__file__).parent.parent
+USUAL: dict[str, Any] = {"batch": 4, "flip": True}
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo and signals as on POSIX")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus", {"train": 9, "val": 2}, size=(16, 16))
+
+
+def options(loss: str, corpus: Path, out: Path, **settings: Any) -> list[str]:
+    config = small_config(loss, corpus, out, **{**USUAL, **settings})
+    own = {n: v for n, v in config.model_dump().items() if n not in {"corpora", "device"} and v is not None}
+    words = [str(corpus), "--out", str(out), "--device", "cpu", "--no-report"]
+    for name, value in own.items():
+        option = f"--{name.replace('_', '-')}"
+        words += (
+            [option if value else f"--no-{option[2:]}"] if isinstance(value, bool) else [option, str(value)]
+        )
+    return words
+
+
+def start(words: list[str], count: int = 2) -> list[subprocess.Popen[str]]:
+    """Start the processes as torchrun does, without its own seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "img2img_train.cli", "fit", *words]
+    return [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+
+
+def together(words: list[str]) -> list[tuple[int, str]]:
+    """Run two processes to their end; return exit codes and what they said."""
+    processes = start(words)
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def under_torchrun(words: list[str]) -> str:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "-m", "img2img_train.cli", "fit", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=True, timeout=60,
+    )  # fmt: skip
+    return done.stdout
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(RunFolder(out).latest)
+
+
+def check_equal(one: Path, two: Path, tolerance: float, skip: str = "-") -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name in (n for n in first if n.startswith(("network/", "pool/")) and skip not in n):
+        torch.testing.assert_close(second[name], first[name], rtol=0, atol=tolerance)
+    for a, b in zip(read_log(one), read_log(two), strict=True):
+        assert a.keys() == b.keys()
+        assert b.get("losses") == pytest.approx(a.get("losses"), abs=1e-4)
+
+
+def test_under_torchrun_two_processes_equal_one(corpus: Path, tmp_path: Path) -> None:
+    settings = {"net": "unet", "norm": "none"}
+    said = under_torchrun(options("l2", corpus, tmp_path / "two", **settings))
+    assert said.count("epoch 2/2") == said.count("is finished: 4 steps") == 1
+    loop.fit(small_config("l2", corpus, tmp_path / "one", **USUAL, **settings), Display())
+    check_equal(tmp_path / "one", tmp_path / "two", 1e-5)
+
+
+def test_a_game_with_a_pool_equals_one_process(corpus: Path, tmp_path: Path) -> None:
+    settings = {"net": "resnet-6", "norm": "none"}
+    ends = together(options("cyclegan", corpus, tmp_path / "two", **settings))
+    assert [code for code, _ in ends] == [0, 0]
+    assert ends[1][1] == ""
+    loop.fit(small_config("cyclegan", corpus, tmp_path / "one", **USUAL, **settings), Display())
+    check_equal(tmp_path / "one", tmp_path / "two", 1e-5)
+
+
+def test_stopped_together_and_continued_exactly(corpus: Path, tmp_path: Path) -> None:
+    """Batch norm, dropout, two phases; the signal reaches the second process alone."""
+    settings = {"net": "resnet-6", "norm": "batch", "dropout": 0.5, "checkpoint_seconds": 0}
+    words, whole = (options("pix2pix", corpus, tmp_path / n, epochs=6, **settings) for n in ("cut", "whole"))
+    assert [code for code, _ in together(whole)] == [0, 0]
+    processes = start(words)
+    until = time.monotonic() + 40
+    while not (tmp_path / "cut/log.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=30)[0] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], said
+    assert "stopped by SIGTERM at step" in said[0]
+    assert said[1] == ""
+    assert [code for code, _ in together(words)] == [0, 0]
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_a_folder_in_use_ends_both_and_is_told_of_once(corpus: Path, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").lock():
+        ends = together(options("l2", corpus, tmp_path / "run"))
+    assert [code for code, _ in ends] == [2, 2]
+    assert "in use by another run" in ends[0][1]
+    assert ends[1][1] == ""
+
+
+# ------------------------------------------------------------------------------- within one process
+def test_a_place_is_told_by_torchrun_alone() -> None:
+    told = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+    assert find_place(told) == Place(3, 4, 1, 2)
+    for wrong in ({}, {**told, "RANK": "x"}, {n: v for n, v in told.items() if n != "MASTER_ADDR"}):
+        assert find_place(wrong) == Place()
+
+
+def test_parts_make_the_whole_step() -> None:
+    plan = Plan((10, 7), (1, 2), 4, 5)
+    for number in range(6):
+        step = plan.step(number, True)
+        parts = [step.part(Ranks(rank, 2).part(plan.step_pictures)) for rank in range(2)]
+        assert np.array_equal(np.concatenate([part.indices for part in parts]), step.indices)
+        assert step.flips is not None
+        flips = [part.flips for part in parts if part.flips is not None]
+        assert np.array_equal(np.concatenate(flips, axis=1), step.flips)
+
+
+def test_devices_that_cannot_be_shared_are_refused() -> None:
+    assert device_of("cpu", Place(1, 2, 1, 2)) == torch.device("cpu")
+    with pytest.raises(UsageError, match="3 pictures a step cannot be shared by 2 processes"):
+        Ranks(0, 2).check_step(3)
+    with pytest.raises(UsageError, match="mps trains in one process"):
+        device_of("mps", Place(1, 2, 1, 2))
+
+
+def test_statistics_shared_by_processes_are_those_of_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one process that is told of no other the sums are its own: values, slopes, running statistics."""
+    monkeypatch.setattr(layers.distributed, "all_reduce", lambda x: None)
+    plain, shared = layers.BatchNorm(3), layers.BatchNorm(3)
+    seen = [torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0)) * 3 + 5 for _ in range(2)]
+    for x in seen:
+        x.requires_grad_()
+    made = plain(seen[0]), shared._together(seen[1])
+    torch.testing.assert_close(*made)
+    for y in made:
+        (y * y * y).sum().backward()
+    torch.testing.assert_close(seen[1].grad, seen[0].grad, rtol=1e-4, atol=1e-3)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(shared.state_dict()[name], value)
