@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from test_train_resume import tree
 from img2img_data.errors import UsageError
 from img2img_train import layers, loop
 from img2img_train.batches import Plan
+from img2img_train.cli import main
 from img2img_train.display import Display
 from img2img_train.ranks import Place, Ranks, device_of, find_place
 from img2img_train.run import RunFolder, read_log
@@ -49,30 +52,40 @@ def options(loss: str, corpus: Path, out: Path, **settings: Any) -> list[str]:
     return words
 
 
-def start(words: list[str], count: int = 2) -> list[subprocess.Popen[str]]:
-    """Start the processes as torchrun does, without its own seconds."""
+def fit(words: list[str], said: Path, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    main(["fit", *words])
+
+
+def start(words: list[str], folder: Path, count: int = 2) -> list[ForkServerProcess]:
+    """Start the processes as torchrun does, but from a server that has loaded torch already."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {
-        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
     }  # fmt: skip
-    command = [sys.executable, "-m", "img2img_train.cli", "fit", *words]
-    return [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]  # fmt: skip
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["img2img_train.loop", "torch.distributed", "test_train_resume"])
+    started = []
+    for rank in range(count):
+        place = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        started.append(server.Process(target=fit, args=(words, folder / f"said{rank}", place)))
+        started[-1].start()
+    return started
 
 
-def together(words: list[str]) -> list[tuple[int, str]]:
-    """Run two processes to their end; return exit codes and what they said."""
-    processes = start(words)
-    said = [process.communicate(timeout=60)[0] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+def ends(processes: list[ForkServerProcess], folder: Path) -> tuple[list[int | None], list[str]]:
+    """Wait for the processes; return exit codes and what they said."""
+    for process in processes:
+        process.join(60)
+    return [p.exitcode for p in processes], [
+        (folder / f"said{rank}").read_text() for rank in range(len(processes))
+    ]
 
 
 def under_torchrun(words: list[str]) -> str:
@@ -109,9 +122,9 @@ def test_under_torchrun_two_processes_equal_one(corpus: Path, tmp_path: Path) ->
 
 def test_a_game_with_a_pool_equals_one_process(corpus: Path, tmp_path: Path) -> None:
     settings = {"net": "resnet-6", "norm": "none"}
-    ends = together(options("cyclegan", corpus, tmp_path / "two", **settings))
-    assert [code for code, _ in ends] == [0, 0]
-    assert ends[1][1] == ""
+    codes, said = ends(start(options("cyclegan", corpus, tmp_path / "two", **settings), tmp_path), tmp_path)
+    assert codes == [0, 0], said
+    assert said[1] == ""
     loop.fit(small_config("cyclegan", corpus, tmp_path / "one", **USUAL, **settings), Display())
     check_equal(tmp_path / "one", tmp_path / "two", 1e-5)
 
@@ -120,26 +133,27 @@ def test_stopped_together_and_continued_exactly(corpus: Path, tmp_path: Path) ->
     """Batch norm, dropout, two phases; the signal reaches the second process alone."""
     settings = {"net": "resnet-6", "norm": "batch", "dropout": 0.5, "checkpoint_seconds": 0}
     words, whole = (options("pix2pix", corpus, tmp_path / n, epochs=6, **settings) for n in ("cut", "whole"))
-    assert [code for code, _ in together(whole)] == [0, 0]
-    processes = start(words)
+    assert ends(start(whole, tmp_path), tmp_path)[0] == [0, 0]
+    processes = start(words, tmp_path)
     until = time.monotonic() + 40
     while not (tmp_path / "cut/log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.02)
-    processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=30)[0] for process in processes]
-    assert [process.returncode for process in processes] == [143, 143], said
+    assert processes[1].pid is not None
+    os.kill(processes[1].pid, signal.SIGTERM)
+    codes, said = ends(processes, tmp_path)
+    assert codes == [143, 143], said
     assert "stopped by SIGTERM at step" in said[0]
     assert said[1] == ""
-    assert [code for code, _ in together(words)] == [0, 0]
+    assert ends(start(words, tmp_path), tmp_path)[0] == [0, 0]
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
 def test_a_folder_in_use_ends_both_and_is_told_of_once(corpus: Path, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").lock():
-        ends = together(options("l2", corpus, tmp_path / "run"))
-    assert [code for code, _ in ends] == [2, 2]
-    assert "in use by another run" in ends[0][1]
-    assert ends[1][1] == ""
+        codes, said = ends(start(options("l2", corpus, tmp_path / "run"), tmp_path), tmp_path)
+    assert codes == [2, 2]
+    assert "in use by another run" in said[0]
+    assert said[1] == ""
 
 
 # ------------------------------------------------------------------------------- within one process
