@@ -31,7 +31,9 @@ from img2img_train.schedule import Decay
 CONFIG_FILE: Final = "config.json"
 YAML: Final = {".yaml", ".yml"}
 UNNAMED: Final = {"corpora": ["filled from the command line"]}
-RESOURCES: Final = frozenset({"out", "device", "threads", "workers", "cache", "checkpoint_seconds"})
+RESOURCES: Final = frozenset(
+    {"out", "device", "threads", "workers", "cache", "checkpoint_seconds", "deterministic"}
+)
 """Settings that say with what a run is computed, not what: a run may be resumed with others."""
 
 
@@ -135,6 +137,10 @@ class RunConfig(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads, 0 for all cores; results depend on it")
+    deterministic: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="the same bits again from the same machine, at the price of speed; auto is on on the CPU",
+    )
     workers: int = Field(
         0, ge=0, le=256, description="processes that read pictures, 0 for none; same results"
     )
@@ -154,6 +160,11 @@ class RunConfig(BaseModel):
         values: dict[str, Any] = handler(self)
         own: dict[str, Any] = values.pop("objective", {})
         return values | own
+
+    @field_validator("deterministic", mode="before")
+    @classmethod
+    def _as_yaml_reads_it(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("corpora", mode="before")
     @classmethod

@@ -50,15 +50,19 @@ def _cores() -> int:
 
 @contextlib.contextmanager
 def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
-    """Set torch up for a run, and back afterwards: threads, generator, deterministic on the CPU."""
+    """Set torch up for a run, and back afterwards: threads, generator, algorithms that repeat themselves."""
+    again = device.type == "cpu" if config.deterministic == "auto" else config.deterministic == "on"
+    if again and device.type == "cuda":
+        # cuBLAS reads it when it starts: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
-        torch.use_deterministic_algorithms(device.type == "cpu")
+        torch.use_deterministic_algorithms(again)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = device.type == "cuda"
+        torch.backends.cudnn.benchmark = device.type == "cuda" and not again
         try:
             yield
         finally:
