@@ -36,7 +36,8 @@ class Progress(BaseModel):
     """Where a run is.
 
     ``reported`` is the last step whose end of epoch is written, ``sums`` are the losses since then and
-    ``counts`` the steps that had them, ``log_bytes`` is the length of the log at that time.
+    ``counts`` the steps that had them, ``stale`` the validations since the best one,
+    ``log_bytes`` is the length of the log at that time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class Progress(BaseModel):
     counts: dict[str, int] = {}
     best_psnr: float | None = None
     best_step: int | None = None
+    stale: int = Field(default=0, ge=0)
     log_bytes: int = Field(default=0, ge=0)
 
 

@@ -143,6 +143,7 @@ def _outcome(result: Result) -> str:
 
     p, root = result.progress, printable(str(result.folder.root))
     best = f"; best PSNR {p.best_psnr:.2f} dB at step {p.best_step:,}" if p.best_psnr is not None else ""
+    best += f"; stopped early, no better PSNR in {p.stale:,} validations" if result.early else ""
     if result.already:
         return f"run '{root}' was finished already, {p.step:,} steps{best}"
     return f"run '{root}' is finished: {p.step:,} steps in {duration(result.seconds)}{best}"

@@ -125,6 +125,12 @@ class RunConfig(BaseModel):
     limit: int = Field(0, ge=0, description="use only so many pairs of each corpus, 0 for all")
     max_steps: int = Field(0, ge=0, description="end after so many steps, 0 for all epochs")
     validate_every: int = Field(1, ge=0, description="epochs between validations, 0 for the last epoch alone")
+    patience: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="end after so many validations without a better PSNR, 0 for never; needs held-out pairs",
+    )
     samples_every: int = Field(5, ge=0, description="epochs between sample grids, 0 for the last epoch alone")
     samples: int = Field(8, ge=1, le=64, description="pictures in a sample grid")
     test_dropout: bool = Field(False, description="let dropout go on at test, as pix2pix does")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from img2img_data import images
 from img2img_data.errors import DivergedError, Img2ImgError, printable
-from img2img_train import batches, pictures
+from img2img_train import batches, pictures, watching
 from img2img_train.batches import Raw
 from img2img_train.checkpoints import (
     Checkpoint,
@@ -45,7 +45,7 @@ from img2img_train.pictures import Readable, Store
 from img2img_train.pool import Pool
 from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
 from img2img_train.ranks import Ranks, device_of, find_place, joined
-from img2img_train.run import RunFolder, versions
+from img2img_train.run import RunFolder, read_log, versions
 from img2img_train.schedule import Schedule
 from img2img_train.state import State
 from img2img_train.validation import Viewer
@@ -70,6 +70,8 @@ class Training:
     progress: Progress = field(default_factory=lambda: Progress())
     state: State = field(init=False)
     held_out: HeldOut | None = None
+    sample: pictures.Memory | None = None
+    seen: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[Tensors, Description] | None = None
     trace: Trace = field(init=False)
     clock: Clock = field(default_factory=Clock)
@@ -177,7 +179,7 @@ class Training:
             step = self.progress.step
             if self.data.is_end_of_epoch(step) and self.progress.reported != step:
                 self.end_epoch()
-            if step == self.data.steps:
+            if self.is_over:
                 return
             late = step > 0 and time.monotonic() - written >= self.config.checkpoint_seconds
             if self.agree(late):
@@ -201,6 +203,14 @@ class Training:
             self.stop.number = number
             raise Interrupted
         return bool(wanted)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run is at its end: all steps taken, or no better for longer than its patience."""
+        late = 0 < self.config.patience <= self.progress.stale
+        return self.progress.reported == self.progress.step and (
+            late or self.progress.step == self.data.steps
+        )
 
     def read_trace(self) -> None:
         """Add the losses of the last steps up; DivergedError names the first step where one is not finite."""
@@ -243,30 +253,52 @@ class Training:
         rows: list[dict[str, Any]] = [{"kind": "train", **at, "pictures": p.pictures, "losses": means}]
         after: dict[str, Any] = {"sums": {}, "counts": {}, "reported": p.step}
         if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
-            check = self.stop.check if self.ranks.alone else lambda: None  # the others cannot be told here
-            scores = self.viewer.scores(self.held_out, self.config.batch, check)
+            scores = self.scores(self.held_out)
             psnr = scores.get("psnr") if self.objective.best_by_psnr else None
             best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
             rows.append({"kind": "validation", **at, **scores, "best": best})
+            after["stale"] = watching.stale([*self.seen, *rows])
             if best:
                 after |= {"best_psnr": psnr, "best_step": p.step}
                 self.keep_best(p.model_copy(update=after))
-        if last or _due(epoch, self.config.samples_every):
+        early = not last and 0 < self.config.patience <= after.get("stale", 0)
+        rows += self._remarks(rows, at, early)
+        if last or early or _due(epoch, self.config.samples_every):
             self.draw_samples(epoch)
         self.folder.append(self.folder.log, rows)
-        self.progress = p.model_copy(update=after)
+        self.progress, self.seen = p.model_copy(update=after), [*self.seen, *rows[1:]]
         self._tell(rows, self.clock.row(epoch, trained))
+
+    def scores(self, held_out: HeldOut) -> dict[str, float]:
+        """Return the scores on held-out pictures, and ``psnr_train`` on some that are trained on."""
+        batch = self.config.batch
+        check = self.stop.check if self.ranks.alone else lambda: None  # the others cannot be told here
+        scores = self.viewer.scores(held_out, batch, check)
+        if self.sample is None:
+            return scores
+        return scores | {"psnr_train": self.viewer.psnr(self.sample, len(self.sample.targets), batch, check)}
+
+    def _remarks(
+        self, rows: list[dict[str, Any]], at: dict[str, int], early: bool
+    ) -> Iterator[dict[str, Any]]:
+        ways_out = [f"--{name}" for name in ("flip", "patience") if not getattr(self.config, name)]
+        warning = watching.overfitting([*self.seen, *rows], len(self.data.train), ways_out)
+        if warning is not None:
+            yield {"kind": "warning", **at, "text": warning}
+        if early:
+            yield {"kind": "stopped", **at, "text": watching.stopped(at["epoch"], self.config.patience)}
 
     def _tell(self, rows: list[dict[str, Any]], timing: dict[str, Any]) -> None:
         self.folder.append(self.folder.timing, [timing])
         parts = [f"epoch {timing['epoch']}/{self.config.epochs}"]
         parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
-        for row in rows[1:]:
-            parts.append(_said(row))
+        parts += [_said(row) for row in rows if row["kind"] == "validation"]
         parts.append(f"{timing['pictures_per_second']:,.0f} pictures/s")
-        if self.progress.step < self.data.steps:
+        if not self.is_over:
             parts.append(f"{self.display.left(self.progress.pictures)} left")
         self.display.line("  ".join(parts))
+        for text in (row["text"] for row in rows if "text" in row):
+            self.display.line(text)
 
     @property
     def viewer(self) -> Viewer:
@@ -336,7 +368,8 @@ def _said(row: dict[str, Any]) -> str:
     if "psnr" not in row:
         return f"there and back {row['cycle_mae']:.2f} levels off"
     best = ", best" if row["best"] else ""
-    return f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_nothing']:.2f}){best}"
+    train = f", train {row['psnr_train']:.2f}" if "psnr_train" in row else ""
+    return f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_nothing']:.2f}{train}){best}"
 
 
 def _rounded(value: float) -> float:
@@ -350,12 +383,15 @@ def _step_of(path: Path) -> int:
 # ---------------------------------------------------------------------------------------------- fit
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended; ``already`` when there was nothing left to do. ``seconds`` are those of this call."""
+    """How a run ended; ``already`` when there was nothing left to do, ``early`` by its patience. ``seconds``
+    are those of this call.
+    """
 
     folder: RunFolder
     progress: Progress
     seconds: float
     already: bool
+    early: bool = False
 
 
 def fit(config: RunConfig, display: Display) -> Result:
@@ -378,7 +414,8 @@ def fit(config: RunConfig, display: Display) -> Result:
             raise ranks.told(_stopped(stop, folder)) from None
         except DivergedError as error:
             raise ranks.told(error) from None
-    return Result(folder, training.progress, time.monotonic() - began, already)
+    early = training.progress.step < data.steps
+    return Result(folder, training.progress, time.monotonic() - began, already, early)
 
 
 def plan(config: RunConfig) -> list[str]:
@@ -396,7 +433,8 @@ def _run(training: Training) -> bool:
     if checkpoint is not None:
         training.load(checkpoint)
     training.ranks.first(lambda: folder.cut_log(training.progress.log_bytes))
-    already = training.progress.step == training.progress.reported == data.steps
+    training.seen = [row for row in read_log(folder.root) if row["kind"] != "train"]
+    already = training.is_over
     if not already:
         for line in opening(training.config, data, training.objective):
             tell(line)
@@ -447,6 +485,8 @@ def _read_all(training: Training) -> Store:
         store = _read(training, data.train.to_train_on(), training.config.workers)
         if data.held_out is not None and training.ranks.leads:
             training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
+            if training.objective.paired:
+                training.sample = data.train_sample(watching.SAMPLE)
     except Interrupted:
         training.agree()
         raise

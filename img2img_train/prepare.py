@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.utils.deterministic
 
 from img2img_data.errors import CorpusError, UsageError
 from img2img_train import pictures
-from img2img_train.batches import Plan
+from img2img_train.batches import Plan, spread
 from img2img_train.config import RunConfig
 from img2img_train.objectives import Objective
 from img2img_train.online import Online
@@ -92,6 +93,12 @@ class Data:
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "its splits differ in the size of their pictures"
             raise CorpusError("corpus", where, why, "build it with --size")
+        if config.patience and (held_out is None or not objective.paired):
+            why = f"needs held-out pairs, and there is no split '{config.validation_split}'"
+            why = (
+                why if objective.paired else f"needs pairs: no score tells when {config.loss} is at its best"
+            )
+            raise UsageError("option", "--patience", why, "leave it out")
         weights = tuple(c.weight for c in config.corpora)
         plan = Plan(train.counts, weights, config.batch, config.seed, train.other_counts)
         for spec in objective.networks(CHANNELS).values():
@@ -110,6 +117,14 @@ class Data:
             "drawn_per_epoch": list(self.plan.drawn()),
             **held,
         }
+
+    def train_sample(self, most: int) -> pictures.Memory | None:
+        """Return pairs that are trained on, evenly spread: as many as are held out, ``most`` at most."""
+        if self.held_out is None:
+            return None
+        places = spread(len(self.train), min(len(self.held_out), most))
+        inputs, targets = zip(*(self.train.read(place) for place in places), strict=True)
+        return pictures.Memory(np.stack(inputs), np.stack(targets))
 
     def is_end_of_epoch(self, step: int) -> bool:
         """Return whether an epoch, or the run, ends with this step (counted from 1)."""

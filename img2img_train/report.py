@@ -49,6 +49,7 @@ def write_run_report(run: Path) -> Path:
         columns=", ".join(name.replace("_", " ") for name in config.objective.shown),
         evaluations=[_evaluation(path) for path in sorted((run / "evaluation").glob("*.json"))],
         charts=_charts(log),
+        remarks=[row["text"] for row in log if row.get("kind") in {"warning", "stopped"}],
         frames=list(_frames(sample_paths(run))),
         settings=list(_flat({**page.get("config", {}), "versions": page.get("versions", {})})),
     )
@@ -134,7 +135,12 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     model = _by_epoch((row["epoch"], row.get("psnr")) for row in checked)
     nothing = _by_epoch((row["epoch"], row.get("psnr_nothing")) for row in checked)
     again = _by_epoch((row["epoch"], row.get("cycle_mae")) for row in checked)
-    quality = [Series("model", model), Series("doing nothing", nothing, "dashed")]
+    known = _by_epoch((row["epoch"], row.get("psnr_train")) for row in checked)
+    quality = [
+        Series("model", model),
+        Series("on training pairs", known, "dashed"),
+        Series("doing nothing", nothing, "dashed"),
+    ]
     charts = [
         chart("Loss", "", losses),
         chart("PSNR on the validation split", "dB", quality),

@@ -244,8 +244,10 @@ def read_log(run: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a run's log, in order; none where it has not begun.
 
     ``{"kind": "train", "epoch", "step", "pictures", "losses": {name: mean}}`` and ``{"kind": "validation",
-    "epoch", "step", "psnr", "psnr_nothing", "best"}``; PSNR in dB, mean over pictures; without pairs
-    ``cycle_mae`` in their place, grey levels. A half row at the end, of a run under way, is left out.
+    "epoch", "step", "psnr", "psnr_nothing", "psnr_train", "best"}``; PSNR in dB, mean over pictures, that of
+    ``psnr_train`` over a few training pairs; without pairs ``cycle_mae`` in their place, grey levels.
+    ``{"kind": "warning"`` or ``"stopped", "epoch", "step", "text"}`` say so in words. A half row at the
+    end, of a run under way, is left out.
     """
     log = RunFolder(Path(run)).log
     if not log.is_file():

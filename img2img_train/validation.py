@@ -19,7 +19,7 @@ from img2img_train import batches
 from img2img_train.layers import dropping, seeds_of
 from img2img_train.meters import psnr_of
 from img2img_train.objectives import Batch, Objective
-from img2img_train.pictures import Pixels
+from img2img_train.pictures import Pixels, Store
 from img2img_train.prepare import HeldOut
 
 AGAIN: Final = {"input_again": "input", "target_again": "target"}
@@ -70,6 +70,16 @@ class Viewer:
             return means
         held_out.nothing = means.get("psnr_nothing", held_out.nothing)
         return means | {"psnr_nothing": held_out.nothing or 0.0}
+
+    def psnr(self, store: Store, count: int, batch: int, check: Callable[[], None]) -> float:
+        """Return the mean PSNR of a store's first ``count`` pictures, dB; ``check`` as for ``scores``."""
+        found: list[Tensor] = []
+        for start in range(0, count, batch):
+            check()
+            places = np.arange(start, min(start + batch, count))
+            seen = self.look(*store.gather(places, places))
+            found.append(psnr_of(seen["output"], seen["target"]))
+        return _rounded(float(torch.cat(found).mean()))
 
     def _measured(self, seen: Mapping[str, Tensor], nothing: bool) -> dict[str, Tensor]:
         if not self.objective.paired:

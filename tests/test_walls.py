@@ -40,7 +40,18 @@ DATA_LEVELS = [
     {"cli"},
 ]
 TRAIN_LEVELS = [
-    {"display", "ema", "interrupts", "intervals", "layers", "metrics", "ranks", "schedule", "tiles"},
+    {
+        "display",
+        "ema",
+        "interrupts",
+        "intervals",
+        "layers",
+        "metrics",
+        "ranks",
+        "schedule",
+        "tiles",
+        "watching",
+    },
     {"networks", "generators", "discriminators", "pool"},
     {"adversarial"},
     {"colours", "objectives"},
