@@ -128,7 +128,7 @@ def _fit(config: RunConfig, report: bool) -> None:
             train(config, Display(nowhere))
         return
     with Display() as display:
-        result = train(config, display)
+        result = train(config, display, report)
     click.echo(_outcome(result))
     if report and not (result.already and result.folder.is_reported()):
         with Display() as display:

@@ -32,7 +32,7 @@ CONFIG_FILE: Final = "config.json"
 YAML: Final = {".yaml", ".yml"}
 UNNAMED: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = frozenset(
-    {"out", "device", "threads", "workers", "cache", "checkpoint_seconds", "deterministic"}
+    {"out", "device", "threads", "workers", "cache", "checkpoint_seconds", "deterministic", "tensorboard"}
 )
 """Settings that say with what a run is computed, not what: a run may be resumed with others."""
 
@@ -153,6 +153,9 @@ class RunConfig(BaseModel):
     cache: Literal["auto", "ram", "off"] = Field(
         "auto",
         description="keep decoded pictures in memory; auto does where they fit and there are no workers",
+    )
+    tensorboard: bool = Field(
+        False, description="write losses, scores and sample grids to OUT/tensorboard too"
     )
     checkpoint_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints, 0 for every step")
 

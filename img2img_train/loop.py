@@ -38,6 +38,7 @@ from img2img_train.config import RunConfig
 from img2img_train.display import Display
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
 from img2img_train.layers import share_norm
+from img2img_train.looking import Board, LivePage
 from img2img_train.meters import Clock, Trace
 from img2img_train.objectives import Batch, Objective, Phase
 from img2img_train.parts import Parts
@@ -73,6 +74,8 @@ class Training:
     sample: pictures.Memory | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[Tensors, Description] | None = None
+    page: LivePage | None = None
+    board: Board | None = None
     trace: Trace = field(init=False)
     clock: Clock = field(default_factory=Clock)
     losses: dict[str, float] = field(default_factory=dict)
@@ -268,6 +271,10 @@ class Training:
         self.folder.append(self.folder.log, rows)
         self.progress, self.seen = p.model_copy(update=after), [*self.seen, *rows[1:]]
         self._tell(rows, self.clock.row(epoch, trained))
+        if self.board is not None:
+            self.board.add(rows)
+        if self.page is not None and not self.is_over:
+            self.page.refresh()
 
     def scores(self, held_out: HeldOut) -> dict[str, float]:
         """Return the scores on held-out pictures, and ``psnr_train`` on some that are trained on."""
@@ -312,6 +319,8 @@ class Training:
         given, target = (np.stack(part) for part in zip(*chosen, strict=True))
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
         write_file(path, [images.encode(self.viewer.grid(given, target), "png")])
+        if self.board is not None:
+            self.board.show(path, self.progress.step)
 
     # -------------------------------------------------------------------------------- checkpoints
     def describe(self, progress: Progress, complete: bool) -> Description:
@@ -394,8 +403,8 @@ class Result:
     early: bool = False
 
 
-def fit(config: RunConfig, display: Display) -> Result:
-    """Train, or continue, or find finished, the run of a configuration.
+def fit(config: RunConfig, display: Display, report: bool = False) -> Result:
+    """Train, or continue, or find finished, the run of a configuration; ``report``: its page is kept fresh.
 
     Raises Stopped after a signal, DivergedError, and the errors of corpora, options and checkpoints.
     """
@@ -409,6 +418,7 @@ def fit(config: RunConfig, display: Display) -> Result:
             with contextlib.ExitStack() as held:
                 ranks.first(lambda: held.enter_context(folder.lock()))
                 training = Training(config, data, objective, device, folder, display, stop, ranks)
+                training.page = LivePage(folder.root, report and ranks.leads)
                 already = _run(training)
         except Interrupted:
             raise ranks.told(_stopped(stop, folder)) from None
@@ -440,7 +450,13 @@ def _run(training: Training) -> bool:
             tell(line)
         if training.progress.step:
             tell(f"going on from step {training.progress.step:,}")
-        _train(training)
+        if training.config.tensorboard and training.ranks.leads:
+            training.board = Board.begin(folder.root, data.plan.steps_per_epoch)
+        try:
+            _train(training)
+        finally:
+            if training.board is not None:
+                training.board.close()
         training.save()
     training.ranks.first(lambda: folder.previous.unlink(missing_ok=True))
     return already

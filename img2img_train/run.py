@@ -7,6 +7,7 @@
     timing.jsonl            seconds and rates; the one file in which equal runs differ
     samples/epoch-00005.png input | output | target, the same pictures each time
     checkpoints/            latest and previous (complete), best (networks alone)
+    tensorboard/            the log and the samples again, with --tensorboard
     evaluation/ report.html what the finished run was scored with, and the page about it
 """
 

@@ -61,6 +61,7 @@ TRAIN_LEVELS = [
     {"batches"},
     {"run", "meters"},
     {"prepare", "report"},
+    {"looking"},
     {"state", "validation"},
     {"compat", "evaluate", "export", "translate", "loop"},
     {"cli"},
