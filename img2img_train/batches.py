@@ -26,6 +26,7 @@ from img2img_data.corpus import Pair
 from img2img_train.objectives import Batch
 from img2img_train.online import Online, Operators
 from img2img_train.pictures import PairSet, PictureSet, Pixels, Store
+from img2img_train.planes import PLAIN, Planes
 
 ORDER, FLIP = 0, 1
 """Tell the draws of a plan apart; ``pool.POOL`` is a third."""
@@ -143,7 +144,7 @@ class Step:
 # ----------------------------------------------------------------------------------------- loading
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The pictures of one step on the host: N x H x W x 3 uint8; ``flips`` 2 x N, of inputs and targets.
+    """The pictures of one step on the host: N x H x W x C as read; ``flips`` 2 x N, of inputs and targets.
 
     Where there are ``operators`` the inputs are still the targets: the device spoils them.
     """
@@ -241,19 +242,20 @@ class _Watched:
         os._exit(1)
 
 
-def to_device(raw: Raw, device: torch.device) -> Batch:
-    """Return a step's pictures on the device, float32 N x 3 x H x W in [-1, 1], mirrored where asked for.
+def to_device(raw: Raw, device: torch.device, planes: Planes = PLAIN) -> Batch:
+    """Return a step's pictures on the device, float32 N x C x H x W as networks take them, mirrored where
+    asked for.
 
     Bytes travel, floats are made on the device; the layout in memory stays channels last.
     """
     flips = (None, None) if raw.flips is None else raw.flips
     targets = _moved(torch.from_numpy(raw.targets), device)
     if raw.operators is None:
-        inputs = from_bytes(_moved(torch.from_numpy(raw.inputs), device))
+        inputs = planes.input(_moved(torch.from_numpy(raw.inputs), device))
     else:
         levels = targets.permute(0, 3, 1, 2).to(torch.float32)
-        inputs = apply_operators(levels, raw.operators, 255).div_(127.5).sub_(1.0)
-    return Batch(_mirrored(inputs, flips[0]), _mirrored(from_bytes(targets), flips[1]))
+        inputs = apply_operators(levels, raw.operators, planes.top).div_(planes.top / 2).sub_(1.0)
+    return Batch(_mirrored(inputs, flips[0]), _mirrored(planes.target(targets), flips[1]))
 
 
 def apply_operators(levels: Tensor, operators: Operators, top: int) -> Tensor:

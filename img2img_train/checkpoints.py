@@ -68,7 +68,7 @@ class Description(BaseModel):
     generator: str
     back: str | None = None
     networks: dict[str, NetworkSpec] = Field(min_length=1, max_length=16)
-    colour: Literal["rgb"] = "rgb"
+    colour: Literal["rgb", "lab"] = "rgb"
     value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
     size: tuple[int, int]
     versions: dict[str, str]

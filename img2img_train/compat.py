@@ -131,6 +131,7 @@ def adopt(path: Path, out: Path, direction: str = "AtoB", dropout: float | None 
     about = Description(
         complete=False,
         generator="generator",
+        colour="lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb",
         networks={"generator": spec},
         size=SIZE,
         versions=versions(),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_page, write_atomically
 from img2img_data.errors import CorpusError, UsageError, printable
@@ -369,6 +370,7 @@ def _batches(
             given, target = target, given
         if online is not None:
             given = online.spoil(target, pair, None)
+        given, target = _as_rgb(given, target, corpus.colour == "lab")
         room = min(batch, max(1, BATCH_PIXELS // (given.shape[0] * given.shape[1])))
         if held and (len(held) >= room or held[0][1].shape != given.shape):
             yield _restored(model, held)
@@ -378,16 +380,23 @@ def _batches(
         yield _restored(model, held)
 
 
+def _as_rgb(given: NDArray[Any], target: NDArray[Any], lab: bool) -> tuple[Pixels, Pixels]:
+    """Return a pair as it is stored in 8-bit RGB; of an L plane the grey picture."""
+    from img2img_data import images
+
+    if lab:
+        middle = np.full_like(given[..., 0], 128 * 257 if given.dtype == np.uint16 else 128)
+        given = images.lab_to_rgb(np.dstack([given[..., 0], middle, middle]))
+        target = images.lab_to_rgb(np.ascontiguousarray(target))
+    return images.to_uint8_rgb(given), images.to_uint8_rgb(target)
+
+
 def _restored(model: Restorer, held: Sequence[tuple[Pair, Pixels, Pixels]]) -> list[Scored]:
     made = model.restore(np.stack([given for _, given, _ in held]))
     return [(pair, given, out, target) for (pair, given, target), out in zip(held, made, strict=True)]
 
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
-    if corpus.colour != "rgb":
-        raise UsageError(
-            "corpus", corpus.root, f"holds {corpus.colour} pictures", "scoring takes RGB corpora for now"
-        )
     from img2img_train.pictures import check_samples
 
     check_samples(corpus)

@@ -6,7 +6,8 @@ pictures, so that a program needs to know nothing of this project:
     picture   N x height x width x 3 uint8 RGB, any size
     restored  the same shape and type
 
-Scaling to [-1, 1] and back, and mirroring up to the network's multiple, are nodes of the graph. The file is
+Scaling to [-1, 1] and back, the ways to grey or L and from Lab, and mirroring up to the network's multiple
+are nodes of the graph. The file is
 compared with torch before it is handed over; one that differs by more than a level is not written.
 
 The page holds that graph and the runtime of ONNX for browsers (npm package onnxruntime-web, which the user
@@ -34,6 +35,7 @@ from img2img_data.corpus import write_atomically
 from img2img_data.errors import Img2ImgError, UsageError
 from img2img_train.batches import from_bytes, to_bytes
 from img2img_train.checkpoints import write_checkpoint
+from img2img_train.planes import PLAIN, Planes
 from img2img_train.report import render_browser_page
 from img2img_train.run import LoadedModel
 
@@ -53,15 +55,19 @@ RUNTIME: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 class PictureToPicture(nn.Module):
     """A generator with uint8 pictures on both sides: N x H x W x 3 RGB, sides of any length."""
 
-    def __init__(self, generator: nn.Module, multiple: int, smallest: int = 1) -> None:
+    def __init__(
+        self, generator: nn.Module, multiple: int, smallest: int = 1, planes: Planes = PLAIN
+    ) -> None:
         super().__init__()
+        self.planes = planes
         self.generator, self.multiple, self.smallest = generator, multiple, smallest
 
     def forward(self, picture: Tensor) -> Tensor:
         """Return the restored pictures."""
         height, width = picture.shape[1], picture.shape[2]
         padded = self._mirrored(self._mirrored(picture, 1), 2)
-        return to_bytes(self.generator(from_bytes(padded)))[:, :height, :width]
+        given = self.planes.given(from_bytes(padded))
+        return to_bytes(self.planes.picture(self.generator(given), given))[:, :height, :width]
 
     def _mirrored(self, picture: Tensor, axis: int) -> Tensor:
         """Mirror an axis at its end, without its last pixel, up to the multiple and the smallest side."""
@@ -100,15 +106,14 @@ def export_weights(model: LoadedModel, out: Path) -> None:
 def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
     """Write the generator as ONNX, batch and size free, and compare it with torch on pictures of odd sizes.
 
-    Raises UsageError where the extra is not installed or the model does not take RGB to RGB, Img2ImgError
+    Raises UsageError where the extra is not installed, Img2ImgError
     where the file differs from torch by more than ``TOLERANCE`` levels; then nothing is left behind.
     """
-    if (model.spec.inputs, model.spec.outputs) != (3, 3):
-        why = f"takes {model.spec.inputs} channels to {model.spec.outputs}"
-        raise UsageError("model", model.path, why, "ONNX files are written for RGB to RGB alone")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _need(name)
-    network = PictureToPicture(model.generator.cpu(), model.spec.multiple, model.spec.smallest).eval()
+    network = PictureToPicture(
+        model.generator.cpu(), model.spec.multiple, model.spec.smallest, model.planes
+    ).eval()
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         _write_graph(network, model, temporary, opset)

@@ -44,7 +44,7 @@ from img2img_train.objectives import Batch, Objective, Phase
 from img2img_train.parts import Parts
 from img2img_train.pictures import Readable, Store
 from img2img_train.pool import Pool
-from img2img_train.prepare import CHANNELS, Data, HeldOut, computing, opening, resolve
+from img2img_train.prepare import Data, HeldOut, computing, opening, resolve
 from img2img_train.ranks import Ranks, device_of, find_place, joined
 from img2img_train.run import RunFolder, read_log, versions
 from img2img_train.schedule import Schedule
@@ -82,7 +82,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.trace = Trace(self.device, self.ranks.mean)
-        self.state = State.begin(self.config, self.objective, self.device)
+        self.state = State.begin(self.config, self.objective, self.device, self.data.train.planes.channels)
         for net in self.nets.values():
             share_norm(net, self.ranks.count)
 
@@ -189,7 +189,7 @@ class Training:
                 self.save()
                 written = time.monotonic()
             raw = self.clock.waiting(lambda: next(steps))
-            full = self.trace.add(self.step(batches.to_device(raw, self.device)))
+            full = self.trace.add(self.step(batches.to_device(raw, self.device, self.data.train.planes)))
             seen = self.progress.pictures + self.ranks.count * len(raw.inputs)
             self.progress = self.progress.model_copy(update={"step": step + 1, "pictures": seen})
             self.display.advance(seen)
@@ -310,7 +310,8 @@ class Training:
     @property
     def viewer(self) -> Viewer:
         """The networks as validation and samples see them."""
-        return Viewer(self.objective, self.state.shown, self.device, self.config.test_dropout)
+        planes = self.data.train.planes
+        return Viewer(self.objective, self.state.shown, self.device, planes, self.config.test_dropout)
 
     def draw_samples(self, epoch: int) -> None:
         """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
@@ -329,7 +330,8 @@ class Training:
             complete=complete,
             generator=self.objective.generator,
             back=self.objective.back,
-            networks=self.objective.networks(CHANNELS),
+            networks=self.objective.networks(self.data.train.planes.channels),
+            colour=self.data.train.planes.colour,
             size=self.data.train.size,
             versions=versions(),
             config=self.config.model_dump(mode="json"),

@@ -7,21 +7,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_line
-from img2img_data.errors import CorpusError, UsageError
+from img2img_data.errors import CorpusError, UsageError, printable
 from img2img_train.config import RunConfig
 from img2img_train.objectives import OBJECTIVES
 from img2img_train.online import Online
+from img2img_train.planes import PLAIN, Planes
 
-Pixels: TypeAlias = NDArray[np.uint8]
+Pixels: TypeAlias = NDArray[Any]
+"""Samples as read: uint8 or uint16, 1 or 3 channels."""
 SHARE_OF_MEMORY: Final = 0.5
 READERS: Final = 4
 
@@ -40,6 +42,7 @@ class PairSet:
     counts: tuple[int, ...]
     size: tuple[int, int]
     swapped: bool
+    planes: Planes = PLAIN
     online: Online | None = None
 
     def __len__(self) -> int:
@@ -56,9 +59,9 @@ class PairSet:
         return None
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
-        """Return input and target of one pair, H x W x 3 RGB uint8; CorpusError where the size differs."""
+        """Return input and target of one pair, H x W x C as stored; CorpusError where the size differs."""
         corpus, pair = self.pairs[index]
-        given, target = read_pair(corpus, pair, self.size, self.swapped)
+        given, target = read_pair(corpus, pair, self.size, self.swapped, self.planes.stored)
         return (given if self.online is None else self.online.spoil(target, pair, None)), target
 
     def to_train_on(self) -> PairSet | CleanSet:
@@ -73,7 +76,7 @@ class PairSet:
     @property
     def nbytes(self) -> int:
         """The bytes of all pictures, decoded."""
-        return len(self) * 6 * self.size[0] * self.size[1]
+        return len(self) * self.planes.pair_bytes * self.size[0] * self.size[1]
 
     def fingerprint(self) -> str:
         """Return a hash that changes with the pairs: their keys, their rows, their order."""
@@ -102,9 +105,15 @@ class CleanSet:
         """Height and width."""
         return self.pairs.size
 
+    @property
+    def planes(self) -> Planes:
+        """What samples mean."""
+        return self.pairs.planes
+
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return one target twice; raises as ``read_pair``."""
-        _, target = read_pair(*self.pairs.pairs[index], self.size, self.pairs.swapped)
+        corpus, pair = self.pairs.pairs[index]
+        _, target = read_pair(corpus, pair, self.size, self.pairs.swapped, self.planes.stored)
         return target, target
 
     def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
@@ -127,7 +136,7 @@ class Picture:
     half: Literal["whole", "left", "right"] = "whole"
 
     def read(self) -> Pixels:
-        """Return it as H x W x 3 RGB uint8; CorpusError where it cannot be read."""
+        """Return it as H x W x 3, as stored; CorpusError where it cannot be read."""
         pixels = self.corpus.read_picture(self.path, exact=True)
         middle = pixels.shape[1] // 2
         return {"whole": pixels, "left": pixels[:, :middle], "right": pixels[:, middle:]}[self.half]
@@ -147,6 +156,7 @@ class SideSet:
     counts: tuple[int, ...]
     other_counts: tuple[int, ...]
     size: tuple[int, int]
+    planes: Planes = PLAIN
 
     def __len__(self) -> int:
         return max(self.sides)
@@ -166,22 +176,21 @@ class SideSet:
         """Return the inputs of ``indices`` and the targets of ``others``, stacked; CorpusError as
         ``read_pair``.
         """
-        given = [self._sized(self.inputs[int(i) % len(self.inputs)]) for i in indices]
-        return np.stack(given), np.stack(
-            [self._sized(self.targets[int(i) % len(self.targets)]) for i in others]
-        )
+        given = [self._sized(self.inputs[int(i) % len(self.inputs)], 0) for i in indices]
+        targets = [self._sized(self.targets[int(i) % len(self.targets)], 1) for i in others]
+        return np.stack(given), np.stack(targets)
 
     def to_train_on(self) -> SideSet:
         """Return the pictures that training reads."""
         return self
 
-    def _sized(self, picture: Picture) -> Pixels:
-        return _of_size(picture.read(), picture.path, self.size)
+    def _sized(self, picture: Picture, side: int) -> Pixels:
+        return _of_size(picture.read(), picture.path, self.size)[..., : self.planes.stored[side]]
 
     @property
     def nbytes(self) -> int:
         """The bytes of all pictures, decoded."""
-        return sum(self.sides) * 3 * self.size[0] * self.size[1]
+        return len(self) * self.planes.pair_bytes * self.size[0] * self.size[1]
 
     def fingerprint(self) -> str:
         """Return a hash that changes with the names of the pictures and their order."""
@@ -217,12 +226,11 @@ def open_sides(config: RunConfig, split: str) -> SideSet | None:
     if not inputs or not targets:
         return None
     counts = tuple(len(side) for side, _ in found), tuple(len(side) for _, side in found)
-    return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2])
+    return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2], planes_of(config))
 
 
 def _sides_of(root: Path, split: str, limit: int) -> tuple[list[Picture], list[Picture]]:
     corpus = open_corpus(root)
-    _check_colour(corpus)
     if split not in corpus.splits:
         return [], []
     if corpus.kind == "unpaired":
@@ -254,7 +262,9 @@ def open_pairs(config: RunConfig, split: str) -> PairSet | None:
     swapped = config.direction == "BtoA"
     online = Online.of(config.degrade, config.seed)
     first, _ = _halves(*pairs[0], swapped)
-    return PairSet(tuple(pairs), tuple(len(part) for part in found), first.shape[:2], swapped, online)
+    return PairSet(
+        tuple(pairs), tuple(len(part) for part in found), first.shape[:2], swapped, planes_of(config), online
+    )
 
 
 def splits_of(config: RunConfig) -> list[str]:
@@ -269,35 +279,66 @@ def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
             f"give a paired corpus, or --loss {' or '.join(n for n, o in OBJECTIVES.items() if not o.paired)}"
         )
         raise CorpusError("corpus", root, "is unpaired, and this loss needs pairs", way_out)
-    _check_colour(corpus)
     pairs = corpus.pairs(split) if split in corpus.splits else []
     return [(corpus, pair) for pair in (pairs[:limit] if limit else pairs)]
 
 
-def _check_colour(corpus: Corpus) -> None:
-    if corpus.colour != "rgb":
-        why = f"holds {corpus.colour} pictures"
-        raise UsageError("corpus", corpus.root, why, "training takes RGB corpora for now")
+def planes_of(config: RunConfig) -> Planes:
+    """Return what the samples of a run's corpora mean; UsageError, naming two, where they differ."""
+    found = [(choice.path, _planes(open_corpus(choice.path, rows=False))) for choice in config.corpora]
+    path, planes = found[0]
+    for other, theirs in found[1:]:
+        if theirs != planes:
+            why = f"holds {theirs.said or 'RGB to RGB'}, '{printable(path)}' {planes.said or 'RGB to RGB'}"
+            raise UsageError("corpus", other, why, "train on corpora of one kind")
+    if planes.colour == "lab":
+        _check_lab(config, path)
+    if config.direction == "BtoA":
+        planes = replace(planes, channels=planes.channels[::-1])
+    return planes
+
+
+def _planes(corpus: Corpus) -> Planes:
     check_samples(corpus)
+    if corpus.colour == "lab":
+        return Planes("lab", (1, 2), corpus.bits)
+    return Planes("rgb", (corpus.channels["input"], corpus.channels["target"]), corpus.bits)
+
+
+def _check_lab(config: RunConfig, path: str) -> None:
+    """Raise UsageError for what makes no sense between L and the colours to it."""
+    if not config.objective.paired:
+        why = f"holds L and ab, and {config.loss} wants two sides of one kind"
+        raise UsageError("corpus", path, why, "choose a loss that needs pairs")
+    if config.direction == "BtoA":
+        why = "holds L and ab, and L is no riddle"
+        raise UsageError("corpus", path, why, "leave --direction BtoA out")
+    if config.degrade is not None:
+        why = "holds Lab pictures, and degradations are defined on RGB"
+        raise UsageError("corpus", path, why, "leave --degrade out, or train on RGB")
 
 
 def check_samples(corpus: Corpus) -> None:
-    """Raise UsageError for a corpus whose samples would not come through whole: models take 8-bit RGB."""
-    if corpus.bits != 8:
-        why, way_out = f"holds {corpus.bits}-bit pictures, and models take 8 bit", "build it with --bits 8"
-        raise UsageError("corpus", corpus.root, why, way_out)
+    """Raise UsageError for a corpus with transparent pictures."""
     if 4 in corpus.channels.values():
         why = "holds transparent pictures, and models take RGB"
         raise UsageError("corpus", corpus.root, why, "build it with --channels rgb")
 
 
 def read_pair(
-    corpus: Corpus, pair: Pair, size: tuple[int, int], swapped: bool = False
+    corpus: Corpus,
+    pair: Pair,
+    size: tuple[int, int],
+    swapped: bool = False,
+    channels: tuple[int, int] = (3, 3),
 ) -> tuple[Pixels, Pixels]:
-    """Return input and target, H x W x 3 RGB uint8; CorpusError where one is not of this (height, width)."""
+    """Return so many channels of input and target, H x W x C; CorpusError where one is not of this (height,
+    width).
+    """
     given, target = _halves(corpus, pair, swapped)
     paths = (pair.target, pair.input) if swapped else (pair.input, pair.target)
-    return _of_size(given, paths[0], size), _of_size(target, paths[1], size)
+    given, target = _of_size(given, paths[0], size), _of_size(target, paths[1], size)
+    return given[..., : channels[0]], target[..., : channels[1]]
 
 
 def _of_size(pixels: Pixels, path: Path, size: tuple[int, int]) -> Pixels:
@@ -316,7 +357,7 @@ def _halves(corpus: Corpus, pair: Pair, swapped: bool) -> tuple[Pixels, Pixels]:
 # ------------------------------------------------------------------------------- kept or not
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x 3 uint8; no inputs where the targets
+    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x C; no inputs where the targets
     stand for them.
     """
 
@@ -343,7 +384,8 @@ def store_of(
     fits = pictures.nbytes <= SHARE_OF_MEMORY * free_memory()
     if cache == "off" or (cache == "auto" and (workers or not fits)):
         return pictures
-    inputs, targets = (np.empty((count, *pictures.size, 3), np.uint8) for count in pictures.sides)
+    sides, planes = zip(pictures.sides, pictures.planes.stored, strict=True), pictures.planes
+    inputs, targets = (np.empty((count, *pictures.size, depth), planes.dtype) for count, depth in sides)
 
     def read(index: int) -> None:
         given, targets[index % len(targets)] = pictures.read(index)

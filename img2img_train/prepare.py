@@ -24,7 +24,6 @@ from img2img_train.pictures import PictureSet, Store
 from img2img_train.ranks import find_place
 from img2img_train.run import RunFolder, choose_device
 
-CHANNELS: Final = (3, 3)
 LONGEST: Final = 120
 
 
@@ -101,7 +100,7 @@ class Data:
             raise UsageError("option", "--patience", why, "leave it out")
         weights = tuple(c.weight for c in config.corpora)
         plan = Plan(train.counts, weights, config.batch, config.seed, train.other_counts)
-        for spec in objective.networks(CHANNELS).values():
+        for spec in objective.networks(train.planes.channels).values():
             spec.check_size(*train.size, max(1, plan.step_pictures // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch
         return cls(train, held_out, plan, min(steps, config.max_steps) if config.max_steps else steps)
@@ -149,9 +148,10 @@ class HeldOut:
 def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     """Return what a run is about to do, in lines for reading."""
     height, width = data.train.size
+    kind = f", {data.train.planes.said}" if data.train.planes.said else ""
     drawn = " + ".join(f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True))
     held_out = _many(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
-    networks = objective.networks(CHANNELS)
+    networks = objective.networks(data.train.planes.channels)
     others = [f"{n.name} of width {n.width}" for name, n in networks.items() if name != objective.generator]
     spec, against = networks[objective.generator], f" with {', '.join(sorted(set(others)))}" if others else ""
     network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
@@ -160,7 +160,7 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     spoiled = [_spoiled(config.degrade)] if config.degrade else []
     return [
         *spoiled,
-        f"{_many(data.train)} of {width}x{height}, {held_out} held out; an epoch draws {drawn}",
+        f"{_many(data.train)} of {width}x{height}{kind}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
 

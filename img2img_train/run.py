@@ -45,6 +45,7 @@ from img2img_train.checkpoints import (
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
 from img2img_train.layers import TestNorm, dropping, seeds_of, set_norm
 from img2img_train.networks import NetworkSpec, skeleton
+from img2img_train.planes import Colour, Planes
 
 FORMAT: Final = 1
 PATIENCE_SECONDS: Final = 2.0
@@ -280,21 +281,31 @@ class LoadedModel:
 
     generator: nn.Module
     spec: NetworkSpec
-    colour: str
+    colour: Colour
     value_range: tuple[int, int]
     step: int
     config: RunConfig
     device: torch.device
     path: Path
 
+    @property
+    def planes(self) -> Planes:
+        """What the network takes and gives of a picture; UsageError where that is no picture."""
+        planes = Planes(self.colour, (self.spec.inputs, self.spec.outputs))
+        if not planes.known:
+            why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.colour})"
+            raise UsageError("model", self.path, why, "pictures are RGB or grey, or L to ab")
+        return planes
+
     @torch.no_grad()
     def forward(self, x: Tensor, draw: int = 0) -> Tensor:
-        """Return the output of N x C x H x W in [-1, 1]; with dropout the ``draw`` chooses the masks.
+        """Return the output of N x 3 x H x W RGB in [-1, 1], as RGB; with dropout ``draw`` chooses the masks.
 
         A picture's result depends on the picture alone, never on the batch it is in.
         """
-        with dropping([self.generator], seeds_of(x, draw) if self.config.test_dropout else ()):
-            return self.generator(x)  # type: ignore[no-any-return]
+        given = self.planes.given(x)
+        with dropping([self.generator], seeds_of(given, draw) if self.config.test_dropout else ()):
+            return self.planes.picture(self.generator(given), given)
 
     @torch.no_grad()
     def restore(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -18,7 +18,6 @@ from img2img_train.layers import set_norm
 from img2img_train.networks import build
 from img2img_train.objectives import Objective, Phase
 from img2img_train.pool import Pool
-from img2img_train.prepare import CHANNELS
 
 RMSPROP_DECAY: Final = 0.9
 """As in https://github.com/duxingren14/DualGAN; TensorFlow's default."""
@@ -35,11 +34,13 @@ class State:
     shadow: Shadow | None
 
     @classmethod
-    def begin(cls, config: RunConfig, objective: Objective, device: torch.device) -> State:
-        """Return the state before the first step, from the seed."""
+    def begin(
+        cls, config: RunConfig, objective: Objective, device: torch.device, channels: tuple[int, int]
+    ) -> State:
+        """Return the state before the first step, from the seed; ``channels`` of inputs and targets."""
         layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
         nets: dict[str, nn.Module] = {}
-        specs = objective.networks(CHANNELS)
+        specs = objective.networks(channels)
         seeds = np.random.SeedSequence(config.seed).generate_state(len(specs))
         for (name, spec), seed in zip(specs.items(), seeds.tolist(), strict=True):
             nets[name] = build(spec, seed).to(device=device, memory_format=layout)  # type: ignore[call-overload]

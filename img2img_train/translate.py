@@ -163,16 +163,19 @@ def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings
 def _translate_pixels(
     model: LoadedModel, pixels: images.Pixels, settings: TranslateSettings
 ) -> tuple[images.Pixels, images.Pixels | None]:
-    """Restore the colours; alpha stays, what was grey comes out grey. And the spread of the draws."""
+    """Restore the colours; alpha stays. And the spread of the draws.
+
+    What was grey comes out grey, unless the model makes colours of it.
+    """
     grey, alpha = pixels.ndim == 2, pixels.shape[2:] == (4,)
     colour = np.dstack([pixels] * 3) if grey else pixels[..., :3]
     tiling = settings.tiling(model.spec.multiple, model.spec.smallest)
     draws = (
-        restore(partial(model.forward, draw=draw), colour, tiling, model.device, model.spec.outputs)
+        restore(partial(model.forward, draw=draw), colour, tiling, model.device)
         for draw in range(settings.draws)
     )
     made, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
-    if grey:
+    if model.spec.outputs == 1 or (grey and model.spec.inputs == model.spec.outputs):
         made = np.asarray(np.rint(made.mean(axis=2)), pixels.dtype)
     return np.dstack([made, pixels[..., 3]]) if alpha else made, deviation
 

@@ -20,6 +20,7 @@ from img2img_train.layers import dropping, seeds_of
 from img2img_train.meters import psnr_of
 from img2img_train.objectives import Batch, Objective
 from img2img_train.pictures import Pixels, Store
+from img2img_train.planes import PLAIN, Planes
 from img2img_train.prepare import HeldOut
 
 AGAIN: Final = {"input_again": "input", "target_again": "target"}
@@ -33,20 +34,22 @@ class Viewer:
     objective: Objective
     nets: Mapping[str, nn.Module]
     device: torch.device
+    planes: Planes = PLAIN
     dropout: bool = False
 
     @torch.no_grad()
     def look(self, given: Pixels, target: Pixels) -> dict[str, Tensor]:
-        """Return ``input``, ``target`` and all images made of them, uint8 N x H x W x 3 on the device."""
+        """Return ``input``, ``target`` and what is made of them: RGB, uint8 N x H x W x 3 on the device."""
         for net in self.nets.values():
             net.eval()
         try:
-            pictures = {"input": given, "target": target}
-            held = {name: torch.from_numpy(x).to(self.device) for name, x in pictures.items()}
-            batch = Batch(*(batches.from_bytes(x) for x in held.values()))
+            held = (torch.from_numpy(x).to(self.device) for x in (given, target))
+            batch = Batch(self.planes.input(next(held)), self.planes.target(next(held)))
             with dropping(self.nets.values(), seeds_of(batch.input) if self.dropout else ()):
                 made = self.objective.forward(self.nets, batch)
-            return held | {name: batches.to_bytes(image) for name, image in made.items()}
+            seen = {"input": batch.input, "target": batch.target} | made
+            shown = {name: self.planes.picture(image, batch.input) for name, image in seen.items()}
+            return {name: batches.to_bytes(image) for name, image in shown.items()}
         finally:
             for net in self.nets.values():
                 net.train()

@@ -366,7 +366,6 @@ def test_the_share_outside_srgb_is_what_clips() -> None:
 @pytest.mark.parametrize(
     ("info", "why"),
     [
-        ({"bits": 16}, "holds 16-bit pictures"),
         ({"channels": {"input": 4, "target": 4}}, "holds transparent pictures"),
     ],
 )

@@ -211,7 +211,7 @@ REFUSED = {
     "no such split": lambda root: write_corpus(root, {"train": 1}),
     "unpaired": lambda root: write_domains(root, 2),
     "no pairs": lambda root: write_corpus(root, {"train": 1, "test": 0}),
-    "lab": lambda root: write_corpus(root, {"test": 1}, info={"colour": "lab"}),
+    "transparent": lambda root: write_corpus(root, {"test": 1}, info={"channels": {"input": 4}}),
 }
 
 

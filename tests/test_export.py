@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -73,7 +74,16 @@ def test_a_file_that_differs_is_not_handed_over(tmp_path: Path, monkeypatch: pyt
 
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="RGB"):
-        export.export_onnx(model_of("autoencoder", inputs=1), tmp_path / "m.onnx")
+        export.export_onnx(model_of("autoencoder", inputs=4), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("colour", "channels"), [("lab", (1, 2)), ("rgb", (1, 3)), ("rgb", (3, 1))])
+def test_grey_and_lab_models_take_and_give_rgb_too(
+    colour: str, channels: tuple[int, int], tmp_path: Path
+) -> None:
+    model = model_of("autoencoder", inputs=channels[0], outputs=channels[1])
+    parity = export.export_onnx(replace(model, colour=colour), tmp_path / "m.onnx")
+    assert parity.worst <= export.TOLERANCE
 
 
 def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

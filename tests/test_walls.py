@@ -47,6 +47,7 @@ TRAIN_LEVELS = [
         "intervals",
         "layers",
         "metrics",
+        "planes",
         "ranks",
         "schedule",
         "tiles",
