@@ -63,8 +63,8 @@ def degradations(name: str) -> None:
 def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> None:
     """Spoil one photo again by what CORPUS noted under KEY, and compare with what the corpus holds.
 
-    Without --source the clean picture in the corpus serves, if it was kept without loss. Ends with 1 when a
-    single byte differs.
+    Without --source the clean picture in the corpus serves, if it was kept without loss; of 'lab' there is
+    none. Ends with 1 when a single byte differs.
 
     \b
     Example:

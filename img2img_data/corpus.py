@@ -371,10 +371,13 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """Return corpus.json; ``CorpusError`` when it is damaged or of a later format."""
+    """Return corpus.json; ``CorpusError`` when it is missing, damaged or of a later format."""
     path = root / CORPUS_FILE
     try:
         info = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        why = "has no corpus.json"
+        raise CorpusError("corpus", root, why, "it is unfinished, or was not made here") from None
     except (OSError, ValueError, RecursionError):
         info = None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):

@@ -11,6 +11,7 @@ import numpy as np
 
 from img2img_data import images
 from img2img_data.errors import UsageError, load_extra
+from img2img_data.folder import writing_to
 
 PHOTOS: Final = {
     "astronaut": "astronaut.png",
@@ -52,11 +53,12 @@ def _bundled() -> Iterator[tuple[str, Path]]:
 
 
 def _write_crops(folder: Path, photo: images.Picture, size: int, limit: int) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
     crops = list(_crops(photo.pixels, size))
     chosen = [crops[i] for i in np.linspace(0, len(crops) - 1, min(limit, len(crops))).astype(int)]
-    for number, crop in enumerate(chosen):
-        (folder / f"{number:03d}.png").write_bytes(images.encode(np.ascontiguousarray(crop), "png"))
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, crop in enumerate(chosen):
+            (folder / f"{number:03d}.png").write_bytes(images.encode(np.ascontiguousarray(crop), "png"))
     return len(chosen)
 
 
