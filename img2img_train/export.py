@@ -16,7 +16,6 @@ brings): it opens from a file, takes a picture or a drawing, and asks the networ
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import warnings
@@ -32,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data.corpus import write_atomically
-from img2img_data.errors import Img2ImgError, UsageError
+from img2img_data.errors import Img2ImgError, UsageError, load_extra
 from img2img_train.batches import from_bytes, to_bytes
 from img2img_train.checkpoints import write_checkpoint
 from img2img_train.planes import PLAIN, Planes
@@ -110,7 +109,7 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
     where the file differs from torch by more than ``TOLERANCE`` levels; then nothing is left behind.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        _need(name)
+        load_extra(name, "export", "export")
     network = PictureToPicture(
         model.generator.cpu(), model.spec.multiple, model.spec.smallest, model.planes
     ).eval()
@@ -126,14 +125,6 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
         temporary.unlink(missing_ok=True)
         model.generator.to(model.device)
     return parity
-
-
-def _need(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        hint = "pip install 'img2img[export]'"
-        raise UsageError("export", why=f"needs '{module}', which is not installed", way_out=hint) from None
 
 
 def _write_graph(network: PictureToPicture, model: LoadedModel, path: Path, opset: int) -> None:
@@ -202,7 +193,9 @@ def _pictures(multiple: int) -> list[NDArray[np.uint8]]:
 
 def compare(network: PictureToPicture, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
     """Run both on batches N x H x W x 3 uint8 and return how far they differ."""
-    session = _need("onnxruntime").InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = load_extra("onnxruntime", "export", "export").InferenceSession(
+        path.read_bytes(), providers=["CPUExecutionProvider"]
+    )
     worst = 0
     for batch in batches:
         with torch.no_grad():
