@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -91,3 +92,17 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def following(display: Display, title: str = "scoring") -> Callable[[int, int, str], None]:
+    """Return what tells ``display`` of pictures done and in all; the stretch begins with the first call."""
+    begun = False
+
+    def follow(done: int, total: int, name: str) -> None:
+        nonlocal begun
+        if not begun:
+            display.begin(title, total)
+            begun = True
+        display.advance(done)
+
+    return follow

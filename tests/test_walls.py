@@ -47,6 +47,7 @@ TRAIN_LEVELS = [
         "intervals",
         "layers",
         "metrics",
+        "options",
         "planes",
         "ranks",
         "schedule",
@@ -65,6 +66,7 @@ TRAIN_LEVELS = [
     {"looking"},
     {"state", "validation"},
     {"compat", "evaluate", "export", "translate", "loop"},
+    {"commands", "fitting"},
     {"cli"},
 ]
 

@@ -1,0 +1,290 @@
+"""The commands that use what was trained: scores, pictures, files for elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from img2img_data.errors import UsageError, printable
+from img2img_data.fields import ModelCommand
+from img2img_train.display import Display, following
+from img2img_train.options import DEVICE, PATH, ManyAfterOn, at_test, switch
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from img2img_train.layers import TestNorm
+
+
+@click.command(cls=ManyAfterOn, short_help="Score runs on corpora, beside doing nothing.")
+@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--on",
+    "corpora",
+    type=PATH,
+    multiple=True,
+    required=True,
+    metavar="CORPUS...",
+    help="corpora to score on",
+)
+@click.option("--out", type=PATH, default=Path("evaluation"), show_default=True, help="folder for the matrix")
+@click.option("--split", default="test", show_default=True, help="split of the corpora")
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="pictures at a time")
+@click.option(
+    "--fail-under",
+    "limits",
+    multiple=True,
+    metavar="METRIC=NUMBER",
+    help="end with exit code 1 where a mean score is worse, as in psnr=24 or mae=10; may be repeated",
+)
+@at_test
+def evaluate(
+    runs: tuple[Path, ...],
+    corpora: tuple[Path, ...],
+    out: Path,
+    split: str,
+    device: str,
+    batch: int,
+    limits: tuple[str, ...],
+    dropout: str | None,
+    norm: TestNorm | None,
+) -> None:
+    """Score RUNS (run folders or checkpoints) on corpora, each beside doing nothing.
+
+    \b
+    Example:
+      img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
+      img2img-train evaluate runs/l2 --on corpora/gaussian --fail-under psnr=24
+    """
+    from img2img_train.evaluate import evaluate_matrix, parse_limits, shortfalls, write_matrix
+
+    wanted = parse_limits(limits)
+    with Display() as display:
+        follow = following(display)
+        matrix = evaluate_matrix(runs, corpora, split, device, batch, follow, switch(dropout), norm)
+    for cell in matrix.cells:
+        made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
+        name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
+        click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
+    click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
+    short = shortfalls(matrix, wanted)
+    for line in short:
+        click.echo(line, err=True)
+    sys.exit(1 if short else 0)
+
+
+def _translate_models() -> Sequence[type[BaseModel]]:
+    from img2img_train.translate import TranslateSettings
+
+    return (TranslateSettings,)
+
+
+@click.command(
+    cls=ModelCommand, models=_translate_models, short_help="Apply a model to pictures of any size."
+)
+@click.argument("model", type=PATH)
+@click.argument("pictures", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
+@click.option(
+    "--direction",
+    type=click.Choice(["AtoB", "BtoA"]),
+    help="which way, of a model that knows both; default: as trained",
+)
+@click.option(
+    "--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share that may be refused"
+)
+@click.option("--dry-run", is_flag=True, help="say how many pictures there are, write nothing")
+@at_test
+def translate(
+    model: Path,
+    pictures: Path,
+    out: Path,
+    device: str,
+    direction: str | None,
+    max_bad: float,
+    dry_run: bool,
+    dropout: str | None,
+    norm: TestNorm | None,
+    settings: dict[str, object],
+) -> None:
+    """Restore PICTURES by MODEL (a run or a checkpoint) into the folder OUT.
+
+    PICTURES is a folder, a file, a pattern in quotes, or - for one picture on standard input; OUT may also
+    be the name of one picture, or - for standard output. Pictures may be of any size: they pass the network
+    in blended tiles. Transparency, 16 bits, grey and ICC profiles are kept. Given again, the command goes on
+    where it was.
+
+    \b
+    Example:
+      img2img-train translate runs/l2 photos/ restored/
+      img2img-train translate runs/l2 'photos/**/*.jpg' restored/ --tile 1024
+      img2img-train translate runs/l2 blurred.jpg restored.png
+      img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
+    """
+    from img2img_data.fields import build_model
+    from img2img_train.run import load_generator
+    from img2img_train.translate import (
+        FORMATS,
+        STANDARD,
+        TranslateSettings,
+        is_one_file,
+        list_pictures,
+        translate_file,
+    )
+    from img2img_train.translate import translate as restore
+
+    chosen = build_model(TranslateSettings, settings)
+    if str(pictures) == STANDARD or is_one_file(pictures, out):
+        if "format" not in settings and out.suffix.lower() in FORMATS:
+            chosen = chosen.model_copy(update={"format": FORMATS[out.suffix.lower()]})
+        data = sys.stdin.buffer.read() if str(pictures) == STANDARD else pictures.read_bytes()
+        loaded = load_generator(model, device, direction, switch(dropout), norm)
+        made = translate_file(loaded, data, str(pictures), chosen)
+        _write_one(out, made)
+        return
+    total = len(list_pictures(pictures)[1])
+    if dry_run:
+        click.echo(f"would restore {total:,} pictures into '{printable(str(out))}'; nothing was written")
+        return
+    loaded = load_generator(model, device, direction, switch(dropout), norm)
+    with Display() as display:
+        display.begin("restoring", total)
+        done = restore(loaded, pictures, out, lambda number, _: display.advance(number), chosen)
+    there = f", {done.already:,} of them already there" if done.already else ""
+    click.echo(f"restored {done.kept:,} of {total:,} pictures into '{printable(str(out))}'{there}")
+    for reason, count in done.refused.most_common():
+        click.echo(f"  refused {count:,}: {reason} (rows in {printable(str(out / 'rejected.jsonl'))})")
+    if done.refused.total() > max_bad * total:
+        sys.exit(1)
+
+
+def _write_one(out: Path, data: bytes) -> None:
+    from img2img_data.corpus import write_atomically
+
+    if str(out) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, data, out.with_name(f".{out.name}.tmp"))
+
+
+@click.command(short_help="Write a model as ONNX, a page, weights.")
+@click.argument("model", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--opset", type=click.IntRange(18, 25), default=18, show_default=True, help="ONNX operator set")
+@click.option("--runtime", type=PATH, help="for .html: folder of the npm package onnxruntime-web")
+def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
+    """Write the generator of MODEL (a run or a checkpoint) as OUT, for use without this program.
+
+    .onnx takes and gives uint8 RGB pictures of any size; .html is a page that runs it in a browser, on a
+    picture dropped on it or drawn; both are compared with torch before they are handed over. .safetensors
+    holds the generator alone and is a model for every command here; .pth holds it for the PyTorch
+    CycleGAN/pix2pix repository (latest_net_G.pth).
+
+    \b
+    Example:
+      img2img-train export runs/l2 deblur.onnx
+      npm install onnxruntime-web && img2img-train export runs/l2 deblur.html
+    """
+    from img2img_train.compat import export_pth
+    from img2img_train.export import export_onnx, export_page, export_weights
+    from img2img_train.run import load_generator
+
+    kind = out.suffix.lower()
+    if kind not in {".onnx", ".html", ".safetensors", ".pth"}:
+        why = f"ends in '{out.suffix}'"
+        raise UsageError("file", out, why, "give a name ending in .onnx, .html, .safetensors or .pth")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    loaded, said = load_generator(model, "cpu"), "the generator alone"
+    if kind == ".safetensors":
+        export_weights(loaded, out)
+    elif kind == ".pth":
+        export_pth(loaded, out)
+    else:
+        page = kind == ".html"
+        parity = export_page(loaded, out, runtime, opset) if page else export_onnx(loaded, out, opset)
+        said = (
+            f"{parity.worst} levels off torch at most, on {parity.pictures} pictures up to {parity.side} px"
+        )
+    click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {said}")
+
+
+@click.command(short_help="Take over weights of the PyTorch CycleGAN/pix2pix repository.")
+@click.argument("weights", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--direction", type=click.Choice(["AtoB", "BtoA"]), default="AtoB", help="which way they go")
+@click.option(
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), help="share dropped; default: as published"
+)
+def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> None:
+    """Write WEIGHTS, a latest_net_G.pth of the PyTorch CycleGAN/pix2pix repository, as the model OUT.
+
+    The network is told from the names and shapes of its tensors; no code in the file is run.
+
+    \b
+    Example:
+      img2img-train adopt checkpoints/horse2zebra/latest_net_G.pth horse2zebra.safetensors
+      img2img-train translate horse2zebra.safetensors horses/ zebras/
+    """
+    from img2img_train import compat
+
+    spec = compat.adopt(weights, out, direction, dropout)
+    said = f"{spec.name} of width {spec.width}, {spec.norm} norm, {spec.inputs} to {spec.outputs} channels"
+    click.echo(f"'{printable(str(out))}': {said}")
+
+
+@click.command(
+    short_help="The native command for options of the PyTorch CycleGAN/pix2pix repository.",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def compat(options: tuple[str, ...]) -> None:
+    """Print the native command for OPTIONS of the train.py of the PyTorch CycleGAN/pix2pix repository.
+
+    \b
+    Example:
+      img2img-train compat --dataroot ./datasets/facades --name facades --model pix2pix --direction BtoA
+    """
+    from img2img_train.compat import as_shell, native_command
+
+    command, notes = native_command(options)
+    for note in notes:
+        click.echo(f"# {note}", err=True)
+    click.echo(as_shell(command))
+
+
+@click.command(short_help="Print the JSON Schema of a run's settings.")
+def schema() -> None:
+    """Print the JSON Schema (draft 2020-12) of a recipe's section 'run'.
+
+    \b
+    Example:
+      img2img-train schema > run.schema.json
+    """
+    from img2img_train.config import run_schema
+
+    click.echo(json.dumps(run_schema(), indent=2, ensure_ascii=False))
+
+
+@click.command()
+@click.argument("run", type=PATH)
+def report(run: Path) -> None:
+    """Write RUN/report.html from what the run has so far.
+
+    \b
+    Example:
+      img2img-train report runs/l2
+    """
+    from img2img_train.report import write_run_report
+
+    click.echo(f"report: {printable(str(write_run_report(run)))}")
+
+
+COMMANDS: Final = (evaluate, translate, export, adopt, compat, schema, report)
