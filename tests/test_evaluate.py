@@ -18,20 +18,12 @@ from small_corpus import EVIL, spoiled, write_corpus, write_domains
 from img2img_data import images
 from img2img_data.corpus import open_corpus
 from img2img_data.errors import CheckpointError, CorpusError, UsageError
-from img2img_train.evaluate import (
-    SCORED,
-    Matrix,
-    evaluate_matrix,
-    evaluate_model,
-    evaluate_run,
-    parse_limits,
-    shortfalls,
-    verdict,
-    write_matrix,
-)
+from img2img_train.evaluate import evaluate_matrix, evaluate_run, parse_limits, shortfalls
 from img2img_train.intervals import bootstrap_interval
 from img2img_train.metrics import METRICS, PSNR_CAP, SET_METRICS
 from img2img_train.report import Series, chart, write_run_report
+from img2img_train.results import Matrix, write_matrix
+from img2img_train.scoring import SCORED, evaluate_model, verdict
 
 PICTURES = {
     "alike": (make_photo(1, 48, 40), spoiled(make_photo(1, 48, 40), 1.5)),
