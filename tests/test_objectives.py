@@ -97,9 +97,9 @@ def test_each_phase_moves_its_own_networks_alone(corpus: Path, tmp_path: Path, l
     assert {module for phase in state.phases for module in phase.modules} == set(state.nets)
     for phase in state.phases:
         before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
-        state._train_only(*state.phases)
+        state.stepper.train_only(*state.phases)
         made = state.objective.forward(state.nets, batch)
-        state._train_only(phase)
+        state.stepper.train_only(phase)
         losses = state.objective.losses(phase.name, state.nets, batch, made, made)
         torch.stack(list(losses.values())).sum().backward()
         state.optimizers[phase.name].step()

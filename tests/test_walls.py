@@ -65,6 +65,8 @@ TRAIN_LEVELS = [
     {"prepare", "report", "scoring"},
     {"gallery", "looking", "results"},
     {"state", "validation"},
+    {"step"},
+    {"training"},
     {"compat", "evaluate", "export", "translate", "loop"},
     {"commands", "fitting"},
     {"cli"},
