@@ -14,7 +14,7 @@ from small_runs import small_config, small_training
 from test_train_resume import Killer, tree
 
 from img2img_data.errors import UsageError
-from img2img_train import cli, loop, watching
+from img2img_train import fitting, loop, watching
 from img2img_train.display import Display
 from img2img_train.interrupts import Stopped
 from img2img_train.run import RunFolder, read_log
@@ -92,7 +92,7 @@ def test_patience_ends_a_run_which_is_finished_then(
     again = loop.fit(config, Display())
     assert again.already
     assert again.early
-    assert "was finished already" in (said := cli._outcome(again))
+    assert "was finished already" in (said := fitting._outcome(again))
     assert "stopped early, no better PSNR in 2 validations" in said
     assert tree(tmp_path / "run") == before
 
