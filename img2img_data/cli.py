@@ -36,19 +36,38 @@ def group() -> None:
     """
 
 
-@group.command(short_help="List the degradations, or the settings of one.")
+@group.command(short_help="List the degradations, or the settings of one; show what they do.")
 @click.argument("name", default="")
-def degradations(name: str) -> None:
+@click.option("--on", "photo", type=FOLDER, default=None, help="a photo to show them on")
+@click.option("--out", type=FOLDER, default=Path("degradations.png"), show_default=True, help="the sheet")
+@click.option(
+    "--side", type=click.IntRange(16, 1024), default=160, show_default=True, help="pixels cut from its middle"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="seed of what is drawn"
+)
+def degradations(name: str, photo: Path | None, out: Path, side: int, seed: int) -> None:
     """List all degradations; with NAME, its settings: units, ranges, defaults.
 
     A strength is a number, or a range of which each picture draws its own: [1, 5] in a recipe, 1..5 on the
     command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
 
+    With --on PHOTO they are shown instead: a sheet with the photo spoiled by each, or by NAME nine times
+    with what was drawn.
+
     \b
     Example:
       img2img-data degradations
       img2img-data degradations motion
+      img2img-data degradations --on cat.jpg --out sheet.png
     """
+    if photo is not None:
+        from img2img_data.sheet import write_sheet
+
+        for line in write_sheet(photo, out, name, side, seed):
+            say(line)
+        say(f"sheet: {printable(str(out))}")
+        return
     from img2img_data.trees import about_degradations
 
     for line in about_degradations(name):

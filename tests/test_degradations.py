@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from conftest import make_photo
 
+from img2img_data import images
 from img2img_data.degradations import DEGRADATIONS, Degradation, Gaussian, Resize
 from img2img_data.errors import UsageError
 from img2img_data.fields import Place
 from img2img_data.kernels import bell_kernel, disk_kernel, motion_kernel, plateau_kernel, sinc_kernel
+from img2img_data.sheet import write_sheet
 from img2img_data.trees import parse_tree, tree_of
 
 LIGHT = sorted(set(DEGRADATIONS) - {"albumentations"})
@@ -411,3 +413,25 @@ def test_a_mistake_about_a_transform_is_one_line(settings: dict[str, object], sa
     assert said in str(error.value)
     assert str(error.value).startswith("recipe 'x': key 'degradation.0.albumentations")
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["", "motion", "chain"])
+def test_a_sheet_shows_the_photo_clean_and_spoiled_the_same_each_time(tmp_path: Path, name: str) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(images.encode(make_photo(1, 60, 50), "png"))
+    sheets = [tmp_path / "a.png", tmp_path / "b.png"]
+    for sheet in sheets:
+        write_sheet(photo, sheet, name, side=32)
+    pixels = images.read(sheets[0]).pixels
+    tiles = pixels[:32].reshape(32, -1, 32, 3).swapaxes(0, 1)
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
+    assert np.array_equal(tiles[0], make_photo(1, 60, 50)[9:41, 14:46])
+    assert not any(np.array_equal(tiles[0], tile) for tile in tiles[1:])
+
+
+@pytest.mark.parametrize("wrong", [{"photo": "none.png"}, {"out": "sheet.jpg"}, {"name": "motoin"}])
+def test_what_a_sheet_cannot_show_is_one_line(tmp_path: Path, wrong: dict[str, str]) -> None:
+    (tmp_path / "photo.png").write_bytes(images.encode(make_photo(1, 60, 50), "png"))
+    given = {"photo": "photo.png", "out": "sheet.png", "name": ""} | wrong
+    with pytest.raises(UsageError, match=next(iter(wrong.values()))):
+        write_sheet(tmp_path / given["photo"], tmp_path / given["out"], given["name"])

@@ -27,7 +27,7 @@ DATA_LEVELS = [
     {"splits", "fingerprints"},
     {"outcome", "filters", "matching", "pairings", "settings", "duplicates"},
     {"histogram"},
-    {"plan", "folder", "workers", "survey", "sample", "audit", "verify"},
+    {"plan", "folder", "workers", "survey", "sample", "audit", "verify", "sheet"},
     {"manifests", "show", "leaks"},
     {"cluster"},
     {"engine"},
