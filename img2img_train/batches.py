@@ -27,9 +27,10 @@ from img2img_train.objectives import Batch
 from img2img_train.online import Online, Operators
 from img2img_train.pictures import PairSet, PictureSet, Pixels, Store
 from img2img_train.planes import PLAIN, Planes
+from img2img_train.windows import enlarged, enlarged_pixels
 
-ORDER, FLIP = 0, 1
-"""Tell the draws of a plan apart; ``pool.POOL`` is a third."""
+ORDER, FLIP, WINDOW = 0, 1, 3
+"""Tell the draws of a plan apart; ``pool.POOL`` is another."""
 WHOLE: Final = slice(None)
 HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
 
@@ -46,6 +47,9 @@ class Plan:
 
     Of unpaired corpora ``counts`` are the inputs and ``others`` the targets, each drawn in this way and
     independently; a corpus counts as many pictures as its larger side.
+
+    With ``jitter`` above 1 each picture is enlarged by so much, and a window of its size cut at a place drawn
+    anew in each epoch.
     """
 
     counts: tuple[int, ...]
@@ -53,6 +57,7 @@ class Plan:
     batch: int
     seed: int
     others: tuple[int, ...] | None = None
+    jitter: float = 1.0
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -102,12 +107,24 @@ class Plan:
         inputs = rng.random(self.total) < 0.5
         return np.stack([inputs, rng.random(self.total) < 0.5 if self.others else inputs])
 
+    def windows(self, epoch: int) -> NDArray[np.float64]:
+        """Return where the windows of an epoch lie, as shares of the room there is: 2 x places x 2, of inputs
+        and targets, down and across; those of a pair are the same.
+
+        Depends on seed and epoch.
+        """
+        rng = np.random.default_rng([self.seed, epoch, WINDOW])
+        inputs = rng.random((self.total, 2))
+        return np.stack([inputs, rng.random((self.total, 2)) if self.others else inputs])
+
     def step(self, number: int, flip: bool) -> Step:
         """Return what step ``number`` (from 0) sees."""
         epoch, place = divmod(number, self.steps_per_epoch)
-        order, others, flips = _epoch(self, epoch)
+        drawn = _epoch(self, epoch)
         span = slice(place * self.step_pictures, (place + 1) * self.step_pictures)
-        return Step(order[span], others[span], flips[:, span] if flip else None, epoch)
+        flips = drawn.flips[:, span] if flip else None
+        windows = None if drawn.windows is None else drawn.windows[:, span]
+        return Step(drawn.order[span], drawn.others[span], flips, epoch, windows)
 
 
 def _rounds(count: int, drawn: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -118,27 +135,38 @@ def _rounds(count: int, drawn: int, rng: np.random.Generator) -> NDArray[np.int6
     return np.concatenate([np.tile(np.arange(count), whole), rng.permutation(count)[:rest]])
 
 
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    order: NDArray[np.int64]
+    others: NDArray[np.int64]
+    flips: NDArray[np.bool_]
+    windows: NDArray[np.float64] | None
+
+
 @lru_cache(maxsize=2)
-def _epoch(plan: Plan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+def _epoch(plan: Plan, epoch: int) -> _Epoch:
     order = plan.order(epoch)
-    return order, plan.order(epoch, side=1) if plan.others else order, plan.flips(epoch)
+    others = plan.order(epoch, side=1) if plan.others else order
+    return _Epoch(order, others, plan.flips(epoch), plan.windows(epoch) if plan.jitter > 1 else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The inputs and targets of one step, and which are mirrored, 2 x N (None: none); of pairs both are the
-    same.
+    """The inputs and targets of one step, which are mirrored, 2 x N, and where their windows lie, 2 x N x 2
+    (None: nowhere); of pairs both are the same.
     """
 
     indices: NDArray[np.int64]
     others: NDArray[np.int64]
     flips: NDArray[np.bool_] | None
     epoch: int
+    windows: NDArray[np.float64] | None = None
 
     def part(self, share: slice) -> Step:
         """Return what one of several processes sees of the step."""
         flips = None if self.flips is None else self.flips[:, share]
-        return Step(self.indices[share], self.others[share], flips, self.epoch)
+        windows = None if self.windows is None else self.windows[:, share]
+        return Step(self.indices[share], self.others[share], flips, self.epoch, windows)
 
 
 # ----------------------------------------------------------------------------------------- loading
@@ -146,13 +174,23 @@ class Step:
 class Raw:
     """The pictures of one step on the host: N x H x W x C as read; ``flips`` 2 x N, of inputs and targets.
 
-    Where there are ``operators`` the inputs are still the targets: the device spoils them.
+    Where there is ``jitter`` the device enlarges them; where there are ``operators`` the inputs are still the
+    targets: the device then spoils them.
     """
 
     inputs: Pixels
     targets: Pixels
     flips: NDArray[np.bool_] | None
     operators: Operators | None = None
+    jitter: Jitter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Jitter:
+    """The factor by which pictures are enlarged, and the places of their windows, 2 x N x 2."""
+
+    factor: float
+    places: NDArray[np.float64]
 
 
 class _Steps(Dataset[Raw]):
@@ -163,16 +201,22 @@ class _Steps(Dataset[Raw]):
     def __getitem__(self, number: int) -> Raw:
         step = self.plan.step(number, self.flip).part(self.share)
         given, targets = self.store.gather(step.indices, step.others)
+        jitter = None if step.windows is None else Jitter(self.plan.jitter, step.windows)
         if not isinstance(self.held, PairSet) or self.held.online is None:
-            return Raw(given, targets, step.flips)
+            return Raw(given, targets, step.flips, jitter=jitter)
         pairs = [self.held.pairs[i][1] for i in step.indices.tolist()]
-        return _spoiled(self.held.online, targets, pairs, step)
+        return _spoiled(self.held.online, targets, pairs, step, jitter)
 
 
-def _spoiled(online: Online, clean: Pixels, pairs: Sequence[Pair], step: Step) -> Raw:
-    """Spoil a step's pictures here, or say how the device is to."""
+def _spoiled(
+    online: Online, clean: Pixels, pairs: Sequence[Pair], step: Step, jitter: Jitter | None = None
+) -> Raw:
+    """Spoil a step's pictures here, or say how the device is to; what is spoiled is enlarged before."""
     if online.linear:
-        return Raw(clean, clean, step.flips, online.operators(pairs, step.epoch, clean.shape[1:3]))
+        operators = online.operators(pairs, step.epoch, clean.shape[1:3])
+        return Raw(clean, clean, step.flips, operators, jitter)
+    if jitter is not None:
+        clean = enlarged_pixels(clean, jitter.factor, jitter.places[1])
     made = [online.spoil(picture, pair, step.epoch) for picture, pair in zip(clean, pairs, strict=True)]
     return Raw(np.stack(made), clean, step.flips)
 
@@ -246,16 +290,23 @@ def to_device(raw: Raw, device: torch.device, planes: Planes = PLAIN) -> Batch:
     """Return a step's pictures on the device, float32 N x C x H x W as networks take them, mirrored where
     asked for.
 
-    Bytes travel, floats are made on the device; the layout in memory stays channels last.
+    Bytes travel, floats are made on the device; the layout in memory stays channels last. A picture is
+    enlarged before it is spoiled, and spoiled before it is mirrored.
     """
     flips = (None, None) if raw.flips is None else raw.flips
-    targets = _moved(torch.from_numpy(raw.targets), device)
+    targets = _levels(raw, 1, device)
     if raw.operators is None:
-        inputs = planes.input(_moved(torch.from_numpy(raw.inputs), device))
+        inputs = planes.input(_levels(raw, 0, device))
     else:
         levels = targets.permute(0, 3, 1, 2).to(torch.float32)
         inputs = apply_operators(levels, raw.operators, planes.top).div_(planes.top / 2).sub_(1.0)
     return Batch(_mirrored(inputs, flips[0]), _mirrored(planes.target(targets), flips[1]))
+
+
+def _levels(raw: Raw, side: int, device: torch.device) -> Tensor:
+    """Return the samples of inputs (0) or targets (1), N x H x W x C on the device, enlarged if need be."""
+    levels = _moved(torch.from_numpy((raw.inputs, raw.targets)[side]), device)
+    return levels if raw.jitter is None else enlarged(levels, raw.jitter.factor, raw.jitter.places[side])
 
 
 def apply_operators(levels: Tensor, operators: Operators, top: int) -> Tensor:

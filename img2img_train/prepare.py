@@ -99,7 +99,7 @@ class Data:
             )
             raise UsageError("option", "--patience", why, "leave it out")
         weights = tuple(c.weight for c in config.corpora)
-        plan = Plan(train.counts, weights, config.batch, config.seed, train.other_counts)
+        plan = Plan(train.counts, weights, config.batch, config.seed, train.other_counts, config.jitter)
         for spec in objective.networks(train.planes.channels).values():
             spec.check_size(*train.size, max(1, plan.step_pictures // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch

@@ -44,7 +44,8 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_every_objective_continues_exactly(loss: str, workers: int, corpus: Path, tmp_path: Path) -> None:
     def fit(out: str, display: Display, **more: Any) -> None:
-        config = small_config(loss, corpus, tmp_path / out, flip=True, checkpoint_seconds=0, **more)
+        more |= {"flip": True, "jitter": 1.3, "checkpoint_seconds": 0}
+        config = small_config(loss, corpus, tmp_path / out, **more)
         loop.fit(config, display)
 
     same = {"workers": workers, "cache": "off"} if workers else {}

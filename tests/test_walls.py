@@ -53,6 +53,7 @@ TRAIN_LEVELS = [
         "schedule",
         "tiles",
         "watching",
+        "windows",
     },
     {"networks", "generators", "discriminators", "pool"},
     {"adversarial"},
