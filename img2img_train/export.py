@@ -34,6 +34,7 @@ from img2img_data.corpus import write_atomically
 from img2img_data.errors import Img2ImgError, UsageError, load_extra
 from img2img_train.batches import from_bytes, to_bytes
 from img2img_train.checkpoints import write_checkpoint
+from img2img_train.generators import Translator
 from img2img_train.planes import PLAIN, Planes
 from img2img_train.report import render_browser_page
 from img2img_train.run import LoadedModel
@@ -60,13 +61,15 @@ class PictureToPicture(nn.Module):
         super().__init__()
         self.planes = planes
         self.generator, self.multiple, self.smallest = generator, multiple, smallest
+        # Sides of any length are brought to the multiple here, where a graph can do it.
+        self.translate = generator.translate if isinstance(generator, Translator) else generator
 
     def forward(self, picture: Tensor) -> Tensor:
         """Return the restored pictures."""
         height, width = picture.shape[1], picture.shape[2]
         padded = self._mirrored(self._mirrored(picture, 1), 2)
         given = self.planes.given(from_bytes(padded))
-        return to_bytes(self.planes.picture(self.generator(given), given))[:, :height, :width]
+        return to_bytes(self.planes.picture(self.translate(given), given))[:, :height, :width]
 
     def _mirrored(self, picture: Tensor, axis: int) -> Tensor:
         """Mirror an axis at its end, without its last pixel, up to the multiple and the smallest side."""

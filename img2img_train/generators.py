@@ -29,6 +29,42 @@ def needs_bias(norm: Norm) -> bool:
     return norm != "batch"
 
 
+class Translator(nn.Module):
+    """A generator, for pictures of any size: ``forward`` brings them to sides that ``translate`` takes.
+
+    They are mirrored at the right and the bottom, and what is made of that is cut off again.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.multiple, self.smallest = spec.multiple, spec.smallest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is made of N x C x H x W, of the same size."""
+        height, width = x.shape[2:]
+        filled = [max(self.smallest, -(-side // self.multiple) * self.multiple) for side in (height, width)]
+        if filled == [height, width]:
+            return self.translate(x)
+        return self.translate(mirrored(mirrored(x, 2, filled[0]), 3, filled[1]))[..., :height, :width]
+
+    def translate(self, x: Tensor) -> Tensor:
+        """Return what is made of pictures whose sides are a multiple of ``multiple``, at least
+        ``smallest``.
+        """
+        raise NotImplementedError
+
+
+def mirrored(x: Tensor, axis: int, length: int) -> Tensor:
+    """Return pictures mirrored at the end of an axis, without the last pixel, up to ``length`` pixels."""
+    while x.shape[axis] < length:
+        side = x.shape[axis]
+        if side == 1:
+            return x.expand([length if place == axis else size for place, size in enumerate(x.shape)])
+        more = x.narrow(axis, max(0, 2 * side - 1 - length), min(side - 1, length - side))
+        x = torch.cat([x, more.flip(axis)], axis)
+    return x
+
+
 # --------------------------------------------------------------------------- the original work's
 def _down(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     wider = nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=needs_bias(norm))
@@ -54,7 +90,7 @@ def _four_down(spec: NetworkSpec) -> list[nn.Module]:
     return [_down(spec.inputs, w, "none"), *wider]
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Translator):
     """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), a norm on the last three, and as many transposed
     back.
 
@@ -62,19 +98,19 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
+        super().__init__(spec)
         w, norm = spec.width, spec.norm
         self.down = nn.Sequential(*_four_down(spec))
         self.up = nn.Sequential(
             _up(8 * w, 4 * w, norm), _up(4 * w, 2 * w, norm), _up(2 * w, w, norm), _out(w, spec.outputs)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def translate(self, x: Tensor) -> Tensor:
         """Return the restored batch."""
         return self.up(self.down(x))  # type: ignore[no-any-return]
 
 
-class UNet(nn.Module):
+class UNet(Translator):
     """The autoencoder with skips: each level of the way back also sees what that level saw on the way down.
 
     Shapes as ``Autoencoder``, the output unbounded. After Ronneberger, Fischer, Brox (2015), with
@@ -83,7 +119,7 @@ class UNet(nn.Module):
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
+        super().__init__(spec)
         w, norm, fine = spec.width, spec.norm, max(1, spec.width // 4)
         self.down = nn.ModuleList(_four_down(spec))
         self.up = nn.ModuleList(
@@ -96,7 +132,7 @@ class UNet(nn.Module):
         )
         self.out = nn.Conv2d(fine + spec.inputs, spec.outputs, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def translate(self, x: Tensor) -> Tensor:
         """Return the restored batch."""
         levels = [x]
         for down in self.down:
@@ -124,7 +160,7 @@ class SkipLevel(nn.Module):
         return torch.cat([x, made], dim=1) if self.skip else made
 
 
-class SkipNet(nn.Module):
+class SkipNet(Translator):
     """The U-Net of pix2pix: 4x4 convolutions of stride 2 down to a bottleneck (w, 2w, 4w, then 8w) and
     back.
 
@@ -136,7 +172,7 @@ class SkipNet(nn.Module):
     """
 
     def __init__(self, spec: NetworkSpec, levels: int, skips: bool) -> None:
-        super().__init__()
+        super().__init__(spec)
         widths = [spec.width * min(2**n, 8) for n in range(levels)]
         inside = self._innermost(spec, widths[-2], widths[-1], skips)
         for number in range(levels - 2, 0, -1):
@@ -144,7 +180,7 @@ class SkipNet(nn.Module):
             inside = self._level(spec, widths[number - 1], widths[number], inside, skips, drop)
         self.model = self._outermost(spec, widths[0], inside, skips)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def translate(self, x: Tensor) -> Tensor:
         """Return the translated batch."""
         return self.model(x)  # type: ignore[no-any-return]
 
@@ -192,7 +228,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv_block(x)  # type: ignore[no-any-return]
 
 
-class ResNet(nn.Module):
+class ResNet(Translator):
     """The generator of CycleGAN: two steps down, residual blocks, two steps up, a 7x7 convolution at both
     ends.
 
@@ -201,7 +237,7 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, spec: NetworkSpec, blocks: int) -> None:
-        super().__init__()
+        super().__init__(spec)
         w, norm, bias = spec.width, spec.norm, needs_bias(spec.norm)
         layers = [nn.ReflectionPad2d(3), nn.Conv2d(spec.inputs, w, 7, bias=bias), *norm_layers(norm, w)]
         layers += [nn.ReLU()]
@@ -214,6 +250,6 @@ class ResNet(nn.Module):
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(w, spec.outputs, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def translate(self, x: Tensor) -> Tensor:
         """Return the translated batch."""
         return self.model(x)  # type: ignore[no-any-return]

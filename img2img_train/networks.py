@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +39,8 @@ Norm: TypeAlias = Literal["batch", "instance", "none"]
 GanMode: TypeAlias = Literal["vanilla", "lsgan", "wgan", "wgan-gp"]
 
 SPREAD: Final = 0.02
+MOST_FILLED: Final = 4
+"""Pictures are mirrored up to a network's multiple, to at most so many times their pixels while it trains."""
 LARGEST: Final = 1 << 30
 """Parameters a network may have: 4 GiB in float32. A checkpoint can ask for any width."""
 
@@ -62,12 +64,12 @@ class NetworkSpec(BaseModel):
 
     @property
     def multiple(self) -> int:
-        """Height and width have to be a multiple of this many pixels."""
+        """Height and width are brought to a multiple of this many pixels."""
         return NETWORKS[self.name].multiple
 
     @property
     def smallest(self) -> int:
-        """Height and width have to be at least this many pixels."""
+        """Height and width are brought to at least this many pixels."""
         row = NETWORKS[self.name]
         return -(-row.smallest // row.multiple) * row.multiple
 
@@ -78,17 +80,16 @@ class NetworkSpec(BaseModel):
     def check_size(self, height: int, width: int, pictures: int = 2) -> None:
         """Raise UsageError, naming the way out, where steps of so many pictures of this size do not fit."""
         row = NETWORKS[self.name]
-        if height % row.multiple or width % row.multiple:
-            sides = [max(row.multiple, round(s / row.multiple) * row.multiple) for s in (width, height)]
-            why = f"takes sides that are a multiple of {row.multiple}, the pictures are {width}x{height}"
-            fits = f"{sides[0]}x{sides[1]}" if sides[0] != sides[1] else str(sides[0])
-            way_out = f"build the corpus with --size {fits}, or choose another --net"
-            raise UsageError("network", self.name, why, way_out)
-        if min(height, width) < row.smallest:
+        filled = self.room(height), self.room(width)
+        if self.name in get_args(Discriminator) and min(height, width) < row.smallest:
             why = f"takes sides of at least {row.smallest} pixels, the pictures are {width}x{height}"
             raise UsageError("network", self.name, why, "choose a smaller one, or build the corpus larger")
+        if filled[0] * filled[1] > MOST_FILLED * height * width:
+            way_out = f"build the corpus with --size {_size(filled)}, or choose another --net"
+            why = f"takes sides that are a multiple of {row.multiple}: pictures of {width}x{height} would be "
+            raise UsageError("network", self.name, f"{why}mirrored up to {_size(filled)}", way_out)
         factor = row.normed * (2 if self.bottleneck_norm else 1)
-        values = (height // factor) * (width // factor) * (pictures if self.norm == "batch" else 1)
+        values = (filled[0] // factor) * (filled[1] // factor) * (pictures if self.norm == "batch" else 1)
         if values < 2 and self.norm != "none":
             why = (
                 f"would normalise a single value by itself ({self.norm} norm, {pictures} pictures at a time)"
@@ -101,11 +102,17 @@ class NetworkSpec(BaseModel):
             )
 
 
+def _size(sides: tuple[int, int]) -> str:
+    height, width = sides
+    return f"{width}x{height}" if width != height else str(width)
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """A row of ``NETWORKS``: how to make it, what it needs, and the norm and dropout it was published with.
 
-    Sides are a multiple of ``multiple`` and at least ``smallest`` pixels; the narrowest layer that is
+    Sides are brought to a multiple of ``multiple`` and at least ``smallest`` pixels, but for those of a
+    discriminator, which have to be as large; the narrowest layer that is
     normalised is ``normed`` times smaller than the picture. ``dropout`` None: there is none in it.
     """
 

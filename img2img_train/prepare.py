@@ -154,13 +154,15 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     networks = objective.networks(data.train.planes.channels)
     others = [f"{n.name} of width {n.width}" for name, n in networks.items() if name != objective.generator]
     spec, against = networks[objective.generator], f" with {', '.join(sorted(set(others)))}" if others else ""
+    filled = f"{spec.room(width)}x{spec.room(height)}"
+    filled = f", mirrored up to {filled} and cut back" if filled != f"{width}x{height}" else ""
     network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
     unit = "pair(s)" if objective.paired else "picture(s) of each side"
     steps = f"{data.steps:,} steps of {data.plan.step_pictures} {unit}, {config.epochs} epochs"
     spoiled = [_spoiled(config.degrade)] if config.degrade else []
     return [
         *spoiled,
-        f"{_many(data.train)} of {width}x{height}{kind}, {held_out} held out; an epoch draws {drawn}",
+        f"{_many(data.train)} of {width}x{height}{kind}{filled}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
 

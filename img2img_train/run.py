@@ -311,15 +311,9 @@ class LoadedModel:
     def restore(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the restored pictures: N x H x W x 3 RGB uint8 to the same, sides of any length; float32
         inside.
-
-        Pictures are mirrored at the right and the bottom up to what the network takes, and cut back.
         """
-        height, width = batch.shape[1:3]
-        pad = [(0, self.spec.room(side) - side) for side in (height, width)]
-        if any(after for _, after in pad):
-            batch = np.pad(batch, [(0, 0), *pad, (0, 0)], mode="reflect")
         made = self.forward(from_bytes(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)))
-        return np.ascontiguousarray(to_bytes(made).cpu().numpy()[:, :height, :width])
+        return np.ascontiguousarray(to_bytes(made).cpu().numpy())
 
 
 def find_checkpoint(path: Path | str) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from img2img_data.errors import UsageError
+from img2img_train.generators import mirrored
 from img2img_train.networks import (
     NETWORKS,
     Discriminator,
@@ -50,6 +52,27 @@ def test_generators_keep_the_size(name: Generator, norm: Norm) -> None:
         assert float(made.detach().abs().max()) <= 1
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_mirror_other_sizes_and_cut_them_back(name: Generator) -> None:
+    spec = describe(name, (2, 3), 2)
+    network, side = build(spec, 0).eval(), spec.smallest
+    for height, width in ((side - 1, side), (side, side // 2 + 1), (side + 1, 2 * side), (1, 3)):
+        x = torch.rand(1, 2, height, width) * 2 - 1
+        filled = np.pad(
+            x.numpy(), [(0, 0), (0, 0), *((0, spec.room(s) - s) for s in (height, width))], "reflect"
+        )
+        made = network(x)
+        assert made.shape == (1, 3, height, width)
+        assert torch.equal(made, network(torch.from_numpy(filled))[..., :height, :width])
+
+
+@pytest.mark.parametrize(("side", "length"), [(1, 7), (2, 9), (3, 4), (3, 16), (16, 16)])
+def test_mirrored_is_reflection(side: int, length: int) -> None:
+    x = torch.arange(2.0 * side).view(1, 2, side)
+    wanted = np.pad(x.numpy(), [(0, 0), (0, 0), (0, length - side)], "reflect")
+    assert np.array_equal(mirrored(x, 2, length).numpy(), wanted)
+
+
 @pytest.mark.parametrize("norm", get_args(Norm))
 @pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_discriminators_judge_from_the_smallest_size_on(name: Discriminator, norm: Norm) -> None:
@@ -65,11 +88,12 @@ def test_discriminators_judge_from_the_smallest_size_on(name: Discriminator, nor
 @pytest.mark.parametrize("name", [name for name, row in NETWORKS.items() if row.multiple > 1])
 def test_sizes_that_do_not_fit_are_named(name: Generator) -> None:
     spec = describe(name, (3, 3), 2)
-    side = 4 * spec.multiple
+    side, tiny = 2 * spec.smallest, spec.smallest // 3
+    spec.check_size(side, side + 1)
     with pytest.raises(
-        UsageError, match=f"multiple of {spec.multiple}, .* {side + 1}x{side}; .*--size {side}, or"
+        UsageError, match=f"multiple of {spec.multiple}: .*{tiny}x{tiny} .*--size {spec.smallest}, or"
     ):
-        spec.check_size(side, side + 1)
+        spec.check_size(tiny, tiny)
 
 
 def test_a_single_value_is_not_normalised_by_itself() -> None:

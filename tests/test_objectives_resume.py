@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("data") / "corpus", {"train": 6, "val": 2}, size=(16, 32))
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus", {"train": 6, "val": 2}, size=(18, 30))
 
 
 @pytest.fixture(scope="module")

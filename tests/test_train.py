@@ -250,8 +250,8 @@ def test_a_folder_in_use_or_of_others_is_refused(corpus: Path, tmp_path: Path, m
 
 
 def test_pictures_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
-    odd = write_corpus(tmp_path / "odd", {"train": 2}, size=(40, 30))
-    with pytest.raises(UsageError, match=r"multiple of 16.*40x30.*--size 32"):
+    odd = write_corpus(tmp_path / "odd", {"train": 2}, size=(12, 5))
+    with pytest.raises(UsageError, match=r"multiple of 16.*12x5 .*up to 16; .*--size 16"):
         train(odd, tmp_path / "run")
     mixed = write_corpus(tmp_path / "mixed", {"train": 3}, size=(32, 32))
     (mixed / "train/target/002.png").write_bytes(images.encode(make_photo(1, 16, 32), "png"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from img2img_train import batches, loop
 from img2img_train.checkpoints import read_checkpoint
 from img2img_train.display import Display
 from img2img_train.evaluate import evaluate_matrix
+from img2img_train.networks import Generator, describe
 from img2img_train.planes import Planes, lab_to_rgb, lightness
 from img2img_train.prepare import Data
 from img2img_train.run import RunFolder, load_generator, read_log, sample_paths
@@ -148,6 +149,33 @@ def test_plane_to_colour(tmp_path: Path) -> None:
     assert made.shape == (24, 40, 3)
 
 
+# -------------------------------------------------------------------------------------------- sizes
+@pytest.mark.parametrize("net", get_args(Generator))
+def test_pictures_of_any_size_train_and_are_scored_as_they_are(net: Generator, tmp_path: Path) -> None:
+    smallest = describe(net, (3, 3), 2).smallest
+    width, height = max(7, smallest - 3), max(9, smallest * 3 // 4 + 1)
+    corpus = write_corpus(tmp_path / "c", {"train": 2, "val": 2}, size=(width, height))
+    out = tmp_path / "run"
+    config = small_config("l1+gan", corpus, out, net=net, width=2, epochs=1, test_dropout=True)
+    assert any("mirrored up to" in line for line in loop.plan(config))
+    loop.fit(config, Display())
+    grid = images.read(sample_paths(out)[-1]).pixels
+    assert grid.shape == (2 * height, 3 * width, 3)
+    cell = evaluate_matrix([out], [corpus], "val", "cpu").cells[0]
+    logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
+    assert logged["psnr"] == pytest.approx(cell.scores["psnr"], abs=1e-3)
+    made = images.decode(translate_bytes(load_generator(out, "cpu"), PHOTO, TranslateSettings()).picture)
+    assert made.pixels.shape == (24, 40, 3)
+
+
+def test_a_discriminator_says_how_large_pictures_have_to_be(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 17))
+    config = small_config("pix2pix", corpus, discriminator="patch-70")
+    with pytest.raises(UsageError, match=r"'patch-70': takes sides of at least 24 pixels.*16x17"):
+        Data.open(config, config.objective)
+
+
+PHOTO = images.encode(make_photo(5, 40, 24), "png")
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "cyclegan": ({"loss": "cyclegan"}, "cyclegan"),
     "back": ({"loss": "l1", "direction": "BtoA"}, "BtoA"),
