@@ -100,6 +100,7 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
 
 @group.command(short_help="Run the corpus steps of a recipe.")
 @click.argument("recipe", type=FOLDER)
+@click.option("--smoke", is_flag=True, help="the small size, of the recipe's section 'smoke'")
 @click.option(
     "--jobs",
     type=click.IntRange(min=0),
@@ -109,7 +110,7 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
 @click.option(
     "--dry-run", is_flag=True, help="print the plan, the counts and what is there already; write nothing"
 )
-def build(recipe: Path, jobs: int | None, dry_run: bool) -> None:
+def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
     """Run the corpus steps of RECIPE, a YAML file, in order. Paths in it are relative to the current folder.
 
     The whole recipe is checked before the first step. What is complete already is not made again.
@@ -118,12 +119,13 @@ def build(recipe: Path, jobs: int | None, dry_run: bool) -> None:
     Example:
       img2img-data build recipes/demo.yaml
       img2img-data build recipes/wiki_mixed.yaml --dry-run
+      img2img-data build recipes/facades_pix2pix.yaml --smoke
     """
     from img2img_data.progress import progress_of
     from img2img_data.recipe import forecast_recipe, load_recipe
 
     extra: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
-    steps = load_recipe(recipe)
+    steps = load_recipe(recipe, smoke)
     if dry_run:
         sys.exit(forecast_recipe(steps, extra, say))
     for step in steps:

@@ -10,6 +10,9 @@
       loss: l2
       corpora: [corpora/gaussian]
       out: runs/gaussian
+    smoke:                                         # the same, small: both commands with --smoke
+      corpus: [...]                                # in place of the steps above; without it they stay
+      run: {width: 16, epochs: 2}                  # settings that override those of the run
 
 Paths are relative to the current folder. The whole recipe is checked before any work: each key, type and
 value, by the models of the steps.
@@ -49,10 +52,21 @@ SHOWN_LINES: Final = 12
 """Of a step's lines in a dry run: the first few and the last few, when there are more than twice as many."""
 
 
+class Smoke(BaseModel):
+    """The small size of a recipe. Its section ``run`` belongs to img2img-train and is not looked at here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
+        (), description="the steps of img2img-data build --smoke; without them those of the recipe"
+    )
+    run: dict[str, Any] = Field(
+        {}, description="settings of img2img-train --smoke that override those of the recipe's run"
+    )
+
+
 class Recipe(BaseModel):
-    """What a recipe file holds. The sections ``run`` and ``smoke`` belong to img2img-train and are not
-    looked at here.
-    """
+    """What a recipe file holds. The section ``run`` belongs to img2img-train and is not looked at here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,9 +79,7 @@ class Recipe(BaseModel):
         None, description="a tree of degradations: for the degrade steps that name none, and degrade --recipe"
     )
     run: dict[str, Any] = Field({}, description="settings of img2img-train; see 'img2img-train schema'")
-    smoke: dict[str, Any] = Field(
-        {}, description="settings that make the run a small one, for img2img-train --recipe R --smoke"
-    )
+    smoke: Smoke | None = Field(None, description="the same, small: what --smoke builds and trains")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +104,11 @@ class RecipeStep:
         return f"{self.number}  {self.name}  {' | '.join(sources)} > {out}"
 
 
-def load_recipe(path: Path) -> tuple[RecipeStep, ...]:
-    """Read a recipe and check all of it; ``UsageError`` names file, line and key of the first mistake."""
+def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
+    """Read a recipe, check all of it, and return its steps, with ``smoke`` those of its small size.
+
+    ``UsageError`` names file, line and key of the first mistake.
+    """
     document = read_yaml(path)
     place = Place(f"recipe '{printable(str(path))}'", lines=document.lines)
     recipe = build_model(Recipe, _with_texts(document).content, place)
@@ -101,16 +116,27 @@ def load_recipe(path: Path) -> tuple[RecipeStep, ...]:
         raise UsageError("recipe", path, "has no 'corpus' steps", "see the files in recipes/")
     if recipe.degradation is not None:
         parse_tree(recipe.degradation, place.below("degradation"))
+    full = _steps_of(recipe.corpus, recipe.degradation, place.below("corpus"))
+    own = recipe.smoke.corpus if recipe.smoke else ()
+    small = _steps_of(own, recipe.degradation, place.below("smoke", "corpus"))
+    if smoke and recipe.smoke is None:
+        raise UsageError("recipe", path, "has no section 'smoke'", "leave --smoke out")
+    return small if smoke and small else full
+
+
+def _steps_of(
+    chain: Sequence[Mapping[str, Mapping[str, Any]]], degradation: Any, place: Place
+) -> tuple[RecipeStep, ...]:
     steps: list[RecipeStep] = []
-    for index, step in enumerate(recipe.corpus):
-        here = place.below("corpus", str(index))
+    for index, step in enumerate(chain):
+        here = place.below(str(index))
         if len(step) != 1:
             raise here.error([], "is not one {command: settings}", "start each command with '- '")
         ((name, values),) = step.items()
         if name not in STEPS:
             raise here.error([name], "unknown", did_you_mean(name, STEPS))
-        if name == "degrade" and recipe.degradation is not None and not values.keys() & DEGRADES:
-            values = {**values, "degradation": recipe.degradation}
+        if name == "degrade" and degradation is not None and not values.keys() & DEGRADES:
+            values = {**values, "degradation": degradation}
         steps.append(_step_of(index + 1, name, values, here.below(name), steps))
     return tuple(steps)
 

@@ -72,7 +72,7 @@ def schema_of(what: str) -> Schema:
 
 
 def recipe_schema() -> Schema:
-    """Return the schema of a recipe; its ``run`` section belongs to img2img-train: any object."""
+    """Return the schema of a recipe; its ``run`` sections belong to img2img-train: any object."""
     defs: Schema = {}
     schema = _model_schema(Recipe, defs)
     one_of = []
@@ -89,6 +89,7 @@ def recipe_schema() -> Schema:
         schema["properties"][text]["type"] = ["string", "number"]
     schema["properties"]["degradation"] |= tree_schema(defs)
     schema["properties"]["corpus"] |= {"items": {"oneOf": one_of}}
+    defs["Smoke"]["properties"]["corpus"] |= {"items": {"oneOf": one_of}}
     return {**schema, "title": "a recipe of img2img", "$defs": defs}
 
 

@@ -30,6 +30,8 @@ from img2img_train.schedule import Decay
 
 CONFIG_FILE: Final = "config.json"
 YAML: Final = {".yaml", ".yml"}
+SMOKE: Final = ("corpus", "run")
+"""What the small size of a recipe has: steps for img2img-data build --smoke, and settings."""
 UNNAMED: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = frozenset(
     {"out", "device", "threads", "workers", "cache", "checkpoint_seconds", "deterministic", "tensorboard"}
@@ -358,9 +360,9 @@ def read_page(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     """Return the section ``run`` of a YAML recipe, unchecked but for its keys and values by RunConfig.
 
-    ``smoke``: overridden by the section ``smoke``, into a folder of its own, ``OUT-smoke`` where it names
-    none. The other sections belong to other commands. Raises UsageError naming file, line and key, and the
-    nearest one there is.
+    ``smoke``: overridden by ``smoke.run``, into a folder of its own, ``OUT-smoke`` where it names none. The
+    other sections belong to other commands. Raises UsageError naming file, line and key, and the nearest one
+    there is.
     """
     from img2img_data.yamlfile import read_yaml
 
@@ -372,17 +374,21 @@ def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     if not smoke:
         return values
     small = {"out": f"{values['out']}-smoke"} if values.get("out") else {}
-    small = {**values, **small, **_section(path, content, "smoke")}
-    config_of({**UNNAMED, **small}, replace(place, keys=("smoke",)))
+    size = _section(path, content, "smoke")
+    for name in (name for name in size if name not in SMOKE):
+        raise replace(place, keys=("smoke",)).error([name], "unknown", did_you_mean(name, SMOKE))
+    small = {**values, **small, **_section(path, size, "run", "smoke.")}
+    config_of({**UNNAMED, **small}, replace(place, keys=("smoke", "run")))
     return small
 
 
-def _section(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _section(path: Path, content: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
     section = content.get(name)
     if not isinstance(section, dict):
         near = [key for key in content if did_you_mean(key, [name]).startswith("did")]
-        why = f"has no section '{name}'{f' (is {near[0]!r} meant?)' if near else ''}"
-        raise UsageError("recipe", path, why, f"put the settings of img2img-train under '{name}:'")
+        why = f"has no section '{within}{name}'{f' (is {near[0]!r} meant?)' if near else ''}"
+        way_out = "leave --smoke out" if name == "smoke" else "put the settings of img2img-train there"
+        raise UsageError("recipe", path, why, way_out)
     return section
 
 

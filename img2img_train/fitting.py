@@ -36,7 +36,7 @@ def _settings() -> Sequence[type[BaseModel]]:
     type=PATH,
     help="take the settings from the section 'run' of a YAML recipe; options override it",
 )
-@click.option("--smoke", is_flag=True, help="the recipe's small run, of its section 'smoke', into OUT-smoke")
+@click.option("--smoke", is_flag=True, help="the recipe's small size, of its section 'smoke', into OUT-smoke")
 @click.option("--dry-run", is_flag=True, help="check everything and say what would be done")
 @click.option("--report/--no-report", default=True, help="score the finished run and write its report.html")
 def fit(
@@ -55,6 +55,7 @@ def fit(
       img2img-train corpora/gaussian --loss l2 --net unet --out runs/unet
       img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed --epochs 30
       img2img-train --recipe recipes/wiki_gaussian.yaml --precision bf16
+      img2img-data build recipes/facades_pix2pix.yaml --smoke
       img2img-train --recipe recipes/facades_pix2pix.yaml --smoke
       torchrun --nproc-per-node 2 -m img2img_train.cli fit corpora/gaussian --out runs/two
 
