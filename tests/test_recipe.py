@@ -52,7 +52,13 @@ WRONG = {
     "two in one": ("corpus: [{blur: {}, lab: {}}]", r"'corpus.0': is not one"),
     "no steps": ("name: x", r"no 'corpus' steps"),
     "steps of text": ("corpus: blur", r"line 1: key 'corpus'"),
+    "flat small size": (PLAIN + "smoke: {epochs: 2}", r"line 3: key 'smoke.epochs': unknown"),
+    "small step": (
+        PLAIN + "smoke: {corpus: [blur: {sigma: -1}]}",
+        r"line 3: key 'smoke.corpus.0.blur.source'",
+    ),
 }
+NAMED = ("pix2pix", "l1", "cgan", "patch1", "patch16", "patch70", "patch286", "encoder_decoder")
 BROKEN = {
     "no mapping": ("- 1", r"no mapping"),
     "twice": ("name: a\nabout: b\nname: c", r"line 3 of recipe.*'name' is given twice, in line 1 too"),
@@ -174,6 +180,60 @@ def test_every_recipe_loads_and_fits_the_schema(path: Path) -> None:
     assert check(content) == []
     if "corpus" in content:
         assert load_recipe(path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_run_has_a_small_size_and_reads_what_its_steps_make(path: Path) -> None:
+    from img2img_train.config import config_of, read_recipe
+
+    content = read_yaml(path).content
+    assert ("run" in content) == ("smoke" in content)
+    for smoke in (False, True) if "run" in content else ():
+        made = {str(step.paths[-1]) for step in load_recipe(path, smoke)}
+        config = config_of(read_recipe(path, smoke))
+        assert {choice.path for choice in config.corpora} <= made
+        assert content["name"] == path.stem
+
+
+def test_the_experiments_recipes_have_the_published_numbers() -> None:
+    from img2img_train.config import config_of, read_recipe
+
+    published = {
+        p.stem for p in RECIPES if p.stem.startswith(("facades", "yosemite", "cuhk_", "landscapes_c"))
+    }
+    assert {f"facades_{n}" for n in NAMED} | {"cuhk_sketch2photo", "landscapes_colorization"} <= published
+    assert {f"wiki_{n}" for n in ("gaussian", "random", "resize", "mixed")} <= {p.stem for p in RECIPES}
+    for name in published:
+        config = config_of(read_recipe(ROOT / "recipes" / f"{name}.yaml"))
+        usual = config.objective.usual() or {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        known = {key: getattr(config, key) for key in usual}
+        assert known == usual | ({"batch": 4} if name == "landscapes_colorization" else {}), name
+        assert (config.objective.width, config.lr, config.flip, config.limit) == (64, 2e-4, True, 0)
+        assert getattr(config.objective, "l1_weight", 100) == 100
+    judges = {n: read_recipe(ROOT / "recipes" / f"facades_patch{n}.yaml") for n in (1, 16, 70, 286)}
+    assert all(values["discriminator"] == f"patch-{n}" for n, values in judges.items())
+
+
+def test_the_small_size_of_a_recipe(tmp_path: Path) -> None:
+    small = (
+        PLAIN + "smoke:\n  corpus:\n    - blur: {source: photos, out: small, size: 16}\n  run: {epochs: 2}\n"
+    )
+    path = written(tmp_path, small)
+    assert [str(step.paths[-1]) for step in load_recipe(path)] == ["corpus"]
+    assert [str(step.paths[-1]) for step in load_recipe(path, smoke=True)] == ["small"]
+    assert check(read_yaml(path).content) == []
+    same = written(tmp_path, PLAIN + "smoke: {run: {epochs: 2}}\n")
+    assert load_recipe(same, smoke=True) == load_recipe(same)
+    with pytest.raises(UsageError, match="no section 'smoke'; leave --smoke out"):
+        load_recipe(written(tmp_path, PLAIN), smoke=True)
+
+
+def test_a_small_size_is_built(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 4)
+    steps = "smoke:\n  corpus:\n    - blur: {source: photos, out: small, size: 16, sigma: 1}\n"
+    said = run("build", written(tmp_path, PLAIN + steps), "--smoke", "--jobs", 1, cwd=tmp_path)
+    assert "'small' is complete: 4 sources" in said
+    assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -295,12 +295,12 @@ def test_every_recipe_with_a_run_can_be_run(path: Path) -> None:
 
 
 def test_a_small_run_of_a_recipe(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("run: {corpora: a, out: b, epochs: 9}\nsmoke: {epochs: 2}\n")
+    (tmp_path / "r.yaml").write_text("run: {corpora: a, out: b, epochs: 9}\nsmoke: {run: {epochs: 2}}\n")
     assert configure(read_recipe(tmp_path / "r.yaml"), {}).epochs == 9
     small = configure(read_recipe(tmp_path / "r.yaml", smoke=True), {})
     assert (small.epochs, small.out) == (2, "b-smoke")
-    (tmp_path / "r.yaml").write_text("run: {corpora: a}\nsmoke: {epohcs: 2}\n")
-    with pytest.raises(UsageError, match=r"line 2: key .smoke\.epohcs.: unknown; did you mean .epochs."):
+    (tmp_path / "r.yaml").write_text("run: {corpora: a}\nsmoke: {run: {epohcs: 2}}\n")
+    with pytest.raises(UsageError, match=r"line 2: key .smoke\.run\.epohcs.: unknown; did you mean .epochs."):
         read_recipe(tmp_path / "r.yaml", smoke=True)
     (tmp_path / "r.yaml").write_text("run: {corpora: a}\n")
     with pytest.raises(UsageError, match="no section 'smoke'"):
