@@ -80,6 +80,7 @@ __all__ = [
     "lab8_to_rgb",
     "lab_to_rgb",
     "luminance",
+    "open_regular",
     "outside_srgb",
     "range_to_lab8",
     "read",
@@ -87,6 +88,7 @@ __all__ = [
     "rgb_to_lab",
     "rgb_to_lab16",
     "rgb_to_lab8",
+    "silent_stderr",
     "to_16_bit",
     "to_8_bit",
     "to_uint8_rgb",
@@ -156,10 +158,10 @@ OPEN_ERRORS: Final[dict[int, str]] = {
 }
 
 
-def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most ``limit`` bytes; links and pipes are refused unread.
+def open_regular(path: bytes | str | Path) -> int:
+    """Return a descriptor for reading a regular file, of any size; links and pipes are refused unopened.
 
-    Raises ``Refused``: link, vanished, unreadable, not-a-regular-file, empty, file-too-big, name.
+    Raises ``Refused``: link, vanished, unreadable, not-a-regular-file, name.
     """
     try:
         if not hasattr(os, "O_NOFOLLOW") and Path(os.fsdecode(path)).is_symlink():
@@ -171,6 +173,18 @@ def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
         raise Refused(
             OPEN_ERRORS.get(error.errno or 0, "unreadable"), os.strerror(error.errno or 0)
         ) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Refused("not-a-regular-file")
+    return handle
+
+
+def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most ``limit`` bytes; links and pipes are refused unread.
+
+    Raises ``Refused`` as ``open_regular`` does, and: empty, file-too-big.
+    """
+    handle = open_regular(path)
     try:
         return _read_open(handle, limit)
     except OSError as error:
@@ -181,8 +195,6 @@ def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
 
 def _read_open(handle: int, limit: int) -> bytes:
     status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        raise Refused("not-a-regular-file")
     if status.st_size > limit:
         raise Refused("file-too-big", f"{status.st_size} bytes, limit {limit}")
     data = os.read(handle, status.st_size)
@@ -263,10 +275,9 @@ def _jpeg_refusal(error: ValueError, data: bytes) -> Refused:
 
 def _decode_opencv(found: Header, data: bytes) -> Pixels:
     """Decode PNG, WebP, BMP or TIFF as stored (BGR order, no orientation applied)."""
-    _quiet()
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if found.expand else cv2.IMREAD_UNCHANGED
     try:
-        with _silent_stderr():
+        with silent_stderr():
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
     except cv2.error as error:
         raise Refused("corrupt", str(error.err)[:200]) from None
@@ -311,8 +322,9 @@ def _quiet() -> None:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Send descriptor 2 to nowhere: libpng and libtiff in OpenCV write warnings there, past any log level."""
+    _quiet()
     with _STDERR:
         try:
             saved = os.dup(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,13 +12,15 @@ import click
 
 from img2img_data.errors import UsageError, printable
 from img2img_data.fields import ModelCommand
-from img2img_train.display import Display, following
+from img2img_train.display import Display, following, stretching
 from img2img_train.options import DEVICE, PATH, ManyAfterOn, at_test, switch
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from img2img_train.layers import TestNorm
+    from img2img_train.run import LoadedModel
+    from img2img_train.translate import Translated, TranslateSettings
 
 
 @click.command(cls=ManyAfterOn, short_help="Score runs on corpora, beside doing nothing.")
@@ -86,7 +88,7 @@ def _translate_models() -> Sequence[type[BaseModel]]:
 
 
 @click.command(
-    cls=ModelCommand, models=_translate_models, short_help="Apply a model to pictures of any size."
+    cls=ModelCommand, models=_translate_models, short_help="Apply a model to pictures of any size, to videos."
 )
 @click.argument("model", type=PATH)
 @click.argument("pictures", type=PATH)
@@ -100,7 +102,7 @@ def _translate_models() -> Sequence[type[BaseModel]]:
 @click.option(
     "--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share that may be refused"
 )
-@click.option("--dry-run", is_flag=True, help="say how many pictures there are, write nothing")
+@click.option("--dry-run", is_flag=True, help="say how many files there are, write nothing")
 @at_test
 def translate(
     model: Path,
@@ -117,52 +119,76 @@ def translate(
     """Restore PICTURES by MODEL (a run or a checkpoint) into the folder OUT.
 
     PICTURES is a folder, a file, a pattern in quotes, or - for one picture on standard input; OUT may also
-    be the name of one picture, or - for standard output. Pictures may be of any size: they pass the network
-    in blended tiles. Transparency, 16 bits, grey and ICC profiles are kept. Given again, the command goes on
-    where it was.
+    be the name of one picture or video, or - for standard output. Pictures may be of any size: they pass the
+    network in blended tiles. Transparency, 16 bits, grey and ICC profiles are kept. Given again, the command
+    goes on where it was.
+
+    Videos (mp4, mov, mkv, webm, avi) are restored frame by frame, each on its own, at 8 bits; size and frame
+    rate are kept, sound is not.
 
     \b
     Example:
       img2img-train translate runs/l2 photos/ restored/
       img2img-train translate runs/l2 'photos/**/*.jpg' restored/ --tile 1024
       img2img-train translate runs/l2 blurred.jpg restored.png
+      img2img-train translate runs/l2 clip.mov restored.mp4
       img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
     """
     from img2img_data.fields import build_model
+    from img2img_train.listing import STANDARD, is_one_file, list_pictures
     from img2img_train.run import load_generator
-    from img2img_train.translate import (
-        FORMATS,
-        STANDARD,
-        TranslateSettings,
-        is_one_file,
-        list_pictures,
-        translate_file,
-    )
+    from img2img_train.translate import TranslateSettings
     from img2img_train.translate import translate as restore
 
-    chosen = build_model(TranslateSettings, settings)
-    if str(pictures) == STANDARD or is_one_file(pictures, out):
-        if "format" not in settings and out.suffix.lower() in FORMATS:
-            chosen = chosen.model_copy(update={"format": FORMATS[out.suffix.lower()]})
-        data = sys.stdin.buffer.read() if str(pictures) == STANDARD else pictures.read_bytes()
-        loaded = load_generator(model, device, direction, switch(dropout), norm)
-        made = translate_file(loaded, data, str(pictures), chosen)
-        _write_one(out, made)
-        return
-    total = len(list_pictures(pictures)[1])
+    chosen, load = build_model(TranslateSettings, settings), load_generator
+    single = str(pictures) == STANDARD or is_one_file(pictures, out)
+    total = 1 if single else len(list_pictures(pictures, out)[1])
     if dry_run:
-        click.echo(f"would restore {total:,} pictures into '{printable(str(out))}'; nothing was written")
+        click.echo(f"would restore {total:,} files into '{printable(str(out))}'; nothing was written")
         return
-    loaded = load_generator(model, device, direction, switch(dropout), norm)
+    loaded = load(model, device, direction, switch(dropout), norm)
+    if single:
+        _translate_one(loaded, pictures, out, chosen, settings)
+        return
     with Display() as display:
-        display.begin("restoring", total)
-        done = restore(loaded, pictures, out, lambda number, _: display.advance(number), chosen)
-    there = f", {done.already:,} of them already there" if done.already else ""
-    click.echo(f"restored {done.kept:,} of {total:,} pictures into '{printable(str(out))}'{there}")
+        done = restore(loaded, pictures, out, stretching(display, "restoring"), chosen)
+    click.echo(_translated_line(done, total))
+    for note in done.notes:
+        click.echo(f"  {note}")
     for reason, count in done.refused.most_common():
         click.echo(f"  refused {count:,}: {reason} (rows in {printable(str(out / 'rejected.jsonl'))})")
     if done.refused.total() > max_bad * total:
         sys.exit(1)
+
+
+def _translated_line(done: Translated, total: int) -> str:
+    kind = "files" if done.videos else "pictures"
+    there = f", {done.already:,} of them already there" if done.already else ""
+    videos = f"; {done.videos:,} videos ({done.frames:,} frames now), without sound" if done.videos else ""
+    return f"restored {done.kept:,} of {total:,} {kind} into '{printable(str(done.out))}'{there}{videos}"
+
+
+def _translate_one(
+    model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, given: Mapping[str, object]
+) -> None:
+    """Restore one file into another, whose name tells the format unless an option does."""
+    from img2img_train.listing import FORMATS, STANDARD
+    from img2img_train.translate import translate_file, translate_video_file
+    from img2img_train.videos import VIDEO_FORMATS
+
+    suffix = out.suffix.lower()
+    if suffix[1:] in VIDEO_FORMATS:
+        if source == Path(STANDARD):
+            raise UsageError("output", out, "is the name of a video", "standard input is taken for a picture")
+        chosen = settings.model_copy(update={"video_format": suffix[1:]})
+        with Display() as display:
+            seen = translate_video_file(model, source, out, chosen, stretching(display, "restoring"))
+        click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}', without sound")
+        return
+    if "format" not in given and suffix in FORMATS:
+        settings = settings.model_copy(update={"format": FORMATS[suffix]})
+    data = sys.stdin.buffer.read() if str(source) == STANDARD else source.read_bytes()
+    _write_one(out, translate_file(model, data, str(source), settings))
 
 
 def _write_one(out: Path, data: bytes) -> None:

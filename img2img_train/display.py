@@ -106,3 +106,17 @@ def following(display: Display, title: str = "scoring") -> Callable[[int, int, s
         display.advance(done)
 
     return follow
+
+
+def stretching(display: Display, title: str) -> Callable[[str, int, int], None]:
+    """Return what tells ``display`` of files done and in all, in between of the frames of a video."""
+    now: str | None = None
+
+    def follow(what: str, done: int, total: int) -> None:
+        nonlocal now
+        if what != now:
+            display.begin(what or title, total, done - 1, "frames" if what else "files")
+            now = what
+        display.advance(done)
+
+    return follow

@@ -1,27 +1,26 @@
-"""A model and pictures of any size, depth and kind to restored pictures, tile by tile.
+"""A model and pictures of any size, depth and kind to restored pictures, tile by tile; videos frame by frame.
 
 What a picture has beside its colours is kept: transparency, 16 bits a sample, one channel, an embedded ICC
-profile. EXIF orientation is applied, other metadata is not copied.
+profile. EXIF orientation is applied, other metadata is not copied. Of a video the frames are restored, each
+on its own; what else is lost stands in ``videos``. A video that was interrupted begins again.
 
 ::
 
-    OUT/FOLDERS/KEY.png     as in the source
-    OUT/translated.jsonl    a row per picture that is done; a rerun of the same model passes over these
-    OUT/rejected.jsonl      a row per picture that cannot be read
+    OUT/FOLDERS/KEY.png     as in the source; of a video KEY.mp4
+    OUT/translated.jsonl    a row per file that is done; a rerun of the same model passes over these
+    OUT/rejected.jsonl      a row per file that cannot be read
 """
 
 from __future__ import annotations
 
-import glob
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -30,17 +29,14 @@ from pydantic import Field as Setting
 from img2img_data import images
 from img2img_data.corpus import REJECTED_FILE, Keys, to_json_line, write_atomically
 from img2img_data.errors import CorpusError, Refused, UsageError, printable
+from img2img_train.finished import Finished
+from img2img_train.listing import list_pictures
 from img2img_train.run import LoadedModel
 from img2img_train.tiles import Tiling, restore
+from img2img_train.videos import Survey, Video, is_video, open_video, write_video
 
-PICTURES: Final = frozenset(
-    {b"jpg", b"jpeg", b"jpe", b"jfif", b"png", b"webp", b"bmp", b"gif", b"tif", b"tiff"}
-)
-"""What a file's name ends in to be taken for a picture in a folder; its content decides whether it is one."""
-
-DONE_FILE: Final = "translated.jsonl"
-STANDARD: Final = "-"
-FORMATS: Final[dict[str, str]] = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+Follow: TypeAlias = Callable[[str, int, int], None]
+"""Told what is worked on ("" for the whole, else a video), files or frames done, and in all."""
 
 
 class TranslateSettings(BaseModel):
@@ -64,7 +60,10 @@ class TranslateSettings(BaseModel):
         "png", description="format of the results; jpg and webp hold 8 bits and no transparency"
     )
     quality: int = Setting(95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless")
-    max_pixels: int = Setting(400_000_000, ge=1, description="pixels a picture may have")
+    video_format: Literal["mp4", "webm", "mkv", "avi"] = Setting(
+        "mp4", description="format of restored videos: mp4, webm and avi (JPEG) are lossy, mkv (FFV1) is not"
+    )
+    max_pixels: int = Setting(400_000_000, ge=1, description="pixels a picture or frame may have")
 
     def tiling(self, multiple: int, smallest: int) -> Tiling:
         """Return the tiling for a network that needs sides of this multiple, and at least so many pixels."""
@@ -73,65 +72,18 @@ class TranslateSettings(BaseModel):
 
 @dataclass(slots=True)
 class Translated:
-    """How many pictures were restored, how many were there already, and why the others were not."""
+    """How many files were restored, how many were there already, and why the others were not.
+
+    ``videos`` of the kept ones are videos; ``frames`` were restored now; ``notes`` are lines for a person.
+    """
 
     out: Path
     kept: int = 0
     already: int = 0
+    videos: int = 0
+    frames: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-
-
-# --------------------------------------------------------------------------------------- what there is
-def list_pictures(source: Path) -> tuple[bytes, list[bytes]]:
-    """Return a folder and the paths of its pictures relative to it, sorted.
-
-    ``source`` is a folder, a file, or a pattern with ``*`` or ``?`` (``**`` for folders). Hidden files and
-    folders are passed over, links to folders are not followed. UsageError where there is no picture.
-    """
-    if source.is_dir():
-        root = os.fsencode(source)
-        paths = sorted(_walk(root, b""))
-    elif source.is_file() or source.is_symlink():
-        root, paths = os.fsencode(source.parent), [os.fsencode(source.name)]
-    elif glob.has_magic(str(source)):
-        root, paths = _matching(str(source))
-    else:
-        raise UsageError("pictures", source, "no such file or folder", "check the path")
-    if not paths:
-        raise UsageError("pictures", source, "holds no pictures", "give a folder with .jpg, .png or the like")
-    return root, paths
-
-
-def is_one_file(source: Path, out: Path) -> bool:
-    """Tell whether one picture is to become one: ``out`` is "-" or a picture's name, ``source`` a file."""
-    return source.is_file() and (str(out) == STANDARD or (out.suffix.lower() in FORMATS and not out.is_dir()))
-
-
-def _walk(root: bytes, below: bytes) -> Iterator[bytes]:
-    with os.scandir(os.path.join(root, below)) as entries:
-        for entry in entries:
-            if entry.name.startswith(b"."):
-                continue
-            path = below + b"/" + entry.name if below else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, path)
-            elif is_picture(entry.name):
-                yield path
-
-
-def _matching(pattern: str) -> tuple[bytes, list[bytes]]:
-    """Return the folder before the first wildcard and what matches below it."""
-    parts = Path(pattern).parts
-    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    root = Path(*parts[:fixed]) if fixed else Path()
-    found = glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True)
-    files = [f for f in found if (root / f).is_file() and is_picture(os.fsencode(f))]
-    return os.fsencode(root), sorted(os.fsencode(Path(f).as_posix()) for f in files)
-
-
-def is_picture(name: bytes) -> bool:
-    """Tell whether a name ends as those of pictures do."""
-    return name.rpartition(b".")[2].lower() in PICTURES
+    notes: list[str] = field(default_factory=list)
 
 
 # -------------------------------------------------------------------------------------------- one picture
@@ -194,115 +146,116 @@ def _mean_and_spread(draws: Iterator[images.Pixels]) -> tuple[images.Pixels, ima
     return np.rint(total / count).astype(first.dtype), np.minimum(np.rint(deviation), 65535).astype(np.uint16)
 
 
+# --------------------------------------------------------------------------------------------- a video
+def translate_video(
+    model: LoadedModel,
+    video: Video,
+    out: Path,
+    settings: TranslateSettings,
+    follow: Follow = lambda what, done, total: None,
+) -> Survey:
+    """Restore an open video into the file ``out``, with a frame in memory at a time.
+
+    Refused where it cannot be read. Returns what reading it has told. Each frame is restored on its own.
+    """
+    name = printable(out.name)
+    survey = video.survey(settings.max_pixels, partial(follow, f"reading {name}"))
+    done = 0
+    with write_video(out, settings.video_format, survey) as write:
+        for done, frame in enumerate(video.frames(), 1):
+            write(_translate_pixels(model, frame, settings)[0])
+            follow(f"restoring {name}", done, survey.frames)
+        if done != survey.frames:
+            raise Refused("corrupt", f"{survey.frames} frames once, {done} when read again")
+    return survey
+
+
 # --------------------------------------------------------------------------------------------- a folder
 def translate(
     model: LoadedModel,
     source: Path,
     out: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    follow: Follow = lambda what, done, total: None,
     settings: TranslateSettings | None = None,
 ) -> Translated:
-    """Restore a picture, or all pictures of a folder or a pattern, into the same folders below ``out``.
+    """Restore a file, or those of a folder or a pattern, into the same folders below ``out``.
 
-    A picture that cannot be read is a row in ``out/rejected.jsonl``, as in a corpus. Equal inputs give equal
+    A file that cannot be read is a row in ``out/rejected.jsonl``, as in a corpus. Equal inputs give equal
     bytes; what an earlier call with the same model and settings has finished is not done again. UsageError
-    where the source holds no picture or ``out`` cannot be written.
+    where the source holds no picture, or ``out`` cannot be written or holds the sources; FolderInUse where
+    another process works in it.
     """
     settings = settings or TranslateSettings()
     if settings.draws > 1 and not model.config.test_dropout:
         raise UsageError("option", "--draws", "makes equal results without dropout", "give --dropout on")
-    root, paths = list_pictures(source)
-    keys, done, rejected = Keys(paths), Translated(out), []
+    root, paths = list_pictures(source, out)
     _make(out)
-    with _Log.open(out, model, settings) as log:
+    rejected = []
+    how = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
+    with Finished.open(out, model, how) as log:
+        work = _Work(model, settings, root, Keys(paths), log, follow, Translated(out))
         for number, path in enumerate(paths, 1):
             try:
-                data = images.read_bytes(os.path.join(root, path))
-                name = f"{keys[path]}.{settings.format}"
-                if log.has(path, name, data):
-                    done.already += 1
-                else:
-                    made = translate_bytes(model, data, settings)
-                    if made.spread:
-                        _write(out / f"{keys[path]}.spread.png", made.spread)
-                    _write(out / name, made.picture)
-                    log.add(path, name, data, made.picture)
-                done.kept += 1
+                work.video(path) if is_video(path) else work.picture(path)
+                work.done.kept += 1
             except Refused as refused:
-                done.refused[refused.reason] += 1
+                work.done.refused[refused.reason] += 1
                 rejected.append(_row(path, refused))
-            progress(number, len(paths))
-    log.sort(out)
-    write_atomically(
-        out / REJECTED_FILE, b"".join(map(to_json_line, rejected)), out / f".{REJECTED_FILE}.tmp"
-    )
-    return done
+            follow("", number, len(paths))
+        log.sort()
+        lines = b"".join(map(to_json_line, rejected))
+        write_atomically(out / REJECTED_FILE, lines, out / f".{REJECTED_FILE}.tmp")
+    return work.done
 
 
-@dataclass(slots=True)
-class _Log:
-    """What is done, a row per picture behind a first row that says by what."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One call of ``translate``: a method for each kind of file. Both raise Refused."""
 
-    path: Path
-    head: Mapping[str, Any]
-    rows: dict[str, dict[str, Any]]
-    file: Any = None
+    model: LoadedModel
+    settings: TranslateSettings
+    root: bytes
+    keys: Keys
+    log: Finished
+    follow: Follow
+    done: Translated
 
-    @classmethod
-    def open(cls, out: Path, model: LoadedModel, settings: TranslateSettings) -> _Log:
-        """Read what an earlier call of the same model and settings left."""
-        how = settings.model_dump(mode="json", exclude={"batch", "max_pixels"})
-        head = {
-            "model": sha256(model.path.read_bytes()).hexdigest(),
-            "direction": model.config.direction,
-            **how,
-        }
-        path = out / DONE_FILE
-        rows = [row for row in _rows_of(path) if isinstance(row, dict)]
-        known = rows[1:] if rows[:1] == [head] else []
-        log = cls(path, head, {str(row.get("source_hex")): row for row in known})
-        log.sort(out)
-        return log
-
-    def __enter__(self) -> _Log:
-        self.file = self.path.open("ab")
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.file.close()
-
-    def has(self, path: bytes, name: str, data: bytes) -> bool:
-        """Tell whether the result of this source is there, whole."""
-        row = self.rows.get(path.hex())
-        if (
-            row is None
-            or row.get("file_name") != name
-            or row.get("source_sha256") != sha256(data).hexdigest()
-        ):
-            return False
-        made = self.path.parent / name
-        return made.is_file() and sha256(made.read_bytes()).hexdigest() == row.get("sha256")
-
-    def add(self, path: bytes, name: str, data: bytes, made: bytes) -> None:
-        """Remember one result at once."""
-        row = {"source": printable(path), "source_hex": path.hex(), "source_sha256": sha256(data).hexdigest()}
-        row |= {"file_name": name, "sha256": sha256(made).hexdigest()}
-        self.rows[path.hex()] = row
-        self.file.write(to_json_line(row))
-        self.file.flush()
-
-    def sort(self, out: Path) -> None:
-        """Write all rows in order, so that equal work leaves equal bytes."""
-        lines = [self.head, *(self.rows[name] for name in sorted(self.rows))]
-        write_atomically(self.path, b"".join(map(to_json_line, lines)), out / f".{DONE_FILE}.tmp")
-
-
-def _rows_of(path: Path) -> Iterator[Any]:
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError):
+    def picture(self, path: bytes) -> None:
+        """Restore a picture, unless its result is there."""
+        data = images.read_bytes(os.path.join(self.root, path))
+        name, digest = f"{self.keys[path]}.{self.settings.format}", sha256(data).hexdigest()
+        if self.log.has(path, name, digest):
+            self.done.already += 1
             return
+        if self.settings.draws > 1 and self.keys[path].endswith(".spread"):
+            raise Refused("name-collision", "another picture's spread has this name")
+        made = translate_bytes(self.model, data, self.settings)
+        if made.spread:
+            self._write(f"{self.keys[path]}.spread.png", made.spread)
+        self._write(name, made.picture)
+        self.log.add(path, name, digest)
+
+    def video(self, path: bytes) -> None:
+        """Restore a video, unless its result is there."""
+        name = f"{self.keys[path]}.{self.settings.video_format}"
+        with open_video(os.path.join(self.root, path)) as video:
+            digest = video.digest()
+            if self.log.has(path, name, digest):
+                self.done.already += 1
+            else:
+                _make((self.done.out / name).parent)
+                seen = translate_video(self.model, video, self.done.out / name, self.settings, self.follow)
+                self.log.add(path, name, digest, frames=seen.frames)
+                self.done.frames += seen.frames
+                if seen.frames < seen.stated:
+                    said = f"its header states {seen.stated:,} frames, {seen.frames:,} are there"
+                    self.done.notes.append(f"'{printable(path)}': {said}")
+            self.done.videos += 1
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.done.out / name
+        _make(path.parent)
+        write_atomically(path, data, self.done.out / ".picture.tmp")
 
 
 def _make(folder: Path) -> None:
@@ -314,19 +267,28 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def _write(path: Path, data: bytes) -> None:
-    _make(path.parent)
-    write_atomically(path, data, path.with_name(f".{path.name}.tmp"))
-
-
 def translate_file(model: LoadedModel, data: bytes, name: str, settings: TranslateSettings) -> bytes:
     """Return one restored picture as a file; CorpusError, naming it, where it cannot be read."""
     try:
         return translate_bytes(model, data, settings).picture
     except Refused as refused:
-        raise CorpusError(
-            "picture", name, f"{refused.reason} {refused.detail}".strip(), "give another"
-        ) from None
+        raise _unusable("picture", name, refused) from None
+
+
+def translate_video_file(
+    model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, follow: Follow
+) -> Survey:
+    """Restore one video into another; CorpusError, naming it, where it cannot be read."""
+    _make(out.parent)
+    try:
+        with open_video(source.resolve()) as video:
+            return translate_video(model, video, out, settings, follow)
+    except Refused as refused:
+        raise _unusable("video", str(source), refused) from None
+
+
+def _unusable(what: str, name: str, refused: Refused) -> CorpusError:
+    return CorpusError(what, name, f"{refused.reason} {refused.detail}".strip(), "give another")
 
 
 def _row(path: bytes, refused: Refused) -> dict[str, Any]:

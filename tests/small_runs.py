@@ -11,8 +11,9 @@ from img2img_train import loop
 from img2img_train.config import RunConfig
 from img2img_train.display import Display
 from img2img_train.interrupts import Stop
+from img2img_train.networks import NetworkSpec
 from img2img_train.objectives import OBJECTIVES
-from img2img_train.run import RunFolder
+from img2img_train.run import LoadedModel, RunFolder
 
 SMALL: dict[str, Any] = {
     "width": 4,
@@ -44,3 +45,18 @@ def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.
     return loop.Training(
         config, data, config.objective, torch.device("cpu"), RunFolder(out), Display(), Stop()
     )
+
+
+class Negative(torch.nn.Module):
+    """What it does to a pixel is known, whatever the tile."""
+
+    def forward(self, x: Any) -> Any:
+        return -x
+
+
+def negative_model(folder: Path) -> LoadedModel:
+    """A model that makes negatives; its file lies in the folder."""
+    (folder / "model").write_bytes(b"negative")
+    spec, config = NetworkSpec(name="autoencoder"), RunConfig(corpora=("c",), out="run")
+    cpu = torch.device("cpu")
+    return LoadedModel(Negative(), spec, "rgb", (-1, 1), 0, config, cpu, folder / "model")

@@ -17,38 +17,24 @@ from conftest import make_photo, write_photos
 torch = pytest.importorskip("torch")
 
 from PIL import Image, ImageCms  # noqa: E402
+from small_runs import negative_model  # noqa: E402
 
 from img2img_data import images  # noqa: E402
 from img2img_data.errors import UsageError  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.layers import set_norm  # noqa: E402
+from img2img_train.listing import is_one_file, list_pictures  # noqa: E402
 from img2img_train.networks import NetworkSpec, build  # noqa: E402
 from img2img_train.run import LoadedModel  # noqa: E402
-from img2img_train.translate import (  # noqa: E402
-    TranslateSettings,
-    is_one_file,
-    list_pictures,
-    translate,
-    translate_bytes,
-)
+from img2img_train.translate import TranslateSettings, translate, translate_bytes  # noqa: E402
 
 TILED = TranslateSettings(tile=32, overlap=16)
 KEEP = images.ReadPolicy(depth="keep", channels="keep")
 
 
-class Negative(torch.nn.Module):
-    """What it does to a pixel is known, whatever the tile."""
-
-    def forward(self, x: Any) -> Any:
-        return -x
-
-
 @pytest.fixture
 def negative(tmp_path: Path) -> LoadedModel:
-    (tmp_path / "model").write_bytes(b"negative")
-    spec, config = NetworkSpec(name="autoencoder"), RunConfig(corpora=("c",), out="run")
-    cpu = torch.device("cpu")
-    return LoadedModel(Negative(), spec, "rgb", (-1, 1), 0, config, cpu, tmp_path / "model")
+    return negative_model(tmp_path)
 
 
 def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
