@@ -234,6 +234,14 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> Picture:
     return Picture(pixels, found.plain and not found.notes, found.format, tuple(sorted(found.notes)))
 
 
+def size_of(path: bytes | str | Path) -> tuple[int, int]:
+    """Return height and width of a file's picture, upright, by its header alone. Raises ``Refused``."""
+    found = header(read_bytes(path))
+    _check_size(found, ReadPolicy())
+    turned = found.orientation > 4
+    return (found.width, found.height) if turned else (found.height, found.width)
+
+
 def _check_size(found: Header, policy: ReadPolicy) -> None:
     """Refuse before anything is allocated."""
     width, height = found.width, found.height

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final
@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from img2img_data.corpus import Pair
 from img2img_train.objectives import Batch
 from img2img_train.online import Online, Operators
-from img2img_train.pictures import PairSet, PictureSet, Pixels, Store
+from img2img_train.pictures import PairSet, PictureSet, Store
 from img2img_train.planes import PLAIN, Planes
-from img2img_train.windows import enlarged, enlarged_pixels
+from img2img_train.windows import Cuts, Pixels, enlarged, enlarged_pixels
 
-ORDER, FLIP, WINDOW = 0, 1, 3
+ORDER, FLIP, WINDOW, CUT = 0, 1, 3, 4
 """Tell the draws of a plan apart; ``pool.POOL`` is another."""
 WHOLE: Final = slice(None)
 HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
@@ -48,8 +48,8 @@ class Plan:
     Of unpaired corpora ``counts`` are the inputs and ``others`` the targets, each drawn in this way and
     independently; a corpus counts as many pictures as its larger side.
 
-    With ``jitter`` above 1 each picture is enlarged by so much, and a window of its size cut at a place drawn
-    anew in each epoch.
+    With ``crop`` a square of so many pixels is cut out of each picture; with ``jitter`` above 1 each is then
+    enlarged by so much, and a window of its size cut out of that. Both places are drawn anew in each epoch.
     """
 
     counts: tuple[int, ...]
@@ -58,6 +58,7 @@ class Plan:
     seed: int
     others: tuple[int, ...] | None = None
     jitter: float = 1.0
+    crop: int = 0
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -107,13 +108,13 @@ class Plan:
         inputs = rng.random(self.total) < 0.5
         return np.stack([inputs, rng.random(self.total) < 0.5 if self.others else inputs])
 
-    def windows(self, epoch: int) -> NDArray[np.float64]:
+    def windows(self, epoch: int, kind: int = WINDOW) -> NDArray[np.float64]:
         """Return where the windows of an epoch lie, as shares of the room there is: 2 x places x 2, of inputs
         and targets, down and across; those of a pair are the same.
 
-        Depends on seed and epoch.
+        Depends on seed, epoch and kind: ``WINDOW`` of what is enlarged, ``CUT`` of what is cut.
         """
-        rng = np.random.default_rng([self.seed, epoch, WINDOW])
+        rng = np.random.default_rng([self.seed, epoch, kind])
         inputs = rng.random((self.total, 2))
         return np.stack([inputs, rng.random((self.total, 2)) if self.others else inputs])
 
@@ -123,8 +124,15 @@ class Plan:
         drawn = _epoch(self, epoch)
         span = slice(place * self.step_pictures, (place + 1) * self.step_pictures)
         flips = drawn.flips[:, span] if flip else None
-        windows = None if drawn.windows is None else drawn.windows[:, span]
-        return Step(drawn.order[span], drawn.others[span], flips, epoch, windows)
+        jitter, crop = drawn.windows, drawn.cuts
+        return Step(
+            drawn.order[span],
+            drawn.others[span],
+            flips,
+            epoch,
+            None if jitter is None else Jitter(self.jitter, jitter[:, span]),
+            None if crop is None else Cuts(self.crop, crop[:, span]),
+        )
 
 
 def _rounds(count: int, drawn: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -141,32 +149,45 @@ class _Epoch:
     others: NDArray[np.int64]
     flips: NDArray[np.bool_]
     windows: NDArray[np.float64] | None
+    cuts: NDArray[np.float64] | None
 
 
 @lru_cache(maxsize=2)
 def _epoch(plan: Plan, epoch: int) -> _Epoch:
     order = plan.order(epoch)
     others = plan.order(epoch, side=1) if plan.others else order
-    return _Epoch(order, others, plan.flips(epoch), plan.windows(epoch) if plan.jitter > 1 else None)
+    windows = plan.windows(epoch) if plan.jitter > 1 else None
+    cuts = plan.windows(epoch, CUT) if plan.crop else None
+    return _Epoch(order, others, plan.flips(epoch), windows, cuts)
+
+
+@dataclass(frozen=True, slots=True)
+class Jitter:
+    """The factor by which pictures are enlarged, and the places of their windows, 2 x N x 2."""
+
+    factor: float
+    places: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The inputs and targets of one step, which are mirrored, 2 x N, and where their windows lie, 2 x N x 2
-    (None: nowhere); of pairs both are the same.
+    """The inputs and targets of one step, which are mirrored, 2 x N, and what is cut out of them, enlarged or
+    not (None: nothing); of pairs both are the same.
     """
 
     indices: NDArray[np.int64]
     others: NDArray[np.int64]
     flips: NDArray[np.bool_] | None
     epoch: int
-    windows: NDArray[np.float64] | None = None
+    jitter: Jitter | None = None
+    cuts: Cuts | None = None
 
     def part(self, share: slice) -> Step:
         """Return what one of several processes sees of the step."""
         flips = None if self.flips is None else self.flips[:, share]
-        windows = None if self.windows is None else self.windows[:, share]
-        return Step(self.indices[share], self.others[share], flips, self.epoch, windows)
+        jitter = self.jitter and replace(self.jitter, places=self.jitter.places[:, share])
+        cuts = self.cuts and replace(self.cuts, places=self.cuts.places[:, share])
+        return Step(self.indices[share], self.others[share], flips, self.epoch, jitter, cuts)
 
 
 # ----------------------------------------------------------------------------------------- loading
@@ -185,14 +206,6 @@ class Raw:
     jitter: Jitter | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Jitter:
-    """The factor by which pictures are enlarged, and the places of their windows, 2 x N x 2."""
-
-    factor: float
-    places: NDArray[np.float64]
-
-
 class _Steps(Dataset[Raw]):
     def __init__(self, plan: Plan, store: Store, flip: bool, held: PictureSet | None, share: slice) -> None:
         self.plan, self.store, self.flip, self.held = plan, store, flip, held
@@ -200,23 +213,20 @@ class _Steps(Dataset[Raw]):
 
     def __getitem__(self, number: int) -> Raw:
         step = self.plan.step(number, self.flip).part(self.share)
-        given, targets = self.store.gather(step.indices, step.others)
-        jitter = None if step.windows is None else Jitter(self.plan.jitter, step.windows)
+        given, targets = self.store.gather(step.indices, step.others, step.cuts)
         if not isinstance(self.held, PairSet) or self.held.online is None:
-            return Raw(given, targets, step.flips, jitter=jitter)
+            return Raw(given, targets, step.flips, jitter=step.jitter)
         pairs = [self.held.pairs[i][1] for i in step.indices.tolist()]
-        return _spoiled(self.held.online, targets, pairs, step, jitter)
+        return _spoiled(self.held.online, targets, pairs, step)
 
 
-def _spoiled(
-    online: Online, clean: Pixels, pairs: Sequence[Pair], step: Step, jitter: Jitter | None = None
-) -> Raw:
+def _spoiled(online: Online, clean: Pixels, pairs: Sequence[Pair], step: Step) -> Raw:
     """Spoil a step's pictures here, or say how the device is to; what is spoiled is enlarged before."""
     if online.linear:
         operators = online.operators(pairs, step.epoch, clean.shape[1:3])
-        return Raw(clean, clean, step.flips, operators, jitter)
-    if jitter is not None:
-        clean = enlarged_pixels(clean, jitter.factor, jitter.places[1])
+        return Raw(clean, clean, step.flips, operators, step.jitter)
+    if step.jitter is not None:
+        clean = enlarged_pixels(clean, step.jitter.factor, step.jitter.places[1])
     made = [online.spoil(picture, pair, step.epoch) for picture, pair in zip(clean, pairs, strict=True)]
     return Raw(np.stack(made), clean, step.flips)
 

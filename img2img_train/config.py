@@ -118,6 +118,13 @@ class RunConfig(BaseModel):
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of Adam's first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of Adam's second moment")
     flip: bool = Field(False, description="mirror half of the pairs, left and right, anew each epoch")
+    crop: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="train on squares of so many pixels, cut at a place drawn anew each epoch, the same in "
+        "both halves of a pair; pictures may then be of several sizes; 0: on whole pictures of one size",
+    )
     jitter: float = Field(
         1.0,
         ge=1,
@@ -142,6 +149,9 @@ class RunConfig(BaseModel):
     )
     samples_every: int = Field(5, ge=0, description="epochs between sample grids, 0 for the last epoch alone")
     samples: int = Field(8, ge=1, le=64, description="pictures in a sample grid")
+    samples_pictures: str | tuple[str, ...] = Field(
+        (), description="KEY[,KEY...]: the pictures in a sample grid, by key; default: evenly spread"
+    )
     test_dropout: bool = Field(False, description="let dropout go on at test, as pix2pix does")
     test_norm: Literal["running", "batch"] = Field(
         "running",
@@ -188,6 +198,11 @@ class RunConfig(BaseModel):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Path | Mapping) else value
+
+    @field_validator("samples_pictures", mode="after")
+    @classmethod
+    def _several_keys(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(key for key in value.split(",") if key) if isinstance(value, str) else value
 
     @field_validator("degrade", mode="before")
     @classmethod

@@ -130,7 +130,7 @@ def _at_test(model: LoadedModel) -> dict[str, bool | str]:
 
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
-    from img2img_train.pictures import check_samples
+    from img2img_train.kinds import check_samples
 
     check_samples(corpus)
     pairs = corpus.pairs(split)

@@ -5,27 +5,31 @@ or kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_line
 from img2img_data.errors import CorpusError, UsageError, printable
+from img2img_data.fields import did_you_mean
 from img2img_train.config import RunConfig
+from img2img_train.kinds import planes_of
 from img2img_train.objectives import OBJECTIVES
 from img2img_train.online import Online
 from img2img_train.planes import PLAIN, Planes
+from img2img_train.sizes import Size, size_of_file, size_of_pair, total_area
+from img2img_train.windows import Cuts, Pixels, stacked
 
-Pixels: TypeAlias = NDArray[Any]
-"""Samples as read: uint8 or uint16, 1 or 3 channels."""
 SHARE_OF_MEMORY: Final = 0.5
 READERS: Final = 4
+_NONE: Final[Pixels] = np.empty((0, 0, 0), np.uint8)
 
 
 # --------------------------------------------------------------------------- pairs, sides
@@ -35,7 +39,8 @@ class PairSet:
     key.
 
     ``counts`` holds the number of pairs of each corpus; ``size`` is (height, width). With ``online`` the
-    inputs are made from the targets, here in one fixed way.
+    inputs are made from the targets, here in one fixed way. With ``least`` pictures are of several sizes, of
+    at least so many pixels a side, together of ``area`` pixels; ``size`` is that of what is cut out of them.
     """
 
     pairs: tuple[tuple[Corpus, Pair], ...]
@@ -44,6 +49,8 @@ class PairSet:
     swapped: bool
     planes: Planes = PLAIN
     online: Online | None = None
+    least: int = 0
+    area: int = 0
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -61,22 +68,30 @@ class PairSet:
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return input and target of one pair, H x W x C as stored; CorpusError where the size differs."""
         corpus, pair = self.pairs[index]
-        given, target = read_pair(corpus, pair, self.size, self.swapped, self.planes.stored)
+        size = self.least or self.size
+        given, target = read_pair(corpus, pair, size, self.swapped, self.planes.stored)
         return (given if self.online is None else self.online.spoil(target, pair, None)), target
 
     def to_train_on(self) -> PairSet | CleanSet:
         """Return the pictures that training reads: the pairs, or the targets alone where inputs are made."""
         return self if self.online is None else CleanSet(self)
 
-    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
-        """Return the pairs of these indices, stacked; ``others`` are the same."""
+    def gather(
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+    ) -> tuple[Pixels, Pixels]:
+        """Return the pairs of these indices, or pieces of them, stacked; ``others`` are the same."""
         given, targets = zip(*(self.read(int(i)) for i in indices), strict=True)
-        return np.stack(given), np.stack(targets)
+        return stacked(given, cuts, 0), stacked(targets, cuts, 1)
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of the pairs."""
+        return (pair.key for _, pair in self.pairs)
 
     @property
     def nbytes(self) -> int:
         """The bytes of all pictures, decoded."""
-        return len(self) * self.planes.pair_bytes * self.size[0] * self.size[1]
+        return self.planes.pair_bytes * (self.area or len(self) * self.size[0] * self.size[1])
 
     def fingerprint(self) -> str:
         """Return a hash that changes with the pairs: their keys, their rows, their order."""
@@ -106,6 +121,11 @@ class CleanSet:
         return self.pairs.size
 
     @property
+    def least(self) -> int:
+        """The least pixels of a side, where pictures are of several sizes."""
+        return self.pairs.least
+
+    @property
     def planes(self) -> Planes:
         """What samples mean."""
         return self.pairs.planes
@@ -113,12 +133,14 @@ class CleanSet:
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return one target twice; raises as ``read_pair``."""
         corpus, pair = self.pairs.pairs[index]
-        _, target = read_pair(corpus, pair, self.size, self.pairs.swapped, self.planes.stored)
+        _, target = read_pair(corpus, pair, self.least or self.size, self.pairs.swapped, self.planes.stored)
         return target, target
 
-    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
-        """Return the targets of these indices, stacked, twice; ``others`` are the same."""
-        targets = np.stack([self.read(int(i))[1] for i in indices])
+    def gather(
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+    ) -> tuple[Pixels, Pixels]:
+        """Return the targets of these indices, or pieces, stacked, twice; ``others`` are the same."""
+        targets = stacked([self.read(int(i))[1] for i in indices], cuts, 1)
         return targets, targets
 
     @property
@@ -141,6 +163,10 @@ class Picture:
         middle = pixels.shape[1] // 2
         return {"whole": pixels, "left": pixels[:, :middle], "right": pixels[:, middle:]}[self.half]
 
+    def size(self) -> Size:
+        """Return its size, without decoding it."""
+        return size_of_file(self.path, 1 if self.half == "whole" else 2)
+
 
 @dataclass(frozen=True, slots=True)
 class SideSet:
@@ -148,7 +174,8 @@ class SideSet:
     other.
 
     Corpus after corpus on each side, each sorted; ``counts`` holds the inputs of each corpus,
-    ``other_counts`` its targets; ``size`` is (height, width).
+    ``other_counts`` its targets; ``size``, ``least`` and ``area`` as in ``PairSet``, ``area`` of the larger
+    side.
     """
 
     inputs: tuple[Picture, ...]
@@ -157,6 +184,8 @@ class SideSet:
     other_counts: tuple[int, ...]
     size: tuple[int, int]
     planes: Planes = PLAIN
+    least: int = 0
+    area: int = 0
 
     def __len__(self) -> int:
         return max(self.sides)
@@ -172,25 +201,33 @@ class SideSet:
         given, target = self.gather(place, place)
         return given[0], target[0]
 
-    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
-        """Return the inputs of ``indices`` and the targets of ``others``, stacked; CorpusError as
+    def gather(
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+    ) -> tuple[Pixels, Pixels]:
+        """Return the inputs of ``indices`` and the targets of ``others``, or pieces, stacked; CorpusError as
         ``read_pair``.
         """
         given = [self._sized(self.inputs[int(i) % len(self.inputs)], 0) for i in indices]
         targets = [self._sized(self.targets[int(i) % len(self.targets)], 1) for i in others]
-        return np.stack(given), np.stack(targets)
+        return stacked(given, cuts, 0), stacked(targets, cuts, 1)
 
     def to_train_on(self) -> SideSet:
         """Return the pictures that training reads."""
         return self
 
     def _sized(self, picture: Picture, side: int) -> Pixels:
-        return _of_size(picture.read(), picture.path, self.size)[..., : self.planes.stored[side]]
+        pixels = _of_size(picture.read(), picture.path, self.least or self.size)
+        return pixels[..., : self.planes.stored[side]]
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The names of the inputs, without their extensions."""
+        return (picture.path.stem for picture in self.inputs)
 
     @property
     def nbytes(self) -> int:
         """The bytes of all pictures, decoded."""
-        return len(self) * self.planes.pair_bytes * self.size[0] * self.size[1]
+        return self.planes.pair_bytes * (self.area or len(self) * self.size[0] * self.size[1])
 
     def fingerprint(self) -> str:
         """Return a hash that changes with the names of the pictures and their order."""
@@ -226,7 +263,16 @@ def open_sides(config: RunConfig, split: str) -> SideSet | None:
     if not inputs or not targets:
         return None
     counts = tuple(len(side) for side, _ in found), tuple(len(side) for _, side in found)
-    return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2], planes_of(config))
+    planes, least = planes_of(config), _least(config, split)
+    if not least:
+        return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2], planes)
+    area = max(total_area(((p.path, p.size()) for p in side), least) for side in (inputs, targets))
+    return SideSet(inputs, targets, *counts, (config.crop, config.crop), planes, least, area)
+
+
+def _least(config: RunConfig, split: str) -> int:
+    """Return how many pixels the sides of a split need where any size will do: what is trained on is cut."""
+    return 0 if not config.crop else config.crop if split == config.split else 1
 
 
 def _sides_of(root: Path, split: str, limit: int) -> tuple[list[Picture], list[Picture]]:
@@ -260,11 +306,28 @@ def open_pairs(config: RunConfig, split: str) -> PairSet | None:
     if not pairs:
         return None
     swapped = config.direction == "BtoA"
-    online = Online.of(config.degrade, config.seed)
-    first, _ = _halves(*pairs[0], swapped)
-    return PairSet(
-        tuple(pairs), tuple(len(part) for part in found), first.shape[:2], swapped, planes_of(config), online
-    )
+    online, planes = Online.of(config.degrade, config.seed), planes_of(config)
+    counts, least = tuple(len(part) for part in found), _least(config, split)
+    if not least:
+        first, _ = _halves(*pairs[0], swapped)
+        return PairSet(tuple(pairs), counts, first.shape[:2], swapped, planes, online)
+    area = total_area(((pair.target, size_of_pair(corpus, pair)) for corpus, pair in pairs), least)
+    size = config.crop, config.crop
+    return PairSet(tuple(pairs), counts, size, swapped, planes, online, least, area)
+
+
+def places_of(held: PictureSet, keys: Sequence[str]) -> list[int]:
+    """Return where the pictures of these keys stand; UsageError where there is no such key."""
+    if not keys:
+        return []
+    places: dict[str, int] = {}
+    for place, key in enumerate(held.keys):
+        places.setdefault(key, place)
+    for key in (key for key in keys if key not in places):
+        near = get_close_matches(key, places, 1)
+        way_out = did_you_mean(key, near) if near else f"keys are like '{printable(next(iter(places)))}'"
+        raise UsageError("option", "--samples-pictures", f"names no picture: '{printable(key)}'", way_out)
+    return [places[key] for key in keys]
 
 
 def splits_of(config: RunConfig) -> list[str]:
@@ -283,69 +346,31 @@ def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
     return [(corpus, pair) for pair in (pairs[:limit] if limit else pairs)]
 
 
-def planes_of(config: RunConfig) -> Planes:
-    """Return what the samples of a run's corpora mean; UsageError, naming two, where they differ."""
-    found = [(choice.path, _planes(open_corpus(choice.path, rows=False))) for choice in config.corpora]
-    path, planes = found[0]
-    for other, theirs in found[1:]:
-        if theirs != planes:
-            why = f"holds {theirs.said or 'RGB to RGB'}, '{printable(path)}' {planes.said or 'RGB to RGB'}"
-            raise UsageError("corpus", other, why, "train on corpora of one kind")
-    if planes.colour == "lab":
-        _check_lab(config, path)
-    if config.direction == "BtoA":
-        planes = replace(planes, channels=planes.channels[::-1])
-    return planes
-
-
-def _planes(corpus: Corpus) -> Planes:
-    check_samples(corpus)
-    if corpus.colour == "lab":
-        return Planes("lab", (1, 2), corpus.bits)
-    return Planes("rgb", (corpus.channels["input"], corpus.channels["target"]), corpus.bits)
-
-
-def _check_lab(config: RunConfig, path: str) -> None:
-    """Raise UsageError for what makes no sense between L and the colours to it."""
-    if not config.objective.paired:
-        why = f"holds L and ab, and {config.loss} wants two sides of one kind"
-        raise UsageError("corpus", path, why, "choose a loss that needs pairs")
-    if config.direction == "BtoA":
-        why = "holds L and ab, and L is no riddle"
-        raise UsageError("corpus", path, why, "leave --direction BtoA out")
-    if config.degrade is not None:
-        why = "holds Lab pictures, and degradations are defined on RGB"
-        raise UsageError("corpus", path, why, "leave --degrade out, or train on RGB")
-
-
-def check_samples(corpus: Corpus) -> None:
-    """Raise UsageError for a corpus with transparent pictures."""
-    if 4 in corpus.channels.values():
-        why = "holds transparent pictures, and models take RGB"
-        raise UsageError("corpus", corpus.root, why, "build it with --channels rgb")
-
-
 def read_pair(
     corpus: Corpus,
     pair: Pair,
-    size: tuple[int, int],
+    size: Size | int,
     swapped: bool = False,
     channels: tuple[int, int] = (3, 3),
 ) -> tuple[Pixels, Pixels]:
     """Return so many channels of input and target, H x W x C; CorpusError where one is not of this (height,
-    width).
+    width), or smaller than so many pixels, or not as large as the other.
     """
     given, target = _halves(corpus, pair, swapped)
     paths = (pair.target, pair.input) if swapped else (pair.input, pair.target)
-    given, target = _of_size(given, paths[0], size), _of_size(target, paths[1], size)
+    given = _of_size(given, paths[0], size)
+    target = _of_size(target, paths[1], size if isinstance(size, tuple) else given.shape[:2])
     return given[..., : channels[0]], target[..., : channels[1]]
 
 
-def _of_size(pixels: Pixels, path: Path, size: tuple[int, int]) -> Pixels:
+def _of_size(pixels: Pixels, path: Path, size: Size | int) -> Pixels:
     height, width = pixels.shape[:2]
-    if (height, width) != size:
+    if isinstance(size, int):
+        total_area([(path, (height, width))], size)
+    elif (height, width) != size:
         why = f"is {width}x{height}, the first one is {size[1]}x{size[0]}"
-        raise CorpusError("picture", path, why, "build the corpus with --size, so that all are of one size")
+        way_out = "build the corpus with --size, or train on pieces of one size by --crop"
+        raise CorpusError("picture", path, why, way_out)
     return pixels
 
 
@@ -357,19 +382,26 @@ def _halves(corpus: Corpus, pair: Pair, swapped: bool) -> tuple[Pixels, Pixels]:
 # ------------------------------------------------------------------------------- kept or not
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x C; no inputs where the targets
-    stand for them.
+    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x C, or lists where sizes differ; no
+    inputs where the targets stand for them.
     """
 
-    inputs: Pixels
-    targets: Pixels
+    inputs: Pixels | list[Pixels]
+    targets: Pixels | list[Pixels]
 
-    def gather(self, indices: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
-        """Return the inputs of ``indices`` and the targets of ``others``, stacked."""
-        if not len(self.inputs):
-            targets = self.targets[others]
-            return targets, targets
-        return self.inputs[indices % len(self.inputs)], self.targets[others % len(self.targets)]
+    def gather(
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+    ) -> tuple[Pixels, Pixels]:
+        """Return the inputs of ``indices`` and the targets of ``others``, or pieces, stacked."""
+        targets = _taken(self.targets, others, cuts, 1)
+        return (_taken(self.inputs, indices, cuts, 0) if len(self.inputs) else targets), targets
+
+
+def _taken(kept: Pixels | list[Pixels], places: NDArray[np.int64], cuts: Cuts | None, half: int) -> Pixels:
+    places = places % len(kept)
+    if isinstance(kept, np.ndarray) and cuts is None:
+        return kept[places]
+    return stacked([kept[place] for place in places.tolist()], cuts, half)
 
 
 Readable: TypeAlias = PictureSet | CleanSet
@@ -385,7 +417,10 @@ def store_of(
     if cache == "off" or (cache == "auto" and (workers or not fits)):
         return pictures
     sides, planes = zip(pictures.sides, pictures.planes.stored, strict=True), pictures.planes
-    inputs, targets = (np.empty((count, *pictures.size, depth), planes.dtype) for count, depth in sides)
+    inputs, targets = (
+        [_NONE] * count if pictures.least else np.empty((count, *pictures.size, depth), planes.dtype)
+        for count, depth in sides
+    )
 
     def read(index: int) -> None:
         given, targets[index % len(targets)] = pictures.read(index)

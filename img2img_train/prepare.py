@@ -99,7 +99,10 @@ class Data:
             )
             raise UsageError("option", "--patience", why, "leave it out")
         weights = tuple(c.weight for c in config.corpora)
-        plan = Plan(train.counts, weights, config.batch, config.seed, train.other_counts, config.jitter)
+        plan = Plan(
+            train.counts, weights, config.batch, config.seed, train.other_counts, config.jitter, config.crop
+        )
+        pictures.places_of(held_out or train, config.samples_pictures)
         for spec in objective.networks(train.planes.channels).values():
             spec.check_size(*train.size, max(1, plan.step_pictures // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch
@@ -123,6 +126,8 @@ class Data:
             return None
         places = spread(len(self.train), min(len(self.held_out), most))
         inputs, targets = zip(*(self.train.read(place) for place in places), strict=True)
+        if self.train.least:
+            return pictures.Memory(list(inputs), list(targets))
         return pictures.Memory(np.stack(inputs), np.stack(targets))
 
     def is_end_of_epoch(self, step: int) -> bool:
@@ -148,6 +153,7 @@ class HeldOut:
 def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     """Return what a run is about to do, in lines for reading."""
     height, width = data.train.size
+    size = f"cut to {width}x{height}" if data.train.least else f"of {width}x{height}"
     kind = f", {data.train.planes.said}" if data.train.planes.said else ""
     drawn = " + ".join(f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True))
     held_out = _many(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
@@ -162,7 +168,7 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     spoiled = [_spoiled(config.degrade)] if config.degrade else []
     return [
         *spoiled,
-        f"{_many(data.train)} of {width}x{height}{kind}{filled}, {held_out} held out; an epoch draws {drawn}",
+        f"{_many(data.train)} {size}{kind}{filled}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
 

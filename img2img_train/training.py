@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +43,7 @@ from img2img_train.run import RunFolder, versions
 from img2img_train.schedule import Schedule
 from img2img_train.state import State
 from img2img_train.step import Stepper
-from img2img_train.validation import Viewer
+from img2img_train.validation import Viewer, samples
 
 
 @dataclass(slots=True)
@@ -245,8 +244,7 @@ class Training:
     def draw_samples(self, epoch: int) -> None:
         """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
         held = self.held_out.pictures if self.held_out is not None else self.data.train
-        chosen = [held.read(i) for i in batches.spread(len(held), self.config.samples)]
-        given, target = (np.stack(part) for part in zip(*chosen, strict=True))
+        given, target = samples(held, self.config.samples, self.config.samples_pictures)
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
         write_file(path, [images.encode(self.viewer.grid(given, target), "png")])
         if self.board is not None:

@@ -6,7 +6,7 @@ what is measured is how far a picture is from itself after the way there and bac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,12 +19,28 @@ from img2img_train import batches
 from img2img_train.layers import dropping, seeds_of
 from img2img_train.meters import psnr_of
 from img2img_train.objectives import Batch, Objective
-from img2img_train.pictures import Pixels, Store
+from img2img_train.pictures import Memory, PictureSet, Store, places_of
 from img2img_train.planes import PLAIN, Planes
 from img2img_train.prepare import HeldOut
+from img2img_train.windows import Cuts, Pixels, stacked
 
 AGAIN: Final = {"input_again": "input", "target_again": "target"}
 """Images after the way there and back, and what they should be."""
+SHOWN: Final = 256
+
+
+def samples(held: PictureSet, count: int, keys: Sequence[str] = ()) -> tuple[Pixels, Pixels]:
+    """Return inputs and targets for a sample grid: those of ``keys``, else ``count`` evenly spread.
+
+    Of pictures of several sizes the middle is shown, as large as the smallest, ``SHOWN`` pixels at most.
+    """
+    places = places_of(held, keys) or batches.spread(len(held), count)
+    given, targets = zip(*(held.read(place) for place in places), strict=True)
+    if not held.least:
+        return np.stack(given), np.stack(targets)
+    side = min(max(SHOWN, *held.size), *(side for one in (*given, *targets) for side in one.shape[:2]))
+    cuts = Cuts.middle(side, len(places))
+    return stacked(given, cuts, 0), stacked(targets, cuts, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +78,7 @@ class Viewer:
         255, over both ways there and back. ``check`` is called before each batch.
         """
         found: dict[str, list[Tensor]] = {}
+        batch = 1 if held_out.pictures.least else batch
         for start in range(0, len(held_out.pictures), batch):
             check()
             places = np.arange(start, min(start + batch, len(held_out.pictures)))
@@ -77,6 +94,7 @@ class Viewer:
     def psnr(self, store: Store, count: int, batch: int, check: Callable[[], None]) -> float:
         """Return the mean PSNR of a store's first ``count`` pictures, dB; ``check`` as for ``scores``."""
         found: list[Tensor] = []
+        batch = 1 if isinstance(store, Memory) and isinstance(store.inputs, list) else batch
         for start in range(0, count, batch):
             check()
             places = np.arange(start, min(start + batch, count))

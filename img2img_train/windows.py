@@ -6,15 +6,47 @@ the sizes of pictures.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Pixels: TypeAlias = NDArray[Any]
 TAPS: Final = 4
 SHARPNESS: Final = -0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Square pieces of pictures: their side, and their ``places`` in inputs and targets, 2 x N x 2."""
+
+    side: int
+    places: NDArray[np.float64]
+
+    @classmethod
+    def middle(cls, side: int, count: int) -> Cuts:
+        """Return the pieces in the middle of so many pictures."""
+        return cls(side, np.full((2, count, 2), 0.5))
+
+    def of(self, pictures: Sequence[Pixels], half: int) -> Pixels:
+        """Return the pieces of inputs (0) or targets (1), each H x W x C of at least ``side``, stacked."""
+        pieces = []
+        for picture, (down, across) in zip(pictures, self.places[half], strict=True):
+            top, left = (
+                int(start(share, whole - self.side))
+                for share, whole in zip((down, across), picture.shape[:2], strict=True)
+            )
+            pieces.append(picture[top : top + self.side, left : left + self.side])
+        return np.stack(pieces)
+
+
+def stacked(pictures: Sequence[Pixels], cuts: Cuts | None, half: int) -> Pixels:
+    """Return pictures of one size, or pieces of any, as N x H x W x C."""
+    return np.stack(pictures) if cuts is None else cuts.of(pictures, half)
 
 
 def start(share: NDArray[np.float64], room: int) -> NDArray[np.int64]:
@@ -40,7 +72,7 @@ def enlarged(pictures: Tensor, factor: float, places: NDArray[np.float64]) -> Te
     return _summed(list(terms)).round_().clamp_(0, top)
 
 
-def enlarged_pixels(pictures: NDArray[Any], factor: float, places: NDArray[np.float64]) -> NDArray[Any]:
+def enlarged_pixels(pictures: Pixels, factor: float, places: NDArray[np.float64]) -> Pixels:
     """Return what ``enlarged`` does, of the same type."""
     made = enlarged(torch.from_numpy(pictures), factor, places).numpy()
     return np.ascontiguousarray(made.astype(pictures.dtype))

@@ -370,7 +370,7 @@ def test_the_share_outside_srgb_is_what_clips() -> None:
     ],
 )
 def test_training_refuses_what_it_would_cut_down(info: dict[str, Any], why: str, tmp_path: Path) -> None:
-    pictures = pytest.importorskip("img2img_train.pictures")
+    kinds = pytest.importorskip("img2img_train.kinds")
     with pytest.raises(UsageError, match=why):
-        pictures.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", info, {}))
-    pictures.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {}))
+        kinds.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", info, {}))
+    kinds.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {}))

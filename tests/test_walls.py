@@ -62,6 +62,7 @@ TRAIN_LEVELS = [
     {"colours", "objectives"},
     {"config", "parts"},
     {"checkpoints", "online"},
+    {"kinds", "sizes"},
     {"pictures"},
     {"batches"},
     {"run", "meters"},

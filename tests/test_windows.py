@@ -118,8 +118,8 @@ def test_sides_without_pairs_have_windows_of_their_own(tmp_path: Path) -> None:
     inputs, targets = plan.windows(0)
     assert not np.intersect1d(inputs, targets).size
     step = plan.step(0, False)
-    assert step.windows is not None
-    assert np.array_equal(step.windows, plan.windows(0))
+    assert step.jitter is not None
+    assert np.array_equal(step.jitter.places, plan.windows(0))
 
 
 # ---------------------------------------------------------------------------------- anew, and exactly
@@ -127,16 +127,17 @@ def test_each_epoch_draws_other_windows_and_nothing_else_changes(tmp_path: Path)
     plans = [batches.Plan((6,), (1.0,), 2, 3, jitter=factor) for factor in (1.0, 1.2)]
     for number in range(6):
         plain, jittered = (plan.step(number, True) for plan in plans)
-        assert plain.windows is None
-        assert jittered.windows is not None
+        assert plain.jitter is None
+        assert jittered.jitter is not None
         assert np.array_equal(plain.indices, jittered.indices)
         assert np.array_equal(plain.flips, jittered.flips)
-        assert np.array_equal(jittered.windows[0], jittered.windows[1])
+        assert np.array_equal(*jittered.jitter.places)
     first, second = (plans[1].windows(epoch) for epoch in (0, 1))
     assert not np.intersect1d(first, second).size
     assert not np.array_equal(first, batches.Plan((6,), (1.0,), 2, 4, jitter=1.2).windows(0))
     share = plans[1].step(0, True).part(slice(1, 2))
-    assert np.array_equal(share.windows, plans[1].step(0, True).windows[:, 1:2])  # type: ignore[index]
+    assert share.jitter is not None
+    assert np.array_equal(share.jitter.places, first[:, 1:2])
 
 
 DEGRADED: dict[str, Any] = {
