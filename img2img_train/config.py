@@ -34,7 +34,17 @@ SMOKE: Final = ("corpus", "run")
 """What the small size of a recipe has: steps for img2img-data build --smoke, and settings."""
 UNNAMED: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = frozenset(
-    {"out", "device", "threads", "workers", "cache", "checkpoint_seconds", "deterministic", "tensorboard"}
+    {
+        "out",
+        "device",
+        "threads",
+        "workers",
+        "cache",
+        "checkpoint_seconds",
+        "compile",
+        "deterministic",
+        "tensorboard",
+    }
 )
 """Settings that say with what a run is computed, not what: a run may be resumed with others."""
 
@@ -166,6 +176,11 @@ class RunConfig(BaseModel):
         "auto",
         description="the same bits again from the same machine, at the price of speed; auto is on on the CPU",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compile the networks before training: a minute to begin with, faster steps, other last "
+        "digits; auto is on on CUDA, unless --deterministic is on",
+    )
     workers: int = Field(
         0, ge=0, le=256, description="processes that read pictures, 0 for none; same results"
     )
@@ -189,7 +204,7 @@ class RunConfig(BaseModel):
         own: dict[str, Any] = values.pop("objective", {})
         return values | own
 
-    @field_validator("deterministic", mode="before")
+    @field_validator("compile", "deterministic", mode="before")
     @classmethod
     def _as_yaml_reads_it(cls, value: Any) -> Any:
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

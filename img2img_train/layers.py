@@ -110,6 +110,25 @@ def share_norm(network: nn.Module, processes: int) -> None:
             module.shared_by = processes
 
 
+@contextlib.contextmanager
+def norm_alone(network: nn.Module) -> Iterator[None]:
+    """Let all batch norms ask no other process, for as long as the block lasts."""
+    shared = [(m, m.shared_by) for m in network.modules() if isinstance(m, BatchNorm)]
+    share_norm(network, 1)
+    try:
+        yield
+    finally:
+        for module, processes in shared:
+            module.shared_by = processes
+
+
+def together_uncompiled(network: nn.Module) -> None:
+    """Let no compiler look into what batch norms of several processes do together."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm) and module.shared_by > 1:
+            module._together = torch.compiler.disable(module._together)  # type: ignore[method-assign,no-untyped-call]
+
+
 def seeds_of(pictures: Tensor, draw: int = 0) -> tuple[int, ...]:
     """Return a seed for each of N pictures, from its samples and the number of the draw."""
     held = pictures.detach().cpu().contiguous().numpy()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from img2img_data.errors import DivergedError, Img2ImgError
-from img2img_train import batches, pictures, watching
+from img2img_train import batches, compiling, pictures, watching
 from img2img_train.checkpoints import Checkpoint, Progress
 from img2img_train.config import RunConfig
-from img2img_train.display import Display
+from img2img_train.display import Display, duration
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
 from img2img_train.looking import Board, LivePage
 from img2img_train.pictures import Readable, Store
-from img2img_train.prepare import Data, HeldOut, computing, opening, resolve
+from img2img_train.prepare import Data, HeldOut, compiles, computing, opening, resolve
 from img2img_train.ranks import device_of, find_place, joined
 from img2img_train.run import RunFolder, read_log
 from img2img_train.training import Training, step_of
@@ -105,6 +106,8 @@ def _claim(training: Training) -> Checkpoint | None:
 def _train(training: Training) -> None:
     config, data, progress = training.config, training.data, training.progress
     store = _read_all(training)
+    if compiles(config, training.device):
+        _compile(training)
     training.display.begin("training", data.steps * data.plan.step_pictures, progress.pictures)
     numbers = range(progress.step, data.steps)
     share = training.ranks.part(data.plan.step_pictures)
@@ -124,6 +127,34 @@ def _train(training: Training) -> None:
             raise Img2ImgError(
                 "run", training.folder.root, "a process that reads pictures died", way_out
             ) from None
+
+
+def _compile(training: Training) -> None:
+    """Let steps go through compiled networks, where every process can compile them."""
+    data, stepper, display = training.data, training.stepper, training.display
+    specs = training.objective.networks(data.train.planes.channels)
+    left = training.objective.twice_differentiated()
+    covers, trouble, began = stepper.used, "", time.monotonic()
+    display.begin("compiling", len(specs), unit="networks")
+    try:
+        trial = compiling.Trial(_most_at_once(training), data.train.size, training.device, stepper.autocast)
+        covers = compiling.cover(training.nets, specs, left, trial, display.advance)
+    except Exception as error:  # whatever a compiler comes up with that is missing, or not up to it
+        trouble = compiling.why(error)
+    if any(training.ranks.highest(bool(trouble))):
+        reason = trouble or "another process cannot"
+        display.line(f"networks are not compiled ({reason}); training goes on without, as with --compile off")
+        return
+    stepper.used = covers
+    names = ", ".join(name for name in specs if name not in left)
+    display.line(f"compiled in {duration(time.monotonic() - began)}: {names}")
+
+
+def _most_at_once(training: Training) -> int:
+    """Return how many pictures go through a network at once, in the largest part of a step."""
+    share = training.ranks.part(training.data.plan.step_pictures)
+    pictures = int(share.stop - share.start)
+    return math.ceil(pictures / min(training.config.accumulate, pictures))
 
 
 def _read_all(training: Training) -> Store:

@@ -160,6 +160,10 @@ class Objective(BaseModel):
         """Return the images of ``forward`` of which a history is kept, and how many of each."""
         return {}
 
+    def twice_differentiated(self) -> tuple[str, ...]:
+        """Return the networks of whose gradients there are gradients; no compiler of torch's knows that."""
+        return ()
+
     def forward(self, nets: Nets, batch: Batch) -> Images:
         """Return the images made of a batch, by name; all phases share them."""
         return {"output": nets["generator"](batch.input)}
@@ -230,6 +234,11 @@ class Adversarial(Objective):
 
     def _phase(self, name: str, *modules: str, every: int = 1) -> Phase:
         return Phase(name, modules, "rmsprop" if self.gan_mode == "wgan" else "adam", every)
+
+    def twice_differentiated(self) -> tuple[str, ...]:
+        """Return the critics, with ``wgan-gp``."""
+        judges = next(phase.modules for phase in self.phases() if phase.name == "discriminator")
+        return judges if self.gan_mode == "wgan-gp" else ()
 
     def after(self, phase: str, nets: Nets) -> None:
         """Clip the discriminators' weights, with ``wgan``."""

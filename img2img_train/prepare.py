@@ -48,27 +48,56 @@ def _cores() -> int:
     return max(1, cores // find_place().beside)
 
 
+def repeats(config: RunConfig, device: torch.device) -> bool:
+    """Return whether a run gives the same bits again: ``--deterministic``, decided."""
+    return device.type == "cpu" if config.deterministic == "auto" else config.deterministic == "on"
+
+
+def compiles(config: RunConfig, device: torch.device) -> bool:
+    """Return whether a run compiles its networks: ``--compile``, decided."""
+    if config.compile == "auto":
+        return device.type == "cuda" and not repeats(config, device)
+    return config.compile == "on"
+
+
 @contextlib.contextmanager
 def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Set torch up for a run, and back afterwards: threads, generator, algorithms that repeat themselves."""
-    again = device.type == "cpu" if config.deterministic == "auto" else config.deterministic == "on"
-    if again and device.type == "cuda":
+    again, cuda = repeats(config, device), device.type == "cuda"
+    if again and cuda:
         # cuBLAS reads it when it starts: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
+    with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []), convolving(cuda and not again):
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         torch.use_deterministic_algorithms(again)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = device.type == "cuda" and not again
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def convolving(fast: bool) -> Iterator[None]:
+    """Let cuDNN try out which algorithm is the quickest, and use TF32 for float32, where ``fast``; else
+    neither.
+
+    Products of matrices stay in full float32, torch's default: online degradations are such. The older one
+    of torch's two switches, for its compiler still reads that, and mixing both is an error
+    (https://github.com/pytorch/pytorch/issues/166387).
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32 = fast, fast
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 # --------------------------------------------------------------------------------------------- data

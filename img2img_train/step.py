@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from img2img_train.config import RunConfig
 from img2img_train.layers import share_norm
@@ -25,15 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Stepper:
-    """Takes the steps of a run: it changes ``state`` and nothing else, by the number of the step alone."""
+    """Takes the steps of a run: it changes ``state`` and nothing else, by the number of the step alone.
+
+    ``used`` are its networks as steps go through them: the same, or covers over them that are compiled.
+    """
 
     config: RunConfig
     objective: Objective
     state: State
     schedule: Schedule
     ranks: Ranks
+    used: Mapping[str, nn.Module] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.used = self.state.nets
         for net in self.state.nets.values():
             share_norm(net, self.ranks.count)
 
@@ -58,7 +63,7 @@ class Stepper:
                 made, past = self._images(phase, due, parts, place, draws)
                 self.train_only(phase)
                 with self.autocast():
-                    losses = self.objective.losses(phase.name, nets, part, made, past)
+                    losses = self.objective.losses(phase.name, self.used, part, made, past)
                 (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
                 for name, loss in losses.items():
                     seen[name] = seen.get(name, 0) + loss.detach() * share
@@ -87,7 +92,7 @@ class Stepper:
             return parts.kept[place]
         self.train_only(*(due if parts.alone else [phase]))
         with self.autocast(), torch.set_grad_enabled(parts.alone or makes):
-            made = self.objective.forward(self.state.nets, parts.batches[place])
+            made = self.objective.forward(self.used, parts.batches[place])
         if first:
             pools = self.state.pools.items()
             parts.keep(made, {name: self._past(pool, made[name], draws[name]) for name, pool in pools})

@@ -60,7 +60,7 @@ TRAIN_LEVELS = [
     {"networks", "generators", "discriminators", "pool"},
     {"adversarial"},
     {"colours", "objectives"},
-    {"config", "parts"},
+    {"compiling", "config", "parts"},
     {"checkpoints", "online"},
     {"kinds", "sizes"},
     {"pictures"},
