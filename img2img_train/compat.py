@@ -150,7 +150,7 @@ def export_pth(model: LoadedModel, out: Path) -> None:
     """Write a generator as the repository's ``latest_net_G.pth``; UsageError where it has no such network."""
     import torch
 
-    if model.spec.name not in THEIRS.values() or model.spec.bottleneck_norm:
+    if model.spec.name not in THEIRS.values() or model.spec.bottleneck_norm or model.spec.residual:
         why = "has no counterpart in the PyTorch CycleGAN/pix2pix repository"
         raise UsageError("network", model.spec.name, why, f"it has {', '.join(THEIRS.values())}")
     temporary = out.with_name(f".{out.name}.tmp")

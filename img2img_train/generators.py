@@ -32,15 +32,20 @@ def needs_bias(norm: Norm) -> bool:
 class Translator(nn.Module):
     """A generator, for pictures of any size: ``forward`` brings them to sides that ``translate`` takes.
 
-    They are mirrored at the right and the bottom, and what is made of that is cut off again.
+    They are mirrored at the right and the bottom, and what is made of that is cut off again. A ``residual``
+    one makes what is added to its input, so that it starts from doing nothing: Zhang et al. (2017), DnCNN,
+    3.2; Kupyn et al. (2018), DeblurGAN, 3.2.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.multiple, self.smallest = spec.multiple, spec.smallest
+        self.multiple, self.smallest, self.residual = spec.multiple, spec.smallest, spec.residual
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what is made of N x C x H x W, of the same size."""
+        return x + self._made(x) if self.residual else self._made(x)
+
+    def _made(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         filled = [max(self.smallest, -(-side // self.multiple) * self.multiple) for side in (height, width)]
         if filled == [height, width]:

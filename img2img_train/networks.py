@@ -49,7 +49,7 @@ class NetworkSpec(BaseModel):
     """What rebuilds a network: its name in ``NETWORKS``, channels in and out, channels of the first layer.
 
     ``dropout`` is the share of activations dropped where the network drops some; ``bottleneck_norm`` says
-    whether a U-Net normalises its innermost layer too.
+    whether a U-Net normalises its innermost layer too, ``residual`` whether a generator adds its input.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +61,7 @@ class NetworkSpec(BaseModel):
     norm: Norm = "batch"
     dropout: float = Field(0.0, ge=0, lt=1)
     bottleneck_norm: bool = False
+    residual: bool = False
 
     @property
     def multiple(self) -> int:
@@ -132,6 +133,7 @@ def describe(
     norm: Norm | Literal["auto"] = "auto",
     dropout: float | None = None,
     bottleneck_norm: bool = False,
+    residual: bool = False,
 ) -> NetworkSpec:
     """Return the spec of a network; what is left open (auto, None) is as it was published.
 
@@ -143,6 +145,9 @@ def describe(
     if bottleneck_norm and not row.bottleneck:
         why = "has no bottleneck that is left without a norm"
         raise UsageError("network", name, why, "leave --bottleneck-norm out, or choose a unet-N")
+    if residual and channels[0] != channels[1]:
+        why = f"cannot add an input of {channels[0]} channels to an output of {channels[1]}"
+        raise UsageError("network", name, why, "leave --residual out")
     return NetworkSpec(
         name=name,
         inputs=channels[0],
@@ -151,6 +156,7 @@ def describe(
         norm=row.norm if norm == "auto" else norm,
         dropout=(row.dropout or 0.0) if dropout is None else dropout,
         bottleneck_norm=bottleneck_norm,
+        residual=residual,
     )
 
 

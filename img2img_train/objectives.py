@@ -128,6 +128,12 @@ class Objective(BaseModel):
         False
     )
     dropout: Dropout = None
+    residual: Annotated[
+        bool,
+        Field(
+            description="the generator makes what is added to its input: training starts from doing nothing"
+        ),
+    ] = False
 
     @property
     def generator(self) -> str:
@@ -150,7 +156,9 @@ class Objective(BaseModel):
 
     def translator(self, channels: tuple[int, int]) -> NetworkSpec:
         """Return a generator from so many channels to so many."""
-        return describe(self.net, channels, self.width, self.norm, self.dropout, self.bottleneck_norm)
+        return describe(
+            self.net, channels, self.width, self.norm, self.dropout, self.bottleneck_norm, self.residual
+        )
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the updates of a step, in order."""

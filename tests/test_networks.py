@@ -175,7 +175,17 @@ def test_dropout_is_on_the_three_innermost_levels() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("sides", [(64, 64), (33, 50)])
+def test_a_residual_network_makes_what_is_added_to_its_input(name: Generator, sides: tuple[int, int]) -> None:
+    plain, residual = (build(describe(name, (3, 3), 2, residual=r), 0).eval() for r in (False, True))
+    x = torch.rand(1, 3, *sides)
+    assert torch.equal(residual(x), x + plain(x))
+
+
 def test_what_a_network_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="1 channels to an output of 2"):
+        describe("unet", (1, 2), 4, residual=True)
     with pytest.raises(UsageError, match="'autoencoder': has no dropout"):
         describe("autoencoder", (3, 3), 4, dropout=0.5)
     with pytest.raises(UsageError, match="'resnet-9': has no bottleneck"):
@@ -193,4 +203,4 @@ def test_absurd_sizes_are_refused_before_they_take_memory() -> None:
 
 def test_a_spec_of_an_earlier_version_still_means_the_same() -> None:
     old = NetworkSpec.model_validate({"name": "unet", "inputs": 3, "outputs": 3, "width": 8})
-    assert (old.norm, old.dropout, old.bottleneck_norm) == ("batch", 0.0, False)
+    assert (old.norm, old.dropout, old.bottleneck_norm, old.residual) == ("batch", 0.0, False, False)
