@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,12 +41,24 @@ class Histograms:
 
     def intervals(self) -> dict[str, Interval]:
         """Return the 95 % interval of the gain in overlap, by resampling whole photos."""
-        there = self.sizes > 0
-        count = int(there.sum())
+        return self._intervals(lambda drawn: self._overlaps(drawn, 1) - self._overlaps(drawn, 0))
+
+    def lead(self, other: Histograms) -> dict[str, Interval]:
+        """Return the 95 % interval of the overlap of these outputs minus that of ``other``'s, on the same
+        pictures.
+        """
+        return self._intervals(lambda drawn: self._overlaps(drawn, 1) - other._overlaps(drawn, 1))
+
+    def _intervals(self, measure: Callable[[NDArray[np.int64]], NDArray[np.float64]]) -> dict[str, Interval]:
+        count = int((self.sizes > 0).sum())
         if count < 2:
             return dict.fromkeys(SET_METRICS)
-        sums, gains = self.sums[there].reshape(count, -1), []
-        for drawn in draws(count, RESAMPLES):
-            means = (drawn @ sums / (drawn @ self.sizes[there])[:, None]).reshape(-1, 3, 3, 256)
-            gains.append(intersection(means[:, 1], means[:, 2]) - intersection(means[:, 0], means[:, 2]))
-        return dict(zip(SET_METRICS, percentiles(np.concatenate(gains), count), strict=True))
+        found = [measure(drawn) for drawn in draws(count, RESAMPLES)]
+        return dict(zip(SET_METRICS, percentiles(np.concatenate(found), count), strict=True))
+
+    def _overlaps(self, drawn: NDArray[np.int64], side: int) -> NDArray[np.float64]:
+        """Return the overlap of inputs (side 0) or outputs (1) with the targets, of each resample: N x 3."""
+        there = self.sizes > 0
+        sums = self.sums[there][:, [side, 2]].reshape(int(there.sum()), -1)
+        means = (drawn @ sums / (drawn @ self.sizes[there])[:, None]).reshape(-1, 2, 3, 256)
+        return intersection(means[:, 0], means[:, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -148,4 +149,87 @@ def resume(run: Path, report: bool, **resources: Any) -> None:
     _fit(RunConfig.load(run).model_copy(update=changed), report)
 
 
-COMMANDS: Final = (fit, resume)
+def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from img2img_train.experiments import listing
+
+    click.echo("\n".join(listing()))
+    context.exit()
+
+
+@click.command(short_help="Do an experiment of the papers again.")
+@click.argument("name")
+@click.option(
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="say which there are"
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["smoke", "full"]),
+    default="smoke",
+    show_default=True,
+    help="the recipes' small size, minutes on a laptop, or the published one",
+)
+@click.option(
+    "--data",
+    type=PATH,
+    default=Path(),
+    help="folder in which the recipes' sources lie, and corpora and runs will  [default: the current one]",
+)
+@click.option("--out", type=PATH, help="folder of the results  [default: results/NAME-SCALE]")
+@click.option(
+    "--recipes", type=PATH, default=Path("recipes"), show_default=True, help="folder of the recipes"
+)
+@click.option("--jobs", type=click.IntRange(0), default=0, help="processes that build; 0: one for each core")
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="arithmetic of a training step"
+)
+@click.option("--dry-run", is_flag=True, help="print the commands, do nothing")
+def reproduce(
+    name: str,
+    scale: str,
+    data: Path,
+    out: Path | None,
+    recipes: Path,
+    jobs: int,
+    device: str,
+    threads: int,
+    precision: str | None,
+    dry_run: bool,
+) -> None:
+    """Do the experiment NAME: build its corpora, train its models, score them, hold the claims against it.
+
+    OUT gets results.html, results.md, results.json and contact.png. Each recipe says what has to lie where.
+    Given again, the command goes on where it was; what other experiments have built and trained serves.
+
+    \b
+    Example:
+      img2img-train reproduce --list
+      img2img-train reproduce losses --dry-run
+      img2img-train reproduce losses --data pictures/
+      img2img-train reproduce losses --data pictures/ --scale full --precision bf16
+    """
+    from img2img_train.reproduce import Task, commands
+    from img2img_train.reproduce import reproduce as run
+
+    extra = [*(["--threads", str(threads)] if threads else [])]
+    extra += ["--precision", precision] if precision else []
+    where = out or Path("results") / f"{name}-{scale}"
+    task = Task(name, scale == "smoke", data, where, recipes, jobs, device, extra)
+    if dry_run:
+        click.echo("\n".join(" ".join(words) for words in commands(task)))
+        return
+    if not data.is_dir():
+        raise UsageError(
+            "option", "--data", f"'{printable(str(data))}' is no folder", "name the sources' folder"
+        )
+    code = run(task, lambda line: click.echo(line, err=True))
+    if code:
+        sys.exit(code)
+    click.echo((where / "results.md").read_text())
+    click.echo(f"page: {printable(str(where / 'results.html'))}")
+
+
+COMMANDS: Final = (fit, resume, reproduce)

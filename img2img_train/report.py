@@ -68,6 +68,25 @@ def write_matrix_page(payload: Mapping[str, Any], path: Path) -> Path:
     return _write(path, text)
 
 
+def write_experiment_page(page: Mapping[str, Any], webp: bytes, size: tuple[int, ...], path: Path) -> Path:
+    """Write the page of an experiment, ``page`` being the content of ``results.json``; return its path.
+
+    ``webp`` is the contact sheet, ``size`` its height and width.
+    """
+    about = {"machine": page["machine"], "versions": page["versions"], "seeds": page["seeds"]}
+    minutes = {f"minutes of {name}": number for name, number in page["minutes"].items()}
+    height, width = size
+    text = _render(
+        "experiment.html",
+        page=page,
+        about=list(_flat(about | minutes)),
+        webp=b64encode(webp).decode(),
+        height=height,
+        width=width,
+    )
+    return _write(path, text)
+
+
 def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, model: bytes) -> str:
     """Return the page that runs a model (an ONNX file) by a runtime (a JavaScript module and its binary)."""
     inside = {name: b64encode(data).decode() for name, data in (("runtime", runtime), ("wasm", wasm))}

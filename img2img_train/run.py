@@ -258,6 +258,12 @@ def read_log(run: Path | str) -> list[dict[str, Any]]:
     return read_rows(log) if content.endswith(b"\n") else [json.loads(x) for x in content.splitlines()[:-1]]
 
 
+def read_timing(run: Path | str) -> list[dict[str, Any]]:
+    """Return the rows of a run's timing, in order: ``{"epoch", "seconds", "pictures_per_second", ...}``."""
+    timing = RunFolder(Path(run)).timing
+    return read_rows(timing) if timing.is_file() else []
+
+
 def sample_paths(run: Path | str) -> list[Path]:
     """Return the sample grids of a run, oldest first."""
     return sorted(RunFolder(Path(run)).samples.glob("epoch-*.png"))
