@@ -135,18 +135,18 @@ def translate(
       img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
     """
     from img2img_data.fields import build_model
-    from img2img_train.listing import STANDARD, is_one_file, list_pictures
+    from img2img_train.listing import is_one_file, list_pictures
     from img2img_train.run import load_generator
     from img2img_train.translate import TranslateSettings
     from img2img_train.translate import translate as restore
 
-    chosen, load = build_model(TranslateSettings, settings), load_generator
-    single = str(pictures) == STANDARD or is_one_file(pictures, out)
+    chosen = build_model(TranslateSettings, settings)
+    single = is_one_file(pictures, out)
     total = 1 if single else len(list_pictures(pictures, out)[1])
     if dry_run:
         click.echo(f"would restore {total:,} files into '{printable(str(out))}'; nothing was written")
         return
-    loaded = load(model, device, direction, switch(dropout), norm)
+    loaded = load_generator(model, device, direction, switch(dropout), norm)
     if single:
         _translate_one(loaded, pictures, out, chosen, settings)
         return
@@ -178,8 +178,6 @@ def _translate_one(
 
     suffix = out.suffix.lower()
     if suffix[1:] in VIDEO_FORMATS:
-        if source == Path(STANDARD):
-            raise UsageError("output", out, "is the name of a video", "standard input is taken for a picture")
         chosen = settings.model_copy(update={"video_format": suffix[1:]})
         with Display() as display:
             seen = translate_video_file(model, source, out, chosen, stretching(display, "restoring"))
@@ -188,15 +186,18 @@ def _translate_one(
     if "format" not in given and suffix in FORMATS:
         settings = settings.model_copy(update={"format": FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STANDARD else source.read_bytes()
-    _write_one(out, translate_file(model, data, str(source), settings))
+    made = translate_file(model, data, str(source), settings)
+    if str(out) == STANDARD:
+        sys.stdout.buffer.write(made.picture)
+        return
+    if made.spread:
+        _write_one(out.with_name(f"{out.stem}.spread.png"), made.spread)
+    _write_one(out, made.picture)
 
 
 def _write_one(out: Path, data: bytes) -> None:
     from img2img_data.corpus import write_atomically
 
-    if str(out) == "-":
-        sys.stdout.buffer.write(data)
-        return
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, data, out.with_name(f".{out.name}.tmp"))
 

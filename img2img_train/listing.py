@@ -44,27 +44,31 @@ def list_pictures(source: Path, out: Path | None = None) -> tuple[bytes, list[by
 
 
 def is_one_file(source: Path, out: Path) -> bool:
-    """Tell whether one file becomes one: ``source`` is a file, ``out`` "-" or the name of a picture or video.
+    """Tell whether a file ("-" for standard input) becomes one: ``out`` is "-" or a name of its kind.
 
-    UsageError where ``out`` is of another kind than ``source``, or is ``source``.
+    UsageError where ``out`` is of another kind than ``source``, of none that is written, or is ``source``.
     """
-    if not (source.is_file() and (str(out) == STANDARD or (_kind(out) and not out.is_dir()))):
+    piped, kind = str(source) == STANDARD, _kind(out)
+    if not piped and (not source.is_file() or not kind or out.is_dir()):
         return False
-    video = is_video(os.fsencode(source.name))
-    if out.exists() and out.samefile(source):
+    if not piped and out.exists() and out.samefile(source):
         raise UsageError("output", out, "is the source itself", "give another name")
-    if video and str(out) == STANDARD:
-        raise UsageError("output", out, "a video cannot go there", "give the name of a file")
-    if str(out) != STANDARD and _kind(out) != ("video" if video else "picture"):
-        why = f"is the name of a {_kind(out)}, but '{source.name}' is none"
-        names = [f".{f}" for f in VIDEO_FORMATS] if video else [*FORMATS]
-        raise UsageError("output", out, why, f"give a name ending in {', '.join(names)}")
+    video = is_video(os.fsencode(source.name))
+    names = ", ".join(f".{f}" for f in VIDEO_FORMATS) if video else ", ".join(FORMATS)
+    if kind not in ({"video"} if video else {"picture", STANDARD, ""}):
+        why = f"is no name of a {'video' if video else 'picture'} that is written here"
+        raise UsageError("output", out, why, f"give one ending in {names}")
     return True
 
 
 def _kind(out: Path) -> str:
-    suffix = out.suffix.lower()
-    return "picture" if suffix in FORMATS else "video" if suffix[1:] in VIDEO_FORMATS else ""
+    """Return what a name is that of: "picture", "video", "other" for either not written here, "-", or ""."""
+    suffix, name = out.suffix.lower(), os.fsencode(out.name)
+    if str(out) == STANDARD:
+        return STANDARD
+    if suffix in FORMATS or suffix[1:] in VIDEO_FORMATS:
+        return "picture" if suffix in FORMATS else "video"
+    return "other" if is_picture(name) or is_video(name) else ""
 
 
 def _outside(root: bytes, paths: list[bytes], out: Path) -> list[bytes]:
@@ -102,4 +106,4 @@ def _matching(pattern: str) -> tuple[bytes, list[bytes]]:
 
 def is_picture(name: bytes) -> bool:
     """Tell whether a name ends as those of pictures do."""
-    return name.rpartition(b".")[2].lower() in PICTURES
+    return b"." in name and name.rpartition(b".")[2].lower() in PICTURES

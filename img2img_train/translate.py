@@ -65,6 +65,11 @@ class TranslateSettings(BaseModel):
     )
     max_pixels: int = Setting(400_000_000, ge=1, description="pixels a picture or frame may have")
 
+    def check(self, model: LoadedModel) -> None:
+        """Raise UsageError where the model makes nothing of a setting."""
+        if self.draws > 1 and not model.config.test_dropout:
+            raise UsageError("option", "--draws", "makes equal results without dropout", "give --dropout on")
+
     def tiling(self, multiple: int, smallest: int) -> Tiling:
         """Return the tiling for a network that needs sides of this multiple, and at least so many pixels."""
         return Tiling(self.tile, self.overlap, multiple, self.batch, smallest)
@@ -102,25 +107,27 @@ def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings
     """
     policy = images.ReadPolicy(depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9)
     pixels = images.decode(data, policy).pixels
-    made, deviation = _translate_pixels(model, pixels, settings)
-    profile = images.icc_profile(data, 1 if made.ndim == 2 else 3)
+    made, deviation = translate_pixels(model, pixels, settings)
     if settings.format != "png":
-        made = images.to_8_bit(made) if made.dtype == np.uint16 else made
-        made = made[..., :3] if made.ndim == 3 else made
+        made = _on_white(images.to_8_bit(made) if made.dtype == np.uint16 else made)
+    profile = images.icc_profile(data, 1 if made.shape[2:] in {(), (2,)} else 3)
     spread = b"" if deviation is None else images.encode(deviation, "png")
     file = images.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
     return Made(file, spread)
 
 
-def _translate_pixels(
+def translate_pixels(
     model: LoadedModel, pixels: images.Pixels, settings: TranslateSettings
 ) -> tuple[images.Pixels, images.Pixels | None]:
-    """Restore the colours; alpha stays. And the spread of the draws.
+    """Return the restored picture of H x W, H x W x 3 or H x W x 4, uint8 or uint16; and, of several draws,
+    how far they spread.
 
-    What was grey comes out grey, unless the model makes colours of it.
+    Alpha stays. What was grey comes out grey, unless the model makes colours of it; what a model makes grey
+    is H x W, or H x W x 2 with alpha.
     """
-    grey, alpha = pixels.ndim == 2, pixels.shape[2:] == (4,)
-    colour = np.dstack([pixels] * 3) if grey else pixels[..., :3]
+    alpha = pixels.shape[2:] == (4,)
+    grey = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
+    colour = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
     tiling = settings.tiling(model.spec.multiple, model.spec.smallest)
     draws = (
         restore(partial(model.forward, draw=draw), colour, tiling, model.device)
@@ -130,6 +137,15 @@ def _translate_pixels(
     if model.spec.outputs == 1 or (grey and model.spec.inputs == model.spec.outputs):
         made = np.asarray(np.rint(made.mean(axis=2)), pixels.dtype)
     return np.dstack([made, pixels[..., 3]]) if alpha else made, deviation
+
+
+def _on_white(pixels: images.Pixels) -> images.Pixels:
+    """Return an 8-bit picture without its transparency: composed on white, as everywhere in this project."""
+    if pixels.shape[2:] not in {(2,), (4,)}:
+        return pixels
+    share = pixels[..., -1:].astype(np.float32) / 255
+    opaque = np.rint(pixels[..., :-1] * share + 255 * (1 - share)).astype(np.uint8)
+    return opaque[..., 0] if opaque.shape[2] == 1 else opaque
 
 
 def _mean_and_spread(draws: Iterator[images.Pixels]) -> tuple[images.Pixels, images.Pixels]:
@@ -163,7 +179,7 @@ def translate_video(
     done = 0
     with write_video(out, settings.video_format, survey) as write:
         for done, frame in enumerate(video.frames(), 1):
-            write(_translate_pixels(model, frame, settings)[0])
+            write(translate_pixels(model, frame, settings)[0])
             follow(f"restoring {name}", done, survey.frames)
         if done != survey.frames:
             raise Refused("corrupt", f"{survey.frames} frames once, {done} when read again")
@@ -186,8 +202,7 @@ def translate(
     another process works in it.
     """
     settings = settings or TranslateSettings()
-    if settings.draws > 1 and not model.config.test_dropout:
-        raise UsageError("option", "--draws", "makes equal results without dropout", "give --dropout on")
+    settings.check(model)
     root, paths = list_pictures(source, out)
     _make(out)
     rejected = []
@@ -267,10 +282,11 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def translate_file(model: LoadedModel, data: bytes, name: str, settings: TranslateSettings) -> bytes:
-    """Return one restored picture as a file; CorpusError, naming it, where it cannot be read."""
+def translate_file(model: LoadedModel, data: bytes, name: str, settings: TranslateSettings) -> Made:
+    """Return one restored picture as files; CorpusError, naming it, where it cannot be read."""
+    settings.check(model)
     try:
-        return translate_bytes(model, data, settings).picture
+        return translate_bytes(model, data, settings)
     except Refused as refused:
         raise _unusable("picture", name, refused) from None
 
@@ -279,6 +295,7 @@ def translate_video_file(
     model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, follow: Follow
 ) -> Survey:
     """Restore one video into another; CorpusError, naming it, where it cannot be read."""
+    settings.check(model)
     _make(out.parent)
     try:
         with open_video(source.resolve()) as video:

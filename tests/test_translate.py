@@ -43,17 +43,31 @@ def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("kind", ["grey", "rgb", "rgba"])
+@pytest.mark.parametrize("kind", ["grey", "grey+alpha", "rgb", "rgba"])
 def test_depth_channels_and_transparency_come_through(kind: str, dtype: type, negative: LoadedModel) -> None:
     photo = make_photo(1, 75, 41).astype(dtype) * (257 if dtype is np.uint16 else 1)
     alpha = make_photo(2, 75, 41).astype(dtype)[..., 0]
-    given = {"grey": photo[..., 0].copy(), "rgb": photo, "rgba": np.dstack([photo, alpha])}[kind]
-    got = translated(negative, images.encode(given, "png"))
-    assert (got.shape, got.dtype) == (given.shape, given.dtype)
-    colours = given[..., :3] if kind == "rgba" else given
-    made = got[..., :3] if kind == "rgba" else got
-    assert np.abs(made.astype(int) - (np.iinfo(dtype).max - colours)).max() <= (kind == "grey")
-    assert kind != "rgba" or (got[..., 3] == alpha).all()
+    given = {
+        "grey": photo[..., 0].copy(),
+        "grey+alpha": np.dstack([photo[..., 0], alpha]),
+        "rgb": photo,
+        "rgba": np.dstack([photo, alpha]),
+    }[kind]
+    file = images.encode(given, "png")
+    made = translate_bytes(negative, file, TILED).picture
+    assert made[25] == file[25], "the same kind of PNG"
+    got, kept = (images.decode(f, KEEP).pixels for f in (made, file))
+    assert (got.shape, got.dtype) == (kept.shape, kept.dtype)
+    wanted = np.iinfo(dtype).max - kept.astype(int)
+    clear = kind in {"grey+alpha", "rgba"}
+    if clear:
+        assert (got[..., 3] == alpha).all()
+        got, wanted = got[..., :3], wanted[..., :3]
+    assert np.abs(got - wanted).max() <= kind.startswith("grey")
+    shared = alpha[..., None] / np.iinfo(dtype).max if clear else 1.0
+    wanted = wanted.reshape(*wanted.shape[:2], -1) * (255 / np.iinfo(dtype).max)
+    white = translated(negative, file, format="webp", quality=100).reshape(*wanted.shape[:2], -1)
+    assert np.abs(white - (wanted * shared + 255 * (1 - shared))).max() <= 3
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])

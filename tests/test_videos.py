@@ -255,12 +255,14 @@ def test_one_file_becomes_one_of_its_kind(tmp_path: Path) -> None:
     video = write(tmp_path / "v.mp4")
     assert is_one_file(video, tmp_path / "w.webm")
     assert not is_one_file(video, tmp_path / "folder")
-    for out in (video, tmp_path / "p.png", Path("-")):
-        with pytest.raises(UsageError):
-            is_one_file(video, out)
     picture = next(write_photos(tmp_path / "in", 1).iterdir())
-    with pytest.raises(UsageError, match="give a name ending in"):
-        is_one_file(picture, tmp_path / "w.webm")
+    wrong = [(video, video), (video, "p.png"), (video, "-"), (video, "w.mov"), (picture, picture)]
+    wrong += [(picture, "w.webm"), (picture, "w.tiff"), ("-", "w.mp4"), ("-", "w.mov")]
+    for source, out in wrong:
+        with pytest.raises(UsageError):
+            is_one_file(Path(source), Path(out))
+    assert is_one_file(Path("-"), Path("-"))
+    assert not is_one_file(picture, Path("png"))
 
 
 def test_results_are_no_sources_and_overwrite_none(tmp_path: Path, negative: LoadedModel) -> None:
