@@ -153,8 +153,7 @@ def translate(
     with Display() as display:
         done = restore(loaded, pictures, out, stretching(display, "restoring"), chosen)
     click.echo(_translated_line(done, total))
-    for note in done.notes:
-        click.echo(f"  {note}")
+    _say(done.notes)
     for reason, count in done.refused.most_common():
         click.echo(f"  refused {count:,}: {reason} (rows in {printable(str(out / 'rejected.jsonl'))})")
     if done.refused.total() > max_bad * total:
@@ -166,6 +165,11 @@ def _translated_line(done: Translated, total: int) -> str:
     there = f", {done.already:,} of them already there" if done.already else ""
     videos = f"; {done.videos:,} videos ({done.frames:,} frames now), without sound" if done.videos else ""
     return f"restored {done.kept:,} of {total:,} {kind} into '{printable(str(done.out))}'{there}{videos}"
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _translate_one(
@@ -182,11 +186,13 @@ def _translate_one(
         with Display() as display:
             seen = translate_video_file(model, source, out, chosen, stretching(display, "restoring"))
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}', without sound")
+        _say(settings.note(model, max(seen.width, seen.height)))
         return
     if "format" not in given and suffix in FORMATS:
         settings = settings.model_copy(update={"format": FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STANDARD else source.read_bytes()
     made = translate_file(model, data, str(source), settings)
+    _say(settings.note(model, made.side))
     if str(out) == STANDARD:
         sys.stdout.buffer.write(made.picture)
         return

@@ -103,6 +103,14 @@ def set_norm(network: nn.Module, norm: TestNorm) -> None:
             module.number, dropouts = dropouts, dropouts + 1
 
 
+def looks_around(network: nn.Module) -> bool:
+    """Tell whether a network normalises by all that it is given: then tiles are not parts of a whole."""
+    return any(
+        isinstance(m, nn.InstanceNorm2d) or (isinstance(m, BatchNorm) and m.per_picture)
+        for m in network.modules()
+    )
+
+
 def share_norm(network: nn.Module, processes: int) -> None:
     """Let so many processes that train together share the statistics of all batch norms in training."""
     for module in network.modules():

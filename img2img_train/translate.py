@@ -30,6 +30,7 @@ from img2img_data import images
 from img2img_data.corpus import REJECTED_FILE, Keys, to_json_line, write_atomically
 from img2img_data.errors import CorpusError, Refused, UsageError, printable
 from img2img_train.finished import Finished
+from img2img_train.layers import looks_around
 from img2img_train.listing import list_pictures
 from img2img_train.run import LoadedModel
 from img2img_train.tiles import Tiling, restore
@@ -70,6 +71,16 @@ class TranslateSettings(BaseModel):
         if self.draws > 1 and not model.config.test_dropout:
             raise UsageError("option", "--draws", "makes equal results without dropout", "give --dropout on")
 
+    def note(self, model: LoadedModel, side: int) -> list[str]:
+        """Return what to say of a result of this longest side, if anything."""
+        whole = self.tiling(model.spec.multiple, model.spec.smallest)
+        if len(whole.starts(side)) == 1 or not looks_around(model.generator):
+            return []
+        said = (
+            "cut into tiles, and this model normalises each by itself: contrast may change across a picture"
+        )
+        return [f"{said}; --tile {side} takes the largest whole"]
+
     def tiling(self, multiple: int, smallest: int) -> Tiling:
         """Return the tiling for a network that needs sides of this multiple, and at least so many pixels."""
         return Tiling(self.tile, self.overlap, multiple, self.batch, smallest)
@@ -79,7 +90,8 @@ class TranslateSettings(BaseModel):
 class Translated:
     """How many files were restored, how many were there already, and why the others were not.
 
-    ``videos`` of the kept ones are videos; ``frames`` were restored now; ``notes`` are lines for a person.
+    ``videos`` of the kept ones are videos; ``frames`` were restored now; ``side`` is the longest side among
+    what was; ``notes`` are lines for a person.
     """
 
     out: Path
@@ -87,16 +99,21 @@ class Translated:
     already: int = 0
     videos: int = 0
     frames: int = 0
+    side: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
 
 # -------------------------------------------------------------------------------------------- one picture
 class Made(NamedTuple):
-    """The files of one restored picture: itself, and with several draws how far they spread (else empty)."""
+    """The files of one restored picture: itself, and with several draws how far they spread (else empty).
+
+    ``side`` is the picture's longer side, pixels.
+    """
 
     picture: bytes
     spread: bytes
+    side: int
 
 
 def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings) -> Made:
@@ -113,7 +130,7 @@ def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings
     profile = images.icc_profile(data, 1 if made.shape[2:] in {(), (2,)} else 3)
     spread = b"" if deviation is None else images.encode(deviation, "png")
     file = images.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
-    return Made(file, spread)
+    return Made(file, spread, max(made.shape[:2]))
 
 
 def translate_pixels(
@@ -217,6 +234,7 @@ def translate(
                 work.done.refused[refused.reason] += 1
                 rejected.append(_row(path, refused))
             follow("", number, len(paths))
+        work.done.notes += settings.note(model, work.done.side)
         log.sort()
         lines = b"".join(map(to_json_line, rejected))
         write_atomically(out / REJECTED_FILE, lines, out / f".{REJECTED_FILE}.tmp")
@@ -248,6 +266,7 @@ class _Work:
         if made.spread:
             self._write(f"{self.keys[path]}.spread.png", made.spread)
         self._write(name, made.picture)
+        self.done.side = max(self.done.side, made.side)
         self.log.add(path, name, digest)
 
     def video(self, path: bytes) -> None:
@@ -262,6 +281,7 @@ class _Work:
                 seen = translate_video(self.model, video, self.done.out / name, self.settings, self.follow)
                 self.log.add(path, name, digest, frames=seen.frames)
                 self.done.frames += seen.frames
+                self.done.side = max(self.done.side, seen.width, seen.height)
                 if seen.frames < seen.stated:
                     said = f"its header states {seen.stated:,} frames, {seen.frames:,} are there"
                     self.done.notes.append(f"'{printable(path)}': {said}")

@@ -185,3 +185,26 @@ def test_draws_differ_their_mean_and_spread_are_written(tmp_path: Path) -> None:
         translate(
             skip_net(False, "batch"), tmp_path / "in", tmp_path / "o", settings=TranslateSettings(draws=2)
         )
+
+
+def test_it_is_said_where_tiles_are_normalised_each_by_itself(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 1, 150, 64)
+    (tmp_path / "model").write_bytes(b"")
+    for norm, notes in (("batch", 1), ("running", 0)):
+        model = dataclasses.replace(skip_net(False, norm), path=tmp_path / "model")
+        done = translate(
+            model, tmp_path / "in", tmp_path / norm, settings=TranslateSettings(tile=64, overlap=0)
+        )
+        assert len(done.notes) == notes
+        assert all("--tile 150" in note for note in done.notes)
+        whole = translate(model, tmp_path / "in", tmp_path / "whole", settings=TranslateSettings(tile=150))
+        assert whole.notes == []
+
+
+def test_another_way_at_test_is_done_again(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 1, 64, 64)
+    (tmp_path / "model").write_bytes(b"")
+    for dropout, norm in ((False, "running"), (True, "running"), (True, "batch")):
+        model = dataclasses.replace(skip_net(dropout, norm), path=tmp_path / "model")
+        for already in (0, 1):
+            assert translate(model, tmp_path / "in", tmp_path / "out").already == already
