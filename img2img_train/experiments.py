@@ -35,7 +35,7 @@ class Experiment:
 
     ``models``: name to recipe. ``tests``: name to a recipe, whose run's first corpus is meant, or to the path
     of a corpus; none where the logs alone are looked at. ``split`` is that of the tests; ``corpora`` are
-    recipes that are built but not trained.
+    recipes that are built but not trained; ``note`` says what the table does not.
     """
 
     title: str
@@ -45,6 +45,7 @@ class Experiment:
     tests: Mapping[str, str]
     split: str = "test"
     corpora: Sequence[str] = ()
+    note: str = ""
 
 
 # ------------------------------------------------------------------------------------------ tables
@@ -107,6 +108,9 @@ def by_cycle(results: Results) -> Table:
 FACADES: Final = by_metric("mae", "psnr", "ssim", "lab-l", "lab-a", "lab-b", EDGES)
 COLOURS: Final = by_metric("psnr", "ssim", "lab-a", "lab-b", EDGES)
 LABS: Final = {"facades": "facades_pix2pix"}
+SHARP: Final = (
+    "Edges: the mean gradient of the outputs over that of the targets; 1 is as sharp, but noise counts too."
+)
 
 EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "others": Experiment(
@@ -165,6 +169,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         by_gap,
         {},
         split="val",
+        note="PSNR in dB; held-out pairs are the same for all, training pairs some of each run's own.",
     ),
     "losses": Experiment(
         "L1, the conditional game, and both: labels to photos of facades",
@@ -186,6 +191,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         FACADES,
         LABS,
         split="val",
+        note=SHARP,
     ),
     "skips": Experiment(
         "The U-Net against the encoder-decoder: labels to photos of facades",
@@ -200,6 +206,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         FACADES,
         LABS,
         split="val",
+        note=SHARP,
     ),
     "patches": Experiment(
         "What the discriminator sees at once: a pixel, patches, the whole picture",
@@ -226,6 +233,8 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         FACADES,
         LABS,
         split="val",
+        note=f"{SHARP} At the small scale, 64 px, the judges see 1, 16, 34 and 70 px: there 70 is the whole "
+        "picture, as 286 is of 256.",
     ),
     "sketches": Experiment(
         "Photos of faces from pencil sketches",
@@ -237,6 +246,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         ],
         COLOURS,
         {"sketches": "cuhk_sketch2photo"},
+        note=SHARP,
     ),
     "colours": Experiment(
         "Colours for black-and-white landscapes: L to ab",
@@ -251,6 +261,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         ],
         COLOURS,
         {"landscapes": "landscapes_colorization"},
+        note=SHARP,
     ),
     "seasons": Experiment(
         "Summer to winter and back, without pairs",

@@ -268,6 +268,7 @@ def page_of(task: Task, results: Results, done: Sequence[list[str]]) -> dict[str
         "split": experiment.split,
         "claims": claims,
         "table": {"head": list(head), "rows": [list(row) for row in rows]},
+        "note": experiment.note,
         "minutes": {name: round(trained.minutes, 2) for name, trained in results.models.items()},
         "seeds": seeds,
         "commands": [" ".join(words) for words in done],
@@ -308,6 +309,7 @@ def markdown(page: dict[str, Any]) -> str:
         [["claim", "held", "our numbers"]] + [[c["claim"], c["held"], c["numbers"]] for c in page["claims"]]
     )
     lines += ["", *_table([page["table"]["head"], *page["table"]["rows"]]), ""]
+    lines += [page["note"], ""] if page["note"] else []
     known = ", ".join(f"{name} {number}" for name, number in page["versions"].items())
     seeds = ", ".join(map(str, page["seeds"]))
     lines += [

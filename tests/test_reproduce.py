@@ -320,7 +320,8 @@ def test_tables_of_several_corpora() -> None:
     assert head[2:4] == ["x, PSNR dB", "y, PSNR dB"]
     assert rows[1][2] == "20.00 (+1.00)"
     page = {
-        "title": "T", "name": "n", "scale": "smoke", "split": "test", "claims": [], "commands": ["c"],
+        "title": "T", "name": "n", "note": "", "scale": "smoke", "split": "test", "claims": [],
+        "commands": ["c"],
         "table": {"head": head, "rows": rows}, "versions": {"a": "1"}, "seeds": [0], "machine": "m",
     }  # fmt: skip
     assert "| a | net | 20.00 (+1.00) | 20.00 (+1.00) | 2.0 |" in markdown(page)
