@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from img2img_data.corpus import Pair
+from img2img_train.kept import OnDevice
 from img2img_train.objectives import Batch
 from img2img_train.online import Online, Operators
 from img2img_train.pictures import PairSet, PictureSet, Store
@@ -193,21 +194,24 @@ class Step:
 # ----------------------------------------------------------------------------------------- loading
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The pictures of one step on the host: N x H x W x C as read; ``flips`` 2 x N, of inputs and targets.
+    """The pictures of one step: N x H x W x C as read, on the host, or on the device where they are kept; and
+    ``flips`` 2 x N, of inputs and targets.
 
     Where there is ``jitter`` the device enlarges them; where there are ``operators`` the inputs are still the
     targets: the device then spoils them.
     """
 
-    inputs: Pixels
-    targets: Pixels
+    inputs: Pixels | Tensor
+    targets: Pixels | Tensor
     flips: NDArray[np.bool_] | None
     operators: Operators | None = None
     jitter: Jitter | None = None
 
 
 class _Steps(Dataset[Raw]):
-    def __init__(self, plan: Plan, store: Store, flip: bool, held: PictureSet | None, share: slice) -> None:
+    def __init__(
+        self, plan: Plan, store: Store | OnDevice, flip: bool, held: PictureSet | None, share: slice
+    ) -> None:
         self.plan, self.store, self.flip, self.held = plan, store, flip, held
         self.share = share
 
@@ -220,11 +224,12 @@ class _Steps(Dataset[Raw]):
         return _spoiled(self.held.online, targets, pairs, step)
 
 
-def _spoiled(online: Online, clean: Pixels, pairs: Sequence[Pair], step: Step) -> Raw:
+def _spoiled(online: Online, clean: Pixels | Tensor, pairs: Sequence[Pair], step: Step) -> Raw:
     """Spoil a step's pictures here, or say how the device is to; what is spoiled is enlarged before."""
     if online.linear:
-        operators = online.operators(pairs, step.epoch, clean.shape[1:3])
+        operators = online.operators(pairs, step.epoch, (clean.shape[1], clean.shape[2]))
         return Raw(clean, clean, step.flips, operators, step.jitter)
+    assert isinstance(clean, np.ndarray)
     if step.jitter is not None:
         clean = enlarged_pixels(clean, step.jitter.factor, step.jitter.places[1])
     made = [online.spoil(picture, pair, step.epoch) for picture, pair in zip(clean, pairs, strict=True)]
@@ -244,7 +249,7 @@ class _Numbers(Sampler[int]):
 
 def steps(
     plan: Plan,
-    store: Store,
+    store: Store | OnDevice,
     numbers: range,
     flip: bool,
     workers: int,
@@ -296,6 +301,32 @@ class _Watched:
         os._exit(1)
 
 
+def fed(raws: Iterator[Raw], device: torch.device, planes: Planes = PLAIN) -> Iterator[Batch]:
+    """Yield the steps' pictures as ``to_device`` returns them.
+
+    On CUDA they come by a stream of their own: as nothing in a step waits for the device, the host is back
+    for the next pictures while the device computes, and neither their way nor their floats wait for the step
+    before. Elsewhere host and device are one, and there is nothing to overlap.
+    """
+    if device.type != "cuda":
+        yield from (to_device(raw, device, planes) for raw in raws)
+        return
+    computing, moving = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    moving.wait_stream(computing)  # which may have brought the pictures there
+    while True:
+        with torch.cuda.stream(moving):
+            raw = next(raws, None)
+            if raw is None:
+                return
+            batch = to_device(raw, device, planes)
+        computing.wait_stream(moving)
+        for pictures in (batch.input, batch.target):
+            # Else their memory is given to a later step's while this one still computes with it:
+            # https://docs.pytorch.org/docs/stable/generated/torch.Tensor.record_stream.html
+            pictures.record_stream(computing)
+        yield batch
+
+
 def to_device(raw: Raw, device: torch.device, planes: Planes = PLAIN) -> Batch:
     """Return a step's pictures on the device, float32 N x C x H x W as networks take them, mirrored where
     asked for.
@@ -315,7 +346,8 @@ def to_device(raw: Raw, device: torch.device, planes: Planes = PLAIN) -> Batch:
 
 def _levels(raw: Raw, side: int, device: torch.device) -> Tensor:
     """Return the samples of inputs (0) or targets (1), N x H x W x C on the device, enlarged if need be."""
-    levels = _moved(torch.from_numpy((raw.inputs, raw.targets)[side]), device)
+    stored = (raw.inputs, raw.targets)[side]
+    levels = stored if isinstance(stored, Tensor) else _moved(torch.from_numpy(stored), device)
     return levels if raw.jitter is None else enlarged(levels, raw.jitter.factor, raw.jitter.places[side])
 
 

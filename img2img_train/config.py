@@ -184,9 +184,10 @@ class RunConfig(BaseModel):
     workers: int = Field(
         0, ge=0, le=256, description="processes that read pictures, 0 for none; same results"
     )
-    cache: Literal["auto", "ram", "off"] = Field(
+    cache: Literal["auto", "device", "ram", "off"] = Field(
         "auto",
-        description="keep decoded pictures in memory; auto does where they fit and there are no workers",
+        description="keep decoded pictures on the device or in memory; without --workers auto does, on CUDA "
+        "devices where they take a quarter of what is free at most, else in memory where they fit",
     )
     tensorboard: bool = Field(
         False, description="write losses, scores and sample grids to OUT/tensorboard too"

@@ -15,8 +15,9 @@ from img2img_train.checkpoints import Checkpoint, Progress
 from img2img_train.config import RunConfig
 from img2img_train.display import Display, duration
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
+from img2img_train.kept import OnDevice, on_device
 from img2img_train.looking import Board, LivePage
-from img2img_train.pictures import Readable, Store
+from img2img_train.pictures import Memory, Readable, Store
 from img2img_train.prepare import Data, HeldOut, compiles, computing, opening, resolve
 from img2img_train.ranks import device_of, find_place, joined
 from img2img_train.run import RunFolder, read_log
@@ -114,7 +115,7 @@ def _train(training: Training) -> None:
     reading = batches.steps(data.plan, store, numbers, config.flip, config.workers, data.train, share)
     with contextlib.closing(reading) as steps:
         try:
-            training.train(steps)
+            training.train(batches.fed(steps, training.device, data.train.planes))
         except Interrupted:
             if training.progress.step:
                 training.save()
@@ -157,11 +158,11 @@ def _most_at_once(training: Training) -> int:
     return math.ceil(pictures / min(training.config.accumulate, pictures))
 
 
-def _read_all(training: Training) -> Store:
+def _read_all(training: Training) -> Store | OnDevice:
     """Read what is kept in memory; all processes wait for the slowest, and end when one was told to."""
     data = training.data
     try:
-        store = _read(training, data.train.to_train_on(), training.config.workers)
+        store = _to_train_on(training)
         if data.held_out is not None and training.ranks.leads:
             training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
             if training.objective.paired:
@@ -173,13 +174,22 @@ def _read_all(training: Training) -> Store:
     return store
 
 
+def _to_train_on(training: Training) -> Store | OnDevice:
+    held, config = training.data.train, training.config
+    store = _read(training, held.to_train_on(), config.workers)
+    if isinstance(store, Memory) and on_device(config.cache, held, config.workers, training.device):
+        return OnDevice.of(store, training.device)
+    return store
+
+
 def _read(training: Training, held: Readable, workers: int) -> Store:
     def check(done: int) -> None:
         training.stop.check()
         training.display.advance(done)
 
     training.display.begin("reading", len(held))
-    return pictures.store_of(held, training.config.cache, workers, check)
+    cache = "ram" if training.config.cache == "device" else training.config.cache
+    return pictures.store_of(held, cache, workers, check)
 
 
 def _stopped(stop: Stop, folder: RunFolder) -> Stopped:

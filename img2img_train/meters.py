@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from img2img_train.batches import Raw
+from img2img_train.objectives import Batch
 
 BLOCK: Final = 64
 PSNR_CAP: Final = 100.0
@@ -64,13 +64,16 @@ class Clock:
     waited: float = 0.0
     pictures: int = 0
 
-    def waiting(self, fetch: Callable[[], Raw]) -> Raw:
-        """Return what ``fetch`` does, its time counted as waiting for data."""
+    def waiting(self, fetch: Callable[[], Batch]) -> Batch:
+        """Return what ``fetch`` does, its time counted as waiting for data.
+
+        On CUDA the device may well be computing meanwhile.
+        """
         start = time.monotonic()
-        raw = fetch()
+        batch = fetch()
         self.waited += time.monotonic() - start
-        self.pictures += self.processes * len(raw.inputs)
-        return raw
+        self.pictures += self.processes * len(batch.input)
+        return batch
 
     def row(self, epoch: int, trained: float) -> dict[str, Any]:
         """Return the row of an epoch whose training ended at ``trained``, and begin the next one."""

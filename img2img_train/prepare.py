@@ -18,6 +18,7 @@ from img2img_data.errors import CorpusError, UsageError
 from img2img_train import pictures
 from img2img_train.batches import Plan, spread
 from img2img_train.config import RunConfig
+from img2img_train.kept import check_cache
 from img2img_train.objectives import Objective
 from img2img_train.online import Online
 from img2img_train.pictures import PictureSet, Store
@@ -121,6 +122,7 @@ class Data:
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "its splits differ in the size of their pictures"
             raise CorpusError("corpus", where, why, "build it with --size")
+        check_cache(config.cache, train, config.workers)
         if config.patience and (held_out is None or not objective.paired):
             why = f"needs held-out pairs, and there is no split '{config.validation_split}'"
             why = (

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from img2img_data import images
 from img2img_data.errors import DivergedError, printable
-from img2img_train import batches, pictures, watching
-from img2img_train.batches import Raw
+from img2img_train import pictures, watching
 from img2img_train.checkpoints import (
     Checkpoint,
     Description,
@@ -102,7 +101,7 @@ class Training:
         """Take the next step; return its losses, still on the device."""
         return self.stepper.step(batch, self.progress.step)
 
-    def train(self, steps: Iterator[Raw]) -> None:
+    def train(self, steps: Iterator[Batch]) -> None:
         """Train to the end of the run, from where it stands."""
         written = time.monotonic()
         self.clock = Clock(self.ranks.count)
@@ -116,9 +115,9 @@ class Training:
             if self.agree(late):
                 self.save()
                 written = time.monotonic()
-            raw = self.clock.waiting(lambda: next(steps))
-            full = self.trace.add(self.step(batches.to_device(raw, self.device, self.data.train.planes)))
-            seen = self.progress.pictures + self.ranks.count * len(raw.inputs)
+            batch = self.clock.waiting(lambda: next(steps))
+            full = self.trace.add(self.step(batch))
+            seen = self.progress.pictures + self.ranks.count * len(batch.input)
             self.progress = self.progress.model_copy(update={"step": step + 1, "pictures": seen})
             self.display.advance(seen)
             if full:

@@ -64,6 +64,7 @@ TRAIN_LEVELS = [
     {"checkpoints", "online"},
     {"kinds", "sizes"},
     {"pictures"},
+    {"kept"},
     {"batches"},
     {"run", "meters"},
     {"finished"},
