@@ -385,6 +385,17 @@ def to_bytes(x: Tensor) -> Tensor:
     return x.detach().float().add(1.0).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def from_words(x: Tensor) -> Tensor:
+    """Return 16-bit samples, N x H x W x C float32, as N x C x H x W in [-1, 1]."""
+    return x.permute(0, 3, 1, 2).to(torch.float32).div(32767.5).sub_(1.0)
+
+
+def to_words(x: Tensor) -> Tensor:
+    """Return N x C x H x W in [-1, 1] as 16-bit samples, N x H x W x C int32, rounded once."""
+    whole = x.detach().float().add(1.0).mul(32767.5).round_().clamp_(0, 65535)
+    return whole.to(torch.int32).permute(0, 2, 3, 1)
+
+
 def spread(count: int, wanted: int) -> Sequence[int]:
     """Return ``wanted`` places evenly spread over ``count``, fewer where there are fewer."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count))})

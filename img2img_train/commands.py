@@ -45,6 +45,19 @@ if TYPE_CHECKING:
     metavar="METRIC=NUMBER",
     help="end with exit code 1 where a mean score is worse, as in psnr=24 or mae=10; may be repeated",
 )
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="TAG",
+    help="score by this tag; may be repeated  [default: those of few values]",
+)
+@click.option(
+    "--lpips",
+    type=(PATH, PATH),
+    metavar="NETWORK HEADS",
+    help="LPIPS by these weights: torchvision's AlexNet or VGG-16, and the linear heads of LPIPS 0.1",
+)
+@click.option("--fid", type=PATH, metavar="WEIGHTS", help="FID by the Inception weights of pytorch-fid")
 @at_test
 def evaluate(
     runs: tuple[Path, ...],
@@ -54,26 +67,38 @@ def evaluate(
     device: str,
     batch: int,
     limits: tuple[str, ...],
+    by: tuple[str, ...],
+    lpips: tuple[Path, Path] | None,
+    fid: Path | None,
     dropout: str | None,
     norm: TestNorm | None,
 ) -> None:
     """Score RUNS (run folders or checkpoints) on corpora, each beside doing nothing.
 
+    PSNR, SSIM, MS-SSIM, MAE and the overlap of colours in Lab, per picture, per tag and as means with their
+    intervals. LPIPS and FID need weights that you have on disk: nothing is fetched, no code in them is run.
+    NETWORK is alexnet-owt-7be5be79.pth or vgg16-397923af.pth, HEADS alex.pth or vgg.pth of the package lpips
+    (a saved lpips.LPIPS may be given as both); WEIGHTS is pt_inception-2015-12-05-6726825d.pth.
+
     \b
     Example:
       img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
-      img2img-train evaluate runs/l2 --on corpora/gaussian --fail-under psnr=24
+      img2img-train evaluate runs/l2 --on corpora/gaussian --by gender --fail-under psnr=24
     """
     from img2img_train.evaluate import evaluate_matrix, parse_limits, shortfalls, write_matrix
+    from img2img_train.learned import load_learned
 
-    wanted = parse_limits(limits)
+    wanted = parse_limits(limits, [name for name, given in (("lpips", lpips), ("fid", fid)) if given])
+    learned = load_learned(lpips, fid, device)
     with Display() as display:
-        follow = following(display)
-        matrix = evaluate_matrix(runs, corpora, split, device, batch, follow, switch(dropout), norm)
+        follow, how = following(display), switch(dropout)
+        matrix = evaluate_matrix(runs, corpora, split, device, batch, follow, how, norm, by, learned)
     for cell in matrix.cells:
         made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
         name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
         click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
+        for note in cell.notes:
+            click.echo(f"  note: {note}")
     click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
     short = shortfalls(matrix, wanted)
     for line in short:

@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from img2img_data.errors import CheckpointError, Img2ImgError, UsageError, printable
+from img2img_data.errors import CheckpointError, UsageError, printable
 from img2img_data.fields import did_you_mean
 from img2img_train.config import config_of
 from img2img_train.networks import Generator, NetworkSpec, Norm, skeleton
+from img2img_train.weights import read_tensors
 
 if TYPE_CHECKING:
     from img2img_train.checkpoints import Tensors
     from img2img_train.run import LoadedModel
 
-LARGEST_FILE: Final = 4 << 30
 THEIRS: Final[dict[str, Generator]] = {
     "unet_256": "unet-256",
     "unet_128": "unet-128",
@@ -37,30 +37,7 @@ SIZE: Final = (256, 256)
 # ----------------------------------------------------------------------------------------- weights
 def read_pth(path: Path) -> Tensors:
     """Return the tensors of a ``.pth`` file; no code in it is run. CheckpointError whatever is wrong."""
-    import torch
-
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError("weights", path, "are larger than 4 GiB", "use another file")
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError("weights", path, error.strerror or "cannot be read", "check the path") from None
-    except Img2ImgError:
-        raise
-    except Exception as error:
-        why = printable(str(error).partition("\n")[0])[:160]
-        raise CheckpointError(
-            "weights", path, f"cannot be loaded safely ({why})", "use another file"
-        ) from None
-    if not isinstance(found, dict) or not found:
-        raise CheckpointError("weights", path, "hold no tensors by name", "give a latest_net_G.pth")
-    named = {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-    for name, tensor in named.items():
-        if not isinstance(tensor, torch.Tensor) or not bool(torch.isfinite(tensor.double()).all()):
-            raise CheckpointError(
-                "weights", path, f"hold no finite tensor {printable(name)}", "use another file"
-            )
-    return named
+    return read_tensors(path, "give a latest_net_G.pth")
 
 
 def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> NetworkSpec:

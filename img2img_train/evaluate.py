@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,11 +13,14 @@ from img2img_data.errors import CorpusError, UsageError, printable
 from img2img_data.fields import did_you_mean
 from img2img_train.gallery import GALLERY, cards, worst_and_typical
 from img2img_train.layers import TestNorm
+from img2img_train.learned import Learned
+from img2img_train.metrics import LEARNED
 from img2img_train.online import Online
 from img2img_train.results import Matrix, pictures_csv, protocol, write
 from img2img_train.results import write_matrix as write_matrix  # here for those who come through this door
-from img2img_train.scoring import SCORED, Cell, batches, evaluate_model
+from img2img_train.scoring import ALL_METRICS, Cell, batches, evaluate_model
 from img2img_train.scoring import verdict as verdict
+from img2img_train.slices import check_tags, facts_of
 
 if TYPE_CHECKING:
     from img2img_train.run import LoadedModel
@@ -33,12 +37,15 @@ def evaluate_matrix(
     progress: Progress | None = None,
     dropout: bool | None = None,
     norm: TestNorm | None = None,
+    by: Sequence[str] = (),
+    learned: Learned | None = None,
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on the split of every corpus.
 
     ``progress`` is called with pictures done, pictures in all, and the name of the cell. Raises CorpusError
     where a corpus has no such split or no pairs, CheckpointError where a run cannot be loaded. ``dropout``
-    and ``norm``: another way at test than the models were saved with.
+    and ``norm``: another way at test than the models were saved with. ``by``: tags to score by, else those of
+    few values; UsageError where no corpus has one. ``learned``: networks that score too.
     """
     from img2img_train.run import load_generator
 
@@ -48,16 +55,21 @@ def evaluate_matrix(
     run_names = _short_names(list(dict.fromkeys(runs)))
     if not work or not run_names:
         raise UsageError("evaluate", why="needs at least one run and one corpus")
+    if by:
+        check_tags(by, [facts_of(pair.row) for *_, pairs in work for pair in pairs])
     total, done, cells = len(run_names) * sum(len(pairs) for *_, pairs in work), 0, []
     for run, run_name in zip(dict.fromkeys(runs), run_names, strict=True):
         model = load_generator(run, device, dropout=dropout, norm=norm)
         swapped = model.config.direction == "BtoA"
         for corpus, name, pairs in work:
             counter = _counter(progress, done, total, f"{run_name} on {name}")
-            cell = evaluate_model(model, corpus, pairs, (run_name, name), batch, counter, swapped)
+            named = (run_name, name)
+            cell = evaluate_model(
+                model, corpus, pairs, named, batch, counter, swapped, learned=learned, by=by
+            )
             cells.append(replace(cell, at_test=_at_test(model)))
             done += len(pairs)
-    return Matrix(tuple(run_names), tuple(names), split, tuple(cells))
+    return Matrix(tuple(run_names), tuple(names), split, tuple(cells), learned.files if learned else {})
 
 
 def evaluate_run(
@@ -100,28 +112,43 @@ def evaluate_run(
     return cell
 
 
-def parse_limits(texts: Sequence[str]) -> dict[str, float]:
-    """Return the limits of "psnr=24" and the like; UsageError names the metrics there are."""
+def parse_limits(texts: Sequence[str], brought: Collection[str] = ()) -> dict[str, float]:
+    """Return the limits of "psnr=24" and the like; UsageError names the metrics there are.
+
+    ``brought`` are the metrics whose networks are there.
+    """
     limits = {}
     for text in texts:
         name, _, number = text.partition("=")
-        if name not in SCORED:
-            raise UsageError("option", "--fail-under", f"knows no '{name}'", did_you_mean(name, SCORED))
+        if name not in ALL_METRICS:
+            raise UsageError("option", "--fail-under", f"knows no '{name}'", did_you_mean(name, ALL_METRICS))
+        if name in LEARNED and name not in brought:
+            why = f"asks for {LEARNED[name].label}, which needs weights"
+            raise UsageError("option", "--fail-under", why, f"give --{name} too")
         try:
-            limits[name] = float(number)
+            limits[name] = finite(number)
         except ValueError:
             raise UsageError("option", "--fail-under", f"'{text}' has no number", "as in psnr=24") from None
     return limits
 
 
+def finite(text: str) -> float:
+    """Return a number; ValueError of any other text, NaN and infinity among them."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
     """Return a line for each cell and metric whose mean is worse than its limit."""
     return [
-        f"{cell.run} on {cell.corpus}: {SCORED[name].label} {cell.scores[name]:.{SCORED[name].digits}f} "
-        f"is worse than {limit:g}"
+        f"{cell.run} on {cell.corpus}: {ALL_METRICS[name].label} "
+        f"{cell.scores[name]:.{ALL_METRICS[name].digits}f} is worse than {limit:g} "
+        f"({'higher' if ALL_METRICS[name].higher_is_better else 'lower'} is better)"
         for cell in matrix.cells
         for name, limit in limits.items()
-        if not SCORED[name].gain(cell.scores[name], limit) >= 0
+        if not ALL_METRICS[name].gain(cell.scores[name], limit) >= 0
     ]
 
 

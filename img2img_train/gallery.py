@@ -46,8 +46,10 @@ def cards(rows: Sequence[Row], batches: Iterable[list[Scored]]) -> Iterator[dict
 def _thumbnail(pixels: Pixels) -> Pixels:
     import cv2
 
+    from img2img_data.images import to_uint8_rgb
+
     height, width = pixels.shape[:2]
     scale = min(1.0, THUMBNAIL / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = pixels if scale == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(small, np.uint8)
+    return np.ascontiguousarray(to_uint8_rgb(small), np.uint8)

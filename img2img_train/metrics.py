@@ -1,49 +1,61 @@
 """The metrics: what one number says about an output and its target.
 
-A list that grows: write a function of two H x W x 3 uint8 pictures, add a line to ``METRICS``, and every
-table, CSV and page shows it. ``SET_METRICS`` holds those that compare all outputs with all targets at once.
+A list that grows: write a function of two H x W x 3 pictures, uint8 or uint16, add a line to ``METRICS``, and
+every table, CSV and page shows it. ``SET_METRICS`` holds those that compare all outputs with all targets at
+once, ``LEARNED`` those that need a network whose weights the user brings.
+
+Samples are measured in grey levels, 0 to 255: those of 16 bit are divided by 257 and not rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels: TypeAlias = NDArray[np.uint8]
+Pixels: TypeAlias = NDArray[Any]
+"""H x W x 3 RGB, uint8 or uint16."""
 
 PSNR_CAP: Final = 100.0
 SSIM_WINDOW: Final = 11
 SSIM_SIGMA: Final = 1.5
+K1: Final = 0.01
+K2: Final = 0.03
 MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
+def levels(pixels: Pixels) -> NDArray[np.float64]:
+    """Return the samples in grey levels, 0 to 255."""
+    values = pixels.astype(np.float64)
+    return values / 257 if pixels.dtype == np.uint16 else values
+
+
 def psnr(output: Pixels, target: Pixels) -> float:
-    """Peak signal-to-noise ratio of two HWC uint8 pictures, dB: peak 255, error over all samples.
+    """Peak signal-to-noise ratio of two HWC pictures, dB: peak 255, error over all samples.
 
     At most PSNR_CAP, for the ratio of identical pictures is infinite and an infinite mean says nothing.
     """
-    error = float(np.mean(np.square(output.astype(np.float64) - target)))
+    error = float(np.mean(np.square(levels(output) - levels(target))))
     return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * float(np.log10(255**2 / error)))
 
 
 def mae(output: Pixels, target: Pixels) -> float:
-    """Mean absolute error of two HWC uint8 pictures, in grey levels 0 to 255."""
-    return float(np.mean(np.abs(output.astype(np.int16) - target)))
+    """Mean absolute error of two HWC pictures, in grey levels 0 to 255."""
+    return float(np.mean(np.abs(levels(output) - levels(target))))
 
 
 def ssim(output: Pixels, target: Pixels) -> float:
-    """Structural similarity of two HWC uint8 pictures, -1 to 1, the mean over the channels.
+    """Structural similarity of two HWC pictures, -1 to 1, the mean over the channels.
 
     Wang, Bovik, Sheikh, Simoncelli (2004): Gaussian window of 11 x 11, sigma 1.5, K1 0.01, K2 0.03, the
     border of 5 pixels left out; as ``skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False)``. A picture narrower than the window is averaged whole, with its borders
     reflected.
     """
-    luminance, structure = _similarity(output.astype(np.float64), target.astype(np.float64))
+    luminance, structure = _similarity(levels(output), levels(target))
     return float(_inner(luminance * structure).mean())
 
 
@@ -62,7 +74,7 @@ def _similarity(
     mean_x, mean_y = local(x), local(y)
     var_x, var_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
     covariance = local(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    c1, c2 = (K1 * 255) ** 2, (K2 * 255) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return luminance, (2 * covariance + c2) / (var_x + var_y + c2)
 
@@ -74,7 +86,7 @@ def _inner(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def ms_ssim(output: Pixels, target: Pixels) -> float:
-    """Multi-scale structural similarity of two HWC uint8 pictures, 0 to 1, the mean over the channels.
+    """Multi-scale structural similarity of two HWC pictures, 0 to 1, the mean over the channels.
 
     Wang, Simoncelli, Bovik (2003), equation 7: contrast and structure on five scales, each half the one
     before (2 x 2 means), luminance on the last. Negative means count as 0. The published weights need a
@@ -83,7 +95,7 @@ def ms_ssim(output: Pixels, target: Pixels) -> float:
     """
     import cv2
 
-    x, y = output.astype(np.float64), target.astype(np.float64)
+    x, y = levels(output), levels(target)
     scales = sum(min(x.shape[:2]) >> scale >= SSIM_WINDOW for scale in range(len(MS_SSIM_WEIGHTS))) or 1
     weights = np.array(MS_SSIM_WEIGHTS[:scales]) / sum(MS_SSIM_WEIGHTS[:scales])
     product = np.ones(x.shape[2])
@@ -102,10 +114,9 @@ def ms_ssim(output: Pixels, target: Pixels) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """One number for two pictures, and how to write it for people."""
+class Measure:
+    """What a number says, and how to write it for people."""
 
-    measure: Callable[[Pixels, Pixels], float]
     label: str
     unit: str
     digits: int
@@ -117,36 +128,68 @@ class Metric:
         return score - nothing if self.higher_is_better else nothing - score
 
 
+@dataclass(frozen=True, slots=True)
+class Metric(Measure):
+    """One number for two pictures."""
+
+    measure: Callable[[Pixels, Pixels], float]
+
+
 METRICS: Final[dict[str, Metric]] = {
     "psnr": Metric(
-        psnr,
         "PSNR",
         "dB",
         2,
         True,
-        f"10 log10(255² / mean squared error over all samples of a picture), at most {PSNR_CAP:g}",
+        "10 log10(255² / mean squared error over all samples of a picture, no border left out), "
+        f"at most {PSNR_CAP:g}",
+        psnr,
     ),
     "ssim": Metric(
-        ssim,
         "SSIM",
         "",
         4,
         True,
-        f"Gaussian window {SSIM_WINDOW}, sigma {SSIM_SIGMA}, K1 0.01, K2 0.03, population covariance, "
-        f"mean over channels, border of {SSIM_WINDOW // 2} pixels left out",
+        f"Gaussian window of {SSIM_WINDOW} x {SSIM_WINDOW}, sigma {SSIM_SIGMA}, K1 {K1}, K2 {K2}, "
+        f"population covariance, mean over channels, border of {SSIM_WINDOW // 2} pixels left out; of a "
+        "picture narrower than the window nothing is left out, and its borders are reflected",
+        ssim,
     ),
     "ms-ssim": Metric(
-        ms_ssim,
         "MS-SSIM",
         "",
         4,
         True,
-        f"five scales, weights {', '.join(map(str, MS_SSIM_WEIGHTS))}; fewer, rescaled, where the window of "
-        f"{SSIM_WINDOW} does not fit; otherwise as SSIM",
+        "five scales, each the 2 x 2 means of the one before, weights "
+        f"{', '.join(map(str, MS_SSIM_WEIGHTS))}; of a picture whose shorter side is below "
+        f"{SSIM_WINDOW << (len(MS_SSIM_WEIGHTS) - 1)} pixels the scales on which the window of {SSIM_WINDOW} "
+        "fits, their weights scaled to sum 1, so compare only pictures of one size; otherwise as SSIM",
+        ms_ssim,
     ),
-    "mae": Metric(mae, "MAE", "levels", 2, False, "mean absolute difference in grey levels, 0 to 255"),
+    "mae": Metric("MAE", "levels", 2, False, "mean absolute difference in grey levels, 0 to 255", mae),
 }
 """Every metric, in the order of the tables. To add one, add a line."""
+
+LEARNED: Final[dict[str, Measure]] = {
+    "lpips": Measure(
+        "LPIPS",
+        "",
+        4,
+        False,
+        "distance of the features of a network, scaled to length 1 at each place and weighted by learned "
+        "heads, mean over places, sum over layers (Zhang et al. 2018, version 0.1)",
+    ),
+    "fid": Measure(
+        "FID",
+        "",
+        2,
+        False,
+        "Fréchet distance of all outputs from all targets as Gaussians of Inception features (Heusel et al. "
+        "2017), pictures scaled to 299 x 299 (bilinear, pixel centres, as pytorch-fid); too high for few "
+        "pictures, so compare only sets of equal size",
+    ),
+}
+"""What networks measure; the functions stand in ``lpips`` and ``frechet``."""
 
 
 # ------------------------------------------------------------------------------- over a whole set
@@ -155,9 +198,9 @@ def lab_histogram(pixels: Pixels) -> NDArray[np.float64]:
 
     Bins are those of 8-bit CIE L*a*b* (D65): 100 / 255 units of L, one unit of a and b.
     """
-    from img2img_data.images import rgb_to_lab8
+    from img2img_data.images import rgb_to_lab8, to_uint8_rgb
 
-    lab = rgb_to_lab8(np.ascontiguousarray(pixels)).reshape(-1, 3)
+    lab = rgb_to_lab8(np.ascontiguousarray(to_uint8_rgb(pixels))).reshape(-1, 3)
     return np.stack([np.bincount(lab[:, channel], minlength=256) for channel in range(3)]) / len(lab)
 
 
@@ -174,7 +217,7 @@ def _overlap(place: int, label: str) -> Metric:
         f"intersection of the histograms of {label} in CIE L*a*b*, all outputs against all targets, each "
         "picture weighing the same (after Isola, Zhu, Zhou, Efros 2017, section 4.2); bins of 8-bit Lab"
     )
-    return Metric(measure, f"{label} overlap", "", 3, True, how)
+    return Metric(f"{label} overlap", "", 3, True, how, measure)
 
 
 SET_METRICS: Final[dict[str, Metric]] = {

@@ -4,101 +4,150 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from img2img_data.corpus import to_json_page, write_atomically
 from img2img_train import report
 from img2img_train.intervals import RESAMPLES
-from img2img_train.metrics import METRICS
-from img2img_train.scoring import SCORED, Cell, rounded
+from img2img_train.metrics import Measure
+from img2img_train.scoring import ALL_METRICS, SCORED, Cell, Slice, rounded
+from img2img_train.slices import MOST
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Several runs on several corpora; ``cells`` run by run, in the order of ``corpora``."""
+    """Several runs on several corpora; ``cells`` run by run, in the order of ``corpora``.
+
+    ``files`` says which networks scored too.
+    """
 
     runs: tuple[str, ...]
     corpora: tuple[str, ...]
     split: str
     cells: tuple[Cell, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of every cell, in the order of the tables."""
+        return tuple(name for name in ALL_METRICS if name in self.cells[0].scores)
 
     def cell(self, run: str, corpus: str) -> Cell:
         """Return the cell of a run and a corpus, by their names."""
         return self.cells[self.runs.index(run) * len(self.corpora) + self.corpora.index(corpus)]
 
 
-def protocol() -> dict[str, Any]:
-    """Return how the scores were made, as it is written into every result."""
-    metrics = {
-        name: {
-            "label": m.label,
-            "unit": m.unit,
-            "digits": m.digits,
-            "better": "higher" if m.higher_is_better else "lower",
-            "how": m.how,
-        }
-        for name, m in SCORED.items()
-    }
+def protocol(names: Iterable[str] = SCORED, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return how the scores were made, for every result; ``files`` are the weights of networks."""
     return {
-        "colour": "RGB",
+        "colour": "RGB; of a Lab corpus as RGB too",
         "data_range": 255,
+        "samples": "uint8, or uint16 divided by 257 and not rounded, where the corpus has 16 bit; float64",
+        "pictures": "whole, at the size of the corpus; an output is rounded to the depth of the corpus first",
         "means": "over pictures, each weighing the same",
         "nothing": "the input scored against the target, as if it were the output",
         "gain": "the mean by which the model is better than doing nothing; positive is better, for MAE too",
-        "interval": f"95 % of {RESAMPLES} bootstrap resamples of whole photos, widened for few photos "
-        "(expanded percentile, Hesterberg 2015), seed 0",
-        "metrics": metrics,
+        "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded percentile, "
+        "Hesterberg 2015)",
+        "resamples": RESAMPLES,
+        "seed": 0,
+        "groups": "pictures of one group of the corpus (--group-by, as of a person), else of one source",
+        "tags": f"unasked those with 2 to {MOST} values and two pictures a value; means as over all pictures",
+        "versions": _versions(),
+        **({"networks": dict(files)} if files else {}),
+        "metrics": {name: _described(ALL_METRICS[name]) for name in names},
     }
+
+
+def _described(measure: Measure) -> dict[str, Any]:
+    better = "higher" if measure.higher_is_better else "lower"
+    plain = {name: getattr(measure, name) for name in ("label", "unit", "digits")}
+    return {**plain, "better": better, "how": measure.how}
+
+
+def _versions() -> dict[str, str]:
+    import cv2
+    import numpy as np
+
+    from img2img_train.run import versions
+
+    return {**versions(), "numpy": np.__version__, "opencv": cv2.__version__}
 
 
 def write_matrix(matrix: Matrix, out: Path) -> Path:
     """Write a matrix as JSON, CSV and a page, and return the path of the page.
 
-    ``matrix.json``, ``matrix.csv`` (a row per cell), ``pictures.csv`` (a row per picture), ``index.html``.
+    ``matrix.json``, ``matrix.csv`` (a row per cell), ``tags.csv`` (a row per cell, tag and value),
+    ``pictures.csv`` (a row per picture), ``index.html``.
     """
     out.mkdir(parents=True, exist_ok=True)
     payload = {
         "runs": list(matrix.runs),
         "corpora": list(matrix.corpora),
         "split": matrix.split,
-        "protocol": protocol(),
+        "protocol": protocol(matrix.metrics, matrix.files),
         "cells": [cell.summary() for cell in matrix.cells],
     }
     write(out / "matrix.json", to_json_page(payload))
     write(out / "matrix.csv", matrix_csv(matrix).encode())
+    write(out / "tags.csv", tags_csv(matrix.cells).encode())
     write(out / "pictures.csv", pictures_csv(matrix.cells).encode())
     return report.write_matrix_page(payload, out / "index.html")
 
 
 def matrix_csv(matrix: Matrix) -> str:
     """Return the matrix as CSV, one row per run and corpus."""
-    head = ["run", "corpus", "split", "pictures", "groups"]
-    for name in SCORED:
-        head += [name, f"{name}_nothing", f"{name}_gain", f"{name}_gain_low", f"{name}_gain_high"]
-    rows: list[list[object]] = []
-    for cell in matrix.cells:
-        row: list[object] = [cell.run, cell.corpus, cell.split, cell.pictures, cell.groups]
-        for name in SCORED:
-            row += [rounded(part[name]) for part in (cell.scores, cell.nothing, cell.gain)]
-            row += rounded(cell.gain_interval[name]) or ["", ""]
-        rows.append(row)
+    head = ["run", "corpus", "split", "pictures", "groups", *_columns(matrix.metrics)]
+    rows = [
+        [cell.run, cell.corpus, cell.split, cell.pictures, cell.groups, *_values(cell, matrix.metrics)]
+        for cell in matrix.cells
+    ]
     return _csv(head, rows)
+
+
+def tags_csv(cells: Sequence[Cell]) -> str:
+    """Return the scores by tag as CSV, one row per run, corpus, tag and value."""
+    metrics = list(dict.fromkeys(name for cell in cells for one in cell.slices for name in one.scores))
+    head = ["run", "corpus", "split", "tag", "value", "pictures", "groups", *_columns(metrics)]
+    rows = [
+        [cell.run, cell.corpus, cell.split, one.tag, one.value, *counted, *_values(one, metrics)]
+        for cell in cells
+        for one in cell.slices
+        for counted in [(one.pictures, one.groups)]
+    ]
+    return _csv(head, rows)
+
+
+def _columns(metrics: Iterable[str]) -> list[str]:
+    ends = ("", "_nothing", "_gain", "_gain_low", "_gain_high")
+    return [f"{name}{end}" for name in metrics for end in ends]
+
+
+def _values(part: Cell | Slice, metrics: Iterable[str]) -> list[object]:
+    values: list[object] = []
+    for name in metrics:
+        values += [rounded(mean[name]) for mean in (part.scores, part.nothing, part.gain)]
+        values += rounded(part.gain_interval[name]) or ["", ""]
+    return values
 
 
 def pictures_csv(cells: Sequence[Cell]) -> str:
     """Return the scores of every picture as CSV, cells in order, pictures by key."""
+    rows = [(cell, row) for cell in cells for row in cell.rows]
+    metrics = list(rows[0][1].scores) if rows else []
+    facts = list(dict.fromkeys(name for _, row in rows for name in row.facts))
     head = ["run", "corpus", "split", "key", "group", "source"]
-    head += [column for name in METRICS for column in (name, f"{name}_nothing")]
-    rows = [
+    head += [column for name in metrics for column in (name, f"{name}_nothing")]
+    lines = [
         [cell.run, cell.corpus, cell.split, row.key, row.group, row.source]
-        + [rounded(part[name]) for name in METRICS for part in (row.scores, row.nothing)]
-        for cell in cells
-        for row in cell.rows
+        + [rounded(part[name]) for name in metrics for part in (row.scores, row.nothing)]
+        + [row.facts.get(name, "") for name in facts]
+        for cell, row in rows
     ]
-    return _csv(head, rows)
+    return _csv(head + [f"tag {name}" for name in facts], lines)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from img2img_data.corpus import read_rows, to_json_line, to_json_page
 from img2img_data.errors import CheckpointError, FolderInUse, UsageError, printable
-from img2img_train.batches import from_bytes, to_bytes
+from img2img_train.batches import from_bytes, from_words, to_bytes, to_words
 from img2img_train.checkpoints import (
     Checkpoint,
     Description,
@@ -314,10 +314,13 @@ class LoadedModel:
             return self.planes.picture(self.generator(given), given)
 
     @torch.no_grad()
-    def restore(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the restored pictures: N x H x W x 3 RGB uint8 to the same, sides of any length; float32
-        inside.
+    def restore(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Return the restored pictures: N x H x W x 3 RGB, uint8 or uint16, to the same, sides of any length;
+        float32 inside.
         """
+        if batch.dtype == np.uint16:
+            words = torch.from_numpy(batch.astype(np.float32)).to(self.device)
+            return np.ascontiguousarray(to_words(self.forward(from_words(words))).cpu().numpy().astype(np.uint16))
         made = self.forward(from_bytes(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)))
         return np.ascontiguousarray(to_bytes(made).cpu().numpy())
 

@@ -2,26 +2,29 @@
 
 "Doing nothing" scores the input as if it were the output: a model that does not beat it is of no use. A gain
 is positive where the model is better (PSNR and SSIM: output minus input; MAE: input minus output). Pictures
-are compared as 8-bit RGB.
+are compared as RGB, at the depth of the corpus, in units of 8-bit levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from img2img_data.corpus import Corpus, Pair
 from img2img_data.errors import CorpusError
 from img2img_train.colours import Histograms
 from img2img_train.intervals import Interval, bootstrap_interval
-from img2img_train.metrics import METRICS, SET_METRICS, Pixels
+from img2img_train.learned import Learned, Seen
+from img2img_train.metrics import LEARNED, METRICS, SET_METRICS, Measure, Pixels
 from img2img_train.online import Online
+from img2img_train.slices import Facts, choose_tags, facts_of, heaps
 
 SCORED: Final = {**METRICS, **SET_METRICS}
+"""What every evaluation holds."""
+ALL_METRICS: Final[Mapping[str, Measure]] = {**SCORED, **LEARNED}
 BATCH_PIXELS: Final = 1 << 22
 """Large pictures go through a model in smaller batches than asked for: 64 of 256 x 256 at most."""
 
@@ -30,19 +33,39 @@ class Restorer(Protocol):
     """What is scored: a model, or anything else that turns a batch of inputs into outputs."""
 
     def restore(self, batch: Pixels) -> Pixels:
-        """Return the outputs of N x H x W x 3 uint8 inputs, in the same shape and range."""
+        """Return the outputs of N x H x W x 3 inputs, uint8 or uint16, in the same shape and range."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The scores of one picture. ``group`` names the photo it comes from."""
+    """The scores of one picture. ``group`` names the photo or person it comes from, ``facts`` its tags."""
 
     key: str
     group: str
     source: str
     scores: Mapping[str, float]
     nothing: Mapping[str, float]
+    facts: Facts = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The pictures with one value of a tag: mean scores and gains as in a ``Cell``."""
+
+    tag: str
+    value: str
+    pictures: int
+    groups: int
+    scores: Mapping[str, float]
+    nothing: Mapping[str, float]
+    gain: Mapping[str, float]
+    gain_interval: Mapping[str, Interval]
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        plain = {name: getattr(self, name) for name in ("tag", "value", "pictures", "groups")}
+        return plain | _means_of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +73,8 @@ class Cell:
     """One run on one corpus: mean scores, those of doing nothing, the gain with its 95 % interval.
 
     ``run`` and ``corpus`` are short names, ``at_test`` says how dropout and norms stood. An interval is None
-    where all pictures come from one photo, for nothing is known then about another photo. ``groups`` counts
-    the photos.
+    where all pictures come from one photo, for nothing is known then about another photo, and of FID.
+    ``groups`` counts the photos; ``notes`` are what a reader has to know.
     """
 
     run: str
@@ -65,6 +88,8 @@ class Cell:
     gain_interval: Mapping[str, Interval]
     rows: tuple[Row, ...]
     at_test: Mapping[str, bool | str] = field(default_factory=dict)
+    slices: tuple[Slice, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -73,10 +98,14 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the rows, ready for JSON."""
-        plain = ("run", "corpus", "split", "pictures", "groups", "verdict", "at_test")
-        means = ("scores", "nothing", "gain", "gain_interval")
-        scored = {mean: {name: rounded(v) for name, v in getattr(self, mean).items()} for mean in means}
-        return {name: getattr(self, name) for name in plain} | scored
+        plain = ("run", "corpus", "split", "pictures", "groups", "verdict", "at_test", "notes")
+        slices = [one.summary() for one in self.slices]
+        return {name: getattr(self, name) for name in plain} | _means_of(self) | {"slices": slices}
+
+
+def _means_of(part: Cell | Slice) -> dict[str, Any]:
+    means = ("scores", "nothing", "gain", "gain_interval")
+    return {mean: {name: rounded(v) for name, v in getattr(part, mean).items()} for mean in means}
 
 
 def verdict(gain: float, interval: Interval) -> str:
@@ -102,44 +131,96 @@ def evaluate_model(
     count: Callable[[int], None] = lambda done: None,
     swapped: bool = False,
     online: Online | None = None,
+    learned: Learned | None = None,
+    by: Sequence[str] = (),
 ) -> Cell:
     """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
 
     ``swapped``: the model goes from target to input (BtoA); ``online``: inputs are made from the targets, in
-    the fixed way. ``count`` is called with the pairs done.
+    the fixed way; ``learned``: networks that score too; ``by``: tags to score by, else those with few values.
+    ``count`` is called with the pairs done.
     """
     rows: list[Row] = []
-    colours = Histograms()
+    colours, seen = Histograms(), Seen(learned) if learned else None
     for group in batches(model, corpus, pairs, batch, swapped, online):
-        for pair, given, made, target in group:
-            scores = {name: metric.measure(made, target) for name, metric in METRICS.items()}
-            nothing = {name: metric.measure(given, target) for name, metric in METRICS.items()}
-            rows.append(Row(pair.key, photo_of(pair), source_of(pair), scores, nothing))
+        more = _by_networks(seen, group)
+        for (pair, given, made, target), (scored, plain) in zip(group, more, strict=True):
+            scores = {name: metric.measure(made, target) for name, metric in METRICS.items()} | scored
+            nothing = {name: metric.measure(given, target) for name, metric in METRICS.items()} | plain
+            rows.append(Row(pair.key, photo_of(pair), source_of(pair), scores, nothing, facts_of(pair.row)))
             colours.add(photo_of(pair), given, made, target)
         count(len(rows))
-    return _cell(*names, pairs[0].split, tuple(rows), colours)
+    return _cell(*names, pairs[0].split, tuple(rows), colours, seen, by)
 
 
-def _cell(run: str, corpus: str, split: str, rows: tuple[Row, ...], colours: Histograms) -> Cell:
-    gains = np.array(
-        [[m.gain(row.scores[name], row.nothing[name]) for name, m in METRICS.items()] for row in rows]
-    )
-    groups = [row.group for row in rows]
-    intervals = bootstrap_interval(gains, groups)
-    overlap, overlap_nothing = colours.scores()
+def _by_networks(
+    seen: Seen | None, group: Sequence[Scored]
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    if seen is None:
+        return [({}, {}) for _ in group]
+    _, *pictures = zip(*group, strict=True)
+    given, made, target = (np.stack(side) for side in pictures)
+    return seen.add(given, made, target)
+
+
+def _cell(
+    run: str,
+    corpus: str,
+    split: str,
+    rows: tuple[Row, ...],
+    colours: Histograms,
+    seen: Seen | None,
+    by: Sequence[str],
+) -> Cell:
+    means, choice = _means(rows), choose_tags([row.facts for row in rows], by)
+    made, nothing = colours.scores()
+    intervals = colours.intervals()
+    if seen is not None:
+        far, far_nothing = seen.of_the_set()
+        made, nothing = made | far, nothing | far_nothing
     return Cell(
         run=run,
         corpus=corpus,
         split=split,
         pictures=len(rows),
-        groups=len(set(groups)),
-        scores={name: float(np.mean([row.scores[name] for row in rows])) for name in METRICS} | overlap,
-        nothing={name: float(np.mean([row.nothing[name] for row in rows])) for name in METRICS}
-        | overlap_nothing,
-        gain=dict(zip(METRICS, gains.mean(axis=0).tolist(), strict=True))
-        | {name: overlap[name] - overlap_nothing[name] for name in SET_METRICS},
-        gain_interval=dict(zip(METRICS, intervals, strict=True)) | colours.intervals(),
+        groups=len({row.group for row in rows}),
+        scores=means.scores | made,
+        nothing=means.nothing | nothing,
+        gain=means.gain | {name: ALL_METRICS[name].gain(made[name], nothing[name]) for name in made},
+        gain_interval=means.gain_interval | {name: intervals.get(name) for name in made},
         rows=rows,
+        slices=tuple(_slices(rows, choice.names)),
+        notes=(*(seen.notes() if seen else ()), *choice.notes),
+    )
+
+
+def _slices(rows: Sequence[Row], tags: Sequence[str]) -> Iterator[Slice]:
+    for tag in tags:
+        for value, places in heaps([row.facts for row in rows], tag).items():
+            held = [rows[place] for place in places]
+            yield Slice(tag, value, len(held), len({row.group for row in held}), *_means(held))
+
+
+class Means(NamedTuple):
+    """The means over some rows, by metric."""
+
+    scores: dict[str, float]
+    nothing: dict[str, float]
+    gain: dict[str, float]
+    gain_interval: dict[str, Interval]
+
+
+def _means(rows: Sequence[Row]) -> Means:
+    names = list(rows[0].scores)
+    gains = np.array(
+        [[ALL_METRICS[name].gain(row.scores[name], row.nothing[name]) for name in names] for row in rows]
+    )
+    intervals = bootstrap_interval(gains, [row.group for row in rows])
+    return Means(
+        {name: float(np.mean([row.scores[name] for row in rows])) for name in names},
+        {name: float(np.mean([row.nothing[name] for row in rows])) for name in names},
+        dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
+        dict(zip(names, intervals, strict=True)),
     )
 
 
@@ -154,7 +235,7 @@ def batches(
     swapped: bool,
     online: Online | None = None,
 ) -> Iterator[list[Scored]]:
-    """Yield (pair, input, output, target), all RGB uint8, in batches of neighbours of one size."""
+    """Yield (pair, input, output, target), all RGB, uint8 or uint16, in batches of neighbours of one size."""
     held: list[tuple[Pair, Pixels, Pixels]] = []
     for pair in pairs:
         given, target = corpus.read(pair, exact=True)
@@ -176,14 +257,16 @@ def batches(
         yield _restored(model, held)
 
 
-def _as_rgb(given: NDArray[Any], target: NDArray[Any], lab: bool) -> tuple[Pixels, Pixels]:
-    """Return a pair as it is stored in 8-bit RGB; of an L plane the grey picture."""
+def _as_rgb(given: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
+    """Return a pair in RGB, both of one depth; of an L plane the grey picture."""
     from img2img_data import images
 
     if lab:
         middle = np.full_like(given[..., 0], 128 * 257 if given.dtype == np.uint16 else 128)
         given = images.lab_to_rgb(np.dstack([given[..., 0], middle, middle]))
         target = images.lab_to_rgb(np.ascontiguousarray(target))
+    if given.dtype == target.dtype == np.uint16:
+        return given, target
     return images.to_uint8_rgb(given), images.to_uint8_rgb(target)
 
 

@@ -28,14 +28,20 @@ def write_corpus(
     crops: int = 1,
     names: Sequence[str] = (),
     info: Mapping[str, Any] | None = None,
+    deep: bool = False,
 ) -> Path:
-    """Write pairs blurred the more the later they come; ``crops`` of them share a photo (the tag group)."""
+    """Write pairs blurred the more the later they come; ``crops`` of them share a photo (the tag group).
+
+    ``deep``: in 16 bit, not merely 8 of them scaled.
+    """
     seed = 0
     for split, count in splits.items():
         rows = []
         (root / split).mkdir(parents=True)
         for number in range(count):
             target = make_photo(seed, *size)
+            if deep:
+                target = target.astype(np.uint16) * 256 + make_photo(seed + 1000, *size)
             sigma = 0.6 + 0.3 * number
             row = {
                 "source": f"{(names[number] if number < len(names) else f'photo {seed}')}.jpg",

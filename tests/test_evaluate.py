@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import make_photo
@@ -62,12 +63,14 @@ def strict_json(path: Path) -> Any:
 # ----------------------------------------------------------------------------------------- metrics
 def by_skimage(name: str, a: np.ndarray, b: np.ndarray) -> float:
     measures = pytest.importorskip("skimage.metrics")
+    top = int(np.iinfo(a.dtype).max)
     if name == "psnr":
-        return float(measures.peak_signal_noise_ratio(b, a, data_range=255))
+        return float(measures.peak_signal_noise_ratio(b, a, data_range=top))
     if name == "ssim":
-        how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
-        return float(measures.structural_similarity(a, b, channel_axis=2, **how))
-    return float(np.abs(a.astype(float) - b).mean())
+        how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": top}
+        axis = 2 if a.ndim == 3 else None
+        return float(measures.structural_similarity(a, b, channel_axis=axis, **how))
+    return float(np.abs(a.astype(float) - b).mean()) / top * 255
 
 
 @pytest.mark.parametrize("pictures", PICTURES)
@@ -75,6 +78,56 @@ def by_skimage(name: str, a: np.ndarray, b: np.ndarray) -> float:
 def test_metrics_agree_with_scikit_image(name: str, pictures: str) -> None:
     a, b = PICTURES[pictures]
     assert METRICS[name].measure(a, b) == pytest.approx(by_skimage(name, a, b), abs=1e-6)
+
+
+def real_pictures(real_data: Path) -> dict[str, np.ndarray]:
+    """Photos as they come: portrait and landscape, odd sides, one 16-bit, one grey."""
+    photos = sorted((real_data / "natural" / "bsds500-train").glob("*.jpg"))[:3]
+    photos += sorted((real_data / "faces" / "wiki_crop").rglob("*.jpg"))[5:6]
+    found = {path.stem: images.read(path).pixels for path in photos}
+    first, second = list(found.values())[:2]
+    wide = cv2.GaussianBlur(first.astype(np.float32), (0, 0), 0.8) * 257
+    found["16 bit"] = np.rint(wide).astype(np.uint16)
+    found["odd"] = np.ascontiguousarray(second[:101, :57])
+    sketch = sorted((real_data / "cuhk").rglob("*sz1.jpg"))[0]
+    found["grey"] = images.to_uint8_rgb(images.read(sketch).pixels)
+    return found
+
+
+@pytest.mark.parametrize("name", ["psnr", "ssim", "mae"])
+def test_metrics_agree_with_scikit_image_on_real_pictures(name: str, real_data: Path) -> None:
+    """Grey ones also as the single plane that they are."""
+    for kind, target in real_pictures(real_data).items():
+        for made in (spoiled(target, 1.5), np.ascontiguousarray(target[::-1])):
+            found = METRICS[name].measure(made, target)
+            assert found == pytest.approx(by_skimage(name, made, target), abs=1e-6), kind
+            if kind == "grey":
+                assert found == pytest.approx(by_skimage(name, made[..., 0], target[..., 0]), abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["folders", "combined"])
+def test_deep_corpora_are_scored_at_their_depth(layout: str, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 2}, layout, info={"bits": 16}, deep=True)
+    opened = open_corpus(corpus)
+    cell = score(Identity(), corpus)
+    for row, pair in zip(cell.rows, opened.pairs("test"), strict=True):
+        given, target = opened.read(pair, exact=True)
+        assert given.dtype == np.uint16
+        assert np.any(given % 257)
+        assert row.scores["psnr"] == pytest.approx(by_skimage("psnr", given, target), abs=1e-6)
+        assert row.scores["ssim"] == pytest.approx(by_skimage("ssim", given, target), abs=1e-6)
+
+
+def test_a_model_restores_16_bit_as_it_restores_8(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from img2img_train.run import load_generator
+
+    model = load_generator(write_run(tmp_path / "run"), "cpu")
+    batch = np.stack([make_photo(seed, 36, 33) for seed in range(2)])
+    shallow, deep = model.restore(batch), model.restore(batch.astype(np.uint16) * 257)
+    assert deep.dtype == np.uint16
+    assert np.abs(deep / 257 - shallow).max() <= 0.51
+    assert np.any(deep % 257)
 
 
 @pytest.mark.parametrize("size", [(176, 176), (200, 181), (320, 256)])
