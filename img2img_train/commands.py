@@ -52,6 +52,13 @@ if TYPE_CHECKING:
     help="score by this tag; may be repeated  [default: those of few values]",
 )
 @click.option(
+    "--pictures",
+    type=click.IntRange(0, 1000),
+    default=96,
+    show_default=True,
+    help="pictures that the page shows, of all cells together",
+)
+@click.option(
     "--lpips",
     type=(PATH, PATH),
     metavar="NETWORK HEADS",
@@ -68,6 +75,7 @@ def evaluate(
     batch: int,
     limits: tuple[str, ...],
     by: tuple[str, ...],
+    pictures: int,
     lpips: tuple[Path, Path] | None,
     fid: Path | None,
     dropout: str | None,
@@ -92,13 +100,15 @@ def evaluate(
     learned = load_learned(lpips, fid, device)
     with Display() as display:
         follow, how = following(display), switch(dropout)
-        matrix = evaluate_matrix(runs, corpora, split, device, batch, follow, how, norm, by, learned)
+        matrix = evaluate_matrix(
+            runs, corpora, split, device, batch, follow, how, norm, by, learned, pictures
+        )
     for cell in matrix.cells:
         made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
         name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
         click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
-        for note in cell.notes:
-            click.echo(f"  note: {note}")
+    for note in dict.fromkeys(note for cell in matrix.cells for note in cell.notes):
+        click.echo(f"note: {note}")
     click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
     short = shortfalls(matrix, wanted)
     for line in short:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from img2img_data.corpus import Corpus, Pair, open_corpus, to_json_page
 from img2img_data.errors import CorpusError, UsageError, printable
 from img2img_data.fields import did_you_mean
+from img2img_train.album import Card
 from img2img_train.gallery import GALLERY, cards, worst_and_typical
 from img2img_train.layers import TestNorm
 from img2img_train.learned import Learned
@@ -18,7 +20,7 @@ from img2img_train.metrics import LEARNED
 from img2img_train.online import Online
 from img2img_train.results import Matrix, pictures_csv, protocol, write
 from img2img_train.results import write_matrix as write_matrix  # here for those who come through this door
-from img2img_train.scoring import ALL_METRICS, Cell, batches, evaluate_model
+from img2img_train.scoring import ALL_METRICS, Cell, Scored, batches, evaluate_model
 from img2img_train.scoring import verdict as verdict
 from img2img_train.slices import check_tags, facts_of
 
@@ -39,13 +41,15 @@ def evaluate_matrix(
     norm: TestNorm | None = None,
     by: Sequence[str] = (),
     learned: Learned | None = None,
+    gallery: int = GALLERY,
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on the split of every corpus.
 
     ``progress`` is called with pictures done, pictures in all, and the name of the cell. Raises CorpusError
     where a corpus has no such split or no pairs, CheckpointError where a run cannot be loaded. ``dropout``
     and ``norm``: another way at test than the models were saved with. ``by``: tags to score by, else those of
-    few values; UsageError where no corpus has one. ``learned``: networks that score too.
+    few values; UsageError where no corpus has one. ``learned``: networks that score too. ``gallery``:
+    pictures for the page, of all cells together.
     """
     from img2img_train.run import load_generator
 
@@ -57,7 +61,8 @@ def evaluate_matrix(
         raise UsageError("evaluate", why="needs at least one run and one corpus")
     if by:
         check_tags(by, [facts_of(pair.row) for *_, pairs in work for pair in pairs])
-    total, done, cells = len(run_names) * sum(len(pairs) for *_, pairs in work), 0, []
+    total, done = len(run_names) * sum(len(pairs) for *_, pairs in work), 0
+    cells, galleries, each = list[Cell](), list[Sequence[Card]](), gallery // (len(run_names) * len(work))
     for run, run_name in zip(dict.fromkeys(runs), run_names, strict=True):
         model = load_generator(run, device, dropout=dropout, norm=norm)
         swapped = model.config.direction == "BtoA"
@@ -68,8 +73,17 @@ def evaluate_matrix(
                 model, corpus, pairs, named, batch, counter, swapped, learned=learned, by=by
             )
             cells.append(replace(cell, at_test=_at_test(model)))
+            again = partial(batches, model, corpus, batch=batch, swapped=swapped)
+            galleries.append(_shown(cell, pairs, each, again))
             done += len(pairs)
-    return Matrix(tuple(run_names), tuple(names), split, tuple(cells), learned.files if learned else {})
+    return Matrix(
+        tuple(run_names),
+        tuple(names),
+        split,
+        tuple(cells),
+        learned.files if learned else {},
+        tuple(galleries),
+    )
 
 
 def evaluate_run(
@@ -98,10 +112,8 @@ def evaluate_run(
     online = Online.of(model.config.degrade, model.config.seed)
     cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped, online)
     cell = replace(cell, at_test=_at_test(model))
-    shown = worst_and_typical(cell.rows, gallery)
-    by_key = {pair.key: pair for pair in pairs}
-    chosen = batches(model, opened, [by_key[row.key] for row in shown], batch, swapped, online)
-    pictures = list(cards(shown, chosen))
+    again = partial(batches, model, opened, batch=batch, swapped=swapped, online=online)
+    pictures = _shown(cell, pairs, gallery, again)
     folder = run / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{_file_name(name)}-{_file_name(split)}"
@@ -110,6 +122,18 @@ def evaluate_run(
     payload = {**cell.summary(), "checkpoint": scored, "protocol": protocol(), "gallery": pictures}
     write(folder / f"{stem}.json", to_json_page(payload))
     return cell
+
+
+def _shown(
+    cell: Cell,
+    pairs: Sequence[Pair],
+    count: int,
+    restored: Callable[[Sequence[Pair]], Iterable[list[Scored]]],
+) -> list[dict[str, Any]]:
+    """Return what a page shows of a cell: the worst two thirds by PSNR, then others evenly."""
+    rows = worst_and_typical(cell.rows, count)
+    by_key = {pair.key: pair for pair in pairs}
+    return list(cards(rows, restored([by_key[row.key] for row in rows])))
 
 
 def parse_limits(texts: Sequence[str], brought: Collection[str] = ()) -> dict[str, float]:

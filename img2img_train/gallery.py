@@ -12,7 +12,7 @@ from img2img_train.metrics import Pixels
 from img2img_train.scoring import Row, Scored, rounded
 
 THUMBNAIL: Final = 256
-GALLERY: Final = 48
+GALLERY: Final = 96
 
 
 def worst_and_typical(rows: Sequence[Row], count: int) -> list[Row]:
@@ -35,6 +35,7 @@ def cards(rows: Sequence[Row], batches: Iterable[list[Scored]]) -> Iterator[dict
             "key": row.key,
             "source": row.source,
             "group": row.group,
+            "facts": dict(row.facts),
             "scores": {name: rounded(score) for name, score in row.scores.items()},
             "nothing": {name: rounded(score) for name, score in row.nothing.items()},
             "width": small[-1].shape[1],

@@ -19,11 +19,11 @@ from typing import Any, Final, TypeAlias
 
 from img2img_data.corpus import write_atomically
 from img2img_data.errors import printable
+from img2img_train.album import Card, album_of
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
 
 Point: TypeAlias = tuple[float, float]
 
-GALLERY_BYTES: Final = 3_000_000
 SAMPLE_BYTES: Final = 1_300_000
 SAMPLE_FRAMES: Final = 10
 SAMPLE_SIDE: Final = 960
@@ -43,11 +43,15 @@ def write_run_report(run: Path) -> Path:
     page = read_page(run / CONFIG_FILE)
     log = read_log(run)
     config = RunConfig.load(run / CONFIG_FILE)
+    evaluations = [_evaluation(path) for path in sorted((run / "evaluation").glob("*.json"))]
+    metrics = evaluations[0]["protocol"]["metrics"] if evaluations else {}
     text = _render(
         "run.html",
         name=printable(config.title),
         columns=", ".join(name.replace("_", " ") for name in config.objective.shown),
-        evaluations=[_evaluation(path) for path in sorted((run / "evaluation").glob("*.json"))],
+        evaluations=evaluations,
+        album=album_of([({"corpus": _place(saved)}, saved) for saved in evaluations], metrics),
+        largest=largest_gains,
         charts=_charts(log),
         remarks=[row["text"] for row in log if row.get("kind") in {"warning", "stopped"}],
         frames=list(_frames(sample_paths(run))),
@@ -56,15 +60,28 @@ def write_run_report(run: Path) -> Path:
     return _write(run / "report.html", text)
 
 
-def write_matrix_page(payload: Mapping[str, Any], path: Path) -> Path:
-    """Write the page of a matrix, ``payload`` being the content of ``matrix.json``, and return its path."""
+def write_matrix_page(
+    payload: Mapping[str, Any], path: Path, galleries: Sequence[Sequence[Card]] = ()
+) -> Path:
+    """Write the page of a matrix, ``payload`` being the content of ``matrix.json``, and return its path.
+
+    ``galleries`` are the cards of each cell (``gallery.cards``), none for a page without pictures.
+    """
     columns = len(payload["corpora"])
     rows = [payload["cells"][start : start + columns] for start in range(0, len(payload["cells"]), columns)]
     metrics = payload["protocol"]["metrics"]
-    largest = {
-        name: max([abs(cell["gain"][name]) for cell in payload["cells"]] or [0]) or 1 for name in metrics
-    }
-    text = _render("matrix.html", matrix=payload, rows=rows, largest=largest)
+    parts = [
+        ({"run": cell["run"], "corpus": cell["corpus"]}, {**cell, "gallery": cards})
+        for cell, cards in zip(payload["cells"], galleries, strict=False)
+    ]
+    text = _render(
+        "matrix.html",
+        matrix=payload,
+        rows=rows,
+        largest=largest_gains(payload["cells"]),
+        tag_largest=largest_gains,
+        album=album_of(parts, metrics),
+    )
     return _write(path, text)
 
 
@@ -87,6 +104,12 @@ def write_experiment_page(page: Mapping[str, Any], webp: bytes, size: tuple[int,
     return _write(path, text)
 
 
+def largest_gains(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the largest gain or loss of each metric over cells or slices; 1 where there is none."""
+    names = parts[0]["gain"] if parts else ()
+    return {name: max(abs(part["gain"][name]) for part in parts) or 1 for name in names}
+
+
 def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, model: bytes) -> str:
     """Return the page that runs a model (an ONNX file) by a runtime (a JavaScript module and its binary)."""
     inside = {name: b64encode(data).decode() for name, data in (("runtime", runtime), ("wasm", wasm))}
@@ -96,15 +119,12 @@ def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, mod
 
 # ------------------------------------------------------------------- parts of a run's page
 def _evaluation(path: Path) -> dict[str, Any]:
-    """Return an evaluation as it was saved, its gallery cut where the page would grow too large."""
     saved: dict[str, Any] = json.loads(path.read_bytes())
-    room, shown = GALLERY_BYTES, []
-    for picture in saved["gallery"]:
-        room -= sum(len(webp) for webp in picture["webp"].values())
-        if room < 0:
-            break
-        shown.append(picture)
-    return {**saved, "gallery": shown}
+    return saved
+
+
+def _place(saved: Mapping[str, Any]) -> str:
+    return f"{saved['corpus']}, {saved['split']}"
 
 
 def _frames(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:

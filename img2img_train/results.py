@@ -11,6 +11,7 @@ from typing import Any
 
 from img2img_data.corpus import to_json_page, write_atomically
 from img2img_train import report
+from img2img_train.album import Card
 from img2img_train.intervals import RESAMPLES
 from img2img_train.metrics import Measure
 from img2img_train.scoring import ALL_METRICS, SCORED, Cell, Slice, rounded
@@ -21,7 +22,7 @@ from img2img_train.slices import MOST
 class Matrix:
     """Several runs on several corpora; ``cells`` run by run, in the order of ``corpora``.
 
-    ``files`` says which networks scored too.
+    ``files`` says which networks scored too; ``galleries`` are the pictures that the page shows of each cell.
     """
 
     runs: tuple[str, ...]
@@ -29,6 +30,7 @@ class Matrix:
     split: str
     cells: tuple[Cell, ...]
     files: Mapping[str, str] = field(default_factory=dict)
+    galleries: tuple[Sequence[Card], ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -95,7 +97,7 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
     write(out / "matrix.csv", matrix_csv(matrix).encode())
     write(out / "tags.csv", tags_csv(matrix.cells).encode())
     write(out / "pictures.csv", pictures_csv(matrix.cells).encode())
-    return report.write_matrix_page(payload, out / "index.html")
+    return report.write_matrix_page(payload, out / "index.html", matrix.galleries)
 
 
 def matrix_csv(matrix: Matrix) -> str:

@@ -20,7 +20,7 @@ MOST: Final = 20
 MOST_ASKED: Final = 200
 UNKNOWN: Final = "unknown"
 NONE: Final = "none"
-_BRANCH: Final = re.compile(r"((?:\d+\.)?one-of)\.branch")
+_BRANCH: Final = re.compile(r"((?:(\d{1,4})\.)?one-of)\.branch")
 
 Facts = Mapping[str, str]
 
@@ -38,17 +38,21 @@ def facts_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _branches(drawn: object) -> dict[str, str]:
-    """Return the branch that each outermost ``one-of`` took, by name, as in {"0.one-of": "gaussian"}."""
-    if not isinstance(drawn, Mapping):
-        return {}
-    found = {}
-    for name, place in drawn.items():
-        if match := _BRANCH.fullmatch(str(name)):
-            inside = f"{match[1]}.{place}."
-            taken = next((str(other)[len(inside) :] for other in drawn if str(other).startswith(inside)), "")
-            unnamed = NONE if isinstance(place, int) and place < 0 else f"branch {place}"
-            found[match[1]] = printable(taken.partition(".")[0]) or unnamed
-    return found
+    """Return the branch that each outermost ``one-of`` took, by name, as in {"degradation": "gaussian"}.
+
+    Of several they are "degradation 1" and so on, by their place in the recipe.
+    """
+    names = [str(name) for name in drawn] if isinstance(drawn, Mapping) else []
+    found = [match for name in names if (match := _BRANCH.fullmatch(name))]
+    taken = {}
+    for match in found:
+        place = drawn[match[0]] if isinstance(drawn, Mapping) else None
+        inside = f"{match[1]}.{place}."
+        kind = next((name[len(inside) :].partition(".")[0] for name in names if name.startswith(inside)), "")
+        unnamed = NONE if isinstance(place, int) and place < 0 else f"branch {place}"
+        number = f" {int(match[2]) + 1}" if len(found) > 1 and match[2] else ""
+        taken[f"degradation{number}"] = printable(kind) or printable(unnamed)
+    return taken
 
 
 def _text(value: object) -> str:
@@ -82,13 +86,14 @@ def choose_tags(facts: Sequence[Facts], asked: Sequence[str] = ()) -> Choice:
                 why = f"has {len(counts[name]):,} values in these pictures"
                 raise UsageError("tag", name, why, f"choose one with {MOST_ASKED} at most")
         return Choice(there, tuple(f"no picture has a tag {name}" for name in asked if name not in counts))
-    chosen, notes = [], []
+    chosen, crowded = [], []
     for name, values in counts.items():
         if len(values) > MOST or (len(values) > 1 and len(values) * 2 > len(facts)):
-            notes.append(f"{name} is left out: it has {len(values):,} values in {len(facts):,} pictures")
+            crowded.append(f"{name} ({len(values):,} values)")
         elif len(values) > 1:
             chosen.append(name)
-    return Choice(tuple(chosen), tuple(notes))
+    left_out = f"not scored by {', '.join(crowded)}: too many for {len(facts):,} pictures"
+    return Choice(tuple(chosen), (left_out,) if crowded else ())
 
 
 def check_tags(asked: Sequence[str], facts: Sequence[Facts]) -> None:

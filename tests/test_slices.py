@@ -57,9 +57,9 @@ def test_facts_are_kind_tags_and_branches() -> None:
         "score": "0.5",
         "smiles": "yes",
         "note": UNKNOWN,
-        "0.one-of": "motion",
-        "2.one-of": "none",
-        "3.one-of": "chain",
+        "degradation 1": "motion",
+        "degradation 3": "none",
+        "degradation 4": "chain",
     }
 
 
@@ -77,7 +77,8 @@ def test_branches_of_a_real_recipe_have_names(tmp_path: Path) -> None:
     tree = [{"one-of": {"probability": 0.7, "steps": steps}}, {"noise": {"sigma": 3}}]
     degradation = parse_tree(tree, Place()).degradation
     found = {
-        facts_of({"drawn": degradation.draw(picture_rng(0, str(n).encode()))})["0.one-of"] for n in range(40)
+        facts_of({"drawn": degradation.draw(picture_rng(0, str(n).encode()))})["degradation"]
+        for n in range(40)
     }
     assert found == {"gaussian", "jpeg", "none"}
 
@@ -96,7 +97,9 @@ def test_tags_with_few_values_are_chosen_and_others_told() -> None:
     ]
     choice = choose_tags(facts)
     assert choice.names == ("gender", "just")
-    assert [note.partition(" ")[0] for note in choice.notes] == ["person", "many"]
+    assert choice.notes == (
+        f"not scored by person (100 values), many ({MOST + 1} values): too many for 100 pictures",
+    )
     assert choose_tags(facts, ["many", "person"]).names == ("many", "person")
     assert choose_tags(facts, ["gone", "gender"]) == (
         type(choice)(("gender",), ("no picture has a tag gone",))

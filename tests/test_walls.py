@@ -73,7 +73,7 @@ TRAIN_LEVELS = [
     {"batches"},
     {"run", "meters"},
     {"finished"},
-    {"prepare", "report", "learned"},
+    {"album", "learned", "prepare", "report"},
     {"scoring"},
     {"findings", "gallery", "looking", "results"},
     {"experiments"},

@@ -23,6 +23,19 @@ document.addEventListener("click", ({ target }) => {
   }
 });
 
+// j and k go from slider to slider, as in a list; in a box they are letters.
+document.addEventListener("keydown", (event) => {
+  const { target, key } = event;
+  if (!["j", "k"].includes(key) || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (target.matches("select, textarea, [contenteditable]") || (target.matches("input") && target.type !== "range")) return;
+  const sliders = [...document.querySelectorAll(".card:not([hidden]) .compare input")];
+  const next = sliders[sliders.indexOf(target) + (key === "j" ? 1 : -1)] ?? (sliders.includes(target) ? null : sliders[0]);
+  if (!next) return;
+  event.preventDefault();
+  next.focus({ preventScroll: true });
+  next.closest(".card").scrollIntoView({ block: "center" });
+});
+
 // A card stays when it has every value asked for: an exact one from a select, each word of a search box in its caption.
 function pick() {
   const wanted = [...document.querySelectorAll("[data-pick]")].filter((control) => control.value);
