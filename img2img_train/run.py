@@ -320,7 +320,9 @@ class LoadedModel:
         """
         if batch.dtype == np.uint16:
             words = torch.from_numpy(batch.astype(np.float32)).to(self.device)
-            return np.ascontiguousarray(to_words(self.forward(from_words(words))).cpu().numpy().astype(np.uint16))
+            return np.ascontiguousarray(
+                to_words(self.forward(from_words(words))).cpu().numpy().astype(np.uint16)
+            )
         made = self.forward(from_bytes(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)))
         return np.ascontiguousarray(to_bytes(made).cpu().numpy())
 
