@@ -320,7 +320,7 @@ def compat(options: tuple[str, ...]) -> None:
     Example:
       img2img-train compat --dataroot ./datasets/facades --name facades --model pix2pix --direction BtoA
     """
-    from img2img_train.compat import as_shell, native_command
+    from img2img_train.theirs import as_shell, native_command
 
     command, notes = native_command(options)
     for note in notes:

@@ -1,36 +1,28 @@
-"""From and to the PyTorch CycleGAN/pix2pix repository: its weights, its options.
+"""From and to the PyTorch CycleGAN/pix2pix repository: its weights; its options are in ``theirs``.
 
 https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix. Weights: ``latest_net_G.pth`` of its generators
 ``unet_128``, ``unet_256``, ``resnet_6blocks`` and ``resnet_9blocks``; what they are is told from names and
-shapes. Options: those of its ``train.py``, by which the native command is found.
+shapes.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from img2img_data.errors import CheckpointError, UsageError, printable
-from img2img_data.fields import did_you_mean
 from img2img_train.config import config_of
 from img2img_train.networks import Generator, NetworkSpec, Norm, skeleton
+from img2img_train.theirs import THEIRS
 from img2img_train.weights import read_tensors
 
 if TYPE_CHECKING:
     from img2img_train.checkpoints import Tensors
     from img2img_train.run import LoadedModel
 
-THEIRS: Final[dict[str, Generator]] = {
-    "unet_256": "unet-256",
-    "unet_128": "unet-128",
-    "resnet_9blocks": "resnet-9",
-    "resnet_6blocks": "resnet-6",
-}
-"""Their generators, and ours."""
 SIZE: Final = (256, 256)
 
 
@@ -133,124 +125,3 @@ def export_pth(model: LoadedModel, out: Path) -> None:
     temporary = out.with_name(f".{out.name}.tmp")
     torch.save(OrderedDict((n, t.cpu().clone()) for n, t in model.generator.state_dict().items()), temporary)
     temporary.replace(out)
-
-
-# ----------------------------------------------------------------------------------------- options
-Option = Callable[[str], dict[str, str]]
-
-
-def _as(name: str, values: Mapping[str, str] | None = None) -> Option:
-    """Return the translation of an option that has a counterpart, its value looked up if need be."""
-
-    def translate(value: str) -> dict[str, str]:
-        if values is not None and value not in values:
-            raise UsageError("value", value, "has no counterpart here", f"there are {', '.join(values)}")
-        return {name: values[value] if values is not None else value}
-
-    return translate
-
-
-MODELS: Final = {"pix2pix": "pix2pix", "cycle_gan": "cyclegan"}
-PATCHES: Final = {"1": "patch-16", "2": "patch-34", "3": "patch-70", "4": "patch-142", "5": "patch-286"}
-SILENT: Final = frozenset((
-    "gpu_ids", "verbose", "suffix", "display_freq", "display_ncols", "display_id", "display_server",
-    "display_env", "display_port", "update_html_freq", "print_freq", "no_html", "save_latest_freq",
-    "save_epoch_freq", "save_by_iter", "use_wandb", "wandb_project_name", "continue_train", "epoch_count",
-    "phase", "dataset_mode",
-))  # fmt: skip
-"""What needs no counterpart: a run is saved, shown and continued by itself."""
-FLAGS: Final = frozenset((
-    "no_dropout", "no_flip", "serial_batches", "verbose", "no_html", "save_by_iter", "use_wandb",
-    "continue_train",
-))  # fmt: skip
-OPTIONS: Final[dict[str, Option]] = {
-    "model": _as("loss", MODELS),
-    "direction": _as("direction", {"AtoB": "AtoB", "BtoA": "BtoA"}),
-    "netG": _as("net", THEIRS),
-    "netD": _as("discriminator", {"basic": "patch-70", "pixel": "patch-1", "n_layers": "patch-70"}),
-    "n_layers_D": _as("discriminator", PATCHES),
-    "ngf": _as("width"),
-    "ndf": _as("d_width"),
-    "norm": _as("norm", {"batch": "batch", "instance": "instance", "none": "none"}),
-    "no_dropout": lambda _: {"dropout": "0"},
-    "gan_mode": _as("gan_mode", {"vanilla": "vanilla", "lsgan": "lsgan", "wgangp": "wgan-gp"}),
-    "batch_size": _as("batch"),
-    "lr": _as("lr"),
-    "beta1": _as("beta1"),
-    "pool_size": _as("pool"),
-    "num_threads": _as("workers"),
-    "lambda_L1": _as("l1_weight"),
-    "lambda_A": _as("cycle_weight"),
-    "lambda_identity": _as("identity"),
-}
-"""Their options with a counterpart here; those of ``native_command`` need more than one."""
-OTHERS: Final = (
-    "dataroot",
-    "name",
-    "checkpoints_dir",
-    "n_epochs",
-    "n_epochs_decay",
-    "no_flip",
-    "max_dataset_size",
-)
-UNLIKE: Final = {
-    "load_size": "pictures are used at the size of the corpus: build it with img2img-data and --size",
-    "crop_size": "pictures are used at the size of the corpus: build it with img2img-data and --size",
-    "preprocess": "pictures are used at the size of the corpus: build it with img2img-data and --size",
-    "lambda_B": "one --cycle-weight holds for both ways",
-    "input_nc": "channels are told from the corpus",
-    "output_nc": "channels are told from the corpus",
-    "init_type": "weights are drawn from N(0, 0.02)",
-    "init_gain": "weights are drawn from N(0, 0.02)",
-    "lr_policy": "the rate is constant, then falls linearly over --epochs-decay",
-    "lr_decay_iters": "the rate is constant, then falls linearly over --epochs-decay",
-    "serial_batches": "pictures come in an order drawn from the seed",
-}
-"""Their options without a counterpart, and what holds instead."""
-
-
-def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words of the native command for options of their ``train.py``, and notes on the others.
-
-    UsageError names an option that is unknown, incomplete or missing.
-    """
-    given = _parsed(words)
-    if "dataroot" not in given:
-        raise UsageError("option", "--dataroot", "is missing", "say where the pictures are")
-    model = given.get("model", "cycle_gan")
-    settings: dict[str, str] = OPTIONS["model"](model)
-    for name, value in given.items():
-        if name in OPTIONS:
-            settings |= OPTIONS[name](value)
-    constant, falling = (int(given.get(n, "100")) for n in ("n_epochs", "n_epochs_decay"))
-    settings |= {"epochs": str(constant + falling), "epochs_decay": str(falling)}
-    if given.get("max_dataset_size", "inf") != "inf":
-        settings["limit"] = given["max_dataset_size"]
-    out = f"{given.get('checkpoints_dir', './checkpoints')}/{given.get('name', 'experiment_name')}"
-    settings["out"] = out.removeprefix("./")
-    command = ["img2img-train", given["dataroot"]]
-    for name, value in settings.items():
-        command += ["--" + name.replace("_", "-"), value]
-    command += [] if "no_flip" in given else ["--flip"]
-    return command, [f"--{name}: {UNLIKE[name]}" for name in given if name in UNLIKE]
-
-
-def _parsed(words: Sequence[str]) -> dict[str, str]:
-    """Return their options by name; a flag has an empty value."""
-    known, given, rest = {*OPTIONS, *OTHERS, *UNLIKE, *SILENT}, dict[str, str](), list(words)
-    while rest:
-        word, equals, value = rest.pop(0).partition("=")
-        name = word.removeprefix("--")
-        if not word.startswith("--") or name not in known:
-            raise UsageError("option", word, "is none of their train.py", did_you_mean(name, known))
-        if not equals and name not in FLAGS:
-            if not rest or rest[0].startswith("--"):
-                raise UsageError("option", word, "has no value", "give one")
-            value = rest.pop(0)
-        given[name] = value
-    return given
-
-
-def as_shell(command: Sequence[str]) -> str:
-    """Return a command as one line for a shell."""
-    return shlex.join(command)

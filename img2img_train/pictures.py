@@ -24,7 +24,7 @@ from img2img_train.kinds import planes_of
 from img2img_train.objectives import OBJECTIVES
 from img2img_train.online import Online
 from img2img_train.planes import PLAIN, Planes
-from img2img_train.sizes import Size, size_of_file, size_of_pair, total_area
+from img2img_train.sizes import Size, check_size, size_of_file, size_of_pair, stated_size, total_area
 from img2img_train.windows import Cuts, Pixels, stacked
 
 SHARE_OF_MEMORY: Final = 0.5
@@ -310,7 +310,10 @@ def open_pairs(config: RunConfig, split: str) -> PairSet | None:
     counts, least = tuple(len(part) for part in found), _least(config, split)
     if not least:
         first, _ = _halves(*pairs[0], swapped)
-        return PairSet(tuple(pairs), counts, first.shape[:2], swapped, planes, online)
+        size = first.shape[0], first.shape[1]
+        for _, pair in pairs:
+            check_size(pair.target, stated_size(pair) or size, size)
+        return PairSet(tuple(pairs), counts, size, swapped, planes, online)
     area = total_area(((pair.target, size_of_pair(corpus, pair)) for corpus, pair in pairs), least)
     size = config.crop, config.crop
     return PairSet(tuple(pairs), counts, size, swapped, planes, online, least, area)
@@ -367,10 +370,8 @@ def _of_size(pixels: Pixels, path: Path, size: Size | int) -> Pixels:
     height, width = pixels.shape[:2]
     if isinstance(size, int):
         total_area([(path, (height, width))], size)
-    elif (height, width) != size:
-        why = f"is {width}x{height}, the first one is {size[1]}x{size[0]}"
-        way_out = "build the corpus with --size, or train on pieces of one size by --crop"
-        raise CorpusError("picture", path, why, way_out)
+    else:
+        check_size(path, (height, width), size)
     return pixels
 
 

@@ -14,12 +14,23 @@ Size: TypeAlias = tuple[int, int]
 """Height and width, pixels."""
 
 
+def stated_size(pair: Pair) -> Size | None:
+    """Return the size that a pair's row states, of both halves; None where it states none."""
+    height, width = pair.row.get("height"), pair.row.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
 def size_of_pair(corpus: Corpus, pair: Pair) -> Size:
     """Return the size of both halves of a pair; CorpusError where its file cannot be read."""
-    height, width = pair.row.get("height"), pair.row.get("width")
-    if isinstance(height, int) and isinstance(width, int):
-        return height, width
-    return size_of_file(pair.target, halves=2 if corpus.layout == "combined" else 1)
+    return stated_size(pair) or size_of_file(pair.target, halves=2 if corpus.layout == "combined" else 1)
+
+
+def check_size(path: Path, found: Size, size: Size) -> None:
+    """Raise CorpusError where a picture is not of the size of the others."""
+    if found != size:
+        why = f"is {found[1]}x{found[0]}, the first one is {size[1]}x{size[0]}"
+        way_out = "build the corpus with --size, or train on pieces of one size by --crop"
+        raise CorpusError("picture", path, why, way_out)
 
 
 def size_of_file(path: Path, halves: int = 1) -> Size:

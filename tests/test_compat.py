@@ -14,11 +14,9 @@ from conftest import make_photo
 
 torch = pytest.importorskip("torch")
 
-from click.testing import CliRunner  # noqa: E402
 
-from img2img_data.errors import CheckpointError, Img2ImgError, UsageError  # noqa: E402
+from img2img_data.errors import CheckpointError, UsageError  # noqa: E402
 from img2img_train import compat  # noqa: E402
-from img2img_train.cli import group  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.networks import NetworkSpec, build, describe  # noqa: E402
 from img2img_train.run import LoadedModel, load_generator  # noqa: E402
@@ -138,64 +136,3 @@ def test_networks_without_counterpart_are_refused(tmp_path: Path) -> None:
     for name in ("autoencoder", "encoder-decoder-64"):
         with pytest.raises(UsageError, match="no counterpart"):
             compat.export_pth(model_of(describe(name, (3, 3), 2)), tmp_path / "g.pth")
-
-
-# ----------------------------------------------------------------------------------------- options
-def test_their_options_give_the_published_run() -> None:
-    text = "--dataroot ./datasets/facades --name facades_pix2pix --model pix2pix --direction BtoA"
-    command, notes = compat.native_command(text.split())
-    assert not notes
-    done = CliRunner().invoke(group, [*command[1:], "--dry-run"])
-    assert isinstance(done.exception, Img2ImgError)
-    assert "datasets/facades" in str(done.exception)
-    config = RunConfig(corpora=("c",), loss="pix2pix")
-    assert command[command.index("--epochs") + 1] == str(config.epochs)
-    assert command[command.index("--epochs-decay") + 1] == str(config.epochs_decay)
-
-
-@pytest.mark.parametrize("name", compat.OPTIONS)
-def test_each_option_has_a_counterpart_that_exists(name: str) -> None:
-    from img2img_train.config import settings
-
-    values = {"model": "pix2pix", "direction": "BtoA", "netG": "unet_128", "netD": "pixel", "norm": "batch"}
-    values |= {"gan_mode": "wgangp", "no_dropout": ""}
-    (setting,) = compat.OPTIONS[name](values.get(name, "3"))
-    assert setting in settings()
-
-
-def test_all_settings_of_a_long_command_arrive() -> None:
-    text = (
-        "--dataroot d --model=cycle_gan --netG resnet_6blocks --netD n_layers --n_layers_D 2 --ngf 32 "
-        "--lambda_A 5 --lambda_identity 0 --n_epochs 10 --n_epochs_decay 5 --no_flip --pool_size 7 "
-        "--crop_size 128 --gpu_ids 0"
-    )
-    command, notes = compat.native_command(text.split())
-    line = compat.as_shell(command)
-    for part in (
-        "--net resnet-6",
-        "--discriminator patch-34",
-        "--width 32",
-        "--cycle-weight 5",
-        "--epochs 15",
-    ):
-        assert part in line
-    assert "--flip" not in line
-    assert [n.partition(":")[0] for n in notes] == ["--crop_size"]
-    # What it names is a configuration that can be built.
-    values = dict(zip((w[2:].replace("-", "_") for w in command[2::2]), command[3::2], strict=True))
-    config = RunConfig(**{**values, "corpora": ["d"]})
-    assert (config.epochs, config.epochs_decay, config.objective.width) == (15, 5, 32)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("--dataroot d --netGG x", "netG"),
-        ("--name x", "--dataroot"),
-        ("--dataroot", "no value"),
-        ("--dataroot d --netG unet_512", "unet_512"),
-    ],
-)
-def test_a_wrong_option_is_named(words: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        compat.native_command(words.split())

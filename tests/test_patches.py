@@ -180,6 +180,8 @@ def test_a_manifest_that_lies_about_sizes_is_found_out(tmp_path: Path) -> None:
     corpus = write_mixed(tmp_path / "c")
     manifest = corpus / "train/metadata.jsonl"
     manifest.write_text(manifest.read_text().replace('"kind"', '"width": 99, "height": 99, "kind"'))
+    with pytest.raises(CorpusError, match=r"99x99, the first one is 40x24"):
+        loop.plan(small_config("l2", corpus))
     with pytest.raises(CorpusError, match=r"\d+\.png.*--crop 50"):
         loop.fit(small_config("l2", corpus, tmp_path / "run", crop=50), Display())
 

@@ -80,6 +80,7 @@ TRAIN_LEVELS = [
     {"state", "validation"},
     {"step"},
     {"training"},
+    {"theirs"},
     {"compat", "evaluate", "export", "translate", "loop", "reproduce"},
     {"commands", "fitting"},
     {"cli"},
