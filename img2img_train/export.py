@@ -62,7 +62,7 @@ class PictureToPicture(nn.Module):
         self.planes = planes
         self.generator, self.multiple, self.smallest = generator, multiple, smallest
         # Sides of any length are brought to the multiple here, where a graph can do it.
-        self.translate = generator.translate if isinstance(generator, Translator) else generator
+        self.translate = generator.fitting if isinstance(generator, Translator) else generator
 
     def forward(self, picture: Tensor) -> Tensor:
         """Return the restored pictures."""

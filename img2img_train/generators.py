@@ -43,17 +43,18 @@ class Translator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what is made of N x C x H x W, of the same size."""
-        return x + self._made(x) if self.residual else self._made(x)
-
-    def _made(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         filled = [max(self.smallest, -(-side // self.multiple) * self.multiple) for side in (height, width)]
         if filled == [height, width]:
-            return self.translate(x)
-        return self.translate(mirrored(mirrored(x, 2, filled[0]), 3, filled[1]))[..., :height, :width]
+            return self.fitting(x)
+        return self.fitting(mirrored(mirrored(x, 2, filled[0]), 3, filled[1]))[..., :height, :width]
+
+    def fitting(self, x: Tensor) -> Tensor:
+        """Return what is made of pictures whose sides need no mirroring."""
+        return x + self.translate(x) if self.residual else self.translate(x)
 
     def translate(self, x: Tensor) -> Tensor:
-        """Return what is made of pictures whose sides are a multiple of ``multiple``, at least
+        """Return what the layers make of pictures whose sides are a multiple of ``multiple``, at least
         ``smallest``.
         """
         raise NotImplementedError

@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ SIZES = [(1, 1), (2, 33), (16, 16), (31, 47), (75, 20)]
 CPU = torch.device("cpu")
 
 
-def model_of(name: str, **channels: int) -> LoadedModel:
+def model_of(name: str, **channels: Any) -> LoadedModel:
     spec = NetworkSpec(name=name, width=2, **channels)
     config = RunConfig(corpora=("corpus",), out="run")
     network = build(spec, 3).eval().requires_grad_(False)
@@ -63,6 +63,16 @@ def test_onnx_is_torch_within_a_level_on_any_size(name: str, tmp_path: Path) -> 
         (got,) = session.run(None, {"picture": batch})
         assert np.abs(got.astype(int) - model.restore(batch)).max() <= 1
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("name", get_args(Generator))
+def test_what_is_exported_does_what_the_model_does(name: str, residual: bool) -> None:
+    model = model_of(name, residual=residual)
+    whole = export.PictureToPicture(model.generator, model.spec.multiple, model.spec.smallest, model.planes)
+    for size in SIZES:
+        batch = make_photo(2, *size)[None]
+        assert np.abs(whole(torch.from_numpy(batch)).numpy().astype(int) - model.restore(batch)).max() <= 1
 
 
 def test_a_file_that_differs_is_not_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
