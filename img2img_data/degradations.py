@@ -24,6 +24,7 @@ from img2img_data.kernels import gaussian_kernel
 from img2img_data.noises import NOISES
 from img2img_data.scaling import RESIZINGS, Interpolation, Resize
 from img2img_data.spoil import Axes, Degradation, Image, to_dtype
+from img2img_data.strengths import Odd
 from img2img_data.tones import TONES
 
 DEGRADATIONS: Final[dict[str, type[Degradation]]] = {
@@ -58,6 +59,7 @@ __all__ = [
     "Gaussian",
     "Image",
     "Interpolation",
+    "Odd",
     "RandomGaussian",
     "Resize",
     "Step",

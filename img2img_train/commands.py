@@ -328,6 +328,53 @@ def compat(options: tuple[str, ...]) -> None:
     click.echo(as_shell(command))
 
 
+@click.command(short_help="A page on this machine to try models in.")
+@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7860,
+    show_default=True,
+    help="where the page is, on 127.0.0.1; 0 takes a free port",
+)
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, 1000, min_open=True),
+    default=50,
+    show_default=True,
+    help="largest picture",
+)
+@click.option(
+    "--max-megabytes",
+    type=click.FloatRange(0, 256, min_open=True),
+    default=100,
+    show_default=True,
+    help="largest file",
+)
+@click.option("--open/--no-open", "show", default=False, help="open the page in a browser")
+def serve(
+    runs: tuple[Path, ...], port: int, device: str, max_megapixels: float, max_megabytes: float, show: bool
+) -> None:
+    """Serve a page in which RUNS (run folders or checkpoints) are tried on pictures, on this machine alone.
+
+    One tab restores a picture; one spoils a clean picture first, by any degradation, and scores the result
+    beside doing nothing; one compares with a target. The page asks no other machine for anything, no other
+    machine reaches it, and what is uploaded is deleted when the server ends.
+
+    \b
+    Example:
+      img2img-train serve runs/l2 runs/unet
+      img2img-train serve runs/horse2zebra --port 0 --open
+      ssh -L 7860:127.0.0.1:7860 HOST       and open http://127.0.0.1:7860, for a server on HOST
+    """
+    from img2img_train.offers import Limits
+    from img2img_train.serve import serve as serve_page
+
+    limits = Limits(int(max_megapixels * 1e6), int(max_megabytes * 1e6))
+    serve_page(runs, port, device, limits, show, click.echo)
+
+
 @click.command(short_help="Print the JSON Schema of a run's settings.")
 def schema() -> None:
     """Print the JSON Schema (draft 2020-12) of a recipe's section 'run'.
@@ -355,4 +402,4 @@ def report(run: Path) -> None:
     click.echo(f"report: {printable(str(write_run_report(run)))}")
 
 
-COMMANDS: Final = (evaluate, translate, export, adopt, compat, schema, report)
+COMMANDS: Final = (evaluate, translate, export, serve, adopt, compat, schema, report)

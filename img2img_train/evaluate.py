@@ -54,9 +54,9 @@ def evaluate_matrix(
     from img2img_train.run import load_generator
 
     opened = [(open_corpus(path), path) for path in dict.fromkeys(corpora)]
-    names = _short_names([path for _, path in opened])
+    names = short_names([path for _, path in opened])
     work = [(corpus, name, _pairs(corpus, split)) for (corpus, _), name in zip(opened, names, strict=True)]
-    run_names = _short_names(list(dict.fromkeys(runs)))
+    run_names = short_names(list(dict.fromkeys(runs)))
     if not work or not run_names:
         raise UsageError("evaluate", why="needs at least one run and one corpus")
     if by:
@@ -106,7 +106,7 @@ def evaluate_run(
     opened, model = open_corpus(corpus), load_generator(run, device)
     pairs = _pairs(opened, split)
     known = dict.fromkeys(path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora)))
-    name, label = _short_names(list(known))[0], model.config.title
+    name, label = short_names(list(known))[0], model.config.title
     counter = _counter(progress, 0, len(pairs), f"{label} on {name}")
     swapped = model.config.direction == "BtoA"
     online = Online.of(model.config.degrade, model.config.seed)
@@ -194,7 +194,7 @@ def _counter(progress: Progress | None, before: int, total: int, label: str) -> 
     return lambda done: progress(before + done, total, label) if progress else None
 
 
-def _short_names(paths: Sequence[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """Return the shortest endings that tell the paths apart, printable."""
     parts = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts), default=0) + 1):

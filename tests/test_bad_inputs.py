@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL import __version__ as PILLOW
 
 from img2img_data.errors import REASONS
 from img2img_data.images import ReadPolicy, read
@@ -62,6 +63,9 @@ ONLY_HERE = {
     "pillow/unknown_compression_method.png": "a profile is packed in an unknown way; profiles are dropped",
 }
 """Files that we read and Pillow does not, and why."""
+
+WRONG_THERE = {"pillow/bmp/*/pal4rle*.bmp": "runs of 4-bit samples come out shifted"}
+"""Files that Pillow before 13 reads wrongly."""
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,8 @@ def test_what_is_kept_is_what_pillow_sees(folder: Path, corpus: Path) -> None:
         except Exception:
             assert explained(name, ONLY_HERE), f"{name} is read here alone"
             used.update(explained(name, ONLY_HERE))
+            continue
+        if int(PILLOW.partition(".")[0]) < 13 and explained(name, WRONG_THERE):
             continue
         assert theirs.shape == ours.shape, name
         assert np.abs(theirs - ours).max() <= 2, name

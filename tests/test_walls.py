@@ -43,6 +43,7 @@ TRAIN_LEVELS = [
     {
         "display",
         "ema",
+        "gate",
         "interrupts",
         "intervals",
         "layers",
@@ -82,6 +83,9 @@ TRAIN_LEVELS = [
     {"training"},
     {"theirs"},
     {"compat", "evaluate", "export", "translate", "loop", "reproduce"},
+    {"controls", "offers"},
+    {"panel"},
+    {"serve"},
     {"commands", "fitting"},
     {"cli"},
 ]
