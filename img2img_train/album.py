@@ -12,7 +12,7 @@ ALBUM_BYTES: Final = 3_300_000
 FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
 """Longer side in pixels and WebP quality of smaller pictures, where those that were saved are too large."""
 PROBED: Final = 24
-FEW: Final = 20
+FEW: Final = 12
 """A fact with so many values has a select, where there are two cards a value."""
 
 Card = Mapping[str, Any]

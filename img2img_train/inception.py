@@ -45,7 +45,7 @@ class Inception:
             scaled = group.astype(np.float32) / np.float32(np.iinfo(group.dtype).max)
             x = torch.from_numpy(scaled).to(self.device).permute(0, 3, 1, 2)
             x = functional.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-            parts.append(self._forward(2 * x - 1).double().cpu().numpy())
+            parts.append(self._forward(2 * x - 1).cpu().double().numpy())
         return np.concatenate(parts)
 
     def _forward(self, x: Tensor) -> Tensor:

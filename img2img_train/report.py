@@ -119,8 +119,8 @@ def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, mod
 
 # ------------------------------------------------------------------- parts of a run's page
 def _evaluation(path: Path) -> dict[str, Any]:
-    saved: dict[str, Any] = json.loads(path.read_bytes())
-    return saved
+    """Return an evaluation as it was saved; earlier versions knew no slices."""
+    return {"slices": [], "notes": [], **json.loads(path.read_bytes())}
 
 
 def _place(saved: Mapping[str, Any]) -> str:

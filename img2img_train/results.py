@@ -47,7 +47,8 @@ def protocol(names: Iterable[str] = SCORED, files: Mapping[str, str] | None = No
     return {
         "colour": "RGB; of a Lab corpus as RGB too",
         "data_range": 255,
-        "samples": "uint8, or uint16 divided by 257 and not rounded, where the corpus has 16 bit; float64",
+        "samples": "uint8, or uint16 divided by 257 and not rounded, where the corpus has 16 bit; "
+        "metrics in float64, networks in float32",
         "pictures": "whole, at the size of the corpus; an output is rounded to the depth of the corpus first",
         "means": "over pictures, each weighing the same",
         "nothing": "the input scored against the target, as if it were the output",

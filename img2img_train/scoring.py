@@ -18,7 +18,7 @@ from img2img_data.errors import CorpusError
 from img2img_train.colours import Histograms
 from img2img_train.intervals import Interval, bootstrap_interval
 from img2img_train.learned import Learned, Seen
-from img2img_train.metrics import LEARNED, METRICS, SET_METRICS, Measure, Pixels
+from img2img_train.metrics import LEARNED, METRICS, PSNR_CAP, SET_METRICS, Measure, Pixels
 from img2img_train.online import Online
 from img2img_train.slices import Facts, choose_tags, facts_of, heaps
 
@@ -190,8 +190,18 @@ def _cell(
         gain_interval=means.gain_interval | {name: intervals.get(name) for name in made},
         rows=rows,
         slices=tuple(_slices(rows, choice.names)),
-        notes=(*(seen.notes() if seen else ()), *choice.notes),
+        notes=(*_equal_pairs(rows), *(seen.notes() if seen else ()), *choice.notes),
     )
+
+
+def _equal_pairs(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what to know of a corpus that left some pictures as they were."""
+    equal = sum(row.nothing["psnr"] == PSNR_CAP for row in rows)
+    if equal:
+        yield (
+            f"{equal:,} of {len(rows):,} inputs equal their targets: doing nothing has {PSNR_CAP:g} dB "
+            "there, which moves its mean"
+        )
 
 
 def _slices(rows: Sequence[Row], tags: Sequence[str]) -> Iterator[Slice]:
@@ -235,7 +245,7 @@ def batches(
     swapped: bool,
     online: Online | None = None,
 ) -> Iterator[list[Scored]]:
-    """Yield (pair, input, output, target), all RGB, uint8 or uint16, in batches of neighbours of one size."""
+    """Yield (pair, input, output, target), RGB, uint8 or uint16, in batches of neighbours of one size."""
     held: list[tuple[Pair, Pixels, Pixels]] = []
     for pair in pairs:
         given, target = corpus.read(pair, exact=True)

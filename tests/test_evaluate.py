@@ -335,6 +335,19 @@ def test_report_of_a_run_is_whole_and_the_same_each_time(tmp_path: Path) -> None
     assert write_run_report(again).read_text("utf-8") == page
 
 
+def test_report_of_an_evaluation_by_an_earlier_version(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    evaluate_run(run, write_corpus(tmp_path / "c", {"test": 3}), device="cpu")
+    (path,) = (run / "evaluation").glob("*.json")
+    saved = strict_json(path)
+    for name in ("slices", "notes"):
+        del saved[name]
+    for card in saved["gallery"]:
+        del card["facts"]
+    path.write_text(json.dumps(saved))
+    check_self_contained(write_run_report(run).read_text("utf-8"))
+
+
 def test_report_before_anything_was_evaluated_and_of_no_run(tmp_path: Path) -> None:
     page = write_run_report(write_run(tmp_path / "run")).read_text("utf-8")
     check_self_contained(page)

@@ -121,6 +121,15 @@ def test_a_tag_asked_for_that_no_corpus_has(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- scores
+def test_inputs_that_equal_their_targets_are_told_of(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 3})
+    assert score(Identity(), corpus).notes == ()
+    first = sorted((corpus / "test" / "input").iterdir())[0]
+    first.write_bytes((corpus / "test" / "target" / first.name).read_bytes())
+    (note,) = score(Identity(), corpus).notes
+    assert note.startswith("1 of 3 inputs equal")
+
+
 def alone(corpus: Path, value: str) -> Cell:
     opened = open_corpus(corpus)
     pairs = [pair for pair in opened.pairs("test") if pair.row["tags"]["gender"] == value]
