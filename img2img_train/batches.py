@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from img2img_train.windows import Cuts, Pixels, enlarged, enlarged_pixels
 
 ORDER, FLIP, WINDOW, CUT = 0, 1, 3, 4
 """Tell the draws of a plan apart; ``pool.POOL`` is another."""
+Share: TypeAlias = slice | NDArray[np.int64]
 WHOLE: Final = slice(None)
 HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
 
@@ -183,7 +184,7 @@ class Step:
     jitter: Jitter | None = None
     cuts: Cuts | None = None
 
-    def part(self, share: slice) -> Step:
+    def part(self, share: Share) -> Step:
         """Return what one of several processes sees of the step."""
         flips = None if self.flips is None else self.flips[:, share]
         jitter = self.jitter and replace(self.jitter, places=self.jitter.places[:, share])
@@ -210,7 +211,7 @@ class Raw:
 
 class _Steps(Dataset[Raw]):
     def __init__(
-        self, plan: Plan, store: Store | OnDevice, flip: bool, held: PictureSet | None, share: slice
+        self, plan: Plan, store: Store | OnDevice, flip: bool, held: PictureSet | None, share: Share
     ) -> None:
         self.plan, self.store, self.flip, self.held = plan, store, flip, held
         self.share = share
@@ -254,7 +255,7 @@ def steps(
     flip: bool,
     workers: int,
     held: PictureSet | None = None,
-    share: slice = WHOLE,
+    share: Share = WHOLE,
 ) -> Generator[Raw, None, None]:
     """Yield the pictures of the steps ``numbers``; with ``workers`` that many processes read ahead, through
     all epochs. ``store`` has the pictures of ``held`` to train on; ``share`` says which of each step are

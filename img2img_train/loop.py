@@ -111,7 +111,7 @@ def _train(training: Training) -> None:
         _compile(training)
     training.display.begin("training", data.steps * data.plan.step_pictures, progress.pictures)
     numbers = range(progress.step, data.steps)
-    share = training.ranks.part(data.plan.step_pictures)
+    share = training.ranks.places(data.plan.step_pictures, config.accumulate)
     reading = batches.steps(data.plan, store, numbers, config.flip, config.workers, data.train, share)
     with contextlib.closing(reading) as steps:
         try:
@@ -153,8 +153,7 @@ def _compile(training: Training) -> None:
 
 def _most_at_once(training: Training) -> int:
     """Return how many pictures go through a network at once, in the largest part of a step."""
-    share = training.ranks.part(training.data.plan.step_pictures)
-    pictures = int(share.stop - share.start)
+    pictures = training.data.plan.step_pictures // training.ranks.count
     return math.ceil(pictures / min(training.config.accumulate, pictures))
 
 

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from img2img_data.errors import Img2ImgError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
@@ -62,7 +64,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 class Ranks:
     """The processes of a run, as one of them sees them. Alone, everything here does nothing.
 
-    Every method but ``part`` is to be called by all of them, in the same order.
+    Every method but ``part`` and ``places`` is to be called by all of them, in the same order.
     """
 
     rank: int = 0
@@ -83,6 +85,20 @@ class Ranks:
         """Return which of ``count`` pictures of a step are for this process."""
         each = count // self.count
         return slice(self.rank * each, (self.rank + 1) * each)
+
+    def places(self, count: int, parts: int) -> NDArray[np.int64]:
+        """Return which of ``count`` pictures of a step are for this process, where they go through in parts.
+
+        Part by part, so that the parts of all processes, one after the other, come in the order of the step:
+        the histories of games depend on it.
+        """
+        import numpy as np
+
+        each = count // self.count
+        sizes = [len(part) for part in np.array_split(np.arange(each), min(parts, each))]
+        starts = np.cumsum([0, *sizes[:-1]]) * self.count
+        mine = [start + self.rank * size + np.arange(size) for start, size in zip(starts, sizes, strict=True)]
+        return np.concatenate(mine)
 
     def check_step(self, count: int) -> None:
         """Raise UsageError where the pictures of a step cannot be shared out evenly."""

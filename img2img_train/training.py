@@ -275,9 +275,7 @@ class Training:
     def save(self) -> None:
         """Write all that later steps depend on; the best networks first, for the rest counts on them."""
         self.read_trace()
-        if self.ranks.leads:
-            self._write()
-        self.ranks.wait()
+        self.ranks.first(self._write)
 
     def _write(self) -> None:
         if self.best is not None:

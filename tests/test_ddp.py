@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,8 @@ from img2img_train import layers, loop
 from img2img_train.batches import Plan
 from img2img_train.cli import main
 from img2img_train.display import Display
+from img2img_train.objectives import Batch
+from img2img_train.parts import Parts
 from img2img_train.ranks import Place, Ranks, device_of, find_place
 from img2img_train.run import RunFolder, read_log
 
@@ -42,7 +45,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(loss: str, corpus: Path, out: Path, **settings: Any) -> list[str]:
     config = small_config(loss, corpus, out, **{**USUAL, **settings})
-    own = {n: v for n, v in config.model_dump().items() if n not in {"corpora", "device"} and v is not None}
+    own = {
+        n: v for n, v in config.model_dump().items() if n not in {"corpora", "device"} and v not in (None, ())
+    }
     words = [str(corpus), "--out", str(out), "--device", "cpu", "--no-report"]
     for name, value in own.items():
         option = f"--{name.replace('_', '-')}"
@@ -105,7 +110,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def check_equal(one: Path, two: Path, tolerance: float, skip: str = "-") -> None:
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()
-    for name in (n for n in first if n.startswith(("network/", "pool/")) and skip not in n):
+    for name in (n for n in first if n.startswith(("network/", "ema/", "pool/")) and skip not in n):
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=tolerance)
     for a, b in zip(read_log(one), read_log(two), strict=True):
         assert a.keys() == b.keys()
@@ -113,20 +118,24 @@ def check_equal(one: Path, two: Path, tolerance: float, skip: str = "-") -> None
 
 
 def test_under_torchrun_two_processes_equal_one(corpus: Path, tmp_path: Path) -> None:
-    settings = {"net": "unet", "norm": "none"}
+    board = importlib.util.find_spec("tensorboard") is not None
+    settings = {"net": "unet", "norm": "none", "tensorboard": board}
     said = under_torchrun(options("l2", corpus, tmp_path / "two", **settings))
     assert said.count("epoch 2/2") == said.count("is finished: 4 steps") == 1
+    assert len(list((tmp_path / "two").glob("tensorboard/*"))) == board
     loop.fit(small_config("l2", corpus, tmp_path / "one", **USUAL, **settings), Display())
     check_equal(tmp_path / "one", tmp_path / "two", 1e-5)
 
 
 def test_a_game_with_a_pool_equals_one_process(corpus: Path, tmp_path: Path) -> None:
-    settings = {"net": "resnet-6", "norm": "none"}
+    """In parts, with averages; what enters a history, and when, is the same too."""
+    settings = {"net": "resnet-6", "norm": "none", "accumulate": 2, "ema": 0.9, "epochs": 3}
     codes, said = ends(start(options("cyclegan", corpus, tmp_path / "two", **settings), tmp_path), tmp_path)
     assert codes == [0, 0], said
     assert said[1] == ""
     loop.fit(small_config("cyclegan", corpus, tmp_path / "one", **USUAL, **settings), Display())
     check_equal(tmp_path / "one", tmp_path / "two", 1e-5)
+    assert {"ema", "pool"} <= {name.partition("/")[0] for name in weights(tmp_path / "one")}
 
 
 def test_stopped_together_and_continued_exactly(corpus: Path, tmp_path: Path) -> None:
@@ -149,11 +158,18 @@ def test_stopped_together_and_continued_exactly(corpus: Path, tmp_path: Path) ->
 
 
 def test_a_folder_in_use_ends_both_and_is_told_of_once(corpus: Path, tmp_path: Path) -> None:
+    """Free again, it takes the run, which ends where both lose patience: nothing moves."""
+    words = options("l2", corpus, tmp_path / "run", lr=1e-30, epochs=30, patience=2)
     with RunFolder(tmp_path / "run").lock():
-        codes, said = ends(start(options("l2", corpus, tmp_path / "run"), tmp_path), tmp_path)
+        codes, said = ends(start(words, tmp_path), tmp_path)
     assert codes == [2, 2]
     assert "in use by another run" in said[0]
     assert said[1] == ""
+    codes, said = ends(start(words, tmp_path), tmp_path)
+    assert codes == [0, 0], said
+    assert "stopped early" in said[0]
+    assert said[1] == ""
+    assert [row["epoch"] for row in read_log(tmp_path / "run") if row["kind"] == "stopped"] == [3]
 
 
 # ------------------------------------------------------------------------------- within one process
@@ -168,11 +184,22 @@ def test_parts_make_the_whole_step() -> None:
     plan = Plan((10, 7), (1, 2), 4, 5)
     for number in range(6):
         step = plan.step(number, True)
-        parts = [step.part(Ranks(rank, 2).part(plan.step_pictures)) for rank in range(2)]
+        parts = [step.part(Ranks(rank, 2).places(plan.step_pictures, 1)) for rank in range(2)]
         assert np.array_equal(np.concatenate([part.indices for part in parts]), step.indices)
         assert step.flips is not None
         flips = [part.flips for part in parts if part.flips is not None]
         assert np.array_equal(np.concatenate(flips, axis=1), step.flips)
+
+
+@pytest.mark.parametrize(("count", "processes", "parts"), [(12, 2, 2), (12, 3, 3), (6, 2, 2), (6, 2, 9)])
+def test_parts_of_all_processes_come_in_the_order_of_the_step(count: int, processes: int, parts: int) -> None:
+    """As they enter a pool: of each part the pictures of one process after the other."""
+    each = [Ranks(rank, processes).places(count, parts) for rank in range(processes)]
+    assert sorted(np.concatenate(each)) == list(range(count))
+    pictures = [torch.from_numpy(places).float().view(-1, 1, 1, 1) for places in each]
+    cut = [Parts.of(Batch(own, own), parts).batches for own in pictures]
+    entering = [part.input.flatten() for place in zip(*cut, strict=True) for part in place]
+    assert torch.cat(entering).tolist() == list(range(count))
 
 
 def test_devices_that_cannot_be_shared_are_refused() -> None:
