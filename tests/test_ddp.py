@@ -128,7 +128,7 @@ def test_under_torchrun_two_processes_equal_one(corpus: Path, tmp_path: Path) ->
 
 
 def test_a_game_with_a_pool_equals_one_process(corpus: Path, tmp_path: Path) -> None:
-    """In parts, with averages. (Without a norm, for Adam enlarges the noise of biases that have no effect.)"""
+    """In parts, with averages. (Without a norm: of biases before one Adam makes steps of noise.)"""
     settings = {"net": "resnet-6", "norm": "none", "accumulate": 2, "ema": 0.9, "epochs": 3}
     codes, said = ends(start(options("cyclegan", corpus, tmp_path / "two", **settings), tmp_path), tmp_path)
     assert codes == [0, 0], said
