@@ -28,7 +28,7 @@ from img2img_train.objectives import Batch
 from img2img_train.online import Online, Operators
 from img2img_train.pictures import PairSet, PictureSet, Store
 from img2img_train.planes import PLAIN, Planes
-from img2img_train.windows import Cuts, Pixels, enlarged, enlarged_pixels
+from img2img_train.windows import Cuts, Pixels, enlarged, enlarged_pixels, moved
 
 ORDER, FLIP, WINDOW, CUT = 0, 1, 3, 4
 """Tell the draws of a plan apart; ``pool.POOL`` is another."""
@@ -348,7 +348,7 @@ def to_device(raw: Raw, device: torch.device, planes: Planes = PLAIN) -> Batch:
 def _levels(raw: Raw, side: int, device: torch.device) -> Tensor:
     """Return the samples of inputs (0) or targets (1), N x H x W x C on the device, enlarged if need be."""
     stored = (raw.inputs, raw.targets)[side]
-    levels = stored if isinstance(stored, Tensor) else _moved(torch.from_numpy(stored), device)
+    levels = stored if isinstance(stored, Tensor) else moved(stored, device)
     return levels if raw.jitter is None else enlarged(levels, raw.jitter.factor, raw.jitter.places[side])
 
 
@@ -357,7 +357,7 @@ def apply_operators(levels: Tensor, operators: Operators, top: int) -> Tensor:
 
     Float32 whatever the arithmetic of the step.
     """
-    rows, columns = (torch.from_numpy(m).to(levels.device) for m in (operators.rows, operators.columns))
+    rows, columns = (moved(m, levels.device) for m in (operators.rows, operators.columns))
     with torch.autocast(levels.device.type, enabled=False):
         spoiled = rows[:, None] @ levels @ columns.mT[:, None]
     return spoiled.round_().clamp_(0, top)
@@ -367,13 +367,7 @@ def _mirrored(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
     """Mirror those pictures of N x C x H x W, left and right, for which ``flips`` says so."""
     if flips is None:
         return x
-    return torch.where(_moved(torch.from_numpy(flips), x.device).view(-1, 1, 1, 1), x.flip(3), x)
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    return torch.where(moved(flips, x.device).view(-1, 1, 1, 1), x.flip(3), x)
 
 
 def from_bytes(x: Tensor) -> Tensor:

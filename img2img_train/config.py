@@ -159,8 +159,8 @@ class RunConfig(BaseModel):
     )
     samples_every: int = Field(5, ge=0, description="epochs between sample grids, 0 for the last epoch alone")
     samples: int = Field(8, ge=1, le=64, description="pictures in a sample grid")
-    samples_pictures: str | tuple[str, ...] = Field(
-        (), description="KEY[,KEY...]: the pictures in a sample grid, by key; default: evenly spread"
+    samples_pictures: str = Field(
+        "", description="KEY[,KEY...]: the pictures in a sample grid, by key; default: evenly spread"
     )
     test_dropout: bool = Field(False, description="let dropout go on at test, as pix2pix does")
     test_norm: Literal["running", "batch"] = Field(
@@ -215,15 +215,15 @@ class RunConfig(BaseModel):
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Path | Mapping) else value
 
-    @field_validator("samples_pictures", mode="after")
-    @classmethod
-    def _several_keys(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(key for key in value.split(",") if key) if isinstance(value, str) else value
-
     @field_validator("degrade", mode="before")
     @classmethod
     def _whole_tree(cls, value: Any) -> Any:
         return None if value is None else degradation_of(value)
+
+    @property
+    def samples_keys(self) -> tuple[str, ...]:
+        """The keys of the pictures in a sample grid; none where they are evenly spread."""
+        return tuple(key for key in self.samples_pictures.split(",") if key)
 
     @property
     def title(self) -> str:

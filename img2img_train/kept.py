@@ -12,7 +12,7 @@ from torch import Tensor
 
 from img2img_data.errors import UsageError
 from img2img_train.pictures import Memory, PairSet, PictureSet
-from img2img_train.windows import Cuts
+from img2img_train.windows import Cuts, moved
 
 SHARE_OF_DEVICE: Final = 0.25
 """Of the memory that is free before training; networks and a step need the rest."""
@@ -47,10 +47,7 @@ class OnDevice:
         return (self._taken(self.inputs, indices) if len(self.inputs) else targets), targets
 
     def _taken(self, kept: Tensor, places: NDArray[np.int64]) -> Tensor:
-        wanted = torch.from_numpy(places % len(kept))
-        if kept.is_cuda:
-            wanted = wanted.pin_memory()
-        return kept.index_select(0, wanted.to(kept.device, non_blocking=True)).view(self.dtype)
+        return kept.index_select(0, moved(places % len(kept), kept.device)).view(self.dtype)
 
 
 def check_cache(cache: str, held: PictureSet, workers: int) -> None:

@@ -133,7 +133,7 @@ class Data:
         plan = Plan(
             train.counts, weights, config.batch, config.seed, train.other_counts, config.jitter, config.crop
         )
-        pictures.places_of(held_out or train, config.samples_pictures)
+        pictures.places_of(held_out or train, config.samples_keys)
         for spec in objective.networks(train.planes.channels).values():
             spec.check_size(*train.size, max(1, plan.step_pictures // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch

@@ -243,7 +243,7 @@ class Training:
     def draw_samples(self, epoch: int) -> None:
         """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
         held = self.held_out.pictures if self.held_out is not None else self.data.train
-        given, target = samples(held, self.config.samples, self.config.samples_pictures)
+        given, target = samples(held, self.config.samples, self.config.samples_keys)
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
         write_file(path, [images.encode(self.viewer.grid(given, target), "png")])
         if self.board is not None:

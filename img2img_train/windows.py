@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -58,15 +59,15 @@ def enlarged(pictures: Tensor, factor: float, places: NDArray[np.float64]) -> Te
     """Return windows of pictures N x H x W x C, enlarged by ``factor``, each of its picture's own size.
 
     ``places`` are N x 2. Samples stay integers of the same range, as float32: bicubic, rounded and clipped
-    once. Only products and sums of single samples in a fixed order, so the bits are the same on every device
-    and for any number of threads. Jitter of Isola et al. (2017), 6.2; bicubic by Pillow's kernel (Keys 1981,
-    a = -0.5) as in https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix, data/base_dataset.py.
+    once. Only products and sums of single samples in a fixed order, so the bits do not depend on the number
+    of threads. Jitter of Isola et al. (2017), 6.2; bicubic by Pillow's kernel (Keys 1981, a = -0.5) as in
+    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix, data/base_dataset.py.
     """
     top = torch.iinfo(pictures.dtype).max
     made, which = pictures.to(torch.float32), torch.arange(len(pictures), device=pictures.device)[:, None]
-    rows, weights = _on(_taps(made.shape[1], factor, places[:, 0]), made.device)
+    rows, weights = _window(made.shape[1], factor, places[:, 0], made.device)
     made = _summed([made[which, rows[..., k]] * weights[..., k, None, None] for k in range(TAPS)])
-    columns, weights = _on(_taps(made.shape[2], factor, places[:, 1]), made.device)
+    columns, weights = _window(made.shape[2], factor, places[:, 1], made.device)
     every, which = torch.arange(made.shape[1], device=made.device)[:, None], which[:, None]
     terms = (made[which, every, columns[:, None, :, k]] * weights[:, None, :, k, None] for k in range(TAPS))
     return _summed(list(terms)).round_().clamp_(0, top)
@@ -78,6 +79,12 @@ def enlarged_pixels(pictures: Pixels, factor: float, places: NDArray[np.float64]
     return np.ascontiguousarray(made.astype(pictures.dtype))
 
 
+def moved(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Return values on a device; the host does not wait for them to get there."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _summed(terms: list[Tensor]) -> Tensor:
     total = terms[0]
     for term in terms[1:]:
@@ -85,21 +92,27 @@ def _summed(terms: list[Tensor]) -> Tensor:
     return total
 
 
-def _on(taps: tuple[NDArray[np.int64], NDArray[np.float32]], device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(taps[0]).to(device), torch.from_numpy(taps[1]).to(device)
+def _window(
+    side: int, factor: float, shares: NDArray[np.float64], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return which pixels of a side make those of windows of the side enlarged, and their weights: N x side x
+    4.
+    """
+    length = max(side, round(side * factor))
+    begin = moved(start(shares, length - side), device)
+    wanted = begin[:, None] + torch.arange(side, device=device)
+    pixels, weights = (moved(table, device)[wanted] for table in _taps(side, length))
+    return pixels, weights
 
 
-def _taps(
-    side: int, factor: float, shares: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return which pixels of a side make the pixels of windows of the side enlarged, and their weights: N x
-    side x 4.
+@lru_cache(maxsize=4)
+def _taps(side: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return which pixels of a side make each of the side enlarged to ``length``, and their weights: length x
+    4.
 
     Weights of pixels beyond the border are given to the others, as Pillow does.
     """
-    length = max(side, round(side * factor))
-    pixels = start(shares, length - side)[:, None] + np.arange(side)
-    centres = (pixels + 0.5) * (side / length)
+    centres = (np.arange(length) + 0.5) * (side / length)
     places = np.floor(centres - 1.5).astype(np.int64)[..., None] + np.arange(TAPS)
     weights = _cubic(places + 0.5 - centres[..., None]) * ((places >= 0) & (places < side))
     weights /= weights.sum(-1, keepdims=True)

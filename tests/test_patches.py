@@ -190,10 +190,10 @@ def test_a_manifest_that_lies_about_sizes_is_found_out(tmp_path: Path) -> None:
 def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
     plain = write_corpus(tmp_path / "c", {"train": 4, "val": 5}, size=(16, 16))
     config = small_config("l2", plain, tmp_path / "run", samples_pictures="photo 7,photo 5")
-    assert config.samples_pictures == ("photo 7", "photo 5")
+    assert config.samples_keys == ("photo 7", "photo 5")
     held = pictures.open_pictures(config, "val")
     assert held is not None
-    _, targets = samples(held, 8, config.samples_pictures)
+    _, targets = samples(held, 8, config.samples_keys)
     for place, index in enumerate((3, 1)):
         assert np.array_equal(targets[place], held.read(index)[1])
     loop.fit(config, Display())
@@ -208,8 +208,8 @@ def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
 
 def test_samples_of_unpaired_corpora_go_by_the_names_of_inputs(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
-    config: Any = small_config("cyclegan", corpus, tmp_path / "run", samples_pictures=["2"])
+    config: Any = small_config("cyclegan", corpus, tmp_path / "run", samples_pictures="2")
     held = pictures.open_pictures(config, "train")
     assert held is not None
-    given, _ = samples(held, 8, config.samples_pictures)
+    given, _ = samples(held, 8, config.samples_keys)
     assert np.array_equal(given[0], images.read(corpus / "trainA/2.png").pixels)
