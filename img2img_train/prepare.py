@@ -185,6 +185,7 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     """Return what a run is about to do, in lines for reading."""
     height, width = data.train.size
     size = f"cut to {width}x{height}" if data.train.least else f"of {width}x{height}"
+    size += f", enlarged by {config.jitter:g} and cut again" if config.jitter > 1 else ""
     kind = f", {data.train.planes.said}" if data.train.planes.said else ""
     drawn = " + ".join(f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True))
     held_out = _many(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"

@@ -133,8 +133,8 @@ def test_runs_on_pieces_continue_exactly(loss: str, mixed: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("degrade", [None, "gaussian"])
 def test_whole_pictures_are_scored(degrade: str | None, mixed: Path, tmp_path: Path) -> None:
-    config = small_config("l2", mixed, tmp_path, crop=20, degrade=degrade)
-    assert any("cut to 20x20" in line for line in loop.plan(config))
+    config = small_config("l2", mixed, tmp_path, crop=20, jitter=1.25, degrade=degrade)
+    assert any("cut to 20x20, enlarged by 1.25" in line for line in loop.plan(config))
     loop.fit(config, Display())
     logged = [row for row in read_log(tmp_path) if row["kind"] == "validation"][-1]
     if degrade is None:
