@@ -36,6 +36,18 @@ def gender(number: int) -> dict[str, Any]:
     return {"gender": ("female", "male", "male")[number % 3], "person": f"p{number}"}
 
 
+def test_a_page_without_pictures_or_tags(tmp_path: Path) -> None:
+    from pages import check_self_contained, elements
+    from test_evaluate import write_run
+
+    run, corpus = write_run(tmp_path / "run"), write_corpus(tmp_path / "c", {"test": 2})
+    for count, shown in ((0, 0), (1, 1), (9, 2)):
+        matrix = evaluate_matrix([run], [corpus], device="cpu", gallery=count)
+        page = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
+        check_self_contained(page)
+        assert len(elements(page, "figure")) == shown
+
+
 # -------------------------------------------------------------------------------------------- facts
 def test_facts_are_kind_tags_and_branches() -> None:
     row = {
