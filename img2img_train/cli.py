@@ -44,6 +44,7 @@ def group() -> None:
       img2img-train resume runs/l2
       img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian corpora/resize --out scores
       img2img-train translate runs/l2 photos/ restored/
+      img2img-train serve runs/l2 runs/mixed
 
     Without the name of a command it trains: 'img2img-train fit --help' lists the settings. A run that was
     interrupted goes on, exactly, when the same command is given again.

@@ -352,7 +352,7 @@ def compat(options: tuple[str, ...]) -> None:
     show_default=True,
     help="largest file",
 )
-@click.option("--open/--no-open", "show", default=False, help="open the page in a browser")
+@click.option("--open/--no-open", "show", default=False, show_default=True, help="open it in a browser")
 def serve(
     runs: tuple[Path, ...], port: int, device: str, max_megapixels: float, max_megabytes: float, show: bool
 ) -> None:
