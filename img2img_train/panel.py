@@ -50,7 +50,10 @@ CSS: Final = """
   width: 100%; max-width: 34rem; border: 0 !important; border-collapse: collapse;
   font-variant-numeric: tabular-nums;
 }
-.scores td { padding: 0.35rem 0.4rem !important; border: 0 !important; text-align: right !important; }
+.scores td {
+  padding: 0.35rem 0.3rem !important; border: 0 !important;
+  font-size: 0.9rem; text-align: right !important; white-space: nowrap;
+}
 .scores tr { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .scores tr > :first-child { text-align: left !important; }
 .scores tr > :last-child { font-weight: 600; }
@@ -87,7 +90,7 @@ class Desk:
         trial = self.offers.trial(choice, clean, degraded, how)
         parts = {"clean": trial.target, "degraded": trial.given, "restored": trial.made}
         shown = [self.keep(picture, f"{path.stem}-{part}") for part, picture in parts.items()]
-        table = score_table("degraded<br>(doing nothing)", trial.nothing, trial.scores)
+        table = score_table(trial.nothing, trial.scores)
         return (shown[1], shown[2]), table + drawn_line(drawn), *shown
 
     def compare(self, upload: str | None, target: str | None, *chosen: Any) -> tuple[Any, ...]:
@@ -97,7 +100,7 @@ class Desk:
         trial = self.offers.trial(choice, wanted, given, settings)
         name = Path(str(upload)).stem
         pair = self.keep(trial.made, f"{name}-output"), self.keep(trial.target, f"{name}-target")
-        return pair, score_table("input<br>(doing nothing)", trial.nothing, trial.scores)
+        return pair, score_table(trial.nothing, trial.scores)
 
     def degradation(self, kind: str, recipe: str, values: Sequence[Any]) -> Degradation:
         """Return the degradation that the controls, or a recipe, stand for; UsageError says what is wrong."""
@@ -151,9 +154,9 @@ def choice_of(
     return Choice(int(number), way, switched, {"batch": "batch", "running": "running"}.get(norm)), settings  # type: ignore[arg-type]
 
 
-def score_table(nothing: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def score_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Return the scores as a table of a page, and what they say of the model."""
-    rows = [["", nothing, "model", "gain"]]
+    rows = [["", "doing<br>nothing", "model", "gain"]]
     for name, m in METRICS.items():
         title = f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher_is_better else '↓'}"
         numbers = [f"{part[name]:.{m.digits}f}" for part in (before, after)]
@@ -267,7 +270,7 @@ def _ways(ways: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _upload(gr: Any, label: str, name: str) -> Any:
-    return gr.File(label=label, elem_id=name, height=140)
+    return gr.File(label=label, elem_id=name, height=140, min_width=260)
 
 
 def _slider(gr: Any, label: str, name: str) -> Any:
@@ -346,7 +349,7 @@ def _degrade_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
                 type="filepath",
                 height=240,
                 min_width=100,
-                buttons=["download", "fullscreen"],
+                buttons=["fullscreen"],
             )
             for label in ("clean", "degraded", "restored")
         ]
