@@ -24,6 +24,7 @@ from img2img_data.errors import CheckpointError, Img2ImgError, printable
 from img2img_train.config import RunConfig, config_of
 from img2img_train.networks import NetworkSpec
 
+PART: Final = 1 << 20
 LARGEST_HEADER: Final = 16 << 20
 DESCRIPTION: Final = "img2img"
 DIGEST: Final = "sha256"
@@ -165,8 +166,8 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
     from safetensors.torch import load
 
     try:
-        content, about = _read_whole(path)
-        tensors = {name: tensor for name, tensor in load(content).items() if name.startswith(prefix)}
+        content, about = _read_whole(path, prefix)
+        tensors = load(content)
     except OSError as error:
         raise CheckpointError(
             "checkpoint", path, error.strerror or "cannot be read", "check the path"
@@ -181,14 +182,15 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
 def read_description(path: Path) -> Description:
     """Return what a whole checkpoint says of itself; errors as ``read_checkpoint``."""
     try:
-        return _read_whole(path)[1]
+        return _read_whole(path, None)[1]
     except OSError as error:
         raise CheckpointError(
             "checkpoint", path, error.strerror or "cannot be read", "check the path"
         ) from None
 
 
-def _read_whole(path: Path) -> tuple[bytes, Description]:
+def _read_whole(path: Path, prefix: str | tuple[str, ...] | None) -> tuple[bytes, Description]:
+    """Return a safetensors file of the tensors under ``prefix`` (None: of none) from one that is whole."""
     if path.exists() and not path.is_file():
         raise CheckpointError("checkpoint", path, "is not a file", "give a checkpoint or the folder of a run")
     with path.open("rb") as file:
@@ -198,11 +200,12 @@ def _read_whole(path: Path) -> tuple[bytes, Description]:
             names = ", ".join(sorted(map(printable, header))[:3]) or "no tensors"
             why = f"was not written by img2img-train: it has no description (and holds {names})"
             raise CheckpointError("checkpoint", path, why, "give a checkpoint of a run")
-        start = file.tell()
-        file.seek(0)
-        content = file.read()
-    if sha256(memoryview(content)[start:]).hexdigest() != said[DIGEST]:
-        raise CheckpointError("checkpoint", path, "is damaged: its SHA-256 does not agree", ANOTHER)
+        start, whole = file.tell(), sha256()
+        while part := file.read(PART):
+            whole.update(part)
+        if whole.hexdigest() != said[DIGEST]:
+            raise CheckpointError("checkpoint", path, "is damaged: its SHA-256 does not agree", ANOTHER)
+        content = b"" if prefix is None else _chosen(path, file, header, start, prefix)
     try:
         return content, Description.model_validate_json(said[DESCRIPTION])
     except ValidationError as error:
@@ -210,6 +213,28 @@ def _read_whole(path: Path) -> tuple[bytes, Description]:
         where = printable(".".join(map(str, first["loc"])) or "description")
         why = f"describes a model not known here ({where}: {printable(str(first['msg']))})"
         raise CheckpointError("checkpoint", path, why, "update, or use another one") from None
+
+
+def _chosen(
+    path: Path, file: IO[bytes], header: dict[str, Any], start: int, prefix: str | tuple[str, ...]
+) -> bytes:
+    """Return a safetensors file of some tensors of a file: a generator alone is a third of a complete one."""
+    kept, parts, place, end = {}, [], 0, file.seek(0, os.SEEK_END) - start
+    for name, about in header.items():
+        places = about.get("data_offsets") if isinstance(about, dict) else None
+        match places:
+            case [int(first), int(last)] if 0 <= first <= last <= end:
+                if not name.startswith(prefix):
+                    continue
+                file.seek(start + first)
+                parts.append(file.read(last - first))
+                kept[name] = {**about, "data_offsets": [place, place + last - first]}
+                place += last - first
+            case _:
+                raise CheckpointError("checkpoint", path, f"is damaged ({printable(name)})", ANOTHER)
+    text = json.dumps(kept).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([struct.pack("<Q", len(text)), text, *parts])
 
 
 def _read_header(path: Path, file: IO[bytes]) -> dict[str, Any]:
