@@ -248,11 +248,17 @@ def _write_one(out: Path, data: bytes) -> None:
 @click.argument("out", type=PATH)
 @click.option("--opset", type=click.IntRange(18, 25), default=18, show_default=True, help="ONNX operator set")
 @click.option("--runtime", type=PATH, help="for .html: folder of the npm package onnxruntime-web")
-def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
+@click.option(
+    "--direction",
+    type=click.Choice(["AtoB", "BtoA"]),
+    help="which way, of a model that knows both; default: as trained",
+)
+def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: str | None) -> None:
     """Write the generator of MODEL (a run or a checkpoint) as OUT, for use without this program.
 
     .onnx takes and gives uint8 RGB pictures of any size; .html is a page that runs it in a browser, on a
-    picture dropped on it or drawn; both are compared with torch before they are handed over. .safetensors
+    picture dropped on it or drawn, for models below 15 million parameters; both are compared with torch
+    before they are handed over. .safetensors
     holds the generator alone and is a model for every command here; .pth holds it for the PyTorch
     CycleGAN/pix2pix repository (latest_net_G.pth).
 
@@ -270,7 +276,7 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
         why = f"ends in '{out.suffix}'"
         raise UsageError("file", out, why, "give a name ending in .onnx, .html, .safetensors or .pth")
     out.parent.mkdir(parents=True, exist_ok=True)
-    loaded, said = load_generator(model, "cpu"), "the generator alone"
+    loaded, said = load_generator(model, "cpu", direction), "the generator alone"
     if kind == ".safetensors":
         export_weights(loaded, out)
     elif kind == ".pth":
@@ -281,6 +287,7 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None) -> None:
         said = (
             f"{parity.worst} levels off torch at most, on {parity.pictures} pictures up to {parity.side} px"
         )
+        said += "; dropout, which the model keeps on at test, is off" if loaded.config.test_dropout else ""
     click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {said}")
 
 

@@ -99,11 +99,17 @@ def export_weights(model: LoadedModel, out: Path) -> None:
     from img2img_train.checkpoints import read_description
 
     about = read_description(model.path)
-    tensors = {f"network/{about.generator}/{k}": v for k, v in model.generator.state_dict().items()}
-    only = {about.generator: about.networks[about.generator]}
-    write_checkpoint(
-        out, tensors, about.model_copy(update={"networks": only, "back": None, "complete": False})
-    )
+    trained_for = about.config.get("direction", model.config.direction)
+    name = about.generator if model.config.direction == trained_for else about.back or about.generator
+    tensors = {f"network/{name}/{k}": v for k, v in model.generator.state_dict().items()}
+    only = {
+        "networks": {name: about.networks[name]},
+        "generator": name,
+        "back": None,
+        "complete": False,
+        "config": {**about.config, "direction": model.config.direction},
+    }
+    write_checkpoint(out, tensors, about.model_copy(update=only))
 
 
 def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:

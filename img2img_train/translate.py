@@ -45,7 +45,11 @@ class TranslateSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tile: int = Setting(512, ge=16, description="side of a tile, pixels; memory grows with its square")
+    tile: int = Setting(
+        512,
+        ge=16,
+        description="side of a tile, pixels, at least twice --overlap; memory grows with its square",
+    )
     overlap: int = Setting(
         128, ge=0, description="pixels that two tiles share: more for a network that sees further"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from conftest import make_photo
-from small_corpus import write_corpus
+from small_corpus import write_corpus, write_domains
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -82,6 +83,60 @@ def test_a_file_that_differs_is_not_handed_over(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+def call(*words: object) -> int:
+    try:
+        main([str(w) for w in words])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+SMALL = ["--width", "2", "--batch", "2", "--max-steps", "1", "--device", "cpu", "--threads", "1"]
+
+
+def test_a_graph_that_computes_something_else_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
+    assert call(corpus, "--loss", "l2", *SMALL, "--out", tmp_path / "run", "--no-report") == 0
+    write = export._write_graph
+
+    def write_another(network: export.PictureToPicture, *rest: Any) -> None:
+        write(network, *rest)
+        with torch.no_grad():
+            for weight in network.generator.parameters():
+                weight.add_(0.05)
+
+    monkeypatch.setattr(export, "_write_graph", write_another)
+    (tmp_path / "made").mkdir()
+    assert call("export", tmp_path / "run", tmp_path / "made" / "m.onnx") == 1
+    assert "differs from torch by" in capsys.readouterr().err
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_both_ways_of_a_model_are_exported(tmp_path: Path) -> None:
+    corpus = write_domains(tmp_path / "h2z", 2)
+    small = [*SMALL, "--batch", "1", "--net", "resnet-6", "--discriminator", "patch-16", "--crop", "16"]
+    out = tmp_path / "run"
+    assert call(corpus, "--loss", "cyclegan", *small, "--out", out, "--no-report") == 0
+    picture = make_photo(1, 21, 17)[None]
+    made = {}
+    for way in ("AtoB", "BtoA"):
+        bare, graph = tmp_path / f"{way}.safetensors", tmp_path / f"{way}.onnx"
+        assert (
+            call("export", out, bare, "--direction", way)
+            == call("export", out, graph, "--direction", way)
+            == 0
+        )
+        made[way] = load_generator(out, "cpu", way).restore(picture)
+        assert np.array_equal(load_generator(bare, "cpu").restore(picture), made[way])
+        assert load_generator(bare, "cpu").config.direction == way
+        session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+        (got,) = session.run(None, {"picture": picture})
+        assert np.abs(got.astype(int) - made[way]).max() <= 1
+    assert not np.array_equal(made["AtoB"], made["BtoA"])
+
+
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="RGB"):
         export.export_onnx(model_of("autoencoder", inputs=4), tmp_path / "m.onnx")
@@ -98,22 +153,13 @@ def test_grey_and_lab_models_take_and_give_rgb_too(
 
 def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
-    small = ["--width", "2", "--batch", "2", "--max-steps", "1", "--device", "cpu", "--threads", "1"]
     out = tmp_path / "run"
-
-    def command(*words: object) -> int:
-        try:
-            main([str(w) for w in words])
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    assert command(corpus, "--loss", "l2", *small, "--out", out) == 0
-    assert command("export", out, tmp_path / "bare.safetensors") == 0
+    assert call(corpus, "--loss", "l2", *SMALL, "--out", out) == 0
+    assert call("export", out, tmp_path / "bare.safetensors") == 0
     picture = make_photo(1, 21, 17)[None]
     whole, bare = (load_generator(p, "cpu") for p in (out, tmp_path / "bare.safetensors"))
     assert np.array_equal(whole.restore(picture), bare.restore(picture))
-    assert command("export", out, tmp_path / "model.tar") == 2
+    assert call("export", out, tmp_path / "model.tar") == 2
     assert "give a name ending in .onnx" in capsys.readouterr().err
 
 
@@ -132,11 +178,20 @@ def runtime_folder() -> Path:
     return folder
 
 
-def test_the_page_gives_what_torch_gives_and_asks_for_nothing(tmp_path: Path) -> None:
+DROP = """(bytes) => {
+  const moved = new DataTransfer();
+  moved.items.add(new File([new Uint8Array(bytes)], "photo.png", { type: "image/png" }));
+  document.body.dispatchEvent(new DragEvent("drop", { bubbles: true, dataTransfer: moved }));
+}"""
+
+
+def test_the_page_gives_what_torch_and_onnxruntime_give_and_asks_for_nothing(tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     program, runtime = browser(), runtime_folder()
     model, page_file = model_of("unet"), tmp_path / "m.html"
     export.export_page(model, page_file, runtime)
+    export.export_onnx(model, tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     picture, requests, said = make_photo(4, 45, 37), [], []
     (tmp_path / "photo.png").write_bytes(images.encode(picture, "png"))
     with playwright.sync_playwright() as p:
@@ -156,9 +211,17 @@ def test_the_page_gives_what_torch_gives_and_asks_for_nothing(tmp_path: Path) ->
         window.mouse.move(*(window.locator("#given").bounding_box()[k] + 90 for k in "xy"))
         window.mouse.up()
         status.to_contain_text("45 × 37")
-        assert window.evaluate(read) != got, "a line was drawn"
-    shown = np.array(got, np.uint8).reshape(37, 45, 4)
-    assert np.abs(shown[..., :3].astype(int) - model.restore(picture[None])[0]).max() <= 1
+        drawn = window.evaluate(read)
+        assert drawn != got, "a line was drawn"
+        window.evaluate(DROP, [*images.encode(picture, "png")])
+        window.wait_for_function(
+            f"JSON.stringify({read}) !== {json.dumps(json.dumps(drawn).replace(' ', ''))}"
+        )
+        assert window.evaluate(read) == got, "dropped or chosen, it is the same picture"
+    shown = np.array(got, np.uint8).reshape(37, 45, 4)[..., :3].astype(int)
+    (onnx,) = session.run(None, {"picture": picture[None]})
+    for made in (onnx, model.restore(picture[None])):
+        assert np.abs(shown - made[0]).max() <= 1
     assert not [url for url in requests if not url.startswith(("file:", "blob:", "data:"))]
     assert not [line for line in said if "Content Security" in line]
 
