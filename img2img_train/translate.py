@@ -83,7 +83,7 @@ class TranslateSettings(BaseModel):
         said = (
             "cut into tiles, and this model normalises each by itself: contrast may change across a picture"
         )
-        return [f"{said}; --tile {side} takes the largest whole"]
+        return [f"{said}; --tile {side} takes the largest whole, where memory allows"]
 
     def tiling(self, multiple: int, smallest: int) -> Tiling:
         """Return the tiling for a network that needs sides of this multiple, and at least so many pixels."""
