@@ -1,7 +1,8 @@
 """How fast training is, beside a plain loop, measured in turn in one run.
 
-    python benchmarks/train.py --photos PHOTOS                       every case, ten minutes on a GPU
+    python benchmarks/train.py --photos PHOTOS                          every case
     python benchmarks/train.py --photos PHOTOS --only unet-1 --seconds 20
+    python benchmarks/train.py --photos PHOTOS --seconds 8 --steps 1    where a step may take a minute
 
 PHOTOS is any folder of JPEG photos; the pictures trained on are cut from them. Each case runs in processes of
 its own, in turn, ``--rounds`` times:
@@ -10,8 +11,10 @@ its own, in turn, ``--rounds`` times:
             DataLoader with two workers, networks in plain PyTorch, Adam, ``loss.item()`` at every step
     ours    img2img-train on the same pictures as a corpus, with its defaults
 
-Figures: pictures per second after the first epoch, the share of the time spent waiting for data, the peak of
-the process's memory (on CUDA: of the device's), and with ``--peak-tflops`` the share of the chip's peak.
+The plain loop takes a step to warm up, then steps for ``--seconds``, ``--steps`` at the least; ours as many
+up to a whole epoch, after an epoch to warm up. Figures: pictures per second, the share of the time spent
+waiting for data, the peak of the process's memory (on CUDA: of the device's), and with ``--peak-tflops`` the
+share of the chip's peak: operations of the plain step (``torch.utils.flop_counter``) times our rate.
 """
 
 from __future__ import annotations
@@ -35,9 +38,11 @@ import torch
 from data import make_pictures, ram_disk
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+MOST = 100_000
+"""Steps that a plain loop may take."""
 
 
 # -------------------------------------------------------------------------- networks as tutorials write them
@@ -207,8 +212,8 @@ def plain_cyclegan() -> Step:
 
 
 class PlainPairs(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, corpus: Path, sides: tuple[str, str], count: int) -> None:
-        first, second = (sorted((corpus / "train" / side).glob("*"))[:count] for side in sides)
+    def __init__(self, corpus: Path, sides: tuple[str, str]) -> None:
+        first, second = (sorted((corpus / "train" / side).glob("*")) for side in sides)
         self.files = list(zip(first, second, strict=True))
 
     def __len__(self) -> int:
@@ -242,18 +247,22 @@ CASES = {
 }
 
 
-def run_plain(case: Case, corpus: Path, steps: int) -> dict[str, Any]:
-    """Two epochs of ``steps`` steps; the second is measured."""
-    step = case.plain()
-    pairs = PlainPairs(corpus, case.sides, steps * case.batch)
-    loader = DataLoader(pairs, case.batch, shuffle=True, num_workers=2, drop_last=True)
-    for _ in range(2):
-        began, waited = time.perf_counter(), 0.0
-        for a, b, seconds in _timed(iter(loader)):
-            waited += seconds
-            step(a.to(DEVICE), b.to(DEVICE))
-        took = time.perf_counter() - began
-    return {"rate": steps * case.batch / took, "waiting": waited / took, **_memory()}
+def run_plain(case: Case, corpus: Path, seconds: float, least: int) -> dict[str, Any]:
+    """One step, then as many as there is time for."""
+    step, pairs = case.plain(), PlainPairs(corpus, case.sides)
+    order = RandomSampler(pairs, replacement=True, num_samples=(1 + MOST) * case.batch)
+    loader = DataLoader(pairs, case.batch, sampler=order, num_workers=2)
+    began, waited, done = 0.0, 0.0, -1
+    for a, b, spent in _timed(iter(loader)):
+        waited += spent
+        step(a.to(DEVICE), b.to(DEVICE))
+        done += 1
+        if not done:
+            began, waited = time.perf_counter(), 0.0
+        if done >= max(1, least) and time.perf_counter() - began >= seconds:
+            break
+    took = time.perf_counter() - began
+    return {"rate": done * case.batch / took, "waiting": waited / took, "steps": done, **_memory()}
 
 
 def _timed(batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor, float]]:
@@ -270,15 +279,26 @@ def run_ours(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, Any]:
     """The same by img2img-train, in this process so that its memory is seen."""
     from img2img_train.cli import main
 
-    limits = ["--limit", str(steps * case.batch), "--batch", str(case.batch), "--epochs", "2", "--no-report"]
-    words = [str(corpus), *case.options, *limits, "--out", str(out), "--samples-every", "0"]
+    epoch = min(steps, pictures_of(case) // case.batch)
+    epochs = 1 + -(-steps // epoch)
+    words = [str(corpus), *case.options, "--out", str(out), "--no-report", "--device", DEVICE.type]
+    words += ["--limit", str(epoch * case.batch), "--batch", str(case.batch), "--epochs", str(epochs)]
+    words += ["--samples-every", "0", "--validate-every", "0", "--checkpoint-seconds", "100000"]
     try:
-        main([*words, "--checkpoint-seconds", "100000", "--validate-every", "0"])
+        main(words)
     except SystemExit as end:
         if end.code:
             raise
-    row = json.loads((out / "timing.jsonl").read_text().splitlines()[1])
-    return {"rate": row["pictures_per_second"], "waiting": row["waiting_for_data"], **_memory()}
+    rows = [json.loads(line) for line in (out / "timing.jsonl").read_text().splitlines()[1:]]
+    took = sum(row["training_seconds"] for row in rows)
+    waited = sum(row["waiting_for_data"] * row["training_seconds"] for row in rows)
+    rate = len(rows) * epoch * case.batch / took
+    return {"rate": rate, "waiting": waited / took, "steps": len(rows) * epoch, **_memory()}
+
+
+def pictures_of(case: Case) -> int:
+    """Return how many pictures a case is measured on: on a GPU enough for epochs that take a while."""
+    return case.batch * 64 if DEVICE.type == "cuda" else max(case.batch, 64)
 
 
 def _memory() -> dict[str, float]:
@@ -338,12 +358,12 @@ def alone(*words: str) -> dict[str, Any]:
 
 
 def one(words: list[str]) -> None:
-    way, name, corpus, steps, out = words
+    way, name, corpus, *numbers, out = words
     case = CASES[name]
     if way == "plain":
-        found = run_plain(case, Path(corpus), int(steps))
+        found = run_plain(case, Path(corpus), float(numbers[0]), int(numbers[1]))
     elif way == "ours":
-        found = run_ours(case, Path(corpus), int(steps), Path(out))
+        found = run_ours(case, Path(corpus), int(numbers[1]), Path(out))
     else:
         found = {"flops": flops(case)}
     print(json.dumps(found))
@@ -351,24 +371,24 @@ def one(words: list[str]) -> None:
 
 def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     case = CASES[name]
-    count = max(2 * case.batch, 64)
-    corpus = make_corpus(args.photos, work / "trial", case, count)
-    trial = alone("plain", name, str(corpus), str(max(1, min(4, count // case.batch))), "-")
-    steps = int(np.clip(args.seconds * trial["rate"] / case.batch, 2, 400))
-    corpus = make_corpus(args.photos, work / "corpus", case, steps * case.batch)
+    corpus = make_corpus(args.photos, work / "corpus", case, pictures_of(case))
     found: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
+    steps = args.steps
     for number in range(args.rounds):
         for way, rows in found.items():
-            rows.append(alone(way, name, str(corpus), str(steps), str(work / f"run{number}")))
-    row: dict[str, Any] = {"what": name, "side": case.side, "batch": case.batch, "steps": steps}
+            rows.append(
+                alone(way, name, str(corpus), str(args.seconds), str(steps), str(work / f"run{number}"))
+            )
+            steps = rows[-1]["steps"] if way == "plain" else args.steps
+    row: dict[str, Any] = {"what": name, "side": case.side, "batch": case.batch}
     for way, rows in found.items():
         median = {key: statistics.median(r[key] for r in rows) for key in rows[0]}
         row[way] = {"pictures/s": round(median["rate"], 2), "waiting": f"{median['waiting']:.1%}"}
-        row[way]["peak MB"] = round(median["peak_mb"])
+        row[way] |= {"peak MB": round(median["peak_mb"]), "steps": int(median["steps"])}
     rates = [statistics.median(r["rate"] for r in rows) for rows in found.values()]
     row["ours/plain"] = round(rates[1] / rates[0], 2)
     if args.peak_tflops:
-        a_picture = alone("flops", name, "-", "0", "-")["flops"]
+        a_picture = alone("flops", name, "-", "0", "0", "-")["flops"]
         row["share of peak"] = f"{a_picture * rates[1] / (args.peak_tflops * 1e12):.1%}"
     return row
 
@@ -378,13 +398,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=Path, help="any folder of JPEG photos")
-    parser.add_argument(
-        "--seconds", type=float, default=15, help="about how long an epoch of a plain loop takes"
-    )
+    parser.add_argument("--seconds", type=float, default=15, help="how long the plain loop is measured")
+    parser.add_argument("--steps", type=int, default=2, help="but for so many steps at least")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=CASES, action="append")
     parser.add_argument("--peak-tflops", type=float, help="the chip's peak in bf16, from its data sheet")
-    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         one(args.one)

@@ -25,6 +25,10 @@ BACKEND: Final = "inductor"
 """The compiler: https://docs.pytorch.org/docs/stable/generated/torch.compile.html."""
 CACHE: Final = "TORCHINDUCTOR_CACHE_DIR"
 LONGEST: Final = 160
+VARIANTS: Final = 64
+"""Networks of a kind count together, each with gradients to weights, to pictures, to both or none, and in
+parts of two sizes; torch's own limit of 8 would leave some of them as they are.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,9 @@ def cover(
 
     ``done`` is called with the number of networks so far. Raises whatever the compiler does.
     """
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
     keep_apart()
     covered = dict[str, nn.Module]()
     for number, (name, net) in enumerate(nets.items(), 1):

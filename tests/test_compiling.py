@@ -92,6 +92,19 @@ def test_a_trial_leaves_no_trace(corpus: Path, tmp_path: Path) -> None:
     assert all(p.grad is None for net in training.nets.values() for p in net.parameters())
 
 
+def test_no_variant_of_a_network_is_left_as_it_is(corpus: Path, tmp_path: Path) -> None:
+    """Games one after the other, in parts: networks of a kind count together."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    for width in (2, 3, 4):
+        settings = {"net": "autoencoder", "norm": "none", "width": width, "accumulate": 2}
+        training = small_training("cyclegan", corpus, tmp_path, **settings)
+        loop._compile(training)
+        three_steps(training)
+    assert counters["frames"]["total"] == counters["frames"]["ok"] > 8
+
+
 def test_several_processes_share_statistics_outside_of_what_compiles(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
