@@ -122,9 +122,11 @@ def _pool_of(
 
 
 def check_not_empty(plan: Plan) -> None:
-    """Raise ``Img2ImgError`` when there is nothing to do."""
-    if not len(plan):
-        names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in dict.fromkeys(plan.roots))
+    """Raise ``Img2ImgError`` when there is nothing to do, or nothing for one domain of an unpaired corpus."""
+    sides = range(len(plan.roots)) if plan.kind == "unpaired" else ()
+    empty = [plan.roots[side] for side in sides if side not in plan.sides] if len(plan) else plan.roots
+    if empty:
+        names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in dict.fromkeys(empty))
         raise Img2ImgError(f"no pictures in {names}", why="nothing to do", way_out="check the path")
 
 

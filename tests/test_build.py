@@ -220,6 +220,15 @@ def test_lab_states_its_round_trip(photos: Path, tmp_path: Path) -> None:
     assert errors[16] <= 1 < errors[8]
 
 
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_domain_without_a_picture_is_no_corpus(photos: Path, tmp_path: Path, empty: int) -> None:
+    domains = [photos, tmp_path / "empty"][:: -1 if empty == 0 else 1]
+    (tmp_path / "empty").mkdir()
+    said = run("unpaired", *domains, tmp_path / "out", code=1)
+    assert f"no pictures in '{tmp_path / 'empty'}'" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_unpaired_keeps_the_domains_apart(photos: Path, tmp_path: Path) -> None:
     from img2img_data.corpus import open_corpus
 
