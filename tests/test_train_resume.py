@@ -168,6 +168,20 @@ def test_two_damaged_checkpoints_are_an_error(corpora: list[str], tmp_path: Path
         fit(corpora, tmp_path)
 
 
+def test_a_part_of_a_checkpoint_is_read_as_it_is_in_the_whole(corpora: list[str], tmp_path: Path) -> None:
+    path = stopped(corpora, tmp_path).latest
+    whole, part = (checkpoints.read_checkpoint(path, prefix) for prefix in ("", ("network/", "ema/")))
+    wanted = {name for name in whole.tensors if name.startswith("network/")}
+    assert set(part.tensors) == wanted < set(whole.tensors)
+    assert all(bool((part.tensors[name] == whole.tensors[name]).all()) for name in wanted)
+    assert part.about == whole.about
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        checkpoints.read_checkpoint(path, "network/")
+
+
 def test_training_that_diverges_says_where(corpora: list[str], tmp_path: Path) -> None:
     folder = stopped(corpora, tmp_path)
     good = checkpoints.read_checkpoint(folder.latest)
