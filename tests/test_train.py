@@ -362,6 +362,26 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(finished: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_checkpoint_is_what_safetensors_itself_writes(finished: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    about = checkpoints.read_description(RunFolder(finished).best)
+    tensors = {f"{n}": torch.arange(6).to(kind).view(2, 3) for n, kind in enumerate(checkpoints.KINDS)}
+    tensors |= {"none": torch.zeros(0), "one": torch.tensor(3), "turned": torch.rand(3, 4).T}
+    checkpoints.write_checkpoint(tmp_path / "x.safetensors", tensors, about)
+    ours, theirs = (
+        (tmp_path / "x.safetensors").read_bytes(),
+        save({n: t.contiguous() for n, t in tensors.items()}),
+    )
+    headers = [
+        json.loads(f[8 : 8 + struct.unpack("<Q", f[:8])[0]]) | {"__metadata__": None} for f in (ours, theirs)
+    ]
+    assert headers[0] == headers[1]
+    assert ours.endswith(theirs[8 + struct.unpack("<Q", theirs[:8])[0] :])
+    again = checkpoints.read_checkpoint(tmp_path / "x.safetensors")
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in tensors.items())
+
+
 def test_a_checkpoint_stands_alone(finished: Path, tmp_path: Path) -> None:
     alone = tmp_path / "model.safetensors"
     alone.write_bytes(RunFolder(finished).latest.read_bytes())
