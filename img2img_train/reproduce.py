@@ -131,7 +131,8 @@ def run_command(words: Sequence[str], folder: Path) -> int:
     try:
         while True:
             try:
-                return abs(child.wait())
+                code = child.wait()
+                return code if code >= 0 else 128 - code
             except KeyboardInterrupt:
                 continue  # the terminal told the command too, which now writes its checkpoint
     finally:
