@@ -58,7 +58,7 @@ def _head(strip: Strip, width: int) -> Pixels:
         room = _enlarged(picture).shape[1]
         word = f"{strip.test}: {word}" if strip.test and not left else word
         scale = min(
-            0.45, 0.45 * room / max(1, cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
+            0.45, 0.45 * (room - GAP) / max(1, cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
         )
         cv2.putText(
             head, word, (left, HEAD - 8), cv2.FONT_HERSHEY_SIMPLEX, scale, (60, 60, 60), 1, cv2.LINE_AA

@@ -64,6 +64,7 @@ def test_every_experiment_has_what_it_names(name: str, smoke: bool) -> None:
     done = commands(task)
     assert all(words[0] in PROGRAMS for words in done)
     assert len([words for words in done if words[0] == "img2img-train"]) == len(experiment.models)
+    assert experiment.tests
     outs = [task.config(model).out for model in experiment.models]
     assert len(set(outs)) == len(outs)
     made = {
