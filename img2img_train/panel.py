@@ -282,8 +282,11 @@ def _slider(gr: Any, label: str, name: str) -> Any:
 def _on(
     gr: Any, events: Sequence[Any], work: Callable[..., Any], inputs: list[Any], outputs: list[Any]
 ) -> None:
-    """Do ``work`` on any of the events, one at a time on the device; what was shown before goes first."""
-    quiet = {"api_visibility": "private"}
+    """Do ``work`` on any of the events, one at a time on the device; what was shown before goes first.
+
+    A click while it is at work counts: it is done once more with what the page says then.
+    """
+    quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
     cleared = gr.on(
         events, lambda: [None] * len(outputs), None, outputs, queue=False, show_progress="hidden", **quiet
     )

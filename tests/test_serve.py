@@ -235,7 +235,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield started
     code, complaint = started.end()
     assert (code, complaint.splitlines()[-1]) == (143, "the server has ended")
-    assert "img2img_train" not in complaint, "no fault of this program"
+    # Every request passes the gate, and stands so in the traces of the libraries behind it.
+    ours = [line for line in complaint.splitlines() if "img2img_train" in line and "gate.py" not in line]
+    assert not ours, f"no fault of this program:\n{complaint}"
     assert list(started.temporary.iterdir()) == []
 
 
