@@ -15,7 +15,7 @@ from img2img_train.checkpoints import Checkpoint, Tensors, fill_network, fill_op
 from img2img_train.config import RunConfig
 from img2img_train.ema import Shadow
 from img2img_train.layers import set_norm
-from img2img_train.networks import build
+from img2img_train.networks import NetworkSpec, build
 from img2img_train.objectives import Objective, Phase
 from img2img_train.pool import Pool
 
@@ -25,9 +25,12 @@ RMSPROP_DECAY: Final = 0.9
 
 @dataclass(slots=True)
 class State:
-    """What a step changes. ``shadow`` averages the generators, with ``--ema``."""
+    """What a step changes. ``shadow`` averages the generators, with ``--ema``; ``layout`` is how pictures and
+    weights lie in memory.
+    """
 
     device: torch.device
+    layout: torch.memory_format
     nets: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     pools: dict[str, Pool]
@@ -38,9 +41,9 @@ class State:
         cls, config: RunConfig, objective: Objective, device: torch.device, channels: tuple[int, int]
     ) -> State:
         """Return the state before the first step, from the seed; ``channels`` of inputs and targets."""
-        layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
         nets: dict[str, nn.Module] = {}
         specs = objective.networks(channels)
+        layout = _layout(specs, device)
         seeds = np.random.SeedSequence(config.seed).generate_state(len(specs))
         for (name, spec), seed in zip(specs.items(), seeds.tolist(), strict=True):
             nets[name] = build(spec, seed).to(device=device, memory_format=layout)  # type: ignore[call-overload]
@@ -49,7 +52,7 @@ class State:
         remembered = enumerate(objective.remembers().items())
         pools = {name: Pool(size, config.seed, number) for number, (name, size) in remembered}
         shadow = Shadow.of(config.ema, nets, objective.makers()) if config.ema else None
-        return cls(device, nets, optimizers, pools, shadow)
+        return cls(device, layout, nets, optimizers, pools, shadow)
 
     @property
     def shown(self) -> Mapping[str, nn.Module]:
@@ -98,6 +101,12 @@ class State:
         torch.set_rng_state(checkpoint.tensors["rng/cpu"])
         if self.device.type == "cuda" and "rng/cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["rng/cuda"], self.device)
+
+
+def _layout(specs: Mapping[str, NetworkSpec], device: torch.device) -> torch.memory_format:
+    """Return the faster layout (docs/log.md): on a CPU instance norm copies to planes and back."""
+    planes = device.type == "cpu" and any(spec.norm == "instance" for spec in specs.values())
+    return torch.contiguous_format if planes or device.type == "mps" else torch.channels_last
 
 
 def _optimizer(

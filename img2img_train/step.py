@@ -54,7 +54,8 @@ class Stepper:
         seen = dict[str, Tensor]()
         self.ranks.seed(self.config.seed, number)
         due = [phase for phase in self.objective.phases() if (number + 1) % phase.every == 0]
-        parts = Parts.of(batch, self.config.accumulate)
+        given, target = (x.contiguous(memory_format=self.state.layout) for x in (batch.input, batch.target))
+        parts = Parts.of(Batch(given, target), self.config.accumulate)
         draws = {name: pool.draws(number) for name, pool in self.state.pools.items()}
         for phase in due:
             optimizer = self.state.optimizers[phase.name]
