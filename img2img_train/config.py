@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     create_model,
@@ -142,7 +143,7 @@ class RunConfig(BaseModel):
         description="enlarge pictures by this factor and cut a window of their size, at a place drawn anew "
         "each epoch, the same for both halves of a pair; 1.1171875 (286 for 256) in pix2pix and CycleGAN",
     )
-    degrade: str | dict[str, Any] | list[Any] | None = Field(
+    degrade: str | dict[str, JsonValue] | list[JsonValue] | None = Field(
         None,
         description="spoil the targets afresh each epoch for inputs: a kind, as in gaussian, or a recipe "
         "with a 'degradation'; in a recipe also the tree itself",
