@@ -64,11 +64,13 @@ def cover(
 ) -> dict[str, nn.Module]:
     """Return networks to take steps with: all but those to ``leave`` compiled, and tried.
 
-    ``done`` is called with the number of networks so far. Raises whatever the compiler does.
+    ``done`` is called with the number of networks so far. Raises whatever the compiler does; a variant that
+    comes later and cannot be compiled, the forward way, is run as it is, and torch says so.
     """
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, VARIANTS)
+    config.suppress_errors = False
     keep_apart()
     covered = dict[str, nn.Module]()
     for number, (name, net) in enumerate(nets.items(), 1):
@@ -79,6 +81,7 @@ def cover(
         covered[name] = torch.compile(net, dynamic=False, backend=BACKEND)  # type: ignore[assignment]
         trial.run(net, covered[name], specs[name].inputs)
         done(number)
+    config.suppress_errors = True
     return covered
 
 

@@ -105,6 +105,24 @@ def test_no_variant_of_a_network_is_left_as_it_is(corpus: Path, tmp_path: Path) 
     assert counters["frames"]["total"] == counters["frames"]["ok"] > 8
 
 
+def test_a_later_variant_that_fails_is_run_as_it_is(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.backends.debugging import aot_eager
+
+    def fails_for_one(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        if any(x.ndim == 4 and len(x) == 1 and x.shape[2] == 16 for x in inputs):
+            raise RuntimeError("no code for one picture")
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(compiling, "BACKEND", fails_for_one)
+    training = small_training("l2", corpus, tmp_path, net="autoencoder", norm="none")
+    loop._compile(training)
+    picture, net = a_batch(0).input[:1], training.nets["generator"]
+    made = training.stepper.used["generator"](picture)
+    torch.testing.assert_close(made, net(picture), atol=1e-5, rtol=1e-5)
+
+
 def test_several_processes_share_statistics_outside_of_what_compiles(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
