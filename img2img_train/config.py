@@ -149,7 +149,9 @@ class RunConfig(BaseModel):
         "with a 'degradation'; in a recipe also the tree itself",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order, augmentation, degradation")
-    limit: int = Field(0, ge=0, description="use only so many pairs of each corpus, 0 for all")
+    limit: int = Field(
+        0, ge=0, description="use only so many pairs of each corpus, the first by key; 0 for all"
+    )
     max_steps: int = Field(0, ge=0, description="end after so many steps, 0 for all epochs")
     validate_every: int = Field(1, ge=0, description="epochs between validations, 0 for the last epoch alone")
     patience: int = Field(
@@ -378,7 +380,7 @@ def read_page(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file of a run; CheckpointError when it is missing or damaged."""
     try:
         page = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError("run", path.parent, f"has no {path.name}", "give the folder of a run") from None
     except OSError as error:
         raise CheckpointError("run", path, error.strerror or "cannot be read") from None

@@ -353,6 +353,12 @@ def test_damaged_checkpoints_are_refused_in_one_line(finished: Path, tmp_path: P
             load_generator(missing, "cpu")
 
 
+@pytest.mark.parametrize("name", ["resume", "report"])
+def test_a_checkpoint_in_place_of_a_run_folder_is_told_apart(name: str, finished: Path, capsys: Any) -> None:
+    assert command(name, RunFolder(finished).latest) == 2
+    assert "latest.safetensors': has no config.json; give the folder of a run" in capsys.readouterr().err
+
+
 def test_weights_that_are_not_finite_are_neither_written_nor_read(finished: Path, tmp_path: Path) -> None:
     whole = checkpoints.read_checkpoint(RunFolder(finished).best)
     name = next(name for name, tensor in whole.tensors.items() if tensor.is_floating_point())
