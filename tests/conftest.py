@@ -20,6 +20,17 @@ def _workers_end() -> Iterator[None]:
         stop_workers()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tiny networks, which several threads slow down; results depend on their number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real pictures, or a skip."""

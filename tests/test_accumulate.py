@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from img2img_train.interrupts import Stopped
 from img2img_train.objectives import OBJECTIVES, Batch
 from img2img_train.parts import Parts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EXACT: dict[str, Any] = {
     "batch": 6,
     "net": "autoencoder",
@@ -28,14 +29,6 @@ EXACT: dict[str, Any] = {
     "critic_steps": 1,
 }
 """Nothing that sees other pictures of its batch, nothing that draws."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

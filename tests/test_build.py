@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from command_line import COMMAND, rows, run, tree
 from conftest import make_photo, write_photos
+from deadly import LOST
 
 KINDS = {
     "gaussian": ["--kind", "gaussian"],
@@ -145,21 +146,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 5
 
 
-def _dies_on_seven(task: int) -> int:
-    if task == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return task
-
-
-def _hangs_on_seven(task: int) -> int:
-    if task == 7:
-        time.sleep(60)
-    return task
-
-
-@pytest.mark.parametrize(
-    ("work", "limit", "reason"), [(_dies_on_seven, 60.0, "worker-died"), (_hangs_on_seven, 1.0, "timeout")]
-)
+@pytest.mark.parametrize(("work", "limit", "reason"), LOST)
 def test_a_deadly_task_costs_only_itself(work: object, limit: float, reason: str) -> None:
     from img2img_data.workers import Pool
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from command_line import COMMAND, run, tree
 from conftest import write_photos
+from deadly import LOST
 
 from img2img_data.errors import UsageError
 from img2img_data.steps import run_step
@@ -96,21 +97,7 @@ def test_a_killed_worker_loses_nothing(
     assert tree(out) == plain
 
 
-def _dies_on_seven(task: int) -> int:
-    if task == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return task
-
-
-def _hangs_on_seven(task: int) -> int:
-    if task == 7:
-        time.sleep(60)
-    return task
-
-
-@pytest.mark.parametrize(
-    ("work", "limit", "reason"), [(_dies_on_seven, 20.0, "worker-died"), (_hangs_on_seven, 1.0, "timeout")]
-)
+@pytest.mark.parametrize(("work", "limit", "reason"), LOST)
 def test_a_deadly_task_costs_only_itself(
     work: Any, limit: float, reason: str, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,17 +23,11 @@ from img2img_train.objectives import OBJECTIVES, Batch
 from img2img_train.prepare import compiles, convolving
 from img2img_train.run import RunFolder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRACED = "aot_eager"
 """Traces as the real compiler does, forward and back, and needs none: a second where that takes a minute."""
 CUDA = torch.device("cuda")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small_corpus import write_corpus
 from small_runs import small_config
 from test_train_resume import Killer, tree
@@ -21,13 +19,7 @@ from img2img_train.display import Display
 from img2img_train.interrupts import Stopped
 from img2img_train.run import read_log, sample_paths
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import get_args
 
 import numpy as np
@@ -24,16 +23,10 @@ from img2img_train.networks import (
     skeleton,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GENERATORS = get_args(Generator)
 DISCRIMINATORS = get_args(Discriminator)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_every_row_is_a_generator_or_a_discriminator() -> None:

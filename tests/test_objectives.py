@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,10 @@ from img2img_train.display import Display
 from img2img_train.objectives import OBJECTIVES, Batch, CycleGan, DualGan, Objective, Pix2Pix
 from img2img_train.run import RunFolder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GAMES = [loss for loss, model in OBJECTIVES.items() if "gan_mode" in model.model_fields]
 MODES = ["vanilla", "lsgan", "wgan", "wgan-gp"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

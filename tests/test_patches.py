@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,9 @@ from img2img_train.run import read_log, sample_paths
 from img2img_train.validation import samples
 from img2img_train.windows import Cuts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(40, 24), (24, 56), (30, 30), (24, 24), (41, 37), (25, 60)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_mixed(root: Path, layout: str = "folders", same: bool = False) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from small_corpus import write_corpus, write_domains
 from small_runs import small_config
 
@@ -21,15 +19,9 @@ from img2img_train.objectives import OBJECTIVES
 from img2img_train.report import write_run_report
 from img2img_train.run import RunFolder, load_generator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 UNPAIRED = [loss for loss, model in OBJECTIVES.items() if not model.paired]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,7 @@ from img2img_train.objectives import OBJECTIVES, Batch
 from img2img_train.prepare import computing
 from img2img_train.run import read_log
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

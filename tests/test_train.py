@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from img2img_train.objectives import Batch
 from img2img_train.run import RunFolder, load_generator
 from img2img_train.translate import translate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPES = Path(__file__).parent.parent / "recipes"
 TINY: dict[str, Any] = {
     "width": 4,
@@ -39,14 +40,6 @@ TINY: dict[str, Any] = {
     "samples_every": 0,
     "device": "cpu",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

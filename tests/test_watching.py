@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 from test_train_resume import Killer, tree
@@ -19,16 +17,10 @@ from img2img_train.display import Display
 from img2img_train.interrupts import Stopped
 from img2img_train.run import RunFolder, read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NEVER_BETTER: dict[str, Any] = {"lr": 1e-30, "epochs": 30, "checkpoint_seconds": 0}
 """Nothing moves, so the first validation stays the best."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
