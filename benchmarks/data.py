@@ -37,6 +37,8 @@ from scale import measure_scale
 SIGMA = 3.0
 JOBS = os.cpu_count() or 1
 COMMAND = [sys.executable, "-m", "img2img_data.cli"]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Where that is set, as images for containers do, each process translates all of its modules anew."""
 
 
 def make_pictures(photos: Path, out: Path, count: int, side: int) -> list[Path]:
@@ -91,8 +93,12 @@ def ours(paths: Sequence[Path], out: Path) -> int:
         "--jobs",
         str(JOBS),
     ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _run(command)
     return len(paths)
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _limit_worker(paths: Sequence[Path], out: Path) -> None:
@@ -142,7 +148,7 @@ def pillow_combine(paths: Sequence[Path], out: Path) -> int:
 def our_combine(paths: Sequence[Path], out: Path) -> int:
     sides = (str(paths[0].parent), str(paths[0].parent.with_name("other")))
     command = [*COMMAND, "combine", *sides, str(out / "corpus"), "--jobs", str(JOBS)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _run(command)
     return len(paths)
 
 
@@ -211,7 +217,7 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 def _parent_peak(paths: Sequence[Path], work: Path) -> float:
     out = Path(tempfile.mkdtemp(dir=work)) / "corpus"
     command = [*COMMAND, "blur", str(paths[0].parent), str(out), "--jobs", str(JOBS)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         try:

@@ -8,6 +8,7 @@ end; a picture that takes too long ends its worker.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 import time
@@ -23,6 +24,9 @@ CHUNK: Final = 64
 """Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
 
 TIMED_OUT: Final = 75
+
+MALLOPT: Final = {-3: 32 << 20, -1: 256 << 20, -2: 16 << 20}
+"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's mallopt(3), in bytes."""
 
 
 @dataclass(slots=True)
@@ -71,9 +75,20 @@ def _watch_of(parent: int | None) -> Watch:
         watch = _watches.get(me)
         if watch is None or watch.parent != parent:
             cv2.setNumThreads(1)
+            _keep_memory()
             watch = _watches[me] = Watch(parent)
             threading.Thread(target=watch.look, daemon=True, name="img2img-watch").start()
         return watch
+
+
+def _keep_memory() -> None:
+    """Let the allocator keep the memory of one picture for the next; each would be given back, and faulted
+    in anew, page by page.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, size in MALLOPT.items():
+            mallopt(option, size)
 
 
 @dataclass(slots=True)
