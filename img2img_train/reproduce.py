@@ -25,6 +25,7 @@ from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, r
 from img2img_train.experiments import EXPERIMENTS, Experiment
 from img2img_train.findings import Results, Seen, Trained
 from img2img_train.metrics import Pixels
+from img2img_train.objectives import Adversarial
 from img2img_train.report import write_experiment_page
 from img2img_train.run import LoadedModel, choose_device, load_generator, read_log, read_timing, versions
 from img2img_train.scoring import batches, evaluate_model, photo_of
@@ -223,7 +224,7 @@ def gradient(picture: Pixels) -> float:
 
 
 def _about(config: RunConfig) -> str:
-    judge = getattr(config.objective, "discriminator", "")
+    judge = config.objective.discriminator if isinstance(config.objective, Adversarial) else ""
     return ", ".join(
         part for part in (f"{config.objective.net} of width {config.objective.width}", judge) if part
     )

@@ -67,7 +67,7 @@ def protocol(names: Iterable[str] = SCORED, files: Mapping[str, str] | None = No
 
 def _described(measure: Measure) -> dict[str, Any]:
     better = "higher" if measure.higher_is_better else "lower"
-    plain = {name: getattr(measure, name) for name in ("label", "unit", "digits")}
+    plain = {"label": measure.label, "unit": measure.unit, "digits": measure.digits}
     return {**plain, "better": better, "how": measure.how}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -50,11 +50,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """The pictures with one value of a tag: mean scores and gains as in a ``Cell``."""
+class Means:
+    """Mean scores of some pictures, those of doing nothing, the gain with its 95 % interval, by metric.
 
-    tag: str
-    value: str
+    ``groups`` counts the photos. An interval is None where all pictures come from one photo, for nothing is
+    known then about another photo, and of FID.
+    """
+
     pictures: int
     groups: int
     scores: Mapping[str, float]
@@ -62,30 +64,41 @@ class Slice:
     gain: Mapping[str, float]
     gain_interval: Mapping[str, Interval]
 
-    def summary(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        plain = {name: getattr(self, name) for name in ("tag", "value", "pictures", "groups")}
-        return plain | _means_of(self)
+    def means(self) -> dict[str, Any]:
+        """Return the counts and the means, rounded, ready for JSON."""
+        return {
+            "pictures": self.pictures,
+            "groups": self.groups,
+            "scores": _rounded(self.scores),
+            "nothing": _rounded(self.nothing),
+            "gain": _rounded(self.gain),
+            "gain_interval": _rounded(self.gain_interval),
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One run on one corpus: mean scores, those of doing nothing, the gain with its 95 % interval.
+class Slice(Means):
+    """The pictures with one value of a tag."""
 
-    ``run`` and ``corpus`` are short names, ``at_test`` says how dropout and norms stood. An interval is None
-    where all pictures come from one photo, for nothing is known then about another photo, and of FID.
-    ``groups`` counts the photos; ``notes`` are what a reader has to know.
+    tag: str
+    value: str
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return {"tag": self.tag, "value": self.value, **self.means()}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell(Means):
+    """One run on one corpus.
+
+    ``run`` and ``corpus`` are short names, ``at_test`` says how dropout and norms stood, ``notes`` are what a
+    reader has to know.
     """
 
     run: str
     corpus: str
     split: str
-    pictures: int
-    groups: int
-    scores: Mapping[str, float]
-    nothing: Mapping[str, float]
-    gain: Mapping[str, float]
-    gain_interval: Mapping[str, Interval]
     rows: tuple[Row, ...]
     at_test: Mapping[str, bool | str] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
@@ -98,14 +111,20 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the rows, ready for JSON."""
-        plain = ("run", "corpus", "split", "pictures", "groups", "verdict", "at_test", "notes")
-        slices = [one.summary() for one in self.slices]
-        return {name: getattr(self, name) for name in plain} | _means_of(self) | {"slices": slices}
+        return {
+            "run": self.run,
+            "corpus": self.corpus,
+            "split": self.split,
+            **self.means(),
+            "verdict": self.verdict,
+            "at_test": self.at_test,
+            "notes": self.notes,
+            "slices": [one.summary() for one in self.slices],
+        }
 
 
-def _means_of(part: Cell | Slice) -> dict[str, Any]:
-    means = ("scores", "nothing", "gain", "gain_interval")
-    return {mean: {name: rounded(v) for name, v in getattr(part, mean).items()} for mean in means}
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: rounded(value) for name, value in values.items()}
 
 
 def verdict(gain: float, interval: Interval) -> str:
@@ -179,15 +198,15 @@ def _cell(
         far, far_nothing = seen.of_the_set()
         made, nothing = made | far, nothing | far_nothing
     return Cell(
+        pictures=means.pictures,
+        groups=means.groups,
+        scores={**means.scores, **made},
+        nothing={**means.nothing, **nothing},
+        gain={**means.gain, **{n: ALL_METRICS[n].gain(made[n], nothing[n]) for n in made}},
+        gain_interval={**means.gain_interval, **{name: intervals.get(name) for name in made}},
         run=run,
         corpus=corpus,
         split=split,
-        pictures=len(rows),
-        groups=len({row.group for row in rows}),
-        scores=means.scores | made,
-        nothing=means.nothing | nothing,
-        gain=means.gain | {name: ALL_METRICS[name].gain(made[name], nothing[name]) for name in made},
-        gain_interval=means.gain_interval | {name: intervals.get(name) for name in made},
         rows=rows,
         slices=tuple(_slices(rows, choice.names)),
         notes=(*_equal_pairs(rows), *(seen.notes() if seen else ()), *choice.notes),
@@ -207,30 +226,22 @@ def _equal_pairs(rows: Sequence[Row]) -> Iterator[str]:
 def _slices(rows: Sequence[Row], tags: Sequence[str]) -> Iterator[Slice]:
     for tag in tags:
         for value, places in heaps([row.facts for row in rows], tag).items():
-            held = [rows[place] for place in places]
-            yield Slice(tag, value, len(held), len({row.group for row in held}), *_means(held))
-
-
-class Means(NamedTuple):
-    """The means over some rows, by metric."""
-
-    scores: dict[str, float]
-    nothing: dict[str, float]
-    gain: dict[str, float]
-    gain_interval: dict[str, Interval]
+            m = _means([rows[place] for place in places])
+            yield Slice(m.pictures, m.groups, m.scores, m.nothing, m.gain, m.gain_interval, tag, value)
 
 
 def _means(rows: Sequence[Row]) -> Means:
-    names = list(rows[0].scores)
+    names, groups = list(rows[0].scores), [row.group for row in rows]
     gains = np.array(
         [[ALL_METRICS[name].gain(row.scores[name], row.nothing[name]) for name in names] for row in rows]
     )
-    intervals = bootstrap_interval(gains, [row.group for row in rows])
     return Means(
-        {name: float(np.mean([row.scores[name] for row in rows])) for name in names},
-        {name: float(np.mean([row.nothing[name] for row in rows])) for name in names},
-        dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
-        dict(zip(names, intervals, strict=True)),
+        pictures=len(rows),
+        groups=len(set(groups)),
+        scores={name: float(np.mean([row.scores[name] for row in rows])) for name in names},
+        nothing={name: float(np.mean([row.nothing[name] for row in rows])) for name in names},
+        gain=dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
+        gain_interval=dict(zip(names, bootstrap_interval(gains, groups), strict=True)),
     )
 
 

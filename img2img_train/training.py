@@ -215,7 +215,8 @@ class Training:
     def _remarks(
         self, rows: list[dict[str, Any]], at: dict[str, int], early: bool
     ) -> Iterator[dict[str, Any]]:
-        ways_out = [f"--{name}" for name in ("flip", "patience") if not getattr(self.config, name)]
+        given = {"--flip": self.config.flip, "--patience": self.config.patience}
+        ways_out = [option for option, value in given.items() if not value]
         warning = watching.overfitting([*self.seen, *rows], len(self.data.train), ways_out)
         if warning is not None:
             yield {"kind": "warning", **at, "text": warning}

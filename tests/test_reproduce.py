@@ -128,9 +128,9 @@ def seen_of(shift: float, pictures: int = 8) -> Seen:
     )
     names = findings.LABELS.keys() - {findings.EDGES}
     cell = Cell(
-        "run", "corpus", "test", pictures, pictures,
+        pictures, pictures,
         dict.fromkeys(names, 20 + shift), dict.fromkeys(names, 19.0), dict.fromkeys(names, 1 + shift),
-        dict.fromkeys(names, (0.5 + shift, 1.5 + shift)), rows,
+        dict.fromkeys(names, (0.5 + shift, 1.5 + shift)), "run", "corpus", "test", rows,
     )  # fmt: skip
     colours = Histograms()
     for n in range(pictures):
