@@ -44,11 +44,9 @@ class Pool:
         made = made.detach().float()
         if not self.size:
             return made
-        made = (
-            made.contiguous()
-        )  # what a checkpoint gives back has this layout, and layouts differ in last digits
-        shown = [self._one(image, draws) for image in made]
-        return torch.stack(shown)
+        # What a checkpoint gives back has this layout, and layouts differ in last digits.
+        made = made.contiguous()
+        return torch.stack([self._one(image, draws) for image in made])
 
     def fill(self, images: Tensor | None, size: tuple[int, int], path: Path) -> None:
         """Take the images of a checkpoint, (height, width) each; CheckpointError where they do not fit."""

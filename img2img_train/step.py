@@ -101,7 +101,7 @@ class Stepper:
 
     def _past(self, pool: Pool, made: Tensor, draw: np.random.Generator) -> Tensor:
         shown = pool.exchange(self.ranks.whole(made), draw)
-        return shown[self.ranks.part(len(shown))]
+        return shown[self.ranks.part(len(shown))].contiguous(memory_format=self.state.layout)
 
     def train_only(self, *phases: Phase) -> None:
         """Take gradients in the networks that these phases move, and in no others."""

@@ -57,6 +57,21 @@ def test_a_run_may_go_on_without_being_deterministic(tmp_path: Path) -> None:
     assert len(read_log(tmp_path / "run")) == 2
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_no_step_turns_pictures_about(loss: str, norm: str, corpus: Path, tmp_path: Path) -> None:
+    """What a network is given, in training, lies in memory as its weights do."""
+    training = small_training(loss, corpus, tmp_path, norm=norm)
+    layout, seen = training.state.layout, list[bool]()
+    for net in training.nets.values():
+        assert all(p.is_contiguous(memory_format=layout) for p in net.parameters() if p.ndim == 4)
+        net.register_forward_pre_hook(lambda _, x: seen.append(x[0].is_contiguous(memory_format=layout)))
+    pictures = torch.rand(2, 2, 32, 32, 3).permute(0, 1, 4, 2, 3)
+    training.step(Batch(pictures[0], pictures[1]))
+    assert seen
+    assert all(seen)
+
+
 # ----------------------------------------------------------------------------- what a step waits for
 WAITS = {"item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__"}
 """What Python may ask of a tensor that makes it wait until the device has computed it."""
