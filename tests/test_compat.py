@@ -132,6 +132,31 @@ def test_hostile_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_is_no_file_of_weights_is_told_in_own_words(tmp_path: Path) -> None:
+    """Never in torch's: they invite to load it all the same."""
+    layer = torch.nn.Conv2d(1, 1, 1)
+    torch.save(layer, tmp_path / "whole.pth")
+    torch.save(layer, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.jit.script(layer).save(tmp_path / "script.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:300])
+    (tmp_path / "text.pth").write_text("hello weights")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "empty.pth").write_bytes(b"")
+    said = dict.fromkeys(("whole", "old", "script"), "hold more than tensors.*state_dict")
+    said |= {"cut": "or a damaged one"} | dict.fromkeys(
+        ("text", "pickle", "empty"), "no file of torch.save; "
+    )
+    for name, words in said.items():
+        with pytest.raises(CheckpointError, match=words) as error:
+            compat.adopt(tmp_path / f"{name}.pth", tmp_path / "out.safetensors")
+        assert "weights_only" not in str(error.value), name
+    torch.save(
+        model_of(SPECS[0]).generator.state_dict(), tmp_path / "o", _use_new_zipfile_serialization=False
+    )
+    assert compat.adopt(tmp_path / "o", tmp_path / "out.safetensors") == SPECS[0]
+
+
 def test_networks_without_counterpart_are_refused(tmp_path: Path) -> None:
     for name in ("autoencoder", "encoder-decoder-64"):
         with pytest.raises(UsageError, match="no counterpart"):
