@@ -63,9 +63,13 @@ def fit(config: RunConfig, display: Display, report: bool = False) -> Result:
 
 
 def plan(config: RunConfig) -> list[str]:
-    """Return what a run would do, in lines for reading; nothing is written."""
-    config = resolve(config)
-    return opening(config, Data.open(config, config.objective), config.objective)
+    """Return what a run would do, in lines for reading; nothing is written. Errors as those of ``fit``."""
+    config, folder = resolve(config), RunFolder(Path(config.out))
+    folder.check_free()
+    data = Data.open(config, config.objective)
+    if folder.config.is_file():
+        folder.check_same(config, data.page())
+    return opening(config, data, config.objective)
 
 
 def _run(training: Training) -> bool:

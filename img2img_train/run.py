@@ -124,8 +124,10 @@ class RunFolder:
 
     def check_free(self) -> None:
         """Raise UsageError where the folder holds something that is no run."""
-        if self.root.exists() and not self.root.is_dir():
-            raise UsageError("run", self.root, "is a file", ANOTHER_OUT)
+        there = next((path for path in (self.root, *self.root.parents) if path.exists()), Path())
+        if not there.is_dir():
+            why = "is a file" if there == self.root else f"would lie in the file '{printable(str(there))}'"
+            raise UsageError("run", self.root, why, ANOTHER_OUT)
         others = [p for p in self.root.iterdir() if p.name != ".lock"] if self.root.exists() else []
         others = [p for p in others if not p.name.startswith(f".{CONFIG_FILE}")]
         if others and not self.config.is_file():
@@ -189,17 +191,21 @@ class RunFolder:
 
     def claim(self, config: RunConfig, data: Mapping[str, Any]) -> bool:
         """Write config.json; True where it was there already. UsageError where it is another run's."""
-        if not self.config.is_file():
-            settings = config.model_dump(mode="json")
-            page = {"format": FORMAT, "config": settings, "versions": versions(), "data": data}
-            write_file(self.config, [to_json_page(page)])
-            return False
+        if self.config.is_file():
+            self.check_same(config, data)
+            return True
+        settings = config.model_dump(mode="json")
+        page = {"format": FORMAT, "config": settings, "versions": versions(), "data": data}
+        write_file(self.config, [to_json_page(page)])
+        return False
+
+    def check_same(self, config: RunConfig, data: Mapping[str, Any]) -> None:
+        """Raise UsageError where the run begun here has other settings or other pictures."""
         for name, (old, new) in RunConfig.load(self.config).changes(config).items():
             why = f"was begun with another configuration ({name} was {_short(old)}, now {_short(new)})"
             raise UsageError("run", self.root, why, f"{ANOTHER_OUT}, or the same settings")
         if read_page(self.config).get("data") != data:
             raise UsageError("run", self.root, "was begun on other pairs: a corpus has changed", ANOTHER_OUT)
-        return True
 
 
 def _complete(path: Path) -> Checkpoint:

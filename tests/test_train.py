@@ -440,6 +440,32 @@ def test_the_command_line_from_start_to_end(
     assert "restored 3 of 3" in capsys.readouterr().out
 
 
+def test_a_dry_run_looks_at_the_folder_as_the_run_does(
+    corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = [corpus, "--net", "unet", "--width", 4, "--batch", 4, "--epochs", 1, "--threads", 1]
+    assert command(*tiny, "--out", "run", "--no-report") == 0
+    capsys.readouterr()
+    Path("file").write_text("x")
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("x")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for more, why in (
+        (("run", "--lr", 0.1), "another configuration (lr was"),
+        (("file",), "is a file"),
+        (("file/run",), "would lie in the file 'file'"),
+        (("full",), "holds other files ('notes.txt')"),
+    ):
+        assert command(*tiny, "--out", *more, "--dry-run") == 2
+        said = capsys.readouterr().err
+        assert why in said
+        assert command(*tiny, "--out", *more) == 2
+        assert capsys.readouterr().err == said
+    assert command(*tiny, "--out", "run", "--dry-run") == command(*tiny, "--out", "new/run", "--dry-run") == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
