@@ -85,8 +85,11 @@ def moved(picture: Plane, shift: tuple[float, float]) -> Plane:
 
 
 def main() -> None:
+    data = os.environ.get("IMG2IMG_DATA")
+    if data is None or not Path(data).is_dir():
+        raise SystemExit("set IMG2IMG_DATA to the folder of real pictures")
     cv2.setNumThreads(1)
-    for kind, found in pairs(Path(os.environ["IMG2IMG_DATA"])).items():
+    for kind, found in pairs(Path(data)).items():
         for name, method in METHODS.items():
             off, began, calls = [], time.process_time(), 0
             for first, second in found:

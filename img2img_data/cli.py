@@ -15,6 +15,7 @@ import click
 
 from img2img_data.commands import COMMANDS, FOLDER, print_report, say
 from img2img_data.errors import Img2ImgError, printable
+from img2img_data.fields import show_wrong_usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -332,7 +333,7 @@ def main() -> None:
     try:
         code = group(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        show_wrong_usage(error)
         code = error.exit_code
     except Img2ImgError as error:
         click.echo(f"{click.style('error', fg='red')}: {error}", err=True)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
-from img2img_data.errors import CorpusError
+from img2img_data.errors import CorpusError, UsageError
 from img2img_data.rows import iter_rows as iter_rows  # here for those who come through this door
 from img2img_data.rows import open_rows
 from img2img_data.rows import read_rows as read_rows
@@ -241,7 +241,12 @@ def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
 
 # --------------------------------------------------------------------------------------- writing
 def write_atomically(path: Path, data: bytes, temporary: Path, sync: bool = False) -> None:
-    """Write ``data`` into ``temporary`` and rename it to ``path``: nobody ever sees half a file."""
+    """Write ``data`` into ``temporary`` and rename it to ``path``: nobody ever sees half a file.
+
+    ``UsageError`` where something else than a file has that name: a folder, a device.
+    """
+    if path.exists() and not path.is_file():
+        raise UsageError("file", path, "is a folder, or no plain file", "give another name")
     with temporary.open("wb") as file:
         file.write(data)
         if sync:

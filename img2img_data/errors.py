@@ -84,8 +84,13 @@ def load_extra(module: str, extra: str, what: str, name: object = None) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        way_out = f"pip install 'img2img[{extra}]'"
-        raise UsageError(what, name, f"needs '{package}', which is not installed", way_out) from None
+        why = f"needs '{package}', which is not installed"
+        raise UsageError(what, name, why, how_to_install(extra)) from None
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f"in the folder of the project: pip install -c constraints.txt -e '.[{extra}]'"
 
 
 class FolderInUse(UsageError):

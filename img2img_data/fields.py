@@ -32,6 +32,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(names))}"
 
 
+def show_wrong_usage(error: click.ClickException) -> None:
+    """Print what is wrong with a command line in one line, with the way out; click takes four.
+
+    A command that was given nothing at all shows its help.
+    """
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None or isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    said = " ".join(error.format_message().split()).rstrip(".")
+    said = said[:1].lower() + said[1:]
+    head = click.style("error", fg="red")
+    click.echo(f"{head}: {said}; see '{context.command_path} --help'", err=True)
+
+
 class ModelCommand(click.Command):
     """A click command whose options are the fields of pydantic models.
 

@@ -15,9 +15,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from img2img_data.errors import UsageError, printable
 
@@ -46,6 +46,16 @@ class MatchSettings(BaseModel):
     regex_a: str | None = Field(None, description="pattern of the inputs with a group (?P<id>...)")
     regex_b: str | None = Field(None, description="pattern of the targets  [default: as --regex-a]")
     csv: str | None = Field(None, description="table with the columns input,target: relative paths")
+
+    @model_validator(mode="after")
+    def _of_this_match(self) -> Self:
+        theirs = {"template": ("template_a", "template_b"), "regex": ("regex_a", "regex_b"), "csv": ("csv",)}
+        for match, names in theirs.items():
+            given = [name for name in names if name in self.model_fields_set and match != self.match]
+            if given:
+                option = f"--{given[0].replace('_', '-')}"
+                raise ValueError(f"{option} belongs to --match {match}; give that too, or leave it out")
+        return self
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from typing import Final, Literal
 
@@ -13,6 +14,7 @@ from img2img_data.images import Channels, Fit
 from img2img_data.splits import FOLDER, tag_in
 
 _SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+_NO_SHARE: Final = "is no NAME=SHARE, a share from 0 to 1; write it as in train=0.8,val=0.1,test=0.1"
 
 
 class BuildSettings(BaseModel):
@@ -136,12 +138,24 @@ def parse_split(text: str) -> dict[str, float]:
     shares: dict[str, float] = {}
     for part in text.split(","):
         name, _, share = part.strip().partition("=")
-        if not _SPLIT_NAME.fullmatch(name) or name in shares:
-            raise ValueError(f"'{part.strip()}' is no NAME=SHARE; write it as in train=0.8,val=0.1,test=0.1")
-        shares[name] = float(share)
-    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        if name in shares:
+            raise ValueError(f"'{name}' is there twice")
+        if not _SPLIT_NAME.fullmatch(name):
+            raise ValueError(f"'{part.strip()}' {_NO_SHARE}")
+        shares[name] = _share_of(part.strip(), share)
+    if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
     return shares
+
+
+def _share_of(part: str, share: str) -> float:
+    try:
+        number = float(share)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"'{part}' {_NO_SHARE}")
+    return number
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import click
 
-from img2img_data.errors import Img2ImgError, printable
+from img2img_data.errors import Img2ImgError, how_to_install, printable
+from img2img_data.fields import show_wrong_usage
 from img2img_train import commands, fitting
 from img2img_train.ranks import find_place
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        show_wrong_usage(error)
         sys.exit(error.exit_code)
     except Img2ImgError as error:
         rank = find_place().rank
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "safetensors"}:
             raise
-        hint = "pip install 'img2img[train]'"
+        hint = how_to_install("train")
         click.echo(f"error: training needs '{error.name}', which is not installed; {hint}", err=True)
         sys.exit(1)
     except OSError as error:

@@ -171,7 +171,8 @@ class RunConfig(BaseModel):
         description="statistics of batch norm at test: those learned, or the picture's own, as pix2pix does",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="arithmetic of a training step; auto is bf16 on CUDA, else fp32"
+        "auto",
+        description="arithmetic of a training step; auto is bf16 on CUDA chips that have it, else fp32",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads, 0 for all cores; results depend on it")

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from img2img_train.layers import BatchNorm, Dropout
+from img2img_train.layers import BatchNorm, Dropout, ReflectionPad
 from img2img_train.networks import NetworkSpec, Norm
 
 SLOPE: Final = 0.2
@@ -223,7 +223,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, norm: Norm, dropout: float) -> None:
         super().__init__()
         first, second = (
-            [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=needs_bias(norm))] for _ in range(2)
+            [ReflectionPad(1), nn.Conv2d(width, width, 3, bias=needs_bias(norm))] for _ in range(2)
         )
         drop = [Dropout(dropout)] if dropout else []
         normed = [norm_layers(norm, width) for _ in range(2)]
@@ -245,7 +245,7 @@ class ResNet(Translator):
     def __init__(self, spec: NetworkSpec, blocks: int) -> None:
         super().__init__(spec)
         w, norm, bias = spec.width, spec.norm, needs_bias(spec.norm)
-        layers = [nn.ReflectionPad2d(3), nn.Conv2d(spec.inputs, w, 7, bias=bias), *norm_layers(norm, w)]
+        layers = [ReflectionPad(3), nn.Conv2d(spec.inputs, w, 7, bias=bias), *norm_layers(norm, w)]
         layers += [nn.ReLU()]
         for inner in (2 * w, 4 * w):
             layers += [nn.Conv2d(inner // 2, inner, 3, 2, 1, bias=bias), *norm_layers(norm, inner), nn.ReLU()]
@@ -253,7 +253,7 @@ class ResNet(Translator):
         for outer in (2 * w, w):
             up = nn.ConvTranspose2d(2 * outer, outer, 3, 2, 1, output_padding=1, bias=bias)
             layers += [up, *norm_layers(norm, outer), nn.ReLU()]
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(w, spec.outputs, 7), nn.Tanh()]
+        layers += [ReflectionPad(3), nn.Conv2d(w, spec.outputs, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
     def translate(self, x: Tensor) -> Tensor:

@@ -75,6 +75,28 @@ class BatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(var, self.momentum or 0.0)
 
 
+class ReflectionPad(nn.ReflectionPad2d):
+    """Reflection padding whose gradient repeats itself on CUDA too, where that of torch's does not.
+
+    https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html names it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad N x C x H x W on all four sides."""
+        if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return self.joined(x)
+        return super().forward(x)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """Return the same, put together of slices: their gradients are plain sums."""
+        left, right, top, bottom = self.padding
+        for axis, before, after in ((2, top, bottom), (3, left, right)):
+            start = x.narrow(axis, 1, before).flip(axis)
+            end = x.narrow(axis, x.shape[axis] - 1 - after, after).flip(axis)
+            x = torch.cat([start, x, end], axis)
+        return x
+
+
 class Dropout(nn.Dropout):
     """Dropout that can go on at test, with a mask for each picture drawn from its seed."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data import images
-from img2img_data.errors import UsageError
+from img2img_data.errors import UsageError, how_to_install
 from img2img_train.report import write_run_report
 from img2img_train.run import RunFolder, read_log, sample_paths
 
@@ -54,7 +54,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
-            why, way_out = "needs TensorBoard, which is not installed", "pip install 'img2img[tensorboard]'"
+            why, way_out = "needs TensorBoard, which is not installed", how_to_install("tensorboard")
             raise UsageError("option", "--tensorboard", why, way_out) from None
         folder = RunFolder(run).root / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):

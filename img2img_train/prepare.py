@@ -39,7 +39,9 @@ def resolve(config: RunConfig) -> RunConfig:
         threads = threads or before.threads
     found = choose_device(device).type
     if precision == "auto":
-        precision = "bf16" if found == "cuda" else "fp32"
+        # Chips before Ampere emulate it, slowly.
+        quick = found == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if quick else "fp32"
     return config.model_copy(update={"device": found, "threads": threads or _cores(), "precision": precision})
 
 

@@ -91,7 +91,7 @@ def test_no_variant_of_a_network_is_left_as_it_is(corpus: Path, tmp_path: Path) 
     from torch._dynamo.utils import counters
 
     counters.clear()
-    for width in (2, 3, 4):
+    for width in range(2, 8):
         settings = {"net": "autoencoder", "norm": "none", "width": width, "accumulate": 2}
         training = small_training("cyclegan", corpus, tmp_path, **settings)
         loop._compile(training)

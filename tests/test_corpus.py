@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import pickle
 import re
@@ -13,10 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import run
 from conftest import make_photo
 
-from img2img_data.corpus import Keys, key_of, open_corpus, picture_rng, split_of
-from img2img_data.errors import CorpusError
+from img2img_data.corpus import Keys, key_of, open_corpus, picture_rng, split_of, write_atomically
+from img2img_data.errors import CorpusError, UsageError
 
 GOLDEN = {
     b"a/photo 1.jpg": "a/photo 1",
@@ -181,3 +183,19 @@ def test_an_open_corpus_takes_little_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert len(pairs) == 20_000
     assert sum(trace.size for trace in seen.traces) < 20_000 * 20
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    for path in (tmp_path / "page.html", Path(os.devnull)):
+        with pytest.raises(UsageError, match="give another name"):
+            write_atomically(path, b"x", tmp_path / "temporary")
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("argv", [["blur"], ["blur", "a", "b", "--format", "gif"], ["blurr"], ["--siz"]])
+def test_a_wrong_command_line_is_one_line(argv: list[str]) -> None:
+    said = run(*argv, code=2)
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    assert "--help'" in said

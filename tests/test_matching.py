@@ -173,6 +173,13 @@ def test_wrong_settings_name_the_option(how: str, given: dict[str, str], names: 
     assert names in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [{"csv": "t.csv"}, {"template_a": "{id}.jpg"}, {"regex_b": "(?P<id>.)"}])
+def test_an_option_of_another_match_is_refused(given: dict[str, str]) -> None:
+    option = f"--{next(iter(given)).replace('_', '-')}"
+    with pytest.raises(ValueError, match=f"{option} belongs to --match"):
+        MatchSettings(match="stem", **given)  # type: ignore[arg-type]
+
+
 def test_a_pattern_that_never_ends_is_ended() -> None:
     began = time.monotonic()
     with pytest.raises(UsageError, match="aaaa"):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from img2img_data.errors import UsageError
 from img2img_train.generators import mirrored
+from img2img_train.layers import ReflectionPad
 from img2img_train.networks import (
     NETWORKS,
     Discriminator,
@@ -64,6 +65,28 @@ def test_mirrored_is_reflection(side: int, length: int) -> None:
     x = torch.arange(2.0 * side).view(1, 2, side)
     wanted = np.pad(x.numpy(), [(0, 0), (0, 0), (0, length - side)], "reflect")
     assert np.array_equal(mirrored(x, 2, length).numpy(), wanted)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_padding_of_slices_is_reflection_and_so_is_its_gradient(width: int) -> None:
+    pad, x = ReflectionPad(width), torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 3, 5 + 2 * width, 7 + 2 * width, dtype=torch.float64)
+    usual, joined = pad(x), pad.joined(x)
+    assert torch.equal(usual, joined)
+    gradients = [torch.autograd.grad((made * weights).sum(), x)[0] for made in (usual, joined)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_repeat_themselves_on_cuda(name: Generator) -> None:
+    net = build(NetworkSpec(name=name, width=4), 0).cuda()
+    torch.use_deterministic_algorithms(True)
+    try:
+        side = max(64, NETWORKS[name].smallest)
+        net(torch.randn(2, 3, side, side, device="cuda")).square().sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("norm", get_args(Norm))

@@ -37,8 +37,8 @@ WRONG = {
     "wrong word": (PLAIN.replace("sigma: 2", "fit: cropp"), r"corpus.0.blur.fit'.*'cropp'.*mean 'crop'"),
     "of another kind": (PLAIN.replace("sigma: 2", "kind: resize, sigma: 2"), r"blur.sigma': does not belong"),
     "wrong split": (
-        PLAIN.replace("sigma: 2", "split: train=2"),
-        r"corpus.0.blur.split': the shares sum to 2",
+        PLAIN.replace("sigma: 2", "split: train=0.5"),
+        r"corpus.0.blur.split': the shares sum to 0.5",
     ),
     "second step": (PLAIN + "  - lab: {source: a, out: b, bits: 9}", r"line 3: key 'corpus.1.lab.bits'"),
     "no folder": ("corpus: [blur: {out: b}]", r"key 'corpus.0.blur.source': missing"),

@@ -15,6 +15,7 @@ from conftest import make_photo, write_photos
 from img2img_data import images
 from img2img_data.corpus import split_of
 from img2img_data.errors import UsageError
+from img2img_data.settings import parse_split
 from img2img_data.splits import Strata, check_tag, group_of, stratum_of, tag_in
 from img2img_data.tags import MAX_TAGS, find_tags, tags_of
 
@@ -208,6 +209,12 @@ def test_wrong_rules_are_one_line(options: list[str], names: str, tmp_path: Path
     assert names in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", ["=nan", "=inf", "=-0.5", "=1.5", "", "=", "=half"])
+def test_what_is_no_share_is_told(share: str) -> None:
+    with pytest.raises(ValueError, match=rf"'train{share}' is no NAME=SHARE"):
+        parse_split(f"train{share},val=0.5")
 
 
 def test_select_passes_tags_on_and_other_lists_are_another_recipe(tmp_path: Path) -> None:
