@@ -236,6 +236,10 @@ def verify(corpus: Path, quick: bool, max_shift: float | None, leaks: bool, dist
 
     with progress_of("verify") as show:
         found = verify_corpus(corpus, show, quick)
+    lost = any(problem == "manifest" and not (corpus / name).is_file() for problem, name, _ in found.problems)
+    if lost and (leaks or max_shift is not None):
+        found.notes.append("--max-shift and --leaks were left out, as they need every manifest")
+        leaks, max_shift = False, None
     if max_shift is not None:
         from img2img_data.audit import misaligned_pairs
 

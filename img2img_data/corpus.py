@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
-from img2img_data.errors import CorpusError, UsageError
+from img2img_data.errors import CorpusError, UsageError, printable
 from img2img_data.rows import iter_rows as iter_rows  # here for those who come through this door
 from img2img_data.rows import open_rows
 from img2img_data.rows import read_rows as read_rows
@@ -409,10 +409,27 @@ def channels_of(info: Mapping[str, Any]) -> dict[str, int]:
     return {side: known[side] if known.get(side) in (1, 3, 4) else count for side, count in usual.items()}
 
 
+def kept_of(info: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many rows corpus.json states of each split, as far as it does."""
+    counts = info.get("counts")
+    kept = counts.get("kept") if isinstance(counts, dict) else None
+    return {s: n for s, n in kept.items() if isinstance(n, int)} if isinstance(kept, dict) else {}
+
+
+def manifests_of(root: Path, info: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the manifest of each split; ``CorpusError`` when corpus.json has a split of which none is."""
+    found = {path.parent.name: path for path in sorted(root.glob(f"*/{METADATA_FILE}"))}
+    lost = sorted(split for split, count in kept_of(info).items() if count and split not in found)
+    if lost:
+        why = f"has lost the manifest of '{printable(lost[0])}'"
+        raise CorpusError("corpus", root, why, "see 'img2img-data verify', or build it again")
+    return found
+
+
 def _open_manifest(root: Path, rows: bool) -> Corpus:
     info = read_info(root)
     kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
-    folders = [p.parent for p in sorted(root.glob(f"*/{METADATA_FILE}"))]
+    folders = [path.parent for path in manifests_of(root, info).values()]
     colour = info.get("colour", "rgb")
     if kind == "unpaired":
         domains = {f.name: _open_domains(f) if rows else ((), ()) for f in folders}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple, overload
 
-from img2img_data.corpus import METADATA_FILE, Corpus, Kind, inside, to_json_line
+from img2img_data.corpus import METADATA_FILE, Corpus, Kind, inside, manifests_of, read_info, to_json_line
 from img2img_data.errors import CorpusError, Img2ImgError, UsageError, load_extra
 from img2img_data.folder import BUILDING, BuildFolder
 from img2img_data.packing import row_of
@@ -248,7 +248,7 @@ class Items(Sequence[Item]):
     places: array[int] = field(default_factory=lambda: array("q"))
 
     def __post_init__(self) -> None:
-        self.splits = tuple(sorted(p.parent.name for p in self.root.glob(f"*/{METADATA_FILE}")))
+        self.splits = tuple(manifests_of(self.root, read_info(self.root)))
         for split in self.splits:
             self.starts.append(len(self.places))
             with (self.root / split / METADATA_FILE).open("rb") as file:

@@ -30,10 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from img2img_data import archives, images
 from img2img_data.corpus import (
     CORPUS_FILE,
-    METADATA_FILE,
     REJECTED_FILE,
     digest,
     inside,
+    manifests_of,
     read_info,
     to_json_page,
     write_atomically,
@@ -102,8 +102,7 @@ def pack_corpus(
     bytes a row. Raises ``CorpusError`` when the corpus is none, or a file is not what its row says;
     ``UsageError`` when ``out`` is taken.
     """
-    read_info(root)
-    manifests = {p.parent.name: p for p in sorted(root.glob(f"*/{METADATA_FILE}"))}
+    manifests = manifests_of(root, read_info(root))
     counts = {split: _count_lines(path) for split, path in manifests.items()}
     known = {*PAGES, *manifests}
     left_out = sorted(p.name for p in root.iterdir() if p.name not in known)

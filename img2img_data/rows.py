@@ -7,12 +7,21 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
-from img2img_data.errors import CorpusError
+from img2img_data.errors import CorpusError, printable
 
 Made = TypeVar("Made", covariant=True)
 Row = dict[str, Any]
+
+TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    "key": str,
+    "domain": str,
+    "width": int,
+    "height": int,
+    "tags": (dict, type(None)),
+}
+"""Columns that readers rely on, and what they hold where they are there. Files' names: ``corpus.inside``."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -20,11 +29,25 @@ def read_rows(path: Path) -> list[Row]:
     return list(iter_rows(path))
 
 
-def iter_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a JSON-lines file one by one; ``CorpusError`` names the line of a damaged one."""
+def iter_rows(path: Path, strict: bool = False) -> Iterator[Row]:
+    """Yield the rows of a JSON-lines file one by one; ``CorpusError`` names the line of a damaged one.
+
+    With ``strict`` one whose columns are not of their ``TYPES`` is damaged too.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            yield _row_of(line, path, f"line {number}")
+            row = _row_of(line, path, f"line {number}")
+            if strict:
+                check_types(row, path, f"line {number}")
+            yield row
+
+
+def check_types(row: Row, path: Path, where: str) -> None:
+    """Raise ``CorpusError`` for a row whose columns are not of their ``TYPES``."""
+    for name, kinds in TYPES.items():
+        if name in row and not isinstance(row[name], kinds):
+            why = f"{where} is damaged, its '{name}' is {printable(json.dumps(row[name]))[:40]}"
+            raise CorpusError("manifest", path, why, "build the corpus again")
 
 
 def count_rows(path: Path) -> int:
@@ -89,6 +112,7 @@ def open_rows(
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             row = _row_of(line, path, f"line {number}")
+            check_types(row, path, f"line {number}")
             name = name_of(row)
             if name in starts:
                 make[name](row)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data import images
-from img2img_data.corpus import REJECTED_FILE, Corpus, Pair, open_corpus, write_atomically
+from img2img_data.corpus import REJECTED_FILE, Corpus, Pair, kept_of, open_corpus, write_atomically
 from img2img_data.errors import REASONS, UsageError, printable
 from img2img_data.folder import writing_to
 from img2img_data.histogram import Bars, Spread, Words, draw_spread, draw_words, number
@@ -106,7 +106,7 @@ def write_show(
     if page.is_dir():
         raise UsageError("file", page, "is a folder", "name the page itself, as in page.html")
     splits = check_split(opened, split)
-    examined, total = max(EXAMINED, limit), _rows_stated(opened)
+    examined, total = max(EXAMINED, limit), sum(kept_of(opened.info).values())
     survey, entries = survey_corpus(
         opened, splits, examined, seed, lambda done: progress(done, max(done, total) + examined + limit)
     )
@@ -140,13 +140,6 @@ def write_show(
         page.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(page, text.encode("utf-8", "backslashreplace"), page.with_name(f".{page.name}.tmp"))
     return page
-
-
-def _rows_stated(corpus: Corpus) -> int:
-    """Return how many rows corpus.json speaks of, as far as it does: the progress needs it, nothing else."""
-    counts = corpus.info.get("counts")
-    kept = counts.get("kept") if isinstance(counts, dict) else None
-    return sum(n for n in kept.values() if isinstance(n, int)) if isinstance(kept, dict) else 0
 
 
 # ------------------------------------------------------------------------------ what all rows say

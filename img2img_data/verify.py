@@ -23,12 +23,15 @@ from img2img_data.corpus import (
     channels_of,
     digest,
     inside,
+    kept_of,
     read_info,
 )
 from img2img_data.errors import CorpusError, Refused, printable
 from img2img_data.rows import count_rows, iter_rows
 
 PROBLEMS: Final = {
+    "manifest": "lost, or of another number of rows than corpus.json says",
+    "incomplete": "a row that does not name what it must",
     "missing": "named by the manifest, not there",
     "extra": "there, not named by the manifest",
     "unreadable": "no whole picture",
@@ -53,11 +56,17 @@ class Wanted:
     combined: bool
     bits: int
     channels: Mapping[str, int]
+    columns: tuple[str, ...]
+    """What every row must name."""
 
     @classmethod
     def by(cls, info: Mapping[str, Any]) -> Wanted:
         """Take it from corpus.json."""
-        return cls(info.get("layout") == "combined", bits_of(info), channels_of(info))
+        combined = info.get("layout") == "combined"
+        columns: tuple[str, ...] = ("file_name",) if combined else ("input_file_name", "target_file_name")
+        if info.get("kind") == "unpaired":
+            columns = ("file_name", "domain")
+        return cls(combined, bits_of(info), channels_of(info), columns)
 
 
 @dataclass(slots=True)
@@ -86,24 +95,55 @@ def verify_corpus(root: Path, progress: Callable[[int, int], None], quick: bool 
     """
     if not (root / CORPUS_FILE).is_file():
         raise CorpusError("corpus", root, "has no corpus.json", "it is unfinished, or was not made here")
-    wanted = Wanted.by(read_info(root))
+    info = read_info(root)
+    wanted, kept = Wanted.by(info), kept_of(info)
     findings, manifests = Findings(), sorted(root.glob(f"*/{METADATA_FILE}"))
+    found = dict.fromkeys(kept, 0)
     total, groups = sum(count_rows(path) for path in manifests), list[NDArray[np.uint64]]()
     done = 0
     for manifest in manifests:
         of_rows, of_names = array("Q"), array("Q")
-        for row in iter_rows(manifest):
+        for row in iter_rows(manifest, strict=True):
             of_rows.append(_hash(_group_of(row)))
+            findings.problems += _incomplete(manifest.parent.name, row, wanted)
             for column, name in _files_of(row):
                 of_names.append(_hash(name))
                 _check_file(manifest.parent, row, column, name, wanted, quick, findings)
             done += 1
             progress(done, total)
+        found[manifest.parent.name] = len(of_rows)
         groups.append(np.unique(np.array(of_rows, np.uint64)))
         findings.problems += _twice(manifest, _repeated(np.array(of_names, np.uint64)))
         findings.problems += _extra(manifest.parent, np.sort(np.array(of_names, np.uint64)))
     findings.problems += _in_two_splits(manifests, _repeated(np.concatenate(groups)) if groups else set())
+    findings.problems += _other_counts(root, kept, found)
+    for folder in _folders_without(root):
+        findings.problems += _extra(folder, np.array([], np.uint64))
     return findings
+
+
+def _folders_without(root: Path) -> list[Path]:
+    """Return the folders that have no manifest: whatever lies there, no row names it."""
+    folders = (p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+    return sorted(p for p in folders if not (p / METADATA_FILE).is_file())
+
+
+def _other_counts(root: Path, kept: Mapping[str, int], found: Mapping[str, int]) -> Iterator[Problem]:
+    """Yield the splits whose manifest is lost, or shorter or longer than corpus.json says."""
+    for split, count in found.items() if kept else ():
+        if count != kept.get(split, 0):
+            there = (root / split / METADATA_FILE).is_file()
+            stated = f"corpus.json says {kept.get(split, 0):,}"
+            what = f"{count:,} rows, {stated}" if there else f"not there, {stated} rows"
+            yield "manifest", f"{split}/{METADATA_FILE}", what
+
+
+def _incomplete(split: str, row: Mapping[str, Any], wanted: Wanted) -> Iterator[Problem]:
+    lacking = [name for name in wanted.columns if not row.get(name)]
+    if lacking:
+        yield "incomplete", f"{split}/{row.get('key', '')}", f"has no {', '.join(lacking)}"
+    elif "domain" in wanted.columns and row["domain"] not in ("A", "B"):
+        yield "incomplete", f"{split}/{row.get('key', '')}", f"its domain is '{printable(row['domain'])}'"
 
 
 def _hash(text: str) -> int:
@@ -197,7 +237,7 @@ def _content_problem(
     except Refused as refused:
         return "unreadable", f"{refused.reason} {refused.detail}".strip()
     width, height = picture.size
-    size = (int(row.get("width", 0)) * (2 if wanted.combined else 1), int(row.get("height", 0)))
+    size = (row.get("width", 0) * (2 if wanted.combined else 1), row.get("height", 0))
     if (width, height) != size:
         return "size", f"{width}x{height}, not {size[0]}x{size[1]}"
     found = (8 * picture.pixels.itemsize, 1 if picture.pixels.ndim == 2 else picture.pixels.shape[2])
