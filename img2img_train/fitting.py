@@ -68,12 +68,23 @@ def fit(
         raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")
     values = read_recipe(recipe, smoke) if recipe is not None else {}
     config = configure(values, {**settings, **({"corpora": corpora} if corpora else {})})
+    if recipe is not None and not corpora:
+        _check_built(config, recipe, smoke)
     if dry_run:
         from img2img_train.loop import plan
 
         click.echo("\n".join(plan(config)))
         return
     _fit(config, report)
+
+
+def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
+    missing = next((choice.path for choice in config.corpora if not Path(choice.path).exists()), None)
+    if missing is not None:
+        way_out = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
+        raise UsageError(
+            "corpus", missing, "is not there yet", f"'{way_out}' makes what the recipe describes"
+        )
 
 
 def _fit(config: RunConfig, report: bool) -> None:

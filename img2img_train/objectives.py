@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, TypeAlias, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from img2img_data.errors import UsageError
 from img2img_train.networks import Discriminator, GanMode, Generator, NetworkSpec, describe
@@ -226,6 +226,12 @@ class Adversarial(Objective):
     d_weight: JudgeWeight = 0.5
     critic_steps: CriticSteps = 1
     clip: Clip = 0.01
+
+    @model_validator(mode="after")
+    def _clip_is_of_wgan(self) -> Self:
+        if self.gan_mode != "wgan" and self.clip != type(self).model_fields["clip"].default:
+            raise ValueError("--clip belongs to --gan-mode wgan; give that too, or leave it out")
+        return self
 
     def usual(self) -> Usual:
         """Isola et al. (2017), 6.2; the rate of wgan as in Arjovsky et al. (2017), algorithm 1."""

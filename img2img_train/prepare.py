@@ -125,12 +125,7 @@ class Data:
             where, why = config.corpora[0].path, "its splits differ in the size of their pictures"
             raise CorpusError("corpus", where, why, "build it with --size")
         check_cache(config.cache, train, config.workers)
-        if config.patience and (held_out is None or not objective.paired):
-            why = f"needs held-out pairs, and there is no split '{config.validation_split}'"
-            why = (
-                why if objective.paired else f"needs pairs: no score tells when {config.loss} is at its best"
-            )
-            raise UsageError("option", "--patience", why, "leave it out")
+        _check_patience(config, held_out, objective)
         weights = tuple(c.weight for c in config.corpora)
         plan = Plan(
             train.counts, weights, config.batch, config.seed, train.other_counts, config.jitter, config.crop
@@ -139,6 +134,9 @@ class Data:
         for spec in objective.networks(train.planes.channels).values():
             spec.check_size(*train.size, max(1, plan.step_pictures // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch
+        if config.warmup > steps:
+            why = f"{config.warmup:,} steps, and the run has {steps:,}: the rate would never get there"
+            raise UsageError("option", "--warmup", why, "give fewer")
         return cls(train, held_out, plan, min(steps, config.max_steps) if config.max_steps else steps)
 
     def page(self) -> dict[str, Any]:
@@ -166,6 +164,20 @@ class Data:
     def is_end_of_epoch(self, step: int) -> bool:
         """Return whether an epoch, or the run, ends with this step (counted from 1)."""
         return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
+
+
+def _check_patience(config: RunConfig, held_out: PictureSet | None, objective: Objective) -> None:
+    if not config.patience:
+        return
+    why = None
+    if not objective.paired:
+        why = f"needs pairs: no score tells when {config.loss} is at its best"
+    elif held_out is None:
+        why = f"needs held-out pairs, and there is no split '{config.validation_split}'"
+    elif not config.validate_every:
+        why = "counts validations, and --validate-every 0 leaves the last one alone"
+    if why is not None:
+        raise UsageError("option", "--patience", why, "leave it out")
 
 
 def _counts(held: PictureSet) -> dict[str, list[int]]:

@@ -19,7 +19,7 @@ from test_train_resume import Killer, tree
 from img2img_data import images
 from img2img_data.errors import CheckpointError, UsageError
 from img2img_train import batches, checkpoints, loop
-from img2img_train.config import RunConfig
+from img2img_train.config import RunConfig, config_of
 from img2img_train.display import Display
 from img2img_train.export import export_weights
 from img2img_train.interrupts import Stopped
@@ -181,3 +181,19 @@ def test_wrong_settings_are_one_line(setting: str, value: Any) -> None:
 
     with pytest.raises(UsageError, match=f"--{setting}"):
         config_of({"corpora": "c", setting: value})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"warmup": 1000}, "--warmup"),
+        ({"patience": 1, "validate_every": 0}, "--patience"),
+        ({"loss": "cgan", "clip": 0.1}, "--clip"),
+    ],
+)
+def test_numbers_that_could_not_do_what_they_say_are_refused(
+    wrong: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4, "val": 2}, size=(16, 16))
+    with pytest.raises(UsageError, match=named):
+        loop.plan(config_of({"corpora": str(corpus), "out": str(tmp_path / "run"), **wrong}))

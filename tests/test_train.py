@@ -489,6 +489,13 @@ def test_errors_are_one_line_and_a_code(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_recipe_says_how_to_make_what_it_trains_on(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("run: {corpora: corpora/x}\nsmoke: {run: {epochs: 2}}\n")
+    assert command("--recipe", "r.yaml", "--smoke", "--dry-run") == 2
+    assert "'img2img-data build r.yaml --smoke' makes it" in capsys.readouterr().err
+
+
 def test_the_tree_of_errors_has_its_codes() -> None:
     assert issubclass(CheckpointError, Img2ImgError)
     assert CheckpointError.exit_code == 2
