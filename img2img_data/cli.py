@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -330,6 +331,13 @@ def _stop_workers() -> None:
         stop_workers()
 
 
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and error.filename:
+        return f"'{printable(os.fsdecode(error.filename))}': {error.strerror}; give a shorter name"
+    about = f"{type(error).__name__}: {printable(str(error))[:300]}"
+    return f"a fault of this program, {about}; IMG2IMG_TRACEBACK=1 shows where"
+
+
 def main() -> None:
     """Run the command line; every end has one line and an exit code."""
     _catch_signals()
@@ -353,8 +361,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("IMG2IMG_TRACEBACK"):
             raise
-        about = f"{type(error).__name__}: {printable(str(error))[:300]}"
-        click.echo(f"error: a fault of this program, {about}; IMG2IMG_TRACEBACK=1 shows where", err=True)
+        click.echo(f"error: {_unforeseen(error)}", err=True)
         code = 1
     if code in {129, 130, 143}:
         click.echo("interrupted; the same command goes on from here", err=True)

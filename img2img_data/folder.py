@@ -36,8 +36,8 @@ State = Literal["new", "unfinished", "complete"]
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder: a second run gets ``FolderInUse``. The lock dies with the process."""
-    made = not folder.exists()
     with writing_to(folder):
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     handle = _lock(folder)
     try:
@@ -95,6 +95,8 @@ def cannot_write(path: Path, error: OSError) -> Img2ImgError:
         return Img2ImgError(
             "cannot write", name, "file too large", "raise the file size limit and run it again"
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return Img2ImgError("cannot write", name, os.strerror(error.errno), "give a shorter name")
     return Img2ImgError("cannot write", name, os.strerror(error.errno or 0), "check the path and its rights")
 
 
@@ -154,19 +156,20 @@ class BuildFolder:
         ``UsageError`` when the folder holds something else: other files, another recipe's run, or one that
         was begun with other source folders.
         """
-        if (self.root / self.page).is_file():
-            page = _read_json(self.root / self.page)
-            there = page.get("recipe")
-            if isinstance(there, dict):
-                there = {**there, "shard": shard_name(page)}
-            self._check_same(there, recipe)
-            return "complete"
-        note = self.building / "recipe.json"
-        if note.is_file():
-            self._check_same(_read_json(note), _note_of(recipe, roots))
-            return "unfinished"
-        if self.root.is_dir() and any(p.name != BUILDING for p in self.root.iterdir()):
-            raise UsageError("folder", self.root, "holds other files", "choose a new or an empty folder")
+        with writing_to(self.root):
+            if (self.root / self.page).is_file():
+                page = _read_json(self.root / self.page)
+                there = page.get("recipe")
+                if isinstance(there, dict):
+                    there = {**there, "shard": shard_name(page)}
+                self._check_same(there, recipe)
+                return "complete"
+            note = self.building / "recipe.json"
+            if note.is_file():
+                self._check_same(_read_json(note), _note_of(recipe, roots))
+                return "unfinished"
+            if self.root.is_dir() and any(p.name != BUILDING for p in self.root.iterdir()):
+                raise UsageError("folder", self.root, "holds other files", "choose a new or an empty folder")
         return "new"
 
     def begin(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> bool:

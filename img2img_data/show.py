@@ -103,7 +103,9 @@ def write_show(
     """
     opened = open_corpus(corpus, rows=False)
     page = out or opened.root / "show.html"
-    if page.is_dir():
+    with writing_to(page):
+        taken = page.is_dir()
+    if taken:
         raise UsageError("file", page, "is a folder", "name the page itself, as in page.html")
     splits = check_split(opened, split)
     examined, total = max(EXAMINED, limit), sum(kept_of(opened.info).values())

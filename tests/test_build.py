@@ -281,3 +281,21 @@ def test_wrong_options_are_one_line(argv: list[str], names: str, photos: Path, t
     assert names in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["blur", "{in}", "{long}"],
+        ["blur", "{in}", "{long}", "--dry-run"],
+        ["select", "{in}", "{long}"],
+        ["blur", "{long}", "{out}"],
+        ["verify", "{long}"],
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(argv: list[str], photos: Path, tmp_path: Path) -> None:
+    place = {"{in}": str(photos), "{out}": str(tmp_path / "out"), "{long}": str(tmp_path / ("a" * 300))}
+    said = run(*(place.get(word, word) for word in argv), code=1)
+    assert "File name too long; give a shorter name" in said
+    assert ("cannot write" in said) == ("{in}" in argv)
+    assert len(said.strip().splitlines()) == 1

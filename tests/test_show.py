@@ -160,6 +160,8 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write_show(corpus, tmp_path)
     with pytest.raises(Img2ImgError, match="cannot write"):
         write_show(corpus, tmp_path / "file" / "page.html")
+    with pytest.raises(Img2ImgError, match="cannot write .* File name too long"):
+        write_show(corpus, tmp_path / ("a" * 300))
 
 
 def test_parameters_deep_in_a_tree_go_by_their_last_names(tmp_path: Path) -> None:
