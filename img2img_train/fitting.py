@@ -82,9 +82,7 @@ def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
     missing = next((choice.path for choice in config.corpora if not Path(choice.path).exists()), None)
     if missing is not None:
         way_out = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
-        raise UsageError(
-            "corpus", missing, "is not there yet", f"'{way_out}' makes what the recipe describes"
-        )
+        raise UsageError("corpus", missing, "is not there yet", f"'{way_out}' makes it")
 
 
 def _fit(config: RunConfig, report: bool) -> None:
