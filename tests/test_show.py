@@ -160,7 +160,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write_show(corpus, tmp_path)
     with pytest.raises(Img2ImgError, match="cannot write"):
         write_show(corpus, tmp_path / "file" / "page.html")
-    with pytest.raises(Img2ImgError, match="cannot write .* File name too long"):
+    with pytest.raises(Img2ImgError, match=r"cannot write .* File name too long"):
         write_show(corpus, tmp_path / ("a" * 300))
 
 
