@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from img2img_train.ranks import asking
+
 TestNorm: TypeAlias = Literal["running", "batch"]
 
 
@@ -25,7 +27,8 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(x)
+        with asking():
+            distributed.all_reduce(x)
         return x
 
     @staticmethod

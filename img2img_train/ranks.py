@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data.errors import Img2ImgError, UsageError
+from img2img_train.memory import is_shortage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,7 +133,7 @@ class Ranks:
 
         mine = images.detach().float().contiguous()
         parts = [torch.empty_like(mine) for _ in range(self.count)]
-        with _told():
+        with asking():
             distributed.all_gather(parts, mine)
         return torch.cat(parts)
 
@@ -149,7 +150,7 @@ class Ranks:
     def _sum(self, flat: Tensor) -> None:
         from torch import distributed
 
-        with _told():
+        with asking():
             distributed.all_reduce(flat)
 
     # ----------------------------------------------------------------- on the host, never the device
@@ -160,7 +161,7 @@ class Ranks:
         from torch import distributed
 
         values = values.clone()
-        with _told():
+        with asking():
             distributed.all_reduce(values, group=self.control)
         return values / self.count
 
@@ -172,7 +173,7 @@ class Ranks:
         from torch import distributed
 
         values = torch.tensor([0, *numbers])
-        with _told():
+        with asking():
             distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.control)
         return tuple(values[1:].tolist())
 
@@ -194,7 +195,7 @@ class Ranks:
         (length,) = self.highest(len(text.encode()) if self.leads else 0)
         given = text.encode() if self.leads else bytes(length)
         data = torch.frombuffer(bytearray(given), dtype=torch.uint8)
-        with _told():
+        with asking():
             distributed.broadcast(data, 0, group=self.control)
         return bytes(data.tolist()).decode()
 
@@ -215,11 +216,13 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Say in one line that another process is gone."""
+def asking() -> Iterator[None]:
+    """Ask the other processes something; Img2ImgError says in one line that one of them is gone."""
     try:
         yield
     except RuntimeError as error:
+        if is_shortage(error):
+            raise
         way_out = "see what it said; the same command goes on from the last checkpoint"
         why = f"another process of it ended ({str(error).partition(chr(10))[0][:100]})"
         raise Img2ImgError("run", why=why, way_out=way_out) from None
@@ -250,7 +253,7 @@ def joined(device: torch.device, place: Place) -> Iterator[Ranks]:
     from torch import distributed
 
     where: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
-    with _told():
+    with asking():
         distributed.init_process_group("nccl" if where else "gloo", **where)
     try:
         yield Ranks(place.rank, place.count, distributed.new_group(backend="gloo", timeout=PATIENCE))

@@ -22,7 +22,7 @@ from small_corpus import write_corpus
 from small_runs import small_config
 from test_train_resume import tree
 
-from img2img_data.errors import UsageError
+from img2img_data.errors import Img2ImgError, UsageError
 from img2img_train import layers, loop
 from img2img_train.batches import Plan
 from img2img_train.cli import main
@@ -172,6 +172,22 @@ def test_a_folder_in_use_ends_both_and_is_told_of_once(corpus: Path, tmp_path: P
     assert [row["epoch"] for row in read_log(tmp_path / "run") if row["kind"] == "stopped"] == [3]
 
 
+def test_a_process_that_dies_ends_the_other_by_one_line(corpus: Path, tmp_path: Path) -> None:
+    """Amid batch norms, which ask the other in forward and backward."""
+    settings = {"net": "resnet-6", "norm": "batch", "epochs": 9999, "validate_every": 0}
+    processes = start(options("l2", corpus, tmp_path / "run", **settings), tmp_path)
+    until = time.monotonic() + 40
+    while not (tmp_path / "run/log.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.31)
+    assert processes[1].pid is not None
+    os.kill(processes[1].pid, signal.SIGKILL)
+    codes, said = ends(processes, tmp_path)
+    assert codes == [1, -signal.SIGKILL], said
+    assert "error: run: another process of it ended" in said[0]
+    assert "Traceback" not in said[0]
+
+
 # ------------------------------------------------------------------------------- within one process
 def test_a_place_is_told_by_torchrun_alone() -> None:
     told = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "x"}
@@ -224,3 +240,18 @@ def test_statistics_shared_by_processes_are_those_of_batch_norm(monkeypatch: pyt
     torch.testing.assert_close(seen[1].grad, seen[0].grad, rtol=1e-4, atol=1e-3)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], value)
+
+
+def test_shared_statistics_tell_of_the_death_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the forward and in the backward, out of which autograd hands the error on."""
+
+    def dead(x: torch.Tensor) -> None:
+        raise RuntimeError("Connection closed by peer\nwith more lines")
+
+    layer, x = layers.BatchNorm(3), torch.ones(2, 3, 4, 4, requires_grad=True)
+    monkeypatch.setattr(layers.distributed, "all_reduce", lambda x: None)
+    made = layer._together(x)
+    monkeypatch.setattr(layers.distributed, "all_reduce", dead)
+    for ask in (lambda: layer._together(x), made.sum().backward):
+        with pytest.raises(Img2ImgError, match=r"ended \(Connection closed by peer\); see"):
+            ask()

@@ -53,6 +53,7 @@ TRAIN_LEVELS = [
         "frechet",
         "inception",
         "lpips",
+        "memory",
         "ranks",
         "schedule",
         "tiles",
