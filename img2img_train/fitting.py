@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from img2img_train.config import RunConfig
     from img2img_train.display import Display
     from img2img_train.loop import Result
+    from img2img_train.run import RunFolder
 
 
 def _settings() -> Sequence[type[BaseModel]]:
@@ -119,8 +121,11 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     """Score a finished run on its corpora's test split, or else validation split, and write its report."""
     from img2img_data.corpus import open_corpus
     from img2img_train.evaluate import evaluate_run, verdict
+    from img2img_train.memory import limited
     from img2img_train.report import write_run_report
+    from img2img_train.run import choose_device
 
+    device = choose_device(config.device).type
     folder, wanted, lines = result.folder, ("test", config.validation_split), []
     for choice in config.corpora:
         name, corpus = printable(choice.path), open_corpus(choice.path)
@@ -132,11 +137,17 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
             lines.append(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
             continue
         follow = following(display, f"scoring on {name}")
-        cell = evaluate_run(folder.root, Path(choice.path), split, config.device, config.batch, follow)
+        with limited("scoring run", folder.root, device, partial(_in_parts, folder, name, split)):
+            cell = evaluate_run(folder.root, Path(choice.path), split, config.device, config.batch, follow)
         said = verdict(cell.gain["psnr"], cell.gain_interval["psnr"])
         lines.append(f"'{name}' {split}: PSNR {cell.scores['psnr']:.2f} dB, {said}")
     write_run_report(folder.root)
     return lines
+
+
+def _in_parts(folder: RunFolder, corpus: str, split: str) -> str:
+    command = f"img2img-train evaluate {printable(str(folder.root))} --on {corpus} --split {split} --batch 1"
+    return f"the run is finished; '{command}' takes less"
 
 
 @click.command(short_help="Go on with a run.")

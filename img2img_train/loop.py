@@ -17,6 +17,7 @@ from img2img_train.display import Display, duration
 from img2img_train.interrupts import Interrupted, Stop, Stopped, listening
 from img2img_train.kept import OnDevice, on_device
 from img2img_train.looking import Board, LivePage
+from img2img_train.memory import limited
 from img2img_train.pictures import Memory, Readable, Store
 from img2img_train.prepare import Data, HeldOut, compiles, computing, opening, resolve
 from img2img_train.ranks import device_of, find_place, joined
@@ -45,7 +46,12 @@ def fit(config: RunConfig, display: Display, report: bool = False) -> Result:
     began, place, config = time.monotonic(), find_place(), resolve(config)
     objective, folder, device = config.objective, RunFolder(Path(config.out)), device_of(config.device, place)
     folder.check_free()
-    with listening(place.count > 1) as stop, joined(device, place) as ranks, computing(config, device):
+    with (
+        listening(place.count > 1) as stop,
+        joined(device, place) as ranks,
+        limited("run", folder.root, device.type, lambda: _leaner(config, folder)),
+        computing(config, device),
+    ):
         try:
             data = Data.open(config, objective)
             ranks.check_step(data.plan.step_pictures)
@@ -193,6 +199,16 @@ def _read(training: Training, held: Readable, workers: int) -> Store:
     training.display.begin("reading", len(held))
     cache = "ram" if training.config.cache == "device" else training.config.cache
     return pictures.store_of(held, cache, workers, check)
+
+
+def _leaner(config: RunConfig, folder: RunFolder) -> str:
+    """Return what takes less memory; a run that has begun keeps its settings."""
+    ways = ["a smaller --batch"] if config.batch > 1 else []
+    ways += [f"--accumulate {min(2 * config.accumulate, config.batch)}"] * (config.accumulate < config.batch)
+    ways += ["a narrower --width", *(["a smaller --crop"] if config.crop else [])]
+    another = ", and another --out, for they are part of the run" if folder.config.is_file() else ""
+    waits = "; with more memory free the same command goes on from the last checkpoint"
+    return f"give {' or '.join(ways)}{another}{waits if folder.latest.exists() else ''}"
 
 
 def _stopped(stop: Stop, folder: RunFolder) -> Stopped:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from img2img_train.cli import main
 from img2img_train.config import RunConfig, configure, read_recipe
 from img2img_train.display import Display
 from img2img_train.interrupts import Stop
+from img2img_train.memory import limited
 from img2img_train.meters import psnr_of
 from img2img_train.metrics import METRICS
 from img2img_train.networks import NetworkSpec, build
@@ -464,6 +468,55 @@ def test_a_dry_run_looks_at_the_folder_as_the_run_does(
         assert capsys.readouterr().err == said
     assert command(*tiny, "--out", "run", "--dry-run") == command(*tiny, "--out", "new/run", "--dry-run") == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@contextlib.contextmanager
+def memory_left(size: int) -> Iterator[None]:
+    """Let this process take so many bytes more, no others."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
+@pytest.mark.parametrize(("width", "begun"), [(512, False), (160, True)])
+def test_running_out_of_memory_is_one_line_with_a_way_out(
+    width: int, begun: bool, corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [corpus, "--net", "unet", "--batch", 4, "--epochs", 1, "--threads", 1, "--device", "cpu"]
+    with memory_left(400_000_000):
+        assert command(*words, "--width", width, "--out", "run", "--no-report") == 1
+    said = capsys.readouterr().err
+    assert "error: run 'run': out of memory on cpu; give a smaller --batch or --accumulate 2" in said
+    assert "Traceback" not in said
+    assert Path("run/config.json").is_file() == begun == ("another --out" in said)
+    lean = [*words, "--width", 4, "--accumulate", 2, "--no-report"]
+    assert command(*lean, "--out", "other" if begun else "run") == 0
+    assert not begun or command(*lean, "--out", "run") == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    ],
+)
+def test_every_shortage_of_memory_is_known_as_one(error: Exception) -> None:
+    told = r"^run 'r': out of memory on cuda; less$"
+    with pytest.raises(Img2ImgError, match=told), limited("run", "r", "cuda", lambda: "less"):
+        raise error
+    with pytest.raises(RuntimeError, match="shapes"), limited("run", "r", "cuda", str):
+        raise RuntimeError("shapes differ")
 
 
 @pytest.mark.parametrize(
