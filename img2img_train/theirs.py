@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from img2img_data.errors import UsageError
-from img2img_data.fields import did_you_mean
+from img2img_data.fields import Place, did_you_mean
+from img2img_train.config import RunConfig, config_of
 from img2img_train.networks import Generator
+from img2img_train.objectives import OBJECTIVES
 
 Given: TypeAlias = Mapping[str, str]
 """Their options by name; a flag has an empty value."""
@@ -134,6 +137,8 @@ def _epochs(given: Given) -> Settings:
 
 def _augmentation(given: Given) -> Settings:
     load, crop = _number(given, "load_size", 286), _number(given, "crop_size", 256)
+    if crop < 1:
+        raise UsageError("option", "--crop_size", "is 0", "give the side of what the network sees")
     flip = {} if "no_flip" in given else {"flip": ""}
     how = given.get("preprocess", "resize_and_crop")
     if how == "resize_and_crop" and load < crop:
@@ -187,6 +192,27 @@ TOGETHER: Final[dict[Callable[[Given], Settings], tuple[str, ...]]] = {
     _out: ("name", "checkpoints_dir", "suffix"),
 }
 """Settings that take several of their options, and these."""
+SOURCES: Final = {
+    "corpora": "dataroot", "discriminator": "netD", "pool": "pool_size", "epochs": "n_epochs", "epochs_decay":
+    "n_epochs_decay", "jitter": "load_size", "crop": "crop_size", "flip": "no_flip", "device": "gpu_ids",
+    "out": "name",
+}  # fmt: skip
+"""The one of them that is named where such a setting is wrong."""
+
+
+@dataclass(frozen=True)
+class Theirs(Place):
+    """The place of settings that came from their options, whose names they are told of by."""
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def error(self, keys: Sequence[str], why: str, way_out: str = "") -> UsageError:
+        """Return the line about their option."""
+        if not keys or keys[0] not in self.sources:
+            return super().error(keys, why, way_out)
+        option = "--" + keys[0].replace("_", "-")
+        told = f"see {option} in 'img2img-train fit --help'"
+        return UsageError("option", f"--{self.sources[keys[0]]}", why, told)
 
 
 def _number(given: Given, name: str, usual: int) -> int:
@@ -197,8 +223,10 @@ def _number(given: Given, name: str, usual: int) -> int:
 
 
 # ------------------------------------------------------------------------------------------- notes
-def _notes(given: Given) -> list[str]:
-    found = {name: text for name, (same, text) in UNLIKE.items() if name in given and given[name] != same}
+def _notes(given: Given, unused: Settings) -> list[str]:
+    found = unused | {
+        name: text for name, (same, text) in UNLIKE.items() if name in given and given[name] != same
+    }
     found |= _notes_on_pictures(given) | _notes_on_the_game(given)
     return [f"--{name}: {found[name]}" for name in dict.fromkeys((*given, "model")) if name in found]
 
@@ -251,15 +279,28 @@ def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
     given = {"model": "cycle_gan"} | _parsed(words)
     if "dataroot" not in given:
         raise UsageError("option", "--dataroot", "is missing", "say where the pictures are")
-    settings = OPTIONS["model"](given["model"]) | _generator(given)
-    for name, value in given.items():
-        settings |= OPTIONS[name](value) if name in OPTIONS else {}
+    settings, sources = OPTIONS["model"](given["model"]) | _generator(given), dict(SOURCES)
+    for name in (name for name in given if name in OPTIONS):
+        own = OPTIONS[name](given[name])
+        settings, sources = settings | own, sources | dict.fromkeys(own, name)
     for together in TOGETHER:
         settings |= together(given)
+    unused, where = _unused(settings, sources), Theirs(sources=sources)
+    settings = {name: value for name, value in settings.items() if sources.get(name) not in unused}
+    flags = dict.fromkeys((name for name, value in settings.items() if not value), True)
+    checked = config_of({"corpora": [given["dataroot"]], **settings, **flags}, where).model_dump()
     command = ["img2img-train", given["dataroot"]]
     for name, value in settings.items():
-        command += ["--" + name.replace("_", "-"), *([value] if value else [])]
-    return command, _notes(given)
+        shown = str(checked[name]) if type(checked.get(name)) is int else value
+        command += ["--" + name.replace("_", "-"), *([shown] if value else [])]
+    return command, _notes(given, unused)
+
+
+def _unused(settings: Settings, sources: Mapping[str, str]) -> Settings:
+    """Return a note for each of their options that belongs to another model than the chosen one."""
+    loss = settings["loss"]
+    known = RunConfig.model_fields.keys() | OBJECTIVES[loss].model_fields.keys()
+    return {sources[name]: f"{loss} does not use it" for name in settings if name not in known}
 
 
 def _parsed(words: Sequence[str]) -> dict[str, str]:
@@ -275,7 +316,10 @@ def _parsed(words: Sequence[str]) -> dict[str, str]:
             if not rest or rest[0].startswith("--"):
                 raise UsageError("option", word, "has no value", "give one")
             value = rest.pop(0)
-        given[OLD_NAMES.get(name, name)] = value
+        name = OLD_NAMES.get(name, name)
+        if not value and name in OPTIONS and name not in FLAGS:
+            raise UsageError("option", word, "has no value", "give one")
+        given[name] = value
     return given
 
 

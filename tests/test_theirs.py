@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -185,8 +186,41 @@ def test_no_option_is_dropped_in_silence(name: str) -> None:
         ("--dataroot d --load_size big", "'big' is no whole number"),
         ("--dataroot d --preprocess crp", "did you mean 'crop'"),
         ("--dataroot d --n_layers_D 9 --netD n_layers", "patch|1, 2"),
+        ("--dataroot d --ngf abc", "'--ngf': .*'abc'.* see --width"),
+        ("--dataroot d --batch_size -3 --lr hello", "'--batch_size': .*'-3'"),
+        ("--dataroot d --lr hello", "'--lr': .*'hello'"),
+        ("--dataroot d --n_epochs 0 --n_epochs_decay 0", "'--n_epochs': .*'0'.* see --epochs"),
+        ("--dataroot d --niter 0 --niter_decay 0", "'--n_epochs': .*'0'"),
+        ("--dataroot d --num_threads -1", "'--num_threads': .*'-1'"),
+        ("--dataroot d --beta1 nan", "'--beta1': "),
+        ("--dataroot d --crop_size 99999 --preprocess crop", "'--crop_size': .*'99999'"),
+        ("--dataroot d --load_size 9 --crop_size 0", "'--crop_size'"),
+        ("--dataroot d --ngf=", "'--ngf': has no value"),
+        ("--dataroot= --name x", "'--dataroot': "),
     ],
 )
 def test_a_wrong_option_is_named(words: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         theirs.native_command(words.split())
+
+
+def test_an_option_of_another_model_is_left_out_with_a_note() -> None:
+    for model, name, loss in (
+        ("pix2pix", "lambda_identity", "pix2pix"),
+        ("colorization", "lambda_A", "pix2pix"),
+        ("cycle_gan", "lambda_L1", "cyclegan"),
+    ):
+        start = ["--dataroot", "d", "--model", model]
+        plain, others = theirs.native_command(start)
+        command, notes = theirs.native_command([*start, f"--{name}", "0.5"])
+        assert command == plain
+        assert [note for note in notes if note not in others] == [f"--{name}: {loss} does not use it"]
+
+
+def test_numbers_are_written_as_the_command_takes_them() -> None:
+    text = "--dataroot d --batch_size 3.0 --ngf 1_6 --lr 2e-4 --lambda_A 10"
+    command, _ = theirs.native_command(text.split())
+    words = dict(itertools.pairwise(command))
+    assert [words[f"--{name}"] for name in ("batch", "width", "lr", "cycle-weight")] == [
+        "3", "16", "2e-4", "10",
+    ]  # fmt: skip
