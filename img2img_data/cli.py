@@ -197,6 +197,8 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
     with progress_of("merge") as show:
         report = merge_shards(opened, out, show, copy)
     print_report(report, out, False, time.monotonic() - began)
+    if not copy and not report.complete:
+        click.echo("only files that changed after their shard was made were read; 'verify' reads all of them")
     sys.exit(exit_code_of(opened, report, max_bad))
 
 

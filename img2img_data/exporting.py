@@ -98,7 +98,7 @@ def export_corpus(
     with locked(out):
         complete = not folder.begin(recipe, [os.fsencode(root)])
         if not complete:
-            with writing_to(out):
+            with folder.dropped_unused(), writing_to(out):
                 _write(work, folder, items, run, progress)
                 page = {"format": 1, "recipe": recipe, "colour": corpus.colour, "counts": counts}
                 write_atomically(out / EXPORT_FILE, to_json_page(page), folder.building / "page", sync=True)

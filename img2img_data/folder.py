@@ -221,6 +221,19 @@ class BuildFolder:
             journal.file = path.open("ab", buffering=1 << 16)
         return journal
 
+    @contextlib.contextmanager
+    def dropped_unused(self) -> Iterator[None]:
+        """Take ``.building`` away when a run fails that has written nothing else.
+
+        For runs that go on from their files alone: another recipe is then free to use the folder.
+        """
+        try:
+            yield
+        except Exception:
+            if all(path.name == BUILDING for path in self.root.iterdir()):
+                self.end()
+            raise
+
     def end(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.building, ignore_errors=True)

@@ -38,6 +38,8 @@ class Shard:
     root: Path
     page: str
     info: Mapping[str, Any]
+    written: int
+    """When the page was written, the last of the shard's files, in nanoseconds."""
 
     @property
     def number(self) -> tuple[int, int]:
@@ -81,7 +83,7 @@ def _open_shard(root: Path) -> Shard:
         if (root / page).is_file():
             try:
                 info = json.loads((root / page).read_bytes())
-                shard = Shard(root, page, info)
+                shard = Shard(root, page, info, (root / page).stat().st_mtime_ns)
                 if not shard_name(info):
                     raise UsageError("folder", root, "is no shard", "merge what --shard made")
                 if not 1 <= shard.number[0] <= shard.number[1] or not (root / SHARD_FILE).is_file():
@@ -120,7 +122,7 @@ def merge_shards(
         if not folder.begin({**info["recipe"], "shard": None}, [os.fsencode(s.root) for s in shards]):
             return report_of(folder)
         report = Report()
-        with writing_to(folder.building):
+        with folder.dropped_unused(), writing_to(folder.building):
             write_manifests(folder, _rows(shards, out, total, copy, report, progress), page, report)
         folder.end()
         return report
@@ -147,7 +149,7 @@ def _rows(
             why = "holds a picture that another shard holds too" if place < done else "lacks pictures"
             raise CorpusError("shard", shard.root, why, "make it again")
         if name:
-            _bring_files(shard.root / name, out, name, json.loads(line), copy)
+            _bring_files(shard, out, name, json.loads(line), copy)
         reason = "" if name else str(json.loads(line).get("reason"))
         report.add(Outcome(place, name, reason, line))
         done += 1
@@ -180,12 +182,15 @@ def _read(shard: Shard) -> Iterator[tuple[int, str, bytes, Shard]]:
             raise damaged
 
 
-def _bring_files(folder: Path, out: Path, name: str, row: Mapping[str, Any], copy: bool) -> None:
+def _bring_files(shard: Shard, out: Path, name: str, row: Mapping[str, Any], copy: bool) -> None:
+    """Bring the files of a row; one that changed after its shard was complete is read and compared first."""
     for column in [c for c in row if c.endswith("file_name")]:
-        source = inside(folder, row[column])
+        source = inside(shard.root / name, row[column])
+        digest = str(row.get(column.replace("file_name", "sha256")))
         if not source.is_file() or source.is_symlink():
             raise CorpusError("picture", source, "is missing in its shard", "make the shard again")
-        digest = str(row.get(column.replace("file_name", "sha256")))
+        if not copy and source.stat().st_mtime_ns > shard.written:
+            _content(source, digest)
         if copy or not _linked(source, out / name / str(row[column])):
             _copy(source, out, f"{name}/{row[column]}", digest)
 
@@ -212,7 +217,11 @@ def _copy(source: Path, out: Path, name: str, digest: str) -> None:
     target = out / name
     if target.is_file() and sha256(target.read_bytes()).hexdigest() == digest:
         return
+    write_file(os.fspath(out), name, _content(source, digest))
+
+
+def _content(source: Path, digest: str) -> bytes:
     data = source.read_bytes()
     if sha256(data).hexdigest() != digest:
         raise CorpusError("picture", source, "is not what the shard's manifest says", "make the shard again")
-    write_file(os.fspath(out), name, data)
+    return data

@@ -119,7 +119,7 @@ def pack_corpus(
     with locked(out):
         complete = not folder.begin(recipe, [os.fsencode(root)])
         if not complete:
-            with writing_to(out):
+            with folder.dropped_unused(), writing_to(out):
                 _write_shards(root, folder, manifests, counts, settings, recipe, progress)
             folder.end()
     return Report(kept=Counter(counts), complete=complete)

@@ -222,8 +222,24 @@ def test_a_key_that_climbs_is_refused(format: str, key: str, tmp_path: Path) -> 
     before = tree(tmp_path)
     with pytest.raises(CorpusError, match="outside"):
         step("export", corpus, tmp_path / "box" / "out", format=format)
-    left = {n: d for n, d in tree(tmp_path).items() if not n.startswith("box/out/.building")}
-    assert left == before
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "box" / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["export", "pack"])
+def test_a_run_that_wrote_nothing_leaves_the_folder_free(name: str, tmp_path: Path) -> None:
+    from small_corpus import write_corpus
+
+    corpus, out = write_corpus(tmp_path / "corpus", {"train": 2}), tmp_path / "out"
+    out.mkdir()
+    manifest = corpus / "train" / "metadata.jsonl"
+    good = manifest.read_bytes()
+    manifest.write_bytes(b"{\n" + good)
+    with pytest.raises(CorpusError, match="is damaged"):
+        step(name, corpus, out)
+    assert list(out.iterdir()) == []
+    manifest.write_bytes(good)
+    step("export", corpus, out, format="basicsr")
 
 
 # ----------------------------------------------------------------------------------- other readers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -155,7 +156,11 @@ def test_the_command_joins_shards_and_says_so(three: Path, tmp_path: Path) -> No
     parts = [three / str(number) for number in (1, 2, 3)]
     assert "would join 3 shards with 20 sources" in run("merge", *parts, tmp_path / "out", "--dry-run")
     assert not (tmp_path / "out").exists()
-    assert "is complete: 20 sources" in run("merge", *parts, tmp_path / "out")
+    said = run("merge", *parts, tmp_path / "out")
+    assert "is complete: 20 sources" in said
+    assert "'verify' reads all of them" in said
+    assert "verify" not in run("merge", *parts, tmp_path / "out")
+    assert "verify" not in run("merge", *parts, tmp_path / "copied", "--copy")
     assert "2/3" in run("merge", parts[0], parts[2], tmp_path / "out", code=2)
     bad = write_photos(tmp_path / "photos", 4)
     (bad / "broken.jpg").write_bytes(b"none")
@@ -184,6 +189,20 @@ def test_a_damaged_shard_is_one_line_and_never_a_half_merge(three: Path, tmp_pat
     kept[0].unlink()
     kept[0].write_bytes((three / "2" / "train" / "input" / kept[0].name).read_bytes())
     merge(parts, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(three / "plain")
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_file_that_was_overwritten_is_told(copy: bool, three: Path, tmp_path: Path) -> None:
+    parts = with_a_copy(three, tmp_path)
+    picture = sorted((parts[1] / "train" / "input").iterdir())[0]
+    good, written = picture.read_bytes(), (parts[1] / "corpus.json").stat().st_mtime_ns
+    picture.write_bytes(good[:-1] + b"x")
+    os.utime(picture, ns=(written + 1, written + 1))
+    with pytest.raises(CorpusError, match=f"{picture.name}': is not what the shard's manifest says"):
+        merge(parts, tmp_path / "out", copy)
+    picture.write_bytes(good)
+    merge(parts, tmp_path / "out", copy)
     assert tree(tmp_path / "out") == tree(three / "plain")
 
 
