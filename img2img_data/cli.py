@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -105,7 +106,7 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
 @click.option("--smoke", is_flag=True, help="the small size, of the recipe's section 'smoke'")
 @click.option(
     "--jobs",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1024),
     default=None,
     help="worker processes, whatever the recipe says; 0: one for each core",
 )
@@ -223,7 +224,10 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
     help="bits of 64 in which near copies may differ; 0: exact copies alone",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=0), default=0, help="worker processes of --leaks; 0: one for each core"
+    "--jobs",
+    type=click.IntRange(0, 1024),
+    default=0,
+    help="worker processes of --leaks; 0: one for each core",
 )
 def verify(corpus: Path, quick: bool, max_shift: float | None, leaks: bool, distance: int, jobs: int) -> None:
     """Re-read CORPUS and list what is missing, extra, unreadable, changed, of another size, or in two splits.
@@ -326,6 +330,13 @@ def _catch_signals() -> None:
             signal.signal(getattr(signal, name), _ended_by)
 
 
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """Report a thread's failure, but not that of loky's: it stumbles over the calls it was told to drop."""
+    flags = getattr(args.thread, "executor_flags", None)
+    if not (flags and flags.shutdown):
+        threading.__excepthook__(args)
+
+
 def _stop_workers() -> None:
     if "img2img_data.workers" in sys.modules:
         from img2img_data.workers import stop_workers
@@ -343,6 +354,7 @@ def _unforeseen(error: Exception) -> str:
 def main() -> None:
     """Run the command line; every end has one line and an exit code."""
     _catch_signals()
+    threading.excepthook = _thread_failed
     code: object = 0
     try:
         code = group(standalone_mode=False)

@@ -110,7 +110,7 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     jobs: int = Field(
-        0, ge=0, description="worker processes; 0: one for each core, or as many as a cluster has"
+        0, ge=0, le=1024, description="worker processes; 0: one for each core, or as many as a cluster has"
     )
     max_bad: float = Field(0.1, ge=0, le=1, description="end with exit code 1 when a larger share is refused")
     timeout: float = Field(60.0, gt=0, description="seconds one picture may take")

@@ -146,7 +146,7 @@ class DryRun(BaseModel):
 class Workers(DryRun):
     """How many work at it."""
 
-    jobs: int = Field(0, ge=0, description="worker processes; 0: one for each core")
+    jobs: int = Field(0, ge=0, le=1024, description="worker processes; 0: one for each core")
 
 
 @dataclass(frozen=True, slots=True)

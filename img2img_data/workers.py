@@ -2,7 +2,7 @@
 
 Built on joblib's loky. What loky leaves open is closed here: a killed worker loses its whole call, so the
 items in flight are run again one by one, and one that kills twice is reported; workers whose parent is gone
-end; a picture that takes too long ends its worker.
+end; a picture that takes too long ends its worker; a signal to all, as Ctrl-C, is heard by the parent alone.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -27,6 +29,12 @@ TIMED_OUT: Final = 75
 
 MALLOPT: Final = {-3: 32 << 20, -1: 256 << 20, -2: 16 << 20}
 """M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's mallopt(3), in bytes."""
+
+HELD: Final = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
+"""Signals that workers never hear: the parent ends them."""
+
+NO_LEAKS: Final = "ignore:resource_tracker:UserWarning"
+"""For the processes that clean up after loky: what we give up as we end they would call a leak."""
 
 
 @dataclass(slots=True)
@@ -117,7 +125,9 @@ class Pool(Generic[Task, Result]):
         while 0 in state:
             try:
                 yield from self._run_chunks(todo, chunks, state)
-            except _broken():
+            except Exception as error:
+                if not _broken(error):
+                    raise
                 for at in [i for i, s in enumerate(state) if s == 1]:
                     yield from self._one_by_one(todo[chunks[at] : chunks[at] + size])
                     state[at] = 2
@@ -132,8 +142,8 @@ class Pool(Generic[Task, Result]):
                     tasks = [self.task_at(i) for i in todo[chunks[at] : chunks[at] + chunks.step]]
                     yield delayed(_numbered)(at, self.work, tasks, os.getpid(), self.limit)
 
-        with _parallel(self.jobs) as parallel:
-            for at, results in parallel(calls()):
+        with _parallel(min(self.jobs, len(chunks))) as start:
+            for at, results in start(calls()):
                 state[at] = 2
                 yield from results
 
@@ -144,7 +154,10 @@ class Pool(Generic[Task, Result]):
                 try:
                     yield from self._alone(task)
                     break
-                except _broken() as error:  # loky's words hold the exit codes of its workers
+                except Exception as error:
+                    if not _broken(error):
+                        raise
+                    # loky's words hold the exit codes of its workers
                     reason = "timeout" if f"({TIMED_OUT})" in str(error) else "worker-died"
             else:
                 yield self.lost(task, reason)
@@ -152,9 +165,9 @@ class Pool(Generic[Task, Result]):
     def _alone(self, task: Task) -> list[Result]:
         from joblib import delayed
 
-        with _parallel(2) as parallel:
+        with _parallel(2) as start:
             calls = [delayed(_numbered)(0, self.work, [task], os.getpid(), self.limit)]
-            return [r for _, results in parallel(calls) for r in results]
+            return [r for _, results in start(calls) for r in results]
 
 
 def _numbered(
@@ -164,12 +177,17 @@ def _numbered(
 
 
 @contextlib.contextmanager
-def _parallel(jobs: int) -> Iterator[Any]:
+def _parallel(jobs: int) -> Iterator[Callable[[Iterable[Any]], Generator[Any, None, None]]]:
+    """Give the function that starts calls in workers, and yields their results as they come."""
     from joblib import Parallel, parallel_config
 
-    with warnings.catch_warnings(), parallel_config(backend="loky", inner_max_num_threads=1):
+    with (
+        warnings.catch_warnings(),
+        parallel_config(backend="loky", inner_max_num_threads=1),
+        contextlib.ExitStack() as started,
+    ):
         warnings.filterwarnings("ignore", module=r"joblib|loky")
-        yield Parallel(
+        parallel = Parallel(
             n_jobs=jobs,
             return_as="generator_unordered",
             batch_size=1,
@@ -177,20 +195,55 @@ def _parallel(jobs: int) -> Iterator[Any]:
             max_nbytes=None,
         )
 
+        def start(calls: Iterable[Any]) -> Generator[Any, None, None]:
+            with _signals_held():  # a signal that waited is heard at its end: the results must be closed then
+                return started.enter_context(contextlib.closing(parallel(calls)))
 
-def _broken() -> tuple[type[BaseException], ...]:
+        yield start
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals wait while processes and loky's threads start: these inherit it, and keep it for life."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        _start_trackers()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)  # the standard library's let some in again
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_trackers() -> None:
+    """Start the processes that clean up after loky's, where they do not run."""
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky.backend import resource_tracker as loky_tracker
+
+    sys.warnoptions.append(NO_LEAKS)
+    try:
+        loky_tracker.ensure_running()
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(NO_LEAKS)
+
+
+def _broken(error: Exception) -> bool:
+    """Tell whether a worker died; never asked of a signal, which may have come amid joblib's import."""
     from concurrent.futures.process import BrokenProcessPool
 
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    return (BrokenProcessPool, TerminatedWorkerError)
+    return isinstance(error, BrokenProcessPool | TerminatedWorkerError)
 
 
 def stop_workers() -> None:
     """End the worker processes at once; they are idle, or their results are no longer wanted."""
-    from joblib.externals.loky import reusable_executor
-
-    executor = reusable_executor._executor
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")  # an import may have been cut short
+    executor = getattr(loky, "_executor", None)
     if executor is not None:
         executor.shutdown(wait=False, kill_workers=True)
 

@@ -200,7 +200,9 @@ def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> N
 @click.option(
     "--recipes", type=PATH, default=Path("recipes"), show_default=True, help="folder of the recipes"
 )
-@click.option("--jobs", type=click.IntRange(0), default=0, help="processes that build; 0: one for each core")
+@click.option(
+    "--jobs", type=click.IntRange(0, 1024), default=0, help="processes that build; 0: one for each core"
+)
 @click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores")
 @click.option(

@@ -54,6 +54,37 @@ def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
     assert tree(out) == whole
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the workers in /proc")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_to_all_its_processes_is_one_line(number: int, code: int, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 12, 700, 700)
+    argv = [*COMMAND, "blur", str(photos), str(tmp_path / "out"), "--jobs", "2"]
+    process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(children.read_text().split()) < 4:
+        time.sleep(0.01)  # two trackers and two workers
+    time.sleep(0.15)  # amid their imports
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert [s for s in said.splitlines() if s and not s.startswith("blur")] == [
+        "interrupted; the same command goes on from here"
+    ]
+
+
+def test_workers_are_never_more_than_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from img2img_data import workers
+
+    asked: list[int] = []
+    parallel = workers._parallel
+    monkeypatch.setattr(workers, "_parallel", lambda jobs: asked.append(jobs) or parallel(2))
+    pool: workers.Pool[int, int] = workers.Pool(abs, lambda i: i, lambda i, _: i, 1000)
+    assert sorted(pool.run(range(9))) == list(range(9))
+    assert asked == [9]
+
+
 def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("blur", photos, out, "--jobs", 1)
@@ -268,6 +299,7 @@ def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None
         (["blur", "{in}", "{out}", "--factor", "2"], "--factor"),
         (["blur", "{in}", "{out}", "--split", "train=0.5"], "--split"),
         (["blur", "{in}", "{out}", "--size", "0"], "--size"),
+        (["blur", "{in}", "{out}", "--jobs", "100000"], "--jobs"),
         (["blur", "{in}", "{in}/sub"], "overlaps"),
         (["blur", "{in}/none", "{out}"], "no such folder"),
         (["combine", "{in}", "{in}", "{out}", "--match", "template"], "--template-a"),
