@@ -98,7 +98,7 @@ class Pix2Pix(FolderLayout):
 
     def fits(self, root: Path) -> bool:
         """Look for a picture straight in the folder of a split, or below it."""
-        return any(any(True for _ in list_folder(root / n)) for n in _split_folders(root))
+        return any(any(is_picture_name(i.path) for i in list_folder(root / n)) for n in _split_folders(root))
 
     def entries(self, root: Path) -> Iterator[Entry]:
         """Take every picture below the folders of the splits."""

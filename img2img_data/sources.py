@@ -55,9 +55,9 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
 
     A picture is told by its name's extension. Hidden files and folders, and ``JUNK``, are passed over; so
     are other files. ``ignored`` counts them by extension ("" if none), hidden ones as "hidden". Links
-    are never followed: one with a picture's name is refused as ``link``. Pipes, sockets and devices are
-    ``not-a-regular-file``, a folder that cannot be listed is ``unreadable``. Memory: the names of the folders
-    on the way to the item in hand. ``UsageError`` if ``root`` itself cannot be listed.
+    are never followed: one with a picture's name, or to a folder, is refused as ``link``. Pipes, sockets and
+    devices are ``not-a-regular-file``, a folder that cannot be listed is ``unreadable``. Memory: the names of
+    the folders on the way to the item in hand. ``UsageError`` if ``root`` itself cannot be listed.
     """
     base = os.fsencode(root)
     count: Counter[str] = Counter() if ignored is None else ignored
@@ -103,6 +103,8 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 ignored["hidden"] += 1
             elif entry.is_dir(follow_symlinks=False):
                 names.append(name + b"/")
+            elif _is_linked_folder(entry):
+                names.append(name + b"\0link")
             elif not is_picture_name(name):
                 ignored[Path(os.fsdecode(name)).suffix.lower()] += 1
             elif entry.is_file(follow_symlinks=False):
@@ -111,6 +113,13 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 names.append(name + (b"\0link" if entry.is_symlink() else b"\0special"))
     names.sort(reverse=True)
     return names
+
+
+def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself, or to where we may not look
+        return False
 
 
 def is_picture_name(name: bytes) -> bool:

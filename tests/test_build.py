@@ -161,6 +161,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     (junk / "bomb.png").write_bytes(png_of(50000, 50000))
     os.mkfifo(junk / "fifo.jpg")
     (junk / "loop.jpg").symlink_to("loop.jpg")
+    (junk / "more").symlink_to(photos)
     said = run("blur", junk, tmp_path / "out", "--jobs", 2, code=1)
     found = {str(r["source"]): r["reason"] for r in rows(tmp_path / "out" / "rejected.jsonl")}
     assert found == {
@@ -170,10 +171,11 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
         "cut.jpg": "truncated",
         "fifo.jpg": "not-a-regular-file",
         "loop.jpg": "link",
+        "more": "link",
     }
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
-    assert "refused 6" in said
+    assert "refused 7" in said
     assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 5
 
 
