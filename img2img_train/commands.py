@@ -13,6 +13,7 @@ import click
 from img2img_data.errors import UsageError, printable
 from img2img_data.fields import ModelCommand
 from img2img_train.display import Display, following, stretching
+from img2img_train.memory import limited
 from img2img_train.options import DEVICE, PATH, ManyAfterOn, at_test, switch
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from img2img_train.layers import TestNorm
     from img2img_train.run import LoadedModel
     from img2img_train.translate import Translated, TranslateSettings
+
+LESS_AT_ONCE: Final = (
+    "give a smaller --tile, with --overlap half of it at most, or --batch, or another --device"
+)
 
 
 @click.command(cls=ManyAfterOn, short_help="Score runs on corpora, beside doing nothing.")
@@ -95,10 +100,12 @@ def evaluate(
     """
     from img2img_train.evaluate import evaluate_matrix, parse_limits, shortfalls, write_matrix
     from img2img_train.learned import load_learned
+    from img2img_train.run import choose_device
 
+    where, way_out = choose_device(device).type, "give a smaller --batch or another --device"
     wanted = parse_limits(limits, [name for name, given in (("lpips", lpips), ("fid", fid)) if given])
     learned = load_learned(lpips, fid, device)
-    with Display() as display:
+    with Display() as display, limited("scoring", None, where, lambda: way_out):
         follow, how = following(display), switch(dropout)
         matrix = evaluate_matrix(
             runs, corpora, split, device, batch, follow, how, norm, by, learned, pictures
@@ -182,10 +189,12 @@ def translate(
         click.echo(f"would restore {total:,} files into '{printable(str(out))}'; nothing was written")
         return
     loaded = load_generator(model, device, direction, switch(dropout), norm)
+    less = limited("model", model, loaded.device.type, lambda: LESS_AT_ONCE)
     if single:
-        _translate_one(loaded, pictures, out, chosen, settings)
+        with less:
+            _translate_one(loaded, pictures, out, chosen, settings)
         return
-    with Display() as display:
+    with Display() as display, less:
         done = restore(loaded, pictures, out, stretching(display, "restoring"), chosen)
     click.echo(_translated_line(done, total))
     _say(done.notes)

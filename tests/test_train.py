@@ -501,6 +501,27 @@ def test_running_out_of_memory_is_one_line_with_a_way_out(
     assert not begun or command(*lean, "--out", "run") == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
+def test_a_model_out_of_memory_names_what_takes_less(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    large = write_corpus(tmp_path / "corpus", {"train": 1, "test": 8}, size=(512, 512))
+    tiny = ["--net", "unet", "--width", 64, "--batch", 1, "--max-steps", 1, "--samples", 1]
+    assert command(large, *tiny, "--crop", 32, "--threads", 1, "--no-report", "--out", "run") == 0
+    Path("large.png").write_bytes(images.encode(make_photo(1, 1024, 1024), "png"))
+    words = ["evaluate", "run", "--on", large, "--out", "scores", "--device", "cpu"]
+    for argv, said in (
+        ([*words, "--batch", 8], "error: scoring: out of memory on cpu; give a smaller --batch"),
+        (
+            ["translate", "run", "large.png", "out.png", "--tile", 1024],
+            "out of memory on cpu; give a smaller",
+        ),
+    ):
+        capsys.readouterr()
+        with memory_left(200_000_000):
+            assert command(*argv) == 1
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "error",
     [
