@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.errors import UsageError
+from img2img_data.errors import UsageError, printable
 from img2img_data.matfile import BadMat, load_struct
 
 Tags = Mapping[str, Any]
@@ -33,6 +33,9 @@ PICTURE_EXTENSIONS: Final = frozenset(
 
 JUNK: Final = frozenset({b"thumbs.db", b"desktop.ini", b"@eadir", b"__macosx"})
 """Names, in lower case, that operating systems leave behind; passed over like hidden files and folders."""
+
+LISTS: Final = frozenset({b"metadata.jsonl", b"metadata.csv", b"rejected.jsonl", b"selection.json"})
+"""What is said about pictures beside them, by hand or by ``select``: nobody takes these for pictures."""
 
 _NO_TAGS: Final[Tags] = {}  # one for all items of a folder: a million empty dicts weigh 64 MB
 
@@ -54,10 +57,11 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
     """Yield the pictures of a folder and its subfolders, sorted by the bytes of their paths.
 
     A picture is told by its name's extension. Hidden files and folders, and ``JUNK``, are passed over; so
-    are other files. ``ignored`` counts them by extension ("" if none), hidden ones as "hidden". Links
-    are never followed: one with a picture's name, or to a folder, is refused as ``link``. Pipes, sockets and
-    devices are ``not-a-regular-file``, a folder that cannot be listed is ``unreadable``. Memory: the names of
-    the folders on the way to the item in hand. ``UsageError`` if ``root`` itself cannot be listed.
+    are other files. ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS`` not
+    at all. Links are never followed: one with a picture's name, or to a folder, is refused as ``link``.
+    Pipes, sockets and devices are ``not-a-regular-file``, a folder that cannot be listed is ``unreadable``.
+    Memory: the names of the folders on the way to the item in hand. ``UsageError`` if ``root`` itself cannot
+    be listed.
     """
     base = os.fsencode(root)
     count: Counter[str] = Counter() if ignored is None else ignored
@@ -105,6 +109,8 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 names.append(name + b"/")
             elif _is_linked_folder(entry):
                 names.append(name + b"\0link")
+            elif name in LISTS:
+                continue
             elif not is_picture_name(name):
                 ignored[Path(os.fsdecode(name)).suffix.lower()] += 1
             elif entry.is_file(follow_symlinks=False):
@@ -113,6 +119,17 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 names.append(name + (b"\0link" if entry.is_symlink() else b"\0special"))
     names.sort(reverse=True)
     return names
+
+
+def passed_over(ignored: Mapping[str, int]) -> str:
+    """Return a line that tells what ``list_folder`` ignored, the commonest first; "" if it all was hidden."""
+    counts = {name or "none": n for name, n in ignored.items() if name != "hidden"}
+    if not counts:
+        return ""
+    ranked = [f"{printable(name)} {n:,}" for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))]
+    shown, total = ", ".join(ranked[:8]) + ", ..." * (len(ranked) > 8), sum(counts.values())
+    are = "file that is no picture by its name" if total == 1 else "files that are no pictures by their names"
+    return f"passed over {total:,} {are} ({shown})"
 
 
 def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:

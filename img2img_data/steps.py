@@ -7,7 +7,8 @@ function, and a row in ``STEPS``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +20,7 @@ from img2img_data.corpus import CORPUS_FILE
 from img2img_data.degradations import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations import Step as Tree
 from img2img_data.engine import Progress
-from img2img_data.errors import UsageError
+from img2img_data.errors import UsageError, printable
 from img2img_data.exporting import ExportSettings, export_corpus
 from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean, split_settings
 from img2img_data.images import Channels
@@ -50,7 +51,7 @@ from img2img_data.selection import (
     select_photos,
 )
 from img2img_data.settings import BuildSettings, RunSettings
-from img2img_data.sources import find_mat, list_folder, list_wiki
+from img2img_data.sources import Item, find_mat, list_folder, list_wiki, passed_over
 from img2img_data.trees import parse_assignments, parse_tree
 from img2img_data.unpacking import unpack_corpus
 
@@ -257,13 +258,13 @@ def blur(paths: Sequence[Path], given: Settings, progress: Progress, say: Callab
     kind = build_model(BlurSettings, split_settings(given, BlurSettings)).kind
     degradation = BLUR_KINDS[kind]
     pairing = Blur(degradation=build_model(degradation, split_settings(given, degradation)))
-    return _corpus("blur", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+    return _corpus("blur", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
 
 def degrade(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Pair each picture with a copy of itself, spoiled by one kind or by a whole tree of degradations."""
     pairing = Degrade(degradation=degradation_of_step(given).degradation)
-    return _corpus("degrade", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+    return _corpus("degrade", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
 
 def degradation_of_step(given: Settings, place: Place = OPTIONS) -> Tree:
@@ -287,40 +288,40 @@ def degradation_of_step(given: Settings, place: Place = OPTIONS) -> Tree:
 def lab(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Pair the L plane of each picture with its Lab picture."""
     pairing = build_model(Colorize, split_settings(given, Colorize))
-    return _corpus("lab", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+    return _corpus("lab", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
 
 def grayscale(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
     """Pair each picture without its colours with itself."""
-    return _corpus("grayscale", _plan_one(paths[0]), Grayscale(), paths[1], given, progress, say)
+    return _corpus("grayscale", _plan_one(paths[0], say), Grayscale(), paths[1], given, progress, say)
 
 
 def blank(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Pair each picture with a hole in it with itself."""
     pairing = build_model(Blank, split_settings(given, Blank))
-    return _corpus("blank", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+    return _corpus("blank", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
 
 def edges(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Pair the edges of each picture with itself."""
     pairing = build_model(Edges, split_settings(given, Edges))
-    return _corpus("edges", _plan_one(paths[0]), pairing, paths[1], given, progress, say)
+    return _corpus("edges", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
 
 def unpaired(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
     """Take two folders as the two domains of an unpaired corpus."""
-    plan = plan_folders(paths[:2], "unpaired", [list_folder(p) for p in paths[:2]])
+    plan = plan_folders(paths[:2], "unpaired", [_listed(p, say) for p in paths[:2]])
     return _corpus("unpaired", plan, Keep(), paths[2], given, progress, say)
 
 
 def combine(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Pair the pictures of two folders by their names."""
     settings = build_model(MatchSettings, split_settings(given, MatchSettings))
-    found = [list(list_folder(p)) for p in paths[:2]]
+    found = [list(_listed(p, say)) for p in paths[:2]]
     usable = [[i.path for i in side if not i.refused] for side in found]
     matching = match_paths(usable[0], usable[1], settings)
     refused = [(n, i.path, *i.refused) for n, side in enumerate(found) for i in side if i.refused]
@@ -348,14 +349,14 @@ def combine(paths: Sequence[Path], given: Settings, progress: Progress, say: Cal
 
 def select(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Copy the photos of a folder that pass the filters."""
-    return _selection("select", _plan_one(paths[0]), SelectSettings, paths[1], given, progress, say)
+    return _selection("select", _plan_one(paths[0], say), SelectSettings, paths[1], given, progress, say)
 
 
 def resize(paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]) -> Report:
     """Write the pictures of a folder in one size."""
     settings = build_model(ResizeSettings, split_settings(given, ResizeSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
-    plan = _plan_one(paths[0])
+    plan = _plan_one(paths[0], say)
     if run.dry_run:
         for line in forecast_resizing(plan, paths[1], settings, run):
             say(line)
@@ -439,8 +440,16 @@ def _say_faults(plan: Plan, say: Callable[[str], None]) -> None:
         say(f"warning: {fault}")
 
 
-def _plan_one(folder: Path) -> Plan:
-    return plan_folders([folder], "paired", [list_folder(folder)])
+def _plan_one(folder: Path, say: Callable[[str], None]) -> Plan:
+    return plan_folders([folder], "paired", [_listed(folder, say)])
+
+
+def _listed(folder: Path, say: Callable[[str], None]) -> Iterator[Item]:
+    """Yield the pictures of a folder, and say in the end what else there was."""
+    ignored: Counter[str] = Counter()
+    yield from list_folder(folder, ignored)
+    if line := passed_over(ignored):
+        say(f"{line} in '{printable(str(folder))}'")
 
 
 _BUILD: Final = (BuildSettings, RunSettings)

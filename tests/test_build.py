@@ -156,6 +156,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     (junk / "good.jpg").write_bytes(good)
     (junk / "new\nline.jpg").write_bytes(good)
     (junk / "text.jpg").write_text("not a picture")
+    (junk / "raw.cr2").write_bytes(good)
     (junk / "zero.jpg").write_bytes(b"")
     (junk / "cut.jpg").write_bytes(good[: len(good) // 2])
     (junk / "bomb.png").write_bytes(png_of(50000, 50000))
@@ -176,6 +177,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
     assert "refused 7" in said
+    assert f"passed over 1 file that is no picture by its name (.cr2 1) in '{junk}'\n" in said
     assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 5
 
 

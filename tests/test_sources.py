@@ -19,7 +19,7 @@ import pytest
 import scipy.io
 
 from img2img_data.errors import REASONS, UsageError
-from img2img_data.sources import SOURCES, Item, find_mat, list_folder, list_wiki
+from img2img_data.sources import SOURCES, Item, find_mat, list_folder, list_wiki, passed_over
 
 
 def put(root: Path, *names: str | bytes) -> Path:
@@ -110,12 +110,17 @@ def test_folder_counts_what_it_passes_over(tmp_path: Path) -> None:
         ".hidden.jpg",
         "notes.TXT",
         "bare",
+        "metadata.jsonl",
     )
     put(tmp_path, ".ipynb_checkpoints/ok.jpg", "__MACOSX/x.jpg", "@eaDir/x.jpg", "half.jpg.tmp", "photo.cr2")
     (tmp_path / "loop").symlink_to("loop")
     ignored: Counter[str] = Counter()
     assert paths(list(list_folder(tmp_path, ignored))) == [b"ok.jpg"]
     assert ignored == {"hidden": 8, ".txt": 1, "": 2, ".tmp": 1, ".cr2": 1}
+    assert passed_over(ignored) == (
+        "passed over 5 files that are no pictures by their names (none 2, .cr2 1, .tmp 1, .txt 1)"
+    )
+    assert passed_over({"hidden": 8}) == ""
 
 
 def test_folder_names_every_picture_extension_even_those_not_read(tmp_path: Path) -> None:
