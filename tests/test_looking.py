@@ -73,7 +73,7 @@ def test_without_tensorboard_there_is_one_line(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=r"'--tensorboard': needs TensorBoard.*'img2img\[tensorboard\]'"):
+    with pytest.raises(UsageError, match=r"'--tensorboard': needs TensorBoard.*'\.\[tensorboard\]'"):
         fit(corpus, tmp_path / "run", tensorboard=True)
 
 

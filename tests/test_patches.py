@@ -174,7 +174,7 @@ def test_a_manifest_that_lies_about_sizes_is_found_out(tmp_path: Path) -> None:
     manifest = corpus / "train/metadata.jsonl"
     manifest.write_text(manifest.read_text().replace('"kind"', '"width": 99, "height": 99, "kind"'))
     with pytest.raises(CorpusError, match=r"99x99, the first one is 40x24"):
-        loop.plan(small_config("l2", corpus))
+        loop.plan(small_config("l2", corpus, tmp_path / "run"))
     with pytest.raises(CorpusError, match=r"\d+\.png.*--crop 50"):
         loop.fit(small_config("l2", corpus, tmp_path / "run", crop=50), Display())
 
@@ -196,7 +196,7 @@ def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
         ("xyz", "keys are like 'photo 4'"),
     ):
         with pytest.raises(UsageError, match=said):
-            loop.plan(small_config("l2", plain, samples_pictures=keys))
+            loop.plan(small_config("l2", plain, tmp_path / "other", samples_pictures=keys))
 
 
 def test_samples_of_unpaired_corpora_go_by_the_names_of_inputs(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_taken_port_and_a_missing_extra_are_one_line(
         port = taken.getsockname()[1]
         said = refused(capsys, model, "--port", port)
         assert said.startswith(f"error: option '--port': {port} cannot be had")
-    assert "pip install 'img2img[serve]'" in refused(capsys, model, "--port", 0)
+    assert "-e '.[serve]'" in refused(capsys, model, "--port", 0)
     assert "no such file" in refused(capsys, tmp_path / "none", "--port", 0)
 
 
