@@ -34,6 +34,7 @@ PICTURE_EXTENSIONS: Final = frozenset(
 JUNK: Final = frozenset({b"thumbs.db", b"desktop.ini", b"@eadir", b"__macosx"})
 """Names, in lower case, that operating systems leave behind; passed over like hidden files and folders."""
 
+LINKED: Final = "linked folder"
 LISTS: Final = frozenset({b"metadata.jsonl", b"metadata.csv", b"rejected.jsonl", b"selection.json"})
 """What is said about pictures beside them, by hand or by ``select``: nobody takes these for pictures."""
 
@@ -58,10 +59,10 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
 
     A picture is told by its name's extension. Hidden files and folders, and ``JUNK``, are passed over; so
     are other files. ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS`` not
-    at all. Links are never followed: one with a picture's name, or to a folder, is refused as ``link``.
-    Pipes, sockets and devices are ``not-a-regular-file``, a folder that cannot be listed is ``unreadable``.
-    Memory: the names of the folders on the way to the item in hand. ``UsageError`` if ``root`` itself cannot
-    be listed.
+    at all. Links are never followed: one with a picture's name is refused as ``link``, one to a folder is
+    counted as ``LINKED``. Pipes, sockets and devices are ``not-a-regular-file``, a folder that cannot be
+    listed is ``unreadable``. Memory: the names of the folders on the way to the item in hand. ``UsageError``
+    if ``root`` itself cannot be listed.
     """
     base = os.fsencode(root)
     count: Counter[str] = Counter() if ignored is None else ignored
@@ -107,10 +108,10 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 ignored["hidden"] += 1
             elif entry.is_dir(follow_symlinks=False):
                 names.append(name + b"/")
-            elif _is_linked_folder(entry):
-                names.append(name + b"\0link")
             elif name in LISTS:
                 continue
+            elif not is_picture_name(name) and _is_linked_folder(entry):
+                ignored[LINKED] += 1
             elif not is_picture_name(name):
                 ignored[Path(os.fsdecode(name)).suffix.lower()] += 1
             elif entry.is_file(follow_symlinks=False):
