@@ -128,9 +128,8 @@ def passed_over(ignored: Mapping[str, int]) -> str:
     if not counts:
         return ""
     ranked = [f"{printable(name)} {n:,}" for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))]
-    shown, total = ", ".join(ranked[:8]) + ", ..." * (len(ranked) > 8), sum(counts.values())
-    are = "file that is no picture by its name" if total == 1 else "files that are no pictures by their names"
-    return f"passed over {total:,} {are} ({shown})"
+    shown = ", ".join(ranked[:8]) + ", ..." * (len(ranked) > 8)
+    return f"passed over what is no picture by its name: {shown}"
 
 
 def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:

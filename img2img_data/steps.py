@@ -449,7 +449,7 @@ def _listed(folder: Path, say: Callable[[str], None]) -> Iterator[Item]:
     ignored: Counter[str] = Counter()
     yield from list_folder(folder, ignored)
     if line := passed_over(ignored):
-        say(f"{line} in '{printable(str(folder))}'")
+        say(f"'{printable(str(folder))}': {line}")
 
 
 _BUILD: Final = (BuildSettings, RunSettings)

@@ -24,6 +24,7 @@ from img2img_data.fields import Place, build_model
 from img2img_data.trees import parse_tree
 from img2img_data.yamlfile import read_value
 from img2img_train.controls import Control, all_controls, settings_of
+from img2img_train.memory import is_shortage
 from img2img_train.metrics import METRICS, Pixels
 from img2img_train.offers import Choice, Offers, spoiled
 from img2img_train.translate import TranslateSettings
@@ -193,7 +194,7 @@ def in_one_line(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
         except Img2ImgError as error:
             raise said(str(error)) from None
         except Exception as error:
-            if isinstance(error, MemoryError) or "out of memory" in str(error):
+            if is_shortage(error):
                 raise said("not enough memory: choose a smaller tile or a smaller picture") from None
             traceback.print_exc(file=sys.stderr)
             raise said(f"a fault of this program ({type(error).__name__}); the terminal says more") from None

@@ -167,6 +167,7 @@ class Data:
 
 
 def _check_patience(config: RunConfig, held_out: PictureSet | None, objective: Objective) -> None:
+    """Raise UsageError where patience is asked for that could never end."""
     if not config.patience:
         return
     why = None

@@ -118,7 +118,7 @@ def test_folder_counts_what_it_passes_over(tmp_path: Path) -> None:
     assert paths(list(list_folder(tmp_path, ignored))) == [b"ok.jpg"]
     assert ignored == {"hidden": 8, ".txt": 1, "": 2, ".tmp": 1, ".cr2": 1}
     assert passed_over(ignored) == (
-        "passed over 5 files that are no pictures by their names (none 2, .cr2 1, .tmp 1, .txt 1)"
+        "passed over what is no picture by its name: none 2, .cr2 1, .tmp 1, .txt 1"
     )
     assert passed_over({"hidden": 8}) == ""
 
