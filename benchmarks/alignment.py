@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.alignment import measure_shift
+from img2img_data.similarity.alignment import measure_shift
 
 Plane = NDArray[np.uint8]
 Pair = tuple[Plane, Plane]
@@ -36,7 +36,9 @@ def pairs(data: Path) -> dict[str, list[Pair]]:
     photos = [read(p) for p in some(data / "natural" / "bsds500-train", "*.jpg", 10, 15)]
     photos += [read(p) for p in some(data / "landscapes" / "yosemite", "*/*.jpg", 50, 10)]
     faces = [read(p) for p in some(data / "faces" / "wiki_crop", "*/*.jpg", 250, 12)]
-    small = [cv2.resize(f, (72, 72), interpolation=cv2.INTER_AREA) for f in faces if min(f.shape) >= 64]
+    small = [
+        cv2.resize(f, (72, 72), interpolation=cv2.INTER_AREA) for f in faces if min(f.shape) >= 64
+    ]
     facades = [read(p) for p in some(data / "facades" / "val", "*.jpg", 4, 20)]
     drawn = some(data / "cuhk" / "Training photo", "*.jpg", 4, 22)
     sketches = data / "cuhk" / "Training sketch"
@@ -55,7 +57,9 @@ def gradient(picture: Plane) -> NDArray[np.float32]:
     return cv2.magnitude(*(cv2.Sobel(picture, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))))
 
 
-def opencv(look: Callable[[Plane], NDArray[np.float32]]) -> Callable[[Plane, Plane], tuple[float, float]]:
+def opencv(
+    look: Callable[[Plane], NDArray[np.float32]],
+) -> Callable[[Plane, Plane], tuple[float, float]]:
     def find(first: Plane, second: Plane) -> tuple[float, float]:
         window = cv2.createHanningWindow(first.shape[1::-1], cv2.CV_32F)
         (x, y), _ = cv2.phaseCorrelate(look(first), look(second), window)
@@ -81,7 +85,9 @@ def cut(picture: Plane) -> Plane:
 def moved(picture: Plane, shift: tuple[float, float]) -> Plane:
     matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
     size = picture.shape[1::-1]
-    return cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        picture, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 def main() -> None:
@@ -101,7 +107,9 @@ def main() -> None:
                     calls += 1
             took = 1000 * (time.process_time() - began) / calls
             over = float(np.mean(np.array(off) > 1))
-            print(f"{kind:20} {name:18} median {np.median(off):6.2f} px  over 1 px {over:.2f}  {took:.1f} ms")
+            print(
+                f"{kind:20} {name:18} median {np.median(off):6.2f} px  over 1 px {over:.2f}  {took:.1f} ms"
+            )
 
 
 if __name__ == "__main__":

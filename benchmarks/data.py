@@ -36,17 +36,23 @@ from scale import measure_scale
 
 SIGMA = 3.0
 JOBS = os.cpu_count() or 1
-COMMAND = [sys.executable, "-m", "img2img_data.cli"]
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+COMMAND = [sys.executable, "-m", "img2img_data"]
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+}
 """Where that is set, as images for containers do, each process translates all of its modules anew."""
 
 
 def make_pictures(photos: Path, out: Path, count: int, side: int) -> list[Path]:
     """Cut ``count`` crops of ``side`` pixels out of the photos and save them as JPEG, quality 92."""
-    files = sorted(p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"} and p.is_file())
+    files = sorted(
+        p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"} and p.is_file()
+    )
     big = [
         p
-        for p in (cv2.imdecode(np.fromfile(f, np.uint8), 1) for f in files[:: max(1, len(files) // 400)])
+        for p in (
+            cv2.imdecode(np.fromfile(f, np.uint8), 1) for f in files[:: max(1, len(files) // 400)]
+        )
         if p is not None and min(p.shape[:2]) >= side
     ]
     rng, made = np.random.default_rng(0), []
@@ -98,13 +104,15 @@ def ours(paths: Sequence[Path], out: Path) -> int:
 
 
 def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def _limit_worker(paths: Sequence[Path], out: Path) -> None:
     import simplejpeg
 
-    from img2img_data.images import encode
+    from img2img_data.images.io import encode
 
     cv2.setNumThreads(1)
     x = np.arange(-12, 13)
@@ -164,7 +172,10 @@ def rate(way: Callable[[Sequence[Path], Path], int], paths: Sequence[Path], work
 
 
 def compare(
-    ways: Sequence[Callable[[Sequence[Path], Path], int]], paths: Sequence[Path], work: Path, rounds: int
+    ways: Sequence[Callable[[Sequence[Path], Path], int]],
+    paths: Sequence[Path],
+    work: Path,
+    rounds: int,
 ) -> dict[str, float]:
     rates: dict[str, list[float]] = {way.__name__: [] for way in ways}
     for _ in range(rounds):
@@ -190,7 +201,9 @@ def photos(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def faces(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     paths = make_pictures(args.photos, work / "faces", args.count * 5, 64)
-    return _with_ratios("64 px pictures", args.count * 5, compare([ours, limit], paths, work, args.rounds))
+    return _with_ratios(
+        "64 px pictures", args.count * 5, compare([ours, limit], paths, work, args.rounds)
+    )
 
 
 def combine(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -211,19 +224,27 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         paths = make_pictures(args.photos, work / f"m{count}", count, 64)
         peaks[count] = round(_parent_peak(paths, work), 1)
     low, high = peaks.values()
-    return {"what": "peak memory of the parent, MB", "peaks": peaks, "difference": round(high - low, 1)}
+    return {
+        "what": "peak memory of the parent, MB",
+        "peaks": peaks,
+        "difference": round(high - low, 1),
+    }
 
 
 def _parent_peak(paths: Sequence[Path], work: Path) -> float:
     out = Path(tempfile.mkdtemp(dir=work)) / "corpus"
     command = [*COMMAND, "blur", str(paths[0].parent), str(out), "--jobs", str(JOBS)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     peak = 0
     while process.poll() is None:
         try:
             text = Path(f"/proc/{process.pid}/status").read_text()
             peak = max(
-                peak, *(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM")), 0
+                peak,
+                *(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM")),
+                0,
             )
         except OSError:
             pass
@@ -237,7 +258,9 @@ def _rounded(found: dict[str, float]) -> dict[str, int]:
 
 def _with_ratios(what: str, count: int, found: dict[str, float]) -> dict[str, Any]:
     ratios = {
-        f"ours/{n}": round(found["ours"] / found[n], 2) for n in ("naive", "opencv", "limit") if n in found
+        f"ours/{n}": round(found["ours"] / found[n], 2)
+        for n in ("naive", "opencv", "limit")
+        if n in found
     }
     return {"what": what, "count": count, "per_second": _rounded(found), **ratios}
 
@@ -259,26 +282,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, help="any folder of JPEG photos; all but --scale need it")
+    parser.add_argument(
+        "--photos", type=Path, help="any folder of JPEG photos; all but --scale need it"
+    )
     parser.add_argument(
         "--count", type=int, default=6000, help="256 px pictures; five times as many of 64 px"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="where to write; default: a RAM disk if there is one")
+    parser.add_argument(
+        "--work", type=Path, help="where to write; default: a RAM disk if there is one"
+    )
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument(
         "--scale", type=int, nargs="?", const=1_000_000, help="so many tiny sources, and 10,000"
     )
     args = parser.parse_args()
     if args.scale:
-        with tempfile.TemporaryDirectory(prefix="img2img-bench-", dir=args.work or ram_disk()) as work:
+        with tempfile.TemporaryDirectory(
+            prefix="img2img-bench-", dir=args.work or ram_disk()
+        ) as work:
             measure_scale(args.scale, args.rounds, JOBS, Path(work))
         return
     if args.photos is None:
         parser.error("--photos: say which folder of JPEG photos")
     print(json.dumps({"cores": JOBS, "opencv": cv2.__version__, "rounds": args.rounds}))
     for name in args.only or PARTS:
-        with tempfile.TemporaryDirectory(prefix="img2img-bench-", dir=args.work or ram_disk()) as work:
+        with tempfile.TemporaryDirectory(
+            prefix="img2img-bench-", dir=args.work or ram_disk()
+        ) as work:
             print(json.dumps(PARTS[name](args, Path(work))), flush=True)
 
 

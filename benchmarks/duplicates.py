@@ -21,11 +21,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from img2img_data import images
-from img2img_data.duplicates import group
-from img2img_data.errors import Refused
-from img2img_data.fingerprints import FLAT, HASHED, PRINT, PrintFile, fingerprint
-from img2img_data.sources import list_folder
+from img2img_data.core.errors import Refused
+from img2img_data.images import io as images
+from img2img_data.similarity.duplicates import group
+from img2img_data.similarity.perceptual_hash import FLAT, HASHED, PRINT, PrintFile, fingerprint
+from img2img_data.sources.folder import list_folder
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -55,7 +55,10 @@ PLANTS: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 def groups_of(prints: list[bytes], distance: int) -> Any:
-    with tempfile.TemporaryDirectory() as folder, PrintFile(Path(folder) / "prints", len(prints)) as file:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        PrintFile(Path(folder) / "prints", len(prints)) as file,
+    ):
         for place, data in enumerate(prints):
             file.put(place, data)
         loaded = file.load()
@@ -117,7 +120,9 @@ def search(count: int, distance: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, action="append", default=[])
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--hashes", type=int, default=0)

@@ -52,7 +52,7 @@ def write_sources(out: Path, count: int) -> Path:
 
 
 def run_once(source: Path, out: Path, count: int, jobs: int) -> Measured:
-    command = [sys.executable, "-m", "img2img_data.cli", "blur", str(source), str(out)]
+    command = [sys.executable, "-m", "img2img_data", "blur", str(source), str(out)]
     command += ["--sigma", "1", "--layout", "combined", "--jobs", str(jobs)]
     began, first, peak = time.monotonic(), 0.0, 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -70,7 +70,9 @@ def run_once(source: Path, out: Path, count: int, jobs: int) -> Measured:
         raise SystemExit(f"the build of {count:,} sources failed")
     shutil.rmtree(out)
     cpu = usage.ru_utime + usage.ru_stime
-    return Measured(peak / 1024, first - began, 1e6 * (end - first) / count, 1e6 * cpu / count, end - began)
+    return Measured(
+        peak / 1024, first - began, 1e6 * (end - first) / count, 1e6 * cpu / count, end - began
+    )
 
 
 def _high_water(process: int) -> int:
@@ -86,13 +88,17 @@ def measure_scale(count: int, rounds: int, jobs: int, work: Path) -> None:
     """Measure both sizes and print a table, and which of the aims hold."""
     room, needed = shutil.disk_usage(work).free, count * BYTES_A_SOURCE
     if room < needed:
-        raise SystemExit(f"'{work}' has {room >> 30} GB, this takes {needed >> 30}; give --work elsewhere")
+        raise SystemExit(
+            f"'{work}' has {room >> 30} GB, this takes {needed >> 30}; give --work elsewhere"
+        )
     small, large = write_sources(work / "small", SMALL), write_sources(work / "large", count)
     before = [run_once(small, work / "out", SMALL, jobs) for _ in range(rounds)]
     whole = run_once(large, work / "out", count, jobs)
     after = [run_once(small, work / "out", SMALL, jobs) for _ in range(rounds)]
     few = _medians([*before, *after])
-    print(f"{'sources':>10} {'peak MB':>8} {'first s':>8} {'us each':>8} {'CPU us each':>12} {'whole s':>8}")
+    print(
+        f"{'sources':>10} {'peak MB':>8} {'first s':>8} {'us each':>8} {'CPU us each':>12} {'whole s':>8}"
+    )
     for size, m in ((SMALL, few), (count, whole)):
         print(
             f"{size:>10,} {m.peak_mb:>8.1f} {m.first_s:>8.2f} {m.each_us:>8.0f} {m.cpu_us:>12.0f} "
@@ -102,7 +108,8 @@ def measure_scale(count: int, rounds: int, jobs: int, work: Path) -> None:
     for aim, holds in {
         f"peak memory of the parent {whole.peak_mb:.0f} MB, under {MOST_MEMORY_MB}": whole.peak_mb
         < MOST_MEMORY_MB,
-        f"first picture after {whole.first_s:.1f} s, within {LATEST_FIRST_S}": whole.first_s < LATEST_FIRST_S,
+        f"first picture after {whole.first_s:.1f} s, within {LATEST_FIRST_S}": whole.first_s
+        < LATEST_FIRST_S,
         f"time for each picture {ratio:.2f} of that at {SMALL:,}, at most {SLOWEST_RATIO}": ratio
         <= SLOWEST_RATIO,
     }.items():

@@ -167,7 +167,9 @@ def plain_pix2pix() -> Step:
     def step(a: Tensor, b: Tensor) -> float:
         fake = net(a)
         real_said, fake_said = judge(torch.cat([a, b], 1)), judge(torch.cat([a, fake.detach()], 1))
-        loss = (bce(real_said, torch.ones_like(real_said)) + bce(fake_said, torch.zeros_like(fake_said))) / 2
+        loss = (
+            bce(real_said, torch.ones_like(real_said)) + bce(fake_said, torch.zeros_like(fake_said))
+        ) / 2
         judges.zero_grad()
         loss.backward()
         judges.step()
@@ -243,7 +245,9 @@ CASES = {
     "unet-1": Case(plain_pix2pix, PIX2PIX, 256, 1),
     "unet-16": Case(plain_pix2pix, PIX2PIX, 256, 16),
     "unet-64": Case(plain_pix2pix, PIX2PIX, 256, 64),
-    "cyclegan": Case(plain_cyclegan, ("--loss", "cyclegan", "--net", "resnet-9"), 256, 1, ("A", "B")),
+    "cyclegan": Case(
+        plain_cyclegan, ("--loss", "cyclegan", "--net", "resnet-9"), 256, 1, ("A", "B")
+    ),
 }
 
 
@@ -277,12 +281,19 @@ def _timed(batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor, float]]:
 
 def run_ours(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, Any]:
     """The same by img2img-train, in this process so that its memory is seen."""
-    from img2img_train.cli import main
+    from img2img_train.cli.main import main
 
     epoch = min(steps, pictures_of(case) // case.batch)
     epochs = 1 + -(-steps // epoch)
     words = [str(corpus), *case.options, "--out", str(out), "--no-report", "--device", DEVICE.type]
-    words += ["--limit", str(epoch * case.batch), "--batch", str(case.batch), "--epochs", str(epochs)]
+    words += [
+        "--limit",
+        str(epoch * case.batch),
+        "--batch",
+        str(case.batch),
+        "--epochs",
+        str(epochs),
+    ]
     words += ["--samples-every", "0", "--validate-every", "0", "--checkpoint-seconds", "100000"]
     try:
         main(words)
@@ -321,7 +332,7 @@ def flops(case: Case) -> float:
 
 def make_corpus(photos: Path, out: Path, case: Case, count: int) -> Path:
     """Cut PNG pairs and write them as a corpus that both loops read."""
-    from img2img_data.corpus import CORPUS_FILE
+    from img2img_data.corpus.format import CORPUS_FILE
 
     files = make_pictures(photos, out / "cut", count, case.side)
     for side in case.sides:
@@ -377,7 +388,14 @@ def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     for number in range(args.rounds):
         for way, rows in found.items():
             rows.append(
-                alone(way, name, str(corpus), str(args.seconds), str(steps), str(work / f"run{number}"))
+                alone(
+                    way,
+                    name,
+                    str(corpus),
+                    str(args.seconds),
+                    str(steps),
+                    str(work / f"run{number}"),
+                )
             )
             steps = rows[-1]["steps"] if way == "plain" else args.steps
     row: dict[str, Any] = {"what": name, "side": case.side, "batch": case.batch}
@@ -398,18 +416,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=Path, help="any folder of JPEG photos")
-    parser.add_argument("--seconds", type=float, default=15, help="how long the plain loop is measured")
+    parser.add_argument(
+        "--seconds", type=float, default=15, help="how long the plain loop is measured"
+    )
     parser.add_argument("--steps", type=int, default=2, help="but for so many steps at least")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=CASES, action="append")
-    parser.add_argument("--peak-tflops", type=float, help="the chip's peak in bf16, from its data sheet")
+    parser.add_argument(
+        "--peak-tflops", type=float, help="the chip's peak in bf16, from its data sheet"
+    )
     parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         one(args.one)
         return
-    chip = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(json.dumps({"device": chip, "torch": torch.__version__, "rounds": args.rounds}), flush=True)
+    chip = (
+        torch.cuda.get_device_name()
+        if DEVICE.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads"
+    )
+    print(
+        json.dumps({"device": chip, "torch": torch.__version__, "rounds": args.rounds}), flush=True
+    )
     for name in args.only or CASES:
         with tempfile.TemporaryDirectory(prefix="img2img-bench-", dir=ram_disk()) as work:
             print(json.dumps(measure(name, args, Path(work))), flush=True)

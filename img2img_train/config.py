@@ -24,10 +24,10 @@ from pydantic import (
     model_validator,
 )
 
-from img2img_data.errors import CheckpointError, UsageError, printable
-from img2img_data.fields import OPTIONS, Place, build_model, did_you_mean
-from img2img_train.objectives import OBJECTIVES, Objective, Usual
-from img2img_train.schedule import Decay
+from img2img_data.core.errors import CheckpointError, UsageError, printable
+from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean
+from img2img_train.objectives.registry import OBJECTIVES, Objective, Usual
+from img2img_train.optim.lr_schedule import Decay
 
 CONFIG_FILE: Final = "config.json"
 YAML: Final = {".yaml", ".yml"}
@@ -55,14 +55,22 @@ class CorpusChoice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str = Field(min_length=1, description="folder of the corpus, relative to the current folder")
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="its part of the pictures of an epoch")
+    path: str = Field(
+        min_length=1, description="folder of the corpus, relative to the current folder"
+    )
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="its part of the pictures of an epoch"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and (unknown := [str(k) for k in value if k not in cls.model_fields]):
-            raise ValueError(f"unknown key '{unknown[0]}'; {did_you_mean(unknown[0], cls.model_fields)}")
+        if isinstance(value, Mapping) and (
+            unknown := [str(k) for k in value if k not in cls.model_fields]
+        ):
+            raise ValueError(
+                f"unknown key '{unknown[0]}'; {did_you_mean(unknown[0], cls.model_fields)}"
+            )
         if not isinstance(value, str | Path):
             return value
         path, sign, weight = str(value).rpartition("=")
@@ -86,11 +94,15 @@ class RunConfig(BaseModel):
         description="corpora to train on, PATH or PATH=WEIGHT (WEIGHT: share of an epoch's pictures)",
     )
     out: str = Field(
-        "", exclude=True, description="folder of the run, made if missing; default: runs/CORPUS-LOSS-NET"
+        "",
+        exclude=True,
+        description="folder of the run, made if missing; default: runs/CORPUS-LOSS-NET",
     )
     loss: str = Field("l2", description="what is minimised")
     objective: SerializeAsAny[Objective]
-    direction: Literal["AtoB", "BtoA"] = Field("AtoB", description="input to target, or target to input")
+    direction: Literal["AtoB", "BtoA"] = Field(
+        "AtoB", description="input to target, or target to input"
+    )
     split: str = Field("train", min_length=1, description="split to train on")
     validation_split: str = Field(
         "val",
@@ -110,14 +122,20 @@ class RunConfig(BaseModel):
     )
     lr: float = Field(2e-4, gt=0, le=10, description="learning rate")
     epochs_decay: int = Field(
-        0, ge=0, le=1_000_000, description="last epochs over which the learning rate falls to zero, 0: never"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="last epochs over which the learning rate falls to zero, 0: never",
     )
     decay: Decay = Field(
         "linear",
         description="how it falls; given without --epochs-decay, a rate that is constant falls over all",
     )
     warmup: int = Field(
-        0, ge=0, le=10_000_000, description="first steps over which the learning rate rises, from lr/STEPS"
+        0,
+        ge=0,
+        le=10_000_000,
+        description="first steps over which the learning rate rises, from lr/STEPS",
     )
     ema: float = Field(
         0.0,
@@ -128,7 +146,9 @@ class RunConfig(BaseModel):
     )
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of Adam's first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of Adam's second moment")
-    flip: bool = Field(False, description="mirror half of the pairs, left and right, anew each epoch")
+    flip: bool = Field(
+        False, description="mirror half of the pairs, left and right, anew each epoch"
+    )
     crop: int = Field(
         0,
         ge=0,
@@ -148,22 +168,29 @@ class RunConfig(BaseModel):
         description="spoil the targets afresh each epoch for inputs: a kind, as in gaussian, or a recipe "
         "with a 'degradation'; in a recipe also the tree itself",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order, augmentation, degradation")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="seed of weights, order, augmentation, degradation"
+    )
     limit: int = Field(
         0, ge=0, description="use only so many pairs of each corpus, the first by key; 0 for all"
     )
     max_steps: int = Field(0, ge=0, description="end after so many steps, 0 for all epochs")
-    validate_every: int = Field(1, ge=0, description="epochs between validations, 0 for the last epoch alone")
+    validate_every: int = Field(
+        1, ge=0, description="epochs between validations, 0 for the last epoch alone"
+    )
     patience: int = Field(
         0,
         ge=0,
         le=1_000_000,
         description="end after so many validations without a better PSNR, 0 for never; needs held-out pairs",
     )
-    samples_every: int = Field(5, ge=0, description="epochs between sample grids, 0 for the last epoch alone")
+    samples_every: int = Field(
+        5, ge=0, description="epochs between sample grids, 0 for the last epoch alone"
+    )
     samples: int = Field(8, ge=1, le=64, description="pictures in a sample grid")
     samples_pictures: str = Field(
-        "", description="KEY[,KEY...]: the pictures in a sample grid, by key; default: evenly spread"
+        "",
+        description="KEY[,KEY...]: the pictures in a sample grid, by key; default: evenly spread",
     )
     test_dropout: bool = Field(False, description="let dropout go on at test, as pix2pix does")
     test_norm: Literal["running", "batch"] = Field(
@@ -175,7 +202,9 @@ class RunConfig(BaseModel):
         description="arithmetic of a training step; auto is bf16 on CUDA chips that have it, else fp32",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads, 0 for all cores; results depend on it")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads, 0 for all cores; results depend on it"
+    )
     deterministic: Literal["auto", "on", "off"] = Field(
         "auto",
         description="the same bits again from the same machine, at the price of speed; auto is on on the CPU",
@@ -196,7 +225,9 @@ class RunConfig(BaseModel):
     tensorboard: bool = Field(
         False, description="write losses, scores and sample grids to OUT/tensorboard too"
     )
-    checkpoint_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints, 0 for every step")
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="seconds between checkpoints, 0 for every step"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -246,12 +277,17 @@ class RunConfig(BaseModel):
         page = read_page(path)
         values = page.get("config")
         if not isinstance(values, dict):
-            raise CheckpointError("run", path, "is damaged: it has no 'config'", "train into another folder")
+            raise CheckpointError(
+                "run", path, "is damaged: it has no 'config'", "train into another folder"
+            )
         return config_of({**values, "out": str(path.parent)}, str(path))
 
     def changes(self, other: RunConfig) -> dict[str, tuple[Any, Any]]:
         """Return the settings, resources left out, in which ``other`` differs: name to (self's, other's)."""
-        ours, theirs = self.model_dump(exclude=set(RESOURCES)), other.model_dump(exclude=set(RESOURCES))
+        ours, theirs = (
+            self.model_dump(exclude=set(RESOURCES)),
+            other.model_dump(exclude=set(RESOURCES)),
+        )
         names = [*ours, *(name for name in theirs if name not in ours)]
         both = {name: (ours.get(name), theirs.get(name)) for name in names}
         return {name: (old, new) for name, (old, new) in both.items() if old != new}
@@ -276,8 +312,12 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
         owners = [other for other, known in OBJECTIVES.items() if name in known.model_fields]
         if not owners:
             raise place.error([str(name)], "unknown", did_you_mean(str(name), settings()))
-        raise place.error([name], f"is no setting of the loss {loss}", f"it is one of {', '.join(owners)}")
-    objective = build_model(model, {n: v for n, v in values.items() if n in model.model_fields}, place)
+        raise place.error(
+            [name], f"is no setting of the loss {loss}", f"it is one of {', '.join(owners)}"
+        )
+    objective = build_model(
+        model, {n: v for n, v in values.items() if n in model.model_fields}, place
+    )
     rest = {n: v for n, v in values.items() if n not in model.model_fields}
     return {**_usual(objective, rest), **rest, "objective": objective}
 
@@ -292,7 +332,9 @@ def _usual(objective: Objective, given: Mapping[str, Any]) -> Usual:
     if isinstance(epochs, int) and "epochs_decay" in usual:
         usual["epochs_decay"] = epochs * usual["epochs_decay"] // usual["epochs"]
     if "decay" in given and not usual.get("epochs_decay"):
-        usual["epochs_decay"] = epochs if isinstance(epochs, int) else usual.get("epochs", _default("epochs"))
+        usual["epochs_decay"] = (
+            epochs if isinstance(epochs, int) else usual.get("epochs", _default("epochs"))
+        )
     return usual
 
 
@@ -323,9 +365,14 @@ def options() -> type[BaseModel]:
         field = models[0][name]
         annotation = Literal[tuple(OBJECTIVES)] if name == "loss" else field.annotation
         told = f"{field.description}{_told(defaults)}"
-        alike = len({str(default) for _, default in defaults}) == 1 and len(defaults) == len(OBJECTIVES)
+        alike = len({str(default) for _, default in defaults}) == 1 and len(defaults) == len(
+            OBJECTIVES
+        )
         default = field.default if alike else None
-        fields[name] = (annotation, field.merge_field_infos(field, default=default, description=told))
+        fields[name] = (
+            annotation,
+            field.merge_field_infos(field, default=default, description=told),
+        )
     return create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)
 
 
@@ -340,9 +387,13 @@ def _told(defaults: list[tuple[str, Any]]) -> str:
     few = f"of {', '.join(known)}" if len(known) < len(others) else f"not of {', '.join(others)}"
     whose = f"; {few}" if others else ""
     if len(losses) == 1:
-        return whose + (f"  [default: {defaults[0][1]}]" if others and defaults[0][1] is not None else "")
+        return whose + (
+            f"  [default: {defaults[0][1]}]" if others and defaults[0][1] is not None else ""
+        )
     (first, _), *rest = losses.items()
-    return f"{whose}  [default: {first}; " + "; ".join(f"{', '.join(n)}: {d}" for d, n in rest) + "]"
+    return (
+        f"{whose}  [default: {first}; " + "; ".join(f"{', '.join(n)}: {d}" for d, n in rest) + "]"
+    )
 
 
 def degradation_of(given: Any) -> dict[str, Any]:
@@ -350,8 +401,8 @@ def degradation_of(given: Any) -> dict[str, Any]:
 
     UsageError names what is wrong with it.
     """
-    from img2img_data.trees import parse_tree, tree_of
-    from img2img_data.yamlfile import read_yaml
+    from img2img_data.core.yaml_file import read_yaml
+    from img2img_data.degradations.spec import parse_tree, tree_of
 
     place = Place("option '--degrade'")
     if isinstance(given, str) and (Path(given).suffix in YAML or Path(given).is_file()):
@@ -382,7 +433,9 @@ def read_page(path: Path) -> dict[str, Any]:
     try:
         page = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError("run", path.parent, f"has no {path.name}", "give the folder of a run") from None
+        raise CheckpointError(
+            "run", path.parent, f"has no {path.name}", "give the folder of a run"
+        ) from None
     except OSError as error:
         raise CheckpointError("run", path, error.strerror or "cannot be read") from None
     except (ValueError, RecursionError):
@@ -399,7 +452,7 @@ def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     other sections belong to other commands. Raises UsageError naming file, line and key, and the nearest one
     there is.
     """
-    from img2img_data.yamlfile import read_yaml
+    from img2img_data.core.yaml_file import read_yaml
 
     path = Path(path)
     content, lines = read_yaml(path)
@@ -422,7 +475,9 @@ def _section(path: Path, content: Mapping[str, Any], name: str, within: str = ""
     if not isinstance(section, dict):
         near = [key for key in content if did_you_mean(key, [name]).startswith("did")]
         why = f"has no section '{within}{name}'{f' (is {near[0]!r} meant?)' if near else ''}"
-        way_out = "leave --smoke out" if name == "smoke" else "put the settings of img2img-train there"
+        way_out = (
+            "leave --smoke out" if name == "smoke" else "put the settings of img2img-train there"
+        )
         raise UsageError("recipe", path, why, way_out)
     return section
 

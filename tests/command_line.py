@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from img2img_data.cli import main
+from img2img_data.cli.main import main
 
-COMMAND = [sys.executable, "-m", "img2img_data.cli"]
+COMMAND = [sys.executable, "-m", "img2img_data"]
 
 
 def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
@@ -30,8 +30,8 @@ def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "argv", ["img2img-data", *map(str, argv)])
-        patch.setattr("img2img_data.cli._catch_signals", lambda: None)
-        patch.setattr("img2img_data.cli._stop_workers", lambda: None)
+        patch.setattr("img2img_data.cli.main._catch_signals", lambda: None)
+        patch.setattr("img2img_data.cli.main._stop_workers", lambda: None)
         with pytest.raises(SystemExit) as end:
             main()
     assert (end.value.code or 0) == code, said.getvalue()
@@ -42,7 +42,9 @@ def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
 def tree(root: Path) -> dict[str, str]:
     """Return the digest of every file below a folder."""
     files = (p for p in sorted(root.rglob("*")) if p.is_file())
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
 
 
 def rows(path: Path) -> list[dict[str, object]]:

@@ -14,8 +14,8 @@ import pytest
 def _workers_end() -> Iterator[None]:
     """Workers are kept from one test to the next; here they end."""
     yield
-    if "img2img_data.workers" in sys.modules:
-        from img2img_data.workers import stop_workers
+    if "img2img_data.runner.workers" in sys.modules:
+        from img2img_data.runner.workers import stop_workers
 
         stop_workers()
 
@@ -48,7 +48,9 @@ def make_photo(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
     return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def write_photos(folder: Path, count: int, width: int = 40, height: int = 32, suffix: str = ".jpg") -> Path:
+def write_photos(
+    folder: Path, count: int, width: int = 40, height: int = 32, suffix: str = ".jpg"
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         bgr = np.ascontiguousarray(make_photo(number, width, height)[..., ::-1])

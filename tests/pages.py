@@ -31,7 +31,9 @@ def check_self_contained(page: str) -> None:
         assert not [name for name in attributes if name.startswith("on")]
     assert not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//|url\(|@import""", page)
     policy = next(
-        a["content"] for a in elements(page, "meta") if a.get("http-equiv") == "Content-Security-Policy"
+        a["content"]
+        for a in elements(page, "meta")
+        if a.get("http-equiv") == "Content-Security-Policy"
     )
     script = re.findall(r"<script>(.*?)</script>", page, re.S)
     assert len(script) == len(re.findall(r"<script", page)) == 1

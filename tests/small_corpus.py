@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from conftest import make_photo
 
-from img2img_data import images
+from img2img_data.corpus.format import read_rows
+from img2img_data.images import io as images
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -52,11 +53,17 @@ def write_corpus(
                 "drawn": {"sigma": sigma},
                 "tags": {"group": f"{split}{number // crops}"},
             }
-            row |= _write_pair(root / split, f"{number:03d}.png", spoiled(target, sigma), target, layout)
+            row |= _write_pair(
+                root / split, f"{number:03d}.png", spoiled(target, sigma), target, layout
+            )
             rows.append(row)
             seed += 1
-        (root / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused = [{"source": "x", "reason": reason, "detail": ""} for reason in ("grey", "grey", "truncated")]
+        (root / split / "metadata.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
+    refused = [
+        {"source": "x", "reason": reason, "detail": ""} for reason in ("grey", "grey", "truncated")
+    ]
     (root / "rejected.jsonl").write_text("".join(json.dumps(row) + "\n" for row in refused))
     page = {"format": 1, "kind": "paired", "layout": layout, "colour": "rgb", **(info or {})}
     (root / "corpus.json").write_text(json.dumps(page))
@@ -77,10 +84,49 @@ def _write_pair(
 def write_domains(root: Path, count: int) -> Path:
     for side in "AB":
         for number in range(count):
-            _write(root / f"train{side}" / f"{number}.png", make_photo(number + 100 * (side == "B"), 24, 20))
+            _write(
+                root / f"train{side}" / f"{number}.png",
+                make_photo(number + 100 * (side == "B"), 24, 20),
+            )
     return root
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(images.encode(np.ascontiguousarray(pixels), "png"))
+
+
+def tagged(
+    root: Path, count: int, tags: Callable[[int], Mapping[str, Any]], crops: int = 1
+) -> Path:
+    """Write a corpus whose rows have tags; ``crops`` of them share a photo."""
+    corpus = write_corpus(root, {"test": count}, crops=crops)
+    path = corpus / "test" / "metadata.jsonl"
+    rows = read_rows(path)
+    for number, row in enumerate(rows):
+        row["tags"] = {**row["tags"], **tags(number)}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return corpus
+
+
+def write_lab(
+    root: Path, splits: dict[str, int], bits: int = 8, size: tuple[int, int] = (16, 16)
+) -> Path:
+    write_corpus(root, splits, size=size, info={"colour": "lab", "bits": bits})
+    for path in root.glob("*/target/*.png"):
+        rgb = make_photo(int(path.stem), *size)
+        lab = images.rgb_to_lab(images.to_16_bit(rgb) if bits == 16 else rgb)
+        path.write_bytes(images.encode(lab, "png"))
+        given = path.parent.parent / "input" / path.name
+        given.write_bytes(images.encode(np.ascontiguousarray(lab[..., 0]), "png"))
+    return root
+
+
+def write_deep(root: Path, splits: dict[str, int], channels: int = 3) -> Path:
+    info = {"bits": 16, "channels": {"input": channels, "target": channels}}
+    write_corpus(root, splits, size=(16, 16), info=info)
+    for path in root.glob("*/*/*.png"):
+        pixels = images.to_16_bit(images.read(path).pixels) // 2 + 77
+        pixels = pixels if channels == 3 else np.ascontiguousarray(pixels[..., 0])
+        path.write_bytes(images.encode(pixels, "png"))
+    return root

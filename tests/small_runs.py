@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 
-from img2img_train import loop
 from img2img_train.config import RunConfig
-from img2img_train.display import Display
-from img2img_train.interrupts import Stop
-from img2img_train.networks import NetworkSpec
-from img2img_train.objectives import OBJECTIVES
-from img2img_train.run import LoadedModel, RunFolder
+from img2img_train.data import dataset as pictures
+from img2img_train.data import loader as batches
+from img2img_train.networks.registry import NetworkSpec
+from img2img_train.objectives.registry import OBJECTIVES
+from img2img_train.runs.folder import LoadedModel, RunFolder
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+from img2img_train.training.setup import Data
+from img2img_train.training.signals import Stop
 
 SMALL: dict[str, Any] = {
     "width": 4,
@@ -60,3 +63,21 @@ def negative_model(folder: Path) -> LoadedModel:
     spec, config = NetworkSpec(name="autoencoder"), RunConfig(corpora=("c",), out="run")
     cpu = torch.device("cpu")
     return LoadedModel(Negative(), spec, "rgb", (-1, 1), 0, config, cpu, folder / "model")
+
+
+def seen(
+    loss: str, corpus: Path, numbers: range, workers: int = 0, cache: str = "off", **settings: Any
+) -> list[batches.Batch]:
+    """The batches of some steps, as networks get them."""
+    config = small_config(loss, corpus, **{"net": "resnet-6", **settings})
+    data = Data.open(config, config.objective)
+    store = pictures.store_of(data.train.to_train_on(), cache, workers)
+    raws = batches.steps(data.plan, store, numbers, config.flip, workers, data.train)
+    return [batches.to_device(raw, torch.device("cpu"), data.train.planes) for raw in raws]
+
+
+DEGRADED: dict[str, Any] = {
+    "pairs": None,
+    "linear": {"gaussian": {"sigma": [0.5, 2]}},
+    "not linear": [{"gaussian": {"sigma": [0.5, 2]}}, {"jpeg": {"quality": [20, 80]}}],
+}

@@ -1,0 +1,308 @@
+"""The experiments of the original work and of the papers: what is trained, on what it is scored, and what is
+claimed. ``reproduce`` does them.
+
+Adding one: a row in ``EXPERIMENTS``. Its recipes are files in ``recipes/``, with a full and a small size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from claims import (
+    DIGITS,
+    EDGES,
+    LABELS,
+    Claim,
+    Results,
+    better,
+    gains,
+    halves_cycle,
+    harms,
+    no_better,
+    share,
+    wider_gap,
+)
+
+Table: TypeAlias = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A head and rows, ready to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment.
+
+    ``models``: name to recipe. ``tests``: name to a recipe, whose run's first corpus is meant, or to the path
+    of a corpus; at least one, to look at. ``split`` is that of the tests; ``corpora`` are
+    recipes that are built but not trained; ``note`` says what the table does not.
+    """
+
+    title: str
+    models: Mapping[str, str]
+    claims: Sequence[Claim]
+    table: Callable[[Results], Table]
+    tests: Mapping[str, str]
+    split: str = "test"
+    corpora: Sequence[str] = ()
+    note: str = ""
+
+
+# ------------------------------------------------------------------------------------------ tables
+def by_corpus(results: Results) -> Table:
+    """A row a model, a column a corpus: PSNR, and the gain over doing nothing."""
+    tests = list(dict.fromkeys(test for _, test in results.seen))
+    first = next(iter(results.models))
+    nothing = [f"{results.seen[first, test].cell.nothing['psnr']:.2f}" for test in tests]
+    rows = [["doing nothing", "", *nothing, ""]]
+    for name, trained in results.models.items():
+        cells = [results.seen[name, test].cell for test in tests]
+        scores = [f"{cell.scores['psnr']:.2f} ({cell.gain['psnr']:+.2f})" for cell in cells]
+        rows.append([name, trained.about, *scores, f"{trained.minutes:.1f}"])
+    return ["trained on", "network", *(f"{test}, PSNR dB" for test in tests), "minutes"], rows
+
+
+def by_metric(*metrics: str) -> Callable[[Results], Table]:
+    """A row a model, a column a metric, on the one corpus there is."""
+
+    def table(results: Results) -> Table:
+        head = ["", "networks", *(LABELS[metric] for metric in metrics), "minutes"]
+        test = next(test for _, test in results.seen)
+        cell = results.seen[next(iter(results.models)), test].cell
+        nothing = [f"{cell.nothing[m]:.{DIGITS[m]}f}" if m != EDGES else "" for m in metrics]
+        rows = [["doing nothing", "", *nothing, ""]]
+        for name, trained in results.models.items():
+            seen = results.seen[name, test]
+            scores = [f"{seen.score(metric):.{DIGITS[metric]}f}" for metric in metrics]
+            rows.append([name, trained.about, *scores, f"{trained.minutes:.1f}"])
+        return head, rows
+
+    return table
+
+
+def by_gap(results: Results) -> Table:
+    """A row a model: its pairs, PSNR on training and on held-out pairs at the end, and the best there was."""
+    head = [
+        "",
+        "pairs",
+        "PSNR on training pairs",
+        "held-out, end",
+        "held-out, best",
+        "gap",
+        "minutes",
+    ]
+    rows = []
+    for name, trained in results.models.items():
+        last = trained.last("validation")
+        best = max(row["psnr"] for row in trained.log if row["kind"] == "validation")
+        scores = [last["psnr_train"], last["psnr"], best, trained.gap()]
+        texts = [f"{score:.2f}" for score in scores]
+        rows.append([name, f"{trained.pairs:,}", *texts, f"{trained.minutes:.1f}"])
+    return head, rows
+
+
+def by_cycle(results: Results) -> Table:
+    """A row a model: the error there and back in the first and the last epoch."""
+    head = ["", "networks", "cycle terms, epoch 1", "last epoch", "part", "minutes"]
+    rows = []
+    for name, trained in results.models.items():
+        start, end = (trained.cycle(row) for row in (trained.first("train"), trained.last("train")))
+        texts = [f"{start:.4g}", f"{end:.4g}", f"{end / start:.2f}"]
+        rows.append([name, trained.about, *texts, f"{trained.minutes:.1f}"])
+    return head, rows
+
+
+# ------------------------------------------------------------------------------------- experiments
+FACADES: Final = by_metric("mae", "psnr", "ssim", "lab-l", "lab-a", "lab-b", EDGES)
+COLOURS: Final = by_metric("psnr", "ssim", "lab-a", "lab-b", EDGES)
+LABS: Final = {"facades": "facades_pix2pix"}
+SHARP: Final = "Edges: the mean gradient of the outputs over that of the targets; 1 is as sharp, but noise counts too."
+
+EXPERIMENTS: Final[Mapping[str, Experiment]] = {
+    "others": Experiment(
+        "A model trained on men, on women and on buildings",
+        {"men": "wiki_gaussian"},
+        [
+            Claim("It restores the men it was made for", gains("men", "men")),
+            Claim("It restores women about as well", share("women", "men", "men", least=0.8)),
+            Claim("On buildings it gains little", share("buildings", "men", "men", most=0.5)),
+            Claim(
+                "On buildings without colours too", share("grey buildings", "men", "men", most=0.5)
+            ),
+        ],
+        by_corpus,
+        {
+            "men": "corpora/male-gaussian",
+            "women": "corpora/female-gaussian",
+            "buildings": "corpora/buildings-gaussian",
+            "grey buildings": "corpora/grey-buildings-gaussian",
+        },
+        corpora=["wiki_others"],
+    ),
+    "kinds": Experiment(
+        "A model trained on one kind of blur, on another kind; and the mixture that repairs it",
+        {
+            "gaussian": "wiki_gaussian",
+            "random-gaussian": "wiki_random",
+            "resize": "wiki_resize",
+            "gaussian + resize": "wiki_mixed",
+        },
+        [
+            Claim(
+                "Trained on Gaussian blur it does harm to what was shrunk",
+                harms("gaussian", "resize"),
+            ),
+            Claim("Trained on both it is good at the one", gains("gaussian + resize", "gaussian")),
+            Claim("... and at the other", gains("gaussian + resize", "resize")),
+            Claim(
+                "... and better at the other than the model of one kind",
+                better("psnr", "gaussian + resize", "gaussian", "resize"),
+            ),
+            Claim(
+                "Blur of random strength prepares better for what was shrunk than blur of one strength",
+                better("psnr", "random-gaussian", "gaussian", "resize"),
+            ),
+        ],
+        by_corpus,
+        {
+            "gaussian": "corpora/male-gaussian",
+            "random-gaussian": "corpora/male-random",
+            "resize": "corpora/male-resize",
+        },
+    ),
+    "overfitting": Experiment(
+        "How many pairs are enough: 250, 1,000, 3,000 faces, the same number of steps",
+        {"250": "wiki_pairs250", "1,000": "wiki_pairs1000", "3,000": "wiki_pairs3000"},
+        [
+            Claim(
+                "Under 1,000 pairs the network overfits: a wider gap at 250",
+                wider_gap("250", "1,000", 2),
+            ),
+            Claim("At 1,000 pairs the gap is wider than at 3,000", wider_gap("1,000", "3,000")),
+        ],
+        by_gap,
+        {"faces": "wiki_pairs3000"},
+        split="val",
+        note="PSNR in dB; held-out pairs are the same for all, training pairs some of each run's own. The "
+        "pictures are by the best checkpoint of each run, from before it overfits.",
+    ),
+    "losses": Experiment(
+        "L1, the conditional game, and both: labels to photos of facades",
+        {"l1": "facades_l1", "cgan": "facades_cgan", "pix2pix": "facades_pix2pix"},
+        [
+            Claim(
+                "L1 alone has the smaller error than the game alone (Isola et al. 2017, 4.1)",
+                better("mae", "l1", "cgan", "facades"),
+            ),
+            Claim(
+                "The game brings the a of Lab nearer to that of photos than L1 (4.2, figure 7)",
+                better("lab-a", "pix2pix", "l1", "facades"),
+            ),
+            Claim("... and the b", better("lab-b", "pix2pix", "l1", "facades")),
+            Claim(
+                "L1 alone is blurred, with the game it is sharper",
+                better(EDGES, "pix2pix", "l1", "facades"),
+            ),
+        ],
+        FACADES,
+        LABS,
+        split="val",
+        note=SHARP,
+    ),
+    "skips": Experiment(
+        "The U-Net against the encoder-decoder: labels to photos of facades",
+        {"unet": "facades_pix2pix", "encoder-decoder": "facades_encoder_decoder"},
+        [
+            Claim(
+                "Skips give the smaller error (Isola et al. 2017, 4.3, table 2)",
+                better("mae", "unet", "encoder-decoder", "facades"),
+            ),
+            Claim(
+                "... and the likeness by SSIM", better("ssim", "unet", "encoder-decoder", "facades")
+            ),
+        ],
+        FACADES,
+        LABS,
+        split="val",
+        note=SHARP,
+    ),
+    "patches": Experiment(
+        "What the discriminator sees at once: a pixel, patches, the whole picture",
+        {
+            "l1": "facades_l1",
+            "patch1": "facades_patch1",
+            "patch16": "facades_patch16",
+            "patch70": "facades_patch70",
+            "patch286": "facades_patch286",
+        },
+        [
+            Claim(
+                "A judge of pixels does not make it sharper than L1 (Isola et al. 2017, 4.4)",
+                no_better(EDGES, "patch1", "l1", "facades"),
+            ),
+            Claim(
+                "... but more colourful: nearer in a", better("lab-a", "patch1", "l1", "facades")
+            ),
+            Claim("... and in b", better("lab-b", "patch1", "l1", "facades")),
+            Claim(
+                "Patches make it sharper than pixels", better(EDGES, "patch16", "patch1", "facades")
+            ),
+            Claim(
+                "The whole picture is no better than patches of 70 (there by the FCN score, here by MAE)",
+                no_better("mae", "patch286", "patch70", "facades"),
+            ),
+        ],
+        FACADES,
+        LABS,
+        split="val",
+        note=f"{SHARP} At the small scale, 64 px, the judges see 1, 16, 34 and 70 px: there 70 is the whole "
+        "picture, as 286 is of 256.",
+    ),
+    "sketches": Experiment(
+        "Photos of faces from pencil sketches",
+        {"pix2pix": "cuhk_sketch2photo"},
+        [
+            Claim("A sketch becomes nearer to the photo than it was", gains("pix2pix", "sketches")),
+            Claim("... with the photos' a of Lab", gains("pix2pix", "sketches", "lab-a")),
+            Claim("... and their b", gains("pix2pix", "sketches", "lab-b")),
+        ],
+        COLOURS,
+        {"sketches": "cuhk_sketch2photo"},
+        note=SHARP,
+    ),
+    "colours": Experiment(
+        "Colours for black-and-white landscapes: L to ab",
+        {"l1": "landscapes_l1", "pix2pix": "landscapes_colorization"},
+        [
+            Claim(
+                "With colours it is nearer to the photo than without",
+                gains("pix2pix", "landscapes"),
+            ),
+            Claim(
+                "The game brings the a of Lab nearer than L1 (Isola et al. 2017, 4.2, figure 7)",
+                better("lab-a", "pix2pix", "l1", "landscapes"),
+            ),
+            Claim("... and the b", better("lab-b", "pix2pix", "l1", "landscapes")),
+        ],
+        COLOURS,
+        {"landscapes": "landscapes_colorization"},
+        note=SHARP,
+    ),
+    "seasons": Experiment(
+        "Summer to winter and back, without pairs",
+        {"cyclegan": "yosemite_cyclegan", "dualgan": "yosemite_dualgan"},
+        [
+            Claim("CycleGAN lowers its error there and back by half", halves_cycle("cyclegan")),
+            Claim("DualGAN lowers its error there and back by half", halves_cycle("dualgan")),
+        ],
+        by_cycle,
+        {"photos": "yosemite_cyclegan"},
+        split="val",
+    ),
+}
+
+
+def listing() -> list[str]:
+    """Return a line about each experiment."""
+    width = max(map(len, EXPERIMENTS))
+    return [f"{name:{width}}  {experiment.title}" for name, experiment in EXPERIMENTS.items()]

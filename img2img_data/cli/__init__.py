@@ -1,0 +1,3 @@
+"""The command line: commands, options, recipes. Parses, calls, prints."""
+
+__all__ = ["main"]

@@ -1,0 +1,95 @@
+"""Degradations of tone and colour, each pixel by itself."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, luma, to_unit
+from img2img_data.degradations.parameters import Range, Whole, strength
+
+Unit = NDArray[np.float32]
+
+
+class Tone(Degradation):
+    """A curve from sample to sample: of integers a table is made, once for all pixels."""
+
+    def curve(self, samples: Unit, **drawn: Any) -> Image:
+        """Return the new values of samples in [0, 1]."""
+        raise NotImplementedError
+
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+        """Look each sample up in the curve's table; float samples go through the curve itself."""
+        if image.dtype.kind == "f":
+            return from_unit(self.curve(to_unit(image), **drawn), image)
+        levels = np.arange(np.iinfo(image.dtype).max + 1).astype(image.dtype)
+        table = from_unit(np.asarray(self.curve(to_unit(levels[None])[..., 0], **drawn)), levels)
+        return (
+            cv2.LUT(image, table).reshape(image.shape) if image.dtype == np.uint8 else table[image]
+        )
+
+
+class Posterize(Tone):
+    """Fewer grey levels, evenly spaced from black to white, without dithering."""
+
+    levels: Whole = strength(
+        [4, 32],
+        ge=2,
+        le=65536,
+        description="grey levels left in each channel; 65536 is all of them",
+    )
+
+    @classmethod
+    def identity(cls) -> Degradation:
+        """Every level that 16 bits have."""
+        return cls(levels=Whole(65536))
+
+    def curve(self, samples: Unit, **drawn: Any) -> Image:
+        """Return the nearest of the levels."""
+        last = np.float32(drawn["levels"] - 1)
+        return samples if drawn["levels"] == 65536 else np.rint(samples * last) / last
+
+
+class Gamma(Tone):
+    """A power curve: above 1 darker, below 1 brighter."""
+
+    gamma: Range = strength(
+        [0.5, 2, "log"], gt=0, le=20, description="exponent of the samples in 0..1; 1 is none"
+    )
+
+    @classmethod
+    def identity(cls) -> Degradation:
+        """The exponent 1."""
+        return cls(gamma=Range(1.0))
+
+    def curve(self, samples: Unit, **drawn: Any) -> Image:
+        """Return samples^gamma."""
+        return np.power(samples, np.float32(drawn["gamma"]))
+
+
+class Grayscale(Degradation):
+    """Colour taken away: BT.601 luma in all three channels."""
+
+    amount: Range = strength(1.0, ge=0, le=1, description="share of the colour that goes, 0 to 1")
+
+    @classmethod
+    def identity(cls) -> Degradation:
+        """All the colour stays."""
+        return cls(amount=Range(0.0))
+
+    def spoil(self, image: Unit, **drawn: Any) -> Image:
+        """Mix the picture with its luma; a picture of one channel is grey already."""
+        if image.shape[2] != 3 or drawn["amount"] == 0:
+            return image
+        image += (luma(image) - image) * np.float32(drawn["amount"])
+        return image
+
+
+TONES: Final[dict[str, type[Degradation]]] = {
+    "posterize": Posterize,
+    "gamma": Gamma,
+    "grayscale": Grayscale,
+}

@@ -1,0 +1,3 @@
+"""Corpora in the formats of other tools, and back."""
+
+__all__ = ["export", "webdataset_pack", "webdataset_unpack"]

@@ -1,0 +1,76 @@
+"""The demo's photos: crops of those that scikit-image ships, no network needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from img2img_data.core.errors import UsageError, load_extra
+from img2img_data.images import io as images
+from img2img_data.runner.build_folder import writing_to
+
+PHOTOS: Final = {
+    "astronaut": "astronaut.png",
+    "brick": "brick.png",
+    "camera": "camera.png",
+    "cell": "cell.png",
+    "chelsea": "chelsea.png",
+    "clock": "clock_motion.png",
+    "coffee": "coffee.png",
+    "coins": "coins.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "hubble": "hubble_deep_field.jpg",
+    "moon": "moon.png",
+    "motorcycle": "motorcycle_left.png",
+    "page": "page.png",
+    "retina": "retina.jpg",
+    "rocket": "rocket.jpg",
+    "tissue": "ihc.png",
+}
+"""Photos inside the scikit-image package (free licences, see its data/README), by name."""
+
+
+def write_sample(out: Path, size: int, limit: int) -> dict[str, int]:
+    """Write up to ``limit`` crops of ``size`` x ``size`` of each photo into OUT/PHOTO/; return their numbers.
+
+    Running it again writes the same bytes. ``UsageError`` when OUT holds anything else.
+    """
+    if out.is_dir() and any(p.name not in PHOTOS for p in out.iterdir()):
+        raise UsageError("folder", out, "holds other files", "choose a new or an empty folder")
+    return {
+        name: _write_crops(out / name, images.read(path), size, limit) for name, path in _bundled()
+    }
+
+
+def _bundled() -> Iterator[tuple[str, Path]]:
+    folder = Path(load_extra("skimage", "demo", "the demo photos").__file__).parent / "data"
+    for name, file in PHOTOS.items():
+        if (folder / file).is_file():
+            yield name, folder / file
+
+
+def _write_crops(folder: Path, photo: images.Picture, size: int, limit: int) -> int:
+    crops = list(_crops(photo.pixels, size))
+    chosen = [crops[i] for i in np.linspace(0, len(crops) - 1, min(limit, len(crops))).astype(int)]
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, crop in enumerate(chosen):
+            (folder / f"{number:03d}.png").write_bytes(
+                images.encode(np.ascontiguousarray(crop), "png")
+            )
+    return len(chosen)
+
+
+def _crops(photo: images.Pixels, size: int) -> Iterator[images.Pixels]:
+    """Yield overlapping crops of the photo at half and at full size: large shapes first."""
+    height, width = photo.shape[:2]
+    half = cv2.resize(photo, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    for scaled in (half, photo):
+        for top in range(0, scaled.shape[0] - size + 1, size * 3 // 4):
+            for left in range(0, scaled.shape[1] - size + 1, size * 3 // 4):
+                yield scaled[top : top + size, left : left + size]

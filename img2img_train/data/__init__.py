@@ -1,0 +1,3 @@
+"""From a corpus to batches of tensors: decoding, caching, augmentation, colour spaces."""
+
+__all__ = ["augment", "color", "color_checks", "dataset", "device_cache", "loader", "on_the_fly"]

@@ -1,0 +1,83 @@
+"""Pictures kept on the device: of a step only the numbers of its pictures travel there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from img2img_data.core.errors import UsageError
+from img2img_train.data.augment import Cuts, moved
+from img2img_train.data.dataset import Memory, PairSet, PictureSet
+
+SHARE_OF_DEVICE: Final = 0.25
+"""Of the memory that is free before training; networks and a step need the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """All pictures of a ``PictureSet`` on the device, N x H x W x C; no inputs where the targets stand for
+    them.
+
+    Samples of 16 bits lie there as int16 of the same bits, which every device can gather.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, memory: Memory, device: torch.device) -> OnDevice:
+        """Return pictures in memory, all of one size, brought to the device."""
+        inputs, targets = (torch.from_numpy(side) for side in (memory.inputs, memory.targets))
+        dtype = targets.dtype
+        if dtype != torch.uint8:
+            inputs, targets = inputs.view(torch.int16), targets.view(torch.int16)
+        return cls(inputs.to(device), targets.to(device), dtype)
+
+    def gather(
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the inputs of ``indices`` and the targets of ``others``, stacked, on the device."""
+        targets = self._taken(self.targets, others)
+        return (self._taken(self.inputs, indices) if len(self.inputs) else targets), targets
+
+    def _taken(self, kept: Tensor, places: NDArray[np.int64]) -> Tensor:
+        return kept.index_select(0, moved(places % len(kept), kept.device)).view(self.dtype)
+
+
+def check_cache(cache: str, held: PictureSet, workers: int) -> None:
+    """Raise UsageError where pictures are to be kept on the device and cannot be."""
+    why = _obstacle(held, workers)
+    if cache == "device" and why is not None:
+        raise UsageError(
+            "option", "--cache", f"'device' does not go here: {why}", "give --cache ram"
+        )
+
+
+def on_device(cache: str, held: PictureSet, workers: int, device: torch.device) -> bool:
+    """Return whether pictures to train on are kept on the device: ``--cache``, decided.
+
+    UsageError where that is asked for and they do not fit.
+    """
+    if device.type != "cuda" or cache not in ("auto", "device"):
+        return cache == "device"
+    size, free = held.to_train_on().nbytes, torch.cuda.mem_get_info(device)[0]
+    if cache == "device" and size > free:
+        why = f"'device': the pictures take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there"
+        raise UsageError("option", "--cache", why, "give --cache ram")
+    return cache == "device" or (
+        _obstacle(held, workers) is None and size <= SHARE_OF_DEVICE * free
+    )
+
+
+def _obstacle(held: PictureSet, workers: int) -> str | None:
+    if held.least:
+        return "the pictures are of several sizes"
+    if isinstance(held, PairSet) and held.online is not None and not held.online.linear:
+        return "this degradation works on pictures in memory"
+    return "with --workers other processes read the pictures" if workers else None

@@ -1,0 +1,350 @@
+"""A model and pictures of any size, depth and kind to restored pictures, tile by tile; videos frame by frame.
+
+What a picture has beside its colours is kept: transparency, 16 bits a sample, one channel, an embedded ICC
+profile. EXIF orientation is applied, other metadata is not copied. Of a video the frames are restored, each
+on its own; what else is lost stands in ``videos``. A video that was interrupted begins again.
+
+::
+
+    OUT/FOLDERS/KEY.png     as in the source; of a video KEY.mp4
+    OUT/translated.jsonl    a row per file that is done; a rerun of the same model passes over these
+    OUT/rejected.jsonl      a row per file that cannot be read
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from pydantic import Field as Setting
+
+from img2img_data.core.errors import CorpusError, Refused, UsageError, printable
+from img2img_data.corpus.format import REJECTED_FILE, Keys, to_json_line, write_atomically
+from img2img_data.images import io as images
+from img2img_train.inference.inputs import list_pictures
+from img2img_train.inference.resume_log import Finished
+from img2img_train.inference.tiles import Tiling, restore
+from img2img_train.inference.video import Survey, Video, is_video, open_video, write_video
+from img2img_train.networks.layers import looks_around
+from img2img_train.runs.folder import LoadedModel
+
+Follow: TypeAlias = Callable[[str, int, int], None]
+"""Told what is worked on ("" for the whole, else a video), files or frames done, and in all."""
+
+
+class TranslateSettings(BaseModel):
+    """How pictures are cut and written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tile: int = Setting(
+        512,
+        ge=16,
+        description="side of a tile, pixels, at least twice --overlap; memory grows with its square",
+    )
+    overlap: int = Setting(
+        128, ge=0, description="pixels that two tiles share: more for a network that sees further"
+    )
+    batch: int = Setting(1, ge=1, le=4096, description="tiles at a time")
+    draws: int = Setting(
+        1,
+        ge=1,
+        le=1000,
+        description="results that are averaged, with dropout on; several also give NAME.spread.png, "
+        "their standard deviation in 1/256 of a grey level",
+    )
+    format: Literal["png", "jpg", "webp"] = Setting(
+        "png", description="format of the results; jpg and webp hold 8 bits and no transparency"
+    )
+    quality: int = Setting(
+        95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
+    )
+    video_format: Literal["mp4", "webm", "mkv", "avi"] = Setting(
+        "mp4",
+        description="format of restored videos: mp4, webm and avi (JPEG) are lossy, mkv (FFV1) is not",
+    )
+    max_pixels: int = Setting(400_000_000, ge=1, description="pixels a picture or frame may have")
+
+    def check(self, model: LoadedModel) -> None:
+        """Raise UsageError where the model makes nothing of a setting."""
+        if self.draws > 1 and not model.config.test_dropout:
+            raise UsageError(
+                "option", "--draws", "makes equal results without dropout", "give --dropout on"
+            )
+
+    def note(self, model: LoadedModel, side: int) -> list[str]:
+        """Return what to say of a result of this longest side, if anything."""
+        whole = self.tiling(model.spec.multiple, model.spec.smallest)
+        if len(whole.starts(side)) == 1 or not looks_around(model.generator):
+            return []
+        said = "cut into tiles, and this model normalises each by itself: contrast may change across a picture"
+        return [f"{said}; --tile {side} takes the largest whole, where memory allows"]
+
+    def tiling(self, multiple: int, smallest: int) -> Tiling:
+        """Return the tiling for a network that needs sides of this multiple, and at least so many pixels."""
+        return Tiling(self.tile, self.overlap, multiple, self.batch, smallest)
+
+
+@dataclass(slots=True)
+class Translated:
+    """How many files were restored, how many were there already, and why the others were not.
+
+    ``videos`` of the kept ones are videos; ``frames`` were restored now; ``side`` is the longest side among
+    what was; ``notes`` are lines for a person.
+    """
+
+    out: Path
+    kept: int = 0
+    already: int = 0
+    videos: int = 0
+    frames: int = 0
+    side: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
+# -------------------------------------------------------------------------------------------- one picture
+class Made(NamedTuple):
+    """The files of one restored picture: itself, and with several draws how far they spread (else empty).
+
+    ``side`` is the picture's longer side, pixels.
+    """
+
+    picture: bytes
+    spread: bytes
+    side: int
+
+
+def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings) -> Made:
+    """Return a restored picture as a file from the file of one; Refused where it cannot be read.
+
+    Of several draws the result is the mean; the spread is a 16-bit grey PNG of their standard deviation, mean
+    over the channels, in 1/256 of an 8-bit grey level.
+    """
+    policy = images.ReadPolicy(
+        depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
+    )
+    pixels = images.decode(data, policy).pixels
+    made, deviation = translate_pixels(model, pixels, settings)
+    if settings.format != "png":
+        made = _on_white(images.to_8_bit(made) if made.dtype == np.uint16 else made)
+    profile = images.icc_profile(data, 1 if made.shape[2:] in {(), (2,)} else 3)
+    spread = b"" if deviation is None else images.encode(deviation, "png")
+    file = images.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
+    return Made(file, spread, max(made.shape[:2]))
+
+
+def translate_pixels(
+    model: LoadedModel, pixels: images.Pixels, settings: TranslateSettings
+) -> tuple[images.Pixels, images.Pixels | None]:
+    """Return the restored picture of H x W, H x W x 3 or H x W x 4, uint8 or uint16; and, of several draws,
+    how far they spread.
+
+    Alpha stays. What was grey comes out grey, unless the model makes colours of it; what a model makes grey
+    is H x W, or H x W x 2 with alpha.
+    """
+    alpha = pixels.shape[2:] == (4,)
+    grey = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
+    colour = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
+    tiling = settings.tiling(model.spec.multiple, model.spec.smallest)
+    draws = (
+        restore(partial(model.forward, draw=draw), colour, tiling, model.device)
+        for draw in range(settings.draws)
+    )
+    made, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
+    if model.spec.outputs == 1 or (grey and model.spec.inputs == model.spec.outputs):
+        made = np.asarray(np.rint(made.mean(axis=2)), pixels.dtype)
+    return np.dstack([made, pixels[..., 3]]) if alpha else made, deviation
+
+
+def _on_white(pixels: images.Pixels) -> images.Pixels:
+    """Return an 8-bit picture without its transparency: composed on white, as everywhere in this project."""
+    if pixels.shape[2:] not in {(2,), (4,)}:
+        return pixels
+    share = pixels[..., -1:].astype(np.float32) / 255
+    opaque = np.rint(pixels[..., :-1] * share + 255 * (1 - share)).astype(np.uint8)
+    return opaque[..., 0] if opaque.shape[2] == 1 else opaque
+
+
+def _mean_and_spread(draws: Iterator[images.Pixels]) -> tuple[images.Pixels, images.Pixels]:
+    """Return the rounded mean, and the deviation in 1/256 of an 8-bit level; one draw is held at a time."""
+    first = next(draws)
+    total, squares, count = first.astype(np.float64), np.square(first, dtype=np.float64), 1
+    for made in draws:
+        total += made
+        squares += np.square(made, dtype=np.float64)
+        count += 1
+    variance = np.maximum(squares / count - np.square(total / count), 0)
+    level = np.iinfo(first.dtype).max / 255
+    deviation = np.sqrt(variance).mean(axis=2) / level * 256
+    return np.rint(total / count).astype(first.dtype), np.minimum(np.rint(deviation), 65535).astype(
+        np.uint16
+    )
+
+
+# --------------------------------------------------------------------------------------------- a video
+def translate_video(
+    model: LoadedModel,
+    video: Video,
+    out: Path,
+    settings: TranslateSettings,
+    follow: Follow = lambda what, done, total: None,
+) -> Survey:
+    """Restore an open video into the file ``out``, with a frame in memory at a time.
+
+    Refused where it cannot be read. Returns what reading it has told. Each frame is restored on its own.
+    """
+    name = printable(out.name)
+    survey = video.survey(settings.max_pixels, partial(follow, f"reading {name}"))
+    done = 0
+    with write_video(out, settings.video_format, survey) as write:
+        for done, frame in enumerate(video.frames(), 1):
+            write(translate_pixels(model, frame, settings)[0])
+            follow(f"restoring {name}", done, survey.frames)
+        if done != survey.frames:
+            raise Refused("corrupt", f"{survey.frames} frames once, {done} when read again")
+    return survey
+
+
+# --------------------------------------------------------------------------------------------- a folder
+def translate(
+    model: LoadedModel,
+    source: Path,
+    out: Path,
+    follow: Follow = lambda what, done, total: None,
+    settings: TranslateSettings | None = None,
+) -> Translated:
+    """Restore a file, or those of a folder or a pattern, into the same folders below ``out``.
+
+    A file that cannot be read is a row in ``out/rejected.jsonl``, as in a corpus. Equal inputs give equal
+    bytes; what an earlier call with the same model and settings has finished is not done again. UsageError
+    where the source holds no picture, or ``out`` cannot be written or holds the sources; FolderInUse where
+    another process works in it.
+    """
+    settings = settings or TranslateSettings()
+    settings.check(model)
+    root, paths = list_pictures(source, out)
+    _make(out)
+    rejected = []
+    how = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
+    with Finished.open(out, model, how) as log:
+        work = _Work(model, settings, root, Keys(paths), log, follow, Translated(out))
+        for number, path in enumerate(paths, 1):
+            try:
+                work.video(path) if is_video(path) else work.picture(path)
+                work.done.kept += 1
+            except Refused as refused:
+                work.done.refused[refused.reason] += 1
+                rejected.append(_row(path, refused))
+            follow("", number, len(paths))
+        work.done.notes += settings.note(model, work.done.side)
+        log.sort()
+        lines = b"".join(map(to_json_line, rejected))
+        write_atomically(out / REJECTED_FILE, lines, out / f".{REJECTED_FILE}.tmp")
+    return work.done
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One call of ``translate``: a method for each kind of file. Both raise Refused."""
+
+    model: LoadedModel
+    settings: TranslateSettings
+    root: bytes
+    keys: Keys
+    log: Finished
+    follow: Follow
+    done: Translated
+
+    def picture(self, path: bytes) -> None:
+        """Restore a picture, unless its result is there."""
+        data = images.read_bytes(os.path.join(self.root, path))
+        name, digest = f"{self.keys[path]}.{self.settings.format}", sha256(data).hexdigest()
+        if self.log.has(path, name, digest):
+            self.done.already += 1
+            return
+        if self.settings.draws > 1 and self.keys[path].endswith(".spread"):
+            raise Refused("name-collision", "another picture's spread has this name")
+        made = translate_bytes(self.model, data, self.settings)
+        if made.spread:
+            self._write(f"{self.keys[path]}.spread.png", made.spread)
+        self._write(name, made.picture)
+        self.done.side = max(self.done.side, made.side)
+        self.log.add(path, name, digest)
+
+    def video(self, path: bytes) -> None:
+        """Restore a video, unless its result is there."""
+        name = f"{self.keys[path]}.{self.settings.video_format}"
+        with open_video(os.path.join(self.root, path)) as video:
+            digest = video.digest()
+            if self.log.has(path, name, digest):
+                self.done.already += 1
+            else:
+                _make((self.done.out / name).parent)
+                seen = translate_video(
+                    self.model, video, self.done.out / name, self.settings, self.follow
+                )
+                self.log.add(path, name, digest, frames=seen.frames)
+                self.done.frames += seen.frames
+                self.done.side = max(self.done.side, seen.width, seen.height)
+                if seen.frames < seen.stated:
+                    said = f"its header states {seen.stated:,} frames, {seen.frames:,} are there"
+                    self.done.notes.append(f"'{printable(path)}': {said}")
+            self.done.videos += 1
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.done.out / name
+        _make(path.parent)
+        write_atomically(path, data, self.done.out / ".picture.tmp")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            "output", folder, error.strerror or "cannot be made", "give another folder"
+        ) from None
+
+
+def translate_file(model: LoadedModel, data: bytes, name: str, settings: TranslateSettings) -> Made:
+    """Return one restored picture as files; CorpusError, naming it, where it cannot be read."""
+    settings.check(model)
+    try:
+        return translate_bytes(model, data, settings)
+    except Refused as refused:
+        raise _unusable("picture", name, refused) from None
+
+
+def translate_video_file(
+    model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, follow: Follow
+) -> Survey:
+    """Restore one video into another; CorpusError, naming it, where it cannot be read."""
+    settings.check(model)
+    _make(out.parent)
+    try:
+        with open_video(source.resolve()) as video:
+            return translate_video(model, video, out, settings, follow)
+    except Refused as refused:
+        raise _unusable("video", str(source), refused) from None
+
+
+def _unusable(what: str, name: str, refused: Refused) -> CorpusError:
+    return CorpusError(what, name, f"{refused.reason} {refused.detail}".strip(), "give another")
+
+
+def _row(path: bytes, refused: Refused) -> dict[str, Any]:
+    return {
+        "source": printable(path),
+        "source_hex": path.hex(),
+        "reason": refused.reason,
+        "detail": printable(refused.detail),
+    }

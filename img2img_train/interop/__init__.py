@@ -1,0 +1,3 @@
+"""Weights and options of the PyTorch CycleGAN/pix2pix repository."""
+
+__all__ = ["junyanz_options", "junyanz_weights"]

@@ -1,0 +1,3 @@
+"""Learning-rate schedules and the moving average of weights."""
+
+__all__ = ["ema", "lr_schedule"]

@@ -1,0 +1,3 @@
+"""HTML pages about runs and evaluations."""
+
+__all__ = ["gallery", "page"]

@@ -1,0 +1,421 @@
+"""The run folder, and what others take from it.
+
+::
+
+    config.json             the configuration, whole and resolved; versions; what the corpora held
+    log.jsonl               a row per epoch and per validation
+    timing.jsonl            seconds and rates; the one file in which equal runs differ
+    samples/epoch-00005.png input | output | target, the same pictures each time
+    checkpoints/            latest and previous (complete), best (networks alone)
+    tensorboard/            the log and the samples again, with --tensorboard
+    evaluation/ report.html what the finished run was scored with, and the page about it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from img2img_data.core.errors import CheckpointError, FolderInUse, UsageError, printable
+from img2img_data.corpus.format import read_rows, to_json_line, to_json_page
+from img2img_train.config import CONFIG_FILE, RunConfig, read_page
+from img2img_train.data.color import Colour, Planes
+from img2img_train.data.loader import from_bytes, from_words, to_bytes, to_words
+from img2img_train.networks.layers import TestNorm, dropping, seeds_of, set_norm
+from img2img_train.networks.registry import NetworkSpec, skeleton
+from img2img_train.runs.checkpoint import (
+    Checkpoint,
+    Description,
+    Tensors,
+    fill_network,
+    read_checkpoint,
+    sync_folder,
+    write_checkpoint,
+    write_file,
+)
+
+FORMAT: Final = 1
+PATIENCE_SECONDS: Final = 2.0
+ANOTHER_OUT: Final = "give another --out"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of a run, and how its files change."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration."""
+        return self.root / CONFIG_FILE
+
+    @property
+    def log(self) -> Path:
+        """The rows of epochs and validations."""
+        return self.root / "log.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """Seconds and rates, one row per epoch."""
+        return self.root / "timing.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of sample grids."""
+        return self.root / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def latest(self) -> Path:
+        """The newest complete checkpoint."""
+        return self.checkpoints / "latest.safetensors"
+
+    @property
+    def previous(self) -> Path:
+        """The one before; gone once a run is finished."""
+        return self.checkpoints / "previous.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The networks of the best validation."""
+        return self.checkpoints / "best.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.root / "report.html"
+
+    def is_reported(self) -> bool:
+        """Return whether the page is at least as new as the latest checkpoint."""
+        return (
+            self.report.exists()
+            and self.report.stat().st_mtime_ns >= self.latest.stat().st_mtime_ns
+        )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, made if missing, while the process lives; FolderInUse where another does."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("ab")
+        except OSError as error:
+            raise UsageError(
+                "run", self.root, error.strerror or "cannot be written", ANOTHER_OUT
+            ) from None
+        with file:
+            if not _locked(file):
+                raise FolderInUse(
+                    "run", self.root, "is in use by another run", f"wait for it, or {ANOTHER_OUT}"
+                )
+            yield
+
+    def check_free(self) -> None:
+        """Raise UsageError where the folder holds something that is no run."""
+        there = next((path for path in (self.root, *self.root.parents) if path.exists()), Path())
+        if not there.is_dir():
+            why = (
+                "is a file"
+                if there == self.root
+                else f"would lie in the file '{printable(str(there))}'"
+            )
+            raise UsageError("run", self.root, why, ANOTHER_OUT)
+        others = [p for p in self.root.iterdir() if p.name != ".lock"] if self.root.exists() else []
+        others = [p for p in others if not p.name.startswith(f".{CONFIG_FILE}")]
+        if others and not self.config.is_file():
+            why = f"holds other files ('{printable(others[0].name)}')"
+            raise UsageError("run", self.root, why, ANOTHER_OUT)
+
+    def append(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        """Append rows to the log or the timing file, at once."""
+        try:
+            with path.open("ab") as file:
+                file.write(b"".join(map(to_json_line, rows)))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+    def cut_log(self, size: int) -> None:
+        """Cut rows that a checkpoint does not know: they are written again."""
+        if self.log.exists() and self.log.stat().st_size > size:
+            os.truncate(self.log, size)
+
+    def log_size(self) -> int:
+        """Return the bytes of the log, on the disk for sure."""
+        if not self.log.exists():
+            return 0
+        with self.log.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def sweep(self) -> None:
+        """Remove what a killed run left half written."""
+        for path in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
+            path.unlink(missing_ok=True)
+
+    def rotate(self, tensors: Tensors, about: Description) -> None:
+        """Write the latest checkpoint; the one that was stays as previous."""
+        fresh = self.latest.with_name(".next.safetensors.tmp")
+        write_checkpoint(fresh, tensors, about)
+        if self.latest.exists():
+            self.latest.replace(self.previous)
+        fresh.replace(self.latest)
+        sync_folder(self.checkpoints)
+
+    def newest(self, tell: Callable[[str], None]) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole, None where there is none.
+
+        A damaged one is told of and makes room for the one before. CheckpointError where both are damaged.
+        """
+        trouble: CheckpointError | None = None
+        for path in (p for p in (self.latest, self.previous) if p.exists()):
+            try:
+                checkpoint = _complete(path)
+            except CheckpointError as error:
+                trouble = trouble or error
+                continue
+            if trouble is not None:
+                tell(f"warning: {trouble}; going on from the one before")
+                path.replace(self.latest)
+            return checkpoint
+        if trouble is not None:
+            raise trouble
+        return None
+
+    def claim(self, config: RunConfig, data: Mapping[str, Any]) -> bool:
+        """Write config.json; True where it was there already. UsageError where it is another run's."""
+        if self.config.is_file():
+            self.check_same(config, data)
+            return True
+        settings = config.model_dump(mode="json")
+        page = {"format": FORMAT, "config": settings, "versions": versions(), "data": data}
+        write_file(self.config, [to_json_page(page)])
+        return False
+
+    def check_same(self, config: RunConfig, data: Mapping[str, Any]) -> None:
+        """Raise UsageError where the run begun here has other settings or other pictures."""
+        for name, (old, new) in RunConfig.load(self.config).changes(config).items():
+            why = f"was begun with another configuration ({name} was {_short(old)}, now {_short(new)})"
+            raise UsageError("run", self.root, why, f"{ANOTHER_OUT}, or the same settings")
+        if read_page(self.config).get("data") != data:
+            raise UsageError(
+                "run", self.root, "was begun on other pairs: a corpus has changed", ANOTHER_OUT
+            )
+
+
+def _complete(path: Path) -> Checkpoint:
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.about.complete:
+        raise CheckpointError(
+            "checkpoint", path, "holds networks alone, so training cannot go on from it"
+        )
+    return checkpoint
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(
+            f"{v['path']}={v['weight']:g}" if isinstance(v, dict) else str(v) for v in value
+        )
+    return str(value)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Try to lock; the workers of a killed run hold its lock for a moment."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    import platform
+    from importlib.metadata import version
+
+    return {
+        "img2img": version("img2img"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def read_log(run: Path | str) -> list[dict[str, Any]]:
+    """Return the rows of a run's log, in order; none where it has not begun.
+
+    ``{"kind": "train", "epoch", "step", "pictures", "losses": {name: mean}}`` and ``{"kind": "validation",
+    "epoch", "step", "psnr", "psnr_nothing", "psnr_train", "best"}``; PSNR in dB, mean over pictures, that of
+    ``psnr_train`` over a few training pairs; without pairs ``cycle_mae`` in their place, grey levels.
+    ``{"kind": "warning"`` or ``"stopped", "epoch", "step", "text"}`` say so in words. A half row at the
+    end, of a run under way, is left out.
+    """
+    log = RunFolder(Path(run)).log
+    if not log.is_file():
+        return []
+    content = log.read_bytes()
+    return (
+        read_rows(log)
+        if content.endswith(b"\n")
+        else [json.loads(x) for x in content.splitlines()[:-1]]
+    )
+
+
+def read_timing(run: Path | str) -> list[dict[str, Any]]:
+    """Return the rows of a run's timing, in order: ``{"epoch", "seconds", "pictures_per_second", ...}``."""
+    timing = RunFolder(Path(run)).timing
+    return read_rows(timing) if timing.is_file() else []
+
+
+def sample_paths(run: Path | str) -> list[Path]:
+    """Return the sample grids of a run, oldest first."""
+    return sorted(RunFolder(Path(run)).samples.glob("epoch-*.png"))
+
+
+# ------------------------------------------------------------------------------------------ models
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name, of "auto" CUDA, MPS or CPU, what is there; UsageError where it is not."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(n for n, is_there in there.items() if is_there))
+    if not there.get(name, False):
+        have = ", ".join(n for n, is_there in there.items() if is_there)
+        raise UsageError("option", "--device", f"there is no {name} here", f"choose one of {have}")
+    return torch.device(name)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A trained generator in eval mode, and what is known of it."""
+
+    generator: nn.Module
+    spec: NetworkSpec
+    colour: Colour
+    value_range: tuple[int, int]
+    step: int
+    config: RunConfig
+    device: torch.device
+    path: Path
+
+    @property
+    def planes(self) -> Planes:
+        """What the network takes and gives of a picture; UsageError where that is no picture."""
+        planes = Planes(self.colour, (self.spec.inputs, self.spec.outputs))
+        if not planes.known:
+            why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.colour})"
+            raise UsageError("model", self.path, why, "pictures are RGB or grey, or L to ab")
+        return planes
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, draw: int = 0) -> Tensor:
+        """Return the output of N x 3 x H x W RGB in [-1, 1], as RGB; with dropout ``draw`` chooses the masks.
+
+        A picture's result depends on the picture alone, never on the batch it is in.
+        """
+        given = self.planes.given(x)
+        with dropping([self.generator], seeds_of(given, draw) if self.config.test_dropout else ()):
+            return self.planes.picture(self.generator(given), given)
+
+    @torch.no_grad()
+    def restore(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Return the restored pictures: N x H x W x 3 RGB, uint8 or uint16, to the same, sides of any length;
+        float32 inside.
+        """
+        if batch.dtype == np.uint16:
+            words = torch.from_numpy(batch.astype(np.float32)).to(self.device)
+            return np.ascontiguousarray(
+                to_words(self.forward(from_words(words))).cpu().numpy().astype(np.uint16)
+            )
+        made = self.forward(
+            from_bytes(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        )
+        return np.ascontiguousarray(to_bytes(made).cpu().numpy())
+
+
+def find_checkpoint(path: Path | str) -> Path:
+    """Return the checkpoint meant by a path: itself, or of a run folder the best one, else the latest."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    folder = RunFolder(path)
+    for candidate in (folder.best, folder.latest, folder.previous):
+        if candidate.exists():
+            return candidate
+    raise CheckpointError(
+        "run", path, "has no checkpoint yet", "give the folder of a run that has begun training"
+    )
+
+
+def load_generator(
+    path: Path | str,
+    device: str = "auto",
+    direction: str | None = None,
+    dropout: bool | None = None,
+    norm: TestNorm | None = None,
+) -> LoadedModel:
+    """Return the generator of a checkpoint file or a run folder (the best checkpoint, else the latest).
+
+    Of a run with ``--ema`` it is the average of the generators.
+    ``direction`` (AtoB, BtoA; None: the one it was trained for) may ask for the way back, where there is
+    one; ``dropout`` and ``norm`` for another way at test than the model was saved with. Raises
+    CheckpointError in one line that names the file; UsageError where the device or the way is not there.
+    """
+    where, found = choose_device(device), find_checkpoint(path)
+    checkpoint = read_checkpoint(found, ("network/", "ema/"))
+    about, config = checkpoint.about, checkpoint.config()
+    name = about.generator
+    if direction not in (None, config.direction):
+        if about.back is None:
+            why = f"has no way {direction}: it was trained for {config.direction}"
+            raise UsageError("model", found, why, "leave --direction out, or train with it")
+        name, config = about.back, config.model_copy(update={"direction": direction})
+    if name not in about.networks:
+        raise CheckpointError("checkpoint", found, "describes no generator", "use another one")
+    spec = about.networks[name]
+    try:
+        network = skeleton(spec)
+    except UsageError as error:
+        raise CheckpointError(
+            "checkpoint", found, f"describes what is not made here: {error}"
+        ) from None
+    averaged = checkpoint.part(f"ema/{name}/")
+    fill_network(network, averaged or checkpoint.part(f"network/{name}/"), found)
+    policy = {"test_dropout": dropout, "test_norm": norm}
+    config = config.model_copy(
+        update={name: value for name, value in policy.items() if value is not None}
+    )
+    set_norm(network, config.test_norm)
+    network.eval().requires_grad_(False).to(where)
+    return LoadedModel(
+        network, spec, about.colour, about.value_range, about.progress.step, config, where, found
+    )

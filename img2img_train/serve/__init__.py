@@ -1,0 +1,3 @@
+"""The demo page on the loopback interface."""
+
+__all__ = ["models", "server"]

@@ -1,0 +1,201 @@
+"""The models a page offers, and what it does with one: restore a picture, spoil and restore it, score it.
+
+Nothing here knows of a browser. Pictures are read by the project's own strict reader, within limits that are
+checked before anything is decoded; they pass a model as in ``translate``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+
+from img2img_data.core.errors import CheckpointError, UsageError, printable
+from img2img_data.corpus.format import picture_rng
+from img2img_data.degradations.registry import Degradation
+from img2img_data.images import io as images
+from img2img_train.config import RunConfig, config_of
+from img2img_train.data.color import Planes
+from img2img_train.data.loader import from_bytes, to_bytes
+from img2img_train.evaluation.evaluate import short_names
+from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
+from img2img_train.metrics.image import METRICS, Pixels
+from img2img_train.networks.layers import TestNorm
+from img2img_train.networks.registry import NetworkSpec
+from img2img_train.runs.checkpoint import Description, read_description
+from img2img_train.runs.folder import LoadedModel, choose_device, find_checkpoint, load_generator
+
+KEPT: Final = 2
+"""Models that stay in memory."""
+WAYS: Final = ("AtoB", "BtoA")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model to choose: its checkpoint, a name of its own, what is known of it, its ways."""
+
+    checkpoint: Path
+    name: str
+    about: tuple[str, ...]
+    ways: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path, name: str) -> Offer:
+        """Read what a run or a checkpoint says of itself; CheckpointError where it is none."""
+        found = find_checkpoint(path)
+        about = read_description(found)
+        config = config_of(about.config, f"checkpoint '{printable(str(found))}'")
+        way = config.direction
+        other = [w for w in WAYS if w != way] if about.back is not None else []
+        return cls(found, name, tuple(_lines(path, about, config)), (way, *other))
+
+
+def _lines(path: Path, about: Description, config: RunConfig) -> list[str]:
+    """Return what is known of a model: how it was trained, and how it scored."""
+    spec: NetworkSpec = about.networks[about.generator]
+    planes = Planes(about.colour, (spec.inputs, spec.outputs)).said
+    what = f"{config.title}{f', {planes}' if planes else ''}, {about.progress.step:,} steps"
+    return [what, *_scores(path)]
+
+
+def _scores(run: Path) -> list[str]:
+    """Return a line for each evaluation that the run folder holds; a file that is none says nothing."""
+    said = []
+    for path in sorted((run / "evaluation").glob("*.json")):
+        try:
+            saved = json.loads(path.read_bytes())
+            psnr, nothing = (float(saved[part]["psnr"]) for part in ("scores", "nothing"))
+            where = f"{saved['corpus']} {saved['split']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        said.append(f"{printable(where)}: PSNR {psnr:.2f} dB, doing nothing {nothing:.2f}")
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a picture may be: pixels, and bytes of its file."""
+
+    pixels: int
+    bytes: int
+
+    def policy(self) -> images.ReadPolicy:
+        """Return how pictures are read: 8-bit RGB, upright."""
+        return images.ReadPolicy(max_pixels=self.pixels, max_bytes=self.bytes, max_aspect=1e9)
+
+
+class Choice(NamedTuple):
+    """Which model, and how it is applied; None: as it was trained and saved."""
+
+    number: int = 0
+    way: str | None = None
+    dropout: bool | None = None
+    norm: TestNorm | None = None
+
+
+class Trial(NamedTuple):
+    """Three pictures, H x W x 3 uint8, and the metrics of the first two against the third."""
+
+    given: Pixels
+    made: Pixels
+    target: Pixels
+    nothing: Mapping[str, float]
+    scores: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Offers:
+    """The models there are, read when first used; the last ``KEPT`` stay in memory."""
+
+    offers: tuple[Offer, ...]
+    device: str
+    limits: Limits
+    loaded: dict[Choice, LoadedModel] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], device: str, limits: Limits) -> Offers:
+        """Look at every run or checkpoint; CheckpointError or UsageError where one cannot be offered."""
+        choose_device(device)
+        for path in paths:
+            if not path.exists():
+                raise CheckpointError("run", path, "no such file or folder", "check the path")
+        names = short_names(paths)
+        return cls(tuple(Offer.of(p, n) for p, n in zip(paths, names, strict=True)), device, limits)
+
+    def model(self, choice: Choice) -> LoadedModel:
+        """Return a model in eval mode; errors as of ``load_generator``."""
+        found = self.loaded.pop(choice, None)
+        if found is None:
+            offer = self.offers[choice.number]
+            way = choice.way if choice.way in offer.ways else None
+            found = load_generator(offer.checkpoint, self.device, way, choice.dropout, choice.norm)
+            _ = found.planes
+        self.loaded[choice] = found
+        for old in list(self.loaded)[:-KEPT]:
+            del self.loaded[old]
+        return found
+
+    def read(self, data: bytes) -> Pixels:
+        """Return a picture as H x W x 3 uint8; Refused where it is damaged, too large or none."""
+        return images.decode(data, self.limits.policy()).pixels
+
+    def restore(
+        self, choice: Choice, data: bytes, settings: TranslateSettings
+    ) -> tuple[Pixels, bytes]:
+        """Return what a model takes of a picture, and the file that ``translate`` makes of it."""
+        given, model = self.read(data), self.model(choice)
+        settings = settings.model_copy(update={"max_pixels": self.limits.pixels})
+        return as_taken(model.planes, given), translate_bytes(model, data, settings).picture
+
+    def trial(
+        self, choice: Choice, clean: Pixels, spoiled: Pixels, settings: TranslateSettings
+    ) -> Trial:
+        """Return what a model makes of a spoiled picture, scored against the clean one beside doing nothing.
+
+        A model that gives grey is held to the grey of the clean picture.
+        """
+        model = self.model(choice)
+        target = as_taken(GREY, clean) if model.spec.outputs == 1 else clean
+        given = as_taken(model.planes, spoiled)
+        made = images.to_uint8_rgb(translate_pixels(model, spoiled, settings)[0])
+        return Trial(given, made, target, scores(target, given), scores(target, made))
+
+
+GREY: Final = Planes("rgb", (1, 1))
+
+
+def as_taken(planes: Planes, picture: Pixels) -> Pixels:
+    """Return the part of a picture that a model takes, as RGB: all of it, or its grey or L plane."""
+    if planes.channels[0] == 3:
+        return picture
+    strips = (picture[top : top + 256] for top in range(0, len(picture), 256))
+    return np.concatenate([_plane(planes, strip) for strip in strips])
+
+
+def _plane(planes: Planes, strip: Pixels) -> Pixels:
+    given = planes.given(from_bytes(torch.from_numpy(strip[None].copy())))
+    return np.ascontiguousarray(to_bytes(planes.picture(given, given)).numpy()[0])
+
+
+def spoiled(
+    degradation: Degradation, picture: Pixels, seed: int, name: str
+) -> tuple[Pixels, dict[str, Any]]:
+    """Return a spoiled picture and what was drawn: as a corpus of this seed has it, of a source so named."""
+    drawn: dict[str, Any] = {
+        **degradation.draw(picture_rng(seed, name.encode("utf-8", "surrogateescape")))
+    }
+    return np.asarray(degradation.apply(picture, **drawn), np.uint8), drawn
+
+
+def scores(target: Pixels, picture: Pixels) -> dict[str, float]:
+    """Return every metric of a picture against its target; UsageError where their sizes differ."""
+    if picture.shape != target.shape:
+        sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (picture, target))
+        why = f"input and target are of two sizes, {sizes} pixels"
+        raise UsageError("pictures", None, why, "give the two halves of one pair")
+    return {name: metric.measure(picture, target) for name, metric in METRICS.items()}

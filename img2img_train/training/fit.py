@@ -1,0 +1,235 @@
+"""A run from its configuration to its end: begun, gone on with, found finished, stopped by a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from img2img_data.core.errors import DivergedError, Img2ImgError
+from img2img_train.config import RunConfig
+from img2img_train.data import dataset as pictures
+from img2img_train.data import loader as batches
+from img2img_train.data.dataset import Memory, Readable, Store
+from img2img_train.data.device_cache import OnDevice, on_device
+from img2img_train.distributed.memory import limited
+from img2img_train.distributed.processes import device_of, find_place, joined
+from img2img_train.runs.checkpoint import Checkpoint, Progress
+from img2img_train.runs.folder import RunFolder, read_log
+from img2img_train.training import compile as compiling
+from img2img_train.training import early_stopping as watching
+from img2img_train.training.loggers import Board, LivePage
+from img2img_train.training.progress import Display, duration
+from img2img_train.training.setup import Data, HeldOut, compiles, computing, opening, resolve
+from img2img_train.training.signals import Interrupted, Stop, Stopped, listening
+from img2img_train.training.trainer import Training, step_of
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended; ``already`` when there was nothing left to do, ``early`` by its patience. ``seconds``
+    are those of this call.
+    """
+
+    folder: RunFolder
+    progress: Progress
+    seconds: float
+    already: bool
+    early: bool = False
+
+
+def fit(config: RunConfig, display: Display, report: bool = False) -> Result:
+    """Train, or continue, or find finished, the run of a configuration; ``report``: its page is kept fresh.
+
+    Raises Stopped after a signal, DivergedError, and the errors of corpora, options and checkpoints.
+    """
+    began, place, config = time.monotonic(), find_place(), resolve(config)
+    objective, folder, device = (
+        config.objective,
+        RunFolder(Path(config.out)),
+        device_of(config.device, place),
+    )
+    folder.check_free()
+    with (
+        listening(place.count > 1) as stop,
+        joined(device, place) as ranks,
+        limited("run", folder.root, device.type, lambda: _leaner(config, folder)),
+        computing(config, device),
+    ):
+        try:
+            data = Data.open(config, objective)
+            ranks.check_step(data.plan.step_pictures)
+            with contextlib.ExitStack() as held:
+                ranks.first(lambda: held.enter_context(folder.lock()))
+                training = Training(config, data, objective, device, folder, display, stop, ranks)
+                training.page = LivePage(folder.root, report and ranks.leads)
+                already = _run(training)
+        except Interrupted:
+            raise ranks.told(_stopped(stop, folder)) from None
+        except DivergedError as error:
+            raise ranks.told(error) from None
+    early = training.progress.step < data.steps
+    return Result(folder, training.progress, time.monotonic() - began, already, early)
+
+
+def plan(config: RunConfig) -> list[str]:
+    """Return what a run would do, in lines for reading; nothing is written. Errors as those of ``fit``."""
+    config, folder = resolve(config), RunFolder(Path(config.out))
+    folder.check_free()
+    data = Data.open(config, config.objective)
+    if folder.config.is_file():
+        folder.check_same(config, data.page())
+    return opening(config, data, config.objective)
+
+
+def _run(training: Training) -> bool:
+    """Take the folder to a finished run from whatever it holds; True when it was one already."""
+    folder, data, tell = training.folder, training.data, training.display.line
+    checkpoint = training.ranks.first(lambda: _claim(training))
+    if not training.ranks.leads:
+        checkpoint = folder.newest(tell)
+    if checkpoint is not None:
+        training.load(checkpoint)
+    training.ranks.first(lambda: folder.cut_log(training.progress.log_bytes))
+    training.seen = [row for row in read_log(folder.root) if row["kind"] != "train"]
+    already = training.is_over
+    if not already:
+        for line in opening(training.config, data, training.objective):
+            tell(line)
+        if training.progress.step:
+            tell(f"going on from step {training.progress.step:,}")
+        if training.config.tensorboard and training.ranks.leads:
+            training.board = Board.begin(folder.root, data.plan.steps_per_epoch)
+        try:
+            _train(training)
+        finally:
+            if training.board is not None:
+                training.board.close()
+        training.save()
+    training.ranks.first(lambda: folder.previous.unlink(missing_ok=True))
+    return already
+
+
+def _claim(training: Training) -> Checkpoint | None:
+    """Make the folder this run's; return the checkpoint it goes on from."""
+    folder = training.folder
+    folder.sweep()
+    there = folder.claim(training.config, training.data.page())
+    return folder.newest(training.display.line) if there else None
+
+
+def _train(training: Training) -> None:
+    config, data, progress = training.config, training.data, training.progress
+    store = _read_all(training)
+    if compiles(config, training.device):
+        _compile(training)
+    training.display.begin("training", data.steps * data.plan.step_pictures, progress.pictures)
+    numbers = range(progress.step, data.steps)
+    share = training.ranks.places(data.plan.step_pictures, config.accumulate)
+    reading = batches.steps(
+        data.plan, store, numbers, config.flip, config.workers, data.train, share
+    )
+    with contextlib.closing(reading) as steps:
+        try:
+            training.train(batches.fed(steps, training.device, data.train.planes))
+        except Interrupted:
+            if training.progress.step:
+                training.save()
+            raise
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            training.stop.check()
+            way_out = "run the same command again, it goes on from the last checkpoint"
+            raise Img2ImgError(
+                "run", training.folder.root, "a process that reads pictures died", way_out
+            ) from None
+
+
+def _compile(training: Training) -> None:
+    """Let steps go through compiled networks, where every process can compile them."""
+    data, stepper, display = training.data, training.stepper, training.display
+    specs = training.objective.networks(data.train.planes.channels)
+    left = training.objective.twice_differentiated()
+    covers, trouble, began = stepper.used, "", time.monotonic()
+    display.begin("compiling", len(specs), unit="networks")
+    try:
+        trial = compiling.Trial(
+            _most_at_once(training), data.train.size, training.device, stepper.autocast
+        )
+        covers = compiling.cover(training.nets, specs, left, trial, display.advance)
+    except Exception as error:  # whatever a compiler comes up with that is missing, or not up to it
+        trouble = compiling.why(error)
+    if any(training.ranks.highest(bool(trouble))):
+        reason = trouble or "another process cannot"
+        display.line(
+            f"networks are not compiled ({reason}); training goes on without, as with --compile off"
+        )
+        return
+    stepper.used = covers
+    names = ", ".join(name for name in specs if name not in left)
+    display.line(f"compiled in {duration(time.monotonic() - began)}: {names}")
+
+
+def _most_at_once(training: Training) -> int:
+    """Return how many pictures go through a network at once, in the largest part of a step."""
+    pictures = training.data.plan.step_pictures // training.ranks.count
+    return math.ceil(pictures / min(training.config.accumulate, pictures))
+
+
+def _read_all(training: Training) -> Store | OnDevice:
+    """Read what is kept in memory; all processes wait for the slowest, and end when one was told to."""
+    data = training.data
+    try:
+        store = _to_train_on(training)
+        if data.held_out is not None and training.ranks.leads:
+            training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
+            if training.objective.paired:
+                training.sample = data.train_sample(watching.SAMPLE)
+    except Interrupted:
+        training.agree()
+        raise
+    training.agree()
+    return store
+
+
+def _to_train_on(training: Training) -> Store | OnDevice:
+    held, config = training.data.train, training.config
+    store = _read(training, held.to_train_on(), config.workers)
+    if isinstance(store, Memory) and on_device(config.cache, held, config.workers, training.device):
+        return OnDevice.of(store, training.device)
+    return store
+
+
+def _read(training: Training, held: Readable, workers: int) -> Store:
+    def check(done: int) -> None:
+        training.stop.check()
+        training.display.advance(done)
+
+    training.display.begin("reading", len(held))
+    cache = "ram" if training.config.cache == "device" else training.config.cache
+    return pictures.store_of(held, cache, workers, check)
+
+
+def _leaner(config: RunConfig, folder: RunFolder) -> str:
+    """Return what takes less memory; a run that has begun keeps its settings."""
+    ways = ["a smaller --batch"] if config.batch > 1 else []
+    ways += [f"--accumulate {min(2 * config.accumulate, config.batch)}"] * (
+        config.accumulate < config.batch
+    )
+    ways += ["a narrower --width", *(["a smaller --crop"] if config.crop else [])]
+    another = ", and another --out, for they are part of the run" if folder.config.is_file() else ""
+    waits = "; with more memory free the same command goes on from the last checkpoint"
+    return f"give {' or '.join(ways)}{another}{waits if folder.latest.exists() else ''}"
+
+
+def _stopped(stop: Stop, folder: RunFolder) -> Stopped:
+    number = stop.number or signal.SIGTERM
+    step = (
+        f"at step {step_of(folder.latest):,}" if folder.latest.exists() else "before the first step"
+    )
+    way_on = f"the same command, or 'img2img-train resume {folder.root}', goes on from there"
+    return Stopped(number, f"stopped by {signal.Signals(number).name} {step}; {way_on}")

@@ -1,0 +1,344 @@
+"""The only training loop. It knows phases, networks and images; it never asks which objective it trains.
+
+Whatever the moment a run is killed at, the same command goes on as if nothing had happened: a checkpoint
+holds all that later steps depend on, and what was written after the last checkpoint is written again with the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from img2img_data.core.errors import DivergedError, printable
+from img2img_data.images import io as images
+from img2img_train.config import RunConfig
+from img2img_train.data import dataset as pictures
+from img2img_train.distributed.processes import Ranks
+from img2img_train.objectives.registry import Batch, Objective, Phase
+from img2img_train.optim.lr_schedule import Schedule
+from img2img_train.runs.checkpoint import (
+    Checkpoint,
+    Description,
+    Progress,
+    Tensors,
+    not_finite,
+    read_description,
+    write_checkpoint,
+    write_file,
+)
+from img2img_train.runs.folder import RunFolder, versions
+from img2img_train.training import early_stopping as watching
+from img2img_train.training.loggers import Board, LivePage
+from img2img_train.training.progress import Display
+from img2img_train.training.setup import Data, HeldOut
+from img2img_train.training.signals import Interrupted, Stop
+from img2img_train.training.state import State
+from img2img_train.training.step import Stepper
+from img2img_train.training.timing import Clock, Trace
+from img2img_train.training.validation import Viewer, samples
+
+
+@dataclass(slots=True)
+class Training:
+    """Everything that moves while a run trains."""
+
+    config: RunConfig
+    data: Data
+    objective: Objective
+    device: torch.device
+    folder: RunFolder
+    display: Display
+    stop: Stop
+    ranks: Ranks = field(default_factory=Ranks)
+    progress: Progress = field(default_factory=lambda: Progress())
+    state: State = field(init=False)
+    stepper: Stepper = field(init=False)
+    held_out: HeldOut | None = None
+    sample: pictures.Memory | None = None
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    best: tuple[Tensors, Description] | None = None
+    page: LivePage | None = None
+    board: Board | None = None
+    trace: Trace = field(init=False)
+    clock: Clock = field(default_factory=Clock)
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trace = Trace(self.device, self.ranks.mean)
+        self.state = State.begin(
+            self.config, self.objective, self.device, self.data.train.planes.channels
+        )
+        self.stepper = Stepper(self.config, self.objective, self.state, self.schedule, self.ranks)
+
+    @property
+    def nets(self) -> dict[str, nn.Module]:
+        """The networks that are trained."""
+        return self.state.nets
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizer of each phase."""
+        return self.state.optimizers
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The updates of a step."""
+        return self.objective.phases()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rates; a run cut short by ``max_steps`` has those of the whole one."""
+        c, steps_per_epoch = self.config, self.data.plan.steps_per_epoch
+        falling = c.epochs_decay * steps_per_epoch
+        return Schedule(c.lr, c.epochs * steps_per_epoch, falling, c.decay, c.warmup)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take the next step; return its losses, still on the device."""
+        return self.stepper.step(batch, self.progress.step)
+
+    def train(self, steps: Iterator[Batch]) -> None:
+        """Train to the end of the run, from where it stands."""
+        written = time.monotonic()
+        self.clock = Clock(self.ranks.count)
+        while True:
+            step = self.progress.step
+            if self.data.is_end_of_epoch(step) and self.progress.reported != step:
+                self.end_epoch()
+            if self.is_over:
+                return
+            late = step > 0 and time.monotonic() - written >= self.config.checkpoint_seconds
+            if self.agree(late):
+                self.save()
+                written = time.monotonic()
+            batch = self.clock.waiting(lambda: next(steps))
+            full = self.trace.add(self.step(batch))
+            seen = self.progress.pictures + self.ranks.count * len(batch.input)
+            self.progress = self.progress.model_copy(update={"step": step + 1, "pictures": seen})
+            self.display.advance(seen)
+            if full:
+                self.read_trace()
+
+    def agree(self, save: bool = False) -> bool:
+        """Return whether any process wants to ``save``; Interrupted where a signal has reached any of them.
+
+        What comes after it is for the next time: all have to do the same.
+        """
+        number, wanted = self.ranks.highest(self.stop.number or 0, save)
+        if number:
+            self.stop.number = number
+            raise Interrupted
+        return bool(wanted)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run is at its end: all steps taken, or no better for longer than its patience."""
+        late = 0 < self.config.patience <= self.progress.stale
+        return self.progress.reported == self.progress.step and (
+            late or self.progress.step == self.data.steps
+        )
+
+    def read_trace(self) -> None:
+        """Add the losses of the last steps up; DivergedError names the first step where one is not finite."""
+        block = self.trace.take()
+        sums, counts = dict(self.progress.sums), dict(self.progress.counts)
+        for row, losses in enumerate(block):
+            if not all(map(math.isfinite, losses.values())):
+                raise self._diverged(self.progress.step - len(block) + row + 1, losses)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + 1
+        self.progress = self.progress.model_copy(update={"sums": sums, "counts": counts})
+        self.losses = block[-1] if block else self.losses
+
+    def _diverged(self, step: int, losses: dict[str, float], what: str = "") -> DivergedError:
+        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        latest, good = self.folder.latest, "there is no checkpoint from before"
+        if latest.exists():
+            good = (
+                f"the last good checkpoint is '{printable(str(latest))}', step {step_of(latest):,}"
+            )
+        why = f"diverged at step {step:,} ({what}{values})"
+        return DivergedError(
+            "run", self.folder.root, why, f"lower --lr and give another --out; {good}"
+        )
+
+    # ----------------------------------------------------------------------- the end of an epoch
+    def end_epoch(self) -> None:
+        """Let the first process look at the networks; the others take over what it found."""
+        self.read_trace()
+        if self.ranks.leads:
+            self._look()
+        if not self.ranks.alone:
+            said = self.ranks.said(self.progress.model_dump_json())
+            self.progress = Progress.model_validate_json(said)
+
+    def _look(self) -> None:
+        """Validate, keep the best, draw samples, write the rows last: an interruption leaves no trace."""
+        p, trained = self.progress, time.monotonic()
+        steps_per_epoch, last = self.data.plan.steps_per_epoch, p.step == self.data.steps
+        epoch, steps = math.ceil(p.step / steps_per_epoch), (p.step - 1) % steps_per_epoch + 1
+        means = {
+            name: _rounded(total / p.counts.get(name, steps))
+            for name, total in sorted(p.sums.items())
+        }
+        at = {"epoch": epoch, "step": p.step}
+        rows: list[dict[str, Any]] = [
+            {"kind": "train", **at, "pictures": p.pictures, "losses": means}
+        ]
+        after: dict[str, Any] = {"sums": {}, "counts": {}, "reported": p.step}
+        if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
+            scores = self.scores(self.held_out)
+            psnr = scores.get("psnr") if self.objective.best_by_psnr else None
+            best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
+            rows.append({"kind": "validation", **at, **scores, "best": best})
+            after["stale"] = watching.stale([*self.seen, *rows])
+            if best:
+                after |= {"best_psnr": psnr, "best_step": p.step}
+                self.keep_best(p.model_copy(update=after))
+        early = not last and 0 < self.config.patience <= after.get("stale", 0)
+        rows += self._remarks(rows, at, early)
+        if last or early or _due(epoch, self.config.samples_every):
+            self.draw_samples(epoch)
+        self.folder.append(self.folder.log, rows)
+        self.progress, self.seen = p.model_copy(update=after), [*self.seen, *rows[1:]]
+        self._tell(rows, self.clock.row(epoch, trained))
+        if self.board is not None:
+            self.board.add(rows)
+        if self.page is not None and not self.is_over:
+            self.page.refresh()
+
+    def scores(self, held_out: HeldOut) -> dict[str, float]:
+        """Return the scores on held-out pictures, and ``psnr_train`` on some that are trained on."""
+        batch = self.config.batch
+        check = (
+            self.stop.check if self.ranks.alone else lambda: None
+        )  # the others cannot be told here
+        scores = self.viewer.scores(held_out, batch, check)
+        if self.sample is None:
+            return scores
+        return scores | {
+            "psnr_train": self.viewer.psnr(self.sample, len(self.sample.targets), batch, check)
+        }
+
+    def _remarks(
+        self, rows: list[dict[str, Any]], at: dict[str, int], early: bool
+    ) -> Iterator[dict[str, Any]]:
+        given = {"--flip": self.config.flip, "--patience": self.config.patience}
+        ways_out = [option for option, value in given.items() if not value]
+        warning = watching.overfitting([*self.seen, *rows], len(self.data.train), ways_out)
+        if warning is not None:
+            yield {"kind": "warning", **at, "text": warning}
+        if early:
+            yield {
+                "kind": "stopped",
+                **at,
+                "text": watching.stopped(at["epoch"], self.config.patience),
+            }
+
+    def _tell(self, rows: list[dict[str, Any]], timing: dict[str, Any]) -> None:
+        self.folder.append(self.folder.timing, [timing])
+        parts = [f"epoch {timing['epoch']}/{self.config.epochs}"]
+        parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
+        parts += [_said(row) for row in rows if row["kind"] == "validation"]
+        parts.append(f"{timing['pictures_per_second']:,.0f} pictures/s")
+        if not self.is_over:
+            parts.append(f"{self.display.left(self.progress.pictures)} left")
+        self.display.line("  ".join(parts))
+        for text in (row["text"] for row in rows if "text" in row):
+            self.display.line(text)
+
+    @property
+    def viewer(self) -> Viewer:
+        """The networks as validation and samples see them."""
+        planes = self.data.train.planes
+        return Viewer(
+            self.objective, self.state.shown, self.device, planes, self.config.test_dropout
+        )
+
+    def draw_samples(self, epoch: int) -> None:
+        """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
+        held = self.held_out.pictures if self.held_out is not None else self.data.train
+        given, target = samples(held, self.config.samples, self.config.samples_keys)
+        path = self.folder.samples / f"epoch-{epoch:05d}.png"
+        write_file(path, [images.encode(self.viewer.grid(given, target), "png")])
+        if self.board is not None:
+            self.board.show(path, self.progress.step)
+
+    # -------------------------------------------------------------------------------- checkpoints
+    def describe(self, progress: Progress, complete: bool) -> Description:
+        """Return what a checkpoint of now says of itself."""
+        return Description(
+            complete=complete,
+            generator=self.objective.generator,
+            back=self.objective.back,
+            networks=self.objective.networks(self.data.train.planes.channels),
+            colour=self.data.train.planes.colour,
+            size=self.data.train.size,
+            versions=versions(),
+            config=self.config.model_dump(mode="json"),
+            progress=progress,
+        )
+
+    def keep_best(self, progress: Progress) -> None:
+        """Remember the networks as the best so far; ``save`` writes them, for epochs can be short."""
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in self.state.network_tensors().items()
+        }
+        self.best = (
+            tensors,
+            self.describe(progress.model_copy(update={"log_bytes": 0}), complete=False),
+        )
+
+    def save(self) -> None:
+        """Write all that later steps depend on; the best networks first, for the rest counts on them."""
+        self.read_trace()
+        self.ranks.first(self._write)
+
+    def _write(self) -> None:
+        if self.best is not None:
+            write_checkpoint(self.folder.best, *self.best)
+            self.best = None
+        self.progress = self.progress.model_copy(update={"log_bytes": self.folder.log_size()})
+        tensors = self.state.tensors()
+        bad = not_finite(tensors)
+        if bad is not None:
+            raise self._diverged(
+                self.progress.step, self.losses, f"{printable(bad)} is not finite; "
+            )
+        self.folder.rotate(tensors, self.describe(self.progress, complete=True))
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Stand where a checkpoint was written, exactly."""
+        self.state.load(checkpoint, self.data.train.size)
+        self.progress = checkpoint.about.progress
+
+
+def _due(epoch: int, every: int) -> bool:
+    return every > 0 and epoch % every == 0
+
+
+def _said(row: dict[str, Any]) -> str:
+    """Return a validation in words."""
+    if "psnr" not in row:
+        return f"there and back {row['cycle_mae']:.2f} levels off"
+    best = ", best" if row["best"] else ""
+    train = f", train {row['psnr_train']:.2f}" if "psnr_train" in row else ""
+    return f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_nothing']:.2f}{train}){best}"
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6) + 0.0
+
+
+def step_of(path: Path) -> int:
+    """Return the step at which a checkpoint was written; errors as ``read_description``."""
+    return read_description(path).progress.step

@@ -1,0 +1,315 @@
+"""Laws that every pairing keeps; a new member of the dict is tested unasked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from command_line import rows, run, tree
+from conftest import make_photo, write_photos
+
+from img2img_data.build.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
+from img2img_data.build.replay import replay_pair
+from img2img_data.cli.steps import STEPS, run_step
+from img2img_data.core.errors import Refused
+from img2img_data.images import io as images
+from img2img_data.inspect.verify import verify_corpus
+from img2img_data.similarity.alignment import measure_shift
+
+TWO_SOURCES = {"combine"}
+COMMANDS = [n for n in STEPS if STEPS[n].models and n in {"blur", *PAIRINGS} - {"unpaired"}]
+"""The commands that write paired corpora, one of them under another name than its pairing."""
+
+VARIANTS: dict[str, list[Pairing]] = {
+    "blank": [
+        Blank(where=where, fill=fill, share=share)
+        for where in ("centre", "random")
+        for fill in ("mean", "grey", "white", "noise")
+        for share in (0.01, 0.5, 0.9)
+    ],
+    "edges": [
+        Edges(),
+        Edges(lines="white", blur=0),
+        Edges(low=0, high=0),
+        Edges(high=3),
+        Edges(low=2000),
+    ],
+    "combine": [Combine(), Combine(audit_shift=True), Combine(max_shift=5)],
+}
+CASES = [
+    pytest.param(p, id=f"{name}-{number}")
+    for name, cls in PAIRINGS.items()
+    for number, p in enumerate(VARIANTS.get(name, [cls()]))
+]
+SHAPES = [(33, 41), (64, 64), (1, 1), (1, 9), (7, 1)]
+
+
+def typed(dtype: type, height: int, width: int, seed: int = 3) -> np.ndarray:
+    photo = cv2.resize(make_photo(seed), (width, height), interpolation=cv2.INTER_AREA)
+    return photo.astype(dtype) * (257 if dtype is np.uint16 else 1)
+
+
+def sources(
+    pairing: Pairing, dtype: type = np.uint8, height: int = 33, width: int = 41
+) -> list[np.ndarray]:
+    name = next(n for n, cls in PAIRINGS.items() if type(pairing) is cls)
+    width *= 2 if name == "halves" else 1
+    return [typed(dtype, height, width, seed) for seed in range(2 if name in TWO_SOURCES else 1)]
+
+
+@pytest.mark.parametrize("pairing", CASES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_both_halves_have_one_size_and_the_sources_stay(
+    pairing: Pairing, dtype: type, shape: tuple[int, int]
+) -> None:
+    pictures = sources(pairing, dtype, *shape)
+    before = [p.copy() for p in pictures]
+    made = pairing.make(pictures, np.random.default_rng(0))
+    for half in made[:2]:
+        assert half.shape[:2] == shape
+        assert half.ndim == 2 or half.shape[2] == 3
+        assert half.dtype == dtype
+    for old, new in zip(before, pictures, strict=True):
+        assert (old == new).all(), "a source was written to"
+    json.dumps([made.drawn, made.measured], allow_nan=False)
+    assert all(isinstance(v, int | float) for v in made.measured.values())
+
+
+IN_CHANNELS = {
+    "rgb": lambda p: p,
+    "grey": lambda p: p[..., 1].copy(),
+    "rgba": lambda p: np.dstack([p, p[..., 1]]),
+}
+
+
+@pytest.mark.parametrize("pairing", CASES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_channels_and_depth_are_those_it_takes(pairing: Pairing, dtype: type) -> None:
+    for channels in pairing.takes:
+        pictures = [IN_CHANNELS[channels](p) for p in sources(pairing, dtype)]
+        made = pairing.make(pictures, np.random.default_rng(0))
+        assert made.target.dtype == made.input.dtype == dtype
+        assert made.target.ndim == pictures[0].ndim
+        assert made.input.ndim == (2 if pairing.plane or channels == "grey" else 3)
+
+
+@pytest.mark.parametrize("pairing", CASES)
+def test_a_row_is_enough_to_make_the_pair_again(pairing: Pairing) -> None:
+    pictures = sources(pairing)
+    made = pairing.make(pictures, np.random.default_rng(7) if pairing.random else None)
+    again = pairing.redo(pictures, json.loads(json.dumps(made.drawn)))
+    assert all((a == b).all() for a, b in zip(made[:2], again[:2], strict=True))
+    assert again[2:] == made[2:]
+    others = [pairing.draw(pictures, np.random.default_rng(seed)) for seed in range(8, 16)]
+    assert pairing.random == any(o != made.drawn for o in others)
+
+
+@pytest.mark.parametrize("pairing", CASES)
+def test_settings_name_the_pairing(pairing: Pairing) -> None:
+    said = pairing.settings()
+    assert PAIRINGS[said["pairing"]] is type(pairing)
+    json.dumps(said)
+
+
+EXTRA = {
+    "degrade": {"kind": "noise"},
+    "blank": {"where": "random", "fill": "noise"},
+    "combine": {"audit_shift": True},
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_gives_the_same_bytes_for_one_and_two_workers(
+    command: str, tmp_path: Path
+) -> None:
+    paths = [write_photos(tmp_path / n, 6, 48, 40) for n in STEPS[command].paths if n != "out"]
+    for jobs in (1, 2):
+        given = {**EXTRA.get(command, {}), "jobs": jobs}
+        _, code = run_step(
+            command, [*paths, tmp_path / f"out{jobs}"], given, lambda *_: None, print
+        )
+        assert code == 0
+    assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
+    assert not verify_corpus(tmp_path / "out1", lambda *_: None).problems
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("layout", ["folders", "combined"])
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"lab"}))
+def test_the_corpus_page_is_true_in_every_format(
+    command: str, layout: str, format: str, tmp_path: Path
+) -> None:
+    paths = [write_photos(tmp_path / n, 2, 48, 40) for n in STEPS[command].paths if n != "out"]
+    given = {**EXTRA.get(command, {}), "jobs": 1, "layout": layout, "format": format}
+    run_step(command, [*paths, tmp_path / "out"], given, lambda *_: None, print)
+    assert not verify_corpus(tmp_path / "out", lambda *_: None).problems
+
+
+@pytest.mark.parametrize("command", sorted(c for c in COMMANDS if len(STEPS[c].paths) == 2))
+def test_every_pair_of_single_photos_is_replayed_byte_for_byte(
+    command: str, tmp_path: Path
+) -> None:
+    photos, out = write_photos(tmp_path / "photos", 2, 48, 40), tmp_path / "out"
+    given = {**EXTRA.get(command, {}), "jobs": 1, "size": "40"}
+    run_step(command, [photos, out], given, lambda *_: None, print)
+    assert replay_pair(out, "001", photos).equal
+
+
+def test_grey_is_the_luma_of_the_target() -> None:
+    picture = typed(np.uint16, 20, 30)
+    made = Grayscale().make([picture], None)
+    assert made.target is picture
+    luma = picture.astype(float) @ [0.299, 0.587, 0.114]
+    assert np.abs(made.input - luma).max() <= 3, "of 65535"
+
+
+@pytest.mark.parametrize("fill", ["mean", "grey", "white", "noise"])
+@pytest.mark.parametrize("where", ["centre", "random"])
+def test_the_hole_is_where_the_row_says_and_nowhere_else(where: str, fill: str) -> None:
+    picture = typed(np.uint8, 50, 80)
+    made = Blank.model_validate({"where": where, "fill": fill, "share": 0.3}).make(
+        [picture], np.random.default_rng(5)
+    )
+    left, top, width, height = (
+        int(made.drawn[n]) for n in ("left", "top", "hole_width", "hole_height")
+    )
+    assert (width, height) == (24, 15)
+    mask = np.zeros((50, 80), bool)
+    mask[top : top + height, left : left + width] = True
+    assert mask.sum() == width * height
+    assert (made.input[~mask] == picture[~mask]).all()
+    assert (made.input[mask] != picture[mask]).any(axis=1).mean() > 0.9
+    if fill == "mean":
+        assert np.abs(made.input[mask] - picture[~mask].mean(axis=0)).max() <= 0.5
+    if where == "centre":
+        assert (left, top) == (28, 17)
+
+
+def test_random_holes_reach_every_place() -> None:
+    picture, blank = typed(np.uint8, 4, 6), Blank(where="random", share=0.5)
+    drawn = [blank.draw([picture], np.random.default_rng(seed)) for seed in range(300)]
+    assert {(d["left"], d["top"]) for d in drawn} == {(x, y) for x in range(4) for y in range(3)}
+
+
+@pytest.mark.parametrize("lines", ["black", "white"])
+def test_edges_lie_on_the_rim_of_a_square(lines: str) -> None:
+    picture = np.full((60, 60, 3), 40, np.uint8)
+    picture[20:40, 15:45] = (200, 90, 120)
+    made = Edges.model_validate({"lines": lines}).make([picture], None)
+    drawn = (made.input > 0) == (lines == "white")
+    assert made.measured["edge_share"] == pytest.approx(drawn.mean(), abs=1e-4)
+    ys, xs = np.nonzero(drawn)
+    assert 80 <= len(ys) <= 120
+    on_rim = [
+        min(abs(y - t) for t in (19.5, 39.5)) < 2 or min(abs(x - t) for t in (14.5, 44.5)) < 2
+        for y, x in zip(ys, xs, strict=True)
+    ]
+    assert all(on_rim)
+
+
+def test_a_flat_picture_has_no_edges() -> None:
+    made = Edges().make([np.full((32, 32, 3), 90, np.uint8)], None)
+    assert made.measured == {"edge_share": 0.0}
+    assert (made.input == 255).all()
+
+
+def moved(picture: np.ndarray, x: float, y: float) -> np.ndarray:
+    matrix = np.float32([[1, 0, x], [0, 1, y]])
+    return cv2.warpAffine(
+        picture, matrix, picture.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
+
+
+def textured(seed: int, size: int = 176) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(
+            rng.integers(0, 256, (n, n, 3), dtype=np.uint8),
+            (size, size),
+            interpolation=cv2.INTER_CUBIC,
+        )
+        for n in (5, 11, 23, 47)
+    ]
+    return np.mean(layers, axis=0).round().astype(np.uint8)
+
+
+LOOKS = {
+    "same": lambda p: p,
+    "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 2),
+    "negative": lambda p: 255 - p,
+    "grey": images.luminance,
+    "sixteen": lambda p: p.astype(np.uint16) * 257,
+    "levels": lambda p: (p // 64) * 64,
+    "noisy": lambda p: np.clip(p + np.random.default_rng(0).normal(0, 12, p.shape), 0, 255).astype(
+        np.uint8
+    ),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("shift", [(0, 0), (0.5, 0), (0, -1.5), (4, 0), (-2.25, 6.75)], ids=str)
+def test_a_planted_shift_is_found(look: str, shift: tuple[float, float]) -> None:
+    photo = textured(1)
+    first, second = (p[12:-12, 12:-12] for p in (photo, LOOKS[look](moved(photo, *shift))))
+    found = measure_shift(first, second)
+    assert found.believed
+    assert abs(found.x - shift[0]) <= 0.25
+    assert abs(found.y - shift[1]) <= 0.25
+
+
+@pytest.mark.parametrize(
+    "second", [np.zeros((120, 120, 3), np.uint8), textured(9)[:120, :120]], ids=["flat", "other"]
+)
+def test_unrelated_pictures_are_not_believed(second: np.ndarray) -> None:
+    assert not measure_shift(textured(1)[:120, :120], second).believed
+    Combine(max_shift=0.01).make([textured(1)[:120, :120], second], None)
+
+
+def test_a_periodic_picture_is_in_doubt() -> None:
+    stripes = np.tile(np.repeat(np.uint8([0, 200]), 6), 16)[None].repeat(150, 0)
+    assert not measure_shift(stripes, np.roll(stripes, 3, axis=1)).believed
+
+
+def test_large_pictures_are_measured_in_their_own_pixels() -> None:
+    photo = cv2.resize(textured(2), (2400, 1200), interpolation=cv2.INTER_CUBIC)
+    found = measure_shift(photo, moved(photo, 12, -8))
+    assert (found.x, found.y) == pytest.approx((12, -8), abs=1)
+
+
+def test_pairs_apart_are_refused_and_the_others_tell_their_shift(tmp_path: Path) -> None:
+    for name, shift in {"good": (0.5, 0), "bad": (5, 0), "flat": (0, 0)}.items():
+        photo = textured(4) if name != "flat" else np.full((176, 176, 3), 9, np.uint8)
+        for side, picture in (("A", photo), ("B", moved(photo, *shift))):
+            (tmp_path / side).mkdir(exist_ok=True)
+            data = images.encode(np.ascontiguousarray(picture[12:-12, 12:-12]), "png")
+            (tmp_path / side / f"{name}.png").write_bytes(data)
+    run(
+        "combine",
+        tmp_path / "A",
+        tmp_path / "B",
+        tmp_path / "out",
+        "--max-shift",
+        2,
+        "--max-bad",
+        0.5,
+    )
+    (refused,) = rows(tmp_path / "out" / "rejected.jsonl")
+    assert (refused["source"], refused["reason"]) == ("bad.png", "misaligned")
+    assert "+5.0" in str(refused["detail"])
+    flat, good = rows(tmp_path / "out" / "train" / "metadata.jsonl")
+    assert flat["measured"] == {"shift_doubt": 1.0}
+    assert good["measured"] == {
+        "shift_x": pytest.approx(0.5, abs=0.25),
+        "shift_y": pytest.approx(0, abs=0.25),
+        "shift_doubt": pytest.approx(0.1, abs=0.2),
+    }
+    run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "all", "--layout", "folders")
+    assert "nothing wrong" in run("verify", tmp_path / "all", "--max-shift", 8)
+    said = run("verify", tmp_path / "all", "--max-shift", 2, code=1)
+    assert "misaligned  train/bad  5.0 pixels apart: +5.0 to the right, +0.0 down" in said
+    with pytest.raises(Refused):
+        Combine(max_shift=2).make([textured(4), moved(textured(4), 0, -3)], None)

@@ -1,0 +1,334 @@
+"""Every degradation as a corpus: the same bytes for any number of workers, and each input made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import run, tree
+from conftest import write_photos
+from examples import KINDS, LIGHT, example
+
+from img2img_data.build.replay import replay_pair
+from img2img_data.cli.steps import run_step
+from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
+from img2img_data.core.settings_model import OPTIONS
+from img2img_data.degradations.spec import parse_assignments, tree_of
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("sources") / "photos", 6, 21, 18)
+
+
+def degrade(photos: Path, out: Path, kind: str, **settings: Any) -> Path:
+    given = {"degradation": tree_of(example(kind)), "jobs": 1, **settings}
+    _, code = run_step("degrade", (photos, out), given, lambda done, total: None, print)
+    assert code == 0
+    return out
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in (out / "train" / "metadata.jsonl").read_text().splitlines()
+    ]
+
+
+def rewrite(path: Path, change: Any) -> None:
+    """Change each row of a manifest, or the page of a corpus, by a function."""
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    changed = [json.loads(line) for line in lines]
+    for content in changed:
+        change(content)
+    path.write_text("".join(json.dumps(content) + "\n" for content in changed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_and_two_workers_give_the_same_bytes_and_every_input_is_made_again(
+    kind: str, pictures: Path, tmp_path: Path
+) -> None:
+    one = degrade(pictures, tmp_path / "one", kind)
+    two = degrade(pictures, tmp_path / "two", kind, jobs=2)
+    assert tree(one) == tree(two)
+    framed = degrade(pictures, tmp_path / "framed", kind, layout="combined", size="17x12")
+    for corpus in (one, framed):
+        for key in ("000", "004"):
+            assert replay_pair(corpus, key, pictures).equal
+            assert replay_pair(corpus, key).equal
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "gaussian", "sigma": 1.5},
+        {"kind": "random-gaussian", "size": "16", "fit": "pad"},
+        {"kind": "resize", "layout": "combined"},
+        {"kind": "gaussian", "format": "webp", "quality": 100, "size": "16"},
+        {"kind": "gaussian", "format": "jpg"},
+    ],
+)
+def test_blur_corpora_are_replayed(
+    settings: dict[str, Any], pictures: Path, tmp_path: Path
+) -> None:
+    run_step("blur", (pictures, tmp_path / "out"), settings, lambda done, total: None, print)
+    assert replay_pair(tmp_path / "out", "001", pictures).equal
+    assert replay_pair(tmp_path / "out", "001").equal
+
+
+def test_what_is_made_can_be_kept(pictures: Path, tmp_path: Path) -> None:
+    out = degrade(pictures, tmp_path / "out", "noise")
+    replay_pair(out, "002", pictures, tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (
+        out / "train" / "input" / "002.png"
+    ).read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        replay_pair(out, "002", pictures, tmp_path / "again.png")
+
+
+def test_other_numbers_or_bytes_are_told(pictures: Path, tmp_path: Path) -> None:
+    out = degrade(pictures, tmp_path / "out", "noise")
+    rewrite(out / "train" / "metadata.jsonl", lambda row: row["drawn"].update(seed=1))
+    result = replay_pair(out, "000", pictures)
+    assert not result.equal
+    assert "differs" in result.lines[-1]
+    other = degrade(pictures, tmp_path / "other", "noise")
+    (other / "train" / "input" / "000.png").write_bytes(b"torn")
+    assert not replay_pair(other, "000", pictures).equal
+
+
+def test_what_cannot_be_replayed_says_why(pictures: Path, tmp_path: Path) -> None:
+    lossy = degrade(pictures, tmp_path / "lossy", "noise", format="jpg", size="16")
+    assert replay_pair(lossy, "000", pictures).equal
+    with pytest.raises(CorpusError, match=r"with loss.*--source"):
+        replay_pair(lossy, "000")
+    with pytest.raises(UsageError, match="not in the corpus"):
+        replay_pair(lossy, "nope", pictures)
+    changed = write_photos(tmp_path / "changed", 6, 22, 18)
+    with pytest.raises(CorpusError, match="not the picture"):
+        replay_pair(lossy, "000", changed)
+    (changed / "000.jpg").unlink()
+    with pytest.raises(CorpusError, match="vanished"):
+        replay_pair(lossy, "000", changed)
+    run_step(
+        "combine", (pictures, pictures, tmp_path / "both"), {}, lambda done, total: None, print
+    )
+    with pytest.raises(CorpusError, match="not made of single photos"):
+        replay_pair(tmp_path / "both", "000", pictures)
+
+
+@pytest.mark.parametrize("command", ["lab", "grayscale", "blank", "edges"])
+def test_other_pairings_of_one_photo_are_replayed_too(
+    command: str, pictures: Path, tmp_path: Path
+) -> None:
+    run_step(command, (pictures, tmp_path / "out"), {}, lambda done, total: None, print)
+    assert replay_pair(tmp_path / "out", "003", pictures).equal
+    if command == "lab":
+        with pytest.raises(UsageError, match="--source"):
+            replay_pair(tmp_path / "out", "003")
+    else:
+        assert replay_pair(tmp_path / "out", "003").equal
+
+
+@pytest.mark.parametrize("command", ["blur", "blank", "edges"])
+def test_a_row_that_lost_a_drawn_value_is_one_line(
+    command: str, pictures: Path, tmp_path: Path
+) -> None:
+    run_step(command, (pictures, tmp_path / "out"), {}, lambda done, total: None, print)
+    drawn = rows(tmp_path / "out")[0]["drawn"]
+    for name in drawn:
+        left = {other: value for other, value in drawn.items() if other != name}
+        rewrite(
+            tmp_path / "out" / "train" / "metadata.jsonl",
+            lambda row, left=left: row.update(drawn=left),
+        )
+        with pytest.raises(CorpusError, match="does not fit its recipe"):
+            replay_pair(tmp_path / "out", "000")
+    rewrite(tmp_path / "out" / "train" / "metadata.jsonl", lambda row: row.pop("drawn"))
+    with pytest.raises(CorpusError, match="does not fit its recipe"):
+        replay_pair(tmp_path / "out", "000")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("source_hex", b"../photos/000.jpg".hex()),
+        ("source_hex", b"/etc/passwd".hex()),
+        ("source_hex", "zz"),
+        ("drawn", {"sigma": "3", "seed": 1}),
+        ("drawn", {"image": 3, "sigma": 2, "seed": 4}),
+        ("drawn", {}),
+        ("drawn", [1]),
+        ("drawn", {"sigma": 3, "seed": -1}),
+    ],
+)
+def test_a_hostile_row_is_one_line(
+    column: str, value: object, pictures: Path, tmp_path: Path
+) -> None:
+    out = degrade(pictures, tmp_path / "out", "noise")
+    rewrite(out / "train" / "metadata.jsonl", lambda row: row.update({column: value}))
+    with pytest.raises(Img2ImgError):
+        replay_pair(out, "000", pictures)
+
+
+def test_a_hostile_recipe_is_one_line(pictures: Path, tmp_path: Path) -> None:
+    out = degrade(pictures, tmp_path / "out", "noise")
+    for wrong in (
+        [],
+        {"command": "degrade"},
+        {"command": "degrade", "degradation": {"os.system": {}}},
+    ):
+        rewrite(out / "corpus.json", lambda page, recipe=wrong: page.update(recipe=recipe))
+        with pytest.raises(Img2ImgError):
+            replay_pair(out, "000", pictures)
+
+
+# ---------------------------------------------------------------------------------------------- commands
+RECIPE = """
+degradation:
+  - one-of: [{gaussian: {sigma: [0.2, 3]}, weight: 2}, {motion: {length: [3, 15]}}]
+  - noise: {sigma: [1, 25]}
+  - jpeg: {quality: [30, 95]}
+corpus:
+  - degrade: {source: photos, out: out}
+  - degrade: {source: photos, out: other, degradation: {median: {size: 3}}}
+"""
+
+
+def test_a_recipe_serves_degrade_and_build(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 3, 20, 16)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    run("degrade", "photos", "direct", "--recipe", "recipe.yaml", cwd=tmp_path)
+    run("build", "recipe.yaml", cwd=tmp_path)
+    assert tree(tmp_path / "direct") == tree(tmp_path / "out")
+    recipe = json.loads((tmp_path / "other" / "corpus.json").read_text())["recipe"]
+    assert recipe["degradation"] == {"median": {"size": 3}}
+    drawn = rows(tmp_path / "out")[0]["drawn"]
+    assert {"0.one-of.branch", "1.noise.sigma", "1.noise.seed", "2.jpeg.quality"} <= set(drawn)
+    assert "equal" in run("replay", "out", "001", "--source", "photos", cwd=tmp_path)
+    assert "differs" not in run("replay", "out", "001", cwd=tmp_path)
+    rewrite(tmp_path / "out" / "train" / "metadata.jsonl", lambda row: row.update(input_sha256="0"))
+    assert "differs" in run("replay", "out", "001", code=1, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "noise: {sigma: ",
+            "noise: {sigm: ",
+            "line 4: key 'degradation.1.noise.sigm': unknown; did you mean 'sigma'",
+        ),
+        ("- noise:", "- nois:", "line 4: key 'degradation.1.nois': unknown; did you mean 'noise'"),
+        ("[30, 95]", "[95, 30]", "degradation.2.jpeg.quality': the range ends below its beginning"),
+        ("[30, 95]", "[30, 101]", "degradation.2.jpeg.quality'"),
+        ("sigma: [0.2, 3]", "sigma: {low: 3}", "degradation.0.one-of.0.gaussian.sigma'"),
+        ("weight: 2", "weight: heavy", "degradation.0.one-of.0.weight'"),
+        ("size: 3}", "size: 4}", "corpus.1.degrade.degradation.median.size': 4 is not odd"),
+        ("{median: {size: 3}}", "[]", "corpus.1.degrade.degradation'"),
+        ("degradation: {median", "degradatio: {median", "did you mean 'degradation'"),
+    ],
+)
+def test_a_mistake_in_a_tree_is_one_line(old: str, new: str, said: str, tmp_path: Path) -> None:
+    from img2img_data.cli.recipe import load_recipe
+
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace(old, new))
+    with pytest.raises(UsageError) as error:
+        load_recipe(tmp_path / "recipe.yaml")
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "--kind"),
+        ({"kind": "nois"}, "did you mean 'noise'"),
+        ({"kind": "noise", "set": ("sigm=3",)}, "'noise.sigm': unknown; did you mean 'sigma'"),
+        ({"kind": "noise", "set": ("sigma=-3",)}, "greater than or equal to 0"),
+        ({"kind": "noise", "set": ("sigma",)}, "no NAME=VALUE"),
+        ({"kind": "noise", "set": ("sigma=1", "sigma=2")}, "given twice"),
+        ({"kind": "noise", "degradation": {"jpeg": {}}}, "keep one"),
+        ({"set": ("sigma=3",), "degradation": {"jpeg": {}}}, "--set"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    settings: dict[str, Any], said: str, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as error:
+        run_step("degrade", (pictures, tmp_path / "out"), settings, lambda done, total: None, print)
+    assert said in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("1e-3", 0.001),
+        ("no", "no"),
+        ("12:30", "12:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("[1, 5, log]", [1, 5, "log"]),
+    ],
+)
+def test_a_value_on_the_command_line_means_what_it_means_in_a_recipe(
+    text: str, meant: object
+) -> None:
+    assert parse_assignments([f"sigma={text}"], OPTIONS) == {"sigma": meant}
+
+
+@pytest.mark.parametrize(
+    "text", ["[1", "{a: 1, a: 2}", "&a [*a]", "!!python/object:os.system x", "[" * 3000]
+)
+def test_a_value_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match="no YAML"):
+        parse_assignments([f"sigma={text}"], OPTIONS)
+
+
+def test_blur_offers_its_three_kinds_alone() -> None:
+    said = run("blur", "--help")
+    assert "gaussian, random-gaussian, resize" in " ".join(said.split()).replace(
+        "random- gaussian", "random-gaussian"
+    )
+    assert "--sigma-max" in said
+    assert "--length" not in said
+    assert "degrade --kind motion" in run("blur", ".", "out", "--kind", "motion", code=2)
+
+
+def test_all_degradations_are_listed_with_their_settings() -> None:
+    said = run("degradations")
+    assert [line.split()[0] for line in said.splitlines()] == list(
+        dict.fromkeys(line.split()[0] for line in said.splitlines())
+    )
+    assert set(LIGHT) <= {line.split()[0] for line in said.splitlines()}
+    assert "grey levels" in run("degradations", "noise")
+    assert "did you mean 'motion'" in run("degradations", "motoin", code=2)
+
+
+@pytest.mark.parametrize("recipe", ["real_esrgan", "bsrgan", "mixed"])
+def test_the_presets_run(recipe: str, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 2, 48, 40)
+    path = Path(__file__).parents[3] / "recipes" / f"{recipe}.yaml"
+    run("build", path, cwd=tmp_path)
+    (out,) = (p.parent for p in tmp_path.rglob("corpus.json"))
+    assert sum(len(p.read_text().splitlines()) for p in out.glob("*/metadata.jsonl")) == 2
+    assert "equal" in run("replay", out, "000", "--source", "photos", cwd=tmp_path)
+
+
+def test_albumentations_is_loaded_only_where_it_is_used(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom img2img_data.cli.steps import run_step\n"
+        "from img2img_data.degradations.registry import DEGRADATIONS\nfrom img2img_data.degradations.spec import tree_of\n"
+        "for kind in set(DEGRADATIONS) - {'albumentations'}:\n"
+        "    given = {'degradation': tree_of(DEGRADATIONS[kind].example()), 'jobs': 1}\n"
+        "    run_step('degrade', (Path(sys.argv[1]), Path(sys.argv[2]) / kind), given, print, print)\n"
+        "print('LOADED', 'albumentations' in sys.modules, 'torch' in sys.modules)"
+    )
+    argv = [sys.executable, "-c", code, str(photos), str(tmp_path / "out")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=os.environ)
+    assert "LOADED False False" in done.stdout

@@ -1,0 +1,118 @@
+"""Resize: a folder in, a folder out, every picture of one size, fit for the next command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import make_photo, write_photos
+
+from img2img_data.cli.steps import run_step
+from img2img_data.core.errors import UsageError
+from img2img_data.images import io as images
+
+
+def resize(source: Path, out: Path, **given: object) -> tuple[int, list[dict[str, object]]]:
+    _, code = run_step("resize", [source, out], {"jobs": 1, **given}, lambda *_: None, print)
+    lines = (out / "metadata.jsonl").read_text().splitlines()
+    return code, [json.loads(line) for line in lines]
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = (p for p in sorted(root.rglob("*")) if p.is_file())
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(images.encode(np.ascontiguousarray(pixels), "png"))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_every_picture_gets_the_size_and_is_what_fit_says(fit: str, tmp_path: Path) -> None:
+    for number, (width, height) in enumerate([(40, 30), (30, 40), (48, 32), (9, 90), (1, 1)]):
+        write(tmp_path / "in" / "sub folder" / f"{number}.png", make_photo(number, width, height))
+    code, found = resize(tmp_path / "in", tmp_path / "out", size="48x32", fit=fit)
+    assert code == 0
+    for row in found:
+        before = images.read(tmp_path / "in" / str(row["source"]))
+        after = images.read(tmp_path / "out" / str(row["file_name"])).pixels
+        assert (after == images.fit(before.pixels, (48, 32), fit)).all()  # type: ignore[arg-type]
+        assert (row["source_width"], row["source_height"]) == before.size
+    same = tmp_path / "out" / "sub folder" / "2.png"
+    assert same.read_bytes() == (tmp_path / "in" / "sub folder" / "2.png").read_bytes()
+
+
+def test_any_number_of_workers_writes_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        resize(photos, tmp_path / f"out{jobs}", size="20", format="jpg", jobs=jobs)
+    assert digests(tmp_path / "out1") == digests(tmp_path / "out2")
+
+
+def test_sixteen_bits_stay_where_the_format_holds_them(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "deep.png", make_photo(1).astype(np.uint16) * 257)
+    for kind, dtype in (("png", np.uint16), ("jpg", np.uint8)):
+        _, (row,) = resize(tmp_path / "in", tmp_path / kind, size="20", format=kind)
+        data = (tmp_path / kind / str(row["file_name"])).read_bytes()
+        assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).dtype == dtype
+        assert ("depth" in row["notes"]) == (kind == "jpg")  # type: ignore[operator]
+
+
+def test_what_comes_out_is_what_the_next_command_takes(tmp_path: Path) -> None:
+    write_photos(tmp_path / "a", 4, 40, 30)
+    write_photos(tmp_path / "b", 4, 64, 80, ".png")
+    (tmp_path / "a" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    code, _ = resize(tmp_path / "a", tmp_path / "a32", size="32", max_bad=0.5)
+    assert code == 0
+    resize(tmp_path / "b", tmp_path / "b32", size="32")
+    refused = json.loads((tmp_path / "a32" / "rejected.jsonl").read_text())
+    assert refused["source"] == "torn.jpg"
+    for command in ("combine", "unpaired"):
+        paths = [tmp_path / "a32", tmp_path / "b32", tmp_path / command]
+        report, code = run_step(command, paths, {"jobs": 1}, lambda *_: None, print)
+        assert (code, report.kept.total()) == (0, 4 if command == "combine" else 8)
+        assert not report.refused
+
+
+def test_a_second_run_is_complete_and_another_size_is_refused(photos: Path, tmp_path: Path) -> None:
+    resize(photos, tmp_path / "out", size="20")
+    report, _ = run_step(
+        "resize", [photos, tmp_path / "out"], {"size": "20"}, lambda *_: None, print
+    )
+    assert report.complete
+    with pytest.raises(UsageError, match="size"):
+        resize(photos, tmp_path / "out", size="24")
+    with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
+        resize(photos, tmp_path / "other", size="00")
+
+
+def test_two_shards_and_a_dry_run(photos: Path, tmp_path: Path) -> None:
+    from img2img_data.build.merge import merge_shards, open_shards
+
+    said: list[str] = []
+    run_step("resize", [photos, tmp_path / "out"], {"dry_run": True}, lambda *_: None, said.append)
+    assert "12 sources > up to 12" in said[0]
+    assert not (tmp_path / "out").exists()
+    resize(photos, tmp_path / "out", size="20")
+    for shard in ("1/2", "2/2"):
+        resize(photos, tmp_path / shard[0], size="20", shard=shard)
+    merge_shards(
+        open_shards([tmp_path / "1", tmp_path / "2"], tmp_path / "m"),
+        tmp_path / "m",
+        lambda *_: None,
+    )
+    assert digests(tmp_path / "m") == digests(tmp_path / "out")
+
+
+def test_tags_travel_on(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 3)
+    (tmp_path / "in" / "metadata.jsonl").write_text('{"file_name": "001.jpg", "person": "Ada"}\n')
+    resize(tmp_path / "in", tmp_path / "once", size="20")
+    _, found = resize(tmp_path / "once", tmp_path / "twice", size="16")
+    assert [row["tags"] for row in found] == [{}, {"person": "Ada"}, {}]

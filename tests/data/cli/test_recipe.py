@@ -1,0 +1,454 @@
+"""A recipe is checked whole before any work; each mistake is one line with file, line and key path."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import run
+from conftest import write_photos
+
+from img2img_data.cli.json_schema import schema_of
+from img2img_data.cli.recipe import forecast_recipe, load_recipe
+from img2img_data.cli.steps import STEPS, run_step
+from img2img_data.core.errors import UsageError
+from img2img_data.core.yaml_file import read_yaml
+from img2img_data.corpus.format import read_rows
+from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
+
+ROOT = Path(__file__).parents[3]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PLAIN = "corpus:\n  - blur: {source: photos, out: corpus, sigma: 2}\n"
+
+WRONG = {
+    "unknown section": (
+        "corpsu: []\n" + PLAIN,
+        r"line 1: key 'corpsu': unknown; did you mean 'corpus'",
+    ),
+    "unknown step": (
+        "corpus:\n  - blurr: {}",
+        r"line 2: key 'corpus.0.blurr': unknown; did you mean 'blur'",
+    ),
+    "unknown key": (
+        PLAIN.replace("sigma", "sgima"),
+        r"'corpus.0.blur.sgima': unknown; did you mean 'sigma'",
+    ),
+    "wrong value": (
+        PLAIN.replace("2}", "-2}"),
+        r"line 2: key 'corpus.0.blur.sigma'.*greater than 0 \(got -2",
+    ),
+    "wrong type": (PLAIN.replace("2}", "strong}"), r"'corpus.0.blur.sigma'.*number.*'strong'"),
+    "wrong kind": (
+        PLAIN.replace("sigma: 2", "kind: gausian"),
+        r"corpus.0.blur.kind'.*mean 'gaussian'",
+    ),
+    "wrong word": (
+        PLAIN.replace("sigma: 2", "fit: cropp"),
+        r"corpus.0.blur.fit'.*'cropp'.*mean 'crop'",
+    ),
+    "of another kind": (
+        PLAIN.replace("sigma: 2", "kind: resize, sigma: 2"),
+        r"blur.sigma': does not belong",
+    ),
+    "wrong split": (
+        PLAIN.replace("sigma: 2", "split: train=0.5"),
+        r"corpus.0.blur.split': the shares sum to 0.5",
+    ),
+    "second step": (
+        PLAIN + "  - lab: {source: a, out: b, bits: 9}",
+        r"line 3: key 'corpus.1.lab.bits'",
+    ),
+    "no folder": ("corpus: [blur: {out: b}]", r"key 'corpus.0.blur.source': missing"),
+    "no path": ("corpus: [blur: {source: [a], out: b}]", r"'corpus.0.blur.source': is no path"),
+    "nul": ('corpus: [blur: {source: "a\\0", out: b}]', r"'corpus.0.blur.source': is no path"),
+    "same out": (
+        PLAIN + "  - lab: {source: a, out: ./corpus}",
+        r"'corpus.1.lab.out': is the output of step 1",
+    ),
+    "no settings": ("corpus: [blur: ]", r"'corpus.0.blur'.*dictionary"),
+    "two in one": ("corpus: [{blur: {}, lab: {}}]", r"'corpus.0': is not one"),
+    "no steps": ("name: x", r"no 'corpus' steps"),
+    "steps of text": ("corpus: blur", r"line 1: key 'corpus'"),
+    "flat small size": (PLAIN + "smoke: {epochs: 2}", r"line 3: key 'smoke.epochs': unknown"),
+    "small step": (
+        PLAIN + "smoke: {corpus: [blur: {sigma: -1}]}",
+        r"line 3: key 'smoke.corpus.0.blur.source'",
+    ),
+}
+NAMED = ("pix2pix", "l1", "cgan", "patch1", "patch16", "patch70", "patch286", "encoder_decoder")
+BROKEN = {
+    "no mapping": ("- 1", r"no mapping"),
+    "twice": (
+        "name: a\nabout: b\nname: c",
+        r"line 3 of recipe.*'name' is given twice, in line 1 too",
+    ),
+    "twice below": (
+        PLAIN.replace("sigma: 2", "sigma: 2, sigma: 3"),
+        r"line 2 of .*'sigma' is given twice",
+    ),
+    "tab": ("corpus:\n\t- blur: {}", r"line 2 of .*never by tabs"),
+    "open": ("corpus: [", r"line 1 of .*not YAML"),
+    "two documents": ("a: 1\n---\nb: 2", r"not YAML"),
+    "tag": ("name: !!python/object/apply:os.system ['true']", r"line 1 of .*not YAML"),
+    "key": ("? [a, b]\n: 1", r"a key is no word"),
+    "inside itself": ("corpus: &a [*a]", r"an alias stands inside"),
+    "deep": ("a: " + "[" * 5000 + "]" * 5000, r"nested too deeply"),
+    "long number": ("a: " + "9" * 5000, r"not YAML"),
+    "control character": ("a: \x01", r"not YAML"),
+    "large": ("a: " + "x" * (1 << 20), r"larger than"),
+}
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def refusal_of(path: Path) -> str:
+    with pytest.raises(UsageError) as refused:
+        load_recipe(path)
+    assert "r.yaml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_lists_are_counted_in_items() -> None:
+    said = json.dumps(schema_of("recipe"))
+    assert '"minItems": 1' in said
+    texts = json.dumps(schema_of("degradation"))
+    assert "minLength" not in texts
+
+
+@pytest.mark.parametrize("name", [*WRONG, *BROKEN])
+def test_a_mistake_is_one_line_that_says_where(tmp_path: Path, name: str) -> None:
+    text, said = (WRONG | BROKEN)[name]
+    line = refusal_of(written(tmp_path, text))
+    assert re.search(said, line), line
+
+
+@pytest.mark.parametrize(
+    "data", ["name: \xe4".encode("latin-1"), "name: a".encode("utf-16"), b"a: \xff"]
+)
+def test_other_encodings_are_one_line(tmp_path: Path, data: bytes) -> None:
+    assert "UTF-8" in refusal_of(written(tmp_path, data))
+
+
+def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    assert "unfold" in refusal_of(written(tmp_path, "\n".join(lines)))
+    merged = ["a0: &a0 {x: 1}"]
+    merged += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]
+    assert "unfold" in refusal_of(written(tmp_path, "\n".join(merged)))
+
+
+def test_words_mean_what_they_look_like(tmp_path: Path) -> None:
+    text = "a: no\non: 1e-3\nb: 12:30\nc: 2020-01-01\nd: 010\ne: true\nf: ~\ng: 0x10\nh: -.5\ni: .inf\nj: 1_0\n"
+    content = read_yaml(written(tmp_path, text)).content
+    assert content["a"] == "no"
+    assert content == {
+        "a": "no",
+        "on": 1e-3,
+        "b": "12:30",
+        "c": "2020-01-01",
+        "d": 10,
+        "e": True,
+        "f": None,
+        "g": 16,
+        "h": -0.5,
+        "i": float("inf"),
+        "j": "1_0",
+    }
+
+
+def test_anchors_share_settings_between_steps(tmp_path: Path) -> None:
+    text = """\
+corpus:
+  - blur: &one {source: photos, out: a, size: 64, sigma: 1e0, group_by: no}
+  - blur: {<<: *one, out: b, sigma: 3}
+"""
+    first, second = load_recipe(written(tmp_path, "\ufeff" + text))
+    assert first.settings == {"size": "64", "sigma": 1.0, "group_by": "no"}
+    assert second.settings == {**first.settings, "sigma": 3}
+    assert [str(p) for p in second.paths] == ["photos", "b"]
+    line = refusal_of(
+        written(tmp_path, text.replace("sigma: 1e0", "sigma: -1").replace(", sigma: 3", ""))
+    )
+    assert "line 2: key 'corpus.0.blur.sigma'" in line
+
+
+def test_an_unreadable_name_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[31m.yaml").write_text("x: 1")
+    with pytest.raises(UsageError) as refused:
+        load_recipe(tmp_path / "a\x1b[31m.yaml")
+    assert "\x1b" not in str(refused.value)
+    assert "\\x1b" in str(refused.value)
+
+
+# --------------------------------------------------------------------------------------------- schema
+@functools.cache
+def validator_of(what: str) -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = schema_of(what)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def check(instance: Any, what: str = "recipe") -> list[str]:
+    return [error.message for error in validator_of(what).iter_errors(instance)]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_loads_and_fits_the_schema(path: Path) -> None:
+    content = read_yaml(path).content
+    assert check(content) == []
+    if "corpus" in content:
+        assert load_recipe(path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_run_has_a_small_size_and_reads_what_its_steps_make(path: Path) -> None:
+    from img2img_train.config import config_of, read_recipe
+
+    content = read_yaml(path).content
+    assert ("run" in content) == ("smoke" in content)
+    for smoke in (False, True) if "run" in content else ():
+        made = {str(step.paths[-1]) for step in load_recipe(path, smoke)}
+        config = config_of(read_recipe(path, smoke))
+        assert {choice.path for choice in config.corpora} <= made
+        assert content["name"] == path.stem
+
+
+def test_the_experiments_recipes_have_the_published_numbers() -> None:
+    from img2img_train.config import config_of, read_recipe
+
+    published = {
+        p.stem
+        for p in RECIPES
+        if p.stem.startswith(("facades", "yosemite", "cuhk_", "landscapes_c"))
+    }
+    assert {f"facades_{n}" for n in NAMED} | {
+        "cuhk_sketch2photo",
+        "landscapes_colorization",
+    } <= published
+    assert {f"wiki_{n}" for n in ("gaussian", "random", "resize", "mixed")} <= {
+        p.stem for p in RECIPES
+    }
+    for name in published:
+        config = config_of(read_recipe(ROOT / "recipes" / f"{name}.yaml"))
+        usual = config.objective.usual() or {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        known = {key: getattr(config, key) for key in usual}
+        assert known == usual | ({"batch": 4} if name == "landscapes_colorization" else {}), name
+        assert (config.objective.width, config.lr, config.flip, config.limit) == (64, 2e-4, True, 0)
+        assert getattr(config.objective, "l1_weight", 100) == 100
+    judges = {n: read_recipe(ROOT / "recipes" / f"facades_patch{n}.yaml") for n in (1, 16, 70, 286)}
+    assert all(values["discriminator"] == f"patch-{n}" for n, values in judges.items())
+
+
+def test_the_small_size_of_a_recipe(tmp_path: Path) -> None:
+    small = (
+        PLAIN
+        + "smoke:\n  corpus:\n    - blur: {source: photos, out: small, size: 16}\n  run: {epochs: 2}\n"
+    )
+    path = written(tmp_path, small)
+    assert [str(step.paths[-1]) for step in load_recipe(path)] == ["corpus"]
+    assert [str(step.paths[-1]) for step in load_recipe(path, smoke=True)] == ["small"]
+    assert check(read_yaml(path).content) == []
+    same = written(tmp_path, PLAIN + "smoke: {run: {epochs: 2}}\n")
+    assert load_recipe(same, smoke=True) == load_recipe(same)
+    with pytest.raises(UsageError, match="no section 'smoke'; leave --smoke out"):
+        load_recipe(written(tmp_path, PLAIN), smoke=True)
+
+
+def test_a_small_size_is_built(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 4)
+    steps = "smoke:\n  corpus:\n    - blur: {source: photos, out: small, size: 16, sigma: 1}\n"
+    said = run("build", written(tmp_path, PLAIN + steps), "--smoke", "--jobs", 1, cwd=tmp_path)
+    assert "'small' is complete: 4 sources" in said
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_run_fits_the_trainers_schema(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    from img2img_train.config import read_recipe, run_schema
+
+    schema = run_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    content = read_yaml(path).content
+    if "run" in content:
+        assert read_recipe(path)
+        jsonschema.validate(content["run"], schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**content["run"], "epohcs": 3}, schema)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in RECIPES if "corpus" in read_yaml(p).content], ids=lambda p: p.stem
+)
+@pytest.mark.parametrize("change", ["unknown key", "no output", "unknown step", "wrong type"])
+def test_a_mutated_recipe_fails_in_both(tmp_path: Path, path: Path, change: str) -> None:
+    content = read_yaml(path).content
+    ((name, settings),) = content["corpus"][-1].items()
+    mutated = {
+        "unknown key": {name: {**settings, "sgima": 3}},
+        "no output": {name: {k: v for k, v in settings.items() if k != "out"}},
+        "unknown step": {name + "x": settings},
+        "wrong type": {name: {**settings, "jobs": "many"}},
+    }
+    content["corpus"][-1] = mutated[change]
+    assert check(content)
+    refusal_of(written(tmp_path, json.dumps(content)))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in WRONG if n not in {"nul", "same out", "wrong split", "no steps"}]
+)
+def test_the_schema_sees_the_same_mistakes(tmp_path: Path, name: str) -> None:
+    assert check(read_yaml(written(tmp_path, WRONG[name][0])).content)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_schema_of_each_step_describes_its_settings(name: str) -> None:
+    schema = schema_of(name)
+    assert check(dict.fromkeys(STEPS[name].paths, "folder"), name) == []
+    for model in STEPS[name].models:
+        for field, about in model.model_fields.items():
+            assert field in schema["properties"]
+            assert about.description
+
+
+TREES = {
+    "a kind by itself": "grayscale",
+    "a range": {"gaussian": {"sigma": [1, 3, "log"]}},
+    "text": {"gaussian": {"sigma": "1..3"}},
+    "chain": [{"median": None, "probability": 0.5}, {"jpeg": {"quality": [30, 95]}}],
+    "one-of": {"one-of": [{"gaussian": {}, "weight": 2}, "median"]},
+    "one-of, whole": {"one-of": {"steps": ["median", "webp"], "probability": 0.5}},
+    "way of enlarging": {"resize": {"down": "area", "up": ["linear", "cubic"]}},
+}
+WRONG_TREES = {
+    "unknown kind": {"gausian": {}},
+    "unknown setting": [{"gaussian": {"sgima": 3}}],
+    "out of range": {"jpeg": {"quality": 0}},
+    "two kinds": {"median": {}, "gaussian": {}},
+    "no steps": {"one-of": []},
+    "unknown setting of a composite": {"one-of": {"steps": ["median"], "propability": 1}},
+    "probability": {"median": {}, "probability": 2},
+    "number": 3,
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_of_degradations_fit_their_schema(tmp_path: Path, name: str) -> None:
+    content = {"degradation": TREES[name], "corpus": [{"degrade": {"source": "a", "out": "b"}}]}
+    assert check(content) == []
+    assert check(TREES[name], "degradation") == []
+    assert load_recipe(written(tmp_path, json.dumps(content)))
+
+
+@pytest.mark.parametrize("name", WRONG_TREES)
+def test_wrong_trees_fit_neither(tmp_path: Path, name: str) -> None:
+    content = {
+        "corpus": [{"degrade": {"source": "a", "out": "b", "degradation": WRONG_TREES[name]}}]
+    }
+    assert check(content)
+    assert "'corpus.0.degrade.degradation" in refusal_of(written(tmp_path, json.dumps(content)))
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_every_degradation_has_a_place_in_the_schema(kind: str) -> None:
+    example = DEGRADATIONS[kind].example().model_dump(mode="json")
+    if "transform" not in example and "steps" not in example:
+        assert check({kind: example}, "degradation") == []
+    assert check({kind: {"no such setting": 1}}, "degradation") or "transform" in example
+
+
+def test_settings_of_another_kind_fit_neither() -> None:
+    for kind, model in BLUR_KINDS.items():
+        others = {f for m in BLUR_KINDS.values() for f in m.model_fields} - set(model.model_fields)
+        for other in others:
+            assert check({"source": "a", "out": "b", "kind": kind, other: 2}, "blur")
+
+
+def test_rows_of_real_corpora_fit_their_schema(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    for step, paths in (("blur", 1), ("lab", 1), ("combine", 2), ("unpaired", 2)):
+        out = tmp_path / step
+        settings = {"jobs": 1, "size": "32", "fit": "crop"}
+        run_step(
+            step, [*[photos] * paths, out], settings, lambda done, total: None, lambda line: None
+        )
+        rows = read_rows(out / "train" / "metadata.jsonl")
+        assert rows
+        assert [check(row, "corpus-row") for row in rows] == [[]] * len(rows)
+
+
+# -------------------------------------------------------------------------------------------- dry run
+CHAIN = """\
+corpus:
+  - select: {source: photos, out: chosen}
+  - blur: {source: chosen, out: corpus, split: "train=0.5,val=0.5", jobs: 1}
+"""
+
+
+def test_dry_run_counts_what_the_run_then_makes(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 9)
+    written(tmp_path, CHAIN)
+    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
+    assert "9 sources > up to 9" in said
+    assert "made by step 1 (select), which is not done yet" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "r.yaml"]
+
+    run("build", "r.yaml", "--jobs", "1", cwd=tmp_path)
+    counts = json.loads((tmp_path / "corpus" / "corpus.json").read_bytes())["counts"]["kept"]
+    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
+    assert f"up to 9: train {counts['train']}, val {counts['val']}" in said
+    assert said.count("is complete already: nothing to do") == 2
+    single = run("blur", "chosen", "new", "--split", "train=0.5,val=0.5", "--dry-run", cwd=tmp_path)
+    assert f"train {counts['train']}, val {counts['val']}" in single
+    assert not (tmp_path / "new").exists()
+
+
+def test_dry_run_tells_unfinished_and_foreign_folders(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 4)
+    written(tmp_path, PLAIN)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "mine.txt").write_text("x")
+    assert "holds other files" in run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    (tmp_path / "corpus" / "mine.txt").unlink()
+    run("build", "r.yaml", cwd=tmp_path)
+    written(tmp_path, PLAIN.replace("2}", "3}"))
+    assert "another recipe (sigma differ)" in run(
+        "build", "r.yaml", "--dry-run", cwd=tmp_path, code=2
+    )
+
+
+def test_dry_run_tells_how_far_an_unfinished_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "photos", 200)
+    (step,) = load_recipe(written(tmp_path, PLAIN))
+    monkeypatch.chdir(tmp_path)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        step.run({"jobs": 1})(stop, lambda line: None)
+    said: list[str] = []
+    assert forecast_recipe([step], {"jobs": 1}, said.append) == 0
+    assert re.search(r"'corpus' is unfinished, \d+ sources done: would go on", "\n".join(said))
+
+
+def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 2)
+    written(tmp_path, "corpus:\n  - lab: {source: nowhere, out: a}\n" + PLAIN.partition("\n")[2])
+    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    assert "error: folder 'nowhere': no such folder" in said
+    assert "2 sources > up to 2: train 2" in said

@@ -1,0 +1,225 @@
+"""The format: keys, splits, randomness are fixed for ever; a reader refuses what could harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import pickle
+import re
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from command_line import run
+from conftest import make_photo
+
+from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.corpus.format import (
+    Keys,
+    key_of,
+    open_corpus,
+    picture_rng,
+    split_of,
+    write_atomically,
+)
+
+GOLDEN = {
+    b"a/photo 1.jpg": "a/photo 1",
+    b"-rf.jpg": "-rf",
+    b"new\nline.jpg": "new%0Aline",
+    b"per%cent.jpg": "per%25cent",
+    b"bytes-\xff\xfe.jpg": "bytes-%FF%FE",
+    "café.jpg".encode(): "café",
+    "cafe\u0301.jpg".encode(): "café",
+    b"CON.jpg": "%43ON",
+    b"dir.jpg/inner.jpg": "dir%2Ejpg/inner",
+    b"back\\slash.jpg": "back%5Cslash",
+    b" lead and trail .jpg": "%20lead and trail%20",
+    "rtl-\u202egpj.jpg".encode(): "rtl-%E2%80%AEgpj",
+    b"..jpg": "%2E.jpg",
+}
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=repr)
+def test_keys_are_fixed(path: bytes) -> None:
+    assert key_of(path) == GOLDEN[path]
+
+
+@pytest.mark.parametrize(
+    "path", [b"a.jpg", b"x/y-1_2.jpeg", b"con.jpg", b"a/NUL/b.png", b"com1/x.jpg", b"x.jpg/y.png"]
+)
+def test_the_quick_way_to_a_key_is_the_slow_one(
+    path: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [key_of(path), key_of(path, extension=True)]
+    monkeypatch.setattr("img2img_data.corpus.format._PLAIN", re.compile(b"never"))
+    assert keys == [key_of(path), key_of(path, extension=True)]
+
+
+def test_keys_never_collide_on_any_file_system() -> None:
+    paths = [
+        b"a.jpg",
+        b"a.png",
+        b"a.jpg.png",
+        b"Img.jpg",
+        b"img.jpg",
+        b"IMG.JPG",
+        b"x/1.jpg",
+        b"y/1.jpg",
+        b"b/c.jpg",
+        b"b_c.jpg",
+        "é.jpg".encode(),
+        "e\u0301.jpg".encode(),
+        b"n" * 250 + b".jpg",
+        b"n" * 251 + b".jpg",
+    ]
+    keys = Keys(paths)
+    folded = [keys[p].casefold() for p in paths]
+    assert len(set(folded)) == len(paths)
+    assert keys[b"a.jpg"] == "a.jpg" or "~" in keys[b"a.jpg"]
+    assert all(len(part.encode()) < 240 for key in folded for part in key.split("/"))
+
+
+def test_keys_of_others_do_not_change_the_key_of_one() -> None:
+    assert Keys([b"a.jpg", b"b.jpg"])[b"b.jpg"] == Keys([b"b.jpg"])[b"b.jpg"] == "b"
+
+
+def test_randomness_is_fixed_and_keyed() -> None:
+    assert picture_rng(0, b"a.jpg").integers(0, 10**9) == picture_rng(0, b"a.jpg").integers(
+        0, 10**9
+    )
+    drawn = {
+        int(picture_rng(*k).integers(0, 10**9))
+        for k in [(0, b"a"), (1, b"a"), (0, b"b"), (0, b"a", 0), (0, b"a", 1)]
+    }
+    assert len(drawn) == 5
+    assert picture_rng(0, b"a.jpg").integers(0, 10**9) == GOLDEN_DRAW
+
+
+GOLDEN_DRAW = 420384415
+
+
+def test_splits_keep_their_shares_and_never_move() -> None:
+    shares = {"train": 0.8, "val": 0.1, "test": 0.1}
+    splits = [split_of(str(i).encode(), shares, 0) for i in range(4000)]
+    counts = Counter(splits)
+    assert all(abs(counts[s] / 4000 - share) < 0.03 for s, share in shares.items())
+    assert splits[5] == split_of(b"5", shares, 0)
+
+
+def write_corpus(root: Path, rows: list[dict[str, object]], **info: object) -> Path:
+    (root / "train" / "input").mkdir(parents=True)
+    (root / "train" / "target").mkdir()
+    for side in ("input", "target"):
+        cv2.imwrite(str(root / "train" / side / "a.png"), make_photo(1)[..., ::-1])
+    (root / "train" / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (root / "corpus.json").write_text(
+        json.dumps({"format": 1, "kind": "paired", "layout": "folders"} | info)
+    )
+    return root
+
+
+def test_reads_pairs(tmp_path: Path) -> None:
+    row: dict[str, object] = {
+        "key": "a",
+        "input_file_name": "input/a.png",
+        "target_file_name": "target/a.png",
+    }
+    corpus = open_corpus(write_corpus(tmp_path / "c", [row]))
+    first, second = corpus.read(corpus.pairs("train")[0])
+    assert (first == make_photo(1)).all()
+    assert (second == make_photo(1)).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x.png", "/etc/passwd", "input/../../x.png", "C:/x.png", "a\\..\\x.png", "", None],
+)
+def test_names_outside_the_corpus_are_refused(tmp_path: Path, name: object) -> None:
+    row: dict[str, object] = {
+        "key": "a",
+        "input_file_name": name,
+        "target_file_name": "target/a.png",
+    }
+    with pytest.raises(CorpusError, match="outside"):
+        open_corpus(write_corpus(tmp_path / "c", [row]))
+
+
+def test_bare_pix2pix_and_cyclegan_folders(tmp_path: Path) -> None:
+    (tmp_path / "ab" / "train").mkdir(parents=True)
+    both = np.hstack([make_photo(1), make_photo(2)])
+    cv2.imwrite(str(tmp_path / "ab" / "train" / "1.png"), both[..., ::-1])
+    corpus = open_corpus(tmp_path / "ab")
+    first, second = corpus.read(corpus.pairs("train")[0])
+    assert (first == make_photo(1)).all()
+    assert (second == make_photo(2)).all()
+    for side in "AB":
+        (tmp_path / "un" / f"train{side}").mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "un" / f"train{side}" / "x.png"), both)
+    assert open_corpus(tmp_path / "un").kind == "unpaired"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"a":' * 5000])
+def test_a_damaged_page_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "corpus.json").write_text(content)
+    with pytest.raises(CorpusError) as caught:
+        open_corpus(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def many_rows(root: Path, count: int, **info: object) -> Path:
+    rows: list[dict[str, object]] = [
+        {
+            "key": f"{n:05d}",
+            "input_file_name": f"input/{n}.png",
+            "target_file_name": f"target/{n}.png",
+        }
+        for n in range(count)
+    ]
+    return write_corpus(root, rows, **info)
+
+
+def test_rows_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    pairs = open_corpus(many_rows(tmp_path / "c", 50)).pairs("train")
+    assert len(pairs) == 50
+    assert [p.key for p in pairs] == [f"{n:05d}" for n in range(50)]
+    assert pairs[7] == pairs[-43]
+    assert [p.key for p in pairs[10:20:5]] == ["00010", "00015"]
+    assert pickle.loads(pickle.dumps(pairs))[49] == pairs[49]
+    with pytest.raises(IndexError):
+        pairs[50]
+
+
+def test_an_open_corpus_takes_little_memory(tmp_path: Path) -> None:
+    """Python's table of interned names, to which paths add, grows by megabytes at times: it is left out."""
+    root = many_rows(tmp_path / "c", 20_000)
+    open_corpus(root)  # loads modules
+    tracemalloc.start()
+    pairs = open_corpus(root).pairs("train")
+    seen = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, pathlib.__file__)])
+    tracemalloc.stop()
+    assert len(pairs) == 20_000
+    assert sum(trace.size for trace in seen.traces) < 20_000 * 20
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    for path in (tmp_path / "page.html", Path(os.devnull)):
+        with pytest.raises(UsageError, match="give another name"):
+            write_atomically(path, b"x", tmp_path / "temporary")
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["blur"], ["blur", "a", "b", "--format", "gif"], ["blurr"], ["--siz"]]
+)
+def test_a_wrong_command_line_is_one_line(argv: list[str]) -> None:
+    said = run(*argv, code=2)
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    assert "--help'" in said

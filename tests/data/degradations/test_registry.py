@@ -1,0 +1,459 @@
+"""Laws that every degradation keeps; a new member of the dict is tested unasked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import make_photo
+from examples import KINDS, LIGHT, example
+
+from img2img_data.core.errors import UsageError
+from img2img_data.core.settings_model import Place
+from img2img_data.degradations.kernels import (
+    bell_kernel,
+    disk_kernel,
+    motion_kernel,
+    plateau_kernel,
+    sinc_kernel,
+)
+from img2img_data.degradations.registry import DEGRADATIONS, Gaussian, Resize
+from img2img_data.degradations.spec import parse_tree, tree_of
+from img2img_data.images import io as images
+from img2img_data.inspect.contact_sheet import write_sheet
+
+DTYPES = [np.uint8, np.uint16, np.float32]
+PLACE = Place("recipe 'x'", ("degradation",))
+
+
+def typed(dtype: type, width: int = 37, height: int = 29) -> np.ndarray:
+    photo = make_photo(3, width, height)
+    if dtype is np.float32:
+        return photo.astype(np.float32) / 255
+    return photo.astype(dtype) * (257 if dtype is np.uint16 else 1)
+
+
+def shapes_of(image: np.ndarray) -> list[np.ndarray]:
+    two = np.ascontiguousarray(image[..., :2])
+    return [
+        image,
+        image[..., 0].copy(),
+        image[..., :1].copy(),
+        two,
+        image[:1],
+        image[:, :1],
+        image[:1, :1],
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shape_dtype_and_range_stay(kind: str, dtype: type) -> None:
+    degradation = example(kind)
+    for shaped, seed in itertools.product(shapes_of(typed(dtype)), (0, 1)):
+        before = shaped.copy()
+        out = degradation.apply(shaped, **degradation.draw(np.random.default_rng(seed)))
+        assert out.shape == shaped.shape
+        assert out.dtype == shaped.dtype
+        assert np.isfinite(out.astype(np.float64)).all()
+        assert dtype is not np.float32 or (out.min() >= 0 and out.max() <= 1 + 1e-6)
+        assert (shaped == before).all(), "the source was written to"
+        assert not np.shares_memory(out, shaped)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_replays_the_pixels(kind: str) -> None:
+    degradation, image = example(kind), typed(np.uint8)
+    again = parse_tree(json.loads(json.dumps(tree_of(degradation))), PLACE).degradation
+    assert again == degradation
+    for seed in range(4):
+        drawn = degradation.draw(np.random.default_rng(seed))
+        assert drawn == degradation.draw(np.random.default_rng(seed))
+        assert all(type(value) in {int, float} for value in drawn.values())
+        row = json.loads(json.dumps(drawn, allow_nan=False))
+        assert row == drawn
+        assert (degradation.apply(image, **drawn) == again.apply(image.copy(), **row)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_is_what_uses_the_generator(kind: str) -> None:
+    for degradation in (example(kind), DEGRADATIONS[kind].identity()):
+        if degradation is None:
+            continue
+        draws = [degradation.draw(np.random.default_rng(seed)) for seed in range(40)]
+        assert degradation.random == any(draw != draws[0] for draw in draws)
+        if not degradation.random:
+            assert degradation.draw(None) == draws[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_strength_changes_nothing(kind: str, dtype: type) -> None:
+    identity = DEGRADATIONS[kind].identity()
+    if identity is None:
+        pytest.skip(f"{kind} has no strength that changes nothing")
+    drawn = identity.draw(np.random.default_rng(5))
+    for shaped in shapes_of(typed(dtype)):
+        assert (identity.apply(shaped, **drawn) == shaped).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_example_changes_something(kind: str) -> None:
+    degradation, image = example(kind), typed(np.uint8)
+    drawn = [degradation.draw(np.random.default_rng(seed)) for seed in range(4)]
+    assert any((degradation.apply(image, **d) != image).any() for d in drawn)
+
+
+@pytest.mark.parametrize("kind", LIGHT)
+def test_integers_are_rounded_once(kind: str) -> None:
+    """Bytes take the way of floats, rounded at its end. (What albumentations does inside is its own.)"""
+    degradation = example(kind)
+    for seed in range(4):
+        drawn = degradation.draw(np.random.default_rng(seed))
+        exact = degradation.apply(typed(np.float32), **drawn) * 255
+        assert np.abs(degradation.apply(typed(np.uint8), **drawn) - exact).max() <= 0.51
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_separable_ones_are_two_matrices(kind: str) -> None:
+    """Fed the identity along one axis, a degradation returns its own operator: spoiled = R x image x C^T."""
+    degradation, image = example(kind), typed(np.float32)[..., 0].copy()
+    if not degradation.separable:
+        pytest.skip(f"{kind} is not separable")
+    drawn = degradation.draw(np.random.default_rng(1))
+    rows = degradation.apply(np.eye(image.shape[0], dtype=np.float32), axes="y", **drawn)
+    columns = degradation.apply(np.eye(image.shape[1], dtype=np.float32), axes="y", **drawn)
+    assert np.abs(rows @ image @ columns.T - degradation.apply(image, **drawn)).max() < 1e-5
+
+
+def test_separable_ones_say_so() -> None:
+    assert {"gaussian", "random-gaussian", "resize"} <= {k for k in LIGHT if example(k).separable}
+    blurs = [{"gaussian": {"sigma": [1, 2]}}, {"resize": {"factor": 2}}]
+    assert parse_tree(blurs, PLACE).degradation.separable
+    assert not parse_tree([*blurs, "noise"], PLACE).degradation.separable
+
+
+# ---------------------------------------------------------------------------------------- what is drawn
+def test_ranges_are_drawn_as_stated() -> None:
+    rng = np.random.default_rng(0)
+    tree = (
+        {"jpeg": {"quality": [30, 33]}},
+        {"sinc": {"size": [7, 11]}},
+        {"gaussian": {"sigma": [1, 100, "log"]}},
+    )
+    quality, sinc, sigma = (
+        [parsed.draw(rng) for _ in range(600)]
+        for parsed in (parse_tree(t, PLACE).degradation for t in tree)
+    )
+    assert {d["quality"] for d in quality} == {30, 31, 32, 33}
+    assert {d["size"] for d in sinc} == {7, 9, 11}
+    drawn = [d["sigma"] for d in sigma]
+    assert 1 <= min(drawn) < 1.2
+    assert 80 < max(drawn) <= 100
+    assert abs(np.median(drawn) - 10) < 2, "uniform in the logarithm"
+    assert parse_tree({"gaussian": {"sigma": "1..5"}}, PLACE) == parse_tree(
+        {"gaussian": {"sigma": [1, 5]}}, PLACE
+    )
+
+
+def test_branches_come_as_often_as_weighted() -> None:
+    steps = [{"noise": {}, "weight": 3}, {"jpeg": {}, "weight": 1}, {"median": {}, "weight": 0}]
+    tree = parse_tree({"one-of": {"steps": steps, "probability": 0.8}}, PLACE).degradation
+    rng = np.random.default_rng(0)
+    branches = [tree.draw(rng)["branch"] for _ in range(4000)]
+    shares = [branches.count(branch) / 4000 for branch in (-1, 0, 1, 2)]
+    assert np.abs(np.subtract(shares, [0.2, 0.6, 0.2, 0])).max() < 0.03
+
+
+def test_a_shuffle_takes_every_order() -> None:
+    tree = parse_tree({"shuffle": ["grayscale", "posterize", "median"]}, PLACE).degradation
+    rng = np.random.default_rng(0)
+    orders = {
+        tuple(d[f"order.{i}"] for i in range(3)) for d in (tree.draw(rng) for _ in range(200))
+    }
+    assert orders == set(itertools.permutations(range(3)))
+
+
+def test_names_tell_the_way_through_the_tree() -> None:
+    tree = [{"one-of": [{"chain": ["noise", "jpeg"]}]}, {"median": {}, "probability": 0.5}]
+    drawn = parse_tree(tree, PLACE).degradation.draw(np.random.default_rng(1))
+    assert {
+        "0.one-of.0.chain.0.noise.sigma",
+        "0.one-of.0.chain.1.jpeg.quality",
+        "1.one-of.branch",
+    } <= set(drawn)
+
+
+def test_a_chain_rounds_once() -> None:
+    """Ten weak blurs rounded each time would stand still; the chain is their product."""
+    image = typed(np.uint8)
+    chain = parse_tree([{"gaussian": {"sigma": 0.4}}] * 10, PLACE).degradation
+    drawn = chain.draw(None)
+    exact = chain.apply(image.astype(np.float32) / 255, **drawn) * 255
+    assert np.abs(chain.apply(image, **drawn) - exact).max() <= 0.51
+
+
+# --------------------------------------------------------------------------------------- what is published
+@pytest.mark.parametrize("angle", [0, 30, 45, 90, -60])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        lambda a: bell_kernel(21, 2.5, 0.8, a, 1.0),
+        lambda a: bell_kernel(21, 2.5, 0.8, a, 0.5),
+        lambda a: plateau_kernel(21, 3.0, 1.0, a, 2.0),
+        lambda a: motion_kernel(9.5, a),
+        lambda a: disk_kernel(abs(a) / 10),
+        lambda a: sinc_kernel(21, math.pi / (1 + abs(a) / 30)),
+    ],
+    ids=["gaussian", "generalized", "plateau", "motion", "disk", "sinc"],
+)
+def test_kernels_sum_to_one_and_are_symmetric(kernel: object, angle: int) -> None:
+    weights = kernel(angle)  # type: ignore[operator]
+    assert weights.shape[0] == weights.shape[1]
+    assert weights.shape[0] % 2 == 1
+    assert abs(weights.sum(dtype=np.float64) - 1) < 1e-5
+    assert np.abs(weights - weights[::-1, ::-1]).max() < 1e-6
+    assert np.isfinite(weights).all()
+
+
+def test_a_bell_is_the_published_formula() -> None:
+    """exp(-(x^T S^-1 x)^beta / 2) with S = U diag(sx^2, sy^2) U^T, as BasicSR builds it."""
+    theta, beta = math.radians(-30), 0.7  # y points down in a picture
+    turn = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
+    inverse = np.linalg.inv(turn @ np.diag([4.0, 1.0]) @ turn.T)
+    at = np.stack(np.meshgrid(np.arange(-7, 8), np.arange(-7, 8)), -1).astype(float)
+    distance = np.einsum("yxi,ij,yxj->yx", at, inverse, at)
+    for made, wanted in (
+        (bell_kernel(15, 2, 1, 30, beta), np.exp(-0.5 * distance**beta)),
+        (plateau_kernel(15, 2, 1, 30, beta), 1 / (1 + distance**beta)),
+    ):
+        assert np.abs(made - wanted / wanted.sum()).max() < 1e-7
+
+
+def test_sinc_is_the_published_formula() -> None:
+    from scipy.special import j1
+
+    for size, cutoff in ((7, math.pi / 3), (21, math.pi), (101, 2.0)):
+        radius = np.hypot(*np.meshgrid(np.arange(size) - size // 2, np.arange(size) - size // 2))
+        radius[size // 2, size // 2] = 1
+        wanted = cutoff * j1(cutoff * radius) / (2 * math.pi * radius)
+        wanted[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
+        assert np.abs(sinc_kernel(size, cutoff) - wanted / wanted.sum()).max() < 1e-7
+
+
+def test_known_kernels() -> None:
+    assert np.allclose(
+        motion_kernel(5, 0), [[0.2] * 5 if row == 2 else [0.0] * 5 for row in range(5)]
+    )
+    assert np.allclose(motion_kernel(5, 90), motion_kernel(5, 0).T)
+    assert np.allclose(motion_kernel(4, 0)[2], np.array([0.5, 1, 1, 1, 0.5]) / 4)
+    up = motion_kernel(7, 45)
+    assert up[1, -2] > 0.05 > up[1, 1], "45 degrees rise to the right"
+    assert (motion_kernel(1, 33) == 1).all()
+    area = 1 / disk_kernel(10)[10, 10]
+    assert abs(area / (math.pi * 100) - 1) < 0.01
+    assert np.allclose(disk_kernel(1)[1], np.array([0.5, 1, 0.5]) / disk_kernel(1)[1, 1] ** -1)
+
+
+def test_round_gaussians_agree() -> None:
+    """The two-dimensional kernel, the separable one, OpenCV's and scipy's are one Gaussian."""
+    from scipy.ndimage import gaussian_filter
+
+    image = typed(np.float32, 64, 64)
+    ours = DEGRADATIONS["gaussian"]().apply(image, sigma=2.0)
+    bell = DEGRADATIONS["anisotropic"]().apply(image, sigma_x=2.0, sigma_y=2.0, rotation=20.0)
+    opencv = cv2.GaussianBlur(image, (17, 17), 2.0, borderType=cv2.BORDER_REFLECT)
+    scipys = np.stack([gaussian_filter(image[..., c].astype(np.float64), 2) for c in range(3)], -1)
+    for other in (bell, opencv, scipys):
+        assert np.abs(ours - other).max() < 2e-4
+
+
+@pytest.mark.parametrize("kind", ["noise", "grey-noise", "speckle", "poisson"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noise_is_as_strong_as_it_says(kind: str, dtype: type) -> None:
+    white = 1.0 if dtype is np.float32 else np.iinfo(dtype).max
+    image = np.full((200, 200, 3), 0.25 * white).astype(dtype)
+    degradation = DEGRADATIONS[kind](sigma=20)
+    out = degradation.apply(image, **degradation.draw(np.random.default_rng(0))) / white * 255
+    wanted = {"speckle": 20 * 0.25, "poisson": 20 * 0.25**0.5}.get(kind, 20)
+    assert abs(out.std() / wanted - 1) < 0.03
+    assert abs(out.mean() - image.mean() / white * 255) < 0.5
+    correlation = np.corrcoef(out[..., 0].ravel(), out[..., 1].ravel())[0, 1]
+    assert abs(correlation - (kind == "grey-noise")) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["noise", "speckle", "poisson"])
+def test_grey_noise_is_the_same_in_all_channels(kind: str) -> None:
+    image = np.full((40, 40, 3), 128, np.uint8)
+    degradation = DEGRADATIONS[kind](sigma=20, grey=0.5)
+    draws = [degradation.draw(np.random.default_rng(seed)) for seed in range(12)]
+    assert {d["grey"] for d in draws} == {0, 1}
+    for drawn in draws:
+        out = degradation.apply(image, **drawn)
+        assert (out[..., 0] == out[..., 2]).all() == drawn["grey"]
+
+
+def test_median_is_one_for_every_depth() -> None:
+    median = DEGRADATIONS["median"](size=7)
+    bytes_, floats = typed(np.uint8), typed(np.float32)
+    assert (median.apply(bytes_, size=7) == np.rint(median.apply(floats, size=7) * 255)).all()
+    assert (median.apply(bytes_, size=7) == cv2.medianBlur(bytes_, 7)).all()
+
+
+def test_grayscale_keeps_three_channels_of_luma() -> None:
+    image = typed(np.uint8)
+    grey = DEGRADATIONS["grayscale"]().apply(image, amount=1.0)
+    wanted = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    assert np.abs(grey.astype(int) - wanted[..., None]).max() <= 1
+    assert (grey[..., 0] == grey[..., 2]).all()
+
+
+def test_posterize_leaves_that_many_levels() -> None:
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    assert np.unique(DEGRADATIONS["posterize"]().apply(ramp, levels=5)).tolist() == [
+        0,
+        64,
+        128,
+        191,
+        255,
+    ]
+
+
+def test_at_scale_makes_noise_coarse() -> None:
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    tree = parse_tree(
+        {"at-scale": {"scale": 0.25, "up": "nearest", "steps": [{"noise": {"sigma": 20}}]}}, PLACE
+    )
+    out = tree.degradation.apply(flat, **tree.degradation.draw(np.random.default_rng(0)))
+    assert (out[::4, ::4] == out[3::4, 3::4]).all()
+    assert out.std() > 15
+
+
+def test_gaussian_is_scipys(real_data: object) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    from img2img_data.images import io as images
+
+    assert isinstance(real_data, Path)
+    files = sorted((real_data / "faces" / "wiki_crop").glob("*/*.jpg"))[::17][:120]
+    files += sorted((real_data / "natural" / "bsds500-train").glob("*.jpg"))[:80]
+    seen = 0
+    for path in files:
+        try:
+            image = images.read(path).pixels
+        except images.Refused:
+            continue
+        ours = Gaussian(sigma=3).apply(image, sigma=3.0)
+        theirs = np.stack(
+            [gaussian_filter(image[..., c].astype(np.float64), 3) for c in range(3)], -1
+        )
+        assert np.abs(ours - theirs).max() <= 1
+        seen += 1
+    assert seen >= 190
+
+
+def test_resize_goes_through_a_sixteenth_of_the_area() -> None:
+    image = typed(np.float32, 64, 64)
+    drawn = Resize().draw(None)
+    assert drawn == {"factor": 4.0}
+    operator = Resize().apply(np.eye(64, dtype=np.float32), axes="y", **drawn)
+    assert np.linalg.matrix_rank(operator) == 16
+    assert Resize().apply(image, **drawn).shape == image.shape
+
+
+def test_resize_draws_from_a_set() -> None:
+    resize = Resize(factor=[2, 4], down=["area", "cubic"], up="linear")
+    draws = [resize.draw(np.random.default_rng(seed)) for seed in range(20)]
+    assert len({d["down"] for d in draws}) == 2
+    assert all("up" not in d for d in draws)
+    image = typed(np.uint8)
+    fixed = [Resize(down=way).apply(image, factor=3.0) for way in ("area", "cubic")]
+    chosen = {d["down"]: resize.apply(image, factor=3.0, down=d["down"]) for d in draws}
+    assert {o.tobytes() for o in chosen.values()} == {o.tobytes() for o in fixed}
+
+
+# ----------------------------------------------------------------------------------- the documented example
+def test_the_worked_example_of_contributing_works() -> None:
+    from img2img_data.degradations import tone as tones
+
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    code, row = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[:2]
+    names = {**vars(tones), "__name__": tones.__name__}
+    exec(code, names)
+    assert [line.split('"')[1] for line in row.splitlines() if line.startswith("    ")][
+        :-1
+    ] == list(tones.TONES)
+    cls = names["Vignette"]
+    for dtype, seed in itertools.product(DTYPES, range(3)):
+        for shaped in shapes_of(typed(dtype)):
+            drawn = cls().draw(np.random.default_rng(seed))
+            out = cls().apply(shaped, **drawn)
+            assert (out.shape, out.dtype) == (shaped.shape, shaped.dtype)
+            assert (cls.identity().apply(shaped, loss=0.0) == shaped).all()
+    assert (cls().apply(typed(np.uint8), loss=100.0) <= typed(np.uint8)).all()
+
+
+# ------------------------------------------------------------------------------------------- albumentations
+@pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
+def test_motion_blur_of_albumentations_stays_in_place() -> None:
+    point = np.zeros((41, 41, 3), np.uint8)
+    point[20, 20] = 255
+    tree = parse_tree({"albumentations": {"MotionBlur": {"blur_limit": [9, 9]}}}, PLACE).degradation
+    for seed in range(6):
+        spread = tree.apply(point, seed=seed).sum(axis=(1, 2)).astype(float)
+        assert abs((spread * np.arange(41)).sum() / spread.sum() - 20) < 1
+
+
+@pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"MotionBlr": {}}, "albumentations.MotionBlr': unknown; did you mean 'MotionBlur'"),
+        (
+            {"MotionBlur": {"blur_limt": 3}},
+            "MotionBlur.blur_limt': unknown; did you mean 'blur_limit'",
+        ),
+        ({"MotionBlur": {"blur_limit": -3}}, "albumentations.MotionBlur': "),
+        ({"GaussNoise": {"std_range": [0.1, 2]}}, "albumentations.GaussNoise': "),
+        ({"Rotate": {"limit": 10}}, "albumentations.Rotate': would move the picture"),
+        ({"TextImage": {"font_path": "/etc/passwd"}}, "needs a font file"),
+        ({}, "albumentations.transform': missing"),
+        ({"transform": "Blur", "version": "1.0"}, "version': 1.0 of albumentations is asked for"),
+    ],
+)
+def test_a_mistake_about_a_transform_is_one_line(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_tree([{"albumentations": settings}], PLACE)
+    assert said in str(error.value)
+    assert str(error.value).startswith("recipe 'x': key 'degradation.0.albumentations")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["", "motion", "chain"])
+def test_a_sheet_shows_the_photo_clean_and_spoiled_the_same_each_time(
+    tmp_path: Path, name: str
+) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(images.encode(make_photo(1, 60, 50), "png"))
+    sheets = [tmp_path / "a.png", tmp_path / "b.png"]
+    for sheet in sheets:
+        write_sheet(photo, sheet, name, side=32)
+    pixels = images.read(sheets[0]).pixels
+    tiles = pixels[:32].reshape(32, -1, 32, 3).swapaxes(0, 1)
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
+    assert np.array_equal(tiles[0], make_photo(1, 60, 50)[9:41, 14:46])
+    assert not any(np.array_equal(tiles[0], tile) for tile in tiles[1:])
+
+
+@pytest.mark.parametrize("wrong", [{"photo": "none.png"}, {"out": "sheet.jpg"}, {"name": "motoin"}])
+def test_what_a_sheet_cannot_show_is_one_line(tmp_path: Path, wrong: dict[str, str]) -> None:
+    (tmp_path / "photo.png").write_bytes(images.encode(make_photo(1, 60, 50), "png"))
+    given = {"photo": "photo.png", "out": "sheet.png", "name": ""} | wrong
+    with pytest.raises(UsageError, match=next(iter(wrong.values()))):
+        write_sheet(tmp_path / given["photo"], tmp_path / given["out"], given["name"])

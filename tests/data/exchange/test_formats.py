@@ -1,0 +1,604 @@
+"""What other tools read and write: every format comes back whole, and no list of names can do harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import make_photo, write_photos
+
+from img2img_data.cli.steps import run_step
+from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.corpus.format import Corpus, as_key, key_of, open_corpus
+from img2img_data.corpus.layouts import LAYOUTS, find_layout
+from img2img_data.exchange.formats import EXPORTS, Export, Items, flat
+from img2img_data.images import io as images
+from img2img_data.runner.outcome import Report
+
+
+def step(name: str, *paths: Path, code: int = 0, **given: Any) -> Report:
+    jobs = {} if name in {"pack", "unpack"} else {"jobs": 1}
+    report, ended = run_step(
+        name, paths, {**jobs, **given}, lambda done, total: None, lambda line: None
+    )
+    assert ended == code, report.lines()
+    return report
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+Pictures = Mapping[tuple[str, str], tuple[np.ndarray, ...]]
+
+
+def pictures(corpus: Corpus) -> Pictures:
+    """What is in a corpus: (split, key) > the halves, or (split, domain and number) > the picture."""
+    if corpus.kind == "paired":
+        return {(p.split, p.key): corpus.read(p) for s in corpus.splits for p in corpus.pairs(s)}
+    return {
+        (split, f"{'AB'[side]}/{path.stem}"): (corpus.read_picture(path),)
+        for split, domains in corpus.domains.items()
+        for side, paths in enumerate(domains)
+        for path in paths
+    }
+
+
+def assert_same(first: Pictures, second: Pictures) -> None:
+    assert first.keys() == second.keys()
+    for name, halves in first.items():
+        assert all((a == b).all() for a, b in zip(halves, second[name], strict=True)), name
+
+
+# ------------------------------------------------------------------------------------- corpora
+NAMES = [
+    "a.b.c.jpg",
+    "sub dir/new\nline 1.jpg",
+    " edge .jpg",
+    "ü%.jpg",
+    "CON.jpg",
+    "same.jpg",
+    "same.png",
+]
+SPLITS = "train=0.5,val=0.3,test=0.2"
+
+
+@pytest.fixture(scope="session")
+def odd_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    photos = write_photos(tmp_path_factory.mktemp("odd") / "photos", 9)
+    for number, name in enumerate(NAMES):
+        path = photos / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(
+            images.encode(make_photo(60 + number), "png" if name.endswith("png") else "jpg")
+        )
+    return photos
+
+
+CORPORA: dict[str, Callable[[Path, Path], Report]] = {
+    "folders": lambda photos, out: step("blur", photos, out, split=SPLITS),
+    "combined": lambda photos, out: step("blur", photos, out, split=SPLITS, layout="combined"),
+    "jpg": lambda photos, out: step("blur", photos, out, split=SPLITS, format="jpg", size="20"),
+    "deep": lambda photos, out: step("blur", photos, out, bits=16, split=SPLITS),
+    "grey": lambda photos, out: step("grayscale", photos, out, split=SPLITS),
+    "lab": lambda photos, out: step("lab", photos, out, split=SPLITS),
+    "unpaired": lambda photos, out: step("unpaired", photos, photos, out, split=SPLITS),
+}
+
+
+@pytest.fixture(scope="session")
+def corpora(odd_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    root = tmp_path_factory.mktemp("corpora")
+    for name, make in CORPORA.items():
+        make(odd_photos, root / name)
+    return {name: root / name for name in CORPORA}
+
+
+def holds(format: Export, corpus: Corpus) -> bool:
+    try:
+        format.check(corpus, Items(corpus.root))
+    except UsageError:
+        return False
+    return corpus.kind in format.kinds
+
+
+CASES = [(f, c) for f in EXPORTS for c in CORPORA]
+
+
+# ------------------------------------------------------------------------------------ round trips
+@pytest.mark.parametrize(("format", "name"), CASES)
+def test_what_is_exported_comes_back(
+    format: str, name: str, corpora: Mapping[str, Path], tmp_path: Path
+) -> None:
+    if format == "lmdb":
+        pytest.importorskip("lmdb")
+    corpus = open_corpus(corpora[name])
+    if not holds(EXPORTS[format], corpus):
+        with pytest.raises(UsageError):
+            step("export", corpora[name], tmp_path / "out", format=format)
+        assert not (tmp_path / "out").exists()
+        return
+    step("export", corpora[name], tmp_path / "out", format=format)
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["recipe"]["format"] == format
+    assert not (tmp_path / "out" / ".building").exists()
+    if format == "lmdb":
+        assert_same(read_lmdb(tmp_path / "out", corpus), pictures(corpus))
+        return
+    step("import", tmp_path / "out", tmp_path / "back", bits=corpus.bits, max_bad=0.0)
+    back = open_corpus(tmp_path / "back")
+    assert (tmp_path / "back" / "rejected.jsonl").read_bytes() == b""
+    if format == "cyclegan" and corpus.kind == "paired":
+        counts = {s: tuple(map(len, d)) for s, d in back.domains.items()}
+        assert counts == {s: (len(corpus.pairs(s)),) * 2 for s in corpus.splits}
+        return
+    assert_same(pictures(back), pictures(corpus))
+
+
+def read_lmdb(root: Path, corpus: Corpus) -> Pictures:
+    """Read as BasicSR does: keys from meta_info.txt, up to the first dot."""
+    import lmdb
+
+    found: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
+    policy = images.ReadPolicy(depth=16 if corpus.bits == 16 else 8)
+    for split in corpus.splits:
+        sides = []
+        for side in ("lq", "gt"):
+            lines = (root / split / f"{side}.lmdb" / "meta_info.txt").read_text().splitlines()
+            keys = [line.split(".")[0] for line in lines]
+            place = str(root / split / f"{side}.lmdb")
+            with lmdb.open(place, readonly=True, lock=False) as database, database.begin() as look:
+                assert look.stat()["entries"] == len(keys)
+                sides.append({k: images.decode(look.get(k.encode()), policy).pixels for k in keys})
+        assert sides[0].keys() == sides[1].keys()
+        found |= {(split, as_key(k.encode())): (sides[0][k], sides[1][k]) for k in sides[0]}
+    return found
+
+
+@pytest.mark.parametrize("format", EXPORTS)
+def test_an_export_has_the_same_bytes_again_and_is_complete(
+    format: str, corpora: Mapping[str, Path], tmp_path: Path, photos: Path
+) -> None:
+    if format == "lmdb":
+        pytest.importorskip("lmdb")
+    for out in ("one", "two"):
+        step("export", corpora["folders"], tmp_path / out, format=format)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert step("export", corpora["folders"], tmp_path / "one", format=format).complete
+    with pytest.raises(UsageError, match="direction"):
+        step("export", corpora["folders"], tmp_path / "one", format=format, direction="BtoA")
+    with pytest.raises(UsageError, match="other files"):
+        step("export", corpora["folders"], photos, format=format)
+    step("export", corpora["folders"], tmp_path / "dry", format=format, dry_run=True)
+    assert not (tmp_path / "dry").exists()
+
+
+def test_workers_do_not_change_an_export(corpora: Mapping[str, Path], tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        step("export", corpora["folders"], tmp_path / str(jobs), format="pix2pix", jobs=jobs)
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+@pytest.mark.parametrize("name", ["folders", "combined"])
+@pytest.mark.parametrize("format", ["pix2pix", "basicsr", "hf"])
+def test_the_other_direction(
+    format: str, name: str, corpora: Mapping[str, Path], tmp_path: Path
+) -> None:
+    step("export", corpora[name], tmp_path / "out", format=format, direction="BtoA")
+    swapped = {k: h[::-1] for k, h in pictures(open_corpus(corpora[name])).items()}
+    assert_same(pictures(open_corpus(tmp_path / "out")), swapped)
+
+
+def test_clean_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Path) -> None:
+    step("export", corpora["folders"], tmp_path / "hf", format="hf")
+    step("import", tmp_path / "hf", tmp_path / "back")
+    for split in ("train", "val", "test"):
+        own, back = (tree(root / split) for root in (corpora["folders"], tmp_path / "back"))
+        own.pop("metadata.jsonl")
+        back.pop("metadata.jsonl")
+        assert own == back
+    step("export", corpora["combined"], tmp_path / "ab", format="pix2pix")
+    step("import", tmp_path / "ab", tmp_path / "ba")
+    assert tree(tmp_path / "ab").keys() >= {
+        f"train/{p.name}" for p in (tmp_path / "ba/train").glob("*.png")
+    }
+    for path in (tmp_path / "ba" / "train").rglob("*.png"):
+        assert (
+            path.read_bytes() == (tmp_path / "ab" / path.relative_to(tmp_path / "ba")).read_bytes()
+        )
+
+
+def test_a_damaged_corpus_is_one_line(corpora: Mapping[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(corpora["folders"], tmp_path / "c")
+    picture = next((tmp_path / "c" / "train" / "input").glob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:-9])
+    with pytest.raises(CorpusError, match="not what its row says"):
+        step("export", tmp_path / "c", tmp_path / "out", format="hf")
+    assert not (tmp_path / "out" / "export.json").exists()
+
+
+@pytest.mark.parametrize("key", ["../../evil", "/tmp/evil-abs", "a/../../evil", "C:evil", "a\\b"])
+@pytest.mark.parametrize("format", EXPORTS)
+def test_a_key_that_climbs_is_refused(format: str, key: str, tmp_path: Path) -> None:
+    from small_corpus import write_corpus
+
+    corpus = write_corpus(tmp_path / "box" / "corpus", {"train": 2})
+    manifest = corpus / "train" / "metadata.jsonl"
+    manifest.write_text("".join(json.dumps(r | {"key": key}) + "\n" for r in rows(manifest)))
+    before = tree(tmp_path)
+    with pytest.raises(CorpusError, match="outside"):
+        step("export", corpus, tmp_path / "box" / "out", format=format)
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "box" / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["export", "pack"])
+def test_a_run_that_wrote_nothing_leaves_the_folder_free(name: str, tmp_path: Path) -> None:
+    from small_corpus import write_corpus
+
+    corpus, out = write_corpus(tmp_path / "corpus", {"train": 2}), tmp_path / "out"
+    out.mkdir()
+    manifest = corpus / "train" / "metadata.jsonl"
+    good = manifest.read_bytes()
+    manifest.write_bytes(b"{\n" + good)
+    with pytest.raises(CorpusError, match="is damaged"):
+        step(name, corpus, out)
+    assert list(out.iterdir()) == []
+    manifest.write_bytes(good)
+    step("export", corpus, out, format="basicsr")
+
+
+# ----------------------------------------------------------------------------------- other readers
+def read_pix2pix(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The aligned reader of pix2pix, without its transforms."""
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in {".png", ".jpg"}):
+        both = cv2.imread(str(path))
+        width = both.shape[1] // 2
+        found.append((both[:, :width], both[:, width:]))
+    return found
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_plain_pix2pix_reader(
+    exported: bool, corpora: Mapping[str, Path], tmp_path: Path
+) -> None:
+    root = corpora["combined"]
+    if exported:
+        step("export", corpora["folders"], tmp_path / "out", format="pix2pix")
+        root = tmp_path / "out"
+    wanted = open_corpus(corpora["folders"])
+    got = read_pix2pix(root / "train")
+    pairs = sorted(wanted.pairs("train"), key=lambda p: Path(p.key + ".png"))
+    assert len(got) == len(pairs) > 3
+    for (a, b), pair in zip(got, pairs, strict=True):
+        first, second = wanted.read(pair)
+        assert (a[..., ::-1] == first).all()
+        assert (b[..., ::-1] == second).all()
+
+
+def load_with_datasets(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(cache))
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    return datasets.load_dataset("imagefolder", data_dir=str(root), cache_dir=str(cache))
+
+
+@pytest.mark.parametrize("how", ["as it is", "exported"])
+def test_hugging_face_reads_it(
+    how: str, corpora: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, root = open_corpus(corpora["jpg"]), corpora["jpg"]
+    if how == "exported":
+        root = tmp_path / "out"
+        step("export", corpora["jpg"], root, format="hf")
+    found = load_with_datasets(root, tmp_path / "cache", monkeypatch)
+    assert set(found) == {"train", "validation", "test"}
+    for split, own in (("train", "train"), ("validation", "val"), ("test", "test")):
+        assert [type(found[split].features[c]).__name__ for c in ("input", "target")] == [
+            "Image",
+            "Image",
+        ]
+        assert found[split]["key"][:] == [p.key for p in corpus.pairs(own)]
+        first, second = corpus.read(corpus.pairs(own)[0])
+        assert (np.asarray(found[split][0]["input"]) == first).all()
+        assert (np.asarray(found[split][0]["target"]) == second).all()
+
+
+def test_hugging_face_reads_an_export_whose_splits_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of one split may hold what those of another lack; ``datasets`` wants equal columns."""
+    from small_corpus import write_corpus
+
+    corpus = write_corpus(tmp_path / "corpus", {"train": 2, "val": 2})
+    manifest = corpus / "val" / "metadata.jsonl"
+    odd = [
+        row | {"drawn": {"noise": 1}, "notes": ["profile"], "tags": {}} for row in rows(manifest)
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in odd))
+    step("export", corpus, tmp_path / "out", format="hf")
+    found = load_with_datasets(tmp_path / "out", tmp_path / "cache", monkeypatch)
+    assert json.loads(found["validation"][0]["row"])["drawn"] == {"noise": 1}
+
+
+def test_basicsr_reads_it(corpora: Mapping[str, Path], tmp_path: Path) -> None:
+    """Its rule: the name stands before the first space; the other half has the same base name."""
+    for name in ("folders", "combined", "jpg"):
+        step("export", corpora[name], tmp_path / name, format="basicsr")
+        for split in ("train", "val", "test"):
+            place = tmp_path / name / split
+            lines = (place / "meta_info.txt").read_text().splitlines()
+            for line in lines:
+                gt = line.split(" ")[0]
+                height, width, channels = map(int, line.split(" ")[1].strip("()").split(","))
+                assert cv2.imread(str(place / "gt" / gt)).shape == (height, width, channels)
+                assert (place / "lq" / Path(gt).name).is_file()
+            assert len(lines) == len(list((place / "gt").iterdir()))
+
+
+# ------------------------------------------------------------------------------------------- import
+PNG = images.encode(make_photo(1, 16, 12), "png")
+OTHER = images.encode(make_photo(2, 16, 12), "png")
+
+
+def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
+    return root
+
+
+BOTH = images.encode(np.hstack([make_photo(1, 16, 12), make_photo(2, 16, 12)]), "png")
+HF = '{"input_file_name": "a/x.png", "target_file_name": "b/x.png", "n": 1, "t": "u", "f": NaN, "g": [1]}\n'
+EDIT = "file_name,conditioning_image_file_name\nb/x.png,a/x.png\n"
+FOLDERS: dict[str, tuple[str, Mapping[str, bytes | str]]] = {
+    "pix2pix": ("pix2pix", {"train/x.png": BOTH, "test/x.png": BOTH}),
+    "pix2pix deep": ("pix2pix", {"validation/d/x.png": BOTH}),
+    "two folders": ("folders", {"input/x.png": PNG, "target/x.PNG": OTHER}),
+    "A and B": ("folders", {"A/x.png": PNG, "B/x.png": OTHER}),
+    "splits around": ("folders", {"train/lq/x.png": PNG, "train/gt/x.png": OTHER}),
+    "splits within": ("folders", {"A/val/x.png": PNG, "B/val/x.png": OTHER}),
+    "basicsr": (
+        "basicsr",
+        {"meta_info.txt": "x.png (12,16,3)\n", "gt/x.png": OTHER, "lq/x.png": PNG},
+    ),
+    "basicsr crc": (
+        "basicsr",
+        {"meta_info_test_GT.txt": "x.png (12,16,3) abc\n", "GT/x.png": OTHER, "LQ/x.png": PNG},
+    ),
+    "real-esrgan": (
+        "basicsr",
+        {"meta_info.txt": "hr/x.png, lr/x.png\n", "hr/x.png": OTHER, "lr/x.png": PNG},
+    ),
+    "real-esrgan gt": (
+        "basicsr",
+        {"meta_info.txt": "gt/x.png, lq/x.png\n", "gt/x.png": OTHER, "lq/x.png": PNG},
+    ),
+    "spaces": (
+        "basicsr",
+        {"meta_info.txt": "x y.png (12,16,3)\n", "gt/x y.png": OTHER, "lq/x y.png": PNG},
+    ),
+    "hf": ("hf", {"train/metadata.jsonl": HF, "train/a/x.png": PNG, "train/b/x.png": OTHER}),
+    "hf csv": ("hf", {"metadata.csv": EDIT, "a/x.png": PNG, "b/x.png": OTHER}),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_layout_is_told_opened_and_imported(name: str, tmp_path: Path) -> None:
+    layout, files = FOLDERS[name]
+    root = write(tmp_path / "in", files)
+    assert find_layout(root) == layout
+    opened = open_corpus(root)
+    step("import", root, tmp_path / "out")
+    imported = open_corpus(tmp_path / "out")
+    assert_same(pictures(opened), pictures(imported))
+    for first, second in pictures(imported).values():
+        assert (first == make_photo(1, 16, 12)).all()
+        assert (second == make_photo(2, 16, 12)).all()
+    assert {p.key.rpartition("/")[2] for s in opened.splits for p in opened.pairs(s)} <= {
+        "x",
+        "x y",
+    }
+    assert step("import", root, tmp_path / "out").complete
+
+
+def test_what_a_foreign_list_says_becomes_tags(tmp_path: Path) -> None:
+    step("import", write(tmp_path / "in", FOLDERS["hf"][1]), tmp_path / "out")
+    assert rows(tmp_path / "out" / "train" / "metadata.jsonl")[0]["tags"] == {"n": 1, "t": "u"}
+
+
+def test_domains_keep_their_splits(tmp_path: Path) -> None:
+    names = ["trainA/x y.png", "trainA/z.png", "trainB/x y.png", "testA/q.png", "testB/q.png"]
+    root = write(tmp_path / "in", dict.fromkeys(names, PNG))
+    step("import", root, tmp_path / "out")
+    counts = {
+        s: [len(d) for d in both] for s, both in open_corpus(tmp_path / "out").domains.items()
+    }
+    assert counts == {"train": [2, 1], "test": [1, 1]}
+
+
+HOSTILE = ["../secret.png", "/etc/passwd", "a/../../secret.png", "..\\secret.png", "C:/x.png"]
+HOSTILE += [
+    "gone.png",
+    "",
+    "link/secret.png",
+    "soft.png",
+    "fifo.png",
+    "nul\0.png",
+    "half\ud800.png",
+    "a",
+]
+
+
+@pytest.fixture
+def trapped(tmp_path: Path) -> Path:
+    write(tmp_path, {"secret.png": PNG, "outside/secret.png": PNG})
+    root = write(tmp_path / "in", {"a/x.png": PNG, "lq/x.png": PNG, "gt/x.png": OTHER})
+    for place in (root, root / "gt", root / "lq"):
+        (place / "link").symlink_to(tmp_path / "outside")
+        (place / "soft.png").symlink_to(tmp_path / "secret.png")
+        os.mkfifo(place / "fifo.png")
+    return root
+
+
+def test_no_list_leads_outside(trapped: Path, tmp_path: Path) -> None:
+    lines = [{"input_file_name": n, "target_file_name": "a/x.png"} for n in HOSTILE]
+    lines += [{"input_file_name": "a/x.png", "target_file_name": n} for n in HOSTILE]
+    lines += [{"input_file_name": "a/x.png", "target_file_name": "a/x.png", "key": "../../../evil"}]
+    (trapped / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    before = {p for p in tmp_path.rglob("*") if (tmp_path / "out") not in p.parents}
+    report = step("import", trapped, tmp_path / "out", code=1, format="hf")
+    assert report.kept.total() == 1
+    assert report.refused.total() == 2 * len(HOSTILE)
+    assert (
+        rows(tmp_path / "out" / "train" / "metadata.jsonl")[0]["key"] == "%2E%2E/%2E%2E/%2E%2E/evil"
+    )
+    assert {p for p in tmp_path.rglob("*") if (tmp_path / "out") not in p.parents} - {
+        tmp_path / "out"
+    } == before
+    with pytest.raises(CorpusError):
+        open_corpus(trapped)
+
+
+def test_no_meta_info_leads_outside(trapped: Path, tmp_path: Path) -> None:
+    names = [n for n in HOSTILE if n and "\ud800" not in n]
+    text = (
+        "".join(f"{n} (12,16,3)\n" for n in names)
+        + "".join(f"gt/x.png, {n}\n" for n in names)
+        + "x.png (1,1,1)\n"
+    )
+    (trapped / "meta_info.txt").write_text(text)
+    report = step("import", trapped, tmp_path / "out", code=1)
+    assert report.kept.total() == 1
+    assert report.refused.total() == 2 * len(names)
+
+
+def test_bad_pictures_and_loose_halves_are_rows(tmp_path: Path) -> None:
+    files = {f"{side}/{n}.png": PNG for side in ("input", "target") for n in range(12)}
+    files |= {
+        "input/bad.png": PNG[:50],
+        "target/bad.png": PNG,
+        "input/wide.png": BOTH,
+        "target/wide.png": PNG,
+    }
+    root = write(tmp_path / "in", files)
+    report = step("import", root, tmp_path / "out", max_bad=0.2)
+    assert report.refused == {"truncated": 1, "size": 1}
+    write(
+        root,
+        {
+            "input/alone.png": PNG,
+            "target/two.jpg": PNG,
+            "target/two.png": PNG,
+            "input/two.png": PNG,
+        },
+    )
+    report = step("import", root, tmp_path / "loose", code=1)
+    assert (report.refused["unpaired"], report.refused["ambiguous-pair"]) == (1, 3)
+    step("import", root, tmp_path / "allowed", allow_unpaired=True, max_bad=0.2)
+
+
+def test_names_that_become_one_key_stay_apart(tmp_path: Path) -> None:
+    names = ["x y.png", "x%20y.png", "X Y.png"]
+    step("import", write(tmp_path / "in", {f"train/{n}": BOTH for n in names}), tmp_path / "out")
+    keys = [r["key"] for r in rows(tmp_path / "out" / "train" / "metadata.jsonl")]
+    assert len({k.casefold() for k in keys}) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "format", "said"),
+    [
+        ({"x.txt": "hello"}, "auto", "no layout"),
+        ({"train/x.png": BOTH}, "hf", "metadata"),
+        ({"metadata.jsonl": "{"}, "auto", "line 1"),
+        ({"metadata.jsonl": "[" * 99_999}, "auto", "line 1"),
+        ({"metadata.jsonl": '{"file_name": "x.png"}\n'}, "auto", "input from target"),
+        ({"metadata.csv": 'a,"b\n",1\nx,y\n'}, "hf", "input from target"),
+        ({"x.tar": b"hello" * 500}, "auto", "no plain tar"),
+        ({"corpus.json": "{}", "train/x.png": BOTH}, "auto", "corpus already"),
+    ],
+)
+def test_a_wrong_folder_is_one_line(
+    files: Mapping[str, bytes | str], format: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        step("import", write(tmp_path / "in", files), tmp_path / "out", format=format)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_of_other_makers(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    (tmp_path / "in").mkdir()
+    for name, count in (("train-000", 3), ("val-000", 2)):
+        with webdataset.TarWriter(str(tmp_path / "in" / f"{name}.tar")) as out:
+            for number in range(count):
+                row = {"caption": "c", "n": number}
+                out.write(
+                    {"__key__": f"d/{number}", "input.png": PNG, "target.png": OTHER, "json": row}
+                )
+    step("import", tmp_path / "in", tmp_path / "out")
+    corpus = open_corpus(tmp_path / "out")
+    assert [p.key for p in corpus.pairs("train")] == ["d/0", "d/1", "d/2"]
+    assert rows(tmp_path / "out" / "val" / "metadata.jsonl")[1]["tags"] == {"caption": "c", "n": 1}
+    first, second = corpus.read(corpus.pairs("val")[0])
+    assert (first == make_photo(1, 16, 12)).all()
+    assert (second == make_photo(2, 16, 12)).all()
+    step("import", tmp_path / "in" / "val-000.tar", tmp_path / "one")
+    assert len(open_corpus(tmp_path / "one").pairs("val")) == 2
+
+
+# --------------------------------------------------------------------------------------------- keys
+def test_keys_survive_every_writing() -> None:
+    rng = random.Random(3)
+    parts = ["a", "B", " ", ".", "%", "/", "é", "\n", "con", "-", "~", ",", "\\", "1"]
+    for _ in range(3000):
+        path = "/".join(p for p in "".join(rng.choices(parts, k=rng.randint(1, 6))).split("/") if p)
+        if not path:
+            continue
+        key = key_of(path.encode() + b".jpg")
+        assert as_key(key.encode()) == key
+        assert as_key(flat(key).encode()) == key
+        assert as_key(flat(key, "/ .").encode()) == key
+        assert not {" ", "/", "."} & set(flat(key, "/ ."))
+
+
+@pytest.mark.parametrize(
+    "name", [b"../../x", b"/etc/x", b"..%2F..%2Fx", b"%2e%2e/x", b"", b"%00", b"a//b/./c", b"\xff"]
+)
+def test_no_name_is_an_evil_key(name: bytes) -> None:
+    key = as_key(name)
+    parts = key.split("/")
+    assert key
+    assert key.isprintable()
+    assert "" not in parts
+    assert not {".", ".."} & set(parts)
+
+
+def test_every_layout_and_format_is_told_in_the_help() -> None:
+    from img2img_data.cli import build_commands as commands
+
+    for name in LAYOUTS:
+        assert name in str(commands.import_folder.help)
+    for name in EXPORTS:
+        assert name in str(commands.export.help)

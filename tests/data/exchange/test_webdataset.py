@@ -1,0 +1,329 @@
+"""Shards: equal bytes, the same corpus back, readable by webdataset, and no archive can do harm."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_photo, write_photos
+
+from img2img_data.cli.main import main
+from img2img_data.core import tar as archives
+from img2img_data.core.errors import ArchiveError, CorpusError, Img2ImgError
+from img2img_data.corpus.format import open_corpus
+from img2img_data.exchange.webdataset_pack import PackSettings, member_prefix, pack_corpus
+from img2img_data.exchange.webdataset_unpack import unpack_corpus
+from img2img_data.images import io as images
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *argv: object) -> None:
+    monkeypatch.setattr("sys.argv", ["img2img-data", *map(str, argv)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+
+
+NAMES = [
+    "a.b.c.jpg",
+    "__meta__/x.jpg",
+    "sub.dir/new\nline 1.jpg",
+    "ü.jpg",
+    "n" * 140 + "/" + "m" * 140 + ".jpg",
+]
+LAYOUTS = {
+    "folders": ["blur", "{a}", "{out}", "--split", "train=0.5,val=0.5"],
+    "combined": ["blur", "{a}", "{out}", "--layout", "combined"],
+    "unpaired": ["unpaired", "{a}", "{b}", "{out}"],
+    "lab": ["lab", "{a}", "{out}", "--bits", "16"],
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def corpus(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    photos = write_photos(tmp_path / "photos", 7)
+    for number, name in enumerate(NAMES):
+        path = photos / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(images.encode(make_photo(50 + number), "jpg"))
+    (photos / "bad.jpg").write_bytes(b"bad")
+    places = {"{a}": photos, "{b}": photos, "{out}": tmp_path / "corpus"}
+    argv = [places.get(word, word) for word in LAYOUTS[request.param]]
+    run(monkeypatch, *argv, "--jobs", "1")
+    return tmp_path / "corpus"
+
+
+def pack(corpus: Path, out: Path, **settings: int) -> Path:
+    pack_corpus(corpus, out, PackSettings(**settings), False, quiet, quiet)
+    return out
+
+
+def test_the_corpus_comes_back_byte_for_byte(corpus: Path, tmp_path: Path) -> None:
+    shards = pack(corpus, tmp_path / "shards", per_shard=5)
+    assert len(list(shards.glob("*.tar"))) >= 3
+    assert (
+        sum(s["nsamples"] for s in json.loads((shards / "index.json").read_text())["shards"]) >= 12
+    )
+    unpack_corpus(shards, tmp_path / "back", False, quiet, quiet)
+    assert tree(tmp_path / "back") == tree(corpus)
+    for path in corpus.rglob("*"):
+        os.utime(path, (1, 1))
+    again = pack(corpus, tmp_path / "again", per_shard=5)
+    assert tree(again) == tree(shards)
+
+
+def test_webdataset_reads_the_shards(corpus: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    shards = pack(corpus, tmp_path / "shards", per_shard=5)
+    urls = [str(p) for p in sorted(shards.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    opened = open_corpus(corpus)
+    if opened.kind == "unpaired":
+        assert len(samples) == sum(len(d) for both in opened.domains.values() for d in both)
+        return
+    pairs = {(p.split, p.key): p for s in opened.splits for p in opened.pairs(s)}
+    assert len(samples) == len(pairs)
+    for sample in samples:
+        row = json.loads(sample["json"])
+        split = Path(sample["__url__"]).name.rpartition("-")[0]
+        pair = pairs.pop((split, row["key"]))
+        members = {pair.input.name: "input", pair.target.name: "target"}
+        if opened.layout == "combined":
+            assert sample["image.png"] == pair.input.read_bytes(), members
+        else:
+            assert sample[f"input{pair.input.suffix}"] == pair.input.read_bytes()
+            assert sample[f"target{pair.target.suffix}"] == pair.target.read_bytes()
+    assert not pairs
+
+
+def test_a_shard_ends_at_the_bytes_given(corpus: Path, tmp_path: Path) -> None:
+    shards = pack(corpus, tmp_path / "shards", shard_bytes=12_000)
+    sizes = [p.stat().st_size for p in shards.glob("*.tar")]
+    assert len(sizes) > 2
+    assert min(sizes) > 0
+
+
+def test_an_interrupted_pack_is_done_again_and_others_are_refused(
+    tmp_path: Path, photos: Path
+) -> None:
+    corpus = small(tmp_path)
+    whole = tree(pack(corpus, tmp_path / "whole"))
+    calls = 0
+
+    def stop(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_corpus(corpus, tmp_path / "out", PackSettings(), False, stop, quiet)
+    assert calls
+    assert not list((tmp_path / "out").glob("*.tar"))
+    assert tree(pack(corpus, tmp_path / "out")) == whole
+    assert pack_corpus(corpus, tmp_path / "out", PackSettings(), False, quiet, quiet).complete
+    with pytest.raises(Img2ImgError, match="another recipe"):
+        pack(corpus, tmp_path / "out", per_shard=1)
+    with pytest.raises(Img2ImgError, match="other files"):
+        pack(corpus, photos)
+
+
+def small(tmp_path: Path) -> Path:
+    from small_corpus import write_corpus
+
+    return write_corpus(tmp_path / "corpus", {"train": 4, "val": 1})
+
+
+def test_a_changed_picture_is_not_packed(tmp_path: Path) -> None:
+    corpus = small(tmp_path)
+    manifest = corpus / "train" / "metadata.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[2]["input_sha256"] = "0" * 64
+    manifest.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(CorpusError, match="not what its row says"):
+        pack(corpus, tmp_path / "shards")
+    assert not (tmp_path / "shards" / "index.json").exists()
+
+
+def test_keys_keep_apart_in_member_names() -> None:
+    keys = ["a.b", "a/b", "a%2Cb", "__x__/a", "_x", "a", "A"]
+    assert len({member_prefix(k) for k in keys}) == len(keys)
+    assert all("." not in member_prefix(k) and not member_prefix(k).startswith("__") for k in keys)
+
+
+# ---------------------------------------------------------------------------------------- hostile
+PICTURE = images.encode(np.zeros((8, 8, 3), np.uint8), "png")
+
+
+def tar(*items: tuple[str, bytes], **fields: object) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as file:
+        for name, data in items:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for key, value in fields.items():
+                setattr(info, key, value)
+            file.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def sample(key: str = "a", name: object = "input/a.png") -> tuple[tuple[str, bytes], ...]:
+    row = {"key": "a", "input_file_name": name, "target_file_name": "target/a.png"}
+    line = json.dumps(row).encode() + b"\n"
+    return (f"{key}.input.png", PICTURE), (f"{key}.target.png", PICTURE), (f"{key}.json", line)
+
+
+def lying(size: bytes) -> bytes:
+    data = bytearray(tar(*sample()))
+    data[124:136] = size
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    return bytes(data)
+
+
+GOOD = tar(*sample())
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "climbs": lambda: tar(("../../evil.input.png", PICTURE)),
+    "absolute": lambda: tar(("/tmp/evil-abs.input.png", PICTURE)),
+    "backslash": lambda: tar(("..\\evil.input.png", PICTURE)),
+    "drive": lambda: tar(("C:evil.png", PICTURE)),
+    "control": lambda: tar(("a\nb.input.png", PICTURE)),
+    "dots": lambda: tar(("a/./b.png", PICTURE)),
+    "symlink": lambda: tar(("a.input.png", b""), type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    "hardlink": lambda: tar(("a.input.png", b""), type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+    "device": lambda: tar(("a.input.png", b""), type=tarfile.CHRTYPE),
+    "pipe": lambda: tar(("a.input.png", b""), type=tarfile.FIFOTYPE),
+    "sparse": lambda: tar(("a.input.png", b""), type=tarfile.GNUTYPE_SPARSE),
+    "pax sparse": lambda: tar(*sample(), pax_headers={"GNU.sparse.major": "1"}),
+    "pax size": lambda: tar(*sample(), pax_headers={"size": "99999999999"}),
+    "pax path": lambda: tar(*sample(), pax_headers={"path": "../../evil.png"}),
+    "pax bomb": lambda: tar(*sample(), pax_headers={"comment": "x" * (1 << 20)}),
+    "long name": lambda: tar(("d/" * 40_000 + "x.png", PICTURE)),
+    "huge": lambda: lying(b"77777777777\0"),
+    "binary size": lambda: lying(b"\x80" + b"\xff" * 11),
+    "no number": lambda: lying(b"-0000000001\0"),
+    "cut": lambda: GOOD[:700],
+    "cut head": lambda: GOOD[:100],
+    "empty": lambda: b"",
+    "text": lambda: b"hello\n" * 1000,
+    "gzip": lambda: __import__("gzip").compress(bytes(1 << 24)),
+    "zip": lambda: b"PK\x03\x04" + bytes(600),
+    "twice": lambda: tar(*sample(), *sample()),
+    "twice in a sample": lambda: tar(sample()[0], *sample()),
+    "no row": lambda: tar(*sample()[:2]),
+    "row is none": lambda: tar(*sample()[:2], ("a.json", b"[" * 100_000)),
+    "two rows in one": lambda: tar(*sample()[:2], ("a.json", sample()[2][1] * 2)),
+    "file of no row": lambda: tar(*sample(), ("a.evil.png", PICTURE)),
+    "missing file": lambda: tar(*sample()[1:]),
+    "row climbs": lambda: tar(*sample(name="../../evil.png")),
+    "row absolute": lambda: tar(*sample(name="/tmp/evil-abs.png")),
+    "row script": lambda: tar(("a.input.py", b"x"), *sample(name="a.py")[1:]),
+    "row overwrites": lambda: tar(*sample(name="target/a.png")),
+}
+
+
+def forge(folder: Path, data: bytes) -> Path:
+    """Shards whose index vouches for ``data``."""
+    folder.mkdir(parents=True)
+    (folder / "corpus.json").write_text('{"format": 1}')
+    (folder / "train-000000.tar").write_bytes(data)
+    digest = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    shard = {
+        "url": "train-000000.tar",
+        "split": "train",
+        "nsamples": 1,
+        "filesize": len(data),
+        "sha256": digest["train-000000.tar"],
+    }
+    page = {"format": 1, "recipe": {}, "splits": {"train": 1}, "shards": [shard]}
+    (folder / "index.json").write_text(
+        json.dumps({**page, "files": {"corpus.json": digest["corpus.json"]}})
+    )
+    return folder
+
+
+def test_the_forger_forges_well(tmp_path: Path) -> None:
+    unpack_corpus(forge(tmp_path / "shards", GOOD), tmp_path / "out", False, quiet, quiet)
+    assert len(open_corpus(tmp_path / "out").pairs("train")) == 1
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_shard_is_one_line_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    shards = forge(tmp_path / "box" / "shards", HOSTILE[name]())
+    before = tree(tmp_path)
+    with pytest.raises(ArchiveError) as caught:
+        unpack_corpus(shards, tmp_path / "box" / "out", False, quiet, quiet)
+    assert "train-000000.tar" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert caught.value.exit_code == 2
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "box" / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("train-000000.tar", "../train-000000.tar"),
+        ('"split": "train"', '"split": "../x"'),
+        ('"nsamples": 1', '"nsamples": 2'),
+        ('"train": 1', '"../x": 1'),
+        ('"corpus.json": "', '"../x.json": "'),
+        ('"corpus.json": "', '"corpus.json": "00'),
+        ('"format": 1', '"format": 9'),
+        ('"sha256": "', '"sha256": "00'),
+        ("{", "[" * 100_000),
+    ],
+)
+def test_a_lying_index_is_one_line(old: str, new: str, tmp_path: Path) -> None:
+    shards = forge(tmp_path / "shards", GOOD)
+    text = (shards / "index.json").read_text()
+    assert old in text
+    (shards / "index.json").write_text(text.replace(old, new))
+    with pytest.raises(ArchiveError):
+        unpack_corpus(shards, tmp_path / "out", False, quiet, quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_linked_shard_is_refused(tmp_path: Path) -> None:
+    shards = forge(tmp_path / "shards", GOOD)
+    shutil.move(shards / "train-000000.tar", tmp_path / "elsewhere.tar")
+    (shards / "train-000000.tar").symlink_to(tmp_path / "elsewhere.tar")
+    with pytest.raises(ArchiveError, match="no regular file"):
+        unpack_corpus(shards, tmp_path / "out", False, quiet, quiet)
+
+
+def test_archives_of_other_makers_are_walked(tmp_path: Path) -> None:
+    long = "d" * 60 + "/" + "é" * 60 + ".png"
+    for number, form in enumerate((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
+        path = tmp_path / f"{number}.tar"
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / "x.png").write_bytes(PICTURE)
+        names = ["./d/x.png", "d" * 99 + "/" + "x" * 60 + ".png"]
+        with tarfile.open(path, "w", format=form) as file:
+            file.add(tmp_path / "d", "./d", recursive=False)
+            for name in names if form == tarfile.USTAR_FORMAT else [*names, long]:
+                file.add(tmp_path / "d" / "x.png", name)
+        found = list(archives.members(path))
+        assert [m.name for m in found][:2] == ["d/x.png", names[1]]
+        assert all(archives.content(path, m) == PICTURE for m in found)
+        assert form == tarfile.USTAR_FORMAT or found[2].name == long

@@ -1,0 +1,412 @@
+"""Samples come through whole: 16 bit, one channel and transparency, from source to disk and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from command_line import run
+from conftest import make_photo, write_photos
+
+from img2img_data.build.pairings import PAIRINGS
+from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.corpus.format import Corpus, open_corpus
+from img2img_data.degradations.registry import DEGRADATIONS
+from img2img_data.images import io as images
+from img2img_data.images.io import ReadPolicy
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def rows(corpus: Path, split: str = "train") -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in (corpus / split / "metadata.jsonl").read_text().splitlines()
+    ]
+
+
+def stored(path: Path) -> Pixels:
+    """The samples as another reader sees them, channels in the order of the file."""
+    found = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(found.shape[2] if found.ndim == 3 else 1)
+    return found if order is None else np.ascontiguousarray(found[..., order])
+
+
+def deep(seed: int, width: int = 40, height: int = 32) -> Pixels:
+    """A 16-bit photo that uses all its bits."""
+    low = np.random.default_rng([seed, 1]).integers(0, 257, (height, width, 3))
+    return (
+        (make_photo(seed, width, height).astype(np.int64) * 256 + low)
+        .clip(0, 65535)
+        .astype(np.uint16)
+    )
+
+
+def tiff(pixels: Pixels) -> bytes:
+    ordered = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
+    return cv2.imencode(".tif", ordered, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes()
+
+
+WRITERS: Mapping[str, tuple[str, Callable[[Pixels], bytes]]] = {
+    "png": (".png", lambda p: images.encode(p, "png")),
+    "tiff": (".tif", tiff),
+}
+
+
+def write_deep(folder: Path, kind: str, channels: int = 3, count: int = 7) -> dict[str, Pixels]:
+    """Write 16-bit sources and return them by key."""
+    folder.mkdir(parents=True)
+    extension, encode = WRITERS[kind]
+    made = {f"{i:03d}": deep(i) if channels == 3 else deep(i)[..., 1].copy() for i in range(count)}
+    for key, pixels in made.items():
+        (folder / f"{key}{extension}").write_bytes(encode(pixels))
+    return made
+
+
+# ---- 16 bit
+@pytest.mark.parametrize("channels", ["rgb", "grey"])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_16_bit_samples_reach_the_disk_and_the_reader_exactly(
+    kind: str, channels: str, tmp_path: Path
+) -> None:
+    made = write_deep(tmp_path / "a", kind, 3 if channels == "rgb" else 1)
+    write_deep(tmp_path / "b", kind, 3 if channels == "rgb" else 1)
+    options = ("--bits", 16, "--channels", channels, "--jobs", 1)
+    run("blur", tmp_path / "a", tmp_path / "blur", "--sigma", 1, *options)
+    run("unpaired", tmp_path / "a", tmp_path / "b", tmp_path / "unpaired", *options)
+    run("combine", tmp_path / "a", tmp_path / "b", tmp_path / "combine", *options)
+    for key, pixels in made.items():
+        assert np.array_equal(stored(tmp_path / f"blur/train/target/{key}.png"), pixels)
+        assert np.array_equal(stored(tmp_path / f"unpaired/train/A/{key}.png"), pixels)
+        assert np.array_equal(
+            stored(tmp_path / f"combine/train/{key}.png"), np.hstack((pixels, pixels))
+        )
+    for name in ("blur", "unpaired", "combine"):
+        assert "nothing wrong" in run("verify", tmp_path / name)
+        page = json.loads((tmp_path / name / "corpus.json").read_text())
+        count = 3 if channels == "rgb" else 1
+        assert (page["bits"], page["channels"]) == (16, {"input": count, "target": count})
+    for name in ("blur", "combine"):
+        corpus = open_corpus(tmp_path / name)
+        for pair in corpus.pairs("train"):
+            given, target = corpus.read(pair)
+            assert given.dtype == target.dtype == np.uint16
+            wanted = made[pair.key]
+            assert np.array_equal(target, wanted if wanted.ndim == 3 else np.dstack([wanted] * 3))
+    assert [r["notes"] for r in rows(tmp_path / "blur")] == [[]] * len(made)
+
+
+def test_a_clean_16_bit_file_is_kept_byte_for_byte(tmp_path: Path) -> None:
+    write_deep(tmp_path / "a", "png")
+    run("blur", tmp_path / "a", tmp_path / "out", "--bits", 16, "--jobs", 1)
+    for path in (tmp_path / "a").iterdir():
+        assert (tmp_path / "out" / "train" / "target" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", sorted(DEGRADATIONS))
+def test_degradations_use_all_16_bits(kind: str) -> None:
+    """On 16-bit samples a degradation gives what it gives on floats, within one level of 65535."""
+    if kind == "albumentations":
+        pytest.importorskip("albumentations")
+    degradation = DEGRADATIONS[kind].example()
+    for pixels in (deep(5), deep(5)[..., 0].copy()):
+        drawn = degradation.draw(np.random.default_rng(1))
+        exact = (
+            degradation.apply(pixels.astype(np.float32) / 65535, **drawn).astype(np.float64) * 65535
+        )
+        spoiled = degradation.apply(pixels, **drawn)
+        assert (spoiled.shape, spoiled.dtype) == (pixels.shape, np.uint16)
+        assert np.abs(spoiled - exact).max() <= 1
+
+
+@pytest.mark.parametrize("name", sorted(PAIRINGS))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pairings_keep_depth_and_channels(name: str, dtype: type) -> None:
+    pairing = PAIRINGS[name]()
+    samples: dict[str, Pixels] = {
+        "rgb": deep(3),
+        "grey": deep(3)[..., 0].copy(),
+        "rgba": seen_through(3),
+    }
+    for channels in sorted(pairing.takes):
+        pixels = samples[channels].astype(dtype)
+        made = pairing.make([pixels, pixels], np.random.default_rng(0))
+        assert made.input.dtype == made.target.dtype == dtype
+        assert made.target.shape[2:] == pixels.shape[2:]
+        assert made.input.shape == (made.target.shape[:2] if pairing.plane else made.target.shape)
+
+
+def test_8_bit_sources_of_a_16_bit_corpus_are_widened_and_said_so(
+    photos: Path, tmp_path: Path
+) -> None:
+    said = run("blur", photos, tmp_path / "out", "--bits", 16, "--jobs", 1)
+    assert "12 pictures were 8 bit and became 16 bit" in said
+    for row in rows(tmp_path / "out"):
+        assert row["notes"] == ["widened"]
+        wanted = images.read(photos / row["source"]).pixels.astype(np.uint16) * 257
+        assert np.array_equal(stored(tmp_path / "out" / "train" / row["target_file_name"]), wanted)
+
+
+def test_16_bit_sources_of_an_8_bit_corpus_are_noted_and_counted(tmp_path: Path) -> None:
+    write_deep(tmp_path / "a", "tiff")
+    (tmp_path / "a" / "float.tif").write_bytes(tiff(deep(9).astype(np.float32) / 65535 * 1.5))
+    said = run("blur", tmp_path / "a", tmp_path / "out", "--jobs", 1)
+    assert (
+        "8 pictures were 16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16"
+        in said
+    )
+    assert "1 picture was float with samples outside 0..1" in said
+    assert json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]["notes"] == {
+        "clipped": 1,
+        "depth": 8,
+    }
+    assert "8 pictures were 16 bit" in run("blur", tmp_path / "a", tmp_path / "out"), (
+        "of a finished corpus too"
+    )
+    assert "became 8 bit" not in run("select", tmp_path / "a", tmp_path / "kept"), (
+        "a copy loses nothing"
+    )
+
+
+def test_float_samples_keep_16_bits(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    ramp = np.linspace(0, 1, 40 * 32 * 3, dtype=np.float32).reshape(32, 40, 3)
+    (tmp_path / "a" / "x.tif").write_bytes(tiff(ramp))
+    run("blur", tmp_path / "a", tmp_path / "out", "--bits", 16, "--jobs", 1)
+    assert np.abs(stored(tmp_path / "out/train/target/x.png") - ramp * 65535.0).max() <= 0.51
+    assert rows(tmp_path / "out")[0]["notes"] == ["float"]
+
+
+# ---- one channel
+def test_grey_stays_one_channel_and_colour_becomes_it_in_the_open(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    write_photos(folder, 2)
+    grey = make_photo(7)[..., 0].copy()
+    (folder / "grey.png").write_bytes(images.encode(grey, "png"))
+    (folder / "greyscale.jpg").write_bytes(images.encode(grey, "jpg"))
+    (folder / "three.png").write_bytes(images.encode(np.dstack([grey] * 3), "png"))
+    (folder / "clear.png").write_bytes(images.encode(np.dstack([grey, grey // 2]), "png"))
+    said = run("blur", folder, tmp_path / "out", "--channels", "grey", "--jobs", 1)
+    assert "2 pictures were in colour and became grey" in said
+    notes = {r["key"]: r["notes"] for r in rows(tmp_path / "out")}
+    assert (notes["grey"], notes["greyscale"], notes["three"]) == ([], [], ["equal"])
+    assert notes["clear"] == ["alpha"]
+    target = tmp_path / "out" / "train" / "target"
+    assert (target / "grey.png").read_bytes() == (folder / "grey.png").read_bytes()
+    assert (target / "greyscale.jpg").read_bytes() == (folder / "greyscale.jpg").read_bytes()
+    assert np.array_equal(stored(target / "three.png"), grey)
+    for path in (tmp_path / "out" / "train").glob("*/*"):
+        assert stored(path).ndim == 2, path
+    assert "nothing wrong" in run("verify", tmp_path / "out")
+    assert "folders · grey<" in Path(run("show", tmp_path / "out").strip()).read_text()
+    luma = stored(target / "000.png").astype(float)
+    weighed = images.read(folder / "000.jpg").pixels @ [0.299, 0.587, 0.114]
+    assert np.abs(luma - weighed).max() <= 0.51
+
+
+# ---- transparency
+def seen_through(seed: int) -> Pixels:
+    alpha = np.add.outer(np.arange(32) * 4, np.arange(40) * 3)
+    return np.dstack((make_photo(seed), alpha.clip(0, 255).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_rgba_keeps_transparency_where_no_sample_is_computed(bits: int, tmp_path: Path) -> None:
+    sides = [tmp_path / "a", tmp_path / "b"]
+    for side in sides:
+        write_photos(side, 2, suffix=".png")
+        (side / "clear.png").write_bytes(images.encode(seen_through(3), "png"))
+    options = ("--channels", "rgba", "--bits", bits, "--jobs", 1)
+    run("combine", *sides, tmp_path / "both", *options)
+    run("unpaired", *sides, tmp_path / "un", *options)
+    wanted = seen_through(3).astype(np.uint16) * 257 if bits == 16 else seen_through(3)
+    assert np.array_equal(stored(tmp_path / "un/train/A/clear.png"), wanted)
+    assert np.array_equal(stored(tmp_path / "both/train/clear.png"), np.hstack((wanted, wanted)))
+    assert (stored(tmp_path / "un/train/A/000.png")[..., 3] == np.iinfo(wanted.dtype).max).all()
+    assert "opaque" in rows(tmp_path / "un")[0]["notes"]
+    corpus = open_corpus(tmp_path / "both")
+    assert all(half.shape == (32, 40, 4) for half in corpus.read(corpus.pairs("train")[-1]))
+    for name in ("both", "un"):
+        assert "nothing wrong" in run("verify", tmp_path / name)
+        run("show", tmp_path / name)
+
+
+def test_what_is_invisible_does_not_bleed_when_scaled() -> None:
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[:, :16] = (200, 100, 50, 255)
+    pixels[:, 16:] = (0, 255, 0, 0)
+    for size in ((8, 8), (9, 9), (70, 70)):
+        scaled = images.fit(pixels, size, "crop").astype(int)
+        visible = scaled[..., 3] > 8
+        assert np.abs(scaled[visible][:, :3] - (200, 100, 50)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("edges", "--channels", "grey", "--bits", 16),
+        ("edges", "--channels", "grey", "--layout", "combined"),
+        ("edges", "--layout", "combined"),
+        ("grayscale", "--bits", 16),
+        ("blank", "--channels", "grey", "--fill", "noise"),
+    ],
+)
+def test_what_corpus_json_states_is_what_is_there(
+    options: tuple[object, ...], photos: Path, tmp_path: Path
+) -> None:
+    run(options[0], photos, tmp_path / "out", *options[1:], "--jobs", 1)
+    assert "nothing wrong" in run("verify", tmp_path / "out")
+
+
+# ---- refusals
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (["blur", "{in}", "{out}", "--bits", "16", "--format", "jpg"], "--bits 16"),
+        (["unpaired", "{in}", "{in}", "{out}", "--bits", "16", "--format", "webp"], "use png"),
+        (["blur", "{in}", "{out}", "--channels", "grey", "--format", "webp"], "--channels grey"),
+        (["blur", "{in}", "{out}", "--channels", "rgba"], "use rgb or grey"),
+        (["lab", "{in}", "{out}", "--channels", "grey"], "use rgb"),
+        (
+            ["unpaired", "{in}", "{in}", "{out}", "--channels", "rgba", "--alpha", "refuse"],
+            "--alpha refuse",
+        ),
+        (["unpaired", "{in}", "{in}", "{out}", "--channels", "rgba", "--format", "jpg"], "use png"),
+        (["blur", "{in}", "{out}", "--bits", "12"], "--bits"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    argv: list[str], names: str, photos: Path, tmp_path: Path
+) -> None:
+    words = [w.replace("{in}", str(photos)).replace("{out}", str(tmp_path / "out")) for w in argv]
+    said = run(*words, code=2)
+    assert names in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_finds_files_of_another_depth_or_other_channels(tmp_path: Path) -> None:
+    write_deep(tmp_path / "a", "png")
+    out = tmp_path / "out"
+    run("blur", tmp_path / "a", out, "--bits", 16, "--jobs", 1)
+    (out / "train/input/000.png").write_bytes(images.encode(make_photo(0), "png"))
+    (out / "train/target/001.png").write_bytes(images.encode(deep(1)[..., 0].copy(), "png"))
+    said = run("verify", out, code=1)
+    assert "samples     train/input/000.png  8 bit x 3, not 16 bit x 3" in said
+    assert "samples     train/target/001.png  16 bit x 1, not 16 bit x 3" in said
+
+
+@pytest.mark.parametrize(
+    "options", [("--bits", 16), ("--channels", "grey"), ("--bits", 16, "--channels", "grey")]
+)
+def test_one_and_two_workers_give_the_same_bytes(
+    options: tuple[object, ...], tmp_path: Path
+) -> None:
+    write_deep(tmp_path / "a", "png", count=12)
+    for jobs in (1, 2):
+        command = (
+            "blur",
+            tmp_path / "a",
+            tmp_path / f"out{jobs}",
+            "--kind",
+            "random-gaussian",
+            *options,
+        )
+        run(*command, "--size", "24", "--jobs", jobs)
+    assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
+
+
+# ---- reading
+def test_a_picture_without_notes_is_exactly_its_file() -> None:
+    grey, colour = deep(1)[..., 0].copy(), deep(1)
+    for pixels in (grey, colour, (grey >> 8).astype(np.uint8), (colour >> 8).astype(np.uint8)):
+        picture = images.decode(
+            images.encode(pixels, "png"), ReadPolicy(depth="keep", channels="keep")
+        )
+        assert np.array_equal(picture.pixels, pixels)
+        assert picture.notes == ()
+        assert picture.verbatim
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4,)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_any_picture_can_be_looked_at(shape: tuple[int, ...], dtype: type) -> None:
+    top = np.iinfo(dtype).max
+    pixels = np.full((5, 6, *shape), top, dtype)
+    assert (images.to_uint8_rgb(pixels) == 255).all()
+    assert images.to_uint8_rgb(pixels).shape == (5, 6, 3)
+    assert images.to_uint8_rgb(np.zeros((5, 6, 3), dtype)).max() == 0
+    if shape == (4,):
+        assert (images.to_uint8_rgb(pixels * 0) == 255).all(), "nothing but white shows through"
+
+
+def test_old_manifests_mean_8_bit_rgb(tmp_path: Path) -> None:
+    def reading(info: dict[str, Any]) -> Corpus:
+        return Corpus(tmp_path, "paired", "folders", "rgb", info, {})
+
+    assert (reading({}).bits, reading({}).channels) == (8, {"input": 3, "target": 3})
+    old_lab = {"colour": "lab", "recipe": {"bits": 16}}
+    assert (reading(old_lab).bits, reading(old_lab).channels) == (16, {"input": 1, "target": 3})
+    odd = {"bits": "many", "channels": ["x"], "recipe": 3}
+    assert (reading(odd).bits, reading(odd).channels) == (8, {"input": 3, "target": 3})
+
+
+def test_16_bit_pictures_of_a_folder_that_says_nothing_are_not_read_as_8(tmp_path: Path) -> None:
+    write_deep(tmp_path / "bare" / "train", "png")
+    corpus = open_corpus(tmp_path / "bare")
+    with pytest.raises(CorpusError, match=r"holds 16 bit.*import"):
+        corpus.read(corpus.pairs("train")[0], exact=True)
+    assert "became 8 bit" in run("import", tmp_path / "bare", tmp_path / "eight", "--jobs", 1)
+    run("import", tmp_path / "bare", tmp_path / "deep", "--bits", 16, "--jobs", 1)
+    corpus = open_corpus(tmp_path / "deep")
+    assert np.array_equal(np.hstack(corpus.read(corpus.pairs("train")[1])), deep(1))
+
+
+# ---- Lab
+def test_lab_at_16_bit_is_made_from_16_bit_and_comes_back(tmp_path: Path) -> None:
+    made = write_deep(tmp_path / "a", "png")
+    run("lab", tmp_path / "a", tmp_path / "out", "--bits", 16, "--jobs", 1)
+    assert "nothing wrong" in run("verify", tmp_path / "out")
+    for key, pixels in made.items():
+        lab, plane = (stored(tmp_path / f"out/train/{n}/{key}.png") for n in ("target", "input"))
+        assert lab.dtype == plane.dtype == np.uint16
+        assert np.array_equal(lab[..., 0], plane)
+        assert np.abs(images.lab16_to_rgb16(lab).astype(int) - pixels).max() < 257 / 3
+        assert not np.array_equal(lab, images.rgb_to_lab16((pixels >> 8).astype(np.uint8)))
+    measured = json.loads((tmp_path / "out" / "corpus.json").read_text())["measured"]
+    assert measured["round_trip_max"] < 1 / 3
+    assert measured["out_of_gamut_share"] == 0
+
+
+def test_the_share_outside_srgb_is_what_clips() -> None:
+    inside = images.rgb_to_lab8(np.full((8, 8, 3), 127, np.uint8))
+    assert images.outside_srgb(inside) == 0
+    for rgb in ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255)):
+        colour = np.full((2, 2, 3), rgb, np.uint8)
+        assert images.outside_srgb(images.rgb_to_lab16(colour)) == 0, rgb
+    vivid = inside.copy()
+    vivid[:2, :, 1] = 250
+    assert images.outside_srgb(vivid) == 0.25
+    assert images.outside_srgb(vivid.astype(np.uint16) * 257) == 0.25
+
+
+# ---- training
+@pytest.mark.parametrize(
+    ("info", "why"), [({"channels": {"input": 4, "target": 4}}, "holds transparent pictures")]
+)
+def test_training_refuses_what_it_would_cut_down(
+    info: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    kinds = pytest.importorskip("img2img_train.data.color_checks")
+    with pytest.raises(UsageError, match=why):
+        kinds.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", info, {}))
+    kinds.check_samples(
+        Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {})
+    )

@@ -1,0 +1,310 @@
+"""The contact sheet shows what is in a corpus, worst first, and is harmless whatever the files are called."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pages import check_self_contained, elements
+from small_corpus import EVIL, write_corpus, write_domains
+
+from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
+from img2img_data.corpus.format import open_corpus, read_rows
+from img2img_data.images import io as images
+from img2img_data.inspect.corpus_page import write_show
+from img2img_data.inspect.histogram import Spread, draw_spread
+from img2img_data.inspect.statistics import survey_corpus
+
+LAYOUTS = ("folders", "combined")
+
+
+def cards(page: str) -> list[dict[str, str | None]]:
+    return [a for a in elements(page, "figure") if str(a.get("class", "")).startswith("card")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_page_holds_every_pair_under_a_slider(tmp_path: Path, layout: str) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 5, "test": 3}, layout)
+    path = write_show(corpus)
+    page = path.read_text("utf-8")
+    assert path == corpus / "show.html"
+    check_self_contained(page)
+    assert len(cards(page)) == 8
+    assert [c["data-split"] for c in cards(page)].count("test") == 3
+    sliders = [a for a in elements(page, "input") if a.get("type") == "range"]
+    assert len(sliders) == 8
+    assert all(a["aria-label"] for a in sliders)
+    assert all(
+        a["alt"] and str(a["src"]).startswith("data:image/webp;base64,")
+        for a in elements(page, "img")
+    )
+    assert "sigma <b>0.9</b>" in page
+
+
+def test_worst_come_first_and_the_rest_is_typical(tmp_path: Path) -> None:
+    page = write_show(write_corpus(tmp_path / "c", {"train": 12}), limit=6).read_text("utf-8")
+    shown = cards(page)
+    differences = [float(str(c["data-difference"])) for c in shown]
+    assert [c["data-why"] for c in shown] == ["worst"] * 3 + ["typical"] * 3
+    assert differences[:3] == sorted(differences[:3], reverse=True)
+    assert min(differences[:3]) >= max(differences[3:])
+
+
+def test_refusals_are_counted_with_their_meaning(tmp_path: Path) -> None:
+    page = write_show(write_corpus(tmp_path / "c", {"train": 2})).read_text("utf-8")
+    row = re.search(r'<tr><td class="n">2</td><td>grey</td>', page)
+    assert row
+    assert "a black-and-white photo" in page
+
+
+def test_unpaired_pictures_stand_side_by_side_without_sliders(tmp_path: Path) -> None:
+    page = write_show(write_domains(tmp_path / "h2z", 3)).read_text("utf-8")
+    check_self_contained(page)
+    assert len(cards(page)) == 6
+    assert not [a for a in elements(page, "input") if a.get("type") == "range"]
+
+
+def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+    corpus = write_corpus(
+        tmp_path / "<b>&amp;", {"train": 3}, names=(EVIL, "\"'><script>alert(1)</script>")
+    )
+    page = write_show(corpus).read_text("utf-8")
+    check_self_contained(page)
+    assert EVIL not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "<b>&amp;amp;" not in page
+
+
+def test_same_corpus_same_bytes(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 4})
+    first, second = (write_show(corpus, tmp_path / "pages" / name) for name in ("1.html", "2.html"))
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(p.name for p in first.parent.iterdir()) == ["1.html", "2.html"]
+
+
+def test_lab_targets_are_shown_in_their_colours(tmp_path: Path) -> None:
+    plain, lab = (
+        write_show(
+            write_corpus(tmp_path / colour, {"train": 1}, info={"colour": colour})
+        ).read_text("utf-8")
+        for colour in ("rgb", "lab")
+    )
+    plain_images, lab_images = ([a["src"] for a in elements(page, "img")] for page in (plain, lab))
+    assert sum(a != b for a, b in zip(plain_images, lab_images, strict=True)) == 1
+
+
+def test_an_empty_split_and_a_damaged_picture(tmp_path: Path) -> None:
+    empty = write_show(write_corpus(tmp_path / "empty", {"train": 0} | {"val": 1})).read_text(
+        "utf-8"
+    )
+    assert len(cards(empty)) == 1
+    corpus = write_corpus(tmp_path / "damaged", {"train": 1})
+    (corpus / "train" / "input" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(CorpusError, match="verify"):
+        write_show(corpus)
+
+
+# ------------------------------------------------------------------------------ corpora of any size
+def fake_rows(corpus: Path, split: str, count: int) -> None:
+    """Give a split so many rows that all point at its few pictures."""
+    path = corpus / split / "metadata.jsonl"
+    rows = read_rows(path)
+    fakes = [
+        {
+            **rows[n % len(rows)],
+            "key": f"{split}-{n:05d}",
+            "drawn": {"sigma": n / 10, "mode": "ab"[n % 2]},
+        }
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in fakes))
+
+
+def test_of_a_large_corpus_a_sample_is_read_and_all_is_counted(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 4, "test": 2})
+    fake_rows(corpus, "train", 3000)
+    fake_rows(corpus, "test", 60)
+    page = write_show(corpus, limit=20).read_text("utf-8")
+    assert len(cards(page)) == 20
+    assert "3,000" in page
+    assert re.search(r"Of 1,0\d\d of 3,060 pairs, drawn evenly", page)
+    bars = re.findall(r"<title>[\d.]+ to [\d.]+: ([\d,]+)</title>", page)
+    assert sum(int(count.replace(",", "")) for count in bars) == 3060
+    assert "a 1,530, b 1,530" in page
+    again, other = (
+        write_show(corpus, tmp_path / f"{n}.html", 20, seed=n).read_text("utf-8") for n in (0, 1)
+    )
+    assert again == page
+    assert other != page
+
+
+def test_one_split_alone(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 5, "test": 3})
+    assert {
+        c["data-split"] for c in cards(write_show(corpus, split="test").read_text("utf-8"))
+    } == {"test"}
+    with pytest.raises(CorpusError, match="it has train, test"):
+        write_show(corpus, split="tset")
+
+
+def test_a_sample_is_even_and_every_split_has_its_part(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 2, "test": 2})
+    fake_rows(corpus, "train", 4000)
+    fake_rows(corpus, "test", 40)
+    opened = open_corpus(corpus, rows=False)
+    survey, entries = survey_corpus(opened, opened.splits, 200)
+    assert survey.counts == {("train", ""): 4000, ("test", ""): 40}
+    places = [int(e.key[-5:]) for e in entries if e.split == "train"]
+    assert 150 <= len(places) <= 200
+    assert len(entries) - len(places) == 10
+    quarters = [sum(q * 1000 <= place < (q + 1) * 1000 for place in places) for q in range(4)]
+    assert min(quarters) > 25
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 1})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a folder"):
+        write_show(corpus, tmp_path)
+    with pytest.raises(Img2ImgError, match="cannot write"):
+        write_show(corpus, tmp_path / "file" / "page.html")
+    with pytest.raises(Img2ImgError, match=r"cannot write .* File name too long"):
+        write_show(corpus, tmp_path / ("a" * 300))
+
+
+def test_parameters_deep_in_a_tree_go_by_their_last_names(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 20})
+    path = corpus / "train" / "metadata.jsonl"
+    rows = read_rows(path)
+    for number, row in enumerate(rows):
+        deep = {f"{n}.chain.{n}.jpeg.quality": number for n in range(20)}
+        row["drawn"] = {**deep, "1.noise.seed": 10**12 + number}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_show(corpus).read_text("utf-8")
+    assert "jpeg.quality <b>" in page
+    assert ">noise.seed" not in page
+    assert "<summary>8 more</summary>" in page
+    assert "3.chain.3.jpeg.quality" in page
+
+
+def test_rows_of_strangers_break_nothing(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 6})
+    path = corpus / "train" / "metadata.jsonl"
+    rows = read_rows(path)
+    strange = [
+        {"tags": [1, {"a": None}], "drawn": 7, "measured": "x", "width": "a", "kind": {"a": 1}},
+        {
+            "drawn": {"sigma": 10**400, "a": [[[1.5]]]},
+            "tags": {"a": 10**400},
+            "source": 5,
+            "key": 5,
+        },
+        {"drawn": {"sigma": float("nan"), "\u202e": "\ud800"}, "measured": {"m": float("inf")}},
+        {"drawn": {"sigma": 1e308}, "measured": {"m": -1e308}, "width": 10**400, "height": -1},
+        {"drawn": {f"p{n}": n for n in range(1000)}, "tags": {str(n): "x" for n in range(1000)}},
+    ]
+    fakes = [{**row, **odd} for row, odd in zip(rows, strange, strict=False)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*fakes, rows[5]]))
+    page = write_show(corpus).read_text("utf-8")
+    check_self_contained(page)
+    assert len(cards(page)) == 6
+
+
+def test_many_tags_are_searched_and_few_are_chosen(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 20})
+    path = corpus / "train" / "metadata.jsonl"
+    rows = read_rows(path)
+    for number, row in enumerate(rows):
+        row["tags"] = {"gender": ("male", None)[number % 2], "person": f"p{number}", EVIL: True}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_show(corpus).read_text("utf-8")
+    check_self_contained(page)
+    assert EVIL not in page
+    assert "<label>gender <select" in page
+    assert "<label>person" not in page
+    assert "person p7" in page
+    assert "gender unknown" in page
+
+
+STORED = {
+    "16 bit": np.full((20, 24, 3), 257 * 100, np.uint16),
+    "grey": np.full((20, 24), 100, np.uint8),
+    "16 bit grey": np.full((20, 24), 257 * 100, np.uint16),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", STORED)
+def test_pictures_of_any_depth_are_shown(tmp_path: Path, name: str, bits: int) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 1}, size=(24, 20), info={"bits": bits})
+    data = cv2.imencode(".png", STORED[name])[1].tobytes()
+    for side in ("input", "target"):
+        (corpus / "train" / side / "000.png").write_bytes(data)
+    page = write_show(corpus).read_text("utf-8")
+    shown = [str(a["src"]).partition(",")[2] for a in elements(page, "img")]
+    for uri in shown:
+        pixels = images.decode(b64decode(uri)).pixels
+        assert pixels.shape == (20, 24, 3)
+        assert np.abs(pixels.astype(int) - 100).max() <= 2
+
+
+# ----------------------------------------------------------------------------------------- histograms
+VALUES = st.lists(
+    st.floats(-1e6, 1e6, allow_nan=False) | st.integers(-1000, 1000).map(float),
+    min_size=2,
+    max_size=300,
+)
+
+
+@given(VALUES)
+def test_bars_hold_every_value_and_stay_inside(values: list[float]) -> None:
+    spread = Spread()
+    for value in values:
+        spread.add(value)
+    assert spread.count == len(values)
+    drawn = draw_spread("x", spread)
+    if drawn is None:
+        assert len(set(values)) == 1
+        return
+    counts = [int(bar.label.rpartition(": ")[2].replace(",", "")) for bar in drawn.bars]
+    assert sum(counts) == len(values)
+    assert len(drawn.bars) <= 50
+    for bar in drawn.bars:
+        assert -0.01 <= bar.x <= bar.x + bar.width <= drawn.width + 0.01
+        assert 0 <= bar.y <= bar.y + bar.height <= drawn.height
+    assert all(0 <= place <= drawn.width for place, _ in drawn.ticks)
+
+
+def test_counting_does_not_depend_on_order_and_stays_small() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 30_000)
+    there, back = Spread(), Spread()
+    for value in values:
+        there.add(float(value))
+    for value in values[::-1]:
+        back.add(float(value))
+    assert (there.bins, there.width) == (back.bins, back.width)
+    assert len(there.bins) <= 4096
+    assert there.median() == pytest.approx(float(np.median(values)), abs=0.01)
+
+
+def test_a_demo_is_built_by_its_recipe_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skimage")
+    from img2img_data.cli.recipe import load_recipe
+    from img2img_data.inspect.demo_photos import write_sample
+
+    (step,) = load_recipe(Path(__file__).parents[3] / "recipes" / "demo.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert write_sample(step.paths[0], 64, 3)
+    step.run({"jobs": 1})(lambda done, total: None, lambda line: None)
+    page = write_show(step.paths[-1], limit=6).read_text("utf-8")
+    check_self_contained(page)
+    assert len(cards(page)) == 6

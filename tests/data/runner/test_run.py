@@ -1,0 +1,367 @@
+"""The engine's laws: same bytes for any number of workers and after any kill; one run a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from command_line import COMMAND, rows, run, tree
+from conftest import make_photo, write_photos
+from deadly import LOST
+
+KINDS = {
+    "gaussian": ["--kind", "gaussian"],
+    "random-gaussian": ["--kind", "random-gaussian", "--size", "24"],
+    "resize": ["--kind", "resize", "--layout", "combined", "--split", "train=0.5,test=0.5"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_and_two_workers_give_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 20)
+    for jobs in (1, 2):
+        run("blur", photos, tmp_path / f"out{jobs}", *KINDS[kind], "--jobs", jobs)
+    assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
+    assert not (tmp_path / "out1" / ".building").exists()
+
+
+def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 400, 64, 64)
+    command = ["blur", photos, "--kind", "random-gaussian", "--jobs", 2]
+    run(*command[:2], tmp_path / "whole", *command[2:])
+    whole, out, rng = tree(tmp_path / "whole"), tmp_path / "killed", random.Random(4)
+    argv = [*COMMAND, *map(str, [*command[:2], out, *command[2:]])]
+    for _ in range(3):
+        process = subprocess.Popen(
+            argv, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.4, 1.6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        published = (
+            {n: h for n, h in tree(out).items() if n.startswith("train/")} if out.exists() else {}
+        )
+        assert published.items() <= whole.items(), "a half-written file under a final name"
+    run(*command[:2], out, *command[2:])
+    assert tree(out) == whole
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the workers in /proc")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_to_all_its_processes_is_one_line(number: int, code: int, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 12, 700, 700)
+    argv = [*COMMAND, "blur", str(photos), str(tmp_path / "out"), "--jobs", "2"]
+    process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(children.read_text().split()) < 4:
+        time.sleep(0.01)  # two trackers and two workers
+    time.sleep(0.15)  # amid their imports
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert [s for s in said.splitlines() if s and not s.startswith("blur")] == [
+        "interrupted; the same command goes on from here"
+    ]
+
+
+def test_workers_are_never_more_than_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from img2img_data.runner import workers
+
+    asked: list[int] = []
+    parallel = workers._parallel
+    monkeypatch.setattr(workers, "_parallel", lambda jobs: asked.append(jobs) or parallel(2))
+    pool: workers.Pool[int, int] = workers.Pool(abs, lambda i: i, lambda i, _: i, 1000)
+    assert sorted(pool.run(range(9))) == list(range(9))
+    assert asked == [9]
+
+
+def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("blur", photos, out, "--jobs", 1)
+    whole = tree(out)
+    journal = "".join(
+        f"{i}\ttrain\t\t{json.dumps(r)}\n"
+        for i, r in enumerate(rows(out / "train" / "metadata.jsonl"))
+    )
+    recipe = json.loads((out / "corpus.json").read_text())["recipe"]
+    recipe["source_folders"] = [os.fsencode(photos).hex()]
+    (out / ".building" / "tmp").mkdir(parents=True)
+    (out / ".building" / "recipe.json").write_text(json.dumps(recipe))
+    (out / ".building" / "journal.jsonl").write_text(journal + journal[:50])
+    (out / "corpus.json").unlink()
+    (out / "train" / "input" / "003.png").write_bytes(b"torn")
+    run("blur", photos, out, "--jobs", 1)
+    assert tree(out) == whole
+
+
+def test_another_recipe_or_source_is_refused(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("blur", photos, out, "--jobs", 1)
+    before = tree(out)
+    said = run("blur", photos, out, "--sigma", 2, code=2)
+    assert len(said.splitlines()) == 1
+    assert "sigma" in said
+    assert str(out) in said
+    assert "complete already" in run("blur", photos, out)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    assert "other files" in run("blur", photos, tmp_path / "full", code=2)
+    assert tree(out) == before
+
+
+def test_a_second_builder_is_refused(photos: Path, tmp_path: Path) -> None:
+    from img2img_data.runner.build_folder import locked
+
+    with locked(tmp_path / "out"):
+        said = run("blur", photos, tmp_path / "out", code=2)
+    assert "in use" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_the_pixels_are_the_degraded_source(photos: Path, tmp_path: Path) -> None:
+    from img2img_data.degradations.registry import Gaussian
+    from img2img_data.images import io as images
+
+    run("blur", photos, tmp_path / "out", "--sigma", 1.5, "--jobs", 1)
+    for row in rows(tmp_path / "out" / "train" / "metadata.jsonl"):
+        source = images.read(photos / str(row["source"])).pixels
+        made = images.read(tmp_path / "out" / "train" / str(row["input_file_name"])).pixels
+        assert (made == Gaussian(sigma=1.5).apply(source, sigma=1.5)).all()
+        target = tmp_path / "out" / "train" / str(row["target_file_name"])
+        assert target.read_bytes() == (photos / str(row["source"])).read_bytes()
+        assert row["source_sha256"] == row["target_sha256"]
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG whose header promises more than its few bytes hold."""
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(99))), (b"IEND", b"")]
+    body = (
+        len(d).to_bytes(4, "big") + n + d + zlib.crc32(n + d).to_bytes(4, "big") for n, d in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
+    good = (photos / "000.jpg").read_bytes()
+    junk = tmp_path / "junk"
+    junk.mkdir()
+    (junk / "good.jpg").write_bytes(good)
+    (junk / "new\nline.jpg").write_bytes(good)
+    (junk / "text.jpg").write_text("not a picture")
+    (junk / "raw.cr2").write_bytes(good)
+    (junk / "zero.jpg").write_bytes(b"")
+    (junk / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (junk / "bomb.png").write_bytes(png_of(50000, 50000))
+    os.mkfifo(junk / "fifo.jpg")
+    (junk / "loop.jpg").symlink_to("loop.jpg")
+    (junk / "more").symlink_to(photos)
+    said = run("blur", junk, tmp_path / "out", "--jobs", 2, code=1)
+    found = {str(r["source"]): r["reason"] for r in rows(tmp_path / "out" / "rejected.jsonl")}
+    assert found == {
+        "bomb.png": "too-many-pixels",
+        "text.jpg": "not-an-image",
+        "zero.jpg": "empty",
+        "cut.jpg": "truncated",
+        "fifo.jpg": "not-a-regular-file",
+        "loop.jpg": "link",
+    }
+    kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
+    assert [r["key"] for r in kept] == ["good", "new%0Aline"]
+    assert "refused 6" in said
+    assert (
+        f"'{junk}': passed over what is no picture by its name: .cr2 1, linked folder 1\n"
+        in said
+        in said
+    )
+    assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 5
+
+
+@pytest.mark.parametrize(("work", "limit", "reason"), LOST)
+def test_a_deadly_task_costs_only_itself(work: object, limit: float, reason: str) -> None:
+    from img2img_data.runner.workers import Pool
+
+    lost: list[tuple[int, str]] = []
+
+    def note(task: int, why: str) -> int:
+        lost.append((task, why))
+        return -1
+
+    pool: Pool[int, int] = Pool(work, lambda i: i, note, 2, limit)  # type: ignore[arg-type]
+    assert sorted(pool.run(range(40))) == sorted([-1, *(i for i in range(40) if i != 7)])
+    assert lost == [(7, reason)]
+
+
+def write_pairs(root: Path, names: dict[str, str]) -> None:
+    for side in "AB":
+        (root / side).mkdir(parents=True)
+    for number, (a, b) in enumerate(names.items()):
+        for side, name in (("A", a), ("B", b)):
+            cv2.imwrite(str(root / side / name), make_photo(number)[..., ::-1])
+
+
+def test_combine_names_what_is_missing_twice_and_of_another_size(tmp_path: Path) -> None:
+    write_pairs(tmp_path, {f"f-00{i}-01.jpg": f"F2-00{i}-01-sz1.jpg" for i in range(1, 7)})
+    (tmp_path / "B" / "F2-001-01-sz1.jpg").unlink()
+    shutil.copy(tmp_path / "B" / "F2-002-01-sz1.jpg", tmp_path / "B" / "F2-002-01-sz1.png")
+    cv2.imwrite(str(tmp_path / "B" / "F2-003-01-sz1.jpg"), make_photo(3, 64, 80))
+    shutil.copy(tmp_path / "B" / "F2-005-01-sz1.jpg", tmp_path / "B" / "F2-006-01-sz1.jpg")
+    said = run(
+        "combine", tmp_path / "A", tmp_path / "B", tmp_path / "out", "--match", "cuhk", code=1
+    )
+    assert "f-001-01.jpg" in said
+    assert "F2-002-01-sz1.png" in said
+    listed = {str(r["source"]): str(r["reason"]) for r in rows(tmp_path / "out" / "rejected.jsonl")}
+    assert listed["f-001-01.jpg"] == "unpaired"
+    assert listed["f-002-01.jpg"] == "ambiguous-pair"
+    assert listed["f-003-01.jpg"] == "size"
+    assert "f-003-01.jpg" in said
+    assert "'F2-006-01-sz1.jpg' and 'F2-005-01-sz1.jpg' are the same picture" in said
+    kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
+    assert [r["key"] for r in kept] == ["f-004-01", "f-005-01", "f-006-01"]
+    row = kept[0]
+    both = cv2.imread(str(tmp_path / "out" / "train" / str(row["file_name"])))
+    left = cv2.imread(str(tmp_path / "A" / str(row["source"])))
+    assert np.abs(both[:, : left.shape[1]].astype(int) - left).max() <= 1
+    dry = run(
+        "combine",
+        tmp_path / "A",
+        tmp_path / "B",
+        tmp_path / "dry",
+        "--match",
+        "cuhk",
+        "--dry-run",
+        code=1,
+    )
+    assert "pair  f-004-01.jpg  |  F2-004-01-sz1.jpg" in dry
+    assert not (tmp_path / "dry").exists()
+
+
+def test_lab_states_its_round_trip(photos: Path, tmp_path: Path) -> None:
+    errors = {}
+    for bits in (8, 16):
+        run("lab", photos, tmp_path / f"lab{bits}", "--bits", bits, "--jobs", 1)
+        page = json.loads((tmp_path / f"lab{bits}" / "corpus.json").read_text())
+        assert page["colour"] == "lab"
+        errors[bits] = page["measured"]["round_trip_max"]
+    assert errors[16] <= 1 < errors[8]
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_domain_without_a_picture_is_no_corpus(photos: Path, tmp_path: Path, empty: int) -> None:
+    domains = [photos, tmp_path / "empty"][:: -1 if empty == 0 else 1]
+    (tmp_path / "empty").mkdir()
+    said = run("unpaired", *domains, tmp_path / "out", code=1)
+    assert f"no pictures in '{tmp_path / 'empty'}'" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_unpaired_keeps_the_domains_apart(photos: Path, tmp_path: Path) -> None:
+    from img2img_data.corpus.format import open_corpus
+
+    other = write_photos(tmp_path / "other", 5, 20, 20)
+    run("unpaired", photos, other, tmp_path / "out", "--jobs", 1)
+    a, b = open_corpus(tmp_path / "out").domains["train"]
+    assert (len(a), len(b)) == (12, 5)
+
+
+def test_groups_stay_in_one_split(tmp_path: Path) -> None:
+    for folder in "abcdefghij":
+        write_photos(tmp_path / "photos" / folder, 3)
+    run(
+        "blur",
+        tmp_path / "photos",
+        tmp_path / "out",
+        "--group-by",
+        "folder",
+        "--split",
+        "train=0.5,test=0.5",
+    )
+    sides = [
+        {str(r["key"])[0] for r in rows(tmp_path / "out" / s / "metadata.jsonl")}
+        for s in ("train", "test")
+    ]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+
+
+def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("blur", photos, out, "--jobs", 1)
+    assert "nothing wrong" in run("verify", out)
+    inputs = out / "train" / "input"
+    (inputs / "000.png").unlink()
+    (inputs / "001.png").write_bytes((inputs / "002.png").read_bytes())
+    (inputs / "003.png").write_bytes(b"torn")
+    cv2.imwrite(str(inputs / "004.png"), make_photo(1, 10, 10))
+    cv2.imwrite(str(inputs / "more.png"), make_photo(1))
+    said = run("verify", out, code=1)
+    for line in (
+        "missing     train/input/000.png",
+        "changed     train/input/001.png",
+        "unreadable  train/input/003.png",
+        "size        train/input/004.png",
+        "extra       train/input/more.png",
+    ):
+        assert line in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (["blur", "{in}", "{out}", "--sigma", "-1"], "--sigma"),
+        (["blur", "{in}", "{out}", "--kind", "gausian"], "gaussian"),
+        (["blur", "{in}", "{out}", "--factor", "2"], "--factor"),
+        (["blur", "{in}", "{out}", "--split", "train=0.5"], "--split"),
+        (["blur", "{in}", "{out}", "--size", "0"], "--size"),
+        (["blur", "{in}", "{out}", "--jobs", "100000"], "--jobs"),
+        (["blur", "{in}", "{in}/sub"], "overlaps"),
+        (["blur", "{in}/none", "{out}"], "no such folder"),
+        (["combine", "{in}", "{in}", "{out}", "--match", "template"], "--template-a"),
+        (["combine", "{in}", "{in}", "{out}", "--match", "regex", "--regex-a", "("], "--regex-a"),
+        (["verify", "{in}"], "corpus.json"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    argv: list[str], names: str, photos: Path, tmp_path: Path
+) -> None:
+    words = [w.replace("{in}", str(photos)).replace("{out}", str(tmp_path / "out")) for w in argv]
+    said = run(*words, code=1 if argv[0] == "verify" else 2)
+    assert names in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["blur", "{in}", "{long}"],
+        ["blur", "{in}", "{long}", "--dry-run"],
+        ["select", "{in}", "{long}"],
+        ["blur", "{long}", "{out}"],
+        ["verify", "{long}"],
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(argv: list[str], photos: Path, tmp_path: Path) -> None:
+    place = {
+        "{in}": str(photos),
+        "{out}": str(tmp_path / "out"),
+        "{long}": str(tmp_path / ("a" * 300)),
+    }
+    said = run(*(place.get(word, word) for word in argv), code=1)
+    assert "File name too long; give a shorter name" in said
+    assert ("cannot write" in said) == ("{in}" in argv)
+    assert len(said.strip().splitlines()) == 1

@@ -1,0 +1,276 @@
+"""Which files belong together: by every matcher, with names that try to mislead it."""
+
+from __future__ import annotations
+
+import random
+import time
+import unicodedata
+from pathlib import Path
+
+import pytest
+from conftest import make_photo
+
+from img2img_data.cli.steps import run_step
+from img2img_data.core.errors import REASONS, UsageError
+from img2img_data.images import io as images
+from img2img_data.sources.matching import (
+    MATCHERS,
+    Matching,
+    MatchSettings,
+    better_match,
+    match_paths,
+    table_of,
+)
+
+GIVEN: dict[str, dict[str, str]] = {
+    "template": {"template_a": "{id}.jpg", "template_b": "{id}-sz1.jpg"},
+    "regex": {"regex_a": r"(?P<id>.*?)(-sz1)?\.\w+"},
+}
+
+
+def match(first: list[str], second: list[str], how: str = "stem", **given: str) -> Matching:
+    settings = MatchSettings.model_validate({"match": how, **GIVEN.get(how, {}), **given})
+    return match_paths([p.encode() for p in first], [p.encode() for p in second], settings)
+
+
+def pairs(result: Matching) -> list[tuple[str, str]]:
+    return [(a.decode(), b.decode()) for a, b in result.pairs]
+
+
+def loose(result: Matching) -> dict[str, str]:
+    return {"AB"[side] + "/" + path.decode(): reason for side, path, reason, _ in result.loose}
+
+
+NAMES = [
+    "a.jpg",
+    "A.JPG",
+    "a.png",
+    "sub/a.jpg",
+    "m-001-1.jpg",
+    "Mp-001-1-sz1.jpg",
+    "000_1_1.png",
+    "f-005-01.jpg",
+    "F2-005-01-sz1.jpg",
+    "f1-005-01.jpg",
+    "é.jpg",
+    "e\u0301.jpg",
+    "x-sz1.jpg",
+    "x.jpg",
+    "\udce9.jpg",
+    ".jpg",
+    "a b\n.jpg",
+]
+
+
+@pytest.mark.parametrize("how", MATCHERS)
+@pytest.mark.parametrize("seed", range(25))
+def test_every_file_is_in_one_pair_or_loose_and_order_is_nothing(how: str, seed: int) -> None:
+    rng = random.Random(seed)
+    sides = [
+        [n.encode("utf-8", "surrogateescape") for n in rng.sample(NAMES, rng.randrange(len(NAMES)))]
+        for _ in "AB"
+    ]
+    settings = MatchSettings.model_validate({"match": how, **GIVEN.get(how, {})})
+    found = match_paths(*sides, settings)
+    for side in (0, 1):
+        used = [p[side] for p in found.pairs] + [path for n, path, _, _ in found.loose if n == side]
+        assert sorted(used) == sorted(sides[side])
+    assert all(reason in REASONS for _, _, reason, _ in found.loose)
+    for side in sides:
+        rng.shuffle(side)
+    again = match_paths(*sides, settings)
+    assert (again.pairs, sorted(again.loose)) == (found.pairs, sorted(found.loose))
+    turned = match_paths(sides[1], sides[0], settings)
+    if how != "template":
+        assert sorted((b, a) for a, b in turned.pairs) == sorted(found.pairs)
+
+
+OFFICIAL = {
+    "CUHK, training, women": ("f-005-01.jpg", "F2-005-01-sz1.jpg"),
+    "CUHK, training, men": ("m-008-01.jpg", "M2-008-01-sz1.jpg"),
+    "CUHK, test": ("m-063-01.jpg", "m-063-01-sz1.jpg"),
+    "CUHK, test, first series": ("f1-001-01.jpg", "f1-001-01-sz1.jpg"),
+    "AR, men": ("m-002-1.bmp", "Mp-002-1-sz1.jpg"),
+    "AR, women": ("w-001-1.bmp", "Wp-001-1-sz1.jpg"),
+    "XM2VTS": ("000_1_1.ppm", "000_1_1_sz1.jpg"),
+    "in folders": ("AR/m-002-1.bmp", "ar/Mp-002-1-sz1.jpg"),
+}
+
+
+@pytest.mark.parametrize("scheme", OFFICIAL)
+def test_the_names_of_the_cuhk_database(scheme: str) -> None:
+    photo, sketch = OFFICIAL[scheme]
+    for upper in (str.upper, str.lower, str):
+        assert pairs(match([upper(photo)], [sketch], "cuhk")) == [(upper(photo), sketch)]
+
+
+def test_all_cuhk_names_at_once_and_people_who_are_not_the_same() -> None:
+    photos, sketches = zip(*list(OFFICIAL.values())[:-1], strict=True)
+    assert len(match(list(photos), list(sketches), "cuhk").pairs) == len(photos)
+    assert not match(["f-005-01.jpg"], ["f1-005-01-sz1.jpg"], "cuhk").pairs
+    assert not match(["m-002-1.jpg"], ["M2-002-01-sz1.jpg"], "cuhk").pairs
+    assert not match(["w-001-1.jpg"], ["Mp-001-1-sz1.jpg"], "cuhk").pairs
+
+
+def test_the_first_series_does_not_hide_the_second() -> None:
+    found = match(
+        ["f-005-01.jpg", "f1-005-01.jpg"], ["F2-005-01-sz1.jpg", "f1-005-01-sz1.jpg"], "cuhk"
+    )
+    assert pairs(found) == [
+        ("f-005-01.jpg", "F2-005-01-sz1.jpg"),
+        ("f1-005-01.jpg", "f1-005-01-sz1.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("photo", "sketch"),
+    [
+        ("m-001-1.jpg", "M-001-1.PNG"),
+        ("m-001/1.jpg", "m-001/1.png"),
+        ("007.bmp", "007.jpg"),
+        ("1/2/3.tif", "1/2/3.gif"),
+    ],
+)
+def test_numbered_folders_pair_by_stem(photo: str, sketch: str) -> None:
+    others = ["m-002/1.jpg", "008.jpg"]
+    assert (photo, sketch) in pairs(match([photo, *others], [*others, sketch]))
+
+
+def test_case_and_composition_are_told_apart_where_it_matters() -> None:
+    nfc, nfd = unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "É.png")
+    assert pairs(match([nfc], [nfd])) == [(nfc, nfd)]
+    assert pairs(match(["x.jpg", "X.jpg"], ["X.png", "x.png"])) == [
+        ("X.jpg", "X.png"),
+        ("x.jpg", "x.png"),
+    ]
+    found = match(["x.jpg", "X.jpg"], ["x.png"])
+    assert (pairs(found), loose(found)) == ([("x.jpg", "x.png")], {"A/X.jpg": "ambiguous-pair"})
+    found = match(["x.jpg", "x.png"], ["x.gif"])
+    assert not found.pairs
+    assert set(loose(found).values()) == {"ambiguous-pair"}
+
+
+@pytest.mark.parametrize("how", ["template", "regex"])
+def test_ids_of_two_systems_are_equal(how: str) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "Zoë") for form in ("NFC", "NFD"))
+    assert len(match([nfc + ".jpg"], [nfd + "-sz1.jpg"], how).pairs) == 1
+
+
+def test_templates_with_two_ids_folders_and_letters_of_patterns() -> None:
+    found = match(
+        ["7/7.jpg", "7/8.jpg"],
+        ["7+(x)/s.7.png"],
+        "template",
+        template_a="{id}/{id}.jpg",
+        template_b="{id}+(x)/s.{id}.png",
+    )
+    assert pairs(found) == [("7/7.jpg", "7+(x)/s.7.png")]
+    assert loose(found) == {"A/7/8.jpg": "unpaired"}
+
+
+@pytest.mark.parametrize(
+    ("how", "given", "names"),
+    [
+        ("template", {"template_a": "x.jpg"}, "--template-a"),
+        ("template", {"template_b": "{id}_{name}.jpg"}, "{name}"),
+        ("template", {"template_a": ""}, "--template-a"),
+        ("regex", {"regex_a": "(.*)"}, "(?P<id>"),
+        ("regex", {"regex_a": "(?P<id>["}, "--regex-a"),
+        ("regex", {"regex_b": "(?P<id>a{99999999999})"}, "--regex-b"),
+        ("csv", {}, "--csv"),
+        ("csv", {"csv": "/nowhere/table.csv"}, "no such file"),
+        ("csv", {"csv": "/"}, "no such file"),
+    ],
+)
+def test_wrong_settings_name_the_option(how: str, given: dict[str, str], names: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        match(["a.jpg"], ["b.jpg"], how, **given)
+    assert names in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"csv": "t.csv"}, {"template_a": "{id}.jpg"}, {"regex_b": "(?P<id>.)"}]
+)
+def test_an_option_of_another_match_is_refused(given: dict[str, str]) -> None:
+    option = f"--{next(iter(given)).replace('_', '-')}"
+    with pytest.raises(ValueError, match=f"{option} belongs to --match"):
+        MatchSettings(match="stem", **given)  # type: ignore[arg-type]
+
+
+def test_a_pattern_that_never_ends_is_ended() -> None:
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="aaaa"):
+        match(["a.jpg", "a" * 60 + "!"], ["b.jpg"], "regex", regex_a="(?P<id>(a+)+)b")
+    assert time.monotonic() - began < 10
+    assert len(match(["a.jpg"], ["a.jpg"], "regex").pairs) == 1
+
+
+def test_a_thousand_of_one_identity_stay_a_short_list() -> None:
+    names = [f"{n}.jpg" for n in range(1000)]
+    found = match(names, [f"b{n}.jpg" for n in range(1000)], "regex", regex_a=r"(?P<id>)b?\d+\.jpg")
+    assert len(found.loose) == 2000
+    assert max(len(detail) for *_, detail in found.loose) < 100
+    assert "and 1,99" in found.loose[0][3]
+
+
+TABLES = {
+    "plain": "input,target\nx/1.jpg,p.png\n2.jpg,q.png\n",
+    "of a spreadsheet": "\ufeffinput;target;note\r\nx/1.jpg;p.png;a, b\r\n2.jpg;q.png;\r\n",
+    "of Windows": 'target\tinput\np.png\tx\\1.jpg\nq.png\t"2.jpg"\n',
+    "with dots": "input,target\n./x/1.jpg,./p.png\n2.jpg,q.png\n",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_of_every_maker(table: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLES[table], encoding="utf-8", newline="")
+    found = match(
+        ["x/1.jpg", "2.jpg", "3.jpg"], ["p.png", "q.png"], "csv", csv=str(tmp_path / "t.csv")
+    )
+    assert sorted(pairs(found)) == [("2.jpg", "q.png"), ("x/1.jpg", "p.png")]
+    assert loose(found) == {"A/3.jpg": "unpaired"}
+
+
+def test_a_table_that_names_what_it_must_not(tmp_path: Path) -> None:
+    lines = [
+        "input,target",
+        "../../etc/passwd,p.png",
+        "/etc/passwd,q.png",
+        "1.jpg",
+        ",",
+        "1.jpg,p.png",
+        "2.jpg,p.png",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    found = match(["1.jpg", "2.jpg"], ["p.png", "q.png"], "csv", csv=str(tmp_path / "t.csv"))
+    assert not found.pairs
+    assert {"missing", "ambiguous-pair"} <= set(loose(found).values())
+    (tmp_path / "t.csv").write_bytes(b"a,b\n1,2\n\x00")
+    with pytest.raises(UsageError, match="columns input and target"):
+        match(["1.jpg"], ["p.png"], "csv", csv=str(tmp_path / "t.csv"))
+
+
+def test_a_long_table_is_shown_by_its_head() -> None:
+    names = [f"{n:05d}.jpg" for n in range(10_000)]
+    found = match(names, names[:-30])
+    said = list(table_of(found, whole=True, most=20))
+    assert said[0] == "9,970 pairs, 30 files without their other half"
+    assert "... and 9,950 more rows 'pair'; --rows 0 shows all" in said
+    assert len(said) == 43
+    assert len(list(table_of(found, whole=True))) == 10_001
+    assert len(list(table_of(found, whole=False, most=20))) == 21
+
+
+def test_the_matcher_that_fits_is_named(tmp_path: Path) -> None:
+    photos, sketches = zip(*list(OFFICIAL.values())[:2], strict=True)
+    for side, names in (("A", photos), ("B", sketches)):
+        for number, name in enumerate(names):
+            (tmp_path / side).mkdir(exist_ok=True)
+            (tmp_path / side / name).write_bytes(images.encode(make_photo(number), "png"))
+    sides = [[n.encode() for n in names] for names in (photos, sketches)]
+    assert better_match(sides[0], sides[1], MatchSettings()) == ("cuhk", 2)
+    paths = [tmp_path / n for n in ("A", "B", "out")]
+    with pytest.raises(UsageError, match="--match cuhk would pair 2"):
+        run_step("combine", paths, {}, lambda *_: None, print)
+    _, code = run_step("combine", paths, {"match": "cuhk", "jobs": 1}, lambda *_: None, print)
+    assert code == 0

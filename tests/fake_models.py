@@ -1,0 +1,80 @@
+"""Shared by several tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_photo
+
+from img2img_data.corpus.format import open_corpus
+from img2img_data.images import io as images
+from img2img_train.evaluation.score import evaluate_model
+
+
+class Identity:
+    def restore(self, batch: np.ndarray) -> np.ndarray:
+        return batch
+
+
+class Brighter:
+    """Worse than doing nothing, and another result for each picture."""
+
+    def restore(self, batch: np.ndarray) -> np.ndarray:
+        return np.clip(batch.astype(np.int16) + 20, 0, 255).astype(np.uint8)
+
+
+def score(model: Any, corpus: Path, **settings: Any) -> Any:
+    opened = open_corpus(corpus)
+    return evaluate_model(model, opened, opened.pairs("test"), **settings)
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(constant: str) -> Any:
+        raise ValueError(constant)
+
+    return json.loads(path.read_text("utf-8"), parse_constant=refuse)
+
+
+def write_run(
+    root: Path, seed: int = 0, corpora: Sequence[Path] = (Path("corpora/other"),)
+) -> Path:
+    """Write a run folder as training would, with an untrained network."""
+    pytest.importorskip("torch")
+    from img2img_data.corpus.format import to_json_page
+    from img2img_train.config import RunConfig
+    from img2img_train.networks.registry import NetworkSpec, build
+    from img2img_train.runs.checkpoint import Description, Progress, write_checkpoint
+    from img2img_train.runs.folder import RunFolder
+
+    config = RunConfig(corpora=tuple(map(str, corpora)), net="unet", width=1)
+    spec = NetworkSpec(name="unet", width=1)
+    tensors = {f"network/generator/{name}": t for name, t in build(spec, seed).state_dict().items()}
+    about = Description(
+        complete=False,
+        generator="generator",
+        networks={"generator": spec},
+        size=(32, 32),
+        versions={},
+        config=config.model_dump(mode="json"),
+        progress=Progress(),
+    )
+    folder = RunFolder(root)
+    folder.checkpoints.mkdir(parents=True)
+    write_checkpoint(folder.best, tensors, about)
+    folder.config.write_bytes(to_json_page({"config": config.model_dump(mode="json")}))
+    for epoch in (1, 2, 3):
+        row = {"epoch": epoch, "step": epoch * 10}
+        trained = {"kind": "train", **row, "losses": {"l2": 0.5 / epoch**4}}
+        folder.append(
+            folder.log,
+            [trained, {"kind": "validation", **row, "psnr": 20 + epoch, "psnr_nothing": 21.5}],
+        )
+        folder.samples.mkdir(exist_ok=True)
+        grid = images.encode(make_photo(epoch, 96, 32), "png")
+        (folder.samples / f"epoch-{epoch:05d}.png").write_bytes(grid)
+    return root

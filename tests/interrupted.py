@@ -1,0 +1,52 @@
+"""Shared by several tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from img2img_train.config import RunConfig
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+
+SETTINGS: dict[str, Any] = {
+    "net": "unet", "width": 4, "batch": 4, "epochs": 3, "threads": 1, "samples_every": 2, "flip": True,
+    "device": "cpu", "checkpoint_seconds": 0, "validate_every": 1,
+}  # fmt: skip
+
+
+PICTURES = 4
+
+
+class Killer(Display):
+    """Sends this very process a signal when a stretch of work comes to so many units."""
+
+    def __init__(self, title: str, at: int, number: int) -> None:
+        super().__init__()
+        self.wanted, self.at, self.number = title, at, number
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "pictures") -> None:
+        super().begin(title, total, done, unit)
+        self.now = title
+
+    def advance(self, done: int) -> None:
+        if self.now == self.wanted and done >= self.at:
+            self.at = sys.maxsize
+            os.kill(os.getpid(), self.number)
+
+
+def fit(corpora: list[str], out: Path, display: Display | None = None, **settings: Any) -> Path:
+    config = RunConfig(**{**SETTINGS, **settings, "corpora": corpora, "out": str(out)})
+    loop.fit(config, display or Display())
+    return out
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    names = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
+    return {
+        name: path.read_bytes()
+        for name, path in names.items()
+        if name not in {"timing.jsonl", "config.json"}
+    }

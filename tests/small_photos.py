@@ -1,0 +1,46 @@
+"""Shared by several tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from img2img_data.images import io as images
+
+RGB = np.ndarray
+
+
+def detailed(seed: int, width: int = 96, height: int = 80) -> RGB:
+    """A picture with detail at every scale, as photos have it; another one for each seed."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for cells in (3, 6, 12, 24, 48):
+        noise = rng.normal(0, 1, (cells, cells, 3)).astype(np.float32)
+        layers.append(
+            cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * 120 / cells**0.7
+        )
+    return np.clip(120 + np.sum(layers, 0), 0, 255).astype(np.uint8)
+
+
+def resized(photo: RGB, factor: float) -> RGB:
+    size = round(photo.shape[1] * factor), round(photo.shape[0] * factor)
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
+NEAR: dict[str, Callable[[RGB], RGB]] = {
+    "smaller": lambda p: resized(p, 0.7),
+    "jpeg": lambda p: images.decode(images.encode(p, "jpg", 50)).pixels,
+    "brighter": lambda p: cv2.add(p, np.full_like(p, 10)),
+    "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 1.2),
+    "grey": lambda p: cv2.cvtColor(images.luminance(p), cv2.COLOR_GRAY2RGB),
+    "cut": lambda p: np.ascontiguousarray(p[1:-1, 1:-1]),
+}
+
+
+def write(path: Path, pixels: RGB, quality: int = 95) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jpg = path.suffix == ".jpg"
+    path.write_bytes(images.encode(pixels, "jpg" if jpg else "png", quality))

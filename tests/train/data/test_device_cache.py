@@ -1,0 +1,140 @@
+"""Pictures kept on the device are the same pictures; what steps see does not depend on the way there."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from interrupted import Killer, tree
+from small_corpus import write_corpus, write_deep, write_domains, write_lab
+from small_runs import small_config
+
+from img2img_data.core.errors import UsageError
+from img2img_train.data import dataset as pictures
+from img2img_train.data import device_cache as kept
+from img2img_train.data import loader as batches
+from img2img_train.data.device_cache import OnDevice, check_cache, on_device
+from img2img_train.data.loader import Batch
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+from img2img_train.training.setup import Data
+from img2img_train.training.signals import Stopped
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+SPLITS = {"train": 5, "val": 2}
+LINEAR, OTHER = {"gaussian": {"sigma": [0.5, 2]}}, {"noise": {"sigma": [5, 25]}}
+KINDS: dict[str, dict[str, Any]] = {
+    "pairs": {},
+    "flipped, to the left": {"flip": True, "direction": "BtoA"},
+    "grey": {"info": {"channels": {"input": 1, "target": 3}}},
+    "lab": {"make": write_lab},
+    "16 bit": {"make": write_deep},
+    "spoiled": {"degrade": LINEAR, "flip": True},
+    "jittered": {"jitter": 1.2, "flip": True},
+    "spoiled and jittered": {"degrade": LINEAR, "jitter": 1.2},
+    "two sides": {"loss": "cyclegan", "flip": True},
+    "two folders": {"loss": "cyclegan", "make": lambda root, splits: write_domains(root, 5)},
+}
+
+
+def data_of(kind: str, root: Path) -> Data:
+    settings = {"loss": "l1", **KINDS[kind]}
+    make, info = settings.pop("make", None), settings.pop("info", {})
+    corpus = make(root, SPLITS) if make else write_corpus(root, SPLITS, size=(16, 16), info=info)
+    config = small_config(corpora=corpus, **settings)
+    return Data.open(config, config.objective)
+
+
+def seen(data: Data, store: Any, device: torch.device, flip: bool) -> list[Batch]:
+    raws = batches.steps(data.plan, store, range(1, 6), flip, 0, data.train)
+    return list(batches.fed(raws, device, data.train.planes))
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_path: Path) -> None:
+    device, data = torch.device(name), data_of(kind, tmp_path / "c")
+    memory = pictures.store_of(data.train.to_train_on(), "ram", 0)
+    assert isinstance(memory, pictures.Memory)
+    on, flip = OnDevice.of(memory, device), bool(KINDS[kind].get("flip"))
+    gathered = on.gather(*([data.plan.step(0, flip).indices] * 2))
+    assert all(isinstance(part, torch.Tensor) and part.device.type == name for part in gathered)
+    plain, other = (seen(data, store, device, flip) for store in (memory, on))
+    assert len(plain) == 5
+    for first, second in zip(plain, other, strict=True):
+        assert torch.equal(first.input, second.input)
+        assert torch.equal(first.target, second.target)
+        assert first.input.stride() == second.input.stride()
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_fed_pictures_are_those_of_the_plain_way(name: str, tmp_path: Path) -> None:
+    device, data = torch.device(name), data_of("spoiled and jittered", tmp_path / "c")
+    store = pictures.store_of(data.train.to_train_on(), "ram", 0)
+    raws = list(batches.steps(data.plan, store, range(7), True, 0, data.train))
+    plain = [batches.to_device(raw, device, data.train.planes) for raw in raws]
+    for first, second in zip(
+        plain, batches.fed(iter(raws), device, data.train.planes), strict=True
+    ):
+        assert torch.equal(first.input, second.input)
+        assert torch.equal(first.target, second.target)
+
+
+@pytest.mark.parametrize("loss", ["l1", "cyclegan"])
+def test_runs_are_the_same_and_go_on_either_way(loss: str, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", SPLITS, size=(16, 16))
+
+    def fit(out: str, cache: str, display: Display | None = None) -> dict[str, bytes]:
+        settings = {"cache": cache, "checkpoint_seconds": 0, "flip": True, "epochs": 3}
+        loop.fit(small_config(loss, corpus, tmp_path / out, **settings), display or Display())
+        return {n: content for n, content in tree(tmp_path / out).items() if "checkpoints" not in n}
+
+    whole = fit("ram", "ram")
+    assert fit("device", "device") == whole
+    for out, first, second in (("there", "device", "off"), ("back", "ram", "device")):
+        with pytest.raises(Stopped, match="at step 3"):
+            fit(out, first, Killer("training", 6, signal.SIGTERM))
+        assert fit(out, second) == whole
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "noise": ({"degrade": OTHER}, "this degradation works on pictures in memory"),
+    "workers": ({"workers": 2}, "with --workers other processes read"),
+    "pieces": ({"crop": 16}, "of several sizes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_kept_there_is_one_line(name: str, tmp_path: Path) -> None:
+    settings, said = REFUSED[name]
+    corpus = write_corpus(tmp_path / "c", SPLITS, size=(32, 32))
+    config = small_config("l1", corpus, **settings, cache="device")
+    with pytest.raises(
+        UsageError, match=f"'--cache': 'device' does not go here: .*{said}.*give --cache ram"
+    ):
+        Data.open(config, config.objective)
+    for cache in ("auto", "ram", "off"):
+        Data.open(config.model_copy(update={"cache": cache}), config.objective)
+
+
+def test_auto_takes_the_device_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of("pairs", tmp_path / "c")
+    size, cuda = data.train.nbytes, torch.device("cuda")
+    free = [size * 4]
+    monkeypatch.setattr(kept.torch.cuda, "mem_get_info", lambda device: (free[0], free[0]))
+    assert on_device("auto", data.train, 0, cuda)
+    assert not on_device("auto", data.train, 2, cuda)
+    assert not on_device("auto", data.train, 0, torch.device("cpu"))
+    assert not on_device("ram", data.train, 0, cuda)
+    free[0] -= 4
+    assert not on_device("auto", data.train, 0, cuda)
+    assert on_device("device", data.train, 0, cuda)
+    free[0] = size - 1
+    with pytest.raises(UsageError, match="GB are free there; give --cache ram"):
+        on_device("device", data.train, 0, cuda)
+    check_cache("device", data.train, 0)

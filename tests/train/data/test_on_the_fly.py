@@ -1,0 +1,157 @@
+"""Pictures spoiled while training are those that a corpus on disk would hold, for what they draw."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_photo
+from interrupted import Killer, tree
+from small_corpus import write_corpus
+from small_runs import small_config
+
+from img2img_data.core.errors import UsageError
+from img2img_data.core.settings_model import Place
+from img2img_data.corpus.format import Pair, picture_rng
+from img2img_data.degradations.registry import DEGRADATIONS
+from img2img_data.degradations.spec import parse_tree
+from img2img_train.config import RunConfig
+from img2img_train.data import dataset as pictures
+from img2img_train.data import loader as batches
+from img2img_train.data.on_the_fly import Online
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+from img2img_train.training.setup import Data
+from img2img_train.training.signals import Stopped
+
+CPU = torch.device("cpu")
+PAIRS = tuple(Pair(f"k{n}", "train", Path(), Path(), {"source_hex": f"{n:02x}"}) for n in range(3))
+MORE: dict[str, Any] = {
+    "chain-of-blurs": [{"gaussian": {"sigma": [0.5, 2]}}, {"resize": {"factor": [1, 3]}}],
+    "sharp-inside": [{"resize": {"factor": 2, "up": "lanczos"}}, {"gaussian": {"sigma": 1}}],
+    "sharp-last": [{"gaussian": {"sigma": 1}}, {"resize": {"factor": [2, 5], "up": ["cubic", "lanczos"]}}],
+}  # fmt: skip
+
+
+def online_of(kind: str) -> Online:
+    if kind in MORE:
+        return Online(parse_tree(MORE[kind], Place()).degradation, 3)
+    if kind.startswith("albumentations"):
+        pytest.importorskip("albumentations")
+    return Online(DEGRADATIONS[kind].example(), 3)
+
+
+@pytest.mark.parametrize("kind", [*DEGRADATIONS, *MORE])
+@pytest.mark.parametrize("size", [(24, 24), (21, 34)])
+def test_online_is_offline(kind: str, size: tuple[int, int]) -> None:
+    online = online_of(kind)
+    clean = np.stack([make_photo(n, size[1], size[0]) for n in range(3)])
+    clean[1] = np.where(make_photo(1, size[1], size[0]) > 128, 255, 0)
+    step = batches.Step(np.arange(3), np.arange(3), None, 5)
+    batch = batches.to_device(batches._spoiled(online, clean, PAIRS, step), CPU)
+    for number, pair in enumerate(PAIRS):
+        drawn = online.degradation.draw(picture_rng(3, bytes([number]), 5))
+        offline = online.degradation.apply(clean[number], "yx", **drawn)
+        made = batches.to_bytes(batch.input[number : number + 1])[0].numpy()
+        assert np.abs(made.astype(int) - offline).max() <= 1, pair
+        assert np.array_equal(batches.to_bytes(batch.target[number : number + 1])[0], clean[number])
+
+
+def test_linear_ones_go_to_the_device() -> None:
+    assert {k for k in ("gaussian", "random-gaussian", "resize") if online_of(k).linear} == {
+        "gaussian",
+        "random-gaussian",
+        "resize",
+    }
+    assert [online_of(name).linear for name in MORE] == [True, False, True]
+    assert not online_of("jpeg").linear
+
+
+def test_every_epoch_draws_anew_and_validation_never() -> None:
+    online = online_of("noise")
+    seen = [str(online.draw(PAIRS[0], epoch)) for epoch in (0, 1, None)]
+    assert len(set(seen)) == 3
+    assert online.draw(PAIRS[0], None) == online.degradation.draw(picture_rng(3, b"\0"))
+
+
+# -------------------------------------------------------------------------------------------- in a run
+KINDS = {"gaussian": {"gaussian": {"sigma": [0.5, 2]}}, "noise": {"noise": {"sigma": [5, 25]}}}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(
+        tmp_path_factory.mktemp("data") / "c", {"train": 6, "val": 2}, size=(16, 16)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("cache", "workers"), [("off", 0), ("ram", 0), ("off", 2)])
+def test_same_pictures_whoever_reads(kind: str, cache: str, workers: int, corpus: Path) -> None:
+    data = Data.open(
+        small_config("l2", corpus, degrade=KINDS[kind]), small_config("l2", corpus).objective
+    )
+    numbers = range(1, 6)
+
+    def seen(cache: str, workers: int) -> list[batches.Raw]:
+        store = pictures.store_of(data.train.to_train_on(), cache, workers)
+        return list(batches.steps(data.plan, store, numbers, True, workers, data.train))
+
+    plain, other = seen("off", 0), seen(cache, workers)
+    assert len(plain) == 5
+    for one, two in zip(plain, other, strict=True):
+        first, second = batches.to_device(one, CPU), batches.to_device(two, CPU)
+        assert torch.equal(first.input, second.input)
+        assert torch.equal(first.target, second.target)
+        assert not torch.equal(first.input, first.target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_and_continued(kind: str, corpus: Path, tmp_path: Path) -> None:
+    def fit(name: str, display: Display | None = None) -> Path:
+        settings = {"degrade": KINDS[kind], "checkpoint_seconds": 0, "flip": True}
+        loop.fit(small_config("l2", corpus, tmp_path / name, **settings), display or Display())
+        return tmp_path / name
+
+    whole = tree(fit("whole"))
+    with pytest.raises(Stopped):
+        fit("stopped", Killer("training", 4, signal.SIGTERM))
+    assert tree(fit("stopped")) == whole
+
+
+def test_a_run_keeps_the_tree_and_needs_no_recipe(corpus: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("degradation:\n  - gaussian: {sigma: 2}\n  - noise\n")
+    config = small_config("l2", corpus, tmp_path / "run", degrade=str(recipe))
+    loop.fit(config, Display())
+    os.unlink(recipe)
+    again = RunConfig.load(tmp_path / "run")
+    assert again.degrade == config.degrade
+    assert not again.changes(loop.resolve(config))
+    assert parse_tree(again.degrade, Place()) == parse_tree(
+        [{"gaussian": {"sigma": 2}}, "noise"], Place()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("gausian", "did you mean 'gaussian'"),
+        ({"gaussian": {"sigma": -1}}, "gaussian.sigma"),
+        ("nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_what_is_no_degradation(given: Any, said: str, corpus: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        small_config("l2", corpus, degrade=given)
+
+
+def test_losses_without_pairs_take_none(corpus: Path) -> None:
+    config = small_config("cyclegan", corpus, degrade="gaussian")
+    with pytest.raises(UsageError, match="cyclegan"):
+        Data.open(config, config.objective)

@@ -1,0 +1,201 @@
+"""Scores by tag: which tags, how sure, and what is left out."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_models import Brighter, Identity, score, strict_json
+from small_corpus import EVIL, tagged, write_corpus
+
+from img2img_data.core.errors import UsageError
+from img2img_data.corpus.format import open_corpus
+from img2img_train.evaluation.by_tag import MOST, MOST_ASKED, UNKNOWN, choose_tags, facts_of
+from img2img_train.evaluation.evaluate import evaluate_matrix
+from img2img_train.evaluation.results import Matrix, write_matrix
+from img2img_train.evaluation.score import Cell, evaluate_model
+
+
+def gender(number: int) -> dict[str, Any]:
+    return {"gender": ("female", "male", "male")[number % 3], "person": f"p{number}"}
+
+
+def test_a_page_without_pictures_or_tags(tmp_path: Path) -> None:
+    from fake_models import write_run
+    from pages import check_self_contained, elements
+
+    run, corpus = write_run(tmp_path / "run"), write_corpus(tmp_path / "c", {"test": 2})
+    for count, shown in ((0, 0), (1, 1), (9, 2)):
+        matrix = evaluate_matrix([run], [corpus], device="cpu", gallery=count)
+        page = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
+        check_self_contained(page)
+        assert len(elements(page, "figure")) == shown
+
+
+# -------------------------------------------------------------------------------------------- facts
+def test_facts_are_kind_tags_and_branches() -> None:
+    row = {
+        "kind": "degrade",
+        "tags": {
+            "group": "7",
+            "gender": "male",
+            "age": 41,
+            "score": 0.5,
+            "smiles": True,
+            "note": None,
+        },
+        "drawn": {
+            "0.one-of.branch": 1,
+            "0.one-of.1.motion.length": 5.0,
+            "1.resize.factor": 2.0,
+            "2.one-of.branch": -1,
+            "3.one-of.branch": 0,
+            "3.one-of.0.chain.0.one-of.branch": 1,
+        },
+    }
+    assert facts_of(row) == {
+        "kind": "degrade",
+        "gender": "male",
+        "age": "41",
+        "score": "0.5",
+        "smiles": "yes",
+        "note": UNKNOWN,
+        "degradation 1": "motion",
+        "degradation 3": "none",
+        "degradation 4": "chain",
+    }
+
+
+@pytest.mark.parametrize(
+    "row", [{}, {"tags": None}, {"tags": [1], "drawn": 3}, {"tags": {"a": {"b": 1}}}]
+)
+def test_facts_of_odd_rows_are_none(row: dict[str, Any]) -> None:
+    assert facts_of(row) == {}
+
+
+def test_branches_of_a_real_recipe_have_names(tmp_path: Path) -> None:
+    from img2img_data.core.settings_model import Place
+    from img2img_data.corpus.format import picture_rng
+    from img2img_data.degradations.spec import parse_tree
+
+    steps = [{"gaussian": {"sigma": 2}}, {"jpeg": {"quality": [30, 90]}}]
+    tree = [{"one-of": {"probability": 0.7, "steps": steps}}, {"noise": {"sigma": 3}}]
+    degradation = parse_tree(tree, Place()).degradation
+    found = {
+        facts_of({"drawn": degradation.draw(picture_rng(0, str(n).encode()))})["degradation"]
+        for n in range(40)
+    }
+    assert found == {"gaussian", "jpeg", "none"}
+
+
+# --------------------------------------------------------------------------------------- which tags
+def test_tags_with_few_values_are_chosen_and_others_told() -> None:
+    facts = [
+        {
+            "gender": "mf"[n % 2],
+            "person": str(n),
+            "same": "x",
+            "many": str(n % (MOST + 1)),
+            "just": str(n % MOST),
+        }
+        for n in range(100)
+    ]
+    choice = choose_tags(facts)
+    assert choice.names == ("gender", "just")
+    assert choice.notes == (
+        f"not scored by person (100 values), many ({MOST + 1} values): too many for 100 pictures",
+    )
+    assert choose_tags(facts, ["many", "person"]).names == ("many", "person")
+    assert choose_tags(facts, ["gone", "gender"]) == (
+        type(choice)(("gender",), ("no picture has a tag gone",))
+    )
+    with pytest.raises(UsageError, match="person"):
+        choose_tags([{"person": str(n)} for n in range(MOST_ASKED + 1)], ["person"])
+
+
+def test_a_picture_without_the_tag_is_unknown(tmp_path: Path) -> None:
+    corpus = tagged(tmp_path / "c", 6, lambda n: {"gender": "female"} if n < 4 else {})
+    cell = score(Brighter(), corpus)
+    assert [(one.value, one.pictures) for one in cell.slices] == [("female", 4), (UNKNOWN, 2)]
+
+
+def test_a_tag_asked_for_that_no_corpus_has(tmp_path: Path) -> None:
+    corpus = tagged(tmp_path / "c", 6, gender)
+    with pytest.raises(UsageError, match="gender"):
+        evaluate_matrix([tmp_path / "run"], [corpus], by=["gander"])
+
+
+# ------------------------------------------------------------------------------------------- scores
+def test_inputs_that_equal_their_targets_are_told_of(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 3})
+    assert score(Identity(), corpus).notes == ()
+    first = sorted((corpus / "test" / "input").iterdir())[0]
+    first.write_bytes((corpus / "test" / "target" / first.name).read_bytes())
+    (note,) = score(Identity(), corpus).notes
+    assert note.startswith("1 of 3 inputs equal")
+
+
+def alone(corpus: Path, value: str) -> Cell:
+    opened = open_corpus(corpus)
+    pairs = [pair for pair in opened.pairs("test") if pair.row["tags"]["gender"] == value]
+    return evaluate_model(Brighter(), opened, pairs)
+
+
+def test_a_slice_is_scored_as_its_pictures_alone(tmp_path: Path) -> None:
+    corpus = tagged(tmp_path / "c", 9, gender)
+    cell = score(Brighter(), corpus)
+    assert [(one.tag, one.value, one.pictures) for one in cell.slices] == [
+        ("gender", "male", 6),
+        ("gender", "female", 3),
+    ]
+    for one in cell.slices:
+        expected = alone(corpus, one.value)
+        for name, value in one.scores.items():
+            assert value == expected.scores[name]
+            assert one.nothing[name] == expected.nothing[name]
+            assert one.gain_interval[name] == expected.gain_interval[name]
+    assert cell.pictures == sum(one.pictures for one in cell.slices)
+    weighted = np.average([one.scores["psnr"] for one in cell.slices], weights=[6, 3])
+    assert cell.scores["psnr"] == pytest.approx(weighted)
+
+
+def test_photos_are_resampled_within_a_slice_too(tmp_path: Path) -> None:
+    cell = score(Brighter(), tagged(tmp_path / "c", 8, lambda n: {"half": n < 4}, crops=4))
+    assert [(one.value, one.pictures, one.groups) for one in cell.slices] == [
+        ("no", 4, 1),
+        ("yes", 4, 1),
+    ]
+    assert all(one.gain_interval["psnr"] is None for one in cell.slices)
+    assert cell.gain_interval["psnr"] is not None
+
+
+def test_doing_nothing_gains_nothing_in_any_slice(tmp_path: Path) -> None:
+    for one in score(Identity(), tagged(tmp_path / "c", 6, gender)).slices:
+        assert one.scores == one.nothing
+        assert set(one.gain.values()) == {0.0}
+
+
+def test_slices_are_in_json_csv_and_on_the_page(tmp_path: Path) -> None:
+    corpus = tagged(tmp_path / "c", 6, lambda n: {"odd": ("yes", EVIL)[n % 2], "person": str(n)})
+    cell = score(Brighter(), corpus, by=["odd"])
+    page = write_matrix(Matrix(("r",), ("c",), "test", (cell,)), tmp_path / "out").read_text(
+        "utf-8"
+    )
+    assert EVIL not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    (found,) = strict_json(tmp_path / "out" / "matrix.json")["cells"]
+    assert [one["value"] for one in found["slices"]] == [EVIL, "yes"]
+    with (tmp_path / "out" / "tags.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["tag"], row["value"], row["pictures"]) for row in rows] == [
+        ("odd", EVIL, "3"),
+        ("odd", "yes", "3"),
+    ]
+    assert [float(row["psnr_gain"]) for row in rows] == [
+        one["gain"]["psnr"] for one in found["slices"]
+    ]
+    with (tmp_path / "out" / "pictures.csv").open(newline="") as file:
+        assert {row["tag person"] for row in csv.DictReader(file)} == {str(n) for n in range(6)}

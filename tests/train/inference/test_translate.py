@@ -1,0 +1,226 @@
+"""What a picture has beside its colours comes through: size, transparency, depth, grey, profile, turning."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_photo, write_photos
+
+torch = pytest.importorskip("torch")
+
+from PIL import Image, ImageCms  # noqa: E402
+from small_runs import negative_model  # noqa: E402
+
+from img2img_data.core.errors import UsageError  # noqa: E402
+from img2img_data.images import io as images  # noqa: E402
+from img2img_train.config import RunConfig  # noqa: E402
+from img2img_train.inference.inputs import is_one_file, list_pictures  # noqa: E402
+from img2img_train.inference.translate import TranslateSettings, translate, translate_bytes  # noqa: E402
+from img2img_train.networks.layers import set_norm  # noqa: E402
+from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
+from img2img_train.runs.folder import LoadedModel  # noqa: E402
+
+TILED = TranslateSettings(tile=32, overlap=16)
+KEEP = images.ReadPolicy(depth="keep", channels="keep")
+
+
+@pytest.fixture
+def negative(tmp_path: Path) -> LoadedModel:
+    return negative_model(tmp_path)
+
+
+def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
+    made = translate_bytes(model, data, TILED.model_copy(update=settings)).picture
+    return images.decode(made, KEEP).pixels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["grey", "grey+alpha", "rgb", "rgba"])
+def test_depth_channels_and_transparency_come_through(
+    kind: str, dtype: type, negative: LoadedModel
+) -> None:
+    photo = make_photo(1, 75, 41).astype(dtype) * (257 if dtype is np.uint16 else 1)
+    alpha = make_photo(2, 75, 41).astype(dtype)[..., 0]
+    given = {
+        "grey": photo[..., 0].copy(),
+        "grey+alpha": np.dstack([photo[..., 0], alpha]),
+        "rgb": photo,
+        "rgba": np.dstack([photo, alpha]),
+    }[kind]
+    file = images.encode(given, "png")
+    made = translate_bytes(negative, file, TILED).picture
+    assert made[25] == file[25], "the same kind of PNG"
+    got, kept = (images.decode(f, KEEP).pixels for f in (made, file))
+    assert (got.shape, got.dtype) == (kept.shape, kept.dtype)
+    wanted = np.iinfo(dtype).max - kept.astype(int)
+    clear = kind in {"grey+alpha", "rgba"}
+    if clear:
+        assert (got[..., 3] == alpha).all()
+        got, wanted = got[..., :3], wanted[..., :3]
+    assert np.abs(got - wanted).max() <= kind.startswith("grey")
+    shared = alpha[..., None] / np.iinfo(dtype).max if clear else 1.0
+    wanted = wanted.reshape(*wanted.shape[:2], -1) * (255 / np.iinfo(dtype).max)
+    white = translated(negative, file, format="webp", quality=100).reshape(*wanted.shape[:2], -1)
+    assert np.abs(white - (wanted * shared + 255 * (1 - shared))).max() <= 3
+
+
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_the_colour_profile_stays_and_the_picture_is_turned(
+    format: str, negative: LoadedModel
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(make_photo(3, 40, 24)).save(file, "JPEG", exif=exif, icc_profile=profile)
+    made = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format)).picture
+    with Image.open(io.BytesIO(made)) as picture:
+        assert picture.size == (24, 40)
+        assert picture.info["icc_profile"] == profile
+        assert 0x0112 not in picture.getexif()
+
+
+def test_a_rerun_does_only_what_is_missing(negative: LoadedModel, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 4, 20, 20)
+    (tmp_path / "in" / "bad.png").write_text("no picture")
+    first = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
+    before = {
+        p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())
+    }
+    assert (first.kept, first.already, first.refused) == (4, 0, {"not-an-image": 1})
+    (tmp_path / "out" / "002.png").write_bytes(b"torn")
+    second = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
+    assert (second.kept, second.already) == (4, 3)
+    after = {
+        p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())
+    }
+    assert {n: b for n, (b, _) in after.items()} == {n: b for n, (b, _) in before.items()}
+    assert [n for n in after if n.endswith("png") and after[n][1] != before[n][1]] == ["002.png"]
+    third = translate(
+        negative, tmp_path / "in", tmp_path / "out", settings=TILED.model_copy(update={"tile": 64})
+    )
+    assert third.already == 0
+
+
+def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in" / "deep", 2, 20, 20)
+    write_photos(tmp_path / "in", 1, 20, 20, ".png")
+    root, found = list_pictures(tmp_path / "in" / "**" / "*.jpg")
+    assert found == [b"deep/000.jpg", b"deep/001.jpg"]
+    assert root == str(tmp_path / "in").encode()
+    with pytest.raises(UsageError, match="holds no pictures"):
+        list_pictures(tmp_path / "in" / "*.webp")
+    picture = tmp_path / "in" / "000.png"
+    assert is_one_file(picture, tmp_path / "a.JPG")
+    assert is_one_file(picture, Path("-"))
+    assert not is_one_file(picture, tmp_path / "folder")
+    assert not is_one_file(tmp_path / "in", tmp_path / "a.png")
+
+
+def test_a_picture_through_standard_input_and_output(tmp_path: Path) -> None:
+    from small_corpus import write_corpus
+
+    def command(*words: object, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        line = [sys.executable, "-m", "img2img_train", *map(str, words)]
+        return subprocess.run(line, input=given, capture_output=True, cwd=tmp_path)
+
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
+    small = ["--width", 2, "--batch", 2, "--max-steps", 1, "--device", "cpu", "--threads", 1]
+    assert command(corpus, "--loss", "l2", *small, "--out", "run", "--no-report").returncode == 0
+    picture = images.encode(make_photo(1, 33, 17), "png")
+    (tmp_path / "one.png").write_bytes(picture)
+    piped = command("translate", "run", "-", "-", given=picture)
+    assert images.decode(piped.stdout).size == (33, 17)
+    assert command("translate", "run", "one.png", "made.webp").returncode == 0
+    assert images.read(tmp_path / "made.webp").format == "webp"
+    bad = command("translate", "run", "-", "-", given=b"no picture")
+    assert bad.returncode == 1
+    assert b"not-an-image" in bad.stderr
+    assert not bad.stdout
+    assert json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+# ------------------------------------------------------------------------- dropout and norms at test
+def skip_net(test_dropout: bool, test_norm: str) -> LoadedModel:
+    config = RunConfig(corpora=("c",), out="run", test_dropout=test_dropout, test_norm=test_norm)
+    spec = NetworkSpec(name="unet-64", width=2, dropout=0.5)
+    network = build(spec, 5).eval().requires_grad_(False)
+    set_norm(network, config.test_norm)
+    return LoadedModel(network, spec, "rgb", (-1, 1), 0, config, torch.device("cpu"), Path("model"))
+
+
+@pytest.mark.parametrize("test_norm", ["running", "batch"])
+@pytest.mark.parametrize("test_dropout", [False, True])
+def test_a_result_never_depends_on_the_batch(test_dropout: bool, test_norm: str) -> None:
+    model = skip_net(test_dropout, test_norm)
+    pictures = np.stack([make_photo(seed, 64, 64) for seed in range(3)])
+    together = model.restore(pictures)
+    alone = np.concatenate([model.restore(p[None]) for p in pictures[::-1]])[::-1]
+    assert np.abs(together.astype(int) - alone).max() <= 1
+    assert (together == model.restore(pictures)).all()
+
+
+def test_batch_statistics_are_those_of_training_with_one_picture() -> None:
+    model, x = (
+        skip_net(False, "batch"),
+        torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
+    )
+    got = model.forward(x)
+    for module in model.generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train()
+    assert torch.allclose(got, model.generator(x), atol=1e-5)
+
+
+def test_draws_differ_their_mean_and_spread_are_written(tmp_path: Path) -> None:
+    model = skip_net(True, "batch")
+    (tmp_path / "model").write_bytes(b"")
+    model = dataclasses.replace(model, path=tmp_path / "model")
+    write_photos(tmp_path / "in", 1, 64, 64)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    draws = [model.forward(x, draw) for draw in range(2)]
+    assert not torch.equal(*draws)
+    assert torch.equal(draws[1], model.forward(x, 1))
+    translate(model, tmp_path / "in", tmp_path / "out", settings=TranslateSettings(draws=4))
+    spread = images.read(tmp_path / "out" / "000.spread.png", KEEP).pixels
+    assert (spread.shape, spread.dtype) == ((64, 64), np.uint16)
+    assert spread.max() > 0
+    with pytest.raises(UsageError, match="--dropout on"):
+        translate(
+            skip_net(False, "batch"),
+            tmp_path / "in",
+            tmp_path / "o",
+            settings=TranslateSettings(draws=2),
+        )
+
+
+def test_it_is_said_where_tiles_are_normalised_each_by_itself(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 1, 150, 64)
+    (tmp_path / "model").write_bytes(b"")
+    for norm, notes in (("batch", 1), ("running", 0)):
+        model = dataclasses.replace(skip_net(False, norm), path=tmp_path / "model")
+        done = translate(
+            model, tmp_path / "in", tmp_path / norm, settings=TranslateSettings(tile=64, overlap=0)
+        )
+        assert len(done.notes) == notes
+        assert all("--tile 150" in note for note in done.notes)
+        whole = translate(
+            model, tmp_path / "in", tmp_path / "whole", settings=TranslateSettings(tile=150)
+        )
+        assert whole.notes == []
+
+
+def test_another_way_at_test_is_done_again(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 1, 64, 64)
+    (tmp_path / "model").write_bytes(b"")
+    for dropout, norm in ((False, "running"), (True, "running"), (True, "batch")):
+        model = dataclasses.replace(skip_net(dropout, norm), path=tmp_path / "model")
+        for already in (0, 1):
+            assert translate(model, tmp_path / "in", tmp_path / "out").already == already

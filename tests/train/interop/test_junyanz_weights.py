@@ -1,0 +1,168 @@
+"""Weights and options of the PyTorch CycleGAN/pix2pix repository."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_photo
+
+torch = pytest.importorskip("torch")
+
+
+from img2img_data.core.errors import CheckpointError, UsageError  # noqa: E402
+from img2img_train.config import RunConfig  # noqa: E402
+from img2img_train.interop import junyanz_weights as compat  # noqa: E402
+from img2img_train.networks.registry import NetworkSpec, build, describe  # noqa: E402
+from img2img_train.runs.folder import LoadedModel, load_generator  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def model_of(spec: NetworkSpec) -> LoadedModel:
+    config = RunConfig(corpora=("c",), out="run")
+    return LoadedModel(build(spec, 3).eval(), spec, "rgb", (-1, 1), 0, config, CPU, Path("m"))
+
+
+def unet_keys(levels: int) -> set[str]:
+    """The names of their nested blocks: convolution 1, norm 2, block 3, and up again 5 and 6."""
+    keys, prefix = (
+        {"model.model.0.weight", "model.model.3.weight", "model.model.3.bias"},
+        "model.model.1.",
+    )
+    for level in range(1, levels):
+        innermost = level == levels - 1
+        keys.add(f"{prefix}model.1.weight")
+        places = [(3, 4)] if innermost else [(5, 6)]
+        norms = [] if innermost else [2]
+        for up, norm in places:
+            keys.add(f"{prefix}model.{up}.weight")
+            norms.append(norm)
+        for norm in norms:
+            keys |= {
+                f"{prefix}model.{norm}.{part}"
+                for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+            }
+        prefix += "model.3."
+    return keys
+
+
+def test_names_are_those_of_their_unet(tmp_path: Path) -> None:
+    spec = describe("unet-256", (3, 3), 4)
+    compat.export_pth(model_of(spec), tmp_path / "latest_net_G.pth")
+    tensors = compat.read_pth(tmp_path / "latest_net_G.pth")
+    assert tensors.keys() == unet_keys(8)
+    assert len(tensors) == 82
+    assert tensors["model.model.1.model.3.model.1.weight"].shape == (16, 8, 4, 4)
+
+
+def test_names_are_those_of_their_resnet(tmp_path: Path) -> None:
+    compat.export_pth(model_of(describe("resnet-9", (3, 3), 4)), tmp_path / "g.pth")
+    tensors = compat.read_pth(tmp_path / "g.pth")
+    assert len(tensors) == 48
+    kinds = Counter(re.sub(r"\d+", "N", name) for name in tensors)
+    assert kinds == {
+        "model.N.weight": 6,
+        "model.N.bias": 6,
+        "model.N.conv_block.N.weight": 18,
+        "model.N.conv_block.N.bias": 18,
+    }
+    assert {
+        "model.1.weight",
+        "model.10.conv_block.1.weight",
+        "model.10.conv_block.5.weight",
+    } <= tensors.keys()
+    assert {"model.19.weight", "model.22.weight", "model.26.bias"} <= tensors.keys()
+
+
+SPECS = [
+    describe("unet-128", (3, 3), 2),
+    describe("unet-256", (1, 2), 2, dropout=0.25),
+    describe("unet-128", (3, 3), 3, "instance"),
+    describe("resnet-6", (3, 1), 4),
+    describe("resnet-9", (3, 3), 2, "batch", 0.5),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.name}-{s.norm}")
+def test_weights_go_there_and_come_back(spec: NetworkSpec, tmp_path: Path) -> None:
+    model = model_of(spec)
+    compat.export_pth(model, tmp_path / "g.pth")
+    dropout = spec.dropout if spec.name.startswith("unet") else None
+    assert compat.adopt(tmp_path / "g.pth", tmp_path / "m.safetensors", "BtoA", dropout) == spec
+    back = load_generator(tmp_path / "m.safetensors", "cpu", dropout=False, norm="running")
+    assert back.config.direction == "BtoA"
+    side = spec.smallest
+    x = torch.rand(1, spec.inputs, side, side) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(back.generator(x), model.generator(x))
+
+
+def test_old_instance_statistics_and_parallel_names_are_passed_over(tmp_path: Path) -> None:
+    model = model_of(describe("resnet-6", (3, 3), 2))
+    state = {f"module.{n}": t for n, t in model.generator.state_dict().items()}
+    state["module.model.2.num_batches_tracked"] = torch.tensor(1)
+    torch.save(state, tmp_path / "g.pth")
+    compat.adopt(tmp_path / "g.pth", tmp_path / "m.safetensors")
+    photo = make_photo(1, 40, 36)[None]
+    assert np.array_equal(
+        load_generator(tmp_path / "m.safetensors", "cpu").restore(photo), model.restore(photo)
+    )
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch run-by-a-pickle",)
+
+
+def test_hostile_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bomb.pth").write_bytes(pickle.dumps({"model.model.0.weight": Bomb()}))
+    torch.save({"model.model.0.weight": Bomb()}, "zipped.pth")
+    torch.save({"model.1.weight": torch.full((2, 3, 7, 7), float("nan"))}, "nan.pth")
+    torch.save({"some.weight": torch.zeros(3)}, "other.pth")
+    torch.save([1, 2], "list.pth")
+    Path("text.pth").write_text("no weights")
+    for name in ("bomb", "zipped", "nan", "other", "list", "text", "missing"):
+        with pytest.raises(CheckpointError, match=f"{name}.pth"):
+            compat.adopt(Path(f"{name}.pth"), Path("out.safetensors"))
+    assert not Path("run-by-a-pickle").exists()
+    assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_is_no_file_of_weights_is_told_in_own_words(tmp_path: Path) -> None:
+    """Never in torch's: they invite to load it all the same."""
+    layer = torch.nn.Conv2d(1, 1, 1)
+    torch.save(layer, tmp_path / "whole.pth")
+    torch.save(layer, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.jit.script(layer).save(tmp_path / "script.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:300])
+    (tmp_path / "text.pth").write_text("hello weights")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "empty.pth").write_bytes(b"")
+    said = dict.fromkeys(("whole", "old", "script"), "hold more than tensors.*state_dict")
+    said |= {"cut": "or a damaged one"} | dict.fromkeys(
+        ("text", "pickle", "empty"), "no file of torch.save; "
+    )
+    for name, words in said.items():
+        with pytest.raises(CheckpointError, match=words) as error:
+            compat.adopt(tmp_path / f"{name}.pth", tmp_path / "out.safetensors")
+        assert "weights_only" not in str(error.value), name
+    torch.save(
+        model_of(SPECS[0]).generator.state_dict(),
+        tmp_path / "o",
+        _use_new_zipfile_serialization=False,
+    )
+    assert compat.adopt(tmp_path / "o", tmp_path / "out.safetensors") == SPECS[0]
+
+
+def test_networks_without_counterpart_are_refused(tmp_path: Path) -> None:
+    for name in ("autoencoder", "encoder-decoder-64"):
+        with pytest.raises(UsageError, match="no counterpart"):
+            compat.export_pth(model_of(describe(name, (3, 3), 2)), tmp_path / "g.pth")

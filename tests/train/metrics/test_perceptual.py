@@ -1,0 +1,380 @@
+"""LPIPS and FID by weights from files: the formulas, what witnesses say, and files that mean harm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_photo
+from small_corpus import spoiled, write_corpus
+
+torch = pytest.importorskip("torch")
+
+from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError  # noqa: E402
+from img2img_data.corpus.format import open_corpus  # noqa: E402
+from img2img_train.cli.main import group  # noqa: E402
+from img2img_train.evaluation.evaluate import parse_limits  # noqa: E402
+from img2img_train.evaluation.score import evaluate_model  # noqa: E402
+from img2img_train.metrics.fid import Gaussian, frechet_distance  # noqa: E402
+from img2img_train.metrics.inception import load_inception  # noqa: E402
+from img2img_train.metrics.lpips import STAGES, load_lpips  # noqa: E402
+from img2img_train.metrics.perceptual import load_learned  # noqa: E402
+
+CPU = torch.device("cpu")
+WIDTH = {"alex": 4, "vgg": 3}
+
+
+class Identity:
+    def restore(self, batch: np.ndarray) -> np.ndarray:
+        return batch
+
+
+def drawn(seed: int, *shape: int) -> Any:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values * (2 / max(1, values[0].numel())) ** 0.5
+
+
+def convolutions(net: str) -> Iterator[tuple[int, int]]:
+    return ((number, kernel) for stage in STAGES[net] for number, kernel, *_ in stage.convolutions)
+
+
+def lpips_files(folder: Path, net: str = "alex") -> tuple[Path, Path]:
+    """Write made-up weights in the form of torchvision's network and of the heads."""
+    width, inputs, network = WIDTH[net], 3, {}
+    for number, kernel in convolutions(net):
+        network[f"features.{number}.weight"] = drawn(number, width, inputs, kernel, kernel)
+        network[f"features.{number}.bias"] = drawn(100 + number, width)
+        inputs = width
+    network["classifier.1.weight"] = drawn(7, 3, 3)
+    heads = {f"lin{k}.model.1.weight": drawn(200 + k, 1, width, 1, 1).abs() for k in range(5)}
+    torch.save(network, folder / "network.pth")
+    torch.save(heads, folder / "heads.pth")
+    return folder / "network.pth", folder / "heads.pth"
+
+
+INCEPTION = {
+    "Mixed_5": "branch1x1:11 branch5x5_1:11 branch5x5_2:55 branch3x3dbl_1:11 branch3x3dbl_2:33 "
+    "branch3x3dbl_3:33 branch_pool:11",
+    "Mixed_6a": "branch3x3:33 branch3x3dbl_1:11 branch3x3dbl_2:33 branch3x3dbl_3:33",
+    "Mixed_6": "branch1x1:11 branch7x7_1:11 branch7x7_2:17 branch7x7_3:71 branch7x7dbl_1:11 "
+    "branch7x7dbl_2:71 branch7x7dbl_3:17 branch7x7dbl_4:71 branch7x7dbl_5:17 branch_pool:11",
+    "Mixed_7a": "branch3x3_1:11 branch3x3_2:33 branch7x7x3_1:11 branch7x7x3_2:17 branch7x7x3_3:71 "
+    "branch7x7x3_4:33",
+    "Mixed_7": "branch1x1:11 branch3x3_1:11 branch3x3_2a:13 branch3x3_2b:31 branch3x3dbl_1:11 "
+    "branch3x3dbl_2:33 branch3x3dbl_3a:13 branch3x3dbl_3b:31 branch_pool:11",
+}
+"""The convolutions of each kind of block, by name and sides of the kernel."""
+PARALLEL = {"Mixed_5": 4, "Mixed_6a": 2, "Mixed_6": 4, "Mixed_7a": 2, "Mixed_7": 6}
+BLOCKS = ["5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"]
+FIRST_OF_BRANCH = ("branch1x1", "branch_pool", "branch3x3", "_1")
+
+
+def inception_file(path: Path, width: int = 2) -> Path:
+    tensors: dict[str, Any] = {}
+
+    def convolution(name: str, inputs: int, high: int, wide: int) -> None:
+        seed = len(tensors)
+        tensors[f"{name}.conv.weight"] = drawn(seed, width, inputs, high, wide)
+        tensors[f"{name}.bn.weight"] = tensors[f"{name}.bn.running_var"] = torch.ones(width)
+        tensors[f"{name}.bn.bias"] = tensors[f"{name}.bn.running_mean"] = drawn(seed + 1, width)
+
+    inputs = 3
+    for stem, side in (("1a_3x3", 3), ("2a_3x3", 3), ("2b_3x3", 3), ("3b_1x1", 1), ("4a_3x3", 3)):
+        convolution(f"Conv2d_{stem}", inputs, side, side)
+        inputs = width
+    for place in BLOCKS:
+        kind = f"Mixed_{place}" if f"Mixed_{place}" in INCEPTION else f"Mixed_{place[0]}"
+        for name, _, sides in (part.partition(":") for part in INCEPTION[kind].split()):
+            first = name.endswith(FIRST_OF_BRANCH)
+            convolution(
+                f"Mixed_{place}.{name}", inputs if first else width, int(sides[0]), int(sides[1])
+            )
+        inputs = PARALLEL[kind] * width + (inputs if kind.endswith("a") else 0)
+    tensors["fc.weight"] = drawn(1, 3, inputs)
+    torch.save(tensors, path)
+    return path
+
+
+def pictures(count: int, size: tuple[int, int] = (40, 36), seed: int = 0) -> np.ndarray:
+    return np.stack([make_photo(seed + number, *size) for number in range(count)])
+
+
+def blurred(batch: np.ndarray) -> np.ndarray:
+    return np.stack([spoiled(picture, 1.5) for picture in batch])
+
+
+# ------------------------------------------------------------------------------------------- LPIPS
+def by_the_formula(
+    net: str, network: dict[str, Any], heads: dict[str, Any], a: Any, b: Any
+) -> float:
+    """Equation 1 of the paper for one pair of pictures, place by place, by modules of torch."""
+    layers: list[Any] = []
+    taps = []
+    for stage in STAGES[net]:
+        if stage.pool:
+            layers.append(torch.nn.MaxPool2d(stage.pool, 2))
+        for number, kernel, stride, padding in stage.convolutions:
+            weight = network[f"features.{number}.weight"]
+            one = torch.nn.Conv2d(weight.shape[1], weight.shape[0], kernel, stride, padding)
+            one.load_state_dict({p: network[f"features.{number}.{p}"] for p in ("weight", "bias")})
+            layers += [one, torch.nn.ReLU()]
+        taps.append(len(layers))
+    total = 0.0
+    mean, deviation = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
+    x, y = (((p / 127.5 - 1) - mean) / deviation for p in (a, b))
+    u, v = (torch.tensor(p.transpose(2, 0, 1)[None], dtype=torch.float32) for p in (x, y))
+    for tap, (start, end) in enumerate(zip([0, *taps], taps, strict=False)):
+        for layer in layers[start:end]:
+            u, v = layer(u), layer(v)
+        f, g = (t[0].detach().double().numpy() for t in (u, v))
+        f, g = (t / np.maximum(np.sqrt((t**2).sum(axis=0)), 1e-10) for t in (f, g))
+        weights = heads[f"lin{tap}.model.1.weight"].double().numpy().reshape(-1, 1, 1)
+        total += float((weights * (f - g) ** 2).sum(axis=0).mean())
+    return total
+
+
+@pytest.mark.parametrize("net", STAGES)
+def test_lpips_is_the_formula(net: str, tmp_path: Path) -> None:
+    files = lpips_files(tmp_path, net)
+    network, heads = (torch.load(path, weights_only=True) for path in files)
+    first = pictures(3, (47, 41))
+    second = blurred(first)
+    found = load_lpips(*files, CPU).distances(first, second)
+    expected = [
+        by_the_formula(net, network, heads, a, b) for a, b in zip(first, second, strict=True)
+    ]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert min(expected) > 0
+
+
+@pytest.mark.parametrize("net", STAGES)
+def test_lpips_of_a_picture_with_itself_and_back(net: str, tmp_path: Path) -> None:
+    lpips = load_lpips(*lpips_files(tmp_path, net), CPU)
+    first = pictures(2)
+    second = blurred(first)
+    assert lpips.distances(first, first).tolist() == [0, 0]
+    there, back = lpips.distances(first, second), lpips.distances(second, first)
+    assert there == pytest.approx(back)
+    deep = [p.astype(np.uint16) * 257 for p in (first, second)]
+    assert lpips.distances(*deep) == pytest.approx(there, rel=1e-4)
+
+
+def test_lpips_from_one_file_with_both(tmp_path: Path) -> None:
+    """As ``torch.save(lpips.LPIPS().state_dict())`` writes it."""
+    network, heads = (torch.load(path, weights_only=True) for path in lpips_files(tmp_path))
+    inner = {
+        f"net.slice1.{name.removeprefix('features.')}": t
+        for name, t in network.items()
+        if "feat" in name
+    }
+    torch.save(inner | heads, tmp_path / "whole.pth")
+    apart, whole = (
+        load_lpips(*files, CPU).distances(pictures(2), blurred(pictures(2)))
+        for files in (
+            (tmp_path / "network.pth", tmp_path / "heads.pth"),
+            (tmp_path / "whole.pth",) * 2,
+        )
+    )
+    assert apart.tolist() == whole.tolist()
+
+
+def test_lpips_refuses_what_is_too_small(tmp_path: Path) -> None:
+    lpips = load_lpips(*lpips_files(tmp_path), CPU)
+    lpips.distances(pictures(1, (31, 31)), pictures(1, (31, 31)))
+    with pytest.raises(UsageError, match="31 pixels"):
+        lpips.distances(pictures(1, (40, 30)), pictures(1, (40, 30)))
+
+
+# --------------------------------------------------------------------------------------------- FID
+def gaussian(features: np.ndarray) -> Gaussian:
+    found = Gaussian()
+    for part in np.array_split(features, 3):
+        found.add(part)
+    return found
+
+
+def test_sums_are_mean_and_covariance() -> None:
+    features = np.random.default_rng(0).normal(3, 2, (50, 6))
+    mean, covariance = gaussian(features).moments()
+    assert mean == pytest.approx(features.mean(axis=0))
+    assert covariance == pytest.approx(np.cov(features, rowvar=False))
+
+
+def test_fid_of_known_gaussians() -> None:
+    """Axis-aligned ones: the distance is that of the means plus that of the deviations, squared."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 5))
+    features -= features.mean(axis=0)
+    features @= np.linalg.inv(
+        np.linalg.cholesky(np.cov(features, rowvar=False)).T
+    )  # now exactly white
+    mean, first, second = rng.normal(size=5), rng.uniform(0.2, 3, 5), rng.uniform(0.2, 3, 5)
+    found = frechet_distance(gaussian(features * first), gaussian(features * second + mean))
+    assert found == pytest.approx(float(((first - second) ** 2).sum() + (mean**2).sum()), rel=1e-8)
+
+
+@pytest.mark.parametrize("count", [2, 5, 60])
+def test_fid_of_a_set_with_itself_is_nothing_and_symmetric(count: int) -> None:
+    """Also of fewer pictures than features, where the covariance has not full rank."""
+    rng = np.random.default_rng(0)
+    one, two = gaussian(rng.normal(size=(count, 20))), gaussian(rng.normal(1, 2, size=(count, 20)))
+    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(one, two) == pytest.approx(frechet_distance(two, one), rel=1e-6)
+
+
+def test_fid_agrees_with_torchmetrics(tmp_path: Path) -> None:
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    inception = load_inception(inception_file(tmp_path / "i.pth"), CPU)
+    first = pictures(24)
+    second = blurred(first)
+
+    class Features(torch.nn.Module):  # type: ignore[misc]
+        num_features = inception.features(first[:1]).shape[1]
+
+        def forward(self, x: Any) -> Any:
+            return torch.from_numpy(inception.features(x.permute(0, 2, 3, 1).numpy()))
+
+    witness = fid.FrechetInceptionDistance(
+        feature=Features(), input_img_size=(3, 36, 40)
+    ).set_dtype(torch.float64)
+    for batch, real in ((first, True), (second, False)):
+        witness.update(torch.from_numpy(batch).permute(0, 3, 1, 2), real=real)
+    ours = frechet_distance(*(gaussian(inception.features(batch)) for batch in (first, second)))
+    assert ours == pytest.approx(float(witness.compute()), rel=1e-3)
+    assert ours > 1e-7
+
+
+def test_inception_gives_a_feature_for_each_channel(tmp_path: Path) -> None:
+    inception = load_inception(inception_file(tmp_path / "i.pth", 3), CPU)
+    found = inception.features(pictures(3))
+    assert found.shape == (3, 18)
+    assert inception.features(pictures(3).astype(np.uint16) * 257) == pytest.approx(found, rel=1e-3)
+    assert np.abs(found[0] - found[1]).max() > 1e-4
+
+
+# -------------------------------------------------------------------------- files that are not ours
+class Harm:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, ("/tmp/never", "w"))
+
+
+def changed(path: Path, **tensors: Any) -> Path:
+    found = torch.load(path, weights_only=True) | {
+        k.replace("__", "."): v for k, v in tensors.items()
+    }
+    torch.save({name: tensor for name, tensor in found.items() if tensor is not None}, path)
+    return path
+
+
+WRONG = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "no zip": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
+    "code": lambda path: torch.save({"features.0.weight": Harm()}, path),
+    "a list": lambda path: torch.save([torch.zeros(3)], path),
+    "other names": lambda path: torch.save({"x": torch.zeros(3)}, path),
+    "not finite": lambda path: changed(path, extra=torch.tensor([float("nan")])),
+    "text": lambda path: torch.save({"features.0.weight": "text"}, path),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("which", ["network", "heads", "fid"])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_file_is_one_line_that_names_it(name: str, which: str, tmp_path: Path) -> None:
+    network, heads = lpips_files(tmp_path)
+    fid = inception_file(tmp_path / "inception.pth")
+    path = {"network": network, "heads": heads, "fid": fid}[which]
+    if name == "not finite" or path.exists():
+        WRONG[name](path)
+    with pytest.raises(CheckpointError) as refused:
+        load_learned((network, heads), fid, "cpu")
+    assert path.name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_tensors_of_wrong_shapes_are_refused(tmp_path: Path) -> None:
+    network, heads = lpips_files(tmp_path)
+    changed(network, features__3__weight=drawn(0, 4, 5, 5, 5))
+    with pytest.raises(CheckpointError, match=r"features\.3"):
+        load_lpips(network, heads, CPU)
+    network, heads = lpips_files(tmp_path)
+    with pytest.raises(CheckpointError, match="lin2"):
+        load_lpips(network, changed(heads, lin2__model__1__weight=drawn(0, 1, 9, 1, 1)), CPU)
+    fid = inception_file(tmp_path / "i.pth")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_inception(changed(fid, Mixed_6b__branch7x7_2__conv__weight=drawn(0, 2, 9, 1, 7)), CPU)
+    fid = inception_file(tmp_path / "i.pth")
+    with pytest.raises(CheckpointError, match=r"hold no Mixed_5c\.branch1x1"):
+        load_inception(changed(fid, Mixed_5c__branch1x1__conv__weight=None), CPU)
+    fid = inception_file(tmp_path / "i.pth")
+    with pytest.raises(CheckpointError, match="too large"):
+        load_inception(changed(fid, Conv2d_1a_3x3__bn__bias=torch.zeros(1_000_000)), CPU)
+
+
+# ---------------------------------------------------------------------------------- in an evaluation
+def test_doing_nothing_stands_beside(tmp_path: Path) -> None:
+    opened = open_corpus(write_corpus(tmp_path / "c", {"test": 6}, crops=2))
+    learned = load_learned(lpips_files(tmp_path), inception_file(tmp_path / "i.pth"), "cpu")
+    cell = evaluate_model(Identity(), opened, opened.pairs("test"), learned=learned)
+    for name in ("lpips", "fid"):
+        assert cell.scores[name] == cell.nothing[name] > 0
+        assert cell.gain[name] == 0
+    assert cell.gain_interval["lpips"] == (0, 0)
+    assert cell.gain_interval["fid"] is None
+    assert any("2,048" in note for note in cell.notes)
+    assert all("lpips" in row.scores and "fid" not in row.scores for row in cell.rows)
+
+
+def test_fid_of_one_picture_is_refused(tmp_path: Path) -> None:
+    opened = open_corpus(write_corpus(tmp_path / "c", {"test": 1}))
+    learned = load_learned(None, inception_file(tmp_path / "i.pth"), "cpu")
+    with pytest.raises(CorpusError, match="two pictures"):
+        evaluate_model(Identity(), opened, opened.pairs("test"), learned=learned)
+
+
+def run_command(*argv: str) -> tuple[int, str]:
+    from click.testing import CliRunner
+
+    done = CliRunner().invoke(group, ["evaluate", *argv])
+    if isinstance(done.exception, Img2ImgError):
+        return done.exception.exit_code, str(done.exception)
+    return done.exit_code, done.output
+
+
+def test_command_with_networks_and_limits(tmp_path: Path) -> None:
+    from fake_models import write_run
+
+    run, corpus = write_run(tmp_path / "run"), write_corpus(tmp_path / "c", {"test": 4})
+    (network, heads), fid = lpips_files(tmp_path), inception_file(tmp_path / "i.pth")
+    argv = [str(run), "--on", str(corpus), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    brought = ["--lpips", str(network), str(heads), "--fid", str(fid)]
+    code, said = run_command(*argv, *brought, "--fail-under", "lpips=9", "--fail-under", "psnr=0")
+    assert code == 0, said
+    assert "2,048" in said
+    page = json.loads((tmp_path / "out" / "matrix.json").read_text())
+    assert network.name in page["protocol"]["networks"]["lpips"]
+    assert page["protocol"]["metrics"]["fid"]["better"] == "lower"
+    head = (tmp_path / "out" / "matrix.csv").read_text().partition("\n")[0].split(",")
+    assert {"lpips", "lpips_nothing", "fid", "fid_nothing"} <= set(head)
+    assert "LPIPS" in (tmp_path / "out" / "index.html").read_text()
+    wanted = ["--fail-under", "lpips=0", "--fail-under", "psnr=99", "--fail-under", "mae=255"]
+    code, said = run_command(*argv, *brought, *wanted)
+    assert code == 1
+    short = [line for line in said.splitlines() if "is worse than" in line]
+    assert len(short) == 2
+    assert "LPIPS" in short[0] + short[1]
+    assert "lower is better" in short[0] + short[1]
+
+
+def test_a_limit_on_a_metric_without_its_network_is_one_line() -> None:
+    with pytest.raises(UsageError, match="give --lpips too"):
+        parse_limits(["lpips=0.2"])
+    assert parse_limits(["lpips=0.2"], ["lpips"]) == {"lpips": 0.2}
+    for text in ("psnr=nan", "psnr=inf"):
+        with pytest.raises(UsageError, match="no number"):
+            parse_limits([text])

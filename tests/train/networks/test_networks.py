@@ -1,0 +1,248 @@
+"""Every network keeps its size, names what does not fit, and has as many parameters as the published one."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from img2img_data.core.errors import UsageError
+from img2img_train.networks.generators import mirrored
+from img2img_train.networks.layers import ReflectionPad
+from img2img_train.networks.registry import (
+    NETWORKS,
+    Discriminator,
+    Generator,
+    NetworkSpec,
+    Norm,
+    build,
+    count_parameters,
+    describe,
+    skeleton,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GENERATORS = get_args(Generator)
+DISCRIMINATORS = get_args(Discriminator)
+
+
+def test_every_row_is_a_generator_or_a_discriminator() -> None:
+    assert list(NETWORKS) == [*GENERATORS, *DISCRIMINATORS]
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_keep_the_size(name: Generator, norm: Norm) -> None:
+    spec = describe(name, (1, 2), 2, norm)
+    side = max(spec.multiple, NETWORKS[name].smallest)
+    for height, width in ((side, 2 * side), (2 * side + spec.multiple, side)):
+        spec.check_size(height, width)
+        made = build(spec, 0)(torch.rand(2, 1, height, width) * 2 - 1)
+        assert made.shape == (2, 2, height, width)
+        assert float(made.detach().abs().max()) <= 1
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_mirror_other_sizes_and_cut_them_back(name: Generator) -> None:
+    spec = describe(name, (2, 3), 2)
+    network, side = build(spec, 0).eval(), spec.smallest
+    for height, width in ((side - 1, side), (side, side // 2 + 1), (side + 1, 2 * side), (1, 3)):
+        x = torch.rand(1, 2, height, width) * 2 - 1
+        filled = np.pad(
+            x.numpy(),
+            [(0, 0), (0, 0), *((0, spec.room(s) - s) for s in (height, width))],
+            "reflect",
+        )
+        made = network(x)
+        assert made.shape == (1, 3, height, width)
+        assert torch.equal(made, network(torch.from_numpy(filled))[..., :height, :width])
+
+
+@pytest.mark.parametrize(("side", "length"), [(1, 7), (2, 9), (3, 4), (3, 16), (16, 16)])
+def test_mirrored_is_reflection(side: int, length: int) -> None:
+    x = torch.arange(2.0 * side).view(1, 2, side)
+    wanted = np.pad(x.numpy(), [(0, 0), (0, 0), (0, length - side)], "reflect")
+    assert np.array_equal(mirrored(x, 2, length).numpy(), wanted)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_padding_of_slices_is_reflection_and_so_is_its_gradient(width: int) -> None:
+    pad, x = ReflectionPad(width), torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 3, 5 + 2 * width, 7 + 2 * width, dtype=torch.float64)
+    usual, joined = pad(x), pad.joined(x)
+    assert torch.equal(usual, joined)
+    gradients = [torch.autograd.grad((made * weights).sum(), x)[0] for made in (usual, joined)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_repeat_themselves_on_cuda(name: Generator) -> None:
+    net = build(NetworkSpec(name=name, width=4), 0).cuda()
+    torch.use_deterministic_algorithms(True)
+    try:
+        side = max(64, NETWORKS[name].smallest)
+        net(torch.randn(2, 3, side, side, device="cuda")).square().sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_discriminators_judge_from_the_smallest_size_on(name: Discriminator, norm: Norm) -> None:
+    spec, side = describe(name, (3, 1), 2, norm), NETWORKS[name].smallest
+    spec.check_size(side, side + 1, 1)
+    verdicts = build(spec, 0)(torch.rand(1, 3, side, side + 1))
+    assert verdicts.shape[:2] == (1, 1)
+    assert verdicts.numel() >= 1
+    with pytest.raises(UsageError, match=f"at least {side} pixels"):
+        spec.check_size(side - 1, side)
+
+
+@pytest.mark.parametrize("name", [name for name, row in NETWORKS.items() if row.multiple > 1])
+def test_sizes_that_do_not_fit_are_named(name: Generator) -> None:
+    spec = describe(name, (3, 3), 2)
+    side, tiny = 2 * spec.smallest, spec.smallest // 3
+    spec.check_size(side, side + 1)
+    with pytest.raises(
+        UsageError,
+        match=f"multiple of {spec.multiple}: .*{tiny}x{tiny} .*--size {spec.smallest}, or",
+    ):
+        spec.check_size(tiny, tiny)
+
+
+def test_a_single_value_is_not_normalised_by_itself() -> None:
+    small, deep = describe("unet", (3, 3), 4), describe("unet-64", (3, 3), 4, bottleneck_norm=True)
+    for spec, side in ((small, 16), (deep, 64)):
+        spec.check_size(side, side, 2)
+        with pytest.raises(UsageError, match="a single value by itself"):
+            spec.check_size(side, side, 1)
+        with pytest.raises(ValueError, match="more than 1 value"):
+            build(spec, 0)(torch.rand(1, 3, side, side))
+    describe("unet-64", (3, 3), 4).check_size(64, 64, 1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_depend_on_the_seed_alone(name: Generator) -> None:
+    spec = describe(name, (3, 3), 8)
+    state = torch.get_rng_state()
+    one, same, other = (build(spec, seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not all(torch.equal(one[k], other[k]) for k in one)
+    weights = torch.cat([v.flatten() for v in one.values() if v.ndim == 4])
+    assert float(weights.std()) == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "millions", "tensors"),
+    [
+        ("unet-256", (3, 3), 54.414, 82),
+        ("unet-128", (3, 3), 41.829, 70),
+        ("resnet-9", (3, 3), 11.378, 48),
+        ("resnet-6", (3, 3), 7.838, 36),
+        ("patch-70", (6, 1), 2.769, 22),
+        ("patch-1", (6, 1), 0.009, 9),
+    ],
+)
+def test_parameters_and_tensors_are_as_many_as_published(
+    name: Generator, channels: tuple[int, int], millions: float, tensors: int
+) -> None:
+    network = skeleton(describe(name, channels, 64))
+    assert count_parameters(network) / 1e6 == pytest.approx(millions, abs=5e-4)
+    assert len(network.state_dict()) == tensors
+
+
+def test_tensors_are_named_as_in_the_published_checkpoints() -> None:
+    unet, resnet = (
+        skeleton(describe(name, (3, 3), 64)).state_dict() for name in ("unet-256", "resnet-9")
+    )
+    assert next(iter(unet)) == "model.model.0.weight"
+    assert list(unet)[-2:] == ["model.model.3.weight", "model.model.3.bias"]
+    deepest = "model.model." + "1.model." + "3.model." * 6
+    assert {f"{deepest}1.weight", f"{deepest}3.weight", f"{deepest}4.running_var"} <= unet.keys()
+    assert list(resnet)[:2] == ["model.1.weight", "model.1.bias"]
+    assert {
+        "model.10.conv_block.1.weight",
+        "model.18.conv_block.5.bias",
+        "model.26.weight",
+    } <= resnet.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in DISCRIMINATORS if name.startswith("patch-")])
+def test_a_verdict_sees_a_patch_of_the_named_size(name: Discriminator) -> None:
+    patch = int(name.removeprefix("patch-"))
+    net = build(describe(name, (1, 1), 2, "none"), 0)
+    x = torch.rand(1, 1, 2 * patch + 64, 2 * patch + 64, requires_grad=True)
+    verdicts = net(x)
+    verdicts[0, 0, verdicts.shape[2] // 2, verdicts.shape[3] // 2].backward()
+    assert x.grad is not None
+    seen = x.grad[0, 0].nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [patch, patch]
+
+
+def test_the_whole_picture_has_one_verdict() -> None:
+    net = build(describe("global", (3, 1), 2), 0)
+    assert net(torch.rand(2, 3, 40, 70)).shape == (2, 1, 1, 1)
+
+
+def test_dropout_is_on_the_three_innermost_levels() -> None:
+    layers = list(build(describe("unet-256", (3, 3), 2), 0).modules())
+    drops = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Dropout)]
+    ups = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert [sum(up < drop for up in ups) for drop in drops] == [1, 2, 3]
+    assert not [
+        x
+        for x in build(describe("resnet-9", (3, 3), 2), 0).modules()
+        if isinstance(x, torch.nn.Dropout)
+    ]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("sides", [(64, 64), (33, 50)])
+def test_a_residual_network_makes_what_is_added_to_its_input(
+    name: Generator, sides: tuple[int, int]
+) -> None:
+    plain, residual = (
+        build(describe(name, (3, 3), 2, residual=r), 0).eval() for r in (False, True)
+    )
+    x = torch.rand(1, 3, *sides)
+    assert torch.equal(residual(x), x + plain(x))
+
+
+def test_what_a_network_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="1 channels to an output of 2"):
+        describe("unet", (1, 2), 4, residual=True)
+    with pytest.raises(UsageError, match="'autoencoder': has no dropout"):
+        describe("autoencoder", (3, 3), 4, dropout=0.5)
+    with pytest.raises(UsageError, match="'resnet-9': has no bottleneck"):
+        describe("resnet-9", (3, 3), 4, bottleneck_norm=True)
+
+
+def test_absurd_sizes_are_refused_before_they_take_memory() -> None:
+    for name in ("unet-256", "autoencoder"):
+        with pytest.raises(UsageError, match="more than 1,073,741,824"):
+            build(NetworkSpec(name=name, width=1024))
+    for wrong in (
+        {"width": 4096},
+        {"inputs": 10**6},
+        {"dropout": 1.0},
+        {"name": "x"},
+        {"levels": 99},
+    ):
+        with pytest.raises(ValidationError):
+            NetworkSpec(**{"name": "unet-256", **wrong})
+
+
+def test_a_spec_of_an_earlier_version_still_means_the_same() -> None:
+    old = NetworkSpec.model_validate({"name": "unet", "inputs": 3, "outputs": 3, "width": 8})
+    assert (old.norm, old.dropout, old.bottleneck_norm, old.residual) == (
+        "batch",
+        0.0,
+        False,
+        False,
+    )

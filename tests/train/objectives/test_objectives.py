@@ -1,0 +1,274 @@
+"""Every objective: finite, its phases apart, as the papers have it."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_corpus import write_corpus, write_domains
+from small_runs import small_config, small_training
+
+from img2img_data.core.errors import UsageError
+from img2img_train.config import RunConfig, config_of, options, settings
+from img2img_train.objectives import losses as adversarial
+from img2img_train.objectives import registry as objectives
+from img2img_train.objectives.registry import (
+    OBJECTIVES,
+    Batch,
+    CycleGan,
+    DualGan,
+    Objective,
+    Pix2Pix,
+)
+from img2img_train.runs import checkpoint as checkpoints
+from img2img_train.runs import folder as run
+from img2img_train.runs.folder import RunFolder
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GAMES = [loss for loss, model in OBJECTIVES.items() if "gan_mode" in model.model_fields]
+MODES = ["vanilla", "lsgan", "wgan", "wgan-gp"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(
+        tmp_path_factory.mktemp("data") / "corpus", {"train": 6, "val": 2}, size=(16, 32)
+    )
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_domains(tmp_path_factory.mktemp("data") / "domains", 5)
+
+
+def a_batch(seed: int = 0) -> Batch:
+    pictures = torch.rand(2, 2, 3, 32, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return Batch(pictures[0], pictures[1])
+
+
+# -------------------------------------------------------------------------------------- settings
+def test_a_setting_means_the_same_wherever_it_stands() -> None:
+    for name, known in settings().items():
+        models = [RunConfig, *(OBJECTIVES[loss] for loss, _ in known)]
+        fields = [model.model_fields[name] for model in models if name in model.model_fields]
+        assert len({(str(f.annotation), f.description, str(f.metadata)) for f in fields}) == 1, name
+        assert fields[0].description
+    assert not RunConfig.model_fields.keys() & Objective.model_fields.keys()
+    assert set(options().model_fields) == set(settings())
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_a_configuration_survives_its_file(loss: str) -> None:
+    config = small_config(loss, "corpus")
+    assert RunConfig(**config.model_dump(mode="json")) == config
+    assert isinstance(config.objective, OBJECTIVES[loss])
+    assert set(OBJECTIVES[loss]().usual()) <= set(RunConfig.model_fields)
+
+
+def test_what_was_published_is_filled_in_and_overridden() -> None:
+    published = RunConfig(corpora="c", loss="pix2pix")
+    assert (published.batch, published.epochs, published.epochs_decay, published.lr) == (
+        1,
+        200,
+        100,
+        2e-4,
+    )
+    assert RunConfig(corpora="c", loss="cyclegan", epochs=6).epochs_decay == 3
+    assert RunConfig(corpora="c", loss="cyclegan", epochs=6, epochs_decay=0, batch=4).batch == 4
+    assert RunConfig(corpora="c", loss="dualgan", gan_mode="wgan").lr == 5e-5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"loss": "l2", "identity": 1},
+            "'--identity': is no setting of the loss l2; it is one of cyclegan",
+        ),
+        ({"loss": "pix2pixel"}, "'--loss': 'pix2pixel' is unknown; did you mean 'pix2pix'"),
+        ({"objective": {}}, "'--objective': unknown"),
+        ({"loss": "cgan", "gan_mod": "x"}, "'--gan-mod': unknown; did you mean 'gan_mode'"),
+        ({"loss": "cgan", "gan_mode": "x"}, "'--gan-mode': 'x' is unknown; choose one of"),
+        ({"loss": "pix2pix", "d_weight": 0}, "'--d-weight'.*greater than 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        config_of({"corpora": "c", **given})
+
+
+# ------------------------------------------------------------------------------------------ laws
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_each_phase_moves_its_own_networks_alone(corpus: Path, tmp_path: Path, loss: str) -> None:
+    state, batch = small_training(loss, corpus, tmp_path), a_batch()
+    assert {module for phase in state.phases for module in phase.modules} == set(state.nets)
+    for phase in state.phases:
+        before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
+        state.stepper.train_only(*state.phases)
+        made = state.objective.forward(state.nets, batch)
+        state.stepper.train_only(phase)
+        losses = state.objective.losses(phase.name, state.nets, batch, made, made)
+        torch.stack(list(losses.values())).sum().backward()
+        state.optimizers[phase.name].step()
+        state.objective.after(phase.name, state.nets)
+        for name, net in state.nets.items():
+            moved = any(
+                not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True)
+            )
+            assert moved == (name in phase.modules), (phase.name, name)
+            net.zero_grad()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("loss", GAMES)
+def test_every_game_in_every_mode_stays_finite(
+    corpus: Path, tmp_path: Path, loss: str, mode: str, precision: str
+) -> None:
+    state = small_training(loss, corpus, tmp_path, gan_mode=mode, lr=1e-3, precision=precision)
+    seen: set[str] = set()
+    for number in range(4):
+        losses = state.step(a_batch(number))
+        assert all(
+            value.dtype == torch.float32 and math.isfinite(value.detach())
+            for value in losses.values()
+        )
+        seen |= losses.keys()
+        state.progress = state.progress.model_copy(update={"step": number + 1})
+    assert any(name.endswith("penalty") for name in seen) == (mode == "wgan-gp")
+    assert len(seen) == len({name.lower() for name in seen})
+
+
+@pytest.mark.parametrize("loss", [loss for loss in OBJECTIVES if loss not in ("gan", "cgan")])
+def test_what_is_to_be_alike_becomes_alike(corpus: Path, tmp_path: Path, loss: str) -> None:
+    state, batch = small_training(loss, corpus, tmp_path, width=8, lr=2e-3), a_batch()
+    wanted = ("l1", "cycle") if loss in GAMES else ()  # without a game every term is a difference
+    found = []
+    for number in range(40):
+        losses = state.step(batch)
+        found.append(
+            [float(v.detach()) for n, v in losses.items() if not wanted or n.startswith(wanted)]
+        )
+        state.progress = state.progress.model_copy(update={"step": number + 1})
+    found = [sum(row) for row in found if row]
+    assert found[-1] < 0.85 * found[0]
+
+
+# ---------------------------------------------------------------------------------------- papers
+def test_discriminators_see_what_the_paper_says() -> None:
+    seen = {
+        loss: OBJECTIVES[loss]().networks((1, 2)) for loss in ("gan", "l1+gan", "cgan", "pix2pix")
+    }
+    assert {loss: specs["discriminator"].inputs for loss, specs in seen.items()} == {
+        "gan": 2, "l1+gan": 2, "cgan": 3, "pix2pix": 3
+    }  # fmt: skip
+    both = DualGan().networks((1, 2))
+    assert {name: (spec.inputs, spec.outputs) for name, spec in both.items()} == {
+        "generator": (1, 2), "inverse": (2, 1), "discriminator_target": (2, 1), "discriminator_input": (1, 1)
+    }  # fmt: skip
+
+
+def test_norms_follow_the_generator_and_the_penalty() -> None:
+    norms = {
+        (loss, mode): OBJECTIVES[loss](gan_mode=mode).judge(3).norm
+        for loss in ("pix2pix", "cyclegan")
+        for mode in ("vanilla", "wgan-gp")
+    }
+    assert norms["pix2pix", "vanilla"] == "batch"
+    assert {norms[key] for key in norms if key != ("pix2pix", "vanilla")} == {"instance"}
+
+
+def test_identity_between_unequal_channels_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match="'--identity': compares pictures of 1 and 2 channels; give --identity 0"
+    ):
+        CycleGan().networks((1, 2))
+    assert len(CycleGan(identity=0).networks((1, 2))) == 4
+
+
+def test_losses_of_verdicts_are_the_published_formulas() -> None:
+    verdicts = torch.tensor([-2.0, 0.5, 3.0])
+    chance = torch.sigmoid(verdicts)
+    assert adversarial.fooling("vanilla", verdicts) == pytest.approx(float(-chance.log().mean()))
+    assert adversarial.fooling("lsgan", verdicts) == pytest.approx(
+        float(((verdicts - 1) ** 2).mean())
+    )
+    assert adversarial.fooling("wgan-gp", verdicts) == pytest.approx(float(-verdicts.mean()))
+
+    class Given(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    real, made = verdicts, verdicts.flip(0) * 2
+    terms = adversarial.judging("vanilla", Given(), real, made, 0.5)
+    assert terms["real"] == pytest.approx(0.5 * float(-chance.log().mean()))
+    assert terms["made"] == pytest.approx(
+        0.5 * float(-(1 - torch.sigmoid(made)).log().mean()), rel=1e-4
+    )
+    terms = adversarial.judging("wgan", Given(), real, made, 1)
+    assert terms["real"] + terms["made"] == pytest.approx(float(made.mean() - real.mean()))
+
+
+def test_the_penalty_is_the_distance_of_the_slope_from_one() -> None:
+    net = torch.nn.Conv2d(1, 1, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 3.0)
+    slope = 3 / 16 * math.sqrt(16)
+    found = adversarial.gradient_penalty(net, torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4))
+    assert float(found.detach()) == pytest.approx((slope - 1) ** 2, rel=1e-5)
+
+
+def test_clipped_weights_stay_in_their_bounds(corpus: Path, tmp_path: Path) -> None:
+    state = small_training("dualgan", corpus, tmp_path, gan_mode="wgan", critic_steps=1, lr=1e-2)
+    assert all(isinstance(o, torch.optim.RMSprop) for o in state.optimizers.values())
+    state.step(a_batch())
+    for name, net in state.nets.items():
+        largest = max(float(p.detach().abs().max()) for p in net.parameters())
+        assert (largest <= 0.01 + 1e-9) == name.startswith("discriminator")
+
+
+def test_the_generator_waits_for_its_critic(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    loop.fit(small_config("dualgan", corpus, out, critic_steps=2, epochs=1), Display())
+    [row, *_] = run.read_log(out)
+    state = checkpoints.read_checkpoint(RunFolder(out).latest)
+    steps = {
+        k: int(t)
+        for k, t in state.tensors.items()
+        if k.startswith("optimizer/") and k.endswith("/step")
+    }
+    assert {v for k, v in steps.items() if "discriminator" in k} == {3}
+    assert {v for k, v in steps.items() if "generator" in k} == {1}
+    assert {"d_input_real", "gan_there", "cycle_target"} <= row["losses"].keys()
+
+
+def test_half_of_the_discriminators_objective_is_the_default() -> None:
+    assert {loss: OBJECTIVES[loss]().model_dump()["d_weight"] for loss in GAMES} == {
+        "gan": 0.5, "cgan": 0.5, "l1+gan": 0.5, "pix2pix": 0.5, "cyclegan": 0.5, "dualgan": 1.0
+    }  # fmt: skip
+    assert Pix2Pix().l1_weight == 100
+    assert (CycleGan().cycle_weight, CycleGan().identity, CycleGan().pool) == (10, 0.5, 50)
+    assert (DualGan().reconstruction_weight, DualGan().clip) == (500, 0.01)
+
+
+def test_the_example_of_contributing_works(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    code, row = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[2:]
+    assert '"charbonnier": Charbonnier' in row
+    names = {**vars(objectives), "__name__": objectives.__name__}
+    exec("from __future__ import annotations\n" + code, names)
+    monkeypatch.setitem(OBJECTIVES, "charbonnier", names["Charbonnier"])
+    state = small_training("charbonnier", corpus, tmp_path / "run", epsilon=0.01)
+    assert state.config.objective.model_dump()["epsilon"] == 0.01
+    (loss,) = state.step(a_batch()).values()
+    assert math.isfinite(float(loss.detach()))
+    with pytest.raises(UsageError, match=r"'--epsilon'.*it is one of charbonnier"):
+        config_of({"corpora": "c", "loss": "l2", "epsilon": 0.1})

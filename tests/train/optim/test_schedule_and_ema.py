@@ -1,0 +1,216 @@
+"""Learning rates at known steps, averages of generators, and that both survive an interruption exactly."""
+
+from __future__ import annotations
+
+import math
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interrupted import Killer, tree
+from small_corpus import write_corpus
+from small_runs import small_config, small_training
+
+from img2img_data.core.errors import CheckpointError, UsageError
+from img2img_data.images import io as images
+from img2img_train.config import RunConfig, config_of
+from img2img_train.data import loader as batches
+from img2img_train.inference.onnx_export import export_weights
+from img2img_train.metrics.image import METRICS
+from img2img_train.objectives.registry import OBJECTIVES, Batch
+from img2img_train.optim.lr_schedule import SHAPES, Schedule
+from img2img_train.runs import checkpoint as checkpoints
+from img2img_train.runs.folder import RunFolder, load_generator, read_log
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+from img2img_train.training.signals import Stopped
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(
+        tmp_path_factory.mktemp("data") / "corpus", {"train": 6, "val": 2}, size=(16, 16)
+    )
+
+
+# ------------------------------------------------------------------------------------------- rates
+def test_a_rate_is_constant_then_falls_to_zero() -> None:
+    rates = [Schedule(1.0, 200, 100).rate(step) for step in (0, 99, 100, 101, 150, 199, 200, 250)]
+    assert rates == pytest.approx([1, 1, 1, 0.99, 0.5, 0.01, 0, 0])
+    assert {Schedule(0.5, 200).rate(step) for step in (0, 100, 199)} == {0.5}
+
+
+def test_a_cosine_is_half_way_at_half_time_and_flat_at_both_ends() -> None:
+    falling = Schedule(2.0, 300, 100, "cosine")
+    assert falling.rate(200) == 2
+    assert falling.rate(250) == pytest.approx(1)
+    assert falling.rate(225) == pytest.approx(1 + math.cos(math.pi / 4))
+    assert falling.rate(300) == 0
+    assert falling.rate(200) - falling.rate(201) < 0.1 * (falling.rate(250) - falling.rate(251))
+
+
+def test_warming_up_begins_with_its_share_and_ends_with_the_rate() -> None:
+    rates = [Schedule(1.0, 100, warmup=4).rate(step) for step in range(6)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.integers(1, 500), falling=st.integers(0, 600), warmup=st.integers(0, 600),
+    decay=st.sampled_from(sorted(SHAPES)), step=st.integers(0, 700),
+)  # fmt: skip
+def test_no_rate_is_negative_or_above_the_one_given(
+    steps: int, falling: int, warmup: int, decay: Any, step: int
+) -> None:
+    schedule = Schedule(3e-4, steps, falling, decay, warmup)
+    assert 0 <= schedule.rate(step) <= 3e-4 * (1 + 1e-12)
+    later = [schedule.rate(s) for s in range(warmup, steps + 1)]
+    assert all(a >= b for a, b in pairwise(later))
+
+
+def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: Path) -> None:
+    whole, short = (
+        small_training(
+            "pix2pix", corpus, tmp_path, epochs=4, epochs_decay=2, decay="cosine", max_steps=n
+        )
+        for n in (0, 7)
+    )
+    assert short.data.steps == 7 < whole.data.steps
+    assert all(short.schedule.rate(s) == whole.schedule.rate(s) for s in range(12))
+    short.progress = short.progress.model_copy(update={"step": 9})
+    short.step(a_batch(short))
+    assert {g["lr"] for o in short.optimizers.values() for g in o.param_groups} == {
+        whole.schedule.rate(9)
+    }
+
+
+def a_batch(training: loop.Training) -> Batch:
+    step = training.data.plan.step(0, False)
+    raw = batches.Raw(*training.data.train.gather(step.indices, step.others), None)
+    return batches.to_device(raw, torch.device("cpu"))
+
+
+def test_a_way_to_fall_asked_for_is_one_that_falls() -> None:
+    def falling(**values: Any) -> int:
+        return RunConfig(corpora="c", **values).epochs_decay
+
+    assert falling() == falling(loss="dualgan") == 0
+    assert falling(decay="cosine", epochs=7) == 7
+    assert falling(decay="cosine") == 50
+    assert falling(decay="linear", loss="dualgan") == 200
+    assert falling(decay="cosine", loss="pix2pix", epochs=10) == 5
+    assert falling(decay="cosine", epochs_decay=0) == 0
+    again = RunConfig(corpora="c", decay="cosine", epochs_decay=0).model_dump()
+    assert RunConfig(**again, out="").epochs_decay == 0
+
+
+# ---------------------------------------------------------------------------------------- averages
+def test_an_average_follows_slowly_and_copies_statistics(corpus: Path, tmp_path: Path) -> None:
+    training = small_training("l1", corpus, tmp_path, ema=0.9, norm="batch", lr=1e-2)
+    shadow = training.state.shadow
+    assert shadow is not None
+    expected = {k: t.clone() for k, t in training.nets["generator"].named_parameters()}
+    for number in range(1, 4):
+        training.step(a_batch(training))
+        training.progress = training.progress.model_copy(update={"step": number})
+        decay = min(0.9, (1 + number) / (10 + number))
+        for name, now in training.nets["generator"].named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * now.detach()
+    for name, kept in shadow.nets["generator"].named_parameters():
+        torch.testing.assert_close(kept, expected[name])
+        assert not kept.requires_grad
+    pairs = zip(
+        shadow.nets["generator"].buffers(), training.nets["generator"].buffers(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("loss", ["l1", "pix2pix", "cyclegan", "dualgan"])
+def test_averages_warmth_and_fall_continue_exactly(loss: str, corpus: Path, tmp_path: Path) -> None:
+    def fit(out: str, display: Display) -> None:
+        more = {"ema": 0.99, "warmup": 3, "decay": "cosine", "epochs_decay": 1, "flip": True}
+        loop.fit(small_config(loss, corpus, tmp_path / out, checkpoint_seconds=0, **more), display)
+
+    fit("whole", Display())
+    with pytest.raises(Stopped, match="at step 4"):
+        fit("cut", Killer("training", 4 * 2, signal.SIGTERM))
+    fit("cut", Display())
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+    kept = checkpoints.read_checkpoint(RunFolder(tmp_path / "cut").latest)
+    makers = OBJECTIVES[loss]().makers()
+    assert {name.split("/")[1] for name in kept.tensors if name.startswith("ema/")} == set(makers)
+
+
+def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    loop.fit(small_config("l2", corpus, run, ema=0.8, lr=5e-3, epochs=4), Display())
+    model = load_generator(run, "cpu")
+    kept = checkpoints.read_checkpoint(model.path)
+    for key, tensor in model.generator.state_dict().items():
+        assert torch.equal(tensor, kept.tensors[f"ema/generator/{key}"])
+    assert any(
+        not torch.equal(
+            kept.tensors[f"network/generator/{key}"], kept.tensors[f"ema/generator/{key}"]
+        )
+        for key in model.generator.state_dict()
+    )
+    pairs = [
+        [images.read(corpus / f"val/{h}/00{n}.png").pixels for h in ("input", "target")]
+        for n in (0, 1)
+    ]
+    psnr = [
+        METRICS["psnr"].measure(model.restore(given[None])[0], target) for given, target in pairs
+    ]
+    best = max(row["psnr"] for row in read_log(run) if row["kind"] == "validation")
+    assert sum(psnr) / 2 == pytest.approx(best, abs=0.02)
+    export_weights(model, tmp_path / "alone.safetensors")
+    alone = load_generator(tmp_path / "alone.safetensors", "cpu")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(alone.generator.parameters(), model.generator.parameters(), strict=True)
+    )
+
+
+def test_a_checkpoint_without_its_average_is_refused(corpus: Path, tmp_path: Path) -> None:
+    config = small_config("l1", corpus, tmp_path, ema=0.5, checkpoint_seconds=0)
+    with pytest.raises(Stopped):
+        loop.fit(config, Killer("training", 4, signal.SIGTERM))
+    folder = RunFolder(tmp_path)
+    good = checkpoints.read_checkpoint(folder.latest)
+    rest = {k: t for k, t in good.tensors.items() if not k.startswith("ema/")}
+    checkpoints.write_checkpoint(folder.latest, rest, good.about)
+    with pytest.raises(CheckpointError, match=r"does not fit its network: .* is missing"):
+        loop.fit(config, Display())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("ema", 1), ("ema", -0.1), ("warmup", -1), ("decay", "step"), ("lr", 0)]
+)
+def test_wrong_settings_are_one_line(setting: str, value: Any) -> None:
+    from img2img_train.config import config_of
+
+    with pytest.raises(UsageError, match=f"--{setting}"):
+        config_of({"corpora": "c", setting: value})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"warmup": 1000}, "--warmup"),
+        ({"patience": 1, "validate_every": 0}, "--patience"),
+        ({"loss": "cgan", "clip": 0.1}, "--clip"),
+    ],
+)
+def test_numbers_that_could_not_do_what_they_say_are_refused(
+    wrong: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4, "val": 2}, size=(16, 16))
+    with pytest.raises(UsageError, match=named):
+        loop.plan(config_of({"corpora": str(corpus), "out": str(tmp_path / "run"), **wrong}))

@@ -1,0 +1,645 @@
+"""The trainer's laws: plans, networks, objectives, checkpoints that tell the truth, errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_photo, write_photos
+from small_corpus import spoiled, write_corpus
+
+from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
+from img2img_data.images import io as images
+from img2img_train.cli.main import main
+from img2img_train.config import RunConfig, configure, read_recipe
+from img2img_train.data import dataset as pictures
+from img2img_train.data import loader as batches
+from img2img_train.data.loader import Plan
+from img2img_train.distributed.memory import limited
+from img2img_train.inference.translate import translate
+from img2img_train.metrics.image import METRICS
+from img2img_train.networks.registry import NetworkSpec, build
+from img2img_train.objectives.registry import Batch
+from img2img_train.runs import checkpoint as checkpoints
+from img2img_train.runs import folder as run
+from img2img_train.runs.folder import RunFolder, load_generator
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+from img2img_train.training.signals import Stop
+from img2img_train.training.timing import psnr_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+TINY: dict[str, Any] = {
+    "width": 4,
+    "batch": 4,
+    "epochs": 2,
+    "threads": 1,
+    "samples_every": 0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(
+        tmp_path_factory.mktemp("data") / "corpus", {"train": 10, "val": 3}, size=(16, 32)
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(corpus, tmp_path_factory.mktemp("runs") / "finished")
+
+
+def train(corpus: Path | str, out: Path, **settings: Any) -> Path:
+    loop.fit(RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)}), Display())
+    return out
+
+
+def training(corpus: Path, out: Path, **settings: Any) -> loop.Training:
+    config = loop.resolve(RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)}))
+    objective, device = config.objective, torch.device("cpu")
+    data = loop.Data.open(config, objective)
+    return loop.Training(config, data, objective, device, RunFolder(out), Display(), Stop())
+
+
+def four_pictures(size: int = 32) -> Batch:
+    targets = np.stack([make_photo(i, size, size) for i in range(4)])
+    raw = batches.Raw(np.stack([spoiled(t, 1.5) for t in targets]), targets, None)
+    return batches.to_device(raw, torch.device("cpu"))
+
+
+# ------------------------------------------------------------------------------------------- plans
+@pytest.mark.parametrize(
+    ("counts", "weights", "drawn"),
+    [
+        ((10,), (1,), (10,)),
+        ((10, 30), (1, 1), (20, 20)),
+        ((10, 30), (3, 1), (30, 10)),
+        ((5, 0), (1, 9), (5, 0)),
+    ],
+)
+def test_weights_are_shares_of_an_epoch(counts: Any, weights: Any, drawn: Any) -> None:
+    plan = Plan(counts, weights, 4, 0)
+    assert plan.drawn() == drawn
+    order = plan.order(0)
+    assert len(order) == sum(counts)
+    edges = np.cumsum([0, *counts])
+    for start, end, wanted in zip(edges, edges[1:], drawn, strict=False):
+        seen = Counter(int(i) for i in order if start <= i < end)
+        assert sum(seen.values()) == wanted
+        assert (
+            max(seen.values(), default=0) - min((seen[i] for i in range(start, end)), default=0)
+            <= 1
+        )
+
+
+def test_a_step_is_known_from_its_number_alone() -> None:
+    plan, again = Plan((10, 7), (1, 2), 4, 5), Plan((10, 7), (1, 2), 4, 5)
+    forward = [plan.step(n, True) for n in range(12)]
+    backward = [again.step(n, True) for n in reversed(range(12))][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        assert np.array_equal(a.indices, b.indices)
+        assert np.array_equal(a.flips, b.flips)
+    assert not np.array_equal(plan.order(0), plan.order(1))
+    assert not np.array_equal(plan.order(0), Plan((10, 7), (1, 2), 4, 6).order(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, workers: int) -> None:
+    config = RunConfig(corpora=corpus)
+    pairs = pictures.open_pairs(config, "train")
+    assert pairs is not None
+    plan = Plan(pairs.counts, (1,), 4, 0)
+    plain = list(batches.steps(plan, pairs, range(1, 5), True, 0))
+    state = torch.get_rng_state()
+    other = list(
+        batches.steps(plan, pictures.store_of(pairs, cache, workers), range(1, 5), True, workers)
+    )
+    assert torch.equal(state, torch.get_rng_state())
+    for a, b in zip(plain, other, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(vars_of(a), vars_of(b), strict=True))
+
+
+def vars_of(raw: batches.Raw) -> tuple[Any, ...]:
+    return raw.inputs, raw.targets, raw.flips
+
+
+def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    raw = batches.Raw(values, values[:, ::-1].copy(), np.array([[True], [True]]))
+    batch = batches.to_device(raw, torch.device("cpu"))
+    assert float(batch.input.min()) == -1
+    assert float(batch.input.max()) == 1
+    assert np.array_equal(batches.to_bytes(batch.input).numpy(), values[:, :, ::-1])
+    assert np.array_equal(batches.to_bytes(batch.target).numpy(), values[:, ::-1, ::-1])
+
+
+# ------------------------------------------------------------------------------ the original work
+def test_the_autoencoder_is_the_one_of_the_original_work() -> None:
+    shapes = [
+        tuple(p.shape) for p in build(NetworkSpec(name="autoencoder")).parameters() if p.ndim == 4
+    ]
+    assert shapes == [
+        (64, 3, 5, 5), (128, 64, 5, 5), (256, 128, 5, 5), (512, 256, 5, 5),
+        (512, 256, 5, 5), (256, 128, 5, 5), (128, 64, 5, 5), (64, 3, 5, 5),
+    ]  # fmt: skip
+
+
+def test_psnr_is_the_one_of_the_evaluation() -> None:
+    a, b = (np.stack([make_photo(s + i, 16, 16) for i in range(3)]) for s in (0, 1))
+    b[2] = a[2]
+    found = psnr_of(torch.from_numpy(a), torch.from_numpy(b)).tolist()
+    assert found == pytest.approx(
+        [METRICS["psnr"].measure(x, y) for x, y in zip(a, b, strict=True)]
+    )
+
+
+# ------------------------------------------------------------------------------------- a whole run
+def test_a_run_leaves_what_it_says(finished: Path, corpus: Path) -> None:
+    rows = run.read_log(finished)
+    assert [(r["kind"], r["epoch"], r["step"]) for r in rows] == [
+        ("train", 1, 2), ("validation", 1, 2), ("train", 2, 4), ("validation", 2, 4)
+    ]  # fmt: skip
+    assert len(run.sample_paths(finished)) == 1
+    grid = images.read(run.sample_paths(finished)[0]).pixels
+    assert grid.shape == (3 * 32, 3 * 16, 3)
+    assert np.array_equal(grid[:32, :16], images.read(corpus / "val/input/000.png").pixels)
+    assert RunConfig.load(finished).out == str(finished)
+    assert not RunFolder(finished).previous.exists()
+    best = max(r["psnr"] for r in rows if r["kind"] == "validation")
+    model = load_generator(finished, "cpu")
+    psnr = []
+    for number in range(3):
+        given, target = (
+            images.read(corpus / f"val/{half}/00{number}.png").pixels
+            for half in ("input", "target")
+        )
+        psnr.append(METRICS["psnr"].measure(model.restore(given[None])[0], target))
+    assert np.mean(psnr) == pytest.approx(best, abs=0.02)
+
+
+def test_a_finished_run_is_left_alone(finished: Path, corpus: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.*") if p.is_file()}
+    result = loop.fit(RunConfig(**TINY, corpora=corpus, out=str(finished)), Display())
+    assert result.already
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*.*") if p.is_file()}
+
+
+def test_direction_swaps_the_halves(corpus: Path, tmp_path: Path) -> None:
+    there, back = (
+        pictures.open_pairs(RunConfig(corpora=corpus, direction=d), "val") for d in ("AtoB", "BtoA")
+    )
+    assert there is not None
+    assert back is not None
+    assert all(np.array_equal(a, b) for a, b in zip(there.read(1), back.read(1)[::-1], strict=True))
+
+
+@pytest.mark.parametrize("layout", ["combined", "bare"])
+def test_other_layouts_give_the_same_run(finished: Path, tmp_path: Path, layout: str) -> None:
+    same = write_corpus(tmp_path / "c", {"train": 10, "val": 3}, layout="combined", size=(16, 32))
+    if layout == "bare":
+        (same / "corpus.json").unlink()
+        for manifest in same.glob("*/metadata.jsonl"):
+            manifest.unlink()
+    out = train(same, tmp_path / "run")
+    assert run.read_log(out) == run.read_log(finished)
+
+
+def test_one_picture_a_batch_and_no_validation(tmp_path: Path) -> None:
+    lonely = write_corpus(tmp_path / "c", {"train": 3}, size=(32, 16))
+    out = train(lonely, tmp_path / "run", batch=1, max_steps=4, net="unet")
+    assert [(r["kind"], r["step"]) for r in run.read_log(out)] == [("train", 3), ("train", 4)]
+    assert load_generator(out, "cpu").path == RunFolder(out).latest
+
+
+def test_bf16_trains_in_bf16_and_restores_in_float32(corpus: Path, tmp_path: Path) -> None:
+    out = train(corpus, tmp_path / "run", precision="bf16", epochs=1)
+    assert RunConfig.load(out).precision == "bf16"
+    assert next(load_generator(out, "cpu").generator.parameters()).dtype == torch.float32
+
+
+# --------------------------------------------------------------------------------------- refusals
+def test_other_settings_or_other_pairs_are_refused(
+    finished: Path, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"another configuration \(lr was 0.0002, now 0.1\).*another --out"
+    ):
+        train(corpus, finished, lr=0.1)
+    other = write_corpus(tmp_path / "corpus", {"train": 9, "val": 3}, size=(16, 32))
+    config = RunConfig.load(finished).model_copy(
+        update={"corpora": RunConfig(corpora=other).corpora}
+    )
+    page = json.loads(RunFolder(finished).config.read_text())
+    with pytest.raises(UsageError, match="another configuration"):
+        loop.fit(config, Display())
+    copied = tmp_path / "run"
+    copied.mkdir()
+    page["config"]["corpora"] = [{"path": str(other), "weight": 1.0}]
+    (copied / "config.json").write_text(json.dumps(page))
+    with pytest.raises(UsageError, match="other pairs"):
+        loop.fit(config.model_copy(update={"out": str(copied)}), Display())
+
+
+def test_resources_may_change(finished: Path, corpus: Path) -> None:
+    train(corpus, finished, workers=2, cache="off", threads=2, checkpoint_seconds=1)
+
+
+def test_a_folder_in_use_or_of_others_is_refused(
+    corpus: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(run, "PATIENCE_SECONDS", 0)
+    with RunFolder(tmp_path / "run").lock(), pytest.raises(UsageError, match="in use"):
+        train(corpus, tmp_path / "run")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "dear.txt").write_text("keep")
+    with pytest.raises(UsageError, match="holds other files"):
+        train(corpus, tmp_path / "photos")
+
+
+def test_pictures_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
+    odd = write_corpus(tmp_path / "odd", {"train": 2}, size=(12, 5))
+    with pytest.raises(UsageError, match=r"multiple of 16.*12x5 .*up to 16; .*--size 16"):
+        train(odd, tmp_path / "run")
+    mixed = write_corpus(tmp_path / "mixed", {"train": 3}, size=(32, 32))
+    (mixed / "train/target/002.png").write_bytes(images.encode(make_photo(1, 16, 32), "png"))
+    with pytest.raises(CorpusError, match=r"002.png.*16x32.*32x32.*--size"):
+        train(mixed, tmp_path / "run")
+    (mixed / "train/target/002.png").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"002.png.*empty"):
+        train(mixed, tmp_path / "run2")
+    with pytest.raises(UsageError, match=r"split 'trian'.*train, val"):
+        train(corpus, tmp_path / "run3", split="trian")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("run: {epohcs: 3}", "'run.epohcs': unknown; did you mean 'epochs'"),
+        ("run: {epochs: 0}", "line 1: key 'run.epochs'.*greater than or equal to 1"),
+        ("run: {corpora: [{path: a, wieght: 2}]}", "corpora.0.*'wieght'; did you mean 'weight'"),
+        ("rnu: {epochs: 3}", "no section 'run'"),
+        ("- 1", "no mapping"),
+        ("run: [", "line 1 of recipe .*is not YAML"),
+        ("run: !!python/object/apply:os.system ['true']", "is not YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=said) as error:
+        read_recipe(tmp_path / "r.yaml")
+    assert "r.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_with_a_run_can_be_run(path: Path) -> None:
+    text = path.read_text()
+    for section in ("run", "smoke"):
+        if f"\n{section}:" in text:
+            config = configure(read_recipe(path, smoke=section == "smoke"), {})
+            assert (
+                config.out == f"runs/{path.stem}{'-smoke' * (section == 'smoke')}"
+                or path.stem == "demo"
+            )
+            config.objective.networks((3, 3))
+
+
+def test_a_small_run_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "run: {corpora: a, out: b, epochs: 9}\nsmoke: {run: {epochs: 2}}\n"
+    )
+    assert configure(read_recipe(tmp_path / "r.yaml"), {}).epochs == 9
+    small = configure(read_recipe(tmp_path / "r.yaml", smoke=True), {})
+    assert (small.epochs, small.out) == (2, "b-smoke")
+    (tmp_path / "r.yaml").write_text("run: {corpora: a}\nsmoke: {run: {epohcs: 2}}\n")
+    with pytest.raises(
+        UsageError, match=r"line 2: key .smoke\.run\.epohcs.: unknown; did you mean .epochs."
+    ):
+        read_recipe(tmp_path / "r.yaml", smoke=True)
+    (tmp_path / "r.yaml").write_text("run: {corpora: a}\n")
+    with pytest.raises(UsageError, match="no section 'smoke'"):
+        read_recipe(tmp_path / "r.yaml", smoke=True)
+
+
+def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("run: {corpora: [a, b=2], epochs: 3, lr: 0.1}\ncorpus: []\n")
+    config = configure(read_recipe(tmp_path / "r.yaml"), {"lr": 0.5})
+    assert (config.epochs, config.lr, config.out) == (3, 0.5, "runs/a-l2-autoencoder")
+    assert [(c.path, c.weight) for c in config.corpora] == [("a", 1), ("b", 2)]
+    with pytest.raises(UsageError, match="name at least one corpus"):
+        configure({}, {})
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+def damaged(path: Path) -> dict[str, bytes]:
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1
+    header = json.loads(whole[8 : 8 + length])
+    said = json.loads(header["__metadata__"]["img2img"])
+    said["networks"]["generator"]["width"] = 8
+    header["__metadata__"]["img2img"] = json.dumps(said)
+    lying = json.dumps(header).encode()
+    header["__metadata__"]["img2img"] = "[" * 100_000
+    deep = json.dumps(header).encode()
+    return {
+        "is empty": b"",
+        "no safetensors": whole[:7],
+        "SHA-256": whole[:-4],
+        "SHA-256 ": bytes(flipped),
+        "header is not JSON": struct.pack("<Q", 100_000) + b"[" * 200_000,
+        "does not fit its network": struct.pack("<Q", len(lying)) + lying + whole[8 + length :],
+        "describes a model not known": struct.pack("<Q", len(deep)) + deep + whole[8 + length :],
+    }
+
+
+def test_damaged_checkpoints_are_refused_in_one_line(finished: Path, tmp_path: Path) -> None:
+    for number, (said, content) in enumerate(damaged(RunFolder(finished).best).items()):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=said.strip()) as error:
+            load_generator(path, "cpu")
+        assert path.name in str(error.value)
+        assert "\n" not in str(error.value)
+    for missing in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(CheckpointError):
+            load_generator(missing, "cpu")
+
+
+@pytest.mark.parametrize("name", ["resume", "report"])
+def test_a_checkpoint_in_place_of_a_run_folder_is_told_apart(
+    name: str, finished: Path, capsys: Any
+) -> None:
+    assert command(name, RunFolder(finished).latest) == 2
+    assert (
+        "latest.safetensors': has no config.json; give the folder of a run"
+        in capsys.readouterr().err
+    )
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(
+    finished: Path, tmp_path: Path
+) -> None:
+    whole = checkpoints.read_checkpoint(RunFolder(finished).best)
+    name = next(name for name, tensor in whole.tensors.items() if tensor.is_floating_point())
+    spoilt = {**whole.tensors, name: torch.full_like(whole.tensors[name], torch.nan)}
+    with pytest.raises(CheckpointError, match="not finite"):
+        checkpoints.write_checkpoint(tmp_path / "x.safetensors", spoilt, whole.about)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_what_safetensors_itself_writes(finished: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    about = checkpoints.read_description(RunFolder(finished).best)
+    tensors = {
+        f"{n}": torch.arange(6).to(kind).view(2, 3) for n, kind in enumerate(checkpoints.KINDS)
+    }
+    tensors |= {"none": torch.zeros(0), "one": torch.tensor(3), "turned": torch.rand(3, 4).T}
+    checkpoints.write_checkpoint(tmp_path / "x.safetensors", tensors, about)
+    ours, theirs = (
+        (tmp_path / "x.safetensors").read_bytes(),
+        save({n: t.contiguous() for n, t in tensors.items()}),
+    )
+    headers = [
+        json.loads(f[8 : 8 + struct.unpack("<Q", f[:8])[0]]) | {"__metadata__": None}
+        for f in (ours, theirs)
+    ]
+    assert headers[0] == headers[1]
+    assert ours.endswith(theirs[8 + struct.unpack("<Q", theirs[:8])[0] :])
+    again = checkpoints.read_checkpoint(tmp_path / "x.safetensors")
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_checkpoint_stands_alone(finished: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "model.safetensors"
+    alone.write_bytes(RunFolder(finished).latest.read_bytes())
+    model = load_generator(alone, "cpu")
+    assert (model.spec.name, model.spec.width, model.step, model.colour) == (
+        "autoencoder",
+        4,
+        4,
+        "rgb",
+    )
+    assert model.config.epochs == 2
+
+
+# -------------------------------------------------------------------------------------- translate
+def test_translate_takes_any_size_and_lists_the_bad(finished: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in" / "deep er", 1, 37, 23)
+    write_photos(tmp_path / "in", 1, 16, 32, ".png")
+    (tmp_path / "in" / "x.png").write_bytes(images.encode(make_photo(5, 1, 1), "png"))
+    (tmp_path / "in" / "text.jpg").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("passed over")
+    (tmp_path / "in" / ".hidden.png").write_text("passed over")
+    model = load_generator(finished, "cpu")
+    done = translate(model, tmp_path / "in", tmp_path / "out")
+    assert (done.kept, done.refused) == (3, {"not-an-image": 1})
+    sizes = {
+        p.relative_to(tmp_path / "out").as_posix(): images.read(p).size
+        for p in (tmp_path / "out").rglob("*.png")
+    }
+    assert sizes == {"deep er/000.png": (37, 23), "000.png": (16, 32), "x.png": (1, 1)}
+    rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert [(r["source"], r["reason"]) for r in rows] == [("text.jpg", "not-an-image")]
+    given = images.read(tmp_path / "in/000.png").pixels
+    assert np.array_equal(
+        images.read(tmp_path / "out/000.png").pixels, model.restore(given[None])[0]
+    )
+
+
+# ---------------------------------------------------------------------------------- the command line
+def command(*argv: object) -> int:
+    try:
+        main([str(a) for a in argv])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_the_command_line_from_start_to_end(
+    corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--width", 4, "--batch", 4, "--epochs", 1, "--threads", 1, "--device", "cpu"]
+    assert command(f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny, "--dry-run") == 0
+    assert "10 pairs of 16x32" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert command(f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny) == 0
+    said = capsys.readouterr()
+    assert "report: run/report.html" in said.out
+    assert "epoch 1/1" in said.err
+    assert (tmp_path / "run/report.html").is_file()
+    assert command("resume", "run") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "m") == 0
+    assert command("translate", "run", corpus / "val/input", "out") == 0
+    assert "restored 3 of 3" in capsys.readouterr().out
+
+
+def test_a_dry_run_looks_at_the_folder_as_the_run_does(
+    corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = [corpus, "--net", "unet", "--width", 4, "--batch", 4, "--epochs", 1, "--threads", 1]
+    assert command(*tiny, "--out", "run", "--no-report") == 0
+    capsys.readouterr()
+    Path("file").write_text("x")
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("x")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for more, why in (
+        (("run", "--lr", 0.1), "another configuration (lr was"),
+        (("file",), "is a file"),
+        (("file/run",), "would lie in the file 'file'"),
+        (("full",), "holds other files ('notes.txt')"),
+    ):
+        assert command(*tiny, "--out", *more, "--dry-run") == 2
+        said = capsys.readouterr().err
+        assert why in said
+        assert command(*tiny, "--out", *more) == 2
+        assert capsys.readouterr().err == said
+    assert (
+        command(*tiny, "--out", "run", "--dry-run")
+        == command(*tiny, "--out", "new/run", "--dry-run")
+        == 0
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@contextlib.contextmanager
+def memory_left(size: int) -> Iterator[None]:
+    """Let this process take so many bytes more, no others."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
+@pytest.mark.parametrize(("width", "begun"), [(512, False), (160, True)])
+def test_running_out_of_memory_is_one_line_with_a_way_out(
+    width: int, begun: bool, corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [
+        corpus,
+        "--net",
+        "unet",
+        "--batch",
+        4,
+        "--epochs",
+        1,
+        "--threads",
+        1,
+        "--device",
+        "cpu",
+    ]
+    with memory_left(400_000_000):
+        assert command(*words, "--width", width, "--out", "run", "--no-report") == 1
+    said = capsys.readouterr().err
+    assert (
+        "error: run 'run': out of memory on cpu; give a smaller --batch or --accumulate 2" in said
+    )
+    assert "Traceback" not in said
+    assert Path("run/config.json").is_file() == begun == ("another --out" in said)
+    lean = [*words, "--width", 4, "--accumulate", 2, "--no-report"]
+    assert command(*lean, "--out", "other" if begun else "run") == 0
+    assert not begun or command(*lean, "--out", "run") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
+def test_a_model_out_of_memory_names_what_takes_less(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    large = write_corpus(tmp_path / "corpus", {"train": 1, "test": 8}, size=(512, 512))
+    tiny = ["--net", "unet", "--width", 64, "--batch", 1, "--max-steps", 1, "--samples", 1]
+    assert command(large, *tiny, "--crop", 32, "--threads", 1, "--no-report", "--out", "run") == 0
+    Path("large.png").write_bytes(images.encode(make_photo(1, 1024, 1024), "png"))
+    words = ["evaluate", "run", "--on", large, "--out", "scores", "--device", "cpu"]
+    for argv, said in (
+        ([*words, "--batch", 8], "error: scoring: out of memory on cpu; give a smaller --batch"),
+        (
+            ["translate", "run", "large.png", "out.png", "--tile", 1024],
+            "out of memory on cpu; give a smaller",
+        ),
+    ):
+        capsys.readouterr()
+        with memory_left(200_000_000):
+            assert command(*argv) == 1
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    ],
+)
+def test_every_shortage_of_memory_is_known_as_one(error: Exception) -> None:
+    told = r"^run 'r': out of memory on cuda; less$"
+    with pytest.raises(Img2ImgError, match=told), limited("run", "r", "cuda", lambda: "less"):
+        raise error
+    with pytest.raises(RuntimeError, match="shapes"), limited("run", "r", "cuda", str):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (("nowhere", "--out", "r"), 1, "nowhere"),
+        (("--loss", "l2"), 2, "name at least one corpus"),
+        (("x", "--lr", "-1"), 2, "--lr"),
+        (("x", "--lrr", "1"), 2, "--lr"),
+        (("resume", "nowhere"), 2, "nowhere"),
+        (("translate", "nowhere", "x", "y"), 2, "no such file"),
+        (("--recipe", "nowhere.yaml"), 2, "nowhere.yaml"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    argv: tuple[str, ...], code: int, said: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(*argv) == code
+    text = capsys.readouterr().err
+    assert said in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_says_how_to_make_what_it_trains_on(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("run: {corpora: corpora/x}\nsmoke: {run: {epochs: 2}}\n")
+    assert command("--recipe", "r.yaml", "--smoke", "--dry-run") == 2
+    assert "'img2img-data build r.yaml --smoke' makes it" in capsys.readouterr().err
+
+
+def test_the_tree_of_errors_has_its_codes() -> None:
+    assert issubclass(CheckpointError, Img2ImgError)
+    assert CheckpointError.exit_code == 2

@@ -1,0 +1,168 @@
+"""A run that was killed, stopped or damaged and continued equals one that never stopped, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interrupted import PICTURES, Killer, fit, tree
+from small_corpus import write_corpus
+
+from img2img_data.core.errors import CheckpointError, DivergedError
+from img2img_train.runs import checkpoint as checkpoints
+from img2img_train.runs.folder import RunFolder
+from img2img_train.training.signals import Stopped
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("data")
+    sizes = {"a": {"train": 9, "val": 3}, "b": {"train": 5, "val": 2}}
+    return [
+        f"{write_corpus(root / n, splits, size=(16, 16))}={w}"
+        for (n, splits), w in zip(sizes.items(), (1, 2), strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(corpora: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return tree(fit(corpora, tmp_path_factory.mktemp("whole") / "run"))
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 9])
+def test_stopped_at_a_step(
+    at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped, match=f"SIGTERM at step {at}; the same command") as stopped:
+        fit(corpora, tmp_path, Killer("training", at * PICTURES, signal.SIGTERM))
+    assert stopped.value.exit_code == 143
+    fit(corpora, tmp_path)
+    assert tree(tmp_path) == whole
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_stopped_while_reading(
+    number: int, code: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped, match="before the first step") as stopped:
+        fit(corpora, tmp_path, Killer("reading", 3, number), checkpoint_seconds=60)
+    assert stopped.value.exit_code == code
+    assert signal.getsignal(number) is not None
+    fit(corpora, tmp_path, checkpoint_seconds=60)
+    same = {n: c for n, c in tree(tmp_path).items() if "checkpoints" not in n}
+    assert same == {n: c for n, c in whole.items() if "checkpoints" not in n}
+
+
+KILLED = """
+    import sys
+    sys.path[:0] = [{tests!r}]
+    from pathlib import Path
+    from interrupted import Killer, fit
+    fit({corpora!r}, Path({out!r}), Killer("training", {at}, 9), workers={workers}, cache={cache!r})
+"""
+
+
+@pytest.mark.parametrize(("workers", "cache", "at"), [(0, "ram", 5), (2, "off", 4)])
+def test_killed_and_continued(
+    workers: int, cache: str, at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    values = {"tests": str(Path(__file__).parents[2]), "corpora": corpora, "out": str(tmp_path)}
+    code = textwrap.dedent(KILLED).format(**values, at=at * PICTURES, workers=workers, cache=cache)
+    done = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert done.wait(60) == -signal.SIGKILL
+    assert RunFolder(tmp_path).latest.exists()
+    assert members_gone(done.pid)
+    fit(corpora, tmp_path, workers=workers, cache=cache)
+    assert _without_resources(tree(tmp_path)) == _without_resources(whole)
+
+
+def members_gone(group: int, seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _without_resources(files: dict[str, bytes]) -> dict[str, Any]:
+    """A checkpoint names the workers and the cache it was written with; all else has to be the same."""
+    import safetensors.torch
+
+    return {
+        name: {k: v.numpy().tobytes() for k, v in safetensors.torch.load(content).items()}
+        if name.endswith(".safetensors")
+        else content
+        for name, content in files.items()
+    }
+
+
+def stopped(corpora: list[str], out: Path, at: int = 5) -> RunFolder:
+    with pytest.raises(Stopped):
+        fit(corpora, out, Killer("training", at * PICTURES, signal.SIGTERM))
+    return RunFolder(out)
+
+
+def test_a_damaged_checkpoint_falls_back_and_says_so(
+    corpora: list[str], whole: dict[str, bytes], tmp_path: Path, capsys: Any
+) -> None:
+    folder = stopped(corpora, tmp_path)
+    content = bytearray(folder.latest.read_bytes())
+    content[-9] ^= 64
+    folder.latest.write_bytes(content)
+    (folder.checkpoints / ".best.safetensors.tmp").write_bytes(b"half")
+    fit(corpora, tmp_path)
+    assert "is damaged: its SHA-256 does not agree" in capsys.readouterr().err
+    assert tree(tmp_path) == whole
+
+
+def test_two_damaged_checkpoints_are_an_error(corpora: list[str], tmp_path: Path) -> None:
+    folder = stopped(corpora, tmp_path)
+    for path in (folder.latest, folder.previous):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        fit(corpora, tmp_path)
+
+
+def test_a_part_of_a_checkpoint_is_read_as_it_is_in_the_whole(
+    corpora: list[str], tmp_path: Path
+) -> None:
+    path = stopped(corpora, tmp_path).latest
+    whole, part = (
+        checkpoints.read_checkpoint(path, prefix) for prefix in ("", ("network/", "ema/"))
+    )
+    wanted = {name for name in whole.tensors if name.startswith("network/")}
+    assert set(part.tensors) == wanted < set(whole.tensors)
+    assert all(bool((part.tensors[name] == whole.tensors[name]).all()) for name in wanted)
+    assert part.about == whole.about
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        checkpoints.read_checkpoint(path, "network/")
+
+
+def test_training_that_diverges_says_where(corpora: list[str], tmp_path: Path) -> None:
+    folder = stopped(corpora, tmp_path)
+    good = checkpoints.read_checkpoint(folder.latest)
+    huge = {
+        k: t * 1e36 if "network" in k and k.endswith("0.weight") else t
+        for k, t in good.tensors.items()
+    }
+    checkpoints.write_checkpoint(folder.latest, huge, good.about)
+    with pytest.raises(
+        DivergedError, match=r"diverged at step 6 \(l2 nan\).*lower --lr.*latest.*step 5"
+    ) as error:
+        fit(corpora, tmp_path, checkpoint_seconds=60)
+    assert error.value.exit_code == 3

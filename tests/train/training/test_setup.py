@@ -1,0 +1,196 @@
+"""What makes a run quick or exact changes nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_corpus import write_corpus
+from small_runs import small_config, small_training
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from img2img_train.config import RunConfig
+from img2img_train.networks.registry import GanMode
+from img2img_train.objectives import losses as adversarial
+from img2img_train.objectives.registry import OBJECTIVES, Batch
+from img2img_train.runs.folder import read_log
+from img2img_train.training import fit as loop
+from img2img_train.training.progress import Display
+from img2img_train.training.setup import computing
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus", {"train": 4}, size=(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "found"),
+    [("auto", "cpu", True), ("auto", "mps", False), ("on", "mps", True), ("off", "cpu", False)],
+)
+def test_deterministic_is_what_was_asked_for_and_only_during_the_run(
+    asked: str, device: str, found: bool
+) -> None:
+    config = RunConfig(corpora="x", deterministic=asked, threads=1)
+    before = torch.are_deterministic_algorithms_enabled()
+    with computing(config, torch.device(device)):
+        assert torch.are_deterministic_algorithms_enabled() is found
+    assert torch.are_deterministic_algorithms_enabled() is before
+
+
+def test_yaml_reads_on_as_true() -> None:
+    assert RunConfig(corpora="x", deterministic=True).deterministic == "on"
+    assert RunConfig(corpora="x", deterministic=False).deterministic == "off"
+
+
+def test_a_run_may_go_on_without_being_deterministic(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 4}, size=(16, 16))
+    for way in ("on", "off"):
+        result = loop.fit(
+            small_config("l2", corpus, tmp_path / "run", deterministic=way), Display()
+        )
+    assert result.already
+    assert len(read_log(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_no_step_turns_pictures_about(loss: str, norm: str, corpus: Path, tmp_path: Path) -> None:
+    """What a network is given, in training, lies in memory as its weights do."""
+    training = small_training(loss, corpus, tmp_path, norm=norm)
+    layout, seen = training.state.layout, list[bool]()
+    for net in training.nets.values():
+        assert all(p.is_contiguous(memory_format=layout) for p in net.parameters() if p.ndim == 4)
+        net.register_forward_pre_hook(
+            lambda _, x: seen.append(x[0].is_contiguous(memory_format=layout))
+        )
+    pictures = torch.rand(2, 2, 32, 32, 3).permute(0, 1, 4, 2, 3)
+    training.step(Batch(pictures[0], pictures[1]))
+    assert seen
+    assert all(seen)
+
+
+# ----------------------------------------------------------------------------- what a step waits for
+WAITS = {
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "nonzero",
+    "__bool__",
+    "__float__",
+    "__int__",
+    "__index__",
+}
+"""What Python may ask of a tensor that makes it wait until the device has computed it."""
+
+
+class NeverAsked(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert getattr(func, "__name__", "") not in WAITS, f"a step asks for {func.__name__}"
+        return func(*args, **(kwargs or {}))
+
+
+class NeverWaits(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asked = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
+        assert func._schema.name not in asked, f"a step waits for {func._schema.name}"
+        return func(*args, **(kwargs or {}))
+
+
+def a_batch(seed: int = 0) -> Batch:
+    pictures = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return Batch(pictures[0], pictures[1])
+
+
+def settings_of(loss: str) -> Iterator[dict[str, Any]]:
+    modes = (
+        ("vanilla", "lsgan", "wgan", "wgan-gp")
+        if "gan_mode" in OBJECTIVES[loss].model_fields
+        else ()
+    )
+    yield from ({"gan_mode": mode} for mode in modes) if modes else [{}]
+
+
+@pytest.mark.parametrize("more", [{}, {"accumulate": 2, "ema": 0.9, "precision": "bf16"}])
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_no_step_waits_for_the_device(
+    loss: str, more: dict[str, Any], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fused Adam, as on CUDA, is the optimizer here too; RMSProp asks its counter, which is on the host."""
+    for settings in settings_of(loss):
+        training = small_training(loss, corpus, tmp_path, width=2, net="unet", **settings, **more)
+        training.progress = training.progress.model_copy(update={"step": training.config.batch - 1})
+        for optimizer in training.optimizers.values():
+            if isinstance(optimizer, torch.optim.RMSprop):
+                monkeypatch.setattr(optimizer, "step", lambda: None)
+            else:
+                assert all(group["fused"] for group in optimizer.param_groups)
+        with NeverAsked(), NeverWaits():
+            full = training.trace.add(training.step(a_batch()))
+        assert not full
+
+
+def test_waiting_is_noticed() -> None:
+    value = torch.zeros(())
+    for ask in (float, bool, lambda x: x.item(), lambda x: x.cpu(), lambda x: x.tolist()):
+        with pytest.raises(AssertionError, match="a step"), NeverAsked():
+            ask(value)
+        if ask is not bool:
+            continue
+        with pytest.raises(AssertionError, match="a step waits"), NeverWaits():
+            ask(value)
+
+
+# -------------------------------------------------------------------------------------------- bf16
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_losses_in_bf16_are_reckoned_in_float32(
+    loss: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks compute in bf16; verdicts, differences, penalties and what is learned do not."""
+    for settings in settings_of(loss):
+        found = []
+        for precision in ("fp32", "bf16"):
+            training = small_training(
+                loss, corpus, tmp_path, net="unet", precision=precision, **settings
+            )
+            torch.manual_seed(0)
+            training.progress = training.progress.model_copy(update={"step": 1})
+            found.append(training.step(a_batch()))
+            assert all(
+                p.dtype == torch.float32 for net in training.nets.values() for p in net.parameters()
+            )
+        plain, half = found
+        assert plain.keys() == half.keys()
+        for name, value in half.items():
+            assert value.dtype == torch.float32
+            assert math.isfinite(value)
+            assert float(value) == pytest.approx(float(plain[name]), rel=0.05, abs=0.02), (
+                settings,
+                name,
+            )
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "lsgan", "wgan", "wgan-gp"])
+def test_verdicts_in_bf16_become_losses_in_float32(mode: GanMode) -> None:
+    judge, seen = torch.nn.Conv2d(3, 1, 3), list[torch.Tensor]()
+    judge.register_forward_hook(lambda net, given, made: seen.append(made.detach()))
+    real, made = torch.rand(2, 2, 3, 24, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = adversarial.judging(mode, judge, real, made, 1.0)
+        fooled = adversarial.fooling(mode, seen[1])
+    kinds = [torch.bfloat16] * 2 + [torch.float32] * (mode == "wgan-gp")
+    assert [verdicts.dtype for verdicts in seen] == kinds, (
+        "the penalty's critic computes in float32"
+    )
+    assert {term.dtype for term in (*terms.values(), fooled)} == {torch.float32}
+    assert torch.equal(fooled, adversarial.fooling(mode, seen[1].float())), (
+        "bit by bit that of float32"
+    )
