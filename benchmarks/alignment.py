@@ -53,8 +53,8 @@ def pairs(data: Path) -> dict[str, list[Pair]]:
     }
 
 
-def gradient(picture: Plane) -> NDArray[np.float32]:
-    return cv2.magnitude(*(cv2.Sobel(picture, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))))
+def gradient(image: Plane) -> NDArray[np.float32]:
+    return cv2.magnitude(*(cv2.Sobel(image, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))))
 
 
 def opencv(
@@ -78,22 +78,20 @@ METHODS: dict[str, Callable[[Plane, Plane], tuple[float, float]]] = {
 }
 
 
-def cut(picture: Plane) -> Plane:
-    return np.ascontiguousarray(picture[MARGIN:-MARGIN, MARGIN:-MARGIN])
+def cut(image: Plane) -> Plane:
+    return np.ascontiguousarray(image[MARGIN:-MARGIN, MARGIN:-MARGIN])
 
 
-def moved(picture: Plane, shift: tuple[float, float]) -> Plane:
+def moved(image: Plane, shift: tuple[float, float]) -> Plane:
     matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
-    size = picture.shape[1::-1]
-    return cv2.warpAffine(
-        picture, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
-    )
+    size = image.shape[1::-1]
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
 def main() -> None:
     data = os.environ.get("IMG2IMG_DATA")
     if data is None or not Path(data).is_dir():
-        raise SystemExit("set IMG2IMG_DATA to the folder of real pictures")
+        raise SystemExit("set IMG2IMG_DATA to the folder of real images")
     cv2.setNumThreads(1)
     for kind, found in pairs(Path(data)).items():
         for name, method in METHODS.items():

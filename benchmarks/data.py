@@ -4,15 +4,15 @@
     python benchmarks/data.py --photos PHOTOS --only photos --count 2000 --rounds 3
     python benchmarks/data.py --scale                    a million tiny sources: memory, start, time for each
 
-PHOTOS is any folder of JPEG photos; the pictures measured on are cut from them. In each round, in turn:
+PHOTOS is any folder of JPEG photos; the images measured on are cut from them. In each round, in turn:
 
-    naive    a Pillow loop: open, GaussianBlur, save as PNG (on a tenth of the pictures)
-    opencv   imread, GaussianBlur, imwrite under joblib, one picture a task
+    naive    a Pillow loop: open, GaussianBlur, save as PNG (on a tenth of the images)
+    opencv   imread, GaussianBlur, imwrite under joblib, one image a task
     ours     img2img-data blur as a whole process, from start to the last byte of the manifests
     limit    bare forked processes that only read, decode, blur, encode and write, by the fastest codecs
 
-The figures are pictures per second, medians over the rounds; "ours" includes its start-up, which is also
-shown apart (the same command on four pictures).
+The figures are images per second, medians over the rounds; "ours" includes its start-up, which is also
+shown apart (the same command on four images).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ENVIRONMENT = {
 """Where that is set, as images for containers do, each process translates all of its modules anew."""
 
 
-def make_pictures(photos: Path, out: Path, count: int, side: int) -> list[Path]:
+def make_images(photos: Path, out: Path, count: int, side: int) -> list[Path]:
     """Cut ``count`` crops of ``side`` pixels out of the photos and save them as JPEG, quality 92."""
     files = sorted(
         p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"} and p.is_file()
@@ -162,7 +162,7 @@ def our_combine(paths: Sequence[Path], out: Path) -> int:
 
 # ------------------------------------------------------------------------------------------ measuring
 def rate(way: Callable[[Sequence[Path], Path], int], paths: Sequence[Path], work: Path) -> float:
-    """Return pictures per second into a new folder."""
+    """Return images per second into a new folder."""
     out = Path(tempfile.mkdtemp(dir=work))
     began = time.perf_counter()
     done = way(paths, out)
@@ -192,7 +192,7 @@ def start_up(paths: Sequence[Path], work: Path, rounds: int) -> float:
 
 
 def photos(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    paths = make_pictures(args.photos, work / "photos", args.count, 256)
+    paths = make_images(args.photos, work / "photos", args.count, 256)
     found = compare([naive, opencv, ours, limit], paths, work, args.rounds)
     return _with_ratios("256 px photos", args.count, found) | {
         "start_up_s": round(start_up(paths, work, 3), 2)
@@ -200,14 +200,14 @@ def photos(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def faces(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    paths = make_pictures(args.photos, work / "faces", args.count * 5, 64)
+    paths = make_images(args.photos, work / "faces", args.count * 5, 64)
     return _with_ratios(
-        "64 px pictures", args.count * 5, compare([ours, limit], paths, work, args.rounds)
+        "64 px images", args.count * 5, compare([ours, limit], paths, work, args.rounds)
     )
 
 
 def combine(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    paths = make_pictures(args.photos, work / "one" / "inputs", args.count // 3, 256)
+    paths = make_images(args.photos, work / "one" / "inputs", args.count // 3, 256)
     shutil.copytree(work / "one" / "inputs", work / "one" / "other")
     found = compare([pillow_combine, our_combine], paths, work, args.rounds)
     return {
@@ -221,7 +221,7 @@ def combine(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     peaks = {}
     for count in (args.count, args.count * 10):
-        paths = make_pictures(args.photos, work / f"m{count}", count, 64)
+        paths = make_images(args.photos, work / f"m{count}", count, 64)
         peaks[count] = round(_parent_peak(paths, work), 1)
     low, high = peaks.values()
     return {
@@ -286,7 +286,7 @@ def main() -> None:
         "--photos", type=Path, help="any folder of JPEG photos; all but --scale need it"
     )
     parser.add_argument(
-        "--count", type=int, default=6000, help="256 px pictures; five times as many of 64 px"
+        "--count", type=int, default=6000, help="256 px images; five times as many of 64 px"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

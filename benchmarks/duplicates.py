@@ -1,4 +1,4 @@
-"""How many planted copies are found, which real pictures are called copies, and what a million cost.
+"""How many planted copies are found, which real images are called copies, and what a million cost.
 
 ::
 
@@ -21,8 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from img2img_data.core.errors import Refused
-from img2img_data.images import io as images
+from img2img_data.core.errors import Rejected
+from img2img_data.images import io
 from img2img_data.similarity.duplicates import group
 from img2img_data.similarity.perceptual_hash import FLAT, HASHED, PRINT, PrintFile, fingerprint
 from img2img_data.sources.folder import list_folder
@@ -43,10 +43,10 @@ def scaled(photo: Pixels, factor: float) -> Pixels:
 
 PLANTS: dict[str, Callable[[Pixels], Pixels]] = {
     "scaled to 70 %": lambda p: scaled(p, 0.7),
-    "JPEG of quality 50": lambda p: images.decode(images.encode(p, "jpg", 50)).pixels,
+    "JPEG of quality 50": lambda p: io.decode(io.encode(p, "jpg", 50)).pixels,
     "10 levels brighter": lambda p: cv2.add(p, np.full_like(p, 10)),
     "blurred, sigma 1.5": lambda p: cv2.GaussianBlur(p, (0, 0), 1.5),
-    "without colour": lambda p: cv2.cvtColor(images.luminance(p), cv2.COLOR_GRAY2RGB),
+    "without color": lambda p: cv2.cvtColor(io.luminance(p), cv2.COLOR_GRAY2RGB),
     "cut by 1 % on each side": lambda p: cut(p, 0.01, 0.01, 0.01, 0.01),
     "cut by 2 % on two sides": lambda p: cut(p, 0.02, 0.02, 0, 0),
     "cut by 2 % on each side": lambda p: cut(p, 0.02, 0.02, 0.02, 0.02),
@@ -71,8 +71,8 @@ def measure(folders: list[Path], every: int, distance: int) -> None:
     for folder in folders:
         for number, item in enumerate(list_folder(folder)):
             try:
-                pixels = images.read(folder / Path(item.path.decode())).pixels
-            except Refused:
+                pixels = io.read(folder / Path(item.path.decode())).pixels
+            except Rejected:
                 continue
             if min(pixels.shape[:2]) >= 16 and number % every == 0:
                 for name, make in PLANTS.items():

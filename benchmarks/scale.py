@@ -2,8 +2,8 @@
 
 Called by ``benchmarks/data.py --scale``. Each size is run as a whole process over hard links to tiny JPEGs
 (8x8, a thousand names to a folder); the smaller size before and after the larger one, medians of its rounds.
-Looked at from outside: the highest memory of the parent (VmHWM), when the first picture stands under its
-final name, and the time from then to the end, manifests included, for each picture.
+Looked at from outside: the highest memory of the parent (VmHWM), when the first image stands under its
+final name, and the time from then to the end, manifests included, for each image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_MEMORY_MB = 300
 LATEST_FIRST_S = 10
 SLOWEST_RATIO = 1.1
 BYTES_A_SOURCE = 6_500
-"""What one source takes in memory on a RAM disk: a picture's page, its inode and name, rows, a link."""
+"""What one source takes in memory on a RAM disk: a image's page, its inode and name, rows, a link."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def measure_scale(count: int, rounds: int, jobs: int, work: Path) -> None:
     for aim, holds in {
         f"peak memory of the parent {whole.peak_mb:.0f} MB, under {MOST_MEMORY_MB}": whole.peak_mb
         < MOST_MEMORY_MB,
-        f"first picture after {whole.first_s:.1f} s, within {LATEST_FIRST_S}": whole.first_s
+        f"first image after {whole.first_s:.1f} s, within {LATEST_FIRST_S}": whole.first_s
         < LATEST_FIRST_S,
-        f"time for each picture {ratio:.2f} of that at {SMALL:,}, at most {SLOWEST_RATIO}": ratio
+        f"time for each image {ratio:.2f} of that at {SMALL:,}, at most {SLOWEST_RATIO}": ratio
         <= SLOWEST_RATIO,
     }.items():
         print(f"{'holds' if holds else 'FAILS'}: {aim}")

@@ -4,15 +4,15 @@
     python benchmarks/train.py --photos PHOTOS --only unet-1 --seconds 20
     python benchmarks/train.py --photos PHOTOS --seconds 8 --steps 1    where a step may take a minute
 
-PHOTOS is any folder of JPEG photos; the pictures trained on are cut from them. Each case runs in processes of
+PHOTOS is any folder of JPEG photos; the images trained on are cut from them. Each case runs in processes of
 its own, in turn, ``--rounds`` times:
 
     plain   a fp32 eager loop the way tutorials write it: a Dataset that opens PNG files with Pillow, a
             DataLoader with two workers, networks in plain PyTorch, Adam, ``loss.item()`` at every step
-    ours    img2img-train on the same pictures as a corpus, with its defaults
+    ours    img2img-train on the same images as a corpus, with its defaults
 
 The plain loop takes a step to warm up, then steps for ``--seconds``, ``--steps`` at the least; ours as many
-up to a whole epoch, after an epoch to warm up. Figures: pictures per second, the share of the time spent
+up to a whole epoch, after an epoch to warm up. Figures: images per second, the share of the time spent
 waiting for data, the peak of the process's memory (on CUDA: of the device's), and with ``--peak-tflops`` the
 share of the chip's peak: operations of the plain step (``torch.utils.flop_counter``) times our rate.
 """
@@ -35,7 +35,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from data import make_pictures, ram_disk
+from data import make_images, ram_disk
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -222,15 +222,15 @@ class PlainPairs(Dataset[tuple[Tensor, Tensor]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pictures = (np.asarray(Image.open(p).convert("RGB")).copy() for p in self.files[index])
-        a, b = (torch.from_numpy(p).permute(2, 0, 1).float() / 127.5 - 1 for p in pictures)
+        images = (np.asarray(Image.open(p).convert("RGB")).copy() for p in self.files[index])
+        a, b = (torch.from_numpy(p).permute(2, 0, 1).float() / 127.5 - 1 for p in images)
         return a, b
 
 
 # --------------------------------------------------------------------------------------------------- cases
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is trained: the plain step, our options, side of the pictures, batch, and where they lie."""
+    """What is trained: the plain step, our options, side of the images, batch, and where they lie."""
 
     plain: Callable[[], Step]
     options: tuple[str, ...]
@@ -283,7 +283,7 @@ def run_ours(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, Any]:
     """The same by img2img-train, in this process so that its memory is seen."""
     from img2img_train.cli.main import main
 
-    epoch = min(steps, pictures_of(case) // case.batch)
+    epoch = min(steps, images_of(case) // case.batch)
     epochs = 1 + -(-steps // epoch)
     words = [str(corpus), *case.options, "--out", str(out), "--no-report", "--device", DEVICE.type]
     words += [
@@ -307,8 +307,8 @@ def run_ours(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, Any]:
     return {"rate": rate, "waiting": waited / took, "steps": len(rows) * epoch, **_memory()}
 
 
-def pictures_of(case: Case) -> int:
-    """Return how many pictures a case is measured on: on a GPU enough for epochs that take a while."""
+def images_of(case: Case) -> int:
+    """Return how many images a case is measured on: on a GPU enough for epochs that take a while."""
     return case.batch * 64 if DEVICE.type == "cuda" else max(case.batch, 64)
 
 
@@ -320,13 +320,13 @@ def _memory() -> dict[str, float]:
 
 
 def flops(case: Case) -> float:
-    """Return the floating-point operations of one plain step, a picture, by torch's own counter."""
+    """Return the floating-point operations of one plain step, a image, by torch's own counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
     step = case.plain()
-    pictures = [torch.randn(2, 3, case.side, case.side, device=DEVICE) for _ in range(2)]
+    images = [torch.randn(2, 3, case.side, case.side, device=DEVICE) for _ in range(2)]
     with FlopCounterMode(display=False) as counter:
-        step(*pictures)
+        step(*images)
     return counter.get_total_flops() / 2
 
 
@@ -334,20 +334,20 @@ def make_corpus(photos: Path, out: Path, case: Case, count: int) -> Path:
     """Cut PNG pairs and write them as a corpus that both loops read."""
     from img2img_data.corpus.format import CORPUS_FILE
 
-    files = make_pictures(photos, out / "cut", count, case.side)
+    files = make_images(photos, out / "cut", count, case.side)
     for side in case.sides:
         (out / "train" / side).mkdir(parents=True)
     rows = []
     for path in files:
         clean, name = cv2.imdecode(np.fromfile(path, np.uint8), 1), f"{path.stem}.png"
-        pictures = dict(zip(case.sides, (cv2.GaussianBlur(clean, (0, 0), 3), clean), strict=True))
-        for side, pixels in pictures.items():
+        images = dict(zip(case.sides, (cv2.GaussianBlur(clean, (0, 0), 3), clean), strict=True))
+        for side, pixels in images.items():
             (out / "train" / side / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
         rows += _rows(path.stem, name, case)
     (out / "train" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kind = "unpaired" if case.sides == ("A", "B") else "paired"
     (out / CORPUS_FILE).write_text(
-        json.dumps({"format": 1, "kind": kind, "layout": "folders", "colour": "rgb"})
+        json.dumps({"format": 1, "kind": kind, "layout": "folders", "color": "rgb"})
     )
     return out
 
@@ -382,7 +382,7 @@ def one(words: list[str]) -> None:
 
 def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     case = CASES[name]
-    corpus = make_corpus(args.photos, work / "corpus", case, pictures_of(case))
+    corpus = make_corpus(args.photos, work / "corpus", case, images_of(case))
     found: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
     steps = args.steps
     for number in range(args.rounds):
@@ -401,13 +401,13 @@ def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"what": name, "side": case.side, "batch": case.batch}
     for way, rows in found.items():
         median = {key: statistics.median(r[key] for r in rows) for key in rows[0]}
-        row[way] = {"pictures/s": round(median["rate"], 2), "waiting": f"{median['waiting']:.1%}"}
+        row[way] = {"images/s": round(median["rate"], 2), "waiting": f"{median['waiting']:.1%}"}
         row[way] |= {"peak MB": round(median["peak_mb"]), "steps": int(median["steps"])}
     rates = [statistics.median(r["rate"] for r in rows) for rows in found.values()]
     row["ours/plain"] = round(rates[1] / rates[0], 2)
     if args.peak_tflops:
-        a_picture = alone("flops", name, "-", "0", "0", "-")["flops"]
-        row["share of peak"] = f"{a_picture * rates[1] / (args.peak_tflops * 1e12):.1%}"
+        a_image = alone("flops", name, "-", "0", "0", "-")["flops"]
+        row["share of peak"] = f"{a_image * rates[1] / (args.peak_tflops * 1e12):.1%}"
     return row
 
 

@@ -114,7 +114,7 @@ def by_cycle(results: Results) -> Table:
 
 # ------------------------------------------------------------------------------------- experiments
 FACADES: Final = by_metric("mae", "psnr", "ssim", "lab-l", "lab-a", "lab-b", EDGES)
-COLOURS: Final = by_metric("psnr", "ssim", "lab-a", "lab-b", EDGES)
+COLORS: Final = by_metric("psnr", "ssim", "lab-a", "lab-b", EDGES)
 LABS: Final = {"facades": "facades_pix2pix"}
 SHARP: Final = "Edges: the mean gradient of the outputs over that of the targets; 1 is as sharp, but noise counts too."
 
@@ -127,7 +127,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
             Claim("It restores women about as well", share("women", "men", "men", least=0.8)),
             Claim("On buildings it gains little", share("buildings", "men", "men", most=0.5)),
             Claim(
-                "On buildings without colours too", share("grey buildings", "men", "men", most=0.5)
+                "On buildings without colors too", share("gray buildings", "men", "men", most=0.5)
             ),
         ],
         by_corpus,
@@ -135,7 +135,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
             "men": "corpora/male-gaussian",
             "women": "corpora/female-gaussian",
             "buildings": "corpora/buildings-gaussian",
-            "grey buildings": "corpora/grey-buildings-gaussian",
+            "gray buildings": "corpora/gray-buildings-gaussian",
         },
         corpora=["wiki_others"],
     ),
@@ -184,7 +184,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         {"faces": "wiki_pairs3000"},
         split="val",
         note="PSNR in dB; held-out pairs are the same for all, training pairs some of each run's own. The "
-        "pictures are by the best checkpoint of each run, from before it overfits.",
+        "images are by the best checkpoint of each run, from before it overfits.",
     ),
     "losses": Experiment(
         "L1, the conditional game, and both: labels to photos of facades",
@@ -227,7 +227,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         note=SHARP,
     ),
     "patches": Experiment(
-        "What the discriminator sees at once: a pixel, patches, the whole picture",
+        "What the discriminator sees at once: a pixel, patches, the whole image",
         {
             "l1": "facades_l1",
             "patch1": "facades_patch1",
@@ -240,15 +240,13 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
                 "A judge of pixels does not make it sharper than L1 (Isola et al. 2017, 4.4)",
                 no_better(EDGES, "patch1", "l1", "facades"),
             ),
-            Claim(
-                "... but more colourful: nearer in a", better("lab-a", "patch1", "l1", "facades")
-            ),
+            Claim("... but more colorful: nearer in a", better("lab-a", "patch1", "l1", "facades")),
             Claim("... and in b", better("lab-b", "patch1", "l1", "facades")),
             Claim(
                 "Patches make it sharper than pixels", better(EDGES, "patch16", "patch1", "facades")
             ),
             Claim(
-                "The whole picture is no better than patches of 70 (there by the FCN score, here by MAE)",
+                "The whole image is no better than patches of 70 (there by the FCN score, here by MAE)",
                 no_better("mae", "patch286", "patch70", "facades"),
             ),
         ],
@@ -256,7 +254,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         LABS,
         split="val",
         note=f"{SHARP} At the small scale, 64 px, the judges see 1, 16, 34 and 70 px: there 70 is the whole "
-        "picture, as 286 is of 256.",
+        "image, as 286 is of 256.",
     ),
     "sketches": Experiment(
         "Photos of faces from pencil sketches",
@@ -266,17 +264,16 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
             Claim("... with the photos' a of Lab", gains("pix2pix", "sketches", "lab-a")),
             Claim("... and their b", gains("pix2pix", "sketches", "lab-b")),
         ],
-        COLOURS,
+        COLORS,
         {"sketches": "cuhk_sketch2photo"},
         note=SHARP,
     ),
-    "colours": Experiment(
-        "Colours for black-and-white landscapes: L to ab",
+    "colors": Experiment(
+        "Colors for black-and-white landscapes: L to ab",
         {"l1": "landscapes_l1", "pix2pix": "landscapes_colorization"},
         [
             Claim(
-                "With colours it is nearer to the photo than without",
-                gains("pix2pix", "landscapes"),
+                "With colors it is nearer to the photo than without", gains("pix2pix", "landscapes")
             ),
             Claim(
                 "The game brings the a of Lab nearer than L1 (Isola et al. 2017, 4.2, figure 7)",
@@ -284,7 +281,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
             ),
             Claim("... and the b", better("lab-b", "pix2pix", "l1", "landscapes")),
         ],
-        COLOURS,
+        COLORS,
         {"landscapes": "landscapes_colorization"},
         note=SHARP,
     ),

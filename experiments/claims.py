@@ -1,6 +1,6 @@
 """What an experiment measured, and how a sentence is held against it: held, not held, within chance.
 
-A rule is fixed where the experiment is defined, before its numbers are seen. Where pictures are compared, the
+A rule is fixed where the experiment is defined, before its numbers are seen. Where images are compared, the
 95 % interval over photos decides; where only the log of a run speaks, its numbers do, and there is none.
 """
 
@@ -31,10 +31,10 @@ DIGITS: Final = {name: m.digits for name, m in (METRICS | SET_METRICS).items()} 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One model on one corpus: its scores, the colours of all its pictures, and how sharp each is (EDGES)."""
+    """One model on one corpus: its scores, the colors of all its images, and how sharp each is (EDGES)."""
 
     cell: Cell
-    colours: Histograms
+    colors: Histograms
     edges: NDArray[np.float64]
 
     def score(self, metric: str) -> float:
@@ -109,16 +109,14 @@ def _span(interval: Interval, digits: int) -> str:
     return f"95 % interval {interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
 
 
-# ------------------------------------------------------------------------------- rules on pictures
+# ------------------------------------------------------------------------------- rules on images
 def lead(first: Seen, second: Seen, metric: str) -> tuple[float, Interval]:
-    """Return by how much the first model is better on the same pictures (EDGES: sharper), and the 95 %
+    """Return by how much the first model is better on the same images (EDGES: sharper), and the 95 %
     interval.
     """
     groups = [row.group for row in first.cell.rows]
     if metric in SET_METRICS:
-        return first.score(metric) - second.score(metric), first.colours.lead(second.colours)[
-            metric
-        ]
+        return first.score(metric) - second.score(metric), first.colors.lead(second.colors)[metric]
     if metric == EDGES:
         gains = first.edges - second.edges
     else:
@@ -130,7 +128,7 @@ def lead(first: Seen, second: Seen, metric: str) -> tuple[float, Interval]:
 
 
 def better(metric: str, model: str, other: str, test: str) -> Rule:
-    """Hold where ``model`` is better than ``other`` on the same pictures, beyond chance."""
+    """Hold where ``model`` is better than ``other`` on the same images, beyond chance."""
 
     def rule(results: Results) -> Finding:
         first, second = results.seen[model, test], results.seen[other, test]
@@ -233,7 +231,7 @@ def halves_cycle(model: str) -> Rule:
         start, end = (trained.cycle(row) for row in (trained.first("train"), trained.last("train")))
         seen = [row["cycle_mae"] for row in trained.log if "cycle_mae" in row]
         held_out = (
-            f"; on held-out photos {seen[0]:.1f} to {seen[-1]:.1f} grey levels" if seen else ""
+            f"; on held-out photos {seen[0]:.1f} to {seen[-1]:.1f} gray levels" if seen else ""
         )
         numbers = (
             f"{start:.4g} in epoch 1, {end:.4g} in the last: {end / start:.2f} of it{held_out}"

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows, with a word above each column."""
+"""A contact sheet: images in rows, with a word above each column."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from img2img_train.metrics.image import Pixels
 
 SIDE: Final = 128
-"""Pictures are enlarged to about so many pixels, by whole factors: each of their own stays square."""
+"""Images are enlarged to about so many pixels, by whole factors: each of their own stays square."""
 GAP: Final = 6
 HEAD: Final = 22
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A row of pictures, H x W x 3 RGB uint8 of one size, by the words above; ``test``: what they are."""
+    """A row of images, H x W x 3 RGB uint8 of one size, by the words above; ``test``: what they are."""
 
     test: str
-    pictures: Mapping[str, Pixels]
+    images: Mapping[str, Pixels]
 
 
 def sheet(strips: Sequence[Strip]) -> Pixels:
-    """Return rows of pictures on white, H x W x 3 RGB uint8; words stand above where the test changes."""
+    """Return rows of images on white, H x W x 3 RGB uint8; words stand above where the test changes."""
     rows = [_row(strip) for strip in strips]
     width = max(row.shape[1] for row in rows)
     parts, before = [], None
@@ -39,7 +39,7 @@ def sheet(strips: Sequence[Strip]) -> Pixels:
 
 
 def _row(strip: Strip) -> Pixels:
-    parts = [_enlarged(picture) for picture in strip.pictures.values()]
+    parts = [_enlarged(image) for image in strip.images.values()]
     height = max(part.shape[0] for part in parts)
     filled = [
         np.pad(part, ((0, height - part.shape[0]), (0, GAP), (0, 0)), constant_values=255)
@@ -48,17 +48,17 @@ def _row(strip: Strip) -> Pixels:
     return np.concatenate(filled, axis=1)
 
 
-def _enlarged(picture: Pixels) -> Pixels:
-    factor = max(1, round(SIDE / picture.shape[1]))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+def _enlarged(image: Pixels) -> Pixels:
+    factor = max(1, round(SIDE / image.shape[1]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _head(strip: Strip, width: int) -> Pixels:
     import cv2
 
     head, left = np.full((HEAD, width, 3), 255, np.uint8), 0
-    for word, picture in strip.pictures.items():
-        room = _enlarged(picture).shape[1]
+    for word, image in strip.images.items():
+        room = _enlarged(image).shape[1]
         word = f"{strip.test}: {word}" if strip.test and not left else word
         scale = min(
             0.45,

@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 PROGRAMS: Final = {"img2img-data": "img2img_data", "img2img-train": "img2img_train"}
 SHOWN: Final = 6
-"""Pictures on a contact sheet, of all corpora together; at least two of each."""
+"""Images on a contact sheet, of all corpora together; at least two of each."""
 BATCH: Final = 64
 
 
@@ -158,7 +158,7 @@ def run_command(words: Sequence[str], folder: Path) -> int:
 
 # ---------------------------------------------------------------------------------------- measuring
 def measure(task: Task) -> tuple[Results, list[Strip]]:
-    """Score the trained models on the tests; return the results, and rows of pictures to look at."""
+    """Score the trained models on the tests; return the results, and rows of images to look at."""
     models, seen, strips = {}, {}, []
     for name in task.experiment.models:
         config = task.config(name)
@@ -183,19 +183,19 @@ def measure(task: Task) -> tuple[Results, list[Strip]]:
 
 
 def _look(task: Task, name: str, test: str, corpus: Corpus) -> tuple[Seen, list[Strip]]:
-    """Score one model on one corpus; of some pictures keep input, output and target."""
+    """Score one model on one corpus; of some images keep input, output and target."""
     config = task.config(name)
     model = load_generator(task.data / config.out, task.device)
     pairs, swapped = corpus.pairs(task.experiment.split), config.direction == "BtoA"
     cell = evaluate_model(model, corpus, pairs, (name, test), BATCH, swapped=swapped)
-    colours, edges, strips = Histograms(), [], []
+    colors, edges, strips = Histograms(), [], []
     chosen = {pairs[place].key for place in _places(len(pairs), len(task.experiment.tests))}
     for pair, given, made, target in _each(model, corpus, pairs, swapped):
-        colours.add(photo_of(pair), given, made, target)
+        colors.add(photo_of(pair), given, made, target)
         edges.append(gradient(made) / max(gradient(target), 1e-6))
         if pair.key in chosen:
             strips.append(Strip(test, {"input": given, "output": made, "target": target}))
-    return Seen(cell, colours, np.array(edges)), strips
+    return Seen(cell, colors, np.array(edges)), strips
 
 
 def _each(
@@ -206,41 +206,39 @@ def _each(
 
 
 def _merged(parts: Sequence[Strip], names: Sequence[str]) -> Strip:
-    """Join the rows of one picture: input, the output of each model, target."""
-    first = parts[0].pictures
-    outputs = {name: part.pictures["output"] for name, part in zip(names, parts, strict=True)}
+    """Join the rows of one image: input, the output of each model, target."""
+    first = parts[0].images
+    outputs = {name: part.images["output"] for name, part in zip(names, parts, strict=True)}
     return Strip(parts[0].test, {"input": first["input"], **outputs, "target": first["target"]})
 
 
 def _there_and_back(task: Task, corpus: Corpus) -> list[Strip]:
-    """Return some pictures of the first side, what each model makes of them, and what it makes of that."""
-    from img2img_data.images import io as images
+    """Return some images of the first side, what each model makes of them, and what it makes of that."""
+    from img2img_data.images import io
 
     paths = corpus.domains[task.experiment.split][0]
-    given = [
-        images.to_uint8_rgb(corpus.read_picture(paths[place])) for place in _places(len(paths), 1)
-    ]
-    found: list[dict[str, Pixels]] = [{"input": picture} for picture in given]
+    given = [io.to_uint8_rgb(corpus.read_image(paths[place])) for place in _places(len(paths), 1)]
+    found: list[dict[str, Pixels]] = [{"input": image} for image in given]
     for name in task.experiment.models:
         run = task.data / task.config(name).out
         there, back = (load_generator(run, task.device, way) for way in ("AtoB", "BtoA"))
-        for strip, picture in zip(found, given, strict=True):
-            made = there.restore(picture[None])
+        for strip, image in zip(found, given, strict=True):
+            made = there.restore(image[None])
             strip |= {name: made[0], f"{name}, back": back.restore(made)[0]}
-    return [Strip("", pictures) for pictures in found]
+    return [Strip("", images) for images in found]
 
 
 def _places(count: int, tests: int) -> list[int]:
-    """Return the places of the pictures that are shown of ``count``, evenly through them."""
+    """Return the places of the images that are shown of ``count``, evenly through them."""
     shown = min(count, max(2, SHOWN // tests))
     return [(2 * number + 1) * count // (2 * shown) for number in range(shown)]
 
 
-def gradient(picture: Pixels) -> float:
-    """Return the mean absolute difference of neighbours, across and down, of an H x W x 3 picture, grey
+def gradient(image: Pixels) -> float:
+    """Return the mean absolute difference of neighbours, across and down, of an H x W x 3 image, gray
     levels.
     """
-    values = picture.astype(np.int16)
+    values = image.astype(np.int16)
     return (
         float(np.abs(np.diff(values, axis=0)).mean() + np.abs(np.diff(values, axis=1)).mean()) / 2
     )
@@ -268,16 +266,16 @@ def write_results(
     task: Task, results: Results, strips: Sequence[Strip], done: Sequence[list[str]]
 ) -> None:
     """Write ``results.json``, ``results.md``, ``results.html`` and ``contact.png`` into ``task.out``."""
-    from img2img_data.images import io as images
+    from img2img_data.images import io
 
     page = page_of(task, results, done)
-    picture = sheet(strips)
+    image = sheet(strips)
     task.out.mkdir(parents=True, exist_ok=True)
-    _write(task.out / "contact.png", images.encode(picture, "png"))
+    _write(task.out / "contact.png", io.encode(image, "png"))
     _write(task.out / "results.json", to_json_page(page))
     _write(task.out / "results.md", markdown(page).encode())
     write_experiment_page(
-        page, images.encode(picture, "webp", 90), picture.shape[:2], task.out / "results.html"
+        page, io.encode(image, "webp", 90), image.shape[:2], task.out / "results.html"
     )
 
 
@@ -458,8 +456,8 @@ def command(
     Example:
       python experiments/reproduce.py --list
       python experiments/reproduce.py losses --dry-run
-      python experiments/reproduce.py losses --data pictures/
-      python experiments/reproduce.py losses --data pictures/ --scale full --precision bf16
+      python experiments/reproduce.py losses --data images/
+      python experiments/reproduce.py losses --data images/ --scale full --precision bf16
     """
     extra = [*(["--threads", str(threads)] if threads else [])]
     extra += ["--precision", precision] if precision else []

@@ -26,7 +26,7 @@ from pydantic import (
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean
-from img2img_train.objectives.registry import OBJECTIVES, Objective, Usual
+from img2img_train.objectives.registry import OBJECTIVES, Objective, PublishedDefaults
 from img2img_train.optim.lr_schedule import Decay
 
 CONFIG_FILE: Final = "config.json"
@@ -59,7 +59,7 @@ class CorpusChoice(BaseModel):
         min_length=1, description="folder of the corpus, relative to the current folder"
     )
     weight: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="its part of the pictures of an epoch"
+        1.0, gt=0, allow_inf_nan=False, description="its part of the images of an epoch"
     )
 
     @model_validator(mode="before")
@@ -91,7 +91,7 @@ class RunConfig(BaseModel):
 
     corpora: tuple[CorpusChoice, ...] = Field(
         min_length=1,
-        description="corpora to train on, PATH or PATH=WEIGHT (WEIGHT: share of an epoch's pictures)",
+        description="corpora to train on, PATH or PATH=WEIGHT (WEIGHT: share of an epoch's images)",
     )
     out: str = Field(
         "",
@@ -110,9 +110,9 @@ class RunConfig(BaseModel):
         description="held-out split, scored while training; chooses the best checkpoint of l2 and l1",
     )
     epochs: int = Field(
-        50, ge=1, le=1_000_000, description="passes over as many pictures as the corpora hold"
+        50, ge=1, le=1_000_000, description="passes over as many images as the corpora hold"
     )
-    batch: int = Field(64, ge=1, le=65_536, description="pictures a step")
+    batch: int = Field(64, ge=1, le=65_536, description="images a step")
     accumulate: int = Field(
         1,
         ge=1,
@@ -154,18 +154,18 @@ class RunConfig(BaseModel):
         ge=0,
         le=65_536,
         description="train on squares of so many pixels, cut at a place drawn anew each epoch, the same in "
-        "both halves of a pair; pictures may then be of several sizes; 0: on whole pictures of one size",
+        "both halves of a pair; images may then be of several sizes; 0: on whole images of one size",
     )
     jitter: float = Field(
         1.0,
         ge=1,
         le=8,
-        description="enlarge pictures by this factor and cut a window of their size, at a place drawn anew "
+        description="enlarge images by this factor and cut a window of their size, at a place drawn anew "
         "each epoch, the same for both halves of a pair; 1.1171875 (286 for 256) in pix2pix and CycleGAN",
     )
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = Field(
         None,
-        description="spoil the targets afresh each epoch for inputs: a kind, as in gaussian, or a recipe "
+        description="degrade the targets afresh each epoch for inputs: a kind, as in gaussian, or a recipe "
         "with a 'degradation'; in a recipe also the tree itself",
     )
     seed: int = Field(
@@ -187,15 +187,14 @@ class RunConfig(BaseModel):
     samples_every: int = Field(
         5, ge=0, description="epochs between sample grids, 0 for the last epoch alone"
     )
-    samples: int = Field(8, ge=1, le=64, description="pictures in a sample grid")
-    samples_pictures: str = Field(
-        "",
-        description="KEY[,KEY...]: the pictures in a sample grid, by key; default: evenly spread",
+    samples: int = Field(8, ge=1, le=64, description="images in a sample grid")
+    samples_images: str = Field(
+        "", description="KEY[,KEY...]: the images in a sample grid, by key; default: evenly spread"
     )
     test_dropout: bool = Field(False, description="let dropout go on at test, as pix2pix does")
     test_norm: Literal["running", "batch"] = Field(
         "running",
-        description="statistics of batch norm at test: those learned, or the picture's own, as pix2pix does",
+        description="statistics of batch norm at test: those learned, or the image's own, as pix2pix does",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
@@ -215,11 +214,11 @@ class RunConfig(BaseModel):
         "digits; auto is on on CUDA, unless --deterministic is on",
     )
     workers: int = Field(
-        0, ge=0, le=256, description="processes that read pictures, 0 for none; same results"
+        0, ge=0, le=256, description="processes that read images, 0 for none; same results"
     )
     cache: Literal["auto", "device", "ram", "off"] = Field(
         "auto",
-        description="keep decoded pictures on the device or in memory; without --workers auto does, on CUDA "
+        description="keep decoded images on the device or in memory; without --workers auto does, on CUDA "
         "devices where they take a quarter of what is free at most, else in memory where they fit",
     )
     tensorboard: bool = Field(
@@ -257,8 +256,8 @@ class RunConfig(BaseModel):
 
     @property
     def samples_keys(self) -> tuple[str, ...]:
-        """The keys of the pictures in a sample grid; none where they are evenly spread."""
-        return tuple(key for key in self.samples_pictures.split(",") if key)
+        """The keys of the images in a sample grid; none where they are evenly spread."""
+        return tuple(key for key in self.samples_images.split(",") if key)
 
     @property
     def title(self) -> str:
@@ -322,12 +321,12 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
     return {**_usual(objective, rest), **rest, "objective": objective}
 
 
-def _usual(objective: Objective, given: Mapping[str, Any]) -> Usual:
+def _usual(objective: Objective, given: Mapping[str, Any]) -> PublishedDefaults:
     """Return the objective's usual settings; another number of epochs decays over the same part of them.
 
     A way to fall asked for by name lets fall what would be constant.
     """
-    usual = objective.usual()
+    usual = objective.published_defaults()
     epochs = given.get("epochs")
     if isinstance(epochs, int) and "epochs_decay" in usual:
         usual["epochs_decay"] = epochs * usual["epochs_decay"] // usual["epochs"]
@@ -348,7 +347,7 @@ def settings() -> dict[str, list[tuple[str, Any]]]:
     for loss, model in OBJECTIVES.items():
         common = {n: f.default for n, f in RunConfig.model_fields.items() if n != "objective"}
         own = {n: f.default for n, f in model.model_fields.items()}
-        for name, default in (common | own | model().usual()).items():
+        for name, default in (common | own | model().published_defaults()).items():
             found.setdefault(name, []).append((loss, default))
     return found
 
@@ -402,17 +401,17 @@ def degradation_of(given: Any) -> dict[str, Any]:
     UsageError names what is wrong with it.
     """
     from img2img_data.core.yaml_file import read_yaml
-    from img2img_data.degradations.spec import parse_tree, tree_of
+    from img2img_data.degradations.spec import parse_spec, to_spec
 
     place = Place("option '--degrade'")
     if isinstance(given, str) and (Path(given).suffix in YAML or Path(given).is_file()):
         content, lines = read_yaml(Path(given))
         place = Place(f"recipe '{printable(given)}'", ("degradation",), lines)
         if "degradation" not in content:
-            way_out = "write a tree of degradations under that key, as in recipes/mixed.yaml"
-            raise UsageError("recipe", given, "has no 'degradation'", way_out)
+            hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
+            raise UsageError("recipe", given, "has no 'degradation'", hint)
         given = content["degradation"]
-    return tree_of(parse_tree(given, place).degradation)
+    return to_spec(parse_spec(given, place).degradation)
 
 
 def config_of(values: Mapping[str, Any], where: str | Place = OPTIONS) -> RunConfig:
@@ -475,10 +474,8 @@ def _section(path: Path, content: Mapping[str, Any], name: str, within: str = ""
     if not isinstance(section, dict):
         near = [key for key in content if did_you_mean(key, [name]).startswith("did")]
         why = f"has no section '{within}{name}'{f' (is {near[0]!r} meant?)' if near else ''}"
-        way_out = (
-            "leave --smoke out" if name == "smoke" else "put the settings of img2img-train there"
-        )
-        raise UsageError("recipe", path, why, way_out)
+        hint = "leave --smoke out" if name == "smoke" else "put the settings of img2img-train there"
+        raise UsageError("recipe", path, why, hint)
     return section
 
 
@@ -507,7 +504,7 @@ def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConf
     values = {**recipe, **settings}
     if not values.get("corpora"):
         raise UsageError(
-            "corpora", why="none given", way_out="name at least one corpus, or a recipe that does"
+            "corpora", why="none given", hint="name at least one corpus, or a recipe that does"
         )
     config = config_of(values)
     return config if config.out else config.model_copy(update={"out": default_out(config)})

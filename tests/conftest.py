@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real pictures, or a skip."""
+    """The folder of real images, or a skip."""
     folder = os.environ.get("IMG2IMG_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("IMG2IMG_DATA names no folder")
@@ -41,7 +41,7 @@ def real_data() -> Path:
 
 
 def make_photo(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
-    """A smooth colour picture with some noise, H x W x 3 RGB uint8, another one for each seed."""
+    """A smooth color image with some noise, H x W x 3 RGB uint8, another one for each seed."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     smooth = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)

@@ -12,7 +12,7 @@ import pytest
 from conftest import make_photo
 
 from img2img_data.corpus.format import open_corpus
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_train.evaluation.score import evaluate_model
 
 
@@ -22,7 +22,7 @@ class Identity:
 
 
 class Brighter:
-    """Worse than doing nothing, and another result for each picture."""
+    """Worse than doing nothing, and another result for each image."""
 
     def restore(self, batch: np.ndarray) -> np.ndarray:
         return np.clip(batch.astype(np.int16) + 20, 0, 255).astype(np.uint8)
@@ -34,10 +34,10 @@ def score(model: Any, corpus: Path, **settings: Any) -> Any:
 
 
 def strict_json(path: Path) -> Any:
-    def refuse(constant: str) -> Any:
+    def reject(constant: str) -> Any:
         raise ValueError(constant)
 
-    return json.loads(path.read_text("utf-8"), parse_constant=refuse)
+    return json.loads(path.read_text("utf-8"), parse_constant=reject)
 
 
 def write_run(
@@ -72,9 +72,9 @@ def write_run(
         trained = {"kind": "train", **row, "losses": {"l2": 0.5 / epoch**4}}
         folder.append(
             folder.log,
-            [trained, {"kind": "validation", **row, "psnr": 20 + epoch, "psnr_nothing": 21.5}],
+            [trained, {"kind": "validation", **row, "psnr": 20 + epoch, "psnr_input": 21.5}],
         )
         folder.samples.mkdir(exist_ok=True)
-        grid = images.encode(make_photo(epoch, 96, 32), "png")
+        grid = io.encode(make_photo(epoch, 96, 32), "png")
         (folder.samples / f"epoch-{epoch:05d}.png").write_bytes(grid)
     return root

@@ -17,7 +17,7 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-PICTURES = 4
+IMAGES = 4
 
 
 class Killer(Display):
@@ -27,7 +27,7 @@ class Killer(Display):
         super().__init__()
         self.wanted, self.at, self.number = title, at, number
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "pictures") -> None:
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
         super().begin(title, total, done, unit)
         self.now = title
 

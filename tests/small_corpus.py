@@ -12,12 +12,12 @@ import numpy as np
 from conftest import make_photo
 
 from img2img_data.corpus.format import read_rows
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def spoiled(photo: np.ndarray, sigma: float) -> np.ndarray:
+def degraded(photo: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(photo, (0, 0), sigma)
 
 
@@ -54,18 +54,18 @@ def write_corpus(
                 "tags": {"group": f"{split}{number // crops}"},
             }
             row |= _write_pair(
-                root / split, f"{number:03d}.png", spoiled(target, sigma), target, layout
+                root / split, f"{number:03d}.png", degraded(target, sigma), target, layout
             )
             rows.append(row)
             seed += 1
         (root / split / "metadata.jsonl").write_text(
             "".join(json.dumps(row) + "\n" for row in rows)
         )
-    refused = [
-        {"source": "x", "reason": reason, "detail": ""} for reason in ("grey", "grey", "truncated")
+    rejected = [
+        {"source": "x", "reason": reason, "detail": ""} for reason in ("gray", "gray", "truncated")
     ]
-    (root / "rejected.jsonl").write_text("".join(json.dumps(row) + "\n" for row in refused))
-    page = {"format": 1, "kind": "paired", "layout": layout, "colour": "rgb", **(info or {})}
+    (root / "rejected.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rejected))
+    page = {"format": 1, "kind": "paired", "layout": layout, "color": "rgb", **(info or {})}
     (root / "corpus.json").write_text(json.dumps(page))
     return root
 
@@ -93,7 +93,7 @@ def write_domains(root: Path, count: int) -> Path:
 
 def _write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(images.encode(np.ascontiguousarray(pixels), "png"))
+    path.write_bytes(io.encode(np.ascontiguousarray(pixels), "png"))
 
 
 def tagged(
@@ -112,13 +112,13 @@ def tagged(
 def write_lab(
     root: Path, splits: dict[str, int], bits: int = 8, size: tuple[int, int] = (16, 16)
 ) -> Path:
-    write_corpus(root, splits, size=size, info={"colour": "lab", "bits": bits})
+    write_corpus(root, splits, size=size, info={"color": "lab", "bits": bits})
     for path in root.glob("*/target/*.png"):
         rgb = make_photo(int(path.stem), *size)
-        lab = images.rgb_to_lab(images.to_16_bit(rgb) if bits == 16 else rgb)
-        path.write_bytes(images.encode(lab, "png"))
+        lab = io.rgb_to_lab(io.to_16_bit(rgb) if bits == 16 else rgb)
+        path.write_bytes(io.encode(lab, "png"))
         given = path.parent.parent / "input" / path.name
-        given.write_bytes(images.encode(np.ascontiguousarray(lab[..., 0]), "png"))
+        given.write_bytes(io.encode(np.ascontiguousarray(lab[..., 0]), "png"))
     return root
 
 
@@ -126,7 +126,7 @@ def write_deep(root: Path, splits: dict[str, int], channels: int = 3) -> Path:
     info = {"bits": 16, "channels": {"input": channels, "target": channels}}
     write_corpus(root, splits, size=(16, 16), info=info)
     for path in root.glob("*/*/*.png"):
-        pixels = images.to_16_bit(images.read(path).pixels) // 2 + 77
+        pixels = io.to_16_bit(io.read(path).pixels) // 2 + 77
         pixels = pixels if channels == 3 else np.ascontiguousarray(pixels[..., 0])
-        path.write_bytes(images.encode(pixels, "png"))
+        path.write_bytes(io.encode(pixels, "png"))
     return root

@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 RGB = np.ndarray
 
 
 def detailed(seed: int, width: int = 96, height: int = 80) -> RGB:
-    """A picture with detail at every scale, as photos have it; another one for each seed."""
+    """A image with detail at every scale, as photos have it; another one for each seed."""
     rng = np.random.default_rng(seed)
     layers = []
     for cells in (3, 6, 12, 24, 48):
@@ -32,10 +32,10 @@ def resized(photo: RGB, factor: float) -> RGB:
 
 NEAR: dict[str, Callable[[RGB], RGB]] = {
     "smaller": lambda p: resized(p, 0.7),
-    "jpeg": lambda p: images.decode(images.encode(p, "jpg", 50)).pixels,
+    "jpeg": lambda p: io.decode(io.encode(p, "jpg", 50)).pixels,
     "brighter": lambda p: cv2.add(p, np.full_like(p, 10)),
     "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 1.2),
-    "grey": lambda p: cv2.cvtColor(images.luminance(p), cv2.COLOR_GRAY2RGB),
+    "gray": lambda p: cv2.cvtColor(io.luminance(p), cv2.COLOR_GRAY2RGB),
     "cut": lambda p: np.ascontiguousarray(p[1:-1, 1:-1]),
 }
 
@@ -43,4 +43,4 @@ NEAR: dict[str, Callable[[RGB], RGB]] = {
 def write(path: Path, pixels: RGB, quality: int = 95) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     jpg = path.suffix == ".jpg"
-    path.write_bytes(images.encode(pixels, "jpg" if jpg else "png", quality))
+    path.write_bytes(io.encode(pixels, "jpg" if jpg else "png", quality))

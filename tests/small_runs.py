@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from img2img_train.config import RunConfig
-from img2img_train.data import dataset as pictures
-from img2img_train.data import loader as batches
+from img2img_train.data import dataset, loader
 from img2img_train.networks.registry import NetworkSpec
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import LoadedModel, RunFolder
@@ -33,7 +32,7 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any) -> RunConfig:
-    """The configuration of a tiny run: a small U-Net or ResNet, for pictures from 16 x 16 on."""
+    """The configuration of a tiny run: a small U-Net or ResNet, for images from 16 x 16 on."""
     model = OBJECTIVES[loss]
     net = "resnet-6" if model.model_fields["net"].default.startswith("resnet") else "unet"
     known = {*model.model_fields, *RunConfig.model_fields}
@@ -67,13 +66,13 @@ def negative_model(folder: Path) -> LoadedModel:
 
 def seen(
     loss: str, corpus: Path, numbers: range, workers: int = 0, cache: str = "off", **settings: Any
-) -> list[batches.Batch]:
+) -> list[loader.Batch]:
     """The batches of some steps, as networks get them."""
     config = small_config(loss, corpus, **{"net": "resnet-6", **settings})
     data = Data.open(config, config.objective)
-    store = pictures.store_of(data.train.to_train_on(), cache, workers)
-    raws = batches.steps(data.plan, store, numbers, config.flip, workers, data.train)
-    return [batches.to_device(raw, torch.device("cpu"), data.train.planes) for raw in raws]
+    store = dataset.store_of(data.train.to_train_on(), cache, workers)
+    raws = loader.steps(data.plan, store, numbers, config.flip, workers, data.train)
+    return [loader.to_device(raw, torch.device("cpu"), data.train.channel_layout) for raw in raws]
 
 
 DEGRADED: dict[str, Any] = {

@@ -55,7 +55,7 @@ def print_report(report: Report, out: Path, dry: bool, seconds: float) -> None:
     if report.complete:
         click.echo(f"'{printable(str(out))}' was complete already")
     else:
-        rate = f"{report.total / max(seconds, 1e-3):,.0f} pictures/s"
+        rate = f"{report.total / max(seconds, 1e-3):,.0f} images/s"
         click.echo(
             f"'{printable(str(out))}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}"
         )
@@ -95,13 +95,13 @@ def blur(source: Path, out: Path, settings: dict[str, object]) -> None:
 
 
 @click.command(
-    cls=ModelCommand, models=_models("degrade"), short_help="Pair each photo with a spoiled copy."
+    cls=ModelCommand, models=_models("degrade"), short_help="Pair each photo with a degraded copy."
 )
 @click.argument("source", type=FOLDER)
 @click.argument("out", type=FOLDER)
 @click.option("--recipe", type=FOLDER, default=None, help="YAML file with a tree of degradations")
 def degrade(source: Path, out: Path, recipe: Path | None, settings: dict[str, object]) -> None:
-    """Pair each photo of SOURCE with a copy that a tree of degradations spoiled: blur, noise, compression...
+    """Pair each photo of SOURCE with a copy that a tree of degradations degraded: blur, noise, compression...
 
     A recipe holds the tree under the key 'degradation'; a single kind needs no recipe.
 
@@ -126,7 +126,7 @@ def degrade(source: Path, out: Path, recipe: Path | None, settings: dict[str, ob
 @click.argument("targets", type=FOLDER)
 @click.argument("out", type=FOLDER)
 def combine(inputs: Path, targets: Path, out: Path, settings: dict[str, object]) -> None:
-    """Pair the pictures of INPUTS with those of TARGETS by their names, never by their order.
+    """Pair the images of INPUTS with those of TARGETS by their names, never by their order.
 
     \b
     Example:
@@ -144,28 +144,28 @@ def combine(inputs: Path, targets: Path, out: Path, settings: dict[str, object])
 @click.argument("source", type=FOLDER)
 @click.argument("out", type=FOLDER)
 def lab(source: Path, out: Path, settings: dict[str, object]) -> None:
-    """Pair the L plane of each photo with its Lab picture: a corpus for colorization.
+    """Pair the L plane of each photo with its Lab image: a corpus for colorization.
 
     \b
     Example:
-      img2img-data lab photos/ corpora/colour --size 256
+      img2img-data lab photos/ corpora/color --size 256
     """
     _run("lab", (source, out), settings)
 
 
 @click.command(
-    cls=ModelCommand, models=_models("grayscale"), short_help="Pair each photo's grey with it."
+    cls=ModelCommand, models=_models("grayscale"), short_help="Pair each photo's gray with it."
 )
 @click.argument("source", type=FOLDER)
 @click.argument("out", type=FOLDER)
 def grayscale(source: Path, out: Path, settings: dict[str, object]) -> None:
-    """Pair each photo of SOURCE without its colours with the photo itself: colorization in RGB.
+    """Pair each photo of SOURCE without its colors with the photo itself: colorization in RGB.
 
     Photos that are black-and-white already teach nothing here: 'select --drop-gray' leaves them out.
 
     \b
     Example:
-      img2img-data grayscale photos/ corpora/grey --size 256
+      img2img-data grayscale photos/ corpora/gray --size 256
     """
     _run("grayscale", (source, out), settings)
 
@@ -196,7 +196,7 @@ def blank(source: Path, out: Path, settings: dict[str, object]) -> None:
 def edges(source: Path, out: Path, settings: dict[str, object]) -> None:
     """Pair the edges of each photo of SOURCE (Canny) with the photo itself: from lines to photos.
 
-    Thresholds are in the units of OpenCV's Canny, 4 for each grey level between neighbouring pixels; by
+    Thresholds are in the units of OpenCV's Canny, 4 for each gray level between neighbouring pixels; by
     default each photo's own gradients set them.
 
     \b
@@ -276,7 +276,7 @@ def import_folder(source: Path, out: Path, settings: dict[str, object]) -> None:
       hf           metadata.jsonl or .csv with two *_file_name columns
       webdataset   .tar archives with 1.input.png, 1.target.png
 
-    Pictures are kept byte for byte where they are clean. The halves of a pair must have one size.
+    Images are kept byte for byte where they are clean. The halves of a pair must have one size.
 
     \b
     Example:
@@ -332,7 +332,7 @@ def pack(corpus: Path, shards: Path, settings: dict[str, object]) -> None:
 def unpack(shards: Path, out: Path, settings: dict[str, object]) -> None:
     """Write the corpus that was packed at SHARDS to OUT, byte for byte.
 
-    Everything is checked before anything is written: a shard that is damaged, or made to do harm, is refused.
+    Everything is checked before anything is written: a shard that is damaged, or made to do harm, is rejected.
 
     \b
     Example:

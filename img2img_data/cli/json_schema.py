@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from img2img_data.cli.recipe import Recipe
 from img2img_data.cli.steps import STEPS, Choice, Step
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import did_you_mean, takes_text
+from img2img_data.core.settings_model import accepts_text, did_you_mean
 from img2img_data.degradations.compose import Composite
 from img2img_data.degradations.registry import DEGRADATIONS, Degradation
 
@@ -33,7 +33,7 @@ ROW: Final[Schema] = {
         "target_file_name": _FILE,
         "file_name": {
             **_FILE,
-            "description": "the A|B picture, or the one picture of an unpaired corpus",
+            "description": "the A|B image, or the one image of an unpaired corpus",
         },
         "domain": {"enum": ["A", "B"], "description": "of an unpaired corpus"},
         "source": {"type": "string", "description": "the source's path, escaped for reading"},
@@ -41,10 +41,10 @@ ROW: Final[Schema] = {
         "target_source": {"type": "string"},
         "target_source_hex": _HEX,
         "tags": {"type": "object", "description": "what is known about the source"},
-        "kind": {"type": "string", "description": "the command, or what spoiled the input"},
+        "kind": {"type": "string", "description": "the command, or what degraded the input"},
         "drawn": {"type": "object", "description": "the parameters drawn for this pair"},
         "measured": {"type": "object", "description": "what was measured on this pair"},
-        "width": {"type": "integer", "minimum": 1, "description": "of one picture, pixels"},
+        "width": {"type": "integer", "minimum": 1, "description": "of one image, pixels"},
         "height": {"type": "integer", "minimum": 1},
         "notes": {"type": "array", "items": {"type": "string"}},
         "source_sha256": _SHA256,
@@ -169,7 +169,7 @@ def tree_schema(defs: Schema) -> Schema:
             "type": "number",
             "minimum": 0,
             "maximum": 1,
-            "description": "of the pictures it is done to",
+            "description": "of the images it is done to",
         }
         weight = {"type": "number", "minimum": 0, "description": "how often, within a one-of"}
         one: Schema = {
@@ -210,7 +210,7 @@ def _settings_of(model: type[BaseModel], defs: Schema) -> Schema:
     """Return the properties of a model, with numbers allowed where recipes take them for text."""
     properties: Schema = _model_schema(model, defs)["properties"]
     for name, field in model.model_fields.items():
-        if takes_text(field):
+        if accepts_text(field):
             _allow_numbers(properties[name])
     return properties
 

@@ -17,7 +17,7 @@ import click
 
 from img2img_data.cli.build_commands import COMMANDS, FOLDER, print_report, say
 from img2img_data.core.errors import Img2ImgError, printable
-from img2img_data.core.settings_model import show_wrong_usage
+from img2img_data.core.settings_model import print_usage_error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -30,11 +30,11 @@ def group() -> None:
       img2img-data blur photos/ corpora/gaussian --kind gaussian --sigma 3 --size 64
       img2img-data show corpora/gaussian
 
-    Refused pictures never stop a run: each is a row in rejected.jsonl with its reason. A run that was
+    Rejected images never stop a run: each is a row in rejected.jsonl with its reason. A run that was
     interrupted goes on when the same command is given again.
 
     \b
-    Exit codes: 0 done; 1 could not finish, too many pictures refused, or files without their other half;
+    Exit codes: 0 done; 1 could not finish, too many images rejected, or files without their other half;
     2 wrong option, recipe or folder; 130 / 143 ended by a signal.
     """
 
@@ -58,10 +58,10 @@ def group() -> None:
 def degradations(name: str, photo: Path | None, out: Path, side: int, seed: int) -> None:
     """List all degradations; with NAME, its settings: units, ranges, defaults.
 
-    A strength is a number, or a range of which each picture draws its own: [1, 5] in a recipe, 1..5 on the
+    A strength is a number, or a range of which each image draws its own: [1, 5] in a recipe, 1..5 on the
     command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
 
-    With --on PHOTO they are shown instead: a sheet with the photo spoiled by each, or by NAME nine times
+    With --on PHOTO they are shown instead: a sheet with the photo degraded by each, or by NAME nine times
     with what was drawn.
 
     \b
@@ -77,9 +77,9 @@ def degradations(name: str, photo: Path | None, out: Path, side: int, seed: int)
             say(line)
         say(f"sheet: {printable(str(out))}")
         return
-    from img2img_data.degradations.spec import about_degradations
+    from img2img_data.degradations.spec import describe_degradations
 
-    for line in about_degradations(name):
+    for line in describe_degradations(name):
         say(line)
 
 
@@ -91,9 +91,9 @@ def degradations(name: str, photo: Path | None, out: Path, side: int, seed: int)
 )
 @click.option("--out", type=FOLDER, default=None, help="file to write what was made to")
 def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> None:
-    """Spoil one photo again by what CORPUS noted under KEY, and compare with what the corpus holds.
+    """Degrade one photo again by what CORPUS noted under KEY, and compare with what the corpus holds.
 
-    Without --source the clean picture in the corpus serves, if it was kept without loss; of 'lab' there is
+    Without --source the clean image in the corpus serves, if it was kept without loss; of 'lab' there is
     none. Ends with 1 when a single byte differs.
 
     \b
@@ -183,7 +183,7 @@ def schema(what: str) -> None:
     type=click.FloatRange(0, 1),
     default=0.1,
     show_default=True,
-    help="end with exit code 1 when a larger share of the whole was refused",
+    help="end with exit code 1 when a larger share of the whole was rejected",
 )
 @click.option("--dry-run", is_flag=True, help="check that the shards fit together, write nothing")
 def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_run: bool) -> None:
@@ -221,7 +221,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
 
 @group.command(short_help="Check a corpus file by file.")
 @click.argument("corpus", type=FOLDER)
-@click.option("--quick", is_flag=True, help="compare names only, read no picture")
+@click.option("--quick", is_flag=True, help="compare names only, read no image")
 @click.option(
     "--max-shift",
     type=click.FloatRange(min=0, min_open=True),
@@ -230,7 +230,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
 @click.option(
     "--leaks",
     is_flag=True,
-    help="also list pictures of which a copy, exact or near, is in another split",
+    help="also list images of which a copy, exact or near, is in another split",
 )
 @click.option(
     "--duplicate-distance",
@@ -304,7 +304,7 @@ def verify(
     help="another sample of a large corpus",
 )
 def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> None:
-    """Write a self-contained HTML page: the most spoiled pairs and typical ones, a slider on each.
+    """Write a self-contained HTML page: the most degraded pairs and typical ones, a slider on each.
 
     Filters and a search box choose among the pairs by split, kind, tag and drawn parameter; histograms show
     what was drawn and measured over the whole corpus. Of a corpus of more than 1,000 pairs a sample is read.
@@ -390,7 +390,7 @@ def main() -> None:
     try:
         code = group(standalone_mode=False)
     except click.ClickException as error:
-        show_wrong_usage(error)
+        print_usage_error(error)
         code = error.exit_code
     except Img2ImgError as error:
         click.echo(f"{click.style('error', fg='red')}: {error}", err=True)

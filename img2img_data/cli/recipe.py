@@ -31,10 +31,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from img2img_data.build.select import PAGE
 from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_step
 from img2img_data.core.errors import Img2ImgError, UsageError, printable
-from img2img_data.core.settings_model import Place, build_model, did_you_mean, takes_text
+from img2img_data.core.settings_model import Place, accepts_text, build_model, did_you_mean
 from img2img_data.core.yaml_file import Document, read_yaml
 from img2img_data.corpus.format import CORPUS_FILE
-from img2img_data.degradations.spec import parse_tree
+from img2img_data.degradations.spec import parse_spec
 from img2img_data.exchange.export import EXPORT_FILE
 from img2img_data.exchange.webdataset_pack import INDEX_FILE
 from img2img_data.runner.outcome import Report
@@ -118,7 +118,7 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
     if not recipe.corpus:
         raise UsageError("recipe", path, "has no 'corpus' steps", "see the files in recipes/")
     if recipe.degradation is not None:
-        parse_tree(recipe.degradation, place.below("degradation"))
+        parse_spec(recipe.degradation, place.below("degradation"))
     full = _steps_of(recipe.corpus, recipe.degradation, place.below("corpus"))
     own = recipe.smoke.corpus if recipe.smoke else ()
     small = _steps_of(own, recipe.degradation, place.below("smoke", "corpus"))
@@ -148,10 +148,10 @@ def load_degradation(path: Path) -> Any:
     """Return the tree of degradations in a recipe, checked; ``UsageError`` names the first mistake."""
     document = read_yaml(path)
     if "degradation" not in document.content:
-        way_out = "write a tree of degradations under that key, as in recipes/mixed.yaml"
-        raise UsageError("recipe", path, "has no 'degradation'", way_out)
+        hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
+        raise UsageError("recipe", path, "has no 'degradation'", hint)
     place = Place(f"recipe '{printable(str(path))}'", ("degradation",), document.lines)
-    parse_tree(document.content["degradation"], place)
+    parse_spec(document.content["degradation"], place)
     return document.content["degradation"]
 
 
@@ -182,7 +182,7 @@ def _step_of(
         if os.path.abspath(earlier.paths[-1]) == os.path.abspath(paths[-1]):
             why = f"is the output of step {earlier.number} ({earlier.name}) too"
             raise place.error([step.paths[-1]], why, "give each step a folder of its own")
-    texts = {f for m in step.models for f, field in m.model_fields.items() if takes_text(field)}
+    texts = {f for m in step.models for f, field in m.model_fields.items() if accepts_text(field)}
     settings = {
         key: str(value) if key in texts and _is_number(values, key) else value
         for key, value in values.items()

@@ -28,7 +28,7 @@ from img2img_data.build.pairings import (
     Pairing,
 )
 from img2img_data.build.pairs import build_corpus, forecast_corpus
-from img2img_data.build.resize_folder import ResizeSettings, forecast_resizing, resize_pictures
+from img2img_data.build.resize_folder import ResizeSettings, forecast_resizing, resize_images
 from img2img_data.build.select import (
     EXPECTED,
     SelectSettings,
@@ -49,7 +49,7 @@ from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.registry import Step as Tree
-from img2img_data.degradations.spec import parse_assignments, parse_tree
+from img2img_data.degradations.spec import parse_assignments, parse_spec
 from img2img_data.exchange.export import ExportSettings, export_corpus
 from img2img_data.exchange.webdataset_pack import INDEX_FILE, PackSettings, pack_corpus
 from img2img_data.exchange.webdataset_unpack import unpack_corpus
@@ -73,7 +73,7 @@ class BlurSettings(BaseModel):
 
     kind: str = Field(
         "gaussian",
-        description=f"what spoils the pictures: {', '.join(BLUR_KINDS)}",
+        description=f"what degrades the images: {', '.join(BLUR_KINDS)}",
         json_schema_extra={"enum": list(BLUR_KINDS)},
     )
 
@@ -88,7 +88,7 @@ class BlurSettings(BaseModel):
 
 
 class DegradeSettings(BaseModel):
-    """What spoils the pictures: one kind, or a tree of them."""
+    """What degrades the images: one kind, or a tree of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -202,9 +202,9 @@ def run_step(
     _check_apart(paths)
     run = build_model(RunSettings, split_settings(given, RunSettings))
     report = step.run(paths, given, progress, say)
-    loose_ok = bool(given.get("allow_unpaired", False))
+    unmatched_ok = bool(given.get("allow_unpaired", False))
     expected = EXPECTED if name in {"wiki", "select"} else frozenset[str]()
-    return report, report.exit_code(run.max_bad, expected, loose_ok)
+    return report, report.exit_code(run.max_bad, expected, unmatched_ok)
 
 
 def check_settings(name: str, given: Settings, place: Place = OPTIONS) -> None:
@@ -271,7 +271,7 @@ def _corpus(
 def blur(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Pair each picture with a spoiled copy of itself."""
+    """Pair each image with a degraded copy of itself."""
     kind = build_model(BlurSettings, split_settings(given, BlurSettings)).kind
     degradation = BLUR_KINDS[kind]
     pairing = Blur(degradation=build_model(degradation, split_settings(given, degradation)))
@@ -281,7 +281,7 @@ def blur(
 def degrade(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Pair each picture with a copy of itself, spoiled by one kind or by a whole tree of degradations."""
+    """Pair each image with a copy of itself, degraded by one kind or by a whole tree of degradations."""
     pairing = Degrade(degradation=degradation_of_step(given).degradation)
     return _corpus("degrade", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
@@ -293,13 +293,13 @@ def degradation_of_step(given: Settings, place: Place = OPTIONS) -> Tree:
         raise place.error(["kind"], "is given beside a tree of degradations", "keep one of the two")
     if settings.kind is not None:
         where = place.below("set") if place.title else Place("option --set")
-        return parse_tree({settings.kind: parse_assignments(settings.set, where)}, where)
+        return parse_spec({settings.kind: parse_assignments(settings.set, where)}, where)
     if settings.set:
         raise place.error(["set"], "belongs to a kind", "change the tree of degradations instead")
     if settings.degradation is None:
-        way_out = "name a kind; 'img2img-data degradations' lists them; or give a recipe with a 'degradation:'"
-        raise place.error(["kind"], "missing, so nothing is spoiled", way_out)
-    return parse_tree(
+        hint = "name a kind; 'img2img-data degradations' lists them; or give a recipe with a 'degradation:'"
+        raise place.error(["kind"], "missing, so nothing is degraded", hint)
+    return parse_spec(
         settings.degradation, place.below("degradation") if place.title else Place("recipe")
     )
 
@@ -307,7 +307,7 @@ def degradation_of_step(given: Settings, place: Place = OPTIONS) -> Tree:
 def lab(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Pair the L plane of each picture with its Lab picture."""
+    """Pair the L plane of each image with its Lab image."""
     pairing = build_model(Colorize, split_settings(given, Colorize))
     return _corpus("lab", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
@@ -315,7 +315,7 @@ def lab(
 def grayscale(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Pair each picture without its colours with itself."""
+    """Pair each image without its colors with itself."""
     return _corpus(
         "grayscale", _plan_one(paths[0], say), Grayscale(), paths[1], given, progress, say
     )
@@ -324,7 +324,7 @@ def grayscale(
 def blank(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Pair each picture with a hole in it with itself."""
+    """Pair each image with a hole in it with itself."""
     pairing = build_model(Blank, split_settings(given, Blank))
     return _corpus("blank", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
@@ -332,7 +332,7 @@ def blank(
 def edges(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Pair the edges of each picture with itself."""
+    """Pair the edges of each image with itself."""
     pairing = build_model(Edges, split_settings(given, Edges))
     return _corpus("edges", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
@@ -348,25 +348,27 @@ def unpaired(
 def combine(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Pair the pictures of two folders by their names."""
+    """Pair the images of two folders by their names."""
     settings = build_model(MatchSettings, split_settings(given, MatchSettings))
     found = [list(_listed(p, say)) for p in paths[:2]]
-    usable = [[i.path for i in side if not i.refused] for side in found]
+    usable = [[i.path for i in side if not i.rejected] for side in found]
     matching = match_paths(usable[0], usable[1], settings)
-    refused = [(n, i.path, *i.refused) for n, side in enumerate(found) for i in side if i.refused]
-    matching.loose += refused
+    rejected = [
+        (n, i.path, *i.rejected) for n, side in enumerate(found) for i in side if i.rejected
+    ]
+    matching.unmatched += rejected
     shown = build_model(PairSettings, split_settings(given, PairSettings)).rows
     for line in table_of(
         matching, bool(given.get("dry_run")), shown if matching.pairs else min(shown, 3)
     ):
         say(line)
-    other, count = better_match(usable[0], usable[1], settings) if matching.loose else ("", 0)
+    other, count = better_match(usable[0], usable[1], settings) if matching.unmatched else ("", 0)
     hint = f"--match {other} would pair {count:,}" if count > len(matching.pairs) else ""
     if not matching.pairs and not given.get("dry_run"):
         raise UsageError(
             "folders",
             f"{paths[0]}' and '{paths[1]}",
-            "no picture of one has its other half in the other (all unpaired)",
+            "no image of one has its other half in the other (all unpaired)",
             hint or "try another --match; --dry-run shows the table",
         )
     if hint:
@@ -376,7 +378,7 @@ def combine(
         "combine", plan_pairs(paths[:2], matching), pairing, paths[2], given, progress, say
     )
     if given.get("dry_run"):
-        report.loose = len(matching.loose)
+        report.unmatched = len(matching.unmatched)
     return report
 
 
@@ -392,7 +394,7 @@ def select(
 def resize(
     paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
 ) -> Report:
-    """Write the pictures of a folder in one size."""
+    """Write the images of a folder in one size."""
     settings = build_model(ResizeSettings, split_settings(given, ResizeSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     plan = _plan_one(paths[0], say)
@@ -400,7 +402,7 @@ def resize(
         for line in forecast_resizing(plan, paths[1], settings, run):
             say(line)
         return Report()
-    return resize_pictures(plan, paths[1], settings, run, progress)
+    return resize_images(plan, paths[1], settings, run, progress)
 
 
 def wiki(
@@ -439,8 +441,8 @@ def import_folder(
     name = build_model(ImportSettings, split_settings(given, ImportSettings)).format
     if (root / CORPUS_FILE).is_file():
         packed = (root / INDEX_FILE).is_file()
-        way_out = "'img2img-data unpack' gives it back" if packed else "use it as it is"
-        raise UsageError("folder", root, "is a corpus already" + ", packed" * packed, way_out)
+        hint = "'img2img-data unpack' gives it back" if packed else "use it as it is"
+        raise UsageError("folder", root, "is a corpus already" + ", packed" * packed, hint)
     found = find_layout(root) if name == "auto" else name
     if found is None:
         raise UsageError(
@@ -448,7 +450,7 @@ def import_folder(
         )
     layout = LAYOUTS[found]
     if not layout.fits(root):
-        raise UsageError("folder", root, f"has not the layout of {found}", layout.way_out)
+        raise UsageError("folder", root, f"has not the layout of {found}", layout.hint)
     say(f"layout {found}")
     plan = plan_entries(root.parent if root.is_file() else root, layout, layout.entries(root))
     kept = {name: given[name] for name in ("bits", "channels") if name in given}
@@ -494,7 +496,7 @@ def _plan_one(folder: Path, say: Callable[[str], None]) -> Plan:
 
 
 def _listed(folder: Path, say: Callable[[str], None]) -> Iterator[Item]:
-    """Yield the pictures of a folder, and say in the end what else there was."""
+    """Yield the images of a folder, and say in the end what else there was."""
     ignored: Counter[str] = Counter()
     yield from list_folder(folder, ignored)
     if line := passed_over(ignored):

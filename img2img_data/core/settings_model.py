@@ -32,7 +32,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(names))}"
 
 
-def show_wrong_usage(error: click.ClickException) -> None:
+def print_usage_error(error: click.ClickException) -> None:
     """Print what is wrong with a command line in one line, with the way out; click takes four.
 
     A command that was given nothing at all shows its help.
@@ -163,15 +163,15 @@ class Place:
         """Return the place of a section under this one."""
         return replace(self, keys=(*self.keys, *keys))
 
-    def error(self, keys: Sequence[str], why: str, way_out: str = "") -> UsageError:
+    def error(self, keys: Sequence[str], why: str, hint: str = "") -> UsageError:
         """Return the line about the value under ``keys``: its option, or file, line and whole key path."""
         if not self.title:
             named = "--" + keys[0].replace("_", "-") if keys else None
-            return UsageError("option" if keys else "options", named, why, way_out)
+            return UsageError("option" if keys else "options", named, why, hint)
         path = (*self.keys, *keys)
         nearest = next((n for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
         line = f", line {self.lines[path[:nearest]]}" if nearest else ""
-        return UsageError(f"{self.title}{line}: key", ".".join(path) or "all", why, way_out)
+        return UsageError(f"{self.title}{line}: key", ".".join(path) or "all", why, hint)
 
 
 OPTIONS: Final = Place()
@@ -255,6 +255,6 @@ def split_settings(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[
     return {k: v for k, v in settings.items() if k in model.model_fields}
 
 
-def takes_text(field: FieldInfo) -> bool:
+def accepts_text(field: FieldInfo) -> bool:
     """Tell whether a field holds any text; a file may then give a number, as in ``size: 64``."""
     return _without_none(field.annotation) is str

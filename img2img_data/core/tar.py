@@ -2,7 +2,7 @@
 
 The reader is ours because the standard library's follows whatever a header says: it allocates what an
 extended header promises and knows links, devices and sparse files. This one knows regular files, in the
-ustar layout of POSIX.1-1988 with the long names of POSIX.1-2001 (pax) and GNU; everything else is refused. It
+ustar layout of POSIX.1-1988 with the long names of POSIX.1-2001 (pax) and GNU; everything else is rejected. It
 yields where members lie and reads no content.
 """
 
@@ -94,12 +94,12 @@ def _check_block(path: Path, block: bytes, first: bool) -> None:
     total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
     if block[257:262] != b"ustar" or _number(path, block[148:156]) != total:
         what = "is no plain tar archive" if first else "is damaged"
-        way_out = "a compressed one has to be expanded first" if first else "fetch it again"
-        raise ArchiveError("archive", path, what, way_out)
+        hint = "a compressed one has to be expanded first" if first else "fetch it again"
+        raise ArchiveError("archive", path, what, hint)
 
 
 def _number(path: Path, digits: bytes) -> int:
-    """Return an octal field; the binary form is for sizes from 8 GiB, which no picture has."""
+    """Return an octal field; the binary form is for sizes from 8 GiB, which no image has."""
     text = digits.strip(b" \0")
     if not re.fullmatch(rb"[0-7]*", text):
         raise ArchiveError("archive", path, "is no plain tar archive, or damaged", "fetch it again")

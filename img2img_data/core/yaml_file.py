@@ -2,7 +2,7 @@
 
 Words mean what YAML 1.2 says (its core schema, https://yaml.org/spec/1.2.2/#103-core-schema), not what
 PyYAML takes from 1.1: ``no`` and ``on`` are words, ``1e-3`` is a number, ``12:30`` is no count of seconds and
-``2020-01-01`` no date. What silently loses or multiplies content is refused: keys given twice, aliases that
+``2020-01-01`` no date. What silently loses or multiplies content is rejected: keys given twice, aliases that
 unfold without bound or contain themselves. Nothing in a file is ever run.
 """
 
@@ -77,16 +77,16 @@ def read_yaml(path: Path, what: str = "recipe") -> Document:
     except OSError as error:
         raise UsageError(what, path, error.strerror or str(error), "check the path") from None
     except _Bad as bad:
-        line, why, way_out = bad.args
-        raise UsageError(*_place(what, path, line), why, way_out) from None
+        line, why, hint = bad.args
+        raise UsageError(*_place(what, path, line), why, hint) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         why = printable(error.problem or error.context or "is no YAML")
-        way_out = (
+        hint = (
             "indent by spaces, never by tabs" if "'\\t'" in why or "\\t" in why else "mend the file"
         )
         place = _place(what, path, mark.line + 1 if mark else 0)
-        raise UsageError(*place, f"is not YAML: {why}", way_out) from None
+        raise UsageError(*place, f"is not YAML: {why}", hint) from None
     except RecursionError:
         raise UsageError(what, path, "is nested too deeply", "mend the file") from None
     except (yaml.YAMLError, ValueError) as error:

@@ -3,14 +3,14 @@
 ::
 
     corpus.json                 what it is; written last, so it exists or the corpus is unfinished
-    rejected.jsonl              one row per refused picture
+    rejected.jsonl              one row per rejected image
     train/metadata.jsonl        one row per pair, sorted by key
     train/input/KEY.png         train/target/KEY.png           (layout "folders")
     train/KEY.png               input left, target right       (layout "combined")
     train/A/KEY.png             train/B/KEY.png                (kind "unpaired")
 
 corpus.json states ``bits``, 8 or 16 a sample, and ``channels``, the number of ``input`` and of ``target`` (of
-A and of B too): 1 grey, 3 RGB or Lab, 4 RGBA. All pictures of a corpus agree with it. Where it says nothing:
+A and of B too): 1 gray, 3 RGB or Lab, 4 RGBA. All images of a corpus agree with it. Where it says nothing:
 8 bit, and 3 channels, but 1 for the input of a Lab corpus.
 
 The columns ``*_file_name`` follow the Hugging Face imagefolder convention, the combined layout the one of
@@ -47,11 +47,11 @@ CORPUS_FILE: Final = "corpus.json"
 REJECTED_FILE: Final = "rejected.jsonl"
 METADATA_FILE: Final = "metadata.jsonl"
 EXTENSIONS: Final = {".png", ".jpg", ".jpeg", ".webp"}
-"""What the pictures of a corpus end in."""
+"""What the images of a corpus end in."""
 
 Kind = Literal["paired", "unpaired"]
 Layout = Literal["folders", "combined"]
-Colour = Literal["rgb", "lab"]
+ColorSpace = Literal["rgb", "lab"]
 
 _UNSAFE: Final = frozenset('<>:"/\\|?*%')
 _RESERVED: Final = frozenset(
@@ -217,8 +217,8 @@ def _folded(key: str) -> bytes:
 
 
 # ------------------------------------------------------------------------------ randomness, splits
-def picture_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Generator:
-    """Return the generator of one picture: it depends on seed, name and epoch, on nothing else.
+def image_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Generator:
+    """Return the generator of one image: it depends on seed, name and epoch, on nothing else.
 
     ``name`` is the source's relative path. Offline there is no epoch; online each epoch draws anew.
     """
@@ -234,7 +234,7 @@ def split_place(group: bytes, seed: int) -> int:
 
 
 def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
-    """Return the split of a group: by a hash, so that adding pictures never moves old ones.
+    """Return the split of a group: by a hash, so that adding images never moves old ones.
 
     ``splits`` maps names to shares that sum to 1.
     """
@@ -294,13 +294,13 @@ class Corpus:
     """A corpus opened for reading. ``by_split`` maps each split to its pairs, sorted by key.
 
     Pairs are read from the manifest when they are asked for: a million take 8 MB. In an unpaired
-    corpus ``domains`` holds, for each split, the pictures of A and of B instead.
+    corpus ``domains`` holds, for each split, the images of A and of B instead.
     """
 
     root: Path
     kind: Kind
     layout: Layout
-    colour: Colour
+    color: ColorSpace
     info: Mapping[str, Any]
     by_split: Mapping[str, Sequence[Pair]]
     domains: Mapping[str, tuple[Sequence[Path], Sequence[Path]]] = field(default_factory=dict)
@@ -334,45 +334,45 @@ class Corpus:
         """Return input and target, H x W x 3 RGB (Lab corpora: as stored), uint8, or uint16 where ``bits`` is
         16.
 
-        A single channel is given three times; RGBA corpora give H x W x 4. Where nothing says that pictures
+        A single channel is given three times; RGBA corpora give H x W x 4. Where nothing says that images
         are 16 bit, as in another tool's folder, such are read as 8 bit, or with ``exact`` are a
         ``CorpusError``.
         """
-        first = self.read_picture(pair.input, exact)
+        first = self.read_image(pair.input, exact)
         if self.layout == "folders":
-            return first, self.read_picture(pair.target, exact)
+            return first, self.read_image(pair.target, exact)
         if first.shape[1] % 2:
             raise CorpusError(
-                "picture", pair.input, "has an odd width, so it is not A|B", "check the layout"
+                "image", pair.input, "has an odd width, so it is not A|B", "check the layout"
             )
         middle = first.shape[1] // 2
         return first[:, :middle], first[:, middle:]
 
-    def read_picture(self, path: Path, exact: bool = False) -> NDArray[Any]:
-        """Return one picture of the corpus, as ``read`` does."""
-        return _read_picture(path, self.bits, 4 in self.channels.values(), exact)
+    def read_image(self, path: Path, exact: bool = False) -> NDArray[Any]:
+        """Return one image of the corpus, as ``read`` does."""
+        return _read_image(path, self.bits, 4 in self.channels.values(), exact)
 
 
-def _read_picture(path: Path, bits: int, transparent: bool, exact: bool) -> NDArray[Any]:
-    from img2img_data.core.errors import Refused
-    from img2img_data.images import io as images
+def _read_image(path: Path, bits: int, transparent: bool, exact: bool) -> NDArray[Any]:
+    from img2img_data.core.errors import Rejected
+    from img2img_data.images import io
 
     try:
-        policy = images.ReadPolicy(
+        policy = io.ReadPolicy(
             depth=16 if bits == 16 else 8, channels="rgba" if transparent else "rgb"
         )
-        picture = images.read(path, policy)
-    except Refused as refused:
-        why = f"{refused.reason} {refused.detail}".strip()
+        image = io.read(path, policy)
+    except Rejected as rejected:
+        why = f"{rejected.reason} {rejected.detail}".strip()
         raise CorpusError(
-            "picture", path, why, "check the corpus with 'img2img-data verify'"
+            "image", path, why, "check the corpus with 'img2img-data verify'"
         ) from None
-    if exact and "depth" in picture.notes:
+    if exact and "depth" in image.notes:
         why = "holds 16 bit, and nothing says that the corpus does"
         raise CorpusError(
-            "picture", path, why, "make a corpus of the folder with 'img2img-data import'"
+            "image", path, why, "make a corpus of the folder with 'img2img-data import'"
         )
-    return picture.pixels
+    return image.pixels
 
 
 def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
@@ -390,7 +390,7 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
         raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
     found = _open_layout(root)
     if found is None:
-        what = "holds neither corpus.json nor pictures in a layout that is known"
+        what = "holds neither corpus.json nor images in a layout that is known"
         raise CorpusError("corpus", root, what, "see 'img2img-data import --help' for the layouts")
     return found
 
@@ -427,7 +427,7 @@ def channels_of(info: Mapping[str, Any]) -> dict[str, int]:
     """Return the channels of input and target that corpus.json states."""
     stated = info.get("channels")
     known = stated if isinstance(stated, dict) else {}
-    usual = {"input": 1 if info.get("colour") == "lab" else 3, "target": 3}
+    usual = {"input": 1 if info.get("color") == "lab" else 3, "target": 3}
     return {
         side: known[side] if known.get(side) in (1, 3, 4) else count
         for side, count in usual.items()
@@ -455,12 +455,12 @@ def _open_manifest(root: Path, rows: bool) -> Corpus:
     info = read_info(root)
     kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
     folders = [path.parent for path in manifests_of(root, info).values()]
-    colour = info.get("colour", "rgb")
+    color = info.get("color", "rgb")
     if kind == "unpaired":
         domains = {f.name: _open_domains(f) if rows else ((), ()) for f in folders}
-        return Corpus(root, "unpaired", layout, colour, info, {}, domains)
+        return Corpus(root, "unpaired", layout, color, info, {}, domains)
     pairs = {f.name: _open_pairs(f) if rows else () for f in folders}
-    return Corpus(root, "paired", layout, colour, info, pairs)
+    return Corpus(root, "paired", layout, color, info, pairs)
 
 
 def _open_pairs(folder: Path) -> Sequence[Pair]:
@@ -469,12 +469,12 @@ def _open_pairs(folder: Path) -> Sequence[Pair]:
 
 
 def _open_domains(folder: Path) -> tuple[Sequence[Path], Sequence[Path]]:
-    make = dict.fromkeys("AB", partial(_picture_of, folder))
+    make = dict.fromkeys("AB", partial(_image_of, folder))
     found = open_rows(folder / METADATA_FILE, make, lambda row: str(row.get("domain")))
     return found["A"], found["B"]
 
 
-def _picture_of(folder: Path, row: Mapping[str, Any]) -> Path:
+def _image_of(folder: Path, row: Mapping[str, Any]) -> Path:
     return inside(folder, row.get("file_name"))
 
 
@@ -508,10 +508,10 @@ def _open_layout(root: Path) -> Corpus | None:
     domains: dict[str, tuple[list[Path], list[Path]]] = {}
     for entry in layout.entries(root):
         paths = [root.joinpath(*os.fsdecode(p).split("/")) for p in entry.sources]
-        if entry.refused:
-            why = f"{entry.refused[0]} {entry.refused[1]}".strip()
+        if entry.rejected:
+            why = f"{entry.rejected[0]} {entry.rejected[1]}".strip()
             raise CorpusError(
-                "picture", paths[0], why, "'img2img-data import' lists what it cannot use"
+                "image", paths[0], why, "'img2img-data import' lists what it cannot use"
             )
         if layout.kind == "unpaired":
             domains.setdefault(entry.split, ([], []))[entry.side].append(paths[0])

@@ -10,7 +10,7 @@
     webdataset   train-000.tar with 1.input.png, 1.target.png                github.com/webdataset/webdataset
 
 Nothing is paired by sort order. What a list names is doubted: nothing outside the folder is read, and what
-cannot be used is an entry that is refused. Adding a layout: a class, and a row in ``LAYOUTS``.
+cannot be used is an entry that is rejected. Adding a layout: a class, and a row in ``LAYOUTS``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
-from img2img_data.core import tar as archives
+from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, UsageError, printable
 from img2img_data.corpus.format import Kind, Layout, as_key
-from img2img_data.sources.folder import Entries, Refusal, is_picture_name, list_folder
+from img2img_data.sources.folder import Entries, Rejection, is_image_name, list_folder
 
 SPLITS: Final[Mapping[str, str]] = {
     "train": "train",
@@ -48,18 +48,18 @@ SIDES: Final = (("input", "target"), ("source", "target"), ("A", "B"), ("lq", "g
 LONGEST_TAG: Final = 1000
 
 Span = tuple[bytes, int, int]
-"""Where a picture lies in an archive: the archive's path, the first byte, the number of bytes."""
+"""Where a image lies in an archive: the archive's path, the first byte, the number of bytes."""
 
 
 class Entry(NamedTuple):
-    """One pair, or one picture of a domain. Paths are relative to the folder, parted by "/"."""
+    """One pair, or one image of a domain. Paths are relative to the folder, parted by "/"."""
 
     split: str
     key: str
     sources: tuple[bytes, ...]
     side: int = 0
     tags: Mapping[str, Any] = {}
-    refused: Refusal | None = None
+    rejected: Rejection | None = None
     spans: tuple[Span, ...] = ()
 
 
@@ -68,7 +68,7 @@ class FolderLayout:
 
     kind: ClassVar[Kind] = "paired"
     layout: ClassVar[Layout] = "folders"
-    way_out: ClassVar[str] = "check the path"
+    hint: ClassVar[str] = "check the path"
 
     def fits(self, root: Path) -> bool:
         """Tell, by a look at the names at the top, whether a folder has this layout."""
@@ -84,61 +84,58 @@ def _split_folders(root: Path) -> dict[str, str]:
     return {n: s for n, s in SPLITS.items() if (root / n).is_dir() and not (root / n).is_symlink()}
 
 
-def _pictures(root: Path, folder: str) -> Iterator[tuple[str, bytes, Refusal | None]]:
-    """Yield (key, path relative to ``root``, refusal) of the pictures below one of its folders."""
+def _images(root: Path, folder: str) -> Iterator[tuple[str, bytes, Rejection | None]]:
+    """Yield (key, path relative to ``root``, rejection) of the images below one of its folders."""
     for item in list_folder(root / folder):
         yield (
             as_key(os.path.splitext(item.path)[0]),
             os.fsencode(folder) + b"/" + item.path,
-            item.refused,
+            item.rejected,
         )
 
 
 class Pix2Pix(FolderLayout):
-    """One picture a pair, input left and target right."""
+    """One image a pair, input left and target right."""
 
     layout = "combined"
-    way_out = "it needs pictures in train/, val/ or test/"
+    hint = "it needs images in train/, val/ or test/"
 
     def fits(self, root: Path) -> bool:
-        """Look for a picture straight in the folder of a split, or below it."""
+        """Look for a image straight in the folder of a split, or below it."""
         return any(
-            any(is_picture_name(i.path) for i in list_folder(root / n))
-            for n in _split_folders(root)
+            any(is_image_name(i.path) for i in list_folder(root / n)) for n in _split_folders(root)
         )
 
     def entries(self, root: Path) -> Iterator[Entry]:
-        """Take every picture below the folders of the splits."""
+        """Take every image below the folders of the splits."""
         for folder, split in _split_folders(root).items():
-            for key, path, refused in _pictures(root, folder):
-                yield Entry(split, key, (path,), refused=refused)
+            for key, path, rejected in _images(root, folder):
+                yield Entry(split, key, (path,), rejected=rejected)
 
 
 class CycleGAN(FolderLayout):
     """Two domains without pairs."""
 
     kind = "unpaired"
-    way_out = "it needs trainA/ and trainB/"
+    hint = "it needs trainA/ and trainB/"
 
     def fits(self, root: Path) -> bool:
         """Look for trainA and trainB, or those of another split."""
         return any(all((root / f"{n}{d}").is_dir() for d in "AB") for n in SPLITS)
 
     def entries(self, root: Path) -> Iterator[Entry]:
-        """Take every picture of each domain."""
+        """Take every image of each domain."""
         for side, domain in enumerate("AB"):
             for name, split in SPLITS.items():
                 if (root / f"{name}{domain}").is_dir():
-                    for key, path, refused in _pictures(root, f"{name}{domain}"):
-                        yield Entry(split, key, (path,), side, refused=refused)
+                    for key, path, rejected in _images(root, f"{name}{domain}"):
+                        yield Entry(split, key, (path,), side, rejected=rejected)
 
 
 class TwoFolders(FolderLayout):
     """A folder of inputs beside one of targets; halves have the same path but for the extension."""
 
-    way_out = (
-        "it needs input/ and target/ (or A and B, lq and gt), within the splits or around them"
-    )
+    hint = "it needs input/ and target/ (or A and B, lq and gt), within the splits or around them"
 
     def fits(self, root: Path) -> bool:
         """Look for two folders that are called as in ``SIDES``."""
@@ -167,21 +164,21 @@ class TwoFolders(FolderLayout):
         return found
 
     @staticmethod
-    def _by_key(root: Path, folder: str) -> dict[str, list[tuple[bytes, Refusal | None]]]:
-        found: dict[str, list[tuple[bytes, Refusal | None]]] = {}
-        for key, path, refused in _pictures(root, folder):
-            found.setdefault(key, []).append((path, refused))
+    def _by_key(root: Path, folder: str) -> dict[str, list[tuple[bytes, Rejection | None]]]:
+        found: dict[str, list[tuple[bytes, Rejection | None]]] = {}
+        for key, path, rejected in _images(root, folder):
+            found.setdefault(key, []).append((path, rejected))
         return found
 
     @staticmethod
     def _pair(
         split: str,
         key: str,
-        first: list[tuple[bytes, Refusal | None]],
-        second: list[tuple[bytes, Refusal | None]],
+        first: list[tuple[bytes, Rejection | None]],
+        second: list[tuple[bytes, Rejection | None]],
     ) -> Iterator[Entry]:
-        refused = [r for _, r in (*first, *second) if r]
-        if len(first) == len(second) == 1 and not refused:
+        rejected = [r for _, r in (*first, *second) if r]
+        if len(first) == len(second) == 1 and not rejected:
             yield Entry(split, key, (first[0][0], second[0][0]))
             return
         for side, (own, other) in enumerate(((first, second), (second, first))):
@@ -192,13 +189,13 @@ class TwoFolders(FolderLayout):
                     if more
                     else ("unpaired", "no other half")
                 )
-                yield Entry(split, key, (path,), side, refused=why or reason)
+                yield Entry(split, key, (path,), side, rejected=why or reason)
 
 
 class BasicSR(FolderLayout):
     """Folders gt and lq, and a list of the names in both: "name (h,w,c)", or "gt/name, lq/name"."""
 
-    way_out = "it needs meta_info.txt beside gt/ and lq/"
+    hint = "it needs meta_info.txt beside gt/ and lq/"
     _line: Final = re.compile(r"(.*?)(?: \(\d+, ?\d+(?:, ?\d+)?\).*)?")
 
     def fits(self, root: Path) -> bool:
@@ -231,11 +228,11 @@ class BasicSR(FolderLayout):
             files.resolve(self._path(root, folder, side, n, bool(comma)))
             for side, n in enumerate(names)
         ]
-        refused = next((why for _, why in found if why), None)
+        rejected = next((why for _, why in found if why), None)
         key = as_key(
             os.path.splitext(target.removeprefix("gt/").encode("utf-8", "surrogateescape"))[0]
         )
-        return Entry(split, key, (found[0][0], found[1][0]), refused=refused)
+        return Entry(split, key, (found[0][0], found[1][0]), rejected=rejected)
 
     @staticmethod
     def _path(root: Path, folder: str, side: int, name: str, paired: bool) -> str:
@@ -249,7 +246,7 @@ class BasicSR(FolderLayout):
 class HuggingFace(FolderLayout):
     """A metadata.jsonl or metadata.csv in each split, whose columns *_file_name name the halves."""
 
-    way_out = "it needs a metadata.jsonl or metadata.csv with two *_file_name columns"
+    hint = "it needs a metadata.jsonl or metadata.csv with two *_file_name columns"
     _names: Final = ("metadata.jsonl", "metadata.csv")
 
     def fits(self, root: Path) -> bool:
@@ -268,14 +265,14 @@ class HuggingFace(FolderLayout):
                     files.resolve(f"{folder}{n}" if isinstance(n, str) and n else None)
                     for n in names
                 ]
-                refused = next((why for _, why in found if why), None)
+                rejected = next((why for _, why in found if why), None)
                 yield Entry(
                     split,
                     self._key(row, names),
                     (found[0][0], found[1][0]),
                     0,
                     _tags(row, columns),
-                    refused,
+                    rejected,
                 )
 
     def _lists(self, root: Path) -> list[tuple[str, str, Path]]:
@@ -317,7 +314,7 @@ class HuggingFace(FolderLayout):
 class WebDataset(FolderLayout):
     """Tar archives whose members share a name up to the first dot: KEY.input.png, KEY.target.png."""
 
-    way_out = "it needs .tar archives with members like 1.input.png and 1.target.png"
+    hint = "it needs .tar archives with members like 1.input.png and 1.target.png"
 
     def fits(self, root: Path) -> bool:
         """Look for archives; one alone may be given itself."""
@@ -328,8 +325,8 @@ class WebDataset(FolderLayout):
         for path in self._archives(root):
             words = re.split(r"[^a-z]+", path.stem.lower())
             split = next((SPLITS[w] for w in words if w in SPLITS), "train")
-            prefix, group = "", dict[str, archives.Member]()
-            for member in archives.members(path):
+            prefix, group = "", dict[str, tar.Member]()
+            for member in tar.members(path):
                 folder, slash, name = member.name.rpartition("/")
                 base, _, extension = name.partition(".")
                 if group and folder + slash + base != prefix:
@@ -351,20 +348,20 @@ class WebDataset(FolderLayout):
         return sorted(p for p in root.glob("*.tar") if p.is_file() and not p.is_symlink())
 
     @staticmethod
-    def _entry(path: Path, split: str, prefix: str, group: dict[str, archives.Member]) -> Entry:
+    def _entry(path: Path, split: str, prefix: str, group: dict[str, tar.Member]) -> Entry:
         row: dict[str, Any] = {}
         if "json" in group and group["json"].size < 1 << 24:
-            row = _json_row(archives.content(path, group["json"])) or {}
-        pictures = {
+            row = _json_row(tar.content(path, group["json"])) or {}
+        images = {
             name.rpartition(".")[0]: member
             for name, member in group.items()
-            if is_picture_name(b"x." + name.encode())
+            if is_image_name(b"x." + name.encode())
         }
         key = as_key(str(row.get("key") or prefix).encode("utf-8", "replace"))
         own = os.fsencode(path.name)
         for sides in SIDES:
-            if set(sides) <= set(pictures):
-                halves = [pictures[s] for s in sides]
+            if set(sides) <= set(images):
+                halves = [images[s] for s in sides]
                 sources = tuple(own + b"/" + m.name.encode() for m in halves)
                 return Entry(
                     split,
@@ -376,8 +373,8 @@ class WebDataset(FolderLayout):
                     tuple((own, m.start, m.size) for m in halves),
                 )
         names = ", ".join(printable(n) for n in group)
-        refused = ("unpaired", f"no input and target among {names}"[:LONGEST_TAG])
-        return Entry(split, key, (own + b"/" + prefix.encode(),), refused=refused)
+        rejected = ("unpaired", f"no input and target among {names}"[:LONGEST_TAG])
+        return Entry(split, key, (own + b"/" + prefix.encode(),), rejected=rejected)
 
 
 # ---------------------------------------------------------------------------------------- lists

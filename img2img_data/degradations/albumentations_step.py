@@ -1,4 +1,4 @@
-"""Any transform of albumentations that leaves the picture where it is, by name, with explicit parameters.
+"""Any transform of albumentations that leaves the image where it is, by name, with explicit parameters.
 
 albumentations (https://github.com/albumentations-team/albumentations, MIT) is imported in the functions that
 need it, with its question for updates switched off: it takes seconds, and loads PyTorch where that is there.
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from img2img_data.core.errors import Img2ImgError, Refused, load_extra
+from img2img_data.core.errors import Img2ImgError, Rejected, load_extra
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, to_unit
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _NOT_HERE: Final[dict[str, str]] = {
-    "FDA": "needs other pictures",
-    "HistogramMatching": "needs other pictures",
-    "PixelDistributionAdaptation": "needs other pictures",
+    "FDA": "needs other images",
+    "HistogramMatching": "needs other images",
+    "PixelDistributionAdaptation": "needs other images",
     "TextImage": "needs a font file",
     "FromFloat": "changes the type of the samples",
     "Normalize": "changes the range of the samples",
@@ -38,31 +38,31 @@ _NOT_HERE: Final[dict[str, str]] = {
 _SAFER: Final[dict[str, dict[str, Any]]] = {
     "MotionBlur": {"allow_shifted": False, "direction_range": (0.0, 0.0)}
 }
-"""Where the defaults move the picture against its target, ours do not."""
+"""Where the defaults move the image against its target, ours do not."""
 
 _SMALL: Final = 16
-"""Shorter side in pixels below which a transform that fails is taken to need a larger picture."""
+"""Shorter side in pixels below which a transform that fails is taken to need a larger image."""
 
 
 class WrongKey(ValueError):
     """A mistake under keys of its own: the keys, what is wrong, the way out."""
 
-    def __init__(self, keys: Sequence[str], why: str, way_out: str) -> None:
+    def __init__(self, keys: Sequence[str], why: str, hint: str) -> None:
         super().__init__(why)
-        self.keys, self.why, self.way_out = keys, why, way_out
+        self.keys, self.why, self.hint = keys, why, hint
 
 
 class Albumentations(Degradation):
     """A transform of albumentations, always applied; ``albumentations: {ISONoise: {intensity: [0.1, 0.5]}}``.
 
-    Its own random parameters follow from the seed that is drawn. Pictures of 16 bit go through float32,
-    grey ones through three equal channels.
+    Its own random parameters follow from the seed that is drawn. Images of 16 bit go through float32,
+    gray ones through three equal channels.
     """
 
     seeded: ClassVar[bool] = True
 
     transform: str = Field(
-        description="name of the transform; those that would move the picture are refused"
+        description="name of the transform; those that would move the image are rejected"
     )
     parameters: dict[str, Any] = Field({}, description="its parameters, by name, in its own units")
     version: str = Field("", description="version of albumentations  [default: the one installed]")
@@ -95,7 +95,7 @@ class Albumentations(Degradation):
         if hasattr(_library(), name):
             raise WrongKey(
                 [name],
-                "would move the picture against its target, or is no transform",
+                "would move the image against its target, or is no transform",
                 "choose another",
             )
         raise WrongKey([name], "unknown", did_you_mean(name, known))
@@ -111,8 +111,8 @@ class Albumentations(Degradation):
         )
         for key in parameters:
             if key not in known:
-                way_out = did_you_mean(key, known) if known else "it takes none"
-                raise WrongKey([name, key], "unknown", way_out)
+                hint = did_you_mean(key, known) if known else "it takes none"
+                raise WrongKey([name, key], "unknown", hint)
         try:
             make_transform(name, json.dumps(parameters))
         except (ValueError, TypeError, UserWarning) as error:
@@ -134,19 +134,19 @@ class Albumentations(Degradation):
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the transform, its generator set by ``drawn["seed"]``.
 
-        Raises ``Refused`` where a small picture is too small for it, ``Img2ImgError`` where it fails else.
+        Raises ``Rejected`` where a small image is too small for it, ``Img2ImgError`` where it fails else.
         """
         if image.ndim == 3 and image.shape[2] not in {1, 3}:
             channels = range(image.shape[2])
             return np.stack(
                 [self.apply(np.ascontiguousarray(image[..., c]), **drawn) for c in channels], -1
             )
-        grey = image.ndim == 2 or image.shape[2] == 1
+        gray = image.ndim == 2 or image.shape[2] == 1
         given = image if image.dtype == np.uint8 else np.clip(to_unit(image), 0, 1)
-        if grey:
+        if gray:
             given = cv2.cvtColor(given.reshape(image.shape[:2]), cv2.COLOR_GRAY2RGB)
         made = self._transformed(np.array(given, order="C"), int(drawn["seed"]))
-        if grey:
+        if gray:
             made = cv2.cvtColor(made, cv2.COLOR_RGB2GRAY)
         if image.dtype == np.uint8:
             return np.asarray(made, np.uint8).reshape(image.shape)
@@ -160,11 +160,11 @@ class Albumentations(Degradation):
         except Exception as error:
             said = f"{self.transform} of albumentations: {_first_complaint(error)[:120]}"
             if min(image.shape[:2]) < _SMALL:
-                raise Refused("too-small", said) from None
-            raise Img2ImgError(said, way_out="change its parameters") from None
+                raise Rejected("too-small", said) from None
+            raise Img2ImgError(said, hint="change its parameters") from None
         if made.shape != image.shape or made.dtype != image.dtype:
             raise Img2ImgError(
-                f"{self.transform} of albumentations changes shape or type", way_out="leave it out"
+                f"{self.transform} of albumentations changes shape or type", hint="leave it out"
             )
         return made
 

@@ -1,6 +1,6 @@
 """What every degradation is: frozen settings, ``draw`` and ``apply``.
 
-The simplest kind states its strengths as fields and implements ``spoil``; drawing, depth, rounding and
+The simplest kind states its strengths as fields and implements ``degrade``; drawing, depth, rounding and
 clipping are done here.
 """
 
@@ -27,7 +27,7 @@ class Degradation(BaseModel):
     """What every degradation is.
 
     A subclass states each strength as a field of type ``Range`` (or ``Whole``, ``Odd``) and implements
-    ``spoil``; ``seeded = True`` adds a seed to what is drawn. Where it can do better on integers, or needs
+    ``degrade``; ``seeded = True`` adds a seed to what is drawn. Where it can do better on integers, or needs
     other parameters, it implements ``apply`` and ``draw`` itself.
     """
 
@@ -37,7 +37,7 @@ class Degradation(BaseModel):
 
     @property
     def separable(self) -> bool:
-        """Whether spoiled = R x image x C^T, with R and C given by ``apply`` along one axis."""
+        """Whether degraded = R x image x C^T, with R and C given by ``apply`` along one axis."""
         return False
 
     @property
@@ -47,7 +47,7 @@ class Degradation(BaseModel):
 
     @classmethod
     def identity(cls) -> Degradation | None:
-        """Return the settings that leave every picture as it is, None where there are none."""
+        """Return the settings that leave every image as it is, None where there are none."""
         return None
 
     @classmethod
@@ -61,7 +61,7 @@ class Degradation(BaseModel):
         return {name: value for name, value in found if isinstance(value, Range)}
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Return the parameters for one picture; with them ``apply`` gives the same pixels for ever.
+        """Return the parameters for one image; with them ``apply`` gives the same pixels for ever.
 
         ``rng`` may be None where ``random`` is false.
         """
@@ -75,15 +75,15 @@ class Degradation(BaseModel):
         return {"seed": int(rng.integers(SEEDS))}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Spoil one picture into a new one; shape and dtype stay, integers are rounded once, at the end.
+        """Degrade one image into a new one; shape and dtype stay, integers are rounded once, at the end.
 
-        ``axes`` restricts a separable degradation to columns ("y") or rows ("x") of the picture; the others
+        ``axes`` restricts a separable degradation to columns ("y") or rows ("x") of the image; the others
         take no notice of it.
         """
-        return from_unit(self.spoil(to_unit(image), **drawn), image)
+        return from_unit(self.degrade(to_unit(image), **drawn), image)
 
-    def spoil(self, image: NDArray[np.float32], **drawn: Any) -> Image:
-        """Return the spoiled picture: float32, H x W x C in [0, 1]. ``image`` is a copy, yours to change."""
+    def degrade(self, image: NDArray[np.float32], **drawn: Any) -> Image:
+        """Return the degraded image: float32, H x W x C in [0, 1]. ``image`` is a copy, yours to change."""
         raise NotImplementedError
 
 

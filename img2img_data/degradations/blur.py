@@ -1,4 +1,4 @@
-"""Degradations that blur. A kernel is stated by its formula in ``kernels``; here it meets the picture."""
+"""Degradations that blur. A kernel is stated by its formula in ``kernels``; here it meets the image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def blur_separably(image: Image, sigma: float, axes: Axes) -> Image:
 
 
 class Gaussian(Degradation):
-    """Gaussian blur of one fixed strength, or a strength drawn for each picture."""
+    """Gaussian blur of one fixed strength, or a strength drawn for each image."""
 
     sigma: Range = strength(
         3.0, gt=0, le=100, description="standard deviation of the blur, pixels of the output"
@@ -58,7 +58,7 @@ class Gaussian(Degradation):
 
 
 class RandomGaussian(Degradation):
-    """Gaussian blur, another strength for each picture."""
+    """Gaussian blur, another strength for each image."""
 
     sigma_min: float = Field(
         1.0, gt=0, le=100, description="weakest blur, standard deviation in pixels"
@@ -200,7 +200,7 @@ class Plateau(KernelBlur):
 
 
 class Motion(KernelBlur):
-    """Motion blur along a straight line, centred: the picture does not move."""
+    """Motion blur along a straight line, centred: the image does not move."""
 
     length: Range = strength(
         [3, 15], ge=1, le=200, description="length of the line, pixels; 1 is no blur"
@@ -240,7 +240,7 @@ class Defocus(KernelBlur):
 
 
 class Sinc(KernelBlur):
-    """Ideal low-pass cut short: ringing and overshoot, as of over-sharpened or badly resized pictures."""
+    """Ideal low-pass cut short: ringing and overshoot, as of over-sharpened or badly resized images."""
 
     cutoff: Range = strength(
         [1.05, 3.14],

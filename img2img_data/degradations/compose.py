@@ -3,7 +3,7 @@
 What a composite draws is flat: each number stands under its step's place and kind, as in
 ``{"0.gaussian.sigma": 1.7, "1.one-of.branch": 2, "1.one-of.2.jpeg.quality": 40}``.
 
-Between the steps the picture is float32, so integers are rounded once, at the end.
+Between the steps the image is float32, so integers are rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class Composite(Degradation):
         """Apply steps one after the other; a single one may take its own way with integers."""
         if len(places) == 1:
             return self.apply_step(places[0], image, axes, drawn)
-        spoiled: Image = to_unit(image)
+        degraded: Image = to_unit(image)
         for place in places:
-            spoiled = self.apply_step(place, spoiled, axes, drawn)
-        return from_unit(spoiled, image)
+            degraded = self.apply_step(place, degraded, axes, drawn)
+        return from_unit(degraded, image)
 
 
 class Chain(Composite):
@@ -176,7 +176,7 @@ class OneOf(Composite):
 
 
 class Shuffle(Composite):
-    """All steps, in an order that each picture draws (BSRGAN: Zhang et al., ICCV 2021)."""
+    """All steps, in an order that each image draws (BSRGAN: Zhang et al., ICCV 2021)."""
 
     @property
     def random(self) -> bool:
@@ -212,7 +212,7 @@ class Shuffle(Composite):
 
 
 class AtScale(Composite):
-    """Bring the picture to another size, apply the steps there, bring it back: noise grows with it."""
+    """Bring the image to another size, apply the steps there, bring it back: noise grows with it."""
 
     scale: Range = strength(
         0.25,
@@ -221,10 +221,10 @@ class AtScale(Composite):
         description="size of each side there, times the side here; 1 is the same",
     )
     down: Interpolations = Field(
-        ("area",), description="interpolation when shrinking; of several each picture draws one"
+        ("area",), description="interpolation when shrinking; of several each image draws one"
     )
     up: Interpolations = Field(
-        ("linear",), description="interpolation when enlarging; of several each picture draws one"
+        ("linear",), description="interpolation when enlarging; of several each image draws one"
     )
 
     @property
@@ -258,10 +258,10 @@ class AtScale(Composite):
         there = max(1, round(width * scale)), max(1, round(height * scale))
         shrink, enlarge = way("down", self.down, drawn), way("up", self.up, drawn)
         first, second = (shrink, enlarge) if scale <= 1 else (enlarge, shrink)
-        spoiled = _resized(to_unit(image), there, first)
+        degraded = _resized(to_unit(image), there, first)
         for place in range(len(self.steps)):
-            spoiled = self.apply_step(place, spoiled, "yx", drawn)
-        return from_unit(_resized(spoiled, (width, height), second), image)
+            degraded = self.apply_step(place, degraded, "yx", drawn)
+        return from_unit(_resized(degraded, (width, height), second), image)
 
 
 def _resized(image: Image, size: tuple[int, int], interpolation: int) -> Image:

@@ -1,4 +1,4 @@
-"""Degradations by lossy compression. Codecs take bytes: pictures of more depth go through 8 bit here."""
+"""Degradations by lossy compression. Codecs take bytes: images of more depth go through 8 bit here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from pydantic import Field
 
-from img2img_data.core.errors import Refused
+from img2img_data.core.errors import Rejected
 from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, to_unit
 from img2img_data.degradations.parameters import Whole, strength
 
@@ -21,7 +21,7 @@ _LONGEST_WEBP: Final = 16383
 
 
 def through_bytes(image: Image, codec: Codec) -> Image:
-    """Send a picture of any depth through a codec for H x W x 1 or H x W x 3 bytes, RGB, and back."""
+    """Send a image of any depth through a codec for H x W x 1 or H x W x 3 bytes, RGB, and back."""
     deep = image if image.ndim == 3 else image[..., None]
     if image.dtype != np.uint8:
         deep = np.rint(np.clip(to_unit(image), 0, 1) * 255).astype(np.uint8)
@@ -37,11 +37,11 @@ def through_bytes(image: Image, codec: Codec) -> Image:
 
 
 class Jpeg(Degradation):
-    """JPEG compression and back. Works in 8 bit, whatever the picture's depth."""
+    """JPEG compression and back. Works in 8 bit, whatever the image's depth."""
 
     quality: Whole = strength([30, 95], ge=1, le=100, description="JPEG quality, 1 (worst) to 100")
     chroma: Literal[420, 422, 444] = Field(
-        420, description="resolution of the colour: 420 is half both ways"
+        420, description="resolution of the color: 420 is half both ways"
     )
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
@@ -49,9 +49,9 @@ class Jpeg(Degradation):
         quality, chroma = int(drawn["quality"]), str(self.chroma)
 
         def codec(pixels: Bytes) -> Bytes:
-            grey = pixels.shape[2] == 1
-            space = "GRAY" if grey else "RGB"
-            data = simplejpeg.encode_jpeg(pixels, quality, space, "Gray" if grey else chroma)
+            gray = pixels.shape[2] == 1
+            space = "GRAY" if gray else "RGB"
+            data = simplejpeg.encode_jpeg(pixels, quality, space, "Gray" if gray else chroma)
             return np.asarray(simplejpeg.decode_jpeg(data, space), np.uint8)
 
         return through_bytes(image, codec)
@@ -63,19 +63,19 @@ class Webp(Degradation):
     quality: Whole = strength([30, 95], ge=1, le=100, description="WebP quality, 1 (worst) to 100")
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Encode at ``drawn["quality"]`` and decode; ``Refused`` where a side is too long for WebP."""
+        """Encode at ``drawn["quality"]`` and decode; ``Rejected`` where a side is too long for WebP."""
         if max(image.shape[:2]) > _LONGEST_WEBP:
-            raise Refused("too-many-pixels", f"WebP holds {_LONGEST_WEBP} pixels a side")
+            raise Rejected("too-many-pixels", f"WebP holds {_LONGEST_WEBP} pixels a side")
         quality = int(drawn["quality"])
 
         def codec(pixels: Bytes) -> Bytes:
-            grey = pixels.shape[2] == 1
-            bgr = pixels if grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+            gray = pixels.shape[2] == 1
+            bgr = pixels if gray else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
             _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
             back = np.asarray(
-                cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR), np.uint8
+                cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR), np.uint8
             )
-            return back if grey else np.asarray(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), np.uint8)
+            return back if gray else np.asarray(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), np.uint8)
 
         return through_bytes(image, codec)
 

@@ -29,7 +29,7 @@ def gaussian_kernel(sigma: float) -> Kernel:
 def bell_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float) -> Kernel:
     """Return exp(-d^(2 beta) / 2), d the Mahalanobis distance: beta 1 is the Gaussian, 0.5 has heavy tails.
 
-    ``rotation`` in degrees turns the x axis of the ellipse counter-clockwise as the picture is seen.
+    ``rotation`` in degrees turns the x axis of the ellipse counter-clockwise as the image is seen.
     Pascal, Bombrun, Tourneret, Berthoumieu: Parameter Estimation for Multivariate Generalized Gaussian
     Distributions, IEEE TSP 2013, as used in Real-ESRGAN (Wang et al., ICCVW 2021, section 3.1).
     """
@@ -54,7 +54,7 @@ def motion_kernel(length: float, angle: float) -> Kernel:
     """Return max(0, 1 - distance to a segment), the segment ``length`` - 1 long, ``angle`` degrees, centred.
 
     The definition of ``fspecial('motion')`` in MATLAB and Octave's image package: at 0 degrees an odd length
-    is a row of equal weights; a length of 1 is no blur. Angles are counter-clockwise as the picture is seen.
+    is a row of equal weights; a length of 1 is no blur. Angles are counter-clockwise as the image is seen.
     """
     half = (length - 1) / 2
     x, y = _grid(2 * math.ceil(half) + 1)
@@ -79,7 +79,7 @@ def disk_kernel(radius: float) -> Kernel:
 def sinc_kernel(size: int, cutoff: float) -> Kernel:
     """Return the circular low-pass of ``cutoff`` radians a pixel: cutoff x J1(cutoff r) / (2 pi r), cut off.
 
-    It makes the ringing of over-sharpened pictures. Real-ESRGAN, section 3.3.
+    It makes the ringing of over-sharpened images. Real-ESRGAN, section 3.3.
     """
     x, y = _grid(size)
     radii, place = np.unique(np.hypot(x, y), return_inverse=True)

@@ -1,6 +1,6 @@
 """Degradations that add noise. The field is made again from a drawn seed, so that a row replays it.
 
-Strengths are standard deviations in grey levels of 0..255, for pictures of any depth.
+Strengths are standard deviations in gray levels of 0..255, for images of any depth.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from img2img_data.degradations.parameters import Range, strength
 Unit = NDArray[np.float32]
 
 _NONE: Final = 1e-4
-"""Standard deviation in grey levels below which noise is none: it could not change even a 16-bit sample."""
+"""Standard deviation in gray levels below which noise is none: it could not change even a 16-bit sample."""
 
 
 def _sigma(default: float, what: str) -> Any:
-    return strength(default, ge=0, le=255, description=f"{what}, grey levels (0 to 255)")
+    return strength(default, ge=0, le=255, description=f"{what}, gray levels (0 to 255)")
 
 
-_GREY: Final = "chance that all channels get the same noise, 0 to 1"
+_GRAY: Final = "chance that all channels get the same noise, 0 to 1"
 
 
 class Noise(Degradation):
-    """Noise with a chance of being grey. ``field`` makes what is added."""
+    """Noise with a chance of being gray. ``field`` makes what is added."""
 
     seeded: ClassVar[bool] = True
 
-    grey: float = Field(0.0, ge=0, le=1, description=_GREY)
+    gray: float = Field(0.0, ge=0, le=1, description=_GRAY)
 
     @classmethod
     def identity(cls) -> Degradation:
@@ -40,42 +40,42 @@ class Noise(Degradation):
         return cls.model_validate({"sigma": 0})
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Draw the strength, whether the noise is grey (0 or 1), and the seed of the field."""
+        """Draw the strength, whether the noise is gray (0 or 1), and the seed of the field."""
         drawn = {name: strength.draw(rng) for name, strength in self.strengths().items()}
-        if rng is not None and 0 < self.grey < 1:
-            drawn["grey"] = int(rng.random() < self.grey)
+        if rng is not None and 0 < self.gray < 1:
+            drawn["gray"] = int(rng.random() < self.gray)
         return drawn | self._seed(rng)
 
-    def spoil(self, image: Unit, **drawn: Any) -> Image:
+    def degrade(self, image: Unit, **drawn: Any) -> Image:
         """Add the field of ``drawn["seed"]``."""
         if drawn["sigma"] < _NONE:
             return image
-        grey = bool(drawn.get("grey", self.grey)) and image.shape[2] > 1
-        image += self.field(image, drawn["sigma"] / 255, grey, generator(drawn["seed"]))
+        gray = bool(drawn.get("gray", self.gray)) and image.shape[2] > 1
+        image += self.field(image, drawn["sigma"] / 255, gray, generator(drawn["seed"]))
         return image
 
-    def field(self, image: Unit, sigma: float, grey: bool, rng: np.random.Generator) -> Image:
-        """Return what is added to H x W x C in [0, 1], H x W x 1 where ``grey``; ``sigma`` in that unit."""
+    def field(self, image: Unit, sigma: float, gray: bool, rng: np.random.Generator) -> Image:
+        """Return what is added to H x W x C in [0, 1], H x W x 1 where ``gray``; ``sigma`` in that unit."""
         raise NotImplementedError
 
 
-def _normal(image: Unit, grey: bool, rng: np.random.Generator) -> Unit:
-    return rng.standard_normal((*image.shape[:2], 1 if grey else image.shape[2]), np.float32)
+def _normal(image: Unit, gray: bool, rng: np.random.Generator) -> Unit:
+    return rng.standard_normal((*image.shape[:2], 1 if gray else image.shape[2]), np.float32)
 
 
 class GaussianNoise(Noise):
-    """Gaussian noise, independent of the picture."""
+    """Gaussian noise, independent of the image."""
 
     sigma: Range = _sigma(10, "standard deviation of the noise")
 
-    def field(self, image: Unit, sigma: float, grey: bool, rng: np.random.Generator) -> Image:
+    def field(self, image: Unit, sigma: float, gray: bool, rng: np.random.Generator) -> Image:
         """Return sigma times a standard normal."""
-        noise = _normal(image, grey, rng)
+        noise = _normal(image, gray, rng)
         noise *= np.float32(sigma)
         return noise
 
 
-class GreyNoise(Degradation):
+class GrayNoise(Degradation):
     """Gaussian noise that is the same in all channels."""
 
     seeded: ClassVar[bool] = True
@@ -87,7 +87,7 @@ class GreyNoise(Degradation):
         """No noise."""
         return cls(sigma=Range(0.0))
 
-    def spoil(self, image: Unit, **drawn: Any) -> Image:
+    def degrade(self, image: Unit, **drawn: Any) -> Image:
         """Add one field to all channels."""
         image += _normal(image, True, generator(drawn["seed"])) * np.float32(drawn["sigma"] / 255)
         return image
@@ -98,9 +98,9 @@ class Speckle(Noise):
 
     sigma: Range = _sigma(10, "standard deviation of the noise at white")
 
-    def field(self, image: Unit, sigma: float, grey: bool, rng: np.random.Generator) -> Image:
+    def field(self, image: Unit, sigma: float, gray: bool, rng: np.random.Generator) -> Image:
         """Return image times sigma times a standard normal."""
-        noise = _normal(image, grey, rng)
+        noise = _normal(image, gray, rng)
         noise *= np.float32(sigma)
         return noise * image
 
@@ -108,21 +108,21 @@ class Speckle(Noise):
 class Poisson(Noise):
     """Shot noise of a sensor: each sample is a count of photons, (255 / sigma)^2 of them at white.
 
-    At a grey level g the standard deviation is sigma x sqrt(g / 255). Grey noise is that of the luma.
+    At a gray level g the standard deviation is sigma x sqrt(g / 255). Gray noise is that of the luma.
     """
 
     sigma: Range = _sigma(10, "standard deviation of the noise at white")
 
-    def field(self, image: Unit, sigma: float, grey: bool, rng: np.random.Generator) -> Image:
+    def field(self, image: Unit, sigma: float, gray: bool, rng: np.random.Generator) -> Image:
         """Return counted minus expected."""
         photons = 1 / sigma**2
-        clean = np.clip(luma(image) if grey else image, 0, 1)
+        clean = np.clip(luma(image) if gray else image, 0, 1)
         return np.asarray(rng.poisson(clean * photons) / photons - clean, np.float32)
 
 
 NOISES: Final[dict[str, type[Degradation]]] = {
     "noise": GaussianNoise,
-    "grey-noise": GreyNoise,
+    "gray-noise": GrayNoise,
     "speckle": Speckle,
     "poisson": Poisson,
 }

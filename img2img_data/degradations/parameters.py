@@ -1,4 +1,4 @@
-"""How strong: a number, or a range that each picture draws its own number from.
+"""How strong: a number, or a range that each image draws its own number from.
 
 ::
 
@@ -82,7 +82,7 @@ class Range:
         return self.low == self.high
 
     def draw(self, rng: np.random.Generator | None) -> float:
-        """Return the number for one picture; ``ValueError`` where a range has no generator to draw from."""
+        """Return the number for one image; ``ValueError`` where a range has no generator to draw from."""
         if self.fixed:
             return self.low
         if rng is None:

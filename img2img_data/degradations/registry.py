@@ -1,4 +1,4 @@
-"""What spoils a picture. A degradation draws its parameters and applies them, in two functions.
+"""What degrades a image. A degradation draws its parameters and applies them, in two functions.
 
 The members stand in files by kind, each of which ends in its own dict: ``blurs``, ``scaling``, ``noises``,
 ``codecs``, ``tones``, ``composites``, ``catalogue``. Adding one: a class in the file of its kind, and a row

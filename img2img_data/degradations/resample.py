@@ -1,4 +1,4 @@
-"""Degradations by a smaller (or larger) picture and back."""
+"""Degradations by a smaller (or larger) image and back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Interpolations = Annotated[
     BeforeValidator(_listed),
     PlainSerializer(_short),
 ]
-"""One interpolation, or several of which each picture draws one."""
+"""One interpolation, or several of which each image draws one."""
 
 
 def draw_ways(
@@ -64,10 +64,10 @@ class Resize(Degradation):
         4.0, ge=1, le=64, description="how many times smaller each side becomes on the way"
     )
     down: Interpolations = Field(
-        ("area",), description="interpolation when shrinking; of several each picture draws one"
+        ("area",), description="interpolation when shrinking; of several each image draws one"
     )
     up: Interpolations = Field(
-        ("linear",), description="interpolation when enlarging; of several each picture draws one"
+        ("linear",), description="interpolation when enlarging; of several each image draws one"
     )
 
     @property

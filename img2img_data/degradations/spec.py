@@ -34,7 +34,7 @@ _BESIDE: Final = ("weight", "probability")
 """What may stand beside the kind of a step."""
 
 
-def parse_tree(content: Any, place: Place) -> Step:
+def parse_spec(content: Any, place: Place) -> Step:
     """Return the degradation that a recipe's value stands for, with the name of its kind.
 
     ``place`` is where it was given. Raises ``UsageError`` with the line and the whole path of the key.
@@ -125,8 +125,8 @@ def _steps(
     given = [c.get("weight") if isinstance(c, Mapping) else None for c in content]
     for number, weight in enumerate(given):
         if weight is not None and not weighted:
-            way_out = "weights belong to the steps of one-of"
-            raise place.error([str(number), "weight"], "has no meaning here", way_out)
+            hint = "weights belong to the steps of one-of"
+            raise place.error([str(number), "weight"], "has no meaning here", hint)
         if weight is not None and (not isinstance(weight, int | float) or isinstance(weight, bool)):
             why = f"is no number (got {weight!r})"
             raise place.error([str(number), "weight"], why, "1 is as often as the others")
@@ -146,7 +146,7 @@ def _first_mistake(error: ValidationError, cls: type[Degradation], place: Place)
     wrong, path = first["input"], [str(part) for part in first["loc"][:2]]
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, WrongKey):
-        return place.error(inner.keys, inner.why, inner.way_out)
+        return place.error(inner.keys, inner.why, inner.hint)
     if first["type"] == "extra_forbidden":
         return place.error(path, "unknown", did_you_mean(path[-1], cls.model_fields))
     about = (cls.model_fields[path[0]].description or "").split("  [")[0] if path else ""
@@ -162,13 +162,13 @@ def kind_of(degradation: Degradation) -> str:
     return next(kind for kind, cls in DEGRADATIONS.items() if cls is type(degradation))
 
 
-def tree_of(degradation: Degradation) -> dict[str, Any]:
-    """Return what ``parse_tree`` takes, with every default filled in."""
+def to_spec(degradation: Degradation) -> dict[str, Any]:
+    """Return what ``parse_spec`` takes, with every default filled in."""
     return Step(kind_of(degradation), degradation).plain()
 
 
 # ---------------------------------------------------------------------------------------------- help
-def about_degradations(name: str = "") -> Iterator[str]:
+def describe_degradations(name: str = "") -> Iterator[str]:
     """Yield one line for each degradation, or the settings of one; ``UsageError`` for an unknown name."""
     if not name:
         width = max(map(len, DEGRADATIONS))

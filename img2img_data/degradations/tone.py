@@ -1,4 +1,4 @@
-"""Degradations of tone and colour, each pixel by itself."""
+"""Degradations of tone and color, each pixel by itself."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Tone(Degradation):
 
 
 class Posterize(Tone):
-    """Fewer grey levels, evenly spaced from black to white, without dithering."""
+    """Fewer gray levels, evenly spaced from black to white, without dithering."""
 
     levels: Whole = strength(
         [4, 32],
         ge=2,
         le=65536,
-        description="grey levels left in each channel; 65536 is all of them",
+        description="gray levels left in each channel; 65536 is all of them",
     )
 
     @classmethod
@@ -71,17 +71,17 @@ class Gamma(Tone):
 
 
 class Grayscale(Degradation):
-    """Colour taken away: BT.601 luma in all three channels."""
+    """ColorSpace taken away: BT.601 luma in all three channels."""
 
-    amount: Range = strength(1.0, ge=0, le=1, description="share of the colour that goes, 0 to 1")
+    amount: Range = strength(1.0, ge=0, le=1, description="share of the color that goes, 0 to 1")
 
     @classmethod
     def identity(cls) -> Degradation:
-        """All the colour stays."""
+        """All the color stays."""
         return cls(amount=Range(0.0))
 
-    def spoil(self, image: Unit, **drawn: Any) -> Image:
-        """Mix the picture with its luma; a picture of one channel is grey already."""
+    def degrade(self, image: Unit, **drawn: Any) -> Image:
+        """Mix the image with its luma; a image of one channel is gray already."""
         if image.shape[2] != 3 or drawn["amount"] == 0:
             return image
         image += (luma(image) - image) * np.float32(drawn["amount"])

@@ -32,7 +32,7 @@ from img2img_data.corpus.format import (
 )
 from img2img_data.exchange.formats import EXPORTS, Done, Finished, Item, Items, Part
 from img2img_data.exchange.webdataset_pack import read_file
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, locked, writing_to
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.run import Progress, write_file
@@ -75,7 +75,7 @@ def export_corpus(
 ) -> Report:
     """Write the corpus ``root`` at ``out`` in another tool's format, which must be new or empty.
 
-    Raises ``CorpusError`` when the corpus is none or a picture in it is not what its row says; ``UsageError``
+    Raises ``CorpusError`` when the corpus is none or a image in it is not what its row says; ``UsageError``
     when the format cannot hold it, or ``out`` is taken.
     """
     if not (root / CORPUS_FILE).is_file():
@@ -83,7 +83,7 @@ def export_corpus(
     corpus, format = _without_rows(root), EXPORTS[settings.format]
     if corpus.kind not in format.kinds:
         raise UsageError(
-            "corpus", root, f"is {corpus.kind}, which {settings.format} cannot hold", format.way_out
+            "corpus", root, f"is {corpus.kind}, which {settings.format} cannot hold", format.hint
         )
     swapped = settings.direction == "BtoA"
     items = Items(root, flip=swapped and corpus.kind == "unpaired")
@@ -104,7 +104,7 @@ def export_corpus(
         if not complete:
             with folder.dropped_unused(), writing_to(out):
                 _write(work, folder, items, run, progress)
-                page = {"format": 1, "recipe": recipe, "colour": corpus.colour, "counts": counts}
+                page = {"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts}
                 write_atomically(
                     out / EXPORT_FILE, to_json_page(page), folder.building / "page", sync=True
                 )
@@ -114,12 +114,12 @@ def export_corpus(
 
 def _without_rows(root: Path) -> Corpus:
     info = read_info(root)
-    kind, layout, colour = (
+    kind, layout, color = (
         info.get("kind", "paired"),
         info.get("layout", "folders"),
-        info.get("colour", "rgb"),
+        info.get("color", "rgb"),
     )
-    return Corpus(root, kind, layout, colour, info, {})
+    return Corpus(root, kind, layout, color, info, {})
 
 
 def _write(
@@ -142,7 +142,7 @@ def _write(
 
 
 def _lost(item: Item, reason: str) -> Done:
-    raise Img2ImgError("picture", item.first, f"{reason}: its worker was lost twice", "look at it")
+    raise Img2ImgError("image", item.first, f"{reason}: its worker was lost twice", "look at it")
 
 
 def write_item(work: Work, item: Item) -> Done:
@@ -162,28 +162,28 @@ def write_item(work: Work, item: Item) -> Done:
 def _content(
     work: Work, item: Item, part: Part, as_png: bool
 ) -> tuple[bytes, str, tuple[int, int]]:
-    """Return the bytes of a file, its extension, and height and width of the picture it holds."""
+    """Return the bytes of a file, its extension, and height and width of the image it holds."""
     if part == "both":
         if work.corpus.layout == "combined" and not work.swapped:
             return _as_it_is(work, item, item.first, "file_name", 2)
         first, second = _halves(work, item)
         return (
-            images.encode(np.ascontiguousarray(np.hstack((first, second))), "png"),
+            io.encode(np.ascontiguousarray(np.hstack((first, second))), "png"),
             ".png",
             first.shape[:2],
         )
     if work.corpus.layout == "combined":
         half = _halves(work, item)[part == "target"]
-        return images.encode(np.ascontiguousarray(half), "png"), ".png", half.shape[:2]
+        return io.encode(np.ascontiguousarray(half), "png"), ".png", half.shape[:2]
     other = part != "own" and (part == "target") != work.swapped
     path, column = (item.second, "target_file_name") if other else (item.first, "input_file_name")
     data, extension, size = _as_it_is(work, item, path, column, 1)
     if as_png and extension != ".png":
-        return images.encode(work.corpus.read_picture(path), "png"), ".png", size
+        return io.encode(work.corpus.read_image(path), "png"), ".png", size
     return data, extension, size
 
 
-def _halves(work: Work, item: Item) -> tuple[images.Pixels, images.Pixels]:
+def _halves(work: Work, item: Item) -> tuple[io.Pixels, io.Pixels]:
     first, second = work.corpus.read(Pair(item.key, item.split, item.first, item.second))
     return (second, first) if work.swapped else (first, second)
 
@@ -191,19 +191,19 @@ def _halves(work: Work, item: Item) -> tuple[images.Pixels, images.Pixels]:
 def _as_it_is(
     work: Work, item: Item, path: Path, column: str, across: int
 ) -> tuple[bytes, str, tuple[int, int]]:
-    """Return a file's own bytes once they are known to be what the row says, and a whole picture."""
+    """Return a file's own bytes once they are known to be what the row says, and a whole image."""
     data = read_file(path)
     wanted = item.row.get(column.replace("file_name", "sha256"))
     if isinstance(wanted, str) and sha256(data).hexdigest() != wanted:
-        raise CorpusError("picture", path, "is not what its row says", "see 'img2img-data verify'")
+        raise CorpusError("image", path, "is not what its row says", "see 'img2img-data verify'")
     try:
-        width, height = images.decode(data).size
-    except images.Refused as refused:
-        why = f"{refused.reason} {refused.detail}".strip()
-        raise CorpusError("picture", path, why, "see 'img2img-data verify'") from None
+        width, height = io.decode(data).size
+    except io.Rejected as rejected:
+        why = f"{rejected.reason} {rejected.detail}".strip()
+        raise CorpusError("image", path, why, "see 'img2img-data verify'") from None
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
         raise CorpusError(
-            "picture", path, f"ends in '{printable(extension)}'", "see 'img2img-data verify'"
+            "image", path, f"ends in '{printable(extension)}'", "see 'img2img-data verify'"
         )
     return data, extension, (height, width // across)

@@ -41,7 +41,7 @@ class Shot(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One pair of the corpus, or one picture of a domain."""
+    """One pair of the corpus, or one image of a domain."""
 
     number: int
     split: str
@@ -64,7 +64,7 @@ class Export:
     """What every format is: the files of an item, and the lists about them."""
 
     kinds: ClassVar[tuple[Kind, ...]] = ("paired",)
-    way_out: ClassVar[str] = "--format cyclegan takes it"
+    hint: ClassVar[str] = "--format cyclegan takes it"
     one_extension: ClassVar[bool] = False
     """Whether the two halves must end alike; where they do not, both become PNG."""
 
@@ -83,10 +83,10 @@ class Pix2Pix(Export):
     """``train/KEY.png``: input left, target right. https://github.com/phillipi/pix2pix, docs/datasets."""
 
     def check(self, corpus: Corpus, items: Items) -> None:
-        """Refuse Lab: its L plane and its target share no picture."""
-        if corpus.colour == "lab":
+        """Reject Lab: its L plane and its target share no image."""
+        if corpus.color == "lab":
             raise UsageError(
-                "corpus", corpus.root, "is Lab, which no A|B picture holds", "--format hf takes it"
+                "corpus", corpus.root, "is Lab, which no A|B image holds", "--format hf takes it"
             )
 
     def files(self, item: Item) -> tuple[Shot, ...]:
@@ -100,7 +100,7 @@ class CycleGAN(Export):
     kinds = ("unpaired", "paired")
 
     def files(self, item: Item) -> tuple[Shot, ...]:
-        """Put each picture into the folder of its domain."""
+        """Put each image into the folder of its domain."""
         if not item.row.get("domain"):
             return Shot(f"{item.split}A/{item.key}", "input"), Shot(
                 f"{item.split}B/{item.key}", "target"
@@ -142,7 +142,7 @@ class HuggingFace(Export):
     _splits: Final[Mapping[str, str]] = {"train": "train", "val": "validation", "test": "test"}
 
     def check(self, corpus: Corpus, items: Items) -> None:
-        """Refuse splits whose names ``datasets`` would not tell apart."""
+        """Reject splits whose names ``datasets`` would not tell apart."""
         for split in items.splits:
             if split not in self._splits:
                 known = ", ".join(self._splits)
@@ -178,7 +178,7 @@ class HuggingFace(Export):
 
 
 class LMDB(BasicSR):
-    """``train/lq.lmdb`` and ``train/gt.lmdb``: key without extension > the picture's file. As BasicSR does.
+    """``train/lq.lmdb`` and ``train/gt.lmdb``: key without extension > the image's file. As BasicSR does.
 
     Each holds a meta_info.txt with "KEY.png (h,w,c) 1". A "." in a key is written %2E, for BasicSR takes what
     stands before the first one.
@@ -188,7 +188,7 @@ class LMDB(BasicSR):
     """Bytes of a key in LMDB as it is built."""
 
     def check(self, corpus: Corpus, items: Items) -> None:
-        """Refuse when the package is missing, or a key too long."""
+        """Reject when the package is missing, or a key too long."""
         load_extra("lmdb", "lmdb", "format", "lmdb")
         for item in items:
             if len(flat(item.key, "/ .").encode()) > self._longest:

@@ -5,7 +5,7 @@
     SHARDS/index.json                what was packed: counts and SHA-256 of every file; written last
     SHARDS/corpus.json  rejected.jsonl
     SHARDS/train-000000.tar          KEY.input.png  KEY.target.png  KEY.json ...
-                                     KEY.image.png  KEY.json        (one A|B picture a pair)
+                                     KEY.image.png  KEY.json        (one A|B image a pair)
                                      A/KEY.image.png  A/KEY.json    (unpaired: the domain comes first)
 
 KEY.json is the row of the manifest, byte for byte. The format is that of
@@ -27,8 +27,8 @@ from typing import Any, BinaryIO, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from img2img_data.core import tar as archives
-from img2img_data.core.errors import CorpusError, Refused, printable
+from img2img_data.core import tar
+from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.corpus.format import (
     CORPUS_FILE,
     REJECTED_FILE,
@@ -39,7 +39,7 @@ from img2img_data.corpus.format import (
     to_json_page,
     write_atomically,
 )
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, locked, writing_to
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.run import Progress, write_file
@@ -101,7 +101,7 @@ def pack_corpus(
 ) -> Report:
     """Pack the corpus ``root`` into shards at ``out``; an interrupted run is done again by the same call.
 
-    Equal corpora give equal shards, byte for byte. Memory: one picture, the rows of one shard, and some 60
+    Equal corpora give equal shards, byte for byte. Memory: one image, the rows of one shard, and some 60
     bytes a row. Raises ``CorpusError`` when the corpus is none, or a file is not what its row says;
     ``UsageError`` when ``out`` is taken.
     """
@@ -149,7 +149,7 @@ def _write_shards(
                     shard.add(file, sample)
                     done += 1
                     progress(done, total)
-                shard.write(file, archives.END)
+                shard.write(file, tar.END)
             entries.append(shard.entry(split, len(samples)))
     files = {}
     for name in PAGES:
@@ -185,16 +185,16 @@ class Shard:
             data = read_file(path)
             if wanted is not None and sha256(data).hexdigest() != wanted:
                 raise CorpusError(
-                    "picture", path, "is not what its row says", "see 'img2img-data verify'"
+                    "image", path, "is not what its row says", "see 'img2img-data verify'"
                 )
             self.member(file, f"{sample.prefix}.{extension}", data)
         self.member(file, f"{sample.prefix}.json", sample.line)
 
     def member(self, file: BinaryIO, name: str, data: bytes) -> None:
         """Append one file."""
-        self.write(file, archives.head(name, len(data)))
+        self.write(file, tar.head(name, len(data)))
         self.write(file, data)
-        self.write(file, archives.padding(len(data)))
+        self.write(file, tar.padding(len(data)))
 
     def write(self, file: BinaryIO, data: bytes) -> None:
         """Append bytes."""
@@ -219,7 +219,7 @@ def _cut(samples: Iterator[Sample], settings: PackSettings) -> Iterator[list[Sam
     size = 0
     for sample in samples:
         sizes = [len(sample.line), *(_size_of(path) for path, _ in sample.files.values())]
-        more = sum(archives.BLOCK + s + len(archives.padding(s)) for s in sizes)
+        more = sum(tar.BLOCK + s + len(tar.padding(s)) for s in sizes)
         if part and (len(part) >= settings.per_shard or size + more > settings.shard_bytes):
             yield part
             part, size = [], 0
@@ -308,11 +308,11 @@ def _digest_of(root: Path, manifests: Mapping[str, Path]) -> str:
 def read_file(path: Path) -> bytes:
     """Return the bytes of a file of the corpus, or of the shards' folder; ``CorpusError`` names it."""
     try:
-        return images.read_bytes(path)
-    except Refused as refused:
-        if refused.reason == "empty":
+        return io.read_bytes(path)
+    except Rejected as rejected:
+        if rejected.reason == "empty":
             return b""
-        why = f"{refused.reason} {refused.detail}".strip()
+        why = f"{rejected.reason} {rejected.detail}".strip()
         raise CorpusError(
             "file", path, why, "check the corpus with 'img2img-data verify'"
         ) from None

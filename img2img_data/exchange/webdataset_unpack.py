@@ -18,8 +18,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from img2img_data.core import tar as archives
-from img2img_data.core.errors import ArchiveError, CorpusError, Refused, printable
+from img2img_data.core import tar
+from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.corpus.format import (
     CORPUS_FILE,
     EXTENSIONS,
@@ -40,7 +40,7 @@ from img2img_data.exchange.webdataset_pack import (
     row_of,
     stem_of,
 )
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, locked, writing_to
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.run import Progress, write_file
@@ -113,13 +113,11 @@ def _read_index(root: Path) -> Index:
         raise ArchiveError("shards", root, what, "give the folder that 'img2img-data pack' wrote")
     path = root / INDEX_FILE
     if not path.is_file():
-        way_out = "shards of other makers are read by 'img2img-data import --format webdataset'"
-        raise ArchiveError(
-            "shards", root, f"has no {INDEX_FILE}, so it was not packed here", way_out
-        )
+        hint = "shards of other generators are read by 'img2img-data import --format webdataset'"
+        raise ArchiveError("shards", root, f"has no {INDEX_FILE}, so it was not packed here", hint)
     try:
-        index = Index.model_validate_json(images.read_bytes(path, LONGEST_ROW))
-    except (ValidationError, Refused, RecursionError):
+        index = Index.model_validate_json(io.read_bytes(path, LONGEST_ROW))
+    except (ValidationError, Rejected, RecursionError):
         raise ArchiveError("index", path, "is damaged", "pack the corpus again") from None
     if index.format > SHARDS_FORMAT:
         raise ArchiveError(
@@ -188,9 +186,9 @@ def _check_digest(path: Path, shard: ShardEntry) -> None:
 
 def _samples(path: Path) -> Iterator[tuple[bytes, Files]]:
     """Yield the row's bytes and (name in the split's folder, function that reads it) of each sample."""
-    group: dict[str, archives.Member] = {}
+    group: dict[str, tar.Member] = {}
     prefix = ""
-    for member in archives.members(path):
+    for member in tar.members(path):
         folder, slash, name = member.name.rpartition("/")
         base, _, extension = name.partition(".")
         base = folder + slash + base
@@ -202,7 +200,7 @@ def _samples(path: Path) -> Iterator[tuple[bytes, Files]]:
             raise ArchiveError(
                 "shard", path, f"has '{printable(member.name)}' twice", "do not use it"
             )
-        if member.size > images.MAX_BYTES or len(group) > 8:
+        if member.size > io.MAX_BYTES or len(group) > 8:
             raise ArchiveError(
                 "shard", path, f"'{printable(member.name)}' in it is too big", "do not use it"
             )
@@ -211,9 +209,9 @@ def _samples(path: Path) -> Iterator[tuple[bytes, Files]]:
         yield _sample(path, prefix, group)
 
 
-def _sample(path: Path, prefix: str, group: dict[str, archives.Member]) -> tuple[bytes, Files]:
+def _sample(path: Path, prefix: str, group: dict[str, tar.Member]) -> tuple[bytes, Files]:
     there = "json" in group and group["json"].size <= LONGEST_ROW
-    line = archives.content(path, group["json"]) if there else b""
+    line = tar.content(path, group["json"]) if there else b""
     row = row_of(line)
     if row is None or b"\n" in line[:-1]:
         raise ArchiveError(
@@ -232,7 +230,7 @@ def _sample(path: Path, prefix: str, group: dict[str, archives.Member]) -> tuple
         if member is None or not harmless:
             what = f"the row of '{printable(prefix)}' names {name!r}, which it may not"
             raise ArchiveError("shard", path, what, "do not use it")
-        files.append((name, partial(archives.content, path, member)))
+        files.append((name, partial(tar.content, path, member)))
     if len(group) > 1:
         raise ArchiveError(
             "shard", path, f"'{printable(prefix)}' has files of no row", "do not use it"

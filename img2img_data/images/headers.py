@@ -1,8 +1,8 @@
-"""What a picture file says about itself, read from its bytes before any decoder sees them.
+"""What a image file says about itself, read from its bytes before any decoder sees them.
 
-A few dozen bytes decide here whether a file is a picture, which one, how large, and how it must be read, so
+A few dozen bytes decide here whether a file is a image, which one, how large, and how it must be read, so
 that no decoder ever allocates for a lie, warns about a comment or expands a text chunk. Everything wrong
-raises ``Refused``. Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF
+raises ``Rejected``. Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF
 6.0, binary PGM and PPM (netpbm).
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from img2img_data.core.errors import Refused
+from img2img_data.core.errors import Rejected
 from img2img_data.images.orientation import (
     Directory,
     png_text_orientation,
@@ -31,8 +31,8 @@ class Header:
 
     ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``exif`` and ``xmp`` are the
     orientations 1..8 that those blocks state, 0 where they do not;
-    ``plain`` says that the file holds grey, RGB or RGBA samples as they are meant and nothing else: no
-    metadata, profile, trailer. ``alpha`` is what the fourth channel of the decoder means, ``clear`` the grey
+    ``plain`` says that the file holds gray, RGB or RGBA samples as they are meant and nothing else: no
+    metadata, profile, trailer. ``alpha`` is what the fourth channel of the decoder means, ``clear`` the gray
     level that stands for transparent. ``expand`` asks the decoder for BGR instead of the stored samples.
     ``data``, where not empty, is what the decoder gets instead of the file; ``needs`` is the least number of
     bytes of a whole file; ``cut`` says how many bits OpenCV left of blue, green and red samples, without
@@ -56,7 +56,7 @@ class Header:
 
     @property
     def orientation(self) -> int:
-        """How the picture is turned, 1..8: by EXIF, else by XMP."""
+        """How the image is turned, 1..8: by EXIF, else by XMP."""
         return self.exif or self.xmp or 1
 
 
@@ -71,13 +71,13 @@ SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"P5", "pnm"),
     (b"P6", "pnm"),
 )
-OTHER_PICTURES: Final = re.compile(
+OTHER_IMAGES: Final = re.compile(
     rb"II\+\0|MM\0\+|II\xbc|8BPS|\x8aMNG|\x8bJNG|P[1-7][\s#]|P[Ff]\s|#\?RADIANCE|#\?RGBE|\0\0[\x01\x02]\0|\xff\x0a"
     rb"|\0\0\0\x0cJXL |\0\0\0\x0cjP  |\xff\x4f\xff\x51|DDS |v/1\x01|qoif|FORM....ILBM|icns|gimp xcf"
     rb"|....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)|SIMPLE  =|BLP[12]",
     re.DOTALL,
 )
-"""How files begin that are pictures but not read here: BigTIFF, PSD, PNM, ICO, JPEG XL, JPEG 2000, HEIF..."""
+"""How files begin that are images but not read here: BigTIFF, PSD, PNM, ICO, JPEG XL, JPEG 2000, HEIF..."""
 
 
 def header(data: bytes) -> Header:
@@ -87,11 +87,11 @@ def header(data: bytes) -> Header:
             return HEADERS[name](data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return webp_header(data)
-    if OTHER_PICTURES.match(data):
-        raise Refused(
-            "unsupported-format", "a picture, but not JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM"
+    if OTHER_IMAGES.match(data):
+        raise Rejected(
+            "unsupported-format", "a image, but not JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM"
         )
-    raise Refused("not-an-image" if data else "empty")
+    raise Rejected("not-an-image" if data else "empty")
 
 
 # ---- JPEG
@@ -108,7 +108,7 @@ def jpeg_header(data: bytes) -> Header:
     for _ in range(MOST_MARKERS):
         next_marker = MARKER.search(data, at)
         if next_marker is None or next_marker.end() + 2 > len(data):
-            raise Refused("truncated", "the file ends before the picture begins")
+            raise Rejected("truncated", "the file ends before the image begins")
         plain &= next_marker.start() == at
         marker, at = data[next_marker.end() - 1], next_marker.end()
         if 0xD0 <= marker <= 0xD8 or marker == 1:
@@ -116,9 +116,9 @@ def jpeg_header(data: bytes) -> Header:
             continue
         size = data[at] << 8 | data[at + 1]
         if marker == 0xD9 or size < 2:
-            raise Refused("corrupt", "a marker out of place")
+            raise Rejected("corrupt", "a marker out of place")
         if at + size > len(data):
-            raise Refused("truncated", "the file ends before the picture begins")
+            raise Rejected("truncated", "the file ends before the image begins")
         if marker == 0xDA:
             break
         if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
@@ -128,9 +128,9 @@ def jpeg_header(data: bytes) -> Header:
             plain &= _jpeg_application(found, marker, data[at + 2 : at + min(size, 1 << 16)])
         at += size
     if not frame:
-        raise Refused("corrupt", "a scan without a frame")
+        raise Rejected("corrupt", "a scan without a frame")
     if frame == 0xC2 and data.count(b"\xff\xda", at) > MOST_SCANS:
-        raise Refused("corrupt", "a progressive picture of absurdly many scans")
+        raise Rejected("corrupt", "a progressive image of absurdly many scans")
     if plain:
         end = AFTER_SCAN.search(data, at + size)
         found.plain = end is not None and end.group() == b"\xff\xd9" and end.end() == len(data)
@@ -138,18 +138,18 @@ def jpeg_header(data: bytes) -> Header:
 
 
 def _jpeg_frame(found: Header, frame: int, body: bytes) -> bool:
-    """Take size and components from a frame header; say whether they are those of a common picture."""
+    """Take size and components from a frame header; say whether they are those of a common image."""
     if len(body) < 6:
-        raise Refused("corrupt", "a frame header too short")
+        raise Rejected("corrupt", "a frame header too short")
     precision, found.height, found.width, components = struct.unpack(">BHHB", body[:6])
     if precision != 8:
-        raise Refused(
+        raise Rejected(
             "unsupported-depth" if frame != 0xC0 else "corrupt", f"{precision} bits a sample"
         )
     if frame in (0xC3, 0xC7, 0xCB, 0xCF):
-        raise Refused("unsupported-format", "lossless JPEG")
+        raise Rejected("unsupported-format", "lossless JPEG")
     if components == 1:
-        found.notes.add("grey")
+        found.notes.add("gray")
     elif components == 4:
         found.notes.add("cmyk")
     return components in (1, 3) and frame in (0xC0, 0xC1, 0xC2)
@@ -185,7 +185,7 @@ def jpeg_bare(data: bytes) -> bytes:
 
 
 # ---- PNG
-PNG_COLOURS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PNG_COLORS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PNG_PIXELS: Final = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
 PNG_TEXTS: Final = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 PNG_HARMLESS: Final = frozenset((b"IHDR", b"IDAT", b"IEND", b"sRGB", b"pHYs"))
@@ -201,17 +201,17 @@ def png_header(data: bytes) -> Header:
         if name in (b"IHDR", b"tRNS", b"eXIf")
     }
     if chunks[0][0] != b"IHDR" or len(body[b"IHDR"]) != 13:
-        raise Refused("corrupt", "PNG without its header chunk")
-    width, height, depth, colour, *_ = struct.unpack(">IIBBBBB", body[b"IHDR"])
+        raise Rejected("corrupt", "PNG without its header chunk")
+    width, height, depth, color, *_ = struct.unpack(">IIBBBBB", body[b"IHDR"])
     if unknown := {n for n in names - PNG_PIXELS if n[0] & 0x20 == 0}:
-        raise Refused("unsupported-format", f"critical chunk {sorted(unknown)[0]!r}")
-    if colour not in PNG_COLOURS or depth not in (1, 2, 4, 8, 16):
-        raise Refused("corrupt", f"colour type {colour}, depth {depth}")
+        raise Rejected("unsupported-format", f"critical chunk {sorted(unknown)[0]!r}")
+    if color not in PNG_COLORS or depth not in (1, 2, 4, 8, 16):
+        raise Rejected("corrupt", f"color type {color}, depth {depth}")
     found = Header("png", width, height, tiff_orientation(body.get(b"eXIf", b"")))
     found.plain = (
-        colour in (0, 2, 6) and depth >= 8 and names <= PNG_HARMLESS and chunks[-1][2] == len(data)
+        color in (0, 2, 6) and depth >= 8 and names <= PNG_HARMLESS and chunks[-1][2] == len(data)
     )
-    if colour in (4, 6) or (colour in (2, 3) and b"tRNS" in names):
+    if color in (4, 6) or (color in (2, 3) and b"tRNS" in names):
         found.alpha = "straight"
     elif b"tRNS" in names and len(body[b"tRNS"]) == 2:
         level = int.from_bytes(body[b"tRNS"], "big") & (1 << depth) - 1
@@ -219,7 +219,7 @@ def png_header(data: bytes) -> Header:
     if not found.exif and names & PNG_TEXTS:
         texts = (data[start + 4 : stop - 4] for name, start, stop in chunks if name in PNG_TEXTS)
         found.exif, found.xmp = png_text_orientation(texts)
-    found.notes |= {"grey"} if colour in (0, 4) else {"palette"} if colour == 3 else set()
+    found.notes |= {"gray"} if color in (0, 4) else {"palette"} if color == 3 else set()
     found.notes |= ({"profile"} if b"iCCP" in names else set()) | (
         {"first-frame"} if b"acTL" in names else set()
     )
@@ -242,7 +242,7 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
             break
         if name == b"IEND":
             return chunks
-    raise Refused("truncated", "the file ends before its last chunk")
+    raise Rejected("truncated", "the file ends before its last chunk")
 
 
 # ---- WebP
@@ -254,7 +254,7 @@ def webp_header(data: bytes) -> Header:
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + min(length, 1 << 16)]
         if at + 8 + length > size:
-            raise Refused("corrupt", "a chunk longer than the file")
+            raise Rejected("corrupt", "a chunk longer than the file")
         if not first:
             first = name
             _webp_first(found, name, body)
@@ -287,14 +287,14 @@ def _webp_first(found: Header, name: bytes, body: bytes) -> None:
             int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8)
         )
     else:
-        raise Refused("corrupt", "WebP without a frame")
+        raise Rejected("corrupt", "WebP without a frame")
 
 
 # ---- GIF, BMP
 def gif_header(data: bytes) -> Header:
     """Take the size of the logical screen."""
     if len(data) < 14:
-        raise Refused("truncated", "the file ends before the picture begins")
+        raise Rejected("truncated", "the file ends before the image begins")
     width, height = struct.unpack("<HH", data[6:10])
     return Header("gif", width, height, notes={"palette"})
 
@@ -302,26 +302,26 @@ def gif_header(data: bytes) -> Header:
 def bmp_header(data: bytes) -> Header:
     """Take size and layout from a Windows or OS/2 bitmap header."""
     if len(data) < 54:
-        raise Refused("truncated" if len(data) > 5 else "not-an-image")
+        raise Rejected("truncated" if len(data) > 5 else "not-an-image")
     offset, length = struct.unpack("<II", data[10:18])
     if length == 12:
         width, height, _, bits = struct.unpack("<HHHH", data[18:26])
-        packing, colours = 0, 0
+        packing, colors = 0, 0
     elif length in (40, 52, 56, 64, 108, 124):
         width, height, _, bits, packing = struct.unpack("<iiHHI", data[18:34])
-        colours = int.from_bytes(data[46:50], "little")
+        colors = int.from_bytes(data[46:50], "little")
     else:
-        raise Refused(
+        raise Rejected(
             "unsupported-format" if length == 16 else "not-an-image",
             f"a bitmap header of {length} bytes",
         )
     if width < 0 or bits not in (1, 2, 4, 8, 16, 24, 32):
-        raise Refused("corrupt", f"width {width}, {bits} bits a pixel")
+        raise Rejected("corrupt", f"width {width}, {bits} bits a pixel")
     found = Header("bmp", width, abs(height), expand=True)
     if bits <= 8:
         found.notes.add("palette")
-        if offset < 14 + length + (4 * min(colours or 1 << bits, 1 << bits) if length > 12 else 6):
-            raise Refused("corrupt", "the pixels begin inside the palette")
+        if offset < 14 + length + (4 * min(colors or 1 << bits, 1 << bits) if length > 12 else 6):
+            raise Rejected("corrupt", "the pixels begin inside the palette")
     if packing in (0, 3):
         found.needs = offset + (width * bits + 31) // 32 * 4 * abs(height)
     if packing == 3 and bits == 32:
@@ -336,7 +336,7 @@ def _bmp_masks(found: Header, length: int, masks: bytes) -> None:
     if length >= 56:
         found.alpha, found.expand = ("straight", False) if any(masks[12:16]) else ("none", True)
     elif masks[:12] != b"\0\0\xff\0\0\xff\0\0\xff\0\0\0":
-        raise Refused("unsupported-format", "bit fields in an unusual order")
+        raise Rejected("unsupported-format", "bit fields in an unusual order")
 
 
 # ---- TIFF
@@ -347,10 +347,10 @@ TIFF_UNREAD: Final = {
     50000: "Zstandard",
     50001: "WebP",
 }
-TIFF_COLOURS: Final = {
-    -1: "of no stated colours",
-    0: "grey",
-    1: "grey",
+TIFF_COLORS: Final = {
+    -1: "of no stated colors",
+    0: "gray",
+    1: "gray",
     2: "RGB",
     3: "palette",
     4: "mask",
@@ -366,7 +366,7 @@ TIFF_COMPRESSIONS: Final = frozenset((1, 2, 3, 4, 5, 7, 8, 32773, 32946))
 
 
 def tiff_header(data: bytes) -> Header:
-    """Take size and sample layout from the first directory; refuse those that OpenCV reads wrongly.
+    """Take size and sample layout from the first directory; reject those that OpenCV reads wrongly.
 
     ``data`` of the result has its orientation tag set to 1: OpenCV turns TIFF in some versions and modes.
     """
@@ -375,13 +375,13 @@ def tiff_header(data: bytes) -> Header:
         found = Header("tiff", tags.number(256, 0), tags.number(257, 0), tiff_orientation(data))
         if tags.number(259, 1) not in TIFF_COMPRESSIONS:
             packed = TIFF_UNREAD.get(tags.number(259, 1), f"method {tags.number(259, 1)}")
-            raise Refused("unsupported-format", f"TIFF compressed by {packed}")
+            raise Rejected("unsupported-format", f"TIFF compressed by {packed}")
         _tiff_layout(found, tags)
         more = tags.unpack("I", 4)[0]
         count = tags.unpack("H", more)[0]
         found.notes |= {"first-frame"} if tags.unpack("I", more + 2 + 12 * count)[0] else set()
     except struct.error:
-        raise Refused("truncated", "the file ends before its directory") from None
+        raise Rejected("truncated", "the file ends before its directory") from None
     found.notes |= {"profile"} if 34675 in tags.entries else set()
     found.data = data
     if found.orientation != 1:
@@ -400,22 +400,22 @@ def _tiff_layout(found: Header, tags: Directory) -> None:
     )
     samples, extra = tags.number(277, len(tags.numbers(258)) or 1), tags.number(338, 2)
     depth = min(depths)
-    colours = TIFF_COLOURS.get(photometric, f"photometric interpretation {photometric}")
+    colors = TIFF_COLORS.get(photometric, f"photometric interpretation {photometric}")
     planes = ", stored plane by plane" if tags.number(284, 1) != 1 else ""
     if (
         len(depths) > 1
         or len(kinds) > 1
         or (depth, *kinds) not in ((1, 1), (8, 1), (16, 1), (32, 3))
     ):
-        raise Refused("unsupported-depth", _tiff_samples(depths, kinds))
+        raise Rejected("unsupported-depth", _tiff_samples(depths, kinds))
     if samples > 4 or photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 2 and samples < 3):
-        raise Refused("unsupported-format", f"TIFF, {colours}, {samples} samples a pixel")
+        raise Rejected("unsupported-format", f"TIFF, {colors}, {samples} samples a pixel")
     if depth > 8 and (
         tags.number(284, 1) != 1 or (photometric, samples) not in ((1, 1), (2, 3), (2, 4))
     ):
-        raise Refused(
+        raise Rejected(
             "unsupported-format",
-            f"TIFF, {colours}, {samples} samples a pixel of {depth} bits{planes}",
+            f"TIFF, {colors}, {samples} samples a pixel of {depth} bits{planes}",
         )
     has_alpha = photometric == 2 and samples == 4 and extra in (1, 2)
     found.expand = depth <= 8 and not has_alpha
@@ -423,7 +423,7 @@ def _tiff_layout(found: Header, tags: Directory) -> None:
         # OpenCV multiplies 8-bit samples by their alpha only where the file says that this was not done yet.
         multiplied = extra == 1 or (depth == 8 and 338 in tags.entries)
         found.alpha = "premultiplied" if multiplied else "straight"
-    found.notes |= {0: {"grey"}, 1: {"grey"}, 3: {"palette"}, 5: {"cmyk"}}.get(photometric, set())
+    found.notes |= {0: {"gray"}, 1: {"gray"}, 3: {"palette"}, 5: {"cmyk"}}.get(photometric, set())
 
 
 def _tiff_samples(depths: set[int], kinds: set[int]) -> str:
@@ -439,17 +439,19 @@ def pnm_header(data: bytes) -> Header:
     """Take size and largest value from a binary netpbm header (https://netpbm.sourceforge.net/doc/ppm.html)."""
     found = PNM.match(data, 0, 1 << 12)
     if not found:
-        raise Refused("truncated" if len(data) < 9 else "not-an-image", "no header of a PGM or PPM")
+        raise Rejected(
+            "truncated" if len(data) < 9 else "not-an-image", "no header of a PGM or PPM"
+        )
     width, height, largest = (int(number) for number in found.groups()[1:])
     if not 0 < largest < 65536:
-        raise Refused("unsupported-depth", f"largest value {largest}")
+        raise Rejected("unsupported-depth", f"largest value {largest}")
     samples = 1 if found[1] == b"5" else 3
     needs = found.end() + width * height * samples * (2 if largest > 255 else 1)
     return Header(
         "pnm",
         width,
         height,
-        notes={"grey"} if samples == 1 else set(),
+        notes={"gray"} if samples == 1 else set(),
         needs=needs,
         raster=(found.end(), samples, largest),
     )

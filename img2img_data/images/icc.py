@@ -13,15 +13,15 @@ SPACES: Final = {1: b"GRAY", 3: b"RGB "}
 
 
 def icc_profile(data: bytes, channels: int) -> bytes:
-    """Return the ICC profile in a picture file, empty where there is none for so many channels (1 or 3).
+    """Return the ICC profile in a image file, empty where there is none for so many channels (1 or 3).
 
-    A profile of another colour space (CMYK, Lab) does not describe the decoded samples and is left out.
+    A profile of another color space (CMYK, Lab) does not describe the decoded samples and is left out.
     """
     from PIL import Image
 
     found = b""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as picture:
-        found = bytes(picture.info.get("icc_profile") or b"")
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        found = bytes(image.info.get("icc_profile") or b"")
     return found if len(found) >= 128 and found[16:20] == SPACES.get(channels) else b""
 
 

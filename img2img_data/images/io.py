@@ -1,11 +1,11 @@
-"""The only place that reads, decodes, converts and encodes pictures.
+"""The only place that reads, decodes, converts and encodes images.
 
-One policy for every picture and for both halves of a pair. Content decides, never the name. A picture that is
-cut, damaged or lying is refused, never half read. It comes out upright, opaque, RGB, 8 bit, unless a
+One policy for every image and for both halves of a pair. Content decides, never the name. A image that is
+cut, damaged or lying is rejected, never half read. It comes out upright, opaque, RGB, 8 bit, unless a
 ``ReadPolicy`` asks for 16 bit, one channel or RGBA: 16-bit samples divided by 257 and rounded, float ones
-clipped to 0..1, palettes and grey expanded, transparency composed on white, CMYK converted by the plain
+clipped to 0..1, palettes and gray expanded, transparency composed on white, CMYK converted by the plain
 formula, the first frame taken of several; whatever was changed is noted. Embedded ICC profiles are *ignored*:
-the stored numbers are taken as sRGB and the picture is noted ("profile"). Orientation comes from EXIF or the
+the stored numbers are taken as sRGB and the image is noted ("profile"). Orientation comes from EXIF or the
 TIFF tag, else from XMP. Metadata never passes on to an output. No path ever reaches OpenCV: it decodes from
 memory, to memory. This module is the door to ``samples`` and ``framing`` too.
 """
@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from img2img_data.core.errors import Refused
+from img2img_data.core.errors import Rejected
 from img2img_data.images.headers import Header, header, jpeg_bare
 from img2img_data.images.icc import icc_profile, with_profile
 from img2img_data.images.pixels import (
@@ -65,10 +65,10 @@ __all__ = [
     "NOTES",
     "Channels",
     "Fit",
-    "Picture",
+    "DecodedImage",
     "Pixels",
     "ReadPolicy",
-    "Refused",
+    "Rejected",
     "cielab",
     "decode",
     "encode",
@@ -102,28 +102,28 @@ NOTES: Final[dict[str, str]] = {
     "equal": "had three equal channels: one was taken",
     "first-frame": "had more frames or pages: the first was taken",
     "float": "was float: scaled to 16 bit",
-    "grey": "was single-channel: expanded",
-    "luma": "was colour: its luma was taken",
+    "gray": "was single-channel: expanded",
+    "luma": "was color: its luma was taken",
     "opaque": "had no transparency: an opaque alpha was added",
     "orientation": "was turned or mirrored upright",
     "palette": "had a palette: expanded",
     "profile": "had an embedded ICC profile: ignored",
     "repaired": "had junk or a bad profile in its header: skipped",
-    "unmultiplied": "had colour multiplied by alpha: divided again",
+    "unmultiplied": "had color multiplied by alpha: divided again",
     "widened": "was 8 bit: multiplied by 257",
 }
-"""Every conversion a picture may be noted with. The words are part of the corpus format."""
+"""Every conversion a image may be noted with. The words are part of the corpus format."""
 
 MAX_BYTES: Final = 256 << 20
 _STDERR: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One decoded picture.
+class DecodedImage:
+    """One decoded image.
 
-    ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H x W grey,
-    H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this picture and nothing else (upright; no
+    ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H x W gray,
+    H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this image and nothing else (upright; no
     profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be published unchanged.
     ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words of ``NOTES``.
     """
@@ -159,36 +159,36 @@ OPEN_ERRORS: Final[dict[int, str]] = {
 
 
 def open_regular(path: bytes | str | Path) -> int:
-    """Return a descriptor for reading a regular file, of any size; links and pipes are refused unopened.
+    """Return a descriptor for reading a regular file, of any size; links and pipes are rejected unopened.
 
-    Raises ``Refused``: link, vanished, unreadable, not-a-regular-file, name.
+    Raises ``Rejected``: link, vanished, unreadable, not-a-regular-file, name.
     """
     try:
         if not hasattr(os, "O_NOFOLLOW") and Path(os.fsdecode(path)).is_symlink():
-            raise Refused("link")
+            raise Rejected("link")
         handle = os.open(path, OPEN_FLAGS)
     except ValueError as error:
-        raise Refused("name", str(error)) from None
+        raise Rejected("name", str(error)) from None
     except OSError as error:
-        raise Refused(
+        raise Rejected(
             OPEN_ERRORS.get(error.errno or 0, "unreadable"), os.strerror(error.errno or 0)
         ) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise Refused("not-a-regular-file")
+        raise Rejected("not-a-regular-file")
     return handle
 
 
 def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most ``limit`` bytes; links and pipes are refused unread.
+    """Return the bytes of a regular file of at most ``limit`` bytes; links and pipes are rejected unread.
 
-    Raises ``Refused`` as ``open_regular`` does, and: empty, file-too-big.
+    Raises ``Rejected`` as ``open_regular`` does, and: empty, file-too-big.
     """
     handle = open_regular(path)
     try:
         return _read_open(handle, limit)
     except OSError as error:
-        raise Refused("unreadable", os.strerror(error.errno or 0)) from None
+        raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
     finally:
         os.close(handle)
 
@@ -196,33 +196,33 @@ def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
 def _read_open(handle: int, limit: int) -> bytes:
     status = os.fstat(handle)
     if status.st_size > limit:
-        raise Refused("file-too-big", f"{status.st_size} bytes, limit {limit}")
+        raise Rejected("file-too-big", f"{status.st_size} bytes, limit {limit}")
     data = os.read(handle, status.st_size)
     while len(data) < status.st_size and (more := os.read(handle, status.st_size - len(data))):
         data += more
     if not data:
-        raise Refused("empty")
+        raise Rejected("empty")
     return data
 
 
 # ---- decoding
-def read(path: bytes | str | Path, policy: ReadPolicy | None = None) -> Picture:
-    """Read and decode one file. Raises ``Refused`` as ``read_bytes`` and ``decode`` do."""
+def read(path: bytes | str | Path, policy: ReadPolicy | None = None) -> DecodedImage:
+    """Read and decode one file. Raises ``Rejected`` as ``read_bytes`` and ``decode`` do."""
     policy = policy or ReadPolicy()
     return decode(read_bytes(path, policy.max_bytes), policy)
 
 
-def decode(data: bytes, policy: ReadPolicy | None = None) -> Picture:
-    """Decode the bytes of one picture file strictly.
+def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
+    """Decode the bytes of one image file strictly.
 
-    Raises ``Refused``: empty, not-an-image, truncated, corrupt, unsupported-format, unsupported-depth,
+    Raises ``Rejected``: empty, not-an-image, truncated, corrupt, unsupported-format, unsupported-depth,
     non-finite, too-many-pixels, too-small (narrower than the aspect limit), alpha, animated.
     """
     policy = policy or ReadPolicy()
     found = header(data)
     _check_size(found, policy)
     if len(data) < found.needs:
-        raise Refused("truncated", f"{len(data)} of {found.needs} bytes")
+        raise Rejected("truncated", f"{len(data)} of {found.needs} bytes")
     if found.format == "jpeg":
         pixels = _decode_jpeg(data, found)
     else:
@@ -231,13 +231,13 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> Picture:
     if found.orientation != 1:
         pixels = upright(pixels, found.orientation)
         found.notes.add("orientation")
-    return Picture(
+    return DecodedImage(
         pixels, found.plain and not found.notes, found.format, tuple(sorted(found.notes))
     )
 
 
 def size_of(path: bytes | str | Path) -> tuple[int, int]:
-    """Return height and width of a file's picture, upright, by its header alone. Raises ``Refused``."""
+    """Return height and width of a file's image, upright, by its header alone. Raises ``Rejected``."""
     found = header(read_bytes(path))
     _check_size(found, ReadPolicy())
     turned = found.orientation > 4
@@ -245,14 +245,14 @@ def size_of(path: bytes | str | Path) -> tuple[int, int]:
 
 
 def _check_size(found: Header, policy: ReadPolicy) -> None:
-    """Refuse before anything is allocated."""
+    """Reject before anything is allocated."""
     width, height = found.width, found.height
     if not (width and height):
-        raise Refused("corrupt", f"{width} x {height} pixels")
+        raise Rejected("corrupt", f"{width} x {height} pixels")
     if width * height > policy.max_pixels or max(width, height) > policy.max_side:
-        raise Refused("too-many-pixels", f"{width} x {height}")
+        raise Rejected("too-many-pixels", f"{width} x {height}")
     if max(width, height) > policy.max_aspect * min(width, height):
-        raise Refused("too-small", f"{width} x {height}: longer than {policy.max_aspect:g} : 1")
+        raise Rejected("too-small", f"{width} x {height}: longer than {policy.max_aspect:g} : 1")
 
 
 def _decode(data: bytes, found: Header) -> Pixels:
@@ -267,20 +267,20 @@ def _decode_jpeg(data: bytes, found: Header) -> Pixels:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError as error:
         if "extraneous bytes before marker" not in str(error) and "ICC" not in str(error):
-            raise _jpeg_refusal(error, data) from None
+            raise _jpeg_rejection(error, data) from None
         try:
             pixels = simplejpeg.decode_jpeg(jpeg_bare(data), "RGB", strict=True)
         except ValueError as again:
-            raise _jpeg_refusal(again, data) from None
+            raise _jpeg_rejection(again, data) from None
         found.notes.add("repaired")
     return pixels
 
 
-def _jpeg_refusal(error: ValueError, data: bytes) -> Refused:
+def _jpeg_rejection(error: ValueError, data: bytes) -> Rejected:
     text = str(error).removeprefix("tjDecompressHeader3(): ")
     if "remature end" in text or b"\xff\xd9" not in data:
-        return Refused("truncated", text)
-    return Refused("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
+        return Rejected("truncated", text)
+    return Rejected("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
 
 
 def _decode_opencv(found: Header, data: bytes) -> Pixels:
@@ -292,11 +292,11 @@ def _decode_opencv(found: Header, data: bytes) -> Pixels:
         with silent_stderr():
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
     except cv2.error as error:
-        raise Refused("corrupt", str(error.err)[:200]) from None
+        raise Rejected("corrupt", str(error.err)[:200]) from None
     if raw is None and "first-frame" in found.notes and not hasattr(cv2, "imreadanimation"):
-        raise Refused("animated", "OpenCV before 4.11 reads no animated WebP")
+        raise Rejected("animated", "OpenCV before 4.11 reads no animated WebP")
     if raw is None or raw.shape[:2] != (found.height, found.width):
-        raise Refused("corrupt", "the decoder gave up: its data or checksums are damaged")
+        raise Rejected("corrupt", "the decoder gave up: its data or checksums are damaged")
     return filled(raw, found.cut) if found.cut else raw
 
 
@@ -307,30 +307,30 @@ def _decode_gif(data: bytes, found: Header) -> Pixels:
     try:
         with (
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(data), formats=["GIF"]) as picture,
+            Image.open(io.BytesIO(data), formats=["GIF"]) as image,
         ):
-            if picture.size != (found.width, found.height):
-                raise Refused("corrupt", "a frame larger than the screen")
-            if getattr(picture, "is_animated", False):
+            if image.size != (found.width, found.height):
+                raise Rejected("corrupt", "a frame larger than the screen")
+            if getattr(image, "is_animated", False):
                 found.notes.add("first-frame")
-            picture.seek(0)
+            image.seek(0)
             found.alpha = (
-                "straight" if "transparency" in picture.info or picture.mode == "RGBA" else "none"
+                "straight" if "transparency" in image.info or image.mode == "RGBA" else "none"
             )
-            return cv2.cvtColor(np.asarray(picture.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
-    except Refused:
+            return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+    except Rejected:
         raise
     except Image.DecompressionBombError:
-        raise Refused("too-many-pixels", "a frame larger than the screen") from None
+        raise Rejected("too-many-pixels", "a frame larger than the screen") from None
     except Exception as error:
-        raise Refused(
+        raise Rejected(
             "truncated" if "truncated" in str(error) else "corrupt", str(error)[:200]
         ) from None
 
 
 @functools.cache
 def _quiet() -> None:
-    """Stop OpenCV's own log lines: what is wrong with a picture is said in its row."""
+    """Stop OpenCV's own log lines: what is wrong with a image is said in its row."""
     if hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(0)
     else:
@@ -361,7 +361,7 @@ def silent_stderr() -> Iterator[None]:
 def encode(
     pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int = 95, profile: bytes = b""
 ) -> bytes:
-    """Return a file holding ``pixels``: H x W grey or H x W x 3 RGB uint8; PNG also uint16 and RGBA.
+    """Return a file holding ``pixels``: H x W gray or H x W x 3 RGB uint8; PNG also uint16 and RGBA.
 
     PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4). WebP is
     lossless at 100. ``profile``: an ICC profile to embed; WebP files go without. Raises ``ValueError`` where
@@ -371,12 +371,12 @@ def encode(
         return encode_png(pixels, profile)
     if pixels.dtype != np.uint8:
         raise ValueError(f"{format} holds 8 bits a sample, not {pixels.dtype}")
-    grey = pixels.ndim == 2
+    gray = pixels.ndim == 2
     if format == "jpg":
-        pixels = np.ascontiguousarray(pixels[..., None] if grey else pixels)
-        colours: tuple[str, str] = ("GRAY", "Gray") if grey else ("RGB", "444")
-        return with_profile(bytes(simplejpeg.encode_jpeg(pixels, quality, *colours)), profile)
-    ordered = pixels if grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        pixels = np.ascontiguousarray(pixels[..., None] if gray else pixels)
+        colors: tuple[str, str] = ("GRAY", "Gray") if gray else ("RGB", "444")
+        return with_profile(bytes(simplejpeg.encode_jpeg(pixels, quality, *colors)), profile)
+    ordered = pixels if gray else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(
         ".webp", ordered, [cv2.IMWRITE_WEBP_QUALITY, quality if quality < 100 else 101]
     )

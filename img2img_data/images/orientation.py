@@ -1,4 +1,4 @@
-"""Which way up a picture is: the orientation 1..8 in its EXIF, its TIFF tags, its XMP or its PNG texts.
+"""Which way up a image is: the orientation 1..8 in its EXIF, its TIFF tags, its XMP or its PNG texts.
 
 Nothing is followed beyond the first directory, nothing is parsed as XML, no text is unpacked beyond a limit.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final, Literal
 
-from img2img_data.core.errors import Refused
+from img2img_data.core.errors import Rejected
 
 MOST_TEXT: Final = 1 << 20
 """Bytes of a compressed text that are looked at."""
@@ -35,7 +35,7 @@ class Directory:
         self.order: Literal["<", ">"] = "<" if block[:2] == b"II" else ">"
         self.block = block
         if block[:4] not in (b"II*\0", b"MM\0*"):
-            raise Refused("corrupt", "no TIFF block")
+            raise Rejected("corrupt", "no TIFF block")
         start = self.unpack("I", 4)[0]
         self.entries: dict[int, tuple[int, int, int]] = {}
         for i in range(self.unpack("H", start)[0]):
@@ -66,7 +66,7 @@ def tiff_orientation(block: bytes) -> int:
     tiff = block.removeprefix(b"Exif\0\0")
     try:
         value = Directory(tiff).number(274, 0)
-    except (Refused, struct.error):
+    except (Rejected, struct.error):
         return 0
     return value if 1 <= value <= 8 else 0
 

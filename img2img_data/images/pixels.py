@@ -1,8 +1,8 @@
 """Arrays of samples: from what a decoder gives to what was asked for; depth, channels, transparency, Lab.
 
-The arrays here are H x W (grey), H x W x 3 (RGB) or H x W x 4 (RGBA, colour not multiplied by alpha), uint8
-or uint16 over their whole range. Every change made to a picture is noted in its header's ``notes``, so a
-picture without notes is exactly what its file holds.
+The arrays here are H x W (gray), H x W x 3 (RGB) or H x W x 4 (RGBA, color not multiplied by alpha), uint8
+or uint16 over their whole range. Every change made to a image is noted in its header's ``notes``, so a
+image without notes is exactly what its file holds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.core.errors import Refused
+from img2img_data.core.errors import Rejected
 from img2img_data.images.headers import Header
 
 Pixels = NDArray[Any]
-Channels = Literal["rgb", "grey", "rgba"]
-COUNT: Final[dict[Channels, int]] = {"rgb": 3, "grey": 1, "rgba": 4}
+Channels = Literal["rgb", "gray", "rgba"]
+COUNT: Final[dict[Channels, int]] = {"rgb": 3, "gray": 1, "rgba": 4}
 """How many samples a pixel has."""
 
 LEVELS: Final = 257
@@ -30,18 +30,18 @@ LEVELS: Final = 257
 
 @dataclass(frozen=True, slots=True)
 class ReadPolicy:
-    """What is read, what it becomes, and what is refused.
+    """What is read, what it becomes, and what is rejected.
 
-    ``alpha``: compose transparency on white, or refuse pictures that have any. ``depth``: bits a sample, or
-    "keep" as stored. ``channels``: "rgb" expands grey; "grey" takes the luma of colour; "rgba" keeps
-    transparency and gives every other picture an opaque alpha; "keep" leaves one, three or four as stored.
+    ``alpha``: compose transparency on white, or reject images that have any. ``depth``: bits a sample, or
+    "keep" as stored. ``channels``: "rgb" expands gray; "gray" takes the luma of color; "rgba" keeps
+    transparency and gives every other image an opaque alpha; "keep" leaves one, three or four as stored.
     ``max_pixels`` counts width x height, ``max_side`` is in pixels, ``max_aspect`` the longer side over the
     shorter, ``max_bytes`` the size of the file.
     """
 
-    alpha: Literal["white", "refuse"] = "white"
+    alpha: Literal["white", "reject"] = "white"
     depth: Literal[8, 16, "keep"] = 8
-    channels: Literal["rgb", "grey", "rgba", "keep"] = "rgb"
+    channels: Literal["rgb", "gray", "rgba", "keep"] = "rgb"
     max_pixels: int = 100_000_000
     max_side: int = 65_500
     max_aspect: float = 500.0
@@ -55,18 +55,18 @@ class ReadPolicy:
 
 # ---- from the decoder
 def from_decoder(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
-    """Return decoded samples (grey, BGR, BGRA; uint8, uint16, float32) as RGB, or RGBA where that is kept."""
+    """Return decoded samples (gray, BGR, BGRA; uint8, uint16, float32) as RGB, or RGBA where that is kept."""
     if raw.dtype == np.float32:
         raw = _from_float(raw, found)
     if raw.dtype not in (np.uint8, np.uint16):
-        raise Refused("unsupported-depth", f"{raw.dtype} samples")
+        raise Rejected("unsupported-depth", f"{raw.dtype} samples")
     channels = raw.shape[2] if raw.ndim == 3 else 1
     if channels == 4 and found.alpha != "none":
         return _transparent(raw, found, policy)
     if channels == 1:
         pixels = cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
         clear = None if found.clear is None else raw.reshape(raw.shape[:2]) == found.clear
-        return pixels if clear is None else _clear_grey(pixels, clear, found, policy)
+        return pixels if clear is None else _clear_gray(pixels, clear, found, policy)
     return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if channels == 4 else cv2.COLOR_BGR2RGB)
 
 
@@ -88,9 +88,9 @@ def filled(raw: Pixels, bits: Sequence[int]) -> Pixels:
 
 
 def _from_float(raw: Pixels, found: Header) -> Pixels:
-    """Scale 0..1 to 0..65535, clipped; NaN and infinity are refused."""
+    """Scale 0..1 to 0..65535, clipped; NaN and infinity are rejected."""
     if not np.isfinite(raw).all():
-        raise Refused("non-finite")
+        raise Rejected("non-finite")
     if raw.min() < 0 or raw.max() > 1:
         found.notes.add("clipped")
     found.notes.add("float")
@@ -100,8 +100,8 @@ def _from_float(raw: Pixels, found: Header) -> Pixels:
 def _transparent(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
     """Return BGRA as RGBA where transparency is kept, else composed on white, rounded once."""
     opaque = int(raw[..., 3].min()) == np.iinfo(raw.dtype).max
-    if not opaque and policy.alpha == "refuse":
-        raise Refused("alpha")
+    if not opaque and policy.alpha == "reject":
+        raise Rejected("alpha")
     if policy.keeps_alpha:
         pixels = cv2.cvtColor(raw, cv2.COLOR_BGRA2RGBA)
         return (
@@ -121,31 +121,31 @@ def _on_white(raw: Pixels, premultiplied: bool) -> Pixels:
     pixels = np.empty((*raw.shape[:2], 3), raw.dtype)
     for top in range(0, raw.shape[0], 256):
         part = raw[top : top + 256].astype(np.uint32)
-        colour, alpha = part[..., 2::-1], part[..., 3:]
+        color, alpha = part[..., 2::-1], part[..., 3:]
         if premultiplied:
-            pixels[top : top + 256] = np.minimum(colour + (white - alpha), white)
+            pixels[top : top + 256] = np.minimum(color + (white - alpha), white)
         else:
             pixels[top : top + 256] = (
-                colour * alpha + white * (white - alpha) + white // 2
+                color * alpha + white * (white - alpha) + white // 2
             ) // white
     return pixels
 
 
 def _unmultiplied(pixels: Pixels, found: Header) -> Pixels:
-    """Divide colour by alpha; where nothing is seen it becomes black."""
+    """Divide color by alpha; where nothing is seen it becomes black."""
     white = int(np.iinfo(pixels.dtype).max)
     found.notes.add("unmultiplied")
     alpha = np.maximum(pixels[..., 3:].astype(np.uint32), 1)
-    colour = np.minimum((pixels[..., :3] * np.uint32(white) + alpha // 2) // alpha, white)
-    return np.dstack((colour * (pixels[..., 3:] > 0), pixels[..., 3])).astype(pixels.dtype)
+    color = np.minimum((pixels[..., :3] * np.uint32(white) + alpha // 2) // alpha, white)
+    return np.dstack((color * (pixels[..., 3:] > 0), pixels[..., 3])).astype(pixels.dtype)
 
 
-def _clear_grey(
+def _clear_gray(
     pixels: Pixels, clear: NDArray[np.bool_], found: Header, policy: ReadPolicy
 ) -> Pixels:
-    """Make the grey level declared transparent so, or white (OpenCV drops the declaration)."""
-    if clear.any() and policy.alpha == "refuse":
-        raise Refused("alpha")
+    """Make the gray level declared transparent so, or white (OpenCV drops the declaration)."""
+    if clear.any() and policy.alpha == "reject":
+        raise Rejected("alpha")
     white = np.iinfo(pixels.dtype).max
     if policy.keeps_alpha:
         return np.dstack((pixels, np.where(clear, 0, white).astype(pixels.dtype)))
@@ -174,8 +174,8 @@ def _with_channels(pixels: Pixels, found: Header, wanted: str) -> Pixels:
         return pixels if pixels.shape[2] == 4 else _opaque(pixels, found)
     if pixels.shape[2] == 4:
         return pixels
-    if "grey" in found.notes:
-        found.notes.discard("grey")
+    if "gray" in found.notes:
+        found.notes.discard("gray")
         return cv2.extractChannel(pixels, 0)
     if wanted == "keep":
         return pixels
@@ -203,7 +203,7 @@ def to_16_bit(pixels: Pixels) -> Pixels:
 
 
 def to_uint8_rgb(pixels: Pixels) -> NDArray[np.uint8]:
-    """Return any picture as H x W x 3 uint8, for looking at: 16 bit scaled, grey expanded, alpha on white.
+    """Return any image as H x W x 3 uint8, for looking at: 16 bit scaled, gray expanded, alpha on white.
 
     ``pixels``: H x W, or H x W x 1, 3 (RGB) or 4 (RGBA), uint8 or uint16. The same array comes back where
     there is nothing to do.
@@ -217,14 +217,14 @@ def to_uint8_rgb(pixels: Pixels) -> NDArray[np.uint8]:
     return np.asarray(pixels, np.uint8)
 
 
-# ---- colour
+# ---- color
 LAB_SHIFT, LAB_SCALE = np.array([0, 128, 128], np.float32), np.array([655.35, 257, 257], np.float32)
 RANGE_CENTRE, RANGE_SCALE = (
     np.array([127.5, 128, 128], np.float32),
     np.array([127.5, 110, 110], np.float32),
 )
 HALF_LEVEL_BELOW, HALF_LEVEL_ABOVE = -0.5 / 255 / 12.92, 1 + 0.5 / 255 * 2.4 / 1.055
-"""Linear light half a grey level under black and over white, by the slopes of the sRGB curve there."""
+"""Linear light half a gray level under black and over white, by the slopes of the sRGB curve there."""
 
 _TO_LINEAR_RGB: Final = np.array(
     [
@@ -243,7 +243,7 @@ def rgb_to_lab8(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def lab8_to_rgb(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert OpenCV's 8-bit Lab back to H x W x 3 RGB uint8; colours outside sRGB are clipped."""
+    """Convert OpenCV's 8-bit Lab back to H x W x 3 RGB uint8; colors outside sRGB are clipped."""
     return np.asarray(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), np.uint8)
 
 
@@ -260,7 +260,7 @@ def rgb_to_lab16(pixels: Pixels) -> NDArray[np.uint16]:
     """Convert RGB, uint8 or uint16, to 16-bit Lab: L x 65535 / 100, (a + 128) x 257, (b + 128) x 257.
 
     The sRGB curve is exact here: OpenCV's own conversion interpolates in a coarse table, which costs up to a
-    grey level.
+    gray level.
     """
     wide = pixels if pixels.dtype == np.uint16 else to_16_bit(pixels)
     lab = cv2.cvtColor(_linear_light()[wide], cv2.COLOR_LRGB2Lab)
@@ -268,13 +268,13 @@ def rgb_to_lab16(pixels: Pixels) -> NDArray[np.uint16]:
 
 
 def lab16_to_rgb16(lab: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Undo ``rgb_to_lab16`` within a fifth of an 8-bit grey level; colours outside sRGB are clipped."""
+    """Undo ``rgb_to_lab16`` within a fifth of an 8-bit gray level; colors outside sRGB are clipped."""
     pixels = cv2.cvtColor(lab / LAB_SCALE - LAB_SHIFT, cv2.COLOR_Lab2RGB)
     return np.asarray(np.rint(np.clip(pixels, 0, 1) * 65535), np.uint16)
 
 
 def lab16_to_rgb(lab: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Undo ``rgb_to_lab16`` in 8 bit; colours outside sRGB are clipped."""
+    """Undo ``rgb_to_lab16`` in 8 bit; colors outside sRGB are clipped."""
     return np.asarray(to_8_bit(lab16_to_rgb16(lab)), np.uint8)
 
 
@@ -289,15 +289,15 @@ def rgb_to_lab(pixels: Pixels) -> Pixels:
 
 
 def lab_to_rgb(lab: Pixels) -> Pixels:
-    """Convert Lab samples back to RGB of the same depth; colours outside sRGB are clipped."""
+    """Convert Lab samples back to RGB of the same depth; colors outside sRGB are clipped."""
     return lab16_to_rgb16(lab) if lab.dtype == np.uint16 else lab8_to_rgb(lab)
 
 
 def outside_srgb(lab: Pixels) -> float:
-    """Return the share of pixels, 0 to 1, whose Lab samples (uint8 or uint16) are no sRGB colour.
+    """Return the share of pixels, 0 to 1, whose Lab samples (uint8 or uint16) are no sRGB color.
 
-    Such a pixel has, converted back, a channel more than half a grey level under black or over white, and is
-    clipped. A photo's own colours are in the gamut: rounding to Lab is what moves some out of it.
+    Such a pixel has, converted back, a channel more than half a gray level under black or over white, and is
+    clipped. A photo's own colors are in the gamut: rounding to Lab is what moves some out of it.
     """
     wide = lab.astype(np.float32) * np.float32(1 if lab.dtype == np.uint16 else LEVELS)
     wide = wide / LAB_SCALE - LAB_SHIFT

@@ -1,4 +1,4 @@
-"""Bringing pictures upright and to a size."""
+"""Bringing images upright and to a size."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.core.errors import Refused
+from img2img_data.core.errors import Rejected
 
 Pixels = NDArray[Any]
 Fit = Literal["crop", "pad", "stretch", "error"]
 
 
 def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
-    """Bring a picture to ``size`` (width, height); its samples keep their type and number.
+    """Bring a image to ``size`` (width, height); its samples keep their type and number.
 
     ``crop`` scales it to cover the frame and cuts the centre; ``pad`` scales it to fit inside and reflects
-    its border (no invented colour, edge pixels not repeated); ``stretch`` ignores the aspect; ``error``
-    raises ``Refused("size")``. Area averaging downwards, bicubic upwards. The same array comes back if it
-    fits already. RGBA pictures are scaled with their colour multiplied by alpha, so that what is invisible
+    its border (no invented color, edge pixels not repeated); ``stretch`` ignores the aspect; ``error``
+    raises ``Rejected("size")``. Area averaging downwards, bicubic upwards. The same array comes back if it
+    fits already. RGBA images are scaled with their color multiplied by alpha, so that what is invisible
     does not bleed into what is seen.
     """
     height, width = pixels.shape[:2]
     if (width, height) == size:
         return pixels
     if how == "error":
-        raise Refused("size", f"{width} x {height}, not {size[0]} x {size[1]}")
+        raise Rejected("size", f"{width} x {height}, not {size[0]} x {size[1]}")
     if how == "stretch":
         return _resize(pixels, size)
     scales = size[0] / width, size[1] / height
@@ -53,8 +53,8 @@ def _resize_transparent(pixels: Pixels, size: tuple[int, int], interpolation: in
     seen[..., :3] *= seen[..., 3:]
     scaled = np.asarray(cv2.resize(seen, size, interpolation=interpolation), np.float32)
     alpha = scaled[..., 3:]
-    colour = np.divide(scaled[..., :3], alpha, out=np.zeros_like(scaled[..., :3]), where=alpha > 0)
-    whole = np.clip(np.dstack((colour, alpha)), 0, 1) * top
+    color = np.divide(scaled[..., :3], alpha, out=np.zeros_like(scaled[..., :3]), where=alpha > 0)
+    whole = np.clip(np.dstack((color, alpha)), 0, 1) * top
     return np.asarray(np.rint(whole), pixels.dtype)
 
 

@@ -36,4 +36,4 @@ def _shift_of(corpus: Corpus, pair: Pair) -> Shift | None:
         return None
     if first.shape[:2] != second.shape[:2]:
         return None
-    return measure_shift(first, second[..., 0] if corpus.colour == "lab" else second)
+    return measure_shift(first, second[..., 0] if corpus.color == "lab" else second)

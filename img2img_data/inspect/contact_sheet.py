@@ -1,4 +1,4 @@
-"""What degradations do, on one sheet: a photo spoiled by each of them, or by one of them anew and anew."""
+"""What degradations do, on one sheet: a photo degraded by each of them, or by one of them anew and anew."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from img2img_data.core.errors import Img2ImgError, Refused, UsageError
-from img2img_data.corpus.format import picture_rng, write_atomically
+from img2img_data.core.errors import Img2ImgError, Rejected, UsageError
+from img2img_data.corpus.format import image_rng, write_atomically
 from img2img_data.degradations.registry import DEGRADATIONS, Degradation, find_degradation
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 DRAWS: Final = 9
 """Tiles of a sheet about one degradation, beside the clean one."""
@@ -22,57 +22,57 @@ LABEL: Final = 20
 
 
 class Tile(NamedTuple):
-    """A picture, H x W x 3 uint8, and what stands under it."""
+    """A image, H x W x 3 uint8, and what stands under it."""
 
     label: str
-    pixels: images.Pixels
+    pixels: io.Pixels
 
 
 def write_sheet(
     photo: Path, out: Path, name: str = "", side: int = 160, seed: int = 0
 ) -> list[str]:
-    """Write a PNG of the middle of ``photo``, ``side`` pixels at full scale, clean and spoiled.
+    """Write a PNG of the middle of ``photo``, ``side`` pixels at full scale, clean and degraded.
 
     Without ``name`` each degradation is shown once, in its example settings; with it the one, as nine
-    pictures would draw it. Return the lines about those that cannot be shown, for want of a package say.
+    images would draw it. Return the lines about those that cannot be shown, for want of a package say.
     ``UsageError`` for an unknown name, a photo that cannot be read, an ``out`` that is no PNG.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(
-            "file", out, "is no name of a PNG picture", "give a name that ends in .png"
-        )
+        raise UsageError("file", out, "is no name of a PNG image", "give a name that ends in .png")
     members = {name: find_degradation(name)} if name else DEGRADATIONS
     clean = _middle(_read(photo), side)
     tiles, missing = [Tile("clean", clean)], []
     for kind, cls in members.items():
         try:
-            tiles += _spoiled(kind, cls.example(), clean, seed, DRAWS if name else 0)
+            tiles += _degraded(kind, cls.example(), clean, seed, DRAWS if name else 0)
         except Img2ImgError as error:
             missing.append(f"{kind} is not shown: {error}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, images.encode(_laid_out(tiles), "png"), out.with_name(f".{out.name}.tmp"))
+    write_atomically(out, io.encode(_laid_out(tiles), "png"), out.with_name(f".{out.name}.tmp"))
     return missing
 
 
-def _read(photo: Path) -> images.Pixels:
+def _read(photo: Path) -> io.Pixels:
     try:
-        return images.read(photo).pixels
-    except Refused as refused:
-        why = f"cannot be used: {refused.reason}{f' ({refused.detail})' if refused.detail else ''}"
+        return io.read(photo).pixels
+    except Rejected as rejected:
+        why = (
+            f"cannot be used: {rejected.reason}{f' ({rejected.detail})' if rejected.detail else ''}"
+        )
         raise UsageError("photo", photo, why, "give another one") from None
 
 
-def _middle(photo: images.Pixels, side: int) -> images.Pixels:
+def _middle(photo: io.Pixels, side: int) -> io.Pixels:
     top, left = (max(0, (length - side) // 2) for length in photo.shape[:2])
     return np.ascontiguousarray(photo[top : top + side, left : left + side])
 
 
-def _spoiled(
-    kind: str, degradation: Degradation, clean: images.Pixels, seed: int, draws: int
+def _degraded(
+    kind: str, degradation: Degradation, clean: io.Pixels, seed: int, draws: int
 ) -> Iterator[Tile]:
     """Yield the one tile of a sheet about all, or those of a sheet about one with what was drawn."""
     for number in range(draws or 1):
-        drawn: dict[str, Any] = degradation.draw(picture_rng(seed, f"{kind}/{number}".encode()))
+        drawn: dict[str, Any] = degradation.draw(image_rng(seed, f"{kind}/{number}".encode()))
         yield Tile(_told(drawn) if draws else kind, degradation.apply(clean, **drawn))
 
 
@@ -84,7 +84,7 @@ def _told(drawn: Mapping[str, float]) -> str:
     return ", ".join(told)
 
 
-def _laid_out(tiles: Sequence[Tile]) -> images.Pixels:
+def _laid_out(tiles: Sequence[Tile]) -> io.Pixels:
     height, width = tiles[0].pixels.shape[:2]
     rows = -(-len(tiles) // COLUMNS)
     columns = min(COLUMNS, len(tiles))
@@ -96,7 +96,7 @@ def _laid_out(tiles: Sequence[Tile]) -> images.Pixels:
     return sheet
 
 
-def _label(text: str, width: int) -> images.Pixels:
+def _label(text: str, width: int) -> io.Pixels:
     strip = np.full((LABEL, width, 3), 255, np.uint8)
     cv2.putText(strip, text, (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
     return strip

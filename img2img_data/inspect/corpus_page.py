@@ -1,6 +1,6 @@
-"""One page that shows a corpus: its counts, what was refused and why, and pairs under sliders.
+"""One page that shows a corpus: its counts, what was rejected and why, and pairs under sliders.
 
-The page is whole in itself: pictures, style and script are inside, it opens from a file and asks the network
+The page is whole in itself: images, style and script are inside, it opens from a file and asks the network
 for nothing.
 """
 
@@ -24,7 +24,7 @@ from img2img_data.corpus.format import (
     open_corpus,
     write_atomically,
 )
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.inspect.histogram import Bars, Spread, Words, draw_spread, draw_words, number
 from img2img_data.inspect.statistics import (
     Entry,
@@ -53,9 +53,9 @@ Reading = Callable[[], None]
 
 EXAMINED: Final = 1000
 """How many pairs are read to find the worst; of a larger corpus as many, drawn evenly."""
-PICTURE_BYTES: Final = 4_500_000
+IMAGE_BYTES: Final = 4_500_000
 FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
-"""Longer side in pixels and WebP quality of the thumbnails; the first whose sum stays under PICTURE_BYTES."""
+"""Longer side in pixels and WebP quality of the thumbnails; the first whose sum stays under IMAGE_BYTES."""
 PROBED: Final = 24
 FEW: Final = 12
 """A tag with so many values has a select; one with more is found by the search box."""
@@ -64,7 +64,7 @@ ORDERS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What stands under one slider (or, unpaired, one picture). ``why`` is worst, typical, A or B.
+    """What stands under one slider (or, unpaired, one image). ``why`` is worst, typical, A or B.
 
     ``picks`` are the values that the selects above ask for, by the select's number; ``numbers`` those that
     cards are ordered by; both as (number, value).
@@ -77,7 +77,7 @@ class Card:
     tags: tuple[tuple[str, str], ...] = ()
     picks: tuple[tuple[int, str], ...] = ()
     numbers: tuple[tuple[int, float], ...] = ()
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     width: int = 1
     height: int = 1
 
@@ -88,7 +88,7 @@ class Card:
 
     @property
     def source(self) -> str:
-        """Where the pair comes from; a picture of a bare folder, its file's name."""
+        """Where the pair comes from; a image of a bare folder, its file's name."""
         row, item = self.entry.row, self.entry.item
         return printable(
             str(row.get("source") or (item.name if isinstance(item, Path) else self.entry.key))
@@ -108,7 +108,7 @@ def write_show(
     Shows up to ``limit`` pairs, of one split or of all: the half with the largest difference between input
     and target, then others taken evenly through the rest. Of a large corpus a sample of ``EXAMINED`` pairs
     is read, another one for another ``seed``; counts and histograms are those of all rows. Raises
-    CorpusError when the folder is no corpus or one of its pictures cannot be read.
+    CorpusError when the folder is no corpus or one of its images cannot be read.
     """
     opened = open_corpus(corpus, rows=False)
     page = out or opened.root / "show.html"
@@ -142,10 +142,10 @@ def write_show(
         name=printable(opened.root.resolve().name),
         kind=opened.kind,
         layout=opened.layout,
-        colour=_samples_of(opened),
+        color=_samples_of(opened),
         tiles=list(_tiles(opened, splits, survey)),
         reasons=_reasons(survey),
-        cards=_with_pictures(opened, [_filled(card, controls) for card in cards], reading),
+        cards=_with_images(opened, [_filled(card, controls) for card in cards], reading),
         controls=controls,
         charts=_charts(survey),
         shown_how=how,
@@ -162,8 +162,8 @@ def write_show(
 # ------------------------------------------------------------------------------ what all rows say
 def _samples_of(corpus: Corpus) -> str:
     """Return what the samples are, and how deep where that is unusual."""
-    colour = {1: "grey", 4: "rgba"}.get(corpus.channels["target"], corpus.colour)
-    return colour if corpus.bits == 8 else f"{colour} · {corpus.bits} bit"
+    color = {1: "gray", 4: "rgba"}.get(corpus.channels["target"], corpus.color)
+    return color if corpus.bits == 8 else f"{color} · {corpus.bits} bit"
 
 
 def _tiles(corpus: Corpus, splits: Sequence[str], survey: Survey) -> Iterator[tuple[str, str, str]]:
@@ -172,14 +172,14 @@ def _tiles(corpus: Corpus, splits: Sequence[str], survey: Survey) -> Iterator[tu
             yield split, f"{survey.counts[split, '']:,}", "pairs"
         else:
             a, b = (survey.counts[split, domain] for domain in "AB")
-            yield split, f"{a:,} + {b:,}", "pictures of A and of B"
+            yield split, f"{a:,} + {b:,}", "images of A and of B"
     if (corpus.root / REJECTED_FILE).is_file():
-        yield "refused", f"{survey.refused.total():,}", f"listed in {REJECTED_FILE}"
+        yield "rejected", f"{survey.rejected.total():,}", f"listed in {REJECTED_FILE}"
 
 
 def _reasons(survey: Survey) -> list[tuple[str, int, str]]:
-    """Return (reason, pictures, meaning), the most frequent first."""
-    ranked = sorted(survey.refused.items(), key=lambda item: (-item[1], item[0]))
+    """Return (reason, images, meaning), the most frequent first."""
+    ranked = sorted(survey.rejected.items(), key=lambda item: (-item[1], item[0]))
     return [(reason, count, REASONS.get(reason, "")) for reason, count in ranked]
 
 
@@ -198,7 +198,7 @@ def _charts(survey: Survey) -> list[Charts]:
     sections = (
         _section("Drawn parameters", survey.drawn, kinds | survey.drawn_words),
         _section("Measured values", survey.measured, {}),
-        _section("Picture sizes", sizes, {}),
+        _section("Image sizes", sizes, {}),
         _section("Tags", {}, survey.tags),
     )
     return [section for section in sections if section.bars or section.same]
@@ -235,8 +235,8 @@ def _paired_cards(
     )
     return cards, (
         f"Of {of}: the {len(worst)} whose input differs most from the target (mean absolute difference in "
-        f"grey levels, 0 to 255), then {len(typical)} evenly through the rest. "
-        "Drag across a picture, or focus it and use the arrow keys."
+        f"gray levels, 0 to 255), then {len(typical)} evenly through the rest. "
+        "Drag across a image, or focus it and use the arrow keys."
     )
 
 
@@ -245,7 +245,7 @@ def _domain_cards(entries: Sequence[Entry], limit: int) -> tuple[list[Card], str
     cards = [
         Card(entry, entry.domain) for side in sides for entry in _evenly(side, max(1, limit // 2))
     ]
-    return cards, "Nothing pairs these pictures: both columns run evenly through their domain."
+    return cards, "Nothing pairs these images: both columns run evenly through their domain."
 
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:
@@ -309,9 +309,9 @@ def _filled(card: Card, controls: Controls) -> Card:
     )
 
 
-# ------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------- images
 def _difference(corpus: Corpus, entry: Entry) -> float:
-    """Return the mean absolute difference of input and target in grey levels, rounded so ties stay ties."""
+    """Return the mean absolute difference of input and target in gray levels, rounded so ties stay ties."""
     import cv2
     import numpy as np
 
@@ -324,21 +324,21 @@ def _difference(corpus: Corpus, entry: Entry) -> float:
 
 
 def _pixels(corpus: Corpus, entry: Entry) -> tuple[Pixels, ...]:
-    """Return input and target of a pair, or the one picture of a domain, as 8-bit RGB."""
+    """Return input and target of a pair, or the one image of a domain, as 8-bit RGB."""
     item = entry.open(corpus)
     if isinstance(item, Pair):
         first, second = corpus.read(item)
-        second = images.lab_to_rgb(second) if corpus.colour == "lab" else second
-        return images.to_uint8_rgb(first), images.to_uint8_rgb(second)
-    return (images.to_uint8_rgb(corpus.read_picture(item)),)
+        second = io.lab_to_rgb(second) if corpus.color == "lab" else second
+        return io.to_uint8_rgb(first), io.to_uint8_rgb(second)
+    return (io.to_uint8_rgb(corpus.read_image(item)),)
 
 
-def _with_pictures(corpus: Corpus, cards: Sequence[Card], reading: Reading) -> list[Card]:
+def _with_images(corpus: Corpus, cards: Sequence[Card], reading: Reading) -> list[Card]:
     """Fill in the thumbnails, as fine as keeps the page small: a few tell about how fine that is."""
     some = _evenly(cards, PROBED)
     for side, quality in FINENESS:
         probe = sum(_bytes_of(_with_thumbnails(corpus, card, side, quality)) for card in some)
-        if probe * len(cards) <= PICTURE_BYTES * max(1, len(some)):
+        if probe * len(cards) <= IMAGE_BYTES * max(1, len(some)):
             break
     filled = []
     for card in cards:
@@ -348,24 +348,23 @@ def _with_pictures(corpus: Corpus, cards: Sequence[Card], reading: Reading) -> l
 
 
 def _bytes_of(card: Card) -> int:
-    return sum(len(picture) for picture in card.pictures)
+    return sum(len(image) for image in card.images)
 
 
 def _with_thumbnails(corpus: Corpus, card: Card, side: int, quality: int) -> Card:
     import cv2
     import numpy as np
 
-    pictures = _pixels(corpus, card.entry)
-    height, width = pictures[-1].shape[:2]
+    images = _pixels(corpus, card.entry)
+    height, width = images[-1].shape[:2]
     scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    if any(picture.shape[1::-1] != size for picture in pictures):
-        pictures = tuple(
-            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8)
-            for p in pictures
+    if any(image.shape[1::-1] != size for image in images):
+        images = tuple(
+            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8) for p in images
         )
-    uris = tuple(_data_uri(images.encode(picture, "webp", quality)) for picture in pictures)
-    return replace(card, pictures=uris, width=size[0], height=size[1])
+    uris = tuple(_data_uri(io.encode(image, "webp", quality)) for image in images)
+    return replace(card, images=uris, width=size[0], height=size[1])
 
 
 def _data_uri(webp: bytes) -> str:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from img2img_data.core.errors import UsageError, load_extra
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.runner.build_folder import writing_to
 
 PHOTOS: Final = {
@@ -42,9 +42,7 @@ def write_sample(out: Path, size: int, limit: int) -> dict[str, int]:
     """
     if out.is_dir() and any(p.name not in PHOTOS for p in out.iterdir()):
         raise UsageError("folder", out, "holds other files", "choose a new or an empty folder")
-    return {
-        name: _write_crops(out / name, images.read(path), size, limit) for name, path in _bundled()
-    }
+    return {name: _write_crops(out / name, io.read(path), size, limit) for name, path in _bundled()}
 
 
 def _bundled() -> Iterator[tuple[str, Path]]:
@@ -54,19 +52,17 @@ def _bundled() -> Iterator[tuple[str, Path]]:
             yield name, folder / file
 
 
-def _write_crops(folder: Path, photo: images.Picture, size: int, limit: int) -> int:
+def _write_crops(folder: Path, photo: io.DecodedImage, size: int, limit: int) -> int:
     crops = list(_crops(photo.pixels, size))
     chosen = [crops[i] for i in np.linspace(0, len(crops) - 1, min(limit, len(crops))).astype(int)]
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for number, crop in enumerate(chosen):
-            (folder / f"{number:03d}.png").write_bytes(
-                images.encode(np.ascontiguousarray(crop), "png")
-            )
+            (folder / f"{number:03d}.png").write_bytes(io.encode(np.ascontiguousarray(crop), "png"))
     return len(chosen)
 
 
-def _crops(photo: images.Pixels, size: int) -> Iterator[images.Pixels]:
+def _crops(photo: io.Pixels, size: int) -> Iterator[io.Pixels]:
     """Yield overlapping crops of the photo at half and at full size: large shapes first."""
     height, width = photo.shape[:2]
     half = cv2.resize(photo, (width // 2, height // 2), interpolation=cv2.INTER_AREA)

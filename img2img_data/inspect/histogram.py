@@ -91,7 +91,7 @@ class Words:
 # --------------------------------------------------------------------------------------------- drawing
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar in the units of the picture, and what it stands for."""
+    """One bar in the units of the image, and what it stands for."""
 
     x: float
     y: float
@@ -102,7 +102,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """A histogram, laid out: ticks are (place in the picture, label)."""
+    """A histogram, laid out: ticks are (place in the image, label)."""
 
     title: str
     under: str

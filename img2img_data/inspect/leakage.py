@@ -1,4 +1,4 @@
-"""Is a picture of one split, or nearly the same one, in another? Then scores on that split tell too much."""
+"""Is a image of one split, or nearly the same one, in another? Then scores on that split tell too much."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHOLE, LEFT, RIGHT = range(3)
 
 
 class Look(NamedTuple):
-    """One picture to look at: a file, or one half of it."""
+    """One image to look at: a file, or one half of it."""
 
     place: int
     path: Path
@@ -34,8 +34,8 @@ class Look(NamedTuple):
 
 
 @dataclass(slots=True)
-class Pictures:
-    """The pictures of a corpus that are compared with each other; train first, then by split and key."""
+class ImageList:
+    """The images of a corpus that are compared with each other; train first, then by split and key."""
 
     side: str
     splits: tuple[str, ...]
@@ -45,25 +45,25 @@ class Pictures:
     half: int = WHOLE
 
     def name(self, place: int) -> str:
-        """Return the split and the key of a picture."""
+        """Return the split and the key of a image."""
         return f"{self.splits[self.split_at[place]]}/{self.keys[place].decode()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """``found``: (picture, detail) for each copy in an earlier split; ``notes``: what else was seen."""
+    """``found``: (image, detail) for each copy in an earlier split; ``notes``: what else was seen."""
 
     found: list[tuple[str, str]]
     notes: list[str]
 
 
 def find_leaks(root: Path, distance: int, jobs: int, progress: Callable[[int, int], None]) -> Leaks:
-    """Compare the pictures of each split with those of the others.
+    """Compare the images of each split with those of the others.
 
     Of pairs made from one source the target is looked at, of pairs from two sources both halves, each with
-    its like; of unpaired corpora all pictures of both domains together. Each picture is listed with its
+    its like; of unpaired corpora all images of both domains together. Each image is listed with its
     nearest copy in every earlier split (train, then by name). ``distance`` as in ``duplicates``. ``jobs`` 0:
-    every core. Memory: names and 29 bytes a picture. Raises ``CorpusError``.
+    every core. Memory: names and 29 bytes a image. Raises ``CorpusError``.
     """
     import numpy as np
 
@@ -87,31 +87,29 @@ def find_leaks(root: Path, distance: int, jobs: int, progress: Callable[[int, in
     if not leaked:
         many = len(opened.splits) > 1
         notes.append(
-            "no picture is in two splits" if many else "one split: no other for a picture to be in"
+            "no image is in two splits" if many else "one split: no other for a image to be in"
         )
     return Leaks(leaked, notes)
 
 
-def _sides_of(opened: Corpus) -> Iterator[Pictures]:
-    """Yield what is compared with its like: targets, inputs and targets, or all pictures of the domains."""
+def _sides_of(opened: Corpus) -> Iterator[ImageList]:
+    """Yield what is compared with its like: targets, inputs and targets, or all images of the domains."""
     if len(opened.splits) > 255:
         raise CorpusError("corpus", opened.root, "has more than 255 splits", "merge some")
     two = any("target_source" in row for _, row in _first_rows(opened))
     for side in ("input", "target") if two and opened.kind == "paired" else ("target",):
         combined = opened.kind == "paired" and opened.layout == "combined"
         half = (LEFT if side == "input" else RIGHT) if combined else WHOLE
-        pictures = Pictures(side if two else "", opened.splits, half=half)
+        images = ImageList(side if two else "", opened.splits, half=half)
         for number, row in _rows(opened):
             split = opened.splits[number]
             name = row.get("file_name") or row.get(f"{side}_file_name")
             domain = f"{row['domain']}/" if "domain" in row else ""
-            pictures.split_at.append(number)
-            pictures.keys.append(
-                f"{domain}{row.get('key', '')}".encode("utf-8", "backslashreplace")
-            )
+            images.split_at.append(number)
+            images.keys.append(f"{domain}{row.get('key', '')}".encode("utf-8", "backslashreplace"))
             path = inside(opened.root / split, name).relative_to(opened.root)
-            pictures.names.append(str(path).encode("utf-8", "surrogatepass"))
-        yield pictures
+            images.names.append(str(path).encode("utf-8", "surrogatepass"))
+        yield images
 
 
 def _rows(opened: Corpus) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -127,13 +125,13 @@ def _first_rows(opened: Corpus) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 # ---------------------------------------------------------------------------------- fingerprints
-def _look(opened: Corpus, side: Pictures, file: PrintFile, jobs: int) -> Iterator[int]:
+def _look(opened: Corpus, side: ImageList, file: PrintFile, jobs: int) -> Iterator[int]:
     def look_at(place: int) -> Look:
         return Look(
             place, opened.root / side.names[place].decode("utf-8", "surrogatepass"), side.half
         )
 
-    work = functools.partial(print_picture, opened)
+    work = functools.partial(print_image, opened)
     pool = Pool(
         work, look_at, lambda look, _: (look.place, fingerprint(None)), jobs or default_jobs()
     )
@@ -142,21 +140,21 @@ def _look(opened: Corpus, side: Pictures, file: PrintFile, jobs: int) -> Iterato
         yield done
 
 
-def print_picture(opened: Corpus, look: Look) -> tuple[int, bytes]:
-    """Return the fingerprint of a picture of a corpus, of Lab pictures that of L; none of unreadable ones."""
+def print_image(opened: Corpus, look: Look) -> tuple[int, bytes]:
+    """Return the fingerprint of a image of a corpus, of Lab images that of L; none of unreadable ones."""
     try:
-        pixels = opened.read_picture(look.path)
+        pixels = opened.read_image(look.path)
     except CorpusError:
         return look.place, fingerprint(None)
     middle = pixels.shape[1] // 2
     if look.half != WHOLE and middle:
         pixels = pixels[:, :middle] if look.half == LEFT else pixels[:, middle:]
-    return look.place, fingerprint(pixels[..., 0] if opened.colour == "lab" else pixels[..., :3])
+    return look.place, fingerprint(pixels[..., 0] if opened.color == "lab" else pixels[..., :3])
 
 
 # --------------------------------------------------------------------------------------- findings
 def _name_leaks(
-    side: Pictures, prints: Prints, splits: NDArray[np.uint8], distance: int
+    side: ImageList, prints: Prints, splits: NDArray[np.uint8], distance: int
 ) -> Iterator[tuple[str, str]]:
     for place, other, bits in leaks(prints, splits, distance):
         kind = "exact" if bits == EXACT else "near"
@@ -165,7 +163,7 @@ def _name_leaks(
         yield side.name(place), f"{kind} copy of {printable(side.name(other))}{half}{how}"
 
 
-def _name_copies(side: Pictures, prints: Prints, splits: NDArray[np.uint8]) -> Iterator[str]:
+def _name_copies(side: ImageList, prints: Prints, splits: NDArray[np.uint8]) -> Iterator[str]:
     copies = list(copies_within(prints, splits))
     if copies:
         shown = [

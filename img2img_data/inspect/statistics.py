@@ -1,6 +1,6 @@
 """What is in a corpus, told by its rows: read one by one, never all in memory.
 
-Counts and spreads are those of all rows. Pictures are read of a sample only: of each split the rows whose
+Counts and spreads are those of all rows. Images are read of a sample only: of each split the rows whose
 hash of seed and key is smallest, so the sample is even, the same each time, and bounded.
 """
 
@@ -36,7 +36,7 @@ CounterT = TypeVar("CounterT", Spread, Words)
 
 
 class Entry(NamedTuple):
-    """One pair, or one picture of a domain ("A" or "B"; "" of a paired corpus), by its row."""
+    """One pair, or one image of a domain ("A" or "B"; "" of a paired corpus), by its row."""
 
     split: str
     domain: str
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
     item: Pair | Path | None = None
 
     def open(self, corpus: Corpus) -> Pair | Path:
-        """Return what to read: the pair, or the path of the picture."""
+        """Return what to read: the pair, or the path of the image."""
         if self.item is not None:
             return self.item
         folder = corpus.root / self.split
@@ -61,7 +61,7 @@ class Survey:
     """Everything that is counted over the rows of a corpus."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(split, domain) > pairs or pictures."""
+    """(split, domain) > pairs or images."""
     kinds: Words = field(default_factory=Words)
     tags: dict[str, Words] = field(default_factory=dict)
     drawn: dict[str, Spread] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Survey:
     sizes: dict[str, Spread] = field(
         default_factory=lambda: {"width": Spread(), "height": Spread()}
     )
-    refused: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, entry: Entry) -> None:
         """Count one row."""
@@ -120,7 +120,7 @@ def survey_corpus(
             samples[part].add(entry)
     rejected = corpus.root / REJECTED_FILE
     for row in iter_rows(rejected) if rejected.is_file() else ():
-        survey.refused[printable(str(row.get("reason")))] += 1
+        survey.rejected[printable(str(row.get("reason")))] += 1
     total = survey.counts.total()
     chosen: list[Entry] = []
     for part, sample in samples.items():

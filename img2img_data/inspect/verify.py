@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.core.errors import CorpusError, Refused, printable
+from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import count_rows, iter_rows
 from img2img_data.corpus.format import (
     CORPUS_FILE,
@@ -27,20 +27,20 @@ from img2img_data.corpus.format import (
     kept_of,
     read_info,
 )
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 PROBLEMS: Final = {
     "manifest": "lost, or of another number of rows than corpus.json says",
     "incomplete": "a row that does not name what it must",
     "missing": "named by the manifest, not there",
     "extra": "there, not named by the manifest",
-    "unreadable": "no whole picture",
+    "unreadable": "no whole image",
     "changed": "other bytes than when it was built",
     "size": "another size than the manifest says",
     "samples": "another depth or number of channels than corpus.json says",
     "misaligned": "its halves lie further apart than --max-shift",
     "two-splits": "the same source, or the same group, in two splits",
-    "leak": "a copy, or nearly, of a picture in another split",
+    "leak": "a copy, or nearly, of a image in another split",
     "twice": "named twice by the manifest",
 }
 
@@ -51,7 +51,7 @@ Problem = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What corpus.json says of every picture."""
+    """What corpus.json says of every image."""
 
     combined: bool
     bits: int
@@ -75,7 +75,7 @@ class Wanted:
 class Findings:
     """What is wrong: (problem, file, detail), sorted; and how much was looked at."""
 
-    pictures: int = 0
+    images: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What was seen and is no problem."""
@@ -88,15 +88,15 @@ class Findings:
             for p, name, detail in sorted(self.problems)
         ]
         if not counts:
-            return [*self.notes, f"{self.pictures:,} pictures, nothing wrong"]
+            return [*self.notes, f"{self.images:,} images, nothing wrong"]
         summary = ", ".join(f"{n:,} {p} ({PROBLEMS[p]})" for p, n in sorted(counts.items()))
-        return [*found, *self.notes, f"{self.pictures:,} pictures; {summary}"]
+        return [*found, *self.notes, f"{self.images:,} images; {summary}"]
 
 
 def verify_corpus(
     root: Path, progress: Callable[[int, int], None], quick: bool = False
 ) -> Findings:
-    """Compare a corpus with its manifests; ``quick`` compares names alone. Memory: 24 bytes a picture.
+    """Compare a corpus with its manifests; ``quick`` compares names alone. Memory: 24 bytes a image.
 
     Raises ``CorpusError`` when there are no manifests to compare with.
     """
@@ -205,16 +205,16 @@ def _twice(manifest: Path, hashes: set[int]) -> Iterator[Problem]:
 
 
 def _extra(folder: Path, named: NDArray[np.uint64]) -> Iterator[Problem]:
-    """Yield the pictures in a split's folder that no row names; ``named``: hashes of names, sorted."""
-    for name in _pictures_in(folder):
+    """Yield the images in a split's folder that no row names; ``named``: hashes of names, sorted."""
+    for name in _images_in(folder):
         wanted = np.uint64(_hash(name))
         at = int(np.searchsorted(named, wanted))
         if at == len(named) or named[at] != wanted:
             yield "extra", f"{folder.name}/{name}", ""
 
 
-def _pictures_in(folder: Path) -> Iterator[str]:
-    """Yield the names of all pictures, relative and with "/", as they come: a folder may hold a million."""
+def _images_in(folder: Path) -> Iterator[str]:
+    """Yield the names of all images, relative and with "/", as they come: a folder may hold a million."""
     below = [""]
     while below:
         prefix = below.pop()
@@ -236,7 +236,7 @@ def _check_file(
     findings: Findings,
 ) -> None:
     shown, path = f"{folder.name}/{name}", inside(folder, name)
-    findings.pictures += 1
+    findings.images += 1
     if not os.path.lexists(path):
         findings.problems.append(("missing", shown, ""))
     elif not quick:
@@ -249,18 +249,15 @@ def _content_problem(
     path: Path, row: Mapping[str, Any], column: str, wanted: Wanted
 ) -> tuple[str, str] | None:
     try:
-        data = images.read_bytes(path)
-        picture = images.decode(data, images.ReadPolicy(depth="keep", channels="keep"))
-    except Refused as refused:
-        return "unreadable", f"{refused.reason} {refused.detail}".strip()
-    width, height = picture.size
+        data = io.read_bytes(path)
+        image = io.decode(data, io.ReadPolicy(depth="keep", channels="keep"))
+    except Rejected as rejected:
+        return "unreadable", f"{rejected.reason} {rejected.detail}".strip()
+    width, height = image.size
     size = (row.get("width", 0) * (2 if wanted.combined else 1), row.get("height", 0))
     if (width, height) != size:
         return "size", f"{width}x{height}, not {size[0]}x{size[1]}"
-    found = (
-        8 * picture.pixels.itemsize,
-        1 if picture.pixels.ndim == 2 else picture.pixels.shape[2],
-    )
+    found = (8 * image.pixels.itemsize, 1 if image.pixels.ndim == 2 else image.pixels.shape[2])
     stated = (wanted.bits, wanted.channels["input" if column.startswith("input") else "target"])
     if found != stated:
         return "samples", f"{found[0]} bit x {found[1]}, not {stated[0]} bit x {stated[1]}"

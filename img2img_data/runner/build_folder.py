@@ -2,7 +2,7 @@
 
 ::
 
-    OUT/.building/recipe.json     what is being built, from where; another recipe is refused
+    OUT/.building/recipe.json     what is being built, from where; another recipe is rejected
     OUT/.building/journal.jsonl   one line a finished source, in the order they ended
     OUT/.building/tmp/            files before they are renamed into place
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
-from img2img_data.core.errors import CorpusError, FolderInUse, Img2ImgError, UsageError
+from img2img_data.core.errors import CorpusError, FolderInUseError, Img2ImgError, UsageError
 from img2img_data.corpus.format import to_json_page, write_atomically
 from img2img_data.runner.outcome import Outcome
 
@@ -35,7 +35,7 @@ State = Literal["new", "unfinished", "complete"]
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder: a second run gets ``FolderInUse``. The lock dies with the process."""
+    """Hold the folder: a second run gets ``FolderInUseError``. The lock dies with the process."""
     with writing_to(folder):
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int:
-    in_use = FolderInUse(
+    in_use = FolderInUseError(
         "folder", folder, "is in use by another run", "wait for it, or choose another folder"
     )
     if sys.platform == "win32":
@@ -193,7 +193,7 @@ class BuildFolder:
         return True
 
     def count_done(self) -> int:
-        """Return how many sources an unfinished run has done, kept or refused."""
+        """Return how many sources an unfinished run has done, kept or rejected."""
         return sum(1 for _ in _whole_lines(self.building / "journal.jsonl"))
 
     def _check_same(self, there: object, wanted: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ workers, so that a worker's death takes chunks along that others were to do, and
 failed to a generator that yields in any order, which then waits for ever (joblib 1.6, ``_dask.py``).
 
 Dask does a dead worker's chunks again elsewhere; those whose workers died too often are done at the end,
-picture by picture. Workers read the sources and write the pictures themselves: the paths must mean the same
+image by image. Workers read the sources and write the images themselves: the paths must mean the same
 folders to them. There is no watch over the parent: the scheduler drops what a client that is gone asked for.
 """
 
@@ -184,11 +184,11 @@ class ClusterPool(Generic[Task, Result]):
         except raised:
             raise
         except ImportError as error:
-            why, way_out = f"a worker lacks {error.name}", "install the same img2img there"
-            raise UsageError("scheduler", address, why, way_out) from None
+            why, hint = f"a worker lacks {error.name}", "install the same img2img there"
+            raise UsageError("scheduler", address, why, hint) from None
         except (CancelledError, OSError):
-            way_out = "start it and give the same command, it goes on"
-            raise Img2ImgError("scheduler", address, "went away", way_out) from None
+            hint = "start it and give the same command, it goes on"
+            raise Img2ImgError("scheduler", address, "went away", hint) from None
 
     def _count_threads(self) -> None:
         """Look now and then how many threads the cluster has: it may grow and shrink."""
@@ -221,7 +221,7 @@ def do_chunk(
 
 
 def _restarts() -> bool:
-    """Tell whether somebody starts this worker again when it ends, so that it may end over a picture."""
+    """Tell whether somebody starts this worker again when it ends, so that it may end over a image."""
     from distributed import get_worker
 
     nanny: Any = get_worker().nanny

@@ -30,7 +30,7 @@ _TARGET: Final = re.compile(rb'"target_source_sha256": "([0-9a-f]{16})')
 
 @functools.cache
 def versions() -> Mapping[str, str]:
-    """Return the versions of this program and of the libraries that the bytes of a picture depend on."""
+    """Return the versions of this program and of the libraries that the bytes of a image depend on."""
     return {name: version_of(name) for name in LIBRARIES}
 
 
@@ -51,7 +51,7 @@ def write_manifests(
 ) -> None:
     """Write metadata.jsonl of each manifest and rejected.jsonl, then the folder's page, by rename.
 
-    ``rows``: (index, manifest or "" for a refusal, line). ``page`` goes before the counts of ``report``.
+    ``rows``: (index, manifest or "" for a rejection, line). ``page`` goes before the counts of ``report``.
     ``places`` makes the folder a shard: the place in the whole plan of each index, kept in ``SHARD_FILE``.
     """
     parts = folder.building / "manifests"
@@ -82,7 +82,7 @@ def write_manifests(
         **page,
         "counts": {
             "kept": dict(sorted(report.kept.items())),
-            "refused": dict(sorted(report.refused.items())),
+            "rejected": dict(sorted(report.rejected.items())),
             "total": report.total,
             **({"notes": dict(sorted(found.notes.items()))} if found.notes else {}),
         },
@@ -95,7 +95,7 @@ def write_manifests(
 
 @dataclass(slots=True)
 class Gathered:
-    """What only the whole tells: how many pictures were converted in which way (unless the run copies files);
+    """What only the whole tells: how many images were converted in which way (unless the run copies files);
     the measured values; targets that are there twice.
     """
 
@@ -128,7 +128,7 @@ class Gathered:
         }
 
     def same_targets(self, manifests: Iterable[Path]) -> list[str]:
-        """Return a warning for each target that is the same picture as one under another name."""
+        """Return a warning for each target that is the same image as one under another name."""
         if len(self.targets) < 2:
             return []
         import numpy as np
@@ -141,7 +141,7 @@ class Gathered:
             name = first.setdefault(row["target_source_sha256"], row["target_source"])
             if name != row["target_source"]:
                 found.append(
-                    f"'{row['target_source']}' and '{name}' are the same picture, duplicated"
+                    f"'{row['target_source']}' and '{name}' are the same image, duplicated"
                 )
         return found
 

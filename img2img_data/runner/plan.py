@@ -1,4 +1,4 @@
-"""What there is to do: every source with its key, sorted, before the first picture is read.
+"""What there is to do: every source with its key, sorted, before the first image is read.
 
 A plan holds a million sources in some 60 MB: their paths one behind the other, what is known about them as
 JSON only where something is, and a byte that tells how the key is made. Tasks are made on demand.
@@ -43,7 +43,7 @@ class Task:
     root: int
     sources: tuple[bytes, ...]
     tags: Mapping[str, Any]
-    refused: tuple[str, str] | None
+    rejected: tuple[str, str] | None
     split: str = ""
     """The split, where the plan as a whole or the source itself decides it; else its group's hash does."""
     spans: tuple[Span, ...] = ()
@@ -90,12 +90,12 @@ class Plan:
     second: Column = field(default_factory=Column)
     """The other half of each pair; no rows at all where tasks have one source."""
     notes: Column = field(default_factory=Column)
-    """Tags and refusal of each row as JSON; nothing where there is neither."""
+    """Tags and rejection of each row as JSON; nothing where there is neither."""
     forms: bytearray = field(default_factory=bytearray)
     order: array[int] = field(default_factory=lambda: array("q"))
     mine: Sequence[int] = ()
     tags: tuple[FolderTags | None, ...] = ()
-    """Of each root: what its own lists say about its pictures."""
+    """Of each root: what its own lists say about its images."""
     splits: Sequence[str] = ()
     split_at: Sequence[int] = ()
     """For each place in the order that of its split in ``splits``; empty where hashes of groups decide."""
@@ -114,7 +114,7 @@ class Plan:
     def _task(self, index: int, place: int) -> Task:
         row = self.order[place]
         note = self.notes[row]
-        tags, refused, *given = json.loads(note) if note else ({}, None)
+        tags, rejected, *given = json.loads(note) if note else ({}, None)
         sources, split = (
             self._sources(row),
             self.splits[self.split_at[place]] if self.split_at else "",
@@ -125,8 +125,8 @@ class Plan:
             spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in parts)
         if self.tags:
             tags = {**self._listed_tags(self.sides[row], sources), **tags}
-        refused = refused and tuple(refused)
-        return Task(index, self._key(row), self.sides[row], sources, tags, refused, split, spans)
+        rejected = rejected and tuple(rejected)
+        return Task(index, self._key(row), self.sides[row], sources, tags, rejected, split, spans)
 
     def _listed_tags(self, root: int, sources: tuple[bytes, ...]) -> dict[str, Any]:
         """Return what the folders' lists say about a task's sources; of what both halves say, the first's."""
@@ -138,7 +138,7 @@ class Plan:
         return out
 
     def find_tags(self) -> Plan:
-        """Look for lists of tags beside the pictures; returns itself."""
+        """Look for lists of tags beside the images; returns itself."""
         self.tags = tuple(
             find_tags(name, self._paths(root)) for root, name in enumerate(self.roots)
         )
@@ -167,7 +167,7 @@ class Plan:
 
         strata, chosen = Strata(settings.seed), array("q")
         for task in map(self.task_of_all, range(len(self.order))):
-            if not task.refused:
+            if not task.rejected:
                 path, side = task.sources[0], f"{task.root}/" if self.kind == "unpaired" else ""
                 group = group_of(path, task.tags, settings.group_by)
                 strata.add(group, side + stratum_of(path, task.tags, settings.stratify))
@@ -209,7 +209,7 @@ class Plan:
             low, high = (int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))
             for index in map(int, by_hash[low:high]):
                 task = self.task(index)
-                if (task.root, task.sources[0], task.key, task.refused) == (root, path, key, None):
+                if (task.root, task.sources[0], task.key, task.rejected) == (root, path, key, None):
                     return index
             return None
 
@@ -220,15 +220,15 @@ class Plan:
         side: int,
         sources: Sequence[bytes],
         tags: Mapping[str, Any],
-        refused: object,
+        rejected: object,
         *given: object,
     ) -> None:
         self.sides.append(side)
         self.first.append(sources[0])
         if len(self.roots) > 1 and self.kind == "paired":
             self.second.append(sources[1] if len(sources) > 1 else b"")
-        noted = tags or refused or given
-        self.notes.append(json.dumps([tags, refused, *given]).encode() if noted else b"")
+        noted = tags or rejected or given
+        self.notes.append(json.dumps([tags, rejected, *given]).encode() if noted else b"")
 
     def _sources(self, row: int) -> tuple[bytes, ...]:
         other = self.second[row] if len(self.second) else b""
@@ -271,7 +271,7 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
     ends = [0]
     for side, found in enumerate(items):
         for item in found:
-            plan._add(side, (item.path,), item.tags, item.refused)
+            plan._add(side, (item.path,), item.tags, item.rejected)
         ends.append(len(plan.first))
         plan.forms += key_forms(plan.first, ends[-2], ends[-1])
     for start, end in pairwise(ends):
@@ -280,13 +280,13 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
 
 
 def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
-    """Plan one task for each matched pair, and a refusal for each loose file."""
+    """Plan one task for each matched pair, and a rejection for each unmatched file."""
     plan = Plan(tuple(os.fsencode(r) for r in roots))
     for pair in matching.pairs:
         plan._add(0, pair, {}, None)
     for side in (0, 1):
         start = len(plan.first) if side else 0
-        for path, reason, detail in ((p, r, d) for s, p, r, d in matching.loose if s == side):
+        for path, reason, detail in ((p, r, d) for s, p, r, d in matching.unmatched if s == side):
             plan._add(side, (path,), {}, (reason, detail))
         plan.forms += key_forms(plan.first, start, len(plan.first))
     plan._sort(range(len(plan.first)))
@@ -305,11 +305,11 @@ def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[Entry]) -> 
         mark = digest(
             entry.split.encode(), bytes([entry.side]), normalize("NFC", key.casefold()).encode()
         )
-        if mark in seen and not entry.refused:
+        if mark in seen and not entry.rejected:
             key += "~" + digest(entry.sources[0]).hex()
         seen.add(mark)
         spans = [(path.hex(), start, size) for path, start, size in entry.spans]
-        plan._add(entry.side, entry.sources, entry.tags, entry.refused, key, entry.split, spans)
+        plan._add(entry.side, entry.sources, entry.tags, entry.rejected, key, entry.split, spans)
         plan.forms.append(GIVEN)
     sides = (0, 1) if layout.kind == "unpaired" else (None,)
     for side in sides:

@@ -87,7 +87,7 @@ def run_plan(
             report.kept.update(journal.found)
             todo = array("q", (index for index, place in enumerate(journal.place) if place < 0))
             pools = functools.partial(_pool_of, client, _folders(plan, folder), run)
-            pool = pools(work, first(pools) if first else plan.task, refusal)
+            pool = pools(work, first(pools) if first else plan.task, rejection)
             for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
                 journal.add(outcome)
                 report.add(outcome)
@@ -138,7 +138,7 @@ def check_not_empty(plan: Plan) -> None:
     )
     if empty:
         names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in dict.fromkeys(empty))
-        raise Img2ImgError(f"no pictures in {names}", why="nothing to do", way_out="check the path")
+        raise Img2ImgError(f"no images in {names}", why="nothing to do", hint="check the path")
 
 
 def forecast(
@@ -148,7 +148,7 @@ def forecast(
     expect: Callable[[Task], Outcome],
     run: RunSettings,
 ) -> Iterator[str]:
-    """Yield what a run would do, a line a fact; nothing is written, no picture is opened.
+    """Yield what a run would do, a line a fact; nothing is written, no image is opened.
 
     ``expect`` says what becomes of a source as far as its name tells. Raises ``UsageError`` as the run would.
     """
@@ -169,7 +169,7 @@ def forecast(
     yield f"{report.total:,} sources > up to {report.kept.total():,}" + (
         f": {parts}" if parts else ""
     )
-    for reason, count in sorted(report.refused.items(), key=lambda r: (-r[1], r[0])):
+    for reason, count in sorted(report.rejected.items(), key=lambda r: (-r[1], r[0])):
         yield f"  {count:>7,}  {reason:<20} {REASONS[reason]}"
     if state == "complete":
         yield f"'{out}' is complete already: nothing to do"
@@ -179,7 +179,7 @@ def forecast(
         yield f"'{out}' would be made; nothing was written"
 
 
-def refusal(task: Task, reason: str, detail: str = "") -> Outcome:
+def rejection(task: Task, reason: str, detail: str = "") -> Outcome:
     """Return the outcome of a source that is not used."""
     path = task.sources[0]
     row = {

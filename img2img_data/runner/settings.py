@@ -26,29 +26,29 @@ class BuildSettings(BaseModel):
 
     size: str | None = Field(
         None,
-        description="size of every picture, as 64 or 640x480 (width x height); default: as they are",
+        description="size of every image, as 64 or 640x480 (width x height); default: as they are",
     )
     fit: Fit | None = Field(
         None,
         description="how other sizes get there: scale and cut the middle out, scale and mirror the rim, "
-        "stretch, or refuse the picture  [default: crop; combine: error]",
+        "stretch, or reject the image  [default: crop; combine: error]",
     )
     format: Literal["png", "jpg", "webp"] = Field(
         "png",
-        description="format of the pictures that are written; a clean "
-        "picture that needs no change keeps its file, byte for byte",
+        description="format of the images that are written; a clean "
+        "image that needs no change keeps its file, byte for byte",
     )
     quality: int = Field(
         95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
     )
     layout: Layout | None = Field(
         None,
-        description="folders: input/ and target/; combined: one A|B picture  "
+        description="folders: input/ and target/; combined: one A|B image  "
         "[default: folders; combine: combined]",
     )
     split: str = Field(
         "train=1",
-        description="shares, as in train=0.8,val=0.1,test=0.1; without --stratify a picture's split never "
+        description="shares, as in train=0.8,val=0.1,test=0.1; without --stratify a image's split never "
         "depends on the others",
     )
     group_by: str | None = Field(
@@ -59,20 +59,20 @@ class BuildSettings(BaseModel):
     stratify: str | None = Field(
         None,
         description="let the shares hold within each stratum, to one group: folder, or a tag, as gender or "
-        "tag:NAME; a group goes with most of its pictures; pictures added later may then move old ones",
+        "tag:NAME; a group goes with most of its images; images added later may then move old ones",
     )
     bits: Literal[8, 16] = Field(
         8,
-        description="bits a sample, of every picture: 16 keeps what 16-bit and float sources hold (png only)",
+        description="bits a sample, of every image: 16 keeps what 16-bit and float sources hold (png only)",
     )
     channels: Channels = Field(
         "rgb",
-        description="of every picture: rgb; grey: one, the luma of colour ones (png, jpg); "
+        description="of every image: rgb; gray: one, the luma of color ones (png, jpg); "
         "rgba: transparency is kept (png; combine and unpaired only)",
     )
-    alpha: Literal["white", "refuse"] = Field(
+    alpha: Literal["white", "reject"] = Field(
         "white",
-        description="transparent pictures, but for --channels rgba: compose on white, or refuse",
+        description="transparent images, but for --channels rgba: compose on white, or reject",
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
 
@@ -124,9 +124,9 @@ class RunSettings(BaseModel):
         description="worker processes; 0: one for each core, or as many as a cluster has",
     )
     max_bad: float = Field(
-        0.1, ge=0, le=1, description="end with exit code 1 when a larger share is refused"
+        0.1, ge=0, le=1, description="end with exit code 1 when a larger share is rejected"
     )
-    timeout: float = Field(60.0, gt=0, description="seconds one picture may take")
+    timeout: float = Field(60.0, gt=0, description="seconds one image may take")
     shard: str | None = Field(
         None,
         description="do the i-th of n parts, as in 3/16, in a folder of its own; 'merge' joins them all",

@@ -25,7 +25,7 @@ def tag_in(rule: str | None) -> str | None:
     """Return the tag that a rule names, as in "tag:person" or "person"; None for "folder" and expressions.
 
     A plain word (letters of any script, digits, "_", "-") names a tag: as a regular expression it would match
-    itself alone, so all pictures would be one group. "tag:" serves names that are no plain word.
+    itself alone, so all images would be one group. "tag:" serves names that are no plain word.
     """
     if rule is None or rule == FOLDER:
         return None
@@ -35,9 +35,9 @@ def tag_in(rule: str | None) -> str | None:
 
 
 def group_of(path: bytes, tags: Tags, rule: str | None) -> bytes:
-    """Return the group of a picture: its folder, its tag, or what an expression finds in its file name.
+    """Return the group of a image: its folder, its tag, or what an expression finds in its file name.
 
-    ``rule`` None, a missing tag (or None in it) and an expression that finds nothing make a picture a group
+    ``rule`` None, a missing tag (or None in it) and an expression that finds nothing make a image a group
     of its own, named by its path.
     """
     if rule is None:
@@ -54,7 +54,7 @@ def group_of(path: bytes, tags: Tags, rule: str | None) -> bytes:
 
 
 def stratum_of(path: bytes, tags: Tags, rule: str) -> str:
-    """Return the stratum of a picture: its folder, or its tag; "" where it has none."""
+    """Return the stratum of a image: its folder, or its tag; "" where it has none."""
     if rule == FOLDER:
         return path.rpartition(b"/")[0].decode("utf-8", "surrogateescape")
     return _text_of(tags.get(tag_in(rule) or ""))
@@ -67,33 +67,33 @@ def _text_of(value: object) -> str:
 
 
 def check_tag(rule: str | None, option: str, known: Iterable[str]) -> None:
-    """Raise ``UsageError`` when the rule names a tag that no picture has."""
+    """Raise ``UsageError`` when the rule names a tag that no image has."""
     tag = tag_in(rule)
     known = set(known)
     if tag is None or tag in known:
         return
     if not known:
-        way_out = "tags come from a metadata.jsonl or metadata.csv beside the pictures, as wiki and select write"
-        raise UsageError("option", f"{option} {rule}", "the pictures have no tags", way_out)
+        hint = "tags come from a metadata.jsonl or metadata.csv beside the images, as wiki and select write"
+        raise UsageError("option", f"{option} {rule}", "the images have no tags", hint)
     raise UsageError(
-        "option", f"{option} {rule}", "no picture has this tag", did_you_mean(tag, known)
+        "option", f"{option} {rule}", "no image has this tag", did_you_mean(tag, known)
     )
 
 
 class Strata:
-    """Gathers where each picture belongs, then splits each stratum exactly.
+    """Gathers where each image belongs, then splits each stratum exactly.
 
-    ``add`` is called once for each picture; ``split`` returns the place of its split in the shares for each,
-    in that order. Memory: 12 bytes a picture, and some 100 more while splitting.
+    ``add`` is called once for each image; ``split`` returns the place of its split in the shares for each,
+    in that order. Memory: 12 bytes a image, and some 100 more while splitting.
 
     Method: systematic sampling with a random start (Madow & Madow 1944, "On the theory of systematic
     sampling I"). The groups of a stratum, in the order of the hash that ``split_of`` uses, lie side by side
-    on a circle, each as long as it has pictures; the shares are arcs of it, turned by a hash of the stratum's
+    on a circle, each as long as it has images; the shares are arcs of it, turned by a hash of the stratum's
     name. A group goes where its middle lies. So each split has its share of each stratum to within the
-    stratum's largest group; to within one picture without groups; and exactly where the share is a whole
-    number of pictures. Small strata err in different directions, as the turn differs.
+    stratum's largest group; to within one image without groups; and exactly where the share is a whole
+    number of images. Small strata err in different directions, as the turn differs.
 
-    A group in several strata counts in that with most of its pictures; when equal, in the first by name.
+    A group in several strata counts in that with most of its images; when equal, in the first by name.
     """
 
     def __init__(self, seed: int) -> None:
@@ -105,12 +105,12 @@ class Strata:
         self._names: dict[str, int] = {}
 
     def add(self, group: bytes, stratum: str) -> None:
-        """Note the group and the stratum of the next picture."""
+        """Note the group and the stratum of the next image."""
         self._places.append(split_place(group, self._seed))
         self._strata.append(self._names.setdefault(stratum, len(self._names)))
 
     def split(self, shares: Iterable[float]) -> NDArray[np.uint8]:
-        """Return for each picture the place of its split among ``shares``, which sum to 1."""
+        """Return for each image the place of its split among ``shares``, which sum to 1."""
         import numpy as np
 
         names = sorted(self._names)

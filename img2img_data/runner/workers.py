@@ -1,8 +1,8 @@
-"""Work spread over processes: in chunks, results as they come, a dead worker costs one picture at most.
+"""Work spread over processes: in chunks, results as they come, a dead worker costs one image at most.
 
 Built on joblib's loky. What loky leaves open is closed here: a killed worker loses its whole call, so the
 items in flight are run again one by one, and one that kills twice is reported; workers whose parent is gone
-end; a picture that takes too long ends its worker; a signal to all, as Ctrl-C, is heard by the parent alone.
+end; a image that takes too long ends its worker; a signal to all, as Ctrl-C, is heard by the parent alone.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _watch_of(parent: int | None) -> Watch:
 
 
 def _keep_memory() -> None:
-    """Let the allocator keep the memory of one picture for the next; each would be given back, and faulted
+    """Let the allocator keep the memory of one image for the next; each would be given back, and faulted
     in anew, page by page.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc

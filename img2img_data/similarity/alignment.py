@@ -1,4 +1,4 @@
-"""How far the two pictures of a pair lie apart, to a fraction of a pixel; or that it cannot be told.
+"""How far the two images of a pair lie apart, to a fraction of a pixel; or that it cannot be told.
 
 Phase correlation (Kuglin and Hines, "The Phase Correlation Image Alignment Method", 1975), made to work
 between a photo and a sketch, a label map, an edge map or a blurred copy:
@@ -7,7 +7,7 @@ between a photo and a sketch, a label map, an edge map or a blurred copy:
   whose angle is twice the edge's (Bigün and Granlund, "Optimal orientation detection of linear symmetry",
   ICCV 1987): a dark line on white and the rim of a bright surface are the same.
 - The spectrum is whitened by the power 0.7; 1 is the phase transform among the weights of Knapp and Carter
-  (IEEE TASSP 24(4), 1976). Low frequencies count most: high ones are gone from a blurred picture, and noise
+  (IEEE TASSP 24(4), 1976). Low frequencies count most: high ones are gone from a blurred image, and noise
   elsewhere.
 
 Measured by ``benchmarks/alignment.py`` on real pairs, shifts of 0 to 9 pixels planted (facades and faces:
@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 Plane = NDArray[np.float32]
 
@@ -46,10 +46,10 @@ NEAR: Final = 5
 """Pixels around the peak that belong to it."""
 
 LONGEST: Final = 1024
-"""Larger pictures are measured at this longer side."""
+"""Larger images are measured at this longer side."""
 
 SHORTEST: Final = 32
-"""In pictures with a shorter side than this nothing is told."""
+"""In images with a shorter side than this nothing is told."""
 
 DOUBTFUL: Final = 0.7
 """Doubt above which a shift is not believed. At this limit 85 of 100 facades are told from their label maps,
@@ -58,10 +58,10 @@ unrelated photos 1 to 4 in 100 seem to be told at 128 pixels and more, 12 at 64.
 
 
 class Shift(NamedTuple):
-    """Where the second picture lies: ``x`` pixels to the right of the first, ``y`` below.
+    """Where the second image lies: ``x`` pixels to the right of the first, ``y`` below.
 
     ``doubt``: how well the best other place fits beside this one, 0 (not at all) to 1 (as well: periodic,
-    flat or unrelated pictures).
+    flat or unrelated images).
     """
 
     x: float
@@ -84,7 +84,7 @@ class Shift(NamedTuple):
 
 
 def measure_shift(first: NDArray[Any], second: NDArray[Any]) -> Shift:
-    """Measure the shift between two pictures of one size, H x W, H x W x 3 or RGBA, uint8 or uint16.
+    """Measure the shift between two images of one size, H x W, H x W x 3 or RGBA, uint8 or uint16.
 
     Takes 3 ms at 250 x 200 pixels. ``ValueError`` when the sizes differ.
     """
@@ -115,12 +115,12 @@ def _scaled(pixels: NDArray[Any], scale: float) -> NDArray[Any]:
 
 
 def _spectrum(pixels: NDArray[Any]) -> Plane:
-    """Return the Fourier transform, H x W x 2, of a picture's edges under a Hann window."""
-    grey = pixels if pixels.ndim == 2 else images.luminance(pixels[..., :3])
-    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
+    """Return the Fourier transform, H x W x 2, of a image's edges under a Hann window."""
+    gray = pixels if pixels.ndim == 2 else io.luminance(pixels[..., :3])
+    smooth = cv2.GaussianBlur(gray.astype(np.float32), (0, 0), 1.0)
     along_x, along_y = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     strength = np.maximum(cv2.magnitude(along_x, along_y), np.float32(1e-6))
-    height, width = grey.shape
+    height, width = gray.shape
     window = cv2.createHanningWindow((width, height), cv2.CV_32F) / strength
     plane = np.zeros((cv2.getOptimalDFTSize(height), cv2.getOptimalDFTSize(width), 2), np.float32)
     plane[:height, :width, 0] = (along_x**2 - along_y**2) * window

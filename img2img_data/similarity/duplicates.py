@@ -1,4 +1,4 @@
-"""The same picture twice: groups of copies in one set, and copies across splits.
+"""The same image twice: groups of copies in one set, and copies across splits.
 
 What a copy is, exact or near, ``fingerprints`` says.
 """
@@ -24,7 +24,7 @@ _BLOCK, _STEP = 4096, 64
 _CANDIDATES: Final = 1 << 22
 """Pairs compared at once."""
 _CONFIRMED: Final = 256
-"""How many of the hashes near one are looked at as pictures: the nearest."""
+"""How many of the hashes near one are looked at as images: the nearest."""
 
 
 # ----------------------------------------------------------------------------------------- search
@@ -108,27 +108,27 @@ def _bits(words: Words) -> NDArray[np.uint8]:
 # ----------------------------------------------------------------------------------------- groups
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """For each picture the place of the one that is kept instead, its own where it is kept itself.
+    """For each image the place of the one that is kept instead, its own where it is kept itself.
 
-    ``distances`` are 0..9 bits, or ``EXACT``. A picture without fingerprint is its own group.
+    ``distances`` are 0..9 bits, or ``EXACT``. A image without fingerprint is its own group.
     """
 
     kept: NDArray[np.int64]
     distances: NDArray[np.int8]
 
     def members(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield each kept picture that has copies, with the places of these, in order."""
+        """Yield each kept image that has copies, with the places of these, in order."""
         dropped = np.flatnonzero(self.kept != np.arange(len(self.kept)))
         dropped = dropped[np.argsort(self.kept[dropped], kind="stable")]
         yield from _by_head(self.kept[dropped], dropped)
 
 
 def group(prints: Prints, distance: int) -> Groups:
-    """Return which pictures are copies of an earlier one: exact ones, and near ones where ``distance`` > 0.
+    """Return which images are copies of an earlier one: exact ones, and near ones where ``distance`` > 0.
 
-    Groups are stars, not chains: going through the pictures in order, each that is near one *kept* before
+    Groups are stars, not chains: going through the images in order, each that is near one *kept* before
     becomes a copy of the nearest such (the first, where equally near); any other is kept. So a copy is near
-    the picture that is kept for it, no two kept ones are near each other, and a row of pictures each a little
+    the image that is kept for it, no two kept ones are near each other, and a row of images each a little
     different from the last does not end in one group. The copies of a copy count with it.
     """
     kept = _first_of_equal(prints)
@@ -143,7 +143,7 @@ def group(prints: Prints, distance: int) -> Groups:
 
 
 def _first_of_equal(prints: Prints) -> NDArray[np.int64]:
-    """Return for each picture the first one with the same pixels."""
+    """Return for each image the first one with the same pixels."""
     first = np.arange(len(prints))
     used = np.flatnonzero(prints.kinds >= FLAT)
     digests = prints.digests[used]
@@ -165,7 +165,7 @@ def _join_near(
 ) -> None:
     """Go through the places in blocks: first against all that was kept before, then within the block.
 
-    Only kept pictures are compared with, so that a million frames of one scene cost no more than others.
+    Only kept images are compared with, so that a million frames of one scene cost no more than others.
     """
     stay = array("q")
     for start in range(0, len(places), _BLOCK):
@@ -192,7 +192,7 @@ def _settle(
     kept: NDArray[np.int64],
     distances: NDArray[np.int8],
 ) -> None:
-    """Make a picture a copy of the nearest of the others that are kept and look like it, if any does."""
+    """Make a image a copy of the nearest of the others that are kept and look like it, if any does."""
     others = others[kept[others] == others]
     found = _confirmed(prints, place, others)
     if len(found):
@@ -202,7 +202,7 @@ def _settle(
 
 
 def _confirmed(prints: Prints, place: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those of the others that look like a picture, the nearest first; looks at 256."""
+    """Return those of the others that look like a image, the nearest first; looks at 256."""
     bits = _bits(prints.hashes[others] ^ prints.hashes[place])
     others = others[np.lexsort((others, bits))][:_CONFIRMED]
     return others[prints.confirm(place, others)] if len(others) else others
@@ -222,7 +222,7 @@ def leaks(
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (place, place of a copy in an earlier split, distance): of each copy the nearest one there.
 
-    ``splits`` numbers the split of each picture. One row for each picture and each split of a lower number
+    ``splits`` numbers the split of each image. One row for each image and each split of a lower number
     that has a copy of it.
     """
     exact = set[tuple[int, int]]()
@@ -264,7 +264,7 @@ def _nearest(
 
 
 def copies_within(prints: Prints, splits: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    """Yield (place, place of the first picture with the same pixels in the same split)."""
+    """Yield (place, place of the first image with the same pixels in the same split)."""
     for copies in _equal(_first_of_equal(prints)):
         for split in np.unique(splits[copies]):
             head, *rest = map(int, copies[splits[copies] == split])
@@ -272,7 +272,7 @@ def copies_within(prints: Prints, splits: NDArray[np.uint8]) -> Iterator[tuple[i
 
 
 def _equal(first: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Yield the places of pictures with equal pixels, those that have any."""
+    """Yield the places of images with equal pixels, those that have any."""
     order = np.argsort(first, kind="stable")
     _, starts, counts = np.unique(first[order], return_index=True, return_counts=True)
     for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):

@@ -1,10 +1,10 @@
-"""Fingerprints: what is kept of a picture to find its copies, exact and near.
+"""Fingerprints: what is kept of a image to find its copies, exact and near.
 
 *Exact* copies have the same pixels, whatever their files. *Near* copies look the same: scaled, compressed
-again, brighter, blurred, without colour, cut a little at the rim. Two pictures are near copies when
+again, brighter, blurred, without color, cut a little at the rim. Two images are near copies when
 
 1. their hashes differ in at most ``distance`` of 64 bits: the signs of the 64 lowest frequencies, in
-   zigzag order and without the mean, of the cosine transform of 32 x 32 grey samples (after Zauner 2010,
+   zigzag order and without the mean, of the cosine transform of 32 x 32 gray samples (after Zauner 2010,
    "Implementation and benchmarking of perceptual image hash functions", which thresholds at the median; the
    sign separates as well and has no parity);
 2. their aspects differ by no more than a tenth; and
@@ -12,19 +12,19 @@ again, brighter, blurred, without colour, cut a little at the rim. Two pictures 
    of Lucas & Kanade 1981, "An iterative image registration technique"), and the multiple correlation is at
    least 0.97, the contrast not halved or doubled. It takes off what hashes of aligned faces have in common.
 
-A *flat* picture, a sky or a blank page, has fewer than 32 of those 64 frequencies above two grey levels; the
-signs of the others are noise, so flat pictures have exact copies only.
+A *flat* image, a sky or a blank page, has fewer than 32 of those 64 frequencies above two gray levels; the
+signs of the others are noise, so flat images have exact copies only.
 
 Measured at distance 8, on 4,402 photos (3,362 faces cut alike, 550 of Yosemite, 200 of BSDS500, 290 scenes),
 copies of every third planted (``benchmarks/duplicates.py``):
 
 =====================================================  ======
 scaled to 70 %; JPEG of quality 50; 10 levels
-brighter; blurred, sigma 1.5; without colour           1.000
+brighter; blurred, sigma 1.5; without color           1.000
 cut by 1 % on each side                                0.996
 cut by 2 % on two sides (left and top)                 0.939
 cut by 2 % on each side                                0.890
-mirrored (another picture)                             0.000
+mirrored (another image)                             0.000
 =====================================================  ======
 
 Among the photos themselves it finds 17 exact and 19 near copies; all are one photograph to the eye, most of
@@ -32,7 +32,7 @@ them faces cut a second time. Without the third test 160 pairs of different peop
 0.961 in correlation, where the true pairs have 0.993 and more. Cuts cost more where shapes are sharp: of
 portraits on plain ground, sketches and label maps cut by 2 % on two sides, 0.6 are found.
 
-Mirrored pictures are different ones.
+Mirrored images are different ones.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ MIN_CORRELATION: Final = 0.97
 MAX_GAIN: Final = 2.0
 MAX_ASPECT: Final = 1.1
 
-NOTHING, REFUSED, FLAT, HASHED = range(4)
-"""Kinds of fingerprints: not made yet, of a picture that is not used, of a flat one, of any other."""
+NOTHING, REJECTED, FLAT, HASHED = range(4)
+"""Kinds of fingerprints: not made yet, of a image that is not used, of a flat one, of any other."""
 
 PRINT: Final = np.dtype(
     [
@@ -98,28 +98,28 @@ _ROWS, _COLUMNS = _frequencies()
 
 # ---------------------------------------------------------------------------------- fingerprints
 def fingerprint(pixels: NDArray[Any] | None, stamp: tuple[int, int] = (0, 0)) -> bytes:
-    """Return the fingerprint of a picture: H x W or H x W x 3, uint8 or uint16; None: of a refused one.
+    """Return the fingerprint of a image: H x W or H x W x 3, uint8 or uint16; None: of a rejected one.
 
     ``stamp`` goes with it: whatever tells that the file is still the same. Takes 0.3 ms for 256 x 256 pixels.
     """
     out = np.zeros((), PRINT)
     out["stamp"] = stamp
-    out["kind"] = REFUSED
+    out["kind"] = REJECTED
     if pixels is not None:
         digest = blake2b(repr((pixels.shape, pixels.dtype.str)).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
         out["digest"] = np.frombuffer(digest.digest(), "<u8")
-        grey = _grey(pixels)
-        spectrum = cv2.dct(_shrunk(grey, GRID).astype(np.float32))[_ROWS, _COLUMNS]
+        gray = _gray(pixels)
+        spectrum = cv2.dct(_shrunk(gray, GRID).astype(np.float32))[_ROWS, _COLUMNS]
         out["kind"] = HASHED if (np.abs(spectrum) > SURE_LEVEL).sum() >= SURE_FREQUENCIES else FLAT
         out["hash"] = np.packbits(spectrum > 0, bitorder="little").view("<u8")[0]
         out["aspect"] = pixels.shape[1] / pixels.shape[0]
-        out["thumb"] = _shrunk(grey, THUMB)
+        out["thumb"] = _shrunk(gray, THUMB)
     out["check"] = zlib.crc32(out.tobytes()[4:])
     return out.tobytes()
 
 
-def _grey(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def _gray(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
     return np.asarray(
@@ -127,12 +127,12 @@ def _grey(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     )
 
 
-def _shrunk(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+def _shrunk(gray: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 class PrintFile:
-    """The fingerprints of ``count`` pictures in a file, each at its place; whole ones survive a kill."""
+    """The fingerprints of ``count`` images in a file, each at its place; whole ones survive a kill."""
 
     def __init__(self, path: Path, count: int) -> None:
         self.path, self.count = path, count
@@ -151,7 +151,7 @@ class PrintFile:
         self._file.close()
 
     def put(self, place: int, data: bytes) -> None:
-        """Write the fingerprint of a picture."""
+        """Write the fingerprint of a image."""
         self._file.seek(place * PRINT.itemsize)
         self._file.write(data)
 
@@ -187,7 +187,7 @@ class PrintFile:
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """Fingerprints of pictures in their order; the thumbnails are read from the open file when needed."""
+    """Fingerprints of images in their order; the thumbnails are read from the open file when needed."""
 
     kinds: NDArray[np.uint8]
     digests: Words
@@ -199,12 +199,12 @@ class Prints:
         return len(self.kinds)
 
     def thumb(self, place: int) -> NDArray[np.uint8]:
-        """Return the thumbnail of a picture."""
+        """Return the thumbnail of a image."""
         self.file.seek((place + 1) * PRINT.itemsize - THUMB * THUMB)
         return np.frombuffer(self.file.read(THUMB * THUMB), np.uint8).reshape(THUMB, THUMB)
 
     def confirm(self, place: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which of the others look like the picture at ``place``: in aspect, and by thumbnails."""
+        """Tell which of the others look like the image at ``place``: in aspect, and by thumbnails."""
         ratio = np.abs(np.log(self.aspects[others] / self.aspects[place]))
         good = ratio <= np.log(MAX_ASPECT)
         correlation, gain = explained(

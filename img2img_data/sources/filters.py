@@ -1,8 +1,8 @@
 """Filters: which photos a selection leaves out.
 
-A filter is a frozen model. ``check(picture, tags)`` raises ``Refused`` with the filter's one ``reason``,
+A filter is a frozen model. ``check(image, tags)`` raises ``Rejected`` with the filter's one ``reason``,
 or returns nothing. A filter that looks only at what the source knew (``reads_pixels`` false) is called
-with ``None`` before the picture is read, so a refused photo costs no decoding.
+with ``None`` before the image is read, so a rejected photo costs no decoding.
 
 The order of ``FILTERS`` is the precedence of the reasons: a photo that fails several filters is counted
 under the first of them. Adding a filter: a model, and a row in ``FILTERS``.
@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from img2img_data.core.errors import Refused
+from img2img_data.core.errors import Rejected
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from img2img_data.images.io import Picture, Pixels
+    from img2img_data.images.io import DecodedImage, Pixels
 
 Tags = Mapping[str, object]
 
 GRID: Final = 32
-"""Side of the grid on which ``tone_spread`` looks at a picture."""
+"""Side of the grid on which ``tone_spread`` looks at a image."""
 
 CLASSES: Final = 12
 """Classes of equally many samples into which ``tone_spread`` sorts the lightness."""
 
 MAX_TONE: Final = 40.0
-"""Chroma (CIELAB) above which a single tone is not a toned photo but a coloured surface or light."""
+"""Chroma (CIELAB) above which a single tone is not a toned photo but a colored surface or light."""
 
 
 class Filter(BaseModel):
@@ -42,8 +42,8 @@ class Filter(BaseModel):
     reason: ClassVar[str]
     reads_pixels: ClassVar[bool] = True
 
-    def check(self, picture: Picture | None, tags: Tags) -> None:
-        """Raise ``Refused`` if the photo is left out. ``picture`` may be None unless ``reads_pixels``."""
+    def check(self, image: DecodedImage | None, tags: Tags) -> None:
+        """Raise ``Rejected`` if the photo is left out. ``image`` may be None unless ``reads_pixels``."""
         raise NotImplementedError
 
 
@@ -62,15 +62,15 @@ class NoFace(Filter):
         description="lowest score of the face detector; photos without a face are left out",
     )
 
-    def check(self, picture: Picture | None, tags: Tags) -> None:
+    def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Compare the tag with the lowest score."""
         if "face_score" not in tags:
             return
         score = tags["face_score"]
         if not isinstance(score, int | float):
-            raise Refused(self.reason, "the list says that no face was found")
+            raise Rejected(self.reason, "the list says that no face was found")
         if not score >= self.min_face_score:
-            raise Refused(self.reason, f"face score {score:.4g}, below {self.min_face_score:g}")
+            raise Rejected(self.reason, f"face score {score:.4g}, below {self.min_face_score:g}")
 
 
 class NoGender(Filter):
@@ -79,37 +79,37 @@ class NoGender(Filter):
     reason: ClassVar[str] = "no-gender"
     reads_pixels: ClassVar[bool] = False
 
-    def check(self, picture: Picture | None, tags: Tags) -> None:
+    def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Look at the tag."""
         if tags.get("gender") not in {"male", "female"}:
-            raise Refused(self.reason, "the list does not give it")
+            raise Rejected(self.reason, "the list does not give it")
 
 
 class MinSide(Filter):
-    """Leave out pictures whose shorter side is too short."""
+    """Leave out images whose shorter side is too short."""
 
     reason: ClassVar[str] = "too-small"
-    min_side: int = Field(2, ge=1, description="shortest side a picture may have, pixels")
+    min_side: int = Field(2, ge=1, description="shortest side a image may have, pixels")
 
-    def check(self, picture: Picture | None, tags: Tags) -> None:
+    def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Compare the shorter side, in pixels, with the limit."""
-        width, height = _read(picture).size
+        width, height = _read(image).size
         if min(width, height) < self.min_side:
-            raise Refused(self.reason, f"{width}x{height}, shorter side below {self.min_side}")
+            raise Rejected(self.reason, f"{width}x{height}, shorter side below {self.min_side}")
 
 
 class Gray(Filter):
-    """Leave out black-and-white photos: single-channel, strict, near-grey, or toned in one colour.
+    """Leave out black-and-white photos: single-channel, strict, near-gray, or toned in one color.
 
-    A toned photo has colour, but its colour is a function of its lightness alone. ``tone_spread`` estimates
-    that function and measures what it leaves over, so grey needs no case of its own. Measured (CIELAB):
+    A toned photo has color, but its color is a function of its lightness alone. ``tone_spread`` estimates
+    that function and measures what it leaves over, so gray needs no case of its own. Measured (CIELAB):
 
     ======================  ===================  =============================  ==============
-    set                     spread, grey photos  spread, colour photos          left out
+    set                     spread, gray photos  spread, color photos          left out
     ======================  ===================  =============================  ==============
-    200 px faces, 98 grey   0.02-1.95            6 (*) 1.88-2.47, 3194 >= 2.91  98, and 6 (*)
-    200 px scenes, 10 grey  0.02-0.05            50 >= 1.22                     10, and 2 (**)
-    150 px scenes, 50 grey  0.02-1.85            240 >= 2.41                    50, and 1 (**)
+    200 px faces, 98 gray   0.02-1.95            6 (*) 1.88-2.47, 3194 >= 2.91  98, and 6 (*)
+    200 px scenes, 10 gray  0.02-0.05            50 >= 1.22                     10, and 2 (**)
+    150 px scenes, 50 gray  0.02-1.85            240 >= 2.41                    50, and 1 (**)
     Yosemite, summer        -                    450 >= 1.19                    3 (**)
     Yosemite, winter        -                    100 >= 2.39                    2
     BSDS500, train          -                    200 >= 2.09                    4
@@ -117,39 +117,39 @@ class Gray(Filter):
     CUHK photos, facades    -                    588 >= 29                      0
     ======================  ===================  =============================  ==============
 
-    (*) colour by the key of the set, toned to the eye; (**) 4 of these 6 are toned to the eye. The rest are
+    (*) color by the key of the set, toned to the eye; (**) 4 of these 6 are toned to the eye. The rest are
     scenes of one hue: mist, dusk, rock under snow. For faces any tolerance from 2.5 to 2.9 decides alike.
 
     Photos toned by computation (seven tones from warm to sepia and cyanotype) are found in 96 % of cases, as
-    JPEG of quality 75 in 88 %. Where JPEG of quality 30, or colour planes a pixel out of register, put false
-    colour into a toned photo, most are missed.
+    JPEG of quality 75 in 88 %. Where JPEG of quality 30, or color planes a pixel out of register, put false
+    color into a toned photo, most are missed.
     """
 
-    reason: ClassVar[str] = "grey"
+    reason: ClassVar[str] = "gray"
     gray_tolerance: float = Field(
         2.65,
         gt=0,
         le=20,
-        description="colour beside its one tone that a black-and-white photo may have, CIELAB units",
+        description="color beside its one tone that a black-and-white photo may have, CIELAB units",
     )
 
-    def check(self, picture: Picture | None, tags: Tags) -> None:
-        """Compare the spread of the colours around the one tone with the tolerance."""
-        spread, chroma = tone_spread(_read(picture).pixels)
+    def check(self, image: DecodedImage | None, tags: Tags) -> None:
+        """Compare the spread of the colors around the one tone with the tolerance."""
+        spread, chroma = tone_spread(_read(image).pixels)
         if spread <= self.gray_tolerance and chroma <= MAX_TONE:
-            raise Refused(self.reason, f"chroma {chroma:.1f}, {spread:.2f} beside its one tone")
+            raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} beside its one tone")
 
 
 def tone_spread(pixels: Pixels) -> tuple[float, float]:
-    """Return how far a picture's colours lie from one tone, and how strong its colours are; CIELAB units.
+    """Return how far a image's colors lie from one tone, and how strong its colors are; CIELAB units.
 
-    ``pixels``: H x W x 3 RGB, uint8 or uint16. The picture is averaged down to at most 32 x 32, which takes
+    ``pixels``: H x W x 3 RGB, uint8 or uint16. The image is averaged down to at most 32 x 32, which takes
     off the chroma noise of JPEG and film. The samples are sorted by lightness into 12 classes of equal
     size; the medians of the classes, joined by straight lines, are the tone: (a, b) as a function of L. The
-    spread is max(P90, P98 / 2.5) of the samples' distances from it: nine tenths of the picture must lie
+    spread is max(P90, P98 / 2.5) of the samples' distances from it: nine tenths of the image must lie
     close to the tone, and not even a fiftieth may lie far off, so that a small bird in a blue sky counts.
 
-    The second number is the 90th percentile of chroma. Takes 0.2 ms for a picture of 200 x 200.
+    The second number is the 90th percentile of chroma. Takes 0.2 ms for a image of 200 x 200.
     """
     import numpy as np
 
@@ -169,36 +169,36 @@ def tone_spread(pixels: Pixels) -> tuple[float, float]:
 
 
 def _samples(pixels: Pixels) -> NDArray[np.float32]:
-    """Average a picture down; return its samples as 3 x N CIELAB (L 0..100, a and b about -128..127)."""
+    """Average a image down; return its samples as 3 x N CIELAB (L 0..100, a and b about -128..127)."""
     import cv2
     import numpy as np
 
-    from img2img_data.images import io as images
+    from img2img_data.images import io
 
     height, width = pixels.shape[:2]
     small = cv2.resize(pixels, (min(width, GRID), min(height, GRID)), interpolation=cv2.INTER_AREA)
     eight = small >> 8 if small.dtype == np.uint16 else small  # type: ignore[operator]
-    return np.ascontiguousarray(images.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
+    return np.ascontiguousarray(io.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
 
 
-def _read(picture: Picture | None) -> Picture:
-    if picture is None:
-        raise TypeError("this filter needs the picture")
-    return picture
+def _read(image: DecodedImage | None) -> DecodedImage:
+    if image is None:
+        raise TypeError("this filter needs the image")
+    return image
 
 
 def check_tags(filters: Iterable[Filter], tags: Tags) -> None:
-    """Apply the filters that need no picture; raises the first one's ``Refused``."""
+    """Apply the filters that need no image; raises the first one's ``Rejected``."""
     for one in filters:
         if not one.reads_pixels:
             one.check(None, tags)
 
 
-def check_picture(filters: Iterable[Filter], picture: Picture, tags: Tags) -> None:
-    """Apply the filters that look at the picture; raises the first one's ``Refused``."""
+def check_image(filters: Iterable[Filter], image: DecodedImage, tags: Tags) -> None:
+    """Apply the filters that look at the image; raises the first one's ``Rejected``."""
     for one in filters:
         if one.reads_pixels:
-            one.check(picture, tags)
+            one.check(image, tags)
 
 
 FILTERS: Final[dict[str, type[Filter]]] = {

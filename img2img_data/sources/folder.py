@@ -1,7 +1,7 @@
 """Sources: where photos come from, and what is known about them before they are read.
 
 A source is a generator of ``Item``: relative paths as bytes, with "/" between their parts, and tags.
-What can be told to be unusable without opening a picture is an item that is refused already. Adding a
+What can be told to be unusable without opening a image is an item that is rejected already. Adding a
 source: a function of that kind, and a row in ``SOURCES``.
 """
 
@@ -22,44 +22,44 @@ from img2img_data.core.errors import UsageError, printable
 from img2img_data.sources.mat_file import BadMat, load_struct
 
 Tags = Mapping[str, Any]
-Refusal = tuple[str, str]
+Rejection = tuple[str, str]
 """A key of ``errors.REASONS``, and a short free text."""
 
-PICTURE_EXTENSIONS: Final = frozenset(
+IMAGE_EXTENSIONS: Final = frozenset(
     b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k avif heic heif jxl "
     b"psd ico exr hdr".split()
 )
-"""What a picture's name ends in, in any case. Not all are read; the others become refused rows."""
+"""What a image's name ends in, in any case. Not all are read; the others become rejected rows."""
 
 JUNK: Final = frozenset({b"thumbs.db", b"desktop.ini", b"@eadir", b"__macosx"})
 """Names, in lower case, that operating systems leave behind; passed over like hidden files and folders."""
 
 LINKED: Final = "linked folder"
 LISTS: Final = frozenset({b"metadata.jsonl", b"metadata.csv", b"rejected.jsonl", b"selection.json"})
-"""What is said about pictures beside them, by hand or by ``select``: nobody takes these for pictures."""
+"""What is said about images beside them, by hand or by ``select``: nobody takes these for images."""
 
 _NO_TAGS: Final[Tags] = {}  # one for all items of a folder: a million empty dicts weigh 64 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One source picture: its path relative to the source's folder, and what the source knows about it.
+    """One source image: its path relative to the source's folder, and what the source knows about it.
 
-    Tags are ready for JSON. ``refused`` is set when the source already knows that it cannot be used.
+    Tags are ready for JSON. ``rejected`` is set when the source already knows that it cannot be used.
     """
 
     path: bytes
     tags: Tags = field(default_factory=lambda: _NO_TAGS)
-    refused: Refusal | None = None
+    rejected: Rejection | None = None
 
 
 # ------------------------------------------------------------------------------------------- folder
 def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]:
-    """Yield the pictures of a folder and its subfolders, sorted by the bytes of their paths.
+    """Yield the images of a folder and its subfolders, sorted by the bytes of their paths.
 
-    A picture is told by its name's extension. Hidden files and folders, and ``JUNK``, are passed over; so
+    A image is told by its name's extension. Hidden files and folders, and ``JUNK``, are passed over; so
     are other files. ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS`` not
-    at all. Links are never followed: one with a picture's name is refused as ``link``, one to a folder is
+    at all. Links are never followed: one with a image's name is rejected as ``link``, one to a folder is
     counted as ``LINKED``. Pipes, sockets and devices are ``not-a-regular-file``, a folder that cannot be
     listed is ``unreadable``. Memory: the names of the folders on the way to the item in hand. ``UsageError``
     if ``root`` itself cannot be listed.
@@ -80,16 +80,16 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
         name, _, reason = names.pop().partition(b"\0")
         path = prefix + name
         if not name.endswith(b"/"):
-            yield Item(path, refused=_LISTED[reason])
+            yield Item(path, rejected=_LISTED[reason])
             continue
         try:
             stack.append((path, _names(base + b"/" + path, count)))
         except OSError as error:
             reason_word = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
-            yield Item(path[:-1], refused=(reason_word, f"folder: {error.strerror}"))
+            yield Item(path[:-1], rejected=(reason_word, f"folder: {error.strerror}"))
 
 
-_LISTED: Final[Mapping[bytes, Refusal | None]] = {
+_LISTED: Final[Mapping[bytes, Rejection | None]] = {
     b"": None,
     b"link": ("link", "links are not followed"),
     b"special": ("not-a-regular-file", "a pipe, socket or device"),
@@ -99,7 +99,7 @@ _LISTED: Final[Mapping[bytes, Refusal | None]] = {
 def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
     """Return what matters in a folder, last first; as bytes, for directory entries weigh five times as much.
 
-    Folders end in "/": so sorted, their contents stand where their paths belong. What is refused has the
+    Folders end in "/": so sorted, their contents stand where their paths belong. What is rejected has the
     reason behind a NUL, which no name can hold.
     """
     names = []
@@ -112,9 +112,9 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 names.append(name + b"/")
             elif name in LISTS:
                 continue
-            elif not is_picture_name(name) and _is_linked_folder(entry):
+            elif not is_image_name(name) and _is_linked_folder(entry):
                 ignored[LINKED] += 1
-            elif not is_picture_name(name):
+            elif not is_image_name(name):
                 ignored[Path(os.fsdecode(name)).suffix.lower()] += 1
             elif entry.is_file(follow_symlinks=False):
                 names.append(name)
@@ -134,7 +134,7 @@ def passed_over(ignored: Mapping[str, int]) -> str:
         for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))
     ]
     shown = ", ".join(ranked[:8]) + ", ..." * (len(ranked) > 8)
-    return f"passed over what is no picture by its name: {shown}"
+    return f"passed over what is no image by its name: {shown}"
 
 
 def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -144,10 +144,10 @@ def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def is_picture_name(name: bytes) -> bool:
-    """Tell whether a name ends in a picture's extension."""
+def is_image_name(name: bytes) -> bool:
+    """Tell whether a name ends in a image's extension."""
     _, dot, extension = name.rpartition(b".")
-    return bool(dot) and extension.lower() in PICTURE_EXTENSIONS
+    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
 
 
 # --------------------------------------------------------------------------------------------- wiki
@@ -176,16 +176,16 @@ def list_wiki(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]
     - ``face_score``, ``second_face_score``: of the face detector; None where it found no (second) face.
       A list without such a column gives no such tag.
 
-    Entries that leave the folder, name no file, or name one again are refused. Nothing outside the folder is
+    Entries that leave the folder, name no file, or name one again are rejected. Nothing outside the folder is
     opened. ``UsageError`` naming the file if the list is damaged or in a format that is not read here.
     """
     mat = find_mat(root)
     table = _wiki_table(mat)
     entries = Entries(os.fsencode(mat.parent))
     for row, text in enumerate(table["full_path"]):
-        path, refused = entries.resolve(text)
-        tags = _NO_TAGS if refused else _wiki_tags(table, row, path)
-        yield Item(path, tags, refused)
+        path, rejected = entries.resolve(text)
+        tags = _NO_TAGS if rejected else _wiki_tags(table, row, path)
+        yield Item(path, tags, rejected)
 
 
 def _wiki_tags(table: Mapping[str, Sequence[Any]], row: int, path: bytes) -> Tags:
@@ -239,9 +239,9 @@ _LEAVES: Final = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(?:.*[/\\])?\.\.(?:[/\\]|$)",
 
 
 class Entries:
-    """Resolves the paths of a list within a folder; remembers which files and folders it has seen.
+    """Resolves the paths of a list within a folder; image_pools which files and folders it has seen.
 
-    ``unique``: a file that is named again is refused.
+    ``unique``: a file that is named again is rejected.
     """
 
     def __init__(self, base: bytes, unique: bool = True) -> None:
@@ -250,7 +250,7 @@ class Entries:
         self._seen: set[bytes] = set()
         self._plain: dict[bytes, bool] = {b"": True}
 
-    def resolve(self, text: str | None) -> tuple[bytes, Refusal | None]:
+    def resolve(self, text: str | None) -> tuple[bytes, Rejection | None]:
         """Return an entry's path, and why it cannot be used; ``text`` None stands for no text at all."""
         path = (text or "").encode("utf-8", "surrogatepass")
         if text is None or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
@@ -258,9 +258,9 @@ class Entries:
         if _LEAVES.match(text):
             return path, ("outside-root", "the list's entry leaves its folder")
         path = b"/".join(p for p in path.split(b"/") if p not in {b"", b"."})
-        return path, self._refusal(path)
+        return path, self._rejection(path)
 
-    def _refusal(self, path: bytes) -> Refusal | None:
+    def _rejection(self, path: bytes) -> Rejection | None:
         if not path:
             return "missing", "the list names no file"
         try:

@@ -38,8 +38,8 @@ _ITEM_SIZES: Final[Mapping[int, int]] = {
 class BadMat(Exception):
     """A list that cannot be used: what is wrong with it, and the way out."""
 
-    def __init__(self, why: str, way_out: str = "get it anew") -> None:
-        super().__init__(why, way_out)
+    def __init__(self, why: str, hint: str = "get it anew") -> None:
+        super().__init__(why, hint)
 
 
 def load_struct(mat: Path, names: Sequence[str]) -> Any:

@@ -32,7 +32,7 @@ Identify = Callable[[bytes], str | None]
 
 
 class MatchSettings(BaseModel):
-    """Which picture belongs to which."""
+    """Which image belongs to which."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,14 +71,14 @@ class Matching:
     """The result of matching: pairs, and what could not be paired with the reason why."""
 
     pairs: list[tuple[bytes, bytes]] = field(default_factory=list)
-    loose: list[tuple[int, bytes, str, str]] = field(default_factory=list)
+    unmatched: list[tuple[int, bytes, str, str]] = field(default_factory=list)
     """(side 0 or 1, path, reason, detail)"""
 
 
 def match_paths(
     first: Sequence[bytes], second: Sequence[bytes], settings: MatchSettings
 ) -> Matching:
-    """Pair the paths of two folders. Whatever has no partner, or more than one, is in ``loose``.
+    """Pair the paths of two folders. Whatever has no partner, or more than one, is in ``unmatched``.
 
     Upper and lower case, and a letter written as one character or as two (NFC, NFD), are told apart only
     where the names would be ambiguous otherwise. ``UsageError`` for wrong templates, patterns and tables.
@@ -91,7 +91,7 @@ def match_paths(
     result = Matching()
     for side, groups in enumerate(sides):
         for path in groups.pop(None, []):
-            result.loose.append(
+            result.unmatched.append(
                 (side, path, "unpaired", f"the name does not fit --match {settings.match}")
             )
     for name in sorted({str(n) for n in sides[0].keys() | sides[1].keys()}):
@@ -135,9 +135,9 @@ def _match_group(first: list[bytes], second: list[bytes], result: Matching) -> N
     for side, (own, other) in enumerate(((left[0], second), (left[1], first))):
         for path in sorted(own):
             if not other:
-                result.loose.append((side, path, "unpaired", "no other half"))
+                result.unmatched.append((side, path, "unpaired", "no other half"))
             else:
-                result.loose.append(
+                result.unmatched.append(
                     (side, path, "ambiguous-pair", f"also: {_some_of(everyone, path)}")
                 )
 
@@ -167,17 +167,17 @@ def _composed(path: bytes) -> str:
 
 # ------------------------------------------------------------------------------------ to read
 def table_of(matching: Matching, whole: bool, most: int = 0) -> Iterator[str]:
-    """Yield the counts, then the loose files with their reasons, and with ``whole`` the pairs before them.
+    """Yield the counts, then the unmatched files with their reasons, and with ``whole`` the pairs before them.
 
     Of each kind at most ``most`` rows, 0 for all.
     """
     if whole:
-        yield f"{len(matching.pairs):,} pairs, {len(matching.loose):,} files without their other half"
+        yield f"{len(matching.pairs):,} pairs, {len(matching.unmatched):,} files without their other half"
         yield from _some_rows(
             [(printable(a), printable(b)) for a, b in matching.pairs], "pair  {}  |  {}", most
         )
     kinds: dict[tuple[str, int], list[tuple[str, str]]] = {}
-    for side, path, reason, detail in sorted(matching.loose):
+    for side, path, reason, detail in sorted(matching.unmatched):
         kinds.setdefault((reason, side), []).append((printable(path), detail))
     for (reason, side), rows in sorted(kinds.items()):
         yield from _some_rows(rows, f"{reason}  {'AB'[side]}/{{}}  {{}}", most)
@@ -359,9 +359,11 @@ def _match_table(
     for number, row in enumerate(rows, 2):
         for side, path in enumerate(row):
             if path not in there[side].paths:
-                result.loose.append((side, path, "missing", f"line {number} of the table names it"))
+                result.unmatched.append(
+                    (side, path, "missing", f"line {number} of the table names it")
+                )
             elif path in used[side]:
-                result.loose.append(
+                result.unmatched.append(
                     (side, path, "ambiguous-pair", f"line {number} of the table names it again")
                 )
         if all(p in t.paths and p not in u for p, t, u in zip(row, there, used, strict=True)):
@@ -369,7 +371,9 @@ def _match_table(
         for path, seen in zip(row, used, strict=True):
             seen.add(path)
     for side, (paths, seen) in enumerate(zip((first, second), used, strict=True)):
-        result.loose += [(side, p, "unpaired", "not in the table") for p in paths if p not in seen]
+        result.unmatched += [
+            (side, p, "unpaired", "not in the table") for p in paths if p not in seen
+        ]
     return result
 
 

@@ -1,13 +1,13 @@
-"""What a folder itself says about its pictures: the tags in metadata.jsonl or metadata.csv beside them.
+"""What a folder itself says about its images: the tags in metadata.jsonl or metadata.csv beside them.
 
 The convention is that of Hugging Face's imagefolder (https://huggingface.co/docs/datasets/image_dataset): a
-row names a picture by ``file_name``, relative to the folder of the list; its other columns are the tags. A
+row names a image by ``file_name``, relative to the folder of the list; its other columns are the tags. A
 row with a column ``tags`` that is an object, as ``select`` and ``wiki`` write it, has its tags in there. The
-list nearest to a picture counts, and metadata.jsonl before metadata.csv.
+list nearest to a image counts, and metadata.jsonl before metadata.csv.
 
 A tag "group" can be grouped by, but does not get into a corpus: there the word names the groups of splits.
 
-Nothing in a list is trusted: only names of pictures that were found by looking are ever looked up.
+Nothing in a list is trusted: only names of images that were found by looking are ever looked up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONB
 
 @dataclass(slots=True)
 class FolderTags:
-    """The tags of the pictures of one folder, read when asked for: 20 bytes a picture stay in memory.
+    """The tags of the images of one folder, read when asked for: 20 bytes a image stay in memory.
 
     ``get`` reads one row; equal for every process that opens the same folder. ``names`` are the tags there
     are, ``faults`` the lists that could not be read whole, ``digest`` changes with the lists' bytes.
@@ -59,7 +59,7 @@ class FolderTags:
     _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False)
 
     def get(self, path: bytes) -> Tags:
-        """Return the tags of a picture by its path within the folder, with "/"; none: an empty mapping."""
+        """Return the tags of a image by its path within the folder, with "/"; none: an empty mapping."""
         import numpy as np
 
         key = _key(path)
@@ -81,10 +81,10 @@ class FolderTags:
 
 
 def find_tags(root: bytes, paths: Iterable[bytes]) -> FolderTags | None:
-    """Return the tags of a folder's pictures, None where no list lies beside any of them.
+    """Return the tags of a folder's images, None where no list lies beside any of them.
 
-    ``paths`` are those of the pictures, relative to ``root``: lists are looked for in ``root`` and in the
-    folders on the way to a picture. A list that is a link, a pipe or damaged is passed over or read as far as
+    ``paths`` are those of the images, relative to ``root``: lists are looked for in ``root`` and in the
+    folders on the way to a image. A list that is a link, a pipe or damaged is passed over or read as far as
     it goes, which ``faults`` says.
     """
     import numpy as np
@@ -183,9 +183,7 @@ class _Found:
         except OSError as error:
             self.faults.append(f"'{shown}' was not read: {error.strerror or error}")
         if damaged:
-            self.faults.append(
-                f"'{shown}' has {damaged:,} damaged rows; their pictures have no tags"
-            )
+            self.faults.append(f"'{shown}' has {damaged:,} damaged rows; their images have no tags")
 
 
 def _open_regular(path: bytes) -> BinaryIO:
@@ -198,7 +196,7 @@ def _open_regular(path: bytes) -> BinaryIO:
 
 
 def _folders_of(paths: Iterable[bytes]) -> set[bytes]:
-    """Return the folders on the way to the pictures, "" first, each with "/" at its end."""
+    """Return the folders on the way to the images, "" first, each with "/" at its end."""
     found = {b""}
     for path in paths:
         folder = path[: path.rfind(b"/") + 1]
@@ -209,7 +207,7 @@ def _folders_of(paths: Iterable[bytes]) -> set[bytes]:
 
 
 def _path_of(path: bytes, row: Mapping[str, Any]) -> bytes | None:
-    """Return the picture's path within the folder that a row of the list at ``path`` names."""
+    """Return the image's path within the folder that a row of the list at ``path`` names."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         return None

@@ -90,8 +90,8 @@ def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
         (choice.path for choice in config.corpora if not Path(choice.path).exists()), None
     )
     if missing is not None:
-        way_out = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
-        raise UsageError("corpus", missing, "is not there yet", f"'{way_out}' makes it")
+        hint = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
+        raise UsageError("corpus", missing, "is not there yet", f"'{hint}' makes it")
 
 
 def _fit(config: RunConfig, report: bool) -> None:
@@ -171,7 +171,7 @@ def _in_parts(folder: RunFolder, corpus: str, split: str) -> str:
 @click.option(
     "--threads", type=click.IntRange(0), help="CPU threads; another number gives other last digits"
 )
-@click.option("--workers", type=click.IntRange(0), help="processes that read pictures")
+@click.option("--workers", type=click.IntRange(0), help="processes that read images")
 @click.option(
     "--report/--no-report", default=True, help="score the finished run and write its report.html"
 )

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import click
 
-from img2img_data.core.errors import Img2ImgError, how_to_install, printable
-from img2img_data.core.settings_model import show_wrong_usage
-from img2img_train.cli import fit_commands as fitting
-from img2img_train.cli import model_commands as commands
+from img2img_data.core.errors import Img2ImgError, install_hint, printable
+from img2img_data.core.settings_model import print_usage_error
+from img2img_train.cli import fit_commands, model_commands
 from img2img_train.distributed.processes import find_place
 
 
@@ -57,7 +56,7 @@ def group() -> None:
     """
 
 
-for _command in (*fitting.COMMANDS, *commands.COMMANDS):
+for _command in (*fit_commands.COMMANDS, *model_commands.COMMANDS):
     group.add_command(_command)
 
 
@@ -76,7 +75,7 @@ def main(
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        show_wrong_usage(error)
+        print_usage_error(error)
         sys.exit(error.exit_code)
     except Img2ImgError as error:
         rank = find_place().rank
@@ -85,15 +84,15 @@ def main(
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "safetensors"}:
             raise
-        hint = how_to_install("train")
+        hint = install_hint("train")
         click.echo(
             f"error: training needs '{error.name}', which is not installed; {hint}", err=True
         )
         sys.exit(1)
     except OSError as error:
         where = f" '{printable(str(error.filename))}'" if error.filename else ""
-        way_out = "when that is mended, the same command goes on from where it was"
-        click.echo(f"error: file{where}: {error.strerror or error}; {way_out}", err=True)
+        hint = "when that is mended, the same command goes on from where it was"
+        click.echo(f"error: file{where}: {error.strerror or error}; {hint}", err=True)
         sys.exit(1)
     except Exception as error:
         if type(error).__name__ not in {"Stopped", "Ended"}:

@@ -1,4 +1,4 @@
-"""The commands that use what was trained: scores, pictures, files for elsewhere."""
+"""The commands that use what was trained: scores, images, files for elsewhere."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LESS_AT_ONCE: Final = (
 @click.option("--split", default="test", show_default=True, help="split of the corpora")
 @click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
 @click.option(
-    "--batch", type=click.IntRange(1), default=64, show_default=True, help="pictures at a time"
+    "--batch", type=click.IntRange(1), default=64, show_default=True, help="images at a time"
 )
 @click.option(
     "--fail-under",
@@ -61,11 +61,11 @@ LESS_AT_ONCE: Final = (
     help="score by this tag; may be repeated  [default: those of few values]",
 )
 @click.option(
-    "--pictures",
+    "--images",
     type=click.IntRange(0, 1000),
     default=96,
     show_default=True,
-    help="pictures that the page shows, of all cells together",
+    help="images that the page shows, of all cells together",
 )
 @click.option(
     "--lpips",
@@ -86,7 +86,7 @@ def evaluate(
     batch: int,
     limits: tuple[str, ...],
     by: tuple[str, ...],
-    pictures: int,
+    images: int,
     lpips: tuple[Path, Path] | None,
     fid: Path | None,
     dropout: str | None,
@@ -94,7 +94,7 @@ def evaluate(
 ) -> None:
     """Score RUNS (run folders or checkpoints) on corpora, each beside doing nothing.
 
-    PSNR, SSIM, MS-SSIM, MAE and the overlap of colours in Lab, per picture, per tag and as means with their
+    PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab, per image, per tag and as means with their
     intervals. LPIPS and FID need weights that you have on disk: nothing is fetched, no code in them is run.
     NETWORK is alexnet-owt-7be5be79.pth or vgg16-397923af.pth, HEADS alex.pth or vgg.pth of the package lpips
     (a saved lpips.LPIPS may be given as both); WEIGHTS is pt_inception-2015-12-05-6726825d.pth.
@@ -110,22 +110,22 @@ def evaluate(
         shortfalls,
         write_matrix,
     )
-    from img2img_train.metrics.perceptual import load_learned
+    from img2img_train.metrics.perceptual import load_perceptual_metrics
     from img2img_train.runs.folder import choose_device
 
-    where, way_out = choose_device(device).type, "give a smaller --batch or another --device"
+    where, hint = choose_device(device).type, "give a smaller --batch or another --device"
     wanted = parse_limits(
         limits, [name for name, given in (("lpips", lpips), ("fid", fid)) if given]
     )
-    learned = load_learned(lpips, fid, device)
-    with Display() as display, limited("scoring", None, where, lambda: way_out):
+    learned = load_perceptual_metrics(lpips, fid, device)
+    with Display() as display, limited("scoring", None, where, lambda: hint):
         follow, how = following(display), switch(dropout)
         matrix = evaluate_matrix(
-            runs, corpora, split, device, batch, follow, how, norm, by, learned, pictures
+            runs, corpora, split, device, batch, follow, how, norm, by, learned, images
         )
     for cell in matrix.cells:
         made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
-        name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.pictures:,} pictures"
+        name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.images:,} images"
         click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
     for note in dict.fromkeys(note for cell in matrix.cells for note in cell.notes):
         click.echo(f"note: {note}")
@@ -145,10 +145,10 @@ def _translate_models() -> Sequence[type[BaseModel]]:
 @click.command(
     cls=ModelCommand,
     models=_translate_models,
-    short_help="Apply a model to pictures of any size, to videos.",
+    short_help="Apply a model to images of any size, to videos.",
 )
 @click.argument("model", type=PATH)
-@click.argument("pictures", type=PATH)
+@click.argument("images", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
 @click.option(
@@ -161,13 +161,13 @@ def _translate_models() -> Sequence[type[BaseModel]]:
     type=click.FloatRange(0, 1),
     default=0.1,
     show_default=True,
-    help="share that may be refused",
+    help="share that may be rejected",
 )
 @click.option("--dry-run", is_flag=True, help="say how many files there are, write nothing")
 @at_test
 def translate(
     model: Path,
-    pictures: Path,
+    images: Path,
     out: Path,
     device: str,
     direction: str | None,
@@ -177,11 +177,11 @@ def translate(
     norm: TestNorm | None,
     settings: dict[str, object],
 ) -> None:
-    """Restore PICTURES by MODEL (a run or a checkpoint) into the folder OUT.
+    """Restore IMAGES by MODEL (a run or a checkpoint) into the folder OUT.
 
-    PICTURES is a folder, a file, a pattern in quotes, or - for one picture on standard input; OUT may also
-    be the name of one picture or video, or - for standard output. Pictures may be of any size: they pass the
-    network in blended tiles. Transparency, 16 bits, grey and ICC profiles are kept. Given again, the command
+    IMAGES is a folder, a file, a pattern in quotes, or - for one image on standard input; OUT may also
+    be the name of one image or video, or - for standard output. Images may be of any size: they pass the
+    network in blended tiles. Transparency, 16 bits, gray and ICC profiles are kept. Given again, the command
     goes on where it was.
 
     Videos (mp4, mov, mkv, webm, avi) are restored frame by frame, each on its own, at 8 bits; size and frame
@@ -196,14 +196,14 @@ def translate(
       img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
     """
     from img2img_data.core.settings_model import build_model
-    from img2img_train.inference.inputs import is_one_file, list_pictures
+    from img2img_train.inference.inputs import is_one_file, list_images
     from img2img_train.inference.translate import TranslateSettings
     from img2img_train.inference.translate import translate as restore
     from img2img_train.runs.folder import load_generator
 
     chosen = build_model(TranslateSettings, settings)
-    single = is_one_file(pictures, out)
-    total = 1 if single else len(list_pictures(pictures, out)[1])
+    single = is_one_file(images, out)
+    total = 1 if single else len(list_images(images, out)[1])
     if dry_run:
         click.echo(
             f"would restore {total:,} files into '{printable(str(out))}'; nothing was written"
@@ -213,22 +213,22 @@ def translate(
     less = limited("model", model, loaded.device.type, lambda: LESS_AT_ONCE)
     if single:
         with less:
-            _translate_one(loaded, pictures, out, chosen, settings)
+            _translate_one(loaded, images, out, chosen, settings)
         return
     with Display() as display, less:
-        done = restore(loaded, pictures, out, stretching(display, "restoring"), chosen)
+        done = restore(loaded, images, out, stretching(display, "restoring"), chosen)
     click.echo(_translated_line(done, total))
     _say(done.notes)
-    for reason, count in done.refused.most_common():
+    for reason, count in done.rejected.most_common():
         click.echo(
-            f"  refused {count:,}: {reason} (rows in {printable(str(out / 'rejected.jsonl'))})"
+            f"  rejected {count:,}: {reason} (rows in {printable(str(out / 'rejected.jsonl'))})"
         )
-    if done.refused.total() > max_bad * total:
+    if done.rejected.total() > max_bad * total:
         sys.exit(1)
 
 
 def _translated_line(done: Translated, total: int) -> str:
-    kind = "files" if done.videos else "pictures"
+    kind = "files" if done.videos else "images"
     there = f", {done.already:,} of them already there" if done.already else ""
     videos = (
         f"; {done.videos:,} videos ({done.frames:,} frames now), without sound"
@@ -271,11 +271,11 @@ def _translate_one(
     made = translate_file(model, data, str(source), settings)
     _say(settings.note(model, made.side))
     if str(out) == STANDARD:
-        sys.stdout.buffer.write(made.picture)
+        sys.stdout.buffer.write(made.image)
         return
     if made.spread:
         _write_one(out.with_name(f"{out.stem}.spread.png"), made.spread)
-    _write_one(out, made.picture)
+    _write_one(out, made.image)
 
 
 def _write_one(out: Path, data: bytes) -> None:
@@ -300,8 +300,8 @@ def _write_one(out: Path, data: bytes) -> None:
 def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: str | None) -> None:
     """Write the generator of MODEL (a run or a checkpoint) as OUT, for use without this program.
 
-    .onnx takes and gives uint8 RGB pictures of any size; .html is a page that runs it in a browser, on a
-    picture dropped on it or drawn, for models below 15 million parameters; both are compared with torch
+    .onnx takes and gives uint8 RGB images of any size; .html is a page that runs it in a browser, on a
+    image dropped on it or drawn, for models below 15 million parameters; both are compared with torch
     before they are handed over. .safetensors
     holds the generator alone and is a model for every command here; .pth holds it for the PyTorch
     CycleGAN/pix2pix repository (latest_net_G.pth).
@@ -332,7 +332,7 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: 
         parity = (
             export_page(loaded, out, runtime, opset) if page else export_onnx(loaded, out, opset)
         )
-        said = f"{parity.worst} levels off torch at most, on {parity.pictures} pictures up to {parity.side} px"
+        said = f"{parity.worst} levels off torch at most, on {parity.images} images up to {parity.side} px"
         said += (
             "; dropout, which the model keeps on at test, is off"
             if loaded.config.test_dropout
@@ -404,7 +404,7 @@ def compat(options: tuple[str, ...]) -> None:
     type=click.FloatRange(0, 1000, min_open=True),
     default=50,
     show_default=True,
-    help="largest picture",
+    help="largest image",
 )
 @click.option(
     "--max-megabytes",
@@ -424,9 +424,9 @@ def serve(
     max_megabytes: float,
     show: bool,
 ) -> None:
-    """Serve a page in which RUNS (run folders or checkpoints) are tried on pictures, on this machine alone.
+    """Serve a page in which RUNS (run folders or checkpoints) are tried on images, on this machine alone.
 
-    One tab restores a picture; one spoils a clean picture first, by any degradation, and scores the result
+    One tab restores a image; one degrades a clean image first, by any degradation, and scores the result
     beside doing nothing; one compares with a target. The page asks no other machine for anything, no other
     machine reaches it, and what is uploaded is deleted when the server ends.
 

@@ -19,12 +19,12 @@ def at_test(command: F) -> F:
     dropout = click.option(
         "--dropout",
         type=click.Choice(["on", "off"]),
-        help="dropout at test; on: a mask for each picture, drawn from it  [default: as the model was saved]",
+        help="dropout at test; on: a mask for each image, drawn from it  [default: as the model was saved]",
     )
     norm = click.option(
         "--norm",
         type=click.Choice(["batch", "running"]),
-        help="statistics of batch norm: the picture's own or the learned  [default: as the model was saved]",
+        help="statistics of batch norm: the image's own or the learned  [default: as the model was saved]",
     )
     return dropout(norm(command))
 

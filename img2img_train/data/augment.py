@@ -1,7 +1,7 @@
-"""Where of a picture a network looks: at a piece of it, at a piece of it enlarged, drawn anew each epoch.
+"""Where of a image a network looks: at a piece of it, at a piece of it enlarged, drawn anew each epoch.
 
 A place is two shares of the room there is, down and across, each in [0, 1): what is drawn does not depend on
-the sizes of pictures.
+the sizes of images.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ SHARPNESS: Final = -0.5
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """Square pieces of pictures: their side, and their ``places`` in inputs and targets, 2 x N x 2."""
+    """Square pieces of images: their side, and their ``places`` in inputs and targets, 2 x N x 2."""
 
     side: int
     places: NDArray[np.float64]
 
     @classmethod
     def middle(cls, side: int, count: int) -> Cuts:
-        """Return the pieces in the middle of so many pictures."""
+        """Return the pieces in the middle of so many images."""
         return cls(side, np.full((2, count, 2), 0.5))
 
-    def of(self, pictures: Sequence[Pixels], half: int) -> Pixels:
+    def of(self, images: Sequence[Pixels], half: int) -> Pixels:
         """Return the pieces of inputs (0) or targets (1), each H x W x C of at least ``side``, stacked."""
         pieces = []
-        for picture, (down, across) in zip(pictures, self.places[half], strict=True):
+        for image, (down, across) in zip(images, self.places[half], strict=True):
             top, left = (
                 int(start(share, whole - self.side))
-                for share, whole in zip((down, across), picture.shape[:2], strict=True)
+                for share, whole in zip((down, across), image.shape[:2], strict=True)
             )
-            pieces.append(picture[top : top + self.side, left : left + self.side])
+            pieces.append(image[top : top + self.side, left : left + self.side])
         return np.stack(pieces)
 
 
-def stacked(pictures: Sequence[Pixels], cuts: Cuts | None, half: int) -> Pixels:
-    """Return pictures of one size, or pieces of any, as N x H x W x C."""
-    return np.stack(pictures) if cuts is None else cuts.of(pictures, half)
+def stacked(images: Sequence[Pixels], cuts: Cuts | None, half: int) -> Pixels:
+    """Return images of one size, or pieces of any, as N x H x W x C."""
+    return np.stack(images) if cuts is None else cuts.of(images, half)
 
 
 def start(share: NDArray[np.float64], room: int) -> NDArray[np.int64]:
@@ -55,18 +55,18 @@ def start(share: NDArray[np.float64], room: int) -> NDArray[np.int64]:
     return np.floor(share * (room + 1)).astype(np.int64)
 
 
-def enlarged(pictures: Tensor, factor: float, places: NDArray[np.float64]) -> Tensor:
-    """Return windows of pictures N x H x W x C, enlarged by ``factor``, each of its picture's own size.
+def enlarged(images: Tensor, factor: float, places: NDArray[np.float64]) -> Tensor:
+    """Return windows of images N x H x W x C, enlarged by ``factor``, each of its image's own size.
 
     ``places`` are N x 2. Samples stay integers of the same range, as float32: bicubic, rounded and clipped
     once. Only products and sums of single samples in a fixed order, so the bits do not depend on the number
     of threads. Jitter of Isola et al. (2017), 6.2; bicubic by Pillow's kernel (Keys 1981, a = -0.5) as in
     https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix, data/base_dataset.py.
     """
-    top = torch.iinfo(pictures.dtype).max
+    top = torch.iinfo(images.dtype).max
     made, which = (
-        pictures.to(torch.float32),
-        torch.arange(len(pictures), device=pictures.device)[:, None],
+        images.to(torch.float32),
+        torch.arange(len(images), device=images.device)[:, None],
     )
     rows, weights = _window(made.shape[1], factor, places[:, 0], made.device)
     made = _summed([made[which, rows[..., k]] * weights[..., k, None, None] for k in range(TAPS)])
@@ -79,10 +79,10 @@ def enlarged(pictures: Tensor, factor: float, places: NDArray[np.float64]) -> Te
     return _summed(list(terms)).round_().clamp_(0, top)
 
 
-def enlarged_pixels(pictures: Pixels, factor: float, places: NDArray[np.float64]) -> Pixels:
+def enlarged_pixels(images: Pixels, factor: float, places: NDArray[np.float64]) -> Pixels:
     """Return what ``enlarged`` does, of the same type."""
-    made = enlarged(torch.from_numpy(pictures), factor, places).numpy()
-    return np.ascontiguousarray(made.astype(pictures.dtype))
+    made = enlarged(torch.from_numpy(images), factor, places).numpy()
+    return np.ascontiguousarray(made.astype(images.dtype))
 
 
 def moved(values: NDArray[Any], device: torch.device) -> Tensor:

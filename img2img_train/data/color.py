@@ -1,14 +1,14 @@
-"""What the samples of pictures mean, and what of them a network sees: RGB, one grey plane, or L to a and b.
+"""What the samples of images mean, and what of them a network sees: RGB, one gray plane, or L to a and b.
 
 ::
 
-    colour  on disk                  a network takes     a network gives
+    color  on disk                  a network takes     a network gives
     rgb     1 or 3 channels a side   the same            the same, all in [-1, 1]
-    lab     L plane | Lab picture    L / 50 - 1          a / 110 and b / 110
+    lab     L plane | Lab image    L / 50 - 1          a / 110 and b / 110
 
 The scale of Lab is that of https://github.com/richzhang/colorization-pytorch and of the PyTorch
 CycleGAN/pix2pix repository, models/colorization_model.py. Whatever a network gives is shown, scored and
-written as RGB; a picture that is not colorized is shown grey, that is with a = b = 0.
+written as RGB; a image that is not colorized is shown gray, that is with a = b = 0.
 
 The way from Lab to RGB stands here in torch, to run on the device and inside of an exported graph; the tests
 hold it to ``images.lab_to_rgb``.
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Colour: TypeAlias = Literal["rgb", "lab"]
+ColorSpace: TypeAlias = Literal["rgb", "lab"]
 
 LARGEST_AB: Final = 110.0
 LUMA: Final = (0.299, 0.587, 0.114)
@@ -36,17 +36,17 @@ TO_LINEAR_RGB: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Planes:
-    """The colour space of a run's pictures, the channels that its networks take and give, bits a sample."""
+class ChannelLayout:
+    """The color space of a run's images, the channels that its networks take and give, bits a sample."""
 
-    colour: Colour = "rgb"
+    color: ColorSpace = "rgb"
     channels: tuple[int, int] = (3, 3)
     bits: int = 8
 
     @property
     def stored(self) -> tuple[int, int]:
         """The channels of input and target as they are read."""
-        return (1, 3) if self.colour == "lab" else self.channels
+        return (1, 3) if self.color == "lab" else self.channels
 
     @property
     def top(self) -> int:
@@ -66,17 +66,17 @@ class Planes:
     @property
     def said(self) -> str:
         """What there is beside plain RGB, for reading."""
-        names = {1: "grey", 3: "RGB"}
+        names = {1: "gray", 3: "RGB"}
         deep = f"{self.bits}-bit " if self.bits != 8 else ""
-        if self.colour == "lab":
+        if self.color == "lab":
             return f"{deep}L to ab"
         given, made = (names.get(count, f"{count} channels") for count in self.channels)
         return f"{deep}{given} to {made}" if self != PLAIN else ""
 
     @property
     def known(self) -> bool:
-        """Whether pictures can be made of these channels."""
-        return self.channels == (1, 2) if self.colour == "lab" else {*self.channels} <= {1, 3}
+        """Whether images can be made of these channels."""
+        return self.channels == (1, 2) if self.color == "lab" else {*self.channels} <= {1, 3}
 
     def input(self, stored: Tensor) -> Tensor:
         """Return inputs as a network takes them, float32 N x C x H x W, of samples N x H x W x C."""
@@ -84,26 +84,26 @@ class Planes:
 
     def target(self, stored: Tensor) -> Tensor:
         """Return targets as a network should give them, of samples N x H x W x C."""
-        if self.colour != "lab":
+        if self.color != "lab":
             return _scaled(stored, self.top)
         levels = stored.permute(0, 3, 1, 2).to(torch.float32)[:, 1:]
         return levels.div(self.top / 255).sub_(128).div_(LARGEST_AB)
 
-    def given(self, picture: Tensor) -> Tensor:
-        """Return what a network takes of an RGB picture N x 3 x H x W in [-1, 1]."""
-        if self.colour == "lab":
-            return lightness(picture)
-        return _weighed(picture, LUMA) if self.channels[0] == 1 else picture
+    def given(self, image: Tensor) -> Tensor:
+        """Return what a network takes of an RGB image N x 3 x H x W in [-1, 1]."""
+        if self.color == "lab":
+            return lightness(image)
+        return _weighed(image, LUMA) if self.channels[0] == 1 else image
 
-    def picture(self, made: Tensor, given: Tensor) -> Tensor:
-        """Return the RGB picture N x 3 x H x W in [-1, 1] of what a network takes, or made of ``given``."""
-        if self.colour == "lab":
+    def image(self, made: Tensor, given: Tensor) -> Tensor:
+        """Return the RGB image N x 3 x H x W in [-1, 1] of what a network takes, or made of ``given``."""
+        if self.color == "lab":
             ab = made if made.shape[1] == 2 else made.new_zeros(made.shape).repeat(1, 2, 1, 1)
             return lab_to_rgb(given if made.shape[1] == 2 else made, ab)
         return made.expand(-1, 3, -1, -1) if made.shape[1] == 1 else made
 
 
-PLAIN: Final = Planes()
+PLAIN: Final = ChannelLayout()
 """8-bit RGB to RGB."""
 
 
@@ -111,14 +111,14 @@ def _scaled(stored: Tensor, top: int) -> Tensor:
     return stored.permute(0, 3, 1, 2).to(torch.float32).div_(top / 2).sub_(1.0)
 
 
-def _weighed(picture: Tensor, weights: tuple[float, float, float]) -> Tensor:
-    red, green, blue = (picture[:, i : i + 1] * weight for i, weight in enumerate(weights))
+def _weighed(image: Tensor, weights: tuple[float, float, float]) -> Tensor:
+    red, green, blue = (image[:, i : i + 1] * weight for i, weight in enumerate(weights))
     return red + green + blue
 
 
-def lightness(picture: Tensor) -> Tensor:
+def lightness(image: Tensor) -> Tensor:
     """Return L / 50 - 1, N x 1 x H x W, of RGB N x 3 x H x W in [-1, 1]."""
-    light = ((picture + 1) / 2).clamp(0, 1)
+    light = ((image + 1) / 2).clamp(0, 1)
     linear = torch.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
     y = _weighed(linear, LUMINANCE)
     bent = torch.where(y > (6 / 29) ** 3, y.clamp(min=1e-6) ** (1 / 3), y * (841 / 108) + 4 / 29)

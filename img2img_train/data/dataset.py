@@ -21,7 +21,7 @@ from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import Corpus, Pair, open_corpus, to_json_line
 from img2img_train.config import RunConfig
 from img2img_train.data.augment import Cuts, Pixels, stacked
-from img2img_train.data.color import PLAIN, Planes
+from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.color_checks import planes_of
 from img2img_train.data.on_the_fly import Online
 from img2img_train.data.size_checks import (
@@ -46,7 +46,7 @@ class PairSet:
     key.
 
     ``counts`` holds the number of pairs of each corpus; ``size`` is (height, width). With ``online`` the
-    inputs are made from the targets, here in one fixed way. With ``least`` pictures are of several sizes, of
+    inputs are made from the targets, here in one fixed way. With ``least`` images are of several sizes, of
     at least so many pixels a side, together of ``area`` pixels; ``size`` is that of what is cut out of them.
     """
 
@@ -54,7 +54,7 @@ class PairSet:
     counts: tuple[int, ...]
     size: tuple[int, int]
     swapped: bool
-    planes: Planes = PLAIN
+    channel_layout: ChannelLayout = PLAIN
     online: Online | None = None
     least: int = 0
     area: int = 0
@@ -76,11 +76,11 @@ class PairSet:
         """Return input and target of one pair, H x W x C as stored; CorpusError where the size differs."""
         corpus, pair = self.pairs[index]
         size = self.least or self.size
-        given, target = read_pair(corpus, pair, size, self.swapped, self.planes.stored)
-        return (given if self.online is None else self.online.spoil(target, pair, None)), target
+        given, target = read_pair(corpus, pair, size, self.swapped, self.channel_layout.stored)
+        return (given if self.online is None else self.online.degrade(target, pair, None)), target
 
     def to_train_on(self) -> PairSet | CleanSet:
-        """Return the pictures that training reads: the pairs, or the targets alone where inputs are made."""
+        """Return the images that training reads: the pairs, or the targets alone where inputs are made."""
         return self if self.online is None else CleanSet(self)
 
     def gather(
@@ -97,8 +97,10 @@ class PairSet:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all pictures, decoded."""
-        return self.planes.pair_bytes * (self.area or len(self) * self.size[0] * self.size[1])
+        """The bytes of all images, decoded."""
+        return self.channel_layout.pair_bytes * (
+            self.area or len(self) * self.size[0] * self.size[1]
+        )
 
     def fingerprint(self) -> str:
         """Return a hash that changes with the pairs: their keys, their rows, their order."""
@@ -129,19 +131,19 @@ class CleanSet:
 
     @property
     def least(self) -> int:
-        """The least pixels of a side, where pictures are of several sizes."""
+        """The least pixels of a side, where images are of several sizes."""
         return self.pairs.least
 
     @property
-    def planes(self) -> Planes:
+    def channel_layout(self) -> ChannelLayout:
         """What samples mean."""
-        return self.pairs.planes
+        return self.pairs.channel_layout
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return one target twice; raises as ``read_pair``."""
         corpus, pair = self.pairs.pairs[index]
         _, target = read_pair(
-            corpus, pair, self.least or self.size, self.pairs.swapped, self.planes.stored
+            corpus, pair, self.least or self.size, self.pairs.swapped, self.channel_layout.stored
         )
         return target, target
 
@@ -154,13 +156,13 @@ class CleanSet:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all pictures, decoded."""
+        """The bytes of all images, decoded."""
         return self.pairs.nbytes // 2
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of a side: a file, or a half of an A|B file."""
+class ImageFile:
+    """One image of a side: a file, or a half of an A|B file."""
 
     corpus: Corpus
     path: Path
@@ -168,7 +170,7 @@ class Picture:
 
     def read(self) -> Pixels:
         """Return it as H x W x 3, as stored; CorpusError where it cannot be read."""
-        pixels = self.corpus.read_picture(self.path, exact=True)
+        pixels = self.corpus.read_image(self.path, exact=True)
         middle = pixels.shape[1] // 2
         return {"whole": pixels, "left": pixels[:, :middle], "right": pixels[:, middle:]}[self.half]
 
@@ -187,12 +189,12 @@ class SideSet:
     side.
     """
 
-    inputs: tuple[Picture, ...]
-    targets: tuple[Picture, ...]
+    inputs: tuple[ImageFile, ...]
+    targets: tuple[ImageFile, ...]
     counts: tuple[int, ...]
     other_counts: tuple[int, ...]
     size: tuple[int, int]
-    planes: Planes = PLAIN
+    channel_layout: ChannelLayout = PLAIN
     least: int = 0
     area: int = 0
 
@@ -221,25 +223,27 @@ class SideSet:
         return stacked(given, cuts, 0), stacked(targets, cuts, 1)
 
     def to_train_on(self) -> SideSet:
-        """Return the pictures that training reads."""
+        """Return the images that training reads."""
         return self
 
-    def _sized(self, picture: Picture, side: int) -> Pixels:
-        pixels = _of_size(picture.read(), picture.path, self.least or self.size)
-        return pixels[..., : self.planes.stored[side]]
+    def _sized(self, image: ImageFile, side: int) -> Pixels:
+        pixels = _of_size(image.read(), image.path, self.least or self.size)
+        return pixels[..., : self.channel_layout.stored[side]]
 
     @property
     def keys(self) -> Iterator[str]:
         """The names of the inputs, without their extensions."""
-        return (picture.path.stem for picture in self.inputs)
+        return (image.path.stem for image in self.inputs)
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all pictures, decoded."""
-        return self.planes.pair_bytes * (self.area or len(self) * self.size[0] * self.size[1])
+        """The bytes of all images, decoded."""
+        return self.channel_layout.pair_bytes * (
+            self.area or len(self) * self.size[0] * self.size[1]
+        )
 
     def fingerprint(self) -> str:
-        """Return a hash that changes with the names of the pictures and their order."""
+        """Return a hash that changes with the names of the images and their order."""
         h = blake2b(digest_size=16)
         for side in (self.inputs, self.targets):
             h.update(
@@ -248,13 +252,13 @@ class SideSet:
         return h.hexdigest()
 
 
-PictureSet: TypeAlias = PairSet | SideSet
+ImageSet: TypeAlias = PairSet | SideSet
 
 
-def open_pictures(config: RunConfig, split: str) -> PictureSet | None:
-    """Return the pictures of a split as the run's objective needs them, None where no corpus has it.
+def open_images(config: RunConfig, split: str) -> ImageSet | None:
+    """Return the images of a split as the run's objective needs them, None where no corpus has it.
 
-    Raises CorpusError where a corpus cannot be used, UsageError where a colour space is not supported.
+    Raises CorpusError where a corpus cannot be used, UsageError where a color space is not supported.
     """
     return open_pairs(config, split) if config.objective.paired else open_sides(config, split)
 
@@ -264,23 +268,23 @@ def open_sides(config: RunConfig, split: str) -> SideSet | None:
     both.
     """
     if config.degrade is not None:
-        way_out = "leave it out, or choose a loss that needs pairs"
-        raise UsageError(
-            "option", "--degrade", f"makes pairs, and {config.loss} takes none", way_out
-        )
+        hint = "leave it out, or choose a loss that needs pairs"
+        raise UsageError("option", "--degrade", f"makes pairs, and {config.loss} takes none", hint)
     found = [_sides_of(Path(choice.path), split, config.limit) for choice in config.corpora]
     if config.direction == "BtoA":
         found = [(targets, inputs) for inputs, targets in found]
-    inputs = tuple(picture for side, _ in found for picture in side)
-    targets = tuple(picture for _, side in found for picture in side)
+    inputs = tuple(image for side, _ in found for image in side)
+    targets = tuple(image for _, side in found for image in side)
     if not inputs or not targets:
         return None
     counts = tuple(len(side) for side, _ in found), tuple(len(side) for _, side in found)
-    planes, least = planes_of(config), _least(config, split)
+    channel_layout, least = planes_of(config), _least(config, split)
     if not least:
-        return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2], planes)
+        return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2], channel_layout)
     area = max(total_area(((p.path, p.size()) for p in side), least) for side in (inputs, targets))
-    return SideSet(inputs, targets, *counts, (config.crop, config.crop), planes, least, area)
+    return SideSet(
+        inputs, targets, *counts, (config.crop, config.crop), channel_layout, least, area
+    )
 
 
 def _least(config: RunConfig, split: str) -> int:
@@ -288,23 +292,25 @@ def _least(config: RunConfig, split: str) -> int:
     return 0 if not config.crop else config.crop if split == config.split else 1
 
 
-def _sides_of(root: Path, split: str, limit: int) -> tuple[list[Picture], list[Picture]]:
+def _sides_of(root: Path, split: str, limit: int) -> tuple[list[ImageFile], list[ImageFile]]:
     corpus = open_corpus(root)
     if split not in corpus.splits:
         return [], []
     if corpus.kind == "unpaired":
-        first, second = ([Picture(corpus, path) for path in side] for side in corpus.domains[split])
+        first, second = (
+            [ImageFile(corpus, path) for path in side] for side in corpus.domains[split]
+        )
     elif corpus.layout == "combined":
         pairs = corpus.pairs(split)
-        first = [Picture(corpus, p.input, "left") for p in pairs]
-        second = [Picture(corpus, p.input, "right") for p in pairs]
+        first = [ImageFile(corpus, p.input, "left") for p in pairs]
+        second = [ImageFile(corpus, p.input, "right") for p in pairs]
     else:
         pairs = corpus.pairs(split)
-        first = [Picture(corpus, p.input) for p in pairs]
-        second = [Picture(corpus, p.target) for p in pairs]
+        first = [ImageFile(corpus, p.input) for p in pairs]
+        second = [ImageFile(corpus, p.target) for p in pairs]
     if bool(first) != bool(second):
         raise CorpusError(
-            "corpus", root, f"has pictures on one side only in split '{split}'", "add the others"
+            "corpus", root, f"has images on one side only in split '{split}'", "add the others"
         )
     return (first[:limit], second[:limit]) if limit else (first, second)
 
@@ -312,28 +318,28 @@ def _sides_of(root: Path, split: str, limit: int) -> tuple[list[Picture], list[P
 def open_pairs(config: RunConfig, split: str) -> PairSet | None:
     """Return the pairs of a split of a run's corpora, None where no corpus has it.
 
-    Raises CorpusError where a corpus cannot be used, UsageError where a colour space is not supported.
+    Raises CorpusError where a corpus cannot be used, UsageError where a color space is not supported.
     """
     found = [_pairs_of(Path(choice.path), split, config.limit) for choice in config.corpora]
     pairs = [both for part in found for both in part]
     if not pairs:
         return None
     swapped = config.direction == "BtoA"
-    online, planes = Online.of(config.degrade, config.seed), planes_of(config)
+    online, channel_layout = Online.of(config.degrade, config.seed), planes_of(config)
     counts, least = tuple(len(part) for part in found), _least(config, split)
     if not least:
         first, _ = _halves(*pairs[0], swapped)
         size = first.shape[0], first.shape[1]
         for _, pair in pairs:
             check_size(pair.target, stated_size(pair) or size, size)
-        return PairSet(tuple(pairs), counts, size, swapped, planes, online)
+        return PairSet(tuple(pairs), counts, size, swapped, channel_layout, online)
     area = total_area(((pair.target, size_of_pair(corpus, pair)) for corpus, pair in pairs), least)
     size = config.crop, config.crop
-    return PairSet(tuple(pairs), counts, size, swapped, planes, online, least, area)
+    return PairSet(tuple(pairs), counts, size, swapped, channel_layout, online, least, area)
 
 
-def places_of(held: PictureSet, keys: Sequence[str]) -> list[int]:
-    """Return where the pictures of these keys stand; UsageError where there is no such key."""
+def places_of(held: ImageSet, keys: Sequence[str]) -> list[int]:
+    """Return where the images of these keys stand; UsageError where there is no such key."""
     if not keys:
         return []
     places: dict[str, int] = {}
@@ -341,12 +347,10 @@ def places_of(held: PictureSet, keys: Sequence[str]) -> list[int]:
         places.setdefault(key, place)
     for key in (key for key in keys if key not in places):
         near = get_close_matches(key, places, 1)
-        way_out = (
+        hint = (
             did_you_mean(key, near) if near else f"keys are like '{printable(next(iter(places)))}'"
         )
-        raise UsageError(
-            "option", "--samples-pictures", f"names no picture: '{printable(key)}'", way_out
-        )
+        raise UsageError("option", "--samples-images", f"names no image: '{printable(key)}'", hint)
     return [places[key] for key in keys]
 
 
@@ -358,8 +362,8 @@ def splits_of(config: RunConfig) -> list[str]:
 def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
     corpus = open_corpus(root)
     if corpus.kind != "paired":
-        way_out = f"give a paired corpus, or --loss {' or '.join(n for n, o in OBJECTIVES.items() if not o.paired)}"
-        raise CorpusError("corpus", root, "is unpaired, and this loss needs pairs", way_out)
+        hint = f"give a paired corpus, or --loss {' or '.join(n for n, o in OBJECTIVES.items() if not o.paired)}"
+        raise CorpusError("corpus", root, "is unpaired, and this loss needs pairs", hint)
     pairs = corpus.pairs(split) if split in corpus.splits else []
     return [(corpus, pair) for pair in (pairs[:limit] if limit else pairs)]
 
@@ -398,7 +402,7 @@ def _halves(corpus: Corpus, pair: Pair, swapped: bool) -> tuple[Pixels, Pixels]:
 # ------------------------------------------------------------------------------- kept or not
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All pictures of a ``PictureSet``, decoded: two arrays N x H x W x C, or lists where sizes differ; no
+    """All images of a ``ImageSet``, decoded: two arrays N x H x W x C, or lists where sizes differ; no
     inputs where the targets stand for them.
     """
 
@@ -422,34 +426,37 @@ def _taken(
     return stacked([kept[place] for place in places.tolist()], cuts, half)
 
 
-Readable: TypeAlias = PictureSet | CleanSet
+Readable: TypeAlias = ImageSet | CleanSet
 Store: TypeAlias = Memory | Readable
-"""Where pictures come from: memory, or the disk each time anew."""
+"""Where images come from: memory, or the disk each time anew."""
 
 
 def store_of(
-    pictures: Readable, cache: str, workers: int, step: Callable[[int], None] = lambda done: None
+    images: Readable, cache: str, workers: int, step: Callable[[int], None] = lambda done: None
 ) -> Store:
-    """Return where pictures come from. ``step`` is called with the number of places read so far."""
-    fits = pictures.nbytes <= SHARE_OF_MEMORY * free_memory()
+    """Return where images come from. ``step`` is called with the number of places read so far."""
+    fits = images.nbytes <= SHARE_OF_MEMORY * free_memory()
     if cache == "off" or (cache == "auto" and (workers or not fits)):
-        return pictures
-    sides, planes = zip(pictures.sides, pictures.planes.stored, strict=True), pictures.planes
+        return images
+    sides, channel_layout = (
+        zip(images.sides, images.channel_layout.stored, strict=True),
+        images.channel_layout,
+    )
     inputs, targets = (
         [_NONE] * count
-        if pictures.least
-        else np.empty((count, *pictures.size, depth), planes.dtype)
+        if images.least
+        else np.empty((count, *images.size, depth), channel_layout.dtype)
         for count, depth in sides
     )
 
     def read(index: int) -> None:
-        given, targets[index % len(targets)] = pictures.read(index)
+        given, targets[index % len(targets)] = images.read(index)
         if len(inputs):
             inputs[index % len(inputs)] = given
 
     with ThreadPoolExecutor(READERS) as pool:
         try:
-            for done, _ in enumerate(pool.map(read, range(len(pictures))), 1):
+            for done, _ in enumerate(pool.map(read, range(len(images))), 1):
                 step(done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

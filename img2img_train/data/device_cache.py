@@ -1,4 +1,4 @@
-"""Pictures kept on the device: of a step only the numbers of its pictures travel there."""
+"""Images kept on the device: of a step only the numbers of its images travel there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from img2img_data.core.errors import UsageError
 from img2img_train.data.augment import Cuts, moved
-from img2img_train.data.dataset import Memory, PairSet, PictureSet
+from img2img_train.data.dataset import ImageSet, Memory, PairSet
 
 SHARE_OF_DEVICE: Final = 0.25
 """Of the memory that is free before training; networks and a step need the rest."""
@@ -20,7 +20,7 @@ SHARE_OF_DEVICE: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class OnDevice:
-    """All pictures of a ``PictureSet`` on the device, N x H x W x C; no inputs where the targets stand for
+    """All images of a ``ImageSet`` on the device, N x H x W x C; no inputs where the targets stand for
     them.
 
     Samples of 16 bits lie there as int16 of the same bits, which every device can gather.
@@ -32,7 +32,7 @@ class OnDevice:
 
     @classmethod
     def of(cls, memory: Memory, device: torch.device) -> OnDevice:
-        """Return pictures in memory, all of one size, brought to the device."""
+        """Return images in memory, all of one size, brought to the device."""
         inputs, targets = (torch.from_numpy(side) for side in (memory.inputs, memory.targets))
         dtype = targets.dtype
         if dtype != torch.uint8:
@@ -50,8 +50,8 @@ class OnDevice:
         return kept.index_select(0, moved(places % len(kept), kept.device)).view(self.dtype)
 
 
-def check_cache(cache: str, held: PictureSet, workers: int) -> None:
-    """Raise UsageError where pictures are to be kept on the device and cannot be."""
+def check_cache(cache: str, held: ImageSet, workers: int) -> None:
+    """Raise UsageError where images are to be kept on the device and cannot be."""
     why = _obstacle(held, workers)
     if cache == "device" and why is not None:
         raise UsageError(
@@ -59,8 +59,8 @@ def check_cache(cache: str, held: PictureSet, workers: int) -> None:
         )
 
 
-def on_device(cache: str, held: PictureSet, workers: int, device: torch.device) -> bool:
-    """Return whether pictures to train on are kept on the device: ``--cache``, decided.
+def on_device(cache: str, held: ImageSet, workers: int, device: torch.device) -> bool:
+    """Return whether images to train on are kept on the device: ``--cache``, decided.
 
     UsageError where that is asked for and they do not fit.
     """
@@ -68,16 +68,18 @@ def on_device(cache: str, held: PictureSet, workers: int, device: torch.device) 
         return cache == "device"
     size, free = held.to_train_on().nbytes, torch.cuda.mem_get_info(device)[0]
     if cache == "device" and size > free:
-        why = f"'device': the pictures take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there"
+        why = (
+            f"'device': the images take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there"
+        )
         raise UsageError("option", "--cache", why, "give --cache ram")
     return cache == "device" or (
         _obstacle(held, workers) is None and size <= SHARE_OF_DEVICE * free
     )
 
 
-def _obstacle(held: PictureSet, workers: int) -> str | None:
+def _obstacle(held: ImageSet, workers: int) -> str | None:
     if held.least:
-        return "the pictures are of several sizes"
+        return "the images are of several sizes"
     if isinstance(held, PairSet) and held.online is not None and not held.online.linear:
-        return "this degradation works on pictures in memory"
-    return "with --workers other processes read the pictures" if workers else None
+        return "this degradation works on images in memory"
+    return "with --workers other processes read the images" if workers else None

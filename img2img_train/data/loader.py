@@ -1,7 +1,7 @@
-"""Pictures to batches: which ones a step sees, and the way onto the device.
+"""Images to batches: which ones a step sees, and the way onto the device.
 
-A run's position is one integer, the step: ``Plan`` says from it which pictures come, in what order and how
-augmented. Whether pictures come from memory, from disk or from worker processes changes nothing.
+A run's position is one integer, the step: ``Plan`` says from it which images come, in what order and how
+augmented. Whether images come from memory, from disk or from worker processes changes nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from img2img_data.corpus.format import Pair
 from img2img_train.data.augment import Cuts, Pixels, enlarged, enlarged_pixels, moved
-from img2img_train.data.color import PLAIN, Planes
-from img2img_train.data.dataset import PairSet, PictureSet, Store
+from img2img_train.data.color import PLAIN, ChannelLayout
+from img2img_train.data.dataset import ImageSet, PairSet, Store
 from img2img_train.data.device_cache import OnDevice
 from img2img_train.data.on_the_fly import Online, Operators
 from img2img_train.objectives.registry import Batch
@@ -48,9 +48,9 @@ class Plan:
     others.
 
     Of unpaired corpora ``counts`` are the inputs and ``others`` the targets, each drawn in this way and
-    independently; a corpus counts as many pictures as its larger side.
+    independently; a corpus counts as many images as its larger side.
 
-    With ``crop`` a square of so many pixels is cut out of each picture; with ``jitter`` above 1 each is then
+    With ``crop`` a square of so many pixels is cut out of each image; with ``jitter`` above 1 each is then
     enlarged by so much, and a window of its size cut out of that. Both places are drawn anew in each epoch.
     """
 
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The pairs of each corpus, or the pictures of its larger side."""
+        """The pairs of each corpus, or the images of its larger side."""
         return tuple(map(max, self.counts, self.others)) if self.others else self.counts
 
     @property
@@ -73,14 +73,14 @@ class Plan:
         return sum(self.sizes)
 
     @property
-    def step_pictures(self) -> int:
+    def step_images(self) -> int:
         """The pairs of one step."""
         return min(self.batch, self.total)
 
     @property
     def steps_per_epoch(self) -> int:
         """The steps of one epoch, at least one."""
-        return self.total // self.step_pictures
+        return self.total // self.step_images
 
     def drawn(self) -> tuple[int, ...]:
         """Return how many pairs of each corpus an epoch draws: shares of ``total``, by largest remainder."""
@@ -128,7 +128,7 @@ class Plan:
         """Return what step ``number`` (from 0) sees."""
         epoch, place = divmod(number, self.steps_per_epoch)
         drawn = _epoch(self, epoch)
-        span = slice(place * self.step_pictures, (place + 1) * self.step_pictures)
+        span = slice(place * self.step_images, (place + 1) * self.step_images)
         flips = drawn.flips[:, span] if flip else None
         jitter, crop = drawn.windows, drawn.cuts
         return Step(
@@ -169,7 +169,7 @@ def _epoch(plan: Plan, epoch: int) -> _Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """The factor by which pictures are enlarged, and the places of their windows, 2 x N x 2."""
+    """The factor by which images are enlarged, and the places of their windows, 2 x N x 2."""
 
     factor: float
     places: NDArray[np.float64]
@@ -199,11 +199,11 @@ class Step:
 # ----------------------------------------------------------------------------------------- loading
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The pictures of one step: N x H x W x C as read, on the host, or on the device where they are kept; and
+    """The images of one step: N x H x W x C as read, on the host, or on the device where they are kept; and
     ``flips`` 2 x N, of inputs and targets.
 
     Where there is ``jitter`` the device enlarges them; where there are ``operators`` the inputs are still the
-    targets: the device then spoils them.
+    targets: the device then degrades them.
     """
 
     inputs: Pixels | Tensor
@@ -215,7 +215,7 @@ class Raw:
 
 class _Steps(Dataset[Raw]):
     def __init__(
-        self, plan: Plan, store: Store | OnDevice, flip: bool, held: PictureSet | None, share: Share
+        self, plan: Plan, store: Store | OnDevice, flip: bool, held: ImageSet | None, share: Share
     ) -> None:
         self.plan, self.store, self.flip, self.held = plan, store, flip, held
         self.share = share
@@ -226,11 +226,11 @@ class _Steps(Dataset[Raw]):
         if not isinstance(self.held, PairSet) or self.held.online is None:
             return Raw(given, targets, step.flips, jitter=step.jitter)
         pairs = [self.held.pairs[i][1] for i in step.indices.tolist()]
-        return _spoiled(self.held.online, targets, pairs, step)
+        return _degraded(self.held.online, targets, pairs, step)
 
 
-def _spoiled(online: Online, clean: Pixels | Tensor, pairs: Sequence[Pair], step: Step) -> Raw:
-    """Spoil a step's pictures here, or say how the device is to; what is spoiled is enlarged before."""
+def _degraded(online: Online, clean: Pixels | Tensor, pairs: Sequence[Pair], step: Step) -> Raw:
+    """Degrade a step's images here, or say how the device is to; what is degraded is enlarged before."""
     if online.linear:
         operators = online.operators(pairs, step.epoch, (clean.shape[1], clean.shape[2]))
         return Raw(clean, clean, step.flips, operators, step.jitter)
@@ -238,7 +238,7 @@ def _spoiled(online: Online, clean: Pixels | Tensor, pairs: Sequence[Pair], step
     if step.jitter is not None:
         clean = enlarged_pixels(clean, step.jitter.factor, step.jitter.places[1])
     made = [
-        online.spoil(picture, pair, step.epoch) for picture, pair in zip(clean, pairs, strict=True)
+        online.degrade(image, pair, step.epoch) for image, pair in zip(clean, pairs, strict=True)
     ]
     return Raw(np.stack(made), clean, step.flips)
 
@@ -260,11 +260,11 @@ def steps(
     numbers: range,
     flip: bool,
     workers: int,
-    held: PictureSet | None = None,
+    held: ImageSet | None = None,
     share: Share = WHOLE,
 ) -> Generator[Raw, None, None]:
-    """Yield the pictures of the steps ``numbers``; with ``workers`` that many processes read ahead, through
-    all epochs. ``store`` has the pictures of ``held`` to train on; ``share`` says which of each step are
+    """Yield the images of the steps ``numbers``; with ``workers`` that many processes read ahead, through
+    all epochs. ``store`` has the images of ``held`` to train on; ``share`` says which of each step are
     wanted.
 
     The workers have a generator of their own, draw nothing, leave signals to their parent and end when it is
@@ -293,7 +293,7 @@ def _as_it_is(raw: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """Sets up a worker. Pictures travel through its pipe, so it leaves nothing in shared memory either."""
+    """Sets up a worker. Images travel through its pipe, so it leaves nothing in shared memory either."""
 
     parent: int
 
@@ -308,47 +308,53 @@ class _Watched:
         os._exit(1)
 
 
-def fed(raws: Iterator[Raw], device: torch.device, planes: Planes = PLAIN) -> Iterator[Batch]:
-    """Yield the steps' pictures as ``to_device`` returns them.
+def fed(
+    raws: Iterator[Raw], device: torch.device, channel_layout: ChannelLayout = PLAIN
+) -> Iterator[Batch]:
+    """Yield the steps' images as ``to_device`` returns them.
 
     On CUDA they come by a stream of their own: as nothing in a step waits for the device, the host is back
-    for the next pictures while the device computes, and neither their way nor their floats wait for the step
+    for the next images while the device computes, and neither their way nor their floats wait for the step
     before. Elsewhere host and device are one, and there is nothing to overlap.
     """
     if device.type != "cuda":
-        yield from (to_device(raw, device, planes) for raw in raws)
+        yield from (to_device(raw, device, channel_layout) for raw in raws)
         return
     computing, moving = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    moving.wait_stream(computing)  # which may have brought the pictures there
+    moving.wait_stream(computing)  # which may have brought the images there
     while True:
         with torch.cuda.stream(moving):
             raw = next(raws, None)
             if raw is None:
                 return
-            batch = to_device(raw, device, planes)
+            batch = to_device(raw, device, channel_layout)
         computing.wait_stream(moving)
-        for pictures in (batch.input, batch.target):
+        for images in (batch.input, batch.target):
             # Else their memory is given to a later step's while this one still computes with it:
             # https://docs.pytorch.org/docs/stable/generated/torch.Tensor.record_stream.html
-            pictures.record_stream(computing)
+            images.record_stream(computing)
         yield batch
 
 
-def to_device(raw: Raw, device: torch.device, planes: Planes = PLAIN) -> Batch:
-    """Return a step's pictures on the device, float32 N x C x H x W as networks take them, mirrored where
+def to_device(raw: Raw, device: torch.device, channel_layout: ChannelLayout = PLAIN) -> Batch:
+    """Return a step's images on the device, float32 N x C x H x W as networks take them, mirrored where
     asked for.
 
-    Bytes travel, floats are made on the device; the layout in memory stays channels last. A picture is
-    enlarged before it is spoiled, and spoiled before it is mirrored.
+    Bytes travel, floats are made on the device; the layout in memory stays channels last. A image is
+    enlarged before it is degraded, and degraded before it is mirrored.
     """
     flips = (None, None) if raw.flips is None else raw.flips
     targets = _levels(raw, 1, device)
     if raw.operators is None:
-        inputs = planes.input(_levels(raw, 0, device))
+        inputs = channel_layout.input(_levels(raw, 0, device))
     else:
         levels = targets.permute(0, 3, 1, 2).to(torch.float32)
-        inputs = apply_operators(levels, raw.operators, planes.top).div_(planes.top / 2).sub_(1.0)
-    return Batch(_mirrored(inputs, flips[0]), _mirrored(planes.target(targets), flips[1]))
+        inputs = (
+            apply_operators(levels, raw.operators, channel_layout.top)
+            .div_(channel_layout.top / 2)
+            .sub_(1.0)
+        )
+    return Batch(_mirrored(inputs, flips[0]), _mirrored(channel_layout.target(targets), flips[1]))
 
 
 def _levels(raw: Raw, side: int, device: torch.device) -> Tensor:
@@ -363,18 +369,18 @@ def _levels(raw: Raw, side: int, device: torch.device) -> Tensor:
 
 
 def apply_operators(levels: Tensor, operators: Operators, top: int) -> Tensor:
-    """Return pictures N x C x H x W float32, samples 0 to ``top``, spoiled, rounded and clipped once.
+    """Return images N x C x H x W float32, samples 0 to ``top``, degraded, rounded and clipped once.
 
     Float32 whatever the arithmetic of the step.
     """
     rows, columns = (moved(m, levels.device) for m in (operators.rows, operators.columns))
     with torch.autocast(levels.device.type, enabled=False):
-        spoiled = rows[:, None] @ levels @ columns.mT[:, None]
-    return spoiled.round_().clamp_(0, top)
+        degraded = rows[:, None] @ levels @ columns.mT[:, None]
+    return degraded.round_().clamp_(0, top)
 
 
 def _mirrored(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
-    """Mirror those pictures of N x C x H x W, left and right, for which ``flips`` says so."""
+    """Mirror those images of N x C x H x W, left and right, for which ``flips`` says so."""
     if flips is None:
         return x
     return torch.where(moved(flips, x.device).view(-1, 1, 1, 1), x.flip(3), x)

@@ -1,11 +1,11 @@
-"""Clean pictures spoiled anew in every epoch, by the definitions that corpora are made with.
+"""Clean images degraded anew in every epoch, by the definitions that corpora are made with.
 
-A degradation that is linear and separable is two matrices: spoiled = R x picture x C^T. Fed an identity
+A degradation that is linear and separable is two matrices: degraded = R x image x C^T. Fed an identity
 matrix along one axis it returns its own operator, and the device applies it as two batched products, another
-strength for each picture. All others run where pictures are read, through ``Degradation.apply`` itself. No
+strength for each image. All others run where images are read, through ``Degradation.apply`` itself. No
 degradation is written twice, so none can drift.
 
-What a picture draws depends on the run's seed, the picture's source and the epoch alone. What a run is scored
+What a image draws depends on the run's seed, the image's source and the epoch alone. What a run is scored
 on is drawn without an epoch: as ``img2img-data degrade`` with the same seed draws it.
 """
 
@@ -20,20 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.settings_model import Place
-from img2img_data.corpus.format import Pair, picture_rng
+from img2img_data.corpus.format import Pair, image_rng
 from img2img_data.degradations.registry import Composite, Degradation, Resize
-from img2img_data.degradations.spec import parse_tree
+from img2img_data.degradations.spec import parse_spec
 
 Pixels = NDArray[Any]
-GREY, PROBE = np.float32(0.5), np.float32(0.25)
-"""The identity is fed as grey with a faint diagonal: what rings about it stays within 0 to 1, unclipped."""
+GRAY, PROBE = np.float32(0.5), np.float32(0.25)
+"""The identity is fed as gray with a faint diagonal: what rings about it stays within 0 to 1, unclipped."""
 OVERSHOOTS: Final = {"cubic", "lanczos"}
 KEPT: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Operators:
-    """The matrices of a step's pictures, float32: ``rows`` N x H x H, ``columns`` N x W x W; one where all
+    """The matrices of a step's images, float32: ``rows`` N x H x H, ``columns`` N x W x W; one where all
     are alike.
     """
 
@@ -51,7 +51,7 @@ class Online:
     @classmethod
     def of(cls, tree: Any, seed: int) -> Online | None:
         """Return the degradation of a tree, as in ``RunConfig.degrade``; None where there is none."""
-        return None if tree is None else cls(parse_tree(tree, Place()).degradation, seed)
+        return None if tree is None else cls(parse_spec(tree, Place()).degradation, seed)
 
     @property
     def linear(self) -> bool:
@@ -64,16 +64,16 @@ class Online:
 
     def draw(self, pair: Pair, epoch: int | None) -> dict[str, float]:
         """Return what a pair draws in an epoch; None: outside of all."""
-        return self.degradation.draw(picture_rng(self.seed, source_of(pair), epoch))
+        return self.degradation.draw(image_rng(self.seed, source_of(pair), epoch))
 
-    def spoil(self, clean: Pixels, pair: Pair, epoch: int | None) -> Pixels:
-        """Return a clean picture, H x W x C uint8 or uint16, spoiled; a new one of the same kind."""
+    def degrade(self, clean: Pixels, pair: Pair, epoch: int | None) -> Pixels:
+        """Return a clean image, H x W x C uint8 or uint16, degraded; a new one of the same kind."""
         return self.degradation.apply(clean, "yx", **self.draw(pair, epoch))
 
     def operators(
         self, pairs: Sequence[Pair], epoch: int | None, size: tuple[int, int]
     ) -> Operators:
-        """Return the matrices for pictures of this (height, width)."""
+        """Return the matrices for images of this (height, width)."""
         drawn = [tuple(sorted(self.draw(pair, epoch).items())) for pair in pairs]
         drawn = drawn[:1] if all(one == drawn[0] for one in drawn) else drawn
         rows, columns = (
@@ -104,5 +104,5 @@ def _operator(
     degradation: Degradation, drawn: tuple[tuple[str, float], ...], side: int
 ) -> NDArray[np.float32]:
     """Return the matrix that a separable degradation is along a side of so many pixels."""
-    probe = np.eye(side, dtype=np.float32) * PROBE + GREY
-    return np.asarray((degradation.apply(probe, "y", **dict(drawn)) - GREY) / PROBE, np.float32)
+    probe = np.eye(side, dtype=np.float32) * PROBE + GRAY
+    return np.asarray((degradation.apply(probe, "y", **dict(drawn)) - GRAY) / PROBE, np.float32)

@@ -1,4 +1,4 @@
-"""How large the pictures of a corpus are, before they are decoded: by its manifest, else by their headers."""
+"""How large the images of a corpus are, before they are decoded: by its manifest, else by their headers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from img2img_data.core.errors import CorpusError, Refused
+from img2img_data.core.errors import CorpusError, Rejected
 from img2img_data.corpus.format import Corpus, Pair
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 Size: TypeAlias = tuple[int, int]
 """Height and width, pixels."""
@@ -28,27 +28,27 @@ def size_of_pair(corpus: Corpus, pair: Pair) -> Size:
 
 
 def check_size(path: Path, found: Size, size: Size) -> None:
-    """Raise CorpusError where a picture is not of the size of the others."""
+    """Raise CorpusError where a image is not of the size of the others."""
     if found != size:
         why = f"is {found[1]}x{found[0]}, the first one is {size[1]}x{size[0]}"
-        way_out = "build the corpus with --size, or train on pieces of one size by --crop"
-        raise CorpusError("picture", path, why, way_out)
+        hint = "build the corpus with --size, or train on pieces of one size by --crop"
+        raise CorpusError("image", path, why, hint)
 
 
 def size_of_file(path: Path, halves: int = 1) -> Size:
-    """Return the size of a picture, or of each half of it; CorpusError where it cannot be read."""
+    """Return the size of a image, or of each half of it; CorpusError where it cannot be read."""
     try:
-        height, width = images.size_of(path)
-    except Refused as refused:
-        why = f"{refused.reason} {refused.detail}".strip()
+        height, width = io.size_of(path)
+    except Rejected as rejected:
+        why = f"{rejected.reason} {rejected.detail}".strip()
         raise CorpusError(
-            "picture", path, why, "check the corpus with 'img2img-data verify'"
+            "image", path, why, "check the corpus with 'img2img-data verify'"
         ) from None
     return height, width // halves
 
 
 def total_area(sizes: Iterable[tuple[Path, Size]], least: int) -> int:
-    """Return the pixels of all pictures; CorpusError counts those with a side of fewer than ``least``."""
+    """Return the pixels of all images; CorpusError counts those with a side of fewer than ``least``."""
     area, small, smallest = 0, 0, None
     for path, size in sizes:
         area += size[0] * size[1]
@@ -60,10 +60,10 @@ def total_area(sizes: Iterable[tuple[Path, Size]], least: int) -> int:
     if smallest is not None:
         path, (height, width) = smallest
         more = f", and {small - 1:,} more are too small" if small > 1 else ""
-        way_out = (
+        hint = (
             f"give a smaller --crop, or leave them out by 'img2img-data select --min-side {least}'"
         )
         raise CorpusError(
-            "picture", path, f"is {width}x{height}, --crop {least} cuts more{more}", way_out
+            "image", path, f"is {width}x{height}, --crop {least} cuts more{more}", hint
         )
     return area

@@ -21,11 +21,11 @@ def is_shortage(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def limited(what: str, name: object, device: str, way_out: Callable[[], str]) -> Iterator[None]:
+def limited(what: str, name: object, device: str, hint: Callable[[], str]) -> Iterator[None]:
     """Let ``what`` of this name end by one line where memory runs out; ``device`` says whose."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        raise Img2ImgError(what, name, f"out of memory on {device}", way_out()) from None
+        raise Img2ImgError(what, name, f"out of memory on {device}", hint()) from None

@@ -83,12 +83,12 @@ class Ranks:
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """Return which of ``count`` pictures of a step are for this process."""
+        """Return which of ``count`` images of a step are for this process."""
         each = count // self.count
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def places(self, count: int, parts: int) -> NDArray[np.int64]:
-        """Return which of ``count`` pictures of a step are for this process, where they go through in parts.
+        """Return which of ``count`` images of a step are for this process, where they go through in parts.
 
         Part by part, so that the parts of all processes, one after the other, come in the order of the step:
         the histories of games depend on it.
@@ -105,9 +105,9 @@ class Ranks:
         return np.concatenate(mine)
 
     def check_step(self, count: int) -> None:
-        """Raise UsageError where the pictures of a step cannot be shared out evenly."""
+        """Raise UsageError where the images of a step cannot be shared out evenly."""
         if count % self.count:
-            why = f"{count} pictures a step cannot be shared by {self.count} processes evenly"
+            why = f"{count} images a step cannot be shared by {self.count} processes evenly"
             raise UsageError(
                 "option",
                 "--batch",
@@ -229,9 +229,9 @@ def asking() -> Iterator[None]:
     except RuntimeError as error:
         if is_shortage(error):
             raise
-        way_out = "see what it said; the same command goes on from the last checkpoint"
+        hint = "see what it said; the same command goes on from the last checkpoint"
         why = f"another process of it ended ({str(error).partition(chr(10))[0][:100]})"
-        raise Img2ImgError("run", why=why, way_out=way_out) from None
+        raise Img2ImgError("run", why=why, hint=hint) from None
 
 
 def device_of(kind: str, place: Place) -> torch.device:

@@ -1,6 +1,6 @@
 """Scores by tag: how a model does on each gender, each kind of degradation, each folder's own tags.
 
-What a picture can be sorted by is what its row says: ``kind``, each tag, and of a degradation with branches
+What a image can be sorted by is what its row says: ``kind``, each tag, and of a degradation with branches
 (``one-of``) which one was taken. The tag ``group`` is the unit that intervals resample, not a slice.
 """
 
@@ -74,9 +74,9 @@ class Choice:
 
 
 def choose_tags(facts: Sequence[Facts], asked: Sequence[str] = ()) -> Choice:
-    """Return the tags to score by: those asked for, or all that sort the pictures into a few heaps.
+    """Return the tags to score by: those asked for, or all that sort the images into a few heaps.
 
-    Left out unasked: a tag of one value, of more than MOST, or of fewer than two pictures a value. UsageError
+    Left out unasked: a tag of one value, of more than MOST, or of fewer than two images a value. UsageError
     where one that was asked for has more than MOST_ASKED.
     """
     names = dict.fromkeys(name for one in facts for name in one)
@@ -85,10 +85,10 @@ def choose_tags(facts: Sequence[Facts], asked: Sequence[str] = ()) -> Choice:
         there = tuple(name for name in dict.fromkeys(asked) if name in counts)
         for name in there:
             if len(counts[name]) > MOST_ASKED:
-                why = f"has {len(counts[name]):,} values in these pictures"
+                why = f"has {len(counts[name]):,} values in these images"
                 raise UsageError("tag", name, why, f"choose one with {MOST_ASKED} at most")
         return Choice(
-            there, tuple(f"no picture has a tag {name}" for name in asked if name not in counts)
+            there, tuple(f"no image has a tag {name}" for name in asked if name not in counts)
         )
     chosen, crowded = [], []
     for name, values in counts.items():
@@ -96,21 +96,21 @@ def choose_tags(facts: Sequence[Facts], asked: Sequence[str] = ()) -> Choice:
             crowded.append(f"{name} ({len(values):,} values)")
         elif len(values) > 1:
             chosen.append(name)
-    left_out = f"not scored by {', '.join(crowded)}: too many for {len(facts):,} pictures"
+    left_out = f"not scored by {', '.join(crowded)}: too many for {len(facts):,} images"
     return Choice(tuple(chosen), (left_out,) if crowded else ())
 
 
 def check_tags(asked: Sequence[str], facts: Sequence[Facts]) -> None:
-    """Raise UsageError where a tag that was asked for is in none of the pictures."""
+    """Raise UsageError where a tag that was asked for is in none of the images."""
     there = sorted({name for one in facts for name in one})
     for name in asked:
         if name not in there:
-            known = f"{did_you_mean(name, there)}" if there else "these pictures have none"
-            raise UsageError("option", "--by", f"no picture has a tag '{name}'", known)
+            known = f"{did_you_mean(name, there)}" if there else "these images have none"
+            raise UsageError("option", "--by", f"no image has a tag '{name}'", known)
 
 
 def heaps(facts: Sequence[Facts], name: str) -> dict[str, list[int]]:
-    """Return the places of the pictures of each value of a tag, the largest heap first."""
+    """Return the places of the images of each value of a tag, the largest heap first."""
     found: dict[str, list[int]] = {}
     for place, one in enumerate(facts):
         found.setdefault(one.get(name, UNKNOWN), []).append(place)

@@ -14,15 +14,15 @@ from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import Corpus, Pair, open_corpus, to_json_page
 from img2img_train.data.on_the_fly import Online
 from img2img_train.evaluation.by_tag import check_tags, facts_of
-from img2img_train.evaluation.results import Matrix, pictures_csv, protocol, write
+from img2img_train.evaluation.results import Matrix, images_csv, protocol, write
 from img2img_train.evaluation.results import (
     write_matrix as write_matrix,  # here for those who come through this door
 )
 from img2img_train.evaluation.score import ALL_METRICS, Cell, Scored, batches, evaluate_model
 from img2img_train.evaluation.score import verdict as verdict
 from img2img_train.evaluation.thumbnails import GALLERY, cards, worst_and_typical
-from img2img_train.metrics.image import LEARNED
-from img2img_train.metrics.perceptual import Learned
+from img2img_train.metrics.image import PERCEPTUAL
+from img2img_train.metrics.perceptual import PerceptualMetrics
 from img2img_train.networks.layers import TestNorm
 from img2img_train.report.gallery import Card
 
@@ -42,16 +42,16 @@ def evaluate_matrix(
     dropout: bool | None = None,
     norm: TestNorm | None = None,
     by: Sequence[str] = (),
-    learned: Learned | None = None,
+    learned: PerceptualMetrics | None = None,
     gallery: int = GALLERY,
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on the split of every corpus.
 
-    ``progress`` is called with pictures done, pictures in all, and the name of the cell. Raises CorpusError
+    ``progress`` is called with images done, images in all, and the name of the cell. Raises CorpusError
     where a corpus has no such split or no pairs, CheckpointError where a run cannot be loaded. ``dropout``
     and ``norm``: another way at test than the models were saved with. ``by``: tags to score by, else those of
     few values; UsageError where no corpus has one. ``learned``: networks that score too. ``gallery``:
-    pictures for the page, of all cells together.
+    images for the page, of all cells together.
     """
     from img2img_train.runs.folder import load_generator
 
@@ -106,8 +106,8 @@ def evaluate_run(
 ) -> Cell:
     """Score one run on one split and keep the result in ``RUN/evaluation/`` for the run's report.
 
-    Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` pictures: the worst two thirds by
-    PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every picture). A run that spoiled
+    Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` images: the worst two thirds by
+    PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image). A run that degraded
     its inputs itself is scored on such. Raises as ``evaluate_matrix``.
     """
     from img2img_train.runs.folder import load_generator
@@ -124,13 +124,13 @@ def evaluate_run(
     cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped, online)
     cell = replace(cell, at_test=_at_test(model))
     again = partial(batches, model, opened, batch=batch, swapped=swapped, online=online)
-    pictures = _shown(cell, pairs, gallery, again)
+    images = _shown(cell, pairs, gallery, again)
     folder = run / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{_file_name(name)}-{_file_name(split)}"
-    write(folder / f"{stem}.csv", pictures_csv([cell]).encode())
+    write(folder / f"{stem}.csv", images_csv([cell]).encode())
     scored = {"file": model.path.name, "step": model.step}
-    payload = {**cell.summary(), "checkpoint": scored, "protocol": protocol(), "gallery": pictures}
+    payload = {**cell.summary(), "checkpoint": scored, "protocol": protocol(), "gallery": images}
     write(folder / f"{stem}.json", to_json_page(payload))
     return cell
 
@@ -159,8 +159,8 @@ def parse_limits(texts: Sequence[str], brought: Collection[str] = ()) -> dict[st
             raise UsageError(
                 "option", "--fail-under", f"knows no '{name}'", did_you_mean(name, ALL_METRICS)
             )
-        if name in LEARNED and name not in brought:
-            why = f"asks for {LEARNED[name].label}, which needs weights"
+        if name in PERCEPTUAL and name not in brought:
+            why = f"asks for {PERCEPTUAL[name].label}, which needs weights"
             raise UsageError("option", "--fail-under", why, f"give --{name} too")
         try:
             limits[name] = finite(number)

@@ -14,7 +14,7 @@ from img2img_train.evaluation.by_tag import MOST
 from img2img_train.evaluation.score import ALL_METRICS, SCORED, Cell, Slice, rounded
 from img2img_train.metrics.bootstrap import RESAMPLES
 from img2img_train.metrics.image import Measure
-from img2img_train.report import page as report
+from img2img_train.report import page
 from img2img_train.report.gallery import Card
 
 
@@ -22,7 +22,7 @@ from img2img_train.report.gallery import Card
 class Matrix:
     """Several runs on several corpora; ``cells`` run by run, in the order of ``corpora``.
 
-    ``files`` says which networks scored too; ``galleries`` are the pictures that the page shows of each cell.
+    ``files`` says which networks scored too; ``galleries`` are the images that the page shows of each cell.
     """
 
     runs: tuple[str, ...]
@@ -47,20 +47,20 @@ def protocol(
 ) -> dict[str, Any]:
     """Return how the scores were made, for every result; ``files`` are the weights of networks."""
     return {
-        "colour": "RGB; of a Lab corpus as RGB too",
+        "color": "RGB; of a Lab corpus as RGB too",
         "data_range": 255,
         "samples": "uint8, or uint16 divided by 257 and not rounded, where the corpus has 16 bit; "
         "metrics in float64, networks in float32",
-        "pictures": "whole, at the size of the corpus; an output is rounded to the depth of the corpus first",
-        "means": "over pictures, each weighing the same",
+        "images": "whole, at the size of the corpus; an output is rounded to the depth of the corpus first",
+        "means": "over images, each weighing the same",
         "nothing": "the input scored against the target, as if it were the output",
         "gain": "the mean by which the model is better than doing nothing; positive is better, for MAE too",
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded percentile, "
         "Hesterberg 2015)",
         "resamples": RESAMPLES,
         "seed": 0,
-        "groups": "pictures of one group of the corpus (--group-by, as of a person), else of one source",
-        "tags": f"unasked those with 2 to {MOST} values and two pictures a value; means as over all pictures",
+        "groups": "images of one group of the corpus (--group-by, as of a person), else of one source",
+        "tags": f"unasked those with 2 to {MOST} values and two images a value; means as over all images",
         "versions": _versions(),
         **({"networks": dict(files)} if files else {}),
         "metrics": {name: _described(ALL_METRICS[name]) for name in names},
@@ -86,7 +86,7 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
     """Write a matrix as JSON, CSV and a page, and return the path of the page.
 
     ``matrix.json``, ``matrix.csv`` (a row per cell), ``tags.csv`` (a row per cell, tag and value),
-    ``pictures.csv`` (a row per picture), ``index.html``.
+    ``images.csv`` (a row per image), ``index.html``.
     """
     out.mkdir(parents=True, exist_ok=True)
     payload = {
@@ -99,19 +99,19 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
     write(out / "matrix.json", to_json_page(payload))
     write(out / "matrix.csv", matrix_csv(matrix).encode())
     write(out / "tags.csv", tags_csv(matrix.cells).encode())
-    write(out / "pictures.csv", pictures_csv(matrix.cells).encode())
-    return report.write_matrix_page(payload, out / "index.html", matrix.galleries)
+    write(out / "images.csv", images_csv(matrix.cells).encode())
+    return page.write_matrix_page(payload, out / "index.html", matrix.galleries)
 
 
 def matrix_csv(matrix: Matrix) -> str:
     """Return the matrix as CSV, one row per run and corpus."""
-    head = ["run", "corpus", "split", "pictures", "groups", *_columns(matrix.metrics)]
+    head = ["run", "corpus", "split", "images", "groups", *_columns(matrix.metrics)]
     rows = [
         [
             cell.run,
             cell.corpus,
             cell.split,
-            cell.pictures,
+            cell.images,
             cell.groups,
             *_values(cell, matrix.metrics),
         ]
@@ -125,12 +125,12 @@ def tags_csv(cells: Sequence[Cell]) -> str:
     metrics = list(
         dict.fromkeys(name for cell in cells for one in cell.slices for name in one.scores)
     )
-    head = ["run", "corpus", "split", "tag", "value", "pictures", "groups", *_columns(metrics)]
+    head = ["run", "corpus", "split", "tag", "value", "images", "groups", *_columns(metrics)]
     rows = [
         [cell.run, cell.corpus, cell.split, one.tag, one.value, *counted, *_values(one, metrics)]
         for cell in cells
         for one in cell.slices
-        for counted in [(one.pictures, one.groups)]
+        for counted in [(one.images, one.groups)]
     ]
     return _csv(head, rows)
 
@@ -148,8 +148,8 @@ def _values(part: Cell | Slice, metrics: Iterable[str]) -> list[object]:
     return values
 
 
-def pictures_csv(cells: Sequence[Cell]) -> str:
-    """Return the scores of every picture as CSV, cells in order, pictures by key."""
+def images_csv(cells: Sequence[Cell]) -> str:
+    """Return the scores of every image as CSV, cells in order, images by key."""
     rows = [(cell, row) for cell in cells for row in cell.rows]
     metrics = list(rows[0][1].scores) if rows else []
     facts = list(dict.fromkeys(name for _, row in rows for name in row.facts))

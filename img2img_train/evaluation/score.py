@@ -1,7 +1,7 @@
-"""Score a model on the pairs of a corpus: each picture by each metric, beside doing nothing.
+"""Score a model on the pairs of a corpus: each image by each metric, beside doing nothing.
 
 "Doing nothing" scores the input as if it were the output: a model that does not beat it is of no use. A gain
-is positive where the model is better (PSNR and SSIM: output minus input; MAE: input minus output). Pictures
+is positive where the model is better (PSNR and SSIM: output minus input; MAE: input minus output). Images
 are compared as RGB, at the depth of the corpus, in units of 8-bit levels.
 """
 
@@ -19,14 +19,14 @@ from img2img_train.data.on_the_fly import Online
 from img2img_train.evaluation.by_tag import Facts, choose_tags, facts_of, heaps
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
 from img2img_train.metrics.color_overlap import Histograms
-from img2img_train.metrics.image import LEARNED, METRICS, PSNR_CAP, SET_METRICS, Measure, Pixels
-from img2img_train.metrics.perceptual import Learned, Seen
+from img2img_train.metrics.image import METRICS, PERCEPTUAL, PSNR_CAP, SET_METRICS, Measure, Pixels
+from img2img_train.metrics.perceptual import PerceptualMetrics, Seen
 
 SCORED: Final = {**METRICS, **SET_METRICS}
 """What every evaluation holds."""
-ALL_METRICS: Final[Mapping[str, Measure]] = {**SCORED, **LEARNED}
+ALL_METRICS: Final[Mapping[str, Measure]] = {**SCORED, **PERCEPTUAL}
 BATCH_PIXELS: Final = 1 << 22
-"""Large pictures go through a model in smaller batches than asked for: 64 of 256 x 256 at most."""
+"""Large images go through a model in smaller batches than asked for: 64 of 256 x 256 at most."""
 
 
 class Restorer(Protocol):
@@ -39,7 +39,7 @@ class Restorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The scores of one picture. ``group`` names the photo or person it comes from, ``facts`` its tags."""
+    """The scores of one image. ``group`` names the photo or person it comes from, ``facts`` its tags."""
 
     key: str
     group: str
@@ -51,13 +51,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Mean scores of some pictures, those of doing nothing, the gain with its 95 % interval, by metric.
+    """Mean scores of some images, those of doing nothing, the gain with its 95 % interval, by metric.
 
-    ``groups`` counts the photos. An interval is None where all pictures come from one photo, for nothing is
+    ``groups`` counts the photos. An interval is None where all images come from one photo, for nothing is
     known then about another photo, and of FID.
     """
 
-    pictures: int
+    images: int
     groups: int
     scores: Mapping[str, float]
     nothing: Mapping[str, float]
@@ -67,7 +67,7 @@ class Means:
     def means(self) -> dict[str, Any]:
         """Return the counts and the means, rounded, ready for JSON."""
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "groups": self.groups,
             "scores": _rounded(self.scores),
             "nothing": _rounded(self.nothing),
@@ -78,7 +78,7 @@ class Means:
 
 @dataclass(frozen=True, slots=True)
 class Slice(Means):
-    """The pictures with one value of a tag."""
+    """The images with one value of a tag."""
 
     tag: str
     value: str
@@ -130,7 +130,7 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
 def verdict(gain: float, interval: Interval) -> str:
     """Say in one sentence whether a gain in PSNR, dB, is one."""
     if interval is None:
-        seen = "all pictures come from one photo, so there is no interval"
+        seen = "all images come from one photo, so there is no interval"
         return f"{'beats' if gain > 0 else 'does not beat'} doing nothing by {abs(gain):.2f} dB ({seen})"
     low, high = interval
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
@@ -150,7 +150,7 @@ def evaluate_model(
     count: Callable[[int], None] = lambda done: None,
     swapped: bool = False,
     online: Online | None = None,
-    learned: Learned | None = None,
+    learned: PerceptualMetrics | None = None,
     by: Sequence[str] = (),
 ) -> Cell:
     """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
@@ -160,7 +160,7 @@ def evaluate_model(
     ``count`` is called with the pairs done.
     """
     rows: list[Row] = []
-    colours, seen = Histograms(), Seen(learned) if learned else None
+    colors, seen = Histograms(), Seen(learned) if learned else None
     for group in batches(model, corpus, pairs, batch, swapped, online):
         more = _by_networks(seen, group)
         for (pair, given, made, target), (scored, plain) in zip(group, more, strict=True):
@@ -173,9 +173,9 @@ def evaluate_model(
             rows.append(
                 Row(pair.key, photo_of(pair), source_of(pair), scores, nothing, facts_of(pair.row))
             )
-            colours.add(photo_of(pair), given, made, target)
+            colors.add(photo_of(pair), given, made, target)
         count(len(rows))
-    return _cell(*names, pairs[0].split, tuple(rows), colours, seen, by)
+    return _cell(*names, pairs[0].split, tuple(rows), colors, seen, by)
 
 
 def _by_networks(
@@ -183,8 +183,8 @@ def _by_networks(
 ) -> list[tuple[dict[str, float], dict[str, float]]]:
     if seen is None:
         return [({}, {}) for _ in group]
-    _, *pictures = zip(*group, strict=True)
-    given, made, target = (np.stack(side) for side in pictures)
+    _, *images = zip(*group, strict=True)
+    given, made, target = (np.stack(side) for side in images)
     return seen.add(given, made, target)
 
 
@@ -193,18 +193,18 @@ def _cell(
     corpus: str,
     split: str,
     rows: tuple[Row, ...],
-    colours: Histograms,
+    colors: Histograms,
     seen: Seen | None,
     by: Sequence[str],
 ) -> Cell:
     means, choice = _means(rows), choose_tags([row.facts for row in rows], by)
-    made, nothing = colours.scores()
-    intervals = colours.intervals()
+    made, nothing = colors.scores()
+    intervals = colors.intervals()
     if seen is not None:
         far, far_nothing = seen.of_the_set()
         made, nothing = made | far, nothing | far_nothing
     return Cell(
-        pictures=means.pictures,
+        images=means.images,
         groups=means.groups,
         scores={**means.scores, **made},
         nothing={**means.nothing, **nothing},
@@ -220,7 +220,7 @@ def _cell(
 
 
 def _equal_pairs(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield what to know of a corpus that left some pictures as they were."""
+    """Yield what to know of a corpus that left some images as they were."""
     equal = sum(row.nothing["psnr"] == PSNR_CAP for row in rows)
     if equal:
         yield (
@@ -234,7 +234,7 @@ def _slices(rows: Sequence[Row], tags: Sequence[str]) -> Iterator[Slice]:
         for value, places in heaps([row.facts for row in rows], tag).items():
             m = _means([rows[place] for place in places])
             yield Slice(
-                m.pictures, m.groups, m.scores, m.nothing, m.gain, m.gain_interval, tag, value
+                m.images, m.groups, m.scores, m.nothing, m.gain, m.gain_interval, tag, value
             )
 
 
@@ -247,7 +247,7 @@ def _means(rows: Sequence[Row]) -> Means:
         ]
     )
     return Means(
-        pictures=len(rows),
+        images=len(rows),
         groups=len(set(groups)),
         scores={name: float(np.mean([row.scores[name] for row in rows])) for name in names},
         nothing={name: float(np.mean([row.nothing[name] for row in rows])) for name in names},
@@ -273,13 +273,13 @@ def batches(
         given, target = corpus.read(pair, exact=True)
         if given.shape != target.shape:
             raise CorpusError(
-                "picture", pair.input, "is of another size than its target", "verify the corpus"
+                "image", pair.input, "is of another size than its target", "verify the corpus"
             )
         if swapped:
             given, target = target, given
         if online is not None:
-            given = online.spoil(target, pair, None)
-        given, target = _as_rgb(given, target, corpus.colour == "lab")
+            given = online.degrade(target, pair, None)
+        given, target = _as_rgb(given, target, corpus.color == "lab")
         room = min(batch, max(1, BATCH_PIXELS // (given.shape[0] * given.shape[1])))
         if held and (len(held) >= room or held[0][1].shape != given.shape):
             yield _restored(model, held)
@@ -290,16 +290,16 @@ def batches(
 
 
 def _as_rgb(given: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
-    """Return a pair in RGB, both of one depth; of an L plane the grey picture."""
-    from img2img_data.images import io as images
+    """Return a pair in RGB, both of one depth; of an L plane the gray image."""
+    from img2img_data.images import io
 
     if lab:
         middle = np.full_like(given[..., 0], 128 * 257 if given.dtype == np.uint16 else 128)
-        given = images.lab_to_rgb(np.dstack([given[..., 0], middle, middle]))
-        target = images.lab_to_rgb(np.ascontiguousarray(target))
+        given = io.lab_to_rgb(np.dstack([given[..., 0], middle, middle]))
+        target = io.lab_to_rgb(np.ascontiguousarray(target))
     if given.dtype == target.dtype == np.uint16:
         return given, target
-    return images.to_uint8_rgb(given), images.to_uint8_rgb(target)
+    return io.to_uint8_rgb(given), io.to_uint8_rgb(target)
 
 
 def _restored(model: Restorer, held: Sequence[tuple[Pair, Pixels, Pixels]]) -> list[Scored]:

@@ -1,4 +1,4 @@
-"""The pictures that a report shows of an evaluation: which, and how small."""
+"""The images that a report shows of an evaluation: which, and how small."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def worst_and_typical(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def cards(rows: Sequence[Row], batches: Iterable[list[Scored]]) -> Iterator[dict[str, Any]]:
-    """Yield what the report shows of each row: its scores and the three pictures as WebP in base64."""
+    """Yield what the report shows of each row: its scores and the three images as WebP in base64."""
     from img2img_data.images.io import encode
 
     scored = (one for batch in batches for one in batch)
-    for (_, *pictures), row in zip(scored, rows, strict=True):
-        small = [_thumbnail(pixels) for pixels in pictures]
+    for (_, *images), row in zip(scored, rows, strict=True):
+        small = [_thumbnail(pixels) for pixels in images]
         webp = [b64encode(encode(pixels, "webp", 88)).decode() for pixels in small]
         yield {
             "key": row.key,

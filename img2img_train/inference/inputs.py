@@ -1,4 +1,4 @@
-"""Which pictures and videos a folder, a file or a pattern means."""
+"""Which images and videos a folder, a file or a pattern means."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Final
 from img2img_data.core.errors import UsageError
 from img2img_train.inference.video import VIDEO_FORMATS, is_video
 
-PICTURES: Final = frozenset(
+IMAGES: Final = frozenset(
     {b"jpg", b"jpeg", b"jpe", b"jfif", b"png", b"webp", b"bmp", b"gif", b"tif", b"tiff"}
 )
-"""What a file's name ends in to be taken for a picture in a folder; its content decides whether it is one."""
+"""What a file's name ends in to be taken for a image in a folder; its content decides whether it is one."""
 
 STANDARD: Final = "-"
 FORMATS: Final[dict[str, str]] = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 
 
-def list_pictures(source: Path, out: Path | None = None) -> tuple[bytes, list[bytes]]:
-    """Return a folder and the paths of its pictures and videos relative to it, sorted.
+def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[bytes]]:
+    """Return a folder and the paths of its images and videos relative to it, sorted.
 
     ``source`` is a folder, a file, or a pattern with ``*`` or ``?`` (``**`` for folders). Hidden files and
     folders are passed over, links to folders are not followed, and what lies in ``out`` is a result, no
-    source. UsageError where there is no picture or ``out`` is the folder itself.
+    source. UsageError where there is no image or ``out`` is the folder itself.
     """
     if source.is_dir():
         root = os.fsencode(source)
@@ -35,12 +35,12 @@ def list_pictures(source: Path, out: Path | None = None) -> tuple[bytes, list[by
     elif glob.has_magic(str(source)):
         root, paths = _matching(str(source))
     else:
-        raise UsageError("pictures", source, "no such file or folder", "check the path")
+        raise UsageError("images", source, "no such file or folder", "check the path")
     if out is not None:
         paths = _outside(root, paths, out)
     if not paths:
         raise UsageError(
-            "pictures", source, "holds no pictures", "give a folder with .jpg, .png or the like"
+            "images", source, "holds no images", "give a folder with .jpg, .png or the like"
         )
     return root, paths
 
@@ -57,20 +57,20 @@ def is_one_file(source: Path, out: Path) -> bool:
         raise UsageError("output", out, "is the source itself", "give another name")
     video = is_video(os.fsencode(source.name))
     names = ", ".join(f".{f}" for f in VIDEO_FORMATS) if video else ", ".join(FORMATS)
-    if kind not in ({"video"} if video else {"picture", STANDARD, ""}):
-        why = f"is no name of a {'video' if video else 'picture'} that is written here"
+    if kind not in ({"video"} if video else {"image", STANDARD, ""}):
+        why = f"is no name of a {'video' if video else 'image'} that is written here"
         raise UsageError("output", out, why, f"give one ending in {names}")
     return True
 
 
 def _kind(out: Path) -> str:
-    """Return what a name is that of: "picture", "video", "other" for either not written here, "-", or ""."""
+    """Return what a name is that of: "image", "video", "other" for either not written here, "-", or ""."""
     suffix, name = out.suffix.lower(), os.fsencode(out.name)
     if str(out) == STANDARD:
         return STANDARD
     if suffix in FORMATS or suffix[1:] in VIDEO_FORMATS:
-        return "picture" if suffix in FORMATS else "video"
-    return "other" if is_picture(name) or is_video(name) else ""
+        return "image" if suffix in FORMATS else "video"
+    return "other" if is_image(name) or is_video(name) else ""
 
 
 def _outside(root: bytes, paths: list[bytes], out: Path) -> list[bytes]:
@@ -78,7 +78,7 @@ def _outside(root: bytes, paths: list[bytes], out: Path) -> list[bytes]:
     inside = os.path.relpath(os.path.realpath(os.fsencode(out)), os.path.realpath(root))
     if inside == b".":
         raise UsageError(
-            "output", out, "is the folder of the pictures", "give another, that none is overwritten"
+            "output", out, "is the folder of the images", "give another, that none is overwritten"
         )
     return [p for p in paths if not p.startswith(inside + b"/")]
 
@@ -91,7 +91,7 @@ def _walk(root: bytes, below: bytes) -> Iterator[bytes]:
             path = below + b"/" + entry.name if below else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(root, path)
-            elif is_picture(entry.name) or is_video(entry.name):
+            elif is_image(entry.name) or is_video(entry.name):
                 yield path
 
 
@@ -103,11 +103,11 @@ def _matching(pattern: str) -> tuple[bytes, list[bytes]]:
     found = glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True)
     names = ((f, os.fsencode(f)) for f in found if (root / f).is_file())
     files = {
-        os.fsencode(Path(f).as_posix()) for f, name in names if is_picture(name) or is_video(name)
+        os.fsencode(Path(f).as_posix()) for f, name in names if is_image(name) or is_video(name)
     }
     return os.fsencode(root), sorted(files)
 
 
-def is_picture(name: bytes) -> bool:
-    """Tell whether a name ends as those of pictures do."""
-    return b"." in name and name.rpartition(b".")[2].lower() in PICTURES
+def is_image(name: bytes) -> bool:
+    """Tell whether a name ends as those of images do."""
+    return b"." in name and name.rpartition(b".")[2].lower() in IMAGES

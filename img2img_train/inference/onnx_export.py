@@ -1,17 +1,17 @@
-"""A trained generator as one file for other programs: ONNX with pictures in and out, or bare weights.
+"""A trained generator as one file for other programs: ONNX with images in and out, or bare weights.
 
 Dropout is off in what is exported, whatever the model does at test. The ONNX graph takes and gives plain
-pictures, so that a program needs to know nothing of this project:
+images, so that a program needs to know nothing of this project:
 
-    picture   N x height x width x 3 uint8 RGB, any size
+    image   N x height x width x 3 uint8 RGB, any size
     restored  the same shape and type
 
-Scaling to [-1, 1] and back, the ways to grey or L and from Lab, and mirroring up to the network's multiple
+Scaling to [-1, 1] and back, the ways to gray or L and from Lab, and mirroring up to the network's multiple
 are nodes of the graph. The file is
 compared with torch before it is handed over; one that differs by more than a level is not written.
 
 The page holds that graph and the runtime of ONNX for browsers (npm package onnxruntime-web, which the user
-brings): it opens from a file, takes a picture or a drawing, and asks the network for nothing.
+brings): it opens from a file, takes a image or a drawing, and asks the network for nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.corpus.format import write_atomically
-from img2img_train.data.color import PLAIN, Planes
+from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.loader import from_bytes, to_bytes
 from img2img_train.networks.generators import Translator
 from img2img_train.networks.layers import looks_around
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 OPSET: Final = 18
 TOLERANCE: Final = 1
-"""Grey levels that the ONNX file may differ from torch."""
+"""Gray levels that the ONNX file may differ from torch."""
 CHECKED: Final = 6
 LARGEST_SIDE: Final = 1 << 16
 LARGEST_PAGE: Final = 15_000_000
@@ -53,43 +53,47 @@ LARGEST_PAGE: Final = 15_000_000
 RUNTIME: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
-class PictureToPicture(nn.Module):
-    """A generator with uint8 pictures on both sides: N x H x W x 3 RGB, sides of any length."""
+class ImageToImage(nn.Module):
+    """A generator with uint8 images on both sides: N x H x W x 3 RGB, sides of any length."""
 
     def __init__(
-        self, generator: nn.Module, multiple: int, smallest: int = 1, planes: Planes = PLAIN
+        self,
+        generator: nn.Module,
+        multiple: int,
+        smallest: int = 1,
+        channel_layout: ChannelLayout = PLAIN,
     ) -> None:
         super().__init__()
-        self.planes = planes
+        self.channel_layout = channel_layout
         self.generator, self.multiple, self.smallest = generator, multiple, smallest
         # Sides of any length are brought to the multiple here, where a graph can do it.
         self.translate = generator.fitting if isinstance(generator, Translator) else generator
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """Return the restored pictures."""
-        height, width = picture.shape[1], picture.shape[2]
-        padded = self._mirrored(self._mirrored(picture, 1), 2)
-        given = self.planes.given(from_bytes(padded))
-        return to_bytes(self.planes.picture(self.translate(given), given))[:, :height, :width]
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the restored images."""
+        height, width = image.shape[1], image.shape[2]
+        padded = self._mirrored(self._mirrored(image, 1), 2)
+        given = self.channel_layout.given(from_bytes(padded))
+        return to_bytes(self.channel_layout.image(self.translate(given), given))[:, :height, :width]
 
-    def _mirrored(self, picture: Tensor, axis: int) -> Tensor:
+    def _mirrored(self, image: Tensor, axis: int) -> Tensor:
         """Mirror an axis at its end, without its last pixel, up to the multiple and the smallest side."""
-        length = picture.shape[axis]
-        period = torch.full((1,), 2 * (length - 1), device=picture.device).clamp(min=1)
+        length = image.shape[axis]
+        period = torch.full((1,), 2 * (length - 1), device=image.device).clamp(min=1)
         # Not -(-length // multiple): ONNX divides towards zero.
         count = (length + self.multiple - 1) // self.multiple * self.multiple
         if self.smallest > self.multiple:
             count = torch.sym_max(count, self.smallest)  # type: ignore[no-untyped-call]
-        places = torch.arange(count, device=picture.device)
+        places = torch.arange(count, device=image.device)
         places = torch.remainder(places, period)
-        return picture.index_select(axis, torch.minimum(places, period - places))
+        return image.index_select(axis, torch.minimum(places, period - places))
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How an ONNX file was compared with torch: pictures, their largest side, most levels of difference."""
+    """How an ONNX file was compared with torch: images, their largest side, most levels of difference."""
 
-    pictures: int
+    images: int
     side: int
     worst: int
 
@@ -115,24 +119,24 @@ def export_weights(model: LoadedModel, out: Path) -> None:
 
 
 def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
-    """Write the generator as ONNX, batch and size free, and compare it with torch on pictures of odd sizes.
+    """Write the generator as ONNX, batch and size free, and compare it with torch on images of odd sizes.
 
     Raises UsageError where the extra is not installed, Img2ImgError
     where the file differs from torch by more than ``TOLERANCE`` levels; then nothing is left behind.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         load_extra(name, "export", "export")
-    network = PictureToPicture(
-        model.generator.cpu(), model.spec.multiple, model.spec.smallest, model.planes
+    network = ImageToImage(
+        model.generator.cpu(), model.spec.multiple, model.spec.smallest, model.channel_layout
     ).eval()
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         _write_graph(network, model, temporary, opset)
         parity = compare(
-            network, temporary, _pictures(model.spec.multiple, looks_around(model.generator))
+            network, temporary, _images(model.spec.multiple, looks_around(model.generator))
         )
         if parity.worst > TOLERANCE:
-            why = f"differs from torch by {parity.worst} levels on a picture"
+            why = f"differs from torch by {parity.worst} levels on a image"
             raise Img2ImgError("ONNX file", out, why, "it was not written; try another --opset")
         temporary.replace(out)
     finally:
@@ -141,7 +145,7 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
     return parity
 
 
-def _write_graph(network: PictureToPicture, model: LoadedModel, path: Path, opset: int) -> None:
+def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: int) -> None:
     side = 2 * model.spec.multiple + 1
     free = [
         torch.export.Dim(name, min=1, max=LARGEST_SIDE) for name in ("batch", "height", "width")
@@ -152,7 +156,7 @@ def _write_graph(network: PictureToPicture, model: LoadedModel, path: Path, opse
             (torch.zeros(2, side, side + 2, 3, dtype=torch.uint8),),
             dynamo=True,
             dynamic_shapes=(dict(enumerate(free)),),
-            input_names=["picture"],
+            input_names=["image"],
             output_names=["restored"],
             opset_version=opset,
             verbose=False,
@@ -163,7 +167,7 @@ def _write_graph(network: PictureToPicture, model: LoadedModel, path: Path, opse
         )
     proto = program.model_proto
     for name, size in zip(
-        ("picture", "restored"), (proto.graph.input[0], proto.graph.output[0]), strict=True
+        ("image", "restored"), (proto.graph.input[0], proto.graph.output[0]), strict=True
     ):
         _name_sides(name, size)
     for key, value in _description(model).items():
@@ -202,10 +206,10 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _pictures(multiple: int, looks_around: bool) -> list[NDArray[np.uint8]]:
+def _images(multiple: int, looks_around: bool) -> list[NDArray[np.uint8]]:
     """Return noise and ramps of odd sizes, down to one pixel: batches of 1 and 2.
 
-    A network that ``looks_around`` divides by the deviation of what it is given: of a flat picture, as one of
+    A network that ``looks_around`` divides by the deviation of what it is given: of a flat image, as one of
     a single pixel is, that leaves rounding errors, and torch agrees with itself in no two precisions.
     """
     rng, made = np.random.default_rng(0), []
@@ -218,7 +222,7 @@ def _pictures(multiple: int, looks_around: bool) -> list[NDArray[np.uint8]]:
     return made
 
 
-def compare(network: PictureToPicture, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
+def compare(network: ImageToImage, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
     """Run both on batches N x H x W x 3 uint8 and return how far they differ."""
     session = load_extra("onnxruntime", "export", "export").InferenceSession(
         path.read_bytes(), providers=["CPUExecutionProvider"]
@@ -227,7 +231,7 @@ def compare(network: PictureToPicture, path: Path, batches: Sequence[NDArray[np.
     for batch in batches:
         with torch.no_grad():
             expected = network(torch.from_numpy(batch)).numpy()
-        (got,) = session.run(None, {"picture": batch})
+        (got,) = session.run(None, {"image": batch})
         if got.shape != expected.shape:
             raise Img2ImgError("ONNX file", path, f"gives {got.shape}, torch {expected.shape}")
         worst = max(worst, int(np.abs(got.astype(np.int16) - expected).max()))
@@ -272,5 +276,5 @@ def _runtime_files(folder: Path) -> list[bytes]:
         return [(dist / name).read_bytes() for name in RUNTIME]
     except OSError as error:
         why = f"has no {Path(str(error.filename)).name}"
-        way_out = "run 'npm install onnxruntime-web' here, or give its folder by --runtime"
-        raise UsageError("runtime", folder, why, way_out) from None
+        hint = "run 'npm install onnxruntime-web' here, or give its folder by --runtime"
+        raise UsageError("runtime", folder, why, hint) from None

@@ -12,7 +12,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.core.errors import FolderInUse, printable
+from img2img_data.core.errors import FolderInUseError, printable
 from img2img_data.corpus.format import to_json_line, write_atomically
 from img2img_train.runs.folder import LoadedModel
 
@@ -33,7 +33,7 @@ class Finished:
     def open(cls, out: Path, model: LoadedModel, how: Mapping[str, Any]) -> Iterator[Finished]:
         """Hold the folder, and read what an earlier call of the same model and settings left.
 
-        FolderInUse where another process holds it.
+        FolderInUseError where another process holds it.
         """
         config = model.config
         head = {
@@ -89,8 +89,8 @@ def _held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            way_out = "wait for it, or give another folder"
-            raise FolderInUse("output", folder, "is in use by another process", way_out) from None
+            hint = "wait for it, or give another folder"
+            raise FolderInUseError("output", folder, "is in use by another process", hint) from None
         yield
     finally:
         os.close(handle)

@@ -1,9 +1,9 @@
-"""A picture of any size through a network, tile by tile: bounded memory, and no seams.
+"""A image of any size through a network, tile by tile: bounded memory, and no seams.
 
 Tiles start on multiples of the network's stride, so each pixel meets the same phase of every convolution as
-in the whole picture. Of the overlap of two tiles the outer part on either side is thrown away, for there a
+in the whole image. Of the overlap of two tiles the outer part on either side is thrown away, for there a
 network sees a border that is none; the middle is blended linearly. A network whose receptive field fits into
-the part that is thrown away gives the same picture in tiles as whole.
+the part that is thrown away gives the same image in tiles as whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLENDED: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a picture is cut: side of a tile and overlap of two, pixels, brought up to a ``multiple``.
+    """How a image is cut: side of a tile and overlap of two, pixels, brought up to a ``multiple``.
 
     ``batch`` tiles go through the network at a time; none is smaller than ``smallest`` pixels.
     """
@@ -92,7 +92,7 @@ def _ramp(length: int) -> NDArray[np.float64]:
 def restore(
     forward: Forward, pixels: Pixels, tiling: Tiling, device: torch.device, channels: int = 3
 ) -> Pixels:
-    """Return what a network makes of a picture: H x W x C uint8 or uint16 to H x W x ``channels``.
+    """Return what a network makes of a image: H x W x C uint8 or uint16 to H x W x ``channels``.
 
     Never more than ``tiling.batch`` tiles are on the device. Right and bottom edges are mirrored up to the
     network's multiple and cut back.

@@ -1,6 +1,6 @@
-"""A model and pictures of any size, depth and kind to restored pictures, tile by tile; videos frame by frame.
+"""A model and images of any size, depth and kind to restored images, tile by tile; videos frame by frame.
 
-What a picture has beside its colours is kept: transparency, 16 bits a sample, one channel, an embedded ICC
+What a image has beside its colors is kept: transparency, 16 bits a sample, one channel, an embedded ICC
 profile. EXIF orientation is applied, other metadata is not copied. Of a video the frames are restored, each
 on its own; what else is lost stands in ``videos``. A video that was interrupted begins again.
 
@@ -26,10 +26,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
 
-from img2img_data.core.errors import CorpusError, Refused, UsageError, printable
+from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.corpus.format import REJECTED_FILE, Keys, to_json_line, write_atomically
-from img2img_data.images import io as images
-from img2img_train.inference.inputs import list_pictures
+from img2img_data.images import io
+from img2img_train.inference.inputs import list_images
 from img2img_train.inference.resume_log import Finished
 from img2img_train.inference.tiles import Tiling, restore
 from img2img_train.inference.video import Survey, Video, is_video, open_video, write_video
@@ -41,7 +41,7 @@ Follow: TypeAlias = Callable[[str, int, int], None]
 
 
 class TranslateSettings(BaseModel):
-    """How pictures are cut and written."""
+    """How images are cut and written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +59,7 @@ class TranslateSettings(BaseModel):
         ge=1,
         le=1000,
         description="results that are averaged, with dropout on; several also give NAME.spread.png, "
-        "their standard deviation in 1/256 of a grey level",
+        "their standard deviation in 1/256 of a gray level",
     )
     format: Literal["png", "jpg", "webp"] = Setting(
         "png", description="format of the results; jpg and webp hold 8 bits and no transparency"
@@ -71,7 +71,7 @@ class TranslateSettings(BaseModel):
         "mp4",
         description="format of restored videos: mp4, webm and avi (JPEG) are lossy, mkv (FFV1) is not",
     )
-    max_pixels: int = Setting(400_000_000, ge=1, description="pixels a picture or frame may have")
+    max_pixels: int = Setting(400_000_000, ge=1, description="pixels a image or frame may have")
 
     def check(self, model: LoadedModel) -> None:
         """Raise UsageError where the model makes nothing of a setting."""
@@ -85,7 +85,7 @@ class TranslateSettings(BaseModel):
         whole = self.tiling(model.spec.multiple, model.spec.smallest)
         if len(whole.starts(side)) == 1 or not looks_around(model.generator):
             return []
-        said = "cut into tiles, and this model normalises each by itself: contrast may change across a picture"
+        said = "cut into tiles, and this model normalises each by itself: contrast may change across a image"
         return [f"{said}; --tile {side} takes the largest whole, where memory allows"]
 
     def tiling(self, multiple: int, smallest: int) -> Tiling:
@@ -107,66 +107,66 @@ class Translated:
     videos: int = 0
     frames: int = 0
     side: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
 
-# -------------------------------------------------------------------------------------------- one picture
+# -------------------------------------------------------------------------------------------- one image
 class Made(NamedTuple):
-    """The files of one restored picture: itself, and with several draws how far they spread (else empty).
+    """The files of one restored image: itself, and with several draws how far they spread (else empty).
 
-    ``side`` is the picture's longer side, pixels.
+    ``side`` is the image's longer side, pixels.
     """
 
-    picture: bytes
+    image: bytes
     spread: bytes
     side: int
 
 
 def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings) -> Made:
-    """Return a restored picture as a file from the file of one; Refused where it cannot be read.
+    """Return a restored image as a file from the file of one; Rejected where it cannot be read.
 
-    Of several draws the result is the mean; the spread is a 16-bit grey PNG of their standard deviation, mean
-    over the channels, in 1/256 of an 8-bit grey level.
+    Of several draws the result is the mean; the spread is a 16-bit gray PNG of their standard deviation, mean
+    over the channels, in 1/256 of an 8-bit gray level.
     """
-    policy = images.ReadPolicy(
+    policy = io.ReadPolicy(
         depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
     )
-    pixels = images.decode(data, policy).pixels
+    pixels = io.decode(data, policy).pixels
     made, deviation = translate_pixels(model, pixels, settings)
     if settings.format != "png":
-        made = _on_white(images.to_8_bit(made) if made.dtype == np.uint16 else made)
-    profile = images.icc_profile(data, 1 if made.shape[2:] in {(), (2,)} else 3)
-    spread = b"" if deviation is None else images.encode(deviation, "png")
-    file = images.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
+        made = _on_white(io.to_8_bit(made) if made.dtype == np.uint16 else made)
+    profile = io.icc_profile(data, 1 if made.shape[2:] in {(), (2,)} else 3)
+    spread = b"" if deviation is None else io.encode(deviation, "png")
+    file = io.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
     return Made(file, spread, max(made.shape[:2]))
 
 
 def translate_pixels(
-    model: LoadedModel, pixels: images.Pixels, settings: TranslateSettings
-) -> tuple[images.Pixels, images.Pixels | None]:
-    """Return the restored picture of H x W, H x W x 3 or H x W x 4, uint8 or uint16; and, of several draws,
+    model: LoadedModel, pixels: io.Pixels, settings: TranslateSettings
+) -> tuple[io.Pixels, io.Pixels | None]:
+    """Return the restored image of H x W, H x W x 3 or H x W x 4, uint8 or uint16; and, of several draws,
     how far they spread.
 
-    Alpha stays. What was grey comes out grey, unless the model makes colours of it; what a model makes grey
+    Alpha stays. What was gray comes out gray, unless the model makes colors of it; what a model makes gray
     is H x W, or H x W x 2 with alpha.
     """
     alpha = pixels.shape[2:] == (4,)
-    grey = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
-    colour = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
+    gray = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
+    color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
     tiling = settings.tiling(model.spec.multiple, model.spec.smallest)
     draws = (
-        restore(partial(model.forward, draw=draw), colour, tiling, model.device)
+        restore(partial(model.forward, draw=draw), color, tiling, model.device)
         for draw in range(settings.draws)
     )
     made, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
-    if model.spec.outputs == 1 or (grey and model.spec.inputs == model.spec.outputs):
+    if model.spec.outputs == 1 or (gray and model.spec.inputs == model.spec.outputs):
         made = np.asarray(np.rint(made.mean(axis=2)), pixels.dtype)
     return np.dstack([made, pixels[..., 3]]) if alpha else made, deviation
 
 
-def _on_white(pixels: images.Pixels) -> images.Pixels:
-    """Return an 8-bit picture without its transparency: composed on white, as everywhere in this project."""
+def _on_white(pixels: io.Pixels) -> io.Pixels:
+    """Return an 8-bit image without its transparency: composed on white, as everywhere in this project."""
     if pixels.shape[2:] not in {(2,), (4,)}:
         return pixels
     share = pixels[..., -1:].astype(np.float32) / 255
@@ -174,7 +174,7 @@ def _on_white(pixels: images.Pixels) -> images.Pixels:
     return opaque[..., 0] if opaque.shape[2] == 1 else opaque
 
 
-def _mean_and_spread(draws: Iterator[images.Pixels]) -> tuple[images.Pixels, images.Pixels]:
+def _mean_and_spread(draws: Iterator[io.Pixels]) -> tuple[io.Pixels, io.Pixels]:
     """Return the rounded mean, and the deviation in 1/256 of an 8-bit level; one draw is held at a time."""
     first = next(draws)
     total, squares, count = first.astype(np.float64), np.square(first, dtype=np.float64), 1
@@ -200,7 +200,7 @@ def translate_video(
 ) -> Survey:
     """Restore an open video into the file ``out``, with a frame in memory at a time.
 
-    Refused where it cannot be read. Returns what reading it has told. Each frame is restored on its own.
+    Rejected where it cannot be read. Returns what reading it has told. Each frame is restored on its own.
     """
     name = printable(out.name)
     survey = video.survey(settings.max_pixels, partial(follow, f"reading {name}"))
@@ -210,7 +210,7 @@ def translate_video(
             write(translate_pixels(model, frame, settings)[0])
             follow(f"restoring {name}", done, survey.frames)
         if done != survey.frames:
-            raise Refused("corrupt", f"{survey.frames} frames once, {done} when read again")
+            raise Rejected("corrupt", f"{survey.frames} frames once, {done} when read again")
     return survey
 
 
@@ -226,35 +226,35 @@ def translate(
 
     A file that cannot be read is a row in ``out/rejected.jsonl``, as in a corpus. Equal inputs give equal
     bytes; what an earlier call with the same model and settings has finished is not done again. UsageError
-    where the source holds no picture, or ``out`` cannot be written or holds the sources; FolderInUse where
+    where the source holds no image, or ``out`` cannot be written or holds the sources; FolderInUseError where
     another process works in it.
     """
     settings = settings or TranslateSettings()
     settings.check(model)
-    root, paths = list_pictures(source, out)
+    root, paths = list_images(source, out)
     _make(out)
-    rejected = []
+    rows = []
     how = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
     with Finished.open(out, model, how) as log:
         work = _Work(model, settings, root, Keys(paths), log, follow, Translated(out))
         for number, path in enumerate(paths, 1):
             try:
-                work.video(path) if is_video(path) else work.picture(path)
+                work.video(path) if is_video(path) else work.image(path)
                 work.done.kept += 1
-            except Refused as refused:
-                work.done.refused[refused.reason] += 1
-                rejected.append(_row(path, refused))
+            except Rejected as rejected:
+                work.done.rejected[rejected.reason] += 1
+                rows.append(_row(path, rejected))
             follow("", number, len(paths))
         work.done.notes += settings.note(model, work.done.side)
         log.sort()
-        lines = b"".join(map(to_json_line, rejected))
+        lines = b"".join(map(to_json_line, rows))
         write_atomically(out / REJECTED_FILE, lines, out / f".{REJECTED_FILE}.tmp")
     return work.done
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One call of ``translate``: a method for each kind of file. Both raise Refused."""
+    """One call of ``translate``: a method for each kind of file. Both raise Rejected."""
 
     model: LoadedModel
     settings: TranslateSettings
@@ -264,19 +264,19 @@ class _Work:
     follow: Follow
     done: Translated
 
-    def picture(self, path: bytes) -> None:
-        """Restore a picture, unless its result is there."""
-        data = images.read_bytes(os.path.join(self.root, path))
+    def image(self, path: bytes) -> None:
+        """Restore a image, unless its result is there."""
+        data = io.read_bytes(os.path.join(self.root, path))
         name, digest = f"{self.keys[path]}.{self.settings.format}", sha256(data).hexdigest()
         if self.log.has(path, name, digest):
             self.done.already += 1
             return
         if self.settings.draws > 1 and self.keys[path].endswith(".spread"):
-            raise Refused("name-collision", "another picture's spread has this name")
+            raise Rejected("name-collision", "another image's spread has this name")
         made = translate_bytes(self.model, data, self.settings)
         if made.spread:
             self._write(f"{self.keys[path]}.spread.png", made.spread)
-        self._write(name, made.picture)
+        self._write(name, made.image)
         self.done.side = max(self.done.side, made.side)
         self.log.add(path, name, digest)
 
@@ -303,7 +303,7 @@ class _Work:
     def _write(self, name: str, data: bytes) -> None:
         path = self.done.out / name
         _make(path.parent)
-        write_atomically(path, data, self.done.out / ".picture.tmp")
+        write_atomically(path, data, self.done.out / ".image.tmp")
 
 
 def _make(folder: Path) -> None:
@@ -316,12 +316,12 @@ def _make(folder: Path) -> None:
 
 
 def translate_file(model: LoadedModel, data: bytes, name: str, settings: TranslateSettings) -> Made:
-    """Return one restored picture as files; CorpusError, naming it, where it cannot be read."""
+    """Return one restored image as files; CorpusError, naming it, where it cannot be read."""
     settings.check(model)
     try:
         return translate_bytes(model, data, settings)
-    except Refused as refused:
-        raise _unusable("picture", name, refused) from None
+    except Rejected as rejected:
+        raise _unusable("image", name, rejected) from None
 
 
 def translate_video_file(
@@ -333,18 +333,18 @@ def translate_video_file(
     try:
         with open_video(source.resolve()) as video:
             return translate_video(model, video, out, settings, follow)
-    except Refused as refused:
-        raise _unusable("video", str(source), refused) from None
+    except Rejected as rejected:
+        raise _unusable("video", str(source), rejected) from None
 
 
-def _unusable(what: str, name: str, refused: Refused) -> CorpusError:
-    return CorpusError(what, name, f"{refused.reason} {refused.detail}".strip(), "give another")
+def _unusable(what: str, name: str, rejected: Rejected) -> CorpusError:
+    return CorpusError(what, name, f"{rejected.reason} {rejected.detail}".strip(), "give another")
 
 
-def _row(path: bytes, refused: Refused) -> dict[str, Any]:
+def _row(path: bytes, rejected: Rejected) -> dict[str, Any]:
     return {
         "source": printable(path),
         "source_hex": path.hex(),
-        "reason": refused.reason,
-        "detail": printable(refused.detail),
+        "reason": rejected.reason,
+        "detail": printable(rejected.detail),
     }

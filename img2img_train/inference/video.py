@@ -4,7 +4,7 @@ FFmpeg is a large parser that also reads playlists, scripts and addresses, so a 
 Matroska, WebM or AVI do and be as long as it says; then it is handed over as an open stream, never by name,
 with the one demuxer allowed and every protocol forbidden. Frames are 8-bit RGB, upright.
 
-What is lost in a video that is written: sound, subtitles, all else that is no picture; samples beyond 8 bits;
+What is lost in a video that is written: sound, subtitles, all else that is no image; samples beyond 8 bits;
 transparency; changing frame rates (the mean one is kept), pixels that are not square. A side of odd length
 gets one more pixel, for the codecs know even ones alone.
 """
@@ -25,8 +25,8 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from img2img_data.core.errors import Refused, UsageError
-from img2img_data.images import io as images
+from img2img_data.core.errors import Rejected, UsageError
+from img2img_data.images import io
 from img2img_data.images.io import Pixels
 
 SUFFIXES: Final = frozenset({b"mp4", b"m4v", b"mov", b"avi", b"mkv", b"webm"})
@@ -41,7 +41,7 @@ _OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 class VideoFormat(NamedTuple):
     """A kind of video that is written: names of codecs, the first that OpenCV has is taken.
 
-    ``lossless``: each pixel stays. The others store colours at half the resolution.
+    ``lossless``: each pixel stays. The others store colors at half the resolution.
     """
 
     codecs: tuple[str, ...]
@@ -69,17 +69,17 @@ def is_video(name: bytes) -> bool:
 def demuxer_of(file: BufferedReader) -> str:
     """Return FFmpeg's name for the container of an open file, from its bytes alone.
 
-    Raises Refused: empty, not-an-image, truncated (the file is shorter than its parts say), corrupt.
+    Raises Rejected: empty, not-an-image, truncated (the file is shorter than its parts say), corrupt.
     """
     size = os.fstat(file.fileno()).st_size
     if not size:
-        raise Refused("empty")
+        raise Rejected("empty")
     start = _at(file, 0, 12)
     for demuxer, (belongs, check) in CONTAINERS.items():
         if belongs(start):
             check(file, size)
             return demuxer
-    raise Refused("not-an-image", "neither MP4, MOV, Matroska, WebM nor AVI")
+    raise Rejected("not-an-image", "neither MP4, MOV, Matroska, WebM nor AVI")
 
 
 def _at(file: BufferedReader, place: int, length: int) -> bytes:
@@ -89,7 +89,7 @@ def _at(file: BufferedReader, place: int, length: int) -> bytes:
 
 def _check_length(needed: int, size: int) -> None:
     if needed > size:
-        raise Refused("truncated", f"{size} of {needed} bytes")
+        raise Rejected("truncated", f"{size} of {needed} bytes")
 
 
 def _check_boxes(file: BufferedReader, size: int) -> None:
@@ -105,12 +105,12 @@ def _check_boxes(file: BufferedReader, size: int) -> None:
         elif length == 0:
             length = size - place
         if length < 8:
-            raise Refused("corrupt", f"a box of {length} bytes")
+            raise Rejected("corrupt", f"a box of {length} bytes")
         kinds.add(kind)
         place += length
         _check_length(place, size)
     if b"moov" not in kinds:
-        raise Refused("truncated", "the table of its frames is missing")
+        raise Rejected("truncated", "the table of its frames is missing")
 
 
 def _check_segment(file: BufferedReader, size: int) -> None:
@@ -119,7 +119,7 @@ def _check_segment(file: BufferedReader, size: int) -> None:
     place += _number(_at(file, 4, 8))[0] or 0
     head = _at(file, place, 12)
     if head[:4] != b"\x18\x53\x80\x67":
-        raise Refused("truncated" if len(head) < 4 else "corrupt", "no segment after the header")
+        raise Rejected("truncated" if len(head) < 4 else "corrupt", "no segment after the header")
     length, digits = _number(head[4:])
     if length is not None:
         _check_length(place + 4 + digits + length, size)
@@ -129,7 +129,7 @@ def _number(data: bytes) -> tuple[int | None, int]:
     """Return a variable-size integer of EBML, None for "unknown", and how many bytes it takes."""
     digits = 9 - data[0].bit_length() if data and data[0] else 9
     if len(data) < digits:
-        raise Refused("truncated", "the file ends in its header")
+        raise Rejected("truncated", "the file ends in its header")
     value = int.from_bytes(data[:digits]) & (1 << 7 * digits) - 1
     return (None if value == (1 << 7 * digits) - 1 else value), digits
 
@@ -174,7 +174,7 @@ class Video:
     ) -> Survey:
         """Read all frames once, keeping none: headers lie about their number and rate.
 
-        ``follow`` is told how many were read of how many the header states. Raises Refused: corrupt (no
+        ``follow`` is told how many were read of how many the header states. Raises Rejected: corrupt (no
         frames, no rate), too-many-pixels, unsupported-format.
         """
         with self._capture() as capture:
@@ -182,7 +182,7 @@ class Video:
                 round(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
             )
             if width * height > max_pixels:
-                raise Refused("too-many-pixels", f"{width} x {height}")
+                raise Rejected("too-many-pixels", f"{width} x {height}")
             stated = max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
             said, times, count = capture.get(cv2.CAP_PROP_FPS), [0.0, 0.0], 0
             while _quietly(capture.grab):
@@ -190,13 +190,13 @@ class Video:
                 count += 1
                 follow(count, max(count, stated))
         if not (count and width and height):
-            raise Refused("corrupt", "no frame of it can be read")
+            raise Rejected("corrupt", "no frame of it can be read")
         return Survey(
             count, stated, _rate(said, count, (times[1] - times[0]) / 1000), width, height
         )
 
     def frames(self) -> Iterator[Pixels]:
-        """Yield the frames, H x W x 3 RGB uint8, upright; Refused where their size changes."""
+        """Yield the frames, H x W x 3 RGB uint8, upright; Rejected where their size changes."""
         size = None
         with self._capture() as capture:
             while True:
@@ -205,7 +205,7 @@ class Video:
                     return
                 size = size or bgr.shape
                 if bgr.shape != size:
-                    raise Refused(
+                    raise Rejected(
                         "corrupt", f"a frame of {bgr.shape[1]} x {bgr.shape[0]} among others"
                     )
                 yield cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -219,12 +219,12 @@ class Video:
             try:
                 capture = _quietly(opened, self.file, cv2.CAP_FFMPEG, [])
             except (TypeError, cv2.error):
-                raise Refused(
+                raise Rejected(
                     "unsupported-format", "needs OpenCV 4.12 or newer, with FFmpeg"
                 ) from None
         try:
             if not capture.isOpened():
-                raise Refused("unsupported-format", "no codec that is known here, or damaged")
+                raise Rejected("unsupported-format", "no codec that is known here, or damaged")
             capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
             yield capture
         finally:
@@ -236,14 +236,14 @@ def _rate(said: float, frames: int, seconds: float) -> float:
     shown = (frames - 1) / seconds if frames > 1 and seconds > 0 else said
     rate = said if abs(said - shown) <= 0.01 * shown else shown
     if not 0 < rate <= FASTEST:
-        raise Refused("corrupt", f"{rate:g} frames a second")
+        raise Rejected("corrupt", f"{rate:g} frames a second")
     return rate
 
 
 @contextlib.contextmanager
 def open_video(path: bytes | Path) -> Iterator[Video]:
-    """Open a video. Raises Refused as ``images.open_regular`` and ``demuxer_of`` do."""
-    with os.fdopen(images.open_regular(path), "rb") as file:
+    """Open a video. Raises Rejected as ``io.open_regular`` and ``demuxer_of`` do."""
+    with os.fdopen(io.open_regular(path), "rb") as file:
         yield Video(file, demuxer_of(file))
 
 
@@ -293,12 +293,12 @@ def _writer(name: str, format: str, rate: float, size: tuple[int, int]) -> cv2.V
 def _as_stored(frame: Pixels, size: tuple[int, int], lossless: bool) -> Pixels:
     """Return a frame as the writer wants it: BGR, even sides.
 
-    OpenCV cuts what is behind the point when it makes luma and chroma of a frame, so that all greys become
+    OpenCV cuts what is behind the point when it makes luma and chroma of a frame, so that all grays become
     darker and green; half a step in each of the three is one level of red and of blue.
     """
-    colour = np.dstack([frame] * 3) if frame.ndim == 2 else frame
+    color = np.dstack([frame] * 3) if frame.ndim == 2 else frame
     more = ((0, size[1] - frame.shape[0]), (0, size[0] - frame.shape[1]), (0, 0))
-    bgr = np.ascontiguousarray(np.pad(colour, more, mode="edge")[..., ::-1])
+    bgr = np.ascontiguousarray(np.pad(color, more, mode="edge")[..., ::-1])
     if not lossless:
         bgr[..., ::2] += bgr[..., ::2] < 255
     return bgr
@@ -309,7 +309,7 @@ def _check_written(temporary: Path, path: Path, frames: int) -> None:
     try:
         with open_video(temporary) as video, video._capture() as capture:
             stated = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    except Refused:
+    except Rejected:
         stated = 0
     if not frames or abs(stated - frames) > 1 + frames // 100:
         raise OSError(
@@ -327,7 +327,7 @@ VIDEO_FORMATS: Final[dict[str, VideoFormat]] = {
 
 # ---------------------------------------------------------------------------------------------- OpenCV
 def _quietly(call: Callable[..., Any], *given: Any) -> Any:
-    with images.silent_stderr():
+    with io.silent_stderr():
         return call(*given)
 
 

@@ -108,7 +108,7 @@ UNLIKE: Final[dict[str, tuple[str, str]]] = {
     "init_type": ("normal", "weights are drawn from N(0, 0.02)"),
     "init_gain": ("0.02", "weights are drawn from N(0, 0.02)"),
     "lr_decay_iters": ("50", RATE),
-    "serial_batches": ("-", "pictures come in an order drawn from the seed"),
+    "serial_batches": ("-", "images come in an order drawn from the seed"),
     "epoch_count": ("1", GOING_ON),
     "epoch": ("latest", GOING_ON),
     "load_iter": ("0", GOING_ON),
@@ -172,7 +172,7 @@ def _augmentation(given: Given) -> Settings:
 
 
 def _windows(load: int, crop: int) -> Settings:
-    """Return how pictures resized to ``load`` are cut to ``crop``: by jitter, or, many times larger, as they
+    """Return how images resized to ``load`` are cut to ``crop``: by jitter, or, many times larger, as they
     are.
     """
     if load == crop:
@@ -226,10 +226,10 @@ class Theirs(Place):
 
     sources: Mapping[str, str] = field(default_factory=dict)
 
-    def error(self, keys: Sequence[str], why: str, way_out: str = "") -> UsageError:
+    def error(self, keys: Sequence[str], why: str, hint: str = "") -> UsageError:
         """Return the line about their option."""
         if not keys or keys[0] not in self.sources:
-            return super().error(keys, why, way_out)
+            return super().error(keys, why, hint)
         option = "--" + keys[0].replace("_", "-")
         told = f"see {option} in 'img2img-train fit --help'"
         return UsageError("option", f"--{self.sources[keys[0]]}", why, told)
@@ -247,31 +247,31 @@ def _notes(given: Given, unused: Settings) -> list[str]:
     found = unused | {
         name: text for name, (same, text) in UNLIKE.items() if name in given and given[name] != same
     }
-    found |= _notes_on_pictures(given) | _notes_on_the_game(given)
+    found |= _notes_on_images(given) | _notes_on_the_game(given)
     return [
         f"--{name}: {found[name]}" for name in dict.fromkeys((*given, "model")) if name in found
     ]
 
 
-def _notes_on_pictures(given: Given) -> Settings:
+def _notes_on_images(given: Given) -> Settings:
     width, crop, found = given.get("load_size", "286"), given.get("crop_size", "256"), Settings()
     how = given.get("preprocess", "resize_and_crop")
     texts = {
-        "crop": "patches are cut by --crop; pictures smaller than that are refused",
-        "scale_width": f"pictures are used as they are: bring them to a width of {width} before",
-        "scale_width_and_crop": f"patches are cut by --crop: bring pictures to a width of {width} before",
-        "none": "pictures are mirrored up to the sides that the network takes and cut back, not resized",
+        "crop": "patches are cut by --crop; images smaller than that are rejected",
+        "scale_width": f"images are used as they are: bring them to a width of {width} before",
+        "scale_width_and_crop": f"patches are cut by --crop: bring images to a width of {width} before",
+        "none": "images are mirrored up to the sides that the network takes and cut back, not resized",
     }
     if how in texts:
         found["preprocess"] = texts[how]
     elif (crop, width) != ("256", "286"):
         size = crop if int(width) <= JITTERED * int(crop) else width
-        text = f"pictures are used at the size of the corpus: build it with img2img-data and --size {size}"
+        text = f"images are used at the size of the corpus: build it with img2img-data and --size {size}"
         found["load_size" if "load_size" in given else "crop_size"] = text
     if given["model"] == "colorization":
         found["model"] = "the corpus has to be one of L and ab: build it with img2img-data lab"
     if given.get("dataset_mode", MODES[given["model"]]) != MODES[given["model"]]:
-        found["dataset_mode"] = "what pictures there are is told from the corpus"
+        found["dataset_mode"] = "what images there are is told from the corpus"
     return found
 
 
@@ -306,7 +306,7 @@ def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     given = {"model": "cycle_gan"} | _parsed(words)
     if "dataroot" not in given:
-        raise UsageError("option", "--dataroot", "is missing", "say where the pictures are")
+        raise UsageError("option", "--dataroot", "is missing", "say where the images are")
     settings, sources = OPTIONS["model"](given["model"]) | _generator(given), dict(SOURCES)
     for name in (name for name in given if name in OPTIONS):
         own = OPTIONS[name](given[name])

@@ -91,7 +91,7 @@ def adopt(
 ) -> NetworkSpec:
     """Write the weights of a ``.pth`` file as a checkpoint that every command here takes for a model.
 
-    U-Nets behave at test as pix2pix does there: dropout goes on, statistics are the picture's own.
+    U-Nets behave at test as pix2pix does there: dropout goes on, statistics are the image's own.
     """
     from img2img_train.runs.checkpoint import Description, Progress, fill_network, write_checkpoint
     from img2img_train.runs.folder import versions
@@ -112,7 +112,7 @@ def adopt(
     about = Description(
         complete=False,
         generator="generator",
-        colour="lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb",
+        color="lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb",
         networks={"generator": spec},
         size=SIZE,
         versions=versions(),

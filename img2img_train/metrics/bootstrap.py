@@ -17,7 +17,7 @@ BLOCK: Final = 250_000
 def bootstrap_interval(
     values: NDArray[np.float64], groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Interval]:
-    """Return the 95 % interval of the mean of each column of ``values`` (pictures x metrics).
+    """Return the 95 % interval of the mean of each column of ``values`` (images x metrics).
 
     Whole groups (the photos) are drawn with replacement, so that forty crops of one photo count as one
     witness and not as forty. The percentiles are widened by t with G - 1 degrees of freedom and sqrt(G / (G -

@@ -1,4 +1,4 @@
-"""The colours of a whole set of pictures: do outputs have those of their targets?"""
+"""The colors of a whole set of images: do outputs have those of their targets?"""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from img2img_train.metrics.bootstrap import RESAMPLES, Interval, draws, percenti
 from img2img_train.metrics.image import SET_METRICS, Pixels, intersection, lab_histogram
 
 MOST_GROUPS: Final = 1000
-"""Histograms are kept for so many groups of pictures; of more photos, several share one."""
+"""Histograms are kept for so many groups of images; of more photos, several share one."""
 
 
 @dataclass(slots=True)
 class Histograms:
-    """The colours of inputs, outputs and targets, summed over the pictures of each photo."""
+    """The colors of inputs, outputs and targets, summed over the images of each photo."""
 
     places: dict[str, int] = field(default_factory=dict)
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3, 3, 256)))
     sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def add(self, group: str, given: Pixels, output: Pixels, target: Pixels) -> None:
-        """Count one picture; ``group`` names its photo."""
+        """Count one image; ``group`` names its photo."""
         place = self.places.setdefault(group, len(self.places) % MOST_GROUPS)
         if place == len(self.sizes):
             self.sums = np.concatenate([self.sums, np.zeros((max(1, place), 3, 3, 256))])
@@ -47,7 +47,7 @@ class Histograms:
 
     def lead(self, other: Histograms) -> dict[str, Interval]:
         """Return the 95 % interval of the overlap of these outputs minus that of ``other``'s, on the same
-        pictures.
+        images.
         """
         return self._intervals(lambda drawn: self._overlaps(drawn, 1) - other._overlaps(drawn, 1))
 

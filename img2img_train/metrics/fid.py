@@ -1,4 +1,4 @@
-"""FID: how far two sets of pictures are apart, as Gaussians of their features.
+"""FID: how far two sets of images are apart, as Gaussians of their features.
 
 Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter (2017), "GANs Trained by a Two Time-Scale Update Rule
 Converge to a Local Nash Equilibrium", equation 6.
@@ -30,9 +30,9 @@ class Gaussian:
         self.products = products if self.products is None else self.products + products
 
     def moments(self) -> tuple[Floats, Floats]:
-        """Return mean and covariance (divided by N - 1); ValueError of fewer than two pictures."""
+        """Return mean and covariance (divided by N - 1); ValueError of fewer than two images."""
         if self.count < 2 or self.total is None or self.products is None:
-            raise ValueError("a covariance needs two pictures at least")
+            raise ValueError("a covariance needs two images at least")
         mean = self.total / self.count
         covariance = (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)
         return mean, (covariance + covariance.T) / 2

@@ -1,10 +1,10 @@
 """The metrics: what one number says about an output and its target.
 
-A list that grows: write a function of two H x W x 3 pictures, uint8 or uint16, add a line to ``METRICS``, and
+A list that grows: write a function of two H x W x 3 images, uint8 or uint16, add a line to ``METRICS``, and
 every table, CSV and page shows it. ``SET_METRICS`` holds those that compare all outputs with all targets at
-once, ``LEARNED`` those that need a network whose weights the user brings.
+once, ``PERCEPTUAL`` those that need a network whose weights the user brings.
 
-Samples are measured in grey levels, 0 to 255: those of 16 bit are divided by 257 and not rounded.
+Samples are measured in gray levels, 0 to 255: those of 16 bit are divided by 257 and not rounded.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def levels(pixels: Pixels) -> NDArray[np.float64]:
-    """Return the samples in grey levels, 0 to 255."""
+    """Return the samples in gray levels, 0 to 255."""
     values = pixels.astype(np.float64)
     return values / 257 if pixels.dtype == np.uint16 else values
 
 
 def psnr(output: Pixels, target: Pixels) -> float:
-    """Peak signal-to-noise ratio of two HWC pictures, dB: peak 255, error over all samples.
+    """Peak signal-to-noise ratio of two HWC images, dB: peak 255, error over all samples.
 
-    At most PSNR_CAP, for the ratio of identical pictures is infinite and an infinite mean says nothing.
+    At most PSNR_CAP, for the ratio of identical images is infinite and an infinite mean says nothing.
     """
     error = float(np.mean(np.square(levels(output) - levels(target))))
     return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * float(np.log10(255**2 / error)))
 
 
 def mae(output: Pixels, target: Pixels) -> float:
-    """Mean absolute error of two HWC pictures, in grey levels 0 to 255."""
+    """Mean absolute error of two HWC images, in gray levels 0 to 255."""
     return float(np.mean(np.abs(levels(output) - levels(target))))
 
 
 def ssim(output: Pixels, target: Pixels) -> float:
-    """Structural similarity of two HWC pictures, -1 to 1, the mean over the channels.
+    """Structural similarity of two HWC images, -1 to 1, the mean over the channels.
 
     Wang, Bovik, Sheikh, Simoncelli (2004): Gaussian window of 11 x 11, sigma 1.5, K1 0.01, K2 0.03, the
     border of 5 pixels left out; as ``skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)``. A picture narrower than the window is averaged whole, with its borders
+    use_sample_covariance=False)``. A image narrower than the window is averaged whole, with its borders
     reflected.
     """
     luminance, structure = _similarity(levels(output), levels(target))
@@ -86,11 +86,11 @@ def _inner(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def ms_ssim(output: Pixels, target: Pixels) -> float:
-    """Multi-scale structural similarity of two HWC pictures, 0 to 1, the mean over the channels.
+    """Multi-scale structural similarity of two HWC images, 0 to 1, the mean over the channels.
 
     Wang, Simoncelli, Bovik (2003), equation 7: contrast and structure on five scales, each half the one
     before (2 x 2 means), luminance on the last. Negative means count as 0. The published weights need a
-    shorter side of 176 pixels; of a smaller picture the scales on which the window fits are used, their
+    shorter side of 176 pixels; of a smaller image the scales on which the window fits are used, their
     weights scaled to sum 1.
     """
     import cv2
@@ -132,7 +132,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Metric(Measure):
-    """One number for two pictures."""
+    """One number for two images."""
 
     measure: Callable[[Pixels, Pixels], float]
 
@@ -143,7 +143,7 @@ METRICS: Final[dict[str, Metric]] = {
         "dB",
         2,
         True,
-        "10 log10(255² / mean squared error over all samples of a picture, no border left out), "
+        "10 log10(255² / mean squared error over all samples of a image, no border left out), "
         f"at most {PSNR_CAP:g}",
         psnr,
     ),
@@ -154,7 +154,7 @@ METRICS: Final[dict[str, Metric]] = {
         True,
         f"Gaussian window of {SSIM_WINDOW} x {SSIM_WINDOW}, sigma {SSIM_SIGMA}, K1 {K1}, K2 {K2}, "
         f"population covariance, mean over channels, border of {SSIM_WINDOW // 2} pixels left out; of a "
-        "picture narrower than the window nothing is left out, and its borders are reflected",
+        "image narrower than the window nothing is left out, and its borders are reflected",
         ssim,
     ),
     "ms-ssim": Metric(
@@ -163,18 +163,18 @@ METRICS: Final[dict[str, Metric]] = {
         4,
         True,
         "five scales, each the 2 x 2 means of the one before, weights "
-        f"{', '.join(map(str, MS_SSIM_WEIGHTS))}; of a picture whose shorter side is below "
+        f"{', '.join(map(str, MS_SSIM_WEIGHTS))}; of a image whose shorter side is below "
         f"{SSIM_WINDOW << (len(MS_SSIM_WEIGHTS) - 1)} pixels the scales on which the window of {SSIM_WINDOW} "
-        "fits, their weights scaled to sum 1, so compare only pictures of one size; otherwise as SSIM",
+        "fits, their weights scaled to sum 1, so compare only images of one size; otherwise as SSIM",
         ms_ssim,
     ),
     "mae": Metric(
-        "MAE", "levels", 2, False, "mean absolute difference in grey levels, 0 to 255", mae
+        "MAE", "levels", 2, False, "mean absolute difference in gray levels, 0 to 255", mae
     ),
 }
 """Every metric, in the order of the tables. To add one, add a line."""
 
-LEARNED: Final[dict[str, Measure]] = {
+PERCEPTUAL: Final[dict[str, Measure]] = {
     "lpips": Measure(
         "LPIPS",
         "",
@@ -189,8 +189,8 @@ LEARNED: Final[dict[str, Measure]] = {
         2,
         False,
         "Fréchet distance of all outputs from all targets as Gaussians of Inception features (Heusel et al. "
-        "2017), pictures scaled to 299 x 299 (bilinear, pixel centres, as pytorch-fid); too high for few "
-        "pictures, so compare only sets of equal size",
+        "2017), images scaled to 299 x 299 (bilinear, pixel centres, as pytorch-fid); too high for few "
+        "images, so compare only sets of equal size",
     ),
 }
 """What networks measure; the functions stand in ``lpips`` and ``frechet``."""
@@ -198,7 +198,7 @@ LEARNED: Final[dict[str, Measure]] = {
 
 # ------------------------------------------------------------------------------- over a whole set
 def lab_histogram(pixels: Pixels) -> NDArray[np.float64]:
-    """Return the shares of a picture's pixels by L, by a and by b: 3 x 256, each row summing to 1.
+    """Return the shares of a image's pixels by L, by a and by b: 3 x 256, each row summing to 1.
 
     Bins are those of 8-bit CIE L*a*b* (D65): 100 / 255 units of L, one unit of a and b.
     """
@@ -221,7 +221,7 @@ def _overlap(place: int, label: str) -> Metric:
 
     how = (
         f"intersection of the histograms of {label} in CIE L*a*b*, all outputs against all targets, each "
-        "picture weighing the same (after Isola, Zhu, Zhou, Efros 2017, section 4.2); bins of 8-bit Lab"
+        "image weighing the same (after Isola, Zhu, Zhou, Efros 2017, section 4.2); bins of 8-bit Lab"
     )
     return Metric(f"{label} overlap", "", 3, True, how, measure)
 
@@ -231,4 +231,4 @@ SET_METRICS: Final[dict[str, Metric]] = {
     "lab-a": _overlap(1, "a"),
     "lab-b": _overlap(2, "b"),
 }
-"""What compares a whole set of outputs with its targets; ``measure`` is for a set of one picture."""
+"""What compares a whole set of outputs with its targets; ``measure`` is for a set of one image."""

@@ -25,23 +25,23 @@ SIDE: Final = 299
 EPSILON: Final = 1e-3
 WIDEST: Final = 4096
 """Channels a layer may have: files are not ours to trust."""
-PICTURES: Final = 32
-"""Pictures that go through the network at a time."""
+IMAGES: Final = 32
+"""Images that go through the network at a time."""
 PARTS: Final = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
 @dataclass(frozen=True, slots=True)
 class Inception:
-    """The network up to its last pooling: 2,048 features a picture, by the published weights."""
+    """The network up to its last pooling: 2,048 features a image, by the published weights."""
 
     tensors: dict[str, Tensor]
     device: torch.device
 
     @torch.no_grad()
-    def features(self, pictures: NDArray[Any]) -> NDArray[np.float64]:
-        """Return N x D features of N x H x W x 3 uint8 or uint16 pictures, scaled to 299 x 299 (bilinear)."""
+    def features(self, images: NDArray[Any]) -> NDArray[np.float64]:
+        """Return N x D features of N x H x W x 3 uint8 or uint16 images, scaled to 299 x 299 (bilinear)."""
         parts = []
-        for group in (pictures[at : at + PICTURES] for at in range(0, len(pictures), PICTURES)):
+        for group in (images[at : at + IMAGES] for at in range(0, len(images), IMAGES)):
             scaled = group.astype(np.float32) / np.float32(np.iinfo(group.dtype).max)
             x = torch.from_numpy(scaled).to(self.device).permute(0, 3, 1, 2)
             x = functional.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
@@ -129,12 +129,12 @@ def _highest(x: Tensor) -> Tensor:
 
 def load_inception(path: Path, device: torch.device) -> Inception:
     """Return the network by its weights; CheckpointError, in one line, where they are of another one."""
-    way_out = "give pt_inception-2015-12-05-6726825d.pth, the weights of pytorch-fid"
-    tensors = read_tensors(path, way_out)
+    hint = "give pt_inception-2015-12-05-6726825d.pth, the weights of pytorch-fid"
+    tensors = read_tensors(path, hint)
     wide = [name for name, tensor in tensors.items() if max(tensor.shape, default=0) > WIDEST]
     if wide:
         raise CheckpointError(
-            "weights", path, f"hold too large a tensor {printable(wide[0])}", way_out
+            "weights", path, f"hold too large a tensor {printable(wide[0])}", hint
         )
     held = {
         name: tensor.float().to(device) for name, tensor in tensors.items() if name.endswith(PARTS)
@@ -144,9 +144,9 @@ def load_inception(path: Path, device: torch.device) -> Inception:
         network.features(np.zeros((1, 8, 8, 3), np.uint8))
     except KeyError as error:
         raise CheckpointError(
-            "weights", path, f"hold no {printable(str(error.args[0]))}", way_out
+            "weights", path, f"hold no {printable(str(error.args[0]))}", hint
         ) from None
     except RuntimeError as error:
         why = f"do not fit the network ({printable(str(error).partition(chr(10))[0])[:120]})"
-        raise CheckpointError("weights", path, why, way_out) from None
+        raise CheckpointError("weights", path, why, hint) from None
     return network

@@ -1,4 +1,4 @@
-"""LPIPS: how far two pictures are apart for the inner layers of a network that knows pictures.
+"""LPIPS: how far two images are apart for the inner layers of a network that knows images.
 
 Zhang, Isola, Efros, Shechtman, Wang (2018), "The Unreasonable Effectiveness of Deep Features as a Perceptual
 Metric", equation 1, version 0.1 of https://github.com/richzhang/PerceptualSimilarity. Nothing is fetched: the
@@ -79,15 +79,15 @@ class Lpips:
 
     @torch.no_grad()
     def distances(self, first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the distance of each of N pictures from its partner: N x H x W x 3 uint8 or uint16.
+        """Return the distance of each of N images from its partner: N x H x W x 3 uint8 or uint16.
 
-        0 is no difference. UsageError where the pictures are too small for the network.
+        0 is no difference. UsageError where the images are too small for the network.
         """
         smallest = SMALLEST[self.net]
         if min(first.shape[1:3]) < smallest:
             size = f"{first.shape[2]} x {first.shape[1]}"
-            why = f"needs pictures of {smallest} pixels a side at least, and one is {size}"
-            raise UsageError("LPIPS", why=why, way_out="leave --lpips out")
+            why = f"needs images of {smallest} pixels a side at least, and one is {size}"
+            raise UsageError("LPIPS", why=why, hint="leave --lpips out")
         step = max(1, PIXELS // (first.shape[1] * first.shape[2]))
         parts = [
             self._distances(self._given(first[at : at + step]), self._given(second[at : at + step]))
@@ -95,8 +95,8 @@ class Lpips:
         ]
         return np.concatenate(parts)
 
-    def _given(self, pictures: NDArray[Any]) -> Tensor:
-        scaled = pictures.astype(np.float32) * np.float32(2 / np.iinfo(pictures.dtype).max) - 1
+    def _given(self, images: NDArray[Any]) -> Tensor:
+        scaled = images.astype(np.float32) * np.float32(2 / np.iinfo(images.dtype).max) - 1
         x = torch.from_numpy(scaled).to(self.device).permute(0, 3, 1, 2)
         shift, scale = (
             torch.tensor(values, device=self.device)[:, None, None] for values in (SHIFT, SCALE)
@@ -140,8 +140,8 @@ def load_lpips(network: Path, heads: Path, device: torch.device) -> Lpips:
         first.shape[-1] if first is not None and first.dim() == 4 else 0
     )
     if net is None:
-        way_out = "give torchvision's AlexNet or VGG-16, or a saved lpips.LPIPS"
-        raise CheckpointError("weights", network, "hold neither AlexNet nor VGG-16", way_out)
+        hint = "give torchvision's AlexNet or VGG-16, or a saved lpips.LPIPS"
+        raise CheckpointError("weights", network, "hold neither AlexNet nor VGG-16", hint)
     weights, widths, width = {}, list[int](), 3
     for stage in STAGES[net]:
         for number, kernel, _, _ in stage.convolutions:

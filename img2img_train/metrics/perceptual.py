@@ -16,15 +16,15 @@ from img2img_train.metrics.lpips import Lpips, load_lpips
 from img2img_train.runs.folder import choose_device
 
 SIDES: Final = ("input", "output", "target")
-FEW_PICTURES: Final = 2048
-"""FID of fewer pictures than features: the covariances have not full rank, and the value is far too high."""
+FEW_IMAGES: Final = 2048
+"""FID of fewer images than features: the covariances have not full rank, and the value is far too high."""
 
 Batch = NDArray[Any]
 Means = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class PerceptualMetrics:
     """What was brought: LPIPS, FID or both; ``files`` says what by, for the protocol."""
 
     lpips: Lpips | None
@@ -32,7 +32,9 @@ class Learned:
     files: dict[str, str]
 
 
-def load_learned(lpips: tuple[Path, Path] | None, fid: Path | None, device: str) -> Learned | None:
+def load_perceptual_metrics(
+    lpips: tuple[Path, Path] | None, fid: Path | None, device: str
+) -> PerceptualMetrics | None:
     """Return the networks of the files that were given, None where there are none.
 
     ``lpips`` is the file of the network and that of its heads. CheckpointError names a file that is damaged,
@@ -48,7 +50,7 @@ def load_learned(lpips: tuple[Path, Path] | None, fid: Path | None, device: str)
         files["lpips"] = f"{near.net}: " + ", ".join(_named(path) for path in dict.fromkeys(lpips))
     if fid:
         files["fid"] = _named(fid)
-    return Learned(near, inception, files)
+    return PerceptualMetrics(near, inception, files)
 
 
 def _named(path: Path) -> str:
@@ -59,27 +61,27 @@ def _named(path: Path) -> str:
 class Seen:
     """What the networks have seen of one model on one corpus."""
 
-    by: Learned
+    by: PerceptualMetrics
     sides: dict[str, Gaussian] = field(default_factory=lambda: {side: Gaussian() for side in SIDES})
 
     def add(self, given: Batch, made: Batch, target: Batch) -> list[tuple[Means, Means]]:
-        """Count N x H x W x 3 pictures; return the scores of each, and those of doing nothing."""
+        """Count N x H x W x 3 images; return the scores of each, and those of doing nothing."""
         if self.by.inception:
-            for side, pictures in zip(SIDES, (given, made, target), strict=True):
-                self.sides[side].add(self.by.inception.features(pictures))
+            for side, images in zip(SIDES, (given, made, target), strict=True):
+                self.sides[side].add(self.by.inception.features(images))
         if self.by.lpips is None:
             return [({}, {}) for _ in made]
-        scores, nothing = (self.by.lpips.distances(pictures, target) for pictures in (made, given))
+        scores, nothing = (self.by.lpips.distances(images, target) for images in (made, given))
         return [
             ({"lpips": float(a)}, {"lpips": float(b)}) for a, b in zip(scores, nothing, strict=True)
         ]
 
     def of_the_set(self) -> tuple[Means, Means]:
-        """Return the scores of all pictures together; CorpusError where they are too few for any."""
+        """Return the scores of all images together; CorpusError where they are too few for any."""
         if self.by.inception is None:
             return {}, {}
         if self.sides["target"].count < 2:
-            raise CorpusError("FID", why="needs two pictures at least", way_out="leave --fid out")
+            raise CorpusError("FID", why="needs two images at least", hint="leave --fid out")
         made, nothing = (
             frechet_distance(self.sides[s], self.sides["target"]) for s in ("output", "input")
         )
@@ -88,9 +90,9 @@ class Seen:
     def notes(self) -> list[str]:
         """Return what a reader of the scores has to know."""
         count = self.sides["target"].count
-        if self.by.inception is None or count > FEW_PICTURES:
+        if self.by.inception is None or count > FEW_IMAGES:
             return []
         return [
-            f"FID of {count:,} pictures: no more than the {FEW_PICTURES:,} features, so it is far too high; "
-            "compare it with values of as many pictures alone"
+            f"FID of {count:,} images: no more than the {FEW_IMAGES:,} features, so it is far too high; "
+            "compare it with values of as many images alone"
         ]

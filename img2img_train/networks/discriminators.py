@@ -1,4 +1,4 @@
-"""Networks that judge pictures: N x inputs x H x W to N x 1 x h x w verdicts, unbounded, high for real."""
+"""Networks that judge images: N x inputs x H x W to N x 1 x h x w logits, unbounded, high for real."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PatchGAN(nn.Module):
         self.model = nn.Sequential(*parts, nn.Conv2d(widths[-1], spec.outputs, 4, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the verdicts."""
+        """Return the logits."""
         return self.model(x)  # type: ignore[no-any-return]
 
 
@@ -50,12 +50,12 @@ class PixelGAN(nn.Module):
         self.net = nn.Sequential(nn.Conv2d(spec.inputs, w, 1), nn.LeakyReLU(SLOPE), *second, last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the verdicts."""
+        """Return the logits."""
         return self.net(x)  # type: ignore[no-any-return]
 
 
 class GlobalGAN(nn.Module):
-    """One verdict on the whole picture, N x 1 x 1 x 1: four 4x4 convolutions of stride 2, their mean, a
+    """One verdict on the whole image, N x 1 x 1 x 1: four 4x4 convolutions of stride 2, their mean, a
     last layer.
 
     In place of patches, where what matters is the composition. The convolutions are those of DCGAN
@@ -71,5 +71,5 @@ class GlobalGAN(nn.Module):
         self.verdict = nn.Conv2d(8 * w, spec.outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the verdicts."""
+        """Return the logits."""
         return self.verdict(self.model(x).mean((2, 3), keepdim=True))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Networks that make a picture of a picture: N x inputs x H x W in [-1, 1] to N x outputs x H x W."""
+"""Networks that make a image of a image: N x inputs x H x W in [-1, 1] to N x outputs x H x W."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def needs_bias(norm: Norm) -> bool:
 
 
 class Translator(nn.Module):
-    """A generator, for pictures of any size: ``forward`` brings them to sides that ``translate`` takes.
+    """A generator, for images of any size: ``forward`` brings them to sides that ``translate`` takes.
 
     They are mirrored at the right and the bottom, and what is made of that is cut off again. A ``residual``
     one makes what is added to its input, so that it starts from doing nothing: Zhang et al. (2017), DnCNN,
@@ -53,18 +53,18 @@ class Translator(nn.Module):
         return self.fitting(mirrored(mirrored(x, 2, filled[0]), 3, filled[1]))[..., :height, :width]
 
     def fitting(self, x: Tensor) -> Tensor:
-        """Return what is made of pictures whose sides need no mirroring."""
+        """Return what is made of images whose sides need no mirroring."""
         return x + self.translate(x) if self.residual else self.translate(x)
 
     def translate(self, x: Tensor) -> Tensor:
-        """Return what the layers make of pictures whose sides are a multiple of ``multiple``, at least
+        """Return what the layers make of images whose sides are a multiple of ``multiple``, at least
         ``smallest``.
         """
         raise NotImplementedError
 
 
 def mirrored(x: Tensor, axis: int, length: int) -> Tensor:
-    """Return pictures mirrored at the end of an axis, without the last pixel, up to ``length`` pixels."""
+    """Return images mirrored at the end of an axis, without the last pixel, up to ``length`` pixels."""
     while x.shape[axis] < length:
         side = x.shape[axis]
         if side == 1:
@@ -179,7 +179,7 @@ class SkipNet(Translator):
     back.
 
     The output lies in (-1, 1); H and W multiples of 2^levels. No norm on the first layer and, unless
-    ``bottleneck_norm``, on the innermost (with one picture a step batch norm would make it zero: erratum to
+    ``bottleneck_norm``, on the innermost (with one image a step batch norm would make it zero: erratum to
     the paper); dropout on the first three levels up. Without ``skips`` it is the encoder-decoder of the
     same paper. Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks"
     (2017), 6.1.1; layers in the order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.

@@ -1,8 +1,8 @@
 """Layers that behave at test as in training, where a model was published so.
 
 Pix2pix keeps dropout and batch statistics at test (Isola et al. 2017, 3.4). Both are made here so that a
-result depends on the picture alone: statistics are those of one picture, as with the published batch of one,
-and dropout is drawn from a seed that belongs to the picture. Neither depends on the batch a picture is in.
+result depends on the image alone: statistics are those of one image, as with the published batch of one,
+and dropout is drawn from a seed that belongs to the image. Neither depends on the batch a image is in.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class _Sum(torch.autograd.Function):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that can use each picture's own statistics at test, as a batch of one does in training.
+    """Batch norm that can use each image's own statistics at test, as a batch of one does in training.
 
-    ``shared_by`` processes that train together, the statistics in training are those of all their pictures.
+    ``shared_by`` processes that train together, the statistics in training are those of all their images.
     (``SyncBatchNorm`` knows CUDA alone, and cannot be differentiated twice.)
     """
 
-    per_picture: bool = False
+    per_image: bool = False
     shared_by: int = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise N x C x H x W; a single value a channel has no statistics, it takes the running ones."""
         if self.training and self.shared_by > 1:
             return self._together(x)
-        if self.training or not self.per_picture or x.shape[2] * x.shape[3] == 1:
+        if self.training or not self.per_image or x.shape[2] * x.shape[3] == 1:
             return super().forward(x)
         return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
@@ -101,13 +101,13 @@ class ReflectionPad(nn.ReflectionPad2d):
 
 
 class Dropout(nn.Dropout):
-    """Dropout that can go on at test, with a mask for each picture drawn from its seed."""
+    """Dropout that can go on at test, with a mask for each image drawn from its seed."""
 
     seeds: tuple[int, ...] = ()
     number: int = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop; at test only where there are ``seeds``, one for each of the N pictures."""
+        """Drop; at test only where there are ``seeds``, one for each of the N images."""
         if self.training or not self.seeds:
             return super().forward(x)
         masks = torch.stack([self._mask(seed, x.shape[1:]) for seed in self.seeds])
@@ -123,7 +123,7 @@ def set_norm(network: nn.Module, norm: TestNorm) -> None:
     dropouts = 0
     for module in network.modules():
         if isinstance(module, BatchNorm):
-            module.per_picture = norm == "batch"
+            module.per_image = norm == "batch"
         elif isinstance(module, Dropout):
             module.number, dropouts = dropouts, dropouts + 1
 
@@ -131,7 +131,7 @@ def set_norm(network: nn.Module, norm: TestNorm) -> None:
 def looks_around(network: nn.Module) -> bool:
     """Tell whether a network normalises by all that it is given: then tiles are not parts of a whole."""
     return any(
-        isinstance(m, nn.InstanceNorm2d) or (isinstance(m, BatchNorm) and m.per_picture)
+        isinstance(m, nn.InstanceNorm2d) or (isinstance(m, BatchNorm) and m.per_image)
         for m in network.modules()
     )
 
@@ -162,9 +162,9 @@ def together_uncompiled(network: nn.Module) -> None:
             module._together = torch.compiler.disable(module._together)  # type: ignore[method-assign,no-untyped-call]
 
 
-def seeds_of(pictures: Tensor, draw: int = 0) -> tuple[int, ...]:
-    """Return a seed for each of N pictures, from its samples and the number of the draw."""
-    held = pictures.detach().cpu().contiguous().numpy()
+def seeds_of(images: Tensor, draw: int = 0) -> tuple[int, ...]:
+    """Return a seed for each of N images, from its samples and the number of the draw."""
+    held = images.detach().cpu().contiguous().numpy()
     digests = (blake2b(p.tobytes(), digest_size=7, salt=draw.to_bytes(8, "little")) for p in held)
     return tuple(int.from_bytes(d.digest(), "little") for d in digests)
 

@@ -40,7 +40,7 @@ GanMode: TypeAlias = Literal["vanilla", "lsgan", "wgan", "wgan-gp"]
 
 SPREAD: Final = 0.02
 MOST_FILLED: Final = 4
-"""Pictures are mirrored up to a network's multiple, to at most so many times their pixels while it trains."""
+"""Images are mirrored up to a network's multiple, to at most so many times their pixels while it trains."""
 LARGEST: Final = 1 << 30
 """Parameters a network may have: 4 GiB in float32. A checkpoint can ask for any width."""
 
@@ -78,34 +78,30 @@ class NetworkSpec(BaseModel):
         """Return what a side of so many pixels has to be filled up to."""
         return max(self.smallest, -(-side // self.multiple) * self.multiple)
 
-    def check_size(self, height: int, width: int, pictures: int = 2) -> None:
-        """Raise UsageError, naming the way out, where steps of so many pictures of this size do not fit."""
+    def check_size(self, height: int, width: int, images: int = 2) -> None:
+        """Raise UsageError, naming the way out, where steps of so many images of this size do not fit."""
         row = NETWORKS[self.name]
         filled = self.room(height), self.room(width)
         if self.name in get_args(Discriminator) and min(height, width) < row.smallest:
-            why = (
-                f"takes sides of at least {row.smallest} pixels, the pictures are {width}x{height}"
-            )
+            why = f"takes sides of at least {row.smallest} pixels, the images are {width}x{height}"
             raise UsageError(
                 "network", self.name, why, "choose a smaller one, or build the corpus larger"
             )
         if filled[0] * filled[1] > MOST_FILLED * height * width:
-            way_out = f"build the corpus with --size {_size(filled)}, or choose another --net"
-            why = f"takes sides that are a multiple of {row.multiple}: pictures of {width}x{height} would be "
-            raise UsageError("network", self.name, f"{why}mirrored up to {_size(filled)}", way_out)
+            hint = f"build the corpus with --size {_size(filled)}, or choose another --net"
+            why = f"takes sides that are a multiple of {row.multiple}: images of {width}x{height} would be "
+            raise UsageError("network", self.name, f"{why}mirrored up to {_size(filled)}", hint)
         factor = row.normed * (2 if self.bottleneck_norm else 1)
         values = (
-            (filled[0] // factor)
-            * (filled[1] // factor)
-            * (pictures if self.norm == "batch" else 1)
+            (filled[0] // factor) * (filled[1] // factor) * (images if self.norm == "batch" else 1)
         )
         if values < 2 and self.norm != "none":
-            why = f"would normalise a single value by itself ({self.norm} norm, {pictures} pictures at a time)"
+            why = f"would normalise a single value by itself ({self.norm} norm, {images} images at a time)"
             raise UsageError(
                 "network",
                 self.name,
                 why,
-                "use a larger --batch, a smaller --accumulate, larger pictures or another norm",
+                "use a larger --batch, a smaller --accumulate, larger images or another norm",
             )
 
 
@@ -120,7 +116,7 @@ class Network:
 
     Sides are brought to a multiple of ``multiple`` and at least ``smallest`` pixels, but for those of a
     discriminator, which have to be as large; the narrowest layer that is
-    normalised is ``normed`` times smaller than the picture. ``dropout`` None: there is none in it.
+    normalised is ``normed`` times smaller than the image. ``dropout`` None: there is none in it.
     """
 
     make: Callable[[NetworkSpec], nn.Module]

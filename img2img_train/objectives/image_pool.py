@@ -17,7 +17,7 @@ POOL: Final = 2
 
 
 @dataclass(slots=True)
-class Pool:
+class ImagePool:
     """The last ``size`` images, more or less; one of a training's states that a checkpoint holds.
 
     A new image takes a free place and is shown; where none is free it is shown, or, every other time, takes
@@ -36,7 +36,7 @@ class Pool:
         return np.random.default_rng([self.seed, step, POOL, self.number])
 
     @torch.no_grad()
-    def exchange(self, made: Tensor, draws: np.random.Generator) -> Tensor:
+    def query(self, made: Tensor, draws: np.random.Generator) -> Tensor:
         """Take in images of a step, N x C x H x W, and return as many to show, float32.
 
         The images of a step may come in parts, from the same ``draws``.

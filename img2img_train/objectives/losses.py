@@ -1,6 +1,6 @@
 """The losses of adversarial games. Each is reckoned in float32, outside autocast.
 
-``Mode`` says how verdicts become losses: ``vanilla`` cross-entropy, the generator's non-saturating
+``Mode`` says how logits become losses: ``vanilla`` cross-entropy, the generator's non-saturating
 (Goodfellow et al. 2014, section 3); ``lsgan`` squared differences from 1 and 0 (Mao et al. 2017, eq. 9);
 ``wgan`` the difference of means, weights clipped (Arjovsky, Chintala, Bottou 2017, algorithm 1);
 ``wgan-gp`` the same with a gradient penalty (Gulrajani et al. 2017, eq. 3).
@@ -21,12 +21,12 @@ PENALTY: Final = 10.0
 """Weight of the gradient penalty: lambda of Gulrajani et al. 2017."""
 
 
-def fooling(mode: GanMode, verdicts: Tensor) -> Tensor:
-    """Return the generator's loss for the verdicts on what it made: small where they say "real"."""
-    return _towards(mode, verdicts, real=True)
+def generator_loss(mode: GanMode, logits: Tensor) -> Tensor:
+    """Return the generator's loss for the logits on what it made: small where they say "real"."""
+    return _towards(mode, logits, real=True)
 
 
-def judging(
+def discriminator_loss(
     mode: GanMode, judge: nn.Module, real: Tensor, made: Tensor, weight: float
 ) -> dict[str, Tensor]:
     """Return the terms of a discriminator's loss, times ``weight``: ``real``, ``made``, with wgan-gp
@@ -44,20 +44,20 @@ def judging(
     return terms
 
 
-def _towards(mode: GanMode, verdicts: Tensor, real: bool) -> Tensor:
-    with torch.autocast(verdicts.device.type, enabled=False):
-        verdicts = verdicts.float()
+def _towards(mode: GanMode, logits: Tensor, real: bool) -> Tensor:
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
         if mode == "vanilla":
-            return functional.softplus(-verdicts if real else verdicts).mean()
+            return functional.softplus(-logits if real else logits).mean()
         if mode == "lsgan":
-            return (verdicts - float(real)).square().mean()
-        return -verdicts.mean() if real else verdicts.mean()
+            return (logits - float(real)).square().mean()
+        return -logits.mean() if real else logits.mean()
 
 
 def gradient_penalty(judge: nn.Module, real: Tensor, made: Tensor) -> Tensor:
     """Return how far the slope of the critic is from 1, squared, at a random place between real and made.
 
-    Gulrajani et al. 2017, eq. 3. The critic is the mean of a picture's verdicts, as in the loss: a slope of
+    Gulrajani et al. 2017, eq. 3. The critic is the mean of a image's logits, as in the loss: a slope of
     1 of their sum would leave hardly a signal to a generator with a large reconstruction weight. Of a
     conditional pair the slope is taken over both halves. Draws from the global generator of the device.
     """

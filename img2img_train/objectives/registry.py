@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures on the device: float32 N x C x H x W in [-1, 1]; of an unpaired corpus the halves have
+    """Images on the device: float32 N x C x H x W in [-1, 1]; of an unpaired corpus the halves have
     nothing to do with each other.
     """
 
@@ -60,23 +60,23 @@ Dropout: TypeAlias = Annotated[
 ]  # fmt: skip
 Normed: TypeAlias = Literal["auto", "batch", "instance", "none"]
 Mode: TypeAlias = Annotated[
-    GanMode, Field(description="how verdicts become losses: cross-entropy, squares, Wasserstein with clipped "
+    GanMode, Field(description="how logits become losses: cross-entropy, squares, Wasserstein with clipped "
     "weights (RMSProp) or with a gradient penalty")
 ]  # fmt: skip
-Judge: TypeAlias = Annotated[
+DiscriminatorName: TypeAlias = Annotated[
     Discriminator,
-    Field(description="discriminator: verdicts on patches of so many pixels, or on the whole"),
+    Field(description="discriminator: logits on patches of so many pixels, or on the whole"),
 ]
-JudgeWidth: TypeAlias = Annotated[
+DiscriminatorWidth: TypeAlias = Annotated[
     int, Field(ge=1, le=1024, description="channels of the discriminator's first layer")
 ]
-JudgeNorm: TypeAlias = Annotated[
+DiscriminatorNorm: TypeAlias = Annotated[
     Normed,
     Field(
         description="norm of the discriminator; auto is the generator's, with wgan-gp instance for batch"
     ),
 ]
-JudgeWeight: TypeAlias = Annotated[
+DiscriminatorWeight: TypeAlias = Annotated[
     float,
     Field(gt=0, le=1000, description="weight of the discriminator's objective; 0.5 slows it down"),
 ]
@@ -98,7 +98,7 @@ CycleWeight: TypeAlias = Annotated[
 ]
 Identity: TypeAlias = Annotated[
     float,
-    Field(ge=0, le=1e3, description="weight of leaving pictures of the other side alone, times "
+    Field(ge=0, le=1e3, description="weight of leaving images of the other side alone, times "
     "--cycle-weight; needs equal channels on both sides"),
 ]  # fmt: skip
 PoolSize: TypeAlias = Annotated[
@@ -107,7 +107,7 @@ PoolSize: TypeAlias = Annotated[
 ]
 
 
-class Usual(TypedDict, total=False):
+class PublishedDefaults(TypedDict, total=False):
     """Settings of a run with which an objective was published."""
 
     batch: int
@@ -121,8 +121,8 @@ class Usual(TypedDict, total=False):
 class Objective(BaseModel):
     """What every objective is. A step calls ``forward`` once, then ``losses``, ``after`` for each phase.
 
-    ``paired``: pictures come with their target; else from two sides that are drawn independently.
-    ``best_by_psnr``: the checkpoint with the best PSNR on held-out pictures is handed over; else the newest.
+    ``paired``: images come with their target; else from two sides that are drawn independently.
+    ``best_by_psnr``: the checkpoint with the best PSNR on held-out images is handed over; else the newest.
     Every objective has a network ``generator``, input to target, and an image ``output`` that it made;
     ``back``, where there is one, is the network from target to input. ``shown`` are the columns of a sample
     grid: ``input``, ``target`` and images of ``forward``.
@@ -155,18 +155,18 @@ class Objective(BaseModel):
         """The network that is handed over in the end: input to output."""
         return "generator"
 
-    def makers(self) -> tuple[str, ...]:
+    def generators(self) -> tuple[str, ...]:
         """Return the networks by which ``forward`` makes images; a run may hand over averages of them."""
         return (self.generator,) if self.back is None else (self.generator, self.back)
 
-    def usual(self) -> Usual:
+    def published_defaults(self) -> PublishedDefaults:
         """Return the run's settings (``RunConfig``) with which the objective was published, where not
         given.
         """
         return {}
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
-        """Return the networks for pictures of so many channels, input and target."""
+        """Return the networks for images of so many channels, input and target."""
         return {"generator": self.translator(channels)}
 
     def translator(self, channels: tuple[int, int]) -> NetworkSpec:
@@ -185,11 +185,11 @@ class Objective(BaseModel):
         """Return the updates of a step, in order."""
         return (Phase("generator", ("generator",)),)
 
-    def remembers(self) -> dict[str, int]:
+    def image_pools(self) -> dict[str, int]:
         """Return the images of ``forward`` of which a history is kept, and how many of each."""
         return {}
 
-    def twice_differentiated(self) -> tuple[str, ...]:
+    def needs_double_backward(self) -> tuple[str, ...]:
         """Return the networks of whose gradients there are gradients; no compiler of torch's knows that."""
         return ()
 
@@ -200,11 +200,11 @@ class Objective(BaseModel):
     def losses(self, phase: str, nets: Nets, batch: Batch, made: Images, past: Images) -> Images:
         """Return the terms whose sum the phase minimises, by name; scalars, float32.
 
-        ``past`` holds images from the histories of ``remembers``, as many as were made.
+        ``past`` holds images from the histories of ``image_pools``, as many as were made.
         """
         raise NotImplementedError
 
-    def after(self, phase: str, nets: Nets) -> None:
+    def after_update(self, phase: str, nets: Nets) -> None:
         """Do what follows the update of a phase, clipping weights for instance."""
 
 
@@ -241,10 +241,10 @@ class Adversarial(Objective):
 
     net: Annotated[Generator, Field(description="generator")] = "unet-256"
     gan_mode: Mode = "vanilla"
-    discriminator: Judge = "patch-70"
-    d_width: JudgeWidth = 64
-    d_norm: JudgeNorm = "auto"
-    d_weight: JudgeWeight = 0.5
+    discriminator: DiscriminatorName = "patch-70"
+    d_width: DiscriminatorWidth = 64
+    d_norm: DiscriminatorNorm = "auto"
+    d_weight: DiscriminatorWeight = 0.5
     critic_steps: CriticSteps = 1
     clip: Clip = 0.01
 
@@ -254,13 +254,13 @@ class Adversarial(Objective):
             raise ValueError("--clip belongs to --gan-mode wgan; give that too, or leave it out")
         return self
 
-    def usual(self) -> Usual:
+    def published_defaults(self) -> PublishedDefaults:
         """Isola et al. (2017), 6.2; the rate of wgan as in Arjovsky et al. (2017), algorithm 1."""
-        usual: Usual = {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        usual: PublishedDefaults = {"batch": 1, "epochs": 200, "epochs_decay": 100}
         return {**usual, "lr": 5e-5} if self.gan_mode == "wgan" else usual
 
     def judge(self, channels: int) -> NetworkSpec:
-        """Return a discriminator of pictures with so many channels."""
+        """Return a discriminator of images with so many channels."""
         norm = self.d_norm
         if norm == "auto":
             norm = self.translator((3, 3)).norm
@@ -270,12 +270,12 @@ class Adversarial(Objective):
     def _phase(self, name: str, *modules: str, every: int = 1) -> Phase:
         return Phase(name, modules, "rmsprop" if self.gan_mode == "wgan" else "adam", every)
 
-    def twice_differentiated(self) -> tuple[str, ...]:
+    def needs_double_backward(self) -> tuple[str, ...]:
         """Return the critics, with ``wgan-gp``."""
         judges = next(phase.modules for phase in self.phases() if phase.name == "discriminator")
         return judges if self.gan_mode == "wgan-gp" else ()
 
-    def after(self, phase: str, nets: Nets) -> None:
+    def after_update(self, phase: str, nets: Nets) -> None:
         """Clip the discriminators' weights, with ``wgan``."""
         from img2img_train.objectives.losses import clip
 
@@ -290,9 +290,9 @@ class Gan(Adversarial):
 
     conditional: ClassVar[bool] = False
 
-    def usual(self) -> Usual:
+    def published_defaults(self) -> PublishedDefaults:
         """Dropout and batch statistics stay at test: Isola et al. (2017), 3.4."""
-        return {**super().usual(), "test_dropout": True, "test_norm": "batch"}
+        return {**super().published_defaults(), "test_dropout": True, "test_norm": "batch"}
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return the generator and its discriminator."""
@@ -308,13 +308,13 @@ class Gan(Adversarial):
 
     def losses(self, phase: str, nets: Nets, batch: Batch, made: Images, past: Images) -> Images:
         """Return ``d_real``, ``d_made`` (``d_penalty``) of the discriminator, ``gan`` of the generator."""
-        from img2img_train.objectives.losses import fooling, judging
+        from img2img_train.objectives.losses import discriminator_loss, generator_loss
 
         judge, output = nets["discriminator"], made["output"]
         if phase == "generator":
-            return {"gan": fooling(self.gan_mode, judge(self._seen(batch, output)))}
-        pictures = self._seen(batch, batch.target), self._seen(batch, output)
-        terms = judging(self.gan_mode, judge, *pictures, self.d_weight)
+            return {"gan": generator_loss(self.gan_mode, judge(self._seen(batch, output)))}
+        images = self._seen(batch, batch.target), self._seen(batch, output)
+        terms = discriminator_loss(self.gan_mode, judge, *images, self.d_weight)
         return {f"d_{name}": term for name, term in terms.items()}
 
     def _seen(self, batch: Batch, image: Tensor) -> Tensor:
@@ -351,7 +351,7 @@ class Pix2Pix(L1Gan):
 
 
 # --------------------------------------------------------------------------- games without pairs
-class ThereAndBack(Adversarial):
+class CycleObjective(Adversarial):
     """Two generators, input to target (``generator``) and back (``inverse``), each with its discriminator.
 
     A corpus with pairs will do: its pairs are not used.
@@ -387,11 +387,13 @@ class ThereAndBack(Adversarial):
         }
 
     def _fooling(self, nets: Nets, made: Images) -> Images:
-        from img2img_train.objectives.losses import fooling
+        from img2img_train.objectives.losses import generator_loss
 
         return {
-            "gan_there": fooling(self.gan_mode, nets["discriminator_target"](made["output"])),
-            "gan_back": fooling(self.gan_mode, nets["discriminator_input"](made["inverse"])),
+            "gan_there": generator_loss(
+                self.gan_mode, nets["discriminator_target"](made["output"])
+            ),
+            "gan_back": generator_loss(self.gan_mode, nets["discriminator_input"](made["inverse"])),
         }
 
     def _cycle(self, weight: float, batch: Batch, made: Images) -> Images:
@@ -403,12 +405,14 @@ class ThereAndBack(Adversarial):
         }
 
     def _judging(self, nets: Nets, batch: Batch, made: Images) -> Images:
-        from img2img_train.objectives.losses import judging
+        from img2img_train.objectives.losses import discriminator_loss
 
         sides = {"input": (batch.input, made["inverse"]), "target": (batch.target, made["output"])}
         terms: Images = {}
-        for side, pictures in sides.items():
-            found = judging(self.gan_mode, nets[f"discriminator_{side}"], *pictures, self.d_weight)
+        for side, images in sides.items():
+            found = discriminator_loss(
+                self.gan_mode, nets[f"discriminator_{side}"], *images, self.d_weight
+            )
             terms |= {f"d_{side}_{name}": term for name, term in found.items()}
         return terms
 
@@ -419,7 +423,7 @@ class ThereAndBack(Adversarial):
         return self._phase("discriminator", "discriminator_target", "discriminator_input")
 
 
-class CycleGan(ThereAndBack):
+class CycleGan(CycleObjective):
     """Zhu, Park, Isola, Efros (2017), eq. 3 with least squares (4), lambda 10; identity loss of 5.2.
 
     Identity 0.5, a pool of 50, generators first, D halved, and the rest as in
@@ -435,7 +439,7 @@ class CycleGan(ThereAndBack):
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return the networks; UsageError where identity is asked for between unequal channels."""
         if self.identity and channels[0] != channels[1]:
-            why = f"compares pictures of {channels[0]} and {channels[1]} channels"
+            why = f"compares images of {channels[0]} and {channels[1]} channels"
             raise UsageError("option", "--identity", why, "give --identity 0")
         return super().networks(channels)
 
@@ -443,7 +447,7 @@ class CycleGan(ThereAndBack):
         """Return the generators' update, then the discriminators'."""
         return self._translators(self.critic_steps), self._judges()
 
-    def remembers(self) -> dict[str, int]:
+    def image_pools(self) -> dict[str, int]:
         """Keep a history of what both generators made."""
         return {"output": self.pool, "inverse": self.pool}
 
@@ -466,7 +470,7 @@ class CycleGan(ThereAndBack):
         }
 
 
-class DualGan(ThereAndBack):
+class DualGan(CycleObjective):
     """Yi, Zhang, Tan, Gong (2017), eq. 1 to 3: critics, and the absolute difference there and back, lambda
     500.
 
@@ -475,13 +479,13 @@ class DualGan(ThereAndBack):
     """
 
     gan_mode: Mode = "wgan-gp"
-    d_weight: JudgeWeight = 1.0
+    d_weight: DiscriminatorWeight = 1.0
     critic_steps: CriticSteps = 2
     reconstruction_weight: CycleWeight = 500.0
 
-    def usual(self) -> Usual:
+    def published_defaults(self) -> PublishedDefaults:
         """The rate does not fall: it does not in https://github.com/duxingren14/DualGAN."""
-        return {**super().usual(), "epochs_decay": 0}
+        return {**super().published_defaults(), "epochs_decay": 0}
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the critics' update, then the generators', every ``critic_steps`` steps."""

@@ -15,7 +15,7 @@ from torch import nn
 
 
 @dataclass(slots=True)
-class Shadow:
+class ModelEma:
     """Moving averages of some networks; they begin as their copies.
 
     The first updates average over fewer: the decay of update n (from 1) is at most (1 + n) / (10 + n), as
@@ -27,13 +27,13 @@ class Shadow:
     nets: dict[str, nn.Module] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, decay: float, nets: Mapping[str, nn.Module], names: Iterable[str]) -> Shadow:
-        """Return the shadow of the networks of these names, as they are now."""
+    def of(cls, decay: float, nets: Mapping[str, nn.Module], names: Iterable[str]) -> ModelEma:
+        """Return the ema of the networks of these names, as they are now."""
         return cls(decay, {name: copy.deepcopy(nets[name]).requires_grad_(False) for name in names})
 
     @torch.no_grad()
-    def follow(self, nets: Mapping[str, nn.Module], moved: Iterable[str], update: int) -> None:
-        """Take update number ``update``, from 1, of those of the ``moved`` networks that have a shadow."""
+    def update(self, nets: Mapping[str, nn.Module], moved: Iterable[str], update: int) -> None:
+        """Take update number ``update``, from 1, of those of the ``moved`` networks that have a ema."""
         share = 1 - min(self.decay, (1 + update) / (10 + update))
         for name in (name for name in moved if name in self.nets):
             mine, theirs = self.nets[name], nets[name]

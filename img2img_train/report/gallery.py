@@ -1,4 +1,4 @@
-"""The gallery of a page: input, output and target of each picture, what they can be sorted and chosen by."""
+"""The gallery of a page: input, output and target of each image, what they can be sorted and chosen by."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ALBUM_BYTES: Final = 3_300_000
-"""Base64 characters of all pictures of an album."""
+"""Base64 characters of all images of an album."""
 FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
-"""Longer side in pixels and WebP quality of smaller pictures, where those that were saved are too large."""
+"""Longer side in pixels and WebP quality of smaller images, where those that were saved are too large."""
 PROBED: Final = 24
 FEW: Final = 12
 """A fact with so many values has a select, where there are two cards a value."""
@@ -60,7 +60,7 @@ def album_of(
     }
     selects = list(_selects(found))
     cards = [_filled(card, selects, list(scored)) for card in _fitted(found)]
-    total = sum(saved["pictures"] for _, saved in parts)
+    total = sum(saved["images"] for _, saved in parts)
     return Album(cards, selects, list(_orders(scored)), scored, total)
 
 
@@ -97,7 +97,7 @@ def _filled(
 
 # -------------------------------------------------------------------------------------------- bytes
 def _fitted(cards: Sequence[Card]) -> Sequence[Card]:
-    """Return the cards with pictures as fine as keeps the page small: a few tell about how fine that is."""
+    """Return the cards with images as fine as keeps the page small: a few tell about how fine that is."""
     if _bytes_of(cards) <= ALBUM_BYTES:
         return cards
     some = cards[:: max(1, len(cards) // PROBED)]
@@ -123,13 +123,13 @@ def _smaller(card: Card, side: int, quality: int) -> Card:
     import cv2
     import numpy as np
 
-    from img2img_data.images import io as images
+    from img2img_data.images import io
 
     scale = min(1.0, side / max(card["width"], card["height"]))
     size = max(1, round(card["width"] * scale)), max(1, round(card["height"] * scale))
     webp = {}
     for name, data in card["webp"].items():
-        pixels = images.to_uint8_rgb(images.decode(b64decode(data)).pixels)
+        pixels = io.to_uint8_rgb(io.decode(b64decode(data)).pixels)
         small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-        webp[name] = b64encode(images.encode(small, "webp", quality)).decode()
+        webp[name] = b64encode(io.encode(small, "webp", quality)).decode()
     return {**card, "webp": webp, "width": size[0], "height": size[1]}

@@ -1,6 +1,6 @@
 """Pages that tell how good a run is: ``report.html`` of a run, and the page of a matrix of runs and corpora.
 
-A page is whole in itself: pictures, style and script are inside, it opens from a file and asks the network
+A page is whole in itself: images, style and script are inside, it opens from a file and asks the network
 for nothing. The same run folder gives the same bytes. What a page says comes from the files of the run;
 nothing is computed anew here.
 """
@@ -71,7 +71,7 @@ def write_matrix_page(
 ) -> Path:
     """Write the page of a matrix, ``payload`` being the content of ``matrix.json``, and return its path.
 
-    ``galleries`` are the cards of each cell (``gallery.cards``), none for a page without pictures.
+    ``galleries`` are the cards of each cell (``gallery.cards``), none for a page without images.
     """
     columns = len(payload["corpora"])
     rows = [
@@ -128,7 +128,7 @@ def _frames(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     import cv2
     import numpy as np
 
-    from img2img_data.images import io as images
+    from img2img_data.images import io
 
     room = SAMPLE_BYTES
     steps = max(1, min(len(paths), SAMPLE_FRAMES) - 1)
@@ -136,13 +136,13 @@ def _frames(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         {round(i * (len(paths) - 1) / steps) for i in range(min(len(paths), SAMPLE_FRAMES))}
     )
     for place in places:
-        pixels = images.read(paths[place]).pixels
+        pixels = io.read(paths[place]).pixels
         height, width = pixels.shape[:2]
         scale = min(1.0, SAMPLE_SIDE / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         if scale < 1:
             pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-        webp = b64encode(images.encode(pixels, "webp", 82)).decode()
+        webp = b64encode(io.encode(pixels, "webp", 82)).decode()
         room -= len(webp)
         if room < 0:
             return
@@ -180,7 +180,7 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
         Series(f"{name}, validation", points, "dashed") for name, points in _losses(checked).items()
     ]
     model = _by_epoch((row["epoch"], row.get("psnr")) for row in checked)
-    nothing = _by_epoch((row["epoch"], row.get("psnr_nothing")) for row in checked)
+    nothing = _by_epoch((row["epoch"], row.get("psnr_input")) for row in checked)
     again = _by_epoch((row["epoch"], row.get("cycle_mae")) for row in checked)
     known = _by_epoch((row["epoch"], row.get("psnr_train")) for row in checked)
     quality = [
@@ -191,7 +191,7 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     charts = [
         chart("Loss", "", losses),
         chart("PSNR on the validation split", "dB", quality),
-        chart("Error there and back, validation split", "grey levels", [Series("model", again)]),
+        chart("Error there and back, validation split", "gray levels", [Series("model", again)]),
     ]
     return [drawn for drawn in charts if drawn.lines]
 
@@ -225,7 +225,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line in the units of the picture: ``path`` for SVG, its ``last`` place and the value there."""
+    """A line in the units of the image: ``path`` for SVG, its ``last`` place and the value there."""
 
     label: str
     style: str
@@ -236,7 +236,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawn chart: ticks are (place in the picture, label)."""
+    """A drawn chart: ticks are (place in the image, label)."""
 
     title: str
     unit: str

@@ -1,7 +1,7 @@
 """One checkpoint, one file: tensors, a description of the model, a digest.
 
 It is a safetensors file (https://github.com/huggingface/safetensors) whose header holds the description as
-JSON and the SHA-256 of all tensors. Reading it runs no code, and refuses whatever is damaged in one line.
+JSON and the SHA-256 of all tensors. Reading it runs no code, and rejects whatever is damaged in one line.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Progress(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int = Field(default=0, ge=0)
-    pictures: int = Field(default=0, ge=0)
+    images: int = Field(default=0, ge=0)
     reported: int = Field(default=0, ge=0)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -84,7 +84,7 @@ class Description(BaseModel):
     generator: str
     back: str | None = None
     networks: dict[str, NetworkSpec] = Field(min_length=1, max_length=16)
-    colour: Literal["rgb", "lab"] = "rgb"
+    color: Literal["rgb", "lab"] = "rgb"
     value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
     size: tuple[int, int]
     versions: dict[str, str]
@@ -182,12 +182,10 @@ def not_finite(tensors: Tensors) -> str | None:
     return None
 
 
-def _check_finite(path: Path, tensors: Tensors, before: str, way_out: str) -> None:
+def _check_finite(path: Path, tensors: Tensors, before: str, hint: str) -> None:
     name = not_finite(tensors)
     if name is not None:
-        raise CheckpointError(
-            "checkpoint", path, f"{before}{printable(name)} is not finite", way_out
-        )
+        raise CheckpointError("checkpoint", path, f"{before}{printable(name)} is not finite", hint)
 
 
 # ----------------------------------------------------------------------------------------- reading

@@ -5,7 +5,7 @@
     config.json             the configuration, whole and resolved; versions; what the corpora held
     log.jsonl               a row per epoch and per validation
     timing.jsonl            seconds and rates; the one file in which equal runs differ
-    samples/epoch-00005.png input | output | target, the same pictures each time
+    samples/epoch-00005.png input | output | target, the same images each time
     checkpoints/            latest and previous (complete), best (networks alone)
     tensorboard/            the log and the samples again, with --tensorboard
     evaluation/ report.html what the finished run was scored with, and the page about it
@@ -29,10 +29,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from img2img_data.core.errors import CheckpointError, FolderInUse, UsageError, printable
+from img2img_data.core.errors import CheckpointError, FolderInUseError, UsageError, printable
 from img2img_data.corpus.format import read_rows, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
-from img2img_train.data.color import Colour, Planes
+from img2img_train.data.color import ChannelLayout, ColorSpace
 from img2img_train.data.loader import from_bytes, from_words, to_bytes, to_words
 from img2img_train.networks.layers import TestNorm, dropping, seeds_of, set_norm
 from img2img_train.networks.registry import NetworkSpec, skeleton
@@ -112,7 +112,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, made if missing, while the process lives; FolderInUse where another does."""
+        """Hold the folder, made if missing, while the process lives; FolderInUseError where another does."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("ab")
@@ -122,7 +122,7 @@ class RunFolder:
             ) from None
         with file:
             if not _locked(file):
-                raise FolderInUse(
+                raise FolderInUseError(
                     "run", self.root, "is in use by another run", f"wait for it, or {ANOTHER_OUT}"
                 )
             yield
@@ -209,7 +209,7 @@ class RunFolder:
         return False
 
     def check_same(self, config: RunConfig, data: Mapping[str, Any]) -> None:
-        """Raise UsageError where the run begun here has other settings or other pictures."""
+        """Raise UsageError where the run begun here has other settings or other images."""
         for name, (old, new) in RunConfig.load(self.config).changes(config).items():
             why = f"was begun with another configuration ({name} was {_short(old)}, now {_short(new)})"
             raise UsageError("run", self.root, why, f"{ANOTHER_OUT}, or the same settings")
@@ -270,9 +270,9 @@ def versions() -> dict[str, str]:
 def read_log(run: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a run's log, in order; none where it has not begun.
 
-    ``{"kind": "train", "epoch", "step", "pictures", "losses": {name: mean}}`` and ``{"kind": "validation",
-    "epoch", "step", "psnr", "psnr_nothing", "psnr_train", "best"}``; PSNR in dB, mean over pictures, that of
-    ``psnr_train`` over a few training pairs; without pairs ``cycle_mae`` in their place, grey levels.
+    ``{"kind": "train", "epoch", "step", "images", "losses": {name: mean}}`` and ``{"kind": "validation",
+    "epoch", "step", "psnr", "psnr_input", "psnr_train", "best"}``; PSNR in dB, mean over images, that of
+    ``psnr_train`` over a few training pairs; without pairs ``cycle_mae`` in their place, gray levels.
     ``{"kind": "warning"`` or ``"stopped", "epoch", "step", "text"}`` say so in words. A half row at the
     end, of a run under way, is left out.
     """
@@ -288,7 +288,7 @@ def read_log(run: Path | str) -> list[dict[str, Any]]:
 
 
 def read_timing(run: Path | str) -> list[dict[str, Any]]:
-    """Return the rows of a run's timing, in order: ``{"epoch", "seconds", "pictures_per_second", ...}``."""
+    """Return the rows of a run's timing, in order: ``{"epoch", "seconds", "images_per_second", ...}``."""
     timing = RunFolder(Path(run)).timing
     return read_rows(timing) if timing.is_file() else []
 
@@ -320,7 +320,7 @@ class LoadedModel:
 
     generator: nn.Module
     spec: NetworkSpec
-    colour: Colour
+    color: ColorSpace
     value_range: tuple[int, int]
     step: int
     config: RunConfig
@@ -328,27 +328,27 @@ class LoadedModel:
     path: Path
 
     @property
-    def planes(self) -> Planes:
-        """What the network takes and gives of a picture; UsageError where that is no picture."""
-        planes = Planes(self.colour, (self.spec.inputs, self.spec.outputs))
-        if not planes.known:
-            why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.colour})"
-            raise UsageError("model", self.path, why, "pictures are RGB or grey, or L to ab")
-        return planes
+    def channel_layout(self) -> ChannelLayout:
+        """What the network takes and gives of a image; UsageError where that is no image."""
+        channel_layout = ChannelLayout(self.color, (self.spec.inputs, self.spec.outputs))
+        if not channel_layout.known:
+            why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.color})"
+            raise UsageError("model", self.path, why, "images are RGB or gray, or L to ab")
+        return channel_layout
 
     @torch.no_grad()
     def forward(self, x: Tensor, draw: int = 0) -> Tensor:
         """Return the output of N x 3 x H x W RGB in [-1, 1], as RGB; with dropout ``draw`` chooses the masks.
 
-        A picture's result depends on the picture alone, never on the batch it is in.
+        A image's result depends on the image alone, never on the batch it is in.
         """
-        given = self.planes.given(x)
+        given = self.channel_layout.given(x)
         with dropping([self.generator], seeds_of(given, draw) if self.config.test_dropout else ()):
-            return self.planes.picture(self.generator(given), given)
+            return self.channel_layout.image(self.generator(given), given)
 
     @torch.no_grad()
     def restore(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Return the restored pictures: N x H x W x 3 RGB, uint8 or uint16, to the same, sides of any length;
+        """Return the restored images: N x H x W x 3 RGB, uint8 or uint16, to the same, sides of any length;
         float32 inside.
         """
         if batch.dtype == np.uint16:
@@ -417,5 +417,5 @@ def load_generator(
     set_norm(network, config.test_norm)
     network.eval().requires_grad_(False).to(where)
     return LoadedModel(
-        network, spec, about.colour, about.value_range, about.progress.step, config, where, found
+        network, spec, about.color, about.value_range, about.progress.step, config, where, found
     )

@@ -18,10 +18,10 @@ OLD: Final = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 """How files of torch.save begin; those of before 1.6 have this number near their start."""
 
 
-def read_tensors(path: Path, way_out: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
     """Return the tensors of a ``.pth`` file; no code in it is run. CheckpointError whatever is wrong.
 
-    ``way_out`` says what to give instead where it holds no tensors. The prefix ``module.`` of parallel
+    ``hint`` says what to give instead where it holds no tensors. The prefix ``module.`` of parallel
     training goes.
     """
     import torch
@@ -30,7 +30,7 @@ def read_tensors(path: Path, way_out: str) -> dict[str, Tensor]:
         if path.stat().st_size > LARGEST_FILE:
             raise CheckpointError("weights", path, "are larger than 4 GiB", "use another file")
         if not _is_of_torch(path):
-            raise CheckpointError("weights", path, "are no file of torch.save", way_out)
+            raise CheckpointError("weights", path, "are no file of torch.save", hint)
         with warnings.catch_warnings(action="ignore"):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -42,9 +42,9 @@ def read_tensors(path: Path, way_out: str) -> dict[str, Tensor]:
     except (
         Exception
     ) as error:  # whatever is made of bytes that others wrote; its text invites to run them
-        raise CheckpointError("weights", path, *_refusal(error, way_out)) from None
+        raise CheckpointError("weights", path, *_rejection(error, hint)) from None
     if not isinstance(found, dict) or not found:
-        raise CheckpointError("weights", path, "hold no tensors by name", way_out)
+        raise CheckpointError("weights", path, "hold no tensors by name", hint)
     named = {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
     for name, tensor in named.items():
         if not isinstance(tensor, torch.Tensor) or not bool(torch.isfinite(tensor.double()).all()):
@@ -60,11 +60,11 @@ def _is_of_torch(path: Path) -> bool:
     return head.startswith(ZIP) or OLD in head
 
 
-def _refusal(error: Exception, way_out: str) -> tuple[str, str]:
+def _rejection(error: Exception, hint: str) -> tuple[str, str]:
     """Return why a file was not loaded, and the way out."""
     if isinstance(error, UnpicklingError) or "TorchScript" in str(error):
         return (
             "hold more than tensors, and nothing else is loaded",
             "save the model's state_dict() there",
         )
-    return "are no file of torch.save, or a damaged one", way_out
+    return "are no file of torch.save, or a damaged one", hint

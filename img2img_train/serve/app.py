@@ -1,4 +1,4 @@
-"""The page of ``serve``: choose a model, bring a picture, see what the model makes of it, and the scores.
+"""The page of ``serve``: choose a model, bring a image, see what the model makes of it, and the scores.
 
 Gradio draws it. What happens on a click is a method of ``Desk``, which takes what the page holds and returns
 what it shows; whatever goes wrong becomes one line in the page.
@@ -17,17 +17,17 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Final
 
-from img2img_data.core.errors import REASONS, Img2ImgError, Refused, UsageError, printable
+from img2img_data.core.errors import REASONS, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.registry import DEGRADATIONS, Degradation
-from img2img_data.degradations.spec import parse_tree
-from img2img_data.images import io as images
+from img2img_data.degradations.spec import parse_spec
+from img2img_data.images import io
 from img2img_train.distributed.memory import is_shortage
 from img2img_train.inference.translate import TranslateSettings
 from img2img_train.metrics.image import METRICS, Pixels
 from img2img_train.networks.layers import TestNorm
-from img2img_train.serve.models import Choice, Offers, spoiled
+from img2img_train.serve.models import Choice, Offers, degraded
 from img2img_train.serve.widgets import Control, all_controls, settings_of
 
 RECIPE: Final = "a recipe"
@@ -84,18 +84,18 @@ class Desk:
         )
         return (given, result), html.escape(said), result
 
-    def spoil_and_restore(self, upload: str | None, *values: Any) -> tuple[Any, ...]:
+    def degrade_and_restore(self, upload: str | None, *values: Any) -> tuple[Any, ...]:
         """Return (degraded, restored), the scores, and clean, degraded and restored."""
         (*chosen, kind, recipe, seed), settings = values[:9], values[9:]
         choice, how = choice_of(*chosen)
         degradation = self.degradation(kind, recipe, settings)
         data, path = self.bytes_of(upload), Path(str(upload))
-        degraded, drawn = spoiled(
+        image, drawn = degraded(
             degradation, clean := self.offers.read(data), int(seed or 0), path.name
         )
-        trial = self.offers.trial(choice, clean, degraded, how)
+        trial = self.offers.trial(choice, clean, image, how)
         parts = {"clean": trial.target, "degraded": trial.given, "restored": trial.made}
-        shown = [self.keep(picture, f"{path.stem}-{part}") for part, picture in parts.items()]
+        shown = [self.keep(image, f"{path.stem}-{part}") for part, image in parts.items()]
         table = score_table(trial.nothing, trial.scores)
         return (shown[1], shown[2]), table + drawn_line(drawn), *shown
 
@@ -112,7 +112,7 @@ class Desk:
         """Return the degradation that the controls, or a recipe, stand for; UsageError says what is wrong."""
         if kind == RECIPE:
             try:
-                return parse_tree(read_value(recipe), Place(RECIPE)).degradation
+                return parse_spec(read_value(recipe), Place(RECIPE)).degradation
             except ValueError as error:
                 raise UsageError(RECIPE, None, f"is no YAML ({error})", "see the example") from None
         place = 0
@@ -124,17 +124,17 @@ class Desk:
         raise UsageError("degradation", kind, "unknown", "choose one of the list")
 
     def bytes_of(self, upload: str | None) -> bytes:
-        """Return an uploaded file; UsageError where none was given, Refused where it is too large."""
+        """Return an uploaded file; UsageError where none was given, Rejected where it is too large."""
         if upload is None:
-            raise UsageError("picture", None, "none was given", "upload one first")
+            raise UsageError("image", None, "none was given", "upload one first")
         path = Path(upload).resolve()
         if not path.is_relative_to(self.folder.resolve()):
-            raise UsageError("picture", path.name, "was not uploaded here", "upload it")
-        return images.read_bytes(path, self.offers.limits.bytes)
+            raise UsageError("image", path.name, "was not uploaded here", "upload it")
+        return io.read_bytes(path, self.offers.limits.bytes)
 
     def keep(self, content: Pixels | bytes, name: str) -> str:
-        """Write a picture for the page to show and return its path; the oldest ones go."""
-        data = content if isinstance(content, bytes) else images.encode(content, "png")
+        """Write a image for the page to show and return its path; the oldest ones go."""
+        data = content if isinstance(content, bytes) else io.encode(content, "png")
         folder = self.folder / "made" / f"{time.monotonic_ns():x}"
         folder.mkdir(parents=True)
         self.made.append(folder)
@@ -171,13 +171,13 @@ def score_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     lines = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
     gain = METRICS["psnr"].gain(after["psnr"], before["psnr"])
     said = f"beats doing nothing by {gain:.2f} dB" if gain > 0 else "does not beat doing nothing"
-    advice = "One picture says little: <code>img2img-train evaluate</code> scores a whole corpus."
+    advice = "One image says little: <code>img2img-train evaluate</code> scores a whole corpus."
     table = f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-    return f"{table}<p>On this picture the model <b>{said}</b>. {advice}</p>"
+    return f"{table}<p>On this image the model <b>{said}</b>. {advice}</p>"
 
 
 def drawn_line(drawn: Mapping[str, float]) -> str:
-    """Return what was drawn for a picture, as its row in a corpus would say."""
+    """Return what was drawn for a image, as its row in a corpus would say."""
     named = ", ".join(f"{html.escape(name)} {value:g}" for name, value in drawn.items())
     return f"<p>Drawn: {named}.</p>" if named else ""
 
@@ -194,16 +194,14 @@ def in_one_line(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
     def call(*values: Any) -> Any:
         try:
             return work(*values)
-        except Refused as refused:
-            detail = f" ({printable(refused.detail)})" if refused.detail else ""
-            raise said(f"{refused.reason}: {REASONS[refused.reason]}{detail}") from None
+        except Rejected as rejected:
+            detail = f" ({printable(rejected.detail)})" if rejected.detail else ""
+            raise said(f"{rejected.reason}: {REASONS[rejected.reason]}{detail}") from None
         except Img2ImgError as error:
             raise said(str(error)) from None
         except Exception as error:
             if is_shortage(error):
-                raise said(
-                    "not enough memory: choose a smaller tile or a smaller picture"
-                ) from None
+                raise said("not enough memory: choose a smaller tile or a smaller image") from None
             traceback.print_exc(file=sys.stderr)
             raise said(
                 f"a fault of this program ({type(error).__name__}); the terminal says more"
@@ -216,7 +214,7 @@ def build_page(gr: Any, desk: Desk) -> Any:
     """Return the page as gradio's Blocks."""
     with gr.Blocks(title="img2img", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
-            "# img2img\nEverything happens on this machine: no picture leaves it, "
+            "# img2img\nEverything happens on this machine: no image leaves it, "
             "and what you upload is deleted when the server ends.",
             elem_id="head",
         )
@@ -249,13 +247,13 @@ def _choosing(gr: Any, desk: Desk) -> list[Any]:
             [("as saved", "saved"), "on", "off"],
             value="saved",
             label="Dropout",
-            info="on: a mask drawn from the picture",
+            info="on: a mask drawn from the image",
         )
         norm = gr.Radio(
             [("as saved", "saved"), "batch", "running"],
             value="saved",
             label="Batch norm",
-            info="the picture's own statistics, or the learned",
+            info="the image's own statistics, or the learned",
         )
         numbers = [
             gr.Number(
@@ -332,10 +330,9 @@ def _on(
 
 def _own_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
     gr.Markdown(
-        "Bring a picture of any size; drag the line to see it before and after.",
-        elem_classes="hint",
+        "Bring a image of any size; drag the line to see it before and after.", elem_classes="hint"
     )
-    upload = _upload(gr, "Picture", "own-picture")
+    upload = _upload(gr, "Image", "own-image")
     button = gr.Button("Restore", variant="primary", elem_id="own-go")
     slider = _slider(gr, "input | output", "own-slider")
     said = gr.HTML(elem_id="own-said", elem_classes="said", padding=False)
@@ -347,11 +344,11 @@ def _own_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
 
 def _degrade_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
     gr.Markdown(
-        "Bring a clean picture. It is spoiled, restored, and both are compared with the clean one: "
+        "Bring a clean image. It is degraded, restored, and both are compared with the clean one: "
         "a model that does not beat doing nothing is of no use.",
         elem_classes="hint",
     )
-    upload = _upload(gr, "Clean picture", "clean-picture")
+    upload = _upload(gr, "Clean image", "clean-image")
     kinds = [*desk.controls, RECIPE]
     with gr.Row():
         kind = gr.Dropdown(kinds, value=kinds[0], label="Degradation", elem_id="kind", scale=3)
@@ -394,7 +391,9 @@ def _degrade_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
             for label in ("clean", "degraded", "restored")
         ]
     inputs = [upload, *chosen, kind, recipe, seed, *controls]
-    _on(gr, [upload.upload, button.click], desk.spoil_and_restore, inputs, [slider, table, *shown])
+    _on(
+        gr, [upload.upload, button.click], desk.degrade_and_restore, inputs, [slider, table, *shown]
+    )
 
 
 def _control(gr: Any, kind: str, control: Control) -> Any:

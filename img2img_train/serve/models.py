@@ -1,6 +1,6 @@
-"""The models a page offers, and what it does with one: restore a picture, spoil and restore it, score it.
+"""The models a page offers, and what it does with one: restore a image, degrade and restore it, score it.
 
-Nothing here knows of a browser. Pictures are read by the project's own strict reader, within limits that are
+Nothing here knows of a browser. Images are read by the project's own strict reader, within limits that are
 checked before anything is decoded; they pass a model as in ``translate``.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
-from img2img_data.corpus.format import picture_rng
+from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.registry import Degradation
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_train.config import RunConfig, config_of
-from img2img_train.data.color import Planes
+from img2img_train.data.color import ChannelLayout
 from img2img_train.data.loader import from_bytes, to_bytes
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
@@ -58,8 +58,8 @@ class Offer:
 def _lines(path: Path, about: Description, config: RunConfig) -> list[str]:
     """Return what is known of a model: how it was trained, and how it scored."""
     spec: NetworkSpec = about.networks[about.generator]
-    planes = Planes(about.colour, (spec.inputs, spec.outputs)).said
-    what = f"{config.title}{f', {planes}' if planes else ''}, {about.progress.step:,} steps"
+    channel_layout = ChannelLayout(about.color, (spec.inputs, spec.outputs)).said
+    what = f"{config.title}{f', {channel_layout}' if channel_layout else ''}, {about.progress.step:,} steps"
     return [what, *_scores(path)]
 
 
@@ -79,14 +79,14 @@ def _scores(run: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a picture may be: pixels, and bytes of its file."""
+    """What a image may be: pixels, and bytes of its file."""
 
     pixels: int
     bytes: int
 
-    def policy(self) -> images.ReadPolicy:
-        """Return how pictures are read: 8-bit RGB, upright."""
-        return images.ReadPolicy(max_pixels=self.pixels, max_bytes=self.bytes, max_aspect=1e9)
+    def policy(self) -> io.ReadPolicy:
+        """Return how images are read: 8-bit RGB, upright."""
+        return io.ReadPolicy(max_pixels=self.pixels, max_bytes=self.bytes, max_aspect=1e9)
 
 
 class Choice(NamedTuple):
@@ -99,7 +99,7 @@ class Choice(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Three pictures, H x W x 3 uint8, and the metrics of the first two against the third."""
+    """Three images, H x W x 3 uint8, and the metrics of the first two against the third."""
 
     given: Pixels
     made: Pixels
@@ -134,68 +134,68 @@ class Offers:
             offer = self.offers[choice.number]
             way = choice.way if choice.way in offer.ways else None
             found = load_generator(offer.checkpoint, self.device, way, choice.dropout, choice.norm)
-            _ = found.planes
+            _ = found.channel_layout
         self.loaded[choice] = found
         for old in list(self.loaded)[:-KEPT]:
             del self.loaded[old]
         return found
 
     def read(self, data: bytes) -> Pixels:
-        """Return a picture as H x W x 3 uint8; Refused where it is damaged, too large or none."""
-        return images.decode(data, self.limits.policy()).pixels
+        """Return a image as H x W x 3 uint8; Rejected where it is damaged, too large or none."""
+        return io.decode(data, self.limits.policy()).pixels
 
     def restore(
         self, choice: Choice, data: bytes, settings: TranslateSettings
     ) -> tuple[Pixels, bytes]:
-        """Return what a model takes of a picture, and the file that ``translate`` makes of it."""
+        """Return what a model takes of a image, and the file that ``translate`` makes of it."""
         given, model = self.read(data), self.model(choice)
         settings = settings.model_copy(update={"max_pixels": self.limits.pixels})
-        return as_taken(model.planes, given), translate_bytes(model, data, settings).picture
+        return as_taken(model.channel_layout, given), translate_bytes(model, data, settings).image
 
     def trial(
-        self, choice: Choice, clean: Pixels, spoiled: Pixels, settings: TranslateSettings
+        self, choice: Choice, clean: Pixels, degraded: Pixels, settings: TranslateSettings
     ) -> Trial:
-        """Return what a model makes of a spoiled picture, scored against the clean one beside doing nothing.
+        """Return what a model makes of a degraded image, scored against the clean one beside doing nothing.
 
-        A model that gives grey is held to the grey of the clean picture.
+        A model that gives gray is held to the gray of the clean image.
         """
         model = self.model(choice)
-        target = as_taken(GREY, clean) if model.spec.outputs == 1 else clean
-        given = as_taken(model.planes, spoiled)
-        made = images.to_uint8_rgb(translate_pixels(model, spoiled, settings)[0])
+        target = as_taken(GRAY, clean) if model.spec.outputs == 1 else clean
+        given = as_taken(model.channel_layout, degraded)
+        made = io.to_uint8_rgb(translate_pixels(model, degraded, settings)[0])
         return Trial(given, made, target, scores(target, given), scores(target, made))
 
 
-GREY: Final = Planes("rgb", (1, 1))
+GRAY: Final = ChannelLayout("rgb", (1, 1))
 
 
-def as_taken(planes: Planes, picture: Pixels) -> Pixels:
-    """Return the part of a picture that a model takes, as RGB: all of it, or its grey or L plane."""
-    if planes.channels[0] == 3:
-        return picture
-    strips = (picture[top : top + 256] for top in range(0, len(picture), 256))
-    return np.concatenate([_plane(planes, strip) for strip in strips])
+def as_taken(channel_layout: ChannelLayout, image: Pixels) -> Pixels:
+    """Return the part of a image that a model takes, as RGB: all of it, or its gray or L plane."""
+    if channel_layout.channels[0] == 3:
+        return image
+    strips = (image[top : top + 256] for top in range(0, len(image), 256))
+    return np.concatenate([_plane(channel_layout, strip) for strip in strips])
 
 
-def _plane(planes: Planes, strip: Pixels) -> Pixels:
-    given = planes.given(from_bytes(torch.from_numpy(strip[None].copy())))
-    return np.ascontiguousarray(to_bytes(planes.picture(given, given)).numpy()[0])
+def _plane(channel_layout: ChannelLayout, strip: Pixels) -> Pixels:
+    given = channel_layout.given(from_bytes(torch.from_numpy(strip[None].copy())))
+    return np.ascontiguousarray(to_bytes(channel_layout.image(given, given)).numpy()[0])
 
 
-def spoiled(
-    degradation: Degradation, picture: Pixels, seed: int, name: str
+def degraded(
+    degradation: Degradation, image: Pixels, seed: int, name: str
 ) -> tuple[Pixels, dict[str, Any]]:
-    """Return a spoiled picture and what was drawn: as a corpus of this seed has it, of a source so named."""
+    """Return a degraded image and what was drawn: as a corpus of this seed has it, of a source so named."""
     drawn: dict[str, Any] = {
-        **degradation.draw(picture_rng(seed, name.encode("utf-8", "surrogateescape")))
+        **degradation.draw(image_rng(seed, name.encode("utf-8", "surrogateescape")))
     }
-    return np.asarray(degradation.apply(picture, **drawn), np.uint8), drawn
+    return np.asarray(degradation.apply(image, **drawn), np.uint8), drawn
 
 
-def scores(target: Pixels, picture: Pixels) -> dict[str, float]:
-    """Return every metric of a picture against its target; UsageError where their sizes differ."""
-    if picture.shape != target.shape:
-        sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (picture, target))
+def scores(target: Pixels, image: Pixels) -> dict[str, float]:
+    """Return every metric of a image against its target; UsageError where their sizes differ."""
+    if image.shape != target.shape:
+        sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (image, target))
         why = f"input and target are of two sizes, {sizes} pixels"
-        raise UsageError("pictures", None, why, "give the two halves of one pair")
-    return {name: metric.measure(picture, target) for name, metric in METRICS.items()}
+        raise UsageError("images", None, why, "give the two halves of one pair")
+    return {name: metric.measure(image, target) for name, metric in METRICS.items()}

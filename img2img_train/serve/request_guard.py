@@ -1,6 +1,6 @@
 """What lets a page meet this machine alone: where it listens, which requests pass, where nothing connects to.
 
-A library that draws pages answers to much that this page does not need, and may tell its makers things. The
+A library that draws pages answers to much that this page does not need, and may tell its generators things. The
 gate stands before it, and the process itself is kept at home.
 """
 
@@ -47,7 +47,7 @@ App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 class Gate:
     """Passes on the requests of the page that this server gave out, and no others.
 
-    A request under another host name is refused, for a name that was made to point here would give its page
+    A request under another host name is rejected, for a name that was made to point here would give its page
     what this one gets (DNS rebinding); one that another page sends is, too. Any port will do: a tunnel may
     have changed it.
     """
@@ -58,13 +58,13 @@ class Gate:
         """Answer one request (ASGI)."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-        elif scope["type"] == "http" and (refusal := self.refusal(scope)):
-            await _answer(send, *refusal)
+        elif scope["type"] == "http" and (rejection := self.rejection(scope)):
+            await _answer(send, *rejection)
         elif scope["type"] == "http":
             await self.app(scope, receive, _with_policy(send))
 
-    def refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Return the status and the reason to refuse a request with, None where it may pass."""
+    def rejection(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the status and the reason to reject a request with, None where it may pass."""
         headers = [(name.lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or hosts[0].partition(":")[0] not in NAMES:

@@ -1,4 +1,4 @@
-"""A page on this machine in which pictures meet models: a server for one person, on loopback alone.
+"""A page on this machine in which images meet models: a server for one person, on loopback alone.
 
 Gradio draws the page, and by itself does far more than is wanted here. So nothing is left to chance: its
 environment variables are taken away, and ``gate`` decides what reaches it and what leaves.

@@ -1,7 +1,7 @@
 """A degradation's settings as the controls of a page: sliders, switches, choices, made from its fields.
 
 Bounds, defaults and texts are those of the fields, so that a new degradation has its controls unasked. A
-setting that may be a range is one number here: a page shows one picture, not the spread over many.
+setting that may be a range is one number here: a page shows one image, not the spread over many.
 """
 
 from __future__ import annotations

@@ -27,16 +27,16 @@ BACKEND: Final = "inductor"
 CACHE: Final = "TORCHINDUCTOR_CACHE_DIR"
 LONGEST: Final = 160
 VARIANTS: Final = 64
-"""Networks of a kind count together, each with gradients to weights, to pictures, to both or none, and in
+"""Networks of a kind count together, each with gradients to weights, to images, to both or none, and in
 parts of two sizes; torch's own limit of 8 would leave some of them as they are.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a network is tried with before it is relied on: pictures of a step, its arithmetic."""
+    """What a network is tried with before it is relied on: images of a step, its arithmetic."""
 
-    pictures: int
+    images: int
     size: tuple[int, int]
     device: torch.device
     autocast: Callable[[], torch.autocast]
@@ -44,7 +44,7 @@ class Trial:
     def run(self, net: nn.Module, cover: nn.Module, channels: int) -> None:
         """Go forward and back; weights, statistics, generators stay as they are."""
         kept = [buffer.clone() for buffer in net.buffers()]
-        given = torch.zeros(self.pictures, *self.size, channels, device=self.device).permute(
+        given = torch.zeros(self.images, *self.size, channels, device=self.device).permute(
             0, 3, 1, 2
         )
         with (

@@ -35,8 +35,8 @@ def overfitting(rows: Sequence[Row], pairs: int, ways_out: Sequence[str]) -> str
         return None
     now = f"train {last['psnr_train']:.1f} dB, validation {last['psnr']:.1f} dB"
     before = f"(best {best['psnr']:.1f} at epoch {best['epoch']})"
-    *others, way_out = "more pairs", *ways_out
-    help_ = f"{', '.join(others)} or {way_out} help" if others else f"{way_out} help"
+    *others, hint = "more pairs", *ways_out
+    help_ = f"{', '.join(others)} or {hint} help" if others else f"{hint} help"
     return f"overfitting: {now} {before}, on {pairs:,} pairs; {help_}"
 
 

@@ -11,17 +11,15 @@ from pathlib import Path
 
 from img2img_data.core.errors import DivergedError, Img2ImgError
 from img2img_train.config import RunConfig
-from img2img_train.data import dataset as pictures
-from img2img_train.data import loader as batches
+from img2img_train.data import dataset, loader
 from img2img_train.data.dataset import Memory, Readable, Store
 from img2img_train.data.device_cache import OnDevice, on_device
 from img2img_train.distributed.memory import limited
 from img2img_train.distributed.processes import device_of, find_place, joined
 from img2img_train.runs.checkpoint import Checkpoint, Progress
 from img2img_train.runs.folder import RunFolder, read_log
-from img2img_train.training import compile as compiling
-from img2img_train.training import early_stopping as watching
-from img2img_train.training.loggers import Board, LivePage
+from img2img_train.training import compile, early_stopping
+from img2img_train.training.loggers import LiveReport, TensorBoardLogger
 from img2img_train.training.progress import Display, duration
 from img2img_train.training.setup import Data, HeldOut, compiles, computing, opening, resolve
 from img2img_train.training.signals import Interrupted, Stop, Stopped, listening
@@ -61,11 +59,11 @@ def fit(config: RunConfig, display: Display, report: bool = False) -> Result:
     ):
         try:
             data = Data.open(config, objective)
-            ranks.check_step(data.plan.step_pictures)
+            ranks.check_step(data.plan.step_images)
             with contextlib.ExitStack() as held:
                 ranks.first(lambda: held.enter_context(folder.lock()))
                 training = Training(config, data, objective, device, folder, display, stop, ranks)
-                training.page = LivePage(folder.root, report and ranks.leads)
+                training.page = LiveReport(folder.root, report and ranks.leads)
                 already = _run(training)
         except Interrupted:
             raise ranks.told(_stopped(stop, folder)) from None
@@ -102,7 +100,7 @@ def _run(training: Training) -> bool:
         if training.progress.step:
             tell(f"going on from step {training.progress.step:,}")
         if training.config.tensorboard and training.ranks.leads:
-            training.board = Board.begin(folder.root, data.plan.steps_per_epoch)
+            training.board = TensorBoardLogger.begin(folder.root, data.plan.steps_per_epoch)
         try:
             _train(training)
         finally:
@@ -126,15 +124,15 @@ def _train(training: Training) -> None:
     store = _read_all(training)
     if compiles(config, training.device):
         _compile(training)
-    training.display.begin("training", data.steps * data.plan.step_pictures, progress.pictures)
+    training.display.begin("training", data.steps * data.plan.step_images, progress.images)
     numbers = range(progress.step, data.steps)
-    share = training.ranks.places(data.plan.step_pictures, config.accumulate)
-    reading = batches.steps(
+    share = training.ranks.places(data.plan.step_images, config.accumulate)
+    reading = loader.steps(
         data.plan, store, numbers, config.flip, config.workers, data.train, share
     )
     with contextlib.closing(reading) as steps:
         try:
-            training.train(batches.fed(steps, training.device, data.train.planes))
+            training.train(loader.fed(steps, training.device, data.train.channel_layout))
         except Interrupted:
             if training.progress.step:
                 training.save()
@@ -143,26 +141,26 @@ def _train(training: Training) -> None:
             if "DataLoader worker" not in str(error):
                 raise
             training.stop.check()
-            way_out = "run the same command again, it goes on from the last checkpoint"
+            hint = "run the same command again, it goes on from the last checkpoint"
             raise Img2ImgError(
-                "run", training.folder.root, "a process that reads pictures died", way_out
+                "run", training.folder.root, "a process that reads images died", hint
             ) from None
 
 
 def _compile(training: Training) -> None:
     """Let steps go through compiled networks, where every process can compile them."""
     data, stepper, display = training.data, training.stepper, training.display
-    specs = training.objective.networks(data.train.planes.channels)
-    left = training.objective.twice_differentiated()
+    specs = training.objective.networks(data.train.channel_layout.channels)
+    left = training.objective.needs_double_backward()
     covers, trouble, began = stepper.used, "", time.monotonic()
     display.begin("compiling", len(specs), unit="networks")
     try:
-        trial = compiling.Trial(
+        trial = compile.Trial(
             _most_at_once(training), data.train.size, training.device, stepper.autocast
         )
-        covers = compiling.cover(training.nets, specs, left, trial, display.advance)
+        covers = compile.cover(training.nets, specs, left, trial, display.advance)
     except Exception as error:  # whatever a compiler comes up with that is missing, or not up to it
-        trouble = compiling.why(error)
+        trouble = compile.why(error)
     if any(training.ranks.highest(bool(trouble))):
         reason = trouble or "another process cannot"
         display.line(
@@ -175,9 +173,9 @@ def _compile(training: Training) -> None:
 
 
 def _most_at_once(training: Training) -> int:
-    """Return how many pictures go through a network at once, in the largest part of a step."""
-    pictures = training.data.plan.step_pictures // training.ranks.count
-    return math.ceil(pictures / min(training.config.accumulate, pictures))
+    """Return how many images go through a network at once, in the largest part of a step."""
+    images = training.data.plan.step_images // training.ranks.count
+    return math.ceil(images / min(training.config.accumulate, images))
 
 
 def _read_all(training: Training) -> Store | OnDevice:
@@ -188,7 +186,7 @@ def _read_all(training: Training) -> Store | OnDevice:
         if data.held_out is not None and training.ranks.leads:
             training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
             if training.objective.paired:
-                training.sample = data.train_sample(watching.SAMPLE)
+                training.sample = data.train_sample(early_stopping.SAMPLE)
     except Interrupted:
         training.agree()
         raise
@@ -211,7 +209,7 @@ def _read(training: Training, held: Readable, workers: int) -> Store:
 
     training.display.begin("reading", len(held))
     cache = "ram" if training.config.cache == "device" else training.config.cache
-    return pictures.store_of(held, cache, workers, check)
+    return dataset.store_of(held, cache, workers, check)
 
 
 def _leaner(config: RunConfig, folder: RunFolder) -> str:

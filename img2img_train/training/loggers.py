@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from img2img_data.core.errors import UsageError, how_to_install
-from img2img_data.images import io as images
+from img2img_data.core.errors import UsageError, install_hint
+from img2img_data.images import io
 from img2img_train.report.page import write_run_report
 from img2img_train.runs.folder import RunFolder, read_log, sample_paths
 
@@ -22,7 +22,7 @@ PAGE_SHARE: Final = 0.02
 
 
 @dataclass(slots=True)
-class LivePage:
+class LiveReport:
     """The page of a run under way; every ``PAGE_SECONDS`` at most, and never where it is not ``wanted``."""
 
     run: Path
@@ -40,13 +40,13 @@ class LivePage:
 
 
 @dataclass(slots=True)
-class Board:
+class TensorBoardLogger:
     """The folder ``tensorboard`` of a run: scalars of its log's rows, and its sample grids, by step."""
 
     writer: SummaryWriter
 
     @classmethod
-    def begin(cls, run: Path, steps_per_epoch: int) -> Board:
+    def begin(cls, run: Path, steps_per_epoch: int) -> TensorBoardLogger:
         """Write anew what the run has so far, so that no step of an interrupted run stands there twice.
 
         UsageError where TensorBoard is not installed.
@@ -54,11 +54,8 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
-            why, way_out = (
-                "needs TensorBoard, which is not installed",
-                how_to_install("tensorboard"),
-            )
-            raise UsageError("option", "--tensorboard", why, way_out) from None
+            why, hint = ("needs TensorBoard, which is not installed", install_hint("tensorboard"))
+            raise UsageError("option", "--tensorboard", why, hint) from None
         folder = RunFolder(run).root / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
@@ -83,7 +80,7 @@ class Board:
 
     def show(self, path: Path, step: int) -> None:
         """Add a sample grid."""
-        pixels = images.read(path).pixels
+        pixels = io.read(path).pixels
         self.writer.add_image("samples", pixels, step, dataformats="HWC")
         self.writer.flush()
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Parts:
+class MicroBatches:
     """The parts of a batch, their shares of it, and what was made of each before any network moved.
 
-    Losses are means over pictures: those of the parts, times their shares, add up to the batch's, and so do
+    Losses are means over images: those of the parts, times their shares, add up to the batch's, and so do
     their gradients. ``kept`` holds for each part the images of ``forward`` and those of the histories.
     """
 
@@ -24,7 +24,7 @@ class Parts:
     kept: list[tuple[Images, Images]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, batch: Batch, count: int) -> Parts:
+    def of(cls, batch: Batch, count: int) -> MicroBatches:
         """Cut a batch of N into ``count`` parts, at most N, as equal as can be."""
         total = len(batch.input)
         count = min(count, total)

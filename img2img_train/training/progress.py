@@ -48,7 +48,7 @@ class Display:
         else:
             print(text, file=self._stream, flush=True)
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "pictures") -> None:
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
         """Begin a stretch of work of ``total`` units, ``done`` of which are done already."""
         self._title, self._total, self._unit, self._first = title, total, unit, done
         self._began = self._spoke = time.monotonic()
@@ -104,7 +104,7 @@ def duration(seconds: float) -> str:
 
 
 def following(display: Display, title: str = "scoring") -> Callable[[int, int, str], None]:
-    """Return what tells ``display`` of pictures done and in all; the stretch begins with the first call."""
+    """Return what tells ``display`` of images done and in all; the stretch begins with the first call."""
     begun = False
 
     def follow(done: int, total: int, name: str) -> None:

@@ -16,8 +16,8 @@ import torch.utils.deterministic
 
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
-from img2img_train.data import dataset as pictures
-from img2img_train.data.dataset import PictureSet, Store
+from img2img_train.data import dataset
+from img2img_train.data.dataset import ImageSet, Store
 from img2img_train.data.device_cache import check_cache
 from img2img_train.data.loader import Plan, spread
 from img2img_train.data.on_the_fly import Online
@@ -113,23 +113,23 @@ def convolving(fast: bool) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------- data
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The pictures of a run and the order in which they come; it is scored on ``held_out``, where that is."""
+    """The images of a run and the order in which they come; it is scored on ``held_out``, where that is."""
 
-    train: PictureSet
-    held_out: PictureSet | None
+    train: ImageSet
+    held_out: ImageSet | None
     plan: Plan
     steps: int
 
     @classmethod
     def open(cls, config: RunConfig, objective: Objective) -> Data:
-        """Open a run's corpora; errors name the corpus or picture, and the way out."""
-        train = pictures.open_pictures(config, config.split)
+        """Open a run's corpora; errors name the corpus or image, and the way out."""
+        train = dataset.open_images(config, config.split)
         if train is None:
-            why = f"is in none of the corpora (there: {', '.join(pictures.splits_of(config)) or 'no pairs'})"
+            why = f"is in none of the corpora (there: {', '.join(dataset.splits_of(config)) or 'no pairs'})"
             raise UsageError("split", config.split, why, "choose one by --split")
-        held_out = pictures.open_pictures(config, config.validation_split)
+        held_out = dataset.open_images(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
-            where, why = config.corpora[0].path, "its splits differ in the size of their pictures"
+            where, why = config.corpora[0].path, "its splits differ in the size of their images"
             raise CorpusError("corpus", where, why, "build it with --size")
         check_cache(config.cache, train, config.workers)
         _check_patience(config, held_out, objective)
@@ -143,9 +143,9 @@ class Data:
             config.jitter,
             config.crop,
         )
-        pictures.places_of(held_out or train, config.samples_keys)
-        for spec in objective.networks(train.planes.channels).values():
-            spec.check_size(*train.size, max(1, plan.step_pictures // config.accumulate))
+        dataset.places_of(held_out or train, config.samples_keys)
+        for spec in objective.networks(train.channel_layout.channels).values():
+            spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch
         if config.warmup > steps:
             why = f"{config.warmup:,} steps, and the run has {steps:,}: the rate would never get there"
@@ -166,22 +166,22 @@ class Data:
             **held,
         }
 
-    def train_sample(self, most: int) -> pictures.Memory | None:
+    def train_sample(self, most: int) -> dataset.Memory | None:
         """Return pairs that are trained on, evenly spread: as many as are held out, ``most`` at most."""
         if self.held_out is None:
             return None
         places = spread(len(self.train), min(len(self.held_out), most))
         inputs, targets = zip(*(self.train.read(place) for place in places), strict=True)
         if self.train.least:
-            return pictures.Memory(list(inputs), list(targets))
-        return pictures.Memory(np.stack(inputs), np.stack(targets))
+            return dataset.Memory(list(inputs), list(targets))
+        return dataset.Memory(np.stack(inputs), np.stack(targets))
 
     def is_end_of_epoch(self, step: int) -> bool:
         """Return whether an epoch, or the run, ends with this step (counted from 1)."""
         return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
 
 
-def _check_patience(config: RunConfig, held_out: PictureSet | None, objective: Objective) -> None:
+def _check_patience(config: RunConfig, held_out: ImageSet | None, objective: Objective) -> None:
     """Raise UsageError where patience is asked for that could never end."""
     if not config.patience:
         return
@@ -196,7 +196,7 @@ def _check_patience(config: RunConfig, held_out: PictureSet | None, objective: O
         raise UsageError("option", "--patience", why, "leave it out")
 
 
-def _counts(held: PictureSet) -> dict[str, list[int]]:
+def _counts(held: ImageSet) -> dict[str, list[int]]:
     if held.other_counts is None:
         return {"pairs": list(held.counts)}
     return {"inputs": list(held.counts), "targets": list(held.other_counts)}
@@ -204,9 +204,9 @@ def _counts(held: PictureSet) -> dict[str, list[int]]:
 
 @dataclass(slots=True)
 class HeldOut:
-    """The pictures that a run is scored on, and the PSNR of doing nothing on them, dB, once known."""
+    """The images that a run is scored on, and the PSNR of doing nothing on them, dB, once known."""
 
-    pictures: PictureSet
+    images: ImageSet
     store: Store
     nothing: float | None = None
 
@@ -216,14 +216,14 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     height, width = data.train.size
     size = f"cut to {width}x{height}" if data.train.least else f"of {width}x{height}"
     size += f", enlarged by {config.jitter:g} and cut again" if config.jitter > 1 else ""
-    kind = f", {data.train.planes.said}" if data.train.planes.said else ""
+    kind = f", {data.train.channel_layout.said}" if data.train.channel_layout.said else ""
     drawn = " + ".join(
         f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True)
     )
     held_out = (
         _many(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
     )
-    networks = objective.networks(data.train.planes.channels)
+    networks = objective.networks(data.train.channel_layout.channels)
     others = [
         f"{n.name} of width {n.width}"
         for name, n in networks.items()
@@ -236,25 +236,25 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     filled = f"{spec.room(width)}x{spec.room(height)}"
     filled = f", mirrored up to {filled} and cut back" if filled != f"{width}x{height}" else ""
     network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
-    unit = "pair(s)" if objective.paired else "picture(s) of each side"
-    steps = f"{data.steps:,} steps of {data.plan.step_pictures} {unit}, {config.epochs} epochs"
-    spoiled = [_spoiled(config.degrade)] if config.degrade else []
+    unit = "pair(s)" if objective.paired else "image(s) of each side"
+    steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epochs"
+    degraded = [_degraded(config.degrade)] if config.degrade else []
     return [
-        *spoiled,
+        *degraded,
         f"{_many(data.train)} {size}{kind}{filled}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
 
 
-def _spoiled(tree: Any) -> str:
+def _degraded(tree: Any) -> str:
     online = Online.of(tree, 0)
-    where = "on the device" if online and online.linear else "where pictures are read"
+    where = "on the device" if online and online.linear else "where images are read"
     said = json.dumps(tree)
     said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
-    return f"inputs are the targets, spoiled {where} by {said}"
+    return f"inputs are the targets, degraded {where} by {said}"
 
 
-def _many(held: PictureSet) -> str:
+def _many(held: ImageSet) -> str:
     inputs, targets = held.sides
     return (
         f"{inputs:,} pairs"

@@ -14,9 +14,9 @@ from img2img_data.core.errors import CheckpointError
 from img2img_train.config import RunConfig
 from img2img_train.networks.layers import set_norm
 from img2img_train.networks.registry import NetworkSpec, build
-from img2img_train.objectives.image_pool import Pool
+from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.objectives.registry import Objective, Phase
-from img2img_train.optim.ema import Shadow
+from img2img_train.optim.ema import ModelEma
 from img2img_train.runs.checkpoint import (
     Checkpoint,
     Tensors,
@@ -31,7 +31,7 @@ RMSPROP_DECAY: Final = 0.9
 
 @dataclass(slots=True)
 class State:
-    """What a step changes. ``shadow`` averages the generators, with ``--ema``; ``layout`` is how pictures and
+    """What a step changes. ``ema`` averages the generators, with ``--ema``; ``layout`` is how images and
     weights lie in memory.
     """
 
@@ -39,8 +39,8 @@ class State:
     layout: torch.memory_format
     nets: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
-    pools: dict[str, Pool]
-    shadow: Shadow | None
+    pools: dict[str, ImagePool]
+    ema: ModelEma | None
 
     @classmethod
     def begin(
@@ -59,19 +59,19 @@ class State:
             nets[name] = build(spec, seed).to(device=device, memory_format=layout)  # type: ignore[call-overload]
             set_norm(nets[name], config.test_norm)
         optimizers = {p.name: _optimizer(p, config, nets, device) for p in objective.phases()}
-        remembered = enumerate(objective.remembers().items())
-        pools = {name: Pool(size, config.seed, number) for number, (name, size) in remembered}
-        shadow = Shadow.of(config.ema, nets, objective.makers()) if config.ema else None
-        return cls(device, layout, nets, optimizers, pools, shadow)
+        remembered = enumerate(objective.image_pools().items())
+        pools = {name: ImagePool(size, config.seed, number) for number, (name, size) in remembered}
+        ema = ModelEma.of(config.ema, nets, objective.generators()) if config.ema else None
+        return cls(device, layout, nets, optimizers, pools, ema)
 
     @property
     def shown(self) -> Mapping[str, nn.Module]:
         """The networks as validation, samples and others see them: averages where there are some."""
-        return self.nets | self.shadow.nets if self.shadow is not None else self.nets
+        return self.nets | self.ema.nets if self.ema is not None else self.nets
 
     def network_tensors(self) -> Tensors:
         """Return the weights and buffers of all networks, ``network/NAME/KEY`` and ``ema/NAME/KEY``."""
-        kinds = {"network": self.nets, "ema": self.shadow.nets if self.shadow is not None else {}}
+        kinds = {"network": self.nets, "ema": self.ema.nets if self.ema is not None else {}}
         return {
             f"{kind}/{name}/{key}": tensor
             for kind, nets in kinds.items()
@@ -90,13 +90,13 @@ class State:
         return tensors | {f"pool/{name}": kept for name, kept in pools.items() if kept is not None}
 
     def load(self, checkpoint: Checkpoint, size: tuple[int, int]) -> None:
-        """Stand where a checkpoint was written, exactly; pictures are of ``size``, height and width.
+        """Stand where a checkpoint was written, exactly; images are of ``size``, height and width.
 
         Raises CheckpointError where it does not fit.
         """
         for name, net in self.nets.items():
             fill_network(net, checkpoint.part(f"network/{name}/"), checkpoint.path)
-        for name, net in (self.shadow.nets if self.shadow is not None else {}).items():
+        for name, net in (self.ema.nets if self.ema is not None else {}).items():
             fill_network(net, checkpoint.part(f"ema/{name}/"), checkpoint.path)
         for name, optimizer in self.optimizers.items():
             fill_optimizer(optimizer, checkpoint.part(f"optimizer/{name}/"), checkpoint.path)
@@ -114,9 +114,13 @@ class State:
 
 
 def _layout(specs: Mapping[str, NetworkSpec], device: torch.device) -> torch.memory_format:
-    """Return the faster layout (docs/log.md): on a CPU instance norm copies to planes and back."""
-    planes = device.type == "cpu" and any(spec.norm == "instance" for spec in specs.values())
-    return torch.contiguous_format if planes or device.type == "mps" else torch.channels_last
+    """Return the faster layout (docs/log.md): on a CPU instance norm copies to channel_layout and back."""
+    channel_layout = device.type == "cpu" and any(
+        spec.norm == "instance" for spec in specs.values()
+    )
+    return (
+        torch.contiguous_format if channel_layout or device.type == "mps" else torch.channels_last
+    )
 
 
 def _optimizer(

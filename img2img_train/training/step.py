@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from img2img_train.config import RunConfig
 from img2img_train.distributed.processes import Ranks
 from img2img_train.networks.layers import share_norm
-from img2img_train.objectives.image_pool import Pool
+from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.objectives.registry import Batch, Objective, Phase
 from img2img_train.optim.lr_schedule import Schedule
-from img2img_train.training.micro_batches import Parts
+from img2img_train.training.micro_batches import MicroBatches
 from img2img_train.training.state import State
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Stepper:
         given, target = (
             x.contiguous(memory_format=self.state.layout) for x in (batch.input, batch.target)
         )
-        parts = Parts.of(Batch(given, target), self.config.accumulate)
+        parts = MicroBatches.of(Batch(given, target), self.config.accumulate)
         draws = {name: pool.draws(number) for name, pool in self.state.pools.items()}
         for phase in due:
             optimizer = self.state.optimizers[phase.name]
@@ -74,16 +74,16 @@ class Stepper:
                     seen[name] = seen.get(name, 0) + loss.detach() * share
             self.ranks.average(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()
-            self.objective.after(phase.name, nets)
-            if self.state.shadow is not None:
-                self.state.shadow.follow(nets, phase.modules, (number + 1) // phase.every)
+            self.objective.after_update(phase.name, nets)
+            if self.state.ema is not None:
+                self.state.ema.update(nets, phase.modules, (number + 1) // phase.every)
         return seen
 
     def _images(
         self,
         phase: Phase,
         due: list[Phase],
-        parts: Parts,
+        parts: MicroBatches,
         place: int,
         draws: Mapping[str, np.random.Generator],
     ) -> tuple[Images, Images]:
@@ -94,7 +94,7 @@ class Stepper:
         """
         first, makes = (
             place == len(parts.kept),
-            not set(phase.modules).isdisjoint(self.objective.makers()),
+            not set(phase.modules).isdisjoint(self.objective.generators()),
         )
         if not first and (parts.alone or not makes):
             return parts.kept[place]
@@ -108,8 +108,8 @@ class Stepper:
             )
         return made, parts.kept[place][1]
 
-    def _past(self, pool: Pool, made: Tensor, draw: np.random.Generator) -> Tensor:
-        shown = pool.exchange(self.ranks.whole(made), draw)
+    def _past(self, pool: ImagePool, made: Tensor, draw: np.random.Generator) -> Tensor:
+        shown = pool.query(self.ranks.whole(made), draw)
         return shown[self.ranks.part(len(shown))].contiguous(memory_format=self.state.layout)
 
     def train_only(self, *phases: Phase) -> None:

@@ -17,7 +17,7 @@ PSNR_CAP: Final = 100.0
 
 
 def psnr_of(made: Tensor, target: Tensor) -> Tensor:
-    """Return the PSNR of each picture, dB, peak 255, error over all samples, at most 100; float64 on the CPU.
+    """Return the PSNR of each image, dB, peak 255, error over all samples, at most 100; float64 on the CPU.
 
     Both are uint8 N x H x W x C; sums are exact.
     """
@@ -32,7 +32,7 @@ def psnr_of(made: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(slots=True)
-class Trace:
+class LossBuffer:
     """The losses of the last steps, kept on the device and read a block at a time.
 
     A step may have fewer terms than another: ``there`` says which it has, without asking the device. ``mean``
@@ -61,13 +61,13 @@ class Trace:
 
 
 @dataclass(slots=True)
-class Clock:
+class EpochTimer:
     """Where the time of an epoch goes, in the first of ``processes`` that train together."""
 
     processes: int = 1
     began: float = field(default_factory=time.monotonic)
     waited: float = 0.0
-    pictures: int = 0
+    images: int = 0
 
     def waiting(self, fetch: Callable[[], Batch]) -> Batch:
         """Return what ``fetch`` does, its time counted as waiting for data.
@@ -77,7 +77,7 @@ class Clock:
         start = time.monotonic()
         batch = fetch()
         self.waited += time.monotonic() - start
-        self.pictures += self.processes * len(batch.input)
+        self.images += self.processes * len(batch.input)
         return batch
 
     def row(self, epoch: int, trained: float) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Clock:
             "seconds": round(now - self.began, 3),
             "training_seconds": round(seconds, 3),
             "waiting_for_data": round(self.waited / seconds, 4),
-            "pictures_per_second": round(self.pictures / seconds, 1),
+            "images_per_second": round(self.images / seconds, 1),
         }
-        self.began, self.waited, self.pictures = now, 0.0, 0
+        self.began, self.waited, self.images = now, 0.0, 0
         return row

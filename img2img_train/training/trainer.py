@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from img2img_data.core.errors import DivergedError, printable
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_train.config import RunConfig
-from img2img_train.data import dataset as pictures
+from img2img_train.data import dataset
 from img2img_train.distributed.processes import Ranks
 from img2img_train.objectives.registry import Batch, Objective, Phase
 from img2img_train.optim.lr_schedule import Schedule
@@ -35,15 +35,15 @@ from img2img_train.runs.checkpoint import (
     write_file,
 )
 from img2img_train.runs.folder import RunFolder, versions
-from img2img_train.training import early_stopping as watching
-from img2img_train.training.loggers import Board, LivePage
+from img2img_train.training import early_stopping
+from img2img_train.training.loggers import LiveReport, TensorBoardLogger
 from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data, HeldOut
 from img2img_train.training.signals import Interrupted, Stop
 from img2img_train.training.state import State
 from img2img_train.training.step import Stepper
-from img2img_train.training.timing import Clock, Trace
-from img2img_train.training.validation import Viewer, samples
+from img2img_train.training.timing import EpochTimer, LossBuffer
+from img2img_train.training.validation import Validator, samples
 
 
 @dataclass(slots=True)
@@ -62,19 +62,19 @@ class Training:
     state: State = field(init=False)
     stepper: Stepper = field(init=False)
     held_out: HeldOut | None = None
-    sample: pictures.Memory | None = None
+    sample: dataset.Memory | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[Tensors, Description] | None = None
-    page: LivePage | None = None
-    board: Board | None = None
-    trace: Trace = field(init=False)
-    clock: Clock = field(default_factory=Clock)
+    page: LiveReport | None = None
+    board: TensorBoardLogger | None = None
+    trace: LossBuffer = field(init=False)
+    clock: EpochTimer = field(default_factory=EpochTimer)
     losses: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.trace = Trace(self.device, self.ranks.mean)
+        self.trace = LossBuffer(self.device, self.ranks.mean)
         self.state = State.begin(
-            self.config, self.objective, self.device, self.data.train.planes.channels
+            self.config, self.objective, self.device, self.data.train.channel_layout.channels
         )
         self.stepper = Stepper(self.config, self.objective, self.state, self.schedule, self.ranks)
 
@@ -107,7 +107,7 @@ class Training:
     def train(self, steps: Iterator[Batch]) -> None:
         """Train to the end of the run, from where it stands."""
         written = time.monotonic()
-        self.clock = Clock(self.ranks.count)
+        self.clock = EpochTimer(self.ranks.count)
         while True:
             step = self.progress.step
             if self.data.is_end_of_epoch(step) and self.progress.reported != step:
@@ -120,8 +120,8 @@ class Training:
                 written = time.monotonic()
             batch = self.clock.waiting(lambda: next(steps))
             full = self.trace.add(self.step(batch))
-            seen = self.progress.pictures + self.ranks.count * len(batch.input)
-            self.progress = self.progress.model_copy(update={"step": step + 1, "pictures": seen})
+            seen = self.progress.images + self.ranks.count * len(batch.input)
+            self.progress = self.progress.model_copy(update={"step": step + 1, "images": seen})
             self.display.advance(seen)
             if full:
                 self.read_trace()
@@ -190,16 +190,14 @@ class Training:
             for name, total in sorted(p.sums.items())
         }
         at = {"epoch": epoch, "step": p.step}
-        rows: list[dict[str, Any]] = [
-            {"kind": "train", **at, "pictures": p.pictures, "losses": means}
-        ]
+        rows: list[dict[str, Any]] = [{"kind": "train", **at, "images": p.images, "losses": means}]
         after: dict[str, Any] = {"sums": {}, "counts": {}, "reported": p.step}
         if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
             scores = self.scores(self.held_out)
             psnr = scores.get("psnr") if self.objective.best_by_psnr else None
             best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
             rows.append({"kind": "validation", **at, **scores, "best": best})
-            after["stale"] = watching.stale([*self.seen, *rows])
+            after["stale"] = early_stopping.stale([*self.seen, *rows])
             if best:
                 after |= {"best_psnr": psnr, "best_step": p.step}
                 self.keep_best(p.model_copy(update=after))
@@ -216,7 +214,7 @@ class Training:
             self.page.refresh()
 
     def scores(self, held_out: HeldOut) -> dict[str, float]:
-        """Return the scores on held-out pictures, and ``psnr_train`` on some that are trained on."""
+        """Return the scores on held-out images, and ``psnr_train`` on some that are trained on."""
         batch = self.config.batch
         check = (
             self.stop.check if self.ranks.alone else lambda: None
@@ -233,14 +231,14 @@ class Training:
     ) -> Iterator[dict[str, Any]]:
         given = {"--flip": self.config.flip, "--patience": self.config.patience}
         ways_out = [option for option, value in given.items() if not value]
-        warning = watching.overfitting([*self.seen, *rows], len(self.data.train), ways_out)
+        warning = early_stopping.overfitting([*self.seen, *rows], len(self.data.train), ways_out)
         if warning is not None:
             yield {"kind": "warning", **at, "text": warning}
         if early:
             yield {
                 "kind": "stopped",
                 **at,
-                "text": watching.stopped(at["epoch"], self.config.patience),
+                "text": early_stopping.stopped(at["epoch"], self.config.patience),
             }
 
     def _tell(self, rows: list[dict[str, Any]], timing: dict[str, Any]) -> None:
@@ -248,27 +246,27 @@ class Training:
         parts = [f"epoch {timing['epoch']}/{self.config.epochs}"]
         parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
         parts += [_said(row) for row in rows if row["kind"] == "validation"]
-        parts.append(f"{timing['pictures_per_second']:,.0f} pictures/s")
+        parts.append(f"{timing['images_per_second']:,.0f} images/s")
         if not self.is_over:
-            parts.append(f"{self.display.left(self.progress.pictures)} left")
+            parts.append(f"{self.display.left(self.progress.images)} left")
         self.display.line("  ".join(parts))
         for text in (row["text"] for row in rows if "text" in row):
             self.display.line(text)
 
     @property
-    def viewer(self) -> Viewer:
+    def viewer(self) -> Validator:
         """The networks as validation and samples see them."""
-        planes = self.data.train.planes
-        return Viewer(
-            self.objective, self.state.shown, self.device, planes, self.config.test_dropout
+        channel_layout = self.data.train.channel_layout
+        return Validator(
+            self.objective, self.state.shown, self.device, channel_layout, self.config.test_dropout
         )
 
     def draw_samples(self, epoch: int) -> None:
-        """Write an epoch's grid, a row per picture: input | made | target; the same pictures each time."""
-        held = self.held_out.pictures if self.held_out is not None else self.data.train
+        """Write an epoch's grid, a row per image: input | made | target; the same images each time."""
+        held = self.held_out.images if self.held_out is not None else self.data.train
         given, target = samples(held, self.config.samples, self.config.samples_keys)
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
-        write_file(path, [images.encode(self.viewer.grid(given, target), "png")])
+        write_file(path, [io.encode(self.viewer.grid(given, target), "png")])
         if self.board is not None:
             self.board.show(path, self.progress.step)
 
@@ -279,8 +277,8 @@ class Training:
             complete=complete,
             generator=self.objective.generator,
             back=self.objective.back,
-            networks=self.objective.networks(self.data.train.planes.channels),
-            colour=self.data.train.planes.colour,
+            networks=self.objective.networks(self.data.train.channel_layout.channels),
+            color=self.data.train.channel_layout.color,
             size=self.data.train.size,
             versions=versions(),
             config=self.config.model_dump(mode="json"),
@@ -332,7 +330,7 @@ def _said(row: dict[str, Any]) -> str:
         return f"there and back {row['cycle_mae']:.2f} levels off"
     best = ", best" if row["best"] else ""
     train = f", train {row['psnr_train']:.2f}" if "psnr_train" in row else ""
-    return f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_nothing']:.2f}{train}){best}"
+    return f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_input']:.2f}{train}){best}"
 
 
 def _rounded(value: float) -> float:

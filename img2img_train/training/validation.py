@@ -1,7 +1,7 @@
-"""What a run sees of itself while it trains: scores on held-out pictures, grids of samples.
+"""What a run sees of itself while it trains: scores on held-out images, grids of samples.
 
 With pairs the score is the PSNR of the output; without, no score tells a good translation from a bad one:
-what is measured is how far a picture is from itself after the way there and back.
+what is measured is how far a image is from itself after the way there and back.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from img2img_train.data import loader as batches
+from img2img_train.data import loader
 from img2img_train.data.augment import Cuts, Pixels, stacked
-from img2img_train.data.color import PLAIN, Planes
-from img2img_train.data.dataset import Memory, PictureSet, Store, places_of
+from img2img_train.data.color import PLAIN, ChannelLayout
+from img2img_train.data.dataset import ImageSet, Memory, Store, places_of
 from img2img_train.networks.layers import dropping, seeds_of
 from img2img_train.objectives.registry import Batch, Objective
 from img2img_train.training.setup import HeldOut
@@ -29,12 +29,12 @@ AGAIN: Final = {"input_again": "input", "target_again": "target"}
 SHOWN: Final = 256
 
 
-def samples(held: PictureSet, count: int, keys: Sequence[str] = ()) -> tuple[Pixels, Pixels]:
+def samples(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple[Pixels, Pixels]:
     """Return inputs and targets for a sample grid: those of ``keys``, else ``count`` evenly spread.
 
-    Of pictures of several sizes the middle is shown, as large as the smallest, ``SHOWN`` pixels at most.
+    Of images of several sizes the middle is shown, as large as the smallest, ``SHOWN`` pixels at most.
     """
-    places = places_of(held, keys) or batches.spread(len(held), count)
+    places = places_of(held, keys) or loader.spread(len(held), count)
     given, targets = zip(*(held.read(place) for place in places), strict=True)
     if not held.least:
         return np.stack(given), np.stack(targets)
@@ -46,13 +46,13 @@ def samples(held: PictureSet, count: int, keys: Sequence[str] = ()) -> tuple[Pix
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer:
+class Validator:
     """The networks of a run, looked at from outside: eval mode, float32, no gradient; maybe dropout."""
 
     objective: Objective
     nets: Mapping[str, nn.Module]
     device: torch.device
-    planes: Planes = PLAIN
+    channel_layout: ChannelLayout = PLAIN
     dropout: bool = False
 
     @torch.no_grad()
@@ -62,39 +62,43 @@ class Viewer:
             net.eval()
         try:
             held = (torch.from_numpy(x).to(self.device) for x in (given, target))
-            batch = Batch(self.planes.input(next(held)), self.planes.target(next(held)))
+            batch = Batch(
+                self.channel_layout.input(next(held)), self.channel_layout.target(next(held))
+            )
             with dropping(self.nets.values(), seeds_of(batch.input) if self.dropout else ()):
                 made = self.objective.forward(self.nets, batch)
             seen = {"input": batch.input, "target": batch.target} | made
-            shown = {name: self.planes.picture(image, batch.input) for name, image in seen.items()}
-            return {name: batches.to_bytes(image) for name, image in shown.items()}
+            shown = {
+                name: self.channel_layout.image(image, batch.input) for name, image in seen.items()
+            }
+            return {name: loader.to_bytes(image) for name, image in shown.items()}
         finally:
             for net in self.nets.values():
                 net.train()
 
     def scores(self, held_out: HeldOut, batch: int, check: Callable[[], None]) -> dict[str, float]:
-        """Return the mean scores over the held-out pictures: ``psnr`` and ``psnr_nothing``, dB, or
+        """Return the mean scores over the held-out images: ``psnr`` and ``psnr_input``, dB, or
         ``cycle_mae``.
 
-        ``psnr_nothing`` scores the input as if it were the output; ``cycle_mae`` is in grey levels, 0 to
+        ``psnr_input`` scores the input as if it were the output; ``cycle_mae`` is in gray levels, 0 to
         255, over both ways there and back. ``check`` is called before each batch.
         """
         found: dict[str, list[Tensor]] = {}
-        batch = 1 if held_out.pictures.least else batch
-        for start in range(0, len(held_out.pictures), batch):
+        batch = 1 if held_out.images.least else batch
+        for start in range(0, len(held_out.images), batch):
             check()
-            places = np.arange(start, min(start + batch, len(held_out.pictures)))
+            places = np.arange(start, min(start + batch, len(held_out.images)))
             seen = self.look(*held_out.store.gather(places, places))
             for name, values in self._measured(seen, held_out.nothing is None).items():
                 found.setdefault(name, []).append(values)
         means = {name: _rounded(float(torch.cat(values).mean())) for name, values in found.items()}
         if not self.objective.paired:
             return means
-        held_out.nothing = means.get("psnr_nothing", held_out.nothing)
-        return means | {"psnr_nothing": held_out.nothing or 0.0}
+        held_out.nothing = means.get("psnr_input", held_out.nothing)
+        return means | {"psnr_input": held_out.nothing or 0.0}
 
     def psnr(self, store: Store, count: int, batch: int, check: Callable[[], None]) -> float:
-        """Return the mean PSNR of a store's first ``count`` pictures, dB; ``check`` as for ``scores``."""
+        """Return the mean PSNR of a store's first ``count`` images, dB; ``check`` as for ``scores``."""
         found: list[Tensor] = []
         batch = 1 if isinstance(store, Memory) and isinstance(store.inputs, list) else batch
         for start in range(0, count, batch):
@@ -109,12 +113,10 @@ class Viewer:
             errors = [_mae_of(seen[again], seen[name]) for again, name in AGAIN.items()]
             return {"cycle_mae": torch.stack(errors).mean(0)}
         scores = {"psnr": psnr_of(seen["output"], seen["target"])}
-        return scores | (
-            {"psnr_nothing": psnr_of(seen["input"], seen["target"])} if nothing else {}
-        )
+        return scores | ({"psnr_input": psnr_of(seen["input"], seen["target"])} if nothing else {})
 
     def grid(self, given: Pixels, target: Pixels) -> NDArray[Any]:
-        """Return a picture with a row for each pair: what the objective shows of it, side by side."""
+        """Return a image with a row for each pair: what the objective shows of it, side by side."""
         seen = self.look(given, target)
         columns = [seen[name].cpu().numpy() for name in self.objective.shown]
         return np.ascontiguousarray(
@@ -123,7 +125,7 @@ class Viewer:
 
 
 def _mae_of(made: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean absolute difference of each picture, grey levels; sums are exact."""
+    """Return the mean absolute difference of each image, gray levels; sums are exact."""
     error = (
         (made.to(torch.int32) - wanted.to(torch.int32)).abs().flatten(1).sum(1, dtype=torch.int64)
     )

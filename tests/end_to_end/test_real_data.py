@@ -1,4 +1,4 @@
-"""The commands on real pictures: the counts are those of the key that lies beside them."""
+"""The commands on real images: the counts are those of the key that lies beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from command_line import rows, run
 
 
-def test_wiki_sorts_by_gender_and_finds_the_grey_ones(real_data: Path, tmp_path: Path) -> None:
+def test_wiki_sorts_by_gender_and_finds_the_gray_ones(real_data: Path, tmp_path: Path) -> None:
     from scipy.io import loadmat
 
     said = run("wiki", real_data / "faces" / "wiki_crop", tmp_path / "faces", "--drop-gray")
@@ -27,16 +27,16 @@ def test_wiki_sorts_by_gender_and_finds_the_grey_ones(real_data: Path, tmp_path:
     nameless = {p for p in path if np.isnan(gender[p])} - faceless
     reasons = Counter(str(r["reason"]) for r in rows(tmp_path / "faces" / "rejected.jsonl"))
     assert (reasons["no-face"], reasons["no-gender"]) == (len(faceless), len(nameless))
-    assert {"no-face", "no-gender", "grey"} >= set(reasons)
+    assert {"no-face", "no-gender", "gray"} >= set(reasons)
     left = [p for p in path if p not in faceless | nameless]
     dropped = {
         str(r["source"])
         for r in rows(tmp_path / "faces" / "rejected.jsonl")
-        if r["reason"] == "grey"
+        if r["reason"] == "gray"
     }
-    grey = {p for p in left if key[p]["gray_class"] != "colour"}
-    assert len(dropped & grey) >= 0.98 * len(grey)
-    assert len(dropped - grey) < 0.003 * (len(left) - len(grey))
+    gray = {p for p in left if key[p]["gray_class"] != "colour"}
+    assert len(dropped & gray) >= 0.98 * len(gray)
+    assert len(dropped - gray) < 0.003 * (len(left) - len(gray))
     for name, value in (("male", 1), ("female", 0)):
         kept = rows(tmp_path / "faces" / name / "metadata.jsonl")
         assert {r["source"] for r in kept} == {p for p in left if gender[p] == value} - dropped
@@ -69,7 +69,7 @@ def test_cuhk_pairs_whole_under_both_schemes(scheme: str, real_data: Path, tmp_p
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_lab_states_its_error_and_16_bit_comes_back_within_a_grey_level(
+def test_lab_states_its_error_and_16_bit_comes_back_within_a_gray_level(
     bits: int, real_data: Path, tmp_path: Path
 ) -> None:
     source = real_data / "landscapes" / "yosemite" / "trainB"
@@ -112,19 +112,14 @@ def test_resize_at_64_goes_through_16(real_data: Path, tmp_path: Path) -> None:
 
 
 def pairs_of(kind: str, real_data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    from img2img_data.images import io as images
+    from img2img_data.images import io
 
     if kind == "photo and sketch":
         photos = sorted((real_data / "cuhk" / "Training photo").iterdir())[::9]
         folder = real_data / "cuhk" / "Training sketch"
         names = [folder / f"{p.name[0].upper()}2{p.stem[1:]}-sz1.jpg" for p in photos]
-        return [
-            (images.read(a).pixels, images.read(b).pixels)
-            for a, b in zip(photos, names, strict=True)
-        ]
-    facades = [
-        images.read(p).pixels for p in sorted((real_data / "facades" / "val").iterdir())[::10]
-    ]
+        return [(io.read(a).pixels, io.read(b).pixels) for a, b in zip(photos, names, strict=True)]
+    facades = [io.read(p).pixels for p in sorted((real_data / "facades" / "val").iterdir())[::10]]
     if kind == "photo and labels":
         return [(both[:, :256], both[:, 256:]) for both in facades]
     return [(cv2.GaussianBlur(both[:, :256], (0, 0), 3), both[:, :256]) for both in facades]

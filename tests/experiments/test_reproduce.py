@@ -23,7 +23,7 @@ from small_corpus import write_domains
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import config_of, read_recipe
 from img2img_train.evaluation.score import Cell, Row
@@ -115,16 +115,16 @@ def test_steps_of_the_overfitting_runs_are_equal() -> None:
             config_of(read_recipe(RECIPES / f"wiki_pairs{n}.yaml", smoke))
             for n in (250, 1000, 3000)
         ]
-        pictures = [c.epochs * n for c, n in zip(configs, (250, 1000, 3000), strict=True)]
-        assert len(set(pictures)) == 1
+        images = [c.epochs * n for c, n in zip(configs, (250, 1000, 3000), strict=True)]
+        assert len(set(images)) == 1
         assert len({c.batch for c in configs}) == 1
 
 
 # ----------------------------------------------------------------------------------------- the rules
-def seen_of(shift: float, pictures: int = 8) -> Seen:
+def seen_of(shift: float, images: int = 8) -> Seen:
     """A model whose PSNR is better by ``shift`` dB, without spread between the photos but its own."""
     rng = np.random.default_rng(1)
-    base = 20 + rng.normal(size=pictures)
+    base = 20 + rng.normal(size=images)
     rows = tuple(
         Row(
             str(n),
@@ -137,15 +137,15 @@ def seen_of(shift: float, pictures: int = 8) -> Seen:
     )
     names = findings.LABELS.keys() - {findings.EDGES}
     cell = Cell(
-        pictures, pictures,
+        images, images,
         dict.fromkeys(names, 20 + shift), dict.fromkeys(names, 19.0), dict.fromkeys(names, 1 + shift),
         dict.fromkeys(names, (0.5 + shift, 1.5 + shift)), "run", "corpus", "test", rows,
     )  # fmt: skip
-    colours = Histograms()
-    for n in range(pictures):
+    colors = Histograms()
+    for n in range(images):
         plain = np.full((4, 4, 3), 30 * n, np.uint8)
-        colours.add(str(n), plain, plain + np.uint8(max(shift, 0)), plain)
-    return Seen(cell, colours, np.full(pictures, 0.5 + shift))
+        colors.add(str(n), plain, plain + np.uint8(max(shift, 0)), plain)
+    return Seen(cell, colors, np.full(images, 0.5 + shift))
 
 
 def found(rule: findings.Rule, first: float, second: float) -> Finding:
@@ -234,13 +234,13 @@ def test_an_experiment_from_photos_to_its_page(
     assert [claim["claim"] for claim in page["claims"]] == [
         claim.said for claim in EXPERIMENT.claims
     ]
-    assert page["cells"][0]["pictures"] == len(
+    assert page["cells"][0]["images"] == len(
         (tiny / "corpora/tiny/test/metadata.jsonl").read_text().splitlines()
     )
     assert (tiny / "results" / "results.md").read_text() in said.out
     assert "| \\| |" in (tiny / "results" / "results.md").read_text()
     check_self_contained((tiny / "results" / "results.html").read_text())
-    contact = images.read(tiny / "results" / "contact.png").pixels
+    contact = io.read(tiny / "results" / "contact.png").pixels
     assert contact.shape[1] > 3 * 128
     before = (tiny / "results" / "results.json").read_bytes()
     task = Task("tiny", True, tiny, tiny / "results", tiny, 1, "cpu")
@@ -312,7 +312,7 @@ def test_two_sides_are_shown_there_and_back(
     )
     task = task_of(tmp_path, "sides")
     results, strips = measure(task)
-    assert list(strips[0].pictures) == ["input", "one", "one, back"]
+    assert list(strips[0].images) == ["input", "one", "one, back"]
     write_results(task, results, strips, commands(task))
     assert "cycle terms" in (tmp_path / "results" / "results.md").read_text()
 

@@ -67,17 +67,17 @@ function sort(order) {
   }
 }
 
-// Of the three pictures of a card two lie under the slider and one beside it; the src strings only change places.
-const pictures = new WeakMap();
+// Of the three images of a card two lie under the slider and one beside it; the src strings only change places.
+const images = new WeakMap();
 function slide(order) {
   for (const card of document.querySelectorAll(".card.three")) {
     const slots = [".before", ".after", ".still img"].map((slot) => card.querySelector(slot));
     const corners = [".compare .left", ".compare .right", ".still .left"].map((slot) => card.querySelector(slot));
-    if (!pictures.has(card)) {
-      pictures.set(card, Object.fromEntries(slots.map((img, i) => [corners[i].textContent, [img.src, img.alt]])));
+    if (!images.has(card)) {
+      images.set(card, Object.fromEntries(slots.map((img, i) => [corners[i].textContent, [img.src, img.alt]])));
     }
     order.forEach((name, i) => {
-      [slots[i].src, slots[i].alt] = pictures.get(card)[name];
+      [slots[i].src, slots[i].alt] = images.get(card)[name];
       corners[i].textContent = name;
     });
     card.querySelector("input").setAttribute("aria-label", `${order[0]} or ${order[1]} of ${card.dataset.key}`);

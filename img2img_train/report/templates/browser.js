@@ -18,8 +18,8 @@ async function load() {
   ort.env.wasm.wasmBinary = bytesOf("wasm").buffer;
   session = await ort.InferenceSession.create(bytesOf("model"), { executionProviders: ["wasm"] });
   window.restore = async (rgb, width, height) => {
-    const picture = new ort.Tensor("uint8", rgb, [1, height, width, 3]);
-    return (await session.run({ picture })).restored.data;
+    const image = new ort.Tensor("uint8", rgb, [1, height, width, 3]);
+    return (await session.run({ image })).restored.data;
   };
 }
 
@@ -39,15 +39,15 @@ async function run() {
   try {
     const rgb = await window.restore(rgbOf(given), width, height);
     made.width = width; made.height = height;
-    const picture = new ImageData(width, height);
+    const image = new ImageData(width, height);
     for (let i = 0, o = 0; o < rgb.length; i += 4) {
-      picture.data[i] = rgb[o++]; picture.data[i + 1] = rgb[o++]; picture.data[i + 2] = rgb[o++]; picture.data[i + 3] = 255;
+      image.data[i] = rgb[o++]; image.data[i + 1] = rgb[o++]; image.data[i + 2] = rgb[o++]; image.data[i + 3] = 255;
     }
-    made.getContext("2d").putImageData(picture, 0, 0);
+    made.getContext("2d").putImageData(image, 0, 0);
     said.textContent = `${width} × ${height} in ${((performance.now() - began) / 1000).toFixed(2)} s`;
     byId("save").disabled = false;
   } catch (error) {
-    said.textContent = `The model failed on this picture: ${error.message}`;
+    said.textContent = `The model failed on this image: ${error.message}`;
   }
   busy = false;
   byId("run").disabled = false;
@@ -55,18 +55,18 @@ async function run() {
 }
 
 async function show(file) {
-  if (!file || !file.type.startsWith("image/")) { said.textContent = "That is no picture."; return; }
+  if (!file || !file.type.startsWith("image/")) { said.textContent = "That is no image."; return; }
   try {
-    const picture = await createImageBitmap(file);
-    const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (picture.width * picture.height)));
-    given.width = Math.max(1, Math.round(picture.width * scale));
-    given.height = Math.max(1, Math.round(picture.height * scale));
+    const image = await createImageBitmap(file);
+    const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (image.width * image.height)));
+    given.width = Math.max(1, Math.round(image.width * scale));
+    given.height = Math.max(1, Math.round(image.height * scale));
     blank();
-    pen.drawImage(picture, 0, 0, given.width, given.height);
+    pen.drawImage(image, 0, 0, given.width, given.height);
     if (scale < 1) said.textContent = `Scaled to ${given.width} × ${given.height}`;
     await run();
   } catch {
-    said.textContent = "This browser cannot read that picture.";
+    said.textContent = "This browser cannot read that image.";
   }
 }
 
@@ -88,7 +88,7 @@ given.addEventListener("pointermove", (event) => { if (last) draw(event); });
 for (const end of ["pointerup", "pointercancel"]) given.addEventListener(end, () => { if (last) { last = null; run(); } });
 function draw(event) {
   const here = place(event);
-  pen.strokeStyle = byId("colour").value;
+  pen.strokeStyle = byId("color").value;
   pen.lineWidth = Number(byId("width").value);
   pen.lineCap = pen.lineJoin = "round";
   pen.beginPath();

@@ -90,7 +90,7 @@ def test_merged_shards_are_the_plain_run(name: str, tmp_path: Path) -> None:
     parts = shards_of(name, sources, tmp_path / "parts", 3, **settings)
     merged = merge([parts[2], parts[0], parts[1]], tmp_path / "merged")
     assert tree(tmp_path / "merged") == tree(tmp_path / "plain")
-    assert merged == plain, "with its refusals and warnings"
+    assert merged == plain, "with its rejections and warnings"
     assert plain.kept.total() > 5
     assert bool(merged.warnings) == (name == "combine")
     merge(parts, tmp_path / "copied", copy=True)
@@ -111,7 +111,7 @@ def test_a_shard_is_a_corpus_of_its_own(tmp_path: Path) -> None:
     assert make("blur", photos, parts[0], shard="1/2").complete
 
 
-def test_a_part_never_depends_on_other_pictures(tmp_path: Path) -> None:
+def test_a_part_never_depends_on_other_images(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 20)
     make("blur", photos, tmp_path / "before", shard="1/2")
     write_photos(photos / "more", 10)
@@ -123,7 +123,7 @@ def test_a_part_never_depends_on_other_pictures(tmp_path: Path) -> None:
     assert old < new
 
 
-def test_more_shards_than_pictures(tmp_path: Path) -> None:
+def test_more_shards_than_images(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
     make("blur", photos, tmp_path / "plain")
     merge(shards_of("blur", [photos], tmp_path / "parts", 5), tmp_path / "merged")
@@ -206,21 +206,21 @@ def test_a_damaged_shard_is_one_line_and_never_a_half_merge(three: Path, tmp_pat
 @pytest.mark.parametrize("copy", [False, True])
 def test_a_file_that_was_overwritten_is_told(copy: bool, three: Path, tmp_path: Path) -> None:
     parts = with_a_copy(three, tmp_path)
-    picture = sorted((parts[1] / "train" / "input").iterdir())[0]
-    good, written = picture.read_bytes(), (parts[1] / "corpus.json").stat().st_mtime_ns
-    picture.write_bytes(good[:-1] + b"x")
-    os.utime(picture, ns=(written + 1, written + 1))
+    image = sorted((parts[1] / "train" / "input").iterdir())[0]
+    good, written = image.read_bytes(), (parts[1] / "corpus.json").stat().st_mtime_ns
+    image.write_bytes(good[:-1] + b"x")
+    os.utime(image, ns=(written + 1, written + 1))
     with pytest.raises(
-        CorpusError, match=f"{picture.name}': is not what the shard's manifest says"
+        CorpusError, match=f"{image.name}': is not what the shard's manifest says"
     ):
         merge(parts, tmp_path / "out", copy)
-    picture.write_bytes(good)
+    image.write_bytes(good)
     merge(parts, tmp_path / "out", copy)
     assert tree(tmp_path / "out") == tree(three / "plain")
 
 
 @pytest.mark.parametrize("cut", ["shard.tsv", "train/metadata.jsonl"])
-def test_a_shard_with_fewer_rows_is_refused(cut: str, three: Path, tmp_path: Path) -> None:
+def test_a_shard_with_fewer_rows_is_rejected(cut: str, three: Path, tmp_path: Path) -> None:
     parts = with_a_copy(three, tmp_path)
     lines = (parts[1] / cut).read_bytes().splitlines(keepends=True)
     (parts[1] / cut).write_bytes(b"".join(lines[:-1]))
@@ -229,7 +229,7 @@ def test_a_shard_with_fewer_rows_is_refused(cut: str, three: Path, tmp_path: Pat
     assert not (tmp_path / "out" / "corpus.json").exists()
 
 
-def test_a_shard_that_names_files_outside_is_refused(three: Path, tmp_path: Path) -> None:
+def test_a_shard_that_names_files_outside_is_rejected(three: Path, tmp_path: Path) -> None:
     parts = with_a_copy(three, tmp_path)
     manifest = parts[1] / "train" / "metadata.jsonl"
     first, *rest = rows(manifest)

@@ -14,8 +14,8 @@ from conftest import make_photo, write_photos
 from img2img_data.build.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
 from img2img_data.build.replay import replay_pair
 from img2img_data.cli.steps import STEPS, run_step
-from img2img_data.core.errors import Refused
-from img2img_data.images import io as images
+from img2img_data.core.errors import Rejected
+from img2img_data.images import io
 from img2img_data.inspect.verify import verify_corpus
 from img2img_data.similarity.alignment import measure_shift
 
@@ -27,7 +27,7 @@ VARIANTS: dict[str, list[Pairing]] = {
     "blank": [
         Blank(where=where, fill=fill, share=share)
         for where in ("centre", "random")
-        for fill in ("mean", "grey", "white", "noise")
+        for fill in ("mean", "gray", "white", "noise")
         for share in (0.01, 0.5, 0.9)
     ],
     "edges": [
@@ -66,14 +66,14 @@ def sources(
 def test_both_halves_have_one_size_and_the_sources_stay(
     pairing: Pairing, dtype: type, shape: tuple[int, int]
 ) -> None:
-    pictures = sources(pairing, dtype, *shape)
-    before = [p.copy() for p in pictures]
-    made = pairing.make(pictures, np.random.default_rng(0))
+    images = sources(pairing, dtype, *shape)
+    before = [p.copy() for p in images]
+    made = pairing.make(images, np.random.default_rng(0))
     for half in made[:2]:
         assert half.shape[:2] == shape
         assert half.ndim == 2 or half.shape[2] == 3
         assert half.dtype == dtype
-    for old, new in zip(before, pictures, strict=True):
+    for old, new in zip(before, images, strict=True):
         assert (old == new).all(), "a source was written to"
     json.dumps([made.drawn, made.measured], allow_nan=False)
     assert all(isinstance(v, int | float) for v in made.measured.values())
@@ -81,7 +81,7 @@ def test_both_halves_have_one_size_and_the_sources_stay(
 
 IN_CHANNELS = {
     "rgb": lambda p: p,
-    "grey": lambda p: p[..., 1].copy(),
+    "gray": lambda p: p[..., 1].copy(),
     "rgba": lambda p: np.dstack([p, p[..., 1]]),
 }
 
@@ -90,21 +90,21 @@ IN_CHANNELS = {
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_channels_and_depth_are_those_it_takes(pairing: Pairing, dtype: type) -> None:
     for channels in pairing.takes:
-        pictures = [IN_CHANNELS[channels](p) for p in sources(pairing, dtype)]
-        made = pairing.make(pictures, np.random.default_rng(0))
+        images = [IN_CHANNELS[channels](p) for p in sources(pairing, dtype)]
+        made = pairing.make(images, np.random.default_rng(0))
         assert made.target.dtype == made.input.dtype == dtype
-        assert made.target.ndim == pictures[0].ndim
-        assert made.input.ndim == (2 if pairing.plane or channels == "grey" else 3)
+        assert made.target.ndim == images[0].ndim
+        assert made.input.ndim == (2 if pairing.plane or channels == "gray" else 3)
 
 
 @pytest.mark.parametrize("pairing", CASES)
 def test_a_row_is_enough_to_make_the_pair_again(pairing: Pairing) -> None:
-    pictures = sources(pairing)
-    made = pairing.make(pictures, np.random.default_rng(7) if pairing.random else None)
-    again = pairing.redo(pictures, json.loads(json.dumps(made.drawn)))
+    images = sources(pairing)
+    made = pairing.make(images, np.random.default_rng(7) if pairing.random else None)
+    again = pairing.redo(images, json.loads(json.dumps(made.drawn)))
     assert all((a == b).all() for a, b in zip(made[:2], again[:2], strict=True))
     assert again[2:] == made[2:]
-    others = [pairing.draw(pictures, np.random.default_rng(seed)) for seed in range(8, 16)]
+    others = [pairing.draw(images, np.random.default_rng(seed)) for seed in range(8, 16)]
     assert pairing.random == any(o != made.drawn for o in others)
 
 
@@ -159,20 +159,20 @@ def test_every_pair_of_single_photos_is_replayed_byte_for_byte(
     assert replay_pair(out, "001", photos).equal
 
 
-def test_grey_is_the_luma_of_the_target() -> None:
-    picture = typed(np.uint16, 20, 30)
-    made = Grayscale().make([picture], None)
-    assert made.target is picture
-    luma = picture.astype(float) @ [0.299, 0.587, 0.114]
+def test_gray_is_the_luma_of_the_target() -> None:
+    image = typed(np.uint16, 20, 30)
+    made = Grayscale().make([image], None)
+    assert made.target is image
+    luma = image.astype(float) @ [0.299, 0.587, 0.114]
     assert np.abs(made.input - luma).max() <= 3, "of 65535"
 
 
-@pytest.mark.parametrize("fill", ["mean", "grey", "white", "noise"])
+@pytest.mark.parametrize("fill", ["mean", "gray", "white", "noise"])
 @pytest.mark.parametrize("where", ["centre", "random"])
 def test_the_hole_is_where_the_row_says_and_nowhere_else(where: str, fill: str) -> None:
-    picture = typed(np.uint8, 50, 80)
+    image = typed(np.uint8, 50, 80)
     made = Blank.model_validate({"where": where, "fill": fill, "share": 0.3}).make(
-        [picture], np.random.default_rng(5)
+        [image], np.random.default_rng(5)
     )
     left, top, width, height = (
         int(made.drawn[n]) for n in ("left", "top", "hole_width", "hole_height")
@@ -181,25 +181,25 @@ def test_the_hole_is_where_the_row_says_and_nowhere_else(where: str, fill: str) 
     mask = np.zeros((50, 80), bool)
     mask[top : top + height, left : left + width] = True
     assert mask.sum() == width * height
-    assert (made.input[~mask] == picture[~mask]).all()
-    assert (made.input[mask] != picture[mask]).any(axis=1).mean() > 0.9
+    assert (made.input[~mask] == image[~mask]).all()
+    assert (made.input[mask] != image[mask]).any(axis=1).mean() > 0.9
     if fill == "mean":
-        assert np.abs(made.input[mask] - picture[~mask].mean(axis=0)).max() <= 0.5
+        assert np.abs(made.input[mask] - image[~mask].mean(axis=0)).max() <= 0.5
     if where == "centre":
         assert (left, top) == (28, 17)
 
 
 def test_random_holes_reach_every_place() -> None:
-    picture, blank = typed(np.uint8, 4, 6), Blank(where="random", share=0.5)
-    drawn = [blank.draw([picture], np.random.default_rng(seed)) for seed in range(300)]
+    image, blank = typed(np.uint8, 4, 6), Blank(where="random", share=0.5)
+    drawn = [blank.draw([image], np.random.default_rng(seed)) for seed in range(300)]
     assert {(d["left"], d["top"]) for d in drawn} == {(x, y) for x in range(4) for y in range(3)}
 
 
 @pytest.mark.parametrize("lines", ["black", "white"])
 def test_edges_lie_on_the_rim_of_a_square(lines: str) -> None:
-    picture = np.full((60, 60, 3), 40, np.uint8)
-    picture[20:40, 15:45] = (200, 90, 120)
-    made = Edges.model_validate({"lines": lines}).make([picture], None)
+    image = np.full((60, 60, 3), 40, np.uint8)
+    image[20:40, 15:45] = (200, 90, 120)
+    made = Edges.model_validate({"lines": lines}).make([image], None)
     drawn = (made.input > 0) == (lines == "white")
     assert made.measured["edge_share"] == pytest.approx(drawn.mean(), abs=1e-4)
     ys, xs = np.nonzero(drawn)
@@ -211,16 +211,16 @@ def test_edges_lie_on_the_rim_of_a_square(lines: str) -> None:
     assert all(on_rim)
 
 
-def test_a_flat_picture_has_no_edges() -> None:
+def test_a_flat_image_has_no_edges() -> None:
     made = Edges().make([np.full((32, 32, 3), 90, np.uint8)], None)
     assert made.measured == {"edge_share": 0.0}
     assert (made.input == 255).all()
 
 
-def moved(picture: np.ndarray, x: float, y: float) -> np.ndarray:
+def moved(image: np.ndarray, x: float, y: float) -> np.ndarray:
     matrix = np.float32([[1, 0, x], [0, 1, y]])
     return cv2.warpAffine(
-        picture, matrix, picture.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+        image, matrix, image.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
     )
 
 
@@ -241,7 +241,7 @@ LOOKS = {
     "same": lambda p: p,
     "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 2),
     "negative": lambda p: 255 - p,
-    "grey": images.luminance,
+    "gray": io.luminance,
     "sixteen": lambda p: p.astype(np.uint16) * 257,
     "levels": lambda p: (p // 64) * 64,
     "noisy": lambda p: np.clip(p + np.random.default_rng(0).normal(0, 12, p.shape), 0, 255).astype(
@@ -264,28 +264,28 @@ def test_a_planted_shift_is_found(look: str, shift: tuple[float, float]) -> None
 @pytest.mark.parametrize(
     "second", [np.zeros((120, 120, 3), np.uint8), textured(9)[:120, :120]], ids=["flat", "other"]
 )
-def test_unrelated_pictures_are_not_believed(second: np.ndarray) -> None:
+def test_unrelated_images_are_not_believed(second: np.ndarray) -> None:
     assert not measure_shift(textured(1)[:120, :120], second).believed
     Combine(max_shift=0.01).make([textured(1)[:120, :120], second], None)
 
 
-def test_a_periodic_picture_is_in_doubt() -> None:
+def test_a_periodic_image_is_in_doubt() -> None:
     stripes = np.tile(np.repeat(np.uint8([0, 200]), 6), 16)[None].repeat(150, 0)
     assert not measure_shift(stripes, np.roll(stripes, 3, axis=1)).believed
 
 
-def test_large_pictures_are_measured_in_their_own_pixels() -> None:
+def test_large_images_are_measured_in_their_own_pixels() -> None:
     photo = cv2.resize(textured(2), (2400, 1200), interpolation=cv2.INTER_CUBIC)
     found = measure_shift(photo, moved(photo, 12, -8))
     assert (found.x, found.y) == pytest.approx((12, -8), abs=1)
 
 
-def test_pairs_apart_are_refused_and_the_others_tell_their_shift(tmp_path: Path) -> None:
+def test_pairs_apart_are_rejected_and_the_others_tell_their_shift(tmp_path: Path) -> None:
     for name, shift in {"good": (0.5, 0), "bad": (5, 0), "flat": (0, 0)}.items():
         photo = textured(4) if name != "flat" else np.full((176, 176, 3), 9, np.uint8)
-        for side, picture in (("A", photo), ("B", moved(photo, *shift))):
+        for side, image in (("A", photo), ("B", moved(photo, *shift))):
             (tmp_path / side).mkdir(exist_ok=True)
-            data = images.encode(np.ascontiguousarray(picture[12:-12, 12:-12]), "png")
+            data = io.encode(np.ascontiguousarray(image[12:-12, 12:-12]), "png")
             (tmp_path / side / f"{name}.png").write_bytes(data)
     run(
         "combine",
@@ -297,9 +297,9 @@ def test_pairs_apart_are_refused_and_the_others_tell_their_shift(tmp_path: Path)
         "--max-bad",
         0.5,
     )
-    (refused,) = rows(tmp_path / "out" / "rejected.jsonl")
-    assert (refused["source"], refused["reason"]) == ("bad.png", "misaligned")
-    assert "+5.0" in str(refused["detail"])
+    (rejected,) = rows(tmp_path / "out" / "rejected.jsonl")
+    assert (rejected["source"], rejected["reason"]) == ("bad.png", "misaligned")
+    assert "+5.0" in str(rejected["detail"])
     flat, good = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert flat["measured"] == {"shift_doubt": 1.0}
     assert good["measured"] == {
@@ -311,5 +311,5 @@ def test_pairs_apart_are_refused_and_the_others_tell_their_shift(tmp_path: Path)
     assert "nothing wrong" in run("verify", tmp_path / "all", "--max-shift", 8)
     said = run("verify", tmp_path / "all", "--max-shift", 2, code=1)
     assert "misaligned  train/bad  5.0 pixels apart: +5.0 to the right, +0.0 down" in said
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         Combine(max_shift=2).make([textured(4), moved(textured(4), 0, -3)], None)

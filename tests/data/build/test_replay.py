@@ -18,16 +18,16 @@ from img2img_data.build.replay import replay_pair
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.core.settings_model import OPTIONS
-from img2img_data.degradations.spec import parse_assignments, tree_of
+from img2img_data.degradations.spec import parse_assignments, to_spec
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("sources") / "photos", 6, 21, 18)
 
 
 def degrade(photos: Path, out: Path, kind: str, **settings: Any) -> Path:
-    given = {"degradation": tree_of(example(kind)), "jobs": 1, **settings}
+    given = {"degradation": to_spec(example(kind)), "jobs": 1, **settings}
     _, code = run_step("degrade", (photos, out), given, lambda done, total: None, print)
     assert code == 0
     return out
@@ -50,15 +50,15 @@ def rewrite(path: Path, change: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_and_two_workers_give_the_same_bytes_and_every_input_is_made_again(
-    kind: str, pictures: Path, tmp_path: Path
+    kind: str, images: Path, tmp_path: Path
 ) -> None:
-    one = degrade(pictures, tmp_path / "one", kind)
-    two = degrade(pictures, tmp_path / "two", kind, jobs=2)
+    one = degrade(images, tmp_path / "one", kind)
+    two = degrade(images, tmp_path / "two", kind, jobs=2)
     assert tree(one) == tree(two)
-    framed = degrade(pictures, tmp_path / "framed", kind, layout="combined", size="17x12")
+    framed = degrade(images, tmp_path / "framed", kind, layout="combined", size="17x12")
     for corpus in (one, framed):
         for key in ("000", "004"):
-            assert replay_pair(corpus, key, pictures).equal
+            assert replay_pair(corpus, key, images).equal
             assert replay_pair(corpus, key).equal
 
 
@@ -73,60 +73,60 @@ def test_one_and_two_workers_give_the_same_bytes_and_every_input_is_made_again(
     ],
 )
 def test_blur_corpora_are_replayed(
-    settings: dict[str, Any], pictures: Path, tmp_path: Path
+    settings: dict[str, Any], images: Path, tmp_path: Path
 ) -> None:
-    run_step("blur", (pictures, tmp_path / "out"), settings, lambda done, total: None, print)
-    assert replay_pair(tmp_path / "out", "001", pictures).equal
+    run_step("blur", (images, tmp_path / "out"), settings, lambda done, total: None, print)
+    assert replay_pair(tmp_path / "out", "001", images).equal
     assert replay_pair(tmp_path / "out", "001").equal
 
 
-def test_what_is_made_can_be_kept(pictures: Path, tmp_path: Path) -> None:
-    out = degrade(pictures, tmp_path / "out", "noise")
-    replay_pair(out, "002", pictures, tmp_path / "again.png")
+def test_what_is_made_can_be_kept(images: Path, tmp_path: Path) -> None:
+    out = degrade(images, tmp_path / "out", "noise")
+    replay_pair(out, "002", images, tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (
         out / "train" / "input" / "002.png"
     ).read_bytes()
     with pytest.raises(UsageError, match="exists already"):
-        replay_pair(out, "002", pictures, tmp_path / "again.png")
+        replay_pair(out, "002", images, tmp_path / "again.png")
 
 
-def test_other_numbers_or_bytes_are_told(pictures: Path, tmp_path: Path) -> None:
-    out = degrade(pictures, tmp_path / "out", "noise")
+def test_other_numbers_or_bytes_are_told(images: Path, tmp_path: Path) -> None:
+    out = degrade(images, tmp_path / "out", "noise")
     rewrite(out / "train" / "metadata.jsonl", lambda row: row["drawn"].update(seed=1))
-    result = replay_pair(out, "000", pictures)
+    result = replay_pair(out, "000", images)
     assert not result.equal
     assert "differs" in result.lines[-1]
-    other = degrade(pictures, tmp_path / "other", "noise")
+    other = degrade(images, tmp_path / "other", "noise")
     (other / "train" / "input" / "000.png").write_bytes(b"torn")
-    assert not replay_pair(other, "000", pictures).equal
+    assert not replay_pair(other, "000", images).equal
 
 
-def test_what_cannot_be_replayed_says_why(pictures: Path, tmp_path: Path) -> None:
-    lossy = degrade(pictures, tmp_path / "lossy", "noise", format="jpg", size="16")
-    assert replay_pair(lossy, "000", pictures).equal
+def test_what_cannot_be_replayed_says_why(images: Path, tmp_path: Path) -> None:
+    lossy = degrade(images, tmp_path / "lossy", "noise", format="jpg", size="16")
+    assert replay_pair(lossy, "000", images).equal
     with pytest.raises(CorpusError, match=r"with loss.*--source"):
         replay_pair(lossy, "000")
     with pytest.raises(UsageError, match="not in the corpus"):
-        replay_pair(lossy, "nope", pictures)
+        replay_pair(lossy, "nope", images)
     changed = write_photos(tmp_path / "changed", 6, 22, 18)
-    with pytest.raises(CorpusError, match="not the picture"):
+    with pytest.raises(CorpusError, match="not the image"):
         replay_pair(lossy, "000", changed)
     (changed / "000.jpg").unlink()
     with pytest.raises(CorpusError, match="vanished"):
         replay_pair(lossy, "000", changed)
     run_step(
-        "combine", (pictures, pictures, tmp_path / "both"), {}, lambda done, total: None, print
+        "combine", (images, images, tmp_path / "both"), {}, lambda done, total: None, print
     )
     with pytest.raises(CorpusError, match="not made of single photos"):
-        replay_pair(tmp_path / "both", "000", pictures)
+        replay_pair(tmp_path / "both", "000", images)
 
 
 @pytest.mark.parametrize("command", ["lab", "grayscale", "blank", "edges"])
 def test_other_pairings_of_one_photo_are_replayed_too(
-    command: str, pictures: Path, tmp_path: Path
+    command: str, images: Path, tmp_path: Path
 ) -> None:
-    run_step(command, (pictures, tmp_path / "out"), {}, lambda done, total: None, print)
-    assert replay_pair(tmp_path / "out", "003", pictures).equal
+    run_step(command, (images, tmp_path / "out"), {}, lambda done, total: None, print)
+    assert replay_pair(tmp_path / "out", "003", images).equal
     if command == "lab":
         with pytest.raises(UsageError, match="--source"):
             replay_pair(tmp_path / "out", "003")
@@ -136,9 +136,9 @@ def test_other_pairings_of_one_photo_are_replayed_too(
 
 @pytest.mark.parametrize("command", ["blur", "blank", "edges"])
 def test_a_row_that_lost_a_drawn_value_is_one_line(
-    command: str, pictures: Path, tmp_path: Path
+    command: str, images: Path, tmp_path: Path
 ) -> None:
-    run_step(command, (pictures, tmp_path / "out"), {}, lambda done, total: None, print)
+    run_step(command, (images, tmp_path / "out"), {}, lambda done, total: None, print)
     drawn = rows(tmp_path / "out")[0]["drawn"]
     for name in drawn:
         left = {other: value for other, value in drawn.items() if other != name}
@@ -167,16 +167,16 @@ def test_a_row_that_lost_a_drawn_value_is_one_line(
     ],
 )
 def test_a_hostile_row_is_one_line(
-    column: str, value: object, pictures: Path, tmp_path: Path
+    column: str, value: object, images: Path, tmp_path: Path
 ) -> None:
-    out = degrade(pictures, tmp_path / "out", "noise")
+    out = degrade(images, tmp_path / "out", "noise")
     rewrite(out / "train" / "metadata.jsonl", lambda row: row.update({column: value}))
     with pytest.raises(Img2ImgError):
-        replay_pair(out, "000", pictures)
+        replay_pair(out, "000", images)
 
 
-def test_a_hostile_recipe_is_one_line(pictures: Path, tmp_path: Path) -> None:
-    out = degrade(pictures, tmp_path / "out", "noise")
+def test_a_hostile_recipe_is_one_line(images: Path, tmp_path: Path) -> None:
+    out = degrade(images, tmp_path / "out", "noise")
     for wrong in (
         [],
         {"command": "degrade"},
@@ -184,7 +184,7 @@ def test_a_hostile_recipe_is_one_line(pictures: Path, tmp_path: Path) -> None:
     ):
         rewrite(out / "corpus.json", lambda page, recipe=wrong: page.update(recipe=recipe))
         with pytest.raises(Img2ImgError):
-            replay_pair(out, "000", pictures)
+            replay_pair(out, "000", images)
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -257,10 +257,10 @@ def test_a_mistake_in_a_tree_is_one_line(old: str, new: str, said: str, tmp_path
     ],
 )
 def test_a_wrong_option_is_one_line(
-    settings: dict[str, Any], said: str, pictures: Path, tmp_path: Path
+    settings: dict[str, Any], said: str, images: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as error:
-        run_step("degrade", (pictures, tmp_path / "out"), settings, lambda done, total: None, print)
+        run_step("degrade", (images, tmp_path / "out"), settings, lambda done, total: None, print)
     assert said in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -305,7 +305,7 @@ def test_all_degradations_are_listed_with_their_settings() -> None:
         dict.fromkeys(line.split()[0] for line in said.splitlines())
     )
     assert set(LIGHT) <= {line.split()[0] for line in said.splitlines()}
-    assert "grey levels" in run("degradations", "noise")
+    assert "gray levels" in run("degradations", "noise")
     assert "did you mean 'motion'" in run("degradations", "motoin", code=2)
 
 
@@ -323,9 +323,9 @@ def test_albumentations_is_loaded_only_where_it_is_used(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
     code = (
         "import sys\nfrom pathlib import Path\nfrom img2img_data.cli.steps import run_step\n"
-        "from img2img_data.degradations.registry import DEGRADATIONS\nfrom img2img_data.degradations.spec import tree_of\n"
+        "from img2img_data.degradations.registry import DEGRADATIONS\nfrom img2img_data.degradations.spec import to_spec\n"
         "for kind in set(DEGRADATIONS) - {'albumentations'}:\n"
-        "    given = {'degradation': tree_of(DEGRADATIONS[kind].example()), 'jobs': 1}\n"
+        "    given = {'degradation': to_spec(DEGRADATIONS[kind].example()), 'jobs': 1}\n"
         "    run_step('degrade', (Path(sys.argv[1]), Path(sys.argv[2]) / kind), given, print, print)\n"
         "print('LOADED', 'albumentations' in sys.modules, 'torch' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""Resize: a folder in, a folder out, every picture of one size, fit for the next command."""
+"""Resize: a folder in, a folder out, every image of one size, fit for the next command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conftest import make_photo, write_photos
 
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import UsageError
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 
 def resize(source: Path, out: Path, **given: object) -> tuple[int, list[dict[str, object]]]:
@@ -31,19 +31,19 @@ def digests(root: Path) -> dict[str, str]:
 
 def write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(images.encode(np.ascontiguousarray(pixels), "png"))
+    path.write_bytes(io.encode(np.ascontiguousarray(pixels), "png"))
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_every_picture_gets_the_size_and_is_what_fit_says(fit: str, tmp_path: Path) -> None:
+def test_every_image_gets_the_size_and_is_what_fit_says(fit: str, tmp_path: Path) -> None:
     for number, (width, height) in enumerate([(40, 30), (30, 40), (48, 32), (9, 90), (1, 1)]):
         write(tmp_path / "in" / "sub folder" / f"{number}.png", make_photo(number, width, height))
     code, found = resize(tmp_path / "in", tmp_path / "out", size="48x32", fit=fit)
     assert code == 0
     for row in found:
-        before = images.read(tmp_path / "in" / str(row["source"]))
-        after = images.read(tmp_path / "out" / str(row["file_name"])).pixels
-        assert (after == images.fit(before.pixels, (48, 32), fit)).all()  # type: ignore[arg-type]
+        before = io.read(tmp_path / "in" / str(row["source"]))
+        after = io.read(tmp_path / "out" / str(row["file_name"])).pixels
+        assert (after == io.fit(before.pixels, (48, 32), fit)).all()  # type: ignore[arg-type]
         assert (row["source_width"], row["source_height"]) == before.size
     same = tmp_path / "out" / "sub folder" / "2.png"
     assert same.read_bytes() == (tmp_path / "in" / "sub folder" / "2.png").read_bytes()
@@ -71,16 +71,16 @@ def test_what_comes_out_is_what_the_next_command_takes(tmp_path: Path) -> None:
     code, _ = resize(tmp_path / "a", tmp_path / "a32", size="32", max_bad=0.5)
     assert code == 0
     resize(tmp_path / "b", tmp_path / "b32", size="32")
-    refused = json.loads((tmp_path / "a32" / "rejected.jsonl").read_text())
-    assert refused["source"] == "torn.jpg"
+    rejected = json.loads((tmp_path / "a32" / "rejected.jsonl").read_text())
+    assert rejected["source"] == "torn.jpg"
     for command in ("combine", "unpaired"):
         paths = [tmp_path / "a32", tmp_path / "b32", tmp_path / command]
         report, code = run_step(command, paths, {"jobs": 1}, lambda *_: None, print)
         assert (code, report.kept.total()) == (0, 4 if command == "combine" else 8)
-        assert not report.refused
+        assert not report.rejected
 
 
-def test_a_second_run_is_complete_and_another_size_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_second_run_is_complete_and_another_size_is_rejected(photos: Path, tmp_path: Path) -> None:
     resize(photos, tmp_path / "out", size="20")
     report, _ = run_step(
         "resize", [photos, tmp_path / "out"], {"size": "20"}, lambda *_: None, print

@@ -109,12 +109,12 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
     return path
 
 
-def refusal_of(path: Path) -> str:
-    with pytest.raises(UsageError) as refused:
+def rejection_of(path: Path) -> str:
+    with pytest.raises(UsageError) as rejected:
         load_recipe(path)
-    assert "r.yaml" in str(refused.value)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "r.yaml" in str(rejected.value)
+    assert "\n" not in str(rejected.value)
+    return str(rejected.value)
 
 
 def test_lists_are_counted_in_items() -> None:
@@ -127,7 +127,7 @@ def test_lists_are_counted_in_items() -> None:
 @pytest.mark.parametrize("name", [*WRONG, *BROKEN])
 def test_a_mistake_is_one_line_that_says_where(tmp_path: Path, name: str) -> None:
     text, said = (WRONG | BROKEN)[name]
-    line = refusal_of(written(tmp_path, text))
+    line = rejection_of(written(tmp_path, text))
     assert re.search(said, line), line
 
 
@@ -135,16 +135,16 @@ def test_a_mistake_is_one_line_that_says_where(tmp_path: Path, name: str) -> Non
     "data", ["name: \xe4".encode("latin-1"), "name: a".encode("utf-16"), b"a: \xff"]
 )
 def test_other_encodings_are_one_line(tmp_path: Path, data: bytes) -> None:
-    assert "UTF-8" in refusal_of(written(tmp_path, data))
+    assert "UTF-8" in rejection_of(written(tmp_path, data))
 
 
-def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_alias_bomb_is_rejected_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    assert "unfold" in refusal_of(written(tmp_path, "\n".join(lines)))
+    assert "unfold" in rejection_of(written(tmp_path, "\n".join(lines)))
     merged = ["a0: &a0 {x: 1}"]
     merged += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]
-    assert "unfold" in refusal_of(written(tmp_path, "\n".join(merged)))
+    assert "unfold" in rejection_of(written(tmp_path, "\n".join(merged)))
 
 
 def test_words_mean_what_they_look_like(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ corpus:
     assert first.settings == {"size": "64", "sigma": 1.0, "group_by": "no"}
     assert second.settings == {**first.settings, "sigma": 3}
     assert [str(p) for p in second.paths] == ["photos", "b"]
-    line = refusal_of(
+    line = rejection_of(
         written(tmp_path, text.replace("sigma: 1e0", "sigma: -1").replace(", sigma: 3", ""))
     )
     assert "line 2: key 'corpus.0.blur.sigma'" in line
@@ -184,10 +184,10 @@ corpus:
 
 def test_an_unreadable_name_is_escaped(tmp_path: Path) -> None:
     (tmp_path / "a\x1b[31m.yaml").write_text("x: 1")
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as rejected:
         load_recipe(tmp_path / "a\x1b[31m.yaml")
-    assert "\x1b" not in str(refused.value)
-    assert "\\x1b" in str(refused.value)
+    assert "\x1b" not in str(rejected.value)
+    assert "\\x1b" in str(rejected.value)
 
 
 # --------------------------------------------------------------------------------------------- schema
@@ -241,7 +241,11 @@ def test_the_experiments_recipes_have_the_published_numbers() -> None:
     }
     for name in published:
         config = config_of(read_recipe(ROOT / "recipes" / f"{name}.yaml"))
-        usual = config.objective.usual() or {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        usual = config.objective.published_defaults() or {
+            "batch": 1,
+            "epochs": 200,
+            "epochs_decay": 100,
+        }
         known = {key: getattr(config, key) for key in usual}
         assert known == usual | ({"batch": 4} if name == "landscapes_colorization" else {}), name
         assert (config.objective.width, config.lr, config.flip, config.limit) == (64, 2e-4, True, 0)
@@ -303,7 +307,7 @@ def test_a_mutated_recipe_fails_in_both(tmp_path: Path, path: Path, change: str)
     }
     content["corpus"][-1] = mutated[change]
     assert check(content)
-    refusal_of(written(tmp_path, json.dumps(content)))
+    rejection_of(written(tmp_path, json.dumps(content)))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +362,7 @@ def test_wrong_trees_fit_neither(tmp_path: Path, name: str) -> None:
         "corpus": [{"degrade": {"source": "a", "out": "b", "degradation": WRONG_TREES[name]}}]
     }
     assert check(content)
-    assert "'corpus.0.degrade.degradation" in refusal_of(written(tmp_path, json.dumps(content)))
+    assert "'corpus.0.degrade.degradation" in rejection_of(written(tmp_path, json.dumps(content)))
 
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)

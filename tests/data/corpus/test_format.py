@@ -1,4 +1,4 @@
-"""The format: keys, splits, randomness are fixed for ever; a reader refuses what could harm."""
+"""The format: keys, splits, randomness are fixed for ever; a reader rejects what could harm."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from conftest import make_photo
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus.format import (
     Keys,
+    image_rng,
     key_of,
     open_corpus,
-    picture_rng,
     split_of,
     write_atomically,
 )
@@ -89,15 +89,13 @@ def test_keys_of_others_do_not_change_the_key_of_one() -> None:
 
 
 def test_randomness_is_fixed_and_keyed() -> None:
-    assert picture_rng(0, b"a.jpg").integers(0, 10**9) == picture_rng(0, b"a.jpg").integers(
-        0, 10**9
-    )
+    assert image_rng(0, b"a.jpg").integers(0, 10**9) == image_rng(0, b"a.jpg").integers(0, 10**9)
     drawn = {
-        int(picture_rng(*k).integers(0, 10**9))
+        int(image_rng(*k).integers(0, 10**9))
         for k in [(0, b"a"), (1, b"a"), (0, b"b"), (0, b"a", 0), (0, b"a", 1)]
     }
     assert len(drawn) == 5
-    assert picture_rng(0, b"a.jpg").integers(0, 10**9) == GOLDEN_DRAW
+    assert image_rng(0, b"a.jpg").integers(0, 10**9) == GOLDEN_DRAW
 
 
 GOLDEN_DRAW = 420384415
@@ -139,7 +137,7 @@ def test_reads_pairs(tmp_path: Path) -> None:
     "name",
     ["../../x.png", "/etc/passwd", "input/../../x.png", "C:/x.png", "a\\..\\x.png", "", None],
 )
-def test_names_outside_the_corpus_are_refused(tmp_path: Path, name: object) -> None:
+def test_names_outside_the_corpus_are_rejected(tmp_path: Path, name: object) -> None:
     row: dict[str, object] = {
         "key": "a",
         "input_file_name": name,

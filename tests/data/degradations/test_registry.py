@@ -24,8 +24,8 @@ from img2img_data.degradations.kernels import (
     sinc_kernel,
 )
 from img2img_data.degradations.registry import DEGRADATIONS, Gaussian, Resize
-from img2img_data.degradations.spec import parse_tree, tree_of
-from img2img_data.images import io as images
+from img2img_data.degradations.spec import parse_spec, to_spec
+from img2img_data.images import io
 from img2img_data.inspect.contact_sheet import write_sheet
 
 DTYPES = [np.uint8, np.uint16, np.float32]
@@ -70,7 +70,7 @@ def test_shape_dtype_and_range_stay(kind: str, dtype: type) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_replays_the_pixels(kind: str) -> None:
     degradation, image = example(kind), typed(np.uint8)
-    again = parse_tree(json.loads(json.dumps(tree_of(degradation))), PLACE).degradation
+    again = parse_spec(json.loads(json.dumps(to_spec(degradation))), PLACE).degradation
     assert again == degradation
     for seed in range(4):
         drawn = degradation.draw(np.random.default_rng(seed))
@@ -122,7 +122,7 @@ def test_integers_are_rounded_once(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_separable_ones_are_two_matrices(kind: str) -> None:
-    """Fed the identity along one axis, a degradation returns its own operator: spoiled = R x image x C^T."""
+    """Fed the identity along one axis, a degradation returns its own operator: degraded = R x image x C^T."""
     degradation, image = example(kind), typed(np.float32)[..., 0].copy()
     if not degradation.separable:
         pytest.skip(f"{kind} is not separable")
@@ -135,8 +135,8 @@ def test_separable_ones_are_two_matrices(kind: str) -> None:
 def test_separable_ones_say_so() -> None:
     assert {"gaussian", "random-gaussian", "resize"} <= {k for k in LIGHT if example(k).separable}
     blurs = [{"gaussian": {"sigma": [1, 2]}}, {"resize": {"factor": 2}}]
-    assert parse_tree(blurs, PLACE).degradation.separable
-    assert not parse_tree([*blurs, "noise"], PLACE).degradation.separable
+    assert parse_spec(blurs, PLACE).degradation.separable
+    assert not parse_spec([*blurs, "noise"], PLACE).degradation.separable
 
 
 # ---------------------------------------------------------------------------------------- what is drawn
@@ -149,7 +149,7 @@ def test_ranges_are_drawn_as_stated() -> None:
     )
     quality, sinc, sigma = (
         [parsed.draw(rng) for _ in range(600)]
-        for parsed in (parse_tree(t, PLACE).degradation for t in tree)
+        for parsed in (parse_spec(t, PLACE).degradation for t in tree)
     )
     assert {d["quality"] for d in quality} == {30, 31, 32, 33}
     assert {d["size"] for d in sinc} == {7, 9, 11}
@@ -157,14 +157,14 @@ def test_ranges_are_drawn_as_stated() -> None:
     assert 1 <= min(drawn) < 1.2
     assert 80 < max(drawn) <= 100
     assert abs(np.median(drawn) - 10) < 2, "uniform in the logarithm"
-    assert parse_tree({"gaussian": {"sigma": "1..5"}}, PLACE) == parse_tree(
+    assert parse_spec({"gaussian": {"sigma": "1..5"}}, PLACE) == parse_spec(
         {"gaussian": {"sigma": [1, 5]}}, PLACE
     )
 
 
 def test_branches_come_as_often_as_weighted() -> None:
     steps = [{"noise": {}, "weight": 3}, {"jpeg": {}, "weight": 1}, {"median": {}, "weight": 0}]
-    tree = parse_tree({"one-of": {"steps": steps, "probability": 0.8}}, PLACE).degradation
+    tree = parse_spec({"one-of": {"steps": steps, "probability": 0.8}}, PLACE).degradation
     rng = np.random.default_rng(0)
     branches = [tree.draw(rng)["branch"] for _ in range(4000)]
     shares = [branches.count(branch) / 4000 for branch in (-1, 0, 1, 2)]
@@ -172,7 +172,7 @@ def test_branches_come_as_often_as_weighted() -> None:
 
 
 def test_a_shuffle_takes_every_order() -> None:
-    tree = parse_tree({"shuffle": ["grayscale", "posterize", "median"]}, PLACE).degradation
+    tree = parse_spec({"shuffle": ["grayscale", "posterize", "median"]}, PLACE).degradation
     rng = np.random.default_rng(0)
     orders = {
         tuple(d[f"order.{i}"] for i in range(3)) for d in (tree.draw(rng) for _ in range(200))
@@ -182,7 +182,7 @@ def test_a_shuffle_takes_every_order() -> None:
 
 def test_names_tell_the_way_through_the_tree() -> None:
     tree = [{"one-of": [{"chain": ["noise", "jpeg"]}]}, {"median": {}, "probability": 0.5}]
-    drawn = parse_tree(tree, PLACE).degradation.draw(np.random.default_rng(1))
+    drawn = parse_spec(tree, PLACE).degradation.draw(np.random.default_rng(1))
     assert {
         "0.one-of.0.chain.0.noise.sigma",
         "0.one-of.0.chain.1.jpeg.quality",
@@ -193,7 +193,7 @@ def test_names_tell_the_way_through_the_tree() -> None:
 def test_a_chain_rounds_once() -> None:
     """Ten weak blurs rounded each time would stand still; the chain is their product."""
     image = typed(np.uint8)
-    chain = parse_tree([{"gaussian": {"sigma": 0.4}}] * 10, PLACE).degradation
+    chain = parse_spec([{"gaussian": {"sigma": 0.4}}] * 10, PLACE).degradation
     drawn = chain.draw(None)
     exact = chain.apply(image.astype(np.float32) / 255, **drawn) * 255
     assert np.abs(chain.apply(image, **drawn) - exact).max() <= 0.51
@@ -224,7 +224,7 @@ def test_kernels_sum_to_one_and_are_symmetric(kernel: object, angle: int) -> Non
 
 def test_a_bell_is_the_published_formula() -> None:
     """exp(-(x^T S^-1 x)^beta / 2) with S = U diag(sx^2, sy^2) U^T, as BasicSR builds it."""
-    theta, beta = math.radians(-30), 0.7  # y points down in a picture
+    theta, beta = math.radians(-30), 0.7  # y points down in a image
     turn = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
     inverse = np.linalg.inv(turn @ np.diag([4.0, 1.0]) @ turn.T)
     at = np.stack(np.meshgrid(np.arange(-7, 8), np.arange(-7, 8)), -1).astype(float)
@@ -274,7 +274,7 @@ def test_round_gaussians_agree() -> None:
         assert np.abs(ours - other).max() < 2e-4
 
 
-@pytest.mark.parametrize("kind", ["noise", "grey-noise", "speckle", "poisson"])
+@pytest.mark.parametrize("kind", ["noise", "gray-noise", "speckle", "poisson"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_noise_is_as_strong_as_it_says(kind: str, dtype: type) -> None:
     white = 1.0 if dtype is np.float32 else np.iinfo(dtype).max
@@ -285,18 +285,18 @@ def test_noise_is_as_strong_as_it_says(kind: str, dtype: type) -> None:
     assert abs(out.std() / wanted - 1) < 0.03
     assert abs(out.mean() - image.mean() / white * 255) < 0.5
     correlation = np.corrcoef(out[..., 0].ravel(), out[..., 1].ravel())[0, 1]
-    assert abs(correlation - (kind == "grey-noise")) < 0.02
+    assert abs(correlation - (kind == "gray-noise")) < 0.02
 
 
 @pytest.mark.parametrize("kind", ["noise", "speckle", "poisson"])
-def test_grey_noise_is_the_same_in_all_channels(kind: str) -> None:
+def test_gray_noise_is_the_same_in_all_channels(kind: str) -> None:
     image = np.full((40, 40, 3), 128, np.uint8)
-    degradation = DEGRADATIONS[kind](sigma=20, grey=0.5)
+    degradation = DEGRADATIONS[kind](sigma=20, gray=0.5)
     draws = [degradation.draw(np.random.default_rng(seed)) for seed in range(12)]
-    assert {d["grey"] for d in draws} == {0, 1}
+    assert {d["gray"] for d in draws} == {0, 1}
     for drawn in draws:
         out = degradation.apply(image, **drawn)
-        assert (out[..., 0] == out[..., 2]).all() == drawn["grey"]
+        assert (out[..., 0] == out[..., 2]).all() == drawn["gray"]
 
 
 def test_median_is_one_for_every_depth() -> None:
@@ -308,10 +308,10 @@ def test_median_is_one_for_every_depth() -> None:
 
 def test_grayscale_keeps_three_channels_of_luma() -> None:
     image = typed(np.uint8)
-    grey = DEGRADATIONS["grayscale"]().apply(image, amount=1.0)
+    gray = DEGRADATIONS["grayscale"]().apply(image, amount=1.0)
     wanted = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    assert np.abs(grey.astype(int) - wanted[..., None]).max() <= 1
-    assert (grey[..., 0] == grey[..., 2]).all()
+    assert np.abs(gray.astype(int) - wanted[..., None]).max() <= 1
+    assert (gray[..., 0] == gray[..., 2]).all()
 
 
 def test_posterize_leaves_that_many_levels() -> None:
@@ -327,7 +327,7 @@ def test_posterize_leaves_that_many_levels() -> None:
 
 def test_at_scale_makes_noise_coarse() -> None:
     flat = np.full((64, 64, 3), 128, np.uint8)
-    tree = parse_tree(
+    tree = parse_spec(
         {"at-scale": {"scale": 0.25, "up": "nearest", "steps": [{"noise": {"sigma": 20}}]}}, PLACE
     )
     out = tree.degradation.apply(flat, **tree.degradation.draw(np.random.default_rng(0)))
@@ -338,7 +338,7 @@ def test_at_scale_makes_noise_coarse() -> None:
 def test_gaussian_is_scipys(real_data: object) -> None:
     from scipy.ndimage import gaussian_filter
 
-    from img2img_data.images import io as images
+    from img2img_data.images import io
 
     assert isinstance(real_data, Path)
     files = sorted((real_data / "faces" / "wiki_crop").glob("*/*.jpg"))[::17][:120]
@@ -346,8 +346,8 @@ def test_gaussian_is_scipys(real_data: object) -> None:
     seen = 0
     for path in files:
         try:
-            image = images.read(path).pixels
-        except images.Refused:
+            image = io.read(path).pixels
+        except io.Rejected:
             continue
         ours = Gaussian(sigma=3).apply(image, sigma=3.0)
         theirs = np.stack(
@@ -404,7 +404,7 @@ def test_the_worked_example_of_contributing_works() -> None:
 def test_motion_blur_of_albumentations_stays_in_place() -> None:
     point = np.zeros((41, 41, 3), np.uint8)
     point[20, 20] = 255
-    tree = parse_tree({"albumentations": {"MotionBlur": {"blur_limit": [9, 9]}}}, PLACE).degradation
+    tree = parse_spec({"albumentations": {"MotionBlur": {"blur_limit": [9, 9]}}}, PLACE).degradation
     for seed in range(6):
         spread = tree.apply(point, seed=seed).sum(axis=(1, 2)).astype(float)
         assert abs((spread * np.arange(41)).sum() / spread.sum() - 20) < 1
@@ -421,7 +421,7 @@ def test_motion_blur_of_albumentations_stays_in_place() -> None:
         ),
         ({"MotionBlur": {"blur_limit": -3}}, "albumentations.MotionBlur': "),
         ({"GaussNoise": {"std_range": [0.1, 2]}}, "albumentations.GaussNoise': "),
-        ({"Rotate": {"limit": 10}}, "albumentations.Rotate': would move the picture"),
+        ({"Rotate": {"limit": 10}}, "albumentations.Rotate': would move the image"),
         ({"TextImage": {"font_path": "/etc/passwd"}}, "needs a font file"),
         ({}, "albumentations.transform': missing"),
         ({"transform": "Blur", "version": "1.0"}, "version': 1.0 of albumentations is asked for"),
@@ -429,22 +429,22 @@ def test_motion_blur_of_albumentations_stays_in_place() -> None:
 )
 def test_a_mistake_about_a_transform_is_one_line(settings: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError) as error:
-        parse_tree([{"albumentations": settings}], PLACE)
+        parse_spec([{"albumentations": settings}], PLACE)
     assert said in str(error.value)
     assert str(error.value).startswith("recipe 'x': key 'degradation.0.albumentations")
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["", "motion", "chain"])
-def test_a_sheet_shows_the_photo_clean_and_spoiled_the_same_each_time(
+def test_a_sheet_shows_the_photo_clean_and_degraded_the_same_each_time(
     tmp_path: Path, name: str
 ) -> None:
     photo = tmp_path / "photo.png"
-    photo.write_bytes(images.encode(make_photo(1, 60, 50), "png"))
+    photo.write_bytes(io.encode(make_photo(1, 60, 50), "png"))
     sheets = [tmp_path / "a.png", tmp_path / "b.png"]
     for sheet in sheets:
         write_sheet(photo, sheet, name, side=32)
-    pixels = images.read(sheets[0]).pixels
+    pixels = io.read(sheets[0]).pixels
     tiles = pixels[:32].reshape(32, -1, 32, 3).swapaxes(0, 1)
     assert sheets[0].read_bytes() == sheets[1].read_bytes()
     assert np.array_equal(tiles[0], make_photo(1, 60, 50)[9:41, 14:46])
@@ -453,7 +453,7 @@ def test_a_sheet_shows_the_photo_clean_and_spoiled_the_same_each_time(
 
 @pytest.mark.parametrize("wrong", [{"photo": "none.png"}, {"out": "sheet.jpg"}, {"name": "motoin"}])
 def test_what_a_sheet_cannot_show_is_one_line(tmp_path: Path, wrong: dict[str, str]) -> None:
-    (tmp_path / "photo.png").write_bytes(images.encode(make_photo(1, 60, 50), "png"))
+    (tmp_path / "photo.png").write_bytes(io.encode(make_photo(1, 60, 50), "png"))
     given = {"photo": "photo.png", "out": "sheet.png", "name": ""} | wrong
     with pytest.raises(UsageError, match=next(iter(wrong.values()))):
         write_sheet(tmp_path / given["photo"], tmp_path / given["out"], given["name"])

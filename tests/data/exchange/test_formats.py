@@ -19,7 +19,7 @@ from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus.format import Corpus, as_key, key_of, open_corpus
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.exchange.formats import EXPORTS, Export, Items, flat
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.runner.outcome import Report
 
 
@@ -44,22 +44,22 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-Pictures = Mapping[tuple[str, str], tuple[np.ndarray, ...]]
+ImageList = Mapping[tuple[str, str], tuple[np.ndarray, ...]]
 
 
-def pictures(corpus: Corpus) -> Pictures:
-    """What is in a corpus: (split, key) > the halves, or (split, domain and number) > the picture."""
+def images(corpus: Corpus) -> ImageList:
+    """What is in a corpus: (split, key) > the halves, or (split, domain and number) > the image."""
     if corpus.kind == "paired":
         return {(p.split, p.key): corpus.read(p) for s in corpus.splits for p in corpus.pairs(s)}
     return {
-        (split, f"{'AB'[side]}/{path.stem}"): (corpus.read_picture(path),)
+        (split, f"{'AB'[side]}/{path.stem}"): (corpus.read_image(path),)
         for split, domains in corpus.domains.items()
         for side, paths in enumerate(domains)
         for path in paths
     }
 
 
-def assert_same(first: Pictures, second: Pictures) -> None:
+def assert_same(first: ImageList, second: ImageList) -> None:
     assert first.keys() == second.keys()
     for name, halves in first.items():
         assert all((a == b).all() for a, b in zip(halves, second[name], strict=True)), name
@@ -85,7 +85,7 @@ def odd_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = photos / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(
-            images.encode(make_photo(60 + number), "png" if name.endswith("png") else "jpg")
+            io.encode(make_photo(60 + number), "png" if name.endswith("png") else "jpg")
         )
     return photos
 
@@ -95,7 +95,7 @@ CORPORA: dict[str, Callable[[Path, Path], Report]] = {
     "combined": lambda photos, out: step("blur", photos, out, split=SPLITS, layout="combined"),
     "jpg": lambda photos, out: step("blur", photos, out, split=SPLITS, format="jpg", size="20"),
     "deep": lambda photos, out: step("blur", photos, out, bits=16, split=SPLITS),
-    "grey": lambda photos, out: step("grayscale", photos, out, split=SPLITS),
+    "gray": lambda photos, out: step("grayscale", photos, out, split=SPLITS),
     "lab": lambda photos, out: step("lab", photos, out, split=SPLITS),
     "unpaired": lambda photos, out: step("unpaired", photos, photos, out, split=SPLITS),
 }
@@ -137,7 +137,7 @@ def test_what_is_exported_comes_back(
     assert json.loads((tmp_path / "out" / "export.json").read_text())["recipe"]["format"] == format
     assert not (tmp_path / "out" / ".building").exists()
     if format == "lmdb":
-        assert_same(read_lmdb(tmp_path / "out", corpus), pictures(corpus))
+        assert_same(read_lmdb(tmp_path / "out", corpus), images(corpus))
         return
     step("import", tmp_path / "out", tmp_path / "back", bits=corpus.bits, max_bad=0.0)
     back = open_corpus(tmp_path / "back")
@@ -146,15 +146,15 @@ def test_what_is_exported_comes_back(
         counts = {s: tuple(map(len, d)) for s, d in back.domains.items()}
         assert counts == {s: (len(corpus.pairs(s)),) * 2 for s in corpus.splits}
         return
-    assert_same(pictures(back), pictures(corpus))
+    assert_same(images(back), images(corpus))
 
 
-def read_lmdb(root: Path, corpus: Corpus) -> Pictures:
+def read_lmdb(root: Path, corpus: Corpus) -> ImageList:
     """Read as BasicSR does: keys from meta_info.txt, up to the first dot."""
     import lmdb
 
     found: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
-    policy = images.ReadPolicy(depth=16 if corpus.bits == 16 else 8)
+    policy = io.ReadPolicy(depth=16 if corpus.bits == 16 else 8)
     for split in corpus.splits:
         sides = []
         for side in ("lq", "gt"):
@@ -163,7 +163,7 @@ def read_lmdb(root: Path, corpus: Corpus) -> Pictures:
             place = str(root / split / f"{side}.lmdb")
             with lmdb.open(place, readonly=True, lock=False) as database, database.begin() as look:
                 assert look.stat()["entries"] == len(keys)
-                sides.append({k: images.decode(look.get(k.encode()), policy).pixels for k in keys})
+                sides.append({k: io.decode(look.get(k.encode()), policy).pixels for k in keys})
         assert sides[0].keys() == sides[1].keys()
         found |= {(split, as_key(k.encode())): (sides[0][k], sides[1][k]) for k in sides[0]}
     return found
@@ -199,8 +199,8 @@ def test_the_other_direction(
     format: str, name: str, corpora: Mapping[str, Path], tmp_path: Path
 ) -> None:
     step("export", corpora[name], tmp_path / "out", format=format, direction="BtoA")
-    swapped = {k: h[::-1] for k, h in pictures(open_corpus(corpora[name])).items()}
-    assert_same(pictures(open_corpus(tmp_path / "out")), swapped)
+    swapped = {k: h[::-1] for k, h in images(open_corpus(corpora[name])).items()}
+    assert_same(images(open_corpus(tmp_path / "out")), swapped)
 
 
 def test_clean_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_a_damaged_corpus_is_one_line(corpora: Mapping[str, Path], tmp_path: Pat
     import shutil
 
     shutil.copytree(corpora["folders"], tmp_path / "c")
-    picture = next((tmp_path / "c" / "train" / "input").glob("*.png"))
-    picture.write_bytes(picture.read_bytes()[:-9])
+    image = next((tmp_path / "c" / "train" / "input").glob("*.png"))
+    image.write_bytes(image.read_bytes()[:-9])
     with pytest.raises(CorpusError, match="not what its row says"):
         step("export", tmp_path / "c", tmp_path / "out", format="hf")
     assert not (tmp_path / "out" / "export.json").exists()
@@ -235,7 +235,7 @@ def test_a_damaged_corpus_is_one_line(corpora: Mapping[str, Path], tmp_path: Pat
 
 @pytest.mark.parametrize("key", ["../../evil", "/tmp/evil-abs", "a/../../evil", "C:evil", "a\\b"])
 @pytest.mark.parametrize("format", EXPORTS)
-def test_a_key_that_climbs_is_refused(format: str, key: str, tmp_path: Path) -> None:
+def test_a_key_that_climbs_is_rejected(format: str, key: str, tmp_path: Path) -> None:
     from small_corpus import write_corpus
 
     corpus = write_corpus(tmp_path / "box" / "corpus", {"train": 2})
@@ -356,8 +356,8 @@ def test_basicsr_reads_it(corpora: Mapping[str, Path], tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- import
-PNG = images.encode(make_photo(1, 16, 12), "png")
-OTHER = images.encode(make_photo(2, 16, 12), "png")
+PNG = io.encode(make_photo(1, 16, 12), "png")
+OTHER = io.encode(make_photo(2, 16, 12), "png")
 
 
 def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
@@ -368,7 +368,7 @@ def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
     return root
 
 
-BOTH = images.encode(np.hstack([make_photo(1, 16, 12), make_photo(2, 16, 12)]), "png")
+BOTH = io.encode(np.hstack([make_photo(1, 16, 12), make_photo(2, 16, 12)]), "png")
 HF = '{"input_file_name": "a/x.png", "target_file_name": "b/x.png", "n": 1, "t": "u", "f": NaN, "g": [1]}\n'
 EDIT = "file_name,conditioning_image_file_name\nb/x.png,a/x.png\n"
 FOLDERS: dict[str, tuple[str, Mapping[str, bytes | str]]] = {
@@ -411,8 +411,8 @@ def test_every_layout_is_told_opened_and_imported(name: str, tmp_path: Path) -> 
     opened = open_corpus(root)
     step("import", root, tmp_path / "out")
     imported = open_corpus(tmp_path / "out")
-    assert_same(pictures(opened), pictures(imported))
-    for first, second in pictures(imported).values():
+    assert_same(images(opened), images(imported))
+    for first, second in images(imported).values():
         assert (first == make_photo(1, 16, 12)).all()
         assert (second == make_photo(2, 16, 12)).all()
     assert {p.key.rpartition("/")[2] for s in opened.splits for p in opened.pairs(s)} <= {
@@ -469,7 +469,7 @@ def test_no_list_leads_outside(trapped: Path, tmp_path: Path) -> None:
     before = {p for p in tmp_path.rglob("*") if (tmp_path / "out") not in p.parents}
     report = step("import", trapped, tmp_path / "out", code=1, format="hf")
     assert report.kept.total() == 1
-    assert report.refused.total() == 2 * len(HOSTILE)
+    assert report.rejected.total() == 2 * len(HOSTILE)
     assert (
         rows(tmp_path / "out" / "train" / "metadata.jsonl")[0]["key"] == "%2E%2E/%2E%2E/%2E%2E/evil"
     )
@@ -490,10 +490,10 @@ def test_no_meta_info_leads_outside(trapped: Path, tmp_path: Path) -> None:
     (trapped / "meta_info.txt").write_text(text)
     report = step("import", trapped, tmp_path / "out", code=1)
     assert report.kept.total() == 1
-    assert report.refused.total() == 2 * len(names)
+    assert report.rejected.total() == 2 * len(names)
 
 
-def test_bad_pictures_and_loose_halves_are_rows(tmp_path: Path) -> None:
+def test_bad_images_and_loose_halves_are_rows(tmp_path: Path) -> None:
     files = {f"{side}/{n}.png": PNG for side in ("input", "target") for n in range(12)}
     files |= {
         "input/bad.png": PNG[:50],
@@ -503,7 +503,7 @@ def test_bad_pictures_and_loose_halves_are_rows(tmp_path: Path) -> None:
     }
     root = write(tmp_path / "in", files)
     report = step("import", root, tmp_path / "out", max_bad=0.2)
-    assert report.refused == {"truncated": 1, "size": 1}
+    assert report.rejected == {"truncated": 1, "size": 1}
     write(
         root,
         {
@@ -513,8 +513,8 @@ def test_bad_pictures_and_loose_halves_are_rows(tmp_path: Path) -> None:
             "input/two.png": PNG,
         },
     )
-    report = step("import", root, tmp_path / "loose", code=1)
-    assert (report.refused["unpaired"], report.refused["ambiguous-pair"]) == (1, 3)
+    report = step("import", root, tmp_path / "unmatched", code=1)
+    assert (report.rejected["unpaired"], report.rejected["ambiguous-pair"]) == (1, 3)
     step("import", root, tmp_path / "allowed", allow_unpaired=True, max_bad=0.2)
 
 

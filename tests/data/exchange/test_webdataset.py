@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,12 @@ import pytest
 from conftest import make_photo, write_photos
 
 from img2img_data.cli.main import main
-from img2img_data.core import tar as archives
+from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, CorpusError, Img2ImgError
 from img2img_data.corpus.format import open_corpus
 from img2img_data.exchange.webdataset_pack import PackSettings, member_prefix, pack_corpus
 from img2img_data.exchange.webdataset_unpack import unpack_corpus
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -64,7 +64,7 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     for number, name in enumerate(NAMES):
         path = photos / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(images.encode(make_photo(50 + number), "jpg"))
+        path.write_bytes(io.encode(make_photo(50 + number), "jpg"))
     (photos / "bad.jpg").write_bytes(b"bad")
     places = {"{a}": photos, "{b}": photos, "{out}": tmp_path / "corpus"}
     argv = [places.get(word, word) for word in LAYOUTS[request.param]]
@@ -122,7 +122,7 @@ def test_a_shard_ends_at_the_bytes_given(corpus: Path, tmp_path: Path) -> None:
     assert min(sizes) > 0
 
 
-def test_an_interrupted_pack_is_done_again_and_others_are_refused(
+def test_an_interrupted_pack_is_done_again_and_others_are_rejected(
     tmp_path: Path, photos: Path
 ) -> None:
     corpus = small(tmp_path)
@@ -153,7 +153,7 @@ def small(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus", {"train": 4, "val": 1})
 
 
-def test_a_changed_picture_is_not_packed(tmp_path: Path) -> None:
+def test_a_changed_image_is_not_packed(tmp_path: Path) -> None:
     corpus = small(tmp_path)
     manifest = corpus / "train" / "metadata.jsonl"
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
@@ -171,53 +171,53 @@ def test_keys_keep_apart_in_member_names() -> None:
 
 
 # ---------------------------------------------------------------------------------------- hostile
-PICTURE = images.encode(np.zeros((8, 8, 3), np.uint8), "png")
+IMAGE = io.encode(np.zeros((8, 8, 3), np.uint8), "png")
 
 
-def tar(*items: tuple[str, bytes], **fields: object) -> bytes:
-    out = io.BytesIO()
+def tarred(*items: tuple[str, bytes], **fields: object) -> bytes:
+    out = BytesIO()
     with tarfile.open(fileobj=out, mode="w") as file:
         for name, data in items:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             for key, value in fields.items():
                 setattr(info, key, value)
-            file.addfile(info, io.BytesIO(data))
+            file.addfile(info, BytesIO(data))
     return out.getvalue()
 
 
 def sample(key: str = "a", name: object = "input/a.png") -> tuple[tuple[str, bytes], ...]:
     row = {"key": "a", "input_file_name": name, "target_file_name": "target/a.png"}
     line = json.dumps(row).encode() + b"\n"
-    return (f"{key}.input.png", PICTURE), (f"{key}.target.png", PICTURE), (f"{key}.json", line)
+    return (f"{key}.input.png", IMAGE), (f"{key}.target.png", IMAGE), (f"{key}.json", line)
 
 
 def lying(size: bytes) -> bytes:
-    data = bytearray(tar(*sample()))
+    data = bytearray(tarred(*sample()))
     data[124:136] = size
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     return bytes(data)
 
 
-GOOD = tar(*sample())
+GOOD = tarred(*sample())
 HOSTILE: dict[str, Callable[[], bytes]] = {
-    "climbs": lambda: tar(("../../evil.input.png", PICTURE)),
-    "absolute": lambda: tar(("/tmp/evil-abs.input.png", PICTURE)),
-    "backslash": lambda: tar(("..\\evil.input.png", PICTURE)),
-    "drive": lambda: tar(("C:evil.png", PICTURE)),
-    "control": lambda: tar(("a\nb.input.png", PICTURE)),
-    "dots": lambda: tar(("a/./b.png", PICTURE)),
-    "symlink": lambda: tar(("a.input.png", b""), type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-    "hardlink": lambda: tar(("a.input.png", b""), type=tarfile.LNKTYPE, linkname="/etc/passwd"),
-    "device": lambda: tar(("a.input.png", b""), type=tarfile.CHRTYPE),
-    "pipe": lambda: tar(("a.input.png", b""), type=tarfile.FIFOTYPE),
-    "sparse": lambda: tar(("a.input.png", b""), type=tarfile.GNUTYPE_SPARSE),
-    "pax sparse": lambda: tar(*sample(), pax_headers={"GNU.sparse.major": "1"}),
-    "pax size": lambda: tar(*sample(), pax_headers={"size": "99999999999"}),
-    "pax path": lambda: tar(*sample(), pax_headers={"path": "../../evil.png"}),
-    "pax bomb": lambda: tar(*sample(), pax_headers={"comment": "x" * (1 << 20)}),
-    "long name": lambda: tar(("d/" * 40_000 + "x.png", PICTURE)),
+    "climbs": lambda: tarred(("../../evil.input.png", IMAGE)),
+    "absolute": lambda: tarred(("/tmp/evil-abs.input.png", IMAGE)),
+    "backslash": lambda: tarred(("..\\evil.input.png", IMAGE)),
+    "drive": lambda: tarred(("C:evil.png", IMAGE)),
+    "control": lambda: tarred(("a\nb.input.png", IMAGE)),
+    "dots": lambda: tarred(("a/./b.png", IMAGE)),
+    "symlink": lambda: tarred(("a.input.png", b""), type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    "hardlink": lambda: tarred(("a.input.png", b""), type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+    "device": lambda: tarred(("a.input.png", b""), type=tarfile.CHRTYPE),
+    "pipe": lambda: tarred(("a.input.png", b""), type=tarfile.FIFOTYPE),
+    "sparse": lambda: tarred(("a.input.png", b""), type=tarfile.GNUTYPE_SPARSE),
+    "pax sparse": lambda: tarred(*sample(), pax_headers={"GNU.sparse.major": "1"}),
+    "pax size": lambda: tarred(*sample(), pax_headers={"size": "99999999999"}),
+    "pax path": lambda: tarred(*sample(), pax_headers={"path": "../../evil.png"}),
+    "pax bomb": lambda: tarred(*sample(), pax_headers={"comment": "x" * (1 << 20)}),
+    "long name": lambda: tarred(("d/" * 40_000 + "x.png", IMAGE)),
     "huge": lambda: lying(b"77777777777\0"),
     "binary size": lambda: lying(b"\x80" + b"\xff" * 11),
     "no number": lambda: lying(b"-0000000001\0"),
@@ -227,17 +227,17 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "text": lambda: b"hello\n" * 1000,
     "gzip": lambda: __import__("gzip").compress(bytes(1 << 24)),
     "zip": lambda: b"PK\x03\x04" + bytes(600),
-    "twice": lambda: tar(*sample(), *sample()),
-    "twice in a sample": lambda: tar(sample()[0], *sample()),
-    "no row": lambda: tar(*sample()[:2]),
-    "row is none": lambda: tar(*sample()[:2], ("a.json", b"[" * 100_000)),
-    "two rows in one": lambda: tar(*sample()[:2], ("a.json", sample()[2][1] * 2)),
-    "file of no row": lambda: tar(*sample(), ("a.evil.png", PICTURE)),
-    "missing file": lambda: tar(*sample()[1:]),
-    "row climbs": lambda: tar(*sample(name="../../evil.png")),
-    "row absolute": lambda: tar(*sample(name="/tmp/evil-abs.png")),
-    "row script": lambda: tar(("a.input.py", b"x"), *sample(name="a.py")[1:]),
-    "row overwrites": lambda: tar(*sample(name="target/a.png")),
+    "twice": lambda: tarred(*sample(), *sample()),
+    "twice in a sample": lambda: tarred(sample()[0], *sample()),
+    "no row": lambda: tarred(*sample()[:2]),
+    "row is none": lambda: tarred(*sample()[:2], ("a.json", b"[" * 100_000)),
+    "two rows in one": lambda: tarred(*sample()[:2], ("a.json", sample()[2][1] * 2)),
+    "file of no row": lambda: tarred(*sample(), ("a.evil.png", IMAGE)),
+    "missing file": lambda: tarred(*sample()[1:]),
+    "row climbs": lambda: tarred(*sample(name="../../evil.png")),
+    "row absolute": lambda: tarred(*sample(name="/tmp/evil-abs.png")),
+    "row script": lambda: tarred(("a.input.py", b"x"), *sample(name="a.py")[1:]),
+    "row overwrites": lambda: tarred(*sample(name="target/a.png")),
 }
 
 
@@ -304,7 +304,7 @@ def test_a_lying_index_is_one_line(old: str, new: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_linked_shard_is_refused(tmp_path: Path) -> None:
+def test_a_linked_shard_is_rejected(tmp_path: Path) -> None:
     shards = forge(tmp_path / "shards", GOOD)
     shutil.move(shards / "train-000000.tar", tmp_path / "elsewhere.tar")
     (shards / "train-000000.tar").symlink_to(tmp_path / "elsewhere.tar")
@@ -317,13 +317,13 @@ def test_archives_of_other_makers_are_walked(tmp_path: Path) -> None:
     for number, form in enumerate((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
         path = tmp_path / f"{number}.tar"
         (tmp_path / "d").mkdir(exist_ok=True)
-        (tmp_path / "d" / "x.png").write_bytes(PICTURE)
+        (tmp_path / "d" / "x.png").write_bytes(IMAGE)
         names = ["./d/x.png", "d" * 99 + "/" + "x" * 60 + ".png"]
         with tarfile.open(path, "w", format=form) as file:
             file.add(tmp_path / "d", "./d", recursive=False)
             for name in names if form == tarfile.USTAR_FORMAT else [*names, long]:
                 file.add(tmp_path / "d" / "x.png", name)
-        found = list(archives.members(path))
+        found = list(tar.members(path))
         assert [m.name for m in found][:2] == ["d/x.png", names[1]]
-        assert all(archives.content(path, m) == PICTURE for m in found)
+        assert all(tar.content(path, m) == IMAGE for m in found)
         assert form == tarfile.USTAR_FORMAT or found[2].name == long

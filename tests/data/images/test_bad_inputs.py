@@ -1,4 +1,4 @@
-"""Nine hundred odd, damaged and hostile files: each is refused for a reason, or right to two levels.
+"""Nine hundred odd, damaged and hostile files: each is rejected for a reason, or right to two levels.
 
 Pillow, which reads most of them too, is the witness; where the two disagree, ``ONLY_PILLOW`` and
 ``ONLY_HERE`` say why. Both tables are exact: an entry that no file needs any more fails the test as well.
@@ -30,11 +30,11 @@ OLD_PILLOW = int(pillow_version.partition(".")[0]) < 13
 ONLY_PILLOW = {
     "*.avif": "AVIF is not read here",
     "*.jp2": "JPEG 2000 is not read here",
-    "*.ico": "an icon file holds several pictures, none of them a photo",
+    "*.ico": "an icon file holds several images, none of them a photo",
     "*.psd": "Photoshop's format is not read here",
-    "jpeg-crashtest/*": "damaged in the middle: Pillow fills up with grey what it cannot decode",
+    "jpeg-crashtest/*": "damaged in the middle: Pillow fills up with gray what it cannot decode",
     "pillow/hopper_bad_exif.jpg": "a length in its header lies: 1,214 bytes of coded data are skipped",
-    "pillow/bmp/b/badrle.bmp": "its run lengths leave the picture",
+    "pillow/bmp/b/badrle.bmp": "its run lengths leave the image",
     "pillow/hopper_rle8_row_overflow.bmp": "its run lengths leave the row",
     "pillow/bmp/q/rgb32h52.bmp": "bit fields in an unusual order, which OpenCV reads in the usual one",
     "pillow/mmap_error.bmp": "its pixels begin inside the palette",
@@ -56,7 +56,7 @@ ONLY_PILLOW = {
     "pillow/tiff_strip_cmyk_16l_jpeg.tif": "CMYK of 16 bits",
     "pillow/tiff_*_planar_16bit_RGB*.tiff": "16 bits stored plane by plane",
 }
-"""Files that Pillow opens and we refuse, and why."""
+"""Files that Pillow opens and we reject, and why."""
 
 ONLY_HERE = {
     "pillow/apng/chunk_no_fctl.png": "the animation is broken, its first frame is whole",
@@ -105,29 +105,29 @@ def by_pillow(path: Path) -> Pixels:
         assert opened.width * opened.height <= 100_000_000, "a bomb"
         opened.load()
         clear = opened.info.get("transparency")
-        picture = ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I"):
-            levels = np.asarray(picture).astype(np.float32)
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):
+            levels = np.asarray(image).astype(np.float32)
             levels[levels == clear] = 65535
             return np.dstack([levels / 257] * 3)
-        if picture.mode == "F":
-            return np.dstack([np.clip(np.asarray(picture), 0, 1) * 255] * 3)
-        colour = np.asarray(picture.convert("RGBA")).astype(np.float32)
-    return colour[..., :3] * colour[..., 3:] / 255 + 255 - colour[..., 3:]
+        if image.mode == "F":
+            return np.dstack([np.clip(np.asarray(image), 0, 1) * 255] * 3)
+        color = np.asarray(image.convert("RGBA")).astype(np.float32)
+    return color[..., :3] * color[..., 3:] / 255 + 255 - color[..., 3:]
 
 
 def explained(name: str, table: dict[str, str]) -> list[str]:
     return [pattern for pattern in table if fnmatchcase(name, pattern)]
 
 
-def test_every_file_is_kept_or_refused_for_a_reason(folder: Path, corpus: Path) -> None:
+def test_every_file_is_kept_or_rejected_for_a_reason(folder: Path, corpus: Path) -> None:
     listed = {item.path.decode() for item in list_folder(folder)}
-    kept, refused = rows(corpus / "train" / "metadata.jsonl"), rows(corpus / "rejected.jsonl")
-    assert kept.keys() | refused.keys() == listed
-    assert not kept.keys() & refused.keys()
+    kept, rejected = rows(corpus / "train" / "metadata.jsonl"), rows(corpus / "rejected.jsonl")
+    assert kept.keys() | rejected.keys() == listed
+    assert not kept.keys() & rejected.keys()
     assert len(listed) > 900
     assert len(kept) > 650
-    for row in refused.values():
+    for row in rejected.values():
         assert row["reason"] in REASONS
         assert row["detail"] or row["reason"] in {"empty", "not-an-image"}
 
@@ -167,7 +167,7 @@ def test_what_is_kept_is_what_pillow_sees(folder: Path, corpus: Path) -> None:
     assert used == ONLY_HERE.keys()
 
 
-def test_what_is_refused_though_pillow_opens_it_is_explained(folder: Path, corpus: Path) -> None:
+def test_what_is_rejected_though_pillow_opens_it_is_explained(folder: Path, corpus: Path) -> None:
     used = set[str]()
     for name in rows(corpus / "rejected.jsonl"):
         try:
@@ -184,11 +184,11 @@ def test_16_bits_are_those_that_pillow_sees(folder: Path) -> None:
     for item in list_folder(folder):
         path = folder / item.path.decode()
         try:
-            with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
-                if not picture.mode.startswith("I;16") or "transparency" in picture.info:
+            with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+                if not image.mode.startswith("I;16") or "transparency" in image.info:
                     continue
-                theirs = np.asarray(ImageOps.exif_transpose(picture))
-            ours = read(path, ReadPolicy(depth=16, channels="grey"))
+                theirs = np.asarray(ImageOps.exif_transpose(image))
+            ours = read(path, ReadPolicy(depth=16, channels="gray"))
         except Exception:
             continue
         assert np.array_equal(ours.pixels, theirs), path.name
@@ -205,7 +205,7 @@ def test_transparency_is_what_pillow_sees(folder: Path) -> None:
             ours = read(path, ReadPolicy(channels="rgba"))
             with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
                 if "opaque" in ours.notes or opened.mode in {"1", "L", "I;16"}:
-                    continue  # Pillow does not scale the transparent level of a grey PNG of 1 to 4 bits
+                    continue  # Pillow does not scale the transparent level of a gray PNG of 1 to 4 bits
                 theirs = np.asarray(ImageOps.exif_transpose(opened).convert("RGBA")).astype(
                     np.int16
                 )
@@ -213,7 +213,7 @@ def test_transparency_is_what_pillow_sees(folder: Path) -> None:
             continue
         visible = theirs[..., 3] > 0
         assert np.abs(ours.pixels[..., 3] - theirs[..., 3]).max() <= 1, path.name
-        colour = np.abs(ours.pixels - theirs)[visible][:, :3] * (theirs[visible][:, 3:] / 255)
-        assert colour.max(initial=0) <= 2, path.name
+        color = np.abs(ours.pixels - theirs)[visible][:, :3] * (theirs[visible][:, 3:] / 255)
+        assert color.max(initial=0) <= 2, path.name
         seen += 1
     assert seen >= 100

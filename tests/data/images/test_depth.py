@@ -17,7 +17,7 @@ from img2img_data.build.pairings import PAIRINGS
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus.format import Corpus, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.images.io import ReadPolicy
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
@@ -56,7 +56,7 @@ def tiff(pixels: Pixels) -> bytes:
 
 
 WRITERS: Mapping[str, tuple[str, Callable[[Pixels], bytes]]] = {
-    "png": (".png", lambda p: images.encode(p, "png")),
+    "png": (".png", lambda p: io.encode(p, "png")),
     "tiff": (".tif", tiff),
 }
 
@@ -72,7 +72,7 @@ def write_deep(folder: Path, kind: str, channels: int = 3, count: int = 7) -> di
 
 
 # ---- 16 bit
-@pytest.mark.parametrize("channels", ["rgb", "grey"])
+@pytest.mark.parametrize("channels", ["rgb", "gray"])
 @pytest.mark.parametrize("kind", WRITERS)
 def test_16_bit_samples_reach_the_disk_and_the_reader_exactly(
     kind: str, channels: str, tmp_path: Path
@@ -122,9 +122,9 @@ def test_degradations_use_all_16_bits(kind: str) -> None:
         exact = (
             degradation.apply(pixels.astype(np.float32) / 65535, **drawn).astype(np.float64) * 65535
         )
-        spoiled = degradation.apply(pixels, **drawn)
-        assert (spoiled.shape, spoiled.dtype) == (pixels.shape, np.uint16)
-        assert np.abs(spoiled - exact).max() <= 1
+        degraded = degradation.apply(pixels, **drawn)
+        assert (degraded.shape, degraded.dtype) == (pixels.shape, np.uint16)
+        assert np.abs(degraded - exact).max() <= 1
 
 
 @pytest.mark.parametrize("name", sorted(PAIRINGS))
@@ -133,7 +133,7 @@ def test_pairings_keep_depth_and_channels(name: str, dtype: type) -> None:
     pairing = PAIRINGS[name]()
     samples: dict[str, Pixels] = {
         "rgb": deep(3),
-        "grey": deep(3)[..., 0].copy(),
+        "gray": deep(3)[..., 0].copy(),
         "rgba": seen_through(3),
     }
     for channels in sorted(pairing.takes):
@@ -148,10 +148,10 @@ def test_8_bit_sources_of_a_16_bit_corpus_are_widened_and_said_so(
     photos: Path, tmp_path: Path
 ) -> None:
     said = run("blur", photos, tmp_path / "out", "--bits", 16, "--jobs", 1)
-    assert "12 pictures were 8 bit and became 16 bit" in said
+    assert "12 images were 8 bit and became 16 bit" in said
     for row in rows(tmp_path / "out"):
         assert row["notes"] == ["widened"]
-        wanted = images.read(photos / row["source"]).pixels.astype(np.uint16) * 257
+        wanted = io.read(photos / row["source"]).pixels.astype(np.uint16) * 257
         assert np.array_equal(stored(tmp_path / "out" / "train" / row["target_file_name"]), wanted)
 
 
@@ -160,15 +160,15 @@ def test_16_bit_sources_of_an_8_bit_corpus_are_noted_and_counted(tmp_path: Path)
     (tmp_path / "a" / "float.tif").write_bytes(tiff(deep(9).astype(np.float32) / 65535 * 1.5))
     said = run("blur", tmp_path / "a", tmp_path / "out", "--jobs", 1)
     assert (
-        "8 pictures were 16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16"
+        "8 images were 16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16"
         in said
     )
-    assert "1 picture was float with samples outside 0..1" in said
+    assert "1 image was float with samples outside 0..1" in said
     assert json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]["notes"] == {
         "clipped": 1,
         "depth": 8,
     }
-    assert "8 pictures were 16 bit" in run("blur", tmp_path / "a", tmp_path / "out"), (
+    assert "8 images were 16 bit" in run("blur", tmp_path / "a", tmp_path / "out"), (
         "of a finished corpus too"
     )
     assert "became 8 bit" not in run("select", tmp_path / "a", tmp_path / "kept"), (
@@ -186,29 +186,29 @@ def test_float_samples_keep_16_bits(tmp_path: Path) -> None:
 
 
 # ---- one channel
-def test_grey_stays_one_channel_and_colour_becomes_it_in_the_open(tmp_path: Path) -> None:
+def test_gray_stays_one_channel_and_color_becomes_it_in_the_open(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     write_photos(folder, 2)
-    grey = make_photo(7)[..., 0].copy()
-    (folder / "grey.png").write_bytes(images.encode(grey, "png"))
-    (folder / "greyscale.jpg").write_bytes(images.encode(grey, "jpg"))
-    (folder / "three.png").write_bytes(images.encode(np.dstack([grey] * 3), "png"))
-    (folder / "clear.png").write_bytes(images.encode(np.dstack([grey, grey // 2]), "png"))
-    said = run("blur", folder, tmp_path / "out", "--channels", "grey", "--jobs", 1)
-    assert "2 pictures were in colour and became grey" in said
+    gray = make_photo(7)[..., 0].copy()
+    (folder / "gray.png").write_bytes(io.encode(gray, "png"))
+    (folder / "grayscale.jpg").write_bytes(io.encode(gray, "jpg"))
+    (folder / "three.png").write_bytes(io.encode(np.dstack([gray] * 3), "png"))
+    (folder / "clear.png").write_bytes(io.encode(np.dstack([gray, gray // 2]), "png"))
+    said = run("blur", folder, tmp_path / "out", "--channels", "gray", "--jobs", 1)
+    assert "2 images were in color and became gray" in said
     notes = {r["key"]: r["notes"] for r in rows(tmp_path / "out")}
-    assert (notes["grey"], notes["greyscale"], notes["three"]) == ([], [], ["equal"])
+    assert (notes["gray"], notes["grayscale"], notes["three"]) == ([], [], ["equal"])
     assert notes["clear"] == ["alpha"]
     target = tmp_path / "out" / "train" / "target"
-    assert (target / "grey.png").read_bytes() == (folder / "grey.png").read_bytes()
-    assert (target / "greyscale.jpg").read_bytes() == (folder / "greyscale.jpg").read_bytes()
-    assert np.array_equal(stored(target / "three.png"), grey)
+    assert (target / "gray.png").read_bytes() == (folder / "gray.png").read_bytes()
+    assert (target / "grayscale.jpg").read_bytes() == (folder / "grayscale.jpg").read_bytes()
+    assert np.array_equal(stored(target / "three.png"), gray)
     for path in (tmp_path / "out" / "train").glob("*/*"):
         assert stored(path).ndim == 2, path
     assert "nothing wrong" in run("verify", tmp_path / "out")
-    assert "folders · grey<" in Path(run("show", tmp_path / "out").strip()).read_text()
+    assert "folders · gray<" in Path(run("show", tmp_path / "out").strip()).read_text()
     luma = stored(target / "000.png").astype(float)
-    weighed = images.read(folder / "000.jpg").pixels @ [0.299, 0.587, 0.114]
+    weighed = io.read(folder / "000.jpg").pixels @ [0.299, 0.587, 0.114]
     assert np.abs(luma - weighed).max() <= 0.51
 
 
@@ -223,7 +223,7 @@ def test_rgba_keeps_transparency_where_no_sample_is_computed(bits: int, tmp_path
     sides = [tmp_path / "a", tmp_path / "b"]
     for side in sides:
         write_photos(side, 2, suffix=".png")
-        (side / "clear.png").write_bytes(images.encode(seen_through(3), "png"))
+        (side / "clear.png").write_bytes(io.encode(seen_through(3), "png"))
     options = ("--channels", "rgba", "--bits", bits, "--jobs", 1)
     run("combine", *sides, tmp_path / "both", *options)
     run("unpaired", *sides, tmp_path / "un", *options)
@@ -244,7 +244,7 @@ def test_what_is_invisible_does_not_bleed_when_scaled() -> None:
     pixels[:, :16] = (200, 100, 50, 255)
     pixels[:, 16:] = (0, 255, 0, 0)
     for size in ((8, 8), (9, 9), (70, 70)):
-        scaled = images.fit(pixels, size, "crop").astype(int)
+        scaled = io.fit(pixels, size, "crop").astype(int)
         visible = scaled[..., 3] > 8
         assert np.abs(scaled[visible][:, :3] - (200, 100, 50)).max() <= 2
 
@@ -252,11 +252,11 @@ def test_what_is_invisible_does_not_bleed_when_scaled() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("edges", "--channels", "grey", "--bits", 16),
-        ("edges", "--channels", "grey", "--layout", "combined"),
+        ("edges", "--channels", "gray", "--bits", 16),
+        ("edges", "--channels", "gray", "--layout", "combined"),
         ("edges", "--layout", "combined"),
         ("grayscale", "--bits", 16),
-        ("blank", "--channels", "grey", "--fill", "noise"),
+        ("blank", "--channels", "gray", "--fill", "noise"),
     ],
 )
 def test_what_corpus_json_states_is_what_is_there(
@@ -266,18 +266,18 @@ def test_what_corpus_json_states_is_what_is_there(
     assert "nothing wrong" in run("verify", tmp_path / "out")
 
 
-# ---- refusals
+# ---- rejections
 @pytest.mark.parametrize(
     ("argv", "names"),
     [
         (["blur", "{in}", "{out}", "--bits", "16", "--format", "jpg"], "--bits 16"),
         (["unpaired", "{in}", "{in}", "{out}", "--bits", "16", "--format", "webp"], "use png"),
-        (["blur", "{in}", "{out}", "--channels", "grey", "--format", "webp"], "--channels grey"),
-        (["blur", "{in}", "{out}", "--channels", "rgba"], "use rgb or grey"),
-        (["lab", "{in}", "{out}", "--channels", "grey"], "use rgb"),
+        (["blur", "{in}", "{out}", "--channels", "gray", "--format", "webp"], "--channels gray"),
+        (["blur", "{in}", "{out}", "--channels", "rgba"], "use rgb or gray"),
+        (["lab", "{in}", "{out}", "--channels", "gray"], "use rgb"),
         (
-            ["unpaired", "{in}", "{in}", "{out}", "--channels", "rgba", "--alpha", "refuse"],
-            "--alpha refuse",
+            ["unpaired", "{in}", "{in}", "{out}", "--channels", "rgba", "--alpha", "reject"],
+            "--alpha reject",
         ),
         (["unpaired", "{in}", "{in}", "{out}", "--channels", "rgba", "--format", "jpg"], "use png"),
         (["blur", "{in}", "{out}", "--bits", "12"], "--bits"),
@@ -296,15 +296,15 @@ def test_verify_finds_files_of_another_depth_or_other_channels(tmp_path: Path) -
     write_deep(tmp_path / "a", "png")
     out = tmp_path / "out"
     run("blur", tmp_path / "a", out, "--bits", 16, "--jobs", 1)
-    (out / "train/input/000.png").write_bytes(images.encode(make_photo(0), "png"))
-    (out / "train/target/001.png").write_bytes(images.encode(deep(1)[..., 0].copy(), "png"))
+    (out / "train/input/000.png").write_bytes(io.encode(make_photo(0), "png"))
+    (out / "train/target/001.png").write_bytes(io.encode(deep(1)[..., 0].copy(), "png"))
     said = run("verify", out, code=1)
     assert "samples     train/input/000.png  8 bit x 3, not 16 bit x 3" in said
     assert "samples     train/target/001.png  16 bit x 1, not 16 bit x 3" in said
 
 
 @pytest.mark.parametrize(
-    "options", [("--bits", 16), ("--channels", "grey"), ("--bits", 16, "--channels", "grey")]
+    "options", [("--bits", 16), ("--channels", "gray"), ("--bits", 16, "--channels", "gray")]
 )
 def test_one_and_two_workers_give_the_same_bytes(
     options: tuple[object, ...], tmp_path: Path
@@ -324,27 +324,25 @@ def test_one_and_two_workers_give_the_same_bytes(
 
 
 # ---- reading
-def test_a_picture_without_notes_is_exactly_its_file() -> None:
-    grey, colour = deep(1)[..., 0].copy(), deep(1)
-    for pixels in (grey, colour, (grey >> 8).astype(np.uint8), (colour >> 8).astype(np.uint8)):
-        picture = images.decode(
-            images.encode(pixels, "png"), ReadPolicy(depth="keep", channels="keep")
-        )
-        assert np.array_equal(picture.pixels, pixels)
-        assert picture.notes == ()
-        assert picture.verbatim
+def test_a_image_without_notes_is_exactly_its_file() -> None:
+    gray, color = deep(1)[..., 0].copy(), deep(1)
+    for pixels in (gray, color, (gray >> 8).astype(np.uint8), (color >> 8).astype(np.uint8)):
+        image = io.decode(io.encode(pixels, "png"), ReadPolicy(depth="keep", channels="keep"))
+        assert np.array_equal(image.pixels, pixels)
+        assert image.notes == ()
+        assert image.verbatim
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (4,)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_any_picture_can_be_looked_at(shape: tuple[int, ...], dtype: type) -> None:
+def test_any_image_can_be_looked_at(shape: tuple[int, ...], dtype: type) -> None:
     top = np.iinfo(dtype).max
     pixels = np.full((5, 6, *shape), top, dtype)
-    assert (images.to_uint8_rgb(pixels) == 255).all()
-    assert images.to_uint8_rgb(pixels).shape == (5, 6, 3)
-    assert images.to_uint8_rgb(np.zeros((5, 6, 3), dtype)).max() == 0
+    assert (io.to_uint8_rgb(pixels) == 255).all()
+    assert io.to_uint8_rgb(pixels).shape == (5, 6, 3)
+    assert io.to_uint8_rgb(np.zeros((5, 6, 3), dtype)).max() == 0
     if shape == (4,):
-        assert (images.to_uint8_rgb(pixels * 0) == 255).all(), "nothing but white shows through"
+        assert (io.to_uint8_rgb(pixels * 0) == 255).all(), "nothing but white shows through"
 
 
 def test_old_manifests_mean_8_bit_rgb(tmp_path: Path) -> None:
@@ -352,13 +350,13 @@ def test_old_manifests_mean_8_bit_rgb(tmp_path: Path) -> None:
         return Corpus(tmp_path, "paired", "folders", "rgb", info, {})
 
     assert (reading({}).bits, reading({}).channels) == (8, {"input": 3, "target": 3})
-    old_lab = {"colour": "lab", "recipe": {"bits": 16}}
+    old_lab = {"color": "lab", "recipe": {"bits": 16}}
     assert (reading(old_lab).bits, reading(old_lab).channels) == (16, {"input": 1, "target": 3})
     odd = {"bits": "many", "channels": ["x"], "recipe": 3}
     assert (reading(odd).bits, reading(odd).channels) == (8, {"input": 3, "target": 3})
 
 
-def test_16_bit_pictures_of_a_folder_that_says_nothing_are_not_read_as_8(tmp_path: Path) -> None:
+def test_16_bit_images_of_a_folder_that_says_nothing_are_not_read_as_8(tmp_path: Path) -> None:
     write_deep(tmp_path / "bare" / "train", "png")
     corpus = open_corpus(tmp_path / "bare")
     with pytest.raises(CorpusError, match=r"holds 16 bit.*import"):
@@ -378,28 +376,28 @@ def test_lab_at_16_bit_is_made_from_16_bit_and_comes_back(tmp_path: Path) -> Non
         lab, plane = (stored(tmp_path / f"out/train/{n}/{key}.png") for n in ("target", "input"))
         assert lab.dtype == plane.dtype == np.uint16
         assert np.array_equal(lab[..., 0], plane)
-        assert np.abs(images.lab16_to_rgb16(lab).astype(int) - pixels).max() < 257 / 3
-        assert not np.array_equal(lab, images.rgb_to_lab16((pixels >> 8).astype(np.uint8)))
+        assert np.abs(io.lab16_to_rgb16(lab).astype(int) - pixels).max() < 257 / 3
+        assert not np.array_equal(lab, io.rgb_to_lab16((pixels >> 8).astype(np.uint8)))
     measured = json.loads((tmp_path / "out" / "corpus.json").read_text())["measured"]
     assert measured["round_trip_max"] < 1 / 3
     assert measured["out_of_gamut_share"] == 0
 
 
 def test_the_share_outside_srgb_is_what_clips() -> None:
-    inside = images.rgb_to_lab8(np.full((8, 8, 3), 127, np.uint8))
-    assert images.outside_srgb(inside) == 0
+    inside = io.rgb_to_lab8(np.full((8, 8, 3), 127, np.uint8))
+    assert io.outside_srgb(inside) == 0
     for rgb in ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255)):
-        colour = np.full((2, 2, 3), rgb, np.uint8)
-        assert images.outside_srgb(images.rgb_to_lab16(colour)) == 0, rgb
+        color = np.full((2, 2, 3), rgb, np.uint8)
+        assert io.outside_srgb(io.rgb_to_lab16(color)) == 0, rgb
     vivid = inside.copy()
     vivid[:2, :, 1] = 250
-    assert images.outside_srgb(vivid) == 0.25
-    assert images.outside_srgb(vivid.astype(np.uint16) * 257) == 0.25
+    assert io.outside_srgb(vivid) == 0.25
+    assert io.outside_srgb(vivid.astype(np.uint16) * 257) == 0.25
 
 
 # ---- training
 @pytest.mark.parametrize(
-    ("info", "why"), [({"channels": {"input": 4, "target": 4}}, "holds transparent pictures")]
+    ("info", "why"), [({"channels": {"input": 4, "target": 4}}, "holds transparent images")]
 )
 def test_training_refuses_what_it_would_cut_down(
     info: dict[str, Any], why: str, tmp_path: Path

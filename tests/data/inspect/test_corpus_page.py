@@ -17,7 +17,7 @@ from small_corpus import EVIL, write_corpus, write_domains
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.corpus.format import open_corpus, read_rows
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.inspect.corpus_page import write_show
 from img2img_data.inspect.histogram import Spread, draw_spread
 from img2img_data.inspect.statistics import survey_corpus
@@ -57,14 +57,14 @@ def test_worst_come_first_and_the_rest_is_typical(tmp_path: Path) -> None:
     assert min(differences[:3]) >= max(differences[3:])
 
 
-def test_refusals_are_counted_with_their_meaning(tmp_path: Path) -> None:
+def test_rejections_are_counted_with_their_meaning(tmp_path: Path) -> None:
     page = write_show(write_corpus(tmp_path / "c", {"train": 2})).read_text("utf-8")
-    row = re.search(r'<tr><td class="n">2</td><td>grey</td>', page)
+    row = re.search(r'<tr><td class="n">2</td><td>gray</td>', page)
     assert row
     assert "a black-and-white photo" in page
 
 
-def test_unpaired_pictures_stand_side_by_side_without_sliders(tmp_path: Path) -> None:
+def test_unpaired_images_stand_side_by_side_without_sliders(tmp_path: Path) -> None:
     page = write_show(write_domains(tmp_path / "h2z", 3)).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6
@@ -89,18 +89,18 @@ def test_same_corpus_same_bytes(tmp_path: Path) -> None:
     assert sorted(p.name for p in first.parent.iterdir()) == ["1.html", "2.html"]
 
 
-def test_lab_targets_are_shown_in_their_colours(tmp_path: Path) -> None:
+def test_lab_targets_are_shown_in_their_colors(tmp_path: Path) -> None:
     plain, lab = (
-        write_show(
-            write_corpus(tmp_path / colour, {"train": 1}, info={"colour": colour})
-        ).read_text("utf-8")
-        for colour in ("rgb", "lab")
+        write_show(write_corpus(tmp_path / color, {"train": 1}, info={"color": color})).read_text(
+            "utf-8"
+        )
+        for color in ("rgb", "lab")
     )
     plain_images, lab_images = ([a["src"] for a in elements(page, "img")] for page in (plain, lab))
     assert sum(a != b for a, b in zip(plain_images, lab_images, strict=True)) == 1
 
 
-def test_an_empty_split_and_a_damaged_picture(tmp_path: Path) -> None:
+def test_an_empty_split_and_a_damaged_image(tmp_path: Path) -> None:
     empty = write_show(write_corpus(tmp_path / "empty", {"train": 0} | {"val": 1})).read_text(
         "utf-8"
     )
@@ -113,7 +113,7 @@ def test_an_empty_split_and_a_damaged_picture(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------ corpora of any size
 def fake_rows(corpus: Path, split: str, count: int) -> None:
-    """Give a split so many rows that all point at its few pictures."""
+    """Give a split so many rows that all point at its few images."""
     path = corpus / split / "metadata.jsonl"
     rows = read_rows(path)
     fakes = [
@@ -235,14 +235,14 @@ def test_many_tags_are_searched_and_few_are_chosen(tmp_path: Path) -> None:
 
 STORED = {
     "16 bit": np.full((20, 24, 3), 257 * 100, np.uint16),
-    "grey": np.full((20, 24), 100, np.uint8),
-    "16 bit grey": np.full((20, 24), 257 * 100, np.uint16),
+    "gray": np.full((20, 24), 100, np.uint8),
+    "16 bit gray": np.full((20, 24), 257 * 100, np.uint16),
 }
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("name", STORED)
-def test_pictures_of_any_depth_are_shown(tmp_path: Path, name: str, bits: int) -> None:
+def test_images_of_any_depth_are_shown(tmp_path: Path, name: str, bits: int) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 1}, size=(24, 20), info={"bits": bits})
     data = cv2.imencode(".png", STORED[name])[1].tobytes()
     for side in ("input", "target"):
@@ -250,7 +250,7 @@ def test_pictures_of_any_depth_are_shown(tmp_path: Path, name: str, bits: int) -
     page = write_show(corpus).read_text("utf-8")
     shown = [str(a["src"]).partition(",")[2] for a in elements(page, "img")]
     for uri in shown:
-        pixels = images.decode(b64decode(uri)).pixels
+        pixels = io.decode(b64decode(uri)).pixels
         assert pixels.shape == (20, 24, 3)
         assert np.abs(pixels.astype(int) - 100).max() <= 2
 

@@ -1,4 +1,4 @@
-"""Pictures that are in two splits are found, in every kind and layout of corpus; others are not called so."""
+"""ImageList that are in two splits are found, in every kind and layout of corpus; others are not called so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from command_line import rows, run
 from small_photos import NEAR, detailed, write
 
-from img2img_data.images import io as images
+from img2img_data.images import io
 
 SPLIT = ["--split", "train=0.5,val=0.25,test=0.25"]
 
@@ -79,7 +79,7 @@ def test_no_leak_is_said_and_ends_well(tmp_path: Path) -> None:
         write(tmp_path / "photos" / f"{number}.png", detailed(number, 64, 64))
     run("blur", tmp_path / "photos", tmp_path / "out", *SPLIT, "--jobs", 1)
     said = run("verify", tmp_path / "out", "--leaks", "--jobs", 1)
-    assert "no picture is in two splits" in said
+    assert "no image is in two splits" in said
     assert "nothing wrong" in said
     run("blur", tmp_path / "photos", tmp_path / "one", "--jobs", 1)
     assert "one split" in run("verify", tmp_path / "one", "--leaks", "--jobs", 1)
@@ -89,7 +89,7 @@ def test_groups_leave_nothing_to_leak(tmp_path: Path) -> None:
     photos = write_pairs(tmp_path / "photos", 14)
     run("blur", photos, tmp_path / "out", *SPLIT, "--group-by", r"^\d+", "--jobs", 1)
     said = run("verify", tmp_path / "out", "--leaks", "--jobs", 1)
-    assert "no picture is in two splits" in said
+    assert "no image is in two splits" in said
     assert "3 exact copies within a split" in said
     assert "/00-same = " in said
 
@@ -137,7 +137,7 @@ def test_both_halves_of_pairs_from_two_folders_are_looked_at(tmp_path: Path) -> 
     assert "(target)" in said
 
 
-def test_a_damaged_picture_is_listed_not_fatal(tmp_path: Path) -> None:
+def test_a_damaged_image_is_listed_not_fatal(tmp_path: Path) -> None:
     photos = write_pairs(tmp_path / "photos", 6)
     run("blur", photos, tmp_path / "out", *SPLIT, "--jobs", 1)
     target = next((tmp_path / "out" / "train" / "target").iterdir())
@@ -149,7 +149,7 @@ def test_planted_near_copies_of_real_photos_are_found(real_data: Path, tmp_path:
     names = sorted((real_data / "natural" / "bsds500-train").iterdir())[:40]
     rng = np.random.default_rng(1)
     for number, path in enumerate(names):
-        photo = images.read(path).pixels
+        photo = io.read(path).pixels
         write(tmp_path / "photos" / f"{number:02d}.jpg", photo)
         plant = list(NEAR)[int(rng.integers(5))]
         write(tmp_path / "photos" / f"{number:02d}-{plant}.jpg", NEAR[plant](photo))

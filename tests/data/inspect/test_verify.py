@@ -153,7 +153,7 @@ def test_a_row_of_wrong_types_is_damaged(halves: Path, change: dict[str, Any]) -
             reader(halves)
 
 
-def test_a_row_that_names_no_picture_is_told(halves: Path) -> None:
+def test_a_row_that_names_no_image_is_told(halves: Path) -> None:
     append(halves / "train" / "metadata.jsonl", {"key": "x", "target_file_name": None})
     found = [one for one in problems(halves) if one[0] == "incomplete"]
     assert found == [("incomplete", "train/x", "has no input_file_name, target_file_name")]

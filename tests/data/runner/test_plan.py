@@ -54,22 +54,25 @@ def test_every_source_is_planned_once_sorted_by_its_key(
     for _ in range(20):
         items = odd_items(rng, 40)
         keys = Keys(i.path for i in items)
-        wanted = sorted((keys[i.path], i.path, dict(i.tags), i.refused) for i in items)
+        wanted = sorted((keys[i.path], i.path, dict(i.tags), i.rejected) for i in items)
         digests = set()
         for _ in range(2):
             rng.shuffle(items)
             plan = plan_folders([Path("in")], "paired", [items])
-            assert [(t.key, t.sources[0], dict(t.tags), t.refused) for t in tasks(plan)] == wanted
+            assert [(t.key, t.sources[0], dict(t.tags), t.rejected) for t in tasks(plan)] == wanted
             digests.add(plan.names_digest())
         assert len(digests) == 1
 
 
 def test_the_halves_of_a_pair_stay_together_and_loose_files_keep_their_side() -> None:
-    loose = [(1, b"3.png", "unpaired", "no other half"), (0, b"1.png", "ambiguous-pair", "also")]
+    unmatched = [
+        (1, b"3.png", "unpaired", "no other half"),
+        (0, b"1.png", "ambiguous-pair", "also"),
+    ]
     plan = plan_pairs(
-        [Path("a"), Path("b")], Matching([(b"2.jpg", b"x.jpg"), (b"1.jpg", b"y.jpg")], loose)
+        [Path("a"), Path("b")], Matching([(b"2.jpg", b"x.jpg"), (b"1.jpg", b"y.jpg")], unmatched)
     )
-    assert [(t.key, t.root, t.sources, t.refused) for t in tasks(plan)] == [
+    assert [(t.key, t.root, t.sources, t.rejected) for t in tasks(plan)] == [
         ("1.jpg", 0, (b"1.jpg", b"y.jpg"), None),
         ("1.png", 0, (b"1.png",), ("ambiguous-pair", "also")),
         ("2", 0, (b"2.jpg", b"x.jpg"), None),
@@ -83,12 +86,12 @@ def test_two_domains_keep_their_own_keys_and_order() -> None:
     assert [(t.root, t.key) for t in tasks(plan)] == [(0, "a"), (0, "b"), (1, "a")]
 
 
-def test_an_earlier_row_is_found_again_unless_it_is_refused() -> None:
+def test_an_earlier_row_is_found_again_unless_it_is_rejected() -> None:
     items = odd_items(random.Random(2), 60)
     plan = plan_folders([Path("in")], "paired", [items])
     find = plan.finder()
     for index, task in enumerate(tasks(plan)):
-        assert find(0, task.sources[0], task.key) == (None if task.refused else index)
+        assert find(0, task.sources[0], task.key) == (None if task.rejected else index)
     assert find(0, b"never seen.jpg", "never seen") is None
     assert find(1, items[1].path, "x") is None
 

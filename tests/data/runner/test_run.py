@@ -106,7 +106,7 @@ def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_pa
     assert tree(out) == whole
 
 
-def test_another_recipe_or_source_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("blur", photos, out, "--jobs", 1)
     before = tree(out)
@@ -121,7 +121,7 @@ def test_another_recipe_or_source_is_refused(photos: Path, tmp_path: Path) -> No
     assert tree(out) == before
 
 
-def test_a_second_builder_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_second_builder_is_rejected(photos: Path, tmp_path: Path) -> None:
     from img2img_data.runner.build_folder import locked
 
     with locked(tmp_path / "out"):
@@ -132,12 +132,12 @@ def test_a_second_builder_is_refused(photos: Path, tmp_path: Path) -> None:
 
 def test_the_pixels_are_the_degraded_source(photos: Path, tmp_path: Path) -> None:
     from img2img_data.degradations.registry import Gaussian
-    from img2img_data.images import io as images
+    from img2img_data.images import io
 
     run("blur", photos, tmp_path / "out", "--sigma", 1.5, "--jobs", 1)
     for row in rows(tmp_path / "out" / "train" / "metadata.jsonl"):
-        source = images.read(photos / str(row["source"])).pixels
-        made = images.read(tmp_path / "out" / "train" / str(row["input_file_name"])).pixels
+        source = io.read(photos / str(row["source"])).pixels
+        made = io.read(tmp_path / "out" / "train" / str(row["input_file_name"])).pixels
         assert (made == Gaussian(sigma=1.5).apply(source, sigma=1.5)).all()
         target = tmp_path / "out" / "train" / str(row["target_file_name"])
         assert target.read_bytes() == (photos / str(row["source"])).read_bytes()
@@ -160,7 +160,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     junk.mkdir()
     (junk / "good.jpg").write_bytes(good)
     (junk / "new\nline.jpg").write_bytes(good)
-    (junk / "text.jpg").write_text("not a picture")
+    (junk / "text.jpg").write_text("not a image")
     (junk / "raw.cr2").write_bytes(good)
     (junk / "zero.jpg").write_bytes(b"")
     (junk / "cut.jpg").write_bytes(good[: len(good) // 2])
@@ -180,9 +180,9 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     }
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
-    assert "refused 6" in said
+    assert "rejected 6" in said
     assert (
-        f"'{junk}': passed over what is no picture by its name: .cr2 1, linked folder 1\n"
+        f"'{junk}': passed over what is no image by its name: .cr2 1, linked folder 1\n"
         in said
         in said
     )
@@ -228,7 +228,7 @@ def test_combine_names_what_is_missing_twice_and_of_another_size(tmp_path: Path)
     assert listed["f-002-01.jpg"] == "ambiguous-pair"
     assert listed["f-003-01.jpg"] == "size"
     assert "f-003-01.jpg" in said
-    assert "'F2-006-01-sz1.jpg' and 'F2-005-01-sz1.jpg' are the same picture" in said
+    assert "'F2-006-01-sz1.jpg' and 'F2-005-01-sz1.jpg' are the same image" in said
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["f-004-01", "f-005-01", "f-006-01"]
     row = kept[0]
@@ -254,17 +254,17 @@ def test_lab_states_its_round_trip(photos: Path, tmp_path: Path) -> None:
     for bits in (8, 16):
         run("lab", photos, tmp_path / f"lab{bits}", "--bits", bits, "--jobs", 1)
         page = json.loads((tmp_path / f"lab{bits}" / "corpus.json").read_text())
-        assert page["colour"] == "lab"
+        assert page["color"] == "lab"
         errors[bits] = page["measured"]["round_trip_max"]
     assert errors[16] <= 1 < errors[8]
 
 
 @pytest.mark.parametrize("empty", [0, 1])
-def test_a_domain_without_a_picture_is_no_corpus(photos: Path, tmp_path: Path, empty: int) -> None:
+def test_a_domain_without_a_image_is_no_corpus(photos: Path, tmp_path: Path, empty: int) -> None:
     domains = [photos, tmp_path / "empty"][:: -1 if empty == 0 else 1]
     (tmp_path / "empty").mkdir()
     said = run("unpaired", *domains, tmp_path / "out", code=1)
-    assert f"no pictures in '{tmp_path / 'empty'}'" in said
+    assert f"no images in '{tmp_path / 'empty'}'" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Groups are never torn, shares hold, old pictures stay; tags come from the lists beside the pictures."""
+"""Groups are never torn, shares hold, old images stay; tags come from the lists beside the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import make_photo, write_photos
 
 from img2img_data.core.errors import UsageError
 from img2img_data.corpus.format import split_of
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.runner.settings import parse_split
 from img2img_data.runner.splits import Strata, check_tag, group_of, stratum_of, tag_in
 from img2img_data.sources.tags import MAX_TAGS, find_tags, tags_of
@@ -91,7 +91,7 @@ def test_shares_hold_to_one_group(seed: int) -> None:
             assert abs(counts[name] - share * counts.total()) <= largest + 1e-9
 
 
-def test_strata_of_one_picture_still_fill_every_split() -> None:
+def test_strata_of_one_image_still_fill_every_split() -> None:
     members = [(f"g{i}".encode(), f"s{i}") for i in range(3000)]
     counts = Counter(split_all(members, SHARES))
     assert all(abs(counts[name] / 3000 - share) < 0.03 for name, share in SHARES.items())
@@ -124,12 +124,12 @@ def test_a_group_counts_where_most_of_it_is() -> None:
     assert len(set(split_all(members, {"x": 0.5, "y": 0.5})[:3])) == 1
 
 
-def test_pictures_added_later_move_none_without_strata(tmp_path: Path) -> None:
+def test_images_added_later_move_none_without_strata(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 30, 16, 16)
     options = ["--split", "train=0.6,test=0.4", "--seed", "3"]
     run("blur", photos, tmp_path / "before", *options)
     for number in range(30, 60):
-        (photos / f"{number:03d}.png").write_bytes(images.encode(make_photo(number, 16, 16), "png"))
+        (photos / f"{number:03d}.png").write_bytes(io.encode(make_photo(number, 16, 16), "png"))
     run("blur", photos, tmp_path / "after", *options)
     where = {
         name: {
@@ -397,6 +397,6 @@ def test_tags_travel_from_wiki_to_blur(real_data: Path, tmp_path: Path) -> None:
     assert all(len(splits) == 1 for splits in people.values())
     for gender in ("male", "female"):
         total = sum(counts[gender, s] for s in SHARES)
-        largest = 2  # no person has more than a few pictures
+        largest = 2  # no person has more than a few images
         for name, share in SHARES.items():
             assert abs(counts[gender, name] - share * total) <= largest

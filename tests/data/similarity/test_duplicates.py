@@ -1,4 +1,4 @@
-"""Copies are found, other pictures are kept, whatever the number of jobs and after any kill."""
+"""Copies are found, other images are kept, whatever the number of jobs and after any kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from command_line import COMMAND, rows, run, tree
 from small_photos import NEAR, RGB, detailed, resized, write
 
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.similarity.duplicates import (
     EXACT,
     MAX_DISTANCE,
@@ -51,11 +51,11 @@ OTHER: dict[str, Callable[[RGB], RGB]] = {
 def prints_of(tmp_path: Path) -> Iterator[Callable[..., Prints]]:
     files = []
 
-    def load(*pictures: RGB | bytes | None) -> Prints:
-        file = PrintFile(tmp_path / f"prints{len(files)}", len(pictures))
+    def load(*images: RGB | bytes | None) -> Prints:
+        file = PrintFile(tmp_path / f"prints{len(files)}", len(images))
         files.append(file)
-        for place, picture in enumerate(pictures):
-            file.put(place, picture if isinstance(picture, bytes) else fingerprint(picture))
+        for place, image in enumerate(images):
+            file.put(place, image if isinstance(image, bytes) else fingerprint(image))
         return file.load()
 
     yield load
@@ -74,7 +74,7 @@ def test_near_copies_are_found(name: str, prints_of: Callable[..., Prints]) -> N
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_other_pictures_are_kept(name: str, prints_of: Callable[..., Prints]) -> None:
+def test_other_images_are_kept(name: str, prints_of: Callable[..., Prints]) -> None:
     photos = [detailed(seed) for seed in range(30)]
     groups = group(prints_of(*photos, *map(OTHER[name], photos)), MAX_DISTANCE)
     assert (groups.kept == np.arange(60)).all()
@@ -85,7 +85,7 @@ def test_equal_pixels_are_exact_copies_whatever_the_file(
     distance: int, prints_of: Callable[..., Prints]
 ) -> None:
     photo = detailed(1)
-    stored = images.decode(images.encode(photo, "png")).pixels
+    stored = io.decode(io.encode(photo, "png")).pixels
     groups = group(prints_of(photo, detailed(2), stored, photo[:, :-1], photo), distance)
     assert groups.kept.tolist()[:3] + groups.kept.tolist()[4:] == [0, 1, 0, 0]
     assert groups.distances[[2, 4]].tolist() == [EXACT, EXACT]
@@ -111,7 +111,7 @@ FLATS: dict[str, RGB] = {
 
 
 @pytest.mark.parametrize("noise", [0, 3])
-def test_flat_pictures_have_exact_copies_only(noise: int, prints_of: Callable[..., Prints]) -> None:
+def test_flat_images_have_exact_copies_only(noise: int, prints_of: Callable[..., Prints]) -> None:
     rng = np.random.default_rng(0)
     flats = [
         np.clip(f + rng.normal(0, noise, f.shape), 0, 255).astype(np.uint8) for f in FLATS.values()
@@ -122,15 +122,15 @@ def test_flat_pictures_have_exact_copies_only(noise: int, prints_of: Callable[..
     assert groups.kept.tolist() == [*range(5), *range(5)]
 
 
-def test_refused_pictures_are_nobodys_copy(prints_of: Callable[..., Prints]) -> None:
+def test_rejected_images_are_nobodys_copy(prints_of: Callable[..., Prints]) -> None:
     photo = detailed(1)
     assert group(prints_of(None, photo, None, photo), 8).kept.tolist() == [0, 1, 2, 1]
 
 
 def test_contrast_level_and_a_small_shift_are_explained_away() -> None:
-    thumb = cv2.resize(images.luminance(detailed(3)), (17, 17), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(io.luminance(detailed(3)), (17, 17), interpolation=cv2.INTER_AREA)
     base, moved = thumb[:16, :16], thumb[1:, :16] // 2 + 60
-    other = cv2.resize(images.luminance(detailed(4)), (16, 16), interpolation=cv2.INTER_AREA)
+    other = cv2.resize(io.luminance(detailed(4)), (16, 16), interpolation=cv2.INTER_AREA)
     correlation, gain = explained(base, np.stack([base, base // 2 + 9, other, np.zeros_like(base)]))
     assert correlation[:2] == pytest.approx([1, 1], abs=1e-3)
     assert gain[:2] == pytest.approx([1, 0.5], abs=0.02)
@@ -160,7 +160,7 @@ def made_print(hash_bits: int, thumb: RGB, serial: int = 0) -> bytes:
 
 
 def test_groups_are_stars_not_chains(prints_of: Callable[..., Prints]) -> None:
-    thumb = cv2.resize(images.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(io.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
     row = [made_print((1 << 4 * k) - 1, thumb) for k in range(10)]  # each 4 bits from the last
     groups = group(prints_of(*row), 8)
     assert groups.kept.tolist() == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9]
@@ -170,8 +170,8 @@ def test_groups_are_stars_not_chains(prints_of: Callable[..., Prints]) -> None:
     assert {head: copies.tolist() for head, copies in middle.members()} == {0: [2], 1: [3]}
 
 
-def test_many_copies_of_one_picture_are_no_burden(prints_of: Callable[..., Prints]) -> None:
-    thumb = cv2.resize(images.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
+def test_many_copies_of_one_image_are_no_burden(prints_of: Callable[..., Prints]) -> None:
+    thumb = cv2.resize(io.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
     rng = np.random.default_rng(0)
     same = [made_print(int(rng.integers(0, 8)) << 7, thumb, serial) for serial in range(6000)]
     began = time.process_time()
@@ -198,8 +198,8 @@ def test_leaks_name_the_nearest_copy_in_each_earlier_split(
     prints_of: Callable[..., Prints],
 ) -> None:
     photos = [detailed(seed) for seed in range(6)]
-    near, grey = NEAR["jpeg"](photos[1]), NEAR["grey"](photos[1])
-    pictures = [
+    near, gray = NEAR["jpeg"](photos[1]), NEAR["gray"](photos[1])
+    images = [
         photos[0],
         photos[1],
         near,
@@ -207,12 +207,12 @@ def test_leaks_name_the_nearest_copy_in_each_earlier_split(
         photos[3],
         photos[0],
         near,
-        grey,
+        gray,
         photos[4],
         photos[4],
     ]
     splits = np.array([0, 0, 0, 0, 0, 1, 1, 2, 2, 2], np.uint8)
-    prints = prints_of(*pictures)
+    prints = prints_of(*images)
     found = {(place, other) for place, other, _ in leaks(prints, splits, 8)}
     assert found == {(5, 0), (6, 2), (7, 1), (7, 6)}
     assert {(p, o): d for p, o, d in leaks(prints, splits, 8)}[5, 0] == EXACT
@@ -244,11 +244,11 @@ def test_select_drops_copies_and_lists_them_for_any_jobs(tmp_path: Path) -> None
         run("select", photos, tmp_path / f"out{jobs}", "--drop-duplicates", "--jobs", jobs)
     assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
     out = tmp_path / "out1"
-    refused = {str(r["source"]): r for r in rows(out / "rejected.jsonl")}
-    assert set(refused) == near | exact
-    assert {str(r["reason"]) for r in refused.values()} == {"duplicate"}
-    assert refused["c/007.png"]["detail"] == "exact copy of 'a007.png'"
-    assert str(refused["b/005.png"]["detail"]).startswith("near copy of 'a005.png', ")
+    rejected = {str(r["source"]): r for r in rows(out / "rejected.jsonl")}
+    assert set(rejected) == near | exact
+    assert {str(r["reason"]) for r in rejected.values()} == {"duplicate"}
+    assert rejected["c/007.png"]["detail"] == "exact copy of 'a007.png'"
+    assert str(rejected["b/005.png"]["detail"]).startswith("near copy of 'a005.png', ")
     listed = rows(out / "duplicates.jsonl")
     copies = {c["source"]: (g["kept"]["source"], c["kind"]) for g in listed for c in g["copies"]}  # type: ignore
     assert copies == {
@@ -275,7 +275,7 @@ def test_a_photo_that_a_filter_refuses_takes_no_other_with_it(tmp_path: Path) ->
     photo = detailed(1)
     write(tmp_path / "photos" / "a-small.png", resized(photo, 0.5))
     write(tmp_path / "photos" / "b-whole.png", photo)
-    (tmp_path / "photos" / "0-torn.png").write_bytes(images.encode(photo, "png")[:500])
+    (tmp_path / "photos" / "0-torn.png").write_bytes(io.encode(photo, "png")[:500])
     options = ["--drop-duplicates", "--min-side", 64, "--max-bad", 1]
     run("select", tmp_path / "photos", tmp_path / "out", *options)
     assert [r["file_name"] for r in rows(tmp_path / "out" / "metadata.jsonl")] == ["b-whole.png"]
@@ -339,7 +339,7 @@ REAL = ["natural/bsds500-train", "landscapes/scenes150/street", "landscapes/yose
 def test_real_photos_are_kept_and_their_copies_found(
     folder: str, real_data: Path, prints_of: Callable[..., Prints]
 ) -> None:
-    photos = [images.read(p).pixels for p in sorted((real_data / folder).iterdir())[:60]]
+    photos = [io.read(p).pixels for p in sorted((real_data / folder).iterdir())[:60]]
     alone = group(prints_of(*photos), 8)
     assert (alone.kept == np.arange(len(photos))).all()
     for name, make in NEAR.items():

@@ -1,4 +1,4 @@
-"""A filter refuses for its own reason alone; grey photos are found, colour photos stay."""
+"""A filter rejects for its own reason alone; gray photos are found, color photos stay."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from img2img_data.core.errors import REASONS, Refused
-from img2img_data.images import io as images
-from img2img_data.images.io import Picture
+from img2img_data.core.errors import REASONS, Rejected
+from img2img_data.images import io
+from img2img_data.images.io import DecodedImage
 from img2img_data.sources.filters import (
     FILTERS,
     Filter,
@@ -24,7 +24,7 @@ from img2img_data.sources.filters import (
     MinSide,
     NoFace,
     NoGender,
-    check_picture,
+    check_image,
     check_tags,
     tone_spread,
 )
@@ -33,20 +33,20 @@ from img2img_data.sources.folder import list_wiki
 RGB = np.ndarray
 
 
-def picture(pixels: RGB) -> Picture:
-    return Picture(np.ascontiguousarray(pixels), True, "png", ())
+def image(pixels: RGB) -> DecodedImage:
+    return DecodedImage(np.ascontiguousarray(pixels), True, "png", ())
 
 
-def reason(one: Filter, shown: Picture | None = None, **tags: object) -> str:
+def reason(one: Filter, shown: DecodedImage | None = None, **tags: object) -> str:
     try:
         one.check(shown, tags)
-    except Refused as refused:
-        return refused.reason
+    except Rejected as rejected:
+        return rejected.reason
     return ""
 
 
 def scene(seed: int, side: int = 96) -> RGB:
-    """Smooth patches of many colours with fine detail: a stand-in for a colour photo."""
+    """Smooth patches of many colors with fine detail: a stand-in for a color photo."""
     rng = np.random.default_rng(seed)
     patches = cv2.resize(
         rng.integers(30, 226, (5, 5, 3), dtype=np.uint8),
@@ -56,16 +56,16 @@ def scene(seed: int, side: int = 96) -> RGB:
     return np.clip(patches + rng.normal(0, 12, (side, side, 1)), 0, 255).astype(np.uint8)
 
 
-def grey_of(rgb: RGB) -> RGB:
+def gray_of(rgb: RGB) -> RGB:
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
 
 
-def tone_of(grey: RGB, *knots: tuple[int, tuple[int, int, int]]) -> RGB:
+def tone_of(gray: RGB, *knots: tuple[int, tuple[int, int, int]]) -> RGB:
     levels = [k[0] for k in knots]
     table = np.stack(
         [np.interp(np.arange(256), levels, [k[1][c] for k in knots]) for c in range(3)], 1
     )
-    return table.astype(np.uint8)[grey]
+    return table.astype(np.uint8)[gray]
 
 
 def jpeg(rgb: RGB, quality: int) -> RGB:
@@ -74,7 +74,7 @@ def jpeg(rgb: RGB, quality: int) -> RGB:
 
 
 TONES: dict[str, Callable[[RGB], RGB]] = {
-    "grey": lambda g: np.dstack([g, g, g]),
+    "gray": lambda g: np.dstack([g, g, g]),
     "warm": lambda g: tone_of(g, (0, (0, 0, 0)), (255, (255, 247, 235))),
     "sepia": lambda g: tone_of(g, (0, (30, 12, 4)), (128, (150, 110, 70)), (255, (255, 240, 210))),
     "selenium": lambda g: tone_of(
@@ -104,9 +104,9 @@ def test_a_filter_is_frozen_strict_and_described(name: str) -> None:
 def test_a_filter_refuses_for_its_own_reason_and_the_same_each_time(name: str) -> None:
     one = FILTERS[name]()
     shown = [
-        picture(scene(1)),
-        picture(TONES["grey"](grey_of(scene(1)))),
-        picture(np.zeros((1, 1, 3), np.uint8)),
+        image(scene(1)),
+        image(TONES["gray"](gray_of(scene(1)))),
+        image(np.zeros((1, 1, 3), np.uint8)),
     ]
     for tags in ({}, {"gender": None, "face_score": None}, {"gender": "male", "face_score": 2.5}):
         for photo in shown:
@@ -120,17 +120,17 @@ def test_a_filter_refuses_for_its_own_reason_and_the_same_each_time(name: str) -
 def test_filters_without_pixels_come_first() -> None:
     reads = [model.reads_pixels for model in FILTERS.values()]
     assert reads == sorted(reads)
-    assert [m.reason for m in FILTERS.values()] == ["no-face", "no-gender", "too-small", "grey"]
+    assert [m.reason for m in FILTERS.values()] == ["no-face", "no-gender", "too-small", "gray"]
 
 
 def test_the_first_reason_counts() -> None:
     every = [model() for model in FILTERS.values()]
     nothing = {"face_score": None, "gender": None}
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Rejected) as caught:
         check_tags(every, nothing)
     assert caught.value.reason == "no-face"
-    with pytest.raises(Refused) as caught:
-        check_picture(every, picture(np.zeros((1, 1, 3), np.uint8)), nothing)
+    with pytest.raises(Rejected) as caught:
+        check_image(every, image(np.zeros((1, 1, 3), np.uint8)), nothing)
     assert caught.value.reason == "too-small"
     check_tags([MinSide(min_side=99), Gray()], nothing)
 
@@ -159,47 +159,47 @@ def test_unknown_gender(gender: object) -> None:
     [(1, 1, "too-small"), (64, 63, "too-small"), (63, 640, "too-small"), (64, 64, "")],
 )
 def test_min_side_is_the_shorter_side(height: int, width: int, said: str) -> None:
-    assert reason(MinSide(min_side=64), picture(np.zeros((height, width, 3), np.uint8))) == said
+    assert reason(MinSide(min_side=64), image(np.zeros((height, width, 3), np.uint8))) == said
 
 
-# ------------------------------------------------------------------------------------------- grey
+# ------------------------------------------------------------------------------------------- gray
 @pytest.mark.parametrize("tone", TONES)
 @pytest.mark.parametrize("seed", range(4))
-def test_every_tone_of_grey_is_found(tone: str, seed: int) -> None:
-    toned = TONES[tone](grey_of(scene(seed)))
+def test_every_tone_of_gray_is_found(tone: str, seed: int) -> None:
+    toned = TONES[tone](gray_of(scene(seed)))
     noisy = np.clip(toned + np.random.default_rng(seed).normal(0, 4, toned.shape), 0, 255).astype(
         np.uint8
     )
     for photo in (toned, jpeg(toned, 92), noisy, toned[:, :20], toned[:7, :5]):
-        assert reason(Gray(), picture(photo)) == "grey"
+        assert reason(Gray(), image(photo)) == "gray"
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("quality", [30, 75, 95])
-def test_colour_stays(seed: int, quality: int) -> None:
+def test_color_stays(seed: int, quality: int) -> None:
     for photo in (scene(seed), jpeg(scene(seed), quality), scene(seed, 400), scene(seed, 24)):
-        assert reason(Gray(), picture(photo)) == ""
+        assert reason(Gray(), image(photo)) == ""
 
 
 def test_sixteen_bits_decide_alike() -> None:
-    for photo in (scene(3), TONES["sepia"](grey_of(scene(3)))):
+    for photo in (scene(3), TONES["sepia"](gray_of(scene(3)))):
         deep = photo.astype(np.uint16) * 257
         assert tone_spread(deep) == pytest.approx(tone_spread(photo), abs=0.3)
 
 
 def test_a_small_bird_in_a_blue_sky_counts() -> None:
-    sky = TONES["cyanotype"](grey_of(scene(5)))
-    assert reason(Gray(), picture(sky)) == "grey"
-    sky[40:60, 40:60] = (200, 60, 40)  # 4 % of the picture
-    assert reason(Gray(), picture(sky)) == ""
+    sky = TONES["cyanotype"](gray_of(scene(5)))
+    assert reason(Gray(), image(sky)) == "gray"
+    sky[40:60, 40:60] = (200, 60, 40)  # 4 % of the image
+    assert reason(Gray(), image(sky)) == ""
 
 
-def test_strong_colours_are_no_tone() -> None:
+def test_strong_colors_are_no_tone() -> None:
     flag = np.zeros((60, 90, 3), np.uint8)
     flag[:] = (20, 60, 200)
-    assert reason(Gray(), picture(flag)) == ""
+    assert reason(Gray(), image(flag)) == ""
     flag[:, 45:] = (230, 200, 40)
-    assert reason(Gray(), picture(flag)) == ""
+    assert reason(Gray(), image(flag)) == ""
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 2), (33, 31), (500, 3)])
@@ -213,8 +213,8 @@ def test_the_tolerance_is_monotone() -> None:
     rgb = scene(2) // 16 + 100
     spread, _ = tone_spread(rgb)
     assert 1 < spread < 19
-    assert reason(Gray(gray_tolerance=spread * 0.99), picture(rgb)) == ""
-    assert reason(Gray(gray_tolerance=spread * 1.01), picture(rgb)) == "grey"
+    assert reason(Gray(gray_tolerance=spread * 0.99), image(rgb)) == ""
+    assert reason(Gray(gray_tolerance=spread * 1.01), image(rgb)) == "gray"
 
 
 # -------------------------------------------------------------------------------------- real data
@@ -223,42 +223,42 @@ Key = dict[str, tuple[str, str]]
 
 @cache
 def faces(root: Path) -> tuple[Key, dict[str, tuple[str, float]]]:
-    """The key of the set, and what all filters that read pixels say of each picture (reason, spread)."""
+    """The key of the set, and what all filters that read pixels say of each image (reason, spread)."""
     with (root.parent / "wiki_crop.sources.csv").open(newline="") as file:
         key = {row["full_path"]: (row["kind"], row["gray_class"]) for row in csv.DictReader(file)}
     said = {}
     for name in key:
-        shown = images.read(root / name)
+        shown = io.read(root / name)
         verdict = reason(MinSide(), shown) or reason(Gray(), shown)
         said[name] = (verdict, tone_spread(shown.pixels)[0])
     return key, said
 
 
-def test_grey_faces_by_the_key(real_data: Path) -> None:
+def test_gray_faces_by_the_key(real_data: Path) -> None:
     key, said = faces(real_data / "faces" / "wiki_crop")
     of: dict[tuple[str, str], Counter[str]] = {}
     for name, kind in key.items():
         of.setdefault(kind, Counter())[said[name][0]] += 1
     assert of[("tiny", "tiny")] == {"too-small": 4}
     for kind, count in {"strict": 42, "strict-modeL": 42, "near": 7, "tinted": 7}.items():
-        assert of[("face", kind)] == {"grey": count}
-    assert of[("noface", "strict")] == {"grey": 10}
+        assert of[("face", kind)] == {"gray": count}
+    assert of[("noface", "strict")] == {"gray": 10}
     assert of[("face", "colour")].total() == 3200
-    assert of[("face", "colour")]["grey"] <= 6  # toned, though the key calls them colour
-    spreads = [said[n][1] for n, k in key.items() if k[0] == "face" and said[n][0] != "grey"]
+    assert of[("face", "colour")]["gray"] <= 6  # toned, though the key calls them color
+    spreads = [said[n][1] for n, k in key.items() if k[0] == "face" and said[n][0] != "gray"]
     assert min(spreads) > 2.8, "the tolerance of 2.65 lies in a gap"
 
 
-# Precedence: no-face, no-gender, too-small, grey. From the key and the list: 64 rows have no face score (60
-# scenes and the 4 pictures of 1x1); of the 152 without gender one is such a scene; of the 98 grey faces one
-# has no gender. So: no-face 64, no-gender 151, too-small 0, grey 97 of the key (and the 6 toned ones).
+# Precedence: no-face, no-gender, too-small, gray. From the key and the list: 64 rows have no face score (60
+# scenes and the 4 images of 1x1); of the 152 without gender one is such a scene; of the 98 gray faces one
+# has no gender. So: no-face 64, no-gender 151, too-small 0, gray 97 of the key (and the 6 toned ones).
 WIKI_COUNTS = {
-    "all filters": (FILTERS, {"no-face": 64, "no-gender": 151, "grey": 97}),
+    "all filters": (FILTERS, {"no-face": 64, "no-gender": 151, "gray": 97}),
     "faces or not": (
         ["no-gender", "min-side", "gray"],
-        {"no-gender": 152, "too-small": 4, "grey": 107},
+        {"no-gender": 152, "too-small": 4, "gray": 107},
     ),
-    "colour and grey": (["no-face", "no-gender", "min-side"], {"no-face": 64, "no-gender": 151}),
+    "color and gray": (["no-face", "no-gender", "min-side"], {"no-face": 64, "no-gender": 151}),
     "size alone": (["min-side"], {"too-small": 4}),
 }
 
@@ -277,9 +277,9 @@ def test_counts_of_the_real_list(case: str, real_data: Path) -> None:
             check_tags(of_tags, item.tags)
             verdict = said[item.path.decode()][0]
             verdict = verdict if verdict in of_pixels else ""
-        except Refused as refused:
-            verdict = refused.reason
-        by_key = verdict == "grey" and key[item.path.decode()][1] == "colour"
+        except Rejected as rejected:
+            verdict = rejected.reason
+        by_key = verdict == "gray" and key[item.path.decode()][1] == "colour"
         toned += by_key
         counts[verdict] += not by_key
     assert {k: n for k, n in counts.items() if k and n} == wanted
@@ -295,30 +295,28 @@ SETS = {
     "cuhk/Training sketch": (88, 88, 88),
     "facades/val": (100, 0, 0),
 }
-"""Pictures in the folder, and how few and how many of them may be grey."""
+"""Images in the folder, and how few and how many of them may be gray."""
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_other_sets(name: str, real_data: Path) -> None:
     count, least, most = SETS[name]
-    grey = [reason(Gray(), images.read(p)) for p in sorted((real_data / name).iterdir())]
-    assert len(grey) == count
-    assert least <= grey.count("grey") <= most
+    gray = [reason(Gray(), io.read(p)) for p in sorted((real_data / name).iterdir())]
+    assert len(gray) == count
+    assert least <= gray.count("gray") <= most
 
 
 def test_scenes_are_told_apart(real_data: Path) -> None:
     spreads = [
-        tone_spread(images.read(p).pixels)[0]
+        tone_spread(io.read(p).pixels)[0]
         for p in (real_data / "landscapes" / "scenes150").rglob("*.jpg")
     ]
     assert sum(s < 2.0 for s in spreads) == 50
     assert sum(s < Gray().gray_tolerance for s in spreads) <= 51
 
 
-def test_grey_is_quick(real_data: Path) -> None:
-    shown = images.read(
-        real_data / "faces" / "wiki_crop" / "43" / "466243_1971-10-25_2017.jpg"
-    ).pixels
+def test_gray_is_quick(real_data: Path) -> None:
+    shown = io.read(real_data / "faces" / "wiki_crop" / "43" / "466243_1971-10-25_2017.jpg").pixels
     took = []
     for _ in range(200):
         began = time.perf_counter()

@@ -45,7 +45,7 @@ def test_a_source_lists_relative_bytes_with_reasons_from_the_vocabulary(
     assert {b"a/1.jpg", b"b/2.jpg"} <= set(paths(items))
     for item in items:
         assert isinstance(item.path, bytes)
-        assert item.refused is None or item.refused[0] in REASONS
+        assert item.rejected is None or item.rejected[0] in REASONS
         assert all(isinstance(v, str | int | float | None) for v in item.tags.values())
 
 
@@ -103,12 +103,12 @@ def test_folder_counts_what_it_passes_over(tmp_path: Path) -> None:
     assert paths(list(list_folder(tmp_path, ignored))) == [b"ok.jpg"]
     assert ignored == {"hidden": 8, ".txt": 1, "": 2, ".tmp": 1, ".cr2": 1}
     assert passed_over(ignored) == (
-        "passed over what is no picture by its name: none 2, .cr2 1, .tmp 1, .txt 1"
+        "passed over what is no image by its name: none 2, .cr2 1, .tmp 1, .txt 1"
     )
     assert passed_over({"hidden": 8}) == ""
 
 
-def test_folder_names_every_picture_extension_even_those_not_read(tmp_path: Path) -> None:
+def test_folder_names_every_image_extension_even_those_not_read(tmp_path: Path) -> None:
     read = "jpg JPEG jpe jfif png bmp dib webp tif TIFF gif ppm pgm pbm pnm jp2 j2k avif"
     names = [*read.split(), "mpo", "heic", "heif", "jxl", "psd", "ico", "exr", "hdr"]
     put(tmp_path, *(f"p.{n}" for n in names), "p.svg", "p.tga", "p.jpeg2", "p.jpg~", "jpg")
@@ -127,8 +127,8 @@ def test_folder_follows_no_link_and_opens_no_pipe(tmp_path: Path) -> None:
     }.items():
         (root / name).symlink_to(target)
     os.mkfifo(root / "pipe.jpg")
-    refused = {i.path: i.refused and i.refused[0] for i in list_folder(root)}
-    assert refused == {
+    rejected = {i.path: i.rejected and i.rejected[0] for i in list_folder(root)}
+    assert rejected == {
         b"d/ok.jpg": None,
         b"dir.jpg": "link",
         b"gone.jpg": "link",
@@ -151,7 +151,7 @@ def test_folder_that_cannot_be_listed_is_a_row(
 
     monkeypatch.setattr(os, "scandir", guarded)  # the superuser may list everything
     items = list(list_folder(tmp_path))
-    assert [(i.path, i.refused) for i in items if i.refused] == [
+    assert [(i.path, i.rejected) for i in items if i.rejected] == [
         (b"b", ("unreadable", "folder: Permission denied"))
     ]
     assert len(items) == 3
@@ -169,7 +169,7 @@ def test_folder_deeper_than_a_stack_and_longer_than_a_path_ends(tmp_path: Path) 
         os.chdir(here)
     put(tmp_path, *("/".join(["n"] * depth) + "/p.jpg" for depth in (1, 200)))
     items = list(list_folder(tmp_path))
-    assert [i.refused[0] for i in items if i.refused] == ["unreadable"]
+    assert [i.rejected[0] for i in items if i.rejected] == ["unreadable"]
     assert len(items) == 3
 
 
@@ -221,7 +221,7 @@ def test_wiki_takes_the_folder_the_list_and_imdb(tmp_path: Path) -> None:
         tmp_path / "imdb.mat", ["1.jpg"], "imdb", celeb_names=cells(["a", "b"]), dob=None
     )
     assert find_mat(tmp_path) == find_mat(mat) == mat
-    assert [i.refused for i in (*list_wiki(tmp_path), *list_wiki(mat))] == [None, None]
+    assert [i.rejected for i in (*list_wiki(tmp_path), *list_wiki(mat))] == [None, None]
     assert "birth" not in next(list_wiki(mat)).tags
 
 
@@ -261,14 +261,14 @@ def test_wiki_does_not_leave_its_folder(tmp_path: Path) -> None:
     }
     write_mat(root / "wiki.mat", list(wanted))
     items = list(list_wiki(root))
-    assert [i.refused[0] if i.refused else "" for i in items] == list(wanted.values())
-    assert all(not i.tags for i in items if i.refused)
+    assert [i.rejected[0] if i.rejected else "" for i in items] == list(wanted.values())
+    assert all(not i.tags for i in items if i.rejected)
 
 
 def test_wiki_entry_that_is_no_text_is_a_row(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg")
     write_mat(tmp_path / "wiki.mat", ["1.jpg", np.array([[1.0, 2.0]]), np.array(["a", "b"])])
-    assert [i.refused and i.refused[0] for i in list_wiki(tmp_path)] == [None, "name", "name"]
+    assert [i.rejected and i.rejected[0] for i in list_wiki(tmp_path)] == [None, "name", "name"]
 
 
 def element(kind: int, data: bytes, order: str = "<") -> bytes:
@@ -340,7 +340,7 @@ def test_a_damaged_list_is_one_line_that_names_it(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "field", ["dob", "photo_taken", "gender", "face_score", "second_face_score", "name"]
 )
-def test_a_list_of_uneven_fields_is_refused_whole(field: str, tmp_path: Path) -> None:
+def test_a_list_of_uneven_fields_is_rejected_whole(field: str, tmp_path: Path) -> None:
     write_mat(
         tmp_path / "wiki.mat",
         ["1.jpg", "2.jpg"],
@@ -350,7 +350,7 @@ def test_a_list_of_uneven_fields_is_refused_whole(field: str, tmp_path: Path) ->
         list(list_wiki(tmp_path))
 
 
-def test_a_list_with_words_for_numbers_is_refused_whole(tmp_path: Path) -> None:
+def test_a_list_with_words_for_numbers_is_rejected_whole(tmp_path: Path) -> None:
     write_mat(tmp_path / "wiki.mat", ["1.jpg"], gender=cells(["male"]))
     with pytest.raises(UsageError, match="'gender'"):
         list(list_wiki(tmp_path))
@@ -403,7 +403,7 @@ def test_text_that_no_path_can_hold_is_a_row(tmp_path: Path) -> None:
         of_struct(entries + genders + names, fields=b"full_path gender name")
     )
     items = list(list_wiki(tmp_path))
-    assert [i.refused and i.refused[0] for i in items] == [None, "name", "missing"]
+    assert [i.rejected and i.rejected[0] for i in items] == [None, "name", "missing"]
     assert items[1].path == b"1.jpg\0.png"
 
 
@@ -432,7 +432,7 @@ def test_the_real_list_agrees_with_its_key(real_data: Path) -> None:
     items = list(list_wiki(root))
     assert set(paths(items)) == key == set(paths(list(list_folder(root))))
     assert len(items) == 3362
-    assert not [i for i in items if i.refused]
+    assert not [i for i in items if i.rejected]
     genders = Counter(i.tags["gender"] for i in items)
     assert genders == {"male": 2259, "female": 951, None: 152}
     assert sum(i.tags["face_score"] is None for i in items) == 64

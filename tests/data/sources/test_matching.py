@@ -12,7 +12,7 @@ from conftest import make_photo
 
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import REASONS, UsageError
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_data.sources.matching import (
     MATCHERS,
     Matching,
@@ -37,8 +37,8 @@ def pairs(result: Matching) -> list[tuple[str, str]]:
     return [(a.decode(), b.decode()) for a, b in result.pairs]
 
 
-def loose(result: Matching) -> dict[str, str]:
-    return {"AB"[side] + "/" + path.decode(): reason for side, path, reason, _ in result.loose}
+def unmatched(result: Matching) -> dict[str, str]:
+    return {"AB"[side] + "/" + path.decode(): reason for side, path, reason, _ in result.unmatched}
 
 
 NAMES = [
@@ -73,13 +73,15 @@ def test_every_file_is_in_one_pair_or_loose_and_order_is_nothing(how: str, seed:
     settings = MatchSettings.model_validate({"match": how, **GIVEN.get(how, {})})
     found = match_paths(*sides, settings)
     for side in (0, 1):
-        used = [p[side] for p in found.pairs] + [path for n, path, _, _ in found.loose if n == side]
+        used = [p[side] for p in found.pairs] + [
+            path for n, path, _, _ in found.unmatched if n == side
+        ]
         assert sorted(used) == sorted(sides[side])
-    assert all(reason in REASONS for _, _, reason, _ in found.loose)
+    assert all(reason in REASONS for _, _, reason, _ in found.unmatched)
     for side in sides:
         rng.shuffle(side)
     again = match_paths(*sides, settings)
-    assert (again.pairs, sorted(again.loose)) == (found.pairs, sorted(found.loose))
+    assert (again.pairs, sorted(again.unmatched)) == (found.pairs, sorted(found.unmatched))
     turned = match_paths(sides[1], sides[0], settings)
     if how != "template":
         assert sorted((b, a) for a, b in turned.pairs) == sorted(found.pairs)
@@ -144,10 +146,10 @@ def test_case_and_composition_are_told_apart_where_it_matters() -> None:
         ("x.jpg", "x.png"),
     ]
     found = match(["x.jpg", "X.jpg"], ["x.png"])
-    assert (pairs(found), loose(found)) == ([("x.jpg", "x.png")], {"A/X.jpg": "ambiguous-pair"})
+    assert (pairs(found), unmatched(found)) == ([("x.jpg", "x.png")], {"A/X.jpg": "ambiguous-pair"})
     found = match(["x.jpg", "x.png"], ["x.gif"])
     assert not found.pairs
-    assert set(loose(found).values()) == {"ambiguous-pair"}
+    assert set(unmatched(found).values()) == {"ambiguous-pair"}
 
 
 @pytest.mark.parametrize("how", ["template", "regex"])
@@ -165,7 +167,7 @@ def test_templates_with_two_ids_folders_and_letters_of_patterns() -> None:
         template_b="{id}+(x)/s.{id}.png",
     )
     assert pairs(found) == [("7/7.jpg", "7+(x)/s.7.png")]
-    assert loose(found) == {"A/7/8.jpg": "unpaired"}
+    assert unmatched(found) == {"A/7/8.jpg": "unpaired"}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_wrong_settings_name_the_option(how: str, given: dict[str, str], names: 
 @pytest.mark.parametrize(
     "given", [{"csv": "t.csv"}, {"template_a": "{id}.jpg"}, {"regex_b": "(?P<id>.)"}]
 )
-def test_an_option_of_another_match_is_refused(given: dict[str, str]) -> None:
+def test_an_option_of_another_match_is_rejected(given: dict[str, str]) -> None:
     option = f"--{next(iter(given)).replace('_', '-')}"
     with pytest.raises(ValueError, match=f"{option} belongs to --match"):
         MatchSettings(match="stem", **given)  # type: ignore[arg-type]
@@ -208,9 +210,9 @@ def test_a_pattern_that_never_ends_is_ended() -> None:
 def test_a_thousand_of_one_identity_stay_a_short_list() -> None:
     names = [f"{n}.jpg" for n in range(1000)]
     found = match(names, [f"b{n}.jpg" for n in range(1000)], "regex", regex_a=r"(?P<id>)b?\d+\.jpg")
-    assert len(found.loose) == 2000
-    assert max(len(detail) for *_, detail in found.loose) < 100
-    assert "and 1,99" in found.loose[0][3]
+    assert len(found.unmatched) == 2000
+    assert max(len(detail) for *_, detail in found.unmatched) < 100
+    assert "and 1,99" in found.unmatched[0][3]
 
 
 TABLES = {
@@ -228,7 +230,7 @@ def test_tables_of_every_maker(table: str, tmp_path: Path) -> None:
         ["x/1.jpg", "2.jpg", "3.jpg"], ["p.png", "q.png"], "csv", csv=str(tmp_path / "t.csv")
     )
     assert sorted(pairs(found)) == [("2.jpg", "q.png"), ("x/1.jpg", "p.png")]
-    assert loose(found) == {"A/3.jpg": "unpaired"}
+    assert unmatched(found) == {"A/3.jpg": "unpaired"}
 
 
 def test_a_table_that_names_what_it_must_not(tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def test_a_table_that_names_what_it_must_not(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(lines))
     found = match(["1.jpg", "2.jpg"], ["p.png", "q.png"], "csv", csv=str(tmp_path / "t.csv"))
     assert not found.pairs
-    assert {"missing", "ambiguous-pair"} <= set(loose(found).values())
+    assert {"missing", "ambiguous-pair"} <= set(unmatched(found).values())
     (tmp_path / "t.csv").write_bytes(b"a,b\n1,2\n\x00")
     with pytest.raises(UsageError, match="columns input and target"):
         match(["1.jpg"], ["p.png"], "csv", csv=str(tmp_path / "t.csv"))
@@ -266,7 +268,7 @@ def test_the_matcher_that_fits_is_named(tmp_path: Path) -> None:
     for side, names in (("A", photos), ("B", sketches)):
         for number, name in enumerate(names):
             (tmp_path / side).mkdir(exist_ok=True)
-            (tmp_path / side / name).write_bytes(images.encode(make_photo(number), "png"))
+            (tmp_path / side / name).write_bytes(io.encode(make_photo(number), "png"))
     sides = [[n.encode() for n in names] for names in (photos, sketches)]
     assert better_match(sides[0], sides[1], MatchSettings()) == ("cuhk", 2)
     paths = [tmp_path / n for n in ("A", "B", "out")]

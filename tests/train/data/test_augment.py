@@ -1,4 +1,4 @@
-"""Windows of pictures: enlarged and cut anew each epoch, the same for both halves of a pair."""
+"""Windows of images: enlarged and cut anew each epoch, the same for both halves of a pair."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from PIL import Image
 from small_corpus import write_corpus, write_domains
 from small_runs import DEGRADED, seen, small_config
 
-from img2img_data.images import io as images
-from img2img_train.data import dataset as pictures
-from img2img_train.data import loader as batches
+from img2img_data.images import io
+from img2img_train.data import dataset, loader
 from img2img_train.data.augment import enlarged, enlarged_pixels, start
 from img2img_train.training.setup import Data
 
@@ -31,14 +30,14 @@ def same_halves(root: Path, layout: str = "folders", bits: int = 8, channels: in
     for path in root.glob("train/**/*.png"):
         pixels = make_photo(int(path.stem), 20, 24)
         pixels = pixels if channels == 3 else np.ascontiguousarray(pixels[..., 0])
-        pixels = images.to_16_bit(pixels) // 2 + 77 if bits == 16 else pixels
+        pixels = io.to_16_bit(pixels) // 2 + 77 if bits == 16 else pixels
         both = np.hstack([pixels, pixels]) if layout == "combined" else pixels
-        path.write_bytes(images.encode(both, "png"))
+        path.write_bytes(io.encode(both, "png"))
     return root
 
 
 # --------------------------------------------------------------------------------------- enlarging
-def test_windows_are_those_of_an_enlarged_picture() -> None:
+def test_windows_are_those_of_an_enlarged_image() -> None:
     photos = np.stack([make_photo(i, 70, 50) // 2 + 60 for i in range(3)])
     made = enlarged_pixels(photos, FACTOR, PLACES)
     assert made.dtype == np.uint8
@@ -53,7 +52,7 @@ def test_windows_are_those_of_an_enlarged_picture() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_enlarged_by_nothing_is_the_picture_itself(dtype: type, channels: int) -> None:
+def test_enlarged_by_nothing_is_the_image_itself(dtype: type, channels: int) -> None:
     shape = (3, 9, 13, channels)
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
     assert np.array_equal(enlarged_pixels(pixels, 1.0, PLACES), pixels)
@@ -93,7 +92,7 @@ def test_halves_of_a_pair_have_one_window(kind: dict[str, Any], tmp_path: Path) 
         assert after.input.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_an_l_plane_stays_on_its_colours(tmp_path: Path) -> None:
+def test_an_l_plane_stays_on_its_colors(tmp_path: Path) -> None:
     corpus = same_halves(tmp_path / "c")
     page = (
         (corpus / "corpus.json")
@@ -103,9 +102,9 @@ def test_an_l_plane_stays_on_its_colours(tmp_path: Path) -> None:
     )
     (corpus / "corpus.json").write_text(page)
     for path in corpus.glob("train/*/*.png"):
-        grey = make_photo(int(path.stem), 20, 24)[..., :1]
+        gray = make_photo(int(path.stem), 20, 24)[..., :1]
         path.write_bytes(
-            images.encode(grey.repeat(3, 2) if "target" in str(path) else grey[..., 0], "png")
+            io.encode(gray.repeat(3, 2) if "target" in str(path) else gray[..., 0], "png")
         )
     for batch in seen("l1", corpus, range(4), jitter=1.4):
         levels = (batch.input + 1) * 127.5
@@ -125,7 +124,7 @@ def test_sides_without_pairs_have_windows_of_their_own(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------- anew, and exactly
 def test_each_epoch_draws_other_windows_and_nothing_else_changes(tmp_path: Path) -> None:
-    plans = [batches.Plan((6,), (1.0,), 2, 3, jitter=factor) for factor in (1.0, 1.2)]
+    plans = [loader.Plan((6,), (1.0,), 2, 3, jitter=factor) for factor in (1.0, 1.2)]
     for number in range(6):
         plain, jittered = (plan.step(number, True) for plan in plans)
         assert plain.jitter is None
@@ -135,7 +134,7 @@ def test_each_epoch_draws_other_windows_and_nothing_else_changes(tmp_path: Path)
         assert np.array_equal(*jittered.jitter.places)
     first, second = (plans[1].windows(epoch) for epoch in (0, 1))
     assert not np.intersect1d(first, second).size
-    assert not np.array_equal(first, batches.Plan((6,), (1.0,), 2, 4, jitter=1.2).windows(0))
+    assert not np.array_equal(first, loader.Plan((6,), (1.0,), 2, 4, jitter=1.2).windows(0))
     share = plans[1].step(0, True).part(slice(1, 2))
     assert share.jitter is not None
     assert np.array_equal(share.jitter.places, first[:, 1:2])
@@ -155,16 +154,16 @@ def test_same_windows_whoever_reads(degrade: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("degrade", [name for name in DEGRADED if DEGRADED[name]])
-def test_a_window_is_spoiled_as_a_picture_on_disk(degrade: str, tmp_path: Path) -> None:
+def test_a_window_is_degraded_as_a_image_on_disk(degrade: str, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 6}, size=(16, 24))
     config = small_config("l2", corpus, degrade=DEGRADED[degrade], jitter=1.3, net="resnet-6")
     data = Data.open(config, config.objective)
-    assert isinstance(data.train, pictures.PairSet)
+    assert isinstance(data.train, dataset.PairSet)
     assert data.train.online is not None
     order = data.plan.order(0)
     (batch,) = seen("l2", corpus, range(1), degrade=DEGRADED[degrade], jitter=1.3)
-    made, clean = batches.to_bytes(batch.input).numpy(), batches.to_bytes(batch.target).numpy()
+    made, clean = loader.to_bytes(batch.input).numpy(), loader.to_bytes(batch.target).numpy()
     for place, index in enumerate(order[:2]):
-        wanted = data.train.online.spoil(clean[place], data.train.pairs[index][1], 0)
+        wanted = data.train.online.degrade(clean[place], data.train.pairs[index][1], 0)
         assert np.abs(made[place].astype(int) - wanted).max() <= 1
         assert not np.array_equal(clean[place], data.train.read(index)[1])

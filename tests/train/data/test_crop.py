@@ -1,4 +1,4 @@
-"""Training on pieces of larger pictures: of any size, cut anew each epoch, scored whole."""
+"""Training on pieces of larger images: of any size, cut anew each epoch, scored whole."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus, write_domains
 from small_runs import DEGRADED, seen, small_config
 
-from img2img_data.core.errors import CorpusError, Refused, UsageError
-from img2img_data.images import io as images
-from img2img_train.data import dataset as pictures
-from img2img_train.data import loader as batches
+from img2img_data.core.errors import CorpusError, Rejected, UsageError
+from img2img_data.images import io
+from img2img_train.data import dataset, loader
 from img2img_train.data.augment import Cuts
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.objectives.registry import OBJECTIVES
@@ -41,7 +40,7 @@ def write_mixed(root: Path, layout: str = "folders", same: bool = False) -> Path
         pixels = make_photo(number, *SIZES[number])
         given = pixels if same or "target" in path.parts else 255 - pixels
         path.write_bytes(
-            images.encode(np.hstack([given, pixels]) if layout == "combined" else given, "png")
+            io.encode(np.hstack([given, pixels]) if layout == "combined" else given, "png")
         )
     return root
 
@@ -52,7 +51,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def places_in(window: np.ndarray, whole: np.ndarray) -> list[tuple[int, int]]:
-    """Where a window lies in a picture."""
+    """Where a window lies in a image."""
     height, width = window.shape[:2]
     views = np.lib.stride_tricks.sliding_window_view(whole, (height, width), axis=(0, 1))
     equal = (views == np.moveaxis(window, 2, 0)).all(axis=(2, 3, 4))
@@ -61,13 +60,13 @@ def places_in(window: np.ndarray, whole: np.ndarray) -> list[tuple[int, int]]:
 
 # ------------------------------------------------------------------------------------------ pieces
 @pytest.mark.parametrize("layout", ["folders", "combined"])
-def test_pieces_are_of_the_picture_and_of_both_halves_alike(layout: str, tmp_path: Path) -> None:
+def test_pieces_are_of_the_image_and_of_both_halves_alike(layout: str, tmp_path: Path) -> None:
     corpus = write_mixed(tmp_path / "c", layout)
     config = small_config("l2", corpus, crop=20)
     data = Data.open(config, config.objective)
     found: dict[int, set[tuple[int, int]]] = {}
     for number, batch in enumerate(seen("l2", corpus, range(12), crop=20)):
-        given, target = (batches.to_bytes(x).numpy() for x in (batch.input, batch.target))
+        given, target = (loader.to_bytes(x).numpy() for x in (batch.input, batch.target))
         assert target.shape == (2, 20, 20, 3)
         assert np.array_equal(255 - given, target)
         for index, piece in zip(
@@ -80,10 +79,10 @@ def test_pieces_are_of_the_picture_and_of_both_halves_alike(layout: str, tmp_pat
     )
 
 
-def test_every_place_of_a_picture_can_come() -> None:
-    picture = np.arange(6 * 5).reshape(6, 5, 1)
+def test_every_place_of_a_image_can_come() -> None:
+    image = np.arange(6 * 5).reshape(6, 5, 1)
     shares = np.random.default_rng(0).random((2, 400, 2))
-    corners = Cuts(4, shares).of([picture] * 400, 0)[:, 0, 0, 0]
+    corners = Cuts(4, shares).of([image] * 400, 0)[:, 0, 0, 0]
     assert set(corners.tolist()) == {0, 1, 5, 6, 10, 11}
     (middle,) = Cuts.middle(4, 1).of([np.arange(36).reshape(6, 6, 1)], 1)
     assert middle[0, 0, 0] == 7
@@ -91,7 +90,7 @@ def test_every_place_of_a_picture_can_come() -> None:
 
 def test_the_sides_of_unpaired_corpora_are_cut_by_themselves(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
-    (corpus / "trainA/0.png").write_bytes(images.encode(make_photo(0, 50, 31), "png"))
+    (corpus / "trainA/0.png").write_bytes(io.encode(make_photo(0, 50, 31), "png"))
     config = small_config("cyclegan", corpus, crop=16, batch=4)
     step = Data.open(config, config.objective).plan.step(0, False)
     assert step.cuts is not None
@@ -113,7 +112,7 @@ def test_same_pieces_whoever_reads(degrade: str, mixed: Path) -> None:
             assert one.input.shape[2:] == (18, 18)
 
 
-def test_a_crop_as_large_as_the_pictures_is_the_picture(tmp_path: Path) -> None:
+def test_a_crop_as_large_as_the_images_is_the_image(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 4}, size=(24, 24))
     for one, two in zip(
         seen("l1", corpus, range(4)), seen("l1", corpus, range(4), crop=24), strict=True
@@ -142,7 +141,7 @@ def test_runs_on_pieces_continue_exactly(loss: str, mixed: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("degrade", [None, "gaussian"])
-def test_whole_pictures_are_scored(degrade: str | None, mixed: Path, tmp_path: Path) -> None:
+def test_whole_images_are_scored(degrade: str | None, mixed: Path, tmp_path: Path) -> None:
     config = small_config("l2", mixed, tmp_path, crop=20, jitter=1.25, degrade=degrade)
     assert any("cut to 20x20, enlarged by 1.25" in line for line in loop.plan(config))
     loop.fit(config, Display())
@@ -150,11 +149,11 @@ def test_whole_pictures_are_scored(degrade: str | None, mixed: Path, tmp_path: P
     if degrade is None:
         cell = evaluate_matrix([tmp_path], [mixed], "val", "cpu").cells[0]
         assert logged["psnr"] == pytest.approx(cell.scores["psnr"], abs=1e-3)
-        assert logged["psnr_nothing"] == pytest.approx(cell.nothing["psnr"], abs=1e-3)
-    assert images.read(sample_paths(tmp_path)[-1]).pixels.shape == (3 * 24, 3 * 24, 3)
+        assert logged["psnr_input"] == pytest.approx(cell.nothing["psnr"], abs=1e-3)
+    assert io.read(sample_paths(tmp_path)[-1]).pixels.shape == (3 * 24, 3 * 24, 3)
 
 
-def test_pictures_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_path: Path) -> None:
+def test_images_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_path: Path) -> None:
     config = small_config("l2", mixed, tmp_path, crop=32)
     said = (
         r"is (40x24|24x56|24x24).*--crop 32.*4 more are too small; .*smaller --crop.*--min-side 32"
@@ -168,9 +167,9 @@ def test_pictures_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_p
 
 
 @pytest.mark.parametrize("layout", ["folders", "combined"])
-def test_memory_is_counted_before_a_picture_is_read(layout: str, tmp_path: Path) -> None:
+def test_memory_is_counted_before_a_image_is_read(layout: str, tmp_path: Path) -> None:
     config = small_config("l2", write_mixed(tmp_path / "c", layout), crop=20)
-    held = pictures.open_pictures(config, "train")
+    held = dataset.open_images(config, "train")
     assert held is not None
     assert held.nbytes == 6 * sum(width * height for width, height in SIZES)
 
@@ -180,10 +179,10 @@ def test_a_header_tells_the_size_of_what_is_read(real_data: Path) -> None:
     agreed = 0
     for path in paths:
         try:
-            pixels = images.read(path).pixels
-        except Refused:
+            pixels = io.read(path).pixels
+        except Rejected:
             continue
-        assert images.size_of(path) == pixels.shape[:2], path
+        assert io.size_of(path) == pixels.shape[:2], path
         agreed += 1
     assert agreed > 100
 
@@ -201,27 +200,27 @@ def test_a_manifest_that_lies_about_sizes_is_found_out(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ samples
 def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
     plain = write_corpus(tmp_path / "c", {"train": 4, "val": 5}, size=(16, 16))
-    config = small_config("l2", plain, tmp_path / "run", samples_pictures="photo 7,photo 5")
+    config = small_config("l2", plain, tmp_path / "run", samples_images="photo 7,photo 5")
     assert config.samples_keys == ("photo 7", "photo 5")
-    held = pictures.open_pictures(config, "val")
+    held = dataset.open_images(config, "val")
     assert held is not None
     _, targets = samples(held, 8, config.samples_keys)
     for place, index in enumerate((3, 1)):
         assert np.array_equal(targets[place], held.read(index)[1])
     loop.fit(config, Display())
-    assert images.read(sample_paths(tmp_path / "run")[-1]).pixels.shape == (2 * 16, 3 * 16, 3)
+    assert io.read(sample_paths(tmp_path / "run")[-1]).pixels.shape == (2 * 16, 3 * 16, 3)
     for keys, said in (
         ("photo 66", r"'photo 66'; did you mean 'photo 6'"),
         ("xyz", "keys are like 'photo 4'"),
     ):
         with pytest.raises(UsageError, match=said):
-            loop.plan(small_config("l2", plain, tmp_path / "other", samples_pictures=keys))
+            loop.plan(small_config("l2", plain, tmp_path / "other", samples_images=keys))
 
 
 def test_samples_of_unpaired_corpora_go_by_the_names_of_inputs(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
-    config: Any = small_config("cyclegan", corpus, tmp_path / "run", samples_pictures="2")
-    held = pictures.open_pictures(config, "train")
+    config: Any = small_config("cyclegan", corpus, tmp_path / "run", samples_images="2")
+    held = dataset.open_images(config, "train")
     assert held is not None
     given, _ = samples(held, 8, config.samples_keys)
-    assert np.array_equal(given[0], images.read(corpus / "trainA/2.png").pixels)
+    assert np.array_equal(given[0], io.read(corpus / "trainA/2.png").pixels)

@@ -1,4 +1,4 @@
-"""What of a corpus a network sees: grey, RGB, Lab, 8 and 16 bit; jittered, padded, cropped."""
+"""What of a corpus a network sees: gray, RGB, Lab, 8 and 16 bit; jittered, padded, cropped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from small_corpus import write_corpus, write_deep, write_lab
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
-from img2img_data.images import io as images
-from img2img_train.data import loader as batches
-from img2img_train.data.color import Planes, lab_to_rgb, lightness
+from img2img_data.images import io
+from img2img_train.data import loader
+from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.inference.translate import TranslateSettings, translate_bytes
 from img2img_train.networks.registry import Generator, describe
@@ -28,28 +28,28 @@ from img2img_train.training.setup import Data
 CPU = torch.device("cpu")
 
 
-def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[batches.Batch, Data]:
+def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[loader.Batch, Data]:
     config = small_config(loss, corpus, **settings)
     data = Data.open(config, config.objective)
-    raw = next(batches.steps(data.plan, data.train.to_train_on(), range(1), False, 0, data.train))
-    return batches.to_device(raw, CPU, data.train.planes), data
+    raw = next(loader.steps(data.plan, data.train.to_train_on(), range(1), False, 0, data.train))
+    return loader.to_device(raw, CPU, data.train.channel_layout), data
 
 
-# ------------------------------------------------------------------------------------------ colours
+# ------------------------------------------------------------------------------------------ colors
 @pytest.mark.parametrize("bits", [8, 16])
 def test_lab_goes_to_the_range_of_networks(bits: int, tmp_path: Path) -> None:
     batch, data = first_batch("l1", write_lab(tmp_path / "c", {"train": 2}, bits))
     order = data.plan.order(0)
     for place, index in enumerate(order):
         path = sorted((tmp_path / "c/train/target").iterdir())[index]
-        policy = images.ReadPolicy(depth=16 if bits == 16 else 8)
-        lab = images.read(path, policy).pixels / (257 if bits == 16 else 1)
-        wanted = images.lab8_to_range(lab)
+        policy = io.ReadPolicy(depth=16 if bits == 16 else 8)
+        lab = io.read(path, policy).pixels / (257 if bits == 16 else 1)
+        wanted = io.lab8_to_range(lab)
         assert np.abs(batch.input[place, 0].numpy() - wanted[..., 0]).max() < 1e-5
         assert np.abs(batch.target[place].permute(1, 2, 0).numpy() - wanted[..., 1:]).max() < 1e-5
     assert batch.input.shape[1] == 1
     assert batch.target.shape[1] == 2
-    assert data.train.planes == Planes("lab", (1, 2), bits)
+    assert data.train.channel_layout == ChannelLayout("lab", (1, 2), bits)
 
 
 def test_lab_in_torch_is_that_of_the_data() -> None:
@@ -58,12 +58,12 @@ def test_lab_in_torch_is_that_of_the_data() -> None:
     rgb[:8] = rgb[:8, :, :1]
     rgb[0] = 0
     rgb[1] = 65535
-    lab = images.rgb_to_lab16(rgb)
-    scaled = torch.from_numpy(images.lab8_to_range(lab / 257)).permute(2, 0, 1)[None].float()
+    lab = io.rgb_to_lab16(rgb)
+    scaled = torch.from_numpy(io.lab8_to_range(lab / 257)).permute(2, 0, 1)[None].float()
     made = (lab_to_rgb(scaled[:, :1], scaled[:, 1:])[0].permute(1, 2, 0).numpy() + 1) * 127.5
-    assert np.abs(made - images.lab16_to_rgb16(lab) / 257).max() < 0.2
-    picture = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1)[None] / 32767.5 - 1
-    assert np.abs(lightness(picture)[0, 0].numpy() - scaled[0, 0].numpy()).max() < 2e-3
+    assert np.abs(made - io.lab16_to_rgb16(lab) / 257).max() < 0.2
+    image = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1)[None] / 32767.5 - 1
+    assert np.abs(lightness(image)[0, 0].numpy() - scaled[0, 0].numpy()).max() < 2e-3
 
 
 @pytest.mark.parametrize("loss", ["l1", "pix2pix"])
@@ -73,26 +73,26 @@ def test_a_colorization_from_training_to_a_photo(loss: str, tmp_path: Path) -> N
     loop.fit(small_config(loss, corpus, out), Display())
     about = read_checkpoint(RunFolder(out).latest).about
     spec = about.networks["generator"]
-    assert (about.colour, spec.inputs, spec.outputs) == ("lab", 1, 2)
+    assert (about.color, spec.inputs, spec.outputs) == ("lab", 1, 2)
     if loss == "pix2pix":
         assert about.networks["discriminator"].inputs == 3
-    grid = images.read(sample_paths(out)[-1]).pixels
+    grid = io.read(sample_paths(out)[-1]).pixels
     assert grid.shape == (2 * 16, 3 * 16, 3)
-    assert (grid[:, :16].max(2) - grid[:, :16].min(2)).max() <= 1, "the input is shown grey"
+    assert (grid[:, :16].max(2) - grid[:, :16].min(2)).max() <= 1, "the input is shown gray"
     cell = evaluate_matrix([out], [corpus], "val", "cpu").cells[0]
     logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
-    assert cell.nothing["psnr"] == pytest.approx(logged["psnr_nothing"], abs=0.1)
+    assert cell.nothing["psnr"] == pytest.approx(logged["psnr_input"], abs=0.1)
     model = load_generator(out, "cpu")
     for pixels in (make_photo(5, 40, 24), make_photo(5, 40, 24)[..., 0].copy()):
-        made = translate_bytes(model, images.encode(pixels, "png"), TranslateSettings()).picture
-        colour = images.decode(made).pixels
-        assert colour.shape == (24, 40, 3)
-        before, after = (images.cielab(images.to_uint8_rgb(p))[..., 0] for p in (pixels, colour))
+        made = translate_bytes(model, io.encode(pixels, "png"), TranslateSettings()).image
+        color = io.decode(made).pixels
+        assert color.shape == (24, 40, 3)
+        before, after = (io.cielab(io.to_uint8_rgb(p))[..., 0] for p in (pixels, color))
         assert np.median(np.abs(before - after)) < 1, "L stays"
 
 
 @pytest.mark.parametrize(("channels", "bits"), [(1, 8), (3, 16), (1, 16)])
-def test_grey_and_deep_corpora_train(channels: int, bits: int, tmp_path: Path) -> None:
+def test_gray_and_deep_corpora_train(channels: int, bits: int, tmp_path: Path) -> None:
     info = {"channels": {"input": channels, "target": channels}}
     splits = {"train": 4, "val": 2}
     if bits == 16:
@@ -110,30 +110,30 @@ def test_grey_and_deep_corpora_train(channels: int, bits: int, tmp_path: Path) -
     model = load_generator(tmp_path / "run", "cpu")
     assert (model.spec.inputs, model.spec.outputs) == (channels, channels)
     evaluate_matrix([tmp_path / "run"], [corpus], "val", "cpu")
-    photo = images.encode(make_photo(5, 40, 24), "png")
-    made = images.decode(translate_bytes(model, photo, TranslateSettings()).picture, KEEP).pixels
+    photo = io.encode(make_photo(5, 40, 24), "png")
+    made = io.decode(translate_bytes(model, photo, TranslateSettings()).image, KEEP).pixels
     assert made.shape == ((24, 40) if channels == 1 else (24, 40, 3))
 
 
-KEEP = images.ReadPolicy(depth="keep", channels="keep")
+KEEP = io.ReadPolicy(depth="keep", channels="keep")
 
 
-def test_plane_to_colour(tmp_path: Path) -> None:
+def test_plane_to_color(tmp_path: Path) -> None:
     corpus = write_corpus(
         tmp_path / "c", {"train": 4}, size=(16, 16), info={"channels": {"input": 1}}
     )
     _, data = first_batch("pix2pix", corpus, direction="BtoA")
-    assert data.train.planes.channels == (3, 1)
+    assert data.train.channel_layout.channels == (3, 1)
     loop.fit(small_config("pix2pix", corpus, tmp_path / "run"), Display())
-    grey = images.encode(make_photo(5, 40, 24)[..., 0].copy(), "png")
+    gray = io.encode(make_photo(5, 40, 24)[..., 0].copy(), "png")
     model = load_generator(tmp_path / "run", "cpu")
-    made = images.decode(translate_bytes(model, grey, TranslateSettings()).picture, KEEP).pixels
+    made = io.decode(translate_bytes(model, gray, TranslateSettings()).image, KEEP).pixels
     assert made.shape == (24, 40, 3)
 
 
 # -------------------------------------------------------------------------------------------- sizes
 @pytest.mark.parametrize("net", get_args(Generator))
-def test_pictures_of_any_size_train_and_are_scored_as_they_are(
+def test_images_of_any_size_train_and_are_scored_as_they_are(
     net: Generator, tmp_path: Path
 ) -> None:
     smallest = describe(net, (3, 3), 2).smallest
@@ -143,41 +143,39 @@ def test_pictures_of_any_size_train_and_are_scored_as_they_are(
     config = small_config("l1+gan", corpus, out, net=net, width=2, epochs=1, test_dropout=True)
     assert any("mirrored up to" in line for line in loop.plan(config))
     loop.fit(config, Display())
-    grid = images.read(sample_paths(out)[-1]).pixels
+    grid = io.read(sample_paths(out)[-1]).pixels
     assert grid.shape == (2 * height, 3 * width, 3)
     cell = evaluate_matrix([out], [corpus], "val", "cpu").cells[0]
     logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
     assert logged["psnr"] == pytest.approx(cell.scores["psnr"], abs=1e-3)
-    made = images.decode(
-        translate_bytes(load_generator(out, "cpu"), PHOTO, TranslateSettings()).picture
-    )
+    made = io.decode(translate_bytes(load_generator(out, "cpu"), PHOTO, TranslateSettings()).image)
     assert made.pixels.shape == (24, 40, 3)
 
 
-def test_a_discriminator_says_how_large_pictures_have_to_be(tmp_path: Path) -> None:
+def test_a_discriminator_says_how_large_images_have_to_be(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 17))
     config = small_config("pix2pix", corpus, discriminator="patch-70")
     with pytest.raises(UsageError, match=r"'patch-70': takes sides of at least 24 pixels.*16x17"):
         Data.open(config, config.objective)
 
 
-PHOTO = images.encode(make_photo(5, 40, 24), "png")
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+PHOTO = io.encode(make_photo(5, 40, 24), "png")
+REJECTED: dict[str, tuple[dict[str, Any], str]] = {
     "cyclegan": ({"loss": "cyclegan"}, "cyclegan"),
     "back": ({"loss": "l1", "direction": "BtoA"}, "BtoA"),
     "degrade": ({"loss": "l1", "degrade": "gaussian"}, "--degrade"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", REJECTED)
 def test_what_makes_no_sense_of_lab_is_one_line(name: str, tmp_path: Path) -> None:
-    settings, said = REFUSED[name]
+    settings, said = REJECTED[name]
     config = small_config(corpora=write_lab(tmp_path / "c", {"train": 2}), **settings)
     with pytest.raises(UsageError, match=said):
         Data.open(config, config.objective)
 
 
-def test_corpora_of_two_kinds_are_refused_by_name(tmp_path: Path) -> None:
+def test_corpora_of_two_kinds_are_rejected_by_name(tmp_path: Path) -> None:
     plain = write_corpus(tmp_path / "plain", {"train": 2}, size=(16, 16))
     others = [
         write_lab(tmp_path / "lab", {"train": 2}),
@@ -189,7 +187,7 @@ def test_corpora_of_two_kinds_are_refused_by_name(tmp_path: Path) -> None:
             Data.open(config, config.objective)
 
 
-def test_transparent_pictures_are_refused(tmp_path: Path) -> None:
+def test_transparent_images_are_rejected(tmp_path: Path) -> None:
     info = {"channels": {"input": 4, "target": 4}}
     corpus = write_corpus(tmp_path / "c", {"train": 2}, info=info)
     for loss in ("l2", "cyclegan"):

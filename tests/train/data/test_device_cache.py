@@ -1,4 +1,4 @@
-"""Pictures kept on the device are the same pictures; what steps see does not depend on the way there."""
+"""Images kept on the device are the same images; what steps see does not depend on the way there."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from small_corpus import write_corpus, write_deep, write_domains, write_lab
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
-from img2img_train.data import dataset as pictures
+from img2img_train.data import dataset, loader
 from img2img_train.data import device_cache as kept
-from img2img_train.data import loader as batches
 from img2img_train.data.device_cache import OnDevice, check_cache, on_device
 from img2img_train.data.loader import Batch
 from img2img_train.training import fit as loop
@@ -29,12 +28,12 @@ LINEAR, OTHER = {"gaussian": {"sigma": [0.5, 2]}}, {"noise": {"sigma": [5, 25]}}
 KINDS: dict[str, dict[str, Any]] = {
     "pairs": {},
     "flipped, to the left": {"flip": True, "direction": "BtoA"},
-    "grey": {"info": {"channels": {"input": 1, "target": 3}}},
+    "gray": {"info": {"channels": {"input": 1, "target": 3}}},
     "lab": {"make": write_lab},
     "16 bit": {"make": write_deep},
-    "spoiled": {"degrade": LINEAR, "flip": True},
+    "degraded": {"degrade": LINEAR, "flip": True},
     "jittered": {"jitter": 1.2, "flip": True},
-    "spoiled and jittered": {"degrade": LINEAR, "jitter": 1.2},
+    "degraded and jittered": {"degrade": LINEAR, "jitter": 1.2},
     "two sides": {"loss": "cyclegan", "flip": True},
     "two folders": {"loss": "cyclegan", "make": lambda root, splits: write_domains(root, 5)},
 }
@@ -49,16 +48,16 @@ def data_of(kind: str, root: Path) -> Data:
 
 
 def seen(data: Data, store: Any, device: torch.device, flip: bool) -> list[Batch]:
-    raws = batches.steps(data.plan, store, range(1, 6), flip, 0, data.train)
-    return list(batches.fed(raws, device, data.train.planes))
+    raws = loader.steps(data.plan, store, range(1, 6), flip, 0, data.train)
+    return list(loader.fed(raws, device, data.train.channel_layout))
 
 
 @pytest.mark.parametrize("name", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of(kind, tmp_path / "c")
-    memory = pictures.store_of(data.train.to_train_on(), "ram", 0)
-    assert isinstance(memory, pictures.Memory)
+    memory = dataset.store_of(data.train.to_train_on(), "ram", 0)
+    assert isinstance(memory, dataset.Memory)
     on, flip = OnDevice.of(memory, device), bool(KINDS[kind].get("flip"))
     gathered = on.gather(*([data.plan.step(0, flip).indices] * 2))
     assert all(isinstance(part, torch.Tensor) and part.device.type == name for part in gathered)
@@ -71,13 +70,13 @@ def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_fed_pictures_are_those_of_the_plain_way(name: str, tmp_path: Path) -> None:
-    device, data = torch.device(name), data_of("spoiled and jittered", tmp_path / "c")
-    store = pictures.store_of(data.train.to_train_on(), "ram", 0)
-    raws = list(batches.steps(data.plan, store, range(7), True, 0, data.train))
-    plain = [batches.to_device(raw, device, data.train.planes) for raw in raws]
+def test_fed_images_are_those_of_the_plain_way(name: str, tmp_path: Path) -> None:
+    device, data = torch.device(name), data_of("degraded and jittered", tmp_path / "c")
+    store = dataset.store_of(data.train.to_train_on(), "ram", 0)
+    raws = list(loader.steps(data.plan, store, range(7), True, 0, data.train))
+    plain = [loader.to_device(raw, device, data.train.channel_layout) for raw in raws]
     for first, second in zip(
-        plain, batches.fed(iter(raws), device, data.train.planes), strict=True
+        plain, loader.fed(iter(raws), device, data.train.channel_layout), strict=True
     ):
         assert torch.equal(first.input, second.input)
         assert torch.equal(first.target, second.target)
@@ -100,16 +99,16 @@ def test_runs_are_the_same_and_go_on_either_way(loss: str, tmp_path: Path) -> No
         assert fit(out, second) == whole
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "noise": ({"degrade": OTHER}, "this degradation works on pictures in memory"),
+REJECTED: dict[str, tuple[dict[str, Any], str]] = {
+    "noise": ({"degrade": OTHER}, "this degradation works on images in memory"),
     "workers": ({"workers": 2}, "with --workers other processes read"),
     "pieces": ({"crop": 16}, "of several sizes"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", REJECTED)
 def test_what_cannot_be_kept_there_is_one_line(name: str, tmp_path: Path) -> None:
-    settings, said = REFUSED[name]
+    settings, said = REJECTED[name]
     corpus = write_corpus(tmp_path / "c", SPLITS, size=(32, 32))
     config = small_config("l1", corpus, **settings, cache="device")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Pictures spoiled while training are those that a corpus on disk would hold, for what they draw."""
+"""Images degraded while training are those that a corpus on disk would hold, for what they draw."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place
-from img2img_data.corpus.format import Pair, picture_rng
+from img2img_data.corpus.format import Pair, image_rng
 from img2img_data.degradations.registry import DEGRADATIONS
-from img2img_data.degradations.spec import parse_tree
+from img2img_data.degradations.spec import parse_spec
 from img2img_train.config import RunConfig
-from img2img_train.data import dataset as pictures
-from img2img_train.data import loader as batches
+from img2img_train.data import dataset, loader
 from img2img_train.data.on_the_fly import Online
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
@@ -40,7 +39,7 @@ MORE: dict[str, Any] = {
 
 def online_of(kind: str) -> Online:
     if kind in MORE:
-        return Online(parse_tree(MORE[kind], Place()).degradation, 3)
+        return Online(parse_spec(MORE[kind], Place()).degradation, 3)
     if kind.startswith("albumentations"):
         pytest.importorskip("albumentations")
     return Online(DEGRADATIONS[kind].example(), 3)
@@ -52,14 +51,14 @@ def test_online_is_offline(kind: str, size: tuple[int, int]) -> None:
     online = online_of(kind)
     clean = np.stack([make_photo(n, size[1], size[0]) for n in range(3)])
     clean[1] = np.where(make_photo(1, size[1], size[0]) > 128, 255, 0)
-    step = batches.Step(np.arange(3), np.arange(3), None, 5)
-    batch = batches.to_device(batches._spoiled(online, clean, PAIRS, step), CPU)
+    step = loader.Step(np.arange(3), np.arange(3), None, 5)
+    batch = loader.to_device(loader._degraded(online, clean, PAIRS, step), CPU)
     for number, pair in enumerate(PAIRS):
-        drawn = online.degradation.draw(picture_rng(3, bytes([number]), 5))
+        drawn = online.degradation.draw(image_rng(3, bytes([number]), 5))
         offline = online.degradation.apply(clean[number], "yx", **drawn)
-        made = batches.to_bytes(batch.input[number : number + 1])[0].numpy()
+        made = loader.to_bytes(batch.input[number : number + 1])[0].numpy()
         assert np.abs(made.astype(int) - offline).max() <= 1, pair
-        assert np.array_equal(batches.to_bytes(batch.target[number : number + 1])[0], clean[number])
+        assert np.array_equal(loader.to_bytes(batch.target[number : number + 1])[0], clean[number])
 
 
 def test_linear_ones_go_to_the_device() -> None:
@@ -76,7 +75,7 @@ def test_every_epoch_draws_anew_and_validation_never() -> None:
     online = online_of("noise")
     seen = [str(online.draw(PAIRS[0], epoch)) for epoch in (0, 1, None)]
     assert len(set(seen)) == 3
-    assert online.draw(PAIRS[0], None) == online.degradation.draw(picture_rng(3, b"\0"))
+    assert online.draw(PAIRS[0], None) == online.degradation.draw(image_rng(3, b"\0"))
 
 
 # -------------------------------------------------------------------------------------------- in a run
@@ -92,20 +91,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("cache", "workers"), [("off", 0), ("ram", 0), ("off", 2)])
-def test_same_pictures_whoever_reads(kind: str, cache: str, workers: int, corpus: Path) -> None:
+def test_same_images_whoever_reads(kind: str, cache: str, workers: int, corpus: Path) -> None:
     data = Data.open(
         small_config("l2", corpus, degrade=KINDS[kind]), small_config("l2", corpus).objective
     )
     numbers = range(1, 6)
 
-    def seen(cache: str, workers: int) -> list[batches.Raw]:
-        store = pictures.store_of(data.train.to_train_on(), cache, workers)
-        return list(batches.steps(data.plan, store, numbers, True, workers, data.train))
+    def seen(cache: str, workers: int) -> list[loader.Raw]:
+        store = dataset.store_of(data.train.to_train_on(), cache, workers)
+        return list(loader.steps(data.plan, store, numbers, True, workers, data.train))
 
     plain, other = seen("off", 0), seen(cache, workers)
     assert len(plain) == 5
     for one, two in zip(plain, other, strict=True):
-        first, second = batches.to_device(one, CPU), batches.to_device(two, CPU)
+        first, second = loader.to_device(one, CPU), loader.to_device(two, CPU)
         assert torch.equal(first.input, second.input)
         assert torch.equal(first.target, second.target)
         assert not torch.equal(first.input, first.target)
@@ -133,7 +132,7 @@ def test_a_run_keeps_the_tree_and_needs_no_recipe(corpus: Path, tmp_path: Path) 
     again = RunConfig.load(tmp_path / "run")
     assert again.degrade == config.degrade
     assert not again.changes(loop.resolve(config))
-    assert parse_tree(again.degrade, Place()) == parse_tree(
+    assert parse_spec(again.degrade, Place()) == parse_spec(
         [{"gaussian": {"sigma": 2}}, "noise"], Place()
     )
 

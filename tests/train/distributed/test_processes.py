@@ -30,7 +30,7 @@ from img2img_train.networks import layers
 from img2img_train.objectives.registry import Batch
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import fit as loop
-from img2img_train.training.micro_batches import Parts
+from img2img_train.training.micro_batches import MicroBatches
 from img2img_train.training.progress import Display
 
 ROOT = Path(__file__).parents[3]
@@ -218,7 +218,7 @@ def test_parts_make_the_whole_step() -> None:
     plan = Plan((10, 7), (1, 2), 4, 5)
     for number in range(6):
         step = plan.step(number, True)
-        parts = [step.part(Ranks(rank, 2).places(plan.step_pictures, 1)) for rank in range(2)]
+        parts = [step.part(Ranks(rank, 2).places(plan.step_images, 1)) for rank in range(2)]
         assert np.array_equal(np.concatenate([part.indices for part in parts]), step.indices)
         assert step.flips is not None
         flips = [part.flips for part in parts if part.flips is not None]
@@ -231,18 +231,18 @@ def test_parts_make_the_whole_step() -> None:
 def test_parts_of_all_processes_come_in_the_order_of_the_step(
     count: int, processes: int, parts: int
 ) -> None:
-    """As they enter a pool: of each part the pictures of one process after the other."""
+    """As they enter a pool: of each part the images of one process after the other."""
     each = [Ranks(rank, processes).places(count, parts) for rank in range(processes)]
     assert sorted(np.concatenate(each)) == list(range(count))
-    pictures = [torch.from_numpy(places).float().view(-1, 1, 1, 1) for places in each]
-    cut = [Parts.of(Batch(own, own), parts).batches for own in pictures]
+    images = [torch.from_numpy(places).float().view(-1, 1, 1, 1) for places in each]
+    cut = [MicroBatches.of(Batch(own, own), parts).batches for own in images]
     entering = [part.input.flatten() for place in zip(*cut, strict=True) for part in place]
     assert torch.cat(entering).tolist() == list(range(count))
 
 
-def test_devices_that_cannot_be_shared_are_refused() -> None:
+def test_devices_that_cannot_be_shared_are_rejected() -> None:
     assert device_of("cpu", Place(1, 2, 1, 2)) == torch.device("cpu")
-    with pytest.raises(UsageError, match="3 pictures a step cannot be shared by 2 processes"):
+    with pytest.raises(UsageError, match="3 images a step cannot be shared by 2 processes"):
         Ranks(0, 2).check_step(3)
     with pytest.raises(UsageError, match="mps trains in one process"):
         device_of("mps", Place(1, 2, 1, 2))

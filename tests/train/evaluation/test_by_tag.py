@@ -23,7 +23,7 @@ def gender(number: int) -> dict[str, Any]:
     return {"gender": ("female", "male", "male")[number % 3], "person": f"p{number}"}
 
 
-def test_a_page_without_pictures_or_tags(tmp_path: Path) -> None:
+def test_a_page_without_images_or_tags(tmp_path: Path) -> None:
     from fake_models import write_run
     from pages import check_self_contained, elements
 
@@ -78,14 +78,14 @@ def test_facts_of_odd_rows_are_none(row: dict[str, Any]) -> None:
 
 def test_branches_of_a_real_recipe_have_names(tmp_path: Path) -> None:
     from img2img_data.core.settings_model import Place
-    from img2img_data.corpus.format import picture_rng
-    from img2img_data.degradations.spec import parse_tree
+    from img2img_data.corpus.format import image_rng
+    from img2img_data.degradations.spec import parse_spec
 
     steps = [{"gaussian": {"sigma": 2}}, {"jpeg": {"quality": [30, 90]}}]
     tree = [{"one-of": {"probability": 0.7, "steps": steps}}, {"noise": {"sigma": 3}}]
-    degradation = parse_tree(tree, Place()).degradation
+    degradation = parse_spec(tree, Place()).degradation
     found = {
-        facts_of({"drawn": degradation.draw(picture_rng(0, str(n).encode()))})["degradation"]
+        facts_of({"drawn": degradation.draw(image_rng(0, str(n).encode()))})["degradation"]
         for n in range(40)
     }
     assert found == {"gaussian", "jpeg", "none"}
@@ -106,20 +106,20 @@ def test_tags_with_few_values_are_chosen_and_others_told() -> None:
     choice = choose_tags(facts)
     assert choice.names == ("gender", "just")
     assert choice.notes == (
-        f"not scored by person (100 values), many ({MOST + 1} values): too many for 100 pictures",
+        f"not scored by person (100 values), many ({MOST + 1} values): too many for 100 images",
     )
     assert choose_tags(facts, ["many", "person"]).names == ("many", "person")
     assert choose_tags(facts, ["gone", "gender"]) == (
-        type(choice)(("gender",), ("no picture has a tag gone",))
+        type(choice)(("gender",), ("no image has a tag gone",))
     )
     with pytest.raises(UsageError, match="person"):
         choose_tags([{"person": str(n)} for n in range(MOST_ASKED + 1)], ["person"])
 
 
-def test_a_picture_without_the_tag_is_unknown(tmp_path: Path) -> None:
+def test_a_image_without_the_tag_is_unknown(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 6, lambda n: {"gender": "female"} if n < 4 else {})
     cell = score(Brighter(), corpus)
-    assert [(one.value, one.pictures) for one in cell.slices] == [("female", 4), (UNKNOWN, 2)]
+    assert [(one.value, one.images) for one in cell.slices] == [("female", 4), (UNKNOWN, 2)]
 
 
 def test_a_tag_asked_for_that_no_corpus_has(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def alone(corpus: Path, value: str) -> Cell:
     return evaluate_model(Brighter(), opened, pairs)
 
 
-def test_a_slice_is_scored_as_its_pictures_alone(tmp_path: Path) -> None:
+def test_a_slice_is_scored_as_its_images_alone(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 9, gender)
     cell = score(Brighter(), corpus)
-    assert [(one.tag, one.value, one.pictures) for one in cell.slices] == [
+    assert [(one.tag, one.value, one.images) for one in cell.slices] == [
         ("gender", "male", 6),
         ("gender", "female", 3),
     ]
@@ -157,14 +157,14 @@ def test_a_slice_is_scored_as_its_pictures_alone(tmp_path: Path) -> None:
             assert value == expected.scores[name]
             assert one.nothing[name] == expected.nothing[name]
             assert one.gain_interval[name] == expected.gain_interval[name]
-    assert cell.pictures == sum(one.pictures for one in cell.slices)
+    assert cell.images == sum(one.images for one in cell.slices)
     weighted = np.average([one.scores["psnr"] for one in cell.slices], weights=[6, 3])
     assert cell.scores["psnr"] == pytest.approx(weighted)
 
 
 def test_photos_are_resampled_within_a_slice_too(tmp_path: Path) -> None:
     cell = score(Brighter(), tagged(tmp_path / "c", 8, lambda n: {"half": n < 4}, crops=4))
-    assert [(one.value, one.pictures, one.groups) for one in cell.slices] == [
+    assert [(one.value, one.images, one.groups) for one in cell.slices] == [
         ("no", 4, 1),
         ("yes", 4, 1),
     ]
@@ -190,12 +190,12 @@ def test_slices_are_in_json_csv_and_on_the_page(tmp_path: Path) -> None:
     assert [one["value"] for one in found["slices"]] == [EVIL, "yes"]
     with (tmp_path / "out" / "tags.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["tag"], row["value"], row["pictures"]) for row in rows] == [
+    assert [(row["tag"], row["value"], row["images"]) for row in rows] == [
         ("odd", EVIL, "3"),
         ("odd", "yes", "3"),
     ]
     assert [float(row["psnr_gain"]) for row in rows] == [
         one["gain"]["psnr"] for one in found["slices"]
     ]
-    with (tmp_path / "out" / "pictures.csv").open(newline="") as file:
+    with (tmp_path / "out" / "images.csv").open(newline="") as file:
         assert {row["tag person"] for row in csv.DictReader(file)} == {str(n) for n in range(6)}

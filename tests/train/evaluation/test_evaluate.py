@@ -13,11 +13,11 @@ import pytest
 from conftest import make_photo
 from fake_models import Brighter, Identity, score, strict_json, write_run
 from pages import check_self_contained, elements
-from small_corpus import EVIL, spoiled, write_corpus, write_domains
+from small_corpus import EVIL, degraded, write_corpus, write_domains
 
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
 from img2img_data.corpus.format import open_corpus
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_train.evaluation.evaluate import (
     evaluate_matrix,
     evaluate_run,
@@ -30,10 +30,10 @@ from img2img_train.metrics.bootstrap import bootstrap_interval
 from img2img_train.metrics.image import METRICS, PSNR_CAP, SET_METRICS
 from img2img_train.report.page import Series, chart, write_run_report
 
-PICTURES = {
-    "alike": (make_photo(1, 48, 40), spoiled(make_photo(1, 48, 40), 1.5)),
+IMAGES = {
+    "alike": (make_photo(1, 48, 40), degraded(make_photo(1, 48, 40), 1.5)),
     "unlike": (make_photo(1, 48, 40), make_photo(2, 48, 40)),
-    "odd size": (make_photo(3, 47, 33), spoiled(make_photo(3, 47, 33), 0.7)),
+    "odd size": (make_photo(3, 47, 33), degraded(make_photo(3, 47, 33), 0.7)),
     "window": (make_photo(4, 11, 11), make_photo(5, 11, 11)),
     "flat": (np.full((20, 20, 3), 7, np.uint8), np.full((20, 20, 3), 9, np.uint8)),
     "far": (np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)),
@@ -58,35 +58,35 @@ def by_skimage(name: str, a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(float) - b).mean()) / top * 255
 
 
-@pytest.mark.parametrize("pictures", PICTURES)
+@pytest.mark.parametrize("images", IMAGES)
 @pytest.mark.parametrize("name", ["psnr", "ssim", "mae"])
-def test_metrics_agree_with_scikit_image(name: str, pictures: str) -> None:
-    a, b = PICTURES[pictures]
+def test_metrics_agree_with_scikit_image(name: str, images: str) -> None:
+    a, b = IMAGES[images]
     assert METRICS[name].measure(a, b) == pytest.approx(by_skimage(name, a, b), abs=1e-6)
 
 
-def real_pictures(real_data: Path) -> dict[str, np.ndarray]:
-    """Photos as they come: portrait and landscape, odd sides, one 16-bit, one grey."""
+def real_images(real_data: Path) -> dict[str, np.ndarray]:
+    """Photos as they come: portrait and landscape, odd sides, one 16-bit, one gray."""
     photos = sorted((real_data / "natural" / "bsds500-train").glob("*.jpg"))[:3]
     photos += sorted((real_data / "faces" / "wiki_crop").rglob("*.jpg"))[5:6]
-    found = {path.stem: images.read(path).pixels for path in photos}
+    found = {path.stem: io.read(path).pixels for path in photos}
     first, second = list(found.values())[:2]
     wide = cv2.GaussianBlur(first.astype(np.float32), (0, 0), 0.8) * 257
     found["16 bit"] = np.rint(wide).astype(np.uint16)
     found["odd"] = np.ascontiguousarray(second[:101, :57])
     sketch = sorted((real_data / "cuhk").rglob("*sz1.jpg"))[0]
-    found["grey"] = images.to_uint8_rgb(images.read(sketch).pixels)
+    found["gray"] = io.to_uint8_rgb(io.read(sketch).pixels)
     return found
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim", "mae"])
-def test_metrics_agree_with_scikit_image_on_real_pictures(name: str, real_data: Path) -> None:
-    """Grey ones also as the single plane that they are."""
-    for kind, target in real_pictures(real_data).items():
-        for made in (spoiled(target, 1.5), np.ascontiguousarray(target[::-1])):
+def test_metrics_agree_with_scikit_image_on_real_images(name: str, real_data: Path) -> None:
+    """Gray ones also as the single plane that they are."""
+    for kind, target in real_images(real_data).items():
+        for made in (degraded(target, 1.5), np.ascontiguousarray(target[::-1])):
             found = METRICS[name].measure(made, target)
             assert found == pytest.approx(by_skimage(name, made, target), abs=1e-6), kind
-            if kind == "grey":
+            if kind == "gray":
                 assert found == pytest.approx(
                     by_skimage(name, made[..., 0], target[..., 0]), abs=1e-6
                 )
@@ -119,17 +119,17 @@ def test_a_model_restores_16_bit_as_it_restores_8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(176, 176), (200, 181), (320, 256)])
 def test_ms_ssim_agrees_with_torchmetrics(size: tuple[int, int]) -> None:
-    """On grey pictures: torchmetrics averages over the channels before it multiplies, the paper has one."""
+    """On gray images: torchmetrics averages over the channels before it multiplies, the paper has one."""
     functional = pytest.importorskip("torchmetrics.functional.image")
     torch = pytest.importorskip("torch")
     target = make_photo(5, *size)[..., :1].repeat(3, 2)
-    made = spoiled(target, 1.5)
+    made = degraded(target, 1.5)
     a, b = (torch.from_numpy(p.transpose(2, 0, 1).copy())[None].double() for p in (made, target))
     theirs = functional.multiscale_structural_similarity_index_measure(a, b, data_range=255.0)
     assert METRICS["ms-ssim"].measure(made, target) == pytest.approx(float(theirs), abs=1e-4)
 
 
-def test_overlap_of_colours_is_that_of_the_whole_set(tmp_path: Path) -> None:
+def test_overlap_of_colors_is_that_of_the_whole_set(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 6}, crops=2)
     opened = open_corpus(corpus)
     shown = [opened.read(pair) for pair in opened.pairs("test")]
@@ -142,18 +142,18 @@ def test_overlap_of_colours_is_that_of_the_whole_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_identical_pictures_have_the_best_score_and_a_finite_one(name: str) -> None:
-    best = METRICS[name].measure(PICTURES["alike"][0], PICTURES["alike"][0].copy())
+def test_identical_images_have_the_best_score_and_a_finite_one(name: str) -> None:
+    best = METRICS[name].measure(IMAGES["alike"][0], IMAGES["alike"][0].copy())
     assert (
         best
         == {"psnr": PSNR_CAP, "ssim": pytest.approx(1), "ms-ssim": pytest.approx(1), "mae": 0}[name]
     )
-    for a, b in PICTURES.values():
+    for a, b in IMAGES.values():
         assert METRICS[name].gain(METRICS[name].measure(a, b), best) < 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (10, 10)])
-def test_metrics_of_pictures_narrower_than_the_window(size: tuple[int, int]) -> None:
+def test_metrics_of_images_narrower_than_the_window(size: tuple[int, int]) -> None:
     a, b = make_photo(1, *size), make_photo(2, *size)
     assert all(np.isfinite(metric.measure(a, b)) for metric in METRICS.values())
 
@@ -232,7 +232,7 @@ def test_doing_nothing_gains_nothing(tmp_path: Path) -> None:
     assert cell.scores == cell.nothing
     assert cell.gain == dict.fromkeys(SCORED, 0.0)
     assert cell.gain_interval == dict.fromkeys(SCORED, (0.0, 0.0))
-    assert (cell.pictures, cell.groups) == (6, 3)
+    assert (cell.images, cell.groups) == (6, 3)
 
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_direction_changes_what_is_given(tmp_path: Path) -> None:
     assert there.scores != back.scores
 
 
-REFUSED = {
+REJECTED = {
     "no such split": lambda root: write_corpus(root, {"train": 1}),
     "unpaired": lambda root: write_domains(root, 2),
     "no pairs": lambda root: write_corpus(root, {"train": 1, "test": 0}),
@@ -258,12 +258,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_scored_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
-    corpus = REFUSED[name](tmp_path / "c")
-    with pytest.raises((CorpusError, UsageError)) as refused:
+@pytest.mark.parametrize("name", REJECTED)
+def test_what_cannot_be_scored_is_rejected_in_one_line(tmp_path: Path, name: str) -> None:
+    corpus = REJECTED[name](tmp_path / "c")
+    with pytest.raises((CorpusError, UsageError)) as rejected:
         evaluate_matrix([tmp_path / "run"], [corpus])
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
 
 
 # ------------------------------------------------------------------------------- a run, its report
@@ -339,7 +339,7 @@ def test_matrix_is_written_as_json_csv_and_page(tmp_path: Path) -> None:
     ]
     matrix = evaluate_matrix(runs, corpora, device="cpu", batch=2)
     assert matrix.corpora == ("a/c", "b/c")
-    assert matrix.cell("<i>1", "b/c").pictures == 2
+    assert matrix.cell("<i>1", "b/c").images == 2
     page = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
     check_self_contained(page)
     assert "<i>0" not in page
@@ -352,7 +352,7 @@ def test_matrix_is_written_as_json_csv_and_page(tmp_path: Path) -> None:
     assert [float(row["psnr_gain"]) for row in rows] == [
         cell["gain"]["psnr"] for cell in written["cells"]
     ]
-    with (tmp_path / "out" / "pictures.csv").open(newline="") as file:
+    with (tmp_path / "out" / "images.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * (3 + 2)
 
 

@@ -19,7 +19,7 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from img2img_data.core.errors import Img2ImgError, UsageError  # noqa: E402
-from img2img_data.images import io as images  # noqa: E402
+from img2img_data.images import io  # noqa: E402
 from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference import onnx_export as export  # noqa: E402
@@ -43,13 +43,13 @@ def is_generator(name: str) -> bool:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_mirroring_in_the_graph_is_that_of_numpy(size: tuple[int, int]) -> None:
-    picture = make_photo(1, *size)[None]
-    wrapped = export.PictureToPicture(torch.nn.Identity(), 16)
-    assert np.array_equal(wrapped(torch.from_numpy(picture)).numpy(), picture)
-    padded = wrapped._mirrored(torch.from_numpy(picture), 1).numpy()
+    image = make_photo(1, *size)[None]
+    wrapped = export.ImageToImage(torch.nn.Identity(), 16)
+    assert np.array_equal(wrapped(torch.from_numpy(image)).numpy(), image)
+    padded = wrapped._mirrored(torch.from_numpy(image), 1).numpy()
     mode = "reflect" if size[1] > 1 else "edge"
     assert np.array_equal(
-        padded, np.pad(picture, [(0, 0), (0, -size[1] % 16), (0, 0), (0, 0)], mode=mode)
+        padded, np.pad(image, [(0, 0), (0, -size[1] % 16), (0, 0), (0, 0)], mode=mode)
     )
 
 
@@ -65,7 +65,7 @@ def test_onnx_is_torch_within_a_level_on_any_size(name: str, tmp_path: Path) -> 
     )
     for size in SIZES[1:]:
         batch = np.stack([make_photo(seed, *size) for seed in range(3)])
-        (got,) = session.run(None, {"picture": batch})
+        (got,) = session.run(None, {"image": batch})
         assert np.abs(got.astype(int) - model.restore(batch)).max() <= 1
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -74,8 +74,8 @@ def test_onnx_is_torch_within_a_level_on_any_size(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", get_args(Generator))
 def test_what_is_exported_does_what_the_model_does(name: str, residual: bool) -> None:
     model = model_of(name, residual=residual)
-    whole = export.PictureToPicture(
-        model.generator, model.spec.multiple, model.spec.smallest, model.planes
+    whole = export.ImageToImage(
+        model.generator, model.spec.multiple, model.spec.smallest, model.channel_layout
     )
     for size in SIZES:
         batch = make_photo(2, *size)[None]
@@ -112,7 +112,7 @@ def test_a_graph_that_computes_something_else_ends_the_command(
     assert call(corpus, "--loss", "l2", *SMALL, "--out", tmp_path / "run", "--no-report") == 0
     write = export._write_graph
 
-    def write_another(network: export.PictureToPicture, *rest: Any) -> None:
+    def write_another(network: export.ImageToImage, *rest: Any) -> None:
         write(network, *rest)
         with torch.no_grad():
             for weight in network.generator.parameters():
@@ -140,7 +140,7 @@ def test_both_ways_of_a_model_are_exported(tmp_path: Path) -> None:
     ]
     out = tmp_path / "run"
     assert call(corpus, "--loss", "cyclegan", *small, "--out", out, "--no-report") == 0
-    picture = make_photo(1, 21, 17)[None]
+    image = make_photo(1, 21, 17)[None]
     made = {}
     for way in ("AtoB", "BtoA"):
         bare, graph = tmp_path / f"{way}.safetensors", tmp_path / f"{way}.onnx"
@@ -149,28 +149,26 @@ def test_both_ways_of_a_model_are_exported(tmp_path: Path) -> None:
             == call("export", out, graph, "--direction", way)
             == 0
         )
-        made[way] = load_generator(out, "cpu", way).restore(picture)
-        assert np.array_equal(load_generator(bare, "cpu").restore(picture), made[way])
+        made[way] = load_generator(out, "cpu", way).restore(image)
+        assert np.array_equal(load_generator(bare, "cpu").restore(image), made[way])
         assert load_generator(bare, "cpu").config.direction == way
         session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-        (got,) = session.run(None, {"picture": picture})
+        (got,) = session.run(None, {"image": image})
         assert np.abs(got.astype(int) - made[way]).max() <= 1
     assert not np.array_equal(made["AtoB"], made["BtoA"])
 
 
-def test_other_channels_are_refused(tmp_path: Path) -> None:
+def test_other_channels_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="RGB"):
         export.export_onnx(model_of("autoencoder", inputs=4), tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize(
-    ("colour", "channels"), [("lab", (1, 2)), ("rgb", (1, 3)), ("rgb", (3, 1))]
-)
-def test_grey_and_lab_models_take_and_give_rgb_too(
-    colour: str, channels: tuple[int, int], tmp_path: Path
+@pytest.mark.parametrize(("color", "channels"), [("lab", (1, 2)), ("rgb", (1, 3)), ("rgb", (3, 1))])
+def test_gray_and_lab_models_take_and_give_rgb_too(
+    color: str, channels: tuple[int, int], tmp_path: Path
 ) -> None:
     model = model_of("autoencoder", inputs=channels[0], outputs=channels[1])
-    parity = export.export_onnx(replace(model, colour=colour), tmp_path / "m.onnx")
+    parity = export.export_onnx(replace(model, color=color), tmp_path / "m.onnx")
     assert parity.worst <= export.TOLERANCE
 
 
@@ -179,9 +177,9 @@ def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "run"
     assert call(corpus, "--loss", "l2", *SMALL, "--out", out) == 0
     assert call("export", out, tmp_path / "bare.safetensors") == 0
-    picture = make_photo(1, 21, 17)[None]
+    image = make_photo(1, 21, 17)[None]
     whole, bare = (load_generator(p, "cpu") for p in (out, tmp_path / "bare.safetensors"))
-    assert np.array_equal(whole.restore(picture), bare.restore(picture))
+    assert np.array_equal(whole.restore(image), bare.restore(image))
     assert call("export", out, tmp_path / "model.tar") == 2
     assert "give a name ending in .onnx" in capsys.readouterr().err
 
@@ -221,8 +219,8 @@ def test_the_page_gives_what_torch_and_onnxruntime_give_and_asks_for_nothing(
     session = onnxruntime.InferenceSession(
         str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"]
     )
-    picture, requests, said = make_photo(4, 45, 37), [], []
-    (tmp_path / "photo.png").write_bytes(images.encode(picture, "png"))
+    image, requests, said = make_photo(4, 45, 37), [], []
+    (tmp_path / "photo.png").write_bytes(io.encode(image, "png"))
     with playwright.sync_playwright() as p:
         window = p.chromium.launch(executable_path=program, args=["--no-sandbox"]).new_page()
         window.on("request", lambda request: requests.append(request.url))
@@ -244,14 +242,14 @@ def test_the_page_gives_what_torch_and_onnxruntime_give_and_asks_for_nothing(
         status.to_contain_text("45 × 37")
         drawn = window.evaluate(read)
         assert drawn != got, "a line was drawn"
-        window.evaluate(DROP, [*images.encode(picture, "png")])
+        window.evaluate(DROP, [*io.encode(image, "png")])
         window.wait_for_function(
             f"JSON.stringify({read}) !== {json.dumps(json.dumps(drawn).replace(' ', ''))}"
         )
-        assert window.evaluate(read) == got, "dropped or chosen, it is the same picture"
+        assert window.evaluate(read) == got, "dropped or chosen, it is the same image"
     shown = np.array(got, np.uint8).reshape(37, 45, 4)[..., :3].astype(int)
-    (onnx,) = session.run(None, {"picture": picture[None]})
-    for made in (onnx, model.restore(picture[None])):
+    (onnx,) = session.run(None, {"image": image[None]})
+    for made in (onnx, model.restore(image[None])):
         assert np.abs(shown - made[0]).max() <= 1
     assert not [url for url in requests if not url.startswith(("file:", "blob:", "data:"))]
     assert not [line for line in said if "Content Security" in line]

@@ -1,4 +1,4 @@
-"""Tiles = whole: a picture cut into tiles comes out as if the network had seen it at once."""
+"""Tiles = whole: a image cut into tiles comes out as if the network had seen it at once."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ def convolutions() -> torch.nn.Module:
 @pytest.mark.parametrize("size", [(150, 97), (64, 200), (33, 31), (1, 90), (128, 128)])
 def test_tiles_are_the_whole_within_one_level(size: tuple[int, int], dtype: type) -> None:
     network = convolutions()
-    picture = make_photo(1, *size).astype(dtype) * (257 if dtype is np.uint16 else 1)
-    whole = restore(network, picture, Tiling(1024, 32, 2), CPU)
-    assert whole.shape == picture.shape
-    assert whole.dtype == picture.dtype
+    image = make_photo(1, *size).astype(dtype) * (257 if dtype is np.uint16 else 1)
+    whole = restore(network, image, Tiling(1024, 32, 2), CPU)
+    assert whole.shape == image.shape
+    assert whole.dtype == image.dtype
     for batch in (1, 3):
-        tiled = restore(network, picture, Tiling(64, 32, 2, batch), CPU)
+        tiled = restore(network, image, Tiling(64, 32, 2, batch), CPU)
         assert np.abs(tiled.astype(np.int64) - whole).max() <= 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_small_picture_is_one_tile_whatever_the_network(name: str) -> None:
+def test_a_small_image_is_one_tile_whatever_the_network(name: str) -> None:
     spec = NetworkSpec(name=name, width=2)
     network = build(spec, 0).eval().requires_grad_(False)
     if name not in get_args(Generator):
         pytest.skip("no generator")
-    picture = make_photo(2, spec.multiple * 2 - 1, spec.multiple)
-    made = restore(network, picture, Tiling(512, 128, spec.multiple, 1, spec.smallest), CPU)
-    assert made.shape == picture.shape
+    image = make_photo(2, spec.multiple * 2 - 1, spec.multiple)
+    made = restore(network, image, Tiling(512, 128, spec.multiple, 1, spec.smallest), CPU)
+    assert made.shape == image.shape
 
 
-def test_a_flat_picture_has_no_seam() -> None:
-    picture = np.full((300, 260, 3), 90, np.uint8)
-    assert (restore(lambda x: x, picture, Tiling(64, 32, 16), CPU) == 90).all()
+def test_a_flat_image_has_no_seam() -> None:
+    image = np.full((300, 260, 3), 90, np.uint8)
+    assert (restore(lambda x: x, image, Tiling(64, 32, 16), CPU) == 90).all()

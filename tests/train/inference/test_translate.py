@@ -1,12 +1,12 @@
-"""What a picture has beside its colours comes through: size, transparency, depth, grey, profile, turning."""
+"""What a image has beside its colors comes through: size, transparency, depth, gray, profile, turning."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ from PIL import Image, ImageCms  # noqa: E402
 from small_runs import negative_model  # noqa: E402
 
 from img2img_data.core.errors import UsageError  # noqa: E402
-from img2img_data.images import io as images  # noqa: E402
+from img2img_data.images import io  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
-from img2img_train.inference.inputs import is_one_file, list_pictures  # noqa: E402
+from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate, translate_bytes  # noqa: E402
 from img2img_train.networks.layers import set_norm  # noqa: E402
 from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
 from img2img_train.runs.folder import LoadedModel  # noqa: E402
 
 TILED = TranslateSettings(tile=32, overlap=16)
-KEEP = images.ReadPolicy(depth="keep", channels="keep")
+KEEP = io.ReadPolicy(depth="keep", channels="keep")
 
 
 @pytest.fixture
@@ -38,34 +38,34 @@ def negative(tmp_path: Path) -> LoadedModel:
 
 
 def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
-    made = translate_bytes(model, data, TILED.model_copy(update=settings)).picture
-    return images.decode(made, KEEP).pixels
+    made = translate_bytes(model, data, TILED.model_copy(update=settings)).image
+    return io.decode(made, KEEP).pixels
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("kind", ["grey", "grey+alpha", "rgb", "rgba"])
+@pytest.mark.parametrize("kind", ["gray", "gray+alpha", "rgb", "rgba"])
 def test_depth_channels_and_transparency_come_through(
     kind: str, dtype: type, negative: LoadedModel
 ) -> None:
     photo = make_photo(1, 75, 41).astype(dtype) * (257 if dtype is np.uint16 else 1)
     alpha = make_photo(2, 75, 41).astype(dtype)[..., 0]
     given = {
-        "grey": photo[..., 0].copy(),
-        "grey+alpha": np.dstack([photo[..., 0], alpha]),
+        "gray": photo[..., 0].copy(),
+        "gray+alpha": np.dstack([photo[..., 0], alpha]),
         "rgb": photo,
         "rgba": np.dstack([photo, alpha]),
     }[kind]
-    file = images.encode(given, "png")
-    made = translate_bytes(negative, file, TILED).picture
+    file = io.encode(given, "png")
+    made = translate_bytes(negative, file, TILED).image
     assert made[25] == file[25], "the same kind of PNG"
-    got, kept = (images.decode(f, KEEP).pixels for f in (made, file))
+    got, kept = (io.decode(f, KEEP).pixels for f in (made, file))
     assert (got.shape, got.dtype) == (kept.shape, kept.dtype)
     wanted = np.iinfo(dtype).max - kept.astype(int)
-    clear = kind in {"grey+alpha", "rgba"}
+    clear = kind in {"gray+alpha", "rgba"}
     if clear:
         assert (got[..., 3] == alpha).all()
         got, wanted = got[..., :3], wanted[..., :3]
-    assert np.abs(got - wanted).max() <= kind.startswith("grey")
+    assert np.abs(got - wanted).max() <= kind.startswith("gray")
     shared = alpha[..., None] / np.iinfo(dtype).max if clear else 1.0
     wanted = wanted.reshape(*wanted.shape[:2], -1) * (255 / np.iinfo(dtype).max)
     white = translated(negative, file, format="webp", quality=100).reshape(*wanted.shape[:2], -1)
@@ -73,28 +73,28 @@ def test_depth_channels_and_transparency_come_through(
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])
-def test_the_colour_profile_stays_and_the_picture_is_turned(
+def test_the_color_profile_stays_and_the_image_is_turned(
     format: str, negative: LoadedModel
 ) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exif, file = Image.Exif(), io.BytesIO()
+    exif, file = Image.Exif(), BytesIO()
     exif[0x0112] = 6
     Image.fromarray(make_photo(3, 40, 24)).save(file, "JPEG", exif=exif, icc_profile=profile)
-    made = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format)).picture
-    with Image.open(io.BytesIO(made)) as picture:
-        assert picture.size == (24, 40)
-        assert picture.info["icc_profile"] == profile
-        assert 0x0112 not in picture.getexif()
+    made = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format)).image
+    with Image.open(BytesIO(made)) as image:
+        assert image.size == (24, 40)
+        assert image.info["icc_profile"] == profile
+        assert 0x0112 not in image.getexif()
 
 
 def test_a_rerun_does_only_what_is_missing(negative: LoadedModel, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 4, 20, 20)
-    (tmp_path / "in" / "bad.png").write_text("no picture")
+    (tmp_path / "in" / "bad.png").write_text("no image")
     first = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
     before = {
         p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())
     }
-    assert (first.kept, first.already, first.refused) == (4, 0, {"not-an-image": 1})
+    assert (first.kept, first.already, first.rejected) == (4, 0, {"not-an-image": 1})
     (tmp_path / "out" / "002.png").write_bytes(b"torn")
     second = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
     assert (second.kept, second.already) == (4, 3)
@@ -112,19 +112,19 @@ def test_a_rerun_does_only_what_is_missing(negative: LoadedModel, tmp_path: Path
 def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> None:
     write_photos(tmp_path / "in" / "deep", 2, 20, 20)
     write_photos(tmp_path / "in", 1, 20, 20, ".png")
-    root, found = list_pictures(tmp_path / "in" / "**" / "*.jpg")
+    root, found = list_images(tmp_path / "in" / "**" / "*.jpg")
     assert found == [b"deep/000.jpg", b"deep/001.jpg"]
     assert root == str(tmp_path / "in").encode()
-    with pytest.raises(UsageError, match="holds no pictures"):
-        list_pictures(tmp_path / "in" / "*.webp")
-    picture = tmp_path / "in" / "000.png"
-    assert is_one_file(picture, tmp_path / "a.JPG")
-    assert is_one_file(picture, Path("-"))
-    assert not is_one_file(picture, tmp_path / "folder")
+    with pytest.raises(UsageError, match="holds no images"):
+        list_images(tmp_path / "in" / "*.webp")
+    image = tmp_path / "in" / "000.png"
+    assert is_one_file(image, tmp_path / "a.JPG")
+    assert is_one_file(image, Path("-"))
+    assert not is_one_file(image, tmp_path / "folder")
     assert not is_one_file(tmp_path / "in", tmp_path / "a.png")
 
 
-def test_a_picture_through_standard_input_and_output(tmp_path: Path) -> None:
+def test_a_image_through_standard_input_and_output(tmp_path: Path) -> None:
     from small_corpus import write_corpus
 
     def command(*words: object, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -134,13 +134,13 @@ def test_a_picture_through_standard_input_and_output(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
     small = ["--width", 2, "--batch", 2, "--max-steps", 1, "--device", "cpu", "--threads", 1]
     assert command(corpus, "--loss", "l2", *small, "--out", "run", "--no-report").returncode == 0
-    picture = images.encode(make_photo(1, 33, 17), "png")
-    (tmp_path / "one.png").write_bytes(picture)
-    piped = command("translate", "run", "-", "-", given=picture)
-    assert images.decode(piped.stdout).size == (33, 17)
+    image = io.encode(make_photo(1, 33, 17), "png")
+    (tmp_path / "one.png").write_bytes(image)
+    piped = command("translate", "run", "-", "-", given=image)
+    assert io.decode(piped.stdout).size == (33, 17)
     assert command("translate", "run", "one.png", "made.webp").returncode == 0
-    assert images.read(tmp_path / "made.webp").format == "webp"
-    bad = command("translate", "run", "-", "-", given=b"no picture")
+    assert io.read(tmp_path / "made.webp").format == "webp"
+    bad = command("translate", "run", "-", "-", given=b"no image")
     assert bad.returncode == 1
     assert b"not-an-image" in bad.stderr
     assert not bad.stdout
@@ -160,14 +160,14 @@ def skip_net(test_dropout: bool, test_norm: str) -> LoadedModel:
 @pytest.mark.parametrize("test_dropout", [False, True])
 def test_a_result_never_depends_on_the_batch(test_dropout: bool, test_norm: str) -> None:
     model = skip_net(test_dropout, test_norm)
-    pictures = np.stack([make_photo(seed, 64, 64) for seed in range(3)])
-    together = model.restore(pictures)
-    alone = np.concatenate([model.restore(p[None]) for p in pictures[::-1]])[::-1]
+    images = np.stack([make_photo(seed, 64, 64) for seed in range(3)])
+    together = model.restore(images)
+    alone = np.concatenate([model.restore(p[None]) for p in images[::-1]])[::-1]
     assert np.abs(together.astype(int) - alone).max() <= 1
-    assert (together == model.restore(pictures)).all()
+    assert (together == model.restore(images)).all()
 
 
-def test_batch_statistics_are_those_of_training_with_one_picture() -> None:
+def test_batch_statistics_are_those_of_training_with_one_image() -> None:
     model, x = (
         skip_net(False, "batch"),
         torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
@@ -189,7 +189,7 @@ def test_draws_differ_their_mean_and_spread_are_written(tmp_path: Path) -> None:
     assert not torch.equal(*draws)
     assert torch.equal(draws[1], model.forward(x, 1))
     translate(model, tmp_path / "in", tmp_path / "out", settings=TranslateSettings(draws=4))
-    spread = images.read(tmp_path / "out" / "000.spread.png", KEEP).pixels
+    spread = io.read(tmp_path / "out" / "000.spread.png", KEEP).pixels
     assert (spread.shape, spread.dtype) == ((64, 64), np.uint16)
     assert spread.max() > 0
     with pytest.raises(UsageError, match="--dropout on"):

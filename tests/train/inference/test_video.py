@@ -21,8 +21,8 @@ torch = pytest.importorskip("torch")
 
 from small_runs import negative_model  # noqa: E402
 
-from img2img_data.core.errors import FolderInUse, Refused, UsageError  # noqa: E402
-from img2img_train.inference.inputs import is_one_file, list_pictures  # noqa: E402
+from img2img_data.core.errors import FolderInUseError, Rejected, UsageError  # noqa: E402
+from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
 from img2img_train.inference.resume_log import Finished  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate  # noqa: E402
 from img2img_train.inference.video import CONTAINERS, VIDEO_FORMATS, Survey, open_video, write_video  # noqa: E402
@@ -43,7 +43,7 @@ def negative(tmp_path: Path) -> LoadedModel:
     return negative_model(tmp_path)
 
 
-def pictures(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
+def images(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
     photo = make_photo(3, width, height) // 3 + 80
     return [np.roll(photo, 3 * number, axis=1) for number in range(count)]
 
@@ -55,7 +55,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     codec = cv2.VideoWriter.fourcc(*CODED[path.suffix[1:]])
     made = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, rate, (width, height))
-    for frame in pictures(count, width, height):
+    for frame in images(count, width, height):
         made.write(np.ascontiguousarray(frame[..., ::-1]))
     made.release()
     return path
@@ -72,9 +72,9 @@ def survey_of(path: Path) -> Survey:
 
 
 def reason(path: Path) -> str:
-    with pytest.raises(Refused) as refused, open_video(path) as video:
+    with pytest.raises(Rejected) as rejected, open_video(path) as video:
         video.survey(10**6)
-    return str(refused.value.reason)
+    return str(rejected.value.reason)
 
 
 # --------------------------------------------------------------------------------------------- reading
@@ -82,7 +82,7 @@ def reason(path: Path) -> str:
 def test_every_frame_comes_out_at_its_pace(suffix: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"v.{suffix}", 7, 12.5)
     assert survey_of(path) == Survey(7, 7, 12.5, 64, 48)
-    got, given = frames_of(path), np.stack(pictures(7))
+    got, given = frames_of(path), np.stack(images(7))
     assert np.abs(got.astype(int) - given).mean() < (1 if suffix == "mkv" else 8)
 
 
@@ -116,7 +116,7 @@ def test_frames_that_an_editor_has_cut_away_are_told_of(
 
 @pytest.mark.parametrize("suffix", CODED)
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.99])
-def test_a_truncated_video_is_refused(suffix: str, share: float, tmp_path: Path) -> None:
+def test_a_truncated_video_is_rejected(suffix: str, share: float, tmp_path: Path) -> None:
     data = write(tmp_path / f"v.{suffix}").read_bytes()
     (tmp_path / "cut").write_bytes(data[: int(len(data) * share)])
     assert (
@@ -129,7 +129,7 @@ CONCAT = b"ffconcat version 1.0\nfile '%s'\n"
 
 
 @pytest.mark.parametrize("script", [HLS, CONCAT, b"no video\n" * 50, b"\0" * 4096], ids=range(4))
-def test_scripts_and_text_are_refused_unread(script: bytes, tmp_path: Path) -> None:
+def test_scripts_and_text_are_rejected_unread(script: bytes, tmp_path: Path) -> None:
     target = os.fsencode(write(tmp_path / "secret.avi"))
     path = tmp_path / "v.mp4"
     path.write_bytes(script % target if b"%s" in script else script)
@@ -150,7 +150,7 @@ def test_no_demuxer_but_the_one_and_no_protocol_is_allowed(
     assert dict(os.environ) == before
 
 
-def test_lying_containers_are_refused(tmp_path: Path) -> None:
+def test_lying_containers_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     for content, why in (
         (b"", "empty"),
@@ -179,7 +179,7 @@ def test_what_is_written_is_what_was_given(
     format: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
     width, height = size
-    given = pictures(5, width, height)
+    given = images(5, width, height)
     with write_video(tmp_path / f"v.{format}", format, Survey(5, 5, 24, width, height)) as take:
         for frame in given:
             take(frame)
@@ -192,7 +192,7 @@ def test_what_is_written_is_what_was_given(
 
 
 @pytest.mark.parametrize("format", VIDEO_FORMATS)
-def test_greys_stay_grey_and_as_light(format: str, tmp_path: Path) -> None:
+def test_grays_stay_gray_and_as_light(format: str, tmp_path: Path) -> None:
     with write_video(tmp_path / f"v.{format}", format, Survey(9, 9, 25, 32, 32)) as take:
         for level in range(10, 250, 24):
             take(np.full((32, 32), level, np.uint8))
@@ -235,7 +235,7 @@ def test_a_full_disk_is_told_of(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- a folder
-def test_pictures_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) -> None:
+def test_images_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) -> None:
     write_photos(tmp_path / "in", 2, 20, 20)
     odd = os.fsdecode(b"a: %d\xff\n.avi")
     given = {
@@ -252,7 +252,7 @@ def test_pictures_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) 
         settings=LOSSLESS,
     )
     assert (done.kept, done.videos, done.frames, done.already) == (4, 2, 12, 0)
-    assert dict(done.refused) == {"not-an-image": 1}
+    assert dict(done.rejected) == {"not-an-image": 1}
     assert told[-1] == ("", 5, 5)
     assert ("restoring w.mkv", 6, 6) in told
     rows = [
@@ -278,25 +278,25 @@ def test_one_file_becomes_one_of_its_kind(tmp_path: Path) -> None:
     video = write(tmp_path / "v.mp4")
     assert is_one_file(video, tmp_path / "w.webm")
     assert not is_one_file(video, tmp_path / "folder")
-    picture = next(write_photos(tmp_path / "in", 1).iterdir())
-    wrong = [(video, video), (video, "p.png"), (video, "-"), (video, "w.mov"), (picture, picture)]
-    wrong += [(picture, "w.webm"), (picture, "w.tiff"), ("-", "w.mp4"), ("-", "w.mov")]
+    image = next(write_photos(tmp_path / "in", 1).iterdir())
+    wrong = [(video, video), (video, "p.png"), (video, "-"), (video, "w.mov"), (image, image)]
+    wrong += [(image, "w.webm"), (image, "w.tiff"), ("-", "w.mp4"), ("-", "w.mov")]
     for source, out in wrong:
         with pytest.raises(UsageError):
             is_one_file(Path(source), Path(out))
     assert is_one_file(Path("-"), Path("-"))
-    assert not is_one_file(picture, Path("png"))
+    assert not is_one_file(image, Path("png"))
 
 
 def test_results_are_no_sources_and_overwrite_none(tmp_path: Path, negative: LoadedModel) -> None:
     write_photos(tmp_path / "in", 2, 20, 20, ".png")
     before = [p.read_bytes() for p in sorted((tmp_path / "in").iterdir())]
-    with pytest.raises(UsageError, match="is the folder of the pictures"):
+    with pytest.raises(UsageError, match="is the folder of the images"):
         translate(negative, tmp_path / "in", tmp_path / "in")
     for _ in range(2):
         done = translate(negative, tmp_path / "in", tmp_path / "in" / "out", settings=LOSSLESS)
         assert done.kept == 2
-    assert len(list_pictures(tmp_path / "in" / "**" / "*.png", tmp_path / "in" / "out")[1]) == 2
+    assert len(list_images(tmp_path / "in" / "**" / "*.png", tmp_path / "in" / "out")[1]) == 2
     assert before == [p.read_bytes() for p in sorted((tmp_path / "in").glob("*.png"))]
-    with Finished.open(tmp_path / "in" / "out", negative, {}), pytest.raises(FolderInUse):
+    with Finished.open(tmp_path / "in" / "out", negative, {}), pytest.raises(FolderInUseError):
         translate(negative, tmp_path / "in", tmp_path / "in" / "out")

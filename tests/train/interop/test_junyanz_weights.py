@@ -162,7 +162,7 @@ def test_what_is_no_file_of_weights_is_told_in_own_words(tmp_path: Path) -> None
     assert compat.adopt(tmp_path / "o", tmp_path / "out.safetensors") == SPECS[0]
 
 
-def test_networks_without_counterpart_are_refused(tmp_path: Path) -> None:
+def test_networks_without_counterpart_are_rejected(tmp_path: Path) -> None:
     for name in ("autoencoder", "encoder-decoder-64"):
         with pytest.raises(UsageError, match="no counterpart"):
             compat.export_pth(model_of(describe(name, (3, 3), 2)), tmp_path / "g.pth")

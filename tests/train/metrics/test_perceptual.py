@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_photo
-from small_corpus import spoiled, write_corpus
+from small_corpus import degraded, write_corpus
 
 torch = pytest.importorskip("torch")
 
@@ -22,7 +22,7 @@ from img2img_train.evaluation.score import evaluate_model  # noqa: E402
 from img2img_train.metrics.fid import Gaussian, frechet_distance  # noqa: E402
 from img2img_train.metrics.inception import load_inception  # noqa: E402
 from img2img_train.metrics.lpips import STAGES, load_lpips  # noqa: E402
-from img2img_train.metrics.perceptual import load_learned  # noqa: E402
+from img2img_train.metrics.perceptual import load_perceptual_metrics  # noqa: E402
 
 CPU = torch.device("cpu")
 WIDTH = {"alex": 4, "vgg": 3}
@@ -99,19 +99,19 @@ def inception_file(path: Path, width: int = 2) -> Path:
     return path
 
 
-def pictures(count: int, size: tuple[int, int] = (40, 36), seed: int = 0) -> np.ndarray:
+def images(count: int, size: tuple[int, int] = (40, 36), seed: int = 0) -> np.ndarray:
     return np.stack([make_photo(seed + number, *size) for number in range(count)])
 
 
 def blurred(batch: np.ndarray) -> np.ndarray:
-    return np.stack([spoiled(picture, 1.5) for picture in batch])
+    return np.stack([degraded(image, 1.5) for image in batch])
 
 
 # ------------------------------------------------------------------------------------------- LPIPS
 def by_the_formula(
     net: str, network: dict[str, Any], heads: dict[str, Any], a: Any, b: Any
 ) -> float:
-    """Equation 1 of the paper for one pair of pictures, place by place, by modules of torch."""
+    """Equation 1 of the paper for one pair of images, place by place, by modules of torch."""
     layers: list[Any] = []
     taps = []
     for stage in STAGES[net]:
@@ -141,7 +141,7 @@ def by_the_formula(
 def test_lpips_is_the_formula(net: str, tmp_path: Path) -> None:
     files = lpips_files(tmp_path, net)
     network, heads = (torch.load(path, weights_only=True) for path in files)
-    first = pictures(3, (47, 41))
+    first = images(3, (47, 41))
     second = blurred(first)
     found = load_lpips(*files, CPU).distances(first, second)
     expected = [
@@ -152,9 +152,9 @@ def test_lpips_is_the_formula(net: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("net", STAGES)
-def test_lpips_of_a_picture_with_itself_and_back(net: str, tmp_path: Path) -> None:
+def test_lpips_of_a_image_with_itself_and_back(net: str, tmp_path: Path) -> None:
     lpips = load_lpips(*lpips_files(tmp_path, net), CPU)
-    first = pictures(2)
+    first = images(2)
     second = blurred(first)
     assert lpips.distances(first, first).tolist() == [0, 0]
     there, back = lpips.distances(first, second), lpips.distances(second, first)
@@ -173,7 +173,7 @@ def test_lpips_from_one_file_with_both(tmp_path: Path) -> None:
     }
     torch.save(inner | heads, tmp_path / "whole.pth")
     apart, whole = (
-        load_lpips(*files, CPU).distances(pictures(2), blurred(pictures(2)))
+        load_lpips(*files, CPU).distances(images(2), blurred(images(2)))
         for files in (
             (tmp_path / "network.pth", tmp_path / "heads.pth"),
             (tmp_path / "whole.pth",) * 2,
@@ -184,9 +184,9 @@ def test_lpips_from_one_file_with_both(tmp_path: Path) -> None:
 
 def test_lpips_refuses_what_is_too_small(tmp_path: Path) -> None:
     lpips = load_lpips(*lpips_files(tmp_path), CPU)
-    lpips.distances(pictures(1, (31, 31)), pictures(1, (31, 31)))
+    lpips.distances(images(1, (31, 31)), images(1, (31, 31)))
     with pytest.raises(UsageError, match="31 pixels"):
-        lpips.distances(pictures(1, (40, 30)), pictures(1, (40, 30)))
+        lpips.distances(images(1, (40, 30)), images(1, (40, 30)))
 
 
 # --------------------------------------------------------------------------------------------- FID
@@ -219,7 +219,7 @@ def test_fid_of_known_gaussians() -> None:
 
 @pytest.mark.parametrize("count", [2, 5, 60])
 def test_fid_of_a_set_with_itself_is_nothing_and_symmetric(count: int) -> None:
-    """Also of fewer pictures than features, where the covariance has not full rank."""
+    """Also of fewer images than features, where the covariance has not full rank."""
     rng = np.random.default_rng(0)
     one, two = gaussian(rng.normal(size=(count, 20))), gaussian(rng.normal(1, 2, size=(count, 20)))
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
@@ -229,7 +229,7 @@ def test_fid_of_a_set_with_itself_is_nothing_and_symmetric(count: int) -> None:
 def test_fid_agrees_with_torchmetrics(tmp_path: Path) -> None:
     fid = pytest.importorskip("torchmetrics.image.fid")
     inception = load_inception(inception_file(tmp_path / "i.pth"), CPU)
-    first = pictures(24)
+    first = images(24)
     second = blurred(first)
 
     class Features(torch.nn.Module):  # type: ignore[misc]
@@ -250,9 +250,9 @@ def test_fid_agrees_with_torchmetrics(tmp_path: Path) -> None:
 
 def test_inception_gives_a_feature_for_each_channel(tmp_path: Path) -> None:
     inception = load_inception(inception_file(tmp_path / "i.pth", 3), CPU)
-    found = inception.features(pictures(3))
+    found = inception.features(images(3))
     assert found.shape == (3, 18)
-    assert inception.features(pictures(3).astype(np.uint16) * 257) == pytest.approx(found, rel=1e-3)
+    assert inception.features(images(3).astype(np.uint16) * 257) == pytest.approx(found, rel=1e-3)
     assert np.abs(found[0] - found[1]).max() > 1e-4
 
 
@@ -291,13 +291,13 @@ def test_a_wrong_file_is_one_line_that_names_it(name: str, which: str, tmp_path:
     path = {"network": network, "heads": heads, "fid": fid}[which]
     if name == "not finite" or path.exists():
         WRONG[name](path)
-    with pytest.raises(CheckpointError) as refused:
-        load_learned((network, heads), fid, "cpu")
-    assert path.name in str(refused.value)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(CheckpointError) as rejected:
+        load_perceptual_metrics((network, heads), fid, "cpu")
+    assert path.name in str(rejected.value)
+    assert "\n" not in str(rejected.value)
 
 
-def test_tensors_of_wrong_shapes_are_refused(tmp_path: Path) -> None:
+def test_tensors_of_wrong_shapes_are_rejected(tmp_path: Path) -> None:
     network, heads = lpips_files(tmp_path)
     changed(network, features__3__weight=drawn(0, 4, 5, 5, 5))
     with pytest.raises(CheckpointError, match=r"features\.3"):
@@ -319,7 +319,9 @@ def test_tensors_of_wrong_shapes_are_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------- in an evaluation
 def test_doing_nothing_stands_beside(tmp_path: Path) -> None:
     opened = open_corpus(write_corpus(tmp_path / "c", {"test": 6}, crops=2))
-    learned = load_learned(lpips_files(tmp_path), inception_file(tmp_path / "i.pth"), "cpu")
+    learned = load_perceptual_metrics(
+        lpips_files(tmp_path), inception_file(tmp_path / "i.pth"), "cpu"
+    )
     cell = evaluate_model(Identity(), opened, opened.pairs("test"), learned=learned)
     for name in ("lpips", "fid"):
         assert cell.scores[name] == cell.nothing[name] > 0
@@ -330,10 +332,10 @@ def test_doing_nothing_stands_beside(tmp_path: Path) -> None:
     assert all("lpips" in row.scores and "fid" not in row.scores for row in cell.rows)
 
 
-def test_fid_of_one_picture_is_refused(tmp_path: Path) -> None:
+def test_fid_of_one_image_is_rejected(tmp_path: Path) -> None:
     opened = open_corpus(write_corpus(tmp_path / "c", {"test": 1}))
-    learned = load_learned(None, inception_file(tmp_path / "i.pth"), "cpu")
-    with pytest.raises(CorpusError, match="two pictures"):
+    learned = load_perceptual_metrics(None, inception_file(tmp_path / "i.pth"), "cpu")
+    with pytest.raises(CorpusError, match="two images"):
         evaluate_model(Identity(), opened, opened.pairs("test"), learned=learned)
 
 

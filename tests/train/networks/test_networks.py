@@ -96,9 +96,9 @@ def test_generators_repeat_themselves_on_cuda(name: Generator) -> None:
 def test_discriminators_judge_from_the_smallest_size_on(name: Discriminator, norm: Norm) -> None:
     spec, side = describe(name, (3, 1), 2, norm), NETWORKS[name].smallest
     spec.check_size(side, side + 1, 1)
-    verdicts = build(spec, 0)(torch.rand(1, 3, side, side + 1))
-    assert verdicts.shape[:2] == (1, 1)
-    assert verdicts.numel() >= 1
+    logits = build(spec, 0)(torch.rand(1, 3, side, side + 1))
+    assert logits.shape[:2] == (1, 1)
+    assert logits.numel() >= 1
     with pytest.raises(UsageError, match=f"at least {side} pixels"):
         spec.check_size(side - 1, side)
 
@@ -178,14 +178,14 @@ def test_a_verdict_sees_a_patch_of_the_named_size(name: Discriminator) -> None:
     patch = int(name.removeprefix("patch-"))
     net = build(describe(name, (1, 1), 2, "none"), 0)
     x = torch.rand(1, 1, 2 * patch + 64, 2 * patch + 64, requires_grad=True)
-    verdicts = net(x)
-    verdicts[0, 0, verdicts.shape[2] // 2, verdicts.shape[3] // 2].backward()
+    logits = net(x)
+    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
     assert x.grad is not None
     seen = x.grad[0, 0].nonzero()
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [patch, patch]
 
 
-def test_the_whole_picture_has_one_verdict() -> None:
+def test_the_whole_image_has_one_verdict() -> None:
     net = build(describe("global", (3, 1), 2), 0)
     assert net(torch.rand(2, 3, 40, 70)).shape == (2, 1, 1, 1)
 
@@ -214,7 +214,7 @@ def test_a_residual_network_makes_what_is_added_to_its_input(
     assert torch.equal(residual(x), x + plain(x))
 
 
-def test_what_a_network_does_not_have_is_refused() -> None:
+def test_what_a_network_does_not_have_is_rejected() -> None:
     with pytest.raises(UsageError, match="1 channels to an output of 2"):
         describe("unet", (1, 2), 4, residual=True)
     with pytest.raises(UsageError, match="'autoencoder': has no dropout"):
@@ -223,7 +223,7 @@ def test_what_a_network_does_not_have_is_refused() -> None:
         describe("resnet-9", (3, 3), 4, bottleneck_norm=True)
 
 
-def test_absurd_sizes_are_refused_before_they_take_memory() -> None:
+def test_absurd_sizes_are_rejected_before_they_take_memory() -> None:
     for name in ("unet-256", "autoencoder"):
         with pytest.raises(UsageError, match="more than 1,073,741,824"):
             build(NetworkSpec(name=name, width=1024))

@@ -49,8 +49,8 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def a_batch(seed: int = 0) -> Batch:
-    pictures = torch.rand(2, 2, 3, 32, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Batch(pictures[0], pictures[1])
+    images = torch.rand(2, 2, 3, 32, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return Batch(images[0], images[1])
 
 
 # -------------------------------------------------------------------------------------- settings
@@ -69,7 +69,7 @@ def test_a_configuration_survives_its_file(loss: str) -> None:
     config = small_config(loss, "corpus")
     assert RunConfig(**config.model_dump(mode="json")) == config
     assert isinstance(config.objective, OBJECTIVES[loss])
-    assert set(OBJECTIVES[loss]().usual()) <= set(RunConfig.model_fields)
+    assert set(OBJECTIVES[loss]().published_defaults()) <= set(RunConfig.model_fields)
 
 
 def test_what_was_published_is_filled_in_and_overridden() -> None:
@@ -117,7 +117,7 @@ def test_each_phase_moves_its_own_networks_alone(corpus: Path, tmp_path: Path, l
         losses = state.objective.losses(phase.name, state.nets, batch, made, made)
         torch.stack(list(losses.values())).sum().backward()
         state.optimizers[phase.name].step()
-        state.objective.after(phase.name, state.nets)
+        state.objective.after_update(phase.name, state.nets)
         for name, net in state.nets.items():
             moved = any(
                 not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True)
@@ -185,34 +185,36 @@ def test_norms_follow_the_generator_and_the_penalty() -> None:
     assert {norms[key] for key in norms if key != ("pix2pix", "vanilla")} == {"instance"}
 
 
-def test_identity_between_unequal_channels_is_refused() -> None:
+def test_identity_between_unequal_channels_is_rejected() -> None:
     with pytest.raises(
-        UsageError, match="'--identity': compares pictures of 1 and 2 channels; give --identity 0"
+        UsageError, match="'--identity': compares images of 1 and 2 channels; give --identity 0"
     ):
         CycleGan().networks((1, 2))
     assert len(CycleGan(identity=0).networks((1, 2))) == 4
 
 
 def test_losses_of_verdicts_are_the_published_formulas() -> None:
-    verdicts = torch.tensor([-2.0, 0.5, 3.0])
-    chance = torch.sigmoid(verdicts)
-    assert adversarial.fooling("vanilla", verdicts) == pytest.approx(float(-chance.log().mean()))
-    assert adversarial.fooling("lsgan", verdicts) == pytest.approx(
-        float(((verdicts - 1) ** 2).mean())
+    logits = torch.tensor([-2.0, 0.5, 3.0])
+    chance = torch.sigmoid(logits)
+    assert adversarial.generator_loss("vanilla", logits) == pytest.approx(
+        float(-chance.log().mean())
     )
-    assert adversarial.fooling("wgan-gp", verdicts) == pytest.approx(float(-verdicts.mean()))
+    assert adversarial.generator_loss("lsgan", logits) == pytest.approx(
+        float(((logits - 1) ** 2).mean())
+    )
+    assert adversarial.generator_loss("wgan-gp", logits) == pytest.approx(float(-logits.mean()))
 
     class Given(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    real, made = verdicts, verdicts.flip(0) * 2
-    terms = adversarial.judging("vanilla", Given(), real, made, 0.5)
+    real, made = logits, logits.flip(0) * 2
+    terms = adversarial.discriminator_loss("vanilla", Given(), real, made, 0.5)
     assert terms["real"] == pytest.approx(0.5 * float(-chance.log().mean()))
     assert terms["made"] == pytest.approx(
         0.5 * float(-(1 - torch.sigmoid(made)).log().mean()), rel=1e-4
     )
-    terms = adversarial.judging("wgan", Given(), real, made, 1)
+    terms = adversarial.discriminator_loss("wgan", Given(), real, made, 1)
     assert terms["real"] + terms["made"] == pytest.approx(float(made.mean() - real.mean()))
 
 

@@ -17,9 +17,9 @@ from small_corpus import write_corpus
 from small_runs import small_config, small_training
 
 from img2img_data.core.errors import CheckpointError, UsageError
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_train.config import RunConfig, config_of
-from img2img_train.data import loader as batches
+from img2img_train.data import loader
 from img2img_train.inference.onnx_export import export_weights
 from img2img_train.metrics.image import METRICS
 from img2img_train.objectives.registry import OBJECTIVES, Batch
@@ -93,8 +93,8 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: 
 
 def a_batch(training: loop.Training) -> Batch:
     step = training.data.plan.step(0, False)
-    raw = batches.Raw(*training.data.train.gather(step.indices, step.others), None)
-    return batches.to_device(raw, torch.device("cpu"))
+    raw = loader.Raw(*training.data.train.gather(step.indices, step.others), None)
+    return loader.to_device(raw, torch.device("cpu"))
 
 
 def test_a_way_to_fall_asked_for_is_one_that_falls() -> None:
@@ -114,8 +114,8 @@ def test_a_way_to_fall_asked_for_is_one_that_falls() -> None:
 # ---------------------------------------------------------------------------------------- averages
 def test_an_average_follows_slowly_and_copies_statistics(corpus: Path, tmp_path: Path) -> None:
     training = small_training("l1", corpus, tmp_path, ema=0.9, norm="batch", lr=1e-2)
-    shadow = training.state.shadow
-    assert shadow is not None
+    ema = training.state.ema
+    assert ema is not None
     expected = {k: t.clone() for k, t in training.nets["generator"].named_parameters()}
     for number in range(1, 4):
         training.step(a_batch(training))
@@ -123,12 +123,10 @@ def test_an_average_follows_slowly_and_copies_statistics(corpus: Path, tmp_path:
         decay = min(0.9, (1 + number) / (10 + number))
         for name, now in training.nets["generator"].named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * now.detach()
-    for name, kept in shadow.nets["generator"].named_parameters():
+    for name, kept in ema.nets["generator"].named_parameters():
         torch.testing.assert_close(kept, expected[name])
         assert not kept.requires_grad
-    pairs = zip(
-        shadow.nets["generator"].buffers(), training.nets["generator"].buffers(), strict=True
-    )
+    pairs = zip(ema.nets["generator"].buffers(), training.nets["generator"].buffers(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -144,8 +142,10 @@ def test_averages_warmth_and_fall_continue_exactly(loss: str, corpus: Path, tmp_
     fit("cut", Display())
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
     kept = checkpoints.read_checkpoint(RunFolder(tmp_path / "cut").latest)
-    makers = OBJECTIVES[loss]().makers()
-    assert {name.split("/")[1] for name in kept.tensors if name.startswith("ema/")} == set(makers)
+    generators = OBJECTIVES[loss]().generators()
+    assert {name.split("/")[1] for name in kept.tensors if name.startswith("ema/")} == set(
+        generators
+    )
 
 
 def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: Path) -> None:
@@ -162,8 +162,7 @@ def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: P
         for key in model.generator.state_dict()
     )
     pairs = [
-        [images.read(corpus / f"val/{h}/00{n}.png").pixels for h in ("input", "target")]
-        for n in (0, 1)
+        [io.read(corpus / f"val/{h}/00{n}.png").pixels for h in ("input", "target")] for n in (0, 1)
     ]
     psnr = [
         METRICS["psnr"].measure(model.restore(given[None])[0], target) for given, target in pairs
@@ -178,7 +177,7 @@ def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: P
     )
 
 
-def test_a_checkpoint_without_its_average_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_average_is_rejected(corpus: Path, tmp_path: Path) -> None:
     config = small_config("l1", corpus, tmp_path, ema=0.5, checkpoint_seconds=0)
     with pytest.raises(Stopped):
         loop.fit(config, Killer("training", 4, signal.SIGTERM))
@@ -208,7 +207,7 @@ def test_wrong_settings_are_one_line(setting: str, value: Any) -> None:
         ({"loss": "cgan", "clip": 0.1}, "--clip"),
     ],
 )
-def test_numbers_that_could_not_do_what_they_say_are_refused(
+def test_numbers_that_could_not_do_what_they_say_are_rejected(
     wrong: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"train": 4, "val": 2}, size=(16, 16))

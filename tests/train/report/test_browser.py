@@ -194,7 +194,7 @@ def test_pages_fit_and_are_quiet(
 
 # -------------------------------------------------------------------------------- the trainer's pages
 def write_tagged_run(tmp_path: Path) -> tuple[Path, Path]:
-    """Write a run and a corpus whose pictures have a gender, and a name that would like to be a script."""
+    """Write a run and a corpus whose images have a gender, and a name that would like to be a script."""
     from fake_models import write_run
     from small_corpus import tagged
 
@@ -299,7 +299,7 @@ def test_a_report_is_sorted_by_every_order(report: Opened) -> None:
     assert scores == sorted(scores)
 
 
-def test_j_and_k_go_from_picture_to_picture(report: Opened) -> None:
+def test_j_and_k_go_from_image_to_image(report: Opened) -> None:
     place = "document.activeElement.closest('.card')?.dataset.place"
     seen = []
     for key in "jjjk":
@@ -325,7 +325,7 @@ def test_j_and_k_go_from_picture_to_picture(report: Opened) -> None:
 def test_reports_fit_and_can_be_read(
     browser: Any, reports: dict[str, Path], width: int, scheme: str
 ) -> None:
-    """Text on every coloured field has the contrast of WCAG 2, level AA: 4.5 to 1."""
+    """Text on every colored field has the contrast of WCAG 2, level AA: 4.5 to 1."""
     for path in reports.values():
         opened = Opened(browser, path, width)
         opened.page.emulate_media(color_scheme=scheme)
@@ -342,8 +342,8 @@ def test_reports_fit_and_can_be_read(
 
 CONTRAST = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const light = (colour) => {
-    canvas.fillStyle = colour;
+  const light = (color) => {
+    canvas.fillStyle = color;
     canvas.fillRect(0, 0, 1, 1);
     const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
       .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -381,7 +381,7 @@ def test_200_triples_stay_below_5_mb(browser: Any, tmp_path: Path) -> None:
     assert (
         sum(len(webp) for card in content["gallery"] for webp in card["webp"].values()) > 5_000_000
     )
-    saved.write_text(json.dumps(content | {"pictures": 200}))
+    saved.write_text(json.dumps(content | {"images": 200}))
     path = write_run_report(run)
     assert 1_000_000 < path.stat().st_size < 5_000_000
     opened = Opened(browser, path)

@@ -25,9 +25,9 @@ from pydantic import ValidationError
 torch = pytest.importorskip("torch")
 
 from img2img_data.core.errors import CheckpointError, UsageError  # noqa: E402
-from img2img_data.corpus.format import picture_rng, read_rows  # noqa: E402
+from img2img_data.corpus.format import image_rng, read_rows  # noqa: E402
 from img2img_data.degradations.registry import DEGRADATIONS, Composite  # noqa: E402
-from img2img_data.images import io as images  # noqa: E402
+from img2img_data.images import io  # noqa: E402
 from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate_bytes  # noqa: E402
@@ -35,7 +35,7 @@ from img2img_train.metrics.image import METRICS  # noqa: E402
 from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
 from img2img_train.runs.checkpoint import Description, Progress, write_checkpoint  # noqa: E402
 from img2img_train.runs.folder import load_generator  # noqa: E402
-from img2img_train.serve.models import KEPT, Choice, Limits, Offers, as_taken, scores, spoiled  # noqa: E402
+from img2img_train.serve.models import KEPT, Choice, Limits, Offers, as_taken, degraded, scores  # noqa: E402
 from img2img_train.serve.widgets import all_controls, defaults_of, settings_of  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "img2img_train", "serve"]
@@ -48,7 +48,7 @@ NAMES = [
 
 
 def write_model(
-    path: Path, way_back: bool = False, colour: str = "rgb", inputs: int = 3, outputs: int = 3
+    path: Path, way_back: bool = False, color: str = "rgb", inputs: int = 3, outputs: int = 3
 ) -> Path:
     """Write a checkpoint of an untrained network."""
     spec = NetworkSpec(name="unet", width=2, inputs=inputs, outputs=outputs)
@@ -59,7 +59,7 @@ def write_model(
         generator="generator",
         back="back" if way_back else None,
         networks=dict.fromkeys(names, spec),
-        colour=colour,
+        color=color,
         size=(32, 32),
         versions={},
         config=RunConfig(corpora=("corpora/some",)).model_dump(mode="json"),
@@ -110,18 +110,16 @@ def test_what_is_left_empty_is_left_to_the_degradation() -> None:
     assert "sigma_y" not in defaults_of(controls)
 
 
-def test_a_picture_is_spoiled_as_in_a_corpus_of_that_seed(tmp_path: Path) -> None:
+def test_a_image_is_degraded_as_in_a_corpus_of_that_seed(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "one.png").write_bytes(images.encode(photo := make_photo(1), "png"))
+    (tmp_path / "photos" / "one.png").write_bytes(io.encode(photo := make_photo(1), "png"))
     run_data(
         "degrade", tmp_path / "photos", tmp_path / "c", "--kind", "noise", "--seed", 5, "--jobs", 1
     )
     row = read_rows(tmp_path / "c" / "train" / "metadata.jsonl")[0]
-    made, drawn = spoiled(DEGRADATIONS["noise"](), photo, 5, "one.png")
+    made, drawn = degraded(DEGRADATIONS["noise"](), photo, 5, "one.png")
     assert drawn == row["drawn"]
-    assert np.array_equal(
-        made, images.read(tmp_path / "c" / "train" / row["input_file_name"]).pixels
-    )
+    assert np.array_equal(made, io.read(tmp_path / "c" / "train" / row["input_file_name"]).pixels)
 
 
 # -------------------------------------------------------------------------------- models on offer
@@ -142,31 +140,31 @@ def test_models_are_offered_by_names_of_their_own_and_few_are_held(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("colour", "inputs", "outputs"), [("lab", 1, 2), ("rgb", 1, 1), ("rgb", 3, 1)]
+    ("color", "inputs", "outputs"), [("lab", 1, 2), ("rgb", 1, 1), ("rgb", 3, 1)]
 )
-def test_grey_and_lab_models_are_scored_on_what_they_take(
-    colour: str, inputs: int, outputs: int, tmp_path: Path
+def test_gray_and_lab_models_are_scored_on_what_they_take(
+    color: str, inputs: int, outputs: int, tmp_path: Path
 ) -> None:
-    path = write_model(tmp_path / "m", colour=colour, inputs=inputs, outputs=outputs)
-    offers, picture = Offers.of([path], "cpu", LIMITS), make_photo(3, 47, 33)
-    trial = offers.trial(Choice(), picture, picture, TranslateSettings())
-    grey = [bool((p == p[..., :1]).all()) for p in (trial.given, trial.made, trial.target)]
-    assert grey == [inputs == 1, outputs == 1, outputs == 1]
+    path = write_model(tmp_path / "m", color=color, inputs=inputs, outputs=outputs)
+    offers, image = Offers.of([path], "cpu", LIMITS), make_photo(3, 47, 33)
+    trial = offers.trial(Choice(), image, image, TranslateSettings())
+    gray = [bool((p == p[..., :1]).all()) for p in (trial.given, trial.made, trial.target)]
+    assert gray == [inputs == 1, outputs == 1, outputs == 1]
     model = offers.model(Choice())
-    assert np.abs(trial.made.astype(int) - model.restore(picture[None])[0]).max() <= 1
-    assert np.array_equal(trial.given, as_taken(model.planes, picture))
+    assert np.abs(trial.made.astype(int) - model.restore(image[None])[0]).max() <= 1
+    assert np.array_equal(trial.given, as_taken(model.channel_layout, image))
     assert trial.nothing == scores(trial.target, trial.given)
 
 
-def test_pictures_of_two_sizes_are_one_line() -> None:
+def test_images_of_two_sizes_are_one_line() -> None:
     with pytest.raises(UsageError, match="40 x 32 and 20 x 16 pixels"):
         scores(make_photo(1, 20, 16), make_photo(1, 40, 32))
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path: Path) -> None:
     offers = Offers.of([write_model(tmp_path / "m")], "cpu", LIMITS)
-    with pytest.raises(images.Refused, match="too-many-pixels"):
-        offers.read(images.encode(make_photo(1, 400, 300), "png"))
+    with pytest.raises(io.Rejected, match="too-many-pixels"):
+        offers.read(io.encode(make_photo(1, 400, 300), "png"))
 
 
 def test_a_process_that_stays_home_connects_to_nothing() -> None:
@@ -183,7 +181,7 @@ def test_a_process_that_stays_home_connects_to_nothing() -> None:
     assert done.stdout.split() == ["kept", "kept"]
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+def rejected(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """Run the command in this process and return its one line."""
     with pytest.raises(SystemExit) as end:
         main(["serve", *map(str, words)])
@@ -206,10 +204,10 @@ def test_a_taken_port_and_a_missing_extra_are_one_line(
     model = write_model(tmp_path / "m")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refused(capsys, model, "--port", port)
+        said = rejected(capsys, model, "--port", port)
         assert said.startswith(f"error: option '--port': {port} cannot be had")
-    assert "-e '.[serve]'" in refused(capsys, model, "--port", 0)
-    assert "no such file" in refused(capsys, tmp_path / "none", "--port", 0)
+    assert "-e '.[serve]'" in rejected(capsys, model, "--port", 0)
+    assert "no such file" in rejected(capsys, tmp_path / "none", "--port", 0)
 
 
 # ------------------------------------------------------------------------------------ in a browser
@@ -306,7 +304,7 @@ def upload(page: Any, name: str, path: Path) -> None:
     box.locator("input[type=file]").set_input_files(path)
 
 
-def refusal(page: Any) -> str:
+def rejection(page: Any) -> str:
     """Return the newest line of the errors in the page, and close them."""
     toast = page.get_by_test_id("toast-body")
     toast.wait_for()
@@ -317,9 +315,9 @@ def refusal(page: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "a photo.png"
-    path.write_bytes(images.encode(make_photo(5, 70, 45), "png"))
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "a photo.png"
+    path.write_bytes(io.encode(make_photo(5, 70, 45), "png"))
     return path
 
 
@@ -331,23 +329,23 @@ def downloaded(page: Any) -> bytes:
     return Path(download.value.path()).read_bytes()
 
 
-def test_a_picture_becomes_what_translate_makes_of_it(
-    window: Any, server: Server, picture: Path
+def test_a_image_becomes_what_translate_makes_of_it(
+    window: Any, server: Server, image: Path
 ) -> None:
     tab(window, "Restore")
-    upload(window, "own-picture", picture)
+    upload(window, "own-image", image)
     settings = TranslateSettings()
     expected = translate_bytes(
-        load_generator(server.models[0], "cpu"), picture.read_bytes(), settings
+        load_generator(server.models[0], "cpu"), image.read_bytes(), settings
     )
-    assert downloaded(window) == expected.picture
+    assert downloaded(window) == expected.image
     assert window.locator("#own-slider img").count() == 2
     assert "first: 70 × 45 pixels" in window.locator("#own-said").inner_text()
 
 
-def test_another_model_goes_both_ways(window: Any, server: Server, picture: Path) -> None:
+def test_another_model_goes_both_ways(window: Any, server: Server, image: Path) -> None:
     tab(window, "Restore")
-    upload(window, "own-picture", picture)
+    upload(window, "own-image", image)
     downloaded(window)
     assert not window.locator("#way").is_visible()
     window.locator("#model").get_by_label("both").check()
@@ -356,8 +354,7 @@ def test_another_model_goes_both_ways(window: Any, server: Server, picture: Path
     window.wait_for_function("document.querySelector('#own-said').innerText.includes('both, BtoA')")
     model = load_generator(server.models[1], "cpu", "BtoA")
     assert (
-        downloaded(window)
-        == translate_bytes(model, picture.read_bytes(), TranslateSettings()).picture
+        downloaded(window) == translate_bytes(model, image.read_bytes(), TranslateSettings()).image
     )
     window.locator("#model").get_by_label("first").check()
     window.locator("#way").wait_for(state="hidden")
@@ -378,12 +375,10 @@ def expected_scores(given: np.ndarray, made: np.ndarray, target: np.ndarray) -> 
     return rows
 
 
-def test_a_degraded_picture_is_restored_and_scored(
-    window: Any, server: Server, picture: Path
-) -> None:
+def test_a_degraded_image_is_restored_and_scored(window: Any, server: Server, image: Path) -> None:
     tab(window, "Degrade, restore")
-    upload(window, "clean-picture", picture)
-    clean, model = images.read(picture).pixels, load_generator(server.models[0], "cpu")
+    upload(window, "clean-image", image)
+    clean, model = io.read(image).pixels, load_generator(server.models[0], "cpu")
     window.locator("#degrade-scores table").wait_for()
     window.locator("#kind input").click()
     window.get_by_role("option", name="noise", exact=True).click()
@@ -394,14 +389,14 @@ def test_a_degraded_picture_is_restored_and_scored(
         "document.querySelector('#degrade-scores').innerText.includes('sigma 17')"
     )
     noise = DEGRADATIONS["noise"](sigma=17)
-    degraded = noise.apply(clean, **noise.draw(picture_rng(3, b"a photo.png")))
+    degraded = noise.apply(clean, **noise.draw(image_rng(3, b"a photo.png")))
     made = model.restore(degraded[None])[0]
     assert shown_scores(window, "degrade-scores") == expected_scores(degraded, made, clean)
 
 
-def test_a_recipe_is_read_or_refused_in_a_line(window: Any, picture: Path) -> None:
+def test_a_recipe_is_read_or_rejected_in_a_line(window: Any, image: Path) -> None:
     tab(window, "Degrade, restore")
-    upload(window, "clean-picture", picture)
+    upload(window, "clean-image", image)
     window.locator("#degrade-scores table").wait_for()
     window.locator("#kind input").click()
     window.get_by_role("option", name="a recipe", exact=True).click()
@@ -411,7 +406,7 @@ def test_a_recipe_is_read_or_refused_in_a_line(window: Any, picture: Path) -> No
     )
     window.locator("#recipe .cm-content").fill("- gausian: {sigma: 3}")
     window.locator("#degrade-go").click()
-    assert "did you mean 'gaussian'?" in refusal(window)
+    assert "did you mean 'gaussian'?" in rejection(window)
 
 
 def test_every_setting_of_every_degradation_is_in_the_page(window: Any) -> None:
@@ -431,39 +426,39 @@ def test_every_setting_of_every_degradation_is_in_the_page(window: Any) -> None:
 
 
 def test_an_output_is_compared_with_a_target(
-    window: Any, server: Server, picture: Path, tmp_path: Path
+    window: Any, server: Server, image: Path, tmp_path: Path
 ) -> None:
     tab(window, "Compare")
     target = tmp_path / "target.png"
-    target.write_bytes(images.encode(make_photo(6, 70, 45), "png"))
-    upload(window, "pair-input", picture)
+    target.write_bytes(io.encode(make_photo(6, 70, 45), "png"))
+    upload(window, "pair-input", image)
     upload(window, "pair-target", target)
     window.wait_for_function(
         "document.querySelectorAll('#pair-input a, #pair-target a').length == 2"
     )
     window.locator("#pair-go").click()
-    given, wanted = (images.read(path).pixels for path in (picture, target))
+    given, wanted = (io.read(path).pixels for path in (image, target))
     made = load_generator(server.models[0], "cpu").restore(given[None])[0]
     assert shown_scores(window, "pair-scores") == expected_scores(given, made, wanted)
-    target.write_bytes(images.encode(make_photo(6, 40, 32), "png"))
+    target.write_bytes(io.encode(make_photo(6, 40, 32), "png"))
     upload(window, "pair-target", target)
     window.wait_for_function(
         "document.querySelectorAll('#pair-input a, #pair-target a').length == 2"
     )
     window.locator("#pair-go").click()
-    assert "70 x 45 and 40 x 32 pixels" in refusal(window)
+    assert "70 x 45 and 40 x 32 pixels" in rejection(window)
     assert window.locator("#pair-scores table").count() == 0
 
 
-def test_what_cannot_be_read_is_refused_in_a_line(
-    window: Any, picture: Path, tmp_path: Path
+def test_what_cannot_be_read_is_rejected_in_a_line(
+    window: Any, image: Path, tmp_path: Path
 ) -> None:
     tab(window, "Restore")
-    whole = picture.read_bytes()
-    large = images.encode(make_photo(1, 400, 300), "jpg")
+    whole = image.read_bytes()
+    large = io.encode(make_photo(1, 400, 300), "jpg")
     files = {
-        "cut.png": (whole[: len(whole) // 2], "truncated: the data end before the picture does"),
-        "<img src=x>.png": (b"no picture", "not-an-image"),
+        "cut.png": (whole[: len(whole) // 2], "truncated: the data end before the image does"),
+        "<img src=x>.png": (b"no image", "not-an-image"),
         "wide.jpg": (
             large,
             "too-many-pixels: more pixels, or a longer side, than the limit (400 x 300)",
@@ -472,8 +467,8 @@ def test_what_cannot_be_read_is_refused_in_a_line(
     }
     for name, (data, reason) in files.items():
         (tmp_path / name).write_bytes(data)
-        upload(window, "own-picture", tmp_path / name)
-        assert reason in refusal(window)
+        upload(window, "own-image", tmp_path / name)
+        assert reason in rejection(window)
         assert "pixels in" not in window.locator("#own-said").inner_text()
 
 
@@ -540,10 +535,10 @@ def test_files_that_were_not_uploaded_are_not_read(
     window: Any, server: Server, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret.png"
-    secret.write_bytes(images.encode(make_photo(9, 20, 20), "png"))
+    secret.write_bytes(io.encode(make_photo(9, 20, 20), "png"))
     ask = """async ([path]) => {
       const {dependencies, components} = window.gradio_config;
-      const own = components.find((c) => c.props.elem_id == "own-picture").id;
+      const own = components.find((c) => c.props.elem_id == "own-image").id;
       const job = dependencies.find((d) => d.inputs[0] == own && d.inputs.length == 7);
       const data = [{path, meta: {_type: "gradio.FileData"}}, 0, "AtoB", "saved", "saved", 512, 128];
       const session_hash = "test" + Math.random();

@@ -19,7 +19,7 @@ from img2img_train.networks.layers import BatchNorm
 from img2img_train.objectives.registry import OBJECTIVES, Batch
 from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder
-from img2img_train.training import compile as compiling
+from img2img_train.training import compile
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
 from img2img_train.training.setup import compiles, convolving
@@ -33,7 +33,7 @@ CUDA = torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(compiling, "BACKEND", TRACED)
+    monkeypatch.setattr(compile, "BACKEND", TRACED)
     yield
     torch.compiler.reset()
 
@@ -46,8 +46,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def a_batch(seed: int) -> Batch:
-    pictures = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Batch(pictures[0], pictures[1])
+    images = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return Batch(images[0], images[1])
 
 
 def three_steps(training: loop.Training) -> list[dict[str, float]]:
@@ -67,7 +67,7 @@ def test_compiled_steps_are_those_of_the_plain_networks(
 ) -> None:
     plain, compiled = (small_training(loss, corpus, tmp_path, net="autoencoder") for _ in range(2))
     loop._compile(compiled)
-    left = compiled.objective.twice_differentiated()
+    left = compiled.objective.needs_double_backward()
     assert {n for n, net in compiled.stepper.used.items() if net is compiled.nets[n]} == set(left)
     for mine, theirs in zip(three_steps(compiled), three_steps(plain), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4, rel=1e-4)
@@ -78,8 +78,8 @@ def test_compiled_steps_are_those_of_the_plain_networks(
 def test_critics_with_a_penalty_are_left_alone(loss: str) -> None:
     for mode in ("vanilla", "lsgan", "wgan", "wgan-gp"):
         objective = OBJECTIVES[loss](gan_mode=mode)
-        judges = {name for name in objective.networks((3, 3)) if name not in objective.makers()}
-        assert set(objective.twice_differentiated()) == (judges if mode == "wgan-gp" else set())
+        judges = {name for name in objective.networks((3, 3)) if name not in objective.generators()}
+        assert set(objective.needs_double_backward()) == (judges if mode == "wgan-gp" else set())
 
 
 def test_a_trial_leaves_no_trace(corpus: Path, tmp_path: Path) -> None:
@@ -113,15 +113,15 @@ def test_a_later_variant_that_fails_is_run_as_it_is(
 
     def fails_for_one(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
         if any(x.ndim == 4 and len(x) == 1 and x.shape[2] == 16 for x in inputs):
-            raise RuntimeError("no code for one picture")
+            raise RuntimeError("no code for one image")
         return aot_eager(graph, inputs)
 
-    monkeypatch.setattr(compiling, "BACKEND", fails_for_one)
+    monkeypatch.setattr(compile, "BACKEND", fails_for_one)
     training = small_training("l2", corpus, tmp_path, net="autoencoder", norm="none")
     loop._compile(training)
-    picture, net = a_batch(0).input[:1], training.nets["generator"]
-    made = training.stepper.used["generator"](picture)
-    torch.testing.assert_close(made, net(picture), atol=1e-5, rtol=1e-5)
+    image, net = a_batch(0).input[:1], training.nets["generator"]
+    made = training.stepper.used["generator"](image)
+    torch.testing.assert_close(made, net(image), atol=1e-5, rtol=1e-5)
 
 
 def test_several_processes_share_statistics_outside_of_what_compiles(
@@ -186,7 +186,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", (None, "/nonexistent"))
-    monkeypatch.setattr(compiling, "BACKEND", "inductor")
+    monkeypatch.setattr(compile, "BACKEND", "inductor")
     for out, way in {"plain": "off", "tried": "on"}.items():
         loop.fit(small_config("cyclegan", corpus, tmp_path / out, epochs=1, compile=way), Display())
     said = [x for x in capsys.readouterr().err.splitlines() if "not compiled" in x]
@@ -217,15 +217,15 @@ def test_when_networks_are_compiled() -> None:
 
 
 def test_what_is_compiled_lies_in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(compiling.CACHE, raising=False)
-    compiling.keep_apart()
-    folder = Path(os.environ[compiling.CACHE])
+    monkeypatch.delenv(compile.CACHE, raising=False)
+    compile.keep_apart()
+    folder = Path(os.environ[compile.CACHE])
     assert folder.stat().st_mode & 0o077 == 0
-    compiling.keep_apart()
-    assert Path(os.environ[compiling.CACHE]) == folder
-    monkeypatch.setenv(compiling.CACHE, "/somewhere")
-    compiling.keep_apart()
-    assert os.environ[compiling.CACHE] == "/somewhere"
+    compile.keep_apart()
+    assert Path(os.environ[compile.CACHE]) == folder
+    monkeypatch.setenv(compile.CACHE, "/somewhere")
+    compile.keep_apart()
+    assert os.environ[compile.CACHE] == "/somewhere"
 
 
 def test_how_cudnn_computes_is_set_for_the_run_alone() -> None:
@@ -245,7 +245,7 @@ def test_how_cudnn_computes_is_set_for_the_run_alone() -> None:
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
 )
 def test_really_compiled(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "BACKEND", "inductor")
+    monkeypatch.setattr(compile, "BACKEND", "inductor")
     plain, compiled = (
         small_training("pix2pix", corpus, tmp_path, net="autoencoder") for _ in range(2)
     )

@@ -12,9 +12,9 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
 from img2img_data.core.errors import UsageError
-from img2img_train.cli import fit_commands as fitting
+from img2img_train.cli import fit_commands
 from img2img_train.runs.folder import RunFolder, read_log
-from img2img_train.training import early_stopping as watching
+from img2img_train.training import early_stopping
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stopped
@@ -46,29 +46,30 @@ def scored(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
 )
 def test_staleness_counts_from_the_first_best(psnr: list[float], count: int) -> None:
     rows = [{"kind": "train", "epoch": 1}, *scored(*((0.0, value) for value in psnr))]
-    assert watching.stale(rows) == count
+    assert early_stopping.stale(rows) == count
 
 
 def test_what_falls_while_training_rises_is_told_in_one_line() -> None:
     rows = scored((23.0, 23.5), (25.0, 24.6), (26.0, 24.2), (28.14, 24.02))
-    assert watching.overfitting(rows[:3], 250, []) is None
-    assert watching.overfitting(rows, 250, ["--flip", "--patience"]) == (
+    assert early_stopping.overfitting(rows[:3], 250, []) is None
+    assert early_stopping.overfitting(rows, 250, ["--flip", "--patience"]) == (
         "overfitting: train 28.1 dB, validation 24.0 dB (best 24.6 at epoch 2), on 250 pairs; "
         "more pairs, --flip or --patience help"
     )
-    said = watching.overfitting(rows, 1250, [])
+    said = early_stopping.overfitting(rows, 1250, [])
     assert said is not None
     assert said.endswith("on 1,250 pairs; more pairs help")
-    assert watching.overfitting([*rows, {"kind": "warning", "text": said}], 250, []) is None
+    assert early_stopping.overfitting([*rows, {"kind": "warning", "text": said}], 250, []) is None
 
 
 def test_what_falls_on_both_sides_is_no_overfitting() -> None:
-    assert watching.overfitting(scored((25, 24), (24, 22)), 9, []) is None
-    assert watching.overfitting(scored((25, 24), (26, 24.4)), 9, []) is None
+    assert early_stopping.overfitting(scored((25, 24), (24, 22)), 9, []) is None
+    assert early_stopping.overfitting(scored((25, 24), (26, 24.4)), 9, []) is None
     assert (
-        watching.overfitting([{"kind": "validation", "epoch": 1, "cycle_mae": 3.0}], 9, []) is None
+        early_stopping.overfitting([{"kind": "validation", "epoch": 1, "cycle_mae": 3.0}], 9, [])
+        is None
     )
-    assert watching.overfitting([], 9, []) is None
+    assert early_stopping.overfitting([], 9, []) is None
 
 
 # -------------------------------------------------------------------------------------- in a run
@@ -91,7 +92,7 @@ def test_patience_ends_a_run_which_is_finished_then(
     again = loop.fit(config, Display())
     assert again.already
     assert again.early
-    assert "was finished already" in (said := fitting._outcome(again))
+    assert "was finished already" in (said := fit_commands._outcome(again))
     assert "stopped early, no better PSNR in 2 validations" in said
     assert tree(tmp_path / "run") == before
 
@@ -115,10 +116,10 @@ def test_a_run_that_gets_better_takes_all_its_steps(corpus: Path, tmp_path: Path
     result = loop.fit(config, Display())
     rows = [row for row in read_log(tmp_path) if row["kind"] == "validation"]
     assert result.early == (len(rows) < 6)
-    assert result.progress.stale == watching.stale(rows)
+    assert result.progress.stale == early_stopping.stale(rows)
 
 
-def test_patience_without_a_score_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_patience_without_a_score_is_rejected(corpus: Path, tmp_path: Path) -> None:
     domains = write_domains(tmp_path / "domains", 3)
     with pytest.raises(
         UsageError, match=r"'--patience': needs pairs: .*cyclegan is at its best; leave it"
@@ -134,7 +135,9 @@ def test_training_pairs_are_scored_beside_the_held_out(corpus: Path, tmp_path: P
     loop.fit(small_config("l1", corpus, tmp_path / "run", lr=5e-3, epochs=3, flip=True), Display())
     rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "validation"]
     assert all(row["psnr_train"] > 0 for row in rows)
-    sample = small_training("l1", corpus, tmp_path / "other").data.train_sample(watching.SAMPLE)
+    sample = small_training("l1", corpus, tmp_path / "other").data.train_sample(
+        early_stopping.SAMPLE
+    )
     assert sample is not None
     assert len(sample.inputs) == 3
     unpaired = write_domains(tmp_path / "domains", 3)
@@ -150,7 +153,7 @@ def test_a_run_learning_by_heart_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(watching, "FALLEN", 0.01)
+    monkeypatch.setattr(early_stopping, "FALLEN", 0.01)
     settings = {"lr": 1e-2, "epochs": 40, "width": 8, "norm": "none", "net": "autoencoder"}
     loop.fit(small_config("l1", corpus, tmp_path, **settings), Display())
     warnings = [row for row in read_log(tmp_path) if row["kind"] == "warning"]

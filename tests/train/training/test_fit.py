@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_photo, write_photos
-from small_corpus import spoiled, write_corpus
+from small_corpus import degraded, write_corpus
 
 from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
-from img2img_data.images import io as images
+from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import RunConfig, configure, read_recipe
-from img2img_train.data import dataset as pictures
-from img2img_train.data import loader as batches
+from img2img_train.data import dataset, loader
 from img2img_train.data.loader import Plan
 from img2img_train.distributed.memory import limited
 from img2img_train.inference.translate import translate
@@ -74,10 +73,10 @@ def training(corpus: Path, out: Path, **settings: Any) -> loop.Training:
     return loop.Training(config, data, objective, device, RunFolder(out), Display(), Stop())
 
 
-def four_pictures(size: int = 32) -> Batch:
+def four_images(size: int = 32) -> Batch:
     targets = np.stack([make_photo(i, size, size) for i in range(4)])
-    raw = batches.Raw(np.stack([spoiled(t, 1.5) for t in targets]), targets, None)
-    return batches.to_device(raw, torch.device("cpu"))
+    raw = loader.Raw(np.stack([degraded(t, 1.5) for t in targets]), targets, None)
+    return loader.to_device(raw, torch.device("cpu"))
 
 
 # ------------------------------------------------------------------------------------------- plans
@@ -120,31 +119,31 @@ def test_a_step_is_known_from_its_number_alone() -> None:
 @pytest.mark.parametrize("cache", ["ram", "off"])
 def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, workers: int) -> None:
     config = RunConfig(corpora=corpus)
-    pairs = pictures.open_pairs(config, "train")
+    pairs = dataset.open_pairs(config, "train")
     assert pairs is not None
     plan = Plan(pairs.counts, (1,), 4, 0)
-    plain = list(batches.steps(plan, pairs, range(1, 5), True, 0))
+    plain = list(loader.steps(plan, pairs, range(1, 5), True, 0))
     state = torch.get_rng_state()
     other = list(
-        batches.steps(plan, pictures.store_of(pairs, cache, workers), range(1, 5), True, workers)
+        loader.steps(plan, dataset.store_of(pairs, cache, workers), range(1, 5), True, workers)
     )
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(plain, other, strict=True):
         assert all(np.array_equal(x, y) for x, y in zip(vars_of(a), vars_of(b), strict=True))
 
 
-def vars_of(raw: batches.Raw) -> tuple[Any, ...]:
+def vars_of(raw: loader.Raw) -> tuple[Any, ...]:
     return raw.inputs, raw.targets, raw.flips
 
 
 def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    raw = batches.Raw(values, values[:, ::-1].copy(), np.array([[True], [True]]))
-    batch = batches.to_device(raw, torch.device("cpu"))
+    raw = loader.Raw(values, values[:, ::-1].copy(), np.array([[True], [True]]))
+    batch = loader.to_device(raw, torch.device("cpu"))
     assert float(batch.input.min()) == -1
     assert float(batch.input.max()) == 1
-    assert np.array_equal(batches.to_bytes(batch.input).numpy(), values[:, :, ::-1])
-    assert np.array_equal(batches.to_bytes(batch.target).numpy(), values[:, ::-1, ::-1])
+    assert np.array_equal(loader.to_bytes(batch.input).numpy(), values[:, :, ::-1])
+    assert np.array_equal(loader.to_bytes(batch.target).numpy(), values[:, ::-1, ::-1])
 
 
 # ------------------------------------------------------------------------------ the original work
@@ -174,9 +173,9 @@ def test_a_run_leaves_what_it_says(finished: Path, corpus: Path) -> None:
         ("train", 1, 2), ("validation", 1, 2), ("train", 2, 4), ("validation", 2, 4)
     ]  # fmt: skip
     assert len(run.sample_paths(finished)) == 1
-    grid = images.read(run.sample_paths(finished)[0]).pixels
+    grid = io.read(run.sample_paths(finished)[0]).pixels
     assert grid.shape == (3 * 32, 3 * 16, 3)
-    assert np.array_equal(grid[:32, :16], images.read(corpus / "val/input/000.png").pixels)
+    assert np.array_equal(grid[:32, :16], io.read(corpus / "val/input/000.png").pixels)
     assert RunConfig.load(finished).out == str(finished)
     assert not RunFolder(finished).previous.exists()
     best = max(r["psnr"] for r in rows if r["kind"] == "validation")
@@ -184,8 +183,7 @@ def test_a_run_leaves_what_it_says(finished: Path, corpus: Path) -> None:
     psnr = []
     for number in range(3):
         given, target = (
-            images.read(corpus / f"val/{half}/00{number}.png").pixels
-            for half in ("input", "target")
+            io.read(corpus / f"val/{half}/00{number}.png").pixels for half in ("input", "target")
         )
         psnr.append(METRICS["psnr"].measure(model.restore(given[None])[0], target))
     assert np.mean(psnr) == pytest.approx(best, abs=0.02)
@@ -200,7 +198,7 @@ def test_a_finished_run_is_left_alone(finished: Path, corpus: Path) -> None:
 
 def test_direction_swaps_the_halves(corpus: Path, tmp_path: Path) -> None:
     there, back = (
-        pictures.open_pairs(RunConfig(corpora=corpus, direction=d), "val") for d in ("AtoB", "BtoA")
+        dataset.open_pairs(RunConfig(corpora=corpus, direction=d), "val") for d in ("AtoB", "BtoA")
     )
     assert there is not None
     assert back is not None
@@ -218,7 +216,7 @@ def test_other_layouts_give_the_same_run(finished: Path, tmp_path: Path, layout:
     assert run.read_log(out) == run.read_log(finished)
 
 
-def test_one_picture_a_batch_and_no_validation(tmp_path: Path) -> None:
+def test_one_image_a_batch_and_no_validation(tmp_path: Path) -> None:
     lonely = write_corpus(tmp_path / "c", {"train": 3}, size=(32, 16))
     out = train(lonely, tmp_path / "run", batch=1, max_steps=4, net="unet")
     assert [(r["kind"], r["step"]) for r in run.read_log(out)] == [("train", 3), ("train", 4)]
@@ -231,8 +229,8 @@ def test_bf16_trains_in_bf16_and_restores_in_float32(corpus: Path, tmp_path: Pat
     assert next(load_generator(out, "cpu").generator.parameters()).dtype == torch.float32
 
 
-# --------------------------------------------------------------------------------------- refusals
-def test_other_settings_or_other_pairs_are_refused(
+# --------------------------------------------------------------------------------------- rejections
+def test_other_settings_or_other_pairs_are_rejected(
     finished: Path, corpus: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -258,7 +256,7 @@ def test_resources_may_change(finished: Path, corpus: Path) -> None:
     train(corpus, finished, workers=2, cache="off", threads=2, checkpoint_seconds=1)
 
 
-def test_a_folder_in_use_or_of_others_is_refused(
+def test_a_folder_in_use_or_of_others_is_rejected(
     corpus: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(run, "PATIENCE_SECONDS", 0)
@@ -270,12 +268,12 @@ def test_a_folder_in_use_or_of_others_is_refused(
         train(corpus, tmp_path / "photos")
 
 
-def test_pictures_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
+def test_images_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
     odd = write_corpus(tmp_path / "odd", {"train": 2}, size=(12, 5))
     with pytest.raises(UsageError, match=r"multiple of 16.*12x5 .*up to 16; .*--size 16"):
         train(odd, tmp_path / "run")
     mixed = write_corpus(tmp_path / "mixed", {"train": 3}, size=(32, 32))
-    (mixed / "train/target/002.png").write_bytes(images.encode(make_photo(1, 16, 32), "png"))
+    (mixed / "train/target/002.png").write_bytes(io.encode(make_photo(1, 16, 32), "png"))
     with pytest.raises(CorpusError, match=r"002.png.*16x32.*32x32.*--size"):
         train(mixed, tmp_path / "run")
     (mixed / "train/target/002.png").write_bytes(b"")
@@ -368,7 +366,7 @@ def damaged(path: Path) -> dict[str, bytes]:
     }
 
 
-def test_damaged_checkpoints_are_refused_in_one_line(finished: Path, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_rejected_in_one_line(finished: Path, tmp_path: Path) -> None:
     for number, (said, content) in enumerate(damaged(RunFolder(finished).best).items()):
         path = tmp_path / f"{number}.safetensors"
         path.write_bytes(content)
@@ -397,9 +395,9 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
 ) -> None:
     whole = checkpoints.read_checkpoint(RunFolder(finished).best)
     name = next(name for name, tensor in whole.tensors.items() if tensor.is_floating_point())
-    spoilt = {**whole.tensors, name: torch.full_like(whole.tensors[name], torch.nan)}
+    degradet = {**whole.tensors, name: torch.full_like(whole.tensors[name], torch.nan)}
     with pytest.raises(CheckpointError, match="not finite"):
-        checkpoints.write_checkpoint(tmp_path / "x.safetensors", spoilt, whole.about)
+        checkpoints.write_checkpoint(tmp_path / "x.safetensors", degradet, whole.about)
     assert not list(tmp_path.iterdir())
 
 
@@ -430,7 +428,7 @@ def test_a_checkpoint_stands_alone(finished: Path, tmp_path: Path) -> None:
     alone = tmp_path / "model.safetensors"
     alone.write_bytes(RunFolder(finished).latest.read_bytes())
     model = load_generator(alone, "cpu")
-    assert (model.spec.name, model.spec.width, model.step, model.colour) == (
+    assert (model.spec.name, model.spec.width, model.step, model.color) == (
         "autoencoder",
         4,
         4,
@@ -443,24 +441,22 @@ def test_a_checkpoint_stands_alone(finished: Path, tmp_path: Path) -> None:
 def test_translate_takes_any_size_and_lists_the_bad(finished: Path, tmp_path: Path) -> None:
     write_photos(tmp_path / "in" / "deep er", 1, 37, 23)
     write_photos(tmp_path / "in", 1, 16, 32, ".png")
-    (tmp_path / "in" / "x.png").write_bytes(images.encode(make_photo(5, 1, 1), "png"))
-    (tmp_path / "in" / "text.jpg").write_text("no picture")
+    (tmp_path / "in" / "x.png").write_bytes(io.encode(make_photo(5, 1, 1), "png"))
+    (tmp_path / "in" / "text.jpg").write_text("no image")
     (tmp_path / "in" / "notes.txt").write_text("passed over")
     (tmp_path / "in" / ".hidden.png").write_text("passed over")
     model = load_generator(finished, "cpu")
     done = translate(model, tmp_path / "in", tmp_path / "out")
-    assert (done.kept, done.refused) == (3, {"not-an-image": 1})
+    assert (done.kept, done.rejected) == (3, {"not-an-image": 1})
     sizes = {
-        p.relative_to(tmp_path / "out").as_posix(): images.read(p).size
+        p.relative_to(tmp_path / "out").as_posix(): io.read(p).size
         for p in (tmp_path / "out").rglob("*.png")
     }
     assert sizes == {"deep er/000.png": (37, 23), "000.png": (16, 32), "x.png": (1, 1)}
     rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
     assert [(r["source"], r["reason"]) for r in rows] == [("text.jpg", "not-an-image")]
-    given = images.read(tmp_path / "in/000.png").pixels
-    assert np.array_equal(
-        images.read(tmp_path / "out/000.png").pixels, model.restore(given[None])[0]
-    )
+    given = io.read(tmp_path / "in/000.png").pixels
+    assert np.array_equal(io.read(tmp_path / "out/000.png").pixels, model.restore(given[None])[0])
 
 
 # ---------------------------------------------------------------------------------- the command line
@@ -575,7 +571,7 @@ def test_a_model_out_of_memory_names_what_takes_less(
     large = write_corpus(tmp_path / "corpus", {"train": 1, "test": 8}, size=(512, 512))
     tiny = ["--net", "unet", "--width", 64, "--batch", 1, "--max-steps", 1, "--samples", 1]
     assert command(large, *tiny, "--crop", 32, "--threads", 1, "--no-report", "--out", "run") == 0
-    Path("large.png").write_bytes(images.encode(make_photo(1, 1024, 1024), "png"))
+    Path("large.png").write_bytes(io.encode(make_photo(1, 1024, 1024), "png"))
     words = ["evaluate", "run", "--on", large, "--out", "scores", "--device", "cpu"]
     for argv, said in (
         ([*words, "--batch", 8], "error: scoring: out of memory on cpu; give a smaller --batch"),

@@ -113,12 +113,12 @@ def test_the_page_takes_a_small_part_of_the_time(
 
     monkeypatch.setattr(looking, "write_run_report", write)
     monkeypatch.setattr(looking.time, "monotonic", lambda: now[0])
-    page = looking.LivePage(run, True)
+    page = looking.LiveReport(run, True)
     for _ in range(3000):
         now[0] += 0.5
         page.refresh()
     assert len(written) > 5
     assert len(written) * 2.0 <= 0.025 * (now[0] - 1000)
-    idle = looking.LivePage(run, False, due=0)
+    idle = looking.LiveReport(run, False, due=0)
     idle.refresh()
     assert now[0] != idle.due

@@ -15,7 +15,7 @@ from small_runs import small_config, small_training
 from img2img_data.core.errors import UsageError
 from img2img_train.objectives.registry import OBJECTIVES, Batch
 from img2img_train.training import fit as loop
-from img2img_train.training.micro_batches import Parts
+from img2img_train.training.micro_batches import MicroBatches
 from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stopped
 
@@ -28,7 +28,7 @@ EXACT: dict[str, Any] = {
     "d_norm": "none",
     "critic_steps": 1,
 }
-"""Nothing that sees other pictures of its batch, nothing that draws."""
+"""Nothing that sees other images of its batch, nothing that draws."""
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,14 @@ def test_losses_of_the_parts_are_those_of_the_whole(
         assert float(second[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
 
 
-def test_parts_are_as_equal_as_can_be_and_no_more_than_pictures() -> None:
+def test_parts_are_as_equal_as_can_be_and_no_more_than_images() -> None:
     batch = a_batch(0, 7)
-    parts = Parts.of(batch, 3)
+    parts = MicroBatches.of(batch, 3)
     assert [len(part.target) for part in parts.batches] == [3, 2, 2]
     assert sum(parts.shares) == pytest.approx(1)
     assert torch.equal(torch.cat([part.input for part in parts.batches]), batch.input)
-    assert len(Parts.of(batch, 99).batches) == 7
-    assert Parts.of(batch, 1).alone
+    assert len(MicroBatches.of(batch, 99).batches) == 7
+    assert MicroBatches.of(batch, 1).alone
 
 
 @pytest.mark.parametrize("loss", ["l2", "pix2pix", "cyclegan", "dualgan"])
@@ -146,7 +146,7 @@ def test_a_run_in_parts_continues_exactly(loss: str, corpus: Path, tmp_path: Pat
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
-def test_parts_too_small_for_their_norm_are_refused(corpus: Path, tmp_path: Path) -> None:
+def test_parts_too_small_for_their_norm_are_rejected(corpus: Path, tmp_path: Path) -> None:
     small_training("l1", corpus, tmp_path, batch=4, accumulate=2)
-    with pytest.raises(UsageError, match="batch norm, 1 pictures at a time"):
+    with pytest.raises(UsageError, match="batch norm, 1 images at a time"):
         small_training("l1", corpus, tmp_path, batch=4, accumulate=4)

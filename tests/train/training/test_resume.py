@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupted import PICTURES, Killer, fit, tree
+from interrupted import IMAGES, Killer, fit, tree
 from small_corpus import write_corpus
 
 from img2img_data.core.errors import CheckpointError, DivergedError
@@ -41,7 +41,7 @@ def test_stopped_at_a_step(
     at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(Stopped, match=f"SIGTERM at step {at}; the same command") as stopped:
-        fit(corpora, tmp_path, Killer("training", at * PICTURES, signal.SIGTERM))
+        fit(corpora, tmp_path, Killer("training", at * IMAGES, signal.SIGTERM))
     assert stopped.value.exit_code == 143
     fit(corpora, tmp_path)
     assert tree(tmp_path) == whole
@@ -74,7 +74,7 @@ def test_killed_and_continued(
     workers: int, cache: str, at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     values = {"tests": str(Path(__file__).parents[2]), "corpora": corpora, "out": str(tmp_path)}
-    code = textwrap.dedent(KILLED).format(**values, at=at * PICTURES, workers=workers, cache=cache)
+    code = textwrap.dedent(KILLED).format(**values, at=at * IMAGES, workers=workers, cache=cache)
     done = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -110,7 +110,7 @@ def _without_resources(files: dict[str, bytes]) -> dict[str, Any]:
 
 def stopped(corpora: list[str], out: Path, at: int = 5) -> RunFolder:
     with pytest.raises(Stopped):
-        fit(corpora, out, Killer("training", at * PICTURES, signal.SIGTERM))
+        fit(corpora, out, Killer("training", at * IMAGES, signal.SIGTERM))
     return RunFolder(out)
 
 

@@ -13,7 +13,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
 from img2img_data.core.errors import CheckpointError, DivergedError
-from img2img_train.objectives.image_pool import Pool
+from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder
@@ -110,21 +110,21 @@ def test_weights_that_diverge_before_the_losses_do_are_not_written(
 # ------------------------------------------------------------------------------------------ pool
 def test_a_pool_of_none_gives_back_what_it_gets() -> None:
     made = torch.rand(3, 1, 2, 2)
-    pool = Pool(0, seed=1)
-    assert torch.equal(pool.exchange(made, pool.draws(7)), made)
+    pool = ImagePool(0, seed=1)
+    assert torch.equal(pool.query(made, pool.draws(7)), made)
 
 
 def test_a_pool_shows_the_new_and_the_old_and_goes_on_exactly(tmp_path: Path) -> None:
     images = torch.arange(80.0).view(40, 2, 1, 1, 1)
-    whole, cut = Pool(5, seed=3), Pool(5, seed=3)
-    shown = [whole.exchange(made, whole.draws(step)) for step, made in enumerate(images)]
+    whole, cut = ImagePool(5, seed=3), ImagePool(5, seed=3)
+    shown = [whole.query(made, whole.draws(step)) for step, made in enumerate(images)]
     for step in range(20):
-        cut.exchange(images[step], whole.draws(step))
-    again = Pool(5, seed=3)
+        cut.query(images[step], whole.draws(step))
+    again = ImagePool(5, seed=3)
     assert cut.images is not None
     again.fill(cut.images.clone(), (1, 1), tmp_path)
     for step in range(20, 40):
-        assert torch.equal(again.exchange(images[step], whole.draws(step)), shown[step])
+        assert torch.equal(again.query(images[step], whole.draws(step)), shown[step])
     assert torch.equal(torch.cat(shown[:2]), images[:2].flatten(0, 1))
     late = torch.cat(shown[5:]).flatten()
     new = torch.isin(late, images[5:].flatten()) & (late == images[5:].flatten())

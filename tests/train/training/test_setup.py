@@ -62,7 +62,7 @@ def test_a_run_may_go_on_without_being_deterministic(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("loss", OBJECTIVES)
-def test_no_step_turns_pictures_about(loss: str, norm: str, corpus: Path, tmp_path: Path) -> None:
+def test_no_step_turns_images_about(loss: str, norm: str, corpus: Path, tmp_path: Path) -> None:
     """What a network is given, in training, lies in memory as its weights do."""
     training = small_training(loss, corpus, tmp_path, norm=norm)
     layout, seen = training.state.layout, list[bool]()
@@ -71,8 +71,8 @@ def test_no_step_turns_pictures_about(loss: str, norm: str, corpus: Path, tmp_pa
         net.register_forward_pre_hook(
             lambda _, x: seen.append(x[0].is_contiguous(memory_format=layout))
         )
-    pictures = torch.rand(2, 2, 32, 32, 3).permute(0, 1, 4, 2, 3)
-    training.step(Batch(pictures[0], pictures[1]))
+    images = torch.rand(2, 2, 32, 32, 3).permute(0, 1, 4, 2, 3)
+    training.step(Batch(images[0], images[1]))
     assert seen
     assert all(seen)
 
@@ -106,8 +106,8 @@ class NeverWaits(TorchDispatchMode):
 
 
 def a_batch(seed: int = 0) -> Batch:
-    pictures = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Batch(pictures[0], pictures[1])
+    images = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return Batch(images[0], images[1])
 
 
 def settings_of(loss: str) -> Iterator[dict[str, Any]]:
@@ -154,7 +154,7 @@ def test_waiting_is_noticed() -> None:
 def test_losses_in_bf16_are_reckoned_in_float32(
     loss: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks compute in bf16; verdicts, differences, penalties and what is learned do not."""
+    """Networks compute in bf16; logits, differences, penalties and what is learned do not."""
     for settings in settings_of(loss):
         found = []
         for precision in ("fp32", "bf16"):
@@ -184,13 +184,11 @@ def test_verdicts_in_bf16_become_losses_in_float32(mode: GanMode) -> None:
     judge.register_forward_hook(lambda net, given, made: seen.append(made.detach()))
     real, made = torch.rand(2, 2, 3, 24, 24)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = adversarial.judging(mode, judge, real, made, 1.0)
-        fooled = adversarial.fooling(mode, seen[1])
+        terms = adversarial.discriminator_loss(mode, judge, real, made, 1.0)
+        fooled = adversarial.generator_loss(mode, seen[1])
     kinds = [torch.bfloat16] * 2 + [torch.float32] * (mode == "wgan-gp")
-    assert [verdicts.dtype for verdicts in seen] == kinds, (
-        "the penalty's critic computes in float32"
-    )
+    assert [logits.dtype for logits in seen] == kinds, "the penalty's critic computes in float32"
     assert {term.dtype for term in (*terms.values(), fooled)} == {torch.float32}
-    assert torch.equal(fooled, adversarial.fooling(mode, seen[1].float())), (
+    assert torch.equal(fooled, adversarial.generator_loss(mode, seen[1].float())), (
         "bit by bit that of float32"
     )

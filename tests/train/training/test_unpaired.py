@@ -10,8 +10,8 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config
 
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
-from img2img_data.images import io as images
-from img2img_train.data import dataset as pictures
+from img2img_data.images import io
+from img2img_train.data import dataset
 from img2img_train.data.loader import Plan
 from img2img_train.networks.registry import describe
 from img2img_train.objectives.registry import OBJECTIVES
@@ -57,24 +57,22 @@ def test_sides_are_drawn_apart_and_wholly() -> None:
     assert np.array_equal(step.others, again.others)
 
 
-def picture(path: Path) -> np.ndarray:
-    return images.read(path).pixels
+def image(path: Path) -> np.ndarray:
+    return io.read(path).pixels
 
 
 @pytest.mark.parametrize("cache", ["ram", "off"])
 def test_sides_are_read_as_they_lie(domains: Path, corpus: Path, cache: str) -> None:
     for direction in ("AtoB", "BtoA"):
-        sides = pictures.open_pictures(
-            small_config("cyclegan", domains, direction=direction), "train"
-        )
-        assert isinstance(sides, pictures.SideSet)
-        store = pictures.store_of(sides, cache, 0)
+        sides = dataset.open_images(small_config("cyclegan", domains, direction=direction), "train")
+        assert isinstance(sides, dataset.SideSet)
+        store = dataset.store_of(sides, cache, 0)
         given, target = store.gather(np.array([1, 4]), np.array([3, 0]))
         first, second = "AB" if direction == "AtoB" else "BA"
-        assert np.array_equal(given[1], picture(domains / f"train{first}/4.png"))
-        assert np.array_equal(target[0], picture(domains / f"train{second}/3.png"))
-    paired = pictures.open_pictures(small_config("cyclegan", corpus), "train")
-    pairs = pictures.open_pairs(small_config("l2", corpus), "train")
+        assert np.array_equal(given[1], image(domains / f"train{first}/4.png"))
+        assert np.array_equal(target[0], image(domains / f"train{second}/3.png"))
+    paired = dataset.open_images(small_config("cyclegan", corpus), "train")
+    pairs = dataset.open_pairs(small_config("l2", corpus), "train")
     assert paired is not None
     assert pairs is not None
     assert all(np.array_equal(a, b) for a, b in zip(paired.read(2), pairs.read(2), strict=True))
@@ -82,8 +80,8 @@ def test_sides_are_read_as_they_lie(domains: Path, corpus: Path, cache: str) -> 
 
 def test_halves_of_combined_files_are_sides_too(tmp_path: Path) -> None:
     combined = write_corpus(tmp_path / "c", {"train": 3}, layout="combined", size=(16, 32))
-    sides = pictures.open_pictures(small_config("dualgan", combined), "train")
-    pairs = pictures.open_pairs(small_config("l2", combined), "train")
+    sides = dataset.open_images(small_config("dualgan", combined), "train")
+    pairs = dataset.open_pairs(small_config("l2", combined), "train")
     assert sides is not None
     assert pairs is not None
     assert all(np.array_equal(a, b) for a, b in zip(sides.read(1), pairs.read(1), strict=True))
@@ -102,8 +100,8 @@ def test_a_run_without_pairs_from_start_to_end(loss: str, tmp_path: Path) -> Non
     assert all(row["cycle_mae"] > 0 and not row["best"] and "psnr" not in row for row in rows)
     there, back = (load_generator(out, "cpu", direction) for direction in (None, "BtoA"))
     assert there.path == RunFolder(out).latest
-    picture = np.zeros((1, 20, 24, 3), np.uint8)
-    assert not np.array_equal(there.restore(picture), back.restore(picture))
+    image = np.zeros((1, 20, 24, 3), np.uint8)
+    assert not np.array_equal(there.restore(image), back.restore(image))
     assert back.config.direction == "BtoA"
     assert "input again" in write_run_report(out).read_text()
 
@@ -150,7 +148,7 @@ def test_pairs_are_asked_for_where_they_are_needed(domains: Path, tmp_path: Path
         loop.fit(small_config("pix2pix", domains, tmp_path), Display())
 
 
-def test_discriminators_too_large_for_the_pictures_are_named(corpus: Path, tmp_path: Path) -> None:
+def test_discriminators_too_large_for_the_images_are_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'patch-286': takes sides of at least 96 pixels"):
         loop.fit(small_config("pix2pix", corpus, tmp_path, discriminator="patch-286"), Display())
     assert describe("patch-70", (3, 1), 4).norm == "batch"
