@@ -17,18 +17,26 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
-from img2img_data.runner.run import report_of, write_file
+from img2img_data.build.select import EXPECTED, PAGE
 from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.runner.build_folder import BuildFolder, cannot_write, locked, shard_name, writing_to
+from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
+from img2img_data.runner.build_folder import (
+    BuildFolder,
+    cannot_write,
+    locked,
+    shard_name,
+    writing_to,
+)
 from img2img_data.runner.manifests import SHARD_FILE, write_manifests
 from img2img_data.runner.outcome import Outcome, Report
-from img2img_data.build.select import EXPECTED, PAGE
+from img2img_data.runner.run import report_of, write_file
 
 _OWN: Final = frozenset({"shard", "counts", "measured"})
 """What the pages of two shards of one run differ in."""
 
-_NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
+_NO_LINKS: Final = frozenset(
+    {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,9 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[Shard]:
     if missing:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         names = ", ".join(missing[:8]) + more
-        raise UsageError("shards", first.root.parent, f"lack {names}", "give the folders of all parts")
+        raise UsageError(
+            "shards", first.root.parent, f"lack {names}", "give the folders of all parts"
+        )
     return [there[number] for number in sorted(there)]
 
 
@@ -89,7 +99,9 @@ def _open_shard(root: Path) -> Shard:
                 if not 1 <= shard.number[0] <= shard.number[1] or not (root / SHARD_FILE).is_file():
                     raise ValueError
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                raise CorpusError("shard", root / page, "is damaged", "make the shard again") from None
+                raise CorpusError(
+                    "shard", root / page, "is damaged", "make the shard again"
+                ) from None
             return shard
     why = "is unfinished" if (root / ".building").is_dir() else "holds no shard"
     raise CorpusError("shard", root, why, "run the command with its --shard again")
@@ -102,9 +114,14 @@ def _differences(one: Shard, other: Shard) -> list[str]:
         flat = {k: v for k, v in shard.info.items() if k not in _OWN and not isinstance(v, dict)}
         for part in ("recipe", "versions"):
             flat |= shard.info.get(part) or {}
-        flat |= {"number of shards": shard.number[1], "number of sources": shard.info["shard"].get("sources")}
+        flat |= {
+            "number of shards": shard.number[1],
+            "number of sources": shard.info["shard"].get("sources"),
+        }
         sides.append(flat)
-    return sorted(k for k in sides[0].keys() | sides[1].keys() if sides[0].get(k) != sides[1].get(k))
+    return sorted(
+        k for k in sides[0].keys() | sides[1].keys() if sides[0].get(k) != sides[1].get(k)
+    )
 
 
 def merge_shards(
@@ -119,7 +136,9 @@ def merge_shards(
     page = {name: value for name, value in info.items() if name not in _OWN}
     total = int(info["shard"]["sources"])
     with locked(out):
-        if not folder.begin({**info["recipe"], "shard": None}, [os.fsencode(s.root) for s in shards]):
+        if not folder.begin(
+            {**info["recipe"], "shard": None}, [os.fsencode(s.root) for s in shards]
+        ):
             return report_of(folder)
         report = Report()
         with folder.dropped_unused(), writing_to(folder.building):
@@ -144,7 +163,9 @@ def _rows(
 ) -> Iterator[tuple[int, str, bytes]]:
     """Yield the rows of all shards in the order of the keys, each once its files are in ``out``."""
     done = 0
-    for place, name, line, shard in heapq.merge(*(_read(s) for s in shards), key=lambda row: row[0]):
+    for place, name, line, shard in heapq.merge(
+        *(_read(s) for s in shards), key=lambda row: row[0]
+    ):
         if place != done:
             why = "holds a image that another shard holds too" if place < done else "lacks images"
             raise CorpusError("shard", shard.root, why, "make it again")
@@ -157,7 +178,10 @@ def _rows(
         yield place, name, line
     if done != total:
         raise CorpusError(
-            "shards", shards[0].root.parent, f"hold {done:,} of {total:,} sources", "make them again"
+            "shards",
+            shards[0].root.parent,
+            f"hold {done:,} of {total:,} sources",
+            "make them again",
         )
 
 
@@ -170,7 +194,9 @@ def _read(shard: Shard) -> Iterator[tuple[int, str, bytes, Shard]]:
             place, _, rest = entry.decode().partition("\t")
             name = rest.removesuffix("\n")
             if name not in files:
-                path = inside(shard.root, name) / METADATA_FILE if name else shard.root / REJECTED_FILE
+                path = (
+                    inside(shard.root, name) / METADATA_FILE if name else shard.root / REJECTED_FILE
+                )
                 if not path.is_file():
                     raise damaged
                 files[name] = stack.enter_context(path.open("rb"))
@@ -223,5 +249,7 @@ def _copy(source: Path, out: Path, name: str, digest: str) -> None:
 def _content(source: Path, digest: str) -> bytes:
     data = source.read_bytes()
     if sha256(data).hexdigest() != digest:
-        raise CorpusError("image", source, "is not what the shard's manifest says", "make the shard again")
+        raise CorpusError(
+            "image", source, "is not what the shard's manifest says", "make the shard again"
+        )
     return data

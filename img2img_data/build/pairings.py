@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from img2img_data.images import io
-from img2img_data.corpus.format import ColorSpace
-from img2img_data.degradations.registry import DEGRADATIONS, Degradation, Gaussian
 from img2img_data.core.errors import Rejected
 from img2img_data.core.settings_model import Place, build_model
+from img2img_data.corpus.format import ColorSpace
+from img2img_data.degradations.registry import DEGRADATIONS, Degradation, Gaussian
 from img2img_data.degradations.spec import kind_of, parse_spec, to_spec
+from img2img_data.images import io
 
 Pixels = NDArray[Any]
 Drawn = dict[str, float]
@@ -117,7 +117,8 @@ class Combine(Pairing):
 
     takes: ClassVar[frozenset[io.Channels]] = frozenset(io.COUNT)
     audit_shift: bool = Field(
-        False, description="measure how far the two images of each pair lie apart (shift_x, shift_y)"
+        False,
+        description="measure how far the two images of each pair lie apart (shift_x, shift_y)",
     )
     max_shift: float | None = Field(
         None,
@@ -205,7 +206,9 @@ class Blank(Pairing):
     where: Literal["centre", "random"] = Field(
         "centre", description="where the hole is: in the middle, or at another place in each image"
     )
-    share: float = Field(0.5, gt=0, lt=1, description="side of the hole as a share of the image's side")
+    share: float = Field(
+        0.5, gt=0, lt=1, description="side of the hole as a share of the image's side"
+    )
     fill: Literal["mean", "gray", "white", "noise"] = Field(
         "mean",
         description="what fills the hole: the mean color of what is left, middle gray, white, or noise",
@@ -224,11 +227,19 @@ class Blank(Pairing):
         if self.where == "random":
             left, top = _below(rng, width - hole_width + 1), _below(rng, height - hole_height + 1)
         noise = {"noise_seed": _below(rng, 1 << 32)} if self.fill == "noise" else {}
-        return {"left": left, "top": top, "hole_width": hole_width, "hole_height": hole_height, **noise}
+        return {
+            "left": left,
+            "top": top,
+            "hole_width": hole_width,
+            "hole_height": hole_height,
+            **noise,
+        }
 
     def redo(self, images: Sequence[Pixels], drawn: Drawn) -> Made:
         """Cut the hole out of a copy; the target is the very array that came in."""
-        left, top, width, height = (int(drawn[n]) for n in ("left", "top", "hole_width", "hole_height"))
+        left, top, width, height = (
+            int(drawn[n]) for n in ("left", "top", "hole_width", "hole_height")
+        )
         holed = images[0].copy()
         hole = holed[top : top + height, left : left + width]
         hole[...] = self._filling(images[0], hole, drawn)
@@ -277,7 +288,9 @@ class Edges(Pairing):
         allow_inf_nan=False,
         description="weakest gradient that begins a line  [default: 3 medians]",
     )
-    blur: float = Field(1.0, ge=0, le=100, description="Gaussian blur before, standard deviation in pixels")
+    blur: float = Field(
+        1.0, ge=0, le=100, description="Gaussian blur before, standard deviation in pixels"
+    )
     lines: Literal["black", "white"] = Field(
         "black", description="color of the lines; the rest is the other"
     )
@@ -292,7 +305,9 @@ class Edges(Pairing):
         """Return the thresholds, in the units of OpenCV's 3 x 3 Sobel operator: 4 for each gray level."""
         low, high = self.low, self.high
         if low is None or high is None:
-            median = round(float(np.median(cv2.magnitude(*self._gradients(images[0], cv2.CV_32F)))), 2)
+            median = round(
+                float(np.median(cv2.magnitude(*self._gradients(images[0], cv2.CV_32F)))), 2
+            )
             high = max(24.0, 3 * median) if high is None else high
             low = min(max(8.0, median), high) if low is None else low
         return {"low": low, "high": max(low, high)}
@@ -303,7 +318,9 @@ class Edges(Pairing):
         across, down = self._gradients(image, cv2.CV_16S)
         found = cv2.Canny(across, down, drawn["low"], drawn["high"], L2gradient=True) > 0
         white = np.iinfo(image.dtype).max
-        shown = (found if self.lines == "white" else ~found).astype(image.dtype) * image.dtype.type(white)
+        shown = (found if self.lines == "white" else ~found).astype(image.dtype) * image.dtype.type(
+            white
+        )
         return Made(shown, image, drawn, {"edge_share": round(float(found.mean()), 4)})
 
     def _gradients(self, image: Pixels, depth: int) -> tuple[Pixels, Pixels]:
@@ -341,7 +358,9 @@ def pairing_of(recipe: Mapping[str, Any], place: Place) -> Pairing:
     """Return the pairing that a corpus was made by, from its recipe; ``UsageError`` where that is none."""
     name = str(recipe.get("pairing"))
     if name not in PAIRINGS:
-        raise place.error(["pairing"], f"names no pairing (got {name!r})", "the corpus is damaged, or newer")
+        raise place.error(
+            ["pairing"], f"names no pairing (got {name!r})", "the corpus is damaged, or newer"
+        )
     if name == "degrade":
         return Degrade(degradation=_degradation_of(recipe, place))
     given = {field: recipe[field] for field in PAIRINGS[name].model_fields if field in recipe}
@@ -353,7 +372,9 @@ def _degradation_of(recipe: Mapping[str, Any], place: Place) -> Degradation:
         return parse_spec(recipe["degradation"], place.below("degradation")).degradation
     kind = str(recipe.get("kind"))
     fields = DEGRADATIONS[kind].model_fields if kind in DEGRADATIONS else {}
-    return parse_spec({kind: {name: recipe[name] for name in fields if name in recipe}}, place).degradation
+    return parse_spec(
+        {kind: {name: recipe[name] for name in fields if name in recipe}}, place
+    ).degradation
 
 
 def _name_of(cls: type[Any], names: Mapping[str, type[Any]]) -> str:

@@ -16,15 +16,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from img2img_data.build.pairings import Made, Pairing
 from img2img_data.core import tar
-from img2img_data.images import io
-from img2img_data.corpus.format import CORPUS_FILE, FORMAT, Kind, Layout, image_rng, split_of, to_json_line
-from img2img_data.runner.run import Progress, forecast, rejection, run_plan, write_file
 from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.corpus.format import (
+    CORPUS_FILE,
+    FORMAT,
+    Kind,
+    Layout,
+    image_rng,
+    split_of,
+    to_json_line,
+)
+from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Outcome, Report
-from img2img_data.build.pairings import Made, Pairing
 from img2img_data.runner.plan import Plan, Task
+from img2img_data.runner.run import Progress, forecast, rejection, run_plan, write_file
 from img2img_data.runner.settings import BuildSettings, RunSettings, parse_size, parse_split
 from img2img_data.runner.splits import group_of
 
@@ -67,7 +75,9 @@ def one_item(job: Job, task: Task) -> Outcome:
         files = encode_files(job, task, made.input, made.target, sources)
         for file in files:
             write_file(job.out, f"{split}/{file.name}", file.data)
-        tags = {name: value for name, value in task.tags.items() if name != "group"}  # it is the splits' word
+        tags = {
+            name: value for name, value in task.tags.items() if name != "group"
+        }  # it is the splits' word
         if job.settings.group_by:
             tags["group"] = printable(group)
         row = _row(job, task, tags, sources, made, files)
@@ -88,7 +98,9 @@ def read_sources(job: Job, task: Task) -> list[Source]:
         except Rejected as rejected:
             if len(task.sources) == 1:
                 raise
-            raise Rejected(rejected.reason, f"{'AB'[number]}/{printable(path)}: {rejected.detail}") from None
+            raise Rejected(
+                rejected.reason, f"{'AB'[number]}/{printable(path)}: {rejected.detail}"
+            ) from None
     return out
 
 
@@ -179,8 +191,17 @@ def _row(
         row["domain"] = "AB"[task.root]
     row |= {"source": printable(task.sources[0]), "source_hex": task.sources[0].hex()}
     if len(sources) > 1:
-        row |= {"target_source": printable(task.sources[1]), "target_source_hex": task.sources[1].hex()}
-    row |= {"tags": dict(tags), "kind": job.name, "drawn": dict(made.drawn), "width": width, "height": height}
+        row |= {
+            "target_source": printable(task.sources[1]),
+            "target_source_hex": task.sources[1].hex(),
+        }
+    row |= {
+        "tags": dict(tags),
+        "kind": job.name,
+        "drawn": dict(made.drawn),
+        "width": width,
+        "height": height,
+    }
     if made.measured:
         row["measured"] = dict(made.measured)
     notes = sorted({n for s in sources for n in s.image.notes})
@@ -217,7 +238,9 @@ def build_corpus(
 
 def _channels_of(job: Job) -> dict[str, int]:
     target = io.COUNT[job.settings.channels]
-    plane = job.pairing.plane and job.layout == "folders" and job.settings.format != "webp"  # holds no plane
+    plane = (
+        job.pairing.plane and job.layout == "folders" and job.settings.format != "webp"
+    )  # holds no plane
     return {"input": 1 if plane else target, "target": target}
 
 
@@ -232,7 +255,9 @@ def forecast_corpus(
         if task.rejected:
             return rejection(task, *task.rejected)
         split = _place_of(job, task)[1]
-        return Outcome(task.index, f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split, "", b"")
+        return Outcome(
+            task.index, f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split, "", b""
+        )
 
     yield from forecast(plan, BuildFolder(out, CORPUS_FILE), _recipe_of(plan, job), expect, run)
 
@@ -255,7 +280,9 @@ def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, n
     combined = len(plan.roots) == 2 and plan.kind == "paired"
     layout = settings.layout or ("combined" if combined else "folders")
     if layout == "combined" and (plan.kind == "unpaired" or pairing.color == "lab"):
-        raise UsageError("option", "--layout combined", f"does not fit a {name} corpus", "leave it out")
+        raise UsageError(
+            "option", "--layout combined", f"does not fit a {name} corpus", "leave it out"
+        )
     _check_samples(pairing, settings, name)
     lossy = settings.format == "jpg" or (settings.format == "webp" and settings.quality < 100)
     if lossy and pairing.color == "lab":
@@ -292,11 +319,16 @@ def _check_samples(pairing: Pairing, settings: BuildSettings, name: str) -> None
     if (channels == "rgba" and file != "png") or (channels == "gray" and file == "webp"):
         held = "no transparency here" if channels == "rgba" else "no single channel"
         raise UsageError(
-            "option", f"--channels {channels}", f"does not fit --format {file}, which holds {held}", "use png"
+            "option",
+            f"--channels {channels}",
+            f"does not fit --format {file}, which holds {held}",
+            "use png",
         )
     if channels not in pairing.takes:
         fits = " or ".join(c for c in io.COUNT if c in pairing.takes)
-        raise UsageError("option", f"--channels {channels}", f"does not fit a {name} corpus", f"use {fits}")
+        raise UsageError(
+            "option", f"--channels {channels}", f"does not fit a {name} corpus", f"use {fits}"
+        )
     if channels == "rgba" and settings.alpha == "reject":
         raise UsageError(
             "option", "--alpha reject", "contradicts --channels rgba", "leave one of the two out"

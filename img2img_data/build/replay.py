@@ -13,14 +13,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.images import io
+from img2img_data.build.pairings import pairing_of
 from img2img_data.build.pairs import Encoded, Job, Source, encode_files, make_job, read_sources
-from img2img_data.corpus.format import METADATA_FILE, inside, read_info, write_atomically
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.settings_model import Place, build_model, did_you_mean
+from img2img_data.corpus.format import METADATA_FILE, inside, read_info, write_atomically
+from img2img_data.images import io
 from img2img_data.runner.build_folder import writing_to
 from img2img_data.runner.manifests import version_of
-from img2img_data.build.pairings import pairing_of
 from img2img_data.runner.plan import Plan, Task
 from img2img_data.runner.settings import BuildSettings
 
@@ -37,7 +37,9 @@ class Replayed:
     lines: tuple[str, ...]
 
 
-def replay_pair(root: Path, key: str, source: Path | None = None, out: Path | None = None) -> Replayed:
+def replay_pair(
+    root: Path, key: str, source: Path | None = None, out: Path | None = None
+) -> Replayed:
     """Make the input of ``key`` again and compare it with its row, byte for byte.
 
     ``source`` is the folder that the corpus was made from. Without it the clean image in the corpus
@@ -59,13 +61,17 @@ def replay_pair(root: Path, key: str, source: Path | None = None, out: Path | No
     try:
         found = _own_source(job, root / split, row) if own else read_sources(job, task)[0]
     except Rejected as rejected:
-        where = "the clean image in the corpus" if own else f"the source '{printable(task.sources[0])}'"
+        where = (
+            "the clean image in the corpus" if own else f"the source '{printable(task.sources[0])}'"
+        )
         raise CorpusError(
             f"{where} cannot be used", None, f"{rejected.reason} {rejected.detail}".strip()
         ) from None
     if found.sha256 and found.sha256 != row.get("source_sha256"):
         name = printable(task.sources[0])
-        raise CorpusError("source", name, "is not the image the corpus was made from", "its bytes differ")
+        raise CorpusError(
+            "source", name, "is not the image the corpus was made from", "its bytes differ"
+        )
     made = _made_again(root, job, task, row, found)
     if out is not None:
         with writing_to(out):
@@ -77,9 +83,15 @@ def replay_pair(root: Path, key: str, source: Path | None = None, out: Path | No
 def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> Job:
     """Return what every worker knew when the corpus was built."""
     recipe = info.get("recipe")
-    if not isinstance(recipe, dict) or info.get("kind") != "paired" or recipe.get("pairing") in _TWO_SOURCES:
+    if (
+        not isinstance(recipe, dict)
+        or info.get("kind") != "paired"
+        or recipe.get("pairing") in _TWO_SOURCES
+    ):
         why = "was not made of single photos"
-        raise CorpusError("corpus", root, why, "an input that was taken as it is cannot be made again")
+        raise CorpusError(
+            "corpus", root, why, "an input that was taken as it is cannot be made again"
+        )
     place = Place(f"corpus '{printable(str(root))}'", ("recipe",))
     given = {name: recipe[name] for name in BuildSettings.model_fields if name in recipe}
     settings = build_model(BuildSettings, given, place)
@@ -103,7 +115,9 @@ def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
-                    raise CorpusError("manifest", manifest, "has a damaged line", "build it again") from None
+                    raise CorpusError(
+                        "manifest", manifest, "has a damaged line", "build it again"
+                    ) from None
                 if isinstance(row, dict) and row.get("key") == key:
                     return manifest.parent.name, row
                 near.append(str(row.get("key")) if isinstance(row, dict) else "")
@@ -118,9 +132,13 @@ def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
     try:
         path = bytes.fromhex(row["source_hex"])
     except (KeyError, TypeError, ValueError):
-        raise CorpusError("corpus", root, "a row does not name its source", "build it again") from None
+        raise CorpusError(
+            "corpus", root, "a row does not name its source", "build it again"
+        ) from None
     if not path or b"\0" in path or {b"", b".", b".."} & set(path.split(b"/")):
-        raise CorpusError("corpus", root, f"a row names '{printable(path)}' as source", "do not use it")
+        raise CorpusError(
+            "corpus", root, f"a row names '{printable(path)}' as source", "do not use it"
+        )
     return path
 
 
@@ -131,7 +149,9 @@ def _own_source(job: Job, folder: Path, row: Mapping[str, Any]) -> Source:
     path = inside(folder, row.get(column))
     data = io.read_bytes(path)
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
-        raise CorpusError("image", path, "is not what its row says", "give the source folder by --source")
+        raise CorpusError(
+            "image", path, "is not what its row says", "give the source folder by --source"
+        )
     copied = not whole and row.get("target_sha256") == row.get("source_sha256")
     lossless = path.suffix == ".png" or (path.suffix == ".webp" and job.settings.quality == 100)
     if not copied and not lossless:
@@ -143,7 +163,9 @@ def _own_source(job: Job, folder: Path, row: Mapping[str, Any]) -> Source:
 
 
 # --------------------------------------------------------------------------------------------- again
-def _made_again(root: Path, job: Job, task: Task, row: Mapping[str, Any], source: Source) -> Encoded:
+def _made_again(
+    root: Path, job: Job, task: Task, row: Mapping[str, Any], source: Source
+) -> Encoded:
     """Return the input file (or the A|B file) as the builder would write it."""
     drawn = row.get("drawn")
     try:
@@ -157,10 +179,17 @@ def _made_again(root: Path, job: Job, task: Task, row: Mapping[str, Any], source
 
 
 def _compared(
-    folder: Path, info: Mapping[str, Any], row: Mapping[str, Any], made: Encoded, source: Source, own: bool
+    folder: Path,
+    info: Mapping[str, Any],
+    row: Mapping[str, Any],
+    made: Encoded,
+    source: Source,
+    own: bool,
 ) -> Replayed:
     name = f"{folder.name}/{row.get(made.column)}"
-    drawn = ", ".join(f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in row["drawn"].items())
+    drawn = ", ".join(
+        f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in row["drawn"].items()
+    )
     lines = [f"drawn    {drawn or 'nothing'}"]
     about = "sha256 as noted" if source.sha256 else "sha256 of the original not checked"
     lines.append(f"source   {'the clean image of the pair' if own else row.get('source')}, {about}")
@@ -171,7 +200,9 @@ def _compared(
         )
     if equal:
         return Replayed(True, (*lines, f"equal    {name}, byte for byte"))
-    lines.append(f"differs  {name}: made {made.sha256[:16]}, noted {str(row.get('input_sha256'))[:16]}")
+    lines.append(
+        f"differs  {name}: made {made.sha256[:16]}, noted {str(row.get('input_sha256'))[:16]}"
+    )
     return Replayed(False, (*lines, *_other_versions(info)))
 
 
@@ -187,4 +218,6 @@ def _other_versions(info: Mapping[str, Any]) -> list[str]:
     noted = info.get("versions")
     noted = noted if isinstance(noted, dict) else {}
     here = ((name, then, version_of(name)) for name, then in noted.items())
-    return [f"         built with {name} {then}, here {now}" for name, then, now in here if then != now]
+    return [
+        f"         built with {name} {then}, here {now}" for name, then, now in here if then != now
+    ]

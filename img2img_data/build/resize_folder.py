@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from img2img_data.images import io
-from img2img_data.corpus.format import FORMAT, to_json_line
-from img2img_data.runner.run import Progress, forecast, rejection, run_plan, write_file
+from img2img_data.build.select import PAGE
 from img2img_data.core.errors import Rejected, printable
+from img2img_data.corpus.format import FORMAT, to_json_line
+from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Outcome, Report
 from img2img_data.runner.plan import Plan, Task
-from img2img_data.build.select import PAGE
+from img2img_data.runner.run import Progress, forecast, rejection, run_plan, write_file
 from img2img_data.runner.settings import RunSettings, check_size, parse_size
 
 
@@ -42,7 +42,9 @@ class ResizeSettings(BaseModel):
         "png",
         description="format of the images; a clean one that has the size keeps its file, byte for byte",
     )
-    quality: int = Field(95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless")
+    quality: int = Field(
+        95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
+    )
     alpha: Literal["white", "reject"] = Field(
         "white", description="transparent images: compose on white, or reject"
     )
@@ -107,17 +109,27 @@ def resize_images(
     resizing = Resizing(plan.roots[0], os.fspath(out), settings, size, policy)
     about = {"format": FORMAT, "kind": "resized"}
     work = functools.partial(resize_one, resizing)
-    return run_plan(plan, BuildFolder(out, PAGE), _recipe_of(plan, settings), about, work, run, progress)
+    return run_plan(
+        plan, BuildFolder(out, PAGE), _recipe_of(plan, settings), about, work, run, progress
+    )
 
 
-def forecast_resizing(plan: Plan, out: Path, settings: ResizeSettings, run: RunSettings) -> Iterator[str]:
+def forecast_resizing(
+    plan: Plan, out: Path, settings: ResizeSettings, run: RunSettings
+) -> Iterator[str]:
     """Yield what ``resize_images`` would do, as far as names tell."""
 
     def expect(task: Task) -> Outcome:
-        return rejection(task, *task.rejected) if task.rejected else Outcome(task.index, ".", "", b"")
+        return (
+            rejection(task, *task.rejected) if task.rejected else Outcome(task.index, ".", "", b"")
+        )
 
     yield from forecast(plan, BuildFolder(out, PAGE), _recipe_of(plan, settings), expect, run)
 
 
 def _recipe_of(plan: Plan, settings: ResizeSettings) -> dict[str, Any]:
-    return {"command": "resize", **settings.model_dump(mode="json"), "source_names": plan.names_digest()}
+    return {
+        "command": "resize",
+        **settings.model_dump(mode="json"),
+        "source_names": plan.names_digest(),
+    }

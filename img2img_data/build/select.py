@@ -14,17 +14,26 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from img2img_data.images import io
-from img2img_data.corpus.format import FORMAT, to_json_line
-from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, Groups, group
-from img2img_data.runner.run import Pools, Progress, forecast, rejection, run_plan, write_file
 from img2img_data.core.errors import Rejected, UsageError, printable
-from img2img_data.sources.filters import FILTERS, Filter, Gray, MinSide, NoFace, NoGender, check_image, check_tags
-from img2img_data.similarity.perceptual_hash import PrintFile, fingerprint
+from img2img_data.corpus.format import FORMAT, to_json_line
+from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Outcome, Report
 from img2img_data.runner.plan import Plan, Task
+from img2img_data.runner.run import Pools, Progress, forecast, rejection, run_plan, write_file
 from img2img_data.runner.settings import RunSettings
+from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, Groups, group
+from img2img_data.similarity.perceptual_hash import PrintFile, fingerprint
+from img2img_data.sources.filters import (
+    FILTERS,
+    Filter,
+    Gray,
+    MinSide,
+    NoFace,
+    NoGender,
+    check_image,
+    check_tags,
+)
 
 PAGE = "selection.json"
 DUPLICATES = "duplicates.jsonl"
@@ -186,7 +195,9 @@ class Pass:
             return task
         how, first = _how(int(groups.distances[index])), self.plan.task(kept).sources[0]
         bits = f", {how['distance']} of 64 bits differ" if how["kind"] == "near" else ""
-        return replace(task, rejected=("duplicate", f"{how['kind']} copy of '{printable(first)}'{bits}"))
+        return replace(
+            task, rejected=("duplicate", f"{how['kind']} copy of '{printable(first)}'{bits}")
+        )
 
 
 def _how(distance: int) -> dict[str, Any]:
@@ -201,12 +212,7 @@ def _name_of(task: Task) -> str:
 
 
 def select_photos(
-    name: str,
-    plan: Plan,
-    out: Path,
-    settings: SelectSettings,
-    run: RunSettings,
-    progress: Progress,
+    name: str, plan: Plan, out: Path, settings: SelectSettings, run: RunSettings, progress: Progress
 ) -> Report:
     """Copy the photos of a plan that pass; ``wiki`` sorts them by gender."""
     _check_whole(settings, run)
@@ -216,7 +222,9 @@ def select_photos(
     if not settings.drop_duplicates:
         return run_plan(plan, folder, recipe, about, work, run, progress)
     first = Pass(choice, plan, folder, settings.duplicate_distance, progress)
-    return run_plan(plan, folder, recipe, about, work, run, lambda d, n: progress(n + d, 2 * n), first)
+    return run_plan(
+        plan, folder, recipe, about, work, run, lambda d, n: progress(n + d, 2 * n), first
+    )
 
 
 def forecast_photos(
@@ -241,7 +249,9 @@ def forecast_photos(
 def _check_whole(settings: SelectSettings, run: RunSettings) -> None:
     if settings.drop_duplicates and run.shard:
         hint = "select without --shard, then shard the corpora made from it"
-        raise UsageError("option", "--drop-duplicates", "a shard does not see the other photos", hint)
+        raise UsageError(
+            "option", "--drop-duplicates", "a shard does not see the other photos", hint
+        )
 
 
 def _choice_of(plan: Plan, out: Path, settings: SelectSettings) -> Choice:

@@ -210,9 +210,7 @@ def test_a_file_that_was_overwritten_is_told(copy: bool, three: Path, tmp_path: 
     good, written = image.read_bytes(), (parts[1] / "corpus.json").stat().st_mtime_ns
     image.write_bytes(good[:-1] + b"x")
     os.utime(image, ns=(written + 1, written + 1))
-    with pytest.raises(
-        CorpusError, match=f"{image.name}': is not what the shard's manifest says"
-    ):
+    with pytest.raises(CorpusError, match=f"{image.name}': is not what the shard's manifest says"):
         merge(parts, tmp_path / "out", copy)
     image.write_bytes(good)
     merge(parts, tmp_path / "out", copy)

@@ -72,9 +72,7 @@ def test_one_and_two_workers_give_the_same_bytes_and_every_input_is_made_again(
         {"kind": "gaussian", "format": "jpg"},
     ],
 )
-def test_blur_corpora_are_replayed(
-    settings: dict[str, Any], images: Path, tmp_path: Path
-) -> None:
+def test_blur_corpora_are_replayed(settings: dict[str, Any], images: Path, tmp_path: Path) -> None:
     run_step("blur", (images, tmp_path / "out"), settings, lambda done, total: None, print)
     assert replay_pair(tmp_path / "out", "001", images).equal
     assert replay_pair(tmp_path / "out", "001").equal
@@ -114,9 +112,7 @@ def test_what_cannot_be_replayed_says_why(images: Path, tmp_path: Path) -> None:
     (changed / "000.jpg").unlink()
     with pytest.raises(CorpusError, match="vanished"):
         replay_pair(lossy, "000", changed)
-    run_step(
-        "combine", (images, images, tmp_path / "both"), {}, lambda done, total: None, print
-    )
+    run_step("combine", (images, images, tmp_path / "both"), {}, lambda done, total: None, print)
     with pytest.raises(CorpusError, match="not made of single photos"):
         replay_pair(tmp_path / "both", "000", images)
 

@@ -80,7 +80,9 @@ def test_what_comes_out_is_what_the_next_command_takes(tmp_path: Path) -> None:
         assert not report.rejected
 
 
-def test_a_second_run_is_complete_and_another_size_is_rejected(photos: Path, tmp_path: Path) -> None:
+def test_a_second_run_is_complete_and_another_size_is_rejected(
+    photos: Path, tmp_path: Path
+) -> None:
     resize(photos, tmp_path / "out", size="20")
     report, _ = run_step(
         "resize", [photos, tmp_path / "out"], {"size": "20"}, lambda *_: None, print
