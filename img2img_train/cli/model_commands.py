@@ -177,15 +177,15 @@ def translate(
     norm: TestNorm | None,
     settings: dict[str, object],
 ) -> None:
-    """Restore IMAGES by MODEL (a run or a checkpoint) into the folder OUT.
+    """Restore IMAGE_SUFFIXES by MODEL (a run or a checkpoint) into the folder OUT.
 
-    IMAGES is a folder, a file, a pattern in quotes, or - for one image on standard input; OUT may also
+    IMAGE_SUFFIXES is a folder, a file, a pattern in quotes, or - for one image on standard input; OUT may also
     be the name of one image or video, or - for standard output. Images may be of any size: they pass the
     network in blended tiles. Transparency, 16 bits, gray and ICC profiles are kept. Given again, the command
     goes on where it was.
 
     Videos (mp4, mov, mkv, webm, avi) are restored frame by frame, each on its own, at 8 bits; size and frame
-    rate are kept, sound is not.
+    rate are kept, and the sound where the new file can hold it.
 
     \b
     Example:
@@ -229,13 +229,9 @@ def translate(
 
 def _translated_line(done: Translated, total: int) -> str:
     kind = "files" if done.videos else "images"
-    there = f", {done.already:,} of them already there" if done.already else ""
-    videos = (
-        f"; {done.videos:,} videos ({done.frames:,} frames now), without sound"
-        if done.videos
-        else ""
-    )
-    return f"restored {done.kept:,} of {total:,} {kind} into '{printable(str(done.out))}'{there}{videos}"
+    there = f", {done.reused:,} of them already there" if done.reused else ""
+    videos = f"; {done.videos:,} videos ({done.frames:,} frames now)" if done.videos else ""
+    return f"restored {done.restored:,} of {total:,} {kind} into '{printable(str(done.out))}'{there}{videos}"
 
 
 def _say(notes: Sequence[str]) -> None:
@@ -251,7 +247,7 @@ def _translate_one(
     given: Mapping[str, object],
 ) -> None:
     """Restore one file into another, whose name tells the format unless an option does."""
-    from img2img_train.inference.inputs import FORMATS, STANDARD
+    from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
     from img2img_train.inference.translate import translate_file, translate_video_file
     from img2img_train.inference.video import VIDEO_FORMATS
 
@@ -262,15 +258,15 @@ def _translate_one(
             seen = translate_video_file(
                 model, source, out, chosen, stretching(display, "restoring")
             )
-        click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}', without sound")
+        click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
         _say(settings.note(model, max(seen.width, seen.height)))
         return
-    if "format" not in given and suffix in FORMATS:
-        settings = settings.model_copy(update={"format": FORMATS[suffix]})
-    data = sys.stdin.buffer.read() if str(source) == STANDARD else source.read_bytes()
+    if "format" not in given and suffix in IMAGE_FORMATS:
+        settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})
+    data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
     made = translate_file(model, data, str(source), settings)
-    _say(settings.note(model, made.side))
-    if str(out) == STANDARD:
+    _say(settings.note(model, made.longest_side))
+    if str(out) == STDIO:
         sys.stdout.buffer.write(made.image)
         return
     if made.spread:
@@ -364,7 +360,7 @@ def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> No
     """
     from img2img_train.interop import junyanz_weights as compat
 
-    spec = compat.adopt(weights, out, direction, dropout)
+    spec = compat.import_weights(weights, out, direction, dropout)
     said = f"{spec.name} of width {spec.width}, {spec.norm} norm, {spec.inputs} to {spec.outputs} channels"
     click.echo(f"'{printable(str(out))}': {said}")
 
@@ -381,12 +377,14 @@ def compat(options: tuple[str, ...]) -> None:
     Example:
       img2img-train compat --dataroot ./datasets/facades --name facades --model pix2pix --direction BtoA
     """
-    from img2img_train.interop.junyanz_options import as_shell, native_command
+    import shlex
+
+    from img2img_train.interop.junyanz_options import native_command
 
     command, notes = native_command(options)
     for note in notes:
         click.echo(f"# {note}", err=True)
-    click.echo(as_shell(command))
+    click.echo(shlex.join(command))
 
 
 @click.command(short_help="A page on this machine to try models in.")

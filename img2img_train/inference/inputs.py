@@ -11,13 +11,18 @@ from typing import Final
 from img2img_data.core.errors import UsageError
 from img2img_train.inference.video import VIDEO_FORMATS, is_video
 
-IMAGES: Final = frozenset(
+IMAGE_SUFFIXES: Final = frozenset(
     {b"jpg", b"jpeg", b"jpe", b"jfif", b"png", b"webp", b"bmp", b"gif", b"tif", b"tiff"}
 )
 """What a file's name ends in to be taken for a image in a folder; its content decides whether it is one."""
 
-STANDARD: Final = "-"
-FORMATS: Final[dict[str, str]] = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+STDIO: Final = "-"
+IMAGE_FORMATS: Final[dict[str, str]] = {
+    ".png": "png",
+    ".jpg": "jpg",
+    ".jpeg": "jpg",
+    ".webp": "webp",
+}
 
 
 def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[bytes]]:
@@ -50,14 +55,14 @@ def is_one_file(source: Path, out: Path) -> bool:
 
     UsageError where ``out`` is of another kind than ``source``, of none that is written, or is ``source``.
     """
-    piped, kind = str(source) == STANDARD, _kind(out)
+    piped, kind = str(source) == STDIO, _kind(out)
     if not piped and (not source.is_file() or not kind or out.is_dir()):
         return False
     if not piped and out.exists() and out.samefile(source):
         raise UsageError("output", out, "is the source itself", "give another name")
     video = is_video(os.fsencode(source.name))
-    names = ", ".join(f".{f}" for f in VIDEO_FORMATS) if video else ", ".join(FORMATS)
-    if kind not in ({"video"} if video else {"image", STANDARD, ""}):
+    names = ", ".join(f".{f}" for f in VIDEO_FORMATS) if video else ", ".join(IMAGE_FORMATS)
+    if kind not in ({"video"} if video else {"image", STDIO, ""}):
         why = f"is no name of a {'video' if video else 'image'} that is written here"
         raise UsageError("output", out, why, f"give one ending in {names}")
     return True
@@ -66,10 +71,10 @@ def is_one_file(source: Path, out: Path) -> bool:
 def _kind(out: Path) -> str:
     """Return what a name is that of: "image", "video", "other" for either not written here, "-", or ""."""
     suffix, name = out.suffix.lower(), os.fsencode(out.name)
-    if str(out) == STANDARD:
-        return STANDARD
-    if suffix in FORMATS or suffix[1:] in VIDEO_FORMATS:
-        return "image" if suffix in FORMATS else "video"
+    if str(out) == STDIO:
+        return STDIO
+    if suffix in IMAGE_FORMATS or suffix[1:] in VIDEO_FORMATS:
+        return "image" if suffix in IMAGE_FORMATS else "video"
     return "other" if is_image(name) or is_video(name) else ""
 
 
@@ -110,4 +115,4 @@ def _matching(pattern: str) -> tuple[bytes, list[bytes]]:
 
 def is_image(name: bytes) -> bool:
     """Tell whether a name ends as those of images do."""
-    return b"." in name and name.rpartition(b".")[2].lower() in IMAGES
+    return b"." in name and name.rpartition(b".")[2].lower() in IMAGE_SUFFIXES

@@ -20,7 +20,7 @@ DONE_FILE: Final = "translated.jsonl"
 
 
 @dataclass(slots=True)
-class Finished:
+class ResumeLog:
     """What is done, a row per file behind a first row that says by what."""
 
     path: Path
@@ -30,7 +30,7 @@ class Finished:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, out: Path, model: LoadedModel, how: Mapping[str, Any]) -> Iterator[Finished]:
+    def open(cls, out: Path, model: LoadedModel, how: Mapping[str, Any]) -> Iterator[ResumeLog]:
         """Hold the folder, and read what an earlier call of the same model and settings left.
 
         FolderInUseError where another process holds it.

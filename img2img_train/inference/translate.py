@@ -30,9 +30,9 @@ from img2img_data.core.errors import CorpusError, Rejected, UsageError, printabl
 from img2img_data.corpus.format import REJECTED_FILE, Keys, to_json_line, write_atomically
 from img2img_data.images import io
 from img2img_train.inference.inputs import list_images
-from img2img_train.inference.resume_log import Finished
+from img2img_train.inference.resume_log import ResumeLog
 from img2img_train.inference.tiles import Tiling, restore
-from img2img_train.inference.video import Survey, Video, is_video, open_video, write_video
+from img2img_train.inference.video import Video, VideoInfo, is_video, open_video, write_video
 from img2img_train.networks.layers import looks_around
 from img2img_train.runs.folder import LoadedModel
 
@@ -102,17 +102,17 @@ class Translated:
     """
 
     out: Path
-    kept: int = 0
-    already: int = 0
+    restored: int = 0
+    reused: int = 0
     videos: int = 0
     frames: int = 0
-    side: int = 0
+    longest_side: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
 
 # -------------------------------------------------------------------------------------------- one image
-class Made(NamedTuple):
+class TranslatedImage(NamedTuple):
     """The files of one restored image: itself, and with several draws how far they spread (else empty).
 
     ``side`` is the image's longer side, pixels.
@@ -120,10 +120,12 @@ class Made(NamedTuple):
 
     image: bytes
     spread: bytes
-    side: int
+    longest_side: int
 
 
-def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings) -> Made:
+def translate_bytes(
+    model: LoadedModel, data: bytes, settings: TranslateSettings
+) -> TranslatedImage:
     """Return a restored image as a file from the file of one; Rejected where it cannot be read.
 
     Of several draws the result is the mean; the spread is a 16-bit gray PNG of their standard deviation, mean
@@ -139,7 +141,7 @@ def translate_bytes(model: LoadedModel, data: bytes, settings: TranslateSettings
     profile = io.icc_profile(data, 1 if made.shape[2:] in {(), (2,)} else 3)
     spread = b"" if deviation is None else io.encode(deviation, "png")
     file = io.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
-    return Made(file, spread, max(made.shape[:2]))
+    return TranslatedImage(file, spread, max(made.shape[:2]))
 
 
 def translate_pixels(
@@ -197,7 +199,7 @@ def translate_video(
     out: Path,
     settings: TranslateSettings,
     follow: Follow = lambda what, done, total: None,
-) -> Survey:
+) -> VideoInfo:
     """Restore an open video into the file ``out``, with a frame in memory at a time.
 
     Rejected where it cannot be read. Returns what reading it has told. Each frame is restored on its own.
@@ -235,17 +237,17 @@ def translate(
     _make(out)
     rows = []
     how = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
-    with Finished.open(out, model, how) as log:
-        work = _Work(model, settings, root, Keys(paths), log, follow, Translated(out))
+    with ResumeLog.open(out, model, how) as log:
+        work = FolderTranslation(model, settings, root, Keys(paths), log, follow, Translated(out))
         for number, path in enumerate(paths, 1):
             try:
                 work.video(path) if is_video(path) else work.image(path)
-                work.done.kept += 1
+                work.done.restored += 1
             except Rejected as rejected:
                 work.done.rejected[rejected.reason] += 1
                 rows.append(_row(path, rejected))
             follow("", number, len(paths))
-        work.done.notes += settings.note(model, work.done.side)
+        work.done.notes += settings.note(model, work.done.longest_side)
         log.sort()
         lines = b"".join(map(to_json_line, rows))
         write_atomically(out / REJECTED_FILE, lines, out / f".{REJECTED_FILE}.tmp")
@@ -253,14 +255,14 @@ def translate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class FolderTranslation:
     """One call of ``translate``: a method for each kind of file. Both raise Rejected."""
 
     model: LoadedModel
     settings: TranslateSettings
     root: bytes
     keys: Keys
-    log: Finished
+    log: ResumeLog
     follow: Follow
     done: Translated
 
@@ -269,7 +271,7 @@ class _Work:
         data = io.read_bytes(os.path.join(self.root, path))
         name, digest = f"{self.keys[path]}.{self.settings.format}", sha256(data).hexdigest()
         if self.log.has(path, name, digest):
-            self.done.already += 1
+            self.done.reused += 1
             return
         if self.settings.draws > 1 and self.keys[path].endswith(".spread"):
             raise Rejected("name-collision", "another image's spread has this name")
@@ -277,7 +279,7 @@ class _Work:
         if made.spread:
             self._write(f"{self.keys[path]}.spread.png", made.spread)
         self._write(name, made.image)
-        self.done.side = max(self.done.side, made.side)
+        self.done.longest_side = max(self.done.longest_side, made.longest_side)
         self.log.add(path, name, digest)
 
     def video(self, path: bytes) -> None:
@@ -286,7 +288,7 @@ class _Work:
         with open_video(os.path.join(self.root, path)) as video:
             digest = video.digest()
             if self.log.has(path, name, digest):
-                self.done.already += 1
+                self.done.reused += 1
             else:
                 _make((self.done.out / name).parent)
                 seen = translate_video(
@@ -294,7 +296,7 @@ class _Work:
                 )
                 self.log.add(path, name, digest, frames=seen.frames)
                 self.done.frames += seen.frames
-                self.done.side = max(self.done.side, seen.width, seen.height)
+                self.done.longest_side = max(self.done.longest_side, seen.width, seen.height)
                 if seen.frames < seen.stated:
                     said = f"its header states {seen.stated:,} frames, {seen.frames:,} are there"
                     self.done.notes.append(f"'{printable(path)}': {said}")
@@ -315,7 +317,9 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def translate_file(model: LoadedModel, data: bytes, name: str, settings: TranslateSettings) -> Made:
+def translate_file(
+    model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
+) -> TranslatedImage:
     """Return one restored image as files; CorpusError, naming it, where it cannot be read."""
     settings.check(model)
     try:
@@ -326,7 +330,7 @@ def translate_file(model: LoadedModel, data: bytes, name: str, settings: Transla
 
 def translate_video_file(
     model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, follow: Follow
-) -> Survey:
+) -> VideoInfo:
     """Restore one video into another; CorpusError, naming it, where it cannot be read."""
     settings.check(model)
     _make(out.parent)

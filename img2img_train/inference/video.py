@@ -48,7 +48,7 @@ class VideoFormat(NamedTuple):
     lossless: bool = False
 
 
-class Survey(NamedTuple):
+class VideoInfo(NamedTuple):
     """What reading a video once has told: frames that are there and that its header states (0: nothing),
     frames a second, width and height of an upright frame.
     """
@@ -171,7 +171,7 @@ class Video:
 
     def survey(
         self, max_pixels: int, follow: Callable[[int, int], None] = lambda done, total: None
-    ) -> Survey:
+    ) -> VideoInfo:
         """Read all frames once, keeping none: headers lie about their number and rate.
 
         ``follow`` is told how many were read of how many the header states. Raises Rejected: corrupt (no
@@ -191,7 +191,7 @@ class Video:
                 follow(count, max(count, stated))
         if not (count and width and height):
             raise Rejected("corrupt", "no frame of it can be read")
-        return Survey(
+        return VideoInfo(
             count, stated, _rate(said, count, (times[1] - times[0]) / 1000), width, height
         )
 
@@ -249,7 +249,7 @@ def open_video(path: bytes | Path) -> Iterator[Video]:
 
 # --------------------------------------------------------------------------------------------- writing
 @contextlib.contextmanager
-def write_video(path: Path, format: str, survey: Survey) -> Iterator[Callable[[Pixels], None]]:
+def write_video(path: Path, format: str, survey: VideoInfo) -> Iterator[Callable[[Pixels], None]]:
     """Give a function that takes the frames of a new video (H x W or H x W x 3, uint8), one by one.
 
     The file is there when the block ends without an exception, by rename. UsageError where OpenCV has no

@@ -7,7 +7,6 @@ none, or is answered by a note that says what holds instead.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -23,7 +22,7 @@ Given: TypeAlias = Mapping[str, str]
 Settings: TypeAlias = dict[str, str]
 Option: TypeAlias = Callable[[str], Settings]
 
-THEIRS: Final[dict[str, Generator]] = {
+GENERATORS: Final[dict[str, Generator]] = {
     "unet_256": "unet-256",
     "unet_128": "unet-128",
     "resnet_9blocks": "resnet-9",
@@ -62,7 +61,7 @@ def _among(values: Mapping[str, str], value: str) -> str:
 OPTIONS: Final[dict[str, Option]] = {
     "model": _as("loss", MODELS),
     "direction": _as("direction", {"AtoB": "AtoB", "BtoA": "BtoA"}),
-    "netG": _as("net", THEIRS),
+    "netG": _as("net", GENERATORS),
     "ngf": _as("width"),
     "ndf": _as("d_width"),
     "norm": _as("norm", NORMS),
@@ -349,8 +348,3 @@ def _parsed(words: Sequence[str]) -> dict[str, str]:
             raise UsageError("option", word, "has no value", "give one")
         given[name] = value
     return given
-
-
-def as_shell(command: Sequence[str]) -> str:
-    """Return a command as one line for a shell."""
-    return shlex.join(command)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_train.config import config_of
-from img2img_train.interop.junyanz_options import THEIRS
+from img2img_train.interop.junyanz_options import GENERATORS
 from img2img_train.networks.registry import Generator, NetworkSpec, Norm, skeleton
 from img2img_train.runs.weight_files import read_tensors
 
@@ -43,7 +43,7 @@ def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> Netwo
     if found is None:
         names = ", ".join(map(printable, list(shapes)[:3]))
         why = f"are of no generator of the repository (they begin with {names})"
-        raise CheckpointError("weights", path, why, f"known are {', '.join(THEIRS)}")
+        raise CheckpointError("weights", path, why, f"known are {', '.join(GENERATORS)}")
     name, inputs, outputs, width, usual = found
     return NetworkSpec(
         name=name,
@@ -71,7 +71,7 @@ def _unet(shapes: Mapping[str, tuple[int, ...]]) -> Found | None:
         return None
     levels = 1 + max(name.count("model.") - 2 for name in shapes)
     name = {7: "unet-128", 8: "unet-256"}.get(levels)
-    return (THEIRS[name.replace("-", "_")], first[1], last[1], first[0], 0.5) if name else None
+    return (GENERATORS[name.replace("-", "_")], first[1], last[1], first[0], 0.5) if name else None
 
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> Found | None:
@@ -83,10 +83,16 @@ def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> Found | None:
         return None
     drops = any(re.match(r"model\.\d+\.conv_block\.6\.weight", name) for name in shapes)
     first, last = ends
-    return THEIRS[f"resnet_{len(blocks)}blocks"], first[1], last[0], first[0], 0.5 if drops else 0.0
+    return (
+        GENERATORS[f"resnet_{len(blocks)}blocks"],
+        first[1],
+        last[0],
+        first[0],
+        0.5 if drops else 0.0,
+    )
 
 
-def adopt(
+def import_weights(
     path: Path, out: Path, direction: str = "AtoB", dropout: float | None = None
 ) -> NetworkSpec:
     """Write the weights of a ``.pth`` file as a checkpoint that every command here takes for a model.
@@ -133,9 +139,15 @@ def export_pth(model: LoadedModel, out: Path) -> None:
     """Write a generator as the repository's ``latest_net_G.pth``; UsageError where it has no such network."""
     import torch
 
-    if model.spec.name not in THEIRS.values() or model.spec.bottleneck_norm or model.spec.residual:
+    if (
+        model.spec.name not in GENERATORS.values()
+        or model.spec.bottleneck_norm
+        or model.spec.residual
+    ):
         why = "has no counterpart in the PyTorch CycleGAN/pix2pix repository"
-        raise UsageError("network", model.spec.name, why, f"it has {', '.join(THEIRS.values())}")
+        raise UsageError(
+            "network", model.spec.name, why, f"it has {', '.join(GENERATORS.values())}"
+        )
     temporary = out.with_name(f".{out.name}.tmp")
     torch.save(
         OrderedDict((n, t.cpu().clone()) for n, t in model.generator.state_dict().items()),

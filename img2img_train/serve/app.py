@@ -1,6 +1,6 @@
 """The page of ``serve``: choose a model, bring a image, see what the model makes of it, and the scores.
 
-Gradio draws it. What happens on a click is a method of ``Desk``, which takes what the page holds and returns
+Gradio draws it. What happens on a click is a method of ``Handlers``, which takes what the page holds and returns
 what it shows; whatever goes wrong becomes one line in the page.
 """
 
@@ -27,7 +27,7 @@ from img2img_train.distributed.memory import is_shortage
 from img2img_train.inference.translate import TranslateSettings
 from img2img_train.metrics.image import METRICS, Pixels
 from img2img_train.networks.layers import TestNorm
-from img2img_train.serve.models import Choice, Offers, degraded
+from img2img_train.serve.models import ModelChoice, ModelRegistry, degraded
 from img2img_train.serve.widgets import Control, all_controls, settings_of
 
 RECIPE: Final = "a recipe"
@@ -64,10 +64,10 @@ CSS: Final = """
 
 
 @dataclass(slots=True)
-class Desk:
+class Handlers:
     """What happens on a click. ``folder`` holds uploads and results, and goes when the server does."""
 
-    offers: Offers
+    offers: ModelRegistry
     folder: Path
     controls: Mapping[str, tuple[Control, ...]] = field(default_factory=all_controls)
     made: list[Path] = field(default_factory=list)
@@ -145,7 +145,7 @@ class Desk:
         path.write_bytes(data)
         return str(path)
 
-    def title(self, choice: Choice) -> str:
+    def title(self, choice: ModelChoice) -> str:
         """Return the name of a model and its way, where it has two."""
         offer = self.offers.offers[choice.number]
         return offer.name + (f", {choice.way}" if len(offer.ways) > 1 and choice.way else "")
@@ -153,12 +153,12 @@ class Desk:
 
 def choice_of(
     number: int, way: str | None, dropout: str, norm: str, tile: float, overlap: float
-) -> tuple[Choice, TranslateSettings]:
+) -> tuple[ModelChoice, TranslateSettings]:
     """Return the model and the way it is applied from the page's settings."""
     settings = build_model(TranslateSettings, {"tile": int(tile), "overlap": int(overlap)})
     switched = {"on": True, "off": False}.get(dropout)
     how: TestNorm | None = "batch" if norm == "batch" else "running" if norm == "running" else None
-    return Choice(int(number), way, switched, how), settings
+    return ModelChoice(int(number), way, switched, how), settings
 
 
 def score_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
@@ -210,7 +210,7 @@ def in_one_line(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def build_page(gr: Any, desk: Desk) -> Any:
+def build_page(gr: Any, desk: Handlers) -> Any:
     """Return the page as gradio's Blocks."""
     with gr.Blocks(title="img2img", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
@@ -230,7 +230,7 @@ def build_page(gr: Any, desk: Desk) -> Any:
     return page
 
 
-def _choosing(gr: Any, desk: Desk) -> list[Any]:
+def _choosing(gr: Any, desk: Handlers) -> list[Any]:
     """Lay out the choice of a model and how it is applied; the order is that of ``choice_of``."""
     offers = desk.offers.offers
     names = [(offer.name, number) for number, offer in enumerate(offers)]
@@ -276,7 +276,7 @@ def _choosing(gr: Any, desk: Desk) -> list[Any]:
     return [model, way, dropout, norm, *numbers]
 
 
-def _about(desk: Desk, number: int) -> str:
+def _about(desk: Handlers, number: int) -> str:
     offer = desk.offers.offers[number]
     alone = f"<b>{html.escape(offer.name)}</b><br>" if len(desk.offers.offers) == 1 else ""
     return alone + "<br>".join(map(html.escape, offer.about))
@@ -328,7 +328,7 @@ def _on(
     )
 
 
-def _own_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
+def _own_tab(gr: Any, desk: Handlers, chosen: list[Any]) -> None:
     gr.Markdown(
         "Bring a image of any size; drag the line to see it before and after.", elem_classes="hint"
     )
@@ -342,7 +342,7 @@ def _own_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
     )
 
 
-def _degrade_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
+def _degrade_tab(gr: Any, desk: Handlers, chosen: list[Any]) -> None:
     gr.Markdown(
         "Bring a clean image. It is degraded, restored, and both are compared with the clean one: "
         "a model that does not beat doing nothing is of no use.",
@@ -412,7 +412,7 @@ def _control(gr: Any, kind: str, control: Control) -> Any:
     return gr.Dropdown(choices, value=control.value, multiselect=control.kind == "several", **about)
 
 
-def _compare_tab(gr: Any, desk: Desk, chosen: list[Any]) -> None:
+def _compare_tab(gr: Any, desk: Handlers, chosen: list[Any]) -> None:
     gr.Markdown(
         "Bring both halves of a pair: what goes in, and what should come out.", elem_classes="hint"
     )

@@ -36,7 +36,7 @@ WAYS: Final = ("AtoB", "BtoA")
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ModelEntry:
     """A model to choose: its checkpoint, a name of its own, what is known of it, its ways."""
 
     checkpoint: Path
@@ -45,7 +45,7 @@ class Offer:
     ways: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path, name: str) -> Offer:
+    def of(cls, path: Path, name: str) -> ModelEntry:
         """Read what a run or a checkpoint says of itself; CheckpointError where it is none."""
         found = find_checkpoint(path)
         about = read_description(found)
@@ -89,7 +89,7 @@ class Limits:
         return io.ReadPolicy(max_pixels=self.pixels, max_bytes=self.bytes, max_aspect=1e9)
 
 
-class Choice(NamedTuple):
+class ModelChoice(NamedTuple):
     """Which model, and how it is applied; None: as it was trained and saved."""
 
     number: int = 0
@@ -98,7 +98,7 @@ class Choice(NamedTuple):
     norm: TestNorm | None = None
 
 
-class Trial(NamedTuple):
+class ScoredRestoration(NamedTuple):
     """Three images, H x W x 3 uint8, and the metrics of the first two against the third."""
 
     given: Pixels
@@ -109,25 +109,27 @@ class Trial(NamedTuple):
 
 
 @dataclass(slots=True)
-class Offers:
+class ModelRegistry:
     """The models there are, read when first used; the last ``KEPT`` stay in memory."""
 
-    offers: tuple[Offer, ...]
+    offers: tuple[ModelEntry, ...]
     device: str
     limits: Limits
-    loaded: dict[Choice, LoadedModel] = field(default_factory=dict)
+    loaded: dict[ModelChoice, LoadedModel] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, paths: Sequence[Path], device: str, limits: Limits) -> Offers:
+    def of(cls, paths: Sequence[Path], device: str, limits: Limits) -> ModelRegistry:
         """Look at every run or checkpoint; CheckpointError or UsageError where one cannot be offered."""
         choose_device(device)
         for path in paths:
             if not path.exists():
                 raise CheckpointError("run", path, "no such file or folder", "check the path")
         names = short_names(paths)
-        return cls(tuple(Offer.of(p, n) for p, n in zip(paths, names, strict=True)), device, limits)
+        return cls(
+            tuple(ModelEntry.of(p, n) for p, n in zip(paths, names, strict=True)), device, limits
+        )
 
-    def model(self, choice: Choice) -> LoadedModel:
+    def model(self, choice: ModelChoice) -> LoadedModel:
         """Return a model in eval mode; errors as of ``load_generator``."""
         found = self.loaded.pop(choice, None)
         if found is None:
@@ -145,7 +147,7 @@ class Offers:
         return io.decode(data, self.limits.policy()).pixels
 
     def restore(
-        self, choice: Choice, data: bytes, settings: TranslateSettings
+        self, choice: ModelChoice, data: bytes, settings: TranslateSettings
     ) -> tuple[Pixels, bytes]:
         """Return what a model takes of a image, and the file that ``translate`` makes of it."""
         given, model = self.read(data), self.model(choice)
@@ -153,8 +155,8 @@ class Offers:
         return as_taken(model.channel_layout, given), translate_bytes(model, data, settings).image
 
     def trial(
-        self, choice: Choice, clean: Pixels, degraded: Pixels, settings: TranslateSettings
-    ) -> Trial:
+        self, choice: ModelChoice, clean: Pixels, degraded: Pixels, settings: TranslateSettings
+    ) -> ScoredRestoration:
         """Return what a model makes of a degraded image, scored against the clean one beside doing nothing.
 
         A model that gives gray is held to the gray of the clean image.
@@ -163,7 +165,7 @@ class Offers:
         target = as_taken(GRAY, clean) if model.spec.outputs == 1 else clean
         given = as_taken(model.channel_layout, degraded)
         made = io.to_uint8_rgb(translate_pixels(model, degraded, settings)[0])
-        return Trial(given, made, target, scores(target, given), scores(target, made))
+        return ScoredRestoration(given, made, target, scores(target, given), scores(target, made))
 
 
 GRAY: Final = ChannelLayout("rgb", (1, 1))

@@ -44,7 +44,7 @@ App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class RequestGuard:
     """Passes on the requests of the page that this server gave out, and no others.
 
     A request under another host name is rejected, for a name that was made to point here would give its page

@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any, Final
 
 from img2img_data.core.errors import load_extra
-from img2img_train.serve.models import Limits, Offers
-from img2img_train.serve.request_guard import HOST, App, Gate, listen, stay_home
+from img2img_train.serve.models import Limits, ModelRegistry
+from img2img_train.serve.request_guard import HOST, App, RequestGuard, listen, stay_home
 from img2img_train.training.signals import SIGNALS, Stopped
 
 LAST_SECONDS: Final = 1
@@ -59,12 +59,12 @@ def serve(
             prefix="img2img-serve-", ignore_cleanup_errors=True
         ) as temporary,
     ):
-        offers = Offers.of(paths, device, limits)
+        offers = ModelRegistry.of(paths, device, limits)
         _settle(Path(temporary))
         gr = load_extra("gradio", "serve", "serve")
         stay_home()
         number = listener.getsockname()[1]
-        app = Gate(_page(gr, offers, Path(temporary), number))
+        app = RequestGuard(_page(gr, offers, Path(temporary), number))
         count = "1 model" if len(paths) == 1 else f"{len(paths):,} models"
 
         def ready() -> None:
@@ -75,12 +75,12 @@ def serve(
         _run(app, listener, ready)
 
 
-def _page(gr: Any, offers: Offers, folder: Path, port: int) -> App:
+def _page(gr: Any, offers: ModelRegistry, folder: Path, port: int) -> App:
     """Return what answers the requests of the page."""
-    from img2img_train.serve.app import CSS, Desk, build_page
+    from img2img_train.serve.app import CSS, Handlers, build_page
 
     fastapi = load_extra("fastapi", "serve", "serve")
-    page = build_page(gr, Desk(offers, folder))
+    page = build_page(gr, Handlers(offers, folder))
     outer = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     gr.mount_gradio_app(
         outer,

@@ -94,10 +94,10 @@ def test_a_rerun_does_only_what_is_missing(negative: LoadedModel, tmp_path: Path
     before = {
         p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())
     }
-    assert (first.kept, first.already, first.rejected) == (4, 0, {"not-an-image": 1})
+    assert (first.restored, first.reused, first.rejected) == (4, 0, {"not-an-image": 1})
     (tmp_path / "out" / "002.png").write_bytes(b"torn")
     second = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
-    assert (second.kept, second.already) == (4, 3)
+    assert (second.restored, second.reused) == (4, 3)
     after = {
         p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())
     }
@@ -106,7 +106,7 @@ def test_a_rerun_does_only_what_is_missing(negative: LoadedModel, tmp_path: Path
     third = translate(
         negative, tmp_path / "in", tmp_path / "out", settings=TILED.model_copy(update={"tile": 64})
     )
-    assert third.already == 0
+    assert third.reused == 0
 
 
 def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> None:
@@ -223,4 +223,4 @@ def test_another_way_at_test_is_done_again(tmp_path: Path) -> None:
     for dropout, norm in ((False, "running"), (True, "running"), (True, "batch")):
         model = dataclasses.replace(skip_net(dropout, norm), path=tmp_path / "model")
         for already in (0, 1):
-            assert translate(model, tmp_path / "in", tmp_path / "out").already == already
+            assert translate(model, tmp_path / "in", tmp_path / "out").reused == already

@@ -23,9 +23,15 @@ from small_runs import negative_model  # noqa: E402
 
 from img2img_data.core.errors import FolderInUseError, Rejected, UsageError  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
-from img2img_train.inference.resume_log import Finished  # noqa: E402
+from img2img_train.inference.resume_log import ResumeLog  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate  # noqa: E402
-from img2img_train.inference.video import CONTAINERS, VIDEO_FORMATS, Survey, open_video, write_video  # noqa: E402
+from img2img_train.inference.video import (  # noqa: E402
+    CONTAINERS,
+    VIDEO_FORMATS,
+    VideoInfo,
+    open_video,
+    write_video,
+)
 from img2img_train.runs.folder import LoadedModel  # noqa: E402
 
 try:
@@ -66,7 +72,7 @@ def frames_of(path: Path) -> np.ndarray:
         return np.stack(list(video.frames()))
 
 
-def survey_of(path: Path) -> Survey:
+def survey_of(path: Path) -> VideoInfo:
     with open_video(path) as video:
         return video.survey(10**6)
 
@@ -81,7 +87,7 @@ def reason(path: Path) -> str:
 @pytest.mark.parametrize("suffix", CODED)
 def test_every_frame_comes_out_at_its_pace(suffix: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"v.{suffix}", 7, 12.5)
-    assert survey_of(path) == Survey(7, 7, 12.5, 64, 48)
+    assert survey_of(path) == VideoInfo(7, 7, 12.5, 64, 48)
     got, given = frames_of(path), np.stack(images(7))
     assert np.abs(got.astype(int) - given).mean() < (1 if suffix == "mkv" else 8)
 
@@ -180,12 +186,12 @@ def test_what_is_written_is_what_was_given(
 ) -> None:
     width, height = size
     given = images(5, width, height)
-    with write_video(tmp_path / f"v.{format}", format, Survey(5, 5, 24, width, height)) as take:
+    with write_video(tmp_path / f"v.{format}", format, VideoInfo(5, 5, 24, width, height)) as take:
         for frame in given:
             take(frame)
     assert [p.name for p in tmp_path.iterdir()] == [f"v.{format}"]
     seen = survey_of(tmp_path / f"v.{format}")
-    assert seen == Survey(5, 5, 24, width + width % 2, height + height % 2)
+    assert seen == VideoInfo(5, 5, 24, width + width % 2, height + height % 2)
     got = frames_of(tmp_path / f"v.{format}")[:, :height, :width]
     far = np.abs(got.astype(int) - np.stack(given))
     assert far.max() == 0 if VIDEO_FORMATS[format].lossless else width < 9 or far.mean() < 8
@@ -193,7 +199,7 @@ def test_what_is_written_is_what_was_given(
 
 @pytest.mark.parametrize("format", VIDEO_FORMATS)
 def test_grays_stay_gray_and_as_light(format: str, tmp_path: Path) -> None:
-    with write_video(tmp_path / f"v.{format}", format, Survey(9, 9, 25, 32, 32)) as take:
+    with write_video(tmp_path / f"v.{format}", format, VideoInfo(9, 9, 25, 32, 32)) as take:
         for level in range(10, 250, 24):
             take(np.full((32, 32), level, np.uint8))
     got = frames_of(tmp_path / f"v.{format}")[:, 16, 16].astype(int)
@@ -203,12 +209,15 @@ def test_grays_stay_gray_and_as_light(format: str, tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_video_that_fails(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
-    with contextlib.suppress(KeyError), write_video(path, "mp4", Survey(9, 9, 25, 32, 32)) as take:
+    with (
+        contextlib.suppress(KeyError),
+        write_video(path, "mp4", VideoInfo(9, 9, 25, 32, 32)) as take,
+    ):
         take(np.zeros((32, 32, 3), np.uint8))
         raise KeyError
     with (
         pytest.raises(UsageError, match="choose webm"),
-        write_video(path, "mp4", Survey(9, 9, 0, 9, 9)),
+        write_video(path, "mp4", VideoInfo(9, 9, 0, 9, 9)),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -219,7 +228,7 @@ def test_a_full_disk_is_told_of(tmp_path: Path) -> None:
         "import sys, numpy as np, pathlib; from img2img_train.inference.video import *\n"
         "frames = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8)\n"
         "try:\n"
-        "  with write_video(pathlib.Path(sys.argv[1]), sys.argv[2], Survey(30, 30, 25, 64, 64)) as take:\n"
+        "  with write_video(pathlib.Path(sys.argv[1]), sys.argv[2], VideoInfo(30, 30, 25, 64, 64)) as take:\n"
         "    for frame in frames: take(frame)\n"
         "except OSError as error: print(error.strerror)\n"
     )
@@ -251,7 +260,7 @@ def test_images_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) ->
         lambda *said: told.append(said),
         settings=LOSSLESS,
     )
-    assert (done.kept, done.videos, done.frames, done.already) == (4, 2, 12, 0)
+    assert (done.restored, done.videos, done.frames, done.reused) == (4, 2, 12, 0)
     assert dict(done.rejected) == {"not-an-image": 1}
     assert told[-1] == ("", 5, 5)
     assert ("restoring w.mkv", 6, 6) in told
@@ -267,11 +276,11 @@ def test_images_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) ->
     assert np.array_equal(frames_of(made), 255 - frames_of(given[odd]))
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.mkv")}
     again = translate(negative, tmp_path / "in", tmp_path / "out", settings=LOSSLESS)
-    assert (again.kept, again.already, again.frames) == (4, 4, 0)
+    assert (again.restored, again.reused, again.frames) == (4, 4, 0)
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.mkv")}
     assert not list((tmp_path / "out").rglob(".*"))
     other = LOSSLESS.model_copy(update={"video_format": "avi"})
-    assert translate(negative, tmp_path / "in", tmp_path / "out", settings=other).already == 2
+    assert translate(negative, tmp_path / "in", tmp_path / "out", settings=other).reused == 2
 
 
 def test_one_file_becomes_one_of_its_kind(tmp_path: Path) -> None:
@@ -295,8 +304,8 @@ def test_results_are_no_sources_and_overwrite_none(tmp_path: Path, negative: Loa
         translate(negative, tmp_path / "in", tmp_path / "in")
     for _ in range(2):
         done = translate(negative, tmp_path / "in", tmp_path / "in" / "out", settings=LOSSLESS)
-        assert done.kept == 2
+        assert done.restored == 2
     assert len(list_images(tmp_path / "in" / "**" / "*.png", tmp_path / "in" / "out")[1]) == 2
     assert before == [p.read_bytes() for p in sorted((tmp_path / "in").glob("*.png"))]
-    with Finished.open(tmp_path / "in" / "out", negative, {}), pytest.raises(FolderInUseError):
+    with ResumeLog.open(tmp_path / "in" / "out", negative, {}), pytest.raises(FolderInUseError):
         translate(negative, tmp_path / "in", tmp_path / "in" / "out")

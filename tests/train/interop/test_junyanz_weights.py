@@ -94,7 +94,10 @@ def test_weights_go_there_and_come_back(spec: NetworkSpec, tmp_path: Path) -> No
     model = model_of(spec)
     compat.export_pth(model, tmp_path / "g.pth")
     dropout = spec.dropout if spec.name.startswith("unet") else None
-    assert compat.adopt(tmp_path / "g.pth", tmp_path / "m.safetensors", "BtoA", dropout) == spec
+    assert (
+        compat.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors", "BtoA", dropout)
+        == spec
+    )
     back = load_generator(tmp_path / "m.safetensors", "cpu", dropout=False, norm="running")
     assert back.config.direction == "BtoA"
     side = spec.smallest
@@ -108,7 +111,7 @@ def test_old_instance_statistics_and_parallel_names_are_passed_over(tmp_path: Pa
     state = {f"module.{n}": t for n, t in model.generator.state_dict().items()}
     state["module.model.2.num_batches_tracked"] = torch.tensor(1)
     torch.save(state, tmp_path / "g.pth")
-    compat.adopt(tmp_path / "g.pth", tmp_path / "m.safetensors")
+    compat.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
     photo = make_photo(1, 40, 36)[None]
     assert np.array_equal(
         load_generator(tmp_path / "m.safetensors", "cpu").restore(photo), model.restore(photo)
@@ -130,7 +133,7 @@ def test_hostile_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("text.pth").write_text("no weights")
     for name in ("bomb", "zipped", "nan", "other", "list", "text", "missing"):
         with pytest.raises(CheckpointError, match=f"{name}.pth"):
-            compat.adopt(Path(f"{name}.pth"), Path("out.safetensors"))
+            compat.import_weights(Path(f"{name}.pth"), Path("out.safetensors"))
     assert not Path("run-by-a-pickle").exists()
     assert not Path("out.safetensors").exists()
 
@@ -152,14 +155,14 @@ def test_what_is_no_file_of_weights_is_told_in_own_words(tmp_path: Path) -> None
     )
     for name, words in said.items():
         with pytest.raises(CheckpointError, match=words) as error:
-            compat.adopt(tmp_path / f"{name}.pth", tmp_path / "out.safetensors")
+            compat.import_weights(tmp_path / f"{name}.pth", tmp_path / "out.safetensors")
         assert "weights_only" not in str(error.value), name
     torch.save(
         model_of(SPECS[0]).generator.state_dict(),
         tmp_path / "o",
         _use_new_zipfile_serialization=False,
     )
-    assert compat.adopt(tmp_path / "o", tmp_path / "out.safetensors") == SPECS[0]
+    assert compat.import_weights(tmp_path / "o", tmp_path / "out.safetensors") == SPECS[0]
 
 
 def test_networks_without_counterpart_are_rejected(tmp_path: Path) -> None:

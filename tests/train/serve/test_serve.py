@@ -35,7 +35,15 @@ from img2img_train.metrics.image import METRICS  # noqa: E402
 from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
 from img2img_train.runs.checkpoint import Description, Progress, write_checkpoint  # noqa: E402
 from img2img_train.runs.folder import load_generator  # noqa: E402
-from img2img_train.serve.models import KEPT, Choice, Limits, Offers, as_taken, degraded, scores  # noqa: E402
+from img2img_train.serve.models import (  # noqa: E402
+    KEPT,
+    Limits,
+    ModelChoice,
+    ModelRegistry,
+    as_taken,
+    degraded,
+    scores,
+)
 from img2img_train.serve.widgets import all_controls, defaults_of, settings_of  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "img2img_train", "serve"]
@@ -125,18 +133,18 @@ def test_a_image_is_degraded_as_in_a_corpus_of_that_seed(tmp_path: Path) -> None
 # -------------------------------------------------------------------------------- models on offer
 def test_models_are_offered_by_names_of_their_own_and_few_are_held(tmp_path: Path) -> None:
     paths = [write_model(tmp_path / f"{n}.safetensors", way_back=n == 0) for n in range(KEPT + 1)]
-    offers = Offers.of(paths, "cpu", LIMITS)
+    offers = ModelRegistry.of(paths, "cpu", LIMITS)
     assert [offer.name for offer in offers.offers] == [path.name for path in paths]
     assert [offer.ways for offer in offers.offers][:2] == [("AtoB", "BtoA"), ("AtoB",)]
     for number in range(len(paths)):
-        offers.model(Choice(number))
+        offers.model(ModelChoice(number))
     assert len(offers.loaded) == KEPT
     there, back = (
-        offers.model(Choice(0, way)).restore(make_photo(1)[None]) for way in ("AtoB", "BtoA")
+        offers.model(ModelChoice(0, way)).restore(make_photo(1)[None]) for way in ("AtoB", "BtoA")
     )
     assert not np.array_equal(there, back)
     with pytest.raises(CheckpointError, match="no such file"):
-        Offers.of([tmp_path / "none"], "cpu", LIMITS)
+        ModelRegistry.of([tmp_path / "none"], "cpu", LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +154,11 @@ def test_gray_and_lab_models_are_scored_on_what_they_take(
     color: str, inputs: int, outputs: int, tmp_path: Path
 ) -> None:
     path = write_model(tmp_path / "m", color=color, inputs=inputs, outputs=outputs)
-    offers, image = Offers.of([path], "cpu", LIMITS), make_photo(3, 47, 33)
-    trial = offers.trial(Choice(), image, image, TranslateSettings())
+    offers, image = ModelRegistry.of([path], "cpu", LIMITS), make_photo(3, 47, 33)
+    trial = offers.trial(ModelChoice(), image, image, TranslateSettings())
     gray = [bool((p == p[..., :1]).all()) for p in (trial.given, trial.made, trial.target)]
     assert gray == [inputs == 1, outputs == 1, outputs == 1]
-    model = offers.model(Choice())
+    model = offers.model(ModelChoice())
     assert np.abs(trial.made.astype(int) - model.restore(image[None])[0]).max() <= 1
     assert np.array_equal(trial.given, as_taken(model.channel_layout, image))
     assert trial.nothing == scores(trial.target, trial.given)
@@ -162,7 +170,7 @@ def test_images_of_two_sizes_are_one_line() -> None:
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path: Path) -> None:
-    offers = Offers.of([write_model(tmp_path / "m")], "cpu", LIMITS)
+    offers = ModelRegistry.of([write_model(tmp_path / "m")], "cpu", LIMITS)
     with pytest.raises(io.Rejected, match="too-many-pixels"):
         offers.read(io.encode(make_photo(1, 400, 300), "png"))
 
