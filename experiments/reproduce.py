@@ -33,14 +33,8 @@ from img2img_train.metrics.color_overlap import Histograms
 from img2img_train.metrics.image import Pixels
 from img2img_train.objectives.registry import Adversarial
 from img2img_train.report.page import flat, render, write_page
-from img2img_train.runs.folder import (
-    LoadedModel,
-    choose_device,
-    load_generator,
-    read_log,
-    read_timing,
-    versions,
-)
+from img2img_train.runs.folder import read_log, read_timing, versions
+from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 
 Say = Callable[[str], None]
 

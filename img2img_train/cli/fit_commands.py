@@ -134,7 +134,7 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     from img2img_train.distributed.memory import limited
     from img2img_train.evaluation.evaluate import evaluate_run, verdict
     from img2img_train.report.page import write_run_report
-    from img2img_train.runs.folder import choose_device
+    from img2img_train.runs.model import choose_device
 
     device = choose_device(config.device).type
     folder, wanted, lines = result.folder, ("test", config.validation_split), []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from img2img_train.inference.translate import Translated, TranslateSettings
     from img2img_train.networks.layers import TestNorm
-    from img2img_train.runs.folder import LoadedModel
+    from img2img_train.runs.model import LoadedModel
 
 LESS_AT_ONCE: Final = (
     "give a smaller --tile, with --overlap half of it at most, or --batch, or another --device"
@@ -111,7 +111,7 @@ def evaluate(
         write_matrix,
     )
     from img2img_train.metrics.perceptual import load_perceptual_metrics
-    from img2img_train.runs.folder import choose_device
+    from img2img_train.runs.model import choose_device
 
     where, hint = choose_device(device).type, "give a smaller --batch or another --device"
     wanted = parse_limits(
@@ -199,7 +199,7 @@ def translate(
     from img2img_train.inference.inputs import is_one_file, list_images
     from img2img_train.inference.translate import TranslateSettings
     from img2img_train.inference.translate import translate as restore
-    from img2img_train.runs.folder import load_generator
+    from img2img_train.runs.model import load_generator
 
     chosen = build_model(TranslateSettings, settings)
     single = is_one_file(images, out)
@@ -309,7 +309,7 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: 
     """
     from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
     from img2img_train.interop.junyanz_weights import export_pth
-    from img2img_train.runs.folder import load_generator
+    from img2img_train.runs.model import load_generator
 
     kind = out.suffix.lower()
     if kind not in {".onnx", ".html", ".safetensors", ".pth"}:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import Corpus, Pair, open_corpus, to_json_page
+from img2img_train.data.color_checks import check_samples
 from img2img_train.data.on_the_fly import Online
 from img2img_train.evaluation.by_tag import check_tags, facts_of
 from img2img_train.evaluation.results import Matrix, images_csv, protocol, write
@@ -25,9 +26,7 @@ from img2img_train.metrics.image import PERCEPTUAL
 from img2img_train.metrics.perceptual import PerceptualMetrics
 from img2img_train.networks.layers import TestNorm
 from img2img_train.report.gallery import Card
-
-if TYPE_CHECKING:
-    from img2img_train.runs.folder import LoadedModel
+from img2img_train.runs.model import LoadedModel, load_generator
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 
@@ -53,8 +52,6 @@ def evaluate_matrix(
     few values; UsageError where no corpus has one. ``learned``: networks that score too. ``gallery``:
     images for the page, of all cells together.
     """
-    from img2img_train.runs.folder import load_generator
-
     opened = [(open_corpus(path), path) for path in dict.fromkeys(corpora)]
     names = short_names([path for _, path in opened])
     work = [
@@ -110,8 +107,6 @@ def evaluate_run(
     PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image). A run that degraded
     its inputs itself is scored on such. Raises as ``evaluate_matrix``.
     """
-    from img2img_train.runs.folder import load_generator
-
     opened, model = open_corpus(corpus), load_generator(run, device)
     pairs = _pairs(opened, split)
     known = dict.fromkeys(
@@ -196,8 +191,6 @@ def _at_test(model: LoadedModel) -> dict[str, bool | str]:
 
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
-    from img2img_train.data.color_checks import check_samples
-
     check_samples(corpus)
     pairs = corpus.pairs(split)
     if not pairs:

@@ -16,6 +16,7 @@ from img2img_train.metrics.bootstrap import RESAMPLES
 from img2img_train.metrics.image import Measure
 from img2img_train.report import page
 from img2img_train.report.gallery import Card
+from img2img_train.runs.folder import versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,6 @@ def _described(measure: Measure) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     import cv2
     import numpy as np
-
-    from img2img_train.runs.folder import versions
 
     return {**versions(), "numpy": np.__version__, "opencv": cv2.__version__}
 

@@ -38,7 +38,7 @@ from img2img_train.networks.generators import Translator
 from img2img_train.networks.layers import looks_around
 from img2img_train.report.page import render_browser_page
 from img2img_train.runs.checkpoint import write_checkpoint
-from img2img_train.runs.folder import LoadedModel
+from img2img_train.runs.model import LoadedModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from img2img_data.core.errors import FolderInUseError, printable
 from img2img_data.corpus.format import to_json_line, write_atomically
-from img2img_train.runs.folder import LoadedModel
+from img2img_train.runs.model import LoadedModel
 
 DONE_FILE: Final = "translated.jsonl"
 

@@ -34,7 +34,7 @@ from img2img_train.inference.resume_log import ResumeLog
 from img2img_train.inference.tiles import Tiling, restore
 from img2img_train.inference.video import Video, VideoInfo, is_video, open_video, write_video
 from img2img_train.networks.layers import looks_around
-from img2img_train.runs.folder import LoadedModel
+from img2img_train.runs.model import LoadedModel
 
 Follow: TypeAlias = Callable[[str, int, int], None]
 """Told what is worked on ("" for the whole, else a video), files or frames done, and in all."""

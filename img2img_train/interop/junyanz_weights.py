@@ -21,7 +21,7 @@ from img2img_train.runs.weight_files import read_tensors
 
 if TYPE_CHECKING:
     from img2img_train.runs.checkpoint import Tensors
-    from img2img_train.runs.folder import LoadedModel
+    from img2img_train.runs.model import LoadedModel
 
 SIZE: Final = (256, 256)
 

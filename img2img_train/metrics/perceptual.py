@@ -13,7 +13,7 @@ from img2img_data.core.errors import CorpusError, printable
 from img2img_train.metrics.fid import Gaussian, frechet_distance
 from img2img_train.metrics.inception import Inception, load_inception
 from img2img_train.metrics.lpips import Lpips, load_lpips
-from img2img_train.runs.folder import choose_device
+from img2img_train.runs.model import choose_device
 
 SIDES: Final = ("input", "output", "target")
 FEW_IMAGES: Final = 2048

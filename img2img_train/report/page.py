@@ -21,6 +21,7 @@ from img2img_data.core.errors import printable
 from img2img_data.corpus.format import write_atomically
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
 from img2img_train.report.gallery import Card, album_of
+from img2img_train.runs.folder import read_log, sample_paths
 
 Point: TypeAlias = tuple[float, float]
 
@@ -38,8 +39,6 @@ def write_run_report(run: Path) -> Path:
 
     Raises CheckpointError when the folder holds no run.
     """
-    from img2img_train.runs.folder import read_log, sample_paths
-
     page = read_page(run / CONFIG_FILE)
     log = read_log(run)
     config = RunConfig.load(run / CONFIG_FILE)

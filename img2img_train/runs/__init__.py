@@ -1,3 +1,6 @@
-"""The run folder and its checkpoints, and models loaded from them."""
+"""Run folders, checkpoints, and the models and weight files loaded from disk.
 
-__all__ = ["checkpoint", "folder", "weight_files"]
+What trains a model is in `training`, what scores one in `evaluation`.
+"""
+
+__all__ = ["checkpoint", "folder", "model", "weight_files"]

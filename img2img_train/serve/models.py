@@ -28,7 +28,8 @@ from img2img_train.metrics.image import METRICS, Pixels
 from img2img_train.networks.layers import TestNorm
 from img2img_train.networks.registry import NetworkSpec
 from img2img_train.runs.checkpoint import Description, read_description
-from img2img_train.runs.folder import LoadedModel, choose_device, find_checkpoint, load_generator
+from img2img_train.runs.folder import find_checkpoint
+from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 
 KEPT: Final = 2
 """Models that stay in memory."""

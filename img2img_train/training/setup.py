@@ -23,7 +23,8 @@ from img2img_train.data.loader import Plan, spread
 from img2img_train.data.on_the_fly import Online
 from img2img_train.distributed.processes import find_place
 from img2img_train.objectives.registry import Objective
-from img2img_train.runs.folder import RunFolder, choose_device
+from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.model import choose_device
 
 LONGEST: Final = 120
 

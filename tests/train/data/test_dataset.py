@@ -20,7 +20,8 @@ from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.inference.translate import TranslateSettings, translate_bytes
 from img2img_train.networks.registry import Generator, describe
 from img2img_train.runs.checkpoint import read_checkpoint
-from img2img_train.runs.folder import RunFolder, load_generator, read_log, sample_paths
+from img2img_train.runs.folder import RunFolder, read_log, sample_paths
+from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data

@@ -107,7 +107,7 @@ def test_deep_corpora_are_scored_at_their_depth(layout: str, tmp_path: Path) -> 
 
 def test_a_model_restores_16_bit_as_it_restores_8(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from img2img_train.runs.folder import load_generator
+    from img2img_train.runs.model import load_generator
 
     model = load_generator(write_run(tmp_path / "run"), "cpu")
     batch = np.stack([make_photo(seed, 36, 33) for seed in range(2)])

@@ -24,7 +24,7 @@ from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference import onnx_export as export  # noqa: E402
 from img2img_train.networks.registry import NETWORKS, Generator, NetworkSpec, build  # noqa: E402
-from img2img_train.runs.folder import LoadedModel, load_generator  # noqa: E402
+from img2img_train.runs.model import LoadedModel, load_generator  # noqa: E402
 
 SIZES = [(1, 1), (2, 33), (16, 16), (31, 47), (75, 20)]
 CPU = torch.device("cpu")

@@ -26,7 +26,7 @@ from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E40
 from img2img_train.inference.translate import TranslateSettings, translate, translate_bytes  # noqa: E402
 from img2img_train.networks.layers import set_norm  # noqa: E402
 from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
-from img2img_train.runs.folder import LoadedModel  # noqa: E402
+from img2img_train.runs.model import LoadedModel  # noqa: E402
 
 TILED = TranslateSettings(tile=32, overlap=16)
 KEEP = io.ReadPolicy(depth="keep", channels="keep")

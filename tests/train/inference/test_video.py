@@ -32,7 +32,7 @@ from img2img_train.inference.video import (  # noqa: E402
     open_video,
     write_video,
 )
-from img2img_train.runs.folder import LoadedModel  # noqa: E402
+from img2img_train.runs.model import LoadedModel  # noqa: E402
 
 try:
     cv2.VideoCapture(None, cv2.CAP_FFMPEG, [])  # type: ignore[call-overload]

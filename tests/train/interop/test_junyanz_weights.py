@@ -19,7 +19,7 @@ from img2img_data.core.errors import CheckpointError, UsageError  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.interop import junyanz_weights as compat  # noqa: E402
 from img2img_train.networks.registry import NetworkSpec, build, describe  # noqa: E402
-from img2img_train.runs.folder import LoadedModel, load_generator  # noqa: E402
+from img2img_train.runs.model import LoadedModel, load_generator  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,8 @@ from img2img_train.metrics.image import METRICS
 from img2img_train.objectives.registry import OBJECTIVES, Batch
 from img2img_train.optim.lr_schedule import SHAPES, Schedule
 from img2img_train.runs import checkpoint as checkpoints
-from img2img_train.runs.folder import RunFolder, load_generator, read_log
+from img2img_train.runs.folder import RunFolder, read_log
+from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stopped

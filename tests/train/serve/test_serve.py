@@ -34,7 +34,7 @@ from img2img_train.inference.translate import TranslateSettings, translate_bytes
 from img2img_train.metrics.image import METRICS  # noqa: E402
 from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
 from img2img_train.runs.checkpoint import Description, Progress, write_checkpoint  # noqa: E402
-from img2img_train.runs.folder import load_generator  # noqa: E402
+from img2img_train.runs.model import load_generator  # noqa: E402
 from img2img_train.serve.models import (  # noqa: E402
     KEPT,
     Limits,

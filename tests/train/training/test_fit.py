@@ -30,7 +30,8 @@ from img2img_train.networks.registry import NetworkSpec, build
 from img2img_train.objectives.registry import Batch
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs import folder as run
-from img2img_train.runs.folder import RunFolder, load_generator
+from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stop

@@ -18,7 +18,8 @@ from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.report.page import write_run_report
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs import folder as run
-from img2img_train.runs.folder import RunFolder, load_generator
+from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
 
