@@ -332,7 +332,7 @@ def flops(case: Case) -> float:
 
 def make_corpus(photos: Path, out: Path, case: Case, count: int) -> Path:
     """Cut PNG pairs and write them as a corpus that both loops read."""
-    from img2img_data.corpus.format import CORPUS_FILE
+    from img2img_data.corpus.format import CORPUS_FILE, FORMAT
 
     files = make_images(photos, out / "cut", count, case.side)
     for side in case.sides:
@@ -347,7 +347,7 @@ def make_corpus(photos: Path, out: Path, case: Case, count: int) -> Path:
     (out / "train" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kind = "unpaired" if case.sides == ("A", "B") else "paired"
     (out / CORPUS_FILE).write_text(
-        json.dumps({"format": 1, "kind": kind, "layout": "folders", "color": "rgb"})
+        json.dumps({"format": FORMAT, "kind": kind, "layout": "folders", "color": "rgb"})
     )
     return out
 

@@ -24,7 +24,8 @@ from contact_sheet import Strip, sheet
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.corpus.format import Corpus, Pair, open_corpus, to_json_page, write_atomically
+from img2img_data.corpus.format import to_json_page, write_atomically
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_train.cli.main import main
 from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe

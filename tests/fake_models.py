@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import make_photo
 
-from img2img_data.corpus.format import open_corpus
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
 from img2img_train.evaluation.score import evaluate_model
 

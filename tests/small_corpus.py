@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from conftest import make_photo
 
-from img2img_data.corpus.format import read_rows
+from img2img_data.core.jsonl import read_rows
+from img2img_data.corpus.format import FORMAT
 from img2img_data.images import io
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -65,7 +66,7 @@ def write_corpus(
         {"source": "x", "reason": reason, "detail": ""} for reason in ("gray", "gray", "truncated")
     ]
     (root / "rejected.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rejected))
-    page = {"format": 1, "kind": "paired", "layout": layout, "color": "rgb", **(info or {})}
+    page = {"format": FORMAT, "kind": "paired", "layout": layout, "color": "rgb", **(info or {})}
     (root / "corpus.json").write_text(json.dumps(page))
     return root
 

@@ -17,7 +17,8 @@ from img2img_data.build.pairings import pairing_of
 from img2img_data.build.pairs import Encoded, Job, Source, encode_files, make_job, read_sources
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.settings_model import Place, build_model, did_you_mean
-from img2img_data.corpus.format import METADATA_FILE, inside, read_info, write_atomically
+from img2img_data.corpus.format import METADATA_FILE, inside, write_atomically
+from img2img_data.corpus.reader import read_info
 from img2img_data.images import io
 from img2img_data.runner.build_folder import writing_to
 from img2img_data.runner.manifests import version_of

@@ -1,3 +1,6 @@
-"""The corpus on disk: names, rows, keys, and the layouts of other tools that can be read as one."""
+"""The corpus on disk: file names, keys and rows, the reader, and the folder layouts of other tools.
 
-__all__ = ["format", "layouts"]
+Writers live in ``build`` and ``exchange``; checks and pages about a corpus live in ``inspect``.
+"""
+
+__all__ = ["format", "layouts", "reader"]

@@ -191,7 +191,7 @@ def _shared(hashes: NDArray[np.uint64], whose: NDArray[np.uint64]) -> NDArray[np
     return other[number]
 
 
-class Keys:
+class UniqueKeys:
     """The keys of a set of paths, unique by ``key_forms``. Memory: that of the collisions alone."""
 
     def __init__(self, paths: Iterable[bytes]) -> None:

@@ -51,7 +51,7 @@ Span = tuple[bytes, int, int]
 """Where a image lies in an archive: the archive's path, the first byte, the number of bytes."""
 
 
-class Entry(NamedTuple):
+class LayoutEntry(NamedTuple):
     """One pair, or one image of a domain. Paths are relative to the folder, parted by "/"."""
 
     split: str
@@ -74,7 +74,7 @@ class FolderLayout:
         """Tell, by a look at the names at the top, whether a folder has this layout."""
         raise NotImplementedError
 
-    def entries(self, root: Path) -> Iterator[Entry]:
+    def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield what is in the folder; ``UsageError`` when a list in it is damaged."""
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ def _images(root: Path, folder: str) -> Iterator[tuple[str, bytes, Rejection | N
         )
 
 
-class Pix2Pix(FolderLayout):
+class Pix2PixLayout(FolderLayout):
     """One image a pair, input left and target right."""
 
     layout = "combined"
@@ -106,14 +106,14 @@ class Pix2Pix(FolderLayout):
             any(is_image_name(i.path) for i in list_folder(root / n)) for n in _split_folders(root)
         )
 
-    def entries(self, root: Path) -> Iterator[Entry]:
+    def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Take every image below the folders of the splits."""
         for folder, split in _split_folders(root).items():
             for key, path, rejected in _images(root, folder):
-                yield Entry(split, key, (path,), rejected=rejected)
+                yield LayoutEntry(split, key, (path,), rejected=rejected)
 
 
-class CycleGAN(FolderLayout):
+class CycleGANLayout(FolderLayout):
     """Two domains without pairs."""
 
     kind = "unpaired"
@@ -123,16 +123,16 @@ class CycleGAN(FolderLayout):
         """Look for trainA and trainB, or those of another split."""
         return any(all((root / f"{n}{d}").is_dir() for d in "AB") for n in SPLITS)
 
-    def entries(self, root: Path) -> Iterator[Entry]:
+    def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Take every image of each domain."""
         for side, domain in enumerate("AB"):
             for name, split in SPLITS.items():
                 if (root / f"{name}{domain}").is_dir():
                     for key, path, rejected in _images(root, f"{name}{domain}"):
-                        yield Entry(split, key, (path,), side, rejected=rejected)
+                        yield LayoutEntry(split, key, (path,), side, rejected=rejected)
 
 
-class TwoFolders(FolderLayout):
+class TwoFoldersLayout(FolderLayout):
     """A folder of inputs beside one of targets; halves have the same path but for the extension."""
 
     hint = "it needs input/ and target/ (or A and B, lq and gt), within the splits or around them"
@@ -141,7 +141,7 @@ class TwoFolders(FolderLayout):
         """Look for two folders that are called as in ``SIDES``."""
         return bool(self._places(root))
 
-    def entries(self, root: Path) -> Iterator[Entry]:
+    def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Pair by key, within each split."""
         for split, first, second in self._places(root):
             sides = [self._by_key(root, f) for f in (first, second)]
@@ -176,10 +176,10 @@ class TwoFolders(FolderLayout):
         key: str,
         first: list[tuple[bytes, Rejection | None]],
         second: list[tuple[bytes, Rejection | None]],
-    ) -> Iterator[Entry]:
+    ) -> Iterator[LayoutEntry]:
         rejected = [r for _, r in (*first, *second) if r]
         if len(first) == len(second) == 1 and not rejected:
-            yield Entry(split, key, (first[0][0], second[0][0]))
+            yield LayoutEntry(split, key, (first[0][0], second[0][0]))
             return
         for side, (own, other) in enumerate(((first, second), (second, first))):
             for path, why in own:
@@ -189,10 +189,10 @@ class TwoFolders(FolderLayout):
                     if more
                     else ("unpaired", "no other half")
                 )
-                yield Entry(split, key, (path,), side, rejected=why or reason)
+                yield LayoutEntry(split, key, (path,), side, rejected=why or reason)
 
 
-class BasicSR(FolderLayout):
+class BasicSRLayout(FolderLayout):
     """Folders gt and lq, and a list of the names in both: "name (h,w,c)", or "gt/name, lq/name"."""
 
     hint = "it needs meta_info.txt beside gt/ and lq/"
@@ -202,7 +202,7 @@ class BasicSR(FolderLayout):
         """Look for a meta_info*.txt."""
         return bool(self._lists(root))
 
-    def entries(self, root: Path) -> Iterator[Entry]:
+    def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Take the pairs of each list, in its order."""
         files = Entries(os.fsencode(root), unique=False)
         for split, folder, path in self._lists(root):
@@ -220,7 +220,7 @@ class BasicSR(FolderLayout):
                 found.append((next((SPLITS[w] for w in words if w in SPLITS), split), folder, path))
         return found
 
-    def _entry(self, root: Path, files: Entries, split: str, folder: str, line: str) -> Entry:
+    def _entry(self, root: Path, files: Entries, split: str, folder: str, line: str) -> LayoutEntry:
         whole = self._line.fullmatch(line.strip())
         target, comma, other = (whole[1] if whole else line).partition(", ")
         names = (other, target) if comma else (target, target)
@@ -232,7 +232,7 @@ class BasicSR(FolderLayout):
         key = as_key(
             os.path.splitext(target.removeprefix("gt/").encode("utf-8", "surrogateescape"))[0]
         )
-        return Entry(split, key, (found[0][0], found[1][0]), rejected=rejected)
+        return LayoutEntry(split, key, (found[0][0], found[1][0]), rejected=rejected)
 
     @staticmethod
     def _path(root: Path, folder: str, side: int, name: str, paired: bool) -> str:
@@ -243,7 +243,7 @@ class BasicSR(FolderLayout):
         return f"{folder}{own or SIDES[3][side]}/{name}"
 
 
-class HuggingFace(FolderLayout):
+class HuggingFaceLayout(FolderLayout):
     """A metadata.jsonl or metadata.csv in each split, whose columns *_file_name name the halves."""
 
     hint = "it needs a metadata.jsonl or metadata.csv with two *_file_name columns"
@@ -253,7 +253,7 @@ class HuggingFace(FolderLayout):
         """Look for the lists."""
         return bool(self._lists(root))
 
-    def entries(self, root: Path) -> Iterator[Entry]:
+    def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Take the rows of each list, in its order."""
         files = Entries(os.fsencode(root), unique=False)
         for split, folder, path in self._lists(root):
@@ -266,7 +266,7 @@ class HuggingFace(FolderLayout):
                     for n in names
                 ]
                 rejected = next((why for _, why in found if why), None)
-                yield Entry(
+                yield LayoutEntry(
                     split,
                     self._key(row, names),
                     (found[0][0], found[1][0]),
@@ -311,7 +311,7 @@ class HuggingFace(FolderLayout):
         return as_key(os.path.splitext(name)[0])
 
 
-class WebDataset(FolderLayout):
+class WebDatasetLayout(FolderLayout):
     """Tar archives whose members share a name up to the first dot: KEY.input.png, KEY.target.png."""
 
     hint = "it needs .tar archives with members like 1.input.png and 1.target.png"
@@ -320,7 +320,7 @@ class WebDataset(FolderLayout):
         """Look for archives; one alone may be given itself."""
         return bool(self._archives(root))
 
-    def entries(self, root: Path) -> Iterator[Entry]:
+    def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Take the samples of each archive, in its order."""
         for path in self._archives(root):
             words = re.split(r"[^a-z]+", path.stem.lower())
@@ -348,7 +348,7 @@ class WebDataset(FolderLayout):
         return sorted(p for p in root.glob("*.tar") if p.is_file() and not p.is_symlink())
 
     @staticmethod
-    def _entry(path: Path, split: str, prefix: str, group: dict[str, tar.Member]) -> Entry:
+    def _entry(path: Path, split: str, prefix: str, group: dict[str, tar.Member]) -> LayoutEntry:
         row: dict[str, Any] = {}
         if "json" in group and group["json"].size < 1 << 24:
             row = _json_row(tar.content(path, group["json"])) or {}
@@ -363,7 +363,7 @@ class WebDataset(FolderLayout):
             if set(sides) <= set(images):
                 halves = [images[s] for s in sides]
                 sources = tuple(own + b"/" + m.name.encode() for m in halves)
-                return Entry(
+                return LayoutEntry(
                     split,
                     key,
                     sources,
@@ -374,7 +374,7 @@ class WebDataset(FolderLayout):
                 )
         names = ", ".join(printable(n) for n in group)
         rejected = ("unpaired", f"no input and target among {names}"[:LONGEST_TAG])
-        return Entry(split, key, (own + b"/" + prefix.encode(),), rejected=rejected)
+        return LayoutEntry(split, key, (own + b"/" + prefix.encode(),), rejected=rejected)
 
 
 # ---------------------------------------------------------------------------------------- lists
@@ -433,12 +433,12 @@ def _plain(value: object) -> Any:
 
 
 LAYOUTS: Final[dict[str, FolderLayout]] = {
-    "webdataset": WebDataset(),
-    "basicsr": BasicSR(),
-    "hf": HuggingFace(),
-    "cyclegan": CycleGAN(),
-    "folders": TwoFolders(),
-    "pix2pix": Pix2Pix(),
+    "webdataset": WebDatasetLayout(),
+    "basicsr": BasicSRLayout(),
+    "hf": HuggingFaceLayout(),
+    "cyclegan": CycleGANLayout(),
+    "folders": TwoFoldersLayout(),
+    "pix2pix": Pix2PixLayout(),
 }
 """Every layout by its name, in the order in which a folder is tried."""
 

@@ -21,15 +21,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError, printable
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    EXTENSIONS,
-    Corpus,
-    Pair,
-    read_info,
-    to_json_page,
-    write_atomically,
-)
+from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, to_json_page, write_atomically
+from img2img_data.corpus.reader import Corpus, Pair, read_info
 from img2img_data.exchange.formats import EXPORTS, Done, Finished, Item, Items, Part
 from img2img_data.exchange.webdataset_pack import read_file
 from img2img_data.images import io

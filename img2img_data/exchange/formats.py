@@ -18,15 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple, overload
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError, load_extra
-from img2img_data.corpus.format import (
-    METADATA_FILE,
-    Corpus,
-    Kind,
-    inside,
-    manifests_of,
-    read_info,
-    to_json_line,
-)
+from img2img_data.corpus.format import METADATA_FILE, Kind, inside, to_json_line
+from img2img_data.corpus.reader import Corpus, manifests_of, read_info
 from img2img_data.exchange.webdataset_pack import row_of
 from img2img_data.runner.build_folder import BUILDING, BuildFolder
 

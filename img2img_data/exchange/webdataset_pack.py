@@ -34,11 +34,10 @@ from img2img_data.corpus.format import (
     REJECTED_FILE,
     digest,
     inside,
-    manifests_of,
-    read_info,
     to_json_page,
     write_atomically,
 )
+from img2img_data.corpus.reader import manifests_of, read_info
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, locked, writing_to
 from img2img_data.runner.outcome import Report

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from img2img_data.core.errors import CorpusError
-from img2img_data.corpus.format import Corpus, Pair, open_corpus
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_data.similarity.alignment import Shift, measure_shift
 
 

@@ -16,14 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data.core.errors import REASONS, UsageError, printable
-from img2img_data.corpus.format import (
-    REJECTED_FILE,
-    Corpus,
-    Pair,
-    kept_of,
-    open_corpus,
-    write_atomically,
-)
+from img2img_data.corpus.format import REJECTED_FILE, write_atomically
+from img2img_data.corpus.reader import Corpus, Pair, kept_of, open_corpus
 from img2img_data.images import io
 from img2img_data.inspect.histogram import Bars, Spread, Words, draw_spread, draw_words, number
 from img2img_data.inspect.statistics import (

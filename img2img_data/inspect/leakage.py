@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from img2img_data.core.errors import CorpusError, printable
-from img2img_data.corpus.format import METADATA_FILE, Corpus, inside, iter_rows, open_corpus
+from img2img_data.core.jsonl import iter_rows
+from img2img_data.corpus.format import METADATA_FILE, inside
+from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.runner.plan import Column
 from img2img_data.runner.workers import Pool, default_jobs
 from img2img_data.similarity.duplicates import EXACT, copies_within, leaks

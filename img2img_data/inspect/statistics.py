@@ -14,16 +14,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from img2img_data.core.errors import CorpusError, printable
-from img2img_data.corpus.format import (
-    METADATA_FILE,
-    REJECTED_FILE,
-    Corpus,
-    Pair,
-    digest,
-    inside,
-    iter_rows,
-    pair_of,
-)
+from img2img_data.core.jsonl import iter_rows
+from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, digest, inside
+from img2img_data.corpus.reader import Corpus, Pair, pair_of
 from img2img_data.inspect.histogram import Spread, Words
 
 NAMES: Final = 200

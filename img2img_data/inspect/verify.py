@@ -16,17 +16,8 @@ from numpy.typing import NDArray
 
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import count_rows, iter_rows
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    EXTENSIONS,
-    METADATA_FILE,
-    bits_of,
-    channels_of,
-    digest,
-    inside,
-    kept_of,
-    read_info,
-)
+from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, digest, inside
+from img2img_data.corpus.reader import bits_of, channels_of, kept_of, read_info
 from img2img_data.images import io
 
 PROBLEMS: Final = {

@@ -19,7 +19,7 @@ from typing import Any, Final
 from unicodedata import normalize
 
 from img2img_data.corpus.format import Kind, digest, key_forms, key_in_form
-from img2img_data.corpus.layouts import Entry, FolderLayout, Span
+from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
 from img2img_data.runner.settings import BuildSettings, parse_split
 from img2img_data.runner.splits import Strata, check_tag, group_of, stratum_of
 from img2img_data.sources.folder import Item
@@ -293,7 +293,7 @@ def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
     return plan.find_tags()
 
 
-def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[Entry]) -> Plan:
+def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[LayoutEntry]) -> Plan:
     """Plan one task for each entry of another tool's folder, with the key and the split it has there.
 
     Where two of a split would share a key, the later one's ends in a digest of its path.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from img2img_data.core.errors import REASONS, CorpusError, Img2ImgError, UsageError, printable
-from img2img_data.corpus.format import REJECTED_FILE, inside, read_rows, to_json_line
+from img2img_data.core.jsonl import read_rows
+from img2img_data.corpus.format import REJECTED_FILE, inside, to_json_line
 from img2img_data.runner.build_folder import (
     BUILDING,
     BuildFolder,

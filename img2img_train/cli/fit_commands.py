@@ -130,7 +130,7 @@ def _outcome(result: Result) -> str:
 
 def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     """Score a finished run on its corpora's test split, or else validation split, and write its report."""
-    from img2img_data.corpus.format import open_corpus
+    from img2img_data.corpus.reader import open_corpus
     from img2img_train.distributed.memory import limited
     from img2img_train.evaluation.evaluate import evaluate_run, verdict
     from img2img_train.report.page import write_run_report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from img2img_data.core.errors import UsageError, printable
-from img2img_data.corpus.format import Corpus, open_corpus
+from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout
 

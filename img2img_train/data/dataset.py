@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.corpus.format import Corpus, Pair, open_corpus, to_json_line
+from img2img_data.corpus.format import to_json_line
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_train.config import RunConfig
 from img2img_train.data.augment import Cuts, Pixels, stacked
 from img2img_train.data.color import PLAIN, ChannelLayout

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from img2img_data.corpus.format import Pair
+from img2img_data.corpus.reader import Pair
 from img2img_train.data.augment import Cuts, Pixels, enlarged, enlarged_pixels, moved
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.dataset import ImageSet, PairSet, Store

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.settings_model import Place
-from img2img_data.corpus.format import Pair, image_rng
+from img2img_data.corpus.format import image_rng
+from img2img_data.corpus.reader import Pair
 from img2img_data.degradations.registry import Composite, Degradation, Resize
 from img2img_data.degradations.spec import parse_spec
 

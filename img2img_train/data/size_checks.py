@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from img2img_data.core.errors import CorpusError, Rejected
-from img2img_data.corpus.format import Corpus, Pair
+from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.images import io
 
 Size: TypeAlias = tuple[int, int]

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.corpus.format import Corpus, Pair, open_corpus, to_json_page
+from img2img_data.corpus.format import to_json_page
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_train.data.color_checks import check_samples
 from img2img_train.data.on_the_fly import Online
 from img2img_train.evaluation.by_tag import check_tags, facts_of

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import numpy as np
 
 from img2img_data.core.errors import CorpusError
-from img2img_data.corpus.format import Corpus, Pair
+from img2img_data.corpus.reader import Corpus, Pair
 from img2img_train.data.on_the_fly import Online
 from img2img_train.evaluation.by_tag import Facts, choose_tags, facts_of, heaps
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval

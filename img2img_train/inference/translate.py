@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
-from img2img_data.corpus.format import REJECTED_FILE, Keys, to_json_line, write_atomically
+from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line, write_atomically
 from img2img_data.images import io
 from img2img_train.inference.inputs import list_images
 from img2img_train.inference.resume_log import ResumeLog
@@ -238,7 +238,9 @@ def translate(
     rows = []
     how = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
     with ResumeLog.open(out, model, how) as log:
-        work = FolderTranslation(model, settings, root, Keys(paths), log, follow, Translated(out))
+        work = FolderTranslation(
+            model, settings, root, UniqueKeys(paths), log, follow, Translated(out)
+        )
         for number, path in enumerate(paths, 1):
             try:
                 work.video(path) if is_video(path) else work.image(path)
@@ -261,7 +263,7 @@ class FolderTranslation:
     model: LoadedModel
     settings: TranslateSettings
     root: bytes
-    keys: Keys
+    keys: UniqueKeys
     log: ResumeLog
     follow: Follow
     done: Translated

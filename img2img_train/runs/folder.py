@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from img2img_data.core.errors import CheckpointError, FolderInUseError, UsageError, printable
-from img2img_data.corpus.format import read_rows, to_json_line, to_json_page
+from img2img_data.core.jsonl import read_rows
+from img2img_data.corpus.format import to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
 from img2img_train.runs.checkpoint import (
     Checkpoint,

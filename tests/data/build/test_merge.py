@@ -19,7 +19,7 @@ from wiki_list import write_mat
 from img2img_data.build.merge import merge_shards, open_shards
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
-from img2img_data.corpus.format import open_corpus
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.settings import RunSettings
 

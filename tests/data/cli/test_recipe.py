@@ -16,8 +16,8 @@ from img2img_data.cli.json_schema import schema_of
 from img2img_data.cli.recipe import forecast_recipe, load_recipe
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import UsageError
+from img2img_data.core.jsonl import read_rows
 from img2img_data.core.yaml_file import read_yaml
-from img2img_data.corpus.format import read_rows
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 
 ROOT = Path(__file__).parents[3]

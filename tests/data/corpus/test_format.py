@@ -19,13 +19,14 @@ from conftest import make_photo
 
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus.format import (
-    Keys,
+    FORMAT,
+    UniqueKeys,
     image_rng,
     key_of,
-    open_corpus,
     split_of,
     write_atomically,
 )
+from img2img_data.corpus.reader import open_corpus
 
 GOLDEN = {
     b"a/photo 1.jpg": "a/photo 1",
@@ -77,7 +78,7 @@ def test_keys_never_collide_on_any_file_system() -> None:
         b"n" * 250 + b".jpg",
         b"n" * 251 + b".jpg",
     ]
-    keys = Keys(paths)
+    keys = UniqueKeys(paths)
     folded = [keys[p].casefold() for p in paths]
     assert len(set(folded)) == len(paths)
     assert keys[b"a.jpg"] == "a.jpg" or "~" in keys[b"a.jpg"]
@@ -85,7 +86,7 @@ def test_keys_never_collide_on_any_file_system() -> None:
 
 
 def test_keys_of_others_do_not_change_the_key_of_one() -> None:
-    assert Keys([b"a.jpg", b"b.jpg"])[b"b.jpg"] == Keys([b"b.jpg"])[b"b.jpg"] == "b"
+    assert UniqueKeys([b"a.jpg", b"b.jpg"])[b"b.jpg"] == UniqueKeys([b"b.jpg"])[b"b.jpg"] == "b"
 
 
 def test_randomness_is_fixed_and_keyed() -> None:
@@ -116,7 +117,7 @@ def write_corpus(root: Path, rows: list[dict[str, object]], **info: object) -> P
         cv2.imwrite(str(root / "train" / side / "a.png"), make_photo(1)[..., ::-1])
     (root / "train" / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (root / "corpus.json").write_text(
-        json.dumps({"format": 1, "kind": "paired", "layout": "folders"} | info)
+        json.dumps({"format": FORMAT, "kind": "paired", "layout": "folders"} | info)
     )
     return root
 
@@ -167,6 +168,13 @@ def test_a_damaged_page_is_one_line(tmp_path: Path, content: str) -> None:
     with pytest.raises(CorpusError) as caught:
         open_corpus(tmp_path)
     assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_corpus_of_an_older_version_is_rejected_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "corpus.json").write_text(json.dumps({"format": FORMAT - 1, "kind": "paired"}))
+    with pytest.raises(CorpusError, match=r"older version.*build it again") as caught:
+        open_corpus(tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -16,8 +16,9 @@ from conftest import make_photo, write_photos
 
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.corpus.format import Corpus, as_key, key_of, open_corpus
+from img2img_data.corpus.format import as_key, key_of
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
+from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.exchange.formats import EXPORTS, Export, Items, flat
 from img2img_data.images import io
 from img2img_data.runner.outcome import Report

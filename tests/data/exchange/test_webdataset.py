@@ -18,7 +18,8 @@ from conftest import make_photo, write_photos
 from img2img_data.cli.main import main
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, CorpusError, Img2ImgError
-from img2img_data.corpus.format import open_corpus
+from img2img_data.corpus.format import FORMAT
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.exchange.webdataset_pack import PackSettings, member_prefix, pack_corpus
 from img2img_data.exchange.webdataset_unpack import unpack_corpus
 from img2img_data.images import io
@@ -244,7 +245,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 def forge(folder: Path, data: bytes) -> Path:
     """Shards whose index vouches for ``data``."""
     folder.mkdir(parents=True)
-    (folder / "corpus.json").write_text('{"format": 1}')
+    (folder / "corpus.json").write_text(json.dumps({"format": FORMAT}))
     (folder / "train-000000.tar").write_bytes(data)
     digest = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
     shard = {

@@ -15,7 +15,7 @@ from conftest import make_photo, write_photos
 
 from img2img_data.build.pairings import PAIRINGS
 from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.corpus.format import Corpus, open_corpus
+from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.images import io
 from img2img_data.images.io import ReadPolicy

@@ -16,7 +16,8 @@ from pages import check_self_contained, elements
 from small_corpus import EVIL, write_corpus, write_domains
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
-from img2img_data.corpus.format import open_corpus, read_rows
+from img2img_data.core.jsonl import read_rows
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
 from img2img_data.inspect.corpus_page import write_show
 from img2img_data.inspect.histogram import Spread, draw_spread

@@ -13,7 +13,8 @@ from conftest import write_photos
 
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, Img2ImgError
-from img2img_data.corpus.format import open_corpus
+from img2img_data.corpus.format import FORMAT
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.inspect.verify import verify_corpus
 
 
@@ -76,7 +77,7 @@ def test_groups_are_compared_where_there_are_groups(tmp_path: Path) -> None:
 def test_memory_does_not_follow_the_rows(tmp_path: Path) -> None:
     root = tmp_path / "c"
     (root / "train").mkdir(parents=True)
-    (root / "corpus.json").write_text(json.dumps({"format": 1, "layout": "combined"}))
+    (root / "corpus.json").write_text(json.dumps({"format": FORMAT, "layout": "combined"}))
     peaks = []
     for count in (1000, 1000, 9000, 9000):  # twice, for Python's table of names grows when it will
         for n in range(count):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from img2img_data.corpus.format import Keys, key_of
+from img2img_data.corpus.format import UniqueKeys, key_of
 from img2img_data.runner import plan as planning
 from img2img_data.runner.plan import Plan, Task, plan_folders, plan_pairs
 from img2img_data.sources.folder import Item
@@ -53,7 +53,7 @@ def test_every_source_is_planned_once_sorted_by_its_key(
     rng = random.Random(1)
     for _ in range(20):
         items = odd_items(rng, 40)
-        keys = Keys(i.path for i in items)
+        keys = UniqueKeys(i.path for i in items)
         wanted = sorted((keys[i.path], i.path, dict(i.tags), i.rejected) for i in items)
         digests = set()
         for _ in range(2):
@@ -110,4 +110,4 @@ def test_a_source_costs_little_memory() -> None:
 
 
 def test_a_path_that_comes_twice_does_not_collide_with_itself() -> None:
-    assert Keys([b"a.jpg", b"a.jpg"])[b"a.jpg"] == key_of(b"a.jpg")
+    assert UniqueKeys([b"a.jpg", b"a.jpg"])[b"a.jpg"] == key_of(b"a.jpg")

@@ -269,7 +269,7 @@ def test_a_domain_without_a_image_is_no_corpus(photos: Path, tmp_path: Path, emp
 
 
 def test_unpaired_keeps_the_domains_apart(photos: Path, tmp_path: Path) -> None:
-    from img2img_data.corpus.format import open_corpus
+    from img2img_data.corpus.reader import open_corpus
 
     other = write_photos(tmp_path / "other", 5, 20, 20)
     run("unpaired", photos, other, tmp_path / "out", "--jobs", 1)

@@ -17,7 +17,8 @@ from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place
-from img2img_data.corpus.format import Pair, image_rng
+from img2img_data.corpus.format import image_rng
+from img2img_data.corpus.reader import Pair
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_train.config import RunConfig

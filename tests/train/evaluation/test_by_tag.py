@@ -12,7 +12,7 @@ from fake_models import Brighter, Identity, score, strict_json
 from small_corpus import EVIL, tagged, write_corpus
 
 from img2img_data.core.errors import UsageError
-from img2img_data.corpus.format import open_corpus
+from img2img_data.corpus.reader import open_corpus
 from img2img_train.evaluation.by_tag import MOST, MOST_ASKED, UNKNOWN, choose_tags, facts_of
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.results import Matrix, write_matrix

@@ -16,7 +16,7 @@ from pages import check_self_contained, elements
 from small_corpus import EVIL, degraded, write_corpus, write_domains
 
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
-from img2img_data.corpus.format import open_corpus
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
 from img2img_train.evaluation.evaluate import (
     evaluate_matrix,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_corpus import EVIL, write_corpus, write_domains
 
-from img2img_data.corpus.format import read_rows
+from img2img_data.core.jsonl import read_rows
 from img2img_data.inspect.corpus_page import write_show
 
 sync_api = pytest.importorskip("playwright.sync_api")
