@@ -188,7 +188,7 @@ class RunConfig(BaseModel):
         5, ge=0, description="epochs between sample grids, 0 for the last epoch alone"
     )
     samples: int = Field(8, ge=1, le=64, description="images in a sample grid")
-    samples_images: str = Field(
+    sample_keys: str = Field(
         "", description="KEY[,KEY...]: the images in a sample grid, by key; default: evenly spread"
     )
     test_dropout: bool = Field(False, description="let dropout go on at test, as pix2pix does")
@@ -255,9 +255,9 @@ class RunConfig(BaseModel):
         return None if value is None else degradation_of(value)
 
     @property
-    def samples_keys(self) -> tuple[str, ...]:
+    def grid_keys(self) -> tuple[str, ...]:
         """The keys of the images in a sample grid; none where they are evenly spread."""
-        return tuple(key for key in self.samples_images.split(",") if key)
+        return tuple(key for key in self.sample_keys.split(",") if key)
 
     @property
     def title(self) -> str:

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "discriminator": "patch-16",
     "d_width": 4,
-    "pool": 3,
+    "pool_size": 3,
 }
 
 

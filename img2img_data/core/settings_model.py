@@ -90,6 +90,11 @@ class ModelCommand(click.Command):
         return super().invoke(ctx)
 
 
+def in_group(name: str) -> dict[str, Any]:
+    """Return the ``json_schema_extra`` of a field whose option ``--help`` lists under a heading."""
+    return {"group": name}
+
+
 def option_for(name: str, field: FieldInfo) -> click.Option:
     """Return the click option of one model field."""
     plain = _without_none(field.annotation)

@@ -351,7 +351,7 @@ def places_of(held: ImageSet, keys: Sequence[str]) -> list[int]:
         hint = (
             did_you_mean(key, near) if near else f"keys are like '{printable(next(iter(places)))}'"
         )
-        raise UsageError("option", "--samples-images", f"names no image: '{printable(key)}'", hint)
+        raise UsageError("option", "--sample-keys", f"names no image: '{printable(key)}'", hint)
     return [places[key] for key in keys]
 
 

@@ -75,7 +75,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "max_dataset_size": lambda value: {} if value == "inf" else {"limit": value},
     "lambda_L1": _as("l1_weight"),
     "lambda_A": _as("cycle_weight"),
-    "lambda_identity": _as("identity"),
+    "lambda_identity": _as("identity_weight"),
 }
 """Their options with a counterpart here, each by itself; those of ``TOGETHER`` need more than one."""
 
@@ -181,7 +181,7 @@ def _windows(load: int, crop: int) -> Settings:
 
 def _pool(given: Given) -> Settings:
     return (
-        {"pool": given["pool_size"]}
+        {"pool_size": given["pool_size"]}
         if "pool_size" in given and given["model"] == "cycle_gan"
         else {}
     )
@@ -212,7 +212,7 @@ TOGETHER: Final[dict[Callable[[Given], Settings], tuple[str, ...]]] = {
 }
 """Settings that take several of their options, and these."""
 SOURCES: Final = {
-    "corpora": "dataroot", "discriminator": "netD", "pool": "pool_size", "epochs": "n_epochs", "epochs_decay":
+    "corpora": "dataroot", "discriminator": "netD", "pool_size": "pool_size", "epochs": "n_epochs", "epochs_decay":
     "n_epochs_decay", "jitter": "load_size", "crop": "crop_size", "flip": "no_flip", "device": "gpu_ids",
     "out": "name",
 }  # fmt: skip

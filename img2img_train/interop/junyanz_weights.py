@@ -111,7 +111,7 @@ def import_weights(
     fill_network(network, tensors, path)
     loss = "cyclegan" if spec.name.startswith("resnet") and spec.norm == "instance" else "pix2pix"
     chosen = {"net": spec.name, "width": spec.width, "norm": spec.norm, "dropout": spec.dropout}
-    same = {} if loss == "pix2pix" or spec.inputs == spec.outputs else {"identity": 0}
+    same = {} if loss == "pix2pix" or spec.inputs == spec.outputs else {"identity_weight": 0}
     config = config_of(
         {"corpora": [path.stem], "loss": loss, "direction": direction, **chosen, **same}
     )

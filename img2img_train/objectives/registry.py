@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, Typ
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.settings_model import in_group
 from img2img_train.networks.registry import Discriminator, GanMode, Generator, NetworkSpec, describe
 
 if TYPE_CHECKING:
@@ -45,65 +46,145 @@ class Phase:
 
 
 # ---------------------------------------------------------------- settings, each described once
+# The first clause of a description is the short help; ``--help-all`` shows all of it.
+Net: TypeAlias = Annotated[
+    Generator, Field(description="generator network", json_schema_extra=in_group("Generator"))
+]
 Width: TypeAlias = Annotated[
     int,
     Field(
         ge=1,
         le=1024,
-        description="channels of the generator's first layer; the others follow from it",
+        description="channels of the generator's first layer; deeper layers have multiples of it",
+        json_schema_extra=in_group("Generator"),
     ),
 ]
 Dropout: TypeAlias = Annotated[
     float | None,
-    Field(ge=0, lt=1, description="share of activations dropped in a unet-N, encoder-decoder-N or resnet-N; "
-    "default: as published, 0.5 but 0 in a resnet-N"),
-]  # fmt: skip
-Normed: TypeAlias = Literal["auto", "batch", "instance", "none"]
+    Field(
+        ge=0,
+        lt=1,
+        description="dropout rate of the generator; for unet-N, encoder-decoder-N and resnet-N; "
+        "default: as published, 0.5, or 0 in a resnet-N",
+        json_schema_extra=in_group("Generator"),
+    ),
+]
+NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
+GeneratorNorm: TypeAlias = Annotated[
+    NormName,
+    Field(
+        description="normalization of the generator; auto: as published",
+        json_schema_extra=in_group("Generator"),
+    ),
+]
+BottleneckNorm: TypeAlias = Annotated[
+    bool,
+    Field(
+        description="normalize the innermost layer of a unet-N too",
+        json_schema_extra=in_group("Generator"),
+    ),
+]
+Residual: TypeAlias = Annotated[
+    bool,
+    Field(
+        description="predict the difference from the input; an untrained generator then returns "
+        "its input",
+        json_schema_extra=in_group("Generator"),
+    ),
+]
 Mode: TypeAlias = Annotated[
-    GanMode, Field(description="how logits become losses: cross-entropy, squares, Wasserstein with clipped "
-    "weights (RMSProp) or with a gradient penalty")
-]  # fmt: skip
+    GanMode,
+    Field(
+        description="adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, trained "
+        "with RMSProp), wgan-gp (gradient penalty)",
+        json_schema_extra=in_group("Objective"),
+    ),
+]
 DiscriminatorName: TypeAlias = Annotated[
     Discriminator,
-    Field(description="discriminator: logits on patches of so many pixels, or on the whole"),
+    Field(
+        description="discriminator network; patch-N has a receptive field of N x N pixels, global "
+        "sees the whole image",
+        json_schema_extra=in_group("Discriminator"),
+    ),
 ]
 DiscriminatorWidth: TypeAlias = Annotated[
-    int, Field(ge=1, le=1024, description="channels of the discriminator's first layer")
+    int,
+    Field(
+        ge=1,
+        le=1024,
+        description="channels of the discriminator's first layer",
+        json_schema_extra=in_group("Discriminator"),
+    ),
 ]
 DiscriminatorNorm: TypeAlias = Annotated[
-    Normed,
+    NormName,
     Field(
-        description="norm of the discriminator; auto is the generator's, with wgan-gp instance for batch"
+        description="normalization of the discriminator; auto: that of the generator, but instance "
+        "in place of batch with wgan-gp",
+        json_schema_extra=in_group("Discriminator"),
     ),
 ]
 DiscriminatorWeight: TypeAlias = Annotated[
     float,
-    Field(gt=0, le=1000, description="weight of the discriminator's objective; 0.5 slows it down"),
+    Field(
+        gt=0,
+        le=1000,
+        description="multiplier of the discriminator loss; 0.5 as in pix2pix",
+        json_schema_extra=in_group("Discriminator"),
+    ),
 ]
-CriticSteps: TypeAlias = Annotated[
-    int, Field(ge=1, le=100, description="updates of the discriminator for one of the generator")
+NCritic: TypeAlias = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=100,
+        description="discriminator updates per generator update",
+        json_schema_extra=in_group("Discriminator"),
+    ),
 ]
-Clip: TypeAlias = Annotated[
+ClipValue: TypeAlias = Annotated[
     float,
-    Field(gt=0, le=1, description="largest weight of the discriminator, with --gan-mode wgan"),
+    Field(
+        gt=0,
+        le=1,
+        description="weight clipping bound, with --gan-mode wgan",
+        json_schema_extra=in_group("Discriminator"),
+    ),
 ]
 L1Weight: TypeAlias = Annotated[
-    float, Field(ge=0, le=1e6, description="weight of the absolute difference from the target")
+    float,
+    Field(
+        ge=0, le=1e6, description="weight of the L1 loss", json_schema_extra=in_group("Objective")
+    ),
 ]
 CycleWeight: TypeAlias = Annotated[
     float,
     Field(
-        ge=0, le=1e6, description="weight of the absolute difference after the way there and back"
+        ge=0,
+        le=1e6,
+        description="weight of the cycle-consistency loss; L1 between an image and its cycle",
+        json_schema_extra=in_group("Objective"),
     ),
 ]
-Identity: TypeAlias = Annotated[
+IdentityWeight: TypeAlias = Annotated[
     float,
-    Field(ge=0, le=1e3, description="weight of leaving images of the other side alone, times "
-    "--cycle-weight; needs equal channels on both sides"),
-]  # fmt: skip
+    Field(
+        ge=0,
+        le=1e3,
+        description="weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); "
+        "needs equal channels in both domains",
+        json_schema_extra=in_group("Objective"),
+    ),
+]
 PoolSize: TypeAlias = Annotated[
     int,
-    Field(ge=0, le=10_000, description="earlier images from which the discriminators also learn"),
+    Field(
+        ge=0,
+        le=10_000,
+        description="images in the history shown to the discriminators; 0: no history",
+        json_schema_extra=in_group("Discriminator"),
+    ),
 ]
 
 
@@ -134,21 +215,12 @@ class Objective(BaseModel):
     back: ClassVar[str | None] = None
     shown: ClassVar[tuple[str, ...]] = ("input", "output", "target")
 
-    net: Annotated[Generator, Field(description="generator")] = "autoencoder"
+    net: Net = "autoencoder"
     width: Width = 64
-    norm: Annotated[
-        Normed, Field(description="norm of the generator; auto is the published one")
-    ] = "auto"
-    bottleneck_norm: Annotated[
-        bool, Field(description="normalise the innermost layer of a unet-N too")
-    ] = False
+    norm: GeneratorNorm = "auto"
+    bottleneck_norm: BottleneckNorm = False
     dropout: Dropout = None
-    residual: Annotated[
-        bool,
-        Field(
-            description="the generator makes what is added to its input: training starts from doing nothing"
-        ),
-    ] = False
+    residual: Residual = False
 
     @property
     def generator(self) -> str:
@@ -239,19 +311,24 @@ class Adversarial(Objective):
 
     best_by_psnr: ClassVar[bool] = False
 
-    net: Annotated[Generator, Field(description="generator")] = "unet-256"
+    net: Net = "unet-256"
     gan_mode: Mode = "vanilla"
     discriminator: DiscriminatorName = "patch-70"
     d_width: DiscriminatorWidth = 64
     d_norm: DiscriminatorNorm = "auto"
     d_weight: DiscriminatorWeight = 0.5
-    critic_steps: CriticSteps = 1
-    clip: Clip = 0.01
+    n_critic: NCritic = 1
+    clip_value: ClipValue = 0.01
 
     @model_validator(mode="after")
     def _clip_is_of_wgan(self) -> Self:
-        if self.gan_mode != "wgan" and self.clip != type(self).model_fields["clip"].default:
-            raise ValueError("--clip belongs to --gan-mode wgan; give that too, or leave it out")
+        if (
+            self.gan_mode != "wgan"
+            and self.clip_value != type(self).model_fields["clip_value"].default
+        ):
+            raise ValueError(
+                "--clip-value belongs to --gan-mode wgan; give that too, or leave it out"
+            )
         return self
 
     def published_defaults(self) -> PublishedDefaults:
@@ -280,7 +357,10 @@ class Adversarial(Objective):
         from img2img_train.objectives.losses import clip
 
         if phase == "discriminator" and self.gan_mode == "wgan":
-            clip([net for name, net in nets.items() if name.startswith("discriminator")], self.clip)
+            clip(
+                [net for name, net in nets.items() if name.startswith("discriminator")],
+                self.clip_value,
+            )
 
 
 class Gan(Adversarial):
@@ -303,7 +383,7 @@ class Gan(Adversarial):
         """Return the discriminator's update, then the generator's."""
         return (
             self._phase("discriminator", "discriminator"),
-            self._phase("generator", "generator", every=self.critic_steps),
+            self._phase("generator", "generator", every=self.n_critic),
         )
 
     def losses(self, phase: str, nets: Nets, batch: Batch, made: Images, past: Images) -> Images:
@@ -430,26 +510,26 @@ class CycleGan(CycleObjective):
     https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """
 
-    net: Annotated[Generator, Field(description="generator")] = "resnet-9"
+    net: Net = "resnet-9"
     gan_mode: Mode = "lsgan"
     cycle_weight: CycleWeight = 10.0
-    identity: Identity = 0.5
-    pool: PoolSize = 50
+    identity_weight: IdentityWeight = 0.5
+    pool_size: PoolSize = 50
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return the networks; UsageError where identity is asked for between unequal channels."""
-        if self.identity and channels[0] != channels[1]:
+        if self.identity_weight and channels[0] != channels[1]:
             why = f"compares images of {channels[0]} and {channels[1]} channels"
-            raise UsageError("option", "--identity", why, "give --identity 0")
+            raise UsageError("option", "--identity-weight", why, "give --identity-weight 0")
         return super().networks(channels)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the generators' update, then the discriminators'."""
-        return self._translators(self.critic_steps), self._judges()
+        return self._translators(self.n_critic), self._judges()
 
     def image_pools(self) -> dict[str, int]:
         """Keep a history of what both generators made."""
-        return {"output": self.pool, "inverse": self.pool}
+        return {"output": self.pool_size, "inverse": self.pool_size}
 
     def losses(self, phase: str, nets: Nets, batch: Batch, made: Images, past: Images) -> Images:
         """Return the discriminators' terms over the history, or the generators', cycle and identity
@@ -458,12 +538,12 @@ class CycleGan(CycleObjective):
         if phase == "discriminator":
             return self._judging(nets, batch, past)
         terms = self._fooling(nets, made) | self._cycle(self.cycle_weight, batch, made)
-        return terms | (self._identity(nets, batch) if self.identity else {})
+        return terms | (self._identity(nets, batch) if self.identity_weight else {})
 
     def _identity(self, nets: Nets, batch: Batch) -> Images:
         from img2img_train.objectives.losses import absolute
 
-        weight = self.identity * self.cycle_weight
+        weight = self.identity_weight * self.cycle_weight
         return {
             "identity_input": weight * absolute(nets["inverse"](batch.input), batch.input),
             "identity_target": weight * absolute(nets["generator"](batch.target), batch.target),
@@ -480,7 +560,7 @@ class DualGan(CycleObjective):
 
     gan_mode: Mode = "wgan-gp"
     d_weight: DiscriminatorWeight = 1.0
-    critic_steps: CriticSteps = 2
+    n_critic: NCritic = 2
     reconstruction_weight: CycleWeight = 500.0
 
     def published_defaults(self) -> PublishedDefaults:
@@ -488,8 +568,8 @@ class DualGan(CycleObjective):
         return {**super().published_defaults(), "epochs_decay": 0}
 
     def phases(self) -> tuple[Phase, ...]:
-        """Return the critics' update, then the generators', every ``critic_steps`` steps."""
-        return self._judges(), self._translators(self.critic_steps)
+        """Return the critics' update, then the generators', every ``n_critic`` steps."""
+        return self._judges(), self._translators(self.n_critic)
 
     def losses(self, phase: str, nets: Nets, batch: Batch, made: Images, past: Images) -> Images:
         """Return the critics' terms, or the generators'."""

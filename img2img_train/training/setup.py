@@ -144,7 +144,7 @@ class Data:
             config.jitter,
             config.crop,
         )
-        dataset.places_of(held_out or train, config.samples_keys)
+        dataset.places_of(held_out or train, config.grid_keys)
         for spec in objective.networks(train.channel_layout.channels).values():
             spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch

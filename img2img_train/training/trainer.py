@@ -264,7 +264,7 @@ class Training:
     def draw_samples(self, epoch: int) -> None:
         """Write an epoch's grid, a row per image: input | made | target; the same images each time."""
         held = self.held_out.images if self.held_out is not None else self.data.train
-        given, target = samples(held, self.config.samples, self.config.samples_keys)
+        given, target = samples(held, self.config.samples, self.config.grid_keys)
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
         write_file(path, [io.encode(self.viewer.grid(given, target), "png")])
         if self.board is not None:

@@ -200,11 +200,11 @@ def test_a_manifest_that_lies_about_sizes_is_found_out(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ samples
 def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
     plain = write_corpus(tmp_path / "c", {"train": 4, "val": 5}, size=(16, 16))
-    config = small_config("l2", plain, tmp_path / "run", samples_images="photo 7,photo 5")
-    assert config.samples_keys == ("photo 7", "photo 5")
+    config = small_config("l2", plain, tmp_path / "run", sample_keys="photo 7,photo 5")
+    assert config.grid_keys == ("photo 7", "photo 5")
     held = dataset.open_images(config, "val")
     assert held is not None
-    _, targets = samples(held, 8, config.samples_keys)
+    _, targets = samples(held, 8, config.grid_keys)
     for place, index in enumerate((3, 1)):
         assert np.array_equal(targets[place], held.read(index)[1])
     loop.fit(config, Display())
@@ -214,13 +214,13 @@ def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
         ("xyz", "keys are like 'photo 4'"),
     ):
         with pytest.raises(UsageError, match=said):
-            loop.plan(small_config("l2", plain, tmp_path / "other", samples_images=keys))
+            loop.plan(small_config("l2", plain, tmp_path / "other", sample_keys=keys))
 
 
 def test_samples_of_unpaired_corpora_go_by_the_names_of_inputs(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
-    config: Any = small_config("cyclegan", corpus, tmp_path / "run", samples_images="2")
+    config: Any = small_config("cyclegan", corpus, tmp_path / "run", sample_keys="2")
     held = dataset.open_images(config, "train")
     assert held is not None
-    given, _ = samples(held, 8, config.samples_keys)
+    given, _ = samples(held, 8, config.grid_keys)
     assert np.array_equal(given[0], io.read(corpus / "trainA/2.png").pixels)

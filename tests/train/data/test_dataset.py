@@ -202,6 +202,6 @@ def test_identity_needs_equal_channels(tmp_path: Path) -> None:
         tmp_path / "c", {"train": 2}, size=(16, 16), info={"channels": {"input": 1}}
     )
     config = small_config("cyclegan", corpus)
-    with pytest.raises(UsageError, match="--identity"):
+    with pytest.raises(UsageError, match="--identity-weight"):
         Data.open(config, config.objective)
-    first_batch("cyclegan", corpus, identity=0)
+    first_batch("cyclegan", corpus, identity_weight=0)

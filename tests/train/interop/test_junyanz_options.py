@@ -64,11 +64,11 @@ def test_all_settings_of_a_long_command_arrive() -> None:
     config = config_of(command)
     assert (config.objective.net, config.objective.width) == ("resnet-6", 32)
     assert isinstance(config.objective, CycleGan)
-    assert (config.objective.cycle_weight, config.objective.identity, config.objective.pool) == (
-        5,
-        0,
-        7,
-    )
+    assert (
+        config.objective.cycle_weight,
+        config.objective.identity_weight,
+        config.objective.pool_size,
+    ) == (5, 0, 7)
     assert config.objective.discriminator == "patch-34"
     assert (config.epochs, config.epochs_decay, config.limit) == (15, 5, 30)
     assert (config.jitter, config.crop, config.flip) == (143 / 128, 0, False)

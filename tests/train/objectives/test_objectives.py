@@ -89,8 +89,8 @@ def test_what_was_published_is_filled_in_and_overridden() -> None:
     ("given", "said"),
     [
         (
-            {"loss": "l2", "identity": 1},
-            "'--identity': is no setting of the loss l2; it is one of cyclegan",
+            {"loss": "l2", "identity_weight": 1},
+            "'--identity-weight': is no setting of the loss l2; it is one of cyclegan",
         ),
         ({"loss": "pix2pixel"}, "'--loss': 'pix2pixel' is unknown; did you mean 'pix2pix'"),
         ({"objective": {}}, "'--objective': unknown"),
@@ -187,10 +187,11 @@ def test_norms_follow_the_generator_and_the_penalty() -> None:
 
 def test_identity_between_unequal_channels_is_rejected() -> None:
     with pytest.raises(
-        UsageError, match="'--identity': compares images of 1 and 2 channels; give --identity 0"
+        UsageError,
+        match="'--identity-weight': compares images of 1 and 2 channels; give --identity-weight 0",
     ):
         CycleGan().networks((1, 2))
-    assert len(CycleGan(identity=0).networks((1, 2))) == 4
+    assert len(CycleGan(identity_weight=0).networks((1, 2))) == 4
 
 
 def test_losses_of_verdicts_are_the_published_formulas() -> None:
@@ -227,7 +228,7 @@ def test_the_penalty_is_the_distance_of_the_slope_from_one() -> None:
 
 
 def test_clipped_weights_stay_in_their_bounds(corpus: Path, tmp_path: Path) -> None:
-    state = small_training("dualgan", corpus, tmp_path, gan_mode="wgan", critic_steps=1, lr=1e-2)
+    state = small_training("dualgan", corpus, tmp_path, gan_mode="wgan", n_critic=1, lr=1e-2)
     assert all(isinstance(o, torch.optim.RMSprop) for o in state.optimizers.values())
     state.step(a_batch())
     for name, net in state.nets.items():
@@ -237,7 +238,7 @@ def test_clipped_weights_stay_in_their_bounds(corpus: Path, tmp_path: Path) -> N
 
 def test_the_generator_waits_for_its_critic(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    loop.fit(small_config("dualgan", corpus, out, critic_steps=2, epochs=1), Display())
+    loop.fit(small_config("dualgan", corpus, out, n_critic=2, epochs=1), Display())
     [row, *_] = run.read_log(out)
     state = checkpoints.read_checkpoint(RunFolder(out).latest)
     steps = {
@@ -255,8 +256,12 @@ def test_half_of_the_discriminators_objective_is_the_default() -> None:
         "gan": 0.5, "cgan": 0.5, "l1+gan": 0.5, "pix2pix": 0.5, "cyclegan": 0.5, "dualgan": 1.0
     }  # fmt: skip
     assert Pix2Pix().l1_weight == 100
-    assert (CycleGan().cycle_weight, CycleGan().identity, CycleGan().pool) == (10, 0.5, 50)
-    assert (DualGan().reconstruction_weight, DualGan().clip) == (500, 0.01)
+    assert (CycleGan().cycle_weight, CycleGan().identity_weight, CycleGan().pool_size) == (
+        10,
+        0.5,
+        50,
+    )
+    assert (DualGan().reconstruction_weight, DualGan().clip_value) == (500, 0.01)
 
 
 def test_the_example_of_contributing_works(

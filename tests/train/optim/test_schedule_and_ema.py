@@ -205,7 +205,7 @@ def test_wrong_settings_are_one_line(setting: str, value: Any) -> None:
     [
         ({"warmup": 1000}, "--warmup"),
         ({"patience": 1, "validate_every": 0}, "--patience"),
-        ({"loss": "cgan", "clip": 0.1}, "--clip"),
+        ({"loss": "cgan", "clip_value": 0.1}, "--clip-value"),
     ],
 )
 def test_numbers_that_could_not_do_what_they_say_are_rejected(

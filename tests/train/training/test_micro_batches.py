@@ -26,7 +26,7 @@ EXACT: dict[str, Any] = {
     "net": "autoencoder",
     "norm": "none",
     "d_norm": "none",
-    "critic_steps": 1,
+    "n_critic": 1,
 }
 """Nothing that sees other images of its batch, nothing that draws."""
 

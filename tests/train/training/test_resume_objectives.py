@@ -59,13 +59,7 @@ def test_modes_with_state_of_their_own_continue_exactly(
     mode: str, domains: Path, tmp_path: Path
 ) -> None:
     def fit(out: str, display: Display) -> None:
-        more = {
-            "gan_mode": mode,
-            "critic_steps": 3,
-            "net": "resnet-6",
-            "dropout": 0.3,
-            "flip": True,
-        }
+        more = {"gan_mode": mode, "n_critic": 3, "net": "resnet-6", "dropout": 0.3, "flip": True}
         config = small_config("dualgan", domains, tmp_path / out, checkpoint_seconds=0, **more)
         loop.fit(config, display)
 
