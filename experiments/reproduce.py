@@ -23,8 +23,9 @@ from claims import Results, Seen, Trained
 from contact_sheet import Strip, sheet
 
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.files import versions, write_atomically
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.corpus.format import to_json_page, write_atomically
+from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_train.cli.main import main
 from img2img_train.cli.options import DEVICE, PATH
@@ -34,7 +35,7 @@ from img2img_train.metrics.color_overlap import Histograms
 from img2img_train.metrics.image import Pixels
 from img2img_train.objectives.registry import Adversarial
 from img2img_train.report.page import flat, render, write_page
-from img2img_train.runs.folder import read_log, read_timing, versions
+from img2img_train.runs.folder import LIBRARIES, read_log, read_timing
 from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 
 Say = Callable[[str], None]
@@ -295,7 +296,7 @@ def page_of(task: Task, results: Results, done: Sequence[list[str]]) -> dict[str
         "seeds": seeds,
         "commands": [" ".join(words) for words in done],
         "machine": machine(task.device),
-        "versions": versions(),
+        "versions": versions(*LIBRARIES),
         "cells": [found.cell.summary() for found in results.seen.values()],
     }
 
@@ -353,7 +354,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    write_atomically(path, data, path.with_name(f".{path.name}.tmp"))
+    write_atomically(path, data)
 
 
 def write_experiment_page(

@@ -19,14 +19,9 @@ from typing import Any, BinaryIO, Final
 
 from img2img_data.build.select import EXPECTED, PAGE
 from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.core.files import cannot_write, locked, writing_to
 from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
-from img2img_data.runner.build_folder import (
-    BuildFolder,
-    cannot_write,
-    locked,
-    shard_name,
-    writing_to,
-)
+from img2img_data.runner.build_folder import BuildFolder, shard_name
 from img2img_data.runner.manifests import SHARD_FILE, write_manifests
 from img2img_data.runner.outcome import Outcome, Report
 from img2img_data.runner.run import report_of, write_file

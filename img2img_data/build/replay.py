@@ -16,12 +16,11 @@ from typing import Any, Final
 from img2img_data.build.pairings import pairing_of
 from img2img_data.build.pairs import Encoded, Job, Source, encode_files, make_job, read_sources
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
+from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.settings_model import Place, build_model, did_you_mean
-from img2img_data.corpus.format import METADATA_FILE, inside, write_atomically
+from img2img_data.corpus.format import METADATA_FILE, inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.images import io
-from img2img_data.runner.build_folder import writing_to
-from img2img_data.runner.manifests import version_of
 from img2img_data.runner.plan import Plan, Task
 from img2img_data.runner.settings import BuildSettings
 
@@ -76,7 +75,7 @@ def replay_pair(
     made = _made_again(root, job, task, row, found)
     if out is not None:
         with writing_to(out):
-            write_atomically(out, made.data, out.with_name(f".{out.name}.tmp"))
+            write_atomically(out, made.data)
     return _compared(root / split, info, row, made, found, own)
 
 
@@ -218,7 +217,7 @@ def _other_versions(info: Mapping[str, Any]) -> list[str]:
     """Return a line on each library that is another than when the corpus was built."""
     noted = info.get("versions")
     noted = noted if isinstance(noted, dict) else {}
-    here = ((name, then, version_of(name)) for name, then in noted.items())
+    here = ((name, then, versions(name)[name]) for name, then in noted.items())
     return [
         f"         built with {name} {then}, here {now}" for name, then, now in here if then != now
     ]

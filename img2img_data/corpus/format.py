@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
-from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.core.errors import CorpusError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,21 +242,6 @@ def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
 
 
 # --------------------------------------------------------------------------------------- writing
-def write_atomically(path: Path, data: bytes, temporary: Path, sync: bool = False) -> None:
-    """Write ``data`` into ``temporary`` and rename it to ``path``: nobody ever sees half a file.
-
-    ``UsageError`` where something else than a file has that name: a folder, a device.
-    """
-    if path.exists() and not path.is_file():
-        raise UsageError("file", path, "is a folder, or no plain file", "give another name")
-    with temporary.open("wb") as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def to_json_line(row: Mapping[str, Any]) -> bytes:
     """Return one line of a manifest: UTF-8, keys in the row's order, no NaN, newline at the end."""
     return (

@@ -21,12 +21,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError, printable
-from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, to_json_page, write_atomically
+from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, read_info
 from img2img_data.exchange.formats import EXPORTS, Done, Finished, Item, Items, Part
 from img2img_data.exchange.webdataset_pack import read_file
 from img2img_data.images import io
-from img2img_data.runner.build_folder import BuildFolder, locked, writing_to
+from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.run import Progress, write_file
 from img2img_data.runner.settings import RunSettings

@@ -20,13 +20,8 @@ from pydantic import ValidationError
 
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    EXTENSIONS,
-    METADATA_FILE,
-    inside,
-    write_atomically,
-)
+from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, inside
 from img2img_data.exchange.webdataset_pack import (
     INDEX_FILE,
     PAGES,
@@ -41,7 +36,7 @@ from img2img_data.exchange.webdataset_pack import (
     stem_of,
 )
 from img2img_data.images import io
-from img2img_data.runner.build_folder import BUILDING, BuildFolder, locked, writing_to
+from img2img_data.runner.build_folder import BUILDING, BuildFolder
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.run import Progress, write_file
 

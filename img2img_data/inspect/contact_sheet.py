@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from img2img_data.core.errors import Img2ImgError, Rejected, UsageError
-from img2img_data.corpus.format import image_rng, write_atomically
+from img2img_data.core.files import write_atomically
+from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.registry import DEGRADATIONS, Degradation, find_degradation
 from img2img_data.images import io
 
@@ -47,8 +48,7 @@ def write_sheet(
             tiles += _degraded(kind, cls.example(), clean, seed, DRAWS if name else 0)
         except Img2ImgError as error:
             missing.append(f"{kind} is not shown: {error}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, io.encode(_laid_out(tiles), "png"), out.with_name(f".{out.name}.tmp"))
+    write_atomically(out, io.encode(_laid_out(tiles), "png"))
     return missing
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data.core.errors import REASONS, UsageError, printable
-from img2img_data.corpus.format import REJECTED_FILE, write_atomically
+from img2img_data.core.files import write_atomically, writing_to
+from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, kept_of, open_corpus
 from img2img_data.images import io
 from img2img_data.inspect.histogram import Bars, Spread, Words, draw_spread, draw_words, number
@@ -31,7 +32,6 @@ from img2img_data.inspect.statistics import (
     survey_corpus,
     text_of,
 )
-from img2img_data.runner.build_folder import writing_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,10 +146,7 @@ def write_show(
         recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
     )
     with writing_to(page):
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            page, text.encode("utf-8", "backslashreplace"), page.with_name(f".{page.name}.tmp")
-        )
+        write_atomically(page, text.encode("utf-8", "backslashreplace"))
     return page
 
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from img2img_data.core.errors import UsageError, load_extra
+from img2img_data.core.files import writing_to
 from img2img_data.images import io
-from img2img_data.runner.build_folder import writing_to
 
 PHOTOS: Final = {
     "astronaut": "astronaut.png",

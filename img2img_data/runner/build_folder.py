@@ -12,11 +12,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,84 +22,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
-from img2img_data.core.errors import CorpusError, FolderInUseError, Img2ImgError, UsageError
-from img2img_data.corpus.format import to_json_page, write_atomically
+from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.core.files import LOCK_FILE, write_atomically, writing_to
+from img2img_data.corpus.format import to_json_page
 from img2img_data.runner.outcome import Outcome
 
 BUILDING: Final = ".building"
+OWN_NAMES: Final = frozenset({BUILDING, LOCK_FILE})
+"""What a run keeps in its folder until it is complete."""
 Row = Mapping[str, Any]
 State = Literal["new", "unfinished", "complete"]
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder: a second run gets ``FolderInUseError``. The lock dies with the process."""
-    with writing_to(folder):
-        made = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-    handle = _lock(folder)
-    try:
-        yield
-    finally:
-        os.close(handle)
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only when nothing was written
-
-
-def _lock(folder: Path) -> int:
-    in_use = FolderInUseError(
-        "folder", folder, "is in use by another run", "wait for it, or choose another folder"
-    )
-    if sys.platform == "win32":
-        import msvcrt
-
-        handle = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT)
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            os.close(handle)
-            raise in_use from None
-        return handle
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise in_use from None
-    if not folder.exists() or os.fstat(handle).st_ino != folder.stat().st_ino:
-        os.close(handle)
-        raise in_use
-    return handle
-
-
-@contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def cannot_write(path: Path, error: OSError) -> Img2ImgError:
-    """Return the one line for a write that failed."""
-    name = Path(os.fsdecode(error.filename)) if error.filename else path
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return Img2ImgError(
-            "cannot write", name, "no space left on the device", "make room and run it again"
-        )
-    if error.errno == errno.EFBIG:
-        return Img2ImgError(
-            "cannot write", name, "file too large", "raise the file size limit and run it again"
-        )
-    if error.errno == errno.ENAMETOOLONG:
-        return Img2ImgError("cannot write", name, os.strerror(error.errno), "give a shorter name")
-    return Img2ImgError(
-        "cannot write", name, os.strerror(error.errno or 0), "check the path and its rights"
-    )
 
 
 @dataclass(slots=True)
@@ -172,7 +102,7 @@ class BuildFolder:
             if note.is_file():
                 self._check_same(_read_json(note), _note_of(recipe, roots))
                 return "unfinished"
-            if self.root.is_dir() and any(p.name != BUILDING for p in self.root.iterdir()):
+            if self.root.is_dir() and any(p.name not in OWN_NAMES for p in self.root.iterdir()):
                 raise UsageError(
                     "folder", self.root, "holds other files", "choose a new or an empty folder"
                 )
@@ -236,7 +166,7 @@ class BuildFolder:
         try:
             yield
         except Exception:
-            if all(path.name == BUILDING for path in self.root.iterdir()):
+            if all(path.name in OWN_NAMES for path in self.root.iterdir()):
                 self.end()
             raise
 

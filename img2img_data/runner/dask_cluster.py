@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
-from img2img_data.runner.manifests import versions
+from img2img_data.core.files import versions
+from img2img_data.runner.manifests import LIBRARIES
 from img2img_data.runner.workers import CHUNK, Result, Task, run_chunk
 
 if TYPE_CHECKING:
@@ -161,7 +162,13 @@ class ClusterPool(Generic[Task, Result]):
         tasks = [self.task_at(index) for index in indices]
         with self._talking():
             return self.client.submit(
-                do_chunk, self.work, tasks, self.limit, self.folders, dict(versions()), pure=False
+                do_chunk,
+                self.work,
+                tasks,
+                self.limit,
+                self.folders,
+                versions(*LIBRARIES),
+                pure=False,
             )
 
     def _results(self, future: Future) -> list[Result]:
@@ -210,7 +217,7 @@ def do_chunk(
         if not Path(folder).is_dir():
             why = f"is not there on the worker {socket.gethostname()}"
             raise UsageError("folder", folder, why, "give paths that all workers share")
-    here = versions()
+    here = versions(*LIBRARIES)
     differ = [
         f"{name} {here[name]}, not {wanted[name]}" for name in wanted if here[name] != wanted[name]
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import json
 import os
 import re
@@ -15,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, to_json_page, write_atomically
+from img2img_data.core.files import write_atomically
+from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, to_json_page
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import SHOWN, Report
 
@@ -23,23 +22,10 @@ SHARD_FILE: Final = "shard.tsv"
 """In a shard: one line a row, "place in the whole plan, manifest", by which a merge finds the order."""
 
 LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
+"""Distributions on which the bytes of an image depend; the page of a corpus records their versions."""
 
 _NOTED: Final = b'"notes": ["'
 _TARGET: Final = re.compile(rb'"target_source_sha256": "([0-9a-f]{16})')
-
-
-@functools.cache
-def versions() -> Mapping[str, str]:
-    """Return the versions of this program and of the libraries that the bytes of a image depend on."""
-    return {name: version_of(name) for name in LIBRARIES}
-
-
-def version_of(name: str) -> str:
-    """Return the installed version of a distribution, "unknown" where there is none."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def write_manifests(

@@ -14,17 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from img2img_data.core.errors import REASONS, CorpusError, Img2ImgError, UsageError, printable
+from img2img_data.core.files import cannot_write, locked, versions, write_atomically, writing_to
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.format import REJECTED_FILE, inside, to_json_line
-from img2img_data.runner.build_folder import (
-    BUILDING,
-    BuildFolder,
-    Row,
-    cannot_write,
-    locked,
-    writing_to,
-)
-from img2img_data.runner.manifests import versions, write_manifests
+from img2img_data.runner.build_folder import BUILDING, BuildFolder, Row
+from img2img_data.runner.manifests import LIBRARIES, write_manifests
 from img2img_data.runner.outcome import Outcome, Report
 from img2img_data.runner.plan import Plan, Task
 from img2img_data.runner.settings import RunSettings, parse_shard
@@ -93,7 +87,7 @@ def run_plan(
                 journal.add(outcome)
                 report.add(outcome)
                 progress(done, total)
-            page = {**about, "recipe": dict(recipe), "versions": dict(versions())}
+            page = {**about, "recipe": dict(recipe), "versions": versions(*LIBRARIES)}
             write_manifests(folder, journal.rows(), page, report, plan.mine if shard else None)
         folder.end()
         return report
@@ -196,27 +190,12 @@ def rejection(task: Task, reason: str, detail: str = "") -> Outcome:
 
 def write_file(out: str, name: str, data: bytes) -> None:
     """Write a file of the output under a temporary name and rename it into place."""
-    temporary, path = (
-        f"{out}/{BUILDING}/tmp/{_writer(os.getpid(), threading.get_ident())}",
-        f"{out}/{name}",
-    )
+    temporary = f"{out}/{BUILDING}/tmp/{_writer(os.getpid(), threading.get_ident())}"
+    path = Path(f"{out}/{name}")
     try:
-        handle = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666
-        )
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(handle, left) :]
-        finally:
-            os.close(handle)
-        try:
-            os.replace(temporary, path)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.replace(temporary, path)
+        write_atomically(path, data, Path(temporary))
     except OSError as error:
-        raise cannot_write(Path(path), error) from None
+        raise cannot_write(path, error) from None
 
 
 @functools.cache

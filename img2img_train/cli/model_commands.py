@@ -275,10 +275,9 @@ def _translate_one(
 
 
 def _write_one(out: Path, data: bytes) -> None:
-    from img2img_data.corpus.format import write_atomically
+    from img2img_data.core.files import write_atomically
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, data, out.with_name(f".{out.name}.tmp"))
+    write_atomically(out, data)
 
 
 @click.command(short_help="Write a model as ONNX, a page, weights.")

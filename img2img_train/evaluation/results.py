@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from img2img_data.corpus.format import to_json_page, write_atomically
+from img2img_data.core.files import versions, write_atomically
+from img2img_data.corpus.format import to_json_page
 from img2img_train.evaluation.by_tag import MOST
 from img2img_train.evaluation.score import ALL_METRICS, SCORED, Cell, Slice, rounded
 from img2img_train.metrics.bootstrap import RESAMPLES
 from img2img_train.metrics.image import Measure
 from img2img_train.report import page
 from img2img_train.report.gallery import Card
-from img2img_train.runs.folder import versions
+from img2img_train.runs.folder import LIBRARIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def protocol(
         "seed": 0,
         "groups": "images of one group of the corpus (--group-by, as of a person), else of one source",
         "tags": f"unasked those with 2 to {MOST} values and two images a value; means as over all images",
-        "versions": _versions(),
+        "versions": versions(*LIBRARIES, "numpy", "opencv-python-headless"),
         **({"networks": dict(files)} if files else {}),
         "metrics": {name: _described(ALL_METRICS[name]) for name in names},
     }
@@ -72,13 +73,6 @@ def _described(measure: Measure) -> dict[str, Any]:
     better = "higher" if measure.higher_is_better else "lower"
     plain = {"label": measure.label, "unit": measure.unit, "digits": measure.digits}
     return {**plain, "better": better, "how": measure.how}
-
-
-def _versions() -> dict[str, str]:
-    import cv2
-    import numpy as np
-
-    return {**versions(), "numpy": np.__version__, "opencv": cv2.__version__}
 
 
 def write_matrix(matrix: Matrix, out: Path) -> Path:
@@ -165,7 +159,7 @@ def images_csv(cells: Sequence[Cell]) -> str:
 
 def write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    write_atomically(path, data, path.with_name(f".{path.name}.tmp"))
+    write_atomically(path, data)
 
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

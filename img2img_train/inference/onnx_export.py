@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
-from img2img_data.corpus.format import write_atomically
+from img2img_data.core.files import write_atomically
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.loader import from_bytes, to_bytes
 from img2img_train.networks.generators import Translator
@@ -172,9 +172,7 @@ def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: i
         _name_sides(name, size)
     for key, value in _description(model).items():
         proto.metadata_props.add(key=key, value=value)
-    write_atomically(
-        path, proto.SerializeToString(deterministic=True), path.with_name(f"{path.name}2")
-    )
+    write_atomically(path, proto.SerializeToString(deterministic=True))
 
 
 def _name_sides(name: str, value: Any) -> None:
@@ -266,7 +264,7 @@ def export_page(
         )
     finally:
         graph.unlink(missing_ok=True)
-    write_atomically(out, page.encode(), out.with_name(f".{out.name}.tmp"))
+    write_atomically(out, page.encode())
     return parity
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.core.errors import FolderInUseError, printable
-from img2img_data.corpus.format import to_json_line, write_atomically
+from img2img_data.core.errors import printable
+from img2img_data.core.files import locked, write_atomically
+from img2img_data.corpus.format import to_json_line
 from img2img_train.runs.model import LoadedModel
 
 DONE_FILE: Final = "translated.jsonl"
@@ -44,7 +43,7 @@ class ResumeLog:
             **how,
         }
         path = out / DONE_FILE
-        with _held(out):
+        with locked(out, "output", "wait for it, or give another folder"):
             rows = [row for row in _rows_of(path) if isinstance(row, dict)]
             known = rows[1:] if rows[:1] == [head] else []
             log = cls(path, head, {str(row.get("source_hex")): row for row in known})
@@ -71,29 +70,7 @@ class ResumeLog:
     def sort(self) -> None:
         """Write all rows in order, so that equal work leaves equal bytes."""
         lines = [self.head, *(self.rows[name] for name in sorted(self.rows))]
-        write_atomically(
-            self.path, b"".join(map(to_json_line, lines)), self.path.with_name(f".{DONE_FILE}.tmp")
-        )
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock a folder; the lock dies with the process."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "wait for it, or give another folder"
-            raise FolderInUseError("output", folder, "is in use by another process", hint) from None
-        yield
-    finally:
-        os.close(handle)
+        write_atomically(self.path, b"".join(map(to_json_line, lines)))
 
 
 def _digest(path: Path) -> str:

@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
-from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line, write_atomically
+from img2img_data.core.files import write_atomically
+from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_train.inference.inputs import list_images
 from img2img_train.inference.resume_log import ResumeLog
@@ -252,7 +253,7 @@ def translate(
         work.done.notes += settings.note(model, work.done.longest_side)
         log.sort()
         lines = b"".join(map(to_json_line, rows))
-        write_atomically(out / REJECTED_FILE, lines, out / f".{REJECTED_FILE}.tmp")
+        write_atomically(out / REJECTED_FILE, lines)
     return work.done
 
 

@@ -99,8 +99,9 @@ def import_weights(
 
     U-Nets behave at test as pix2pix does there: dropout goes on, statistics are the image's own.
     """
+    from img2img_data.core.files import versions
     from img2img_train.runs.checkpoint import Description, Progress, fill_network, write_checkpoint
-    from img2img_train.runs.folder import versions
+    from img2img_train.runs.folder import LIBRARIES
 
     tensors = read_pth(path)
     spec = spec_of(tensors, path, dropout)
@@ -121,7 +122,7 @@ def import_weights(
         color="lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb",
         networks={"generator": spec},
         size=SIZE,
-        versions=versions(),
+        versions=versions(*LIBRARIES),
         config=config.model_dump(mode="json"),
         progress=Progress(),
     )

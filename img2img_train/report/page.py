@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from img2img_data.core.errors import printable
-from img2img_data.corpus.format import write_atomically
+from img2img_data.core.files import write_atomically
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
 from img2img_train.report.gallery import Card, album_of
 from img2img_train.runs.folder import read_log, sample_paths
@@ -334,7 +334,5 @@ def _number(value: float, digits: int, sign: str = "") -> str:
 
 def write_page(path: Path, page: str) -> Path:
     """Write a page as UTF-8, by rename, and return its path."""
-    write_atomically(
-        path, page.encode("utf-8", "backslashreplace"), path.with_name(f".{path.name}.tmp")
-    )
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
     return path

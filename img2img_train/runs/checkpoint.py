@@ -6,12 +6,10 @@ JSON and the SHA-256 of all tensors. Reading it runs no code, and rejects whatev
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
+from img2img_data.core.files import write_atomically
 from img2img_train.config import RunConfig, config_of
 from img2img_train.networks.registry import NetworkSpec
 
@@ -115,36 +114,6 @@ class Checkpoint:
 
 
 # ----------------------------------------------------------------------------------------- writing
-def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file beside its place, on the disk for sure, and rename it; its folder is made if missing.
-
-    Raises OSError with the file's name, and leaves nothing half written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
 def write_checkpoint(path: Path, tensors: Tensors, about: Description) -> None:
     """Write a checkpoint, whole or not at all, equal contents as equal bytes; CheckpointError for NaN.
 
@@ -167,7 +136,8 @@ def write_checkpoint(path: Path, tensors: Tensors, about: Description) -> None:
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     payload = (_bytes_of(tensors[name]) for name in order)
-    write_file(path, itertools.chain([struct.pack("<Q", len(text)), text], payload))
+    head = [struct.pack("<Q", len(text)), text]
+    write_atomically(path, itertools.chain(head, payload), sync=True)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

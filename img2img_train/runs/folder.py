@@ -14,17 +14,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
-from img2img_data.core.errors import CheckpointError, FolderInUseError, UsageError, printable
+from img2img_data.core.errors import CheckpointError, UsageError, printable
+from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.format import to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
@@ -33,14 +31,15 @@ from img2img_train.runs.checkpoint import (
     Description,
     Tensors,
     read_checkpoint,
-    sync_folder,
     write_checkpoint,
-    write_file,
 )
 
 FORMAT: Final = 1
-PATIENCE_SECONDS: Final = 2.0
+# The workers of a killed run hold its lock until they notice that their parent is gone.
+LOCK_WAIT_SECONDS: Final = 2.0
 ANOTHER_OUT: Final = "give another --out"
+LIBRARIES: Final = ("img2img", "python", "torch")
+"""Distributions on which the numbers of a run depend; its config.json and checkpoints record them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +105,10 @@ class RunFolder:
         """Hold the folder, made if missing, while the process lives; FolderInUseError where another does."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("ab")
         except OSError as error:
-            raise UsageError(
-                "run", self.root, error.strerror or "cannot be written", ANOTHER_OUT
-            ) from None
-        with file:
-            if not _locked(file):
-                raise FolderInUseError(
-                    "run", self.root, "is in use by another run", f"wait for it, or {ANOTHER_OUT}"
-                )
+            why = error.strerror or "cannot be created"
+            raise UsageError("run", self.root, why, ANOTHER_OUT) from None
+        with locked(self.root, "run", f"wait for it, or {ANOTHER_OUT}", LOCK_WAIT_SECONDS):
             yield
 
     def check_free(self) -> None:
@@ -128,7 +121,9 @@ class RunFolder:
                 else f"would lie in the file '{printable(str(there))}'"
             )
             raise UsageError("run", self.root, why, ANOTHER_OUT)
-        others = [p for p in self.root.iterdir() if p.name != ".lock"] if self.root.exists() else []
+        others = (
+            [p for p in self.root.iterdir() if p.name != LOCK_FILE] if self.root.exists() else []
+        )
         others = [p for p in others if not p.name.startswith(f".{CONFIG_FILE}")]
         if others and not self.config.is_file():
             why = f"holds other files ('{printable(others[0].name)}')"
@@ -195,8 +190,13 @@ class RunFolder:
             self.check_same(config, data)
             return True
         settings = config.model_dump(mode="json")
-        page = {"format": FORMAT, "config": settings, "versions": versions(), "data": data}
-        write_file(self.config, [to_json_page(page)])
+        page = {
+            "format": FORMAT,
+            "config": settings,
+            "versions": versions(*LIBRARIES),
+            "data": data,
+        }
+        write_atomically(self.config, to_json_page(page), sync=True)
         return False
 
     def check_same(self, config: RunConfig, data: Mapping[str, Any]) -> None:
@@ -225,39 +225,6 @@ def _short(value: object) -> str:
             f"{v['path']}={v['weight']:g}" if isinstance(v, dict) else str(v) for v in value
         )
     return str(value)
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Try to lock; the workers of a killed run hold its lock for a moment."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.1)
-        else:
-            return True
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    return {
-        "img2img": version("img2img"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def read_log(run: Path | str) -> list[dict[str, Any]]:

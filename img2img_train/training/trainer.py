@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img_data.core.errors import DivergedError, printable
+from img2img_data.core.files import versions, write_atomically
 from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
@@ -32,9 +33,8 @@ from img2img_train.runs.checkpoint import (
     not_finite,
     read_description,
     write_checkpoint,
-    write_file,
 )
-from img2img_train.runs.folder import RunFolder, versions
+from img2img_train.runs.folder import LIBRARIES, RunFolder
 from img2img_train.training import early_stopping
 from img2img_train.training.loggers import LiveReport, TensorBoardLogger
 from img2img_train.training.progress import Display
@@ -266,7 +266,7 @@ class Training:
         held = self.held_out.images if self.held_out is not None else self.data.train
         given, target = samples(held, self.config.samples, self.config.grid_keys)
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
-        write_file(path, [io.encode(self.viewer.grid(given, target), "png")])
+        write_atomically(path, io.encode(self.viewer.grid(given, target), "png"))
         if self.board is not None:
             self.board.show(path, self.progress.step)
 
@@ -280,7 +280,7 @@ class Training:
             networks=self.objective.networks(self.data.train.channel_layout.channels),
             color=self.data.train.channel_layout.color,
             size=self.data.train.size,
-            versions=versions(),
+            versions=versions(*LIBRARIES),
             config=self.config.model_dump(mode="json"),
             progress=progress,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import pickle
 import re
@@ -17,15 +16,8 @@ import pytest
 from command_line import run
 from conftest import make_photo
 
-from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.corpus.format import (
-    FORMAT,
-    UniqueKeys,
-    image_rng,
-    key_of,
-    split_of,
-    write_atomically,
-)
+from img2img_data.core.errors import CorpusError
+from img2img_data.corpus.format import FORMAT, UniqueKeys, image_rng, key_of, split_of
 from img2img_data.corpus.reader import open_corpus
 
 GOLDEN = {
@@ -211,14 +203,6 @@ def test_an_open_corpus_takes_little_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert len(pairs) == 20_000
     assert sum(trace.size for trace in seen.traces) < 20_000 * 20
-
-
-def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "page.html").mkdir()
-    for path in (tmp_path / "page.html", Path(os.devnull)):
-        with pytest.raises(UsageError, match="give another name"):
-            write_atomically(path, b"x", tmp_path / "temporary")
-    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> N
 
 
 def test_a_second_builder_is_rejected(photos: Path, tmp_path: Path) -> None:
-    from img2img_data.runner.build_folder import locked
+    from img2img_data.core.files import locked
 
     with locked(tmp_path / "out"):
         said = run("blur", photos, tmp_path / "out", code=2)

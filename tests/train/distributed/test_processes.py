@@ -175,7 +175,7 @@ def test_a_folder_in_use_ends_both_and_is_told_of_once(corpus: Path, tmp_path: P
     with RunFolder(tmp_path / "run").lock():
         codes, said = ends(start(words, tmp_path), tmp_path)
     assert codes == [2, 2]
-    assert "in use by another run" in said[0]
+    assert "in use by another process" in said[0]
     assert said[1] == ""
     codes, said = ends(start(words, tmp_path), tmp_path)
     assert codes == [0, 0], said

@@ -1,0 +1,195 @@
+"""Files: the atomic writer, the lock of a folder, errors of writing, versions of installed packages."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from img2img_data.core.errors import FolderInUseError, Img2ImgError, UsageError
+
+LOCK_FILE: Final = ".lock"
+"""Name of the file that marks a folder as in use; scans of a folder skip it."""
+
+_RETRY_SECONDS: Final = 0.1
+
+
+# ---------------------------------------------------------------------------------- atomic writes
+def write_atomically(
+    path: Path,
+    data: bytes | Iterable[bytes | memoryview],
+    temporary: Path | None = None,
+    sync: bool = False,
+) -> None:
+    """Write a file under a temporary name and rename it, so that no reader ever sees half of it.
+
+    ``data`` is the content or its parts, which are written as they come. Missing parent folders are
+    created. ``temporary`` must be on the same file system as ``path``; the default is a hidden
+    neighbor. With ``sync`` the content and the new name are on the disk when the function returns.
+
+    Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with ``path``
+    as its file name if writing fails; either way nothing is left behind.
+    """
+    if path.exists() and not path.is_file():
+        raise UsageError("file", path, "is a folder or a device", "give another name")
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            for part in (data,) if isinstance(data, bytes) else data:
+                file.write(part)
+            if sync:
+                # Without this the rename may reach the disk before the content does, and a power
+                # failure in between leaves an empty file under the final name.
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk; systems that cannot (Windows) are left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into the ``Img2ImgError`` of ``cannot_write``."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> Img2ImgError:
+    """Return the one-line error for a failed write; ``path`` is named unless the error names a file."""
+    name = Path(os.fsdecode(error.filename)) if error.filename else path
+    why, hint = os.strerror(error.errno or 0), "check the path and its permissions"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        why, hint = "no space left on the device", "make room and run it again"
+    elif error.errno == errno.EFBIG:
+        why, hint = "file too large", "raise the file size limit and run it again"
+    elif error.errno == errno.ENAMETOOLONG:
+        hint = "give a shorter name"
+    return Img2ImgError("cannot write", name, why, hint)
+
+
+# ------------------------------------------------------------------------------------------- lock
+@contextlib.contextmanager
+def locked(
+    folder: Path,
+    what: str = "folder",
+    hint: str = "wait for it, or choose another folder",
+    wait: float = 0.0,
+) -> Iterator[None]:
+    """Hold a folder for this process while the block runs; the folder is created if missing.
+
+    ``wait``: seconds to wait for another process. ``what`` and ``hint`` are words of the error message.
+    A folder that the call created and that is still empty afterwards is removed again.
+
+    Raises ``FolderInUseError`` if another process holds the folder, ``Img2ImgError`` if it cannot be
+    written to.
+    """
+    with writing_to(folder):
+        created = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _wait_for_lock(folder / LOCK_FILE, wait)
+    if handle is None:
+        raise FolderInUseError(what, folder, "is in use by another process", hint)
+    try:
+        yield
+    finally:
+        _unlock(folder / LOCK_FILE, handle)
+        if created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # fails unless empty
+
+
+def _wait_for_lock(path: Path, wait: float) -> int | None:
+    deadline = time.monotonic() + wait
+    while (handle := _try_lock(path)) is None and time.monotonic() < deadline:
+        time.sleep(_RETRY_SECONDS)
+    return handle
+
+
+def _try_lock(path: Path) -> int | None:
+    """Return the handle of the locked file, or None if another process holds it.
+
+    The operating system releases the lock when the process ends, however it ends, so a file that a
+    killed process left behind locks nobody out. A file and not the folder itself is locked: Windows
+    cannot lock folders, and NFS needs a handle that is open for writing.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            return handle
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The former holder may have removed the file after we opened it; our lock is then on a file
+        # without a name, and somebody else can lock the new one.
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+    except BlockingIOError:
+        pass
+    except OSError:
+        if sys.platform != "win32":  # there a held lock is a PermissionError
+            os.close(handle)
+            raise
+    os.close(handle)
+    return None
+
+
+def _unlock(path: Path, handle: int) -> None:
+    # Removed before it is unlocked: the other way around we could remove the file of the next holder.
+    # Windows removes no open file, so there the file is closed first; a next holder keeps it open.
+    if sys.platform != "win32":
+        path.unlink(missing_ok=True)
+    os.close(handle)
+    if sys.platform == "win32":
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+# --------------------------------------------------------------------------------------- versions
+def versions(*names: str) -> dict[str, str]:
+    """Return the version of each installed distribution, "unknown" if it is missing.
+
+    ``"python"`` is the version of the interpreter.
+    """
+    return {name: _version(name) for name in names}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    # Imported here: importlib.metadata loads the email package, which slows down --help.
+    from importlib import metadata
+    from platform import python_version
+
+    if name == "python":
+        return python_version()
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
