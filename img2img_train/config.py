@@ -30,6 +30,8 @@ from img2img_train.objectives.registry import OBJECTIVES, Objective, PublishedDe
 from img2img_train.optim.lr_schedule import Decay
 
 CONFIG_FILE: Final = "config.json"
+RUN_FORMAT: Final = 2
+"""Format version of ``config.json``; runs of other versions are rejected."""
 YAML: Final = {".yaml", ".yml"}
 SMOKE: Final = ("corpus", "run")
 """What the small size of a recipe has: steps for img2img-data build --smoke, and settings."""
@@ -441,6 +443,9 @@ def read_page(path: Path) -> dict[str, Any]:
         page = None
     if not isinstance(page, dict):
         raise CheckpointError("run", path, "is damaged", "train into another folder")
+    if page.get("format") == RUN_FORMAT - 1:
+        why = "was written by an older version of img2img-train"
+        raise CheckpointError("run", path.parent, why, "train it again with this version")
     return page
 
 

@@ -46,9 +46,9 @@ def write_run(
     """Write a run folder as training would, with an untrained network."""
     pytest.importorskip("torch")
     from img2img_data.corpus.format import to_json_page
-    from img2img_train.config import RunConfig
+    from img2img_train.config import RUN_FORMAT, RunConfig
     from img2img_train.networks.registry import NetworkSpec, build
-    from img2img_train.runs.checkpoint import Description, Progress, write_checkpoint
+    from img2img_train.runs.checkpoint import Description, TrainingProgress, write_checkpoint
     from img2img_train.runs.folder import RunFolder
 
     config = RunConfig(corpora=tuple(map(str, corpora)), net="unet", width=1)
@@ -61,12 +61,14 @@ def write_run(
         size=(32, 32),
         versions={},
         config=config.model_dump(mode="json"),
-        progress=Progress(),
+        progress=TrainingProgress(),
     )
     folder = RunFolder(root)
     folder.checkpoints.mkdir(parents=True)
     write_checkpoint(folder.best, tensors, about)
-    folder.config.write_bytes(to_json_page({"config": config.model_dump(mode="json")}))
+    folder.config.write_bytes(
+        to_json_page({"format": RUN_FORMAT, "config": config.model_dump(mode="json")})
+    )
     for epoch in (1, 2, 3):
         row = {"epoch": epoch, "step": epoch * 10}
         trained = {"kind": "train", **row, "losses": {"l2": 0.5 / epoch**4}}

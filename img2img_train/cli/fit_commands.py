@@ -105,7 +105,7 @@ def _fit(config: RunConfig, report: bool) -> None:
     with Display() as display:
         result = train(config, display, report)
     click.echo(_outcome(result))
-    if report and not (result.already and result.folder.is_reported()):
+    if report and not (result.already and result.folder.has_current_report()):
         with Display() as display:
             lines = _score(config, result, display)
         click.echo("\n".join(lines))
@@ -122,7 +122,11 @@ def _outcome(result: Result) -> str:
         if p.best_psnr is not None
         else ""
     )
-    best += f"; stopped early, no better PSNR in {p.stale:,} validations" if result.early else ""
+    best += (
+        f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
+        if result.early
+        else ""
+    )
     if result.already:
         return f"run '{root}' was finished already, {p.step:,} steps{best}"
     return f"run '{root}' is finished: {p.step:,} steps in {duration(result.seconds)}{best}"

@@ -105,7 +105,9 @@ def export_weights(model: LoadedModel, out: Path) -> None:
     about = read_description(model.path)
     trained_for = about.config.get("direction", model.config.direction)
     name = (
-        about.generator if model.config.direction == trained_for else about.back or about.generator
+        about.generator
+        if model.config.direction == trained_for
+        else about.reverse_generator or about.generator
     )
     tensors = {f"network/{name}/{k}": v for k, v in model.generator.state_dict().items()}
     only = {

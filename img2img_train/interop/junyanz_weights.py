@@ -100,7 +100,12 @@ def import_weights(
     U-Nets behave at test as pix2pix does there: dropout goes on, statistics are the image's own.
     """
     from img2img_data.core.files import versions
-    from img2img_train.runs.checkpoint import Description, Progress, fill_network, write_checkpoint
+    from img2img_train.runs.checkpoint import (
+        Description,
+        TrainingProgress,
+        load_into_network,
+        write_checkpoint,
+    )
     from img2img_train.runs.folder import LIBRARIES
 
     tensors = read_pth(path)
@@ -109,7 +114,7 @@ def import_weights(
     known = network.state_dict()
     # Old files hold running statistics of instance norms, which never used them.
     tensors = {n: t for n, t in tensors.items() if n in known or not _is_statistic(n)}
-    fill_network(network, tensors, path)
+    load_into_network(network, tensors, path)
     loss = "cyclegan" if spec.name.startswith("resnet") and spec.norm == "instance" else "pix2pix"
     chosen = {"net": spec.name, "width": spec.width, "norm": spec.norm, "dropout": spec.dropout}
     same = {} if loss == "pix2pix" or spec.inputs == spec.outputs else {"identity_weight": 0}
@@ -124,7 +129,7 @@ def import_weights(
         size=SIZE,
         versions=versions(*LIBRARIES),
         config=config.model_dump(mode="json"),
-        progress=Progress(),
+        progress=TrainingProgress(),
     )
     write_checkpoint(
         out, {f"network/generator/{n}": t for n, t in network.state_dict().items()}, about

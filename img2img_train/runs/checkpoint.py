@@ -26,6 +26,7 @@ from img2img_train.networks.registry import NetworkSpec
 
 PART: Final = 1 << 20
 LARGEST_HEADER: Final = 16 << 20
+FORMAT: Final = 2
 DESCRIPTION: Final = "img2img"
 DIGEST: Final = "sha256"
 ANOTHER: Final = "use another one"
@@ -47,11 +48,11 @@ KINDS: Final = {
 Tensors: TypeAlias = dict[str, Tensor]
 
 
-class Progress(BaseModel):
+class TrainingProgress(BaseModel):
     """Where a run is.
 
-    ``reported`` is the last step whose end of epoch is written, ``sums`` are the losses since then and
-    ``counts`` the steps that had them, ``stale`` the validations since the best one,
+    ``logged_step`` is the last step whose end of epoch is written, ``loss_sums`` are the losses since then and
+    ``loss_counts`` the steps that had them, ``stale_validations`` the validations since the best one,
     ``log_bytes`` is the length of the log at that time.
     """
 
@@ -59,18 +60,18 @@ class Progress(BaseModel):
 
     step: int = Field(default=0, ge=0)
     images: int = Field(default=0, ge=0)
-    reported: int = Field(default=0, ge=0)
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    logged_step: int = Field(default=0, ge=0)
+    loss_sums: dict[str, float] = {}
+    loss_counts: dict[str, int] = {}
     best_psnr: float | None = None
     best_step: int | None = None
-    stale: int = Field(default=0, ge=0)
+    stale_validations: int = Field(default=0, ge=0)
     log_bytes: int = Field(default=0, ge=0)
 
 
 class Description(BaseModel):
     """What a checkpoint says of itself: enough to rebuild and use it. ``size`` is height and width in
-    training; ``generator`` is the network from input to target, ``back``, if there is one, that from target
+    training; ``generator`` is the network from input to target, ``reverse_generator``, if there is one, that from target
     to input.
 
     ``complete`` means that training can go on from it; without it there are networks alone.
@@ -78,17 +79,17 @@ class Description(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     complete: bool
     generator: str
-    back: str | None = None
+    reverse_generator: str | None = None
     networks: dict[str, NetworkSpec] = Field(min_length=1, max_length=16)
     color: Literal["rgb", "lab"] = "rgb"
     value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
     size: tuple[int, int]
     versions: dict[str, str]
     config: dict[str, Any]
-    progress: Progress
+    progress: TrainingProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,17 @@ class Checkpoint:
     """
 
     path: Path
-    about: Description
+    description: Description
     tensors: Tensors
 
-    def part(self, prefix: str) -> Tensors:
+    def tensors_under(self, prefix: str) -> Tensors:
         """Return the tensors under a prefix, without it."""
         return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
     def config(self) -> RunConfig:
         """Return the configuration of its run; CheckpointError where this program does not know it."""
         try:
-            return config_of(self.about.config, f"checkpoint '{printable(str(self.path))}'")
+            return config_of(self.description.config, f"checkpoint '{printable(str(self.path))}'")
         except Img2ImgError as error:
             raise CheckpointError(str(error)) from None
 
@@ -144,7 +145,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def not_finite(tensors: Tensors) -> str | None:
+def first_nonfinite(tensors: Tensors) -> str | None:
     """Return the name of the first tensor with a NaN or an infinity, None where all are finite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -153,7 +154,7 @@ def not_finite(tensors: Tensors) -> str | None:
 
 
 def _check_finite(path: Path, tensors: Tensors, before: str, hint: str) -> None:
-    name = not_finite(tensors)
+    name = first_nonfinite(tensors)
     if name is not None:
         raise CheckpointError("checkpoint", path, f"{before}{printable(name)} is not finite", hint)
 
@@ -213,6 +214,11 @@ def _read_whole(path: Path, prefix: str | tuple[str, ...] | None) -> tuple[bytes
         return content, Description.model_validate_json(said[DESCRIPTION])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["loc"] == ("format",) and first["input"] == FORMAT - 1:
+            why = "was written by an older version of img2img-train"
+            raise CheckpointError(
+                "checkpoint", path, why, "train it again with this version"
+            ) from None
         where = printable(".".join(map(str, first["loc"])) or "description")
         why = f"describes a model not known here ({where}: {printable(str(first['msg']))})"
         raise CheckpointError("checkpoint", path, why, "update, or use another one") from None
@@ -262,7 +268,7 @@ def _read_header(path: Path, file: IO[bytes]) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------ filling
-def fill_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
+def load_into_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
     """Copy tensors into a network, which may have no memory yet; CheckpointError names the first tensor
     that is missing, unexpected or of another shape.
     """
@@ -288,7 +294,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     }
 
 
-def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:
+def load_into_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:
     """Give an optimizer its state back, each tensor laid out in memory as its parameter: fused updates rely
     on it.
     """

@@ -25,7 +25,7 @@ from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.format import to_json_line, to_json_page
-from img2img_train.config import CONFIG_FILE, RunConfig, read_page
+from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
 from img2img_train.runs.checkpoint import (
     Checkpoint,
     Description,
@@ -34,7 +34,6 @@ from img2img_train.runs.checkpoint import (
     write_checkpoint,
 )
 
-FORMAT: Final = 1
 # The workers of a killed run hold its lock until they notice that their parent is gone.
 LOCK_WAIT_SECONDS: Final = 2.0
 ANOTHER_OUT: Final = "give another --out"
@@ -93,7 +92,7 @@ class RunFolder:
         """The page about the run."""
         return self.root / "report.html"
 
-    def is_reported(self) -> bool:
+    def has_current_report(self) -> bool:
         """Return whether the page is at least as new as the latest checkpoint."""
         return (
             self.report.exists()
@@ -137,12 +136,12 @@ class RunFolder:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
 
-    def cut_log(self, size: int) -> None:
+    def truncate_log(self, size: int) -> None:
         """Cut rows that a checkpoint does not know: they are written again."""
         if self.log.exists() and self.log.stat().st_size > size:
             os.truncate(self.log, size)
 
-    def log_size(self) -> int:
+    def sync_log(self) -> int:
         """Return the bytes of the log, on the disk for sure."""
         if not self.log.exists():
             return 0
@@ -150,12 +149,12 @@ class RunFolder:
             os.fsync(file.fileno())
             return file.tell()
 
-    def sweep(self) -> None:
+    def remove_temporaries(self) -> None:
         """Remove what a killed run left half written."""
         for path in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
             path.unlink(missing_ok=True)
 
-    def rotate(self, tensors: Tensors, about: Description) -> None:
+    def write_latest(self, tensors: Tensors, about: Description) -> None:
         """Write the latest checkpoint; the one that was stays as previous."""
         fresh = self.latest.with_name(".next.safetensors.tmp")
         write_checkpoint(fresh, tensors, about)
@@ -164,7 +163,7 @@ class RunFolder:
         fresh.replace(self.latest)
         sync_folder(self.checkpoints)
 
-    def newest(self, tell: Callable[[str], None]) -> Checkpoint | None:
+    def load_newest(self, tell: Callable[[str], None]) -> Checkpoint | None:
         """Return the newest checkpoint that is whole, None where there is none.
 
         A damaged one is told of and makes room for the one before. CheckpointError where both are damaged.
@@ -184,14 +183,14 @@ class RunFolder:
             raise trouble
         return None
 
-    def claim(self, config: RunConfig, data: Mapping[str, Any]) -> bool:
+    def write_config(self, config: RunConfig, data: Mapping[str, Any]) -> bool:
         """Write config.json; True where it was there already. UsageError where it is another run's."""
         if self.config.is_file():
-            self.check_same(config, data)
+            self.check_unchanged(config, data)
             return True
         settings = config.model_dump(mode="json")
         page = {
-            "format": FORMAT,
+            "format": RUN_FORMAT,
             "config": settings,
             "versions": versions(*LIBRARIES),
             "data": data,
@@ -199,7 +198,7 @@ class RunFolder:
         write_atomically(self.config, to_json_page(page), sync=True)
         return False
 
-    def check_same(self, config: RunConfig, data: Mapping[str, Any]) -> None:
+    def check_unchanged(self, config: RunConfig, data: Mapping[str, Any]) -> None:
         """Raise UsageError where the run begun here has other settings or other images."""
         for name, (old, new) in RunConfig.load(self.config).changes(config).items():
             why = f"was begun with another configuration ({name} was {_short(old)}, now {_short(new)})"
@@ -212,7 +211,7 @@ class RunFolder:
 
 def _complete(path: Path) -> Checkpoint:
     checkpoint = read_checkpoint(path)
-    if not checkpoint.about.complete:
+    if not checkpoint.description.complete:
         raise CheckpointError(
             "checkpoint", path, "holds networks alone, so training cannot go on from it"
         )

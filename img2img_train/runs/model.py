@@ -17,7 +17,7 @@ from img2img_train.data.color import ChannelLayout, ColorSpace
 from img2img_train.data.loader import from_bytes, from_words, to_bytes, to_words
 from img2img_train.networks.layers import TestNorm, dropping, seeds_of, set_norm
 from img2img_train.networks.registry import NetworkSpec, skeleton
-from img2img_train.runs.checkpoint import fill_network, read_checkpoint
+from img2img_train.runs.checkpoint import load_into_network, read_checkpoint
 from img2img_train.runs.folder import find_checkpoint
 
 
@@ -100,13 +100,13 @@ def load_generator(
     """
     where, found = choose_device(device), find_checkpoint(path)
     checkpoint = read_checkpoint(found, ("network/", "ema/"))
-    about, config = checkpoint.about, checkpoint.config()
+    about, config = checkpoint.description, checkpoint.config()
     name = about.generator
     if direction not in (None, config.direction):
-        if about.back is None:
+        if about.reverse_generator is None:
             why = f"has no way {direction}: it was trained for {config.direction}"
             raise UsageError("model", found, why, "leave --direction out, or train with it")
-        name, config = about.back, config.model_copy(update={"direction": direction})
+        name, config = about.reverse_generator, config.model_copy(update={"direction": direction})
     if name not in about.networks:
         raise CheckpointError("checkpoint", found, "describes no generator", "use another one")
     spec = about.networks[name]
@@ -116,8 +116,8 @@ def load_generator(
         raise CheckpointError(
             "checkpoint", found, f"describes what is not made here: {error}"
         ) from None
-    averaged = checkpoint.part(f"ema/{name}/")
-    fill_network(network, averaged or checkpoint.part(f"network/{name}/"), found)
+    averaged = checkpoint.tensors_under(f"ema/{name}/")
+    load_into_network(network, averaged or checkpoint.tensors_under(f"network/{name}/"), found)
     policy = {"test_dropout": dropout, "test_norm": norm}
     config = config.model_copy(
         update={name: value for name, value in policy.items() if value is not None}

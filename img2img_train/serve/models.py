@@ -52,7 +52,7 @@ class ModelEntry:
         about = read_description(found)
         config = config_of(about.config, f"checkpoint '{printable(str(found))}'")
         way = config.direction
-        other = [w for w in WAYS if w != way] if about.back is not None else []
+        other = [w for w in WAYS if w != way] if about.reverse_generator is not None else []
         return cls(found, name, tuple(_lines(path, about, config)), (way, *other))
 
 

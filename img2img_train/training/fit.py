@@ -16,7 +16,7 @@ from img2img_train.data.dataset import Memory, Readable, Store
 from img2img_train.data.device_cache import OnDevice, on_device
 from img2img_train.distributed.memory import limited
 from img2img_train.distributed.processes import device_of, find_place, joined
-from img2img_train.runs.checkpoint import Checkpoint, Progress
+from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import compile, early_stopping
 from img2img_train.training.loggers import LiveReport, TensorBoardLogger
@@ -33,7 +33,7 @@ class Result:
     """
 
     folder: RunFolder
-    progress: Progress
+    progress: TrainingProgress
     seconds: float
     already: bool
     early: bool = False
@@ -79,7 +79,7 @@ def plan(config: RunConfig) -> list[str]:
     folder.check_free()
     data = Data.open(config, config.objective)
     if folder.config.is_file():
-        folder.check_same(config, data.page())
+        folder.check_unchanged(config, data.page())
     return opening(config, data, config.objective)
 
 
@@ -88,10 +88,10 @@ def _run(training: Training) -> bool:
     folder, data, tell = training.folder, training.data, training.display.line
     checkpoint = training.ranks.first(lambda: _claim(training))
     if not training.ranks.leads:
-        checkpoint = folder.newest(tell)
+        checkpoint = folder.load_newest(tell)
     if checkpoint is not None:
         training.load(checkpoint)
-    training.ranks.first(lambda: folder.cut_log(training.progress.log_bytes))
+    training.ranks.first(lambda: folder.truncate_log(training.progress.log_bytes))
     training.seen = [row for row in read_log(folder.root) if row["kind"] != "train"]
     already = training.is_over
     if not already:
@@ -114,9 +114,9 @@ def _run(training: Training) -> bool:
 def _claim(training: Training) -> Checkpoint | None:
     """Make the folder this run's; return the checkpoint it goes on from."""
     folder = training.folder
-    folder.sweep()
-    there = folder.claim(training.config, training.data.page())
-    return folder.newest(training.display.line) if there else None
+    folder.remove_temporaries()
+    there = folder.write_config(training.config, training.data.page())
+    return folder.load_newest(training.display.line) if there else None
 
 
 def _train(training: Training) -> None:

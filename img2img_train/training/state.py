@@ -20,8 +20,8 @@ from img2img_train.optim.ema import ModelEma
 from img2img_train.runs.checkpoint import (
     Checkpoint,
     Tensors,
-    fill_network,
-    fill_optimizer,
+    load_into_network,
+    load_into_optimizer,
     optimizer_tensors,
 )
 
@@ -95,11 +95,13 @@ class State:
         Raises CheckpointError where it does not fit.
         """
         for name, net in self.nets.items():
-            fill_network(net, checkpoint.part(f"network/{name}/"), checkpoint.path)
+            load_into_network(net, checkpoint.tensors_under(f"network/{name}/"), checkpoint.path)
         for name, net in (self.ema.nets if self.ema is not None else {}).items():
-            fill_network(net, checkpoint.part(f"ema/{name}/"), checkpoint.path)
+            load_into_network(net, checkpoint.tensors_under(f"ema/{name}/"), checkpoint.path)
         for name, optimizer in self.optimizers.items():
-            fill_optimizer(optimizer, checkpoint.part(f"optimizer/{name}/"), checkpoint.path)
+            load_into_optimizer(
+                optimizer, checkpoint.tensors_under(f"optimizer/{name}/"), checkpoint.path
+            )
         for name, pool in self.pools.items():
             kept = checkpoint.tensors.get(f"pool/{name}")
             kept = None if kept is None else kept.to(self.device)

@@ -28,9 +28,9 @@ from img2img_train.optim.lr_schedule import Schedule
 from img2img_train.runs.checkpoint import (
     Checkpoint,
     Description,
-    Progress,
     Tensors,
-    not_finite,
+    TrainingProgress,
+    first_nonfinite,
     read_description,
     write_checkpoint,
 )
@@ -58,7 +58,7 @@ class Training:
     display: Display
     stop: Stop
     ranks: Ranks = field(default_factory=Ranks)
-    progress: Progress = field(default_factory=lambda: Progress())
+    progress: TrainingProgress = field(default_factory=lambda: TrainingProgress())
     state: State = field(init=False)
     stepper: Stepper = field(init=False)
     held_out: HeldOut | None = None
@@ -110,7 +110,7 @@ class Training:
         self.clock = EpochTimer(self.ranks.count)
         while True:
             step = self.progress.step
-            if self.data.is_end_of_epoch(step) and self.progress.reported != step:
+            if self.data.is_end_of_epoch(step) and self.progress.logged_step != step:
                 self.end_epoch()
             if self.is_over:
                 return
@@ -140,22 +140,22 @@ class Training:
     @property
     def is_over(self) -> bool:
         """Whether the run is at its end: all steps taken, or no better for longer than its patience."""
-        late = 0 < self.config.patience <= self.progress.stale
-        return self.progress.reported == self.progress.step and (
+        late = 0 < self.config.patience <= self.progress.stale_validations
+        return self.progress.logged_step == self.progress.step and (
             late or self.progress.step == self.data.steps
         )
 
     def read_trace(self) -> None:
         """Add the losses of the last steps up; DivergedError names the first step where one is not finite."""
         block = self.trace.take()
-        sums, counts = dict(self.progress.sums), dict(self.progress.counts)
+        sums, counts = dict(self.progress.loss_sums), dict(self.progress.loss_counts)
         for row, losses in enumerate(block):
             if not all(map(math.isfinite, losses.values())):
                 raise self._diverged(self.progress.step - len(block) + row + 1, losses)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
-        self.progress = self.progress.model_copy(update={"sums": sums, "counts": counts})
+        self.progress = self.progress.model_copy(update={"loss_sums": sums, "loss_counts": counts})
         self.losses = block[-1] if block else self.losses
 
     def _diverged(self, step: int, losses: dict[str, float], what: str = "") -> DivergedError:
@@ -178,7 +178,7 @@ class Training:
             self._look()
         if not self.ranks.alone:
             said = self.ranks.said(self.progress.model_dump_json())
-            self.progress = Progress.model_validate_json(said)
+            self.progress = TrainingProgress.model_validate_json(said)
 
     def _look(self) -> None:
         """Validate, keep the best, draw samples, write the rows last: an interruption leaves no trace."""
@@ -186,22 +186,22 @@ class Training:
         steps_per_epoch, last = self.data.plan.steps_per_epoch, p.step == self.data.steps
         epoch, steps = math.ceil(p.step / steps_per_epoch), (p.step - 1) % steps_per_epoch + 1
         means = {
-            name: _rounded(total / p.counts.get(name, steps))
-            for name, total in sorted(p.sums.items())
+            name: _rounded(total / p.loss_counts.get(name, steps))
+            for name, total in sorted(p.loss_sums.items())
         }
         at = {"epoch": epoch, "step": p.step}
         rows: list[dict[str, Any]] = [{"kind": "train", **at, "images": p.images, "losses": means}]
-        after: dict[str, Any] = {"sums": {}, "counts": {}, "reported": p.step}
+        after: dict[str, Any] = {"loss_sums": {}, "loss_counts": {}, "logged_step": p.step}
         if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
             scores = self.scores(self.held_out)
             psnr = scores.get("psnr") if self.objective.best_by_psnr else None
             best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
             rows.append({"kind": "validation", **at, **scores, "best": best})
-            after["stale"] = early_stopping.stale([*self.seen, *rows])
+            after["stale_validations"] = early_stopping.stale([*self.seen, *rows])
             if best:
                 after |= {"best_psnr": psnr, "best_step": p.step}
                 self.keep_best(p.model_copy(update=after))
-        early = not last and 0 < self.config.patience <= after.get("stale", 0)
+        early = not last and 0 < self.config.patience <= after.get("stale_validations", 0)
         rows += self._remarks(rows, at, early)
         if last or early or _due(epoch, self.config.samples_every):
             self.draw_samples(epoch)
@@ -271,12 +271,12 @@ class Training:
             self.board.show(path, self.progress.step)
 
     # -------------------------------------------------------------------------------- checkpoints
-    def describe(self, progress: Progress, complete: bool) -> Description:
+    def describe(self, progress: TrainingProgress, complete: bool) -> Description:
         """Return what a checkpoint of now says of itself."""
         return Description(
             complete=complete,
             generator=self.objective.generator,
-            back=self.objective.back,
+            reverse_generator=self.objective.back,
             networks=self.objective.networks(self.data.train.channel_layout.channels),
             color=self.data.train.channel_layout.color,
             size=self.data.train.size,
@@ -285,7 +285,7 @@ class Training:
             progress=progress,
         )
 
-    def keep_best(self, progress: Progress) -> None:
+    def keep_best(self, progress: TrainingProgress) -> None:
         """Remember the networks as the best so far; ``save`` writes them, for epochs can be short."""
         tensors = {
             name: tensor.detach().to("cpu", copy=True)
@@ -305,19 +305,19 @@ class Training:
         if self.best is not None:
             write_checkpoint(self.folder.best, *self.best)
             self.best = None
-        self.progress = self.progress.model_copy(update={"log_bytes": self.folder.log_size()})
+        self.progress = self.progress.model_copy(update={"log_bytes": self.folder.sync_log()})
         tensors = self.state.tensors()
-        bad = not_finite(tensors)
+        bad = first_nonfinite(tensors)
         if bad is not None:
             raise self._diverged(
                 self.progress.step, self.losses, f"{printable(bad)} is not finite; "
             )
-        self.folder.rotate(tensors, self.describe(self.progress, complete=True))
+        self.folder.write_latest(tensors, self.describe(self.progress, complete=True))
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Stand where a checkpoint was written, exactly."""
         self.state.load(checkpoint, self.data.train.size)
-        self.progress = checkpoint.about.progress
+        self.progress = checkpoint.description.progress
 
 
 def _due(epoch: int, every: int) -> bool:

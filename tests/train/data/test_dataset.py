@@ -72,7 +72,7 @@ def test_a_colorization_from_training_to_a_photo(loss: str, tmp_path: Path) -> N
     corpus = write_lab(tmp_path / "c", {"train": 4, "val": 2, "test": 2})
     out = tmp_path / "run"
     loop.fit(small_config(loss, corpus, out), Display())
-    about = read_checkpoint(RunFolder(out).latest).about
+    about = read_checkpoint(RunFolder(out).latest).description
     spec = about.networks["generator"]
     assert (about.color, spec.inputs, spec.outputs) == ("lab", 1, 2)
     if loss == "pix2pix":

@@ -185,7 +185,7 @@ def test_a_checkpoint_without_its_average_is_rejected(corpus: Path, tmp_path: Pa
     folder = RunFolder(tmp_path)
     good = checkpoints.read_checkpoint(folder.latest)
     rest = {k: t for k, t in good.tensors.items() if not k.startswith("ema/")}
-    checkpoints.write_checkpoint(folder.latest, rest, good.about)
+    checkpoints.write_checkpoint(folder.latest, rest, good.description)
     with pytest.raises(CheckpointError, match=r"does not fit its network: .* is missing"):
         loop.fit(config, Display())
 

@@ -34,7 +34,7 @@ from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate_bytes  # noqa: E402
 from img2img_train.metrics.image import METRICS  # noqa: E402
 from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
-from img2img_train.runs.checkpoint import Description, Progress, write_checkpoint  # noqa: E402
+from img2img_train.runs.checkpoint import Description, TrainingProgress, write_checkpoint  # noqa: E402
 from img2img_train.runs.model import load_generator  # noqa: E402
 from img2img_train.serve.models import (  # noqa: E402
     KEPT,
@@ -66,13 +66,13 @@ def write_model(
     about = Description(
         complete=False,
         generator="generator",
-        back="back" if way_back else None,
+        reverse_generator="back" if way_back else None,
         networks=dict.fromkeys(names, spec),
         color=color,
         size=(32, 32),
         versions={},
         config=RunConfig(corpora=("corpora/some",)).model_dump(mode="json"),
-        progress=Progress(),
+        progress=TrainingProgress(),
     )
     tensors = {
         f"network/{name}/{key}": t for name, part in weights.items() for key, t in part.items()

@@ -116,7 +116,7 @@ def test_a_run_that_gets_better_takes_all_its_steps(corpus: Path, tmp_path: Path
     result = loop.fit(config, Display())
     rows = [row for row in read_log(tmp_path) if row["kind"] == "validation"]
     assert result.early == (len(rows) < 6)
-    assert result.progress.stale == early_stopping.stale(rows)
+    assert result.progress.stale_validations == early_stopping.stale(rows)
 
 
 def test_patience_without_a_score_is_rejected(corpus: Path, tmp_path: Path) -> None:

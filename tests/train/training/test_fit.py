@@ -398,7 +398,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
     name = next(name for name, tensor in whole.tensors.items() if tensor.is_floating_point())
     degradet = {**whole.tensors, name: torch.full_like(whole.tensors[name], torch.nan)}
     with pytest.raises(CheckpointError, match="not finite"):
-        checkpoints.write_checkpoint(tmp_path / "x.safetensors", degradet, whole.about)
+        checkpoints.write_checkpoint(tmp_path / "x.safetensors", degradet, whole.description)
     assert not list(tmp_path.iterdir())
 
 

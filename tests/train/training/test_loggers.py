@@ -98,7 +98,7 @@ def test_the_page_is_there_while_the_run_goes_on(
     assert "epoch 2" in page
     fit(corpus, tmp_path / "run", report=True)
     folder = loop.RunFolder(tmp_path / "run")
-    assert not folder.is_reported(), "the last page is still to be written, with the scores"
+    assert not folder.has_current_report(), "the last page is still to be written, with the scores"
 
 
 def test_the_page_takes_a_small_part_of_the_time(

@@ -145,7 +145,7 @@ def test_a_part_of_a_checkpoint_is_read_as_it_is_in_the_whole(
     wanted = {name for name in whole.tensors if name.startswith("network/")}
     assert set(part.tensors) == wanted < set(whole.tensors)
     assert all(bool((part.tensors[name] == whole.tensors[name]).all()) for name in wanted)
-    assert part.about == whole.about
+    assert part.description == whole.description
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -160,7 +160,7 @@ def test_training_that_diverges_says_where(corpora: list[str], tmp_path: Path) -
         k: t * 1e36 if "network" in k and k.endswith("0.weight") else t
         for k, t in good.tensors.items()
     }
-    checkpoints.write_checkpoint(folder.latest, huge, good.about)
+    checkpoints.write_checkpoint(folder.latest, huge, good.description)
     with pytest.raises(
         DivergedError, match=r"diverged at step 6 \(l2 nan\).*lower --lr.*latest.*step 5"
     ) as error:

@@ -80,7 +80,7 @@ def test_divergence_names_the_step_the_losses_and_the_last_good_checkpoint(
     folder = RunFolder(tmp_path)
     good = checkpoints.read_checkpoint(folder.latest)
     huge = {k: t * 1e30 if k.endswith("weight") else t for k, t in good.tensors.items()}
-    checkpoints.write_checkpoint(folder.latest, huge, good.about)
+    checkpoints.write_checkpoint(folder.latest, huge, good.description)
     said = rf"diverged at step 5 \(.*(nan|inf).*\); lower --lr.* good checkpoint is '{folder.latest}', step 4"
     with pytest.raises(DivergedError, match=said) as error:
         loop.fit(config.model_copy(update={"checkpoint_seconds": 60.0}), Display())

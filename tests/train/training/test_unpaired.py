@@ -126,9 +126,11 @@ def test_a_checkpoint_that_asks_for_an_absurd_network_is_named(
 ) -> None:
     loop.fit(small_config("l1", corpus, tmp_path / "run", epochs=1), Display())
     whole = checkpoints.read_checkpoint(RunFolder(tmp_path / "run").best)
-    spec = whole.about.networks["generator"].model_copy(update={"name": "unet-256", "width": 1024})
+    spec = whole.description.networks["generator"].model_copy(
+        update={"name": "unet-256", "width": 1024}
+    )
     path = tmp_path / "hostile.safetensors"
-    about = whole.about.model_copy(update={"networks": {"generator": spec}})
+    about = whole.description.model_copy(update={"networks": {"generator": spec}})
     checkpoints.write_checkpoint(path, whole.tensors, about)
     with pytest.raises(
         CheckpointError, match=f"'{path}': describes .*unet-256.*more than 1,073,741,824"
