@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from img2img_train.metrics.image import Pixels
+from img2img_data.images.pixels import Pixels
 
 SIDE: Final = 128
 """Images are enlarged to about so many pixels, by whole factors: each of their own stays square."""

@@ -27,12 +27,12 @@ from img2img_data.core.files import versions, write_atomically
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
+from img2img_data.images.pixels import Pixels
 from img2img_train.cli.main import main
 from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe
 from img2img_train.evaluation.score import batches, evaluate_model, photo_of
 from img2img_train.metrics.color_overlap import Histograms
-from img2img_train.metrics.image import Pixels
 from img2img_train.objectives.registry import Adversarial
 from img2img_train.report.page import flat, render, write_page
 from img2img_train.runs.folder import LIBRARIES, read_log, read_timing

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from img2img_data.core.errors import Rejected
@@ -22,8 +21,8 @@ from img2img_data.corpus.format import ColorSpace
 from img2img_data.degradations.registry import DEGRADATIONS, Degradation, Gaussian
 from img2img_data.degradations.spec import kind_of, parse_spec, to_spec
 from img2img_data.images import io
+from img2img_data.images.pixels import Pixels
 
-Pixels = NDArray[Any]
 Drawn = dict[str, float]
 
 

@@ -40,7 +40,10 @@ def write_atomically(
         raise UsageError("file", path, "is a folder or a device", "give another name")
     temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if (
+            not path.parent.is_dir()
+        ):  # the common case costs one stat, and this runs for every image
+            path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             for part in (data,) if isinstance(data, bytes) else data:
                 file.write(part)

@@ -27,7 +27,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, UsageError, printable
 from img2img_data.corpus.format import Kind, Layout, as_key
-from img2img_data.sources.folder import Entries, Rejection, is_image_name, list_folder
+from img2img_data.images.headers import is_image_name
+from img2img_data.sources.folder import Entries, Rejection, list_folder
 
 SPLITS: Final[Mapping[str, str]] = {
     "train": "train",

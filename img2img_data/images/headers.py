@@ -22,6 +22,13 @@ from img2img_data.images.orientation import (
     xmp_orientation,
 )
 
+IMAGE_EXTENSIONS: Final = frozenset(
+    b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k avif heic heif jxl "
+    b"psd ico exr hdr".split()
+)
+"""Extensions, in lower case, by which a folder's images are found. Not all formats are read; a file
+of another format becomes a rejected row instead of a silent gap."""
+
 Alpha = Literal["none", "straight", "premultiplied"]
 
 
@@ -78,6 +85,12 @@ OTHER_IMAGES: Final = re.compile(
     re.DOTALL,
 )
 """How files begin that are images but not read here: BigTIFF, PSD, PNM, ICO, JPEG XL, JPEG 2000, HEIF..."""
+
+
+def is_image_name(name: bytes) -> bool:
+    """Return True if a file name ends in the extension of an image format, in any case."""
+    _, dot, extension = name.rpartition(b".")
+    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
 
 
 def header(data: bytes) -> Header:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from img2img_data.core.errors import Rejected
 from img2img_data.images.headers import Header
 
-Pixels = NDArray[Any]
+Pixels: TypeAlias = NDArray[Any]
+"""An image: H x W or H x W x C, uint8 or uint16 unless a function says otherwise; RGB, never BGR."""
 Channels = Literal["rgb", "gray", "rgba"]
 COUNT: Final[dict[Channels, int]] = {"rgb": 3, "gray": 1, "rgba": 4}
 """How many samples a pixel has."""

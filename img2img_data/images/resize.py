@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from img2img_data.core.errors import Rejected
+from img2img_data.images.pixels import Pixels
 
-Pixels = NDArray[Any]
 Fit = Literal["crop", "pad", "stretch", "error"]
 
 

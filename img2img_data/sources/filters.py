@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from img2img_data.images.io import DecodedImage, Pixels
+    from img2img_data.images.io import DecodedImage
+    from img2img_data.images.pixels import Pixels
 
 Tags = Mapping[str, object]
 

@@ -19,17 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.images.headers import is_image_name
 from img2img_data.sources.mat_file import BadMat, load_struct
 
 Tags = Mapping[str, Any]
 Rejection = tuple[str, str]
 """A key of ``errors.REASONS``, and a short free text."""
-
-IMAGE_EXTENSIONS: Final = frozenset(
-    b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k avif heic heif jxl "
-    b"psd ico exr hdr".split()
-)
-"""What a image's name ends in, in any case. Not all are read; the others become rejected rows."""
 
 JUNK: Final = frozenset({b"thumbs.db", b"desktop.ini", b"@eadir", b"__macosx"})
 """Names, in lower case, that operating systems leave behind; passed over like hidden files and folders."""
@@ -142,12 +137,6 @@ def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:
         return entry.is_symlink() and entry.is_dir()
     except OSError:  # a link to itself, or to where we may not look
         return False
-
-
-def is_image_name(name: bytes) -> bool:
-    """Tell whether a name ends in a image's extension."""
-    _, dot, extension = name.rpartition(b".")
-    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
 
 
 # --------------------------------------------------------------------------------------------- wiki

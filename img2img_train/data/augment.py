@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Pixels: TypeAlias = NDArray[Any]
+from img2img_data.images.pixels import Pixels
+
 TAPS: Final = 4
 SHARPNESS: Final = -0.5
 

@@ -20,8 +20,9 @@ from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_line
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
+from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig
-from img2img_train.data.augment import Cuts, Pixels, stacked
+from img2img_train.data.augment import Cuts, stacked
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.color_checks import planes_of
 from img2img_train.data.on_the_fly import Online

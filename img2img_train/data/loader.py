@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from img2img_data.corpus.reader import Pair
-from img2img_train.data.augment import Cuts, Pixels, enlarged, enlarged_pixels, moved
+from img2img_data.images.pixels import Pixels
+from img2img_train.data.augment import Cuts, enlarged, enlarged_pixels, moved
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.dataset import ImageSet, PairSet, Store
 from img2img_train.data.device_cache import OnDevice

@@ -24,8 +24,8 @@ from img2img_data.corpus.format import image_rng
 from img2img_data.corpus.reader import Pair
 from img2img_data.degradations.registry import Composite, Degradation, Resize
 from img2img_data.degradations.spec import parse_spec
+from img2img_data.images.pixels import Pixels
 
-Pixels = NDArray[Any]
 GRAY, PROBE = np.float32(0.5), np.float32(0.25)
 """The identity is fed as gray with a faint diagonal: what rings about it stays within 0 to 1, unclipped."""
 OVERSHOOTS: Final = {"cubic", "lanczos"}

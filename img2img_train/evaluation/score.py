@@ -15,11 +15,12 @@ import numpy as np
 
 from img2img_data.core.errors import CorpusError
 from img2img_data.corpus.reader import Corpus, Pair
+from img2img_data.images.pixels import Pixels
 from img2img_train.data.on_the_fly import Online
 from img2img_train.evaluation.by_tag import Facts, choose_tags, facts_of, heaps
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
 from img2img_train.metrics.color_overlap import Histograms
-from img2img_train.metrics.image import METRICS, PERCEPTUAL, PSNR_CAP, SET_METRICS, Measure, Pixels
+from img2img_train.metrics.image import METRICS, PERCEPTUAL, PSNR_CAP, SET_METRICS, Measure
 from img2img_train.metrics.perceptual import PerceptualMetrics, Seen
 
 SCORED: Final = {**METRICS, **SET_METRICS}

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from img2img_data.images.pixels import Pixels
 from img2img_train.evaluation.score import Row, Scored, rounded
-from img2img_train.metrics.image import Pixels
 
 THUMBNAIL: Final = 256
 GALLERY: Final = 96

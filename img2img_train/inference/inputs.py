@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from img2img_data.core.errors import UsageError
+from img2img_data.images.headers import is_image_name
 from img2img_train.inference.video import VIDEO_FORMATS, is_video
-
-IMAGE_SUFFIXES: Final = frozenset(
-    {b"jpg", b"jpeg", b"jpe", b"jfif", b"png", b"webp", b"bmp", b"gif", b"tif", b"tiff"}
-)
-"""What a file's name ends in to be taken for a image in a folder; its content decides whether it is one."""
 
 STDIO: Final = "-"
 IMAGE_FORMATS: Final[dict[str, str]] = {
@@ -75,7 +71,7 @@ def _kind(out: Path) -> str:
         return STDIO
     if suffix in IMAGE_FORMATS or suffix[1:] in VIDEO_FORMATS:
         return "image" if suffix in IMAGE_FORMATS else "video"
-    return "other" if is_image(name) or is_video(name) else ""
+    return "other" if is_image_name(name) or is_video(name) else ""
 
 
 def _outside(root: bytes, paths: list[bytes], out: Path) -> list[bytes]:
@@ -96,7 +92,7 @@ def _walk(root: bytes, below: bytes) -> Iterator[bytes]:
             path = below + b"/" + entry.name if below else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(root, path)
-            elif is_image(entry.name) or is_video(entry.name):
+            elif is_image_name(entry.name) or is_video(entry.name):
                 yield path
 
 
@@ -108,11 +104,8 @@ def _matching(pattern: str) -> tuple[bytes, list[bytes]]:
     found = glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True)
     names = ((f, os.fsencode(f)) for f in found if (root / f).is_file())
     files = {
-        os.fsencode(Path(f).as_posix()) for f, name in names if is_image(name) or is_video(name)
+        os.fsencode(Path(f).as_posix())
+        for f, name in names
+        if is_image_name(name) or is_video(name)
     }
     return os.fsencode(root), sorted(files)
-
-
-def is_image(name: bytes) -> bool:
-    """Tell whether a name ends as those of images do."""
-    return b"." in name and name.rpartition(b".")[2].lower() in IMAGE_SUFFIXES

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Pixels: TypeAlias = NDArray[Any]
+from img2img_data.images.pixels import Pixels
+
 Forward: TypeAlias = Callable[[Tensor], Tensor]
 """N x C x H x W float32 in [-1, 1] to N x C' x H x W, H and W multiples of the network's stride."""
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from img2img_data.core.errors import Rejected, UsageError
 from img2img_data.images import io
-from img2img_data.images.io import Pixels
+from img2img_data.images.pixels import Pixels
 
 SUFFIXES: Final = frozenset({b"mp4", b"m4v", b"mov", b"avi", b"mkv", b"webm"})
 """What a file's name ends in to be taken for a video in a folder; its content decides whether it is one."""

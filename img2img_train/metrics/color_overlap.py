@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.images.pixels import Pixels
 from img2img_train.metrics.bootstrap import RESAMPLES, Interval, draws, percentiles
-from img2img_train.metrics.image import SET_METRICS, Pixels, intersection, lab_histogram
+from img2img_train.metrics.image import SET_METRICS, intersection, lab_histogram
 
 MOST_GROUPS: Final = 1000
 """Histograms are kept for so many groups of images; of more photos, several share one."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels: TypeAlias = NDArray[Any]
+from img2img_data.images.pixels import Pixels
+
 """H x W x 3 RGB, uint8 or uint16."""
 
 PSNR_CAP: Final = 100.0

@@ -23,9 +23,10 @@ from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.registry import DEGRADATIONS, Degradation
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images import io
+from img2img_data.images.pixels import Pixels
 from img2img_train.distributed.memory import is_shortage
 from img2img_train.inference.translate import TranslateSettings
-from img2img_train.metrics.image import METRICS, Pixels
+from img2img_train.metrics.image import METRICS
 from img2img_train.networks.layers import TestNorm
 from img2img_train.serve.models import ModelChoice, ModelRegistry, degraded
 from img2img_train.serve.widgets import Control, all_controls, settings_of

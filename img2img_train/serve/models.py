@@ -19,12 +19,13 @@ from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.registry import Degradation
 from img2img_data.images import io
+from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig, config_of
 from img2img_train.data.color import ChannelLayout
 from img2img_train.data.loader import from_bytes, to_bytes
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
-from img2img_train.metrics.image import METRICS, Pixels
+from img2img_train.metrics.image import METRICS
 from img2img_train.networks.layers import TestNorm
 from img2img_train.networks.registry import NetworkSpec
 from img2img_train.runs.checkpoint import Description, read_description

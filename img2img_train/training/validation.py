@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from img2img_data.images.pixels import Pixels
 from img2img_train.data import loader
-from img2img_train.data.augment import Cuts, Pixels, stacked
+from img2img_train.data.augment import Cuts, stacked
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.dataset import ImageSet, Memory, Store, places_of
 from img2img_train.networks.layers import dropping, seeds_of
