@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from img2img_data.core.errors import Rejected
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace
-from img2img_data.degradations.registry import DEGRADATIONS, Degradation, Gaussian
-from img2img_data.degradations.spec import kind_of, parse_spec, to_spec
+from img2img_data.degradations.registry import DEGRADATIONS, Degradation, GaussianBlur
+from img2img_data.degradations.spec import parse_spec, to_spec
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 
@@ -82,7 +82,7 @@ class Degrade(Pairing):
     """Input: the image, degraded. Target: the image itself."""
 
     clean: ClassVar[bool] = True
-    degradation: Degradation = Field(Gaussian(), description="what degrades the input")
+    degradation: Degradation = Field(GaussianBlur(), description="what degrades the input")
 
     @property
     def random(self) -> bool:
@@ -107,7 +107,7 @@ class Blur(Degrade):
 
     def settings(self) -> dict[str, Any]:
         """Name the kind of degradation beside its parameters."""
-        kind = kind_of(self.degradation)
+        kind = _name_of(type(self.degradation), DEGRADATIONS)
         return {"pairing": "degrade", "kind": kind, **self.degradation.model_dump(mode="json")}
 
 

@@ -47,8 +47,7 @@ from img2img_data.core.settings_model import (
 )
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
-from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
-from img2img_data.degradations.registry import Step as Tree
+from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS, PipelineStep
 from img2img_data.degradations.spec import parse_assignments, parse_spec
 from img2img_data.exchange.export import ExportSettings, export_corpus
 from img2img_data.exchange.webdataset_pack import INDEX_FILE, PackSettings, pack_corpus
@@ -58,8 +57,14 @@ from img2img_data.runner.outcome import Report
 from img2img_data.runner.plan import Plan, plan_entries, plan_folders, plan_pairs
 from img2img_data.runner.run import Progress
 from img2img_data.runner.settings import BuildSettings, RunSettings
-from img2img_data.sources.folder import Item, find_mat, list_folder, list_wiki, passed_over
-from img2img_data.sources.matching import MatchSettings, better_match, match_paths, table_of
+from img2img_data.sources.folder import Item, describe_skipped, list_folder
+from img2img_data.sources.imdb_wiki import find_mat, list_wiki
+from img2img_data.sources.matching import (
+    MatchSettings,
+    better_match,
+    describe_matching,
+    match_paths,
+)
 
 Settings = Mapping[str, Any]
 Run = Callable[[Sequence[Path], Settings, Progress, Callable[[str], None]], Report]
@@ -286,7 +291,7 @@ def degrade(
     return _corpus("degrade", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
 
 
-def degradation_of_step(given: Settings, place: Place = OPTIONS) -> Tree:
+def degradation_of_step(given: Settings, place: Place = OPTIONS) -> PipelineStep:
     """Return what the settings of ``degrade`` say; ``UsageError`` names the key of a mistake."""
     settings = build_model(DegradeSettings, split_settings(given, DegradeSettings), place)
     if settings.kind is not None and settings.degradation is not None:
@@ -358,7 +363,7 @@ def combine(
     ]
     matching.unmatched += rejected
     shown = build_model(PairSettings, split_settings(given, PairSettings)).rows
-    for line in table_of(
+    for line in describe_matching(
         matching, bool(given.get("dry_run")), shown if matching.pairs else min(shown, 3)
     ):
         say(line)
@@ -499,7 +504,7 @@ def _listed(folder: Path, say: Callable[[str], None]) -> Iterator[Item]:
     """Yield the images of a folder, and say in the end what else there was."""
     ignored: Counter[str] = Counter()
     yield from list_folder(folder, ignored)
-    if line := passed_over(ignored):
+    if line := describe_skipped(ignored):
         say(f"'{printable(str(folder))}': {line}")
 
 

@@ -28,7 +28,7 @@ from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, UsageError, printable
 from img2img_data.corpus.format import Kind, Layout, as_key
 from img2img_data.images.headers import is_image_name
-from img2img_data.sources.folder import Entries, Rejection, list_folder
+from img2img_data.sources.folder import PathResolver, Rejection, list_folder
 
 SPLITS: Final[Mapping[str, str]] = {
     "train": "train",
@@ -205,7 +205,7 @@ class BasicSRLayout(FolderLayout):
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Take the pairs of each list, in its order."""
-        files = Entries(os.fsencode(root), unique=False)
+        files = PathResolver(os.fsencode(root), unique=False)
         for split, folder, path in self._lists(root):
             for line in _text_lines(path):
                 if line.strip():
@@ -221,7 +221,9 @@ class BasicSRLayout(FolderLayout):
                 found.append((next((SPLITS[w] for w in words if w in SPLITS), split), folder, path))
         return found
 
-    def _entry(self, root: Path, files: Entries, split: str, folder: str, line: str) -> LayoutEntry:
+    def _entry(
+        self, root: Path, files: PathResolver, split: str, folder: str, line: str
+    ) -> LayoutEntry:
         whole = self._line.fullmatch(line.strip())
         target, comma, other = (whole[1] if whole else line).partition(", ")
         names = (other, target) if comma else (target, target)
@@ -256,7 +258,7 @@ class HuggingFaceLayout(FolderLayout):
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Take the rows of each list, in its order."""
-        files = Entries(os.fsencode(root), unique=False)
+        files = PathResolver(os.fsencode(root), unique=False)
         for split, folder, path in self._lists(root):
             columns: tuple[str, str] | None = None
             for row in _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from img2img_data.degradations.parameters import Range
+from img2img_data.degradations.parameters import Uniform
 
 Image = NDArray[Any]
 """H x W x C (or H x W), RGB. Either float32 in [0, 1] or integers in their whole range."""
@@ -26,7 +26,7 @@ SEEDS: Final = 1 << 53
 class Degradation(BaseModel):
     """What every degradation is.
 
-    A subclass states each strength as a field of type ``Range`` (or ``Whole``, ``Odd``) and implements
+    A subclass states each strength as a field of type ``Uniform`` (or ``Whole``, ``OddInt``) and implements
     ``degrade``; ``seeded = True`` adds a seed to what is drawn. Where it can do better on integers, or needs
     other parameters, it implements ``apply`` and ``draw`` itself.
     """
@@ -43,7 +43,7 @@ class Degradation(BaseModel):
     @property
     def random(self) -> bool:
         """Whether ``draw`` uses its generator at all."""
-        return self.seeded or any(not strength.fixed for strength in self.strengths().values())
+        return self.seeded or any(not strength.fixed for strength in self.ranges().values())
 
     @classmethod
     def identity(cls) -> Degradation | None:
@@ -55,17 +55,17 @@ class Degradation(BaseModel):
         """Return settings that show what it does; the laws of the tests run on them."""
         return cls()
 
-    def strengths(self) -> dict[str, Range]:
+    def ranges(self) -> dict[str, Uniform]:
         """Return the fields that may be ranges, by name."""
         found = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name: value for name, value in found if isinstance(value, Range)}
+        return {name: value for name, value in found if isinstance(value, Uniform)}
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Return the parameters for one image; with them ``apply`` gives the same pixels for ever.
 
         ``rng`` may be None where ``random`` is false.
         """
-        drawn = {name: strength.draw(rng) for name, strength in self.strengths().items()}
+        drawn = {name: strength.draw(rng) for name, strength in self.ranges().items()}
         return drawn | self._seed(rng) if self.seeded else drawn
 
     @staticmethod

@@ -19,7 +19,7 @@ from img2img_data.degradations.kernels import (
     plateau_kernel,
     sinc_kernel,
 )
-from img2img_data.degradations.parameters import Odd, Range, strength
+from img2img_data.degradations.parameters import OddInt, Uniform, parameter
 
 _IDENTITY: Final = np.ones(1, np.float32)
 
@@ -35,10 +35,10 @@ def blur_separably(image: Image, sigma: float, axes: Axes) -> Image:
     return blurred.reshape(image.shape)
 
 
-class Gaussian(Degradation):
+class GaussianBlur(Degradation):
     """Gaussian blur of one fixed strength, or a strength drawn for each image."""
 
-    sigma: Range = strength(
+    sigma: Uniform = parameter(
         3.0, gt=0, le=100, description="standard deviation of the blur, pixels of the output"
     )
 
@@ -50,14 +50,14 @@ class Gaussian(Degradation):
     @classmethod
     def identity(cls) -> Degradation:
         """So narrow that the kernel is one pixel."""
-        return cls(sigma=Range(0.1))
+        return cls(sigma=Uniform(0.1))
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Blur with ``drawn["sigma"]``."""
         return blur_separably(image, drawn["sigma"], axes)
 
 
-class RandomGaussian(Degradation):
+class RandomGaussianBlur(Degradation):
     """Gaussian blur, another strength for each image."""
 
     sigma_min: float = Field(
@@ -68,7 +68,7 @@ class RandomGaussian(Degradation):
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> RandomGaussian:
+    def _ordered(self) -> RandomGaussianBlur:
         if self.sigma_min > self.sigma_max:
             raise ValueError("sigma_min is above sigma_max")
         return self
@@ -90,7 +90,7 @@ class RandomGaussian(Degradation):
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Draw sigma uniformly between the two ends."""
-        return {"sigma": Range(self.sigma_min, self.sigma_max).draw(rng)}
+        return {"sigma": Uniform(self.sigma_min, self.sigma_max).draw(rng)}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Blur with ``drawn["sigma"]``."""
@@ -120,19 +120,19 @@ _ODD_SIZE: Final = "width and height of the kernel, an odd number of pixels"
 class Anisotropic(KernelBlur):
     """Gaussian blur of another strength along two turned axes."""
 
-    sigma_x: Range = strength([0.5, 4], gt=0, le=50, description=_SIGMA_X)
-    sigma_y: Range = strength(
+    sigma_x: Uniform = parameter([0.5, 4], gt=0, le=50, description=_SIGMA_X)
+    sigma_y: Uniform = parameter(
         [0.5, 4], gt=0, le=50, description="standard deviation across it, pixels"
     )
-    rotation: Range = strength([-180, 180], ge=-360, le=360, description=_ROTATION)
-    size: Odd | None = strength(
+    rotation: Uniform = parameter([-180, 180], ge=-360, le=360, description=_ROTATION)
+    size: OddInt | None = parameter(
         None, ge=1, le=401, description=_ODD_SIZE + "  [default: 4 sigma to each side]"
     )
 
     @classmethod
     def identity(cls) -> Degradation:
         """A kernel of one pixel."""
-        return cls(size=Odd(1))
+        return cls(size=OddInt(1))
 
     def kernel(self, **drawn: Any) -> Kernel:
         """Return the kernel (``kernels.bell_kernel`` with beta 1)."""
@@ -144,16 +144,16 @@ class Anisotropic(KernelBlur):
 class Generalized(KernelBlur):
     """Generalised Gaussian blur: sharper peak and heavier tails (beta < 1), or flatter (beta > 1)."""
 
-    sigma_x: Range = strength([0.5, 3], gt=0, le=25, description=_SIGMA_X)
-    sigma_y: Range | None = strength(
+    sigma_x: Uniform = parameter([0.5, 3], gt=0, le=25, description=_SIGMA_X)
+    sigma_y: Uniform | None = parameter(
         None,
         gt=0,
         le=25,
         description="the same across it, pixels  [default: as sigma_x, a round kernel]",
     )
-    rotation: Range = strength(0.0, ge=-360, le=360, description=_ROTATION)
-    beta: Range = strength([0.5, 4], ge=0.3, le=20, description="shape; 1 is the Gaussian")
-    size: Odd | None = strength(
+    rotation: Uniform = parameter(0.0, ge=-360, le=360, description=_ROTATION)
+    beta: Uniform = parameter([0.5, 4], ge=0.3, le=20, description="shape; 1 is the Gaussian")
+    size: OddInt | None = parameter(
         None,
         ge=1,
         le=401,
@@ -163,7 +163,7 @@ class Generalized(KernelBlur):
     @classmethod
     def identity(cls) -> Degradation:
         """A kernel of one pixel."""
-        return cls(size=Odd(1))
+        return cls(size=OddInt(1))
 
     def kernel(self, **drawn: Any) -> Kernel:
         """Return the kernel (``kernels.bell_kernel``)."""
@@ -176,21 +176,21 @@ class Generalized(KernelBlur):
 class Plateau(KernelBlur):
     """Blur with a plateau-shaped kernel, 1 / (1 + d^(2 beta))."""
 
-    sigma_x: Range = strength([0.5, 3], gt=0, le=50, description=_SIGMA_X)
-    sigma_y: Range | None = strength(
+    sigma_x: Uniform = parameter([0.5, 3], gt=0, le=50, description=_SIGMA_X)
+    sigma_y: Uniform | None = parameter(
         None,
         gt=0,
         le=50,
         description="the same across it, pixels  [default: as sigma_x, a round kernel]",
     )
-    rotation: Range = strength(0.0, ge=-360, le=360, description=_ROTATION)
-    beta: Range = strength([1, 2], ge=0.5, le=20, description="shape; the larger the flatter")
-    size: Odd = strength(21, ge=1, le=401, description=_ODD_SIZE)
+    rotation: Uniform = parameter(0.0, ge=-360, le=360, description=_ROTATION)
+    beta: Uniform = parameter([1, 2], ge=0.5, le=20, description="shape; the larger the flatter")
+    size: OddInt = parameter(21, ge=1, le=401, description=_ODD_SIZE)
 
     @classmethod
     def identity(cls) -> Degradation:
         """A kernel of one pixel."""
-        return cls(size=Odd(1))
+        return cls(size=OddInt(1))
 
     def kernel(self, **drawn: Any) -> Kernel:
         """Return the kernel (``kernels.plateau_kernel``)."""
@@ -202,10 +202,10 @@ class Plateau(KernelBlur):
 class Motion(KernelBlur):
     """Motion blur along a straight line, centred: the image does not move."""
 
-    length: Range = strength(
+    length: Uniform = parameter(
         [3, 15], ge=1, le=200, description="length of the line, pixels; 1 is no blur"
     )
-    angle: Range = strength(
+    angle: Uniform = parameter(
         [-90, 90],
         ge=-360,
         le=360,
@@ -215,7 +215,7 @@ class Motion(KernelBlur):
     @classmethod
     def identity(cls) -> Degradation:
         """A line of one pixel."""
-        return cls(length=Range(1.0))
+        return cls(length=Uniform(1.0))
 
     def kernel(self, **drawn: Any) -> Kernel:
         """Return the line (``kernels.motion_kernel``)."""
@@ -225,14 +225,14 @@ class Motion(KernelBlur):
 class Defocus(KernelBlur):
     """Blur of a lens out of focus: a disk with a smooth rim."""
 
-    radius: Range = strength(
+    radius: Uniform = parameter(
         [1, 5], ge=0, le=100, description="radius of the disk, pixels; 0.5 and less is no blur"
     )
 
     @classmethod
     def identity(cls) -> Degradation:
         """A disk of one pixel."""
-        return cls(radius=Range(0.0))
+        return cls(radius=Uniform(0.0))
 
     def kernel(self, **drawn: Any) -> Kernel:
         """Return the disk (``kernels.disk_kernel``)."""
@@ -242,18 +242,18 @@ class Defocus(KernelBlur):
 class Sinc(KernelBlur):
     """Ideal low-pass cut short: ringing and overshoot, as of over-sharpened or badly resized images."""
 
-    cutoff: Range = strength(
+    cutoff: Uniform = parameter(
         [1.05, 3.14],
         gt=0,
         le=3.15,
         description="highest frequency that passes, radians a pixel; 3.14 is all",
     )
-    size: Odd = strength([7, 21], ge=1, le=101, description=_ODD_SIZE)
+    size: OddInt = parameter([7, 21], ge=1, le=101, description=_ODD_SIZE)
 
     @classmethod
     def identity(cls) -> Degradation:
         """A kernel of one pixel."""
-        return cls(size=Odd(1))
+        return cls(size=OddInt(1))
 
     def kernel(self, **drawn: Any) -> Kernel:
         """Return the kernel (``kernels.sinc_kernel``)."""
@@ -263,14 +263,14 @@ class Sinc(KernelBlur):
 class Median(Degradation):
     """Median of a square: dust and fine detail go, edges stay. The border pixels repeat."""
 
-    size: Odd = strength(
+    size: OddInt = parameter(
         5, ge=1, le=31, description="side of the square, an odd number of pixels; 1 is none"
     )
 
     @classmethod
     def identity(cls) -> Degradation:
         """A square of one pixel."""
-        return cls(size=Odd(1))
+        return cls(size=OddInt(1))
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Take the median of ``drawn["size"]`` squared pixels, each channel alone; nothing is rounded."""
@@ -289,8 +289,8 @@ class Median(Degradation):
 
 
 SIMPLE_BLURS: Final[dict[str, type[Degradation]]] = {
-    "gaussian": Gaussian,
-    "random-gaussian": RandomGaussian,
+    "gaussian": GaussianBlur,
+    "random-gaussian": RandomGaussianBlur,
 }
 
 BLURS: Final[dict[str, type[Degradation]]] = {

@@ -16,13 +16,13 @@ import numpy as np
 from pydantic import Field, SkipValidation, field_serializer, model_validator
 
 from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, to_unit
-from img2img_data.degradations.blur import Gaussian
+from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.noise import GaussianNoise
-from img2img_data.degradations.parameters import Range, strength
+from img2img_data.degradations.parameters import Uniform, parameter
 from img2img_data.degradations.resample import Interpolations, draw_ways, way
 
 
-class Step(NamedTuple):
+class PipelineStep(NamedTuple):
     """One step of a composite: the name its kind has, and the degradation."""
 
     kind: str
@@ -33,18 +33,21 @@ class Step(NamedTuple):
         return {self.kind: self.degradation.model_dump(mode="json")}
 
 
-_EXAMPLE: Final = (Step("gaussian", Gaussian(sigma=Range(0.5, 2))), Step("noise", GaussianNoise()))
+_EXAMPLE: Final = (
+    PipelineStep("gaussian", GaussianBlur(sigma=Uniform(0.5, 2))),
+    PipelineStep("noise", GaussianNoise()),
+)
 
 
 class Composite(Degradation):
     """What all composites share: their steps, and drawing them."""
 
-    steps: Annotated[tuple[Step, ...], SkipValidation] = Field(
+    steps: Annotated[tuple[PipelineStep, ...], SkipValidation] = Field(
         (), description="the steps, each {kind: settings}"
     )
 
     @field_serializer("steps")
-    def _plain(self, steps: tuple[Step, ...]) -> list[dict[str, Any]]:
+    def _plain(self, steps: tuple[PipelineStep, ...]) -> list[dict[str, Any]]:
         return [step.plain() for step in steps]
 
     @property
@@ -214,7 +217,7 @@ class Shuffle(Composite):
 class AtScale(Composite):
     """Bring the image to another size, apply the steps there, bring it back: noise grows with it."""
 
-    scale: Range = strength(
+    scale: Uniform = parameter(
         0.25,
         gt=0.01,
         le=4,
@@ -235,13 +238,13 @@ class AtScale(Composite):
     @classmethod
     def identity(cls) -> Degradation:
         """The same size, no steps."""
-        return cls(scale=Range(1.0))
+        return cls(scale=Uniform(1.0))
 
     @classmethod
     def example(cls) -> Degradation:
         """Blur and noise at about half the size, by interpolations that are drawn."""
         return cls(
-            steps=_EXAMPLE, scale=Range(0.4, 1.5), down=("area", "linear"), up=("linear", "cubic")
+            steps=_EXAMPLE, scale=Uniform(0.4, 1.5), down=("area", "linear"), up=("linear", "cubic")
         )
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from img2img_data.core.errors import Rejected
 from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, to_unit
-from img2img_data.degradations.parameters import Whole, strength
+from img2img_data.degradations.parameters import IntRange, parameter
 
 Bytes = NDArray[np.uint8]
 Codec = Callable[[Bytes], Bytes]
@@ -39,7 +39,9 @@ def through_bytes(image: Image, codec: Codec) -> Image:
 class Jpeg(Degradation):
     """JPEG compression and back. Works in 8 bit, whatever the image's depth."""
 
-    quality: Whole = strength([30, 95], ge=1, le=100, description="JPEG quality, 1 (worst) to 100")
+    quality: IntRange = parameter(
+        [30, 95], ge=1, le=100, description="JPEG quality, 1 (worst) to 100"
+    )
     chroma: Literal[420, 422, 444] = Field(
         420, description="resolution of the color: 420 is half both ways"
     )
@@ -60,7 +62,9 @@ class Jpeg(Degradation):
 class Webp(Degradation):
     """Lossy WebP compression and back, also at 100. Works in 8 bit; up to 16,383 pixels a side."""
 
-    quality: Whole = strength([30, 95], ge=1, le=100, description="WebP quality, 1 (worst) to 100")
+    quality: IntRange = parameter(
+        [30, 95], ge=1, le=100, description="WebP quality, 1 (worst) to 100"
+    )
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Encode at ``drawn["quality"]`` and decode; ``Rejected`` where a side is too long for WebP."""

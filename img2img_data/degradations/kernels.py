@@ -18,7 +18,7 @@ _KEPT: Final = 64
 
 @functools.lru_cache(maxsize=_KEPT)
 def gaussian_kernel(sigma: float) -> Kernel:
-    """Return the 2 x int(4 sigma + 0.5) + 1 weights of a Gaussian, sum 1."""
+    """Return the 2 x int(4 sigma + 0.5) + 1 weights of a GaussianBlur, sum 1."""
     radius = int(4 * sigma + 0.5)
     x = np.arange(-radius, radius + 1, dtype=np.float64)
     weights = np.exp(-0.5 * (x / sigma) ** 2)
@@ -27,7 +27,7 @@ def gaussian_kernel(sigma: float) -> Kernel:
 
 @functools.lru_cache(maxsize=_KEPT)
 def bell_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float) -> Kernel:
-    """Return exp(-d^(2 beta) / 2), d the Mahalanobis distance: beta 1 is the Gaussian, 0.5 has heavy tails.
+    """Return exp(-d^(2 beta) / 2), d the Mahalanobis distance: beta 1 is the GaussianBlur, 0.5 has heavy tails.
 
     ``rotation`` in degrees turns the x axis of the ellipse counter-clockwise as the image is seen.
     Pascal, Bombrun, Tourneret, Berthoumieu: Parameter Estimation for Multivariate Generalized Gaussian

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from img2img_data.degradations.base import Degradation, Image, generator, luma
-from img2img_data.degradations.parameters import Range, strength
+from img2img_data.degradations.parameters import Uniform, parameter
 
 Unit = NDArray[np.float32]
 
@@ -21,7 +21,7 @@ _NONE: Final = 1e-4
 
 
 def _sigma(default: float, what: str) -> Any:
-    return strength(default, ge=0, le=255, description=f"{what}, gray levels (0 to 255)")
+    return parameter(default, ge=0, le=255, description=f"{what}, gray levels (0 to 255)")
 
 
 _GRAY: Final = "chance that all channels get the same noise, 0 to 1"
@@ -41,7 +41,7 @@ class Noise(Degradation):
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Draw the strength, whether the noise is gray (0 or 1), and the seed of the field."""
-        drawn = {name: strength.draw(rng) for name, strength in self.strengths().items()}
+        drawn = {name: strength.draw(rng) for name, strength in self.ranges().items()}
         if rng is not None and 0 < self.gray < 1:
             drawn["gray"] = int(rng.random() < self.gray)
         return drawn | self._seed(rng)
@@ -66,7 +66,7 @@ def _normal(image: Unit, gray: bool, rng: np.random.Generator) -> Unit:
 class GaussianNoise(Noise):
     """Gaussian noise, independent of the image."""
 
-    sigma: Range = _sigma(10, "standard deviation of the noise")
+    sigma: Uniform = _sigma(10, "standard deviation of the noise")
 
     def field(self, image: Unit, sigma: float, gray: bool, rng: np.random.Generator) -> Image:
         """Return sigma times a standard normal."""
@@ -80,12 +80,12 @@ class GrayNoise(Degradation):
 
     seeded: ClassVar[bool] = True
 
-    sigma: Range = _sigma(10, "standard deviation of the noise")
+    sigma: Uniform = _sigma(10, "standard deviation of the noise")
 
     @classmethod
     def identity(cls) -> Degradation:
         """No noise."""
-        return cls(sigma=Range(0.0))
+        return cls(sigma=Uniform(0.0))
 
     def degrade(self, image: Unit, **drawn: Any) -> Image:
         """Add one field to all channels."""
@@ -96,7 +96,7 @@ class GrayNoise(Degradation):
 class Speckle(Noise):
     """Speckle: Gaussian noise in proportion to the brightness."""
 
-    sigma: Range = _sigma(10, "standard deviation of the noise at white")
+    sigma: Uniform = _sigma(10, "standard deviation of the noise at white")
 
     def field(self, image: Unit, sigma: float, gray: bool, rng: np.random.Generator) -> Image:
         """Return image times sigma times a standard normal."""
@@ -111,7 +111,7 @@ class Poisson(Noise):
     At a gray level g the standard deviation is sigma x sqrt(g / 255). Gray noise is that of the luma.
     """
 
-    sigma: Range = _sigma(10, "standard deviation of the noise at white")
+    sigma: Uniform = _sigma(10, "standard deviation of the noise at white")
 
     def field(self, image: Unit, sigma: float, gray: bool, rng: np.random.Generator) -> Image:
         """Return counted minus expected."""

@@ -6,7 +6,7 @@
     sigma: [0.2, 3]          uniform between the ends           on the command line: 0.2..3
     sigma: [0.2, 3, log]     uniform in the logarithm           on the command line: 0.2..3 log
 
-``Whole`` draws whole numbers, both ends among them, ``Odd`` odd ones. A fixed strength never touches the
+``Whole`` draws whole numbers, both ends among them, ``OddInt`` odd ones. A fixed strength never touches the
 generator.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def strength(default: float | list[float | str] | None, **about: Any) -> Any:
+def parameter(default: float | list[float | str] | None, **about: Any) -> Any:
     """Return the field of a strength: its default as a recipe writes it, bounds and ``description``."""
     return Field(default, json_schema_extra=_bound, **about)
 
@@ -52,7 +52,7 @@ _BOUNDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Uniform:
     """The numbers from ``low`` to ``high``; equal ends are one number. ``log``: uniform in the logarithm."""
 
     low: float
@@ -116,7 +116,7 @@ class Range:
     @classmethod
     def parse(cls, value: Any) -> Self:
         """Return the range that a number, a list or a text stands for; ``ValueError`` says what is wrong."""
-        if isinstance(value, Range):
+        if isinstance(value, Uniform):
             return cls(value.low, value.high, value.log)
         if isinstance(value, str):
             return cls._of_text(value)
@@ -161,7 +161,7 @@ class Range:
         return {"anyOf": [dict(number), pair, {"type": "string", "pattern": _PATTERN}]}
 
 
-class Whole(Range):
+class IntRange(Uniform):
     """Whole numbers, both ends among them."""
 
     __slots__ = ()
@@ -181,7 +181,7 @@ class Whole(Range):
         return int(rng.integers(int(self.low), int(self.high) + 1))
 
 
-class Odd(Whole):
+class OddInt(IntRange):
     """Odd numbers, both ends among them."""
 
     __slots__ = ()
@@ -197,7 +197,7 @@ class Odd(Whole):
 
 
 def _plain(value: Any) -> Any:
-    return value.plain() if isinstance(value, Range) else value
+    return value.plain() if isinstance(value, Uniform) else value
 
 
 def _is_number(value: Any) -> bool:

@@ -15,15 +15,15 @@ from img2img_data.degradations.base import Axes, Degradation, Image, to_dtype
 from img2img_data.degradations.blur import (
     BLURS,
     SIMPLE_BLURS,
-    Gaussian,
-    RandomGaussian,
+    GaussianBlur,
+    RandomGaussianBlur,
     blur_separably,
 )
-from img2img_data.degradations.compose import COMPOSITES, Composite, Step
+from img2img_data.degradations.compose import COMPOSITES, Composite, PipelineStep
 from img2img_data.degradations.compression import CODECS
 from img2img_data.degradations.kernels import gaussian_kernel
 from img2img_data.degradations.noise import NOISES
-from img2img_data.degradations.parameters import Odd
+from img2img_data.degradations.parameters import OddInt
 from img2img_data.degradations.resample import RESIZINGS, Interpolation, Resize
 from img2img_data.degradations.tone import TONES
 
@@ -56,13 +56,13 @@ __all__ = [
     "Axes",
     "Composite",
     "Degradation",
-    "Gaussian",
+    "GaussianBlur",
     "Image",
     "Interpolation",
-    "Odd",
-    "RandomGaussian",
+    "OddInt",
+    "RandomGaussianBlur",
     "Resize",
-    "Step",
+    "PipelineStep",
     "blur_separably",
     "find_degradation",
     "gaussian_kernel",

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from img2img_data.degradations.base import Axes, Degradation, Image, to_dtype
-from img2img_data.degradations.parameters import Range, strength
+from img2img_data.degradations.parameters import Uniform, parameter
 
 Interpolation = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 
@@ -60,7 +60,7 @@ def way(name: str, among: tuple[Interpolation, ...], drawn: dict[str, Any]) -> i
 class Resize(Degradation):
     """Shrink and enlarge again. The original work's "1/16 resize" is 1/16 of the area: 64 > 16 > 64."""
 
-    factor: Range = strength(
+    factor: Uniform = parameter(
         4.0, ge=1, le=64, description="how many times smaller each side becomes on the way"
     )
     down: Interpolations = Field(
@@ -83,7 +83,7 @@ class Resize(Degradation):
     @classmethod
     def identity(cls) -> Degradation:
         """The same size."""
-        return cls(factor=Range(1.0))
+        return cls(factor=Uniform(1.0))
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Draw the factor, and interpolations where there are several."""

@@ -25,8 +25,8 @@ from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place, did_you_mean, range_of
 from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.albumentations_step import WrongKey
-from img2img_data.degradations.compose import Chain, Composite, OneOf, Step
-from img2img_data.degradations.parameters import Range
+from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
+from img2img_data.degradations.parameters import Uniform
 from img2img_data.degradations.registry import DEGRADATIONS, Degradation, find_degradation
 
 _DEEPEST: Final = 16
@@ -34,7 +34,7 @@ _BESIDE: Final = ("weight", "probability")
 """What may stand beside the kind of a step."""
 
 
-def parse_spec(content: Any, place: Place) -> Step:
+def parse_spec(content: Any, place: Place) -> PipelineStep:
     """Return the degradation that a recipe's value stands for, with the name of its kind.
 
     ``place`` is where it was given. Raises ``UsageError`` with the line and the whole path of the key.
@@ -60,11 +60,11 @@ def parse_assignments(texts: Sequence[str], place: Place) -> dict[str, Any]:
     return found
 
 
-def _parse(content: Any, place: Place) -> Step:
+def _parse(content: Any, place: Place) -> PipelineStep:
     if len(place.keys) > 3 * _DEEPEST:
         raise place.error([], "is nested too deeply", f"{_DEEPEST} levels are the limit")
     if isinstance(content, list) and content:
-        return Step("chain", Chain(steps=_steps(content, place)[0]))
+        return PipelineStep("chain", Chain(steps=_steps(content, place)[0]))
     if isinstance(content, str):
         content = {content: None}
     if not isinstance(content, Mapping) or not content:
@@ -80,21 +80,21 @@ def _parse(content: Any, place: Place) -> Step:
     if "probability" not in content:
         return step
     values = {"steps": (step,), "probability": content["probability"]}
-    return Step("one-of", _build(OneOf, values, place))
+    return PipelineStep("one-of", _build(OneOf, values, place))
 
 
-def _one(kind: str, settings: Any, place: Place) -> Step:
+def _one(kind: str, settings: Any, place: Place) -> PipelineStep:
     if kind not in DEGRADATIONS:
         raise place.error([], "unknown", did_you_mean(kind, DEGRADATIONS))
     cls = DEGRADATIONS[kind]
     if issubclass(cls, Composite):
-        return Step(kind, _composite(cls, settings, place))
+        return PipelineStep(kind, _composite(cls, settings, place))
     if settings is not None and not isinstance(settings, Mapping):
         known = ", ".join(cls.model_fields)
         raise place.error(
             [], f"is no mapping but {settings!r}", f"write {{name: value}}; it has {known}"
         )
-    return Step(kind, _build(cls, dict(settings or {}), place))
+    return PipelineStep(kind, _build(cls, dict(settings or {}), place))
 
 
 def _composite(cls: type[Composite], settings: Any, place: Place) -> Degradation:
@@ -119,7 +119,7 @@ def _composite(cls: type[Composite], settings: Any, place: Place) -> Degradation
 
 def _steps(
     content: list[Any], place: Place, weighted: bool = False
-) -> tuple[tuple[Step, ...], list[float]]:
+) -> tuple[tuple[PipelineStep, ...], list[float]]:
     """Return the steps of a list, and their weights where any is given."""
     steps = tuple(_parse(step, place.below(str(number))) for number, step in enumerate(content))
     given = [c.get("weight") if isinstance(c, Mapping) else None for c in content]
@@ -164,7 +164,7 @@ def kind_of(degradation: Degradation) -> str:
 
 def to_spec(degradation: Degradation) -> dict[str, Any]:
     """Return what ``parse_spec`` takes, with every default filled in."""
-    return Step(kind_of(degradation), degradation).plain()
+    return PipelineStep(kind_of(degradation), degradation).plain()
 
 
 # ---------------------------------------------------------------------------------------------- help
@@ -193,5 +193,5 @@ def _default_of(field: FieldInfo) -> str:
     if default is None or default in ((), {}, ""):
         return ""
     if isinstance(default, list):
-        return f"  [default: {Range.parse(default)}]"
+        return f"  [default: {Uniform.parse(default)}]"
     return f"  [default: {', '.join(map(str, default)) if isinstance(default, tuple) else default}]"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, luma, to_unit
-from img2img_data.degradations.parameters import Range, Whole, strength
+from img2img_data.degradations.parameters import IntRange, Uniform, parameter
 
 Unit = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class Tone(Degradation):
 class Posterize(Tone):
     """Fewer gray levels, evenly spaced from black to white, without dithering."""
 
-    levels: Whole = strength(
+    levels: IntRange = parameter(
         [4, 32],
         ge=2,
         le=65536,
@@ -45,7 +45,7 @@ class Posterize(Tone):
     @classmethod
     def identity(cls) -> Degradation:
         """Every level that 16 bits have."""
-        return cls(levels=Whole(65536))
+        return cls(levels=IntRange(65536))
 
     def curve(self, samples: Unit, **drawn: Any) -> Image:
         """Return the nearest of the levels."""
@@ -56,29 +56,29 @@ class Posterize(Tone):
 class Gamma(Tone):
     """A power curve: above 1 darker, below 1 brighter."""
 
-    gamma: Range = strength(
+    gamma: Uniform = parameter(
         [0.5, 2, "log"], gt=0, le=20, description="exponent of the samples in 0..1; 1 is none"
     )
 
     @classmethod
     def identity(cls) -> Degradation:
         """The exponent 1."""
-        return cls(gamma=Range(1.0))
+        return cls(gamma=Uniform(1.0))
 
     def curve(self, samples: Unit, **drawn: Any) -> Image:
         """Return samples^gamma."""
         return np.power(samples, np.float32(drawn["gamma"]))
 
 
-class Grayscale(Degradation):
+class Desaturate(Degradation):
     """ColorSpace taken away: BT.601 luma in all three channels."""
 
-    amount: Range = strength(1.0, ge=0, le=1, description="share of the color that goes, 0 to 1")
+    amount: Uniform = parameter(1.0, ge=0, le=1, description="share of the color that goes, 0 to 1")
 
     @classmethod
     def identity(cls) -> Degradation:
         """All the color stays."""
-        return cls(amount=Range(0.0))
+        return cls(amount=Uniform(0.0))
 
     def degrade(self, image: Unit, **drawn: Any) -> Image:
         """Mix the image with its luma; a image of one channel is gray already."""
@@ -91,5 +91,5 @@ class Grayscale(Degradation):
 TONES: Final[dict[str, type[Degradation]]] = {
     "posterize": Posterize,
     "gamma": Gamma,
-    "grayscale": Grayscale,
+    "grayscale": Desaturate,
 }

@@ -22,9 +22,9 @@ from img2img_data.corpus.format import Kind, digest, key_forms, key_in_form
 from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
 from img2img_data.runner.settings import BuildSettings, parse_split
 from img2img_data.runner.splits import Strata, check_tag, group_of, stratum_of
-from img2img_data.sources.folder import Item
+from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
-from img2img_data.sources.tags import FolderTags, find_tags
+from img2img_data.sources.tags import FolderTags
 
 _RUN: Final = 1 << 16
 """How many sources are sorted at once; their keys exist as text only meanwhile."""

@@ -166,7 +166,7 @@ def _composed(path: bytes) -> str:
 
 
 # ------------------------------------------------------------------------------------ to read
-def table_of(matching: Matching, whole: bool, most: int = 0) -> Iterator[str]:
+def describe_matching(matching: Matching, whole: bool, most: int = 0) -> Iterator[str]:
     """Yield the counts, then the unmatched files with their reasons, and with ``whole`` the pairs before them.
 
     Of each kind at most ``most`` rows, 0 for all.

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Tags = Mapping[str, Any]
 
-LISTS: Final = ("metadata.jsonl", "metadata.csv")
 MAX_LINE: Final = 1 << 20
 """Bytes of a line; a longer one ends the reading of its list."""
 MAX_TAGS: Final = 64
@@ -80,23 +79,17 @@ class FolderTags:
         return self._open[number]
 
 
-def find_tags(root: bytes, paths: Iterable[bytes]) -> FolderTags | None:
-    """Return the tags of a folder's images, None where no list lies beside any of them.
+def read_tags(root: bytes, lists: Iterable[bytes]) -> FolderTags:
+    """Return the tags in the lists of a folder, the nearest to an image last.
 
-    ``paths`` are those of the images, relative to ``root``: lists are looked for in ``root`` and in the
-    folders on the way to a image. A list that is a link, a pipe or damaged is passed over or read as far as
-    it goes, which ``faults`` says.
+    ``lists`` are paths relative to ``root``. A list that is a link or a pipe is skipped, a damaged one is read
+    as far as possible; ``faults`` says which.
     """
     import numpy as np
 
     found = _Found()
-    for folder in sorted(_folders_of(paths), key=lambda f: (f.count(b"/"), f)):
-        for name in LISTS:
-            if os.path.lexists(os.path.join(root, folder + os.fsencode(name))):
-                found.read(root, folder + os.fsencode(name))
-                break
-    if not found.lists and not found.faults:
-        return None
+    for path in lists:
+        found.read(root, path)
     keys = np.frombuffer(found.keys, np.uint64) if found.keys else np.empty(0, np.uint64)
     order = np.argsort(keys, kind="stable")
     return FolderTags(
@@ -193,17 +186,6 @@ def _open_regular(path: bytes) -> BinaryIO:
         os.close(handle)
         raise OSError(0, "not a regular file")
     return os.fdopen(handle, "rb")
-
-
-def _folders_of(paths: Iterable[bytes]) -> set[bytes]:
-    """Return the folders on the way to the images, "" first, each with "/" at its end."""
-    found = {b""}
-    for path in paths:
-        folder = path[: path.rfind(b"/") + 1]
-        while folder not in found:
-            found.add(folder)
-            folder = folder[: folder.rfind(b"/", 0, -1) + 1]
-    return found
 
 
 def _path_of(path: bytes, row: Mapping[str, Any]) -> bytes | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from img2img_data.degradations.registry import DEGRADATIONS, Composite, Degradation, Odd
+from img2img_data.degradations.registry import DEGRADATIONS, Composite, Degradation, OddInt
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -95,7 +95,7 @@ def _number(name: str, field: FieldInfo, plain: Any, about: str, optional: bool)
     """Return the slider of a number, or the box of one that may be left empty or has no bounds."""
     bounds, default = _bounds(field), _middle(field.default)
     whole = plain is int or getattr(plain, "json_type", "") == "integer"
-    odd = issubclass(plain, Odd)
+    odd = issubclass(plain, OddInt)
     low, high = (bounds.get(a, bounds.get(b)) for a, b in (("ge", "gt"), ("le", "lt")))
     if optional or default is None or low is None or high is None:
         return Control(name, "number", default, about, low, high, 1 if whole else 0.01)

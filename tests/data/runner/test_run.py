@@ -131,14 +131,14 @@ def test_a_second_builder_is_rejected(photos: Path, tmp_path: Path) -> None:
 
 
 def test_the_pixels_are_the_degraded_source(photos: Path, tmp_path: Path) -> None:
-    from img2img_data.degradations.registry import Gaussian
+    from img2img_data.degradations.registry import GaussianBlur
     from img2img_data.images import io
 
     run("blur", photos, tmp_path / "out", "--sigma", 1.5, "--jobs", 1)
     for row in rows(tmp_path / "out" / "train" / "metadata.jsonl"):
         source = io.read(photos / str(row["source"])).pixels
         made = io.read(tmp_path / "out" / "train" / str(row["input_file_name"])).pixels
-        assert (made == Gaussian(sigma=1.5).apply(source, sigma=1.5)).all()
+        assert (made == GaussianBlur(sigma=1.5).apply(source, sigma=1.5)).all()
         target = tmp_path / "out" / "train" / str(row["target_file_name"])
         assert target.read_bytes() == (photos / str(row["source"])).read_bytes()
         assert row["source_sha256"] == row["target_sha256"]

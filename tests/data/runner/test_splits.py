@@ -17,7 +17,8 @@ from img2img_data.corpus.format import split_of
 from img2img_data.images import io
 from img2img_data.runner.settings import parse_split
 from img2img_data.runner.splits import Strata, check_tag, group_of, stratum_of, tag_in
-from img2img_data.sources.tags import MAX_TAGS, find_tags, tags_of
+from img2img_data.sources.folder import find_tags
+from img2img_data.sources.tags import MAX_TAGS, tags_of
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 

@@ -28,7 +28,7 @@ from img2img_data.sources.filters import (
     check_tags,
     tone_spread,
 )
-from img2img_data.sources.folder import list_wiki
+from img2img_data.sources.imdb_wiki import list_wiki
 
 RGB = np.ndarray
 

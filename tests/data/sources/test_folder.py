@@ -19,7 +19,8 @@ import pytest
 from wiki_list import cells, write_mat
 
 from img2img_data.core.errors import REASONS, UsageError
-from img2img_data.sources.folder import SOURCES, Item, find_mat, list_folder, list_wiki, passed_over
+from img2img_data.sources.folder import Item, describe_skipped, list_folder
+from img2img_data.sources.imdb_wiki import SOURCES, find_mat, list_wiki
 
 
 def put(root: Path, *names: str | bytes) -> Path:
@@ -102,10 +103,10 @@ def test_folder_counts_what_it_passes_over(tmp_path: Path) -> None:
     ignored: Counter[str] = Counter()
     assert paths(list(list_folder(tmp_path, ignored))) == [b"ok.jpg"]
     assert ignored == {"hidden": 8, ".txt": 1, "": 2, ".tmp": 1, ".cr2": 1}
-    assert passed_over(ignored) == (
+    assert describe_skipped(ignored) == (
         "passed over what is no image by its name: none 2, .cr2 1, .tmp 1, .txt 1"
     )
-    assert passed_over({"hidden": 8}) == ""
+    assert describe_skipped({"hidden": 8}) == ""
 
 
 def test_folder_names_every_image_extension_even_those_not_read(tmp_path: Path) -> None:
