@@ -71,8 +71,8 @@ def seen(
     """The batches of some steps, as networks get them."""
     config = small_config(loss, corpus, **{"net": "resnet-6", **settings})
     data = Data.open(config, config.objective)
-    store = dataset.store_of(data.train.to_train_on(), cache, workers)
-    raws = loader.steps(data.plan, store, numbers, config.flip, workers, data.train)
+    store = dataset.cache_images(data.train.to_train_on(), cache, workers)
+    raws = loader.raw_batches(data.plan, store, numbers, config.flip, workers, data.train)
     return [loader.to_device(raw, torch.device("cpu"), data.train.channel_layout) for raw in raws]
 
 

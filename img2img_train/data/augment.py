@@ -23,14 +23,14 @@ SHARPNESS: Final = -0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Cuts:
+class Crops:
     """Square pieces of images: their side, and their ``places`` in inputs and targets, 2 x N x 2."""
 
     side: int
     places: NDArray[np.float64]
 
     @classmethod
-    def middle(cls, side: int, count: int) -> Cuts:
+    def middle(cls, side: int, count: int) -> Crops:
         """Return the pieces in the middle of so many images."""
         return cls(side, np.full((2, count, 2), 0.5))
 
@@ -46,7 +46,7 @@ class Cuts:
         return np.stack(pieces)
 
 
-def stacked(images: Sequence[Pixels], cuts: Cuts | None, half: int) -> Pixels:
+def stacked(images: Sequence[Pixels], cuts: Crops | None, half: int) -> Pixels:
     """Return images of one size, or pieces of any, as N x H x W x C."""
     return np.stack(images) if cuts is None else cuts.of(images, half)
 

@@ -64,7 +64,7 @@ class ChannelLayout:
         return sum(self.stored) * self.bits // 8
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """What there is beside plain RGB, for reading."""
         names = {1: "gray", 3: "RGB"}
         deep = f"{self.bits}-bit " if self.bits != 8 else ""
@@ -74,7 +74,7 @@ class ChannelLayout:
         return f"{deep}{given} to {made}" if self != PLAIN else ""
 
     @property
-    def known(self) -> bool:
+    def is_supported(self) -> bool:
         """Whether images can be made of these channels."""
         return self.channels == (1, 2) if self.color == "lab" else {*self.channels} <= {1, 3}
 
@@ -89,13 +89,13 @@ class ChannelLayout:
         levels = stored.permute(0, 3, 1, 2).to(torch.float32)[:, 1:]
         return levels.div(self.top / 255).sub_(128).div_(LARGEST_AB)
 
-    def given(self, image: Tensor) -> Tensor:
+    def network_input(self, image: Tensor) -> Tensor:
         """Return what a network takes of an RGB image N x 3 x H x W in [-1, 1]."""
         if self.color == "lab":
             return lightness(image)
         return _weighed(image, LUMA) if self.channels[0] == 1 else image
 
-    def image(self, made: Tensor, given: Tensor) -> Tensor:
+    def to_rgb(self, made: Tensor, given: Tensor) -> Tensor:
         """Return the RGB image N x 3 x H x W in [-1, 1] of what a network takes, or made of ``given``."""
         if self.color == "lab":
             ab = made if made.shape[1] == 2 else made.new_zeros(made.shape).repeat(1, 2, 1, 1)

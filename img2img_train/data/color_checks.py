@@ -10,7 +10,7 @@ from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout
 
 
-def planes_of(config: RunConfig) -> ChannelLayout:
+def channel_layout_of(config: RunConfig) -> ChannelLayout:
     """Return what the samples of a run's corpora mean; UsageError, naming two, where they differ."""
     found = [
         (choice.path, _planes(open_corpus(choice.path, rows=False))) for choice in config.corpora
@@ -18,7 +18,7 @@ def planes_of(config: RunConfig) -> ChannelLayout:
     path, channel_layout = found[0]
     for other, theirs in found[1:]:
         if theirs != channel_layout:
-            why = f"holds {theirs.said or 'RGB to RGB'}, '{printable(path)}' {channel_layout.said or 'RGB to RGB'}"
+            why = f"holds {theirs.label or 'RGB to RGB'}, '{printable(path)}' {channel_layout.label or 'RGB to RGB'}"
             raise UsageError("corpus", other, why, "train on corpora of one kind")
     if channel_layout.color == "lab":
         _check_lab(config, path)
@@ -28,7 +28,7 @@ def planes_of(config: RunConfig) -> ChannelLayout:
 
 
 def _planes(corpus: Corpus) -> ChannelLayout:
-    check_samples(corpus)
+    check_no_alpha(corpus)
     if corpus.color == "lab":
         return ChannelLayout("lab", (1, 2), corpus.bits)
     return ChannelLayout("rgb", (corpus.channels["input"], corpus.channels["target"]), corpus.bits)
@@ -47,7 +47,7 @@ def _check_lab(config: RunConfig, path: str) -> None:
         raise UsageError("corpus", path, why, "leave --degrade out, or train on RGB")
 
 
-def check_samples(corpus: Corpus) -> None:
+def check_no_alpha(corpus: Corpus) -> None:
     """Raise UsageError for a corpus with transparent images."""
     if 4 in corpus.channels.values():
         why = "holds transparent images, and models take RGB"

@@ -22,10 +22,10 @@ from img2img_data.corpus.format import to_json_line
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig
-from img2img_train.data.augment import Cuts, stacked
+from img2img_train.data.augment import Crops, stacked
 from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.color_checks import planes_of
-from img2img_train.data.on_the_fly import Online
+from img2img_train.data.color_checks import channel_layout_of
+from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.data.size_checks import (
     Size,
     check_size,
@@ -43,7 +43,7 @@ _NONE: Final[Pixels] = np.empty((0, 0, 0), np.uint8)
 
 # --------------------------------------------------------------------------- pairs, sides
 @dataclass(frozen=True, slots=True)
-class PairSet:
+class PairedImages:
     """One split of several corpora, as one sequence of pairs of one size: corpus after corpus, each sorted by
     key.
 
@@ -57,7 +57,7 @@ class PairSet:
     size: tuple[int, int]
     swapped: bool
     channel_layout: ChannelLayout = PLAIN
-    online: Online | None = None
+    online: OnTheFly | None = None
     least: int = 0
     area: int = 0
 
@@ -81,12 +81,12 @@ class PairSet:
         given, target = read_pair(corpus, pair, size, self.swapped, self.channel_layout.stored)
         return (given if self.online is None else self.online.degrade(target, pair, None)), target
 
-    def to_train_on(self) -> PairSet | CleanSet:
+    def to_train_on(self) -> PairedImages | CleanImages:
         """Return the images that training reads: the pairs, or the targets alone where inputs are made."""
-        return self if self.online is None else CleanSet(self)
+        return self if self.online is None else CleanImages(self)
 
     def gather(
-        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Crops | None = None
     ) -> tuple[Pixels, Pixels]:
         """Return the pairs of these indices, or pieces of them, stacked; ``others`` are the same."""
         given, targets = zip(*(self.read(int(i)) for i in indices), strict=True)
@@ -113,10 +113,10 @@ class PairSet:
 
 
 @dataclass(frozen=True, slots=True)
-class CleanSet:
-    """The targets of a ``PairSet``, each also in the place of its input."""
+class CleanImages:
+    """The targets of a ``PairedImages``, each also in the place of its input."""
 
-    pairs: PairSet
+    pairs: PairedImages
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -150,7 +150,7 @@ class CleanSet:
         return target, target
 
     def gather(
-        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Crops | None = None
     ) -> tuple[Pixels, Pixels]:
         """Return the targets of these indices, or pieces, stacked, twice; ``others`` are the same."""
         targets = stacked([self.read(int(i))[1] for i in indices], cuts, 1)
@@ -182,12 +182,12 @@ class ImageFile:
 
 
 @dataclass(frozen=True, slots=True)
-class SideSet:
+class UnpairedImages:
     """One split of several corpora as two sides, inputs and targets, that have nothing to do with each
     other.
 
     Corpus after corpus on each side, each sorted; ``counts`` holds the inputs of each corpus,
-    ``other_counts`` its targets; ``size``, ``least`` and ``area`` as in ``PairSet``, ``area`` of the larger
+    ``other_counts`` its targets; ``size``, ``least`` and ``area`` as in ``PairedImages``, ``area`` of the larger
     side.
     """
 
@@ -215,7 +215,7 @@ class SideSet:
         return given[0], target[0]
 
     def gather(
-        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Crops | None = None
     ) -> tuple[Pixels, Pixels]:
         """Return the inputs of ``indices`` and the targets of ``others``, or pieces, stacked; CorpusError as
         ``read_pair``.
@@ -224,7 +224,7 @@ class SideSet:
         targets = [self._sized(self.targets[int(i) % len(self.targets)], 1) for i in others]
         return stacked(given, cuts, 0), stacked(targets, cuts, 1)
 
-    def to_train_on(self) -> SideSet:
+    def to_train_on(self) -> UnpairedImages:
         """Return the images that training reads."""
         return self
 
@@ -254,7 +254,7 @@ class SideSet:
         return h.hexdigest()
 
 
-ImageSet: TypeAlias = PairSet | SideSet
+ImageSet: TypeAlias = PairedImages | UnpairedImages
 
 
 def open_images(config: RunConfig, split: str) -> ImageSet | None:
@@ -265,7 +265,7 @@ def open_images(config: RunConfig, split: str) -> ImageSet | None:
     return open_pairs(config, split) if config.objective.paired else open_sides(config, split)
 
 
-def open_sides(config: RunConfig, split: str) -> SideSet | None:
+def open_sides(config: RunConfig, split: str) -> UnpairedImages | None:
     """Return the two sides of a split of a run's corpora, unpaired or paired; None where no corpus has
     both.
     """
@@ -280,11 +280,11 @@ def open_sides(config: RunConfig, split: str) -> SideSet | None:
     if not inputs or not targets:
         return None
     counts = tuple(len(side) for side, _ in found), tuple(len(side) for _, side in found)
-    channel_layout, least = planes_of(config), _least(config, split)
+    channel_layout, least = channel_layout_of(config), _least(config, split)
     if not least:
-        return SideSet(inputs, targets, *counts, inputs[0].read().shape[:2], channel_layout)
+        return UnpairedImages(inputs, targets, *counts, inputs[0].read().shape[:2], channel_layout)
     area = max(total_area(((p.path, p.size()) for p in side), least) for side in (inputs, targets))
-    return SideSet(
+    return UnpairedImages(
         inputs, targets, *counts, (config.crop, config.crop), channel_layout, least, area
     )
 
@@ -317,7 +317,7 @@ def _sides_of(root: Path, split: str, limit: int) -> tuple[list[ImageFile], list
     return (first[:limit], second[:limit]) if limit else (first, second)
 
 
-def open_pairs(config: RunConfig, split: str) -> PairSet | None:
+def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     """Return the pairs of a split of a run's corpora, None where no corpus has it.
 
     Raises CorpusError where a corpus cannot be used, UsageError where a color space is not supported.
@@ -327,20 +327,20 @@ def open_pairs(config: RunConfig, split: str) -> PairSet | None:
     if not pairs:
         return None
     swapped = config.direction == "BtoA"
-    online, channel_layout = Online.of(config.degrade, config.seed), planes_of(config)
+    online, channel_layout = OnTheFly.of(config.degrade, config.seed), channel_layout_of(config)
     counts, least = tuple(len(part) for part in found), _least(config, split)
     if not least:
         first, _ = _halves(*pairs[0], swapped)
         size = first.shape[0], first.shape[1]
         for _, pair in pairs:
             check_size(pair.target, stated_size(pair) or size, size)
-        return PairSet(tuple(pairs), counts, size, swapped, channel_layout, online)
+        return PairedImages(tuple(pairs), counts, size, swapped, channel_layout, online)
     area = total_area(((pair.target, size_of_pair(corpus, pair)) for corpus, pair in pairs), least)
     size = config.crop, config.crop
-    return PairSet(tuple(pairs), counts, size, swapped, channel_layout, online, least, area)
+    return PairedImages(tuple(pairs), counts, size, swapped, channel_layout, online, least, area)
 
 
-def places_of(held: ImageSet, keys: Sequence[str]) -> list[int]:
+def indices_of_keys(held: ImageSet, keys: Sequence[str]) -> list[int]:
     """Return where the images of these keys stand; UsageError where there is no such key."""
     if not keys:
         return []
@@ -356,7 +356,7 @@ def places_of(held: ImageSet, keys: Sequence[str]) -> list[int]:
     return [places[key] for key in keys]
 
 
-def splits_of(config: RunConfig) -> list[str]:
+def list_splits(config: RunConfig) -> list[str]:
     """Return the names of the splits that a run's corpora have."""
     return sorted({split for choice in config.corpora for split in open_corpus(choice.path).splits})
 
@@ -403,7 +403,7 @@ def _halves(corpus: Corpus, pair: Pair, swapped: bool) -> tuple[Pixels, Pixels]:
 
 # ------------------------------------------------------------------------------- kept or not
 @dataclass(frozen=True, slots=True)
-class Memory:
+class CachedImages:
     """All images of a ``ImageSet``, decoded: two arrays N x H x W x C, or lists where sizes differ; no
     inputs where the targets stand for them.
     """
@@ -412,7 +412,7 @@ class Memory:
     targets: Pixels | list[Pixels]
 
     def gather(
-        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Crops | None = None
     ) -> tuple[Pixels, Pixels]:
         """Return the inputs of ``indices`` and the targets of ``others``, or pieces, stacked."""
         targets = _taken(self.targets, others, cuts, 1)
@@ -420,7 +420,7 @@ class Memory:
 
 
 def _taken(
-    kept: Pixels | list[Pixels], places: NDArray[np.int64], cuts: Cuts | None, half: int
+    kept: Pixels | list[Pixels], places: NDArray[np.int64], cuts: Crops | None, half: int
 ) -> Pixels:
     places = places % len(kept)
     if isinstance(kept, np.ndarray) and cuts is None:
@@ -428,14 +428,14 @@ def _taken(
     return stacked([kept[place] for place in places.tolist()], cuts, half)
 
 
-Readable: TypeAlias = ImageSet | CleanSet
-Store: TypeAlias = Memory | Readable
+Readable: TypeAlias = ImageSet | CleanImages
+ImageStore: TypeAlias = CachedImages | Readable
 """Where images come from: memory, or the disk each time anew."""
 
 
-def store_of(
+def cache_images(
     images: Readable, cache: str, workers: int, step: Callable[[int], None] = lambda done: None
-) -> Store:
+) -> ImageStore:
     """Return where images come from. ``step`` is called with the number of places read so far."""
     fits = images.nbytes <= SHARE_OF_MEMORY * free_memory()
     if cache == "off" or (cache == "auto" and (workers or not fits)):
@@ -463,7 +463,7 @@ def store_of(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return Memory(inputs, targets)
+    return CachedImages(inputs, targets)
 
 
 def free_memory() -> int:

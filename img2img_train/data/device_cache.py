@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from img2img_data.core.errors import UsageError
-from img2img_train.data.augment import Cuts, moved
-from img2img_train.data.dataset import ImageSet, Memory, PairSet
+from img2img_train.data.augment import Crops, moved
+from img2img_train.data.dataset import CachedImages, ImageSet, PairedImages
 
 SHARE_OF_DEVICE: Final = 0.25
 """Of the memory that is free before training; networks and a step need the rest."""
 
 
 @dataclass(frozen=True, slots=True)
-class OnDevice:
+class DeviceCache:
     """All images of a ``ImageSet`` on the device, N x H x W x C; no inputs where the targets stand for
     them.
 
@@ -31,7 +31,7 @@ class OnDevice:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, memory: Memory, device: torch.device) -> OnDevice:
+    def of(cls, memory: CachedImages, device: torch.device) -> DeviceCache:
         """Return images in memory, all of one size, brought to the device."""
         inputs, targets = (torch.from_numpy(side) for side in (memory.inputs, memory.targets))
         dtype = targets.dtype
@@ -40,7 +40,7 @@ class OnDevice:
         return cls(inputs.to(device), targets.to(device), dtype)
 
     def gather(
-        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Cuts | None = None
+        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Crops | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the inputs of ``indices`` and the targets of ``others``, stacked, on the device."""
         targets = self._taken(self.targets, others)
@@ -50,7 +50,7 @@ class OnDevice:
         return kept.index_select(0, moved(places % len(kept), kept.device)).view(self.dtype)
 
 
-def check_cache(cache: str, held: ImageSet, workers: int) -> None:
+def check_device_cache(cache: str, held: ImageSet, workers: int) -> None:
     """Raise UsageError where images are to be kept on the device and cannot be."""
     why = _obstacle(held, workers)
     if cache == "device" and why is not None:
@@ -59,7 +59,7 @@ def check_cache(cache: str, held: ImageSet, workers: int) -> None:
         )
 
 
-def on_device(cache: str, held: ImageSet, workers: int, device: torch.device) -> bool:
+def uses_device_cache(cache: str, held: ImageSet, workers: int, device: torch.device) -> bool:
     """Return whether images to train on are kept on the device: ``--cache``, decided.
 
     UsageError where that is asked for and they do not fit.
@@ -80,6 +80,6 @@ def on_device(cache: str, held: ImageSet, workers: int, device: torch.device) ->
 def _obstacle(held: ImageSet, workers: int) -> str | None:
     if held.least:
         return "the images are of several sizes"
-    if isinstance(held, PairSet) and held.online is not None and not held.online.linear:
+    if isinstance(held, PairedImages) and held.online is not None and not held.online.linear:
         return "this degradation works on images in memory"
     return "with --workers other processes read the images" if workers else None

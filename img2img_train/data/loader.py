@@ -1,6 +1,6 @@
 """Images to batches: which ones a step sees, and the way onto the device.
 
-A run's position is one integer, the step: ``Plan`` says from it which images come, in what order and how
+A run's position is one integer, the step: ``SamplingPlan`` says from it which images come, in what order and how
 augmented. Whether images come from memory, from disk or from worker processes changes nothing.
 """
 
@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from img2img_data.corpus.reader import Pair
 from img2img_data.images.pixels import Pixels
-from img2img_train.data.augment import Cuts, enlarged, enlarged_pixels, moved
+from img2img_train.data.augment import Crops, enlarged, enlarged_pixels, moved
 from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.dataset import ImageSet, PairSet, Store
-from img2img_train.data.device_cache import OnDevice
-from img2img_train.data.on_the_fly import Online, Operators
+from img2img_train.data.dataset import ImageSet, ImageStore, PairedImages
+from img2img_train.data.device_cache import DeviceCache
+from img2img_train.data.on_the_fly import OnTheFly, Operators
 from img2img_train.objectives.registry import Batch
 
 ORDER, FLIP, WINDOW, CUT = 0, 1, 3, 4
@@ -40,7 +40,7 @@ HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
 
 # ------------------------------------------------------------------------------------------- order
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SamplingPlan:
     """Which pairs each step sees, from the step's number alone.
 
     An epoch draws as many pairs as the corpora hold together, of each corpus the share that its weight has
@@ -138,7 +138,7 @@ class Plan:
             flips,
             epoch,
             None if jitter is None else Jitter(self.jitter, jitter[:, span]),
-            None if crop is None else Cuts(self.crop, crop[:, span]),
+            None if crop is None else Crops(self.crop, crop[:, span]),
         )
 
 
@@ -160,7 +160,7 @@ class _Epoch:
 
 
 @lru_cache(maxsize=2)
-def _epoch(plan: Plan, epoch: int) -> _Epoch:
+def _epoch(plan: SamplingPlan, epoch: int) -> _Epoch:
     order = plan.order(epoch)
     others = plan.order(epoch, side=1) if plan.others else order
     windows = plan.windows(epoch) if plan.jitter > 1 else None
@@ -187,7 +187,7 @@ class Step:
     flips: NDArray[np.bool_] | None
     epoch: int
     jitter: Jitter | None = None
-    cuts: Cuts | None = None
+    cuts: Crops | None = None
 
     def part(self, share: Share) -> Step:
         """Return what one of several processes sees of the step."""
@@ -216,7 +216,12 @@ class Raw:
 
 class _Steps(Dataset[Raw]):
     def __init__(
-        self, plan: Plan, store: Store | OnDevice, flip: bool, held: ImageSet | None, share: Share
+        self,
+        plan: SamplingPlan,
+        store: ImageStore | DeviceCache,
+        flip: bool,
+        held: ImageSet | None,
+        share: Share,
     ) -> None:
         self.plan, self.store, self.flip, self.held = plan, store, flip, held
         self.share = share
@@ -224,13 +229,13 @@ class _Steps(Dataset[Raw]):
     def __getitem__(self, number: int) -> Raw:
         step = self.plan.step(number, self.flip).part(self.share)
         given, targets = self.store.gather(step.indices, step.others, step.cuts)
-        if not isinstance(self.held, PairSet) or self.held.online is None:
+        if not isinstance(self.held, PairedImages) or self.held.online is None:
             return Raw(given, targets, step.flips, jitter=step.jitter)
         pairs = [self.held.pairs[i][1] for i in step.indices.tolist()]
         return _degraded(self.held.online, targets, pairs, step)
 
 
-def _degraded(online: Online, clean: Pixels | Tensor, pairs: Sequence[Pair], step: Step) -> Raw:
+def _degraded(online: OnTheFly, clean: Pixels | Tensor, pairs: Sequence[Pair], step: Step) -> Raw:
     """Degrade a step's images here, or say how the device is to; what is degraded is enlarged before."""
     if online.linear:
         operators = online.operators(pairs, step.epoch, (clean.shape[1], clean.shape[2]))
@@ -255,9 +260,9 @@ class _Numbers(Sampler[int]):
         return len(self.numbers)
 
 
-def steps(
-    plan: Plan,
-    store: Store | OnDevice,
+def raw_batches(
+    plan: SamplingPlan,
+    store: ImageStore | DeviceCache,
     numbers: range,
     flip: bool,
     workers: int,
@@ -309,7 +314,7 @@ class _Watched:
         os._exit(1)
 
 
-def fed(
+def prefetch(
     raws: Iterator[Raw], device: torch.device, channel_layout: ChannelLayout = PLAIN
 ) -> Iterator[Batch]:
     """Yield the steps' images as ``to_device`` returns them.
@@ -387,12 +392,12 @@ def _mirrored(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
     return torch.where(moved(flips, x.device).view(-1, 1, 1, 1), x.flip(3), x)
 
 
-def from_bytes(x: Tensor) -> Tensor:
+def from_uint8(x: Tensor) -> Tensor:
     """Return uint8 N x H x W x C as float32 N x C x H x W in [-1, 1]."""
     return x.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def to_bytes(x: Tensor) -> Tensor:
+def to_uint8(x: Tensor) -> Tensor:
     """Return N x C x H x W in [-1, 1] as uint8 N x H x W x C, rounded once."""
     return (
         x.detach()
@@ -406,17 +411,17 @@ def to_bytes(x: Tensor) -> Tensor:
     )
 
 
-def from_words(x: Tensor) -> Tensor:
+def from_uint16(x: Tensor) -> Tensor:
     """Return 16-bit samples, N x H x W x C float32, as N x C x H x W in [-1, 1]."""
     return x.permute(0, 3, 1, 2).to(torch.float32).div(32767.5).sub_(1.0)
 
 
-def to_words(x: Tensor) -> Tensor:
+def to_uint16(x: Tensor) -> Tensor:
     """Return N x C x H x W in [-1, 1] as 16-bit samples, N x H x W x C int32, rounded once."""
     whole = x.detach().float().add(1.0).mul(32767.5).round_().clamp_(0, 65535)
     return whole.to(torch.int32).permute(0, 2, 3, 1)
 
 
-def spread(count: int, wanted: int) -> Sequence[int]:
+def evenly_spaced(count: int, wanted: int) -> Sequence[int]:
     """Return ``wanted`` places evenly spread over ``count``, fewer where there are fewer."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count))})

@@ -43,14 +43,14 @@ class Operators:
 
 
 @dataclass(frozen=True, slots=True)
-class Online:
+class OnTheFly:
     """A degradation and the seed it draws by."""
 
     degradation: Degradation
     seed: int
 
     @classmethod
-    def of(cls, tree: Any, seed: int) -> Online | None:
+    def of(cls, tree: Any, seed: int) -> OnTheFly | None:
         """Return the degradation of a tree, as in ``RunConfig.degrade``; None where there is none."""
         return None if tree is None else cls(parse_spec(tree, Place()).degradation, seed)
 

@@ -13,8 +13,8 @@ from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
-from img2img_train.data.color_checks import check_samples
-from img2img_train.data.on_the_fly import Online
+from img2img_train.data.color_checks import check_no_alpha
+from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.by_tag import check_tags, facts_of
 from img2img_train.evaluation.results import Matrix, images_csv, protocol, write
 from img2img_train.evaluation.results import (
@@ -116,7 +116,7 @@ def evaluate_run(
     name, label = short_names(list(known))[0], model.config.title
     counter = _counter(progress, 0, len(pairs), f"{label} on {name}")
     swapped = model.config.direction == "BtoA"
-    online = Online.of(model.config.degrade, model.config.seed)
+    online = OnTheFly.of(model.config.degrade, model.config.seed)
     cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped, online)
     cell = replace(cell, at_test=_at_test(model))
     again = partial(batches, model, opened, batch=batch, swapped=swapped, online=online)
@@ -192,7 +192,7 @@ def _at_test(model: LoadedModel) -> dict[str, bool | str]:
 
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
-    check_samples(corpus)
+    check_no_alpha(corpus)
     pairs = corpus.pairs(split)
     if not pairs:
         raise CorpusError("corpus", corpus.root, f"has no pairs in split '{split}'")

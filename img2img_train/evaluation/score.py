@@ -16,7 +16,7 @@ import numpy as np
 from img2img_data.core.errors import CorpusError
 from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.images.pixels import Pixels
-from img2img_train.data.on_the_fly import Online
+from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.by_tag import Facts, choose_tags, facts_of, heaps
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
 from img2img_train.metrics.color_overlap import Histograms
@@ -150,7 +150,7 @@ def evaluate_model(
     batch: int = 64,
     count: Callable[[int], None] = lambda done: None,
     swapped: bool = False,
-    online: Online | None = None,
+    online: OnTheFly | None = None,
     learned: PerceptualMetrics | None = None,
     by: Sequence[str] = (),
 ) -> Cell:
@@ -266,7 +266,7 @@ def batches(
     pairs: Sequence[Pair],
     batch: int,
     swapped: bool,
-    online: Online | None = None,
+    online: OnTheFly | None = None,
 ) -> Iterator[list[Scored]]:
     """Yield (pair, input, output, target), RGB, uint8 or uint16, in batches of neighbours of one size."""
     held: list[tuple[Pair, Pixels, Pixels]] = []

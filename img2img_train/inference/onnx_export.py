@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import write_atomically
 from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.loader import from_bytes, to_bytes
+from img2img_train.data.loader import from_uint8, to_uint8
 from img2img_train.networks.generators import Translator
 from img2img_train.networks.layers import looks_around
 from img2img_train.report.page import render_browser_page
@@ -73,8 +73,10 @@ class ImageToImage(nn.Module):
         """Return the restored images."""
         height, width = image.shape[1], image.shape[2]
         padded = self._mirrored(self._mirrored(image, 1), 2)
-        given = self.channel_layout.given(from_bytes(padded))
-        return to_bytes(self.channel_layout.image(self.translate(given), given))[:, :height, :width]
+        given = self.channel_layout.network_input(from_uint8(padded))
+        return to_uint8(self.channel_layout.to_rgb(self.translate(given), given))[
+            :, :height, :width
+        ]
 
     def _mirrored(self, image: Tensor, axis: int) -> Tensor:
         """Mirror an axis at its end, without its last pixel, up to the multiple and the smallest side."""

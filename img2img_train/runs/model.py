@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from img2img_data.core.errors import CheckpointError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout, ColorSpace
-from img2img_train.data.loader import from_bytes, from_words, to_bytes, to_words
+from img2img_train.data.loader import from_uint8, from_uint16, to_uint8, to_uint16
 from img2img_train.networks.layers import TestNorm, dropping, seeds_of, set_norm
 from img2img_train.networks.registry import NetworkSpec, skeleton
 from img2img_train.runs.checkpoint import load_into_network, read_checkpoint
@@ -53,7 +53,7 @@ class LoadedModel:
     def channel_layout(self) -> ChannelLayout:
         """What the network takes and gives of a image; UsageError where that is no image."""
         channel_layout = ChannelLayout(self.color, (self.spec.inputs, self.spec.outputs))
-        if not channel_layout.known:
+        if not channel_layout.is_supported:
             why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.color})"
             raise UsageError("model", self.path, why, "images are RGB or gray, or L to ab")
         return channel_layout
@@ -64,9 +64,9 @@ class LoadedModel:
 
         A image's result depends on the image alone, never on the batch it is in.
         """
-        given = self.channel_layout.given(x)
+        given = self.channel_layout.network_input(x)
         with dropping([self.generator], seeds_of(given, draw) if self.config.test_dropout else ()):
-            return self.channel_layout.image(self.generator(given), given)
+            return self.channel_layout.to_rgb(self.generator(given), given)
 
     @torch.no_grad()
     def restore(self, batch: NDArray[Any]) -> NDArray[Any]:
@@ -76,12 +76,12 @@ class LoadedModel:
         if batch.dtype == np.uint16:
             words = torch.from_numpy(batch.astype(np.float32)).to(self.device)
             return np.ascontiguousarray(
-                to_words(self.forward(from_words(words))).cpu().numpy().astype(np.uint16)
+                to_uint16(self.forward(from_uint16(words))).cpu().numpy().astype(np.uint16)
             )
         made = self.forward(
-            from_bytes(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+            from_uint8(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         )
-        return np.ascontiguousarray(to_bytes(made).cpu().numpy())
+        return np.ascontiguousarray(to_uint8(made).cpu().numpy())
 
 
 def load_generator(

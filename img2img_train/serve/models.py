@@ -22,7 +22,7 @@ from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig, config_of
 from img2img_train.data.color import ChannelLayout
-from img2img_train.data.loader import from_bytes, to_bytes
+from img2img_train.data.loader import from_uint8, to_uint8
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
 from img2img_train.metrics.image import METRICS
@@ -60,7 +60,7 @@ class ModelEntry:
 def _lines(path: Path, about: Description, config: RunConfig) -> list[str]:
     """Return what is known of a model: how it was trained, and how it scored."""
     spec: NetworkSpec = about.networks[about.generator]
-    channel_layout = ChannelLayout(about.color, (spec.inputs, spec.outputs)).said
+    channel_layout = ChannelLayout(about.color, (spec.inputs, spec.outputs)).label
     what = f"{config.title}{f', {channel_layout}' if channel_layout else ''}, {about.progress.step:,} steps"
     return [what, *_scores(path)]
 
@@ -182,8 +182,8 @@ def as_taken(channel_layout: ChannelLayout, image: Pixels) -> Pixels:
 
 
 def _plane(channel_layout: ChannelLayout, strip: Pixels) -> Pixels:
-    given = channel_layout.given(from_bytes(torch.from_numpy(strip[None].copy())))
-    return np.ascontiguousarray(to_bytes(channel_layout.image(given, given)).numpy()[0])
+    given = channel_layout.network_input(from_uint8(torch.from_numpy(strip[None].copy())))
+    return np.ascontiguousarray(to_uint8(channel_layout.to_rgb(given, given)).numpy()[0])
 
 
 def degraded(

@@ -12,8 +12,8 @@ from pathlib import Path
 from img2img_data.core.errors import DivergedError, Img2ImgError
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
-from img2img_train.data.dataset import Memory, Readable, Store
-from img2img_train.data.device_cache import OnDevice, on_device
+from img2img_train.data.dataset import CachedImages, ImageStore, Readable
+from img2img_train.data.device_cache import DeviceCache, uses_device_cache
 from img2img_train.distributed.memory import limited
 from img2img_train.distributed.processes import device_of, find_place, joined
 from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress
@@ -127,12 +127,12 @@ def _train(training: Training) -> None:
     training.display.begin("training", data.steps * data.plan.step_images, progress.images)
     numbers = range(progress.step, data.steps)
     share = training.ranks.places(data.plan.step_images, config.accumulate)
-    reading = loader.steps(
+    reading = loader.raw_batches(
         data.plan, store, numbers, config.flip, config.workers, data.train, share
     )
     with contextlib.closing(reading) as steps:
         try:
-            training.train(loader.fed(steps, training.device, data.train.channel_layout))
+            training.train(loader.prefetch(steps, training.device, data.train.channel_layout))
         except Interrupted:
             if training.progress.step:
                 training.save()
@@ -178,7 +178,7 @@ def _most_at_once(training: Training) -> int:
     return math.ceil(images / min(training.config.accumulate, images))
 
 
-def _read_all(training: Training) -> Store | OnDevice:
+def _read_all(training: Training) -> ImageStore | DeviceCache:
     """Read what is kept in memory; all processes wait for the slowest, and end when one was told to."""
     data = training.data
     try:
@@ -194,22 +194,24 @@ def _read_all(training: Training) -> Store | OnDevice:
     return store
 
 
-def _to_train_on(training: Training) -> Store | OnDevice:
+def _to_train_on(training: Training) -> ImageStore | DeviceCache:
     held, config = training.data.train, training.config
     store = _read(training, held.to_train_on(), config.workers)
-    if isinstance(store, Memory) and on_device(config.cache, held, config.workers, training.device):
-        return OnDevice.of(store, training.device)
+    if isinstance(store, CachedImages) and uses_device_cache(
+        config.cache, held, config.workers, training.device
+    ):
+        return DeviceCache.of(store, training.device)
     return store
 
 
-def _read(training: Training, held: Readable, workers: int) -> Store:
+def _read(training: Training, held: Readable, workers: int) -> ImageStore:
     def check(done: int) -> None:
         training.stop.check()
         training.display.advance(done)
 
     training.display.begin("reading", len(held))
     cache = "ram" if training.config.cache == "device" else training.config.cache
-    return dataset.store_of(held, cache, workers, check)
+    return dataset.cache_images(held, cache, workers, check)
 
 
 def _leaner(config: RunConfig, folder: RunFolder) -> str:

@@ -17,10 +17,10 @@ import torch.utils.deterministic
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
-from img2img_train.data.dataset import ImageSet, Store
-from img2img_train.data.device_cache import check_cache
-from img2img_train.data.loader import Plan, spread
-from img2img_train.data.on_the_fly import Online
+from img2img_train.data.dataset import ImageSet, ImageStore
+from img2img_train.data.device_cache import check_device_cache
+from img2img_train.data.loader import SamplingPlan, evenly_spaced
+from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.distributed.processes import find_place
 from img2img_train.objectives.registry import Objective
 from img2img_train.runs.folder import RunFolder
@@ -118,7 +118,7 @@ class Data:
 
     train: ImageSet
     held_out: ImageSet | None
-    plan: Plan
+    plan: SamplingPlan
     steps: int
 
     @classmethod
@@ -126,16 +126,16 @@ class Data:
         """Open a run's corpora; errors name the corpus or image, and the way out."""
         train = dataset.open_images(config, config.split)
         if train is None:
-            why = f"is in none of the corpora (there: {', '.join(dataset.splits_of(config)) or 'no pairs'})"
+            why = f"is in none of the corpora (there: {', '.join(dataset.list_splits(config)) or 'no pairs'})"
             raise UsageError("split", config.split, why, "choose one by --split")
         held_out = dataset.open_images(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "its splits differ in the size of their images"
             raise CorpusError("corpus", where, why, "build it with --size")
-        check_cache(config.cache, train, config.workers)
+        check_device_cache(config.cache, train, config.workers)
         _check_patience(config, held_out, objective)
         weights = tuple(c.weight for c in config.corpora)
-        plan = Plan(
+        plan = SamplingPlan(
             train.counts,
             weights,
             config.batch,
@@ -144,7 +144,7 @@ class Data:
             config.jitter,
             config.crop,
         )
-        dataset.places_of(held_out or train, config.grid_keys)
+        dataset.indices_of_keys(held_out or train, config.grid_keys)
         for spec in objective.networks(train.channel_layout.channels).values():
             spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch
@@ -167,15 +167,15 @@ class Data:
             **held,
         }
 
-    def train_sample(self, most: int) -> dataset.Memory | None:
+    def train_sample(self, most: int) -> dataset.CachedImages | None:
         """Return pairs that are trained on, evenly spread: as many as are held out, ``most`` at most."""
         if self.held_out is None:
             return None
-        places = spread(len(self.train), min(len(self.held_out), most))
+        places = evenly_spaced(len(self.train), min(len(self.held_out), most))
         inputs, targets = zip(*(self.train.read(place) for place in places), strict=True)
         if self.train.least:
-            return dataset.Memory(list(inputs), list(targets))
-        return dataset.Memory(np.stack(inputs), np.stack(targets))
+            return dataset.CachedImages(list(inputs), list(targets))
+        return dataset.CachedImages(np.stack(inputs), np.stack(targets))
 
     def is_end_of_epoch(self, step: int) -> bool:
         """Return whether an epoch, or the run, ends with this step (counted from 1)."""
@@ -208,7 +208,7 @@ class HeldOut:
     """The images that a run is scored on, and the PSNR of doing nothing on them, dB, once known."""
 
     images: ImageSet
-    store: Store
+    store: ImageStore
     nothing: float | None = None
 
 
@@ -217,7 +217,7 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     height, width = data.train.size
     size = f"cut to {width}x{height}" if data.train.least else f"of {width}x{height}"
     size += f", enlarged by {config.jitter:g} and cut again" if config.jitter > 1 else ""
-    kind = f", {data.train.channel_layout.said}" if data.train.channel_layout.said else ""
+    kind = f", {data.train.channel_layout.label}" if data.train.channel_layout.label else ""
     drawn = " + ".join(
         f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True)
     )
@@ -248,7 +248,7 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
 
 
 def _degraded(tree: Any) -> str:
-    online = Online.of(tree, 0)
+    online = OnTheFly.of(tree, 0)
     where = "on the device" if online and online.linear else "where images are read"
     said = json.dumps(tree)
     said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"

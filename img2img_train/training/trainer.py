@@ -62,7 +62,7 @@ class Training:
     state: State = field(init=False)
     stepper: Stepper = field(init=False)
     held_out: HeldOut | None = None
-    sample: dataset.Memory | None = None
+    sample: dataset.CachedImages | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[Tensors, Description] | None = None
     page: LiveReport | None = None

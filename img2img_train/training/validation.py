@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from img2img_data.images.pixels import Pixels
 from img2img_train.data import loader
-from img2img_train.data.augment import Cuts, stacked
+from img2img_train.data.augment import Crops, stacked
 from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.dataset import ImageSet, Memory, Store, places_of
+from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore, indices_of_keys
 from img2img_train.networks.layers import dropping, seeds_of
 from img2img_train.objectives.registry import Batch, Objective
 from img2img_train.training.setup import HeldOut
@@ -35,14 +35,14 @@ def samples(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple[Pixel
 
     Of images of several sizes the middle is shown, as large as the smallest, ``SHOWN`` pixels at most.
     """
-    places = places_of(held, keys) or loader.spread(len(held), count)
+    places = indices_of_keys(held, keys) or loader.evenly_spaced(len(held), count)
     given, targets = zip(*(held.read(place) for place in places), strict=True)
     if not held.least:
         return np.stack(given), np.stack(targets)
     side = min(
         max(SHOWN, *held.size), *(side for one in (*given, *targets) for side in one.shape[:2])
     )
-    cuts = Cuts.middle(side, len(places))
+    cuts = Crops.middle(side, len(places))
     return stacked(given, cuts, 0), stacked(targets, cuts, 1)
 
 
@@ -70,9 +70,9 @@ class Validator:
                 made = self.objective.forward(self.nets, batch)
             seen = {"input": batch.input, "target": batch.target} | made
             shown = {
-                name: self.channel_layout.image(image, batch.input) for name, image in seen.items()
+                name: self.channel_layout.to_rgb(image, batch.input) for name, image in seen.items()
             }
-            return {name: loader.to_bytes(image) for name, image in shown.items()}
+            return {name: loader.to_uint8(image) for name, image in shown.items()}
         finally:
             for net in self.nets.values():
                 net.train()
@@ -98,10 +98,10 @@ class Validator:
         held_out.nothing = means.get("psnr_input", held_out.nothing)
         return means | {"psnr_input": held_out.nothing or 0.0}
 
-    def psnr(self, store: Store, count: int, batch: int, check: Callable[[], None]) -> float:
+    def psnr(self, store: ImageStore, count: int, batch: int, check: Callable[[], None]) -> float:
         """Return the mean PSNR of a store's first ``count`` images, dB; ``check`` as for ``scores``."""
         found: list[Tensor] = []
-        batch = 1 if isinstance(store, Memory) and isinstance(store.inputs, list) else batch
+        batch = 1 if isinstance(store, CachedImages) and isinstance(store.inputs, list) else batch
         for start in range(0, count, batch):
             check()
             places = np.arange(start, min(start + batch, count))

@@ -124,7 +124,7 @@ def test_sides_without_pairs_have_windows_of_their_own(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------- anew, and exactly
 def test_each_epoch_draws_other_windows_and_nothing_else_changes(tmp_path: Path) -> None:
-    plans = [loader.Plan((6,), (1.0,), 2, 3, jitter=factor) for factor in (1.0, 1.2)]
+    plans = [loader.SamplingPlan((6,), (1.0,), 2, 3, jitter=factor) for factor in (1.0, 1.2)]
     for number in range(6):
         plain, jittered = (plan.step(number, True) for plan in plans)
         assert plain.jitter is None
@@ -134,7 +134,7 @@ def test_each_epoch_draws_other_windows_and_nothing_else_changes(tmp_path: Path)
         assert np.array_equal(*jittered.jitter.places)
     first, second = (plans[1].windows(epoch) for epoch in (0, 1))
     assert not np.intersect1d(first, second).size
-    assert not np.array_equal(first, loader.Plan((6,), (1.0,), 2, 4, jitter=1.2).windows(0))
+    assert not np.array_equal(first, loader.SamplingPlan((6,), (1.0,), 2, 4, jitter=1.2).windows(0))
     share = plans[1].step(0, True).part(slice(1, 2))
     assert share.jitter is not None
     assert np.array_equal(share.jitter.places, first[:, 1:2])
@@ -158,11 +158,11 @@ def test_a_window_is_degraded_as_a_image_on_disk(degrade: str, tmp_path: Path) -
     corpus = write_corpus(tmp_path / "c", {"train": 6}, size=(16, 24))
     config = small_config("l2", corpus, degrade=DEGRADED[degrade], jitter=1.3, net="resnet-6")
     data = Data.open(config, config.objective)
-    assert isinstance(data.train, dataset.PairSet)
+    assert isinstance(data.train, dataset.PairedImages)
     assert data.train.online is not None
     order = data.plan.order(0)
     (batch,) = seen("l2", corpus, range(1), degrade=DEGRADED[degrade], jitter=1.3)
-    made, clean = loader.to_bytes(batch.input).numpy(), loader.to_bytes(batch.target).numpy()
+    made, clean = loader.to_uint8(batch.input).numpy(), loader.to_uint8(batch.target).numpy()
     for place, index in enumerate(order[:2]):
         wanted = data.train.online.degrade(clean[place], data.train.pairs[index][1], 0)
         assert np.abs(made[place].astype(int) - wanted).max() <= 1

@@ -17,7 +17,7 @@ from small_runs import DEGRADED, seen, small_config
 from img2img_data.core.errors import CorpusError, Rejected, UsageError
 from img2img_data.images import io
 from img2img_train.data import dataset, loader
-from img2img_train.data.augment import Cuts
+from img2img_train.data.augment import Crops
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log, sample_paths
@@ -66,7 +66,7 @@ def test_pieces_are_of_the_image_and_of_both_halves_alike(layout: str, tmp_path:
     data = Data.open(config, config.objective)
     found: dict[int, set[tuple[int, int]]] = {}
     for number, batch in enumerate(seen("l2", corpus, range(12), crop=20)):
-        given, target = (loader.to_bytes(x).numpy() for x in (batch.input, batch.target))
+        given, target = (loader.to_uint8(x).numpy() for x in (batch.input, batch.target))
         assert target.shape == (2, 20, 20, 3)
         assert np.array_equal(255 - given, target)
         for index, piece in zip(
@@ -82,9 +82,9 @@ def test_pieces_are_of_the_image_and_of_both_halves_alike(layout: str, tmp_path:
 def test_every_place_of_a_image_can_come() -> None:
     image = np.arange(6 * 5).reshape(6, 5, 1)
     shares = np.random.default_rng(0).random((2, 400, 2))
-    corners = Cuts(4, shares).of([image] * 400, 0)[:, 0, 0, 0]
+    corners = Crops(4, shares).of([image] * 400, 0)[:, 0, 0, 0]
     assert set(corners.tolist()) == {0, 1, 5, 6, 10, 11}
-    (middle,) = Cuts.middle(4, 1).of([np.arange(36).reshape(6, 6, 1)], 1)
+    (middle,) = Crops.middle(4, 1).of([np.arange(36).reshape(6, 6, 1)], 1)
     assert middle[0, 0, 0] == 7
 
 

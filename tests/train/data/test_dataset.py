@@ -32,7 +32,9 @@ CPU = torch.device("cpu")
 def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[loader.Batch, Data]:
     config = small_config(loss, corpus, **settings)
     data = Data.open(config, config.objective)
-    raw = next(loader.steps(data.plan, data.train.to_train_on(), range(1), False, 0, data.train))
+    raw = next(
+        loader.raw_batches(data.plan, data.train.to_train_on(), range(1), False, 0, data.train)
+    )
     return loader.to_device(raw, CPU, data.train.channel_layout), data
 
 

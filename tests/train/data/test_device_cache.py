@@ -15,7 +15,7 @@ from small_runs import small_config
 from img2img_data.core.errors import UsageError
 from img2img_train.data import dataset, loader
 from img2img_train.data import device_cache as kept
-from img2img_train.data.device_cache import OnDevice, check_cache, on_device
+from img2img_train.data.device_cache import DeviceCache, check_device_cache, uses_device_cache
 from img2img_train.data.loader import Batch
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
@@ -48,17 +48,17 @@ def data_of(kind: str, root: Path) -> Data:
 
 
 def seen(data: Data, store: Any, device: torch.device, flip: bool) -> list[Batch]:
-    raws = loader.steps(data.plan, store, range(1, 6), flip, 0, data.train)
-    return list(loader.fed(raws, device, data.train.channel_layout))
+    raws = loader.raw_batches(data.plan, store, range(1, 6), flip, 0, data.train)
+    return list(loader.prefetch(raws, device, data.train.channel_layout))
 
 
 @pytest.mark.parametrize("name", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of(kind, tmp_path / "c")
-    memory = dataset.store_of(data.train.to_train_on(), "ram", 0)
-    assert isinstance(memory, dataset.Memory)
-    on, flip = OnDevice.of(memory, device), bool(KINDS[kind].get("flip"))
+    memory = dataset.cache_images(data.train.to_train_on(), "ram", 0)
+    assert isinstance(memory, dataset.CachedImages)
+    on, flip = DeviceCache.of(memory, device), bool(KINDS[kind].get("flip"))
     gathered = on.gather(*([data.plan.step(0, flip).indices] * 2))
     assert all(isinstance(part, torch.Tensor) and part.device.type == name for part in gathered)
     plain, other = (seen(data, store, device, flip) for store in (memory, on))
@@ -72,11 +72,11 @@ def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_
 @pytest.mark.parametrize("name", DEVICES)
 def test_fed_images_are_those_of_the_plain_way(name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of("degraded and jittered", tmp_path / "c")
-    store = dataset.store_of(data.train.to_train_on(), "ram", 0)
-    raws = list(loader.steps(data.plan, store, range(7), True, 0, data.train))
+    store = dataset.cache_images(data.train.to_train_on(), "ram", 0)
+    raws = list(loader.raw_batches(data.plan, store, range(7), True, 0, data.train))
     plain = [loader.to_device(raw, device, data.train.channel_layout) for raw in raws]
     for first, second in zip(
-        plain, loader.fed(iter(raws), device, data.train.channel_layout), strict=True
+        plain, loader.prefetch(iter(raws), device, data.train.channel_layout), strict=True
     ):
         assert torch.equal(first.input, second.input)
         assert torch.equal(first.target, second.target)
@@ -126,14 +126,14 @@ def test_auto_takes_the_device_where_there_is_room(
     size, cuda = data.train.nbytes, torch.device("cuda")
     free = [size * 4]
     monkeypatch.setattr(kept.torch.cuda, "mem_get_info", lambda device: (free[0], free[0]))
-    assert on_device("auto", data.train, 0, cuda)
-    assert not on_device("auto", data.train, 2, cuda)
-    assert not on_device("auto", data.train, 0, torch.device("cpu"))
-    assert not on_device("ram", data.train, 0, cuda)
+    assert uses_device_cache("auto", data.train, 0, cuda)
+    assert not uses_device_cache("auto", data.train, 2, cuda)
+    assert not uses_device_cache("auto", data.train, 0, torch.device("cpu"))
+    assert not uses_device_cache("ram", data.train, 0, cuda)
     free[0] -= 4
-    assert not on_device("auto", data.train, 0, cuda)
-    assert on_device("device", data.train, 0, cuda)
+    assert not uses_device_cache("auto", data.train, 0, cuda)
+    assert uses_device_cache("device", data.train, 0, cuda)
     free[0] = size - 1
     with pytest.raises(UsageError, match="GB are free there; give --cache ram"):
-        on_device("device", data.train, 0, cuda)
-    check_cache("device", data.train, 0)
+        uses_device_cache("device", data.train, 0, cuda)
+    check_device_cache("device", data.train, 0)

@@ -23,7 +23,7 @@ from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
-from img2img_train.data.on_the_fly import Online
+from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.training import fit as loop
 from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data
@@ -38,12 +38,12 @@ MORE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def online_of(kind: str) -> Online:
+def online_of(kind: str) -> OnTheFly:
     if kind in MORE:
-        return Online(parse_spec(MORE[kind], Place()).degradation, 3)
+        return OnTheFly(parse_spec(MORE[kind], Place()).degradation, 3)
     if kind.startswith("albumentations"):
         pytest.importorskip("albumentations")
-    return Online(DEGRADATIONS[kind].example(), 3)
+    return OnTheFly(DEGRADATIONS[kind].example(), 3)
 
 
 @pytest.mark.parametrize("kind", [*DEGRADATIONS, *MORE])
@@ -57,9 +57,9 @@ def test_online_is_offline(kind: str, size: tuple[int, int]) -> None:
     for number, pair in enumerate(PAIRS):
         drawn = online.degradation.draw(image_rng(3, bytes([number]), 5))
         offline = online.degradation.apply(clean[number], "yx", **drawn)
-        made = loader.to_bytes(batch.input[number : number + 1])[0].numpy()
+        made = loader.to_uint8(batch.input[number : number + 1])[0].numpy()
         assert np.abs(made.astype(int) - offline).max() <= 1, pair
-        assert np.array_equal(loader.to_bytes(batch.target[number : number + 1])[0], clean[number])
+        assert np.array_equal(loader.to_uint8(batch.target[number : number + 1])[0], clean[number])
 
 
 def test_linear_ones_go_to_the_device() -> None:
@@ -99,8 +99,8 @@ def test_same_images_whoever_reads(kind: str, cache: str, workers: int, corpus: 
     numbers = range(1, 6)
 
     def seen(cache: str, workers: int) -> list[loader.Raw]:
-        store = dataset.store_of(data.train.to_train_on(), cache, workers)
-        return list(loader.steps(data.plan, store, numbers, True, workers, data.train))
+        store = dataset.cache_images(data.train.to_train_on(), cache, workers)
+        return list(loader.raw_batches(data.plan, store, numbers, True, workers, data.train))
 
     plain, other = seen("off", 0), seen(cache, workers)
     assert len(plain) == 5

@@ -24,7 +24,7 @@ from small_runs import small_config
 from two_processes import fit
 
 from img2img_data.core.errors import Img2ImgError, UsageError
-from img2img_train.data.loader import Plan
+from img2img_train.data.loader import SamplingPlan
 from img2img_train.distributed.processes import Place, Ranks, device_of, find_place
 from img2img_train.networks import layers
 from img2img_train.objectives.registry import Batch
@@ -215,7 +215,7 @@ def test_a_place_is_told_by_torchrun_alone() -> None:
 
 
 def test_parts_make_the_whole_step() -> None:
-    plan = Plan((10, 7), (1, 2), 4, 5)
+    plan = SamplingPlan((10, 7), (1, 2), 4, 5)
     for number in range(6):
         step = plan.step(number, True)
         parts = [step.part(Ranks(rank, 2).places(plan.step_images, 1)) for rank in range(2)]

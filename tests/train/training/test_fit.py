@@ -22,7 +22,7 @@ from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import RunConfig, configure, read_recipe
 from img2img_train.data import dataset, loader
-from img2img_train.data.loader import Plan
+from img2img_train.data.loader import SamplingPlan
 from img2img_train.distributed.memory import limited
 from img2img_train.inference.translate import translate
 from img2img_train.metrics.image import METRICS
@@ -91,7 +91,7 @@ def four_images(size: int = 32) -> Batch:
     ],
 )
 def test_weights_are_shares_of_an_epoch(counts: Any, weights: Any, drawn: Any) -> None:
-    plan = Plan(counts, weights, 4, 0)
+    plan = SamplingPlan(counts, weights, 4, 0)
     assert plan.drawn() == drawn
     order = plan.order(0)
     assert len(order) == sum(counts)
@@ -106,14 +106,14 @@ def test_weights_are_shares_of_an_epoch(counts: Any, weights: Any, drawn: Any) -
 
 
 def test_a_step_is_known_from_its_number_alone() -> None:
-    plan, again = Plan((10, 7), (1, 2), 4, 5), Plan((10, 7), (1, 2), 4, 5)
+    plan, again = SamplingPlan((10, 7), (1, 2), 4, 5), SamplingPlan((10, 7), (1, 2), 4, 5)
     forward = [plan.step(n, True) for n in range(12)]
     backward = [again.step(n, True) for n in reversed(range(12))][::-1]
     for a, b in zip(forward, backward, strict=True):
         assert np.array_equal(a.indices, b.indices)
         assert np.array_equal(a.flips, b.flips)
     assert not np.array_equal(plan.order(0), plan.order(1))
-    assert not np.array_equal(plan.order(0), Plan((10, 7), (1, 2), 4, 6).order(0))
+    assert not np.array_equal(plan.order(0), SamplingPlan((10, 7), (1, 2), 4, 6).order(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -122,11 +122,13 @@ def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, work
     config = RunConfig(corpora=corpus)
     pairs = dataset.open_pairs(config, "train")
     assert pairs is not None
-    plan = Plan(pairs.counts, (1,), 4, 0)
-    plain = list(loader.steps(plan, pairs, range(1, 5), True, 0))
+    plan = SamplingPlan(pairs.counts, (1,), 4, 0)
+    plain = list(loader.raw_batches(plan, pairs, range(1, 5), True, 0))
     state = torch.get_rng_state()
     other = list(
-        loader.steps(plan, dataset.store_of(pairs, cache, workers), range(1, 5), True, workers)
+        loader.raw_batches(
+            plan, dataset.cache_images(pairs, cache, workers), range(1, 5), True, workers
+        )
     )
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(plain, other, strict=True):
@@ -143,8 +145,8 @@ def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
     batch = loader.to_device(raw, torch.device("cpu"))
     assert float(batch.input.min()) == -1
     assert float(batch.input.max()) == 1
-    assert np.array_equal(loader.to_bytes(batch.input).numpy(), values[:, :, ::-1])
-    assert np.array_equal(loader.to_bytes(batch.target).numpy(), values[:, ::-1, ::-1])
+    assert np.array_equal(loader.to_uint8(batch.input).numpy(), values[:, :, ::-1])
+    assert np.array_equal(loader.to_uint8(batch.target).numpy(), values[:, ::-1, ::-1])
 
 
 # ------------------------------------------------------------------------------ the original work

@@ -12,7 +12,7 @@ from small_runs import small_config
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
 from img2img_data.images import io
 from img2img_train.data import dataset
-from img2img_train.data.loader import Plan
+from img2img_train.data.loader import SamplingPlan
 from img2img_train.networks.registry import describe
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.report.page import write_run_report
@@ -42,7 +42,7 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # ------------------------------------------------------------------------------------- two sides
 def test_sides_are_drawn_apart_and_wholly() -> None:
-    plan = Plan((10, 3), (1, 1), 4, 0, (4, 9))
+    plan = SamplingPlan((10, 3), (1, 1), 4, 0, (4, 9))
     assert (plan.total, plan.steps_per_epoch, plan.drawn()) == (19, 4, (10, 9))
     order, others = plan.order(0), plan.order(0, side=1)
     assert sorted(set(order.tolist())) == list(range(13))
@@ -51,8 +51,8 @@ def test_sides_are_drawn_apart_and_wholly() -> None:
     flips = plan.flips(0)
     assert flips.shape == (2, 19)
     assert not np.array_equal(*flips)
-    assert np.array_equal(*Plan((10, 3), (1, 1), 4, 0).flips(0))
-    again = Plan((10, 3), (1, 1), 4, 0, (4, 9)).step(6, True)
+    assert np.array_equal(*SamplingPlan((10, 3), (1, 1), 4, 0).flips(0))
+    again = SamplingPlan((10, 3), (1, 1), 4, 0, (4, 9)).step(6, True)
     step = plan.step(6, True)
     assert np.array_equal(step.indices, again.indices)
     assert np.array_equal(step.others, again.others)
@@ -66,8 +66,8 @@ def image(path: Path) -> np.ndarray:
 def test_sides_are_read_as_they_lie(domains: Path, corpus: Path, cache: str) -> None:
     for direction in ("AtoB", "BtoA"):
         sides = dataset.open_images(small_config("cyclegan", domains, direction=direction), "train")
-        assert isinstance(sides, dataset.SideSet)
-        store = dataset.store_of(sides, cache, 0)
+        assert isinstance(sides, dataset.UnpairedImages)
+        store = dataset.cache_images(sides, cache, 0)
         given, target = store.gather(np.array([1, 4]), np.array([3, 0]))
         first, second = "AB" if direction == "AtoB" else "BA"
         assert np.array_equal(given[1], image(domains / f"train{first}/4.png"))
