@@ -1,27 +1,27 @@
-"""The corpus on disk: names, rows, manifests. The one module that writes and reads the format.
+"""The corpus on disk: file names, keys, rows, splits and random streams.
 
 ::
 
-    corpus.json                 what it is; written last, so it exists or the corpus is unfinished
+    corpus.json                 what the corpus is; written last, so without it it is unfinished
     rejected.jsonl              one row per rejected image
     train/metadata.jsonl        one row per pair, sorted by key
     train/input/KEY.png         train/target/KEY.png           (layout "folders")
     train/KEY.png               input left, target right       (layout "combined")
     train/A/KEY.png             train/B/KEY.png                (kind "unpaired")
 
-corpus.json states ``bits``, 8 or 16 a sample, and ``channels``, the number of ``input`` and of ``target`` (of
-A and of B too): 1 gray, 3 RGB or Lab, 4 RGBA. All images of a corpus agree with it. Where it says nothing:
-8 bit, and 3 channels, but 1 for the input of a Lab corpus.
+corpus.json states ``bits`` per sample, 8 or 16, and ``channels``, the numbers of channels of
+``input`` and of ``target`` (of A and of B too): 1 gray, 3 RGB or Lab, 4 RGBA. All images of a
+corpus agree with it. The defaults are 8 bits and 3 channels, but 1 channel for the input of a Lab
+corpus.
 
-The columns ``*_file_name`` follow the Hugging Face imagefolder convention, the combined layout the one of
-pix2pix (https://github.com/phillipi/pix2pix).
+The columns ``*_file_name`` follow the Hugging Face imagefolder convention, the combined layout
+follows pix2pix (https://github.com/phillipi/pix2pix).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -36,58 +36,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT: Final = 2
+"""Version of the names and columns on disk; readers reject any other."""
 CORPUS_FILE: Final = "corpus.json"
 REJECTED_FILE: Final = "rejected.jsonl"
 METADATA_FILE: Final = "metadata.jsonl"
 EXTENSIONS: Final = {".png", ".jpg", ".jpeg", ".webp"}
-"""What the images of a corpus end in."""
+"""File name extensions of the images in a corpus."""
 
 Kind = Literal["paired", "unpaired"]
 Layout = Literal["folders", "combined"]
 ColorSpace = Literal["rgb", "lab"]
 
+# Names that Windows reserves for devices, whatever the extension.
+_RESERVED: Final = {"con", "prn", "aux", "nul"} | {
+    f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10)
+}
 _UNSAFE: Final = frozenset('<>:"/\\|?*%')
-_RESERVED: Final = frozenset(
-    [
-        "con",
-        "prn",
-        "aux",
-        "nul",
-        *(f"com{i}" for i in range(1, 10)),
-        *(f"lpt{i}" for i in range(1, 10)),
-    ]
-)
+# File systems allow 255 bytes; the rest is left for the extension and for temporary names.
 _LONGEST_COMPONENT: Final = 160
-_FREE: Final = rb"(?!(?i:con|prn|aux|nul|com\d|lpt\d)[./])"
-_PLAIN: Final = re.compile(
-    rb"(?:%b[A-Za-z0-9_-]{1,160}/)*%b[A-Za-z0-9_-]{1,150}\.[A-Za-z0-9]{1,9}" % (_FREE, _FREE)
-)
-"""Most paths are plain: for them a key is a slice. ``_safe`` gives the same, slowly; a test compares."""
 
 
 # ------------------------------------------------------------------------------------------- keys
 def key_of(path: bytes, extension: bool = False) -> str:
     """Return the key of a source: its relative path, safe on every file system.
 
-    ``path`` uses "/" and may hold any bytes. Normal letters of every script stay; what a file system or a
-    terminal could trip over is percent-encoded, so different paths keep different keys. The extension goes
-    unless ``extension``.
+    ``path`` uses "/" and may hold any bytes. Letters of every script stay; characters that a file
+    system or a terminal could mishandle are percent-encoded, so different paths keep different
+    keys. The extension is dropped unless ``extension``.
     """
-    if _PLAIN.fullmatch(path):
-        return (path if extension else path[: path.rfind(b".")]).decode("ascii")
     *folders, name = path.split(b"/")
     if not extension:
         name = os.path.splitext(name)[0]
-    return "/".join([*(_safe(f, folder=True) for f in folders), _safe(name)])
+    return "/".join([*(_safe_component(f, folder=True) for f in folders), _safe_component(name)])
 
 
-def _safe(component: bytes, folder: bool = False) -> str:
+def _safe_component(component: bytes, folder: bool = False) -> str:
     text = component.decode("utf-8", "surrogateescape")
-    if (
-        text.isascii()
-        and text.replace("_", "a").replace("-", "a").isalnum()
-        and len(text) <= _LONGEST_COMPONENT
-    ):
+    plain = text.isascii() and text.replace("_", "a").replace("-", "a").isalnum()
+    if plain and len(text) <= _LONGEST_COMPONENT:
         return text if text.casefold() not in _RESERVED else _percent(text[0]) + text[1:]
     text = unicodedata.normalize("NFC", text)
     out = "".join(c if c.isprintable() and c not in _UNSAFE else _percent(c) for c in text)
@@ -97,9 +83,11 @@ def _safe(component: bytes, folder: bool = False) -> str:
         out = out[:-1] + _percent(out[-1])
     stem, dot = os.path.splitext(out)
     if folder and dot.casefold() in EXTENSIONS:
+        # A folder "a.png" would collide with the image of the key "a".
         out = stem + _percent(".") + dot[1:]
     if len(out.encode()) > _LONGEST_COMPONENT:
-        out = f"{out.encode()[: _LONGEST_COMPONENT - 40].decode('utf-8', 'ignore')}~{digest(component).hex()}"
+        start = out.encode()[: _LONGEST_COMPONENT - 40].decode("utf-8", "ignore")
+        out = f"{start}~{digest(component).hex()}"
     return out
 
 
@@ -116,49 +104,56 @@ def digest(*parts: bytes, size: int = 8) -> bytes:
     return h.digest()
 
 
+def hash64(*parts: bytes) -> int:
+    """Return ``digest`` of the parts as an integer from 0 to 2^64 - 1."""
+    return int.from_bytes(digest(*parts), "little")
+
+
 def as_key(name: bytes) -> str:
     """Return the key under which a file may have been written, from its path without extension.
 
-    Keys come back as they were, though other tools may have %-encoded more of them; any other name gets a key
-    that is as safe as ``key_of`` makes one, but two names may get the same.
+    Keys survive a round trip, even if another tool percent-encoded more characters. Any other name
+    gets a safe key; two such names may get the same one.
     """
     parts = [p for p in unquote_to_bytes(name).split(b"/") if p]
     return key_of((b"/".join(parts) or b"_") + b".x")
 
 
-class Paths(Protocol):
-    """Paths by number, as a list or something smaller holds them."""
+class PathSequence(Protocol):
+    """Paths by number: a list, or a more compact container."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, number: int, /) -> bytes: ...
 
 
 def key_in_form(path: bytes, form: int) -> str:
-    """Return a key in its form: 0 as it is, 1 with the extension, 2 with a digest of the path too."""
+    """Return a key in one of its forms: 0 plain, 1 with the extension, 2 with a digest of the path
+    too."""
     key = key_of(path, extension=form > 0)
     return key if form < 2 else key + "~" + digest(path).hex()
 
 
-def key_forms(paths: Paths, start: int = 0, stop: int | None = None) -> bytes:
-    """Return how the key of each path must be made (``key_in_form``) so that no two share one, a byte each.
+def key_forms(paths: PathSequence, start: int = 0, stop: int | None = None) -> bytes:
+    """Return the form (see ``key_in_form``) of each path's key that makes all keys unique, one
+    byte each.
 
-    Keys are unique also where upper and lower case, or NFC and NFD, are one. Where two would collide the
-    extension joins the key; where that does not help, a hash of the path's bytes. A path that comes twice
-    does not collide with itself. Memory: 24 bytes a path meanwhile.
+    Keys are unique even where upper and lower case, or NFC and NFD, are the same. On a collision
+    the extension joins the key; if that does not help, a hash of the path's bytes joins too. A
+    path that occurs twice does not collide with itself. Temporary memory: 24 bytes per path.
     """
     import numpy as np
 
     rows = range(start, len(paths) if stop is None else stop)
     keys = _hashes(_folded(key_of(paths[row])) for row in rows)
-    there = np.sort(keys)
+    known = np.sort(keys)
     forms = np.zeros(len(rows), np.uint8)
-    at = np.flatnonzero(_among(keys, there[1:][there[1:] == there[:-1]]))
+    at = np.flatnonzero(_among(keys, known[1:][known[1:] == known[:-1]]))
     if at.size:
-        whose = _hashes(paths[rows[i]] for i in at)
-        clashing = _shared(keys[at], whose)
-        at, whose = at[clashing], whose[clashing]
+        owners = _hashes(paths[rows[i]] for i in at)
+        clashing = _shared(keys[at], owners)
+        at, owners = at[clashing], owners[clashing]
         longer = _hashes(_folded(key_of(paths[rows[i]], extension=True)) for i in at)
-        forms[at] = 1 + (_shared(longer, whose) | _among(longer, there))
+        forms[at] = 1 + (_shared(longer, owners) | _among(longer, known))
     return forms.tobytes()
 
 
@@ -172,27 +167,28 @@ def _hashes(texts: Iterable[bytes]) -> NDArray[np.uint64]:
 
 
 def _among(hashes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell which hashes are among ``known``, which is sorted."""
+    """Return a mask of the hashes that are in ``known``, which is sorted."""
     import numpy as np
 
     if not known.size:
         return np.zeros(hashes.shape, np.bool_)
+    # np.isin would sort both together, which takes several times the memory.
     at = np.searchsorted(known, hashes)
     return np.equal(known[np.minimum(at, known.size - 1)], hashes)
 
 
-def _shared(hashes: NDArray[np.uint64], whose: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell which hashes belong to more than one owner."""
+def _shared(hashes: NDArray[np.uint64], owners: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return a mask of the hashes that belong to more than one owner."""
     import numpy as np
 
     _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
-    other = np.zeros(first.size, np.bool_)
-    other[number[whose != whose[first][number]]] = True
-    return other[number]
+    shared = np.zeros(first.size, np.bool_)
+    shared[number[owners != owners[first][number]]] = True
+    return shared[number]
 
 
 class UniqueKeys:
-    """The keys of a set of paths, unique by ``key_forms``. Memory: that of the collisions alone."""
+    """Keys of a set of paths, unique by ``key_forms``. Only the collisions stay in memory."""
 
     def __init__(self, paths: Iterable[bytes]) -> None:
         paths = list(paths)
@@ -211,25 +207,29 @@ def _folded(key: str) -> bytes:
 
 # ------------------------------------------------------------------------------ randomness, splits
 def image_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Generator:
-    """Return the generator of one image: it depends on seed, name and epoch, on nothing else.
+    """Return the random generator of one image: a function of seed, name and epoch.
 
-    ``name`` is the source's relative path. Offline there is no epoch; online each epoch draws anew.
+    ``name`` is the source's relative path. Offline there is no epoch; online each epoch draws new
+    values.
     """
     import numpy as np
 
+    # Images share no stream: the result must not depend on the number of workers, their order or a
+    # resume.
     parts = [str(seed).encode(), name] + ([] if epoch is None else [str(epoch).encode()])
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest(*parts, size=16), "little")))
 
 
 def split_place(group: bytes, seed: int) -> int:
-    """Return where a group lies on the line of all groups: a hash of it and the seed, 0 to 2^64 - 1."""
-    return int.from_bytes(digest(b"split", str(seed).encode(), group), "little")
+    """Return the position of a group, a hash of it and the seed, from 0 to 2^64 - 1."""
+    return hash64(b"split", str(seed).encode(), group)
 
 
 def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
-    """Return the split of a group: by a hash, so that adding images never moves old ones.
+    """Return the split of a group.
 
-    ``splits`` maps names to shares that sum to 1.
+    A hash decides, not a count, so adding images never moves old ones. ``splits`` maps names to
+    shares that sum to 1.
     """
     if len(splits) == 1:
         return next(iter(splits))
@@ -241,25 +241,28 @@ def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
     return name
 
 
-# --------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------- rows
 def to_json_line(row: Mapping[str, Any]) -> bytes:
     """Return one line of a manifest: UTF-8, keys in the row's order, no NaN, newline at the end."""
-    return (
-        json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": ")).encode()
-        + b"\n"
-    )
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+    return text.encode() + b"\n"
 
 
 def to_json_page(content: Mapping[str, Any]) -> bytes:
-    """Return ``content`` as indented JSON for a file that people read too."""
+    """Return ``content`` as indented JSON, for a file that people read too."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
 
 
+def columns_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a row that name files."""
+    return [c for c in row if c.endswith("file_name") and isinstance(row[c], str)]
+
+
 def inside(folder: Path, name: object) -> Path:
-    """Return ``folder/name``; a name that is none, absolute or climbs out is a ``CorpusError``."""
+    """Return ``folder/name``; ``CorpusError`` if ``name`` is not a path, is absolute or leaves the
+    folder."""
     parts = name.split("/") if isinstance(name, str) else [".."]
     if ".." in parts or "" in parts or ":" in parts[0] or "\\" in str(name):
-        raise CorpusError(
-            "corpus", folder, f"its manifest names a file outside of it: {name!r}", "do not use it"
-        )
+        why = f"its manifest names a file outside of it: {name!r}"
+        raise CorpusError("corpus", folder, why, "do not use it")
     return folder.joinpath(*parts)

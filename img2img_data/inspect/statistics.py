@@ -43,9 +43,7 @@ class Entry(NamedTuple):
             return self.item
         folder = corpus.root / self.split
         return (
-            inside(folder, self.row.get("file_name"))
-            if self.domain
-            else pair_of(folder, self.split, self.row)
+            inside(folder, self.row.get("file_name")) if self.domain else pair_of(folder, self.row)
         )
 
 
