@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 
 SETTINGS: dict[str, Any] = {
     "net": "unet", "width": 4, "batch": 4, "epochs": 3, "threads": 1, "samples_every": 2, "flip": True,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.networks.registry import NetworkSpec
@@ -14,7 +15,6 @@ from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import LoadedModel
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data
 from img2img_train.training.signals import Stop
 

@@ -19,6 +19,7 @@ import numpy as np
 from img2img_data.build.pairings import Made, Pairing
 from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import (
     CORPUS_FILE,
     FORMAT,
@@ -32,7 +33,7 @@ from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Outcome, Report
 from img2img_data.runner.plan import Plan, Task
-from img2img_data.runner.run import Progress, forecast, rejection, run_plan, write_file
+from img2img_data.runner.run import forecast, rejection, run_plan, write_file
 from img2img_data.runner.settings import BuildSettings, RunSettings, parse_size, parse_split
 from img2img_data.runner.splits import group_of
 

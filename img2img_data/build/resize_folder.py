@@ -18,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from img2img_data.build.select import PAGE
 from img2img_data.core.errors import Rejected, printable
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Outcome, Report
 from img2img_data.runner.plan import Plan, Task
-from img2img_data.runner.run import Progress, forecast, rejection, run_plan, write_file
+from img2img_data.runner.run import forecast, rejection, run_plan, write_file
 from img2img_data.runner.settings import RunSettings, check_size, parse_size
 
 

@@ -15,12 +15,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Outcome, Report
 from img2img_data.runner.plan import Plan, Task
-from img2img_data.runner.run import Pools, Progress, forecast, rejection, run_plan, write_file
+from img2img_data.runner.run import Pools, forecast, rejection, run_plan, write_file
 from img2img_data.runner.settings import RunSettings
 from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, Groups, group
 from img2img_data.similarity.perceptual_hash import PrintFile, fingerprint

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from img2img_data.build.select import PAGE
 from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_step
 from img2img_data.core.errors import Img2ImgError, UsageError, printable
+from img2img_data.core.progress import Progress
 from img2img_data.core.settings_model import Place, accepts_text, build_model, did_you_mean
 from img2img_data.core.yaml_file import Document, read_yaml
 from img2img_data.corpus.format import CORPUS_FILE
@@ -38,7 +39,6 @@ from img2img_data.degradations.spec import parse_spec
 from img2img_data.exchange.export import EXPORT_FILE
 from img2img_data.exchange.webdataset_pack import INDEX_FILE
 from img2img_data.runner.outcome import Report
-from img2img_data.runner.run import Progress
 
 Say = Callable[[str], None]
 RunStep = Callable[[Progress, Say], tuple[Report, int]]

@@ -38,6 +38,7 @@ from img2img_data.build.select import (
     select_photos,
 )
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.progress import Progress
 from img2img_data.core.settings_model import (
     OPTIONS,
     Place,
@@ -55,7 +56,6 @@ from img2img_data.exchange.webdataset_unpack import unpack_corpus
 from img2img_data.images.io import Channels
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.plan import Plan, plan_entries, plan_folders, plan_pairs
-from img2img_data.runner.run import Progress
 from img2img_data.runner.settings import BuildSettings, RunSettings
 from img2img_data.sources.folder import Item, describe_skipped, list_folder
 from img2img_data.sources.imdb_wiki import find_mat, list_wiki

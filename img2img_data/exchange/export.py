@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, read_info
 from img2img_data.exchange.formats import EXPORTS, Done, Finished, Item, Items, Part
@@ -29,7 +30,7 @@ from img2img_data.exchange.webdataset_pack import read_file
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Report
-from img2img_data.runner.run import Progress, write_file
+from img2img_data.runner.run import write_file
 from img2img_data.runner.settings import RunSettings
 from img2img_data.runner.workers import Pool, default_jobs
 

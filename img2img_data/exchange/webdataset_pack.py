@@ -30,12 +30,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from img2img_data.core import tar
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, REJECTED_FILE, digest, inside, to_json_page
 from img2img_data.corpus.reader import manifests_of, read_info
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Report
-from img2img_data.runner.run import Progress, write_file
+from img2img_data.runner.run import write_file
 
 INDEX_FILE: Final = "index.json"
 SHARDS_FORMAT: Final = 1

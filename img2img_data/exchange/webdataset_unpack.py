@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, inside
 from img2img_data.exchange.webdataset_pack import (
     INDEX_FILE,
@@ -38,7 +39,7 @@ from img2img_data.exchange.webdataset_pack import (
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder
 from img2img_data.runner.outcome import Report
-from img2img_data.runner.run import Progress, write_file
+from img2img_data.runner.run import write_file
 
 LONGEST_ROW: Final = 1 << 24
 _SPLIT: Final = re.compile(r"[A-Za-z0-9_-]+")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, kept_of, open_corpus
 from img2img_data.images import io
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
 """Called with (done, total) now and then."""
 Reading = Callable[[], None]
 """Called for each pair that was read."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from img2img_data.core.errors import REASONS, CorpusError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import cannot_write, locked, versions, write_atomically, writing_to
 from img2img_data.core.jsonl import read_rows
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE, inside, to_json_line
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Row
 from img2img_data.runner.manifests import LIBRARIES, write_manifests
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from img2img_data.runner.dask_cluster import ClusterPool
 
 Result = TypeVar("Result")
-Progress = Callable[[int, int], None]
 """Called with (done, total) now and then."""
 
 

@@ -14,15 +14,14 @@ from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import ModelCommand
 from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.distributed.processes import find_place
-from img2img_train.training.progress import following
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from img2img_data.core.progress import Display
     from img2img_train.config import RunConfig
     from img2img_train.runs.folder import RunFolder
     from img2img_train.training.fit import Result
-    from img2img_train.training.progress import Display
 
 
 def _settings() -> Sequence[type[BaseModel]]:
@@ -95,8 +94,8 @@ def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
 
 
 def _fit(config: RunConfig, report: bool) -> None:
+    from img2img_data.core.progress import Display
     from img2img_train.training.fit import fit as train
-    from img2img_train.training.progress import Display
 
     if find_place().rank:
         with Path(os.devnull).open("w") as nowhere:
@@ -114,7 +113,7 @@ def _fit(config: RunConfig, report: bool) -> None:
 
 
 def _outcome(result: Result) -> str:
-    from img2img_train.training.progress import duration
+    from img2img_data.core.progress import format_duration
 
     p, root = result.progress, printable(str(result.folder.root))
     best = (
@@ -129,7 +128,7 @@ def _outcome(result: Result) -> str:
     )
     if result.already:
         return f"run '{root}' was finished already, {p.step:,} steps{best}"
-    return f"run '{root}' is finished: {p.step:,} steps in {duration(result.seconds)}{best}"
+    return f"run '{root}' is finished: {p.step:,} steps in {format_duration(result.seconds)}{best}"
 
 
 def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
@@ -153,7 +152,7 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
         if split is None:
             lines.append(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
             continue
-        follow = following(display, f"scoring on {name}")
+        follow = display.report(f"scoring on {name}")
         with limited("scoring run", folder.root, device, partial(_in_parts, folder, name, split)):
             cell = evaluate_run(
                 folder.root, Path(choice.path), split, config.device, config.batch, follow

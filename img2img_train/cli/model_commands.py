@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.progress import Display
 from img2img_data.core.settings_model import ModelCommand
 from img2img_train.cli.options import DEVICE, PATH, ManyAfterOn, at_test, switch
 from img2img_train.distributed.memory import limited
-from img2img_train.training.progress import Display, following, stretching
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -119,7 +119,7 @@ def evaluate(
     )
     learned = load_perceptual_metrics(lpips, fid, device)
     with Display() as display, limited("scoring", None, where, lambda: hint):
-        follow, how = following(display), switch(dropout)
+        follow, how = display.report("scoring"), switch(dropout)
         matrix = evaluate_matrix(
             runs, corpora, split, device, batch, follow, how, norm, by, learned, images
         )
@@ -216,7 +216,7 @@ def translate(
             _translate_one(loaded, images, out, chosen, settings)
         return
     with Display() as display, less:
-        done = restore(loaded, images, out, stretching(display, "restoring"), chosen)
+        done = restore(loaded, images, out, display.report("restoring", "files", "frames"), chosen)
     click.echo(_translated_line(done, total))
     _say(done.notes)
     for reason, count in done.rejected.most_common():
@@ -256,7 +256,7 @@ def _translate_one(
         chosen = settings.model_copy(update={"video_format": suffix[1:]})
         with Display() as display:
             seen = translate_video_file(
-                model, source, out, chosen, stretching(display, "restoring")
+                model, source, out, chosen, display.report("restoring", "files", "frames")
             )
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
         _say(settings.note(model, max(seen.width, seen.height)))

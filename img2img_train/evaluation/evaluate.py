@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
+from img2img_data.core.progress import ProgressByPart
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
@@ -29,8 +30,6 @@ from img2img_train.networks.layers import TestNorm
 from img2img_train.report.gallery import Card
 from img2img_train.runs.model import LoadedModel, load_generator
 
-Progress: TypeAlias = Callable[[int, int, str], None]
-
 
 def evaluate_matrix(
     runs: Sequence[Path],
@@ -38,7 +37,7 @@ def evaluate_matrix(
     split: str = "test",
     device: str = "auto",
     batch: int = 64,
-    progress: Progress | None = None,
+    progress: ProgressByPart | None = None,
     dropout: bool | None = None,
     norm: TestNorm | None = None,
     by: Sequence[str] = (),
@@ -99,7 +98,7 @@ def evaluate_run(
     split: str = "test",
     device: str = "auto",
     batch: int = 64,
-    progress: Progress | None = None,
+    progress: ProgressByPart | None = None,
     gallery: int = GALLERY,
 ) -> Cell:
     """Score one run on one split and keep the result in ``RUN/evaluation/`` for the run's report.
@@ -200,7 +199,7 @@ def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
 
 
 def _counter(
-    progress: Progress | None, before: int, total: int, label: str
+    progress: ProgressByPart | None, before: int, total: int, label: str
 ) -> Callable[[int], None]:
     return lambda done: progress(before + done, total, label) if progress else None
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +28,7 @@ from pydantic import Field as Setting
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import write_atomically
+from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_train.inference.inputs import list_images
@@ -36,9 +37,6 @@ from img2img_train.inference.tiles import Tiling, restore
 from img2img_train.inference.video import Video, VideoInfo, is_video, open_video, write_video
 from img2img_train.networks.layers import looks_around
 from img2img_train.runs.model import LoadedModel
-
-Follow: TypeAlias = Callable[[str, int, int], None]
-"""Told what is worked on ("" for the whole, else a video), files or frames done, and in all."""
 
 
 class TranslateSettings(BaseModel):
@@ -199,19 +197,21 @@ def translate_video(
     video: Video,
     out: Path,
     settings: TranslateSettings,
-    follow: Follow = lambda what, done, total: None,
+    follow: ProgressByPart = lambda done, total, part="", /: None,
 ) -> VideoInfo:
     """Restore an open video into the file ``out``, with a frame in memory at a time.
 
     Rejected where it cannot be read. Returns what reading it has told. Each frame is restored on its own.
     """
     name = printable(out.name)
-    survey = video.survey(settings.max_pixels, partial(follow, f"reading {name}"))
+    survey = video.survey(
+        settings.max_pixels, lambda done, total: follow(done, total, f"reading {name}")
+    )
     done = 0
     with write_video(out, settings.video_format, survey) as write:
         for done, frame in enumerate(video.frames(), 1):
             write(translate_pixels(model, frame, settings)[0])
-            follow(f"restoring {name}", done, survey.frames)
+            follow(done, survey.frames, f"restoring {name}")
         if done != survey.frames:
             raise Rejected("corrupt", f"{survey.frames} frames once, {done} when read again")
     return survey
@@ -222,7 +222,7 @@ def translate(
     model: LoadedModel,
     source: Path,
     out: Path,
-    follow: Follow = lambda what, done, total: None,
+    follow: ProgressByPart = lambda done, total, part="", /: None,
     settings: TranslateSettings | None = None,
 ) -> Translated:
     """Restore a file, or those of a folder or a pattern, into the same folders below ``out``.
@@ -249,7 +249,7 @@ def translate(
             except Rejected as rejected:
                 work.done.rejected[rejected.reason] += 1
                 rows.append(_row(path, rejected))
-            follow("", number, len(paths))
+            follow(number, len(paths))
         work.done.notes += settings.note(model, work.done.longest_side)
         log.sort()
         lines = b"".join(map(to_json_line, rows))
@@ -266,7 +266,7 @@ class FolderTranslation:
     root: bytes
     keys: UniqueKeys
     log: ResumeLog
-    follow: Follow
+    follow: ProgressByPart
     done: Translated
 
     def image(self, path: bytes) -> None:
@@ -332,7 +332,7 @@ def translate_file(
 
 
 def translate_video_file(
-    model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, follow: Follow
+    model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, follow: ProgressByPart
 ) -> VideoInfo:
     """Restore one video into another; CorpusError, naming it, where it cannot be read."""
     settings.check(model)

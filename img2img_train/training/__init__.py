@@ -1,3 +1,3 @@
 """The training loop: setup, steps, validation, logging, early stopping."""
 
-__all__ = ["fit", "progress", "signals"]
+__all__ = ["fit", "signals"]

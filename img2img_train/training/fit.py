@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from img2img_data.core.errors import DivergedError, Img2ImgError
+from img2img_data.core.progress import Display, format_duration
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.dataset import CachedImages, ImageStore, Readable
@@ -20,7 +21,6 @@ from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import compile, early_stopping
 from img2img_train.training.loggers import LiveReport, TensorBoardLogger
-from img2img_train.training.progress import Display, duration
 from img2img_train.training.setup import Data, HeldOut, compiles, computing, opening, resolve
 from img2img_train.training.signals import Interrupted, Stop, Stopped, listening
 from img2img_train.training.trainer import Training, step_of
@@ -169,7 +169,7 @@ def _compile(training: Training) -> None:
         return
     stepper.used = covers
     names = ", ".join(name for name in specs if name not in left)
-    display.line(f"compiled in {duration(time.monotonic() - began)}: {names}")
+    display.line(f"compiled in {format_duration(time.monotonic() - began)}: {names}")
 
 
 def _most_at_once(training: Training) -> int:

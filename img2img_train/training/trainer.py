@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from img2img_data.core.errors import DivergedError, printable
 from img2img_data.core.files import versions, write_atomically
+from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
@@ -37,7 +38,6 @@ from img2img_train.runs.checkpoint import (
 from img2img_train.runs.folder import LIBRARIES, RunFolder
 from img2img_train.training import early_stopping
 from img2img_train.training.loggers import LiveReport, TensorBoardLogger
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data, HeldOut
 from img2img_train.training.signals import Interrupted, Stop
 from img2img_train.training.state import State
@@ -248,7 +248,7 @@ class Training:
         parts += [_said(row) for row in rows if row["kind"] == "validation"]
         parts.append(f"{timing['images_per_second']:,.0f} images/s")
         if not self.is_over:
-            parts.append(f"{self.display.left(self.progress.images)} left")
+            parts.append(f"{self.display.time_left(self.progress.images)} left")
         self.display.line("  ".join(parts))
         for text in (row["text"] for row in rows if "text" in row):
             self.display.line(text)

@@ -23,13 +23,13 @@ from small_corpus import write_domains
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import config_of, read_recipe
 from img2img_train.evaluation.score import Cell, Row
 from img2img_train.metrics.color_overlap import Histograms
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = """\

@@ -15,6 +15,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import DEGRADED, seen, small_config
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError
+from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.data import dataset, loader
 from img2img_train.data.augment import Crops
@@ -22,7 +23,6 @@ from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log, sample_paths
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data
 from img2img_train.training.signals import Stopped
 from img2img_train.training.validation import samples

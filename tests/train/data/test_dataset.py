@@ -13,6 +13,7 @@ from small_corpus import write_corpus, write_deep, write_lab
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.data import loader
 from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
@@ -23,7 +24,6 @@ from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder, read_log, sample_paths
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data
 
 CPU = torch.device("cpu")

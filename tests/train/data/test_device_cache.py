@@ -13,12 +13,12 @@ from small_corpus import write_corpus, write_deep, write_domains, write_lab
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.progress import Display
 from img2img_train.data import dataset, loader
 from img2img_train.data import device_cache as kept
 from img2img_train.data.device_cache import DeviceCache, check_device_cache, uses_device_cache
 from img2img_train.data.loader import Batch
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data
 from img2img_train.training.signals import Stopped
 

@@ -16,6 +16,7 @@ from small_corpus import write_corpus
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.progress import Display
 from img2img_data.core.settings_model import Place
 from img2img_data.corpus.format import image_rng
 from img2img_data.corpus.reader import Pair
@@ -25,7 +26,6 @@ from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import Data
 from img2img_train.training.signals import Stopped
 

@@ -24,6 +24,7 @@ from small_runs import small_config
 from two_processes import fit
 
 from img2img_data.core.errors import Img2ImgError, UsageError
+from img2img_data.core.progress import Display
 from img2img_train.data.loader import SamplingPlan
 from img2img_train.distributed.processes import Place, Ranks, device_of, find_place
 from img2img_train.networks import layers
@@ -31,7 +32,6 @@ from img2img_train.objectives.registry import Batch
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import fit as loop
 from img2img_train.training.micro_batches import MicroBatches
-from img2img_train.training.progress import Display
 
 ROOT = Path(__file__).parents[3]
 USUAL: dict[str, Any] = {"batch": 4, "flip": True}

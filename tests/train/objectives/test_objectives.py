@@ -13,6 +13,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig, config_of, options, settings
 from img2img_train.objectives import losses as adversarial
 from img2img_train.objectives import registry as objectives
@@ -28,7 +29,6 @@ from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs import folder as run
 from img2img_train.runs.folder import RunFolder
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

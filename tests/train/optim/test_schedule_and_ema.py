@@ -17,6 +17,7 @@ from small_corpus import write_corpus
 from small_runs import small_config, small_training
 
 from img2img_data.core.errors import CheckpointError, UsageError
+from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.config import RunConfig, config_of
 from img2img_train.data import loader
@@ -28,7 +29,6 @@ from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,6 +14,7 @@ from interrupted import tree
 from small_corpus import write_corpus
 from small_runs import small_config, small_training
 
+from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.networks.layers import BatchNorm
 from img2img_train.objectives.registry import OBJECTIVES, Batch
@@ -21,7 +22,6 @@ from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder
 from img2img_train.training import compile
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import compiles, convolving
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,6 +18,7 @@ from conftest import make_photo, write_photos
 from small_corpus import degraded, write_corpus
 
 from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
+from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import RunConfig, configure, read_recipe
@@ -33,7 +34,6 @@ from img2img_train.runs import folder as run
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stop
 from img2img_train.training.timing import psnr_of
 

@@ -14,10 +14,10 @@ from small_corpus import write_corpus
 from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.progress import Display
 from img2img_train.runs.folder import read_log, sample_paths
 from img2img_train.training import fit as loop
 from img2img_train.training import loggers as looking
-from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,10 +13,10 @@ from small_corpus import write_corpus
 from small_runs import small_config, small_training
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.progress import Display
 from img2img_train.objectives.registry import OBJECTIVES, Batch
 from img2img_train.training import fit as loop
 from img2img_train.training.micro_batches import MicroBatches
-from img2img_train.training.progress import Display
 from img2img_train.training.signals import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")

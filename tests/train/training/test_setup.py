@@ -14,13 +14,13 @@ from small_runs import small_config, small_training
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.networks.registry import GanMode
 from img2img_train.objectives import losses as adversarial
 from img2img_train.objectives.registry import OBJECTIVES, Batch
 from img2img_train.runs.folder import read_log
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 from img2img_train.training.setup import computing
 
 pytestmark = pytest.mark.usefixtures("one_thread")

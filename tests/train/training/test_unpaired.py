@@ -10,6 +10,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config
 
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
+from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.data import dataset
 from img2img_train.data.loader import SamplingPlan
@@ -21,7 +22,6 @@ from img2img_train.runs import folder as run
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.progress import Display
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
