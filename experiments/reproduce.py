@@ -33,7 +33,7 @@ from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe
 from img2img_train.evaluation.score import batches, evaluate_model, photo_of
 from img2img_train.metrics.color_overlap import Histograms
-from img2img_train.objectives.registry import Adversarial
+from img2img_train.objectives.gan import GanObjective
 from img2img_train.report.page import flat, render, write_page
 from img2img_train.runs.folder import LIBRARIES, read_log, read_timing
 from img2img_train.runs.model import LoadedModel, choose_device, load_generator
@@ -241,7 +241,7 @@ def gradient(image: Pixels) -> float:
 
 
 def _about(config: RunConfig) -> str:
-    judge = config.objective.discriminator if isinstance(config.objective, Adversarial) else ""
+    judge = config.objective.discriminator if isinstance(config.objective, GanObjective) else ""
     return ", ".join(
         part
         for part in (f"{config.objective.net} of width {config.objective.width}", judge)

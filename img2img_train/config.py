@@ -26,7 +26,8 @@ from pydantic import (
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean
-from img2img_train.objectives.registry import OBJECTIVES, Objective, PublishedDefaults
+from img2img_train.objectives.base import Objective, PublishedDefaults
+from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.optim.lr_schedule import Decay
 
 CONFIG_FILE: Final = "config.json"

@@ -47,7 +47,8 @@ def write_run(
     pytest.importorskip("torch")
     from img2img_data.corpus.format import to_json_page
     from img2img_train.config import RUN_FORMAT, RunConfig
-    from img2img_train.networks.registry import NetworkSpec, build
+    from img2img_train.networks.registry import build
+    from img2img_train.networks.specs import NetworkSpec
     from img2img_train.runs.checkpoint import Description, TrainingProgress, write_checkpoint
     from img2img_train.runs.folder import RunFolder
 

@@ -10,7 +10,7 @@ import torch
 from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
-from img2img_train.networks.registry import NetworkSpec
+from img2img_train.networks.specs import NetworkSpec
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import LoadedModel

@@ -13,7 +13,7 @@ import click
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import ModelCommand
 from img2img_train.cli.options import DEVICE, PATH
-from img2img_train.distributed.processes import find_place
+from img2img_train.distributed.processes import torchrun_env
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -97,7 +97,7 @@ def _fit(config: RunConfig, report: bool) -> None:
     from img2img_data.core.progress import Display
     from img2img_train.training.fit import fit as train
 
-    if find_place().rank:
+    if torchrun_env().rank:
         with Path(os.devnull).open("w") as nowhere:
             train(config, Display(nowhere))
         return
@@ -134,7 +134,7 @@ def _outcome(result: Result) -> str:
 def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     """Score a finished run on its corpora's test split, or else validation split, and write its report."""
     from img2img_data.corpus.reader import open_corpus
-    from img2img_train.distributed.memory import limited
+    from img2img_train.distributed.memory import catch_out_of_memory
     from img2img_train.evaluation.evaluate import evaluate_run, verdict
     from img2img_train.report.page import write_run_report
     from img2img_train.runs.model import choose_device
@@ -153,7 +153,9 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
             lines.append(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
             continue
         follow = display.report(f"scoring on {name}")
-        with limited("scoring run", folder.root, device, partial(_in_parts, folder, name, split)):
+        with catch_out_of_memory(
+            "scoring run", folder.root, device, partial(_in_parts, folder, name, split)
+        ):
             cell = evaluate_run(
                 folder.root, Path(choice.path), split, config.device, config.batch, follow
             )

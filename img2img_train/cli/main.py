@@ -13,7 +13,7 @@ import click
 from img2img_data.core.errors import Img2ImgError, install_hint, printable
 from img2img_data.core.settings_model import print_usage_error
 from img2img_train.cli import fit_commands, model_commands
-from img2img_train.distributed.processes import find_place
+from img2img_train.distributed.processes import torchrun_env
 
 
 class FitByDefault(click.Group):
@@ -78,7 +78,7 @@ def main(
         print_usage_error(error)
         sys.exit(error.exit_code)
     except Img2ImgError as error:
-        rank = find_place().rank
+        rank = torchrun_env().rank
         click.echo(f"error: {f'process {rank}: ' if rank else ''}{error}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
@@ -95,7 +95,7 @@ def main(
         click.echo(f"error: file{where}: {error.strerror or error}; {hint}", err=True)
         sys.exit(1)
     except Exception as error:
-        if type(error).__name__ not in {"Stopped", "Ended"}:
+        if type(error).__name__ not in {"Stopped", "MainProcessFailed"}:
             raise
         if str(error):
             click.echo(str(error), err=True)

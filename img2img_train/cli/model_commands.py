@@ -14,7 +14,7 @@ from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.progress import Display
 from img2img_data.core.settings_model import ModelCommand
 from img2img_train.cli.options import DEVICE, PATH, ManyAfterOn, at_test, switch
-from img2img_train.distributed.memory import limited
+from img2img_train.distributed.memory import catch_out_of_memory
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -118,7 +118,7 @@ def evaluate(
         limits, [name for name, given in (("lpips", lpips), ("fid", fid)) if given]
     )
     learned = load_perceptual_metrics(lpips, fid, device)
-    with Display() as display, limited("scoring", None, where, lambda: hint):
+    with Display() as display, catch_out_of_memory("scoring", None, where, lambda: hint):
         follow, how = display.report("scoring"), switch(dropout)
         matrix = evaluate_matrix(
             runs, corpora, split, device, batch, follow, how, norm, by, learned, images
@@ -210,7 +210,7 @@ def translate(
         )
         return
     loaded = load_generator(model, device, direction, switch(dropout), norm)
-    less = limited("model", model, loaded.device.type, lambda: LESS_AT_ONCE)
+    less = catch_out_of_memory("model", model, loaded.device.type, lambda: LESS_AT_ONCE)
     if single:
         with less:
             _translate_one(loaded, images, out, chosen, settings)

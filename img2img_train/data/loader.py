@@ -29,7 +29,7 @@ from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.dataset import ImageSet, ImageStore, PairedImages
 from img2img_train.data.device_cache import DeviceCache
 from img2img_train.data.on_the_fly import OnTheFly, Operators
-from img2img_train.objectives.registry import Batch
+from img2img_train.objectives.base import Batch
 
 ORDER, FLIP, WINDOW, CUT = 0, 1, 3, 4
 """Tell the draws of a plan apart; ``pool.POOL`` is another."""

@@ -1,3 +1,6 @@
-"""Several processes that train one model, and what to do when memory runs out."""
+"""Processes that train one model together, and errors about memory that is exhausted.
+
+Nothing here knows networks, objectives or run folders.
+"""
 
 __all__ = ["memory", "processes"]

@@ -1,4 +1,4 @@
-"""Running out of memory, told in one line that says what takes less."""
+"""Out-of-memory errors of the host and of devices, reported in one line."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Final
 
 from img2img_data.core.errors import Img2ImgError
 
-SAID: Final = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-"""By torch's allocators, and by cuBLAS and cuDNN, in errors that have no type of their own."""
+# cuBLAS, cuDNN and the allocators of the CPU and MPS raise plain RuntimeErrors with these words.
+MESSAGES: Final = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
-def is_shortage(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out, of the host or of the device."""
-    text = str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an error means that the host or the device is out of memory."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in SAID)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in MESSAGES)
     )
 
 
 @contextlib.contextmanager
-def limited(what: str, name: object, device: str, hint: Callable[[], str]) -> Iterator[None]:
-    """Let ``what`` of this name end by one line where memory runs out; ``device`` says whose."""
+def catch_out_of_memory(
+    what: str, name: object, device: str, hint: Callable[[], str]
+) -> Iterator[None]:
+    """Raise Img2ImgError about ``what`` of this name where the block runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
+        if not is_out_of_memory(error):
             raise
         raise Img2ImgError(what, name, f"out of memory on {device}", hint()) from None

@@ -1,12 +1,7 @@
-"""The processes that train one run together, started by torchrun: each takes its part of every step.
+"""Data-parallel training: the processes that torchrun started, and what they exchange.
 
-Gradients are averaged by one sum over the processes for each phase, after its backward and before its update.
-That is plain where DistributedDataParallel is not: a game runs a network several times for one backward,
-switches its gradients on and off between phases, and differentiates twice, none of which its hooks are made
-for (https://github.com/pytorch/pytorch/issues/63812). The price: nothing is sent while the backward still
-works.
-
-What every process holds is the same: weights, moments, pools, position. So the first one alone writes.
+All processes hold the same weights, optimizer states, image pools and position, so the main one (rank 0)
+alone writes files.
 """
 
 from __future__ import annotations
@@ -19,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from img2img_data.core.errors import Img2ImgError, UsageError
-from img2img_train.distributed.memory import is_shortage
+from img2img_train.distributed.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,13 +24,13 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
-PATIENCE: Final = timedelta(days=1)
-"""The others wait so long while the first one validates. A process that dies ends the waiting at once."""
+# The others wait this long while the main process validates. If a process dies, waiting ends at once.
+TIMEOUT: Final = timedelta(days=1)
 VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
-class Ended(Exception):
-    """The first process ended for a reason that it tells itself; the others leave with its exit code."""
+class MainProcessFailed(Exception):
+    """The main process failed and reports why; the others exit silently with its exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
@@ -43,229 +38,218 @@ class Ended(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which of how many processes this is, over all machines and on this one."""
+class TorchrunEnv:
+    """The rank of this process and the number of processes, over all machines and on this one."""
 
     rank: int = 0
-    count: int = 1
-    local: int = 0
-    beside: int = 1
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
 
 
-def find_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Return this process's place among those that torchrun started; alone where it did not."""
-    found = [environment.get(name, "") for name in VARIABLES]
-    if not all(value.isdigit() for value in found) or "MASTER_ADDR" not in environment:
-        return Place()
-    rank, count, local, beside = map(int, found)
-    return Place(rank, count, local, beside)
+def torchrun_env(environment: Mapping[str, str] = os.environ) -> TorchrunEnv:
+    """Return what torchrun says in its environment variables; a single process without them."""
+    values = [environment.get(name, "") for name in VARIABLES]
+    if not all(value.isdigit() for value in values) or "MASTER_ADDR" not in environment:
+        return TorchrunEnv()
+    return TorchrunEnv(*map(int, values))
 
 
+# Gradients are averaged by one explicit all-reduce per phase, after its backward and before its update, as
+# StyleGAN3 does. DistributedDataParallel does not fit: a GAN objective runs a network several times for one
+# backward, switches requires_grad between phases, and differentiates twice, which its hooks do not support
+# (https://github.com/pytorch/pytorch/issues/63812). The price: communication does not overlap the backward.
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """The processes of a run, as one of them sees them. Alone, everything here does nothing.
+class Processes:
+    """The processes of a run, as seen by one of them; with a single one every method is a no-op.
 
-    Every method but ``part`` and ``places`` is to be called by all of them, in the same order.
+    All processes have to call each method in the same order, except for ``shard`` and ``shard_indices``.
+    ``cpu_group`` exchanges tensors on the host, so that no method there waits for the device.
     """
 
     rank: int = 0
-    count: int = 1
-    control: ProcessGroup | None = None
+    world_size: int = 1
+    cpu_group: ProcessGroup | None = None
 
     @property
-    def alone(self) -> bool:
-        """Whether there are no others."""
-        return self.count == 1
+    def is_distributed(self) -> bool:
+        """True with more than one process."""
+        return self.world_size > 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the one that writes and talks."""
+    def is_main(self) -> bool:
+        """True in the process that writes files and messages."""
         return self.rank == 0
 
-    def part(self, count: int) -> slice:
-        """Return which of ``count`` images of a step are for this process."""
-        each = count // self.count
-        return slice(self.rank * each, (self.rank + 1) * each)
+    def shard(self, count: int) -> slice:
+        """Return the slice of this process among ``count`` gathered images."""
+        size = count // self.world_size
+        return slice(self.rank * size, (self.rank + 1) * size)
 
-    def places(self, count: int, parts: int) -> NDArray[np.int64]:
-        """Return which of ``count`` images of a step are for this process, where they go through in parts.
+    def shard_indices(self, count: int, micro_batches: int) -> NDArray[np.int64]:
+        """Return the indices of this process's images among the ``count`` of a step, int64.
 
-        Part by part, so that the parts of all processes, one after the other, come in the order of the step:
-        the histories of games depend on it.
+        The first micro-batches of all processes are the first images of the step, and so on. Image pools see
+        one micro-batch of all processes after the other, so their contents equal those of one process.
         """
         import numpy as np
 
-        each = count // self.count
-        sizes = [len(part) for part in np.array_split(np.arange(each), min(parts, each))]
-        starts = np.cumsum([0, *sizes[:-1]]) * self.count
-        mine = [
-            start + self.rank * size + np.arange(size)
-            for start, size in zip(starts, sizes, strict=True)
-        ]
-        return np.concatenate(mine)
+        local = count // self.world_size
+        sizes = [len(x) for x in np.array_split(np.arange(local), min(micro_batches, local))]
+        starts = np.cumsum([0, *sizes[:-1]]) * self.world_size
+        spans = zip(starts, sizes, strict=True)
+        return np.concatenate([start + self.rank * n + np.arange(n) for start, n in spans])
 
-    def check_step(self, count: int) -> None:
-        """Raise UsageError where the images of a step cannot be shared out evenly."""
-        if count % self.count:
-            why = f"{count} images a step cannot be shared by {self.count} processes evenly"
-            raise UsageError(
-                "option",
-                "--batch",
-                why,
-                f"give a multiple of {self.count}, or other --nproc-per-node",
-            )
+    def check_batch(self, count: int) -> None:
+        """Raise UsageError if ``count`` images cannot be shared evenly."""
+        if count % self.world_size:
+            why = f"{count} images a step cannot be shared evenly by {self.world_size} processes"
+            hint = f"give a multiple of {self.world_size}, or another --nproc-per-node"
+            raise UsageError("option", "--batch", why, hint)
 
-    # ------------------------------------------------------------------------------- on the device
-    def average(self, parameters: Iterable[Tensor]) -> None:
-        """Replace the gradients of some parameters by their mean over all processes."""
-        if self.alone:
+    def seed(self, seed: int, step: int) -> None:
+        """Seed torch's global generators from (seed, step, rank)."""
+        if not self.is_distributed:
             return
+        import numpy as np
         import torch
 
+        # A function of seed, step and rank alone, so no random state of the other ranks is checkpointed.
+        (value,) = np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(value))
+
+    # ------------------------------------------------------------------------------- on the device
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace the gradients of these parameters by their mean over all processes."""
+        if not self.is_distributed:
+            return
+        import torch
+        from torch import distributed
+
+        # One flat buffer: a single large message instead of one per parameter.
         grads = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([grad.flatten() for grad in grads])
-        self._sum(flat)
-        flat.div_(self.count)
+        with collective():
+            distributed.all_reduce(flat)
+        flat.div_(self.world_size)
         means = torch.split(flat, [grad.numel() for grad in grads])
         for grad, mean in zip(grads, means, strict=True):
             grad.copy_(mean.view_as(grad))
 
-    def whole(self, images: Tensor) -> Tensor:
-        """Return the images of all processes, in the order of the step: N x ... becomes count * N x ..."""
-        if self.alone:
+    def all_gather(self, images: Tensor) -> Tensor:
+        """Return the images of all processes by rank: N x ... to (world_size * N) x ..., detached, float32."""
+        if not self.is_distributed:
             return images
         import torch
         from torch import distributed
 
-        mine = images.detach().float().contiguous()
-        parts = [torch.empty_like(mine) for _ in range(self.count)]
-        with asking():
-            distributed.all_gather(parts, mine)
-        return torch.cat(parts)
+        local = images.detach().float().contiguous()
+        gathered = [torch.empty_like(local) for _ in range(self.world_size)]
+        with collective():
+            distributed.all_gather(gathered, local)
+        return torch.cat(gathered)
 
-    def seed(self, seed: int, step: int) -> None:
-        """Draw what a step draws from a state that belongs to step and process: nothing has to be kept."""
-        if self.alone:
-            return
-        import numpy as np
-        import torch
-
-        (number,) = np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(number))
-
-    def _sum(self, flat: Tensor) -> None:
-        from torch import distributed
-
-        with asking():
-            distributed.all_reduce(flat)
-
-    # ----------------------------------------------------------------- on the host, never the device
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over all processes of values on the CPU."""
-        if self.alone:
+    # ---------------------------------------------------------------------------------- on the host
+    def all_reduce_mean(self, values: Tensor) -> Tensor:
+        """Return the mean over all processes of a CPU tensor."""
+        if not self.is_distributed:
             return values
         from torch import distributed
 
         values = values.clone()
-        with asking():
-            distributed.all_reduce(values, group=self.control)
-        return values / self.count
+        with collective():
+            distributed.all_reduce(values, group=self.cpu_group)
+        return values / self.world_size
 
-    def highest(self, *numbers: int) -> tuple[int, ...]:
-        """Return the highest of each number over all processes."""
-        if self.alone:
+    def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
+        """Return the maximum of each number over all processes; every process waits for the others."""
+        if not self.is_distributed:
             return numbers
         import torch
         from torch import distributed
 
-        values = torch.tensor([0, *numbers])
-        with asking():
-            distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.control)
-        return tuple(values[1:].tolist())
+        values = torch.tensor(numbers)
+        with collective():
+            distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.cpu_group)
+        return tuple(values.tolist())
 
-    def wait(self) -> None:
-        """Wait for the others."""
-        self.highest()
-
-    def told(self, error: Exception) -> Exception:
-        """Return how this process ends on an error that all of them have: the first one tells of it."""
-        return error if self.leads else Ended(getattr(error, "exit_code", 1))
-
-    def said(self, text: str) -> str:
-        """Return the text that the first process gives."""
-        if self.alone:
+    def broadcast_text(self, text: str) -> str:
+        """Return the text of the main process."""
+        if not self.is_distributed:
             return text
-        import torch
         from torch import distributed
 
-        (length,) = self.highest(len(text.encode()) if self.leads else 0)
-        given = text.encode() if self.leads else bytes(length)
-        data = torch.frombuffer(bytearray(given), dtype=torch.uint8)
-        with asking():
-            distributed.broadcast(data, 0, group=self.control)
-        return bytes(data.tolist()).decode()
+        texts = [text]
+        with collective():
+            distributed.broadcast_object_list(texts, 0, group=self.cpu_group)
+        return texts[0]
 
-    def first(self, act: Callable[[], T]) -> T | None:
-        """Let the first process act while the others wait; its error ends them all, told of by it alone."""
-        if not self.leads:
-            (code,) = self.highest(0)
+    def main_first(self, function: Callable[[], T]) -> T | None:
+        """Run a function on rank 0 while the others wait; return its result there, None elsewhere.
+
+        A failure on rank 0 stops every rank: the others raise MainProcessFailed.
+        """
+        if not self.is_main:
+            (code,) = self.all_reduce_max(0)
             if code:
-                raise Ended(code)
+                raise MainProcessFailed(code)
             return None
         try:
-            result = act()
+            result = function()
         except BaseException as error:
-            self.highest(max(1, getattr(error, "exit_code", 1)))
+            self.all_reduce_max(max(1, getattr(error, "exit_code", 1)))
             raise
-        self.highest(0)
+        self.all_reduce_max(0)
         return result
+
+    def report_once(self, error: Exception) -> Exception:
+        """Return an error that all processes have for the main one, and a silent one for the others."""
+        return error if self.is_main else MainProcessFailed(getattr(error, "exit_code", 1))
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[None]:
-    """Ask the other processes something; Img2ImgError says in one line that one of them is gone."""
+def collective() -> Iterator[None]:
+    """Run a collective operation; raise Img2ImgError, one line, if another process is gone."""
     try:
         yield
     except RuntimeError as error:
-        if is_shortage(error):
+        if is_out_of_memory(error):
             raise
-        hint = "see what it said; the same command goes on from the last checkpoint"
-        why = f"another process of it ended ({str(error).partition(chr(10))[0][:100]})"
+        why = f"another process ended ({str(error).partition(chr(10))[0][:100]})"
+        hint = "see its message; the same command goes on from the last checkpoint"
         raise Img2ImgError("run", why=why, hint=hint) from None
 
 
-def device_of(kind: str, place: Place) -> torch.device:
-    """Return the device of a process; UsageError where there are more processes than devices."""
+def local_device(kind: str, env: TorchrunEnv) -> torch.device:
+    """Return the device of this process; UsageError if there are more processes than devices."""
     import torch
 
-    if place.count == 1 or kind == "cpu":
+    if env.world_size == 1 or kind == "cpu":
         return torch.device(kind)
     if kind != "cuda":
-        raise UsageError(
-            "option", "--device", f"{kind} trains in one process", "start it without torchrun"
-        )
-    there = torch.cuda.device_count()
-    if place.local >= there:
-        why = f"{place.beside} processes for {there} device(s)"
-        raise UsageError("option", "--device", why, f"give torchrun --nproc-per-node {there}")
-    torch.cuda.set_device(place.local)
-    return torch.device(kind, place.local)
+        why, hint = f"{kind} supports a single process", "start it without torchrun"
+        raise UsageError("option", "--device", why, hint)
+    devices = torch.cuda.device_count()
+    if env.local_rank >= devices:
+        why = f"{env.local_world_size} processes for {devices} device(s)"
+        raise UsageError("option", "--device", why, f"give torchrun --nproc-per-node {devices}")
+    torch.cuda.set_device(env.local_rank)
+    return torch.device(kind, env.local_rank)
 
 
 @contextlib.contextmanager
-def joined(device: torch.device, place: Place) -> Iterator[Ranks]:
-    """Meet the other processes, nccl on CUDA and gloo elsewhere, for as long as the block lasts."""
-    if place.count == 1:
-        yield Ranks()
+def join_processes(device: torch.device, env: TorchrunEnv) -> Iterator[Processes]:
+    """Connect the processes, by nccl on CUDA and gloo elsewhere, while the block runs."""
+    if env.world_size == 1:
+        yield Processes()
         return
     from torch import distributed
 
-    where: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
-    with asking():
-        distributed.init_process_group("nccl" if where else "gloo", **where)
+    options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
+    with collective():
+        distributed.init_process_group("nccl" if options else "gloo", **options)
     try:
-        yield Ranks(
-            place.rank, place.count, distributed.new_group(backend="gloo", timeout=PATIENCE)
-        )
+        cpu_group = distributed.new_group(backend="gloo", timeout=TIMEOUT)
+        yield Processes(env.rank, env.world_size, cpu_group)
     finally:
         distributed.destroy_process_group()

@@ -34,8 +34,8 @@ from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import write_atomically
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.loader import from_uint8, to_uint8
-from img2img_train.networks.generators import Translator
-from img2img_train.networks.layers import looks_around
+from img2img_train.networks.generators import PaddedGenerator
+from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.report.page import render_browser_page
 from img2img_train.runs.checkpoint import write_checkpoint
 from img2img_train.runs.model import LoadedModel
@@ -67,7 +67,9 @@ class ImageToImage(nn.Module):
         self.channel_layout = channel_layout
         self.generator, self.multiple, self.smallest = generator, multiple, smallest
         # Sides of any length are brought to the multiple here, where a graph can do it.
-        self.translate = generator.fitting if isinstance(generator, Translator) else generator
+        self.translate = (
+            generator.forward_padded if isinstance(generator, PaddedGenerator) else generator
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the restored images."""
@@ -137,7 +139,7 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
     try:
         _write_graph(network, model, temporary, opset)
         parity = compare(
-            network, temporary, _images(model.spec.multiple, looks_around(model.generator))
+            network, temporary, _images(model.spec.multiple, uses_image_statistics(model.generator))
         )
         if parity.worst > TOLERANCE:
             why = f"differs from torch by {parity.worst} levels on a image"
@@ -208,14 +210,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _images(multiple: int, looks_around: bool) -> list[NDArray[np.uint8]]:
+def _images(multiple: int, uses_image_statistics: bool) -> list[NDArray[np.uint8]]:
     """Return noise and ramps of odd sizes, down to one pixel: batches of 1 and 2.
 
-    A network that ``looks_around`` divides by the deviation of what it is given: of a flat image, as one of
+    A network that ``uses_image_statistics`` divides by the deviation of what it is given: of a flat image, as one of
     a single pixel is, that leaves rounding errors, and torch agrees with itself in no two precisions.
     """
     rng, made = np.random.default_rng(0), []
-    smallest = (2, 3) if looks_around else (1, 1)
+    smallest = (2, 3) if uses_image_statistics else (1, 1)
     for number in range(CHECKED):
         height, width = smallest if not number else rng.integers(2, 5 * multiple, 2).tolist()
         noise = rng.integers(0, 256, (1 + number % 2, height, width, 3))

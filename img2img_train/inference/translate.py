@@ -35,7 +35,7 @@ from img2img_train.inference.inputs import list_images
 from img2img_train.inference.resume_log import ResumeLog
 from img2img_train.inference.tiles import Tiling, restore
 from img2img_train.inference.video import Video, VideoInfo, is_video, open_video, write_video
-from img2img_train.networks.layers import looks_around
+from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
 
 
@@ -82,7 +82,7 @@ class TranslateSettings(BaseModel):
     def note(self, model: LoadedModel, side: int) -> list[str]:
         """Return what to say of a result of this longest side, if anything."""
         whole = self.tiling(model.spec.multiple, model.spec.smallest)
-        if len(whole.starts(side)) == 1 or not looks_around(model.generator):
+        if len(whole.starts(side)) == 1 or not uses_image_statistics(model.generator):
             return []
         said = "cut into tiles, and this model normalises each by itself: contrast may change across a image"
         return [f"{said}; --tile {side} takes the largest whole, where memory allows"]

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place, did_you_mean
 from img2img_train.config import RunConfig, config_of
-from img2img_train.networks.registry import Generator
+from img2img_train.networks.specs import GeneratorName
 from img2img_train.objectives.registry import OBJECTIVES
 
 Given: TypeAlias = Mapping[str, str]
@@ -22,7 +22,7 @@ Given: TypeAlias = Mapping[str, str]
 Settings: TypeAlias = dict[str, str]
 Option: TypeAlias = Callable[[str], Settings]
 
-GENERATORS: Final[dict[str, Generator]] = {
+GENERATORS: Final[dict[str, GeneratorName]] = {
     "unet_256": "unet-256",
     "unet_128": "unet-128",
     "resnet_9blocks": "resnet-9",

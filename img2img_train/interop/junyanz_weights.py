@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_train.config import config_of
 from img2img_train.interop.junyanz_options import GENERATORS
-from img2img_train.networks.registry import Generator, NetworkSpec, Norm, skeleton
+from img2img_train.networks.registry import build_on_meta
+from img2img_train.networks.specs import GeneratorName, NetworkSpec, Norm
 from img2img_train.runs.weight_files import read_tensors
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> Netwo
     )
 
 
-Found = tuple[Generator, int, int, int, float]
+Found = tuple[GeneratorName, int, int, int, float]
 """Name, channels in and out, width, dropout."""
 
 
@@ -110,7 +111,7 @@ def import_weights(
 
     tensors = read_pth(path)
     spec = spec_of(tensors, path, dropout)
-    network = skeleton(spec)
+    network = build_on_meta(spec)
     known = network.state_dict()
     # Old files hold running statistics of instance norms, which never used them.
     tensors = {n: t for n, t in tensors.items() if n in known or not _is_statistic(n)}

@@ -1,3 +1,6 @@
-"""Generators and discriminators, and the registry that builds them from a spec."""
+"""Generators and discriminators, their specs without torch, and the registry that builds them.
 
-__all__ = ["generators", "layers", "registry"]
+What trains them (losses, optimizers, checkpoints) belongs to other rooms.
+"""
+
+__all__ = ["generators", "layers", "registry", "specs"]

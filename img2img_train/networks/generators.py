@@ -1,4 +1,4 @@
-"""Networks that make a image of a image: N x inputs x H x W in [-1, 1] to N x outputs x H x W."""
+"""Generators: N x inputs x H x W images in [-1, 1] to N x outputs x H x W."""
 
 from __future__ import annotations
 
@@ -8,146 +8,130 @@ import torch
 from torch import Tensor, nn
 
 from img2img_train.networks.layers import BatchNorm, Dropout, ReflectionPad
-from img2img_train.networks.registry import NetworkSpec, Norm
+from img2img_train.networks.specs import NetworkSpec, Norm
 
-SLOPE: Final = 0.2
-DROPPED_LEVELS: Final = 3
-"""How many levels of the way up of a pix2pix U-Net have dropout, from the innermost on."""
+LEAKY_SLOPE: Final = 0.2
+# The innermost levels of the decoder of a pix2pix U-Net that have dropout.
+DROPOUT_LEVELS: Final = 3
 
 
 def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
-    """Return the normalisation of so many channels, a layer or none."""
+    """Return the norm layer for so many channels, or an empty list."""
     if norm == "batch":
         return [BatchNorm(channels)]
     return [nn.InstanceNorm2d(channels)] if norm == "instance" else []
 
 
 def needs_bias(norm: Norm) -> bool:
-    """Return whether a convolution before a norm has a bias: batch norm brings its own, instance norm here
-    does not.
-    """
+    """Return True if a convolution before this norm has a bias."""
+    # Batch norm adds a bias of its own; instance norm has no affine parameters here, as in CycleGAN.
     return norm != "batch"
 
 
-class Translator(nn.Module):
-    """A generator, for images of any size: ``forward`` brings them to sides that ``translate`` takes.
+class PaddedGenerator(nn.Module):
+    """Base class of generators: pads images of any size for ``translate``, and crops the output.
 
-    They are mirrored at the right and the bottom, and what is made of that is cut off again. A ``residual``
-    one makes what is added to its input, so that it starts from doing nothing: Zhang et al. (2017), DnCNN,
-    3.2; Kupyn et al. (2018), DeblurGAN, 3.2.
+    Images are padded by mirroring at the right and the bottom. A ``residual`` generator adds its input to the
+    output of its layers, so it starts near the identity: Zhang et al. (2017), DnCNN, 3.2; Kupyn et al.
+    (2018), DeblurGAN, 3.2.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
+        # Plain numbers: torch.compile cannot trace the properties of a pydantic model.
         self.multiple, self.smallest, self.residual = spec.multiple, spec.smallest, spec.residual
 
+    # Padding happens in this one place, so that training, validation, tiles and ONNX cannot differ in it.
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is made of N x C x H x W, of the same size."""
+        """Return the output, as high and wide as the input."""
         height, width = x.shape[2:]
-        filled = [
+        rows, columns = (
             max(self.smallest, -(-side // self.multiple) * self.multiple)
             for side in (height, width)
-        ]
-        if filled == [height, width]:
-            return self.fitting(x)
-        return self.fitting(mirrored(mirrored(x, 2, filled[0]), 3, filled[1]))[..., :height, :width]
+        )
+        if (rows, columns) == (height, width):
+            return self.forward_padded(x)
+        padded = mirror_pad(mirror_pad(x, 2, rows), 3, columns)
+        return self.forward_padded(padded)[..., :height, :width]
 
-    def fitting(self, x: Tensor) -> Tensor:
-        """Return what is made of images whose sides need no mirroring."""
+    def forward_padded(self, x: Tensor) -> Tensor:
+        """Return the output for images that need no padding."""
         return x + self.translate(x) if self.residual else self.translate(x)
 
     def translate(self, x: Tensor) -> Tensor:
-        """Return what the layers make of images whose sides are a multiple of ``multiple``, at least
-        ``smallest``.
-        """
+        """Return the output of the layers, for sides that are a multiple of ``multiple``, at least ``smallest``."""
         raise NotImplementedError
 
 
-def mirrored(x: Tensor, axis: int, length: int) -> Tensor:
-    """Return images mirrored at the end of an axis, without the last pixel, up to ``length`` pixels."""
+def mirror_pad(x: Tensor, axis: int, length: int) -> Tensor:
+    """Return images mirrored at the end of an axis, edge pixel not repeated, up to ``length`` pixels.
+
+    Unlike ``reflect`` of torch, the padding may be longer than the image.
+    """
     while x.shape[axis] < length:
         side = x.shape[axis]
         if side == 1:
-            return x.expand(
-                [length if place == axis else size for place, size in enumerate(x.shape)]
-            )
+            return x.expand([length if dim == axis else -1 for dim in range(x.ndim)])
         more = x.narrow(axis, max(0, 2 * side - 1 - length), min(side - 1, length - side))
         x = torch.cat([x, more.flip(axis)], axis)
     return x
 
 
-# --------------------------------------------------------------------------- the original work's
+# ------------------------------------------------------------------- 5x5 encoders and decoders
 def _down(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
-    wider = nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=needs_bias(norm))
-    return nn.Sequential(wider, *norm_layers(norm, outputs), nn.LeakyReLU(SLOPE))
+    conv = nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=needs_bias(norm))
+    return nn.Sequential(conv, *norm_layers(norm, outputs), nn.LeakyReLU(LEAKY_SLOPE))
 
 
 def _up(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
-    wider = nn.ConvTranspose2d(
-        inputs, outputs, 5, stride=2, padding=2, output_padding=1, bias=needs_bias(norm)
-    )
-    return nn.Sequential(wider, *norm_layers(norm, outputs), nn.ReLU())
+    conv = nn.ConvTranspose2d(inputs, outputs, 5, 2, 2, output_padding=1, bias=needs_bias(norm))
+    return nn.Sequential(conv, *norm_layers(norm, outputs), nn.ReLU())
 
 
-def _out(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1), nn.Tanh()
-    )
-
-
-def _four_down(spec: NetworkSpec) -> list[nn.Module]:
+def _encoder(spec: NetworkSpec) -> list[nn.Module]:
     w = spec.width
-    wider = [_down(w * 2**n, w * 2 ** (n + 1), spec.norm) for n in range(3)]
-    return [_down(spec.inputs, w, "none"), *wider]
+    deeper = [_down(w * 2**n, w * 2 ** (n + 1), spec.norm) for n in range(3)]
+    return [_down(spec.inputs, w, "none"), *deeper]
 
 
-class Autoencoder(Translator):
-    """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), a norm on the last three, and as many transposed
-    back.
+class Autoencoder(PaddedGenerator):
+    """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), and as many transposed ones back.
 
-    The output lies in (-1, 1); H and W multiples of 16. After DCGAN (Radford, Metz, Chintala 2016).
+    The output lies in (-1, 1); H and W are multiples of 16. The first and the last layer have no norm. After
+    DCGAN (Radford, Metz, Chintala 2016).
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__(spec)
         w, norm = spec.width, spec.norm
-        self.down = nn.Sequential(*_four_down(spec))
-        self.up = nn.Sequential(
-            _up(8 * w, 4 * w, norm),
-            _up(4 * w, 2 * w, norm),
-            _up(2 * w, w, norm),
-            _out(w, spec.outputs),
-        )
+        last = nn.ConvTranspose2d(w, spec.outputs, 5, stride=2, padding=2, output_padding=1)
+        decoder = [_up(2 * n * w, n * w, norm) for n in (4, 2, 1)]
+        self.down = nn.Sequential(*_encoder(spec))
+        self.up = nn.Sequential(*decoder, nn.Sequential(last, nn.Tanh()))
 
     def translate(self, x: Tensor) -> Tensor:
-        """Return the restored batch."""
+        """Return the decoded batch."""
         return self.up(self.down(x))  # type: ignore[no-any-return]
 
 
-class UNet(Translator):
-    """The autoencoder with skips: each level of the way back also sees what that level saw on the way down.
+class UNet(PaddedGenerator):
+    """The autoencoder with skip connections, up to the input itself; the output is unbounded.
 
-    Shapes as ``Autoencoder``, the output unbounded. After Ronneberger, Fischer, Brox (2015), with
-    concatenation as there, up to the input itself: a last 3x3 convolution without tanh can pass the input on
-    unchanged, so that what needs no repair (a clear sky) is not harmed.
+    After Ronneberger, Fischer, Brox (2015), with concatenation as there.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__(spec)
-        w, norm, fine = spec.width, spec.norm, max(1, spec.width // 4)
-        self.down = nn.ModuleList(_four_down(spec))
-        self.up = nn.ModuleList(
-            [
-                _up(8 * w, 4 * w, norm),
-                _up(8 * w, 2 * w, norm),
-                _up(4 * w, w, norm),
-                _up(2 * w, fine, norm),
-            ]
-        )
-        self.out = nn.Conv2d(fine + spec.inputs, spec.outputs, 3, padding=1)
+        w, norm, last = spec.width, spec.norm, max(1, spec.width // 4)
+        widths = [(8 * w, 4 * w), (8 * w, 2 * w), (4 * w, w), (2 * w, last)]
+        self.down = nn.ModuleList(_encoder(spec))
+        self.up = nn.ModuleList([_up(inputs, outputs, norm) for inputs, outputs in widths])
+        # A 3x3 convolution that sees the input, without tanh, can copy the input unchanged: regions that
+        # need no restoration, such as a clear sky, stay as they are.
+        self.out = nn.Conv2d(last + spec.inputs, spec.outputs, 3, padding=1)
 
     def translate(self, x: Tensor) -> Tensor:
-        """Return the restored batch."""
+        """Return the decoded batch."""
         levels = [x]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -158,10 +142,8 @@ class UNet(Translator):
 
 
 # ------------------------------------------------------------------------------------- pix2pix
-class SkipLevel(nn.Module):
-    """One level of ``SkipNet``, with all levels inside it: down, inside, up; with a skip, beside its own
-    input.
-    """
+class UNetLevel(nn.Module):
+    """One level of ``Pix2PixUNet`` with all levels inside it; a skip concatenates its input to its output."""
 
     def __init__(self, layers: list[nn.Module], skip: bool) -> None:
         super().__init__()
@@ -169,67 +151,56 @@ class SkipLevel(nn.Module):
         self.skip = skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the level makes of its input."""
-        made: Tensor = self.model(x)
-        return torch.cat([x, made], dim=1) if self.skip else made
+        """Return the output of the level."""
+        output: Tensor = self.model(x)
+        return torch.cat([x, output], dim=1) if self.skip else output
 
 
-class SkipNet(Translator):
-    """The U-Net of pix2pix: 4x4 convolutions of stride 2 down to a bottleneck (w, 2w, 4w, then 8w) and
-    back.
+class Pix2PixUNet(PaddedGenerator):
+    """The U-Net of pix2pix: 4x4 convolutions of stride 2 down to a bottleneck (w, 2w, 4w, then 8w) and back.
 
-    The output lies in (-1, 1); H and W multiples of 2^levels. No norm on the first layer and, unless
-    ``bottleneck_norm``, on the innermost (with one image a step batch norm would make it zero: erratum to
-    the paper); dropout on the first three levels up. Without ``skips`` it is the encoder-decoder of the
-    same paper. Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks"
-    (2017), 6.1.1; layers in the order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
+    The output lies in (-1, 1); H and W are multiples of 2^levels. The three innermost levels of the decoder
+    have dropout. Without ``skips`` it is the encoder-decoder of the same paper. Isola, Zhu, Zhou, Efros,
+    "Image-to-Image Translation with Conditional Adversarial Networks" (2017), 6.1.1; layers in the order of
+    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """
 
     def __init__(self, spec: NetworkSpec, levels: int, skips: bool) -> None:
         super().__init__(spec)
         widths = [spec.width * min(2**n, 8) for n in range(levels)]
-        inside = self._innermost(spec, widths[-2], widths[-1], skips)
-        for number in range(levels - 2, 0, -1):
-            drop = spec.dropout if levels - number <= DROPPED_LEVELS else 0.0
-            inside = self._level(spec, widths[number - 1], widths[number], inside, skips, drop)
-        self.model = self._outermost(spec, widths[0], inside, skips)
+        inner: UNetLevel | None = None
+        for number in range(levels - 1, 0, -1):
+            drop = spec.dropout if levels - number <= DROPOUT_LEVELS else 0.0
+            inner = _level(spec, widths[number - 1], widths[number], inner, skips, drop)
+        assert inner is not None
+        down = nn.Conv2d(spec.inputs, widths[0], 4, 2, 1, bias=needs_bias(spec.norm))
+        up = nn.ConvTranspose2d(widths[0] * (2 if skips else 1), spec.outputs, 4, 2, 1)
+        self.model = UNetLevel([down, inner, nn.ReLU(), up, nn.Tanh()], skip=False)
 
     def translate(self, x: Tensor) -> Tensor:
         """Return the translated batch."""
         return self.model(x)  # type: ignore[no-any-return]
 
-    @staticmethod
-    def _innermost(spec: NetworkSpec, outer: int, inner: int, skips: bool) -> SkipLevel:
-        bias = needs_bias(spec.norm)
-        normed = norm_layers(spec.norm, inner) if spec.bottleneck_norm else []
-        down = [nn.LeakyReLU(SLOPE), nn.Conv2d(outer, inner, 4, 2, 1, bias=bias), *normed]
-        up = [
-            nn.ReLU(),
-            nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=bias),
-            *norm_layers(spec.norm, outer),
-        ]
-        dropout = [Dropout(spec.dropout)] if spec.dropout else []
-        return SkipLevel([*down, *up, *dropout], skips)
 
-    @staticmethod
-    def _level(
-        spec: NetworkSpec, outer: int, inner: int, inside: SkipLevel, skips: bool, drop: float
-    ) -> SkipLevel:
-        bias, seen = needs_bias(spec.norm), inner * (2 if skips else 1)
-        down = [nn.LeakyReLU(SLOPE), nn.Conv2d(outer, inner, 4, 2, 1, bias=bias)]
-        up = [
-            nn.ReLU(),
-            nn.ConvTranspose2d(seen, outer, 4, 2, 1, bias=bias),
-            *norm_layers(spec.norm, outer),
-        ]
-        dropout = [Dropout(drop)] if drop else []
-        return SkipLevel([*down, *norm_layers(spec.norm, inner), inside, *up, *dropout], skips)
-
-    @staticmethod
-    def _outermost(spec: NetworkSpec, width: int, inside: SkipLevel, skips: bool) -> SkipLevel:
-        down = nn.Conv2d(spec.inputs, width, 4, 2, 1, bias=needs_bias(spec.norm))
-        up = nn.ConvTranspose2d(width * (2 if skips else 1), spec.outputs, 4, 2, 1)
-        return SkipLevel([down, inside, nn.ReLU(), up, nn.Tanh()], skip=False)
+def _level(
+    spec: NetworkSpec,
+    width: int,
+    inner_width: int,
+    inner: UNetLevel | None,
+    skips: bool,
+    drop: float,
+) -> UNetLevel:
+    bias = needs_bias(spec.norm)
+    down = [nn.LeakyReLU(LEAKY_SLOPE), nn.Conv2d(width, inner_width, 4, 2, 1, bias=bias)]
+    # The innermost layer has no norm unless asked for: with one image a step batch norm would make it zero
+    # (erratum to the paper).
+    if inner is not None or spec.bottleneck_norm:
+        down += norm_layers(spec.norm, inner_width)
+    inputs = inner_width * (2 if skips and inner is not None else 1)
+    up = [nn.ReLU(), nn.ConvTranspose2d(inputs, width, 4, 2, 1, bias=bias)]
+    up += norm_layers(spec.norm, width)
+    dropout = [Dropout(drop)] if drop else []
+    return UNetLevel([*down, *([] if inner is None else [inner]), *up, *dropout], skips)
 
 
 # ------------------------------------------------------------------------------------ CycleGAN
@@ -239,40 +210,41 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, norm: Norm, dropout: float) -> None:
         super().__init__()
         first, second = (
-            [ReflectionPad(1), nn.Conv2d(width, width, 3, bias=needs_bias(norm))] for _ in range(2)
+            [
+                ReflectionPad(1),
+                nn.Conv2d(width, width, 3, bias=needs_bias(norm)),
+                *norm_layers(norm, width),
+            ]
+            for _ in range(2)
         )
         drop = [Dropout(dropout)] if dropout else []
-        normed = [norm_layers(norm, width) for _ in range(2)]
-        self.conv_block = nn.Sequential(*first, *normed[0], nn.ReLU(), *drop, *second, *normed[1])
+        self.conv_block = nn.Sequential(*first, nn.ReLU(), *drop, *second)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input, changed a little."""
+        """Return the input plus the output of the convolutions."""
         return x + self.conv_block(x)  # type: ignore[no-any-return]
 
 
-class ResNet(Translator):
-    """The generator of CycleGAN: two steps down, residual blocks, two steps up, a 7x7 convolution at both
-    ends.
+class ResNetGenerator(PaddedGenerator):
+    """The generator of CycleGAN: two convolutions of stride 2, residual blocks, two transposed ones.
 
-    The output lies in (-1, 1); H and W multiples of 4. Zhu, Park, Isola, Efros (2017), 7.1, after Johnson,
-    Alahi, Fei-Fei (2016); layers in the order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
+    The first and the last convolution are 7x7. The output lies in (-1, 1); H and W are multiples of 4. Zhu,
+    Park, Isola, Efros (2017), 7.1, after Johnson, Alahi, Fei-Fei (2016); layers in the order of
+    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """
 
     def __init__(self, spec: NetworkSpec, blocks: int) -> None:
         super().__init__(spec)
         w, norm, bias = spec.width, spec.norm, needs_bias(spec.norm)
-        layers = [ReflectionPad(3), nn.Conv2d(spec.inputs, w, 7, bias=bias), *norm_layers(norm, w)]
-        layers += [nn.ReLU()]
-        for inner in (2 * w, 4 * w):
-            layers += [
-                nn.Conv2d(inner // 2, inner, 3, 2, 1, bias=bias),
-                *norm_layers(norm, inner),
-                nn.ReLU(),
-            ]
+        layers = [ReflectionPad(3), nn.Conv2d(spec.inputs, w, 7, bias=bias)]
+        layers += [*norm_layers(norm, w), nn.ReLU()]
+        for outputs in (2 * w, 4 * w):
+            down = nn.Conv2d(outputs // 2, outputs, 3, 2, 1, bias=bias)
+            layers += [down, *norm_layers(norm, outputs), nn.ReLU()]
         layers += [ResidualBlock(4 * w, norm, spec.dropout) for _ in range(blocks)]
-        for outer in (2 * w, w):
-            up = nn.ConvTranspose2d(2 * outer, outer, 3, 2, 1, output_padding=1, bias=bias)
-            layers += [up, *norm_layers(norm, outer), nn.ReLU()]
+        for outputs in (2 * w, w):
+            up = nn.ConvTranspose2d(2 * outputs, outputs, 3, 2, 1, output_padding=1, bias=bias)
+            layers += [up, *norm_layers(norm, outputs), nn.ReLU()]
         layers += [ReflectionPad(3), nn.Conv2d(w, spec.outputs, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 

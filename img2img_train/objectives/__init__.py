@@ -1,3 +1,6 @@
-"""What a run minimises: objectives, their losses and the history of generated images."""
+"""Training objectives: which networks a run trains, in which order, and with which losses.
 
-__all__ = ["image_pool", "registry"]
+An objective is frozen settings without state; the loop that runs it belongs to ``training``.
+"""
+
+__all__ = ["base", "gan", "image_pool", "registry"]

@@ -1,8 +1,8 @@
-"""The history of what a generator made, from which a discriminator also learns."""
+"""Image pool: a history of generated images, from which discriminators also learn."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,59 +12,60 @@ from torch import Tensor
 
 from img2img_data.core.errors import CheckpointError
 
-POOL: Final = 2
-"""Tells these draws from those of a plan, which come from the same seed."""
+# Separates the pool's random numbers from those of the data plan, which has the same seed.
+POOL_STREAM: Final = 2
 
 
 @dataclass(slots=True)
 class ImagePool:
-    """The last ``size`` images, more or less; one of a training's states that a checkpoint holds.
+    """The image buffer of CycleGAN (Zhu et al. 2017, section 4; size 50), after Shrivastava et al. (2017), 2.3.
 
-    A new image takes a free place and is shown; where none is free it is shown, or, every other time, takes
-    the place of an older one that is shown instead. Shrivastava et al. (2017), 2.3; per image as in
-    CycleGAN (Zhu et al. 2017, section 4; size 50). The draws depend on seed, ``number`` of the pool and
-    step alone.
+    Until the pool is full, a new image is stored and returned. After that it is returned, or, half of the
+    time, replaces a random stored image that is returned instead. ``number`` distinguishes the pools of a
+    run. ``images`` is float32 N x C x H x W; a checkpoint holds it.
     """
 
     size: int
     seed: int
     number: int = 0
-    images: Tensor | None = field(default=None)
+    images: Tensor | None = None
 
-    def draws(self, step: int) -> np.random.Generator:
-        """Return what a step draws from."""
-        return np.random.default_rng([self.seed, step, POOL, self.number])
+    def rng(self, step: int) -> np.random.Generator:
+        """Return the generator of a step, a function of seed, pool and step, so none is checkpointed."""
+        return np.random.default_rng([self.seed, step, POOL_STREAM, self.number])
 
     @torch.no_grad()
-    def query(self, made: Tensor, draws: np.random.Generator) -> Tensor:
-        """Take in images of a step, N x C x H x W, and return as many to show, float32.
+    def query(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Store images of a step, N x C x H x W, and return as many, float32.
 
-        The images of a step may come in parts, from the same ``draws``.
+        Micro-batches of a step share its ``rng``.
         """
-        made = made.detach().float()
+        images = images.detach().float()
         if not self.size:
-            return made
-        # What a checkpoint gives back has this layout, and layouts differ in last digits.
-        made = made.contiguous()
-        return torch.stack([self._one(image, draws) for image in made])
+            return images
+        # Contiguous, as the images of a checkpoint are: sums over another memory layout differ in the last
+        # digits, and a resumed run would not be bit-exact.
+        images = images.contiguous()
+        return torch.stack([self._query_one(image, rng) for image in images])
 
     def fill(self, images: Tensor | None, size: tuple[int, int], path: Path) -> None:
-        """Take the images of a checkpoint, (height, width) each; CheckpointError where they do not fit."""
+        """Take the images of a checkpoint; CheckpointError if they do not fit the pool or (height, width)."""
         if images is not None and (
             images.ndim != 4 or images.shape[2:] != size or not 0 < len(images) <= self.size
         ):
-            why = f"does not fit its pool of {self.size}: it holds {tuple(images.shape)}"
+            why = f"has images {tuple(images.shape)} that do not fit an image pool of {self.size}"
             raise CheckpointError("checkpoint", path, why, "use another one")
         self.images = images
 
-    def _one(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+    def _query_one(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         if self.images is None or len(self.images) < self.size:
-            kept = [] if self.images is None else [self.images]
-            self.images = torch.cat([*kept, image.unsqueeze(0)])
+            stored = [] if self.images is None else [self.images]
+            self.images = torch.cat([*stored, image.unsqueeze(0)])
             return image
-        older, place = rng.random() < 0.5, int(rng.integers(self.size))
-        if not older:
+        # Both numbers are drawn in either case, so the stream does not depend on the outcome.
+        swap, index = rng.random() < 0.5, int(rng.integers(self.size))
+        if not swap:
             return image
-        shown = self.images[place].clone()
-        self.images[place] = image
-        return shown
+        old = self.images[index].clone()
+        self.images[index] = image
+        return old

@@ -1,9 +1,9 @@
-"""The losses of adversarial games. Each is reckoned in float32, outside autocast.
+"""Loss functions: pixel losses and the adversarial losses of ``GanMode``.
 
-``Mode`` says how logits become losses: ``vanilla`` cross-entropy, the generator's non-saturating
-(Goodfellow et al. 2014, section 3); ``lsgan`` squared differences from 1 and 0 (Mao et al. 2017, eq. 9);
-``wgan`` the difference of means, weights clipped (Arjovsky, Chintala, Bottou 2017, algorithm 1);
-``wgan-gp`` the same with a gradient penalty (Gulrajani et al. 2017, eq. 3).
+``vanilla`` is cross-entropy, non-saturating for the generator (Goodfellow et al. 2014, section 3); ``lsgan``
+squared differences from 1 and 0 (Mao et al. 2017, eq. 9); ``wgan`` the difference of means, with clipped
+weights (Arjovsky, Chintala, Bottou 2017, algorithm 1); ``wgan-gp`` the same with a gradient penalty
+(Gulrajani et al. 2017, eq. 3).
 """
 
 from __future__ import annotations
@@ -15,36 +15,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from img2img_train.networks.registry import GanMode
+from img2img_train.networks.specs import GanMode
 
-PENALTY: Final = 10.0
-"""Weight of the gradient penalty: lambda of Gulrajani et al. 2017."""
+# Weight of the gradient penalty: lambda of Gulrajani et al. 2017.
+PENALTY_WEIGHT: Final = 10.0
 
 
 def generator_loss(mode: GanMode, logits: Tensor) -> Tensor:
-    """Return the generator's loss for the logits on what it made: small where they say "real"."""
-    return _towards(mode, logits, real=True)
+    """Return the generator's loss for the logits of its images, float32: small where they say "real"."""
+    return _gan_loss(mode, logits, real=True)
 
 
 def discriminator_loss(
-    mode: GanMode, judge: nn.Module, real: Tensor, made: Tensor, weight: float
+    mode: GanMode, discriminator: nn.Module, real: Tensor, fake: Tensor, weight: float
 ) -> dict[str, Tensor]:
-    """Return the terms of a discriminator's loss, times ``weight``: ``real``, ``made``, with wgan-gp
-    ``penalty``.
+    """Return the terms of a discriminator's loss, times ``weight``: ``real``, ``fake``, ``gp`` (wgan-gp).
 
-    ``real`` and ``made`` are N x C x H x W; no gradient goes back to what was made.
+    ``real`` and ``fake`` are N x C x H x W.
     """
-    made = made.detach()
+    # No gradient flows back to the generator: its own phase trains it.
+    fake = fake.detach()
     terms = {
-        "real": weight * _towards(mode, judge(real), real=True),
-        "made": weight * _towards(mode, judge(made), real=False),
+        "real": weight * _gan_loss(mode, discriminator(real), real=True),
+        "fake": weight * _gan_loss(mode, discriminator(fake), real=False),
     }
     if mode == "wgan-gp":
-        terms["penalty"] = weight * PENALTY * gradient_penalty(judge, real, made)
+        terms["gp"] = weight * PENALTY_WEIGHT * gradient_penalty(discriminator, real, fake)
     return terms
 
 
-def _towards(mode: GanMode, logits: Tensor, real: bool) -> Tensor:
+# Networks may run in bfloat16, losses never do: its 8 bits of precision would round small differences of
+# logits to zero, and means over many patches lose more.
+def _gan_loss(mode: GanMode, logits: Tensor, real: bool) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
         if mode == "vanilla":
@@ -54,42 +56,42 @@ def _towards(mode: GanMode, logits: Tensor, real: bool) -> Tensor:
         return -logits.mean() if real else logits.mean()
 
 
-def gradient_penalty(judge: nn.Module, real: Tensor, made: Tensor) -> Tensor:
-    """Return how far the slope of the critic is from 1, squared, at a random place between real and made.
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """Return (slope - 1) squared at a random point between real and fake images, scalar, float32.
 
-    Gulrajani et al. 2017, eq. 3. The critic is the mean of a image's logits, as in the loss: a slope of
-    1 of their sum would leave hardly a signal to a generator with a large reconstruction weight. Of a
-    conditional pair the slope is taken over both halves. Draws from the global generator of the device.
+    Gulrajani et al. 2017, eq. 3. For a conditional discriminator the slope is taken with respect to input and
+    image. Draws from the global generator of the device.
     """
     with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
         share = torch.rand(len(real), 1, 1, 1, device=real.device)
-        between = torch.lerp(made.float(), real.float(), share).requires_grad_(True)
-        critic = judge(between).flatten(1).mean(dim=1)
+        between = torch.lerp(fake.float(), real.float(), share).requires_grad_(True)
+        # The critic is the mean of an image's logits, as in the loss. If their sum had slope 1, the mean would
+        # be nearly flat, and hardly any signal would reach a generator with a large cycle weight.
+        critic = discriminator(between).flatten(1).mean(dim=1)
         (slope,) = torch.autograd.grad(critic.sum(), between, create_graph=True)
         length: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
         return (length - 1).square().mean()
 
 
 @torch.no_grad()
-def clip(networks: Iterable[nn.Module], bound: float) -> None:
-    """Hold every weight of some networks within [-bound, bound] (Arjovsky et al. 2017, algorithm 1, line
-    7).
-    """
+def clip_weights(networks: Iterable[nn.Module], bound: float) -> None:
+    """Clip all weights to [-bound, bound] (Arjovsky et al. 2017, algorithm 1, line 7)."""
     for network in networks:
         for parameter in network.parameters():
             parameter.clamp_(-bound, bound)
 
 
-def beside(given: Tensor, image: Tensor) -> Tensor:
-    """Return what a conditional discriminator sees: the input and an image for it, along the channels."""
-    return torch.cat([given.to(image.dtype), image], dim=1)
+def concat_channels(condition: Tensor, image: Tensor) -> Tensor:
+    """Return the input of a conditional discriminator: condition and image along the channels."""
+    # Under autocast the image may be bfloat16, the condition is float32 then.
+    return torch.cat([condition.to(image.dtype), image], dim=1)
 
 
-def absolute(made: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean absolute difference, float32."""
-    return functional.l1_loss(made.float(), wanted)
+def l1_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean absolute error, float32."""
+    return functional.l1_loss(output.float(), target)
 
 
-def squared(made: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean squared difference, float32."""
-    return functional.mse_loss(made.float(), wanted)
+def l2_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error, float32."""
+    return functional.mse_loss(output.float(), target)

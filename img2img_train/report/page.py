@@ -48,7 +48,9 @@ def write_run_report(run: Path) -> Path:
         "run.html",
         {
             "name": printable(config.title),
-            "columns": ", ".join(name.replace("_", " ") for name in config.objective.shown),
+            "columns": ", ".join(
+                name.replace("_", " ") for name in config.objective.sample_columns
+            ),
             "evaluations": evaluations,
             "album": album_of(
                 [({"corpus": _place(saved)}, saved) for saved in evaluations], metrics

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
 from img2img_data.core.files import write_atomically
 from img2img_train.config import RunConfig, config_of
-from img2img_train.networks.registry import NetworkSpec
+from img2img_train.networks.specs import NetworkSpec
 
 PART: Final = 1 << 20
 LARGEST_HEADER: Final = 16 << 20

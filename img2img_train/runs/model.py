@@ -15,8 +15,9 @@ from img2img_data.core.errors import CheckpointError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout, ColorSpace
 from img2img_train.data.loader import from_uint8, from_uint16, to_uint8, to_uint16
-from img2img_train.networks.layers import TestNorm, dropping, seeds_of, set_norm
-from img2img_train.networks.registry import NetworkSpec, skeleton
+from img2img_train.networks.layers import TestNorm, dropout_at_test, dropout_seeds, set_test_norm
+from img2img_train.networks.registry import build_on_meta
+from img2img_train.networks.specs import NetworkSpec
 from img2img_train.runs.checkpoint import load_into_network, read_checkpoint
 from img2img_train.runs.folder import find_checkpoint
 
@@ -65,7 +66,9 @@ class LoadedModel:
         A image's result depends on the image alone, never on the batch it is in.
         """
         given = self.channel_layout.network_input(x)
-        with dropping([self.generator], seeds_of(given, draw) if self.config.test_dropout else ()):
+        with dropout_at_test(
+            [self.generator], dropout_seeds(given, draw) if self.config.test_dropout else ()
+        ):
             return self.channel_layout.to_rgb(self.generator(given), given)
 
     @torch.no_grad()
@@ -111,7 +114,7 @@ def load_generator(
         raise CheckpointError("checkpoint", found, "describes no generator", "use another one")
     spec = about.networks[name]
     try:
-        network = skeleton(spec)
+        network = build_on_meta(spec)
     except UsageError as error:
         raise CheckpointError(
             "checkpoint", found, f"describes what is not made here: {error}"
@@ -122,7 +125,7 @@ def load_generator(
     config = config.model_copy(
         update={name: value for name, value in policy.items() if value is not None}
     )
-    set_norm(network, config.test_norm)
+    set_test_norm(network, config.test_norm)
     network.eval().requires_grad_(False).to(where)
     return LoadedModel(
         network, spec, about.color, about.value_range, about.progress.step, config, where, found

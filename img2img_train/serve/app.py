@@ -24,7 +24,7 @@ from img2img_data.degradations.registry import DEGRADATIONS, Degradation
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
-from img2img_train.distributed.memory import is_shortage
+from img2img_train.distributed.memory import is_out_of_memory
 from img2img_train.inference.translate import TranslateSettings
 from img2img_train.metrics.image import METRICS
 from img2img_train.networks.layers import TestNorm
@@ -201,7 +201,7 @@ def in_one_line(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
         except Img2ImgError as error:
             raise said(str(error)) from None
         except Exception as error:
-            if is_shortage(error):
+            if is_out_of_memory(error):
                 raise said("not enough memory: choose a smaller tile or a smaller image") from None
             traceback.print_exc(file=sys.stderr)
             raise said(

@@ -27,7 +27,7 @@ from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
 from img2img_train.metrics.image import METRICS
 from img2img_train.networks.layers import TestNorm
-from img2img_train.networks.registry import NetworkSpec
+from img2img_train.networks.specs import NetworkSpec
 from img2img_train.runs.checkpoint import Description, read_description
 from img2img_train.runs.folder import find_checkpoint
 from img2img_train.runs.model import LoadedModel, choose_device, load_generator

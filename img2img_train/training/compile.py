@@ -1,8 +1,7 @@
-"""Networks compiled for the steps of a run; everything else sees them as they were built.
+"""Compiled networks for the steps of a run, where a compiler works.
 
-What compiles is a cover over each network, with the same parameters and buffers: names in checkpoints,
-averages, validation and samples know the network inside alone. Compiled or not, a run can be continued
-either way. Should a compiler be missing or fail, training goes on without, and says so once.
+A compiled network is a wrapper with the parameters and buffers of the network inside it. Checkpoints, moving
+averages, validation and samples use the network itself, so a run can be resumed compiled or not.
 """
 
 from __future__ import annotations
@@ -11,106 +10,60 @@ import functools
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from img2img_data.core.errors import printable
-from img2img_train.networks.layers import norm_alone, together_uncompiled
-from img2img_train.networks.registry import NetworkSpec
+from img2img_train.networks.layers import BatchNorm
 
 BACKEND: Final = "inductor"
-"""The compiler: https://docs.pytorch.org/docs/stable/generated/torch.compile.html."""
 CACHE: Final = "TORCHINDUCTOR_CACHE_DIR"
-LONGEST: Final = 160
-VARIANTS: Final = 64
-"""Networks of a kind count together, each with gradients to weights, to images, to both or none, and in
-parts of two sizes; torch's own limit of 8 would leave some of them as they are.
-"""
+# Networks of one class share torch's limit of recompilations, each with gradients for weights, for images,
+# for both or none, and with micro-batches of two sizes; the default of 8 leaves some of them uncompiled.
+RECOMPILE_LIMIT: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What a network is tried with before it is relied on: images of a step, its arithmetic."""
-
-    images: int
-    size: tuple[int, int]
-    device: torch.device
-    autocast: Callable[[], torch.autocast]
-
-    def run(self, net: nn.Module, cover: nn.Module, channels: int) -> None:
-        """Go forward and back; weights, statistics, generators stay as they are."""
-        kept = [buffer.clone() for buffer in net.buffers()]
-        given = torch.zeros(self.images, *self.size, channels, device=self.device).permute(
-            0, 3, 1, 2
-        )
-        with (
-            torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
-            norm_alone(net),
-        ):
-            try:
-                with self.autocast():
-                    made: Tensor = cover(given)
-                made.float().sum().backward()  # type: ignore[no-untyped-call]
-            finally:
-                net.zero_grad(set_to_none=True)
-                for buffer, value in zip(net.buffers(), kept, strict=True):
-                    buffer.copy_(value)
-
-
-def cover(
-    nets: Mapping[str, nn.Module],
-    specs: Mapping[str, NetworkSpec],
-    leave: Container[str],
-    trial: Trial,
-    done: Callable[[int], None] = lambda number: None,
+def compile_networks(
+    nets: Mapping[str, nn.Module], skip: Container[str], device: torch.device
 ) -> dict[str, nn.Module]:
-    """Return networks to take steps with: all but those to ``leave`` compiled, and tried.
+    """Return the networks, compiled but for those to ``skip``; raises if the compiler does not work.
 
-    ``done`` is called with the number of networks so far. Raises whatever the compiler does; a variant that
-    comes later and cannot be compiled, the forward way, is run as it is, and torch says so.
+    Compilation itself happens in the first steps. A network that cannot be compiled then runs as it is, and
+    torch warns about it.
     """
     from torch._dynamo import config
 
-    config.recompile_limit = max(config.recompile_limit, VARIANTS)
+    config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+    use_private_cache()
+    # The products of float32 matrices stay float32 on purpose: on-the-fly degradations are such products.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+    # A tiny graph shows whether there is a compiler at all, before any state of the run has changed.
     config.suppress_errors = False
-    keep_apart()
-    covered = dict[str, nn.Module]()
-    for number, (name, net) in enumerate(nets.items(), 1):
-        if name in leave:
-            covered[name] = net
-            continue
-        together_uncompiled(net)
-        covered[name] = torch.compile(net, dynamic=False, backend=BACKEND)  # type: ignore[assignment]
-        with warnings.catch_warnings():
-            # That float32 products stay float32 is meant: online degradations are such.
-            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-            trial.run(net, covered[name], specs[name].inputs)
-        done(number)
+    torch.compile(_probe, backend=BACKEND)(torch.ones(2, device=device))
     config.suppress_errors = True
-    return covered
+    for module in (m for net in nets.values() for m in net.modules()):
+        if isinstance(module, BatchNorm) and module.world_size > 1:
+            # No compiler traces an all-reduce inside an autograd function of our own.
+            module.forward_synced = torch.compiler.disable(module.forward_synced)  # type: ignore[method-assign,no-untyped-call]
+    compiled = dict[str, nn.Module](nets)
+    for name in (name for name in nets if name not in skip):
+        compiled[name] = torch.compile(nets[name], dynamic=False, backend=BACKEND)  # type: ignore[assignment]
+    return compiled
 
 
-def why(error: Exception) -> str:
-    """Return the reason of a compiler's error, one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = printable(lines[0] if lines else type(error).__name__)
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+def _probe(x: Tensor) -> Tensor:
+    return 2 * x + 1
 
 
-def keep_apart() -> None:
-    """Keep what is compiled in a folder of this process alone, gone when it ends.
-
-    What lies in the usual one, whose name all on a machine know, is loaded and run without a question. A
-    folder that the environment names is used as it is.
-    """
+def use_private_cache() -> None:
+    """Keep compiled code in a folder of this process, unless the environment names one."""
+    # Torch's default folder has a predictable name in /tmp, and code in it is loaded without any check.
     if not os.environ.get(CACHE):
-        os.environ[CACHE] = _own_folder().name
+        os.environ[CACHE] = _private_folder().name
 
 
 @functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="img2img-compiled-", ignore_cleanup_errors=True)

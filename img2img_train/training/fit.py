@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from img2img_data.core.errors import DivergedError, Img2ImgError
-from img2img_data.core.progress import Display, format_duration
+from img2img_data.core.errors import DivergedError, Img2ImgError, printable
+from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.dataset import CachedImages, ImageStore, Readable
 from img2img_train.data.device_cache import DeviceCache, uses_device_cache
-from img2img_train.distributed.memory import limited
-from img2img_train.distributed.processes import device_of, find_place, joined
+from img2img_train.distributed.memory import catch_out_of_memory
+from img2img_train.distributed.processes import join_processes, local_device, torchrun_env
 from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import compile, early_stopping
@@ -44,31 +43,33 @@ def fit(config: RunConfig, display: Display, report: bool = False) -> Result:
 
     Raises Stopped after a signal, DivergedError, and the errors of corpora, options and checkpoints.
     """
-    began, place, config = time.monotonic(), find_place(), resolve(config)
+    began, env, config = time.monotonic(), torchrun_env(), resolve(config)
     objective, folder, device = (
         config.objective,
         RunFolder(Path(config.out)),
-        device_of(config.device, place),
+        local_device(config.device, env),
     )
     folder.check_free()
     with (
-        listening(place.count > 1) as stop,
-        joined(device, place) as ranks,
-        limited("run", folder.root, device.type, lambda: _leaner(config, folder)),
+        listening(env.world_size > 1) as stop,
+        join_processes(device, env) as processes,
+        catch_out_of_memory("run", folder.root, device.type, lambda: _leaner(config, folder)),
         computing(config, device),
     ):
         try:
             data = Data.open(config, objective)
-            ranks.check_step(data.plan.step_images)
+            processes.check_batch(data.plan.step_images)
             with contextlib.ExitStack() as held:
-                ranks.first(lambda: held.enter_context(folder.lock()))
-                training = Training(config, data, objective, device, folder, display, stop, ranks)
-                training.page = LiveReport(folder.root, report and ranks.leads)
+                processes.main_first(lambda: held.enter_context(folder.lock()))
+                training = Training(
+                    config, data, objective, device, folder, display, stop, processes
+                )
+                training.page = LiveReport(folder.root, report and processes.is_main)
                 already = _run(training)
         except Interrupted:
-            raise ranks.told(_stopped(stop, folder)) from None
+            raise processes.report_once(_stopped(stop, folder)) from None
         except DivergedError as error:
-            raise ranks.told(error) from None
+            raise processes.report_once(error) from None
     early = training.progress.step < data.steps
     return Result(folder, training.progress, time.monotonic() - began, already, early)
 
@@ -86,12 +87,12 @@ def plan(config: RunConfig) -> list[str]:
 def _run(training: Training) -> bool:
     """Take the folder to a finished run from whatever it holds; True when it was one already."""
     folder, data, tell = training.folder, training.data, training.display.line
-    checkpoint = training.ranks.first(lambda: _claim(training))
-    if not training.ranks.leads:
+    checkpoint = training.processes.main_first(lambda: _claim(training))
+    if not training.processes.is_main:
         checkpoint = folder.load_newest(tell)
     if checkpoint is not None:
         training.load(checkpoint)
-    training.ranks.first(lambda: folder.truncate_log(training.progress.log_bytes))
+    training.processes.main_first(lambda: folder.truncate_log(training.progress.log_bytes))
     training.seen = [row for row in read_log(folder.root) if row["kind"] != "train"]
     already = training.is_over
     if not already:
@@ -99,7 +100,7 @@ def _run(training: Training) -> bool:
             tell(line)
         if training.progress.step:
             tell(f"going on from step {training.progress.step:,}")
-        if training.config.tensorboard and training.ranks.leads:
+        if training.config.tensorboard and training.processes.is_main:
             training.board = TensorBoardLogger.begin(folder.root, data.plan.steps_per_epoch)
         try:
             _train(training)
@@ -107,7 +108,7 @@ def _run(training: Training) -> bool:
             if training.board is not None:
                 training.board.close()
         training.save()
-    training.ranks.first(lambda: folder.previous.unlink(missing_ok=True))
+    training.processes.main_first(lambda: folder.previous.unlink(missing_ok=True))
     return already
 
 
@@ -126,7 +127,7 @@ def _train(training: Training) -> None:
         _compile(training)
     training.display.begin("training", data.steps * data.plan.step_images, progress.images)
     numbers = range(progress.step, data.steps)
-    share = training.ranks.places(data.plan.step_images, config.accumulate)
+    share = training.processes.shard_indices(data.plan.step_images, config.accumulate)
     reading = loader.raw_batches(
         data.plan, store, numbers, config.flip, config.workers, data.train, share
     )
@@ -148,34 +149,17 @@ def _train(training: Training) -> None:
 
 
 def _compile(training: Training) -> None:
-    """Let steps go through compiled networks, where every process can compile them."""
-    data, stepper, display = training.data, training.stepper, training.display
-    specs = training.objective.networks(data.train.channel_layout.channels)
-    left = training.objective.needs_double_backward()
-    covers, trouble, began = stepper.used, "", time.monotonic()
-    display.begin("compiling", len(specs), unit="networks")
+    """Let steps run compiled networks, or explain in one line why they do not."""
+    skip = training.objective.needs_double_backward()
     try:
-        trial = compile.Trial(
-            _most_at_once(training), data.train.size, training.device, stepper.autocast
-        )
-        covers = compile.cover(training.nets, specs, left, trial, display.advance)
-    except Exception as error:  # whatever a compiler comes up with that is missing, or not up to it
-        trouble = compile.why(error)
-    if any(training.ranks.highest(bool(trouble))):
-        reason = trouble or "another process cannot"
-        display.line(
-            f"networks are not compiled ({reason}); training goes on without, as with --compile off"
-        )
+        nets = compile.compile_networks(training.nets, skip, training.device)
+    except Exception as error:  # compilers raise errors of any type
+        why = printable(str(error).strip().partition("\n")[0][:160]) or type(error).__name__
+        training.display.line(f"networks are not compiled ({why}); training continues without")
         return
-    stepper.used = covers
-    names = ", ".join(name for name in specs if name not in left)
-    display.line(f"compiled in {format_duration(time.monotonic() - began)}: {names}")
-
-
-def _most_at_once(training: Training) -> int:
-    """Return how many images go through a network at once, in the largest part of a step."""
-    images = training.data.plan.step_images // training.ranks.count
-    return math.ceil(images / min(training.config.accumulate, images))
+    training.stepper.used = nets
+    names = ", ".join(name for name in nets if name not in skip)
+    training.display.line(f"compiling {names}: the first steps take up to a minute")
 
 
 def _read_all(training: Training) -> ImageStore | DeviceCache:
@@ -183,7 +167,7 @@ def _read_all(training: Training) -> ImageStore | DeviceCache:
     data = training.data
     try:
         store = _to_train_on(training)
-        if data.held_out is not None and training.ranks.leads:
+        if data.held_out is not None and training.processes.is_main:
             training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
             if training.objective.paired:
                 training.sample = data.train_sample(early_stopping.SAMPLE)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from img2img_train.objectives.registry import Batch
+from img2img_train.objectives.base import Batch
 
 if TYPE_CHECKING:
-    from img2img_train.objectives.registry import Images
+    from img2img_train.objectives.base import Images
 
 
 @dataclass(slots=True)

@@ -21,8 +21,8 @@ from img2img_train.data.dataset import ImageSet, ImageStore
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
 from img2img_train.data.on_the_fly import OnTheFly
-from img2img_train.distributed.processes import find_place
-from img2img_train.objectives.registry import Objective
+from img2img_train.distributed.processes import torchrun_env
+from img2img_train.objectives.base import Objective
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import choose_device
 
@@ -53,7 +53,7 @@ def _cores() -> int:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, cores // find_place().beside)
+    return max(1, cores // torchrun_env().local_world_size)
 
 
 def repeats(config: RunConfig, device: torch.device) -> bool:
@@ -225,16 +225,12 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
         _many(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
     )
     networks = objective.networks(data.train.channel_layout.channels)
-    others = [
-        f"{n.name} of width {n.width}"
-        for name, n in networks.items()
-        if name != objective.generator
-    ]
+    others = [f"{n.name} of width {n.width}" for name, n in networks.items() if name != "generator"]
     spec, against = (
-        networks[objective.generator],
+        networks["generator"],
         f" with {', '.join(sorted(set(others)))}" if others else "",
     )
-    filled = f"{spec.room(width)}x{spec.room(height)}"
+    filled = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
     filled = f", mirrored up to {filled} and cut back" if filled != f"{width}x{height}" else ""
     network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
     unit = "pair(s)" if objective.paired else "image(s) of each side"

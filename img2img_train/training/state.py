@@ -12,10 +12,11 @@ from torch import nn
 
 from img2img_data.core.errors import CheckpointError
 from img2img_train.config import RunConfig
-from img2img_train.networks.layers import set_norm
-from img2img_train.networks.registry import NetworkSpec, build
+from img2img_train.networks.layers import set_test_norm
+from img2img_train.networks.registry import build
+from img2img_train.networks.specs import NetworkSpec
+from img2img_train.objectives.base import Objective, Phase
 from img2img_train.objectives.image_pool import ImagePool
-from img2img_train.objectives.registry import Objective, Phase
 from img2img_train.optim.ema import ModelEma
 from img2img_train.runs.checkpoint import (
     Checkpoint,
@@ -57,7 +58,7 @@ class State:
         seeds = np.random.SeedSequence(config.seed).generate_state(len(specs))
         for (name, spec), seed in zip(specs.items(), seeds.tolist(), strict=True):
             nets[name] = build(spec, seed).to(device=device, memory_format=layout)  # type: ignore[call-overload]
-            set_norm(nets[name], config.test_norm)
+            set_test_norm(nets[name], config.test_norm)
         optimizers = {p.name: _optimizer(p, config, nets, device) for p in objective.phases()}
         remembered = enumerate(objective.image_pools().items())
         pools = {name: ImagePool(size, config.seed, number) for number, (name, size) in remembered}

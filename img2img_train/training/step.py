@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from img2img_train.config import RunConfig
-from img2img_train.distributed.processes import Ranks
-from img2img_train.networks.layers import share_norm
+from img2img_train.distributed.processes import Processes
+from img2img_train.networks.layers import sync_batch_norm
+from img2img_train.objectives.base import Batch, Objective, Phase
 from img2img_train.objectives.image_pool import ImagePool
-from img2img_train.objectives.registry import Batch, Objective, Phase
-from img2img_train.optim.lr_schedule import Schedule
+from img2img_train.optim.lr_schedule import LrSchedule
 from img2img_train.training.micro_batches import MicroBatches
 from img2img_train.training.state import State
 
 if TYPE_CHECKING:
-    from img2img_train.objectives.registry import Images
+    from img2img_train.objectives.base import Images
 
 
 @dataclass(slots=True)
@@ -33,14 +33,14 @@ class Stepper:
     config: RunConfig
     objective: Objective
     state: State
-    schedule: Schedule
-    ranks: Ranks
+    schedule: LrSchedule
+    processes: Processes
     used: Mapping[str, nn.Module] = field(init=False)
 
     def __post_init__(self) -> None:
         self.used = self.state.nets
         for net in self.state.nets.values():
-            share_norm(net, self.ranks.count)
+            sync_batch_norm(net, self.processes.world_size)
 
     def autocast(self) -> torch.autocast:
         """Return the arithmetic of a training step."""
@@ -54,13 +54,13 @@ class Stepper:
         for group in (g for o in self.state.optimizers.values() for g in o.param_groups):
             group["lr"] = rate
         seen = dict[str, Tensor]()
-        self.ranks.seed(self.config.seed, number)
+        self.processes.seed(self.config.seed, number)
         due = [phase for phase in self.objective.phases() if (number + 1) % phase.every == 0]
         given, target = (
             x.contiguous(memory_format=self.state.layout) for x in (batch.input, batch.target)
         )
         parts = MicroBatches.of(Batch(given, target), self.config.accumulate)
-        draws = {name: pool.draws(number) for name, pool in self.state.pools.items()}
+        draws = {name: pool.rng(number) for name, pool in self.state.pools.items()}
         for phase in due:
             optimizer = self.state.optimizers[phase.name]
             optimizer.zero_grad(set_to_none=True)
@@ -72,7 +72,9 @@ class Stepper:
                 (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
                 for name, loss in losses.items():
                     seen[name] = seen.get(name, 0) + loss.detach() * share
-            self.ranks.average(p for group in optimizer.param_groups for p in group["params"])
+            self.processes.average_gradients(
+                p for group in optimizer.param_groups for p in group["params"]
+            )
             optimizer.step()
             self.objective.after_update(phase.name, nets)
             if self.state.ema is not None:
@@ -109,8 +111,8 @@ class Stepper:
         return made, parts.kept[place][1]
 
     def _past(self, pool: ImagePool, made: Tensor, draw: np.random.Generator) -> Tensor:
-        shown = pool.query(self.ranks.whole(made), draw)
-        return shown[self.ranks.part(len(shown))].contiguous(memory_format=self.state.layout)
+        shown = pool.query(self.processes.all_gather(made), draw)
+        return shown[self.processes.shard(len(shown))].contiguous(memory_format=self.state.layout)
 
     def train_only(self, *phases: Phase) -> None:
         """Take gradients in the networks that these phases move, and in no others."""

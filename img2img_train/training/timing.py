@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from img2img_train.objectives.registry import Batch
+from img2img_train.objectives.base import Batch
 
 BLOCK: Final = 64
 PSNR_CAP: Final = 100.0

@@ -23,9 +23,9 @@ from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
-from img2img_train.distributed.processes import Ranks
-from img2img_train.objectives.registry import Batch, Objective, Phase
-from img2img_train.optim.lr_schedule import Schedule
+from img2img_train.distributed.processes import Processes
+from img2img_train.objectives.base import Batch, Objective, Phase
+from img2img_train.optim.lr_schedule import LrSchedule
 from img2img_train.runs.checkpoint import (
     Checkpoint,
     Description,
@@ -57,8 +57,8 @@ class Training:
     folder: RunFolder
     display: Display
     stop: Stop
-    ranks: Ranks = field(default_factory=Ranks)
-    progress: TrainingProgress = field(default_factory=lambda: TrainingProgress())
+    processes: Processes = field(default_factory=Processes)
+    progress: TrainingProgress = field(default_factory=TrainingProgress)
     state: State = field(init=False)
     stepper: Stepper = field(init=False)
     held_out: HeldOut | None = None
@@ -72,11 +72,13 @@ class Training:
     losses: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.trace = LossBuffer(self.device, self.ranks.mean)
+        self.trace = LossBuffer(self.device, self.processes.all_reduce_mean)
         self.state = State.begin(
             self.config, self.objective, self.device, self.data.train.channel_layout.channels
         )
-        self.stepper = Stepper(self.config, self.objective, self.state, self.schedule, self.ranks)
+        self.stepper = Stepper(
+            self.config, self.objective, self.state, self.schedule, self.processes
+        )
 
     @property
     def nets(self) -> dict[str, nn.Module]:
@@ -94,11 +96,11 @@ class Training:
         return self.objective.phases()
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> LrSchedule:
         """The learning rates; a run cut short by ``max_steps`` has those of the whole one."""
         c, steps_per_epoch = self.config, self.data.plan.steps_per_epoch
         falling = c.epochs_decay * steps_per_epoch
-        return Schedule(c.lr, c.epochs * steps_per_epoch, falling, c.decay, c.warmup)
+        return LrSchedule(c.lr, c.epochs * steps_per_epoch, falling, c.decay, c.warmup)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Take the next step; return its losses, still on the device."""
@@ -107,7 +109,7 @@ class Training:
     def train(self, steps: Iterator[Batch]) -> None:
         """Train to the end of the run, from where it stands."""
         written = time.monotonic()
-        self.clock = EpochTimer(self.ranks.count)
+        self.clock = EpochTimer(self.processes.world_size)
         while True:
             step = self.progress.step
             if self.data.is_end_of_epoch(step) and self.progress.logged_step != step:
@@ -120,7 +122,7 @@ class Training:
                 written = time.monotonic()
             batch = self.clock.waiting(lambda: next(steps))
             full = self.trace.add(self.step(batch))
-            seen = self.progress.images + self.ranks.count * len(batch.input)
+            seen = self.progress.images + self.processes.world_size * len(batch.input)
             self.progress = self.progress.model_copy(update={"step": step + 1, "images": seen})
             self.display.advance(seen)
             if full:
@@ -131,7 +133,7 @@ class Training:
 
         What comes after it is for the next time: all have to do the same.
         """
-        number, wanted = self.ranks.highest(self.stop.number or 0, save)
+        number, wanted = self.processes.all_reduce_max(self.stop.number or 0, save)
         if number:
             self.stop.number = number
             raise Interrupted
@@ -174,10 +176,10 @@ class Training:
     def end_epoch(self) -> None:
         """Let the first process look at the networks; the others take over what it found."""
         self.read_trace()
-        if self.ranks.leads:
+        if self.processes.is_main:
             self._look()
-        if not self.ranks.alone:
-            said = self.ranks.said(self.progress.model_dump_json())
+        if self.processes.is_distributed:
+            said = self.processes.broadcast_text(self.progress.model_dump_json())
             self.progress = TrainingProgress.model_validate_json(said)
 
     def _look(self) -> None:
@@ -217,7 +219,7 @@ class Training:
         """Return the scores on held-out images, and ``psnr_train`` on some that are trained on."""
         batch = self.config.batch
         check = (
-            self.stop.check if self.ranks.alone else lambda: None
+            self.stop.check if not self.processes.is_distributed else lambda: None
         )  # the others cannot be told here
         scores = self.viewer.scores(held_out, batch, check)
         if self.sample is None:
@@ -275,8 +277,8 @@ class Training:
         """Return what a checkpoint of now says of itself."""
         return Description(
             complete=complete,
-            generator=self.objective.generator,
-            reverse_generator=self.objective.back,
+            generator="generator",
+            reverse_generator=self.objective.reverse_generator,
             networks=self.objective.networks(self.data.train.channel_layout.channels),
             color=self.data.train.channel_layout.color,
             size=self.data.train.size,
@@ -299,7 +301,7 @@ class Training:
     def save(self) -> None:
         """Write all that later steps depend on; the best networks first, for the rest counts on them."""
         self.read_trace()
-        self.ranks.first(self._write)
+        self.processes.main_first(self._write)
 
     def _write(self) -> None:
         if self.best is not None:

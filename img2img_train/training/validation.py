@@ -20,12 +20,12 @@ from img2img_train.data import loader
 from img2img_train.data.augment import Crops, stacked
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore, indices_of_keys
-from img2img_train.networks.layers import dropping, seeds_of
-from img2img_train.objectives.registry import Batch, Objective
+from img2img_train.networks.layers import dropout_at_test, dropout_seeds
+from img2img_train.objectives.base import Batch, Objective
 from img2img_train.training.setup import HeldOut
 from img2img_train.training.timing import psnr_of
 
-AGAIN: Final = {"input_again": "input", "target_again": "target"}
+AGAIN: Final = {"reconstructed_input": "input", "reconstructed_target": "target"}
 """Images after the way there and back, and what they should be."""
 SHOWN: Final = 256
 
@@ -66,7 +66,9 @@ class Validator:
             batch = Batch(
                 self.channel_layout.input(next(held)), self.channel_layout.target(next(held))
             )
-            with dropping(self.nets.values(), seeds_of(batch.input) if self.dropout else ()):
+            with dropout_at_test(
+                self.nets.values(), dropout_seeds(batch.input) if self.dropout else ()
+            ):
                 made = self.objective.forward(self.nets, batch)
             seen = {"input": batch.input, "target": batch.target} | made
             shown = {
@@ -119,7 +121,7 @@ class Validator:
     def grid(self, given: Pixels, target: Pixels) -> NDArray[Any]:
         """Return a image with a row for each pair: what the objective shows of it, side by side."""
         seen = self.look(given, target)
-        columns = [seen[name].cpu().numpy() for name in self.objective.shown]
+        columns = [seen[name].cpu().numpy() for name in self.objective.sample_columns]
         return np.ascontiguousarray(
             np.concatenate([np.concatenate(list(c)) for c in columns], axis=1)
         )

@@ -19,7 +19,7 @@ from img2img_train.data import loader
 from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.inference.translate import TranslateSettings, translate_bytes
-from img2img_train.networks.registry import Generator, describe
+from img2img_train.networks.specs import GeneratorName, make_spec
 from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder, read_log, sample_paths
 from img2img_train.runs.model import load_generator
@@ -135,11 +135,11 @@ def test_plane_to_color(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------- sizes
-@pytest.mark.parametrize("net", get_args(Generator))
+@pytest.mark.parametrize("net", get_args(GeneratorName))
 def test_images_of_any_size_train_and_are_scored_as_they_are(
-    net: Generator, tmp_path: Path
+    net: GeneratorName, tmp_path: Path
 ) -> None:
-    smallest = describe(net, (3, 3), 2).smallest
+    smallest = make_spec(net, (3, 3), 2).smallest
     width, height = max(7, smallest - 3), max(9, smallest * 3 // 4 + 1)
     corpus = write_corpus(tmp_path / "c", {"train": 2, "val": 2}, size=(width, height))
     out = tmp_path / "run"

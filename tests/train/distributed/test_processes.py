@@ -26,9 +26,9 @@ from two_processes import fit
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_data.core.progress import Display
 from img2img_train.data.loader import SamplingPlan
-from img2img_train.distributed.processes import Place, Ranks, device_of, find_place
+from img2img_train.distributed.processes import Processes, TorchrunEnv, local_device, torchrun_env
 from img2img_train.networks import layers
-from img2img_train.objectives.registry import Batch
+from img2img_train.objectives.base import Batch
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import fit as loop
 from img2img_train.training.micro_batches import MicroBatches
@@ -196,7 +196,7 @@ def test_a_process_that_dies_ends_the_other_by_one_line(corpus: Path, tmp_path: 
     os.kill(processes[1].pid, signal.SIGKILL)
     codes, said = ends(processes, tmp_path)
     assert codes == [1, -signal.SIGKILL], said
-    assert "error: run: another process of it ended" in said[0]
+    assert "error: run: another process ended" in said[0]
     assert "Traceback" not in said[0]
 
 
@@ -209,16 +209,18 @@ def test_a_place_is_told_by_torchrun_alone() -> None:
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "x",
     }
-    assert find_place(told) == Place(3, 4, 1, 2)
+    assert torchrun_env(told) == TorchrunEnv(3, 4, 1, 2)
     for wrong in ({}, {**told, "RANK": "x"}, {n: v for n, v in told.items() if n != "MASTER_ADDR"}):
-        assert find_place(wrong) == Place()
+        assert torchrun_env(wrong) == TorchrunEnv()
 
 
 def test_parts_make_the_whole_step() -> None:
     plan = SamplingPlan((10, 7), (1, 2), 4, 5)
     for number in range(6):
         step = plan.step(number, True)
-        parts = [step.part(Ranks(rank, 2).places(plan.step_images, 1)) for rank in range(2)]
+        parts = [
+            step.part(Processes(rank, 2).shard_indices(plan.step_images, 1)) for rank in range(2)
+        ]
         assert np.array_equal(np.concatenate([part.indices for part in parts]), step.indices)
         assert step.flips is not None
         flips = [part.flips for part in parts if part.flips is not None]
@@ -232,7 +234,7 @@ def test_parts_of_all_processes_come_in_the_order_of_the_step(
     count: int, processes: int, parts: int
 ) -> None:
     """As they enter a pool: of each part the images of one process after the other."""
-    each = [Ranks(rank, processes).places(count, parts) for rank in range(processes)]
+    each = [Processes(rank, processes).shard_indices(count, parts) for rank in range(processes)]
     assert sorted(np.concatenate(each)) == list(range(count))
     images = [torch.from_numpy(places).float().view(-1, 1, 1, 1) for places in each]
     cut = [MicroBatches.of(Batch(own, own), parts).batches for own in images]
@@ -241,11 +243,11 @@ def test_parts_of_all_processes_come_in_the_order_of_the_step(
 
 
 def test_devices_that_cannot_be_shared_are_rejected() -> None:
-    assert device_of("cpu", Place(1, 2, 1, 2)) == torch.device("cpu")
-    with pytest.raises(UsageError, match="3 images a step cannot be shared by 2 processes"):
-        Ranks(0, 2).check_step(3)
-    with pytest.raises(UsageError, match="mps trains in one process"):
-        device_of("mps", Place(1, 2, 1, 2))
+    assert local_device("cpu", TorchrunEnv(1, 2, 1, 2)) == torch.device("cpu")
+    with pytest.raises(UsageError, match="3 images a step cannot be shared evenly by 2 processes"):
+        Processes(0, 2).check_batch(3)
+    with pytest.raises(UsageError, match="mps supports a single process"):
+        local_device("mps", TorchrunEnv(1, 2, 1, 2))
 
 
 def test_statistics_shared_by_processes_are_those_of_batch_norm(
@@ -260,7 +262,7 @@ def test_statistics_shared_by_processes_are_those_of_batch_norm(
     ]
     for x in seen:
         x.requires_grad_()
-    made = plain(seen[0]), shared._together(seen[1])
+    made = plain(seen[0]), shared.forward_synced(seen[1])
     torch.testing.assert_close(*made)
     for y in made:
         (y * y * y).sum().backward()
@@ -277,8 +279,8 @@ def test_shared_statistics_tell_of_the_death_of_a_process(monkeypatch: pytest.Mo
 
     layer, x = layers.BatchNorm(3), torch.ones(2, 3, 4, 4, requires_grad=True)
     monkeypatch.setattr(layers.distributed, "all_reduce", lambda x: None)
-    made = layer._together(x)
+    made = layer.forward_synced(x)
     monkeypatch.setattr(layers.distributed, "all_reduce", dead)
-    for ask in (lambda: layer._together(x), made.sum().backward):
+    for ask in (lambda: layer.forward_synced(x), made.sum().backward):
         with pytest.raises(Img2ImgError, match=r"ended \(Connection closed by peer\); see"):
             ask()

@@ -23,7 +23,8 @@ from img2img_data.images import io  # noqa: E402
 from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference import onnx_export as export  # noqa: E402
-from img2img_train.networks.registry import NETWORKS, Generator, NetworkSpec, build  # noqa: E402
+from img2img_train.networks.registry import build  # noqa: E402
+from img2img_train.networks.specs import NETWORKS, GeneratorName, NetworkSpec  # noqa: E402
 from img2img_train.runs.model import LoadedModel, load_generator  # noqa: E402
 
 SIZES = [(1, 1), (2, 33), (16, 16), (31, 47), (75, 20)]
@@ -38,7 +39,7 @@ def model_of(name: str, **channels: Any) -> LoadedModel:
 
 
 def is_generator(name: str) -> bool:
-    return name in get_args(Generator)
+    return name in get_args(GeneratorName)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -71,7 +72,7 @@ def test_onnx_is_torch_within_a_level_on_any_size(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("name", get_args(Generator))
+@pytest.mark.parametrize("name", get_args(GeneratorName))
 def test_what_is_exported_does_what_the_model_does(name: str, residual: bool) -> None:
     model = model_of(name, residual=residual)
     whole = export.ImageToImage(

@@ -24,8 +24,9 @@ from img2img_data.images import io  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate, translate_bytes  # noqa: E402
-from img2img_train.networks.layers import set_norm  # noqa: E402
-from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
+from img2img_train.networks.layers import set_test_norm  # noqa: E402
+from img2img_train.networks.registry import build  # noqa: E402
+from img2img_train.networks.specs import NetworkSpec  # noqa: E402
 from img2img_train.runs.model import LoadedModel  # noqa: E402
 
 TILED = TranslateSettings(tile=32, overlap=16)
@@ -152,7 +153,7 @@ def skip_net(test_dropout: bool, test_norm: str) -> LoadedModel:
     config = RunConfig(corpora=("c",), out="run", test_dropout=test_dropout, test_norm=test_norm)
     spec = NetworkSpec(name="unet-64", width=2, dropout=0.5)
     network = build(spec, 5).eval().requires_grad_(False)
-    set_norm(network, config.test_norm)
+    set_test_norm(network, config.test_norm)
     return LoadedModel(network, spec, "rgb", (-1, 1), 0, config, torch.device("cpu"), Path("model"))
 
 

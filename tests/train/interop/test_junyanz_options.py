@@ -14,7 +14,7 @@ from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_train.cli.main import group
 from img2img_train.config import RunConfig, settings
 from img2img_train.interop import junyanz_options as theirs
-from img2img_train.objectives.registry import CycleGan
+from img2img_train.objectives.cycle import CycleGan
 
 
 def test_their_options_give_the_published_run() -> None:
@@ -123,10 +123,10 @@ def test_norm_and_dropout_are_the_models_not_the_networks() -> None:
     ):
         command, _ = theirs.native_command(["--dataroot", "d", "--model", model, "--netG", net])
         config = config_of(command)
-        spec = config.objective.translator((3, 3))
+        spec = config.objective.generator_spec((3, 3))
         assert (spec.norm, spec.dropout) == (norm, dropout)
     text = "--dataroot d --model pix2pix --netG resnet_9blocks --norm instance --no_dropout"
-    spec = config_of(theirs.native_command(text.split())[0]).objective.translator((3, 3))
+    spec = config_of(theirs.native_command(text.split())[0]).objective.generator_spec((3, 3))
     assert (spec.norm, spec.dropout) == ("instance", 0)
 
 

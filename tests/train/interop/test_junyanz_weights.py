@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch")
 from img2img_data.core.errors import CheckpointError, UsageError  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.interop import junyanz_weights as compat  # noqa: E402
-from img2img_train.networks.registry import NetworkSpec, build, describe  # noqa: E402
+from img2img_train.networks.registry import build  # noqa: E402
+from img2img_train.networks.specs import NetworkSpec, make_spec  # noqa: E402
 from img2img_train.runs.model import LoadedModel, load_generator  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def unet_keys(levels: int) -> set[str]:
 
 
 def test_names_are_those_of_their_unet(tmp_path: Path) -> None:
-    spec = describe("unet-256", (3, 3), 4)
+    spec = make_spec("unet-256", (3, 3), 4)
     compat.export_pth(model_of(spec), tmp_path / "latest_net_G.pth")
     tensors = compat.read_pth(tmp_path / "latest_net_G.pth")
     assert tensors.keys() == unet_keys(8)
@@ -62,7 +63,7 @@ def test_names_are_those_of_their_unet(tmp_path: Path) -> None:
 
 
 def test_names_are_those_of_their_resnet(tmp_path: Path) -> None:
-    compat.export_pth(model_of(describe("resnet-9", (3, 3), 4)), tmp_path / "g.pth")
+    compat.export_pth(model_of(make_spec("resnet-9", (3, 3), 4)), tmp_path / "g.pth")
     tensors = compat.read_pth(tmp_path / "g.pth")
     assert len(tensors) == 48
     kinds = Counter(re.sub(r"\d+", "N", name) for name in tensors)
@@ -81,11 +82,11 @@ def test_names_are_those_of_their_resnet(tmp_path: Path) -> None:
 
 
 SPECS = [
-    describe("unet-128", (3, 3), 2),
-    describe("unet-256", (1, 2), 2, dropout=0.25),
-    describe("unet-128", (3, 3), 3, "instance"),
-    describe("resnet-6", (3, 1), 4),
-    describe("resnet-9", (3, 3), 2, "batch", 0.5),
+    make_spec("unet-128", (3, 3), 2),
+    make_spec("unet-256", (1, 2), 2, dropout=0.25),
+    make_spec("unet-128", (3, 3), 3, "instance"),
+    make_spec("resnet-6", (3, 1), 4),
+    make_spec("resnet-9", (3, 3), 2, "batch", 0.5),
 ]
 
 
@@ -107,7 +108,7 @@ def test_weights_go_there_and_come_back(spec: NetworkSpec, tmp_path: Path) -> No
 
 
 def test_old_instance_statistics_and_parallel_names_are_passed_over(tmp_path: Path) -> None:
-    model = model_of(describe("resnet-6", (3, 3), 2))
+    model = model_of(make_spec("resnet-6", (3, 3), 2))
     state = {f"module.{n}": t for n, t in model.generator.state_dict().items()}
     state["module.model.2.num_batches_tracked"] = torch.tensor(1)
     torch.save(state, tmp_path / "g.pth")
@@ -168,4 +169,4 @@ def test_what_is_no_file_of_weights_is_told_in_own_words(tmp_path: Path) -> None
 def test_networks_without_counterpart_are_rejected(tmp_path: Path) -> None:
     for name in ("autoencoder", "encoder-decoder-64"):
         with pytest.raises(UsageError, match="no counterpart"):
-            compat.export_pth(model_of(describe(name, (3, 3), 2)), tmp_path / "g.pth")
+            compat.export_pth(model_of(make_spec(name, (3, 3), 2)), tmp_path / "g.pth")

@@ -10,24 +10,22 @@ import torch
 from pydantic import ValidationError
 
 from img2img_data.core.errors import UsageError
-from img2img_train.networks.generators import mirrored
+from img2img_train.networks.generators import mirror_pad
 from img2img_train.networks.layers import ReflectionPad
-from img2img_train.networks.registry import (
+from img2img_train.networks.registry import build, build_on_meta, count_parameters
+from img2img_train.networks.specs import (
     NETWORKS,
-    Discriminator,
-    Generator,
+    DiscriminatorName,
+    GeneratorName,
     NetworkSpec,
     Norm,
-    build,
-    count_parameters,
-    describe,
-    skeleton,
+    make_spec,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-GENERATORS = get_args(Generator)
-DISCRIMINATORS = get_args(Discriminator)
+GENERATORS = get_args(GeneratorName)
+DISCRIMINATORS = get_args(DiscriminatorName)
 
 
 def test_every_row_is_a_generator_or_a_discriminator() -> None:
@@ -36,8 +34,8 @@ def test_every_row_is_a_generator_or_a_discriminator() -> None:
 
 @pytest.mark.parametrize("norm", get_args(Norm))
 @pytest.mark.parametrize("name", GENERATORS)
-def test_generators_keep_the_size(name: Generator, norm: Norm) -> None:
-    spec = describe(name, (1, 2), 2, norm)
+def test_generators_keep_the_size(name: GeneratorName, norm: Norm) -> None:
+    spec = make_spec(name, (1, 2), 2, norm)
     side = max(spec.multiple, NETWORKS[name].smallest)
     for height, width in ((side, 2 * side), (2 * side + spec.multiple, side)):
         spec.check_size(height, width)
@@ -47,14 +45,14 @@ def test_generators_keep_the_size(name: Generator, norm: Norm) -> None:
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_generators_mirror_other_sizes_and_cut_them_back(name: Generator) -> None:
-    spec = describe(name, (2, 3), 2)
+def test_generators_mirror_other_sizes_and_cut_them_back(name: GeneratorName) -> None:
+    spec = make_spec(name, (2, 3), 2)
     network, side = build(spec, 0).eval(), spec.smallest
     for height, width in ((side - 1, side), (side, side // 2 + 1), (side + 1, 2 * side), (1, 3)):
         x = torch.rand(1, 2, height, width) * 2 - 1
         filled = np.pad(
             x.numpy(),
-            [(0, 0), (0, 0), *((0, spec.room(s) - s) for s in (height, width))],
+            [(0, 0), (0, 0), *((0, spec.padded_side(s) - s) for s in (height, width))],
             "reflect",
         )
         made = network(x)
@@ -66,14 +64,14 @@ def test_generators_mirror_other_sizes_and_cut_them_back(name: Generator) -> Non
 def test_mirrored_is_reflection(side: int, length: int) -> None:
     x = torch.arange(2.0 * side).view(1, 2, side)
     wanted = np.pad(x.numpy(), [(0, 0), (0, 0), (0, length - side)], "reflect")
-    assert np.array_equal(mirrored(x, 2, length).numpy(), wanted)
+    assert np.array_equal(mirror_pad(x, 2, length).numpy(), wanted)
 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_padding_of_slices_is_reflection_and_so_is_its_gradient(width: int) -> None:
     pad, x = ReflectionPad(width), torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 3, 5 + 2 * width, 7 + 2 * width, dtype=torch.float64)
-    usual, joined = pad(x), pad.joined(x)
+    usual, joined = pad(x), pad.pad_by_slices(x)
     assert torch.equal(usual, joined)
     gradients = [torch.autograd.grad((made * weights).sum(), x)[0] for made in (usual, joined)]
     torch.testing.assert_close(*gradients)
@@ -81,7 +79,7 @@ def test_padding_of_slices_is_reflection_and_so_is_its_gradient(width: int) -> N
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", GENERATORS)
-def test_generators_repeat_themselves_on_cuda(name: Generator) -> None:
+def test_generators_repeat_themselves_on_cuda(name: GeneratorName) -> None:
     net = build(NetworkSpec(name=name, width=4), 0).cuda()
     torch.use_deterministic_algorithms(True)
     try:
@@ -93,8 +91,10 @@ def test_generators_repeat_themselves_on_cuda(name: Generator) -> None:
 
 @pytest.mark.parametrize("norm", get_args(Norm))
 @pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_discriminators_judge_from_the_smallest_size_on(name: Discriminator, norm: Norm) -> None:
-    spec, side = describe(name, (3, 1), 2, norm), NETWORKS[name].smallest
+def test_discriminators_judge_from_the_smallest_size_on(
+    name: DiscriminatorName, norm: Norm
+) -> None:
+    spec, side = make_spec(name, (3, 1), 2, norm), NETWORKS[name].smallest
     spec.check_size(side, side + 1, 1)
     logits = build(spec, 0)(torch.rand(1, 3, side, side + 1))
     assert logits.shape[:2] == (1, 1)
@@ -104,8 +104,8 @@ def test_discriminators_judge_from_the_smallest_size_on(name: Discriminator, nor
 
 
 @pytest.mark.parametrize("name", [name for name, row in NETWORKS.items() if row.multiple > 1])
-def test_sizes_that_do_not_fit_are_named(name: Generator) -> None:
-    spec = describe(name, (3, 3), 2)
+def test_sizes_that_do_not_fit_are_named(name: GeneratorName) -> None:
+    spec = make_spec(name, (3, 3), 2)
     side, tiny = 2 * spec.smallest, spec.smallest // 3
     spec.check_size(side, side + 1)
     with pytest.raises(
@@ -116,19 +116,22 @@ def test_sizes_that_do_not_fit_are_named(name: Generator) -> None:
 
 
 def test_a_single_value_is_not_normalised_by_itself() -> None:
-    small, deep = describe("unet", (3, 3), 4), describe("unet-64", (3, 3), 4, bottleneck_norm=True)
+    small, deep = (
+        make_spec("unet", (3, 3), 4),
+        make_spec("unet-64", (3, 3), 4, bottleneck_norm=True),
+    )
     for spec, side in ((small, 16), (deep, 64)):
         spec.check_size(side, side, 2)
-        with pytest.raises(UsageError, match="a single value by itself"):
+        with pytest.raises(UsageError, match="a single value"):
             spec.check_size(side, side, 1)
         with pytest.raises(ValueError, match="more than 1 value"):
             build(spec, 0)(torch.rand(1, 3, side, side))
-    describe("unet-64", (3, 3), 4).check_size(64, 64, 1)
+    make_spec("unet-64", (3, 3), 4).check_size(64, 64, 1)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_weights_depend_on_the_seed_alone(name: Generator) -> None:
-    spec = describe(name, (3, 3), 8)
+def test_weights_depend_on_the_seed_alone(name: GeneratorName) -> None:
+    spec = make_spec(name, (3, 3), 8)
     state = torch.get_rng_state()
     one, same, other = (build(spec, seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(state, torch.get_rng_state())
@@ -150,16 +153,16 @@ def test_weights_depend_on_the_seed_alone(name: Generator) -> None:
     ],
 )
 def test_parameters_and_tensors_are_as_many_as_published(
-    name: Generator, channels: tuple[int, int], millions: float, tensors: int
+    name: GeneratorName, channels: tuple[int, int], millions: float, tensors: int
 ) -> None:
-    network = skeleton(describe(name, channels, 64))
+    network = build_on_meta(make_spec(name, channels, 64))
     assert count_parameters(network) / 1e6 == pytest.approx(millions, abs=5e-4)
     assert len(network.state_dict()) == tensors
 
 
 def test_tensors_are_named_as_in_the_published_checkpoints() -> None:
     unet, resnet = (
-        skeleton(describe(name, (3, 3), 64)).state_dict() for name in ("unet-256", "resnet-9")
+        build_on_meta(make_spec(name, (3, 3), 64)).state_dict() for name in ("unet-256", "resnet-9")
     )
     assert next(iter(unet)) == "model.model.0.weight"
     assert list(unet)[-2:] == ["model.model.3.weight", "model.model.3.bias"]
@@ -174,9 +177,9 @@ def test_tensors_are_named_as_in_the_published_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in DISCRIMINATORS if name.startswith("patch-")])
-def test_a_verdict_sees_a_patch_of_the_named_size(name: Discriminator) -> None:
+def test_a_verdict_sees_a_patch_of_the_named_size(name: DiscriminatorName) -> None:
     patch = int(name.removeprefix("patch-"))
-    net = build(describe(name, (1, 1), 2, "none"), 0)
+    net = build(make_spec(name, (1, 1), 2, "none"), 0)
     x = torch.rand(1, 1, 2 * patch + 64, 2 * patch + 64, requires_grad=True)
     logits = net(x)
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
@@ -186,18 +189,18 @@ def test_a_verdict_sees_a_patch_of_the_named_size(name: Discriminator) -> None:
 
 
 def test_the_whole_image_has_one_verdict() -> None:
-    net = build(describe("global", (3, 1), 2), 0)
+    net = build(make_spec("global", (3, 1), 2), 0)
     assert net(torch.rand(2, 3, 40, 70)).shape == (2, 1, 1, 1)
 
 
 def test_dropout_is_on_the_three_innermost_levels() -> None:
-    layers = list(build(describe("unet-256", (3, 3), 2), 0).modules())
+    layers = list(build(make_spec("unet-256", (3, 3), 2), 0).modules())
     drops = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Dropout)]
     ups = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.ConvTranspose2d)]
     assert [sum(up < drop for up in ups) for drop in drops] == [1, 2, 3]
     assert not [
         x
-        for x in build(describe("resnet-9", (3, 3), 2), 0).modules()
+        for x in build(make_spec("resnet-9", (3, 3), 2), 0).modules()
         if isinstance(x, torch.nn.Dropout)
     ]
 
@@ -205,10 +208,10 @@ def test_dropout_is_on_the_three_innermost_levels() -> None:
 @pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.parametrize("sides", [(64, 64), (33, 50)])
 def test_a_residual_network_makes_what_is_added_to_its_input(
-    name: Generator, sides: tuple[int, int]
+    name: GeneratorName, sides: tuple[int, int]
 ) -> None:
     plain, residual = (
-        build(describe(name, (3, 3), 2, residual=r), 0).eval() for r in (False, True)
+        build(make_spec(name, (3, 3), 2, residual=r), 0).eval() for r in (False, True)
     )
     x = torch.rand(1, 3, *sides)
     assert torch.equal(residual(x), x + plain(x))
@@ -216,11 +219,11 @@ def test_a_residual_network_makes_what_is_added_to_its_input(
 
 def test_what_a_network_does_not_have_is_rejected() -> None:
     with pytest.raises(UsageError, match="1 channels to an output of 2"):
-        describe("unet", (1, 2), 4, residual=True)
-    with pytest.raises(UsageError, match="'autoencoder': has no dropout"):
-        describe("autoencoder", (3, 3), 4, dropout=0.5)
-    with pytest.raises(UsageError, match="'resnet-9': has no bottleneck"):
-        describe("resnet-9", (3, 3), 4, bottleneck_norm=True)
+        make_spec("unet", (1, 2), 4, residual=True)
+    with pytest.raises(UsageError, match="'autoencoder': has no dropout layers"):
+        make_spec("autoencoder", (3, 3), 4, dropout=0.5)
+    with pytest.raises(UsageError, match="'resnet-9': has no bottleneck layer"):
+        make_spec("resnet-9", (3, 3), 4, bottleneck_norm=True)
 
 
 def test_absurd_sizes_are_rejected_before_they_take_memory() -> None:

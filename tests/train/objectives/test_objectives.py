@@ -15,16 +15,12 @@ from small_runs import small_config, small_training
 from img2img_data.core.errors import UsageError
 from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig, config_of, options, settings
+from img2img_train.objectives import base as objectives
 from img2img_train.objectives import losses as adversarial
-from img2img_train.objectives import registry as objectives
-from img2img_train.objectives.registry import (
-    OBJECTIVES,
-    Batch,
-    CycleGan,
-    DualGan,
-    Objective,
-    Pix2Pix,
-)
+from img2img_train.objectives.base import Batch, Objective
+from img2img_train.objectives.cycle import CycleGan, DualGan
+from img2img_train.objectives.gan import Pix2Pix
+from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs import folder as run
 from img2img_train.runs.folder import RunFolder
@@ -142,14 +138,14 @@ def test_every_game_in_every_mode_stays_finite(
         )
         seen |= losses.keys()
         state.progress = state.progress.model_copy(update={"step": number + 1})
-    assert any(name.endswith("penalty") for name in seen) == (mode == "wgan-gp")
+    assert any(name.endswith("gp") for name in seen) == (mode == "wgan-gp")
     assert len(seen) == len({name.lower() for name in seen})
 
 
 @pytest.mark.parametrize("loss", [loss for loss in OBJECTIVES if loss not in ("gan", "cgan")])
 def test_what_is_to_be_alike_becomes_alike(corpus: Path, tmp_path: Path, loss: str) -> None:
     state, batch = small_training(loss, corpus, tmp_path, width=8, lr=2e-3), a_batch()
-    wanted = ("l1", "cycle") if loss in GAMES else ()  # without a game every term is a difference
+    wanted = ("g_l1", "cycle") if loss in GAMES else ()  # without a game every term is a difference
     found = []
     for number in range(40):
         losses = state.step(batch)
@@ -171,13 +167,13 @@ def test_discriminators_see_what_the_paper_says() -> None:
     }  # fmt: skip
     both = DualGan().networks((1, 2))
     assert {name: (spec.inputs, spec.outputs) for name, spec in both.items()} == {
-        "generator": (1, 2), "inverse": (2, 1), "discriminator_target": (2, 1), "discriminator_input": (1, 1)
+        "generator": (1, 2), "reverse_generator": (2, 1), "discriminator_target": (2, 1), "discriminator_input": (1, 1)
     }  # fmt: skip
 
 
 def test_norms_follow_the_generator_and_the_penalty() -> None:
     norms = {
-        (loss, mode): OBJECTIVES[loss](gan_mode=mode).judge(3).norm
+        (loss, mode): OBJECTIVES[loss](gan_mode=mode).discriminator_spec(3).norm
         for loss in ("pix2pix", "cyclegan")
         for mode in ("vanilla", "wgan-gp")
     }
@@ -212,11 +208,11 @@ def test_losses_of_verdicts_are_the_published_formulas() -> None:
     real, made = logits, logits.flip(0) * 2
     terms = adversarial.discriminator_loss("vanilla", Given(), real, made, 0.5)
     assert terms["real"] == pytest.approx(0.5 * float(-chance.log().mean()))
-    assert terms["made"] == pytest.approx(
+    assert terms["fake"] == pytest.approx(
         0.5 * float(-(1 - torch.sigmoid(made)).log().mean()), rel=1e-4
     )
     terms = adversarial.discriminator_loss("wgan", Given(), real, made, 1)
-    assert terms["real"] + terms["made"] == pytest.approx(float(made.mean() - real.mean()))
+    assert terms["real"] + terms["fake"] == pytest.approx(float(made.mean() - real.mean()))
 
 
 def test_the_penalty_is_the_distance_of_the_slope_from_one() -> None:
@@ -248,7 +244,7 @@ def test_the_generator_waits_for_its_critic(corpus: Path, tmp_path: Path) -> Non
     }
     assert {v for k, v in steps.items() if "discriminator" in k} == {3}
     assert {v for k, v in steps.items() if "generator" in k} == {1}
-    assert {"d_input_real", "gan_there", "cycle_target"} <= row["losses"].keys()
+    assert {"d_B_real", "g_A", "cycle_B"} <= row["losses"].keys()
 
 
 def test_half_of_the_discriminators_objective_is_the_default() -> None:
@@ -261,7 +257,7 @@ def test_half_of_the_discriminators_objective_is_the_default() -> None:
         0.5,
         50,
     )
-    assert (DualGan().reconstruction_weight, DualGan().clip_value) == (500, 0.01)
+    assert (DualGan().cycle_weight, DualGan().clip_value) == (500, 0.01)
 
 
 def test_the_example_of_contributing_works(

@@ -23,8 +23,9 @@ from img2img_train.config import RunConfig, config_of
 from img2img_train.data import loader
 from img2img_train.inference.onnx_export import export_weights
 from img2img_train.metrics.image import METRICS
-from img2img_train.objectives.registry import OBJECTIVES, Batch
-from img2img_train.optim.lr_schedule import SHAPES, Schedule
+from img2img_train.objectives.base import Batch
+from img2img_train.objectives.registry import OBJECTIVES
+from img2img_train.optim.lr_schedule import DECAYS, LrSchedule
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.runs.model import load_generator
@@ -43,13 +44,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # ------------------------------------------------------------------------------------------- rates
 def test_a_rate_is_constant_then_falls_to_zero() -> None:
-    rates = [Schedule(1.0, 200, 100).rate(step) for step in (0, 99, 100, 101, 150, 199, 200, 250)]
+    rates = [LrSchedule(1.0, 200, 100).rate(step) for step in (0, 99, 100, 101, 150, 199, 200, 250)]
     assert rates == pytest.approx([1, 1, 1, 0.99, 0.5, 0.01, 0, 0])
-    assert {Schedule(0.5, 200).rate(step) for step in (0, 100, 199)} == {0.5}
+    assert {LrSchedule(0.5, 200).rate(step) for step in (0, 100, 199)} == {0.5}
 
 
 def test_a_cosine_is_half_way_at_half_time_and_flat_at_both_ends() -> None:
-    falling = Schedule(2.0, 300, 100, "cosine")
+    falling = LrSchedule(2.0, 300, 100, "cosine")
     assert falling.rate(200) == 2
     assert falling.rate(250) == pytest.approx(1)
     assert falling.rate(225) == pytest.approx(1 + math.cos(math.pi / 4))
@@ -58,19 +59,19 @@ def test_a_cosine_is_half_way_at_half_time_and_flat_at_both_ends() -> None:
 
 
 def test_warming_up_begins_with_its_share_and_ends_with_the_rate() -> None:
-    rates = [Schedule(1.0, 100, warmup=4).rate(step) for step in range(6)]
+    rates = [LrSchedule(1.0, 100, warmup=4).rate(step) for step in range(6)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     steps=st.integers(1, 500), falling=st.integers(0, 600), warmup=st.integers(0, 600),
-    decay=st.sampled_from(sorted(SHAPES)), step=st.integers(0, 700),
+    decay=st.sampled_from(sorted(DECAYS)), step=st.integers(0, 700),
 )  # fmt: skip
 def test_no_rate_is_negative_or_above_the_one_given(
     steps: int, falling: int, warmup: int, decay: Any, step: int
 ) -> None:
-    schedule = Schedule(3e-4, steps, falling, decay, warmup)
+    schedule = LrSchedule(3e-4, steps, falling, decay, warmup)
     assert 0 <= schedule.rate(step) <= 3e-4 * (1 + 1e-12)
     later = [schedule.rate(s) for s in range(warmup, steps + 1)]
     assert all(a >= b for a, b in pairwise(later))

@@ -33,7 +33,8 @@ from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate_bytes  # noqa: E402
 from img2img_train.metrics.image import METRICS  # noqa: E402
-from img2img_train.networks.registry import NetworkSpec, build  # noqa: E402
+from img2img_train.networks.registry import build  # noqa: E402
+from img2img_train.networks.specs import NetworkSpec  # noqa: E402
 from img2img_train.runs.checkpoint import Description, TrainingProgress, write_checkpoint  # noqa: E402
 from img2img_train.runs.model import load_generator  # noqa: E402
 from img2img_train.serve.models import (  # noqa: E402

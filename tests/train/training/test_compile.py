@@ -17,7 +17,8 @@ from small_runs import small_config, small_training
 from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.networks.layers import BatchNorm
-from img2img_train.objectives.registry import OBJECTIVES, Batch
+from img2img_train.objectives.base import Batch
+from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder
 from img2img_train.training import compile
@@ -133,13 +134,13 @@ def test_several_processes_share_statistics_outside_of_what_compiles(
     monkeypatch.setattr(layers.distributed, "all_reduce", lambda x: asked.append(x.numel()))
     training = small_training("l2", corpus, tmp_path, norm="batch")
     net = training.nets["generator"]
-    layers.share_norm(net, 2)
+    layers.sync_batch_norm(net, 2)
     loop._compile(training)
     assert not asked, "a trial asks no other process"
     made = training.stepper.used["generator"](a_batch(0).input)
     assert asked
     torch.testing.assert_close(made, net(a_batch(0).input), atol=1e-5, rtol=1e-5)
-    assert all(m.shared_by == 2 for m in net.modules() if isinstance(m, BatchNorm))
+    assert all(m.world_size == 2 for m in net.modules() if isinstance(m, BatchNorm))
 
 
 # -------------------------------------------------------------------------------------------- runs
@@ -218,13 +219,13 @@ def test_when_networks_are_compiled() -> None:
 
 def test_what_is_compiled_lies_in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(compile.CACHE, raising=False)
-    compile.keep_apart()
+    compile.use_private_cache()
     folder = Path(os.environ[compile.CACHE])
     assert folder.stat().st_mode & 0o077 == 0
-    compile.keep_apart()
+    compile.use_private_cache()
     assert Path(os.environ[compile.CACHE]) == folder
     monkeypatch.setenv(compile.CACHE, "/somewhere")
-    compile.keep_apart()
+    compile.use_private_cache()
     assert os.environ[compile.CACHE] == "/somewhere"
 
 

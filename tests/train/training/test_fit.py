@@ -24,11 +24,12 @@ from img2img_train.cli.main import main
 from img2img_train.config import RunConfig, configure, read_recipe
 from img2img_train.data import dataset, loader
 from img2img_train.data.loader import SamplingPlan
-from img2img_train.distributed.memory import limited
+from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.inference.translate import translate
 from img2img_train.metrics.image import METRICS
-from img2img_train.networks.registry import NetworkSpec, build
-from img2img_train.objectives.registry import Batch
+from img2img_train.networks.registry import build
+from img2img_train.networks.specs import NetworkSpec
+from img2img_train.objectives.base import Batch
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs import folder as run
 from img2img_train.runs.folder import RunFolder
@@ -82,7 +83,7 @@ def four_images(size: int = 32) -> Batch:
 
 # ------------------------------------------------------------------------------------------- plans
 @pytest.mark.parametrize(
-    ("counts", "weights", "drawn"),
+    ("loss_counts", "weights", "drawn"),
     [
         ((10,), (1,), (10,)),
         ((10, 30), (1, 1), (20, 20)),
@@ -534,7 +535,7 @@ def memory_left(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is catch_out_of_memory as on Linux")
 @pytest.mark.parametrize(("width", "begun"), [(512, False), (160, True)])
 def test_running_out_of_memory_is_one_line_with_a_way_out(
     width: int, begun: bool, corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
@@ -566,7 +567,7 @@ def test_running_out_of_memory_is_one_line_with_a_way_out(
     assert not begun or command(*lean, "--out", "run") == 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is catch_out_of_memory as on Linux")
 def test_a_model_out_of_memory_names_what_takes_less(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -601,9 +602,12 @@ def test_a_model_out_of_memory_names_what_takes_less(
 )
 def test_every_shortage_of_memory_is_known_as_one(error: Exception) -> None:
     told = r"^run 'r': out of memory on cuda; less$"
-    with pytest.raises(Img2ImgError, match=told), limited("run", "r", "cuda", lambda: "less"):
+    with (
+        pytest.raises(Img2ImgError, match=told),
+        catch_out_of_memory("run", "r", "cuda", lambda: "less"),
+    ):
         raise error
-    with pytest.raises(RuntimeError, match="shapes"), limited("run", "r", "cuda", str):
+    with pytest.raises(RuntimeError, match="shapes"), catch_out_of_memory("run", "r", "cuda", str):
         raise RuntimeError("shapes differ")
 
 

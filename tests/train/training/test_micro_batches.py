@@ -14,7 +14,8 @@ from small_runs import small_config, small_training
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.progress import Display
-from img2img_train.objectives.registry import OBJECTIVES, Batch
+from img2img_train.objectives.base import Batch
+from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.training import fit as loop
 from img2img_train.training.micro_batches import MicroBatches
 from img2img_train.training.signals import Stopped

@@ -105,25 +105,25 @@ def test_weights_that_diverge_before_the_losses_do_are_not_written(
 def test_a_pool_of_none_gives_back_what_it_gets() -> None:
     made = torch.rand(3, 1, 2, 2)
     pool = ImagePool(0, seed=1)
-    assert torch.equal(pool.query(made, pool.draws(7)), made)
+    assert torch.equal(pool.query(made, pool.rng(7)), made)
 
 
 def test_a_pool_shows_the_new_and_the_old_and_goes_on_exactly(tmp_path: Path) -> None:
     images = torch.arange(80.0).view(40, 2, 1, 1, 1)
     whole, cut = ImagePool(5, seed=3), ImagePool(5, seed=3)
-    shown = [whole.query(made, whole.draws(step)) for step, made in enumerate(images)]
+    shown = [whole.query(made, whole.rng(step)) for step, made in enumerate(images)]
     for step in range(20):
-        cut.query(images[step], whole.draws(step))
+        cut.query(images[step], whole.rng(step))
     again = ImagePool(5, seed=3)
     assert cut.images is not None
     again.fill(cut.images.clone(), (1, 1), tmp_path)
     for step in range(20, 40):
-        assert torch.equal(again.query(images[step], whole.draws(step)), shown[step])
+        assert torch.equal(again.query(images[step], whole.rng(step)), shown[step])
     assert torch.equal(torch.cat(shown[:2]), images[:2].flatten(0, 1))
     late = torch.cat(shown[5:]).flatten()
     new = torch.isin(late, images[5:].flatten()) & (late == images[5:].flatten())
     assert 0.3 < float(new.float().mean()) < 0.7
     assert set(late.tolist()) <= set(range(80))
     for wrong in (torch.zeros(6, 1, 1, 1), torch.zeros(2, 1, 3, 1), torch.zeros(2)):
-        with pytest.raises(CheckpointError, match="pool of 5"):
+        with pytest.raises(CheckpointError, match="image pool of 5"):
             again.fill(wrong, (1, 1), tmp_path)

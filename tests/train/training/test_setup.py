@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
-from img2img_train.networks.registry import GanMode
+from img2img_train.networks.specs import GanMode
 from img2img_train.objectives import losses as adversarial
-from img2img_train.objectives.registry import OBJECTIVES, Batch
+from img2img_train.objectives.base import Batch
+from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log
 from img2img_train.training import fit as loop
 from img2img_train.training.setup import computing

@@ -14,7 +14,7 @@ from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.data import dataset
 from img2img_train.data.loader import SamplingPlan
-from img2img_train.networks.registry import describe
+from img2img_train.networks.specs import make_spec
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.report.page import write_run_report
 from img2img_train.runs import checkpoint as checkpoints
@@ -104,7 +104,7 @@ def test_a_run_without_pairs_from_start_to_end(loss: str, tmp_path: Path) -> Non
     image = np.zeros((1, 20, 24, 3), np.uint8)
     assert not np.array_equal(there.restore(image), back.restore(image))
     assert back.config.direction == "BtoA"
-    assert "input again" in write_run_report(out).read_text()
+    assert "reconstructed input" in write_run_report(out).read_text()
 
 
 def test_the_newest_checkpoint_of_a_game_counts_and_the_best_of_the_others(
@@ -152,6 +152,6 @@ def test_pairs_are_asked_for_where_they_are_needed(domains: Path, tmp_path: Path
 
 
 def test_discriminators_too_large_for_the_images_are_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'patch-286': takes sides of at least 96 pixels"):
+    with pytest.raises(UsageError, match="'patch-286': needs sides of at least 96 pixels"):
         loop.fit(small_config("pix2pix", corpus, tmp_path, discriminator="patch-286"), Display())
-    assert describe("patch-70", (3, 1), 4).norm == "batch"
+    assert make_spec("patch-70", (3, 1), 4).norm == "batch"

@@ -1,0 +1,155 @@
+"""The base class of objectives, and the settings that all of them share.
+
+To add an objective, write a subclass of ``Objective`` with its settings as fields, and add a row to
+``OBJECTIVES`` in ``registry``; the command line, recipes, checkpoints and tests read it from there. Torch is
+imported inside functions, so that settings and ``--help`` load fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from img2img_data.core.settings_model import in_group
+from img2img_train.networks.specs import GeneratorName, NetworkSpec, make_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Images: TypeAlias = "dict[str, Tensor]"
+Losses: TypeAlias = "dict[str, Tensor]"
+Nets: TypeAlias = "Mapping[str, nn.Module]"
+
+
+def setting(group: str, description: str, default: Any = ..., **limits: Any) -> Any:
+    """Return the field of a setting; its help is ``description``, the short help its first clause."""
+    extra = in_group(group)
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+# An objective with other defaults repeats the annotation only: type, range and help are written once.
+GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Generator", "generator network")]
+NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of a step on the device, float32 N x C x H x W in [-1, 1]; unpaired halves are independent."""
+
+    input: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One update in every ``every``-th step: networks that share an optimizer."""
+
+    name: str
+    modules: tuple[str, ...]
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    every: int = 1
+
+
+class PublishedDefaults(TypedDict, total=False):
+    """Settings of a run with which an objective was published."""
+
+    batch: int
+    epochs: int
+    epochs_decay: int
+    lr: float
+    test_dropout: bool
+    test_norm: Literal["running", "batch"]
+
+
+class Objective(BaseModel):
+    """Base class of objectives. A step calls ``forward``, then for each phase ``losses`` and ``after_update``.
+
+    Every objective has a network ``generator``, input to target, and an image ``output`` made by it.
+    ``reverse_generator`` is the name of the network from target to input, if there is one. ``paired``
+    objectives train on images with their targets, the others on two sides that are drawn independently.
+    ``sample_columns`` are the columns of a sample grid: ``input``, ``target`` and images of ``forward``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    paired: ClassVar[bool] = True
+    # Whether the checkpoint with the best PSNR on held-out images is handed over, or the newest.
+    best_by_psnr: ClassVar[bool] = True
+    reverse_generator: ClassVar[str | None] = None
+    sample_columns: ClassVar[tuple[str, ...]] = ("input", "output", "target")
+
+    net: GeneratorField = "autoencoder"
+    width: int = setting(
+        "Generator",
+        "channels of the generator's first layer; deeper layers have multiples of it",
+        64,
+        ge=1,
+        le=1024,
+    )
+    norm: NormName = setting(
+        "Generator", "normalization of the generator; auto: as published", "auto"
+    )
+    bottleneck_norm: bool = setting(
+        "Generator", "normalize the innermost layer of a unet-N too", False
+    )
+    dropout: float | None = setting(
+        "Generator",
+        "dropout rate of the generator; for unet-N, encoder-decoder-N and resnet-N; default: as "
+        "published, 0.5, or 0 in a resnet-N",
+        None,
+        ge=0,
+        lt=1,
+    )
+    residual: bool = setting(
+        "Generator",
+        "predict the difference from the input; an untrained generator then returns its input",
+        False,
+    )
+
+    def generators(self) -> tuple[str, ...]:
+        """Return the names of the networks that ``forward`` runs; a run may average their weights."""
+        return ("generator", self.reverse_generator) if self.reverse_generator else ("generator",)
+
+    def published_defaults(self) -> PublishedDefaults:
+        """Return the published settings of a run, used where none are given."""
+        return {}
+
+    # The order of the networks is part of what a seed means: each draws its weights from its position.
+    def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
+        """Return the specs of all networks for inputs and targets with these channels."""
+        return {"generator": self.generator_spec(channels)}
+
+    def generator_spec(self, channels: tuple[int, int]) -> NetworkSpec:
+        """Return the spec of a generator from input to output channels."""
+        options = self.norm, self.dropout, self.bottleneck_norm, self.residual
+        return make_spec(self.net, channels, self.width, *options)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the updates of a step, in order."""
+        return (Phase("generator", ("generator",)),)
+
+    def image_pools(self) -> dict[str, int]:
+        """Return the images of ``forward`` that have an image pool, and its size."""
+        return {}
+
+    def needs_double_backward(self) -> tuple[str, ...]:
+        """Return the names of networks whose gradients are differentiated again."""
+        return ()
+
+    def forward(self, nets: Nets, batch: Batch) -> Images:
+        """Return the images generated from a batch, by name, N x C x H x W; all phases share them."""
+        return {"output": nets["generator"](batch.input)}
+
+    def losses(
+        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
+    ) -> Losses:
+        """Return the terms whose sum the phase minimizes, by name: scalars, float32.
+
+        ``outputs`` are the images of ``forward``, ``history`` as many images from the image pools.
+        """
+        raise NotImplementedError
+
+    def after_update(self, phase: str, nets: Nets) -> None:
+        """Run after the update of a phase, for instance to clip weights."""

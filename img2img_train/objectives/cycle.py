@@ -1,0 +1,189 @@
+"""Cycle-consistent GAN objectives, without pairs: CycleGAN, DualGAN."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, TypeAlias
+
+from img2img_data.core.errors import UsageError
+from img2img_train.networks.specs import NetworkSpec
+from img2img_train.objectives.base import (
+    Batch,
+    GeneratorField,
+    Images,
+    Losses,
+    Nets,
+    Phase,
+    PublishedDefaults,
+    setting,
+)
+from img2img_train.objectives.gan import DiscriminatorWeight, GanModeField, GanObjective, NCritic
+
+CycleWeight: TypeAlias = Annotated[
+    float,
+    setting(
+        "Objective",
+        "weight of the cycle-consistency loss; L1 between an image and its cycle",
+        ge=0,
+        le=1e6,
+    ),
+]
+
+
+class CycleObjective(GanObjective):
+    """Base class: a generator from input to target, an reverse one, and a discriminator for each side.
+
+    A corpus with pairs works too; its pairs are not used. Loss terms have the names of
+    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix with A for the input side and B for the target
+    side: G_A is ``generator``, D_A, which sees images of B, is ``discriminator_target``; G_B is
+    ``reverse_generator``, D_B is ``discriminator_input``.
+    """
+
+    paired: ClassVar[bool] = False
+    reverse_generator: ClassVar[str | None] = "reverse_generator"
+    sample_columns: ClassVar[tuple[str, ...]] = (
+        "input", "output", "reconstructed_input", "target", "reverse_output", "reconstructed_target"
+    )  # fmt: skip
+
+    cycle_weight: CycleWeight = 10.0
+
+    def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
+        """Return both generators and both discriminators."""
+        inputs, targets = channels
+        return {
+            "generator": self.generator_spec(channels),
+            "reverse_generator": self.generator_spec((targets, inputs)),
+            "discriminator_target": self.discriminator_spec(targets),
+            "discriminator_input": self.discriminator_spec(inputs),
+        }
+
+    def forward(self, nets: Nets, batch: Batch) -> Images:
+        """Return both cycles: input, ``output``, ``reconstructed_input``; and target, ``reverse_output``,
+        ``reconstructed_target``.
+        """
+        generator, reverse = nets["generator"], nets["reverse_generator"]
+        output, reverse_output = generator(batch.input), reverse(batch.target)
+        return {
+            "output": output,
+            "reconstructed_input": reverse(output),
+            "reverse_output": reverse_output,
+            "reconstructed_target": generator(reverse_output),
+        }
+
+    def _generator_losses(self, nets: Nets, batch: Batch, outputs: Images) -> Losses:
+        from img2img_train.objectives.losses import generator_loss, l1_loss
+
+        logits_a = nets["discriminator_target"](outputs["output"])
+        terms = {"g_A": generator_loss(self.gan_mode, logits_a)}
+        logits_b = nets["discriminator_input"](outputs["reverse_output"])
+        terms["g_B"] = generator_loss(self.gan_mode, logits_b)
+        for name, image, original in (
+            ("cycle_A", outputs["reconstructed_input"], batch.input),
+            ("cycle_B", outputs["reconstructed_target"], batch.target),
+        ):
+            terms[name] = self.cycle_weight * l1_loss(image, original)
+        return terms
+
+    def _discriminator_losses(self, nets: Nets, batch: Batch, outputs: Images) -> Losses:
+        from img2img_train.objectives.losses import discriminator_loss
+
+        terms: Losses = {}
+        for name, net, real, fake in (
+            ("d_B", "discriminator_input", batch.input, outputs["reverse_output"]),
+            ("d_A", "discriminator_target", batch.target, outputs["output"]),
+        ):
+            found = discriminator_loss(self.gan_mode, nets[net], real, fake, self.d_weight)
+            terms |= {f"{name}_{term}": value for term, value in found.items()}
+        return terms
+
+    def _generator_phase(self) -> Phase:
+        return self._phase("generator", *self.generators(), every=self.n_critic)
+
+    def _discriminator_phase(self) -> Phase:
+        return self._phase("discriminator", "discriminator_target", "discriminator_input")
+
+
+class CycleGan(CycleObjective):
+    """Zhu, Park, Isola, Efros (2017): eq. 3 with least squares (4), lambda 10, identity loss of 5.2.
+
+    Identity 0.5, a pool of 50, generators first and the halved discriminator loss are those of
+    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
+    """
+
+    net: GeneratorField = "resnet-9"
+    gan_mode: GanModeField = "lsgan"
+    identity_weight: float = setting(
+        "Objective",
+        "weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); needs equal "
+        "channels in both domains",
+        0.5,
+        ge=0,
+        le=1e3,
+    )
+    pool_size: int = setting(
+        "Discriminator",
+        "images in the history shown to the discriminators; 0: no history",
+        50,
+        ge=0,
+        le=10_000,
+    )
+
+    def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
+        """Return the networks; UsageError for an identity loss between unequal channels."""
+        if self.identity_weight and channels[0] != channels[1]:
+            why = f"compares images of {channels[0]} and {channels[1]} channels"
+            raise UsageError("option", "--identity-weight", why, "give --identity-weight 0")
+        return super().networks(channels)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the generators' update, then the discriminators'."""
+        return self._generator_phase(), self._discriminator_phase()
+
+    def image_pools(self) -> dict[str, int]:
+        """Return a pool of the images of each generator."""
+        return {"output": self.pool_size, "reverse_output": self.pool_size}
+
+    def losses(
+        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
+    ) -> Losses:
+        """Return the discriminators' terms on images of the pools, or the generators' on new ones."""
+        from img2img_train.objectives.losses import l1_loss
+
+        if phase == "discriminator":
+            return self._discriminator_losses(nets, batch, history)
+        terms = self._generator_losses(nets, batch, outputs)
+        if self.identity_weight:
+            weight = self.identity_weight * self.cycle_weight
+            reverse, generator = nets["reverse_generator"], nets["generator"]
+            terms["idt_B"] = weight * l1_loss(reverse(batch.input), batch.input)
+            terms["idt_A"] = weight * l1_loss(generator(batch.target), batch.target)
+        return terms
+
+
+class DualGan(CycleObjective):
+    """Yi, Zhang, Tan, Gong (2017), eq. 1 to 3: Wasserstein critics and an L1 cycle loss, lambda 500.
+
+    The default is a gradient penalty in place of the paper's clipped weights (``--gan-mode wgan``: clip 0.01,
+    RMSProp, 5e-5). Two updates of the critics per update of the generators (3.4: 2 to 4), not halved.
+    """
+
+    gan_mode: GanModeField = "wgan-gp"
+    d_weight: DiscriminatorWeight = 1.0
+    n_critic: NCritic = 2
+    cycle_weight: CycleWeight = 500.0
+
+    def published_defaults(self) -> PublishedDefaults:
+        """Return the published settings; the learning rate of the authors' code does not decay."""
+        # https://github.com/duxingren14/DualGAN
+        return {**super().published_defaults(), "epochs_decay": 0}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the critics' update, then the generators', every ``n_critic`` steps."""
+        return self._discriminator_phase(), self._generator_phase()
+
+    def losses(
+        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
+    ) -> Losses:
+        """Return the critics' terms, or the generators'."""
+        if phase == "discriminator":
+            return self._discriminator_losses(nets, batch, outputs)
+        return self._generator_losses(nets, batch, outputs)

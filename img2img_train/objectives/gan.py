@@ -1,0 +1,186 @@
+"""Adversarial (GAN) objectives with pairs: GAN, conditional GAN, L1 + GAN, pix2pix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypeAlias
+
+from pydantic import model_validator
+
+from img2img_train.networks.specs import DiscriminatorName, GanMode, NetworkSpec, make_spec
+from img2img_train.objectives.base import (
+    Batch,
+    GeneratorField,
+    Images,
+    Losses,
+    Nets,
+    NormName,
+    Objective,
+    Phase,
+    PublishedDefaults,
+    setting,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GanModeField: TypeAlias = Annotated[
+    GanMode,
+    setting(
+        "Objective",
+        "adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, trained with RMSProp), "
+        "wgan-gp (gradient penalty)",
+    ),
+]
+DiscriminatorWeight: TypeAlias = Annotated[
+    float,
+    setting(
+        "Discriminator", "multiplier of the discriminator loss; 0.5 as in pix2pix", gt=0, le=1000
+    ),
+]
+NCritic: TypeAlias = Annotated[
+    int, setting("Discriminator", "discriminator updates per generator update", ge=1, le=100)
+]
+
+
+class GanObjective(Objective):
+    """Base class of objectives with discriminators; subclasses say which images those see."""
+
+    # No score tells when a GAN is at its best, and PSNR least of all, because it prefers blurred images: the
+    # newest checkpoint is handed over.
+    best_by_psnr: ClassVar[bool] = False
+
+    net: GeneratorField = "unet-256"
+    gan_mode: GanModeField = "vanilla"
+    discriminator: DiscriminatorName = setting(
+        "Discriminator",
+        "discriminator network; patch-N has a receptive field of N x N pixels, global sees the whole "
+        "image",
+        "patch-70",
+    )
+    d_width: int = setting(
+        "Discriminator", "channels of the discriminator's first layer", 64, ge=1, le=1024
+    )
+    d_norm: NormName = setting(
+        "Discriminator",
+        "normalization of the discriminator; auto: that of the generator, but instance in place of "
+        "batch with wgan-gp",
+        "auto",
+    )
+    d_weight: DiscriminatorWeight = 0.5
+    n_critic: NCritic = 1
+    clip_value: float = setting(
+        "Discriminator", "weight clipping bound, with --gan-mode wgan", 0.01, gt=0, le=1
+    )
+
+    @model_validator(mode="after")
+    def _check_clip_value(self) -> Self:
+        default = type(self).model_fields["clip_value"].default
+        if self.gan_mode != "wgan" and self.clip_value != default:
+            raise ValueError(
+                "--clip-value belongs to --gan-mode wgan; give that too, or leave it out"
+            )
+        return self
+
+    def published_defaults(self) -> PublishedDefaults:
+        """Return those of Isola et al. (2017), 6.2, and with wgan of Arjovsky et al. (2017), algorithm 1."""
+        defaults: PublishedDefaults = {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        return {**defaults, "lr": 5e-5} if self.gan_mode == "wgan" else defaults
+
+    def discriminator_spec(self, channels: int) -> NetworkSpec:
+        """Return the spec of a discriminator of images with so many channels."""
+        norm = self.d_norm
+        if norm == "auto":
+            norm = self.generator_spec((3, 3)).norm
+            # The gradient penalty is defined per image; batch norm would make it depend on the others.
+            norm = "instance" if norm == "batch" and self.gan_mode == "wgan-gp" else norm
+        return make_spec(self.discriminator, (channels, 1), self.d_width, norm)
+
+    def needs_double_backward(self) -> tuple[str, ...]:
+        """Return the discriminators with ``wgan-gp``, whose penalty differentiates their gradients."""
+        modules = (p.modules for p in self.phases() if p.name == "discriminator")
+        return next(modules) if self.gan_mode == "wgan-gp" else ()
+
+    def after_update(self, phase: str, nets: Nets) -> None:
+        """Clip the discriminators' weights with ``wgan``."""
+        from img2img_train.objectives.losses import clip_weights
+
+        if phase == "discriminator" and self.gan_mode == "wgan":
+            names = (name for name in nets if name.startswith("discriminator"))
+            clip_weights([nets[name] for name in names], self.clip_value)
+
+    def _phase(self, name: str, *modules: str, every: int = 1) -> Phase:
+        return Phase(name, modules, "rmsprop" if self.gan_mode == "wgan" else "adam", every)
+
+
+class Gan(GanObjective):
+    """The adversarial loss alone; the discriminator does not see the input.
+
+    "GAN" in Isola et al. (2017), 4.1.
+    """
+
+    conditional: ClassVar[bool] = False
+
+    def published_defaults(self) -> PublishedDefaults:
+        """Return the published settings: dropout and batch statistics stay on at test, as in 3.4."""
+        return {**super().published_defaults(), "test_dropout": True, "test_norm": "batch"}
+
+    def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
+        """Return the generator and its discriminator."""
+        inputs = channels[1] + (channels[0] if self.conditional else 0)
+        specs = self.generator_spec(channels), self.discriminator_spec(inputs)
+        return {"generator": specs[0], "discriminator": specs[1]}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the discriminator's update, then the generator's."""
+        return (
+            self._phase("discriminator", "discriminator"),
+            self._phase("generator", "generator", every=self.n_critic),
+        )
+
+    def losses(
+        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
+    ) -> Losses:
+        """Return ``d_real``, ``d_fake`` (and ``d_gp``) of the discriminator, ``g_gan`` of the generator."""
+        from img2img_train.objectives.losses import discriminator_loss, generator_loss
+
+        discriminator = nets["discriminator"]
+        fake = self._discriminator_input(batch, outputs["output"])
+        if phase == "generator":
+            return {"g_gan": generator_loss(self.gan_mode, discriminator(fake))}
+        real = self._discriminator_input(batch, batch.target)
+        terms = discriminator_loss(self.gan_mode, discriminator, real, fake, self.d_weight)
+        return {f"d_{name}": term for name, term in terms.items()}
+
+    def _discriminator_input(self, batch: Batch, image: Tensor) -> Tensor:
+        from img2img_train.objectives.losses import concat_channels
+
+        return concat_channels(batch.input, image) if self.conditional else image
+
+
+class CGan(Gan):
+    """The adversarial loss alone; the discriminator sees input and image. Isola et al. (2017), eq. 1."""
+
+    conditional: ClassVar[bool] = True
+
+
+class L1Gan(Gan):
+    """L1 and the unconditional adversarial loss. "L1+GAN" in Isola et al. (2017), 4.1."""
+
+    l1_weight: float = setting("Objective", "weight of the L1 loss", 100.0, ge=0, le=1e6)
+
+    def losses(
+        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
+    ) -> Losses:
+        """Return the adversarial terms, and ``g_l1``, weighted, of the generator."""
+        from img2img_train.objectives.losses import l1_loss
+
+        terms = super().losses(phase, nets, batch, outputs, history)
+        if phase == "generator":
+            terms["g_l1"] = self.l1_weight * l1_loss(outputs["output"], batch.target)
+        return terms
+
+
+class Pix2Pix(L1Gan):
+    """L1 and the conditional adversarial loss. Isola et al. (2017), eq. 4, lambda 100."""
+
+    conditional: ClassVar[bool] = True
