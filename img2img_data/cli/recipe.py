@@ -37,7 +37,7 @@ from img2img_data.core.yaml_file import Document, read_yaml
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.exchange.export import EXPORT_FILE
-from img2img_data.exchange.webdataset_pack import INDEX_FILE
+from img2img_data.exchange.webdataset import INDEX_FILE
 from img2img_data.runner.outcome import Report
 
 Say = Callable[[str], None]

@@ -51,8 +51,7 @@ from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS, PipelineStep
 from img2img_data.degradations.spec import parse_assignments, parse_spec
 from img2img_data.exchange.export import ExportSettings, export_corpus
-from img2img_data.exchange.webdataset_pack import INDEX_FILE, PackSettings, pack_corpus
-from img2img_data.exchange.webdataset_unpack import unpack_corpus
+from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corpus, unpack_corpus
 from img2img_data.images.io import Channels
 from img2img_data.runner.outcome import Report
 from img2img_data.runner.plan import Plan, plan_entries, plan_folders, plan_pairs

@@ -356,7 +356,7 @@ class WebDatasetLayout(FolderLayout):
     def _entry(path: Path, prefix: str, group: MemberGroup) -> LayoutEntry:
         row: dict[str, Any] = {}
         if "json" in group and group["json"].size < 1 << 24:
-            row = row_in(tar.content(path, group["json"])) or {}
+            row = parse_row(tar.content(path, group["json"])) or {}
         images = {
             name.rpartition(".")[0]: member
             for name, member in group.items()
@@ -387,14 +387,14 @@ def _text_lines(path: Path) -> Iterator[str]:
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(_text_lines(path), 1):
-        row = row_in(line) if line.strip() else {}
+        row = parse_row(line) if line.strip() else {}
         if row is None:
             raise UsageError("list", path, f"line {number} is damaged", "correct the file")
         if row:
             yield row
 
 
-def row_in(line: str | bytes) -> dict[str, Any] | None:
+def parse_row(line: str | bytes) -> dict[str, Any] | None:
     """Return the JSON object in a line, None if there is none."""
     try:
         row = json.loads(line)

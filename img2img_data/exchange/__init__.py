@@ -1,3 +1,6 @@
-"""Corpora in the formats of other tools, and back."""
+"""Corpora in the formats of other tools: exports, and WebDataset shards that unpack to the corpus.
 
-__all__ = ["export", "webdataset_pack", "webdataset_unpack"]
+Reading folders of other tools is in ``corpus.layouts``.
+"""
+
+__all__ = ["export", "webdataset"]

@@ -1,32 +1,31 @@
-"""Write a corpus in another tool's layout: one engine for every format of ``exports``.
+"""Writing a corpus in the layout of another tool: one engine for every format of ``formats``.
 
-Files are copied byte for byte wherever the layout allows, else re-encoded without loss. OUT/export.json says
-what was written; it comes last, so it exists or the export is unfinished.
+Files are copied byte for byte if the layout allows, else re-encoded without loss. OUT/export.json
+describes the export; it is written last, so an export without it is unfinished.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError, printable
-from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
+from img2img_data.core.jsonl import RowFile, open_rows
 from img2img_data.core.progress import Progress
-from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, to_json_page
-from img2img_data.corpus.reader import Corpus, Pair, read_info
-from img2img_data.exchange.formats import EXPORTS, Done, Finished, Item, Items, Part
-from img2img_data.exchange.webdataset_pack import read_file
+from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, inside, to_json_line
+from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, reason_of
+from img2img_data.exchange.formats import EXPORTS, Content, ExportedPair, PairsBySplit
+from img2img_data.exchange.webdataset import read_file, write_folder, write_page
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder
 from img2img_data.runner.outcome import Report
@@ -35,29 +34,35 @@ from img2img_data.runner.settings import RunSettings
 from img2img_data.runner.workers import Pool, default_jobs
 
 EXPORT_FILE: Final = "export.json"
+_VERIFY: Final = "see 'img2img-data verify'"
 
 
 class ExportSettings(BaseModel):
-    """Which format, and which half is the input."""
+    """Format, and which half is the input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["pix2pix", "cyclegan", "basicsr", "hf", "lmdb"] = Field(
-        "pix2pix", description="what is written; see above"
+        "pix2pix", description="layout to write; see above"
     )
-    direction: Literal["AtoB", "BtoA"] = Field(
-        "AtoB", description="BtoA: inputs and targets change places"
-    )
+    direction: Literal["AtoB", "BtoA"] = Field("AtoB", description="BtoA swaps inputs and targets")
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What every worker knows: the corpus without its rows, the format, and where to."""
+class ExportJob:
+    """Settings that all workers share: the corpus without its rows, the format, and the output."""
 
     corpus: Corpus
     format: str
     swapped: bool
     out: str
+
+
+NumberedPair = tuple[int, Pair]
+WrittenFiles = tuple[int, list[str], tuple[int, int]]
+"""Number of a pair, its files' names, height and width of its images."""
+EncodedImage = tuple[bytes, str, tuple[int, int]]
+"""Bytes of a file, its extension, height and width of a half."""
 
 
 def export_corpus(
@@ -66,139 +71,148 @@ def export_corpus(
     settings: ExportSettings,
     run: RunSettings,
     progress: Progress,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> Report:
-    """Write the corpus ``root`` at ``out`` in another tool's format, which must be new or empty.
+    """Write the corpus ``root`` at ``out``, a new or empty folder, in another tool's format.
 
-    Raises ``CorpusError`` when the corpus is none or a image in it is not what its row says; ``UsageError``
-    when the format cannot hold it, or ``out`` is taken.
+    Raises ``CorpusError`` if ``root`` is damaged or an image does not match its row,
+    ``UsageError`` if it is not a corpus, the format cannot hold it, or ``out`` is taken.
     """
     if not (root / CORPUS_FILE).is_file():
-        raise UsageError("folder", root, "is no corpus", "'img2img-data import' makes one of it")
-    corpus, format = _without_rows(root), EXPORTS[settings.format]
-    if corpus.kind not in format.kinds:
-        raise UsageError(
-            "corpus", root, f"is {corpus.kind}, which {settings.format} cannot hold", format.hint
-        )
+        raise UsageError("folder", root, "is not a corpus", "'img2img-data import' makes one of it")
+    corpus, format = open_corpus(root, rows=False), EXPORTS[settings.format]
+    if corpus.kind not in format.kinds_of_corpus:
+        why = f"is {corpus.kind}, which {settings.format} cannot hold"
+        raise UsageError("corpus", root, why, format.hint)
     swapped = settings.direction == "BtoA"
-    items = Items(root, flip=swapped and corpus.kind == "unpaired")
-    format.check(corpus, items)
-    counts = {split: count for split, count in items.counts().items() if count}
+    pairs = {
+        split: open_rows(path, {"": partial(_pair_of, swapped, path.parent)}, lambda row: "")[""]
+        for split, path in manifests_of(root, corpus.info).items()
+    }
+    format.check(corpus, pairs)
+    counts = {split: len(rows) for split, rows in pairs.items() if rows}
     if run.dry_run:
         parts = ", ".join(f"{split} {n:,}" for split, n in counts.items())
-        say(
-            f"would write {len(items):,} ({parts}) as {settings.format} to '{out}'; nothing was written"
-        )
+        total = f"{sum(counts.values()):,} ({parts})"
+        echo(f"would write {total} as {settings.format} to '{out}'; nothing was written")
         return Report()
-    folder = BuildFolder(out, EXPORT_FILE)
     digest = sha256(read_file(root / CORPUS_FILE)).hexdigest()
     recipe = {"command": "export", **settings.model_dump(), "corpus": digest}
-    work = Work(corpus, settings.format, swapped, os.fspath(out))
-    with locked(out):
-        complete = not folder.begin(recipe, [os.fsencode(root)])
-        if not complete:
-            with folder.dropped_unused(), writing_to(out):
-                _write(work, folder, items, run, progress)
-                page = {"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts}
-                write_atomically(
-                    out / EXPORT_FILE, to_json_page(page), folder.building / "page", sync=True
-                )
-            folder.end()
+    job = ExportJob(corpus, settings.format, swapped, os.fspath(out))
+
+    def write(folder: BuildFolder) -> None:
+        _write_splits(job, folder, pairs, run, progress)
+        page = {"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts}
+        write_page(folder, EXPORT_FILE, page)
+
+    complete = not write_folder(BuildFolder(out, EXPORT_FILE), recipe, root, write)
     return Report(kept=Counter(counts), complete=complete)
 
 
-def _without_rows(root: Path) -> Corpus:
-    info = read_info(root)
-    kind, layout, color = (
-        info.get("kind", "paired"),
-        info.get("layout", "folders"),
-        info.get("color", "rgb"),
-    )
-    return Corpus(root, kind, layout, color, info, {})
+def _pair_of(swapped: bool, folder: Path, row: Mapping[str, Any]) -> Pair:
+    """Return the pair of a row; the domains of an unpaired corpus are swapped here."""
+    inside(folder, str(row.get("key", "")))  # files of the export are named by the key
+    if swapped and "domain" in row:
+        row = {**row, "domain": "B" if row["domain"] == "A" else "A"}
+    return pair_of(folder, row)
 
 
-def _write(
-    work: Work, folder: BuildFolder, items: Items, run: RunSettings, progress: Progress
+def _write_splits(
+    job: ExportJob, folder: BuildFolder, pairs: PairsBySplit, run: RunSettings, progress: Progress
 ) -> None:
-    places = array("q", bytes(8 * len(items)))
-    todo = array("q", range(len(items)))
-    one = functools.partial(write_item, work)
-    pool = Pool(one, items.__getitem__, _lost, run.jobs or default_jobs(), run.timeout)
-    with (folder.building / "done").open("wb") as spool:
-        for count, done in enumerate(pool.run(todo), 1):
-            places[done.item.number] = spool.tell()
-            spool.write(json.dumps([done.names, done.size]).encode() + b"\n")
-            progress(count, len(items))
-    for number, split in enumerate(items.splits):
-        start, end = items.starts[number : number + 2]
-        if end > start:
-            done_there = Finished(items, folder.building / "done", places, start, end)
-            EXPORTS[work.format].finish(work.corpus, folder, split, done_there)
-
-
-def _lost(item: Item, reason: str) -> Done:
-    raise Img2ImgError("image", item.first, f"{reason}: its worker was lost twice", "look at it")
-
-
-def write_item(work: Work, item: Item) -> Done:
-    """Write the files of one item."""
-    format, names, size = EXPORTS[work.format], [], (0, 0)
-    shots = format.files(item)
-    ends = {item.first.suffix.lower(), item.second.suffix.lower()}
-    as_png = format.one_extension and (len(ends) > 1 or work.corpus.layout == "combined")
-    for shot in shots:
-        data, extension, size = _content(work, item, shot.part, as_png)
-        name = f"{shot.name}{extension}"
-        write_file(work.out, name, data)
-        names.append(name)
-    return Done(item, tuple(names), size)
-
-
-def _content(
-    work: Work, item: Item, part: Part, as_png: bool
-) -> tuple[bytes, str, tuple[int, int]]:
-    """Return the bytes of a file, its extension, and height and width of the image it holds."""
-    if part == "both":
-        if work.corpus.layout == "combined" and not work.swapped:
-            return _as_it_is(work, item, item.first, "file_name", 2)
-        first, second = _halves(work, item)
-        return (
-            io.encode(np.ascontiguousarray(np.hstack((first, second))), "png"),
-            ".png",
-            first.shape[:2],
+    """Write the files of every split in worker processes, then its lists in the order of the
+    rows."""
+    done, total = 0, sum(map(len, pairs.values()))
+    for split, rows in pairs.items():
+        # Results come in any order: they go to a file, and only their positions stay in memory.
+        results, starts = folder.building / "written.jsonl", array("q", bytes(8 * len(rows)))
+        pool = Pool(
+            partial(write_pair, job),
+            partial(_numbered, rows),
+            _lost,
+            run.jobs or default_jobs(),
+            run.timeout,
         )
-    if work.corpus.layout == "combined":
-        half = _halves(work, item)[part == "target"]
-        return io.encode(np.ascontiguousarray(half), "png"), ".png", half.shape[:2]
-    other = part != "own" and (part == "target") != work.swapped
-    path, column = (item.second, "target_file_name") if other else (item.first, "input_file_name")
-    data, extension, size = _as_it_is(work, item, path, column, 1)
+        with results.open("wb") as file:
+            for number, names, size in pool.run(range(len(rows))):
+                starts[number] = file.tell()
+                file.write(to_json_line({"number": number, "names": names, "size": size}))
+                done += 1
+                progress(done, total)
+        if rows:
+            exported = RowFile(results, partial(_exported, rows), starts)
+            EXPORTS[job.format].finish(job.corpus, folder, split, exported)
+
+
+def _numbered(rows: Sequence[Pair], number: int) -> NumberedPair:
+    return number, rows[number]
+
+
+def _exported(rows: Sequence[Pair], result: Mapping[str, Any]) -> ExportedPair:
+    height, width = result["size"]
+    return ExportedPair(rows[result["number"]], tuple(result["names"]), (height, width))
+
+
+def _lost(task: NumberedPair, reason: str) -> WrittenFiles:
+    why = f"{reason}: its worker process ended twice"
+    raise Img2ImgError("image", task[1].input, why, "check the file")
+
+
+def write_pair(job: ExportJob, task: NumberedPair) -> WrittenFiles:
+    """Write the files of one pair."""
+    (number, pair), format = task, EXPORTS[job.format]
+    extensions = {pair.input.suffix.lower(), pair.target.suffix.lower()}
+    as_png = format.one_extension and len(extensions) > 1
+    names, size = [], (0, 0)
+    for name, content in format.files(pair):
+        data, extension, size = _content(job, pair, content, as_png)
+        names.append(f"{name}{extension}")
+        write_file(job.out, names[-1], data)
+    return number, names, size
+
+
+def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> EncodedImage:
+    if job.corpus.layout == "combined" and content != "image":
+        if content == "both" and not job.swapped:
+            return _copied(pair, pair.input, "file_name", 2)
+        return _encoded(job, pair, content)
+    if content == "both":
+        return _encoded(job, pair, content)
+    path, column = pair.input, "input_file_name"
+    if content == "image":
+        column = "file_name"
+    elif (content == "target") != job.swapped:
+        path, column = pair.target, "target_file_name"
+    data, extension, size = _copied(pair, path, column, 1)
     if as_png and extension != ".png":
-        return io.encode(work.corpus.read_image(path), "png"), ".png", size
+        return io.encode(job.corpus.read_image(path), "png"), ".png", size
     return data, extension, size
 
 
-def _halves(work: Work, item: Item) -> tuple[io.Pixels, io.Pixels]:
-    first, second = work.corpus.read(Pair(item.key, item.split, item.first, item.second))
-    return (second, first) if work.swapped else (first, second)
+def _encoded(job: ExportJob, pair: Pair, content: Content) -> EncodedImage:
+    """Return one half of a pair, or both side by side, as PNG."""
+    halves = job.corpus.read(pair)
+    first, second = reversed(halves) if job.swapped else halves
+    pixels = {"input": first, "target": second}.get(content)
+    if pixels is None:
+        pixels = np.hstack((first, second))
+    return io.encode(np.ascontiguousarray(pixels), "png"), ".png", first.shape[:2]
 
 
-def _as_it_is(
-    work: Work, item: Item, path: Path, column: str, across: int
-) -> tuple[bytes, str, tuple[int, int]]:
-    """Return a file's own bytes once they are known to be what the row says, and a whole image."""
+def _copied(pair: Pair, path: Path, column: str, across: int) -> EncodedImage:
+    """Return a file's own bytes, after checking that they match the row and are a complete image.
+
+    ``across``: number of halves side by side in the image.
+    """
     data = read_file(path)
-    wanted = item.row.get(column.replace("file_name", "sha256"))
-    if isinstance(wanted, str) and sha256(data).hexdigest() != wanted:
-        raise CorpusError("image", path, "is not what its row says", "see 'img2img-data verify'")
+    stated = pair.row.get(column.replace("file_name", "sha256"))
+    if isinstance(stated, str) and sha256(data).hexdigest() != stated:
+        raise CorpusError("image", path, "does not match its row", _VERIFY)
     try:
         width, height = io.decode(data).size
-    except io.Rejected as rejected:
-        why = f"{rejected.reason} {rejected.detail}".strip()
-        raise CorpusError("image", path, why, "see 'img2img-data verify'") from None
+    except Rejected as rejected:
+        raise CorpusError("image", path, reason_of(rejected), _VERIFY) from None
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
-        raise CorpusError(
-            "image", path, f"ends in '{printable(extension)}'", "see 'img2img-data verify'"
-        )
+        raise CorpusError("image", path, f"ends in '{printable(extension)}'", _VERIFY)
     return data, extension, (height, width // across)

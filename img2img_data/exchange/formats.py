@@ -1,232 +1,230 @@
-"""The layouts that a corpus can be written in, for other tools.
+"""Layouts in which a corpus can be written for other tools.
 
-A format says which file holds which half under which name, and writes its lists at the end; ``exporting``
-does the rest. Adding one: a class, and a row in ``EXPORTS``. What ``layouts`` reads comes back with equal
-pixels, keys and splits.
+A format names the files of a pair and their contents, and writes its lists at the end; ``export``
+does the rest. To add one, write a class and add a row to ``EXPORTS``. The layouts of the same name
+in ``corpus`` read an export back with equal pixels, keys and splits.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, overload
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
-from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError, load_extra
-from img2img_data.corpus.format import METADATA_FILE, Kind, inside, to_json_line
-from img2img_data.corpus.reader import Corpus, manifests_of, read_info
-from img2img_data.exchange.webdataset_pack import row_of
+from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
+from img2img_data.corpus.format import METADATA_FILE, Kind, to_json_line
+from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.runner.build_folder import BUILDING, BuildFolder
 
-Part = Literal["input", "target", "both", "own"]
+Content = Literal["input", "target", "both", "image"]
+"""Content of a file: one half, both side by side, or the one image of an unpaired corpus."""
+PairsBySplit = Mapping[str, Sequence[Pair]]
+"""Rows of a corpus. A row of an unpaired corpus is a pair whose halves are the same file."""
 
 
-class Shot(NamedTuple):
-    """One file of an export: its name without extension, and what it holds."""
+class ExportFile(NamedTuple):
+    """One file of an export: its name without extension, and its content."""
 
     name: str
-    part: Part
+    content: Content
 
 
-class Item(NamedTuple):
-    """One pair of the corpus, or one image of a domain."""
+class ExportedPair(NamedTuple):
+    """One pair that was written: its files' names, and height and width of its images."""
 
-    number: int
-    split: str
-    key: str
-    first: Path
-    second: Path
-    side: int
-    row: Mapping[str, Any]
-
-
-class Done(NamedTuple):
-    """One item that was written: its files' names, and height and width."""
-
-    item: Item
+    pair: Pair
     names: tuple[str, ...]
     size: tuple[int, int]
 
 
-class Export:
-    """What every format is: the files of an item, and the lists about them."""
+class ExportFormat:
+    """Base class of the formats."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("paired",)
-    hint: ClassVar[str] = "--format cyclegan takes it"
+    kinds_of_corpus: ClassVar[tuple[Kind, ...]] = ("paired",)
+    hint: ClassVar[str] = "--format cyclegan can hold it"
     one_extension: ClassVar[bool] = False
-    """Whether the two halves must end alike; where they do not, both become PNG."""
+    """True if both halves must have the same extension; if they differ, both become PNG."""
 
-    def check(self, corpus: Corpus, items: Items) -> None:
-        """Raise ``UsageError`` when the format cannot hold the corpus, or a package is missing."""
+    def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
+        """Raise ``UsageError`` if the format cannot hold the corpus, or a package is missing."""
 
-    def files(self, item: Item) -> tuple[Shot, ...]:
-        """Return the files that an item becomes."""
+    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
+        """Return the files of a pair."""
         raise NotImplementedError
 
-    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
-        """Write the lists of a split, from its items in the order of their keys."""
+    def finish(
+        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
+    ) -> None:
+        """Write the lists of a split. ``exported`` has the order of the corpus."""
 
 
-class Pix2Pix(Export):
-    """``train/KEY.png``: input left, target right. https://github.com/phillipi/pix2pix, docs/datasets."""
+class Pix2PixFormat(ExportFormat):
+    """``train/KEY.png``: input left, target right. https://github.com/phillipi/pix2pix,
+    docs/datasets."""
 
-    def check(self, corpus: Corpus, items: Items) -> None:
-        """Reject Lab: its L plane and its target share no image."""
+    def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
+        """Reject Lab: one image cannot hold an L plane and a Lab target."""
         if corpus.color == "lab":
-            raise UsageError(
-                "corpus", corpus.root, "is Lab, which no A|B image holds", "--format hf takes it"
-            )
+            why = "is a Lab corpus, which an A|B image cannot hold"
+            raise UsageError("corpus", corpus.root, why, "--format hf can hold it")
 
-    def files(self, item: Item) -> tuple[Shot, ...]:
-        """Put both halves into one file."""
-        return (Shot(f"{item.split}/{item.key}", "both"),)
+    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
+        """Return one file with both halves."""
+        return (ExportFile(f"{pair.split}/{pair.key}", "both"),)
 
 
-class CycleGAN(Export):
+class CycleGANFormat(ExportFormat):
     """``trainA/KEY.png`` and ``trainB/KEY.png``; of pairs, A is the input and B the target."""
 
-    kinds = ("unpaired", "paired")
+    kinds_of_corpus = ("unpaired", "paired")
 
-    def files(self, item: Item) -> tuple[Shot, ...]:
-        """Put each image into the folder of its domain."""
-        if not item.row.get("domain"):
-            return Shot(f"{item.split}A/{item.key}", "input"), Shot(
-                f"{item.split}B/{item.key}", "target"
-            )
-        return (Shot(f"{item.split}{'AB'[item.side]}/{item.key}", "own"),)
+    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
+        """Return a file in the folder of each domain."""
+        domain = pair.row.get("domain")
+        if domain:
+            return (ExportFile(f"{pair.split}{domain}/{pair.key}", "image"),)
+        a, b = f"{pair.split}A/{pair.key}", f"{pair.split}B/{pair.key}"
+        return ExportFile(a, "input"), ExportFile(b, "target")
 
 
-class BasicSR(Export):
-    """``train/lq/KEY.png``, ``train/gt/KEY.png`` and ``train/meta_info.txt`` with "KEY.png (h,w,c)".
+class BasicSRFormat(ExportFormat):
+    """``train/lq/KEY.png``, ``train/gt/KEY.png`` and ``train/meta_info.txt`` with "KEY.png
+    (h,w,c)".
 
-    As in https://github.com/XPixelGroup/BasicSR, docs/DatasetPreparation. It looks for both halves under one
-    name, without folders, and takes what stands before the first space of a line: so "/" and " " of a key
-    are written %2F and %20.
+    As in https://github.com/XPixelGroup/BasicSR, docs/DatasetPreparation. BasicSR expects both
+    halves under one name, without folders, and reads a line up to its first space: so "/" and " "
+    of a key are written %2F and %20.
     """
 
     one_extension = True
 
-    def files(self, item: Item) -> tuple[Shot, ...]:
-        """Put the input into lq and the target into gt."""
-        name = flat(item.key)
-        return Shot(f"{item.split}/lq/{name}", "input"), Shot(f"{item.split}/gt/{name}", "target")
+    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
+        """Return the input in lq and the target in gt."""
+        name = flat_key(pair.key)
+        lq, gt = f"{pair.split}/lq/{name}", f"{pair.split}/gt/{name}"
+        return ExportFile(lq, "input"), ExportFile(gt, "target")
 
-    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
+    def finish(
+        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
+    ) -> None:
         """Write meta_info.txt."""
-        channels = corpus.channels["target"]
-        lines = (
-            f"{d.names[1].rpartition('/')[2]} ({d.size[0]},{d.size[1]},{channels})\n" for d in done
-        )
-        _write_list(folder, f"{split}/meta_info.txt", (line.encode() for line in lines))
+        lines = (_meta_line(e, 1, corpus.channels["target"]) for e in exported)
+        _write_list(folder, f"{split}/meta_info.txt", (f"{line}\n".encode() for line in lines))
 
 
-class HuggingFace(Export):
-    """What ``datasets.load_dataset("imagefolder")`` reads as Image columns input and target.
+class HuggingFaceFormat(ExportFormat):
+    """The folder that ``datasets.load_dataset("imagefolder")`` reads as Image columns input and
+    target.
 
-    Every split has the same columns of the same types, whatever the corpus drew; the row of the corpus is
-    there whole as a JSON text. The split val is called validation, as in https://huggingface.co/docs/datasets.
+    Every split has the same columns of the same types, whatever was drawn for the corpus; the row
+    of the corpus is there as JSON text. The split val is called validation, as in
+    https://huggingface.co/docs/datasets.
     """
 
     _splits: Final[Mapping[str, str]] = {"train": "train", "val": "validation", "test": "test"}
 
-    def check(self, corpus: Corpus, items: Items) -> None:
-        """Reject splits whose names ``datasets`` would not tell apart."""
-        for split in items.splits:
+    def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
+        """Reject splits whose names ``datasets`` would not recognize."""
+        for split in pairs:
             if split not in self._splits:
                 known = ", ".join(self._splits)
                 raise UsageError("split", split, "has no name in this format", f"it knows {known}")
 
-    def files(self, item: Item) -> tuple[Shot, ...]:
-        """Put the halves into input and target."""
-        place = self._splits[item.split]
-        return Shot(f"{place}/input/{item.key}", "input"), Shot(
-            f"{place}/target/{item.key}", "target"
-        )
+    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
+        """Return the halves in input and target."""
+        place = self._splits[pair.split]
+        first, second = f"{place}/input/{pair.key}", f"{place}/target/{pair.key}"
+        return ExportFile(first, "input"), ExportFile(second, "target")
 
-    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
+    def finish(
+        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
+    ) -> None:
         """Write metadata.jsonl."""
         place = self._splits[split]
-        _write_list(
-            folder, f"{place}/{METADATA_FILE}", (to_json_line(self._row(d, place)) for d in done)
-        )
+        rows = (to_json_line(self._row(e, place)) for e in exported)
+        _write_list(folder, f"{place}/{METADATA_FILE}", rows)
 
     @staticmethod
-    def _row(done: Done, place: str) -> dict[str, Any]:
-        first, second = (n.removeprefix(f"{place}/") for n in done.names)
+    def _row(exported: ExportedPair, place: str) -> dict[str, Any]:
+        first, second = (n.removeprefix(f"{place}/") for n in exported.names)
+        row = exported.pair.row
         return {
-            "key": done.item.key,
+            "key": exported.pair.key,
             "input_file_name": first,
             "target_file_name": second,
-            "source": str(done.item.row.get("source", "")),
-            "kind": str(done.item.row.get("kind", "")),
-            "width": done.size[1],
-            "height": done.size[0],
-            "row": to_json_line(done.item.row).decode().strip(),
+            "source": str(row.get("source", "")),
+            "kind": str(row.get("kind", "")),
+            "width": exported.size[1],
+            "height": exported.size[0],
+            "row": to_json_line(row).decode().strip(),
         }
 
 
-class LMDB(BasicSR):
-    """``train/lq.lmdb`` and ``train/gt.lmdb``: key without extension > the image's file. As BasicSR does.
+class LMDBFormat(BasicSRFormat):
+    """``train/lq.lmdb`` and ``train/gt.lmdb``: key without extension > the image's file, as in
+    BasicSR.
 
-    Each holds a meta_info.txt with "KEY.png (h,w,c) 1". A "." in a key is written %2E, for BasicSR takes what
-    stands before the first one.
+    Each contains a meta_info.txt with "KEY.png (h,w,c) 1". A "." of a key is written %2E, because
+    BasicSR reads names up to the first dot.
     """
 
-    _longest: Final = 511
-    """Bytes of a key in LMDB as it is built."""
+    _longest_key: Final = 511
+    """Bytes of a key; LMDB's limit as it is built."""
 
-    def check(self, corpus: Corpus, items: Items) -> None:
-        """Reject when the package is missing, or a key too long."""
+    def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
+        """Reject if the package is missing, or a key is too long."""
         load_extra("lmdb", "lmdb", "format", "lmdb")
-        for item in items:
-            if len(flat(item.key, "/ .").encode()) > self._longest:
-                raise UsageError("key", item.key, "is too long for LMDB", "choose another format")
+        for pair in (pair for rows in pairs.values() for pair in rows):
+            if len(flat_key(pair.key, "/ .").encode()) > self._longest_key:
+                raise UsageError("key", pair.key, "is too long for LMDB", "choose another format")
 
-    def files(self, item: Item) -> tuple[Shot, ...]:
+    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
         """Stage the files; ``finish`` moves them into the databases."""
-        name = flat(item.key, "/ .")
-        place = f"{BUILDING}/stage/{item.split}"
-        return Shot(f"{place}/lq/{name}", "input"), Shot(f"{place}/gt/{name}", "target")
+        name, place = flat_key(pair.key, "/ ."), f"{BUILDING}/stage/{pair.split}"
+        return ExportFile(f"{place}/lq/{name}", "input"), ExportFile(f"{place}/gt/{name}", "target")
 
-    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, done: Sequence[Done]) -> None:
-        """Fill the databases in the order of the keys' bytes, beside their place, then rename."""
+    def finish(
+        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
+    ) -> None:
+        """Fill both databases, then rename them into place."""
         for number, (side, half) in enumerate((("lq", "input"), ("gt", "target"))):
-            made = folder.building / f"{side}.lmdb"
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
-            shown = folder.root / split / made.name
-            self._fill(shown, made, [folder.root / d.names[number] for d in done])
-            channels = corpus.channels[half]
-            with (made / "meta_info.txt").open("wb") as file:
-                for d in done:
-                    name = d.names[number].rpartition("/")[2]
-                    file.write(f"{name} ({d.size[0]},{d.size[1]},{channels}) 1\n".encode())
-            (folder.root / split).mkdir(exist_ok=True)
-            shutil.rmtree(shown, ignore_errors=True)
-            made.replace(shown)
+            database, final = folder.building / f"{side}.lmdb", folder.root / split / f"{side}.lmdb"
+            shutil.rmtree(database, ignore_errors=True)
+            database.mkdir()
+            self._fill(database, final, [folder.root / e.names[number] for e in exported])
+            lines = (_meta_line(e, number, corpus.channels[half]) for e in exported)
+            (database / "meta_info.txt").write_text("".join(f"{x} 1\n" for x in lines), "utf-8")
+            final.parent.mkdir(exist_ok=True)
+            shutil.rmtree(final, ignore_errors=True)
+            database.replace(final)
         shutil.rmtree(folder.building / "stage" / split)
 
     @staticmethod
-    def _fill(shown: Path, made: Path, files: Sequence[Path]) -> None:
-        """Put the files into the database ``made``, which will be called ``shown``."""
+    def _fill(database: Path, final: Path, files: Sequence[Path]) -> None:
+        """Put the files into ``database``; errors name ``final``, the name that it will get."""
         import lmdb
 
+        # Values fill whole pages, and the tree of the keys comes on top: twice the size is enough.
+        # The map is virtual memory, so a generous one costs nothing.
         room = sum(f.stat().st_size + 8192 for f in files) * 2 + (1 << 20)
         try:
-            with lmdb.open(os.fspath(made), map_size=room, lock=False) as database:
+            with lmdb.open(os.fspath(database), map_size=room, lock=False) as environment:
                 for start in range(0, len(files), 1000):
-                    with database.begin(write=True) as change:
+                    with environment.begin(write=True) as transaction:
                         for path in files[start : start + 1000]:
-                            change.put(path.stem.encode(), path.read_bytes())
+                            transaction.put(path.stem.encode(), path.read_bytes())
         except lmdb.Error as error:
-            # LMDB calls a write that was cut short, by a full disk or a limit, an input/output error.
+            # LMDB reports a write that a full disk or a limit cut short as an input/output error.
             why = f"{error}: no space left, or a file size limit"
-            raise Img2ImgError("cannot write", shown, why, "make room and run it again") from None
+            raise Img2ImgError("cannot write", final, why, "make room and run it again") from None
+
+
+def _meta_line(exported: ExportedPair, half: int, channels: int) -> str:
+    """Return "KEY.png (h,w,c)" of one half."""
+    height, width = exported.size
+    return f"{exported.names[half].rpartition('/')[2]} ({height},{width},{channels})"
 
 
 def _write_list(folder: BuildFolder, name: str, lines: Iterable[bytes]) -> None:
@@ -237,102 +235,16 @@ def _write_list(folder: BuildFolder, name: str, lines: Iterable[bytes]) -> None:
     (folder.building / "list").replace(folder.root / name)
 
 
-def flat(key: str, unsafe: str = "/ ") -> str:
-    """Return a key without the characters that a list or database of names cannot hold, %-encoded."""
+def flat_key(key: str, unsafe: str = "/ ") -> str:
+    """Return a key with the characters that a list or database cannot hold percent-encoded."""
     return "".join(f"%{ord(c):02X}" if c in unsafe else c for c in key)
 
 
-@dataclass(slots=True)
-class Items(Sequence[Item]):
-    """The rows of a corpus by number, in the order of its manifests; in memory, 8 bytes a row.
-
-    ``flip`` lets the two domains of an unpaired corpus change places.
-    """
-
-    root: Path
-    splits: tuple[str, ...] = ()
-    flip: bool = False
-    starts: list[int] = field(default_factory=list)
-    """The number of the first row of each split, and of them all."""
-    places: array[int] = field(default_factory=lambda: array("q"))
-
-    def __post_init__(self) -> None:
-        self.splits = tuple(manifests_of(self.root, read_info(self.root)))
-        for split in self.splits:
-            self.starts.append(len(self.places))
-            with (self.root / split / METADATA_FILE).open("rb") as file:
-                place = 0
-                for line in file:
-                    self.places.append(place)
-                    place += len(line)
-        self.starts.append(len(self.places))
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of rows of each split."""
-        return {s: self.starts[n + 1] - self.starts[n] for n, s in enumerate(self.splits)}
-
-    @overload
-    def __getitem__(self, number: int) -> Item: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Item]: ...
-    def __getitem__(self, number: int | slice) -> Item | Sequence[Item]:
-        """Read one row; ``CorpusError`` when it is damaged, or names what lies outside."""
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        split = self.splits[bisect_right(self.starts, number) - 1]
-        manifest = self.root / split / METADATA_FILE
-        with manifest.open("rb") as file:
-            file.seek(self.places[number])
-            row = row_of(file.readline())
-        if row is None:
-            raise CorpusError("manifest", manifest, "is damaged", "build the corpus again")
-        first, second = (
-            row.get(c, row.get("file_name")) for c in ("input_file_name", "target_file_name")
-        )
-        key = str(row.get("key", ""))
-        inside(manifest.parent, key)
-        side = (row.get("domain") == "B") != self.flip
-        files = inside(manifest.parent, first), inside(manifest.parent, second)
-        return Item(number, split, key, *files, int(side), row)
-
-
-@dataclass(slots=True)
-class Finished(Sequence[Done]):
-    """What was written for each item of a split, in their order; in memory, 8 bytes an item."""
-
-    items: Items
-    spool: Path
-    places: array[int]
-    start: int
-    end: int
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-    @overload
-    def __getitem__(self, number: int) -> Done: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Done]: ...
-    def __getitem__(self, number: int | slice) -> Done | Sequence[Done]:
-        """Read one back."""
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        with self.spool.open("rb") as file:
-            file.seek(self.places[self.start + number])
-            names, size = json.loads(file.readline())
-        return Done(self.items[self.start + number], tuple(names), (size[0], size[1]))
-
-
-EXPORTS: Final[dict[str, Export]] = {
-    "pix2pix": Pix2Pix(),
-    "cyclegan": CycleGAN(),
-    "basicsr": BasicSR(),
-    "hf": HuggingFace(),
-    "lmdb": LMDB(),
+EXPORTS: Final[dict[str, ExportFormat]] = {
+    "pix2pix": Pix2PixFormat(),
+    "cyclegan": CycleGANFormat(),
+    "basicsr": BasicSRFormat(),
+    "hf": HuggingFaceFormat(),
+    "lmdb": LMDBFormat(),
 }
 """Every format by its name."""

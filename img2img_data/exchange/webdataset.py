@@ -1,0 +1,475 @@
+"""Corpora as WebDataset shards. Equal corpora give equal bytes, and unpacking returns the corpus.
+
+::
+
+    SHARDS/index.json                counts and SHA-256 of every file; written last
+    SHARDS/corpus.json  rejected.jsonl
+    SHARDS/train-000000.tar          KEY.input.png  KEY.target.png  KEY.json ...
+                                     KEY.image.png  KEY.json        (one A|B image per pair)
+                                     A/KEY.image.png  A/KEY.json    (unpaired: the domain first)
+
+KEY.json is the row of the manifest, byte for byte. The format is that of
+https://github.com/webdataset/webdataset: a sample ends where the part of the name before its first
+"." changes, so a "." of a key is written %2E, and a leading "__", which WebDataset skips, is
+written %5F_.
+
+Shards are not trusted. Unpacking checks digests, counts, the types and names of members, and the
+files that the rows name, all before it writes the first file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import file_digest, sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from img2img_data.core import tar
+from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
+from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.core.jsonl import count_rows
+from img2img_data.core.progress import Progress
+from img2img_data.corpus.format import (
+    CORPUS_FILE,
+    EXTENSIONS,
+    METADATA_FILE,
+    REJECTED_FILE,
+    columns_of,
+    hash64,
+    inside,
+    to_json_page,
+)
+from img2img_data.corpus.layouts import MemberGroup, parse_row, webdataset_samples
+from img2img_data.corpus.reader import manifests_of, read_info, reason_of
+from img2img_data.images import io
+from img2img_data.runner.build_folder import BUILDING, BuildFolder
+from img2img_data.runner.outcome import Report
+from img2img_data.runner.run import write_file
+
+INDEX_FILE: Final = "index.json"
+SHARDS_FORMAT: Final = 1
+PAGES: Final = (CORPUS_FILE, REJECTED_FILE)
+LONGEST_ROW: Final = 1 << 24
+"""Bytes of a row, or of the index."""
+LARGEST_SAMPLE: Final = 8
+"""Members of one sample."""
+_VERIFY: Final = "check the corpus with 'img2img-data verify'"
+_REPACK: Final = "pack the corpus again"
+_REFETCH: Final = "fetch it again"
+_UNSAFE: Final = "do not use it"
+_SPLIT: Final = r"[A-Za-z0-9_-]+"
+SampleFiles = list[tuple[str, Callable[[], bytes]]]
+"""(name in the split's folder, function that reads the bytes)."""
+
+
+class PackSettings(BaseModel):
+    """Sizes of the shards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_shard: int = Field(10_000, ge=1, description="largest number of pairs per shard")
+    shard_bytes: int = Field(
+        1_000_000_000, ge=1, description="largest size of a shard with several pairs, bytes"
+    )
+
+
+class ShardInfo(BaseModel):
+    """One shard in the index."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str = Field(pattern=rf"^{_SPLIT}-[0-9]{{6,}}\.tar$")
+    split: str = Field(pattern=rf"^{_SPLIT}$")
+    nsamples: int = Field(ge=0)
+    filesize: int = Field(ge=0)
+    sha256: str
+
+
+class ShardIndex(BaseModel):
+    """Contents of a folder of shards. ``files``: SHA-256 of corpus.json and rejected.jsonl."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int
+    recipe: dict[str, Any]
+    splits: dict[str, int]
+    files: dict[str, str]
+    shards: tuple[ShardInfo, ...]
+
+
+# ------------------------------------------------------------------------------------------ pack
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """One row to pack. ``files`` maps a member's extension to (file, its SHA-256 if the row has
+    it)."""
+
+    prefix: str
+    line: bytes
+    files: Mapping[str, tuple[Path, str | None]]
+
+
+def pack_corpus(
+    root: Path,
+    out: Path,
+    settings: PackSettings,
+    dry_run: bool,
+    progress: Progress,
+    echo: Callable[[str], None],
+) -> Report:
+    """Pack the corpus ``root`` into shards at ``out``; the same call repeats an interrupted run.
+
+    Memory: one image, the rows of one shard, and about 60 bytes per row. Raises ``CorpusError`` if
+    ``root`` is not a corpus or a file does not match its row, ``UsageError`` if ``out`` is taken.
+    """
+    manifests = manifests_of(root, read_info(root))
+    counts = {split: count_rows(path) for split, path in manifests.items()}
+    skipped = sorted(p.name for p in root.iterdir() if p.name not in {*PAGES, *manifests})
+    if skipped:
+        echo(f"not packed, because no manifest names it: {printable(', '.join(skipped))}")
+    if dry_run:
+        shards = sum(len(list(_cut(_rows_of(p), settings))) for p in manifests.values())
+        rows = f"{sum(counts.values()):,} rows into {shards:,} shards"
+        echo(f"would pack {rows} in '{out}'; nothing was written")
+        return Report()
+    digest = sha256()
+    for path in (root / CORPUS_FILE, *manifests.values()):
+        with path.open("rb") as file:
+            for line in file:
+                digest.update(line)
+    recipe = {"command": "pack", **settings.model_dump(), "corpus": digest.hexdigest()}
+
+    def write(folder: BuildFolder) -> None:
+        shards = tuple(_write_shards(folder, manifests, counts, settings, progress))
+        files = {}
+        for name in (n for n in PAGES if (root / n).is_file()):
+            data = read_file(root / name)
+            files[name] = sha256(data).hexdigest()
+            write_file(os.fspath(out), name, data)
+        for shard in shards:
+            (folder.building / "shards" / shard.url).replace(out / shard.url)
+        index = ShardIndex(
+            format=SHARDS_FORMAT, recipe=recipe, splits=counts, files=files, shards=shards
+        )
+        write_page(folder, INDEX_FILE, index.model_dump())
+
+    complete = not write_folder(BuildFolder(out, INDEX_FILE), recipe, root, write)
+    return Report(kept=Counter(counts), complete=complete)
+
+
+def write_folder(
+    folder: BuildFolder, recipe: Mapping[str, Any], root: Path, write: Callable[[BuildFolder], None]
+) -> bool:
+    """Run ``write`` in a locked folder; return False if an earlier run of the recipe had
+    completed."""
+    with locked(folder.root):
+        if not folder.begin(recipe, [os.fsencode(root)]):
+            return False
+        with folder.dropped_unused(), writing_to(folder.root):
+            write(folder)
+        folder.end()
+    return True
+
+
+def write_page(folder: BuildFolder, name: str, page: Mapping[str, Any]) -> None:
+    """Write the page that completes a folder; it must reach the disk after everything else."""
+    write_atomically(folder.root / name, to_json_page(page), folder.building / "page", sync=True)
+
+
+def _write_shards(
+    folder: BuildFolder,
+    manifests: Mapping[str, Path],
+    counts: Mapping[str, int],
+    settings: PackSettings,
+    progress: Progress,
+) -> Iterator[ShardInfo]:
+    # Shards are staged and moved together at the end, so that no reader finds half of them.
+    staged = folder.building / "shards"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    done, total = 0, sum(counts.values())
+    for split, manifest in manifests.items():
+        for number, rows in enumerate(_cut(_rows_of(manifest), settings)):
+            path = staged / f"{split}-{number:06d}.tar"
+            with path.open("wb") as file:
+                for row in rows:
+                    _append(file, row)
+                    done += 1
+                    progress(done, total)
+                # tarfile would fill the archive up to 10 KiB; two empty blocks are its end in
+                # POSIX.
+                file.write(bytes(2 * tarfile.BLOCKSIZE))
+            size, digest = _size_and_digest(path)
+            yield ShardInfo(
+                url=path.name, split=split, nsamples=len(rows), filesize=size, sha256=digest
+            )
+
+
+def _append(file: BinaryIO, row: PackedRow) -> None:
+    """Append the files of one row to an archive, then the row."""
+    for extension, (path, stated) in row.files.items():
+        data = read_file(path)
+        if stated is not None and sha256(data).hexdigest() != stated:
+            raise CorpusError("image", path, "does not match its row", "see 'img2img-data verify'")
+        _append_member(file, f"{row.prefix}.{extension}", data)
+    _append_member(file, f"{row.prefix}.json", row.line)
+
+
+def _append_member(file: BinaryIO, name: str, data: bytes) -> None:
+    # A new TarInfo has no time and no owner, which makes equal contents equal bytes.
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    file.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
+    file.write(data)
+    file.write(bytes(_padding(len(data))))
+
+
+def _padding(size: int) -> int:
+    return -size % tarfile.BLOCKSIZE
+
+
+def _cut(rows: Iterator[PackedRow], settings: PackSettings) -> Iterator[list[PackedRow]]:
+    """Yield the rows of one shard after the other."""
+    part: list[PackedRow] = []
+    size = 0
+    for row in rows:
+        sizes = [len(row.line), *(_size_of(path) for path, _ in row.files.values())]
+        more = sum(tarfile.BLOCKSIZE + s + _padding(s) for s in sizes)
+        if part and (len(part) >= settings.per_shard or size + more > settings.shard_bytes):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += more
+    if part:
+        yield part
+
+
+def _rows_of(manifest: Path) -> Iterator[PackedRow]:
+    seen: set[int] = set()
+    with manifest.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            row = parse_row(line)
+            if row is None:
+                why = f"line {number} is damaged"
+                raise CorpusError("manifest", manifest, why, "build the corpus again")
+            prefix = member_prefix(str(row.get("key", "")), row.get("domain"))
+            if _is_repeated(seen, prefix):
+                raise CorpusError("manifest", manifest, f"line {number} repeats a key")
+            files = {
+                _extension_of(column, row[column]): (
+                    inside(manifest.parent, row[column]),
+                    row.get(column.replace("file_name", "sha256")),
+                )
+                for column in columns_of(row)
+            }
+            yield PackedRow(prefix, line, files)
+
+
+def member_prefix(key: str, domain: object = None) -> str:
+    """Return the part before the first dot of the member names of a row."""
+    name = key.replace(".", "%2E")
+    name = f"{domain}/{name}" if domain in ("A", "B") else name
+    return "%5F" + name[1:] if name.startswith("__") else name
+
+
+def _extension_of(column: str, name: str) -> str:
+    """Return the part after the first dot of the member name of a file: input.png."""
+    side = column.removesuffix("file_name").rstrip("_") or "image"
+    return side + PurePosixPath(name).suffix.lower()
+
+
+def _is_repeated(seen: set[int], name: str) -> bool:
+    """Return True if a name was seen before. Only hashes are kept: rows can be millions."""
+    mark = hash64(name.encode("utf-8", "surrogatepass"))
+    repeated = mark in seen
+    seen.add(mark)
+    return repeated
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; ``CorpusError`` if it is not a readable regular file."""
+    try:
+        return io.read_bytes(path)
+    except Rejected as rejected:
+        if rejected.reason == "empty":
+            return b""
+        raise CorpusError("file", path, reason_of(rejected), _VERIFY) from None
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError as error:
+        raise CorpusError("file", path, error.strerror or "cannot be read", _VERIFY) from None
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.lstat().st_size, file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------------------- unpack
+def unpack_corpus(
+    root: Path, out: Path, dry_run: bool, progress: Progress, echo: Callable[[str], None]
+) -> Report:
+    """Write the corpus that was packed at ``root`` to ``out``, byte for byte.
+
+    Raises ``ArchiveError`` if a shard is damaged or unsafe, ``UsageError`` if ``out`` is taken.
+    """
+    index = _read_index(root)
+    rows = sum(index.splits.values())
+    for done, _ in enumerate(_checked_samples(root, index), 1):
+        progress(done, 2 * rows)
+    if dry_run:
+        splits = ", ".join(index.splits)
+        echo(f"would write {rows:,} rows of {splits} to '{out}'; nothing was written")
+        return Report()
+    page = out / CORPUS_FILE
+    complete = page.is_file() and not (out / BUILDING).exists()
+    if complete and sha256(read_file(page)).hexdigest() == index.files[CORPUS_FILE]:
+        return Report(kept=Counter(index.splits), complete=True)
+    # A corpus.json has no recipe of an unpacking, so no page tells that one is complete: none is
+    # named.
+    folder = BuildFolder(out, f"{BUILDING}/none")
+    recipe = {"command": "unpack", "index": sha256(read_file(root / INDEX_FILE)).hexdigest()}
+    with locked(out):
+        folder.begin(recipe, [os.fsencode(root)])
+        with writing_to(out):
+            _write_corpus(root, folder, index, lambda done: progress(rows + done, 2 * rows))
+        folder.end()
+    return Report(kept=Counter(index.splits))
+
+
+def _write_corpus(
+    root: Path, folder: BuildFolder, index: ShardIndex, progress: Callable[[int], None]
+) -> None:
+    done = 0
+    for split in index.splits:
+        manifest = folder.building / "manifest"
+        with manifest.open("wb") as file:
+            for shard in (s for s in index.shards if s.split == split):
+                for line, files in _samples(root / shard.url):
+                    for name, read in files:
+                        write_file(os.fspath(folder.root), f"{split}/{name}", read())
+                    file.write(line)
+                    done += 1
+                    progress(done)
+        (folder.root / split).mkdir(exist_ok=True)
+        manifest.replace(folder.root / split / METADATA_FILE)
+    # corpus.json comes last: without it the corpus is unfinished.
+    for page in (p for p in reversed(PAGES) if p in index.files):
+        content = read_file(root / page)
+        write_atomically(folder.root / page, content, folder.building / "page", sync=True)
+
+
+def _read_index(root: Path) -> ShardIndex:
+    if not root.is_dir():
+        why = "is a file, not a folder of shards" if root.exists() else "no such folder"
+        raise ArchiveError("shards", root, why, "give the folder that 'img2img-data pack' wrote")
+    path = root / INDEX_FILE
+    if not path.is_file():
+        hint = "'img2img-data import --format webdataset' reads shards of other generators"
+        raise ArchiveError("shards", root, f"has no {INDEX_FILE}", hint)
+    try:
+        index = ShardIndex.model_validate_json(io.read_bytes(path, LONGEST_ROW))
+    except (ValidationError, Rejected, RecursionError):
+        raise ArchiveError("index", path, "is damaged", _REPACK) from None
+    if index.format != SHARDS_FORMAT:
+        why = f"has format {index.format}, this version reads {SHARDS_FORMAT}"
+        raise ArchiveError("index", path, why, "use the version that packed it")
+    _check_index(path, index)
+    return index
+
+
+def _check_index(path: Path, index: ShardIndex) -> None:
+    for split, count in index.splits.items():
+        listed = sum(s.nsamples for s in index.shards if s.split == split)
+        if not re.fullmatch(_SPLIT, split) or count != listed:
+            raise ArchiveError("index", path, f"contradicts itself about '{split}'", _REPACK)
+    urls = [s.url for s in index.shards]
+    if len(set(urls)) < len(urls) or not {s.split for s in index.shards} <= index.splits.keys():
+        raise ArchiveError("index", path, "lists a shard twice, or of an unknown split", _REPACK)
+    if CORPUS_FILE not in index.files or not set(index.files) <= set(PAGES):
+        raise ArchiveError("index", path, "does not list corpus.json", _REPACK)
+    for name, stated in index.files.items():
+        if sha256(read_file(path.parent / name)).hexdigest() != stated:
+            raise ArchiveError("file", path.parent / name, "does not match the index", _REFETCH)
+
+
+def _checked_samples(root: Path, index: ShardIndex) -> Iterator[None]:
+    """Yield once per row, after everything about it was checked."""
+    seen: dict[str, set[int]] = {split: set() for split in index.splits}
+    for shard in index.shards:
+        path, count = root / shard.url, 0
+        _check_shard(path, shard)
+        for _, files in _samples(path):
+            count += 1
+            for name, _ in files:
+                # Files that differ in case only would overwrite each other on some file systems.
+                if _is_repeated(seen[shard.split], name.casefold()):
+                    raise ArchiveError("shard", path, f"has '{printable(name)}' twice", _UNSAFE)
+            yield
+        if count != shard.nsamples:
+            why = f"has {count} rows, the index states {shard.nsamples}"
+            raise ArchiveError("shard", path, why, _REFETCH)
+
+
+def _check_shard(path: Path, shard: ShardInfo) -> None:
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ArchiveError("shard", path, "is not a regular file", _REFETCH)
+        found = _size_and_digest(path)
+    except OSError as error:
+        why = error.strerror or "cannot be read"
+        raise ArchiveError("shard", path, why, _REFETCH) from None
+    if found != (shard.filesize, shard.sha256):
+        raise ArchiveError("shard", path, "does not match the index", _REFETCH)
+
+
+def _samples(path: Path) -> Iterator[tuple[bytes, SampleFiles]]:
+    """Yield the bytes of the row and the files of each sample; ``ArchiveError`` if it is unsafe."""
+    for prefix, group in webdataset_samples(path):
+        too_big = next((m for m in group.values() if m.size > io.MAX_BYTES), None)
+        if too_big or len(group) > LARGEST_SAMPLE:
+            raise ArchiveError("shard", path, f"'{printable(prefix)}' in it is too big", _UNSAFE)
+        yield _sample(path, prefix, group)
+
+
+def _sample(path: Path, prefix: str, group: MemberGroup) -> tuple[bytes, SampleFiles]:
+    has_row = "json" in group and group["json"].size <= LONGEST_ROW
+    line = tar.content(path, group["json"]) if has_row else b""
+    row = parse_row(line)
+    if row is None or b"\n" in line[:-1]:
+        why = f"has no complete row for '{printable(prefix)}'"
+        raise ArchiveError("shard", path, why, _UNSAFE)
+    files: SampleFiles = []
+    used = {"json"}
+    for column in columns_of(row):
+        name = row[column]
+        extension = _extension_of(column, name)
+        if extension in used or extension not in group or not _is_safe(name):
+            why = f"the row of '{printable(prefix)}' names {name!r}, which is not allowed"
+            raise ArchiveError("shard", path, why, _UNSAFE)
+        used.add(extension)
+        files.append((name, partial(tar.content, path, group[extension])))
+    if used != set(group):
+        why = f"'{printable(prefix)}' has files that its row does not name"
+        raise ArchiveError("shard", path, why, _UNSAFE)
+    return line, files
+
+
+def _is_safe(name: str) -> bool:
+    try:
+        inside(Path("split"), name)
+    except CorpusError:
+        return False
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS and name.isprintable()
