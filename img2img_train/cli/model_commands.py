@@ -259,7 +259,7 @@ def _translate_one(
                 model, source, out, chosen, display.report("restoring", "files", "frames")
             )
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
-        _say(settings.note(model, max(seen.width, seen.height)))
+        _say([*seen.notes, *settings.note(model, max(seen.width, seen.height))])
         return
     if "format" not in given and suffix in IMAGE_FORMATS:
         settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})

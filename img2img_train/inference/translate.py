@@ -1,14 +1,14 @@
-"""A model and images of any size, depth and kind to restored images, tile by tile; videos frame by frame.
+"""Apply a model to images of any size, depth and channels, and to videos.
 
-What a image has beside its colors is kept: transparency, 16 bits a sample, one channel, an embedded ICC
-profile. EXIF orientation is applied, other metadata is not copied. Of a video the frames are restored, each
-on its own; what else is lost stands in ``videos``. A video that was interrupted begins again.
+An image keeps its transparency, 16 bits per sample, single channel and ICC profile. EXIF orientation is
+applied, other metadata is not copied. Each frame of a video is restored on its own; an interrupted video
+starts again from its first frame.
 
 ::
 
-    OUT/FOLDERS/KEY.png     as in the source; of a video KEY.mp4
-    OUT/translated.jsonl    a row per file that is done; a rerun of the same model passes over these
-    OUT/rejected.jsonl      a row per file that cannot be read
+    OUT/FOLDERS/KEY.png     folders as in the source; KEY.mp4 for a video
+    OUT/translated.jsonl    one row per result; a rerun with the same model skips these
+    OUT/rejected.jsonl      one row per file that cannot be read
 """
 
 from __future__ import annotations
@@ -18,86 +18,85 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
-from pydantic import Field as Setting
+from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
+from img2img_data.images.pixels import Pixels
 from img2img_train.inference.inputs import list_images
 from img2img_train.inference.resume_log import ResumeLog
 from img2img_train.inference.tiles import Tiling, restore
-from img2img_train.inference.video import Video, VideoInfo, is_video, open_video, write_video
+from img2img_train.inference.video import VideoInfo, is_video, open_video, restore_video
 from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
 
 
 class TranslateSettings(BaseModel):
-    """How images are cut and written."""
+    """Settings of ``translate``: tiles, averaging, formats of results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tile: int = Setting(
-        512,
-        ge=16,
-        description="side of a tile, pixels, at least twice --overlap; memory grows with its square",
+    tile: int = Field(
+        512, ge=16, description="side of a tile, pixels; at least twice --overlap is used"
     )
-    overlap: int = Setting(
-        128, ge=0, description="pixels that two tiles share: more for a network that sees further"
+    overlap: int = Field(
+        128, ge=0, description="overlap of two tiles, pixels; more for a large receptive field"
     )
-    batch: int = Setting(1, ge=1, le=4096, description="tiles at a time")
-    draws: int = Setting(
+    batch: int = Field(1, ge=1, le=4096, description="tiles per forward pass")
+    draws: int = Field(
         1,
         ge=1,
         le=1000,
-        description="results that are averaged, with dropout on; several also give NAME.spread.png, "
-        "their standard deviation in 1/256 of a gray level",
+        description="dropout samples to average; more than 1 also writes NAME.spread.png, their "
+        "standard deviation in 1/256 of a gray level",
     )
-    format: Literal["png", "jpg", "webp"] = Setting(
-        "png", description="format of the results; jpg and webp hold 8 bits and no transparency"
+    format: Literal["png", "jpg", "webp"] = Field(
+        "png", description="format of restored images; jpg and webp: 8 bits, no transparency"
     )
-    quality: int = Setting(
+    quality: int = Field(
         95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
     )
-    video_format: Literal["mp4", "webm", "mkv", "avi"] = Setting(
-        "mp4",
-        description="format of restored videos: mp4, webm and avi (JPEG) are lossy, mkv (FFV1) is not",
+    video_format: Literal["mp4", "webm", "mkv", "avi"] = Field(
+        "mp4", description="format of restored videos; mkv (FFV1) is lossless"
     )
-    max_pixels: int = Setting(400_000_000, ge=1, description="pixels a image or frame may have")
+    max_pixels: int = Field(400_000_000, ge=1, description="largest image or frame, pixels")
 
     def check(self, model: LoadedModel) -> None:
-        """Raise UsageError where the model makes nothing of a setting."""
+        """Raise UsageError if the model cannot use a setting."""
         if self.draws > 1 and not model.config.test_dropout:
-            raise UsageError(
-                "option", "--draws", "makes equal results without dropout", "give --dropout on"
-            )
+            why = "gives equal results without dropout"
+            raise UsageError("option", "--draws", why, "give --dropout on")
 
-    def note(self, model: LoadedModel, side: int) -> list[str]:
-        """Return what to say of a result of this longest side, if anything."""
-        whole = self.tiling(model.spec.multiple, model.spec.smallest)
-        if len(whole.starts(side)) == 1 or not uses_image_statistics(model.generator):
+    def note(self, model: LoadedModel, longest_side: int) -> list[str]:
+        """Return notes for the user about results whose longest side is ``longest_side`` pixels."""
+        tiling = self.tiling(model)
+        if len(tiling.starts(longest_side)) == 1 or not uses_image_statistics(model.generator):
             return []
-        said = "cut into tiles, and this model normalises each by itself: contrast may change across a image"
-        return [f"{said}; --tile {side} takes the largest whole, where memory allows"]
+        why = "the model normalizes each tile by its own statistics: contrast may change across an image"
+        return [f"{why}; --tile {longest_side} uses one tile for the largest, if memory allows"]
 
-    def tiling(self, multiple: int, smallest: int) -> Tiling:
-        """Return the tiling for a network that needs sides of this multiple, and at least so many pixels."""
-        return Tiling(self.tile, self.overlap, multiple, self.batch, smallest)
+    def tiling(self, model: LoadedModel) -> Tiling:
+        """Return the tiling for a model."""
+        spec = model.spec
+        return Tiling(self.tile, self.overlap, spec.multiple, self.batch, spec.smallest)
 
 
 @dataclass(slots=True)
 class Translated:
-    """How many files were restored, how many were there already, and why the others were not.
+    """Results of a call of ``translate``.
 
-    ``videos`` of the kept ones are videos; ``frames`` were restored now; ``side`` is the longest side among
-    what was; ``notes`` are lines for a person.
+    ``restored`` files have a result, ``reused`` of them from an earlier call; ``videos`` of them are videos,
+    of which ``frames`` were restored now. ``longest_side`` is the longest side of what was restored now, in
+    pixels; ``rejected`` counts the other files by reason; ``notes`` are lines for the user.
     """
 
     out: Path
@@ -110,11 +109,10 @@ class Translated:
     notes: list[str] = field(default_factory=list)
 
 
-# -------------------------------------------------------------------------------------------- one image
 class TranslatedImage(NamedTuple):
-    """The files of one restored image: itself, and with several draws how far they spread (else empty).
+    """Files of a restored image: itself, and the spread of several draws (else empty).
 
-    ``side`` is the image's longer side, pixels.
+    ``longest_side`` is that of the image, in pixels.
     """
 
     image: bytes
@@ -122,52 +120,51 @@ class TranslatedImage(NamedTuple):
     longest_side: int
 
 
+# -------------------------------------------------------------------------------------- one image
 def translate_bytes(
     model: LoadedModel, data: bytes, settings: TranslateSettings
 ) -> TranslatedImage:
-    """Return a restored image as a file from the file of one; Rejected where it cannot be read.
+    """Return the file of a restored image from the file of an image; Rejected if it cannot be read.
 
-    Of several draws the result is the mean; the spread is a 16-bit gray PNG of their standard deviation, mean
-    over the channels, in 1/256 of an 8-bit gray level.
+    With several draws the result is their mean; the spread is a 16-bit gray PNG of their standard deviation,
+    averaged over the channels, in 1/256 of an 8-bit gray level.
     """
     policy = io.ReadPolicy(
         depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
     )
-    pixels = io.decode(data, policy).pixels
-    made, deviation = translate_pixels(model, pixels, settings)
+    output, deviation = translate_pixels(model, io.decode(data, policy).pixels, settings)
     if settings.format != "png":
-        made = _on_white(io.to_8_bit(made) if made.dtype == np.uint16 else made)
-    profile = io.icc_profile(data, 1 if made.shape[2:] in {(), (2,)} else 3)
+        output = _on_white(io.to_8_bit(output) if output.dtype == np.uint16 else output)
+    profile = io.icc_profile(data, 1 if output.shape[2:] in {(), (2,)} else 3)
     spread = b"" if deviation is None else io.encode(deviation, "png")
-    file = io.encode(np.ascontiguousarray(made), settings.format, settings.quality, profile)
-    return TranslatedImage(file, spread, max(made.shape[:2]))
+    file = io.encode(np.ascontiguousarray(output), settings.format, settings.quality, profile)
+    return TranslatedImage(file, spread, max(output.shape[:2]))
 
 
 def translate_pixels(
-    model: LoadedModel, pixels: io.Pixels, settings: TranslateSettings
-) -> tuple[io.Pixels, io.Pixels | None]:
-    """Return the restored image of H x W, H x W x 3 or H x W x 4, uint8 or uint16; and, of several draws,
-    how far they spread.
+    model: LoadedModel, pixels: Pixels, settings: TranslateSettings
+) -> tuple[Pixels, Pixels | None]:
+    """Return a restored image, and the spread of several draws (H x W uint16, else None).
 
-    Alpha stays. What was gray comes out gray, unless the model makes colors of it; what a model makes gray
-    is H x W, or H x W x 2 with alpha.
+    ``pixels``: H x W, H x W x 3 or H x W x 4 with alpha, uint8 or uint16; the result has the same size and
+    dtype. Alpha is kept. A gray image gives a gray one, unless the model colorizes; a gray result is H x W,
+    or H x W x 2 with alpha.
     """
     alpha = pixels.shape[2:] == (4,)
     gray = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
     color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
-    tiling = settings.tiling(model.spec.multiple, model.spec.smallest)
     draws = (
-        restore(partial(model.forward, draw=draw), color, tiling, model.device)
+        restore(partial(model.forward, draw=draw), color, settings.tiling(model), model.device)
         for draw in range(settings.draws)
     )
-    made, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
+    output, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
     if model.spec.outputs == 1 or (gray and model.spec.inputs == model.spec.outputs):
-        made = np.asarray(np.rint(made.mean(axis=2)), pixels.dtype)
-    return np.dstack([made, pixels[..., 3]]) if alpha else made, deviation
+        output = np.asarray(np.rint(output.mean(axis=2)), pixels.dtype)
+    return np.dstack([output, pixels[..., 3]]) if alpha else output, deviation
 
 
-def _on_white(pixels: io.Pixels) -> io.Pixels:
-    """Return an 8-bit image without its transparency: composed on white, as everywhere in this project."""
+def _on_white(pixels: Pixels) -> Pixels:
+    """Return an 8-bit image without its alpha channel, composed on white."""
     if pixels.shape[2:] not in {(2,), (4,)}:
         return pixels
     share = pixels[..., -1:].astype(np.float32) / 255
@@ -175,102 +172,122 @@ def _on_white(pixels: io.Pixels) -> io.Pixels:
     return opaque[..., 0] if opaque.shape[2] == 1 else opaque
 
 
-def _mean_and_spread(draws: Iterator[io.Pixels]) -> tuple[io.Pixels, io.Pixels]:
-    """Return the rounded mean, and the deviation in 1/256 of an 8-bit level; one draw is held at a time."""
+def _mean_and_spread(draws: Iterator[Pixels]) -> tuple[Pixels, Pixels]:
+    """Return the rounded mean, and the standard deviation in 1/256 of an 8-bit level (uint16)."""
     first = next(draws)
+    # Running sums: one draw is in memory at a time.
     total, squares, count = first.astype(np.float64), np.square(first, dtype=np.float64), 1
-    for made in draws:
-        total += made
-        squares += np.square(made, dtype=np.float64)
+    for output in draws:
+        total += output
+        squares += np.square(output, dtype=np.float64)
         count += 1
+    # Rounding may leave a negative variance where all draws are equal.
     variance = np.maximum(squares / count - np.square(total / count), 0)
     level = np.iinfo(first.dtype).max / 255
-    deviation = np.sqrt(variance).mean(axis=2) / level * 256
-    return np.rint(total / count).astype(first.dtype), np.minimum(np.rint(deviation), 65535).astype(
-        np.uint16
-    )
+    spread = np.rint(np.sqrt(variance).mean(axis=2) / level * 256)
+    return np.rint(total / count).astype(first.dtype), np.minimum(spread, 65535).astype(np.uint16)
 
 
-# --------------------------------------------------------------------------------------------- a video
-def translate_video(
+def translate_file(
+    model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
+) -> TranslatedImage:
+    """Return the files of one restored image; CorpusError with its ``name`` if it cannot be read."""
+    settings.check(model)
+    try:
+        return translate_bytes(model, data, settings)
+    except Rejected as rejected:
+        raise _unreadable("image", name, rejected) from None
+
+
+def translate_video_file(
     model: LoadedModel,
-    video: Video,
+    source: Path,
     out: Path,
     settings: TranslateSettings,
-    follow: ProgressByPart = lambda done, total, part="", /: None,
+    progress: ProgressByPart,
 ) -> VideoInfo:
-    """Restore an open video into the file ``out``, with a frame in memory at a time.
+    """Restore one video into another; CorpusError with its name if it cannot be read."""
+    settings.check(model)
+    try:
+        with open_video(source.resolve()) as file:
+            return _translate_video(model, file, out, settings, progress)
+    except Rejected as rejected:
+        raise _unreadable("video", str(source), rejected) from None
 
-    Rejected where it cannot be read. Returns what reading it has told. Each frame is restored on its own.
-    """
-    name = printable(out.name)
-    survey = video.survey(
-        settings.max_pixels, lambda done, total: follow(done, total, f"reading {name}")
+
+def _translate_video(
+    model: LoadedModel,
+    file: BufferedReader,
+    out: Path,
+    settings: TranslateSettings,
+    progress: ProgressByPart,
+) -> VideoInfo:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return restore_video(
+        file,
+        out,
+        settings.video_format,
+        lambda frame: translate_pixels(model, frame, settings)[0],
+        settings.max_pixels,
+        partial(progress, f"restoring {printable(out.name)}"),
     )
-    done = 0
-    with write_video(out, settings.video_format, survey) as write:
-        for done, frame in enumerate(video.frames(), 1):
-            write(translate_pixels(model, frame, settings)[0])
-            follow(done, survey.frames, f"restoring {name}")
-        if done != survey.frames:
-            raise Rejected("corrupt", f"{survey.frames} frames once, {done} when read again")
-    return survey
 
 
-# --------------------------------------------------------------------------------------------- a folder
+def _unreadable(what: str, name: str, rejected: Rejected) -> CorpusError:
+    return CorpusError(what, name, f"{rejected.reason} {rejected.detail}".strip(), "give another")
+
+
+# --------------------------------------------------------------------------------------- a folder
 def translate(
     model: LoadedModel,
     source: Path,
     out: Path,
-    follow: ProgressByPart = lambda done, total, part="", /: None,
+    progress: ProgressByPart = lambda what, done, total: None,
     settings: TranslateSettings | None = None,
 ) -> Translated:
-    """Restore a file, or those of a folder or a pattern, into the same folders below ``out``.
+    """Restore a file, or the files of a folder or a pattern, into the same folders below ``out``.
 
-    A file that cannot be read is a row in ``out/rejected.jsonl``, as in a corpus. Equal inputs give equal
-    bytes; what an earlier call with the same model and settings has finished is not done again. UsageError
-    where the source holds no image, or ``out`` cannot be written or holds the sources; FolderInUseError where
+    A file that cannot be read is a row in ``out/rejected.jsonl``. Equal inputs give equal bytes; results of
+    an earlier call with the same model and settings are kept. Raises UsageError if the source holds no
+    images or ``out`` holds the sources, Img2ImgError if ``out`` cannot be written, FolderInUseError if
     another process works in it.
     """
     settings = settings or TranslateSettings()
     settings.check(model)
     root, paths = list_images(source, out)
-    _make(out)
     rows = []
-    how = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
-    with ResumeLog.open(out, model, how) as log:
-        work = FolderTranslation(
-            model, settings, root, UniqueKeys(paths), log, follow, Translated(out)
-        )
+    # The other settings change no pixel, or only the name of a result.
+    recorded = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
+    with ResumeLog.open(out, model, recorded) as log:
+        job = _FolderJob(model, settings, root, UniqueKeys(paths), log, progress, Translated(out))
         for number, path in enumerate(paths, 1):
             try:
-                work.video(path) if is_video(path) else work.image(path)
-                work.done.restored += 1
+                job.video(path) if is_video(path) else job.image(path)
+                job.done.restored += 1
             except Rejected as rejected:
-                work.done.rejected[rejected.reason] += 1
-                rows.append(_row(path, rejected))
-            follow(number, len(paths))
-        work.done.notes += settings.note(model, work.done.longest_side)
+                job.done.rejected[rejected.reason] += 1
+                row = {"source": printable(path), "source_hex": path.hex()}
+                row |= {"reason": rejected.reason, "detail": printable(rejected.detail)}
+                rows.append(row)
+            progress("", number, len(paths))
+        job.done.notes += settings.note(model, job.done.longest_side)
         log.sort()
-        lines = b"".join(map(to_json_line, rows))
-        write_atomically(out / REJECTED_FILE, lines)
-    return work.done
+        write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
+    return job.done
 
 
 @dataclass(frozen=True, slots=True)
-class FolderTranslation:
-    """One call of ``translate``: a method for each kind of file. Both raise Rejected."""
-
+class _FolderJob:
     model: LoadedModel
     settings: TranslateSettings
     root: bytes
     keys: UniqueKeys
     log: ResumeLog
-    follow: ProgressByPart
+    progress: ProgressByPart
     done: Translated
 
     def image(self, path: bytes) -> None:
-        """Restore a image, unless its result is there."""
+        """Restore an image unless its result is in the folder; Rejected if it cannot be read."""
         data = io.read_bytes(os.path.join(self.root, path))
         name, digest = f"{self.keys[path]}.{self.settings.format}", sha256(data).hexdigest()
         if self.log.has(path, name, digest):
@@ -278,80 +295,28 @@ class FolderTranslation:
             return
         if self.settings.draws > 1 and self.keys[path].endswith(".spread"):
             raise Rejected("name-collision", "another image's spread has this name")
-        made = translate_bytes(self.model, data, self.settings)
-        if made.spread:
-            self._write(f"{self.keys[path]}.spread.png", made.spread)
-        self._write(name, made.image)
-        self.done.longest_side = max(self.done.longest_side, made.longest_side)
+        result = translate_bytes(self.model, data, self.settings)
+        # A name may be as long as names can be, so the temporary one is not derived from it.
+        temporary = self.done.out / ".image.tmp"
+        if result.spread:
+            spread = self.done.out / f"{self.keys[path]}.spread.png"
+            write_atomically(spread, result.spread, temporary)
+        write_atomically(self.done.out / name, result.image, temporary)
+        self.done.longest_side = max(self.done.longest_side, result.longest_side)
         self.log.add(path, name, digest)
 
     def video(self, path: bytes) -> None:
-        """Restore a video, unless its result is there."""
-        name = f"{self.keys[path]}.{self.settings.video_format}"
-        with open_video(os.path.join(self.root, path)) as video:
-            digest = video.digest()
+        """Restore a video unless its result is in the folder; Rejected if it cannot be read."""
+        name, done = f"{self.keys[path]}.{self.settings.video_format}", self.done
+        with open_video(os.path.join(self.root, path)) as file:
+            digest = file_digest(file, "sha256").hexdigest()
             if self.log.has(path, name, digest):
-                self.done.reused += 1
+                done.reused += 1
             else:
-                _make((self.done.out / name).parent)
-                seen = translate_video(
-                    self.model, video, self.done.out / name, self.settings, self.follow
-                )
-                self.log.add(path, name, digest, frames=seen.frames)
-                self.done.frames += seen.frames
-                self.done.longest_side = max(self.done.longest_side, seen.width, seen.height)
-                if seen.frames < seen.stated:
-                    said = f"its header states {seen.stated:,} frames, {seen.frames:,} are there"
-                    self.done.notes.append(f"'{printable(path)}': {said}")
-            self.done.videos += 1
-
-    def _write(self, name: str, data: bytes) -> None:
-        path = self.done.out / name
-        _make(path.parent)
-        write_atomically(path, data, self.done.out / ".image.tmp")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            "output", folder, error.strerror or "cannot be made", "give another folder"
-        ) from None
-
-
-def translate_file(
-    model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
-) -> TranslatedImage:
-    """Return one restored image as files; CorpusError, naming it, where it cannot be read."""
-    settings.check(model)
-    try:
-        return translate_bytes(model, data, settings)
-    except Rejected as rejected:
-        raise _unusable("image", name, rejected) from None
-
-
-def translate_video_file(
-    model: LoadedModel, source: Path, out: Path, settings: TranslateSettings, follow: ProgressByPart
-) -> VideoInfo:
-    """Restore one video into another; CorpusError, naming it, where it cannot be read."""
-    settings.check(model)
-    _make(out.parent)
-    try:
-        with open_video(source.resolve()) as video:
-            return translate_video(model, video, out, settings, follow)
-    except Rejected as rejected:
-        raise _unusable("video", str(source), rejected) from None
-
-
-def _unusable(what: str, name: str, rejected: Rejected) -> CorpusError:
-    return CorpusError(what, name, f"{rejected.reason} {rejected.detail}".strip(), "give another")
-
-
-def _row(path: bytes, rejected: Rejected) -> dict[str, Any]:
-    return {
-        "source": printable(path),
-        "source_hex": path.hex(),
-        "reason": rejected.reason,
-        "detail": printable(rejected.detail),
-    }
+                out = done.out / name
+                info = _translate_video(self.model, file, out, self.settings, self.progress)
+                self.log.add(path, name, digest, frames=info.frames)
+                done.frames += info.frames
+                done.longest_side = max(done.longest_side, info.width, info.height)
+                done.notes += [f"'{printable(path)}': {note}" for note in info.notes]
+        done.videos += 1

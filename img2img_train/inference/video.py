@@ -1,358 +1,288 @@
-"""Videos as frames, frames as videos: OpenCV's FFmpeg behind a narrow door.
+"""Videos: decoded, restored frame by frame and encoded with PyAV (FFmpeg).
 
-FFmpeg is a large parser that also reads playlists, scripts and addresses, so a file must begin as MP4, MOV,
-Matroska, WebM or AVI do and be as long as it says; then it is handed over as an open stream, never by name,
-with the one demuxer allowed and every protocol forbidden. Frames are 8-bit RGB, upright.
-
-What is lost in a video that is written: sound, subtitles, all else that is no image; samples beyond 8 bits;
-transparency; changing frame rates (the mean one is kept), pixels that are not square. A side of odd length
-gets one more pixel, for the codecs know even ones alone.
+Frames are 8-bit RGB, upright, and keep their times. Sound is copied if the new container can hold its
+codec. Lost are subtitles, samples beyond 8 bits, transparency and non-square pixels; a side of odd length
+grows by one pixel, because most codecs need even ones.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from hashlib import file_digest, sha256
-from io import BufferedReader
+from fractions import Fraction
+from hashlib import sha256
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
-import cv2
 import numpy as np
 
-from img2img_data.core.errors import Rejected, UsageError
+from img2img_data.core.errors import Rejected, UsageError, load_extra
+from img2img_data.core.progress import Progress
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 
-SUFFIXES: Final = frozenset({b"mp4", b"m4v", b"mov", b"avi", b"mkv", b"webm"})
-"""What a file's name ends in to be taken for a video in a folder; its content decides whether it is one."""
+FrameFunction: TypeAlias = Callable[[Pixels], Pixels]
+"""Maps a frame, H x W x 3 uint8 RGB, to H x W or H x W x 3 uint8."""
 
-MOST_BOXES: Final = 1 << 20
-FASTEST: Final = 1000.0
-"""Frames a second that a video may have."""
-_OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+SUFFIXES: Final = frozenset({b"mp4", b"m4v", b"mov", b"avi", b"mkv", b"webm"})
+"""File name extensions of the videos in a folder; the content decides whether a file is one."""
+BOXES: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+"""First boxes of MP4 and MOV files (ISO/IEC 14496-12, 4.2; QuickTime File Format)."""
+MAX_RATE: Final = Fraction(1000)
+# Bicubic, full chroma, accurate rounding, bit-exact (swscale.h): gray stays gray, on every processor alike.
+SCALING: Final = 0x4 | 0x2000 | 0x40000 | 0x80000
+# Fixed, because the bytes that libx264 and libvpx write depend on the number of threads.
+ENCODER_THREADS: Final = 4
 
 
 class VideoFormat(NamedTuple):
-    """A kind of video that is written: names of codecs, the first that OpenCV has is taken.
+    """A format that is written: FFmpeg's names of muxer, encoder and pixel format, encoder options."""
 
-    ``lossless``: each pixel stays. The others store colors at half the resolution.
-    """
-
-    codecs: tuple[str, ...]
+    muxer: str
+    codec: str
+    pixel_format: str
+    options: dict[str, str]
     lossless: bool = False
 
 
+VIDEO_FORMATS: Final[dict[str, VideoFormat]] = {
+    "mp4": VideoFormat("mp4", "libx264", "yuv420p", {"crf": "18"}),
+    "webm": VideoFormat("webm", "libvpx-vp9", "yuv420p", {"crf": "24", "b": "0", "cpu-used": "4"}),
+    "mkv": VideoFormat("matroska", "ffv1", "bgr0", {"level": "3"}, lossless=True),
+    "avi": VideoFormat("avi", "mjpeg", "yuvj420p", {"qmin": "2", "qmax": "2"}),
+}
+
+
 class VideoInfo(NamedTuple):
-    """What reading a video once has told: frames that are there and that its header states (0: nothing),
-    frames a second, width and height of an upright frame.
-    """
+    """A restored video: number of frames, size of an upright frame in pixels, notes for the user."""
 
     frames: int
-    stated: int
-    rate: float
     width: int
     height: int
+    notes: tuple[str, ...] = ()
 
 
 def is_video(name: bytes) -> bool:
-    """Tell whether a name ends as those of videos do."""
+    """Return True if a file name ends as the names of videos do."""
     return b"." in name and name.rpartition(b".")[2].lower() in SUFFIXES
 
 
-# ------------------------------------------------------------------------------------------ containers
-def demuxer_of(file: BufferedReader) -> str:
-    """Return FFmpeg's name for the container of an open file, from its bytes alone.
-
-    Raises Rejected: empty, not-an-image, truncated (the file is shorter than its parts say), corrupt.
-    """
-    size = os.fstat(file.fileno()).st_size
-    if not size:
-        raise Rejected("empty")
-    start = _at(file, 0, 12)
-    for demuxer, (belongs, check) in CONTAINERS.items():
-        if belongs(start):
-            check(file, size)
-            return demuxer
-    raise Rejected("not-an-image", "neither MP4, MOV, Matroska, WebM nor AVI")
-
-
-def _at(file: BufferedReader, place: int, length: int) -> bytes:
-    file.seek(place)
-    return file.read(length)
-
-
-def _check_length(needed: int, size: int) -> None:
-    if needed > size:
-        raise Rejected("truncated", f"{size} of {needed} bytes")
-
-
-def _check_boxes(file: BufferedReader, size: int) -> None:
-    """Walk the boxes of an MP4 or MOV (ISO/IEC 14496-12, 4.2): all whole, the table of frames among them."""
-    place, kinds = 0, set[bytes]()
-    for _ in range(MOST_BOXES):
-        head = _at(file, place, 16)
-        if len(head) < 8:
-            break
-        length, kind = struct.unpack(">I4s", head[:8])
-        if length == 1 and len(head) == 16:
-            length = int.from_bytes(head[8:])
-        elif length == 0:
-            length = size - place
-        if length < 8:
-            raise Rejected("corrupt", f"a box of {length} bytes")
-        kinds.add(kind)
-        place += length
-        _check_length(place, size)
-    if b"moov" not in kinds:
-        raise Rejected("truncated", "the table of its frames is missing")
-
-
-def _check_segment(file: BufferedReader, size: int) -> None:
-    """Check that a Matroska or WebM holds its segment whole (RFC 8794, 9559); live ones do not say."""
-    place = 4 + _number(_at(file, 4, 8))[1]
-    place += _number(_at(file, 4, 8))[0] or 0
-    head = _at(file, place, 12)
-    if head[:4] != b"\x18\x53\x80\x67":
-        raise Rejected("truncated" if len(head) < 4 else "corrupt", "no segment after the header")
-    length, digits = _number(head[4:])
-    if length is not None:
-        _check_length(place + 4 + digits + length, size)
-
-
-def _number(data: bytes) -> tuple[int | None, int]:
-    """Return a variable-size integer of EBML, None for "unknown", and how many bytes it takes."""
-    digits = 9 - data[0].bit_length() if data and data[0] else 9
-    if len(data) < digits:
-        raise Rejected("truncated", "the file ends in its header")
-    value = int.from_bytes(data[:digits]) & (1 << 7 * digits) - 1
-    return (None if value == (1 << 7 * digits) - 1 else value), digits
-
-
-def _check_riff(file: BufferedReader, size: int) -> None:
-    """Check that every RIFF part of an AVI is whole; 0 is what an unfinished recording says."""
-    place = 0
-    while len(head := _at(file, place, 8)) == 8 and head[:4] == b"RIFF" and any(head[4:]):
-        place += 8 + int.from_bytes(head[4:], "little")
-        _check_length(place, size)
-        place += place % 2
-
-
-CONTAINERS: Final[
-    dict[str, tuple[Callable[[bytes], bool], Callable[[BufferedReader, int], None]]]
-] = {
-    "mov": (
-        lambda start: start[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"},
-        _check_boxes,
-    ),
-    "matroska": (lambda start: start[:4] == b"\x1a\x45\xdf\xa3", _check_segment),
-    "avi": (lambda start: start[:4] == b"RIFF" and start[8:11] == b"AVI", _check_riff),
-}
-"""FFmpeg's demuxer, how its files begin, and what checks that one is whole."""
-
-
-# --------------------------------------------------------------------------------------------- reading
-@dataclass(frozen=True, slots=True)
-class Video:
-    """A video that is open for reading, its container checked."""
-
-    file: BufferedReader
-    demuxer: str
-
-    def digest(self) -> str:
-        """Return the SHA-256 of the file."""
-        self.file.seek(0)
-        return file_digest(self.file, "sha256").hexdigest()
-
-    def survey(
-        self, max_pixels: int, follow: Callable[[int, int], None] = lambda done, total: None
-    ) -> VideoInfo:
-        """Read all frames once, keeping none: headers lie about their number and rate.
-
-        ``follow`` is told how many were read of how many the header states. Raises Rejected: corrupt (no
-        frames, no rate), too-many-pixels, unsupported-format.
-        """
-        with self._capture() as capture:
-            width, height = (
-                round(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-            )
-            if width * height > max_pixels:
-                raise Rejected("too-many-pixels", f"{width} x {height}")
-            stated = max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-            said, times, count = capture.get(cv2.CAP_PROP_FPS), [0.0, 0.0], 0
-            while _quietly(capture.grab):
-                times[min(count, 1)] = capture.get(cv2.CAP_PROP_POS_MSEC)
-                count += 1
-                follow(count, max(count, stated))
-        if not (count and width and height):
-            raise Rejected("corrupt", "no frame of it can be read")
-        return VideoInfo(
-            count, stated, _rate(said, count, (times[1] - times[0]) / 1000), width, height
-        )
-
-    def frames(self) -> Iterator[Pixels]:
-        """Yield the frames, H x W x 3 RGB uint8, upright; Rejected where their size changes."""
-        size = None
-        with self._capture() as capture:
-            while True:
-                there, bgr = _quietly(capture.read)
-                if not there:
-                    return
-                size = size or bgr.shape
-                if bgr.shape != size:
-                    raise Rejected(
-                        "corrupt", f"a frame of {bgr.shape[1]} x {bgr.shape[0]} among others"
-                    )
-                yield cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-    @contextlib.contextmanager
-    def _capture(self) -> Iterator[Any]:
-        """Open the stream from its beginning: this container and nothing that it may name."""
-        self.file.seek(0)
-        opened: Any = cv2.VideoCapture
-        with _setting(_OPTIONS, f"format_whitelist;{self.demuxer}|protocol_whitelist;none"):
-            try:
-                capture = _quietly(opened, self.file, cv2.CAP_FFMPEG, [])
-            except (TypeError, cv2.error):
-                raise Rejected(
-                    "unsupported-format", "needs OpenCV 4.12 or newer, with FFmpeg"
-                ) from None
-        try:
-            if not capture.isOpened():
-                raise Rejected("unsupported-format", "no codec that is known here, or damaged")
-            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-            yield capture
-        finally:
-            _quietly(capture.release)
-
-
-def _rate(said: float, frames: int, seconds: float) -> float:
-    """Return the frames a second: as stated, unless the times of the frames tell otherwise."""
-    shown = (frames - 1) / seconds if frames > 1 and seconds > 0 else said
-    rate = said if abs(said - shown) <= 0.01 * shown else shown
-    if not 0 < rate <= FASTEST:
-        raise Rejected("corrupt", f"{rate:g} frames a second")
-    return rate
-
-
 @contextlib.contextmanager
-def open_video(path: bytes | Path) -> Iterator[Video]:
-    """Open a video. Raises Rejected as ``io.open_regular`` and ``demuxer_of`` do."""
-    with os.fdopen(io.open_regular(path), "rb") as file:
-        yield Video(file, demuxer_of(file))
+def open_video(path: bytes | Path) -> Iterator[BufferedReader]:
+    """Open a file that may be a video; Rejected if it is a link, a pipe, not readable or not there."""
+    # PyAV hands the name of a file object to FFmpeg: this one says nothing.
+    with open("video", "rb", opener=lambda *_: io.open_regular(path)) as file:
+        yield file
 
 
-# --------------------------------------------------------------------------------------------- writing
-@contextlib.contextmanager
-def write_video(path: Path, format: str, survey: VideoInfo) -> Iterator[Callable[[Pixels], None]]:
-    """Give a function that takes the frames of a new video (H x W or H x W x 3, uint8), one by one.
+def restore_video(
+    file: BufferedReader,
+    out: Path,
+    format: str,
+    restore: FrameFunction,
+    max_pixels: int,
+    progress: Progress = lambda done, total: None,
+) -> VideoInfo:
+    """Restore an open video into the file ``out``, one frame in memory at a time.
 
-    The file is there when the block ends without an exception, by rename. UsageError where OpenCV has no
-    codec for ``format``, OSError where the file did not get whole.
+    Raises Rejected (empty, not-an-image, truncated, corrupt, too-many-pixels, unsupported-format),
+    UsageError if PyAV or its encoder for ``format`` is missing, and OSError if the disk is full. A video
+    that fails leaves no file.
     """
-    # Of the result's name, so that two at work never share one, but no part of it: OpenCV may choke on that.
-    name = f".{sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp.{format}"
-    temporary, count = path.parent / name, 0
-    size = (survey.width + survey.width % 2, survey.height + survey.height % 2)
+    av = load_extra("av", "video", "video")
+    with _opened(av, file, max_pixels) as source:
+        # The encoder needs the size of an upright frame before the first packet of sound is written.
+        frames = (frame for _, frames in _decoded(av, source) for frame in frames)
+        first = next(map(_upright, frames), None)
+    if first is None:
+        raise Rejected("corrupt", "no frame can be decoded")
+    # A digest: two results never share a temporary name, and it is not too long where the result's is not.
+    temporary = out.with_name(f".{sha256(os.fsencode(out.name)).hexdigest()[:16]}.tmp.{format}")
     try:
-        with _named(path.parent) as folder:
-            writer = _writer(f"{folder}/{name}", format, survey.rate, size)
-
-            def write(frame: Pixels) -> None:
-                nonlocal count
-                count += 1
-                _quietly(writer.write, _as_stored(frame, size, VIDEO_FORMATS[format].lossless))
-
-            try:
-                yield write
-            finally:
-                _quietly(writer.release)
-        _check_written(temporary, path, count)
-        temporary.replace(path)
+        with temporary.open("wb") as sink, _opened(av, file, max_pixels) as source:
+            info = _transcode(av, source, _Sink(sink), format, first.shape, restore, progress)
+        temporary.replace(out)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from None
     finally:
         temporary.unlink(missing_ok=True)
+    return info
 
 
-def _writer(name: str, format: str, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    for codec in VIDEO_FORMATS[format].codecs:
-        writer: cv2.VideoWriter = _quietly(
-            cv2.VideoWriter, name, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), rate, size
-        )
-        if writer.isOpened():
-            return writer
-    others = " or ".join(f for f in VIDEO_FORMATS if f != format)
-    why = f"OpenCV here cannot write {size[0]} x {size[1]} pixels at {rate:g} frames a second as {format}"
-    raise UsageError("option", "--video-format", why, f"choose {others}")
+class _Sink:
+    """A file that FFmpeg writes to. It keeps the first error, for PyAV prints the traceback of a second."""
+
+    def __init__(self, file: BufferedWriter) -> None:
+        self.file, self.tell = file, file.tell
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write, unless an earlier call failed."""
+        return self._try(self.file.write, data) or len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, unless an earlier call failed."""
+        return self._try(self.file.seek, offset, whence)
+
+    def _try(self, call: Callable[..., int], *values: Any) -> int:
+        try:
+            return 0 if self.error else call(*values)
+        except OSError as error:
+            self.error = error
+            return 0
+
+    def check(self) -> None:
+        """Raise the OSError of an earlier call."""
+        if self.error:
+            raise self.error
 
 
-def _as_stored(frame: Pixels, size: tuple[int, int], lossless: bool) -> Pixels:
-    """Return a frame as the writer wants it: BGR, even sides.
+def _transcode(
+    av: Any, source: Any, sink: _Sink, format: str, shape: tuple[int, ...],
+    restore: FrameFunction, progress: Progress,
+) -> VideoInfo:  # fmt: skip
+    video, sounds, count, time = source.streams.best("video"), source.streams.audio, 0, -1
+    # Bit-exact muxers write neither versions nor random identifiers: a rerun gives the same bytes.
+    options = {"fflags": "+bitexact"}
+    with av.open(sink, "w", format=VIDEO_FORMATS[format].muxer, options=options) as target:
+        encoder = _add_encoder(av, target, format, video, shape)
+        tick = encoder.codec_context.time_base
+        copies = {
+            sound.index: target.add_stream_from_template(sound)
+            for sound in sounds
+            if sound.codec_context
+            and sound.codec_context.codec.canonical_name in target.supported_codecs
+        }
+        for packet, frames in _decoded(av, source):
+            for frame in frames:
+                pixels = _upright(frame)
+                if pixels.shape != shape:
+                    size = f"{frame.width} x {frame.height}"
+                    raise Rejected("corrupt", f"one frame of {size} pixels differs from the others")
+                stated = None if frame.pts is None else round(frame.pts * video.time_base / tick)
+                # Encoders need increasing times; damaged files have equal, decreasing or no times.
+                count, time = count + 1, max(time + 1, stated or 0)
+                target.mux(encoder.encode(_to_frame(av, restore(pixels), format, time, tick)))
+                sink.check()
+                progress(count, max(count, video.frames))
+            if packet.stream.index in copies and packet.dts is not None:
+                packet.stream = copies[packet.stream.index]
+                target.mux(packet)
+        target.mux(encoder.encode(None))
+    sink.check()
+    notes = []
+    if len(copies) < len(sounds):
+        notes.append(f"the sound was left out: {format} cannot hold its codec")
+    if count < video.frames:
+        notes.append(f"the header states {video.frames:,} frames, the file has {count:,}")
+    return VideoInfo(count, shape[1], shape[0], tuple(notes))
 
-    OpenCV cuts what is behind the point when it makes luma and chroma of a frame, so that all grays become
-    darker and green; half a step in each of the three is one level of red and of blue.
+
+def _add_encoder(av: Any, target: Any, format: str, video: Any, shape: tuple[int, ...]) -> Any:
+    kind = VIDEO_FORMATS[format]
+    rate = min(video.guessed_rate or video.average_rate or Fraction(25), MAX_RATE)
+    try:
+        encoder = target.add_stream(kind.codec, rate=rate, options=kind.options)
+    except (av.FFmpegError, ValueError):
+        others = " or ".join(name for name in VIDEO_FORMATS if name != format)
+        why = f"PyAV has no encoder {kind.codec} here"
+        raise UsageError("option", "--video-format", why, f"choose {others}") from None
+    encoder.height, encoder.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
+    encoder.pix_fmt = kind.pixel_format
+    # AVI stores a rate and no times.
+    encoder.codec_context.time_base = 1 / rate if format == "avi" else video.time_base
+    encoder.codec_context.thread_count = ENCODER_THREADS
+    encoder.codec_context.flags |= av.codec.context.Flags.bitexact
+    return encoder
+
+
+def _upright(frame: Any) -> Pixels:
+    """Return a decoded frame as H x W x 3 uint8 RGB, rotated as its display matrix asks for."""
+    pixels: Pixels = frame.reformat(format="rgb24", interpolation=SCALING).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+
+
+def _to_frame(av: Any, pixels: Pixels, format: str, time: int, tick: Fraction) -> Any:
+    color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels
+    to_even = ((0, color.shape[0] % 2), (0, color.shape[1] % 2), (0, 0))
+    frame = av.VideoFrame.from_ndarray(np.pad(color, to_even, mode="edge"), format="rgb24")
+    frame = frame.reformat(format=VIDEO_FORMATS[format].pixel_format, interpolation=SCALING)
+    frame.pts, frame.time_base = time, tick
+    return frame
+
+
+def _decoded(av: Any, source: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield the packets of picture and sound, each with the frames that it completes."""
+    video = source.streams.best("video")
+    try:
+        for packet in source.demux(video, *source.streams.audio):
+            yield packet, packet.decode() if packet.stream.index == video.index else []
+    except av.FFmpegError as error:
+        raise Rejected("corrupt", str(error.strerror)) from None
+
+
+@contextlib.contextmanager
+def _opened(av: Any, file: BufferedReader, max_pixels: int) -> Iterator[Any]:
+    """Open a video for decoding, from its beginning.
+
+    FFmpeg also reads playlists, scripts and network addresses. It gets the one demuxer that belongs to the
+    first bytes, an open file, and no protocol to open another.
     """
-    color = np.dstack([frame] * 3) if frame.ndim == 2 else frame
-    more = ((0, size[1] - frame.shape[0]), (0, size[0] - frame.shape[1]), (0, 0))
-    bgr = np.ascontiguousarray(np.pad(color, more, mode="edge")[..., ::-1])
-    if not lossless:
-        bgr[..., ::2] += bgr[..., ::2] < 255
-    return bgr
-
-
-def _check_written(temporary: Path, path: Path, frames: int) -> None:
-    """Raise OSError where the file is not what was written: OpenCV says nothing of a full disk."""
+    size = os.fstat(file.fileno()).st_size
+    demuxer = _demuxer_of(file, size)
+    file.seek(0)
+    options = {"protocol_whitelist": "none", "format_whitelist": "mov,matroska,avi"}
     try:
-        with open_video(temporary) as video, video._capture() as capture:
-            stated = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    except Rejected:
-        stated = 0
-    if not frames or abs(stated - frames) > 1 + frames // 100:
-        raise OSError(
-            errno.ENOSPC, "the video could not be written whole, the disk may be full", str(path)
-        )
+        source = av.open(file, format=demuxer, options=options, io_open=_open_nothing)
+    except av.FFmpegError as error:
+        raise Rejected("corrupt", str(error.strerror)) from None
+    with source:
+        video = source.streams.best("video")
+        if video is None or video.codec_context is None:
+            raise Rejected("unsupported-format", "it has no video stream of a known codec")
+        width, height = video.codec_context.width, video.codec_context.height
+        if width * height > max_pixels:
+            raise Rejected("too-many-pixels", f"{width} x {height}")
+        # A stream can grow after its header: the decoder itself must reject larger frames.
+        video.codec_context.options = {"max_pixels": str(max_pixels)}
+        if any(entry.pos + entry.size > size for entry in video.index_entries):
+            raise Rejected("truncated", "its index names frames behind the end of the file")
+        yield source
 
 
-VIDEO_FORMATS: Final[dict[str, VideoFormat]] = {
-    "mp4": VideoFormat(("avc1", "mp4v")),
-    "webm": VideoFormat(("VP90", "VP80")),
-    "mkv": VideoFormat(("FFV1",), lossless=True),
-    "avi": VideoFormat(("MJPG",)),
-}
+def _open_nothing(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError("a video may not open other files")
 
 
-# ---------------------------------------------------------------------------------------------- OpenCV
-def _quietly(call: Callable[..., Any], *given: Any) -> Any:
-    with io.silent_stderr():
-        return call(*given)
+def _demuxer_of(file: BufferedReader, size: int) -> str:
+    """Return FFmpeg's name of the container, from the first bytes of the file.
+
+    FFmpeg finds a truncated MP4 by its index, but reads Matroska and AVI up to any end: here the length in
+    their header is compared with the length of the file.
+    """
+    file.seek(0)
+    head, needed, demuxer = file.read(4096), 0, "mov"
+    if not head:
+        raise Rejected("empty")
+    if head[:4] == b"RIFF" and head[8:11] == b"AVI":
+        needed, demuxer = 8 + int.from_bytes(head[4:8], "little"), "avi"
+    elif head[:4] == b"\x1a\x45\xdf\xa3":
+        needed, demuxer = _end_of_element(head, _end_of_element(head, 0)), "matroska"
+    elif head[4:8] not in BOXES:
+        raise Rejected("not-an-image", "neither MP4, MOV, Matroska, WebM nor AVI")
+    if needed > size:
+        raise Rejected("truncated", f"{size} of {needed} bytes")
+    return demuxer
 
 
-@contextlib.contextmanager
-def _setting(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment, the only way to these options, for as long as the block lasts."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-@contextlib.contextmanager
-def _named(folder: Path) -> Iterator[str]:
-    """Give a name of a folder that FFmpeg takes for nothing else: no colon, no byte that is not UTF-8."""
-    if not Path("/proc/self/fd").is_dir():
-        yield os.fspath(folder)
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{handle}"
-    finally:
-        os.close(handle)
+def _end_of_element(head: bytes, start: int) -> int:
+    """Return the end of an EBML element with a 4-byte ID (RFC 8794, 4 to 6), 0 if its size is unknown."""
+    data = head[start + 4 : start + 12]
+    if not data or not data[0]:
+        raise Rejected("corrupt", "no segment after its header")
+    length = 9 - data[0].bit_length()
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(data[:length]) & unknown
+    return 0 if size == unknown else start + 4 + length + size

@@ -1,14 +1,14 @@
-"""Videos in, videos out: every frame, upright, at its pace; nothing but videos ever reaches FFmpeg."""
+"""Videos in, videos out: every frame, upright, at its time, with its sound; only videos reach FFmpeg."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
 import struct
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,22 @@ import pytest
 from conftest import make_photo, write_photos
 
 torch = pytest.importorskip("torch")
+av = pytest.importorskip("av")
 
 from small_runs import negative_model  # noqa: E402
 
 from img2img_data.core.errors import FolderInUseError, Rejected, UsageError  # noqa: E402
+from img2img_train.inference import video  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
 from img2img_train.inference.resume_log import ResumeLog  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate  # noqa: E402
-from img2img_train.inference.video import (  # noqa: E402
-    CONTAINERS,
-    VIDEO_FORMATS,
-    VideoInfo,
-    open_video,
-    write_video,
-)
+from img2img_train.inference.video import VIDEO_FORMATS, VideoInfo  # noqa: E402
 from img2img_train.runs.model import LoadedModel  # noqa: E402
 
-try:
-    cv2.VideoCapture(None, cv2.CAP_FFMPEG, [])  # type: ignore[call-overload]
-except cv2.error as problem:
-    if "BufferedIOBase" not in str(problem):
-        pytest.skip("OpenCV before 4.12 reads no open file", allow_module_level=True)
-
 LOSSLESS = TranslateSettings(tile=64, overlap=16, video_format="mkv")
-CODED = {"mp4": "mp4v", "mov": "mp4v", "m4v": "mp4v", "mkv": "FFV1", "webm": "VP80", "avi": "MJPG"}
+CODECS = {
+    "mp4": "mp4v", "mov": "mp4v", "m4v": "mp4v", "mkv": "FFV1", "webm": "VP80", "avi": "MJPG",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -54,80 +46,137 @@ def images(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
     return [np.roll(photo, 3 * number, axis=1) for number in range(count)]
 
 
-def write(
-    path: Path, count: int = 8, rate: float = 25.0, width: int = 64, height: int = 48
-) -> Path:
-    """A video by OpenCV itself, not by the code under test."""
+def write(path: Path, count: int = 8, rate: float = 25.0) -> Path:
+    """Write a video with OpenCV."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    codec = cv2.VideoWriter.fourcc(*CODED[path.suffix[1:]])
-    made = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, rate, (width, height))
-    for frame in images(count, width, height):
-        made.write(np.ascontiguousarray(frame[..., ::-1]))
-    made.release()
+    codec = cv2.VideoWriter.fourcc(*CODECS[path.suffix[1:]])
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, rate, (64, 48))
+    for frame in images(count):
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    return path
+
+
+def write_with_sound(path: Path, times: list[int], codec: str = "aac") -> Path:
+    """Write an H.264 video with B-frames at these times (ms), and half a second of sound."""
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=25, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        sound = target.add_stream(codec, rate=48000)
+        for time, image in zip(times, images(len(times)), strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+        wave = np.sin(np.arange(24000) / 20).astype(np.float32)[None].repeat(2, 0)
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = 48000, 0
+        target.mux(sound.encode(frame))
+        target.mux(sound.encode(None))
     return path
 
 
 def frames_of(path: Path) -> np.ndarray:
-    with open_video(path) as video:
-        return np.stack(list(video.frames()))
+    """Read the frames with PyAV's own conversion."""
+    with av.open(str(path)) as source:
+        return np.stack([f.to_ndarray(format="rgb24") for f in source.decode(video=0)])
 
 
-def survey_of(path: Path) -> VideoInfo:
-    with open_video(path) as video:
-        return video.survey(10**6)
+def times_of(path: Path) -> list[float]:
+    with av.open(str(path)) as source:
+        return [round(float(frame.time), 3) for frame in source.decode(video=0)]
 
 
-def reason(path: Path) -> str:
-    with pytest.raises(Rejected) as rejected, open_video(path) as video:
-        video.survey(10**6)
+def sound_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as source:
+        return [bytes(packet) for packet in source.demux(audio=0) if packet.size]
+
+
+def restored(path: Path, out: Path, max_pixels: int = 10**6, **options: Any) -> VideoInfo:
+    """Copy a video by way of an identity."""
+    with video.open_video(path) as file:
+        return video.restore_video(
+            file, out, out.suffix[1:], lambda frame: frame, max_pixels, **options
+        )
+
+
+def reason(path: Path, max_pixels: int = 10**6) -> str:
+    with pytest.raises(Rejected) as rejected:
+        restored(path, path.with_name("out.mkv"), max_pixels)
+    assert not path.with_name("out.mkv").exists()
     return str(rejected.value.reason)
 
 
-# --------------------------------------------------------------------------------------------- reading
-@pytest.mark.parametrize("suffix", CODED)
-def test_every_frame_comes_out_at_its_pace(suffix: str, tmp_path: Path) -> None:
-    path = write(tmp_path / f"v.{suffix}", 7, 12.5)
-    assert survey_of(path) == VideoInfo(7, 7, 12.5, 64, 48)
-    got, given = frames_of(path), np.stack(images(7))
-    assert np.abs(got.astype(int) - given).mean() < (1 if suffix == "mkv" else 8)
+# ---------------------------------------------------------------------------------------- reading
+@pytest.mark.parametrize("suffix", CODECS)
+def test_every_frame_comes_out_at_its_time(suffix: str, tmp_path: Path) -> None:
+    path, out = write(tmp_path / f"v.{suffix}", 7, 12.5), tmp_path / "out.mkv"
+    assert restored(path, out) == VideoInfo(7, 64, 48)
+    far = np.abs(frames_of(out).astype(int) - np.stack(images(7)))
+    assert far.mean() < (1 if suffix == "mkv" else 8)
+    assert times_of(out) == times_of(path) == [number * 0.08 for number in range(7)]
 
 
-def boxed(path: Path, kind: bytes, offset: int, layout: str, *values: int) -> None:
-    """Write into a box of an MP4, so far behind its name."""
+def patch_box(path: Path, kind: bytes, offset: int, layout: str, *values: int) -> None:
+    """Write into a box of an MP4, at an offset from its type."""
     data = bytearray(path.read_bytes())
     struct.pack_into(layout, data, data.find(kind) + offset, *values)
     path.write_bytes(data)
 
 
-def test_a_turned_video_is_turned_once(tmp_path: Path, negative: LoadedModel) -> None:
-    path = write(tmp_path / "in" / "v.mp4")
-    lying = frames_of(path)
-    boxed(path, b"tkhd", 44, ">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
-    assert survey_of(path)[3:] == (48, 64)
-    assert np.array_equal(frames_of(path), np.rot90(lying, -1, (1, 2)))
-    translate(negative, path.parent, tmp_path / "out", settings=LOSSLESS)
-    assert np.array_equal(frames_of(tmp_path / "out" / "v.mkv"), 255 - np.rot90(lying, -1, (1, 2)))
-
-
-def test_frames_that_an_editor_has_cut_away_are_told_of(
-    tmp_path: Path, negative: LoadedModel
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2)])
+def test_a_rotated_video_is_upright(
+    matrix: tuple[int, ...], turns: int, tmp_path: Path, negative: LoadedModel
 ) -> None:
+    path = write(tmp_path / "in" / "v.mp4")
+    restored(path, tmp_path / "plain.mkv")
+    upright = np.rot90(frames_of(tmp_path / "plain.mkv"), turns, (1, 2))
+    a, b, c, d = (number * 65536 for number in matrix)
+    patch_box(path, b"tkhd", 44, ">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    assert restored(path, tmp_path / "turned.mkv")[1:3] == upright.shape[2:0:-1]
+    assert np.array_equal(frames_of(tmp_path / "turned.mkv"), upright)
+    translate(negative, path.parent, tmp_path / "out", settings=LOSSLESS)
+    assert np.array_equal(frames_of(tmp_path / "out" / "v.mkv"), 255 - upright)
+
+
+def test_frames_that_an_edit_list_hides_are_noted(tmp_path: Path, negative: LoadedModel) -> None:
     path = write(tmp_path / "in" / "v.mp4", 20)
-    boxed(path, b"elst", 12, ">I", 400)
-    boxed(path, b"mvhd", 20, ">I", 400)
-    assert survey_of(path)[:3] == (10, 20, 25)
+    patch_box(path, b"elst", 12, ">I", 400)
+    patch_box(path, b"mvhd", 20, ">I", 400)
     done = translate(negative, path.parent, tmp_path / "out", settings=LOSSLESS)
-    assert done.notes == ["'v.mp4': its header states 20 frames, 10 are there"]
+    assert done.notes == ["'v.mp4': the header states 20 frames, the file has 10"]
+    assert len(frames_of(tmp_path / "out" / "v.mkv")) == 10
 
 
-@pytest.mark.parametrize("suffix", CODED)
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize("suffix", CODECS)
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.9])
 def test_a_truncated_video_is_rejected(suffix: str, share: float, tmp_path: Path) -> None:
     data = write(tmp_path / f"v.{suffix}").read_bytes()
     (tmp_path / "cut").write_bytes(data[: int(len(data) * share)])
-    assert (
-        reason(tmp_path / "cut") in {"truncated"} if share > 0.1 else {"truncated", "not-an-image"}
-    )
+    assert reason(tmp_path / "cut") in {"truncated", "corrupt", "unsupported-format"}
+
+
+def test_a_truncated_mp4_with_its_index_in_front_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for image in images(8):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        target.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes()[:-20])
+    assert reason(path) == "truncated"
+
+
+def test_frames_are_bounded(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.mp4")
+    assert reason(path, 64 * 48 - 1) == "too-many-pixels"
+    path = write(tmp_path / "v.avi")
+    data = path.read_bytes()
+    # The header of the container states a small frame, the JPEG inside is larger.
+    path.write_bytes(data.replace(struct.pack("<ii", 64, 48), struct.pack("<ii", 16, 16)))
+    assert reason(path, 64 * 48 - 1) in {"corrupt", "too-many-pixels"}
 
 
 HLS = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://%s\n#EXT-X-ENDLIST\n"
@@ -135,36 +184,38 @@ CONCAT = b"ffconcat version 1.0\nfile '%s'\n"
 
 
 @pytest.mark.parametrize("script", [HLS, CONCAT, b"no video\n" * 50, b"\0" * 4096], ids=range(4))
-def test_scripts_and_text_are_rejected_unread(script: bytes, tmp_path: Path) -> None:
+def test_scripts_and_text_never_reach_ffmpeg(
+    script: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = os.fsencode(write(tmp_path / "secret.avi"))
     path = tmp_path / "v.mp4"
     path.write_bytes(script % target if b"%s" in script else script)
+    monkeypatch.setattr(av, "open", lambda *values, **options: pytest.fail("FFmpeg was called"))
     assert reason(path) == "not-an-image"
 
 
-def test_no_demuxer_but_the_one_and_no_protocol_is_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("demuxer", ["concat", "hls"])
+def test_no_other_demuxer_and_no_other_file_is_opened(
+    demuxer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(tmp_path / "secret.avi").with_name("v.avi")
-    path.write_bytes(CONCAT % b"secret.avi")
-    assert cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).read()[0], (
-        "so it would be read without the door"
-    )
-    monkeypatch.setitem(CONTAINERS, "avi", (lambda start: True, lambda file, size: None))
-    before = dict(os.environ)
-    assert reason(path) == "unsupported-format"
-    assert dict(os.environ) == before
+    secret = os.fsencode(write(tmp_path / "secret.avi"))
+    path = tmp_path / "v.avi"
+    path.write_bytes((CONCAT if demuxer == "concat" else HLS) % secret)
+    with av.open(str(path), format=demuxer, options={"safe": "0"} if demuxer == "concat" else {}):
+        pass  # FFmpeg by itself opens the other file
+    monkeypatch.setattr(video, "_demuxer_of", lambda file, size: demuxer)
+    assert reason(path) == "corrupt"
 
 
-def test_lying_containers_are_rejected(tmp_path: Path) -> None:
+def test_damaged_containers_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     for content, why in (
         (b"", "empty"),
         (struct.pack(">I4s", 3, b"ftyp") + bytes(99), "corrupt"),
-        (struct.pack(">I4s", 1 << 30, b"mdat") + bytes(99), "truncated"),
-        (struct.pack(">I4sQ", 1, b"mdat", 1 << 60) + bytes(99), "truncated"),
-        (struct.pack(">I4s", 8, b"free") * 30, "truncated"),
-        (b"\x1a\x45\xdf\xa3", "truncated"),
+        (struct.pack(">I4s", 1 << 30, b"mdat") + bytes(99), "corrupt"),
+        (struct.pack(">I4sQ", 1, b"mdat", 1 << 60) + bytes(99), "corrupt"),
+        (struct.pack(">I4s", 8, b"free") * 30, "corrupt"),
+        (b"\x1a\x45\xdf\xa3", "corrupt"),
         (b"\x1a\x45\xdf\xa3\x80" + bytes(99), "corrupt"),
         (b"RIFF\xff\xff\xff\xffAVI " + bytes(99), "truncated"),
     ):
@@ -178,102 +229,152 @@ def test_lying_containers_are_rejected(tmp_path: Path) -> None:
     assert reason(path) == "not-a-regular-file"
 
 
-# --------------------------------------------------------------------------------------------- writing
+def test_without_pyav_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "v.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UsageError, match=r"needs 'av'.*\[video\]"):
+        restored(path, tmp_path / "out.mkv")
+
+
+# ---------------------------------------------------------------------------------------- writing
+def write_lossless(path: Path, frames: list[np.ndarray]) -> Path:
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("ffv1", rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "bgr0"
+        for frame in frames:
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        target.mux(stream.encode(None))
+    return path
+
+
 @pytest.mark.parametrize("size", [(64, 48), (33, 17), (1, 1)])
 @pytest.mark.parametrize("format", VIDEO_FORMATS)
-def test_what_is_written_is_what_was_given(
+def test_frames_and_bytes_are_the_same_again(
     format: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
     width, height = size
-    given = images(5, width, height)
-    with write_video(tmp_path / f"v.{format}", format, VideoInfo(5, 5, 24, width, height)) as take:
-        for frame in given:
-            take(frame)
-    assert [p.name for p in tmp_path.iterdir()] == [f"v.{format}"]
-    seen = survey_of(tmp_path / f"v.{format}")
-    assert seen == VideoInfo(5, 5, 24, width + width % 2, height + height % 2)
-    got = frames_of(tmp_path / f"v.{format}")[:, :height, :width]
-    far = np.abs(got.astype(int) - np.stack(given))
+    source, out = write_lossless(tmp_path / "in.mkv", images(5, *size)), tmp_path / f"v.{format}"
+    info = restored(source, out)
+    first = out.read_bytes()
+    assert info == restored(source, out) == VideoInfo(5, width, height)
+    assert out.read_bytes() == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv", out.name]
+    frames = frames_of(out)
+    assert frames.shape[1:3] == (height + height % 2, width + width % 2)
+    far = np.abs(frames[:, :height, :width].astype(int) - np.stack(images(5, *size)))
     assert far.max() == 0 if VIDEO_FORMATS[format].lossless else width < 9 or far.mean() < 8
 
 
 @pytest.mark.parametrize("format", VIDEO_FORMATS)
 def test_grays_stay_gray_and_as_light(format: str, tmp_path: Path) -> None:
-    with write_video(tmp_path / f"v.{format}", format, VideoInfo(9, 9, 25, 32, 32)) as take:
-        for level in range(10, 250, 24):
-            take(np.full((32, 32), level, np.uint8))
-    got = frames_of(tmp_path / f"v.{format}")[:, 16, 16].astype(int)
-    assert np.abs(got - np.arange(10, 250, 24)[:, None]).max() <= 2
+    levels = np.arange(10, 250, 24)
+    frames = [np.full((32, 32, 3), level, np.uint8) for level in levels]
+    source = write_lossless(tmp_path / "in.mkv", frames)
+    with video.open_video(source) as file:
+        out = tmp_path / f"v.{format}"
+        video.restore_video(file, out, format, lambda frame: frame[..., 0], 10**6)
+    got = frames_of(out)[:, 16, 16].astype(int)
+    assert np.abs(got - levels[:, None]).max() <= 2
     assert np.abs(got - got.mean(axis=1, keepdims=True)).max() <= 1
 
 
+@pytest.mark.parametrize("format", ["mp4", "mkv", "webm"])
+def test_changing_frame_rates_and_sound_are_kept(format: str, tmp_path: Path) -> None:
+    times = [0, 40, 80, 200, 240, 480]
+    codec = "libopus" if format == "webm" else "aac"
+    source, out = write_with_sound(tmp_path / "in.mkv", times, codec), tmp_path / f"v.{format}"
+    assert restored(source, out) == VideoInfo(6, 64, 48)
+    assert times_of(out) == times_of(source)
+    assert sound_of(out) == sound_of(source)
+    assert len(sound_of(out)) > 10
+
+
+def test_sound_that_a_container_cannot_hold_is_noted(tmp_path: Path) -> None:
+    source = write_with_sound(tmp_path / "in.mp4", [0, 40, 80])
+    info = restored(source, tmp_path / "v.webm")
+    assert info.notes == ("the sound was left out: webm cannot hold its codec",)
+    assert len(frames_of(tmp_path / "v.webm")) == 3
+
+
 def test_nothing_is_left_of_a_video_that_fails(tmp_path: Path) -> None:
-    path = tmp_path / "v.mp4"
-    with (
-        contextlib.suppress(KeyError),
-        write_video(path, "mp4", VideoInfo(9, 9, 25, 32, 32)) as take,
-    ):
-        take(np.zeros((32, 32, 3), np.uint8))
+    source = write(tmp_path / "in.avi")
+
+    def fail(frame: np.ndarray) -> np.ndarray:
         raise KeyError
-    with (
-        pytest.raises(UsageError, match="choose webm"),
-        write_video(path, "mp4", VideoInfo(9, 9, 0, 9, 9)),
-    ):
-        pass
-    assert not list(tmp_path.iterdir())
+
+    with pytest.raises(KeyError), video.open_video(source) as file:
+        video.restore_video(file, tmp_path / "v.mp4", "mp4", fail, 10**6)
+    assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_full_disk_is_told_of(tmp_path: Path) -> None:
-    code = (
-        "import sys, numpy as np, pathlib; from img2img_train.inference.video import *\n"
-        "frames = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8)\n"
-        "try:\n"
-        "  with write_video(pathlib.Path(sys.argv[1]), sys.argv[2], VideoInfo(30, 30, 25, 64, 64)) as take:\n"
-        "    for frame in frames: take(frame)\n"
-        "except OSError as error: print(error.strerror)\n"
+def test_a_missing_encoder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in.avi")
+    missing = VIDEO_FORMATS["mp4"]._replace(codec="libnone")
+    monkeypatch.setitem(VIDEO_FORMATS, "mp4", missing)
+    with pytest.raises(UsageError, match="no encoder libnone here; choose webm"):
+        restored(source, tmp_path / "v.mp4")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    rng = np.random.default_rng(0)
+    write_lossless(source, list(rng.integers(0, 256, (30, 64, 64, 3), np.uint8)))
+    code = """
+import pathlib, sys
+from img2img_train.inference import video
+for format in video.VIDEO_FORMATS:
+    with video.open_video(pathlib.Path(sys.argv[1])) as file:
+        try:
+            out = pathlib.Path(sys.argv[1]).with_name(f"v.{format}")
+            video.restore_video(file, out, format, lambda frame: frame, 10**6)
+        except OSError as error:
+            print(format, error.strerror)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, source],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
-    for format in VIDEO_FORMATS:
-        done = subprocess.run(
-            [sys.executable, "-c", code, tmp_path / f"v.{format}", format],
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-        )
-        assert "disk may be full" in done.stdout, (format, done.stdout, done.stderr)
-    assert not list(tmp_path.iterdir())
+    assert done.stdout.splitlines() == [f"{name} File too large" for name in VIDEO_FORMATS]
+    assert list(tmp_path.iterdir()) == [source]
 
 
-# ------------------------------------------------------------------------------------------- a folder
+# --------------------------------------------------------------------------------------- a folder
 def test_images_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) -> None:
     write_photos(tmp_path / "in", 2, 20, 20)
     odd = os.fsdecode(b"a: %d\xff\n.avi")
-    given = {
-        name: write(tmp_path / "in" / "v.avi", 6).rename(tmp_path / "in" / name) for name in (odd,)
-    }
+    source = write(tmp_path / "in" / "v.avi", 6).rename(tmp_path / "in" / odd)
     write(tmp_path / "in" / "deep" / "w.webm", 6)
     (tmp_path / "in" / "text.mp4").write_text("no video")
-    told: list[Any] = []
+    calls: list[Any] = []
     done = translate(
         negative,
         tmp_path / "in",
         tmp_path / "out",
-        lambda *said: told.append(said),
+        lambda *call: calls.append(call),
         settings=LOSSLESS,
     )
     assert (done.restored, done.videos, done.frames, done.reused) == (4, 2, 12, 0)
     assert dict(done.rejected) == {"not-an-image": 1}
-    assert told[-1] == ("", 5, 5)
-    assert ("restoring w.mkv", 6, 6) in told
+    assert calls[-1] == ("", 5, 5)
+    assert ("restoring w.mkv", 6, 6) in calls
     rows = [
         json.loads(x) for x in (tmp_path / "out" / "translated.jsonl").read_text().splitlines()
     ][1:]
     assert [row.get("frames") for row in rows] == [None, None, 6, 6]
-    made = next(
+    result = next(
         tmp_path / "out" / row["file_name"]
         for row in rows
         if row["source_hex"].endswith("ff0a2e617669")
     )
-    assert np.array_equal(frames_of(made), 255 - frames_of(given[odd]))
+    plain = tmp_path / "plain.mkv"
+    restored(source, plain)
+    assert np.array_equal(frames_of(result), 255 - frames_of(plain))
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.mkv")}
     again = translate(negative, tmp_path / "in", tmp_path / "out", settings=LOSSLESS)
     assert (again.restored, again.reused, again.frames) == (4, 4, 0)
@@ -284,11 +385,11 @@ def test_images_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) ->
 
 
 def test_one_file_becomes_one_of_its_kind(tmp_path: Path) -> None:
-    video = write(tmp_path / "v.mp4")
-    assert is_one_file(video, tmp_path / "w.webm")
-    assert not is_one_file(video, tmp_path / "folder")
+    clip = write(tmp_path / "v.mp4")
+    assert is_one_file(clip, tmp_path / "w.webm")
+    assert not is_one_file(clip, tmp_path / "folder")
     image = next(write_photos(tmp_path / "in", 1).iterdir())
-    wrong = [(video, video), (video, "p.png"), (video, "-"), (video, "w.mov"), (image, image)]
+    wrong = [(clip, clip), (clip, "p.png"), (clip, "-"), (clip, "w.mov"), (image, image)]
     wrong += [(image, "w.webm"), (image, "w.tiff"), ("-", "w.mp4"), ("-", "w.mov")]
     for source, out in wrong:
         with pytest.raises(UsageError):
@@ -297,7 +398,7 @@ def test_one_file_becomes_one_of_its_kind(tmp_path: Path) -> None:
     assert not is_one_file(image, Path("png"))
 
 
-def test_results_are_no_sources_and_overwrite_none(tmp_path: Path, negative: LoadedModel) -> None:
+def test_results_are_not_sources_and_overwrite_none(tmp_path: Path, negative: LoadedModel) -> None:
     write_photos(tmp_path / "in", 2, 20, 20, ".png")
     before = [p.read_bytes() for p in sorted((tmp_path / "in").iterdir())]
     with pytest.raises(UsageError, match="is the folder of the images"):
