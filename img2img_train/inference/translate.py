@@ -229,7 +229,7 @@ def _translate_video(
         settings.video_format,
         lambda frame: translate_pixels(model, frame, settings)[0],
         settings.max_pixels,
-        partial(progress, f"restoring {printable(out.name)}"),
+        lambda done, total: progress(done, total, f"restoring {printable(out.name)}"),
     )
 
 
@@ -242,7 +242,7 @@ def translate(
     model: LoadedModel,
     source: Path,
     out: Path,
-    progress: ProgressByPart = lambda what, done, total: None,
+    progress: ProgressByPart = lambda done, total, part="", /: None,
     settings: TranslateSettings | None = None,
 ) -> Translated:
     """Restore a file, or the files of a folder or a pattern, into the same folders below ``out``.
@@ -269,7 +269,7 @@ def translate(
                 row = {"source": printable(path), "source_hex": path.hex()}
                 row |= {"reason": rejected.reason, "detail": printable(rejected.detail)}
                 rows.append(row)
-            progress("", number, len(paths))
+            progress(number, len(paths))
         job.done.notes += settings.note(model, job.done.longest_side)
         log.sort()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))

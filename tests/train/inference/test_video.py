@@ -361,8 +361,8 @@ def test_images_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) ->
     )
     assert (done.restored, done.videos, done.frames, done.reused) == (4, 2, 12, 0)
     assert dict(done.rejected) == {"not-an-image": 1}
-    assert calls[-1] == ("", 5, 5)
-    assert ("restoring w.mkv", 6, 6) in calls
+    assert calls[-1] == (5, 5)
+    assert (6, 6, "restoring w.mkv") in calls
     rows = [
         json.loads(x) for x in (tmp_path / "out" / "translated.jsonl").read_text().splitlines()
     ][1:]
