@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
-from img2img_data.degradations.registry import DEGRADATIONS, Degradation
+from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.registry import DEGRADATIONS
 
 LIGHT = sorted(set(DEGRADATIONS) - {"albumentations"})
 

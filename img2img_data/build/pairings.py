@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from img2img_data.core.errors import Rejected
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace
-from img2img_data.degradations.registry import DEGRADATIONS, Degradation, GaussianBlur
+from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.blur import GaussianBlur
+from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec, to_spec
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels

@@ -14,8 +14,9 @@ from img2img_data.cli.recipe import Recipe
 from img2img_data.cli.steps import STEPS, Choice, Step
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import accepts_text, did_you_mean
+from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.compose import Composite
-from img2img_data.degradations.registry import DEGRADATIONS, Degradation
+from img2img_data.degradations.registry import DEGRADATIONS
 
 Schema = dict[str, Any]
 

@@ -48,7 +48,8 @@ from img2img_data.core.settings_model import (
 )
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
-from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS, PipelineStep
+from img2img_data.degradations.compose import PipelineStep
+from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_assignments, parse_spec
 from img2img_data.exchange.export import ExportSettings, export_corpus
 from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corpus, unpack_corpus

@@ -1,3 +1,3 @@
-"""Degradations: what each one draws and how it applies it. No files, no corpora."""
+"""Degradations: the parameters that each one draws, and how it applies them. No files."""
 
-__all__ = ["compose", "registry", "spec"]
+__all__ = ["base", "compose", "registry", "resample", "spec"]

@@ -1,7 +1,7 @@
-"""Any transform of albumentations that leaves the image where it is, by name, with explicit parameters.
+"""Transforms of albumentations that keep every pixel in place, by name, with explicit parameters.
 
-albumentations (https://github.com/albumentations-team/albumentations, MIT) is imported in the functions that
-need it, with its question for updates switched off: it takes seconds, and loads PyTorch where that is there.
+albumentations (https://github.com/albumentations-team/albumentations, MIT) is imported inside of
+the functions that need it: it takes seconds, and loads PyTorch if that is installed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from img2img_data.core.errors import Img2ImgError, Rejected, load_extra
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, to_unit
+from img2img_data.degradations.base import Axes, Degradation
+from img2img_data.degradations.samples import Image, from_unit, to_unit
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-_NOT_HERE: Final[dict[str, str]] = {
+_UNSUPPORTED: Final[dict[str, str]] = {
     "FDA": "needs other images",
     "HistogramMatching": "needs other images",
     "PixelDistributionAdaptation": "needs other images",
@@ -35,17 +36,18 @@ _NOT_HERE: Final[dict[str, str]] = {
     "ToFloat": "changes the type of the samples",
     "ToRGB": "changes the channels",
 }
-_SAFER: Final[dict[str, dict[str, Any]]] = {
+
+# The defaults of albumentations move the image against its target; these do not.
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "MotionBlur": {"allow_shifted": False, "direction_range": (0.0, 0.0)}
 }
-"""Where the defaults move the image against its target, ours do not."""
 
 _SMALL: Final = 16
-"""Shorter side in pixels below which a transform that fails is taken to need a larger image."""
+"""Shorter side in pixels below which a failing transform rejects the image as too small."""
 
 
-class WrongKey(ValueError):
-    """A mistake under keys of its own: the keys, what is wrong, the way out."""
+class InvalidKeyError(ValueError):
+    """A mistake in a nested setting: the path of its key, the reason, a hint."""
 
     def __init__(self, keys: Sequence[str], why: str, hint: str) -> None:
         super().__init__(why)
@@ -53,10 +55,11 @@ class WrongKey(ValueError):
 
 
 class Albumentations(Degradation):
-    """A transform of albumentations, always applied; ``albumentations: {ISONoise: {intensity: [0.1, 0.5]}}``.
+    """A transform of albumentations, always applied.
 
-    Its own random parameters follow from the seed that is drawn. Images of 16 bit go through float32,
-    gray ones through three equal channels.
+    As in ``albumentations: {ISONoise: {intensity: [0.1, 0.5]}}``. Its own random parameters follow
+    from the seed that is drawn. Images of 16 bit go through float32, gray ones through three equal
+    channels.
     """
 
     seeded: ClassVar[bool] = True
@@ -69,13 +72,13 @@ class Albumentations(Degradation):
 
     @classmethod
     def example(cls) -> Degradation:
-        """Camera noise."""
+        """Return camera noise."""
         return cls(transform="ISONoise", parameters={"intensity": [0.2, 0.6]})
 
     @model_validator(mode="before")
     @classmethod
     def _of_short_form(cls, values: Any) -> Any:
-        """Take {NAME: {parameters}} for {transform: NAME, parameters: {...}}."""
+        """Read {NAME: {parameters}} as {transform: NAME, parameters: {...}}."""
         if isinstance(values, Mapping) and len(values) == 1:
             ((name, parameters),) = values.items()
             if name not in cls.model_fields:
@@ -88,17 +91,13 @@ class Albumentations(Degradation):
         known = transforms()
         if name in known:
             return name
-        if name in _NOT_HERE:
-            raise WrongKey(
-                [name], f"{_NOT_HERE[name]}, so it cannot be used here", "choose another"
-            )
-        if hasattr(_library(), name):
-            raise WrongKey(
-                [name],
-                "would move the image against its target, or is no transform",
-                "choose another",
-            )
-        raise WrongKey([name], "unknown", did_you_mean(name, known))
+        if name in _UNSUPPORTED:
+            why = f"{_UNSUPPORTED[name]}, so it cannot be used here"
+        elif hasattr(_library(), name):
+            why = "would move the image against its target, or is not a transform"
+        else:
+            raise InvalidKeyError([name], "unknown", did_you_mean(name, known))
+        raise InvalidKeyError([name], why, "choose another")
 
     @field_validator("parameters")
     @classmethod
@@ -106,113 +105,105 @@ class Albumentations(Degradation):
         name = info.data.get("transform")
         if name is None:
             return parameters
-        known = sorted(
-            set(inspect.signature(transforms()[name].__init__).parameters) - {"self", "p"}
-        )
+        signature = inspect.signature(transforms()[name].__init__)
+        known = sorted(set(signature.parameters) - {"self", "p"})
         for key in parameters:
             if key not in known:
                 hint = did_you_mean(key, known) if known else "it takes none"
-                raise WrongKey([name, key], "unknown", hint)
+                raise InvalidKeyError([name, key], "unknown", hint)
         try:
             make_transform(name, json.dumps(parameters))
         except (ValueError, TypeError, UserWarning) as error:
-            said = _first_complaint(error)
-            raise WrongKey([name], said, "see the documentation of albumentations 2.0") from None
+            hint = "see the documentation of albumentations 2.0"
+            raise InvalidKeyError([name], _first_message(error), hint) from None
         return parameters
 
     @field_validator("version")
     @classmethod
     def _check_version(cls, version: str) -> str:
-        here = str(_library().__version__)
-        if version not in {"", here}:
-            why = f"{version} of albumentations is asked for, {here} is installed"
-            raise WrongKey(
-                ["version"], why, f"pip install albumentations=={version}, or leave the key out"
-            )
-        return here
+        installed = str(_library().__version__)
+        if version not in {"", installed}:
+            why = f"{version} of albumentations is asked for, {installed} is installed"
+            hint = f"pip install albumentations=={version}, or leave the key out"
+            raise InvalidKeyError(["version"], why, hint)
+        return installed
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Apply the transform, its generator set by ``drawn["seed"]``.
+        """Apply the transform with the generator of ``drawn["seed"]``.
 
-        Raises ``Rejected`` where a small image is too small for it, ``Img2ImgError`` where it fails else.
+        Raises ``Rejected`` if a small image is too small for it, ``Img2ImgError`` if it fails
+        otherwise.
         """
         if image.ndim == 3 and image.shape[2] not in {1, 3}:
-            channels = range(image.shape[2])
-            return np.stack(
-                [self.apply(np.ascontiguousarray(image[..., c]), **drawn) for c in channels], -1
-            )
+            channels = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[2]))
+            return np.stack([self.apply(channel, **drawn) for channel in channels], -1)
         gray = image.ndim == 2 or image.shape[2] == 1
-        given = image if image.dtype == np.uint8 else np.clip(to_unit(image), 0, 1)
+        samples = image if image.dtype == np.uint8 else np.clip(to_unit(image), 0, 1)
         if gray:
-            given = cv2.cvtColor(given.reshape(image.shape[:2]), cv2.COLOR_GRAY2RGB)
-        made = self._transformed(np.array(given, order="C"), int(drawn["seed"]))
+            samples = cv2.cvtColor(samples.reshape(image.shape[:2]), cv2.COLOR_GRAY2RGB)
+        # A copy: some transforms write to their input.
+        output = self._transformed(np.array(samples, order="C"), int(drawn["seed"]))
         if gray:
-            made = cv2.cvtColor(made, cv2.COLOR_RGB2GRAY)
+            output = cv2.cvtColor(output, cv2.COLOR_RGB2GRAY)
         if image.dtype == np.uint8:
-            return np.asarray(made, np.uint8).reshape(image.shape)
-        return from_unit(np.array(made, np.float32), image)
+            return np.asarray(output, np.uint8).reshape(image.shape)
+        return from_unit(np.array(output, np.float32), image)
 
     def _transformed(self, image: Image, seed: int) -> Image:
         transform = make_transform(self.transform, json.dumps(self.parameters))
         transform.set_random_seed(seed % (1 << 32))
+        title = f"{self.transform} of albumentations"
         try:
-            made: Image = transform(image=image)["image"]
+            output: Image = transform(image=image)["image"]
         except Exception as error:
-            said = f"{self.transform} of albumentations: {_first_complaint(error)[:120]}"
+            why = f"{title}: {_first_message(error)[:120]}"
             if min(image.shape[:2]) < _SMALL:
-                raise Rejected("too-small", said) from None
-            raise Img2ImgError(said, hint="change its parameters") from None
-        if made.shape != image.shape or made.dtype != image.dtype:
-            raise Img2ImgError(
-                f"{self.transform} of albumentations changes shape or type", hint="leave it out"
-            )
-        return made
+                raise Rejected("too-small", why) from None
+            raise Img2ImgError(why, hint="change its parameters") from None
+        if output.shape != image.shape or output.dtype != image.dtype:
+            raise Img2ImgError(f"{title} changes shape or type", hint="leave it out")
+        return output
 
 
 def transforms() -> dict[str, type[Any]]:
-    """Return the transforms that change samples alone, by name."""
+    """Return the transforms that only change samples, by name."""
     library = _library()
-    members = ((name, getattr(library, name)) for name in dir(library) if name not in _NOT_HERE)
-    found = {
-        n: m for n, m in members if inspect.isclass(m) and issubclass(m, library.ImageOnlyTransform)
+    base = library.ImageOnlyTransform
+    members = {n: getattr(library, n) for n in dir(library) if n not in _UNSUPPORTED}
+    return {
+        name: member
+        for name, member in members.items()
+        if inspect.isclass(member) and issubclass(member, base) and member is not base
     }
-    del found["ImageOnlyTransform"]
-    return found
 
 
 @functools.lru_cache(maxsize=64)
 def make_transform(name: str, parameters: str) -> Any:
-    """Return the transform, always applied; ``parameters`` is JSON. Raises what albumentations says."""
-    given = {key: _tuples(value) for key, value in json.loads(parameters).items()}
-    settings = {**_SAFER.get(name, {}), **given, "p": 1.0}
+    """Return the transform, always applied; ``parameters`` is JSON, so that it can be cached."""
+    values = {key: _to_tuple(value) for key, value in json.loads(parameters).items()}
+    settings = {**_DEFAULTS.get(name, {}), **values, "p": 1.0}
+    cls = transforms()[name]
+    if "InitSchema" in vars(cls):
+        settings["strict"] = True
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "error", UserWarning
-        )  # it mends wrong values with no more than a warning
-        cls = transforms()[name]
-        if hasattr(cls, "InitSchema") and "InitSchema" in vars(cls):
-            settings["strict"] = True
+        # Even if strict, albumentations replaces some wrong values and only warns.
+        warnings.simplefilter("error", UserWarning)
         return cls(**settings)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+def _to_tuple(value: Any) -> Any:
+    return tuple(_to_tuple(v) for v in value) if isinstance(value, list) else value
 
 
-def _first_complaint(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return (
-        said.rpartition("for InitSchema ")[2].partition(" [type=")[0].replace("Value error, ", "")
-    )
+def _first_message(error: Exception) -> str:
+    message = " ".join(str(error).split()).rpartition("for InitSchema ")[2]
+    return message.partition(" [type=")[0].replace("Value error, ", "")
 
 
 @functools.cache
 def _library() -> ModuleType:
+    # Before the import: it asks the network for a newer version otherwise.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    library: ModuleType = load_extra(
-        "albumentations", "albumentations", "degradation", "albumentations"
-    )
+    name = "albumentations"
+    library: ModuleType = load_extra(name, name, "degradation", name)
     return library
-
-
-CATALOGUE: Final[dict[str, type[Degradation]]] = {"albumentations": Albumentations}

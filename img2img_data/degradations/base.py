@@ -1,127 +1,290 @@
-"""What every degradation is: frozen settings, ``draw`` and ``apply``.
+"""Degradation base class, and the ranges that its parameters are drawn from.
 
-The simplest kind states its strengths as fields and implements ``degrade``; drawing, depth, rounding and
-clipping are done here.
+::
+
+    sigma: 3                 always 3
+    sigma: [0.2, 3]          uniform between the ends           on the command line: 0.2..3
+    sigma: [0.2, 3, log]     uniform in the logarithm           on the command line: 0.2..3 log
+
+A degradation is a frozen model with two functions: ``draw`` returns the parameters of one image,
+``apply`` degrades the image with them. Most kinds only declare their parameters and implement
+``degrade``; drawing, bit depth, rounding and clipping are done here.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from img2img_data.degradations.parameters import Uniform
+from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
 
-Image = NDArray[Any]
-"""H x W x C (or H x W), RGB. Either float32 in [0, 1] or integers in their whole range."""
+if TYPE_CHECKING:
+    from typing import Self
 
 Axes = Literal["yx", "y", "x"]
 
 SEEDS: Final = 1 << 53
-"""Seeds lie below: JSON keeps every whole number up to there exactly."""
+"""Exclusive upper limit of drawn seeds: JSON readers keep every integer up to here exactly."""
+
+_NUMBER: Final = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+_PATTERN: Final = rf"^\s*{_NUMBER}\s*(\.\.\s*{_NUMBER}\s*( log)?)?$"
+"""Pattern of a range as text, for editors that read the JSON Schema; ``parse`` decides."""
+_BOUNDS: Final = {
+    "gt": "exclusiveMinimum",
+    "ge": "minimum",
+    "lt": "exclusiveMaximum",
+    "le": "maximum",
+}
 
 
+# ------------------------------------------------------------------------------------- parameters
+def parameter(default: float | list[float | str] | None, **about: Any) -> Any:
+    """Return the field of a parameter: a default as in a recipe, bounds and ``description``."""
+    return Field(default, json_schema_extra=_bound, **about)
+
+
+def _bound(schema: dict[str, Any]) -> None:
+    """Move the bounds of a field, in JSON Schema, to the number and to both ends of the range."""
+    bounds = {_BOUNDS[key]: schema.pop(key) for key in list(schema) if key in _BOUNDS}
+    for part in schema.get("anyOf", ()):
+        _bound(part)
+        for number in (part, *part.get("prefixItems", ())):
+            if number.get("type") in {"number", "integer"}:
+                number.update(bounds)
+
+
+def checked_rng(rng: np.random.Generator | None) -> np.random.Generator:
+    """Return ``rng``; ``ValueError`` if it is None."""
+    if rng is None:
+        raise ValueError("a random degradation needs a generator")
+    return rng
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Uniform distribution from ``low`` to ``high``; with ``log`` of the logarithm.
+
+    Equal ends are one number, which never uses the generator.
+    """
+
+    low: float
+    high: float = math.nan
+    log: bool = False
+
+    metavar: ClassVar[str] = "NUMBER|LOW..HIGH"
+    json_type: ClassVar[str] = "number"
+
+    def __post_init__(self) -> None:
+        low, high = float(self.low), float(self.low if math.isnan(self.high) else self.high)
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError("is not finite")
+        if low > high:
+            raise ValueError(f"the range ends below its beginning, {low:g} > {high:g}")
+        if self.log and low <= 0:
+            raise ValueError("a logarithmic range begins above 0")
+        object.__setattr__(self, "low", self._checked(low))
+        object.__setattr__(self, "high", self._checked(high))
+
+    def _checked(self, value: float) -> float:
+        return value
+
+    @property
+    def fixed(self) -> bool:
+        """True if the range is one number."""
+        return self.low == self.high
+
+    def draw(self, rng: np.random.Generator | None) -> float:
+        """Return the number for one image; ``ValueError`` if a range has no generator."""
+        return self.low if self.fixed else self._drawn(checked_rng(rng))
+
+    def _drawn(self, rng: np.random.Generator) -> float:
+        if not self.log:
+            return float(rng.uniform(self.low, self.high))
+        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        # exp(log(x)) may miss x by a rounding error; the ends are limits of the kernels.
+        return min(max(drawn, self.low), self.high)
+
+    # pydantic checks gt, ge, lt and le of a field with these: a bound holds for both ends.
+    def __gt__(self, bound: float) -> bool:
+        return self.low > bound
+
+    def __ge__(self, bound: float) -> bool:
+        return self.low >= bound
+
+    def __lt__(self, bound: float) -> bool:
+        return self.high < bound
+
+    def __le__(self, bound: float) -> bool:
+        return self.high <= bound
+
+    def __str__(self) -> str:
+        if self.fixed:
+            return f"{self.low:g}"
+        return f"{self.low:g}..{self.high:g}" + (" log" if self.log else "")
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Return the range of a number, a list or a text; ``ValueError`` says what is wrong."""
+        if isinstance(value, Uniform):
+            return cls(value.low, value.high, value.log)
+        if isinstance(value, str):
+            return cls._of_text(value)
+        if isinstance(value, Sequence) and len(value) in {2, 3}:
+            low, high, *scale = value
+            if scale in ([], ["log"]) and all(_is_number(v) for v in (low, high)):
+                return cls(low, high, bool(scale))
+        if _is_number(value):
+            return cls(value)
+        raise ValueError("is neither a number nor a range [low, high] or [low, high, log]")
+
+    @classmethod
+    def _of_text(cls, text: str) -> Self:
+        ends = text.removesuffix(" log")
+        low, dots, high = ends.partition("..")
+        try:
+            numbers = float(low), float(high if dots else low)
+        except ValueError:
+            expected = "a number nor a range LOW..HIGH or 'LOW..HIGH log'"
+            raise ValueError(f"is neither {expected}") from None
+        return cls(*numbers, ends != text)
+
+    def plain(self) -> float | list[float | str]:
+        """Return the number, or the list that ``parse`` reads, as a recipe holds it."""
+        if self.fixed:
+            return self.low
+        return [self.low, self.high, "log"] if self.log else [self.low, self.high]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        serialization = core_schema.plain_serializer_function_ser_schema(_plain)
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=serialization)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        number = {"type": cls.json_type}
+        pair: dict[str, Any] = {"type": "array", "minItems": 2, "maxItems": 3}
+        pair["prefixItems"] = [dict(number), dict(number), {"const": "log"}]
+        return {"anyOf": [dict(number), pair, {"type": "string", "pattern": _PATTERN}]}
+
+
+class IntRange(Uniform):
+    """Uniform distribution of integers, both ends included."""
+
+    __slots__ = ()
+    metavar: ClassVar[str] = "INTEGER|LOW..HIGH"
+    json_type: ClassVar[str] = "integer"
+
+    def _checked(self, value: float) -> float:
+        if value != int(value):
+            raise ValueError(f"{value:g} is not an integer")
+        return int(value)
+
+    def _drawn(self, rng: np.random.Generator) -> float:
+        if self.log:
+            # Rounding gives each integer the half-open interval around it, the ends included.
+            drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
+            return int(min(max(round(drawn), self.low), self.high))
+        return int(rng.integers(int(self.low), int(self.high) + 1))
+
+
+class OddInt(IntRange):
+    """Uniform distribution of odd integers, both ends included."""
+
+    __slots__ = ()
+    metavar: ClassVar[str] = "ODD|LOW..HIGH"
+
+    def _checked(self, value: float) -> float:
+        if value != int(value) or int(value) % 2 == 0:
+            raise ValueError(f"{value:g} is not odd")
+        return int(value)
+
+    def _drawn(self, rng: np.random.Generator) -> float:
+        return 2 * int(rng.integers(int(self.low) // 2, int(self.high) // 2 + 1)) + 1
+
+
+def _plain(value: Any) -> Any:
+    return value.plain() if isinstance(value, Uniform) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# ------------------------------------------------------------------------------------ degradation
 class Degradation(BaseModel):
-    """What every degradation is.
+    """Base class of all degradations.
 
-    A subclass states each strength as a field of type ``Uniform`` (or ``Whole``, ``OddInt``) and implements
-    ``degrade``; ``seeded = True`` adds a seed to what is drawn. Where it can do better on integers, or needs
-    other parameters, it implements ``apply`` and ``draw`` itself.
+    A subclass declares each parameter as a field of type ``Uniform`` (or ``IntRange``, ``OddInt``)
+    and implements ``degrade``; ``seeded = True`` adds a seed to the drawn parameters. A kind that
+    is faster or more exact on integers, or draws other parameters, overrides ``apply`` and
+    ``draw``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     seeded: ClassVar[bool] = False
+    identity_settings: ClassVar[Mapping[str, Any] | None] = None
+    """Settings that leave every image unchanged, None if there are none."""
 
     @property
     def separable(self) -> bool:
-        """Whether degraded = R x image x C^T, with R and C given by ``apply`` along one axis."""
+        """True if degraded = R x image x C^T, with R and C from ``apply`` along one axis."""
         return False
 
     @property
     def random(self) -> bool:
-        """Whether ``draw`` uses its generator at all."""
-        return self.seeded or any(not strength.fixed for strength in self.ranges().values())
+        """True if ``draw`` uses its generator."""
+        return self.seeded or any(not value.fixed for value in self.ranges().values())
 
     @classmethod
     def identity(cls) -> Degradation | None:
-        """Return the settings that leave every image as it is, None where there are none."""
-        return None
+        """Return the degradation that leaves every image unchanged, None if there is none."""
+        settings = cls.identity_settings
+        return None if settings is None else cls.model_validate(settings)
 
     @classmethod
     def example(cls) -> Degradation:
-        """Return settings that show what it does; the laws of the tests run on them."""
+        """Return settings with a visible effect; the laws of the tests run on them."""
         return cls()
 
     def ranges(self) -> dict[str, Uniform]:
-        """Return the fields that may be ranges, by name."""
+        """Return the parameters that each image may draw, by name."""
         found = ((name, getattr(self, name)) for name in type(self).model_fields)
         return {name: value for name, value in found if isinstance(value, Uniform)}
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Return the parameters for one image; with them ``apply`` gives the same pixels for ever.
+        """Return the parameters of one image; ``apply`` gives the same pixels for them, always.
 
-        ``rng`` may be None where ``random`` is false.
+        ``rng`` may be None if ``random`` is false.
         """
-        drawn = {name: strength.draw(rng) for name, strength in self.ranges().items()}
+        drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
         return drawn | self._seed(rng) if self.seeded else drawn
 
     @staticmethod
     def _seed(rng: np.random.Generator | None) -> dict[str, float]:
-        if rng is None:
-            raise ValueError("a random degradation needs a generator")
-        return {"seed": int(rng.integers(SEEDS))}
+        return {"seed": int(checked_rng(rng).integers(SEEDS))}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Degrade one image into a new one; shape and dtype stay, integers are rounded once, at the end.
+        """Return a degraded copy of the same shape and dtype, rounded once, at the end.
 
-        ``axes`` restricts a separable degradation to columns ("y") or rows ("x") of the image; the others
-        take no notice of it.
+        ``axes`` restricts a separable degradation to the columns ("y") or the rows ("x") of the
+        image; the others ignore it.
         """
         return from_unit(self.degrade(to_unit(image), **drawn), image)
 
-    def degrade(self, image: NDArray[np.float32], **drawn: Any) -> Image:
-        """Return the degraded image: float32, H x W x C in [0, 1]. ``image`` is a copy, yours to change."""
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Return the degraded image, H x W x C in [0, 1]. ``image`` is a copy, free to change."""
         raise NotImplementedError
 
 
-def full_scale(image: Image) -> float:
-    """Return the value of white: 255, 65535 or 1."""
-    return 1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max)
-
-
-def to_unit(image: Image) -> NDArray[np.float32]:
-    """Return a copy as float32, H x W x C in [0, 1]."""
-    deep = image if image.ndim == 3 else image[..., None]
-    if image.dtype.kind == "f":
-        return np.array(deep, np.float32)
-    return np.divide(deep, np.float32(full_scale(image)), dtype=np.float32)
-
-
-def from_unit(result: Image, like: Image) -> Image:
-    """Bring float values in [0, 1] to the dtype and shape of ``like``, clipped, rounded once."""
-    scale = full_scale(like)
-    return to_dtype(result if scale == 1 else np.multiply(result, np.float32(scale)), like)
-
-
-def to_dtype(result: Image, like: Image) -> Image:
-    """Round float ``result`` to the dtype and shape of ``like``; cubic and Lanczos overshoot is clipped."""
-    result = result.reshape(like.shape)
-    if like.dtype.kind == "f":
-        return np.clip(result, 0, 1, out=result)
-    return np.clip(np.rint(result, out=result), 0, np.iinfo(like.dtype).max).astype(like.dtype)
-
-
-def luma(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the H x W x 1 luma of H x W x 3 RGB (ITU-R BT.601); of others the mean of the channels."""
-    weights = (
-        [0.299, 0.587, 0.114] if image.shape[2] == 3 else [1 / image.shape[2]] * image.shape[2]
-    )
-    return np.asarray(image @ np.asarray(weights, np.float32), np.float32)[..., None]
-
-
 def generator(seed: float) -> np.random.Generator:
-    """Return the generator that a drawn seed stands for."""
+    """Return the generator of a drawn seed."""
+    # PCG64 by name: the rows of a corpus must replay even if NumPy changes its default.
     return np.random.Generator(np.random.PCG64(int(seed)))

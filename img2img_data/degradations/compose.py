@@ -1,7 +1,8 @@
-"""Degradations made of others: one after the other, one of several, in a drawn order, at another size.
+"""Degradations that combine others: in sequence, one of several, in random order, at another size.
 
-What a composite draws is flat: each number stands under its step's place and kind, as in
-``{"0.gaussian.sigma": 1.7, "1.one-of.branch": 2, "1.one-of.2.jpeg.quality": 40}``.
+Drawn parameters of a composite are flat: the name of each is prefixed with the index and the kind
+of its step, as in ``{"0.gaussian.sigma": 1.7, "1.one-of.branch": 2, "1.one-of.2.jpeg.quality":
+40}``.
 
 Between the steps the image is float32, so integers are rounded once, at the end.
 """
@@ -9,27 +10,27 @@ Between the steps the image is float32, so integers are rounded once, at the end
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import cv2
 import numpy as np
 from pydantic import Field, SkipValidation, field_serializer, model_validator
 
-from img2img_data.degradations.base import Axes, Degradation, Image, from_unit, to_unit
+from img2img_data.degradations.base import Axes, Degradation, Uniform, checked_rng, parameter
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.noise import GaussianNoise
-from img2img_data.degradations.parameters import Uniform, parameter
-from img2img_data.degradations.resample import Interpolations, draw_ways, way
+from img2img_data.degradations.resample import Down, Up, draw_interpolations, interpolation_flag
+from img2img_data.degradations.samples import Image, from_unit, to_unit
 
 
 class PipelineStep(NamedTuple):
-    """One step of a composite: the name its kind has, and the degradation."""
+    """A degradation and the name of its kind."""
 
     kind: str
     degradation: Degradation
 
     def plain(self) -> dict[str, Any]:
-        """Return what a recipe says, with every default filled in."""
+        """Return the step as a recipe holds it, with every default filled in."""
         return {self.kind: self.degradation.model_dump(mode="json")}
 
 
@@ -40,8 +41,11 @@ _EXAMPLE: Final = (
 
 
 class Composite(Degradation):
-    """What all composites share: their steps, and drawing them."""
+    """Base class of degradations with steps; draws the steps in the order of the list."""
 
+    identity_settings: ClassVar[Mapping[str, Any] | None] = {}
+
+    # Steps are validated where a recipe is read (``spec``), which can name the key of a mistake.
     steps: Annotated[tuple[PipelineStep, ...], SkipValidation] = Field(
         (), description="the steps, each {kind: settings}"
     )
@@ -52,32 +56,43 @@ class Composite(Degradation):
 
     @property
     def random(self) -> bool:
-        """Whether any of its strengths or steps is."""
+        """True if a parameter or a step is."""
         return super().random or any(step.degradation.random for step in self.steps)
 
-    def draw_step(self, place: int, rng: np.random.Generator | None) -> dict[str, float]:
-        """Return what one step draws, under its place and kind."""
-        kind, degradation = self.steps[place]
-        return {f"{place}.{kind}.{name}": value for name, value in degradation.draw(rng).items()}
+    @classmethod
+    def example(cls) -> Degradation:
+        """Return blur and noise."""
+        return cls(steps=_EXAMPLE)
 
-    def apply_step(self, place: int, image: Image, axes: Axes, drawn: Mapping[str, Any]) -> Image:
-        """Apply one step with its share of what was drawn."""
-        kind, degradation = self.steps[place]
-        prefix = f"{place}.{kind}."
-        own = {
-            name[len(prefix) :]: value for name, value in drawn.items() if name.startswith(prefix)
-        }
+    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
+        """Draw the parameters, then each step."""
+        return super().draw(rng) | self._draw_steps(rng)
+
+    def _draw_steps(self, rng: np.random.Generator | None) -> dict[str, float]:
+        drawn: dict[str, float] = {}
+        for index in range(len(self.steps)):
+            drawn |= self._draw_step(index, rng)
+        return drawn
+
+    def _draw_step(self, index: int, rng: np.random.Generator | None) -> dict[str, float]:
+        kind, degradation = self.steps[index]
+        return {f"{index}.{kind}.{name}": value for name, value in degradation.draw(rng).items()}
+
+    def _apply_step(self, index: int, image: Image, axes: Axes, drawn: Mapping[str, Any]) -> Image:
+        kind, degradation = self.steps[index]
+        prefix = f"{index}.{kind}."
+        own = {n.removeprefix(prefix): v for n, v in drawn.items() if n.startswith(prefix)}
         return degradation.apply(image, axes, **own)
 
-    def apply_steps(
-        self, places: Sequence[int], image: Image, axes: Axes, drawn: Mapping[str, Any]
+    def _apply_steps(
+        self, order: Sequence[int], image: Image, axes: Axes, drawn: Mapping[str, Any]
     ) -> Image:
-        """Apply steps one after the other; a single one may take its own way with integers."""
-        if len(places) == 1:
-            return self.apply_step(places[0], image, axes, drawn)
+        # A single step may be more exact on integers than by way of floats.
+        if len(order) == 1:
+            return self._apply_step(order[0], image, axes, drawn)
         degraded: Image = to_unit(image)
-        for place in places:
-            degraded = self.apply_step(place, degraded, axes, drawn)
+        for index in order:
+            degraded = self._apply_step(index, degraded, axes, drawn)
         return from_unit(degraded, image)
 
 
@@ -86,29 +101,12 @@ class Chain(Composite):
 
     @property
     def separable(self) -> bool:
-        """Where every step is."""
+        """True if every step is."""
         return all(step.degradation.separable for step in self.steps)
-
-    @classmethod
-    def identity(cls) -> Degradation:
-        """No steps."""
-        return cls()
-
-    @classmethod
-    def example(cls) -> Degradation:
-        """Blur, then noise."""
-        return cls(steps=_EXAMPLE)
-
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Draw each step, in order."""
-        drawn: dict[str, float] = {}
-        for place in range(len(self.steps)):
-            drawn |= self.draw_step(place, rng)
-        return drawn
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the steps in order."""
-        return self.apply_steps(range(len(self.steps)), image, axes, drawn)
+        return self._apply_steps(range(len(self.steps)), image, axes, drawn)
 
 
 class OneOf(Composite):
@@ -118,8 +116,9 @@ class OneOf(Composite):
         (), description="how often each step is taken, relative to the others  [default: equally]"
     )
     probability: float = Field(
-        1.0, ge=0, le=1, description="chance that anything is done at all, 0 to 1"
+        1.0, ge=0, le=1, description="chance that any step is applied, 0 to 1"
     )
+    identity_settings: ClassVar = {"probability": 0}
 
     @model_validator(mode="after")
     def _check_weights(self) -> OneOf:
@@ -131,51 +130,49 @@ class OneOf(Composite):
 
     @property
     def random(self) -> bool:
-        """Whether the branch, or something in a branch that may be taken, is drawn."""
-        if self.probability == 0 or not self.steps:
+        """True if the branch, or anything in a branch of positive weight, is drawn."""
+        branches = self._branches()
+        if self.probability == 0 or not branches:
             return False
-        able = [s for s, w in zip(self.steps, self._shares(), strict=True) if w > 0]
-        return len(able) > 1 or self.probability < 1 or any(s.degradation.random for s in able)
-
-    def _shares(self) -> tuple[float, ...]:
-        return self.weights or (1.0,) * len(self.steps)
-
-    @classmethod
-    def identity(cls) -> Degradation:
-        """Never anything."""
-        return cls(probability=0.0)
+        any_random = any(self.steps[index].degradation.random for index in branches)
+        return len(branches) > 1 or self.probability < 1 or any_random
 
     @classmethod
     def example(cls) -> Degradation:
-        """Blur three times as often as noise, sometimes neither."""
+        """Return blur three times as often as noise, sometimes neither."""
         return cls(steps=_EXAMPLE, weights=(3, 1), probability=0.9)
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Draw the branch (-1: none) and what it draws."""
-        place = self._branch(rng)
-        return {"branch": place} | (self.draw_step(place, rng) if place >= 0 else {})
+        """Draw the branch (-1: none), then its parameters."""
+        index = self._draw_branch(rng)
+        return {"branch": index} | (self._draw_step(index, rng) if index >= 0 else {})
 
-    def _branch(self, rng: np.random.Generator | None) -> int:
-        if self.probability == 0 or not self.steps:
+    def _weights(self) -> tuple[float, ...]:
+        return self.weights or (1.0,) * len(self.steps)
+
+    def _branches(self) -> list[int]:
+        return [index for index, weight in enumerate(self._weights()) if weight > 0]
+
+    def _draw_branch(self, rng: np.random.Generator | None) -> int:
+        branches = self._branches()
+        if self.probability == 0 or not branches:
             return -1
-        able = [place for place, share in enumerate(self._shares()) if share > 0]
-        if self.probability == 1 and len(able) == 1:
-            return able[0]
-        if rng is None:
-            raise ValueError("a random degradation needs a generator")
+        if self.probability == 1 and len(branches) == 1:
+            return branches[0]
+        rng = checked_rng(rng)
         if self.probability < 1 and rng.random() >= self.probability:
             return -1
-        at = rng.random() * sum(self._shares())
-        for place in able:
-            at -= self._shares()[place]
+        at = rng.random() * sum(self._weights())
+        for index in branches:
+            at -= self._weights()[index]
             if at < 0:
-                return place
-        return able[-1]
+                return index
+        return branches[-1]  # rounding errors of the sum
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the branch that was drawn."""
-        place = int(drawn["branch"])
-        return image.copy() if place < 0 else self.apply_step(place, image, axes, drawn)
+        index = int(drawn["branch"])
+        return image.copy() if index < 0 else self._apply_step(index, image, axes, drawn)
 
 
 class Shuffle(Composite):
@@ -183,98 +180,65 @@ class Shuffle(Composite):
 
     @property
     def random(self) -> bool:
-        """Whether there is an order to draw, or a step draws."""
+        """True if there is an order to draw, or a step is random."""
         return len(self.steps) > 1 or super().random
 
-    @classmethod
-    def identity(cls) -> Degradation:
-        """No steps."""
-        return cls()
-
-    @classmethod
-    def example(cls) -> Degradation:
-        """Blur and noise, whichever comes first."""
-        return cls(steps=_EXAMPLE)
-
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Draw the order ("order.0" is the place of the step that comes first), then each step as listed."""
-        order = [0] * len(self.steps)
-        if len(order) > 1:
-            if rng is None:
-                raise ValueError("a random degradation needs a generator")
-            order = [int(place) for place in rng.permutation(len(order))]
-        drawn: dict[str, float] = {f"order.{turn}": place for turn, place in enumerate(order)}
-        for place in range(len(self.steps)):
-            drawn |= self.draw_step(place, rng)
-        return drawn
+        """Draw the order ("order.0" is the index of the first step), then each step as listed."""
+        order = range(len(self.steps))
+        permuted = checked_rng(rng).permutation(len(order)) if len(order) > 1 else order
+        drawn: dict[str, float] = {f"order.{n}": int(step) for n, step in enumerate(permuted)}
+        return drawn | self._draw_steps(rng)
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the steps in the order that was drawn."""
-        order = [int(drawn[f"order.{turn}"]) for turn in range(len(self.steps))]
-        return self.apply_steps(order, image, axes, drawn)
+        order = [int(drawn[f"order.{n}"]) for n in range(len(self.steps))]
+        return self._apply_steps(order, image, axes, drawn)
 
 
 class AtScale(Composite):
-    """Bring the image to another size, apply the steps there, bring it back: noise grows with it."""
+    """Resize the image, apply the steps, resize it back: noise grows with it."""
 
     scale: Uniform = parameter(
-        0.25,
-        gt=0.01,
-        le=4,
-        description="size of each side there, times the side here; 1 is the same",
+        0.25, gt=0.01, le=4, description="size of each side, relative to the image; 1 is the same"
     )
-    down: Interpolations = Field(
-        ("area",), description="interpolation when shrinking; of several each image draws one"
-    )
-    up: Interpolations = Field(
-        ("linear",), description="interpolation when enlarging; of several each image draws one"
-    )
+    down: Down = ("area",)
+    up: Up = ("linear",)
+    identity_settings: ClassVar = {"scale": 1}
 
     @property
     def random(self) -> bool:
-        """Whether the scale, an interpolation or a step draws."""
+        """True if the scale, an interpolation or a step is drawn."""
         return super().random or len(self.down) > 1 or len(self.up) > 1
 
     @classmethod
-    def identity(cls) -> Degradation:
-        """The same size, no steps."""
-        return cls(scale=Uniform(1.0))
-
-    @classmethod
     def example(cls) -> Degradation:
-        """Blur and noise at about half the size, by interpolations that are drawn."""
+        """Return blur and noise at about half the size, with drawn interpolations."""
         return cls(
             steps=_EXAMPLE, scale=Uniform(0.4, 1.5), down=("area", "linear"), up=("linear", "cubic")
         )
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Draw the scale, the interpolations where there are several, then each step."""
-        drawn = super().draw(rng) | draw_ways(rng, down=self.down, up=self.up)
-        for place in range(len(self.steps)):
-            drawn |= self.draw_step(place, rng)
-        return drawn
+        """Draw the scale, the interpolations that have a choice, then each step."""
+        scale = {"scale": self.scale.draw(rng)}
+        resizing = draw_interpolations(rng, down=self.down, up=self.up)
+        return scale | resizing | self._draw_steps(rng)
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Resize by ``drawn["scale"]`` to at least one pixel a side, apply the steps, resize back."""
+        """Apply the steps at ``drawn["scale"]`` times the size, at least one pixel a side."""
         height, width = image.shape[:2]
         scale = drawn["scale"]
-        there = max(1, round(width * scale)), max(1, round(height * scale))
-        shrink, enlarge = way("down", self.down, drawn), way("up", self.up, drawn)
-        first, second = (shrink, enlarge) if scale <= 1 else (enlarge, shrink)
-        degraded = _resized(to_unit(image), there, first)
-        for place in range(len(self.steps)):
-            degraded = self.apply_step(place, degraded, "yx", drawn)
-        return from_unit(_resized(degraded, (width, height), second), image)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        down = interpolation_flag("down", self.down, drawn)
+        up = interpolation_flag("up", self.up, drawn)
+        first, second = (down, up) if scale <= 1 else (up, down)
+        degraded = _resize(to_unit(image), size, first)
+        for index in range(len(self.steps)):
+            # All axes, always: with another size between, the whole is not separable.
+            degraded = self._apply_step(index, degraded, "yx", drawn)
+        return from_unit(_resize(degraded, (width, height), second), image)
 
 
-def _resized(image: Image, size: tuple[int, int], interpolation: int) -> Image:
+def _resize(image: Image, size: tuple[int, int], interpolation: int) -> Image:
     resized = cv2.resize(image, size, interpolation=interpolation)
     return np.clip(resized.reshape(size[1], size[0], image.shape[2]), 0, 1)
-
-
-COMPOSITES: Final[dict[str, type[Composite]]] = {
-    "chain": Chain,
-    "one-of": OneOf,
-    "shuffle": Shuffle,
-    "at-scale": AtScale,
-}

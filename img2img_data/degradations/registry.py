@@ -1,70 +1,53 @@
-"""What degrades a image. A degradation draws its parameters and applies them, in two functions.
+"""Registry of all degradations, by the name of their kind.
 
-The members stand in files by kind, each of which ends in its own dict: ``blurs``, ``scaling``, ``noises``,
-``codecs``, ``tones``, ``composites``, ``catalogue``. Adding one: a class in the file of its kind, and a row
-in the dict at its end. The command line, the recipes and the laws in the tests pick it up from there.
+To add a degradation, write a class in the module of its kind and add a row here. The command line,
+the recipes, the demo page and the laws in the tests pick it up.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.degradations.albumentations_step import CATALOGUE
-from img2img_data.degradations.base import Axes, Degradation, Image, to_dtype
-from img2img_data.degradations.blur import (
-    BLURS,
-    SIMPLE_BLURS,
-    GaussianBlur,
-    RandomGaussianBlur,
-    blur_separably,
-)
-from img2img_data.degradations.compose import COMPOSITES, Composite, PipelineStep
-from img2img_data.degradations.compression import CODECS
-from img2img_data.degradations.kernels import gaussian_kernel
-from img2img_data.degradations.noise import NOISES
-from img2img_data.degradations.parameters import OddInt
-from img2img_data.degradations.resample import RESIZINGS, Interpolation, Resize
-from img2img_data.degradations.tone import TONES
+from img2img_data.degradations import blur, compose, compression, kernel_blur, noise, tone
+from img2img_data.degradations.albumentations_step import Albumentations
+from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.resample import Resize
 
 DEGRADATIONS: Final[dict[str, type[Degradation]]] = {
-    **BLURS,
-    **RESIZINGS,
-    **NOISES,
-    **CODECS,
-    **TONES,
-    **COMPOSITES,
-    **CATALOGUE,
+    "gaussian": blur.GaussianBlur,
+    "random-gaussian": blur.RandomGaussianBlur,
+    "anisotropic": kernel_blur.AnisotropicGaussianBlur,
+    "generalized": kernel_blur.GeneralizedGaussianBlur,
+    "plateau": kernel_blur.PlateauBlur,
+    "motion": kernel_blur.MotionBlur,
+    "defocus": kernel_blur.DefocusBlur,
+    "sinc": kernel_blur.SincFilter,
+    "median": blur.MedianFilter,
+    "resize": Resize,
+    "noise": noise.GaussianNoise,
+    "gray-noise": noise.GrayNoise,
+    "speckle": noise.SpeckleNoise,
+    "poisson": noise.PoissonNoise,
+    "jpeg": compression.JpegCompression,
+    "webp": compression.WebpCompression,
+    "posterize": tone.Posterize,
+    "gamma": tone.Gamma,
+    "grayscale": tone.Desaturate,
+    "chain": compose.Chain,
+    "one-of": compose.OneOf,
+    "shuffle": compose.Shuffle,
+    "at-scale": compose.AtScale,
+    "albumentations": Albumentations,
 }
 
-BLUR_KINDS: Final[dict[str, type[Degradation]]] = {**SIMPLE_BLURS, **RESIZINGS}
-"""What ``img2img-data blur`` offers, with all their options."""
+BLUR_KINDS: Final = {kind: DEGRADATIONS[kind] for kind in ("gaussian", "random-gaussian", "resize")}
+"""Kinds of ``img2img-data blur``, which has all their settings as options."""
 
 
 def find_degradation(kind: str) -> type[Degradation]:
-    """Return the class called ``kind``; ``UsageError`` names the ones there are."""
-    from img2img_data.core.errors import UsageError
-
+    """Return the class of a kind; ``UsageError`` with the known kinds if there is none."""
     if kind not in DEGRADATIONS:
         raise UsageError("degradation", kind, "unknown", did_you_mean(kind, DEGRADATIONS))
     return DEGRADATIONS[kind]
-
-
-__all__ = [
-    "BLUR_KINDS",
-    "DEGRADATIONS",
-    "Axes",
-    "Composite",
-    "Degradation",
-    "GaussianBlur",
-    "Image",
-    "Interpolation",
-    "OddInt",
-    "RandomGaussianBlur",
-    "Resize",
-    "PipelineStep",
-    "blur_separably",
-    "find_degradation",
-    "gaussian_kernel",
-    "to_dtype",
-]

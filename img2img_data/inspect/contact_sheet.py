@@ -12,7 +12,8 @@ import numpy as np
 from img2img_data.core.errors import Img2ImgError, Rejected, UsageError
 from img2img_data.core.files import write_atomically
 from img2img_data.corpus.format import image_rng
-from img2img_data.degradations.registry import DEGRADATIONS, Degradation, find_degradation
+from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.registry import DEGRADATIONS, find_degradation
 from img2img_data.images import io
 
 DRAWS: Final = 9

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from img2img_data.core.settings_model import Place
 from img2img_data.corpus.format import image_rng
 from img2img_data.corpus.reader import Pair
-from img2img_data.degradations.registry import Composite, Degradation, Resize
+from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.compose import Composite
+from img2img_data.degradations.resample import Resize
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images.pixels import Pixels
 

@@ -20,7 +20,8 @@ from typing import Any, Final
 from img2img_data.core.errors import REASONS, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.core.yaml_file import read_value
-from img2img_data.degradations.registry import DEGRADATIONS, Degradation
+from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels

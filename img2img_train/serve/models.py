@@ -17,7 +17,7 @@ import torch
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.corpus.format import image_rng
-from img2img_data.degradations.registry import Degradation
+from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig, config_of

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from img2img_data.degradations.registry import DEGRADATIONS, Composite, Degradation, OddInt
+from img2img_data.degradations.base import Degradation, OddInt
+from img2img_data.degradations.compose import Composite
+from img2img_data.degradations.registry import DEGRADATIONS
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

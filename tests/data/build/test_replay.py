@@ -246,7 +246,7 @@ def test_a_mistake_in_a_tree_is_one_line(old: str, new: str, said: str, tmp_path
         ({"kind": "nois"}, "did you mean 'noise'"),
         ({"kind": "noise", "set": ("sigm=3",)}, "'noise.sigm': unknown; did you mean 'sigma'"),
         ({"kind": "noise", "set": ("sigma=-3",)}, "greater than or equal to 0"),
-        ({"kind": "noise", "set": ("sigma",)}, "no NAME=VALUE"),
+        ({"kind": "noise", "set": ("sigma",)}, "not NAME=VALUE"),
         ({"kind": "noise", "set": ("sigma=1", "sigma=2")}, "given twice"),
         ({"kind": "noise", "degradation": {"jpeg": {}}}, "keep one"),
         ({"set": ("sigma=3",), "degradation": {"jpeg": {}}}, "--set"),
@@ -281,7 +281,7 @@ def test_a_value_on_the_command_line_means_what_it_means_in_a_recipe(
     "text", ["[1", "{a: 1, a: 2}", "&a [*a]", "!!python/object:os.system x", "[" * 3000]
 )
 def test_a_value_that_is_none_is_one_line(text: str) -> None:
-    with pytest.raises(UsageError, match="no YAML"):
+    with pytest.raises(UsageError, match="not YAML"):
         parse_assignments([f"sigma={text}"], OPTIONS)
 
 

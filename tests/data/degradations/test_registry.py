@@ -1,4 +1,4 @@
-"""Laws that every degradation keeps; a new member of the dict is tested unasked."""
+"""Laws of every degradation of the registry; a new member is tested without a new test."""
 
 from __future__ import annotations
 
@@ -17,14 +17,10 @@ from examples import KINDS, LIGHT, example
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place
 from img2img_data.degradations import tone
-from img2img_data.degradations.kernels import (
-    bell_kernel,
-    disk_kernel,
-    motion_kernel,
-    plateau_kernel,
-    sinc_kernel,
-)
-from img2img_data.degradations.registry import DEGRADATIONS, GaussianBlur, Resize
+from img2img_data.degradations.blur import GaussianBlur
+from img2img_data.degradations.kernel_blur import KernelBlur, normalized_kernel
+from img2img_data.degradations.registry import DEGRADATIONS
+from img2img_data.degradations.resample import Resize
 from img2img_data.degradations.spec import parse_spec, to_spec
 from img2img_data.images import io
 from img2img_data.inspect.contact_sheet import write_sheet
@@ -55,7 +51,7 @@ def shapes_of(image: np.ndarray) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_shape_dtype_and_range_stay(kind: str, dtype: type) -> None:
+def test_shape_dtype_and_range_are_kept(kind: str, dtype: type) -> None:
     degradation = example(kind)
     for shaped, seed in itertools.product(shapes_of(typed(dtype)), (0, 1)):
         before = shaped.copy()
@@ -69,7 +65,7 @@ def test_shape_dtype_and_range_stay(kind: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_replays_the_pixels(kind: str) -> None:
+def test_drawn_parameters_replay_the_pixels(kind: str) -> None:
     degradation, image = example(kind), typed(np.uint8)
     again = parse_spec(json.loads(json.dumps(to_spec(degradation))), PLACE).degradation
     assert again == degradation
@@ -83,7 +79,7 @@ def test_a_row_replays_the_pixels(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_is_what_uses_the_generator(kind: str) -> None:
+def test_random_is_true_if_the_generator_is_used(kind: str) -> None:
     for degradation in (example(kind), DEGRADATIONS[kind].identity()):
         if degradation is None:
             continue
@@ -95,10 +91,10 @@ def test_random_is_what_uses_the_generator(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_no_strength_changes_nothing(kind: str, dtype: type) -> None:
+def test_identity_leaves_every_image_unchanged(kind: str, dtype: type) -> None:
     identity = DEGRADATIONS[kind].identity()
     if identity is None:
-        pytest.skip(f"{kind} has no strength that changes nothing")
+        pytest.skip(f"{kind} has no identity")
     drawn = identity.draw(np.random.default_rng(5))
     for shaped in shapes_of(typed(dtype)):
         assert (identity.apply(shaped, **drawn) == shaped).all()
@@ -113,7 +109,7 @@ def test_the_example_changes_something(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LIGHT)
 def test_integers_are_rounded_once(kind: str) -> None:
-    """Bytes take the way of floats, rounded at its end. (What albumentations does inside is its own.)"""
+    """Bytes equal rounded floats. (Rounding inside of albumentations is not ours.)"""
     degradation = example(kind)
     for seed in range(4):
         drawn = degradation.draw(np.random.default_rng(seed))
@@ -122,8 +118,8 @@ def test_integers_are_rounded_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_separable_ones_are_two_matrices(kind: str) -> None:
-    """Fed the identity along one axis, a degradation returns its own operator: degraded = R x image x C^T."""
+def test_separable_degradations_are_two_matrices(kind: str) -> None:
+    """Applied to the identity matrix along one axis it returns its operator: R x image x C^T."""
     degradation, image = example(kind), typed(np.float32)[..., 0].copy()
     if not degradation.separable:
         pytest.skip(f"{kind} is not separable")
@@ -133,24 +129,24 @@ def test_separable_ones_are_two_matrices(kind: str) -> None:
     assert np.abs(rows @ image @ columns.T - degradation.apply(image, **drawn)).max() < 1e-5
 
 
-def test_separable_ones_say_so() -> None:
+def test_separable_kinds() -> None:
     assert {"gaussian", "random-gaussian", "resize"} <= {k for k in LIGHT if example(k).separable}
     blurs = [{"gaussian": {"sigma": [1, 2]}}, {"resize": {"factor": 2}}]
     assert parse_spec(blurs, PLACE).degradation.separable
     assert not parse_spec([*blurs, "noise"], PLACE).degradation.separable
 
 
-# ---------------------------------------------------------------------------------------- what is drawn
+# ------------------------------------------------------------------------------------------ draws
 def test_ranges_are_drawn_as_stated() -> None:
     rng = np.random.default_rng(0)
-    tree = (
+    specs = (
         {"jpeg": {"quality": [30, 33]}},
         {"sinc": {"size": [7, 11]}},
         {"gaussian": {"sigma": [1, 100, "log"]}},
     )
     quality, sinc, sigma = (
         [parsed.draw(rng) for _ in range(600)]
-        for parsed in (parse_spec(t, PLACE).degradation for t in tree)
+        for parsed in (parse_spec(t, PLACE).degradation for t in specs)
     )
     assert {d["quality"] for d in quality} == {30, 31, 32, 33}
     assert {d["size"] for d in sinc} == {7, 9, 11}
@@ -163,27 +159,27 @@ def test_ranges_are_drawn_as_stated() -> None:
     )
 
 
-def test_branches_come_as_often_as_weighted() -> None:
+def test_branches_are_drawn_by_weight() -> None:
     steps = [{"noise": {}, "weight": 3}, {"jpeg": {}, "weight": 1}, {"median": {}, "weight": 0}]
-    tree = parse_spec({"one-of": {"steps": steps, "probability": 0.8}}, PLACE).degradation
+    one_of = parse_spec({"one-of": {"steps": steps, "probability": 0.8}}, PLACE).degradation
     rng = np.random.default_rng(0)
-    branches = [tree.draw(rng)["branch"] for _ in range(4000)]
+    branches = [one_of.draw(rng)["branch"] for _ in range(4000)]
     shares = [branches.count(branch) / 4000 for branch in (-1, 0, 1, 2)]
     assert np.abs(np.subtract(shares, [0.2, 0.6, 0.2, 0])).max() < 0.03
 
 
-def test_a_shuffle_takes_every_order() -> None:
-    tree = parse_spec({"shuffle": ["grayscale", "posterize", "median"]}, PLACE).degradation
+def test_shuffle_draws_every_order() -> None:
+    shuffle = parse_spec({"shuffle": ["grayscale", "posterize", "median"]}, PLACE).degradation
     rng = np.random.default_rng(0)
     orders = {
-        tuple(d[f"order.{i}"] for i in range(3)) for d in (tree.draw(rng) for _ in range(200))
+        tuple(d[f"order.{i}"] for i in range(3)) for d in (shuffle.draw(rng) for _ in range(200))
     }
     assert orders == set(itertools.permutations(range(3)))
 
 
-def test_names_tell_the_way_through_the_tree() -> None:
-    tree = [{"one-of": [{"chain": ["noise", "jpeg"]}]}, {"median": {}, "probability": 0.5}]
-    drawn = parse_spec(tree, PLACE).degradation.draw(np.random.default_rng(1))
+def test_names_of_drawn_parameters_are_paths() -> None:
+    spec = [{"one-of": [{"chain": ["noise", "jpeg"]}]}, {"median": {}, "probability": 0.5}]
+    drawn = parse_spec(spec, PLACE).degradation.draw(np.random.default_rng(1))
     assert {
         "0.one-of.0.chain.0.noise.sigma",
         "0.one-of.0.chain.1.jpeg.quality",
@@ -192,7 +188,7 @@ def test_names_tell_the_way_through_the_tree() -> None:
 
 
 def test_a_chain_rounds_once() -> None:
-    """Ten weak blurs rounded each time would stand still; the chain is their product."""
+    """Ten weak blurs, rounded each time, would change nothing; the chain is their product."""
     image = typed(np.uint8)
     chain = parse_spec([{"gaussian": {"sigma": 0.4}}] * 10, PLACE).degradation
     drawn = chain.draw(None)
@@ -200,41 +196,37 @@ def test_a_chain_rounds_once() -> None:
     assert np.abs(chain.apply(image, **drawn) - exact).max() <= 0.51
 
 
-# --------------------------------------------------------------------------------------- what is published
-@pytest.mark.parametrize("angle", [0, 30, 45, 90, -60])
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        lambda a: bell_kernel(21, 2.5, 0.8, a, 1.0),
-        lambda a: bell_kernel(21, 2.5, 0.8, a, 0.5),
-        lambda a: plateau_kernel(21, 3.0, 1.0, a, 2.0),
-        lambda a: motion_kernel(9.5, a),
-        lambda a: disk_kernel(abs(a) / 10),
-        lambda a: sinc_kernel(21, math.pi / (1 + abs(a) / 30)),
-    ],
-    ids=["gaussian", "generalized", "plateau", "motion", "disk", "sinc"],
-)
-def test_kernels_sum_to_one_and_are_symmetric(kernel: object, angle: int) -> None:
-    weights = kernel(angle)  # type: ignore[operator]
-    assert weights.shape[0] == weights.shape[1]
-    assert weights.shape[0] % 2 == 1
-    assert abs(weights.sum(dtype=np.float64) - 1) < 1e-5
-    assert np.abs(weights - weights[::-1, ::-1]).max() < 1e-6
-    assert np.isfinite(weights).all()
+# ------------------------------------------------------------------------------ published formulas
+def kernel(kind: str, **drawn: float) -> np.ndarray:
+    blur = DEGRADATIONS[kind]()
+    return normalized_kernel(blur, **drawn)
 
 
-def test_a_bell_is_the_published_formula() -> None:
-    """exp(-(x^T S^-1 x)^beta / 2) with S = U diag(sx^2, sy^2) U^T, as BasicSR builds it."""
-    theta, beta = math.radians(-30), 0.7  # y points down in a image
+@pytest.mark.parametrize("kind", [k for k in KINDS if issubclass(DEGRADATIONS[k], KernelBlur)])
+def test_kernels_sum_to_one_and_are_symmetric(kind: str) -> None:
+    blur = example(kind)
+    for seed in range(8):
+        weights = normalized_kernel(blur, **blur.draw(np.random.default_rng(seed)))
+        assert weights.shape[0] == weights.shape[1]
+        assert weights.shape[0] % 2 == 1
+        assert abs(weights.sum(dtype=np.float64) - 1) < 1e-5
+        assert np.abs(weights - weights[::-1, ::-1]).max() < 1e-6
+        assert np.isfinite(weights).all()
+
+
+def test_bell_and_plateau_are_the_published_formulas() -> None:
+    """exp(-(x^T S^-1 x)^beta / 2) with S = U diag(sx^2, sy^2) U^T, as in BasicSR."""
+    theta, beta = math.radians(-30), 0.7  # y points down
     turn = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
     inverse = np.linalg.inv(turn @ np.diag([4.0, 1.0]) @ turn.T)
     at = np.stack(np.meshgrid(np.arange(-7, 8), np.arange(-7, 8)), -1).astype(float)
     distance = np.einsum("yxi,ij,yxj->yx", at, inverse, at)
-    for made, wanted in (
-        (bell_kernel(15, 2, 1, 30, beta), np.exp(-0.5 * distance**beta)),
-        (plateau_kernel(15, 2, 1, 30, beta), 1 / (1 + distance**beta)),
+    drawn = {"size": 15, "sigma_x": 2, "sigma_y": 1, "rotation": 30, "beta": beta}
+    for kind, expected in (
+        ("generalized", np.exp(-0.5 * distance**beta)),
+        ("plateau", 1 / (1 + distance**beta)),
     ):
-        assert np.abs(made - wanted / wanted.sum()).max() < 1e-7
+        assert np.abs(kernel(kind, **drawn) - expected / expected.sum()).max() < 1e-7
 
 
 def test_sinc_is_the_published_formula() -> None:
@@ -243,47 +235,51 @@ def test_sinc_is_the_published_formula() -> None:
     for size, cutoff in ((7, math.pi / 3), (21, math.pi), (101, 2.0)):
         radius = np.hypot(*np.meshgrid(np.arange(size) - size // 2, np.arange(size) - size // 2))
         radius[size // 2, size // 2] = 1
-        wanted = cutoff * j1(cutoff * radius) / (2 * math.pi * radius)
-        wanted[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
-        assert np.abs(sinc_kernel(size, cutoff) - wanted / wanted.sum()).max() < 1e-7
+        expected = cutoff * j1(cutoff * radius) / (2 * math.pi * radius)
+        expected[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
+        weights = kernel("sinc", size=size, cutoff=cutoff)
+        assert np.abs(weights - expected / expected.sum()).max() < 1e-7
 
 
 def test_known_kernels() -> None:
-    assert np.allclose(
-        motion_kernel(5, 0), [[0.2] * 5 if row == 2 else [0.0] * 5 for row in range(5)]
-    )
-    assert np.allclose(motion_kernel(5, 90), motion_kernel(5, 0).T)
-    assert np.allclose(motion_kernel(4, 0)[2], np.array([0.5, 1, 1, 1, 0.5]) / 4)
-    up = motion_kernel(7, 45)
-    assert up[1, -2] > 0.05 > up[1, 1], "45 degrees rise to the right"
-    assert (motion_kernel(1, 33) == 1).all()
-    area = 1 / disk_kernel(10)[10, 10]
-    assert abs(area / (math.pi * 100) - 1) < 0.01
-    assert np.allclose(disk_kernel(1)[1], np.array([0.5, 1, 0.5]) / disk_kernel(1)[1, 1] ** -1)
+    horizontal = kernel("motion", length=5, angle=0)
+    assert np.allclose(horizontal, [[0.2] * 5 if row == 2 else [0.0] * 5 for row in range(5)])
+    assert np.allclose(kernel("motion", length=5, angle=90), horizontal.T)
+    even = kernel("motion", length=4, angle=0)[2]
+    assert np.allclose(even, np.array([0.5, 1, 1, 1, 0.5]) / 4)
+    rising = kernel("motion", length=7, angle=45)
+    assert rising[1, -2] > 0.05 > rising[1, 1], "45 degrees rise to the right"
+    assert (kernel("motion", length=1, angle=33) == 1).all()
+    disk = kernel("defocus", radius=10)
+    assert abs(1 / disk[10, 10] / (math.pi * 100) - 1) < 0.01
+    small = kernel("defocus", radius=1)
+    assert np.allclose(small[1] / small[1, 1], [0.5, 1, 0.5])
 
 
 def test_round_gaussians_agree() -> None:
-    """The two-dimensional kernel, the separable one, OpenCV's and scipy's are one Gaussian."""
+    """The separable and the two-dimensional kernel agree with OpenCV and scipy."""
     from scipy.ndimage import gaussian_filter
 
     image = typed(np.float32, 64, 64)
-    ours = DEGRADATIONS["gaussian"]().apply(image, sigma=2.0)
+    blurred = DEGRADATIONS["gaussian"]().apply(image, sigma=2.0)
     bell = DEGRADATIONS["anisotropic"]().apply(image, sigma_x=2.0, sigma_y=2.0, rotation=20.0)
     opencv = cv2.GaussianBlur(image, (17, 17), 2.0, borderType=cv2.BORDER_REFLECT)
-    scipys = np.stack([gaussian_filter(image[..., c].astype(np.float64), 2) for c in range(3)], -1)
-    for other in (bell, opencv, scipys):
-        assert np.abs(ours - other).max() < 2e-4
+    scipy_blurred = np.stack(
+        [gaussian_filter(image[..., c].astype(np.float64), 2) for c in range(3)], -1
+    )
+    for other in (bell, opencv, scipy_blurred):
+        assert np.abs(blurred - other).max() < 2e-4
 
 
 @pytest.mark.parametrize("kind", ["noise", "gray-noise", "speckle", "poisson"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_noise_is_as_strong_as_it_says(kind: str, dtype: type) -> None:
+def test_noise_has_the_stated_deviation(kind: str, dtype: type) -> None:
     white = 1.0 if dtype is np.float32 else np.iinfo(dtype).max
     image = np.full((200, 200, 3), 0.25 * white).astype(dtype)
     degradation = DEGRADATIONS[kind](sigma=20)
     out = degradation.apply(image, **degradation.draw(np.random.default_rng(0))) / white * 255
-    wanted = {"speckle": 20 * 0.25, "poisson": 20 * 0.25**0.5}.get(kind, 20)
-    assert abs(out.std() / wanted - 1) < 0.03
+    expected = {"speckle": 20 * 0.25, "poisson": 20 * 0.25**0.5}.get(kind, 20)
+    assert abs(out.std() / expected - 1) < 0.03
     assert abs(out.mean() - image.mean() / white * 255) < 0.5
     correlation = np.corrcoef(out[..., 0].ravel(), out[..., 1].ravel())[0, 1]
     assert abs(correlation - (kind == "gray-noise")) < 0.02
@@ -300,7 +296,7 @@ def test_gray_noise_is_the_same_in_all_channels(kind: str) -> None:
         assert (out[..., 0] == out[..., 2]).all() == drawn["gray"]
 
 
-def test_median_is_one_for_every_depth() -> None:
+def test_median_is_equal_for_every_depth() -> None:
     median = DEGRADATIONS["median"](size=7)
     bytes_, floats = typed(np.uint8), typed(np.float32)
     assert (median.apply(bytes_, size=7) == np.rint(median.apply(floats, size=7) * 255)).all()
@@ -310,8 +306,8 @@ def test_median_is_one_for_every_depth() -> None:
 def test_grayscale_keeps_three_channels_of_luma() -> None:
     image = typed(np.uint8)
     gray = DEGRADATIONS["grayscale"]().apply(image, amount=1.0)
-    wanted = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    assert np.abs(gray.astype(int) - wanted[..., None]).max() <= 1
+    expected = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    assert np.abs(gray.astype(int) - expected[..., None]).max() <= 1
     assert (gray[..., 0] == gray[..., 2]).all()
 
 
@@ -328,15 +324,15 @@ def test_posterize_leaves_that_many_levels() -> None:
 
 def test_at_scale_makes_noise_coarse() -> None:
     flat = np.full((64, 64, 3), 128, np.uint8)
-    tree = parse_spec(
+    step = parse_spec(
         {"at-scale": {"scale": 0.25, "up": "nearest", "steps": [{"noise": {"sigma": 20}}]}}, PLACE
     )
-    out = tree.degradation.apply(flat, **tree.degradation.draw(np.random.default_rng(0)))
+    out = step.degradation.apply(flat, **step.degradation.draw(np.random.default_rng(0)))
     assert (out[::4, ::4] == out[3::4, 3::4]).all()
     assert out.std() > 15
 
 
-def test_gaussian_is_scipys(real_data: object) -> None:
+def test_gaussian_agrees_with_scipy(real_data: object) -> None:
     from scipy.ndimage import gaussian_filter
 
     from img2img_data.images import io
@@ -350,16 +346,16 @@ def test_gaussian_is_scipys(real_data: object) -> None:
             image = io.read(path).pixels
         except io.Rejected:
             continue
-        ours = GaussianBlur(sigma=3).apply(image, sigma=3.0)
-        theirs = np.stack(
+        blurred = GaussianBlur(sigma=3).apply(image, sigma=3.0)
+        expected = np.stack(
             [gaussian_filter(image[..., c].astype(np.float64), 3) for c in range(3)], -1
         )
-        assert np.abs(ours - theirs).max() <= 1
+        assert np.abs(blurred - expected).max() <= 1
         seen += 1
     assert seen >= 190
 
 
-def test_resize_goes_through_a_sixteenth_of_the_area() -> None:
+def test_resize_keeps_a_sixteenth_of_the_area() -> None:
     image = typed(np.float32, 64, 64)
     drawn = Resize().draw(None)
     assert drawn == {"factor": 4.0}
@@ -368,23 +364,23 @@ def test_resize_goes_through_a_sixteenth_of_the_area() -> None:
     assert Resize().apply(image, **drawn).shape == image.shape
 
 
-def test_resize_draws_from_a_set() -> None:
+def test_resize_draws_interpolations() -> None:
     resize = Resize(factor=[2, 4], down=["area", "cubic"], up="linear")
     draws = [resize.draw(np.random.default_rng(seed)) for seed in range(20)]
     assert len({d["down"] for d in draws}) == 2
     assert all("up" not in d for d in draws)
     image = typed(np.uint8)
-    fixed = [Resize(down=way).apply(image, factor=3.0) for way in ("area", "cubic")]
+    fixed = [Resize(down=down).apply(image, factor=3.0) for down in ("area", "cubic")]
     chosen = {d["down"]: resize.apply(image, factor=3.0, down=d["down"]) for d in draws}
     assert {o.tobytes() for o in chosen.values()} == {o.tobytes() for o in fixed}
 
 
-# ----------------------------------------------------------------------------------- the documented example
+# ------------------------------------------------------------------------------ documented example
 @pytest.mark.xfail(
     raises=NameError, strict=True, reason="CONTRIBUTING.md still uses the names before Uniform"
 )
 def test_the_laws_hold_for_the_example_in_contributing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example joins the registry for the time of this test only."""
+    """The example is in the registry during this test only."""
     text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
     code, rows = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[:2]
     namespace = {**vars(tone), "__name__": tone.__name__}
@@ -393,11 +389,11 @@ def test_the_laws_hold_for_the_example_in_contributing(monkeypatch: pytest.Monke
     (kind,) = re.findall(rf'"([\w-]+)": (?:\w+\.)?{name}\b', rows)
     monkeypatch.setitem(DEGRADATIONS, kind, namespace[name])
     for dtype in DTYPES:
-        test_shape_dtype_and_range_stay(kind, dtype)
-        test_no_strength_changes_nothing(kind, dtype)
+        test_shape_dtype_and_range_are_kept(kind, dtype)
+        test_identity_leaves_every_image_unchanged(kind, dtype)
     for law in (
-        test_a_row_replays_the_pixels,
-        test_random_is_what_uses_the_generator,
+        test_drawn_parameters_replay_the_pixels,
+        test_random_is_true_if_the_generator_is_used,
         test_the_example_changes_something,
         test_integers_are_rounded_once,
     ):
@@ -409,15 +405,15 @@ def test_the_laws_hold_for_the_example_in_contributing(monkeypatch: pytest.Monke
 def test_motion_blur_of_albumentations_stays_in_place() -> None:
     point = np.zeros((41, 41, 3), np.uint8)
     point[20, 20] = 255
-    tree = parse_spec({"albumentations": {"MotionBlur": {"blur_limit": [9, 9]}}}, PLACE).degradation
+    blur = parse_spec({"albumentations": {"MotionBlur": {"blur_limit": [9, 9]}}}, PLACE).degradation
     for seed in range(6):
-        spread = tree.apply(point, seed=seed).sum(axis=(1, 2)).astype(float)
+        spread = blur.apply(point, seed=seed).sum(axis=(1, 2)).astype(float)
         assert abs((spread * np.arange(41)).sum() / spread.sum() - 20) < 1
 
 
 @pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"MotionBlr": {}}, "albumentations.MotionBlr': unknown; did you mean 'MotionBlur'"),
         (
@@ -432,18 +428,16 @@ def test_motion_blur_of_albumentations_stays_in_place() -> None:
         ({"transform": "Blur", "version": "1.0"}, "version': 1.0 of albumentations is asked for"),
     ],
 )
-def test_a_mistake_about_a_transform_is_one_line(settings: dict[str, object], said: str) -> None:
+def test_a_wrong_transform_is_one_line(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_spec([{"albumentations": settings}], PLACE)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert str(error.value).startswith("recipe 'x': key 'degradation.0.albumentations")
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["", "motion", "chain"])
-def test_a_sheet_shows_the_photo_clean_and_degraded_the_same_each_time(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_contact_sheet_shows_the_image_clean_and_degraded(tmp_path: Path, name: str) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(io.encode(make_photo(1, 60, 50), "png"))
     sheets = [tmp_path / "a.png", tmp_path / "b.png"]
@@ -457,8 +451,8 @@ def test_a_sheet_shows_the_photo_clean_and_degraded_the_same_each_time(
 
 
 @pytest.mark.parametrize("wrong", [{"photo": "none.png"}, {"out": "sheet.jpg"}, {"name": "motoin"}])
-def test_what_a_sheet_cannot_show_is_one_line(tmp_path: Path, wrong: dict[str, str]) -> None:
+def test_a_wrong_contact_sheet_is_one_line(tmp_path: Path, wrong: dict[str, str]) -> None:
     (tmp_path / "photo.png").write_bytes(io.encode(make_photo(1, 60, 50), "png"))
-    given = {"photo": "photo.png", "out": "sheet.png", "name": ""} | wrong
+    options = {"photo": "photo.png", "out": "sheet.png", "name": ""} | wrong
     with pytest.raises(UsageError, match=next(iter(wrong.values()))):
-        write_sheet(tmp_path / given["photo"], tmp_path / given["out"], given["name"])
+        write_sheet(tmp_path / options["photo"], tmp_path / options["out"], options["name"])

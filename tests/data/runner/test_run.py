@@ -131,7 +131,7 @@ def test_a_second_builder_is_rejected(photos: Path, tmp_path: Path) -> None:
 
 
 def test_the_pixels_are_the_degraded_source(photos: Path, tmp_path: Path) -> None:
-    from img2img_data.degradations.registry import GaussianBlur
+    from img2img_data.degradations.blur import GaussianBlur
     from img2img_data.images import io
 
     run("blur", photos, tmp_path / "out", "--sigma", 1.5, "--jobs", 1)

@@ -27,7 +27,8 @@ torch = pytest.importorskip("torch")
 from img2img_data.core.errors import CheckpointError, UsageError  # noqa: E402
 from img2img_data.core.jsonl import read_rows  # noqa: E402
 from img2img_data.corpus.format import image_rng  # noqa: E402
-from img2img_data.degradations.registry import DEGRADATIONS, Composite  # noqa: E402
+from img2img_data.degradations.compose import Composite  # noqa: E402
+from img2img_data.degradations.registry import DEGRADATIONS  # noqa: E402
 from img2img_data.images import io  # noqa: E402
 from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
