@@ -400,7 +400,7 @@ def test_the_laws_hold_for_the_example_in_contributing(monkeypatch: pytest.Monke
         law(kind)
 
 
-# ------------------------------------------------------------------------------------------- albumentations
+# --------------------------------------------------------------------------------- albumentations
 @pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
 def test_motion_blur_of_albumentations_stays_in_place() -> None:
     point = np.zeros((41, 41, 3), np.uint8)
