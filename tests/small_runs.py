@@ -71,7 +71,7 @@ def seen(
     """The batches of some steps, as networks get them."""
     config = small_config(loss, corpus, **{"net": "resnet-6", **settings})
     data = Data.open(config, config.objective)
-    store = dataset.cache_images(data.train.to_train_on(), cache, workers)
+    store = dataset.cache_images(data.train.for_training(), cache, workers)
     raws = loader.raw_batches(data.plan, store, numbers, config.flip, workers, data.train)
     return [loader.to_device(raw, torch.device("cpu"), data.train.channel_layout) for raw in raws]
 

@@ -1,29 +1,25 @@
-"""Images kept on the device: of a step only the numbers of its images travel there."""
+"""A cache of all images on the device: a step then sends only the indices of its images there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from img2img_data.core.errors import UsageError
-from img2img_train.data.augment import Crops, moved
-from img2img_train.data.dataset import CachedImages, ImageSet, PairedImages
+from img2img_train.data.augment import Crops, copy_to
+from img2img_train.data.dataset import CachedImages, ImageSet, Indices
 
+# Of the memory that is free before training; networks, optimizers and activations need the rest.
 SHARE_OF_DEVICE: Final = 0.25
-"""Of the memory that is free before training; networks and a step need the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceCache:
-    """All images of a ``ImageSet`` on the device, N x H x W x C; no inputs where the targets stand for
-    them.
-
-    Samples of 16 bits lie there as int16 of the same bits, which every device can gather.
+    """All images of an ``ImageSet`` on the device, N x H x W x C; ``inputs`` as in
+    ``CachedImages``.
     """
 
     inputs: Tensor
@@ -31,55 +27,54 @@ class DeviceCache:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, memory: CachedImages, device: torch.device) -> DeviceCache:
-        """Return images in memory, all of one size, brought to the device."""
-        inputs, targets = (torch.from_numpy(side) for side in (memory.inputs, memory.targets))
+    def of(cls, images: CachedImages, device: torch.device) -> DeviceCache:
+        """Copy images of one size from memory to the device."""
+        inputs, targets = (torch.from_numpy(side) for side in (images.inputs, images.targets))
         dtype = targets.dtype
         if dtype != torch.uint8:
+            # uint16 has no index_select on CUDA; int16 holds the same bits.
             inputs, targets = inputs.view(torch.int16), targets.view(torch.int16)
         return cls(inputs.to(device), targets.to(device), dtype)
 
     def gather(
-        self, indices: NDArray[np.int64], others: NDArray[np.int64], cuts: Crops | None = None
+        self, indices: Indices, others: Indices, crops: Crops | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the inputs of ``indices`` and the targets of ``others``, stacked, on the device."""
-        targets = self._taken(self.targets, others)
-        return (self._taken(self.inputs, indices) if len(self.inputs) else targets), targets
+        """Return the inputs at ``indices`` and the targets at ``others``, on the device."""
+        targets = self._select(self.targets, others)
+        return (self._select(self.inputs, indices) if len(self.inputs) else targets), targets
 
-    def _taken(self, kept: Tensor, places: NDArray[np.int64]) -> Tensor:
-        return kept.index_select(0, moved(places % len(kept), kept.device)).view(self.dtype)
-
-
-def check_device_cache(cache: str, held: ImageSet, workers: int) -> None:
-    """Raise UsageError where images are to be kept on the device and cannot be."""
-    why = _obstacle(held, workers)
-    if cache == "device" and why is not None:
-        raise UsageError(
-            "option", "--cache", f"'device' does not go here: {why}", "give --cache ram"
-        )
+    def _select(self, images: Tensor, indices: Indices) -> Tensor:
+        indices = indices % len(images)
+        return images.index_select(0, copy_to(indices, images.device)).view(self.dtype)
 
 
-def uses_device_cache(cache: str, held: ImageSet, workers: int, device: torch.device) -> bool:
-    """Return whether images to train on are kept on the device: ``--cache``, decided.
+def check_device_cache(cache: str, images: ImageSet, workers: int) -> None:
+    """Raise UsageError if ``--cache device`` is set and cannot be used."""
+    obstacle = _obstacle(images, workers)
+    if cache == "device" and obstacle is not None:
+        why = f"'device' cannot be used: {obstacle}"
+        raise UsageError("option", "--cache", why, "give --cache ram")
 
-    UsageError where that is asked for and they do not fit.
+
+def uses_device_cache(cache: str, images: ImageSet, workers: int, device: torch.device) -> bool:
+    """Return True if training images are to be cached on the device.
+
+    Raises:
+        UsageError: if ``--cache device`` is set and the images do not fit.
     """
     if device.type != "cuda" or cache not in ("auto", "device"):
         return cache == "device"
-    size, free = held.to_train_on().nbytes, torch.cuda.mem_get_info(device)[0]
+    size, free = images.for_training().nbytes, torch.cuda.mem_get_info(device)[0]
     if cache == "device" and size > free:
-        why = (
-            f"'device': the images take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there"
-        )
+        why = f"'device': the images need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there"
         raise UsageError("option", "--cache", why, "give --cache ram")
-    return cache == "device" or (
-        _obstacle(held, workers) is None and size <= SHARE_OF_DEVICE * free
-    )
+    fits = _obstacle(images, workers) is None and size <= SHARE_OF_DEVICE * free
+    return cache == "device" or fits
 
 
-def _obstacle(held: ImageSet, workers: int) -> str | None:
-    if held.least:
-        return "the images are of several sizes"
-    if isinstance(held, PairedImages) and held.online is not None and not held.online.linear:
-        return "this degradation works on images in memory"
+def _obstacle(images: ImageSet, workers: int) -> str | None:
+    if images.min_side:
+        return "the images have different sizes"
+    if images.on_the_fly is not None and not images.on_the_fly.is_linear:
+        return "this degradation runs on images in memory"
     return "with --workers other processes read the images" if workers else None

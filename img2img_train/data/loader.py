@@ -1,7 +1,8 @@
-"""Images to batches: which ones a step sees, and the way onto the device.
+"""Batches: which images a step sees, and how they get onto the device.
 
-A run's position is one integer, the step: ``SamplingPlan`` says from it which images come, in what order and how
-augmented. Whether images come from memory, from disk or from worker processes changes nothing.
+The position of a run is one integer, the step: ``SamplingPlan`` computes from it the images, their
+order and their augmentation. Reading from memory, from disk or in worker processes gives the same
+batches.
 """
 
 from __future__ import annotations
@@ -24,35 +25,35 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from img2img_data.corpus.reader import Pair
 from img2img_data.images.pixels import Pixels
-from img2img_train.data.augment import Crops, enlarged, enlarged_pixels, moved
+from img2img_train.data.augment import Crops, copy_to, resize_and_crop, resize_and_crop_pixels
 from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.dataset import ImageSet, ImageStore, PairedImages
+from img2img_train.data.dataset import ImageSet, ImageStore, Indices
 from img2img_train.data.device_cache import DeviceCache
 from img2img_train.data.on_the_fly import OnTheFly, Operators
 from img2img_train.objectives.base import Batch
 
-ORDER, FLIP, WINDOW, CUT = 0, 1, 3, 4
-"""Tell the draws of a plan apart; ``pool.POOL`` is another."""
-Share: TypeAlias = slice | NDArray[np.int64]
-WHOLE: Final = slice(None)
+# These keep the random streams of one (seed, epoch) apart; ``image_pool`` uses 2.
+ORDER, FLIP, JITTER, CROP = 0, 1, 3, 4
+Part: TypeAlias = slice | Indices
+WHOLE_STEP: Final = slice(None)
 HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
 
 
-# ------------------------------------------------------------------------------------------- order
+# ----------------------------------------------------------------------------------------- sampling
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """Which pairs each step sees, from the step's number alone.
+    """The samples of every step, computed from the step's number.
 
-    An epoch draws as many pairs as the corpora hold together, of each corpus the share that its weight has
-    in the sum of weights (all weights equal: the same number from each). Within a corpus no pair comes
-    twice before all came once. The last pairs that do not fill a batch are left out; each epoch leaves out
-    others.
+    An epoch draws as many pairs as the corpora hold together: from each corpus the share that its
+    weight has in the sum of weights (with equal weights the same number from each). Within a corpus
+    no pair is drawn again before all were drawn. Pairs that do not fill the last batch are dropped,
+    other ones in each epoch.
 
-    Of unpaired corpora ``counts`` are the inputs and ``others`` the targets, each drawn in this way and
-    independently; a corpus counts as many images as its larger side.
+    For unpaired corpora ``counts`` are the inputs and ``others`` the targets, drawn in the same way
+    and independently; a corpus counts as many images as its larger domain.
 
-    With ``crop`` a square of so many pixels is cut out of each image; with ``jitter`` above 1 each is then
-    enlarged by so much, and a window of its size cut out of that. Both places are drawn anew in each epoch.
+    ``crop`` cuts a square of that side from each image; a ``jitter`` above 1 then enlarges it by
+    that factor and crops it to its size. Both offsets are drawn anew in each epoch.
     """
 
     counts: tuple[int, ...]
@@ -65,146 +66,126 @@ class SamplingPlan:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The pairs of each corpus, or the images of its larger side."""
+        """Number of pairs of each corpus, or of images of its larger domain."""
         return tuple(map(max, self.counts, self.others)) if self.others else self.counts
 
     @property
     def total(self) -> int:
-        """The pairs of all corpora."""
+        """Number of pairs of all corpora."""
         return sum(self.sizes)
 
     @property
     def step_images(self) -> int:
-        """The pairs of one step."""
+        """Number of pairs of one step."""
         return min(self.batch, self.total)
 
     @property
     def steps_per_epoch(self) -> int:
-        """The steps of one epoch, at least one."""
+        """Number of steps of one epoch, at least one."""
         return self.total // self.step_images
 
     def drawn(self) -> tuple[int, ...]:
-        """Return how many pairs of each corpus an epoch draws: shares of ``total``, by largest remainder."""
+        """Return the number of pairs of each corpus in an epoch: shares of ``total`` by largest
+        remainder.
+        """
         weights = [w if n else 0.0 for w, n in zip(self.weights, self.sizes, strict=True)]
         exact = [self.total * w / sum(weights) for w in weights]
-        whole = [int(share) for share in exact]
-        by_rest = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))
-        for i in by_rest[: self.total - sum(whole)]:
-            whole[i] += 1
-        return tuple(whole)
+        numbers = [int(share) for share in exact]
+        by_remainder = sorted(range(len(exact)), key=lambda i: (numbers[i] - exact[i], i))
+        for i in by_remainder[: self.total - sum(numbers)]:
+            numbers[i] += 1
+        return tuple(numbers)
 
-    def order(self, epoch: int, side: int = 0) -> NDArray[np.int64]:
-        """Return the indices of an epoch in the order in which they come. Depends on seed, epoch and side."""
-        rng = np.random.default_rng(
-            [self.seed, epoch, ORDER, side] if side else [self.seed, epoch, ORDER]
-        )
+    def order(self, epoch: int, side: int = 0) -> Indices:
+        """Return the indices of an epoch in order; depends on seed, epoch and side (1: unpaired
+        targets).
+        """
+        key = [self.seed, epoch, ORDER, side] if side else [self.seed, epoch, ORDER]
+        rng = np.random.default_rng(key)
         counts = self.others if side and self.others else self.counts
         starts = [0, *accumulate(counts)]
-        parts = [
-            s + _rounds(n, k, rng) for s, n, k in zip(starts, counts, self.drawn(), strict=False)
-        ]
-        return rng.permutation(np.concatenate(parts))
+        corpora = zip(starts, counts, self.drawn(), strict=False)
+        return rng.permutation(np.concatenate([s + _rounds(n, k, rng) for s, n, k in corpora]))
 
     def flips(self, epoch: int) -> NDArray[np.bool_]:
-        """Return for each place of an epoch whether input and target are mirrored, 2 x places; pairs both
-        or none.
-
-        Depends on seed and epoch.
-        """
+        """Return which inputs and targets of an epoch are mirrored, 2 x N; both of a pair or none."""
         rng = np.random.default_rng([self.seed, epoch, FLIP])
         inputs = rng.random(self.total) < 0.5
         return np.stack([inputs, rng.random(self.total) < 0.5 if self.others else inputs])
 
-    def windows(self, epoch: int, kind: int = WINDOW) -> NDArray[np.float64]:
-        """Return where the windows of an epoch lie, as shares of the room there is: 2 x places x 2, of inputs
-        and targets, down and across; those of a pair are the same.
-
-        Depends on seed, epoch and kind: ``WINDOW`` of what is enlarged, ``CUT`` of what is cut.
+    def offsets(self, epoch: int, kind: int = JITTER) -> NDArray[np.float64]:
+        """Return the offsets of an epoch's crops (``JITTER`` or ``CROP``), 2 x N x 2; equal within
+        a pair.
         """
         rng = np.random.default_rng([self.seed, epoch, kind])
         inputs = rng.random((self.total, 2))
         return np.stack([inputs, rng.random((self.total, 2)) if self.others else inputs])
 
-    def step(self, number: int, flip: bool) -> Step:
-        """Return what step ``number`` (from 0) sees."""
+    def step(self, number: int, flip: bool) -> StepSamples:
+        """Return the samples of step ``number``, counted from 0."""
         epoch, place = divmod(number, self.steps_per_epoch)
-        drawn = _epoch(self, epoch)
-        span = slice(place * self.step_images, (place + 1) * self.step_images)
-        flips = drawn.flips[:, span] if flip else None
-        jitter, crop = drawn.windows, drawn.cuts
-        return Step(
-            drawn.order[span],
-            drawn.others[span],
-            flips,
-            epoch,
-            None if jitter is None else Jitter(self.jitter, jitter[:, span]),
-            None if crop is None else Crops(self.crop, crop[:, span]),
-        )
+        samples = _epoch_samples(self, epoch)
+        if not flip:
+            samples = replace(samples, flips=None)
+        return samples.select(slice(place * self.step_images, (place + 1) * self.step_images))
 
 
-def _rounds(count: int, drawn: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw from 0..count-1: whole rounds, and a random part of the last one."""
+def _rounds(count: int, drawn: int, rng: np.random.Generator) -> Indices:
+    """Draw from 0..count-1: complete rounds, then a random part of one."""
     if not count:
         return np.empty(0, np.int64)
-    whole, rest = divmod(drawn, count)
-    return np.concatenate([np.tile(np.arange(count), whole), rng.permutation(count)[:rest]])
-
-
-@dataclass(frozen=True, slots=True)
-class _Epoch:
-    order: NDArray[np.int64]
-    others: NDArray[np.int64]
-    flips: NDArray[np.bool_]
-    windows: NDArray[np.float64] | None
-    cuts: NDArray[np.float64] | None
-
-
-@lru_cache(maxsize=2)
-def _epoch(plan: SamplingPlan, epoch: int) -> _Epoch:
-    order = plan.order(epoch)
-    others = plan.order(epoch, side=1) if plan.others else order
-    windows = plan.windows(epoch) if plan.jitter > 1 else None
-    cuts = plan.windows(epoch, CUT) if plan.crop else None
-    return _Epoch(order, others, plan.flips(epoch), windows, cuts)
+    rounds, rest = divmod(drawn, count)
+    return np.concatenate([np.tile(np.arange(count), rounds), rng.permutation(count)[:rest]])
 
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """The factor by which images are enlarged, and the places of their windows, 2 x N x 2."""
+    """A factor by which images are enlarged, and the offsets of the crops, 2 x N x 2."""
 
     factor: float
-    places: NDArray[np.float64]
+    offsets: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """The inputs and targets of one step, which are mirrored, 2 x N, and what is cut out of them, enlarged or
-    not (None: nothing); of pairs both are the same.
+class StepSamples:
+    """Indices of inputs and targets (``others``), and their augmentation; equal for both halves of
+    a pair.
+
+    ``flips`` is 2 x N; None stands for no augmentation of that kind.
     """
 
-    indices: NDArray[np.int64]
-    others: NDArray[np.int64]
+    indices: Indices
+    others: Indices
     flips: NDArray[np.bool_] | None
     epoch: int
     jitter: Jitter | None = None
-    cuts: Crops | None = None
+    crops: Crops | None = None
 
-    def part(self, share: Share) -> Step:
-        """Return what one of several processes sees of the step."""
-        flips = None if self.flips is None else self.flips[:, share]
-        jitter = self.jitter and replace(self.jitter, places=self.jitter.places[:, share])
-        cuts = self.cuts and replace(self.cuts, places=self.cuts.places[:, share])
-        return Step(self.indices[share], self.others[share], flips, self.epoch, jitter, cuts)
+    def select(self, part: Part) -> StepSamples:
+        """Return a part of the samples, for instance that of one of several processes."""
+        flips = None if self.flips is None else self.flips[:, part]
+        jitter = self.jitter and replace(self.jitter, offsets=self.jitter.offsets[:, part])
+        crops = self.crops and replace(self.crops, offsets=self.crops.offsets[:, part])
+        return StepSamples(self.indices[part], self.others[part], flips, self.epoch, jitter, crops)
 
 
-# ----------------------------------------------------------------------------------------- loading
+@lru_cache(maxsize=2)
+def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
+    order = plan.order(epoch)
+    others = plan.order(epoch, side=1) if plan.others else order
+    jitter = Jitter(plan.jitter, plan.offsets(epoch)) if plan.jitter > 1 else None
+    crops = Crops(plan.crop, plan.offsets(epoch, CROP)) if plan.crop else None
+    return StepSamples(order, others, plan.flips(epoch), epoch, jitter, crops)
+
+
+# ------------------------------------------------------------------------------------------ loading
 @dataclass(frozen=True, slots=True)
-class Raw:
-    """The images of one step: N x H x W x C as read, on the host, or on the device where they are kept; and
-    ``flips`` 2 x N, of inputs and targets.
+class RawBatch:
+    """The images of one step as read, N x H x W x C, on the host or in the device cache; ``flips``
+    2 x N.
 
-    Where there is ``jitter`` the device enlarges them; where there are ``operators`` the inputs are still the
-    targets: the device then degrades them.
+    The device still has to apply ``jitter`` to them and, if there are ``operators``, to degrade the
+    inputs, which are then the targets.
     """
 
     inputs: Pixels | Tensor
@@ -214,42 +195,47 @@ class Raw:
     jitter: Jitter | None = None
 
 
-class _Steps(Dataset[Raw]):
+class _StepDataset(Dataset[RawBatch]):
+    """Maps the number of a step to its images."""
+
     def __init__(
         self,
         plan: SamplingPlan,
         store: ImageStore | DeviceCache,
         flip: bool,
-        held: ImageSet | None,
-        share: Share,
+        images: ImageSet | None,
+        part: Part,
     ) -> None:
-        self.plan, self.store, self.flip, self.held = plan, store, flip, held
-        self.share = share
+        self.plan, self.store, self.flip, self.part = plan, store, flip, part
+        self.images = images
 
-    def __getitem__(self, number: int) -> Raw:
-        step = self.plan.step(number, self.flip).part(self.share)
-        given, targets = self.store.gather(step.indices, step.others, step.cuts)
-        if not isinstance(self.held, PairedImages) or self.held.online is None:
-            return Raw(given, targets, step.flips, jitter=step.jitter)
-        pairs = [self.held.pairs[i][1] for i in step.indices.tolist()]
-        return _degraded(self.held.online, targets, pairs, step)
+    def __getitem__(self, number: int) -> RawBatch:
+        step = self.plan.step(number, self.flip).select(self.part)
+        inputs, targets = self.store.gather(step.indices, step.others, step.crops)
+        if self.images is None or self.images.on_the_fly is None:
+            return RawBatch(inputs, targets, step.flips, jitter=step.jitter)
+        pairs = [self.images.pairs[i][1] for i in step.indices.tolist()]
+        return _degrade(self.images.on_the_fly, targets, pairs, step)
 
 
-def _degraded(online: OnTheFly, clean: Pixels | Tensor, pairs: Sequence[Pair], step: Step) -> Raw:
-    """Degrade a step's images here, or say how the device is to; what is degraded is enlarged before."""
-    if online.linear:
-        operators = online.operators(pairs, step.epoch, (clean.shape[1], clean.shape[2]))
-        return Raw(clean, clean, step.flips, operators, step.jitter)
-    assert isinstance(clean, np.ndarray)
+def _degrade(
+    on_the_fly: OnTheFly, targets: Pixels | Tensor, pairs: Sequence[Pair], step: StepSamples
+) -> RawBatch:
+    if on_the_fly.is_linear:
+        operators = on_the_fly.operators(pairs, step.epoch, (targets.shape[1], targets.shape[2]))
+        return RawBatch(targets, targets, step.flips, operators, step.jitter)
+    assert isinstance(targets, np.ndarray)  # check_device_cache sees to it
+    # The degradation sees the final crop, so that its border is that of the crop, as on the device.
     if step.jitter is not None:
-        clean = enlarged_pixels(clean, step.jitter.factor, step.jitter.places[1])
-    made = [
-        online.degrade(image, pair, step.epoch) for image, pair in zip(clean, pairs, strict=True)
+        targets = resize_and_crop_pixels(targets, step.jitter.factor, step.jitter.offsets[1])
+    inputs = [
+        on_the_fly.degrade(target, pair, step.epoch)
+        for target, pair in zip(targets, pairs, strict=True)
     ]
-    return Raw(np.stack(made), clean, step.flips)
+    return RawBatch(np.stack(inputs), targets, step.flips)
 
 
-class _Numbers(Sampler[int]):
+class _StepNumbers(Sampler[int]):
     def __init__(self, numbers: range) -> None:
         self.numbers = numbers
 
@@ -266,132 +252,127 @@ def raw_batches(
     numbers: range,
     flip: bool,
     workers: int,
-    held: ImageSet | None = None,
-    share: Share = WHOLE,
-) -> Generator[Raw, None, None]:
-    """Yield the images of the steps ``numbers``; with ``workers`` that many processes read ahead, through
-    all epochs. ``store`` has the images of ``held`` to train on; ``share`` says which of each step are
-    wanted.
+    images: ImageSet | None = None,
+    part: Part = WHOLE_STEP,
+) -> Generator[RawBatch, None, None]:
+    """Yield the images of the steps ``numbers``.
 
-    The workers have a generator of their own, draw nothing, leave signals to their parent and end when it is
-    gone.
+    ``store`` holds the training images of ``images``. With ``workers`` that many processes read
+    ahead, across epochs. ``part`` selects the samples of one of several processes.
     """
-    data = _Steps(plan, store, flip, held, share)
+    dataset = _StepDataset(plan, store, flip, images, part)
     if not workers:
-        yield from (data[number] for number in numbers)
+        yield from (dataset[number] for number in numbers)
         return
-    loader: DataLoader[Raw] = DataLoader(
-        data,
+    loader: DataLoader[RawBatch] = DataLoader(
+        dataset,
         batch_size=None,
-        sampler=_Numbers(numbers),
+        sampler=_StepNumbers(numbers),
         num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_Watched(os.getpid()),
+        collate_fn=_no_collate,
+        worker_init_fn=_WorkerInit(os.getpid()),
+        # A DataLoader without a generator draws from the global one, which would shift dropout
+        # masks.
         generator=torch.Generator(),
         prefetch_factor=4,
     )
     yield from loader
 
 
-def _as_it_is(raw: Any) -> Any:
+def _no_collate(raw: Any) -> Any:
     return raw
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched:
-    """Sets up a worker. Images travel through its pipe, so it leaves nothing in shared memory either."""
+class _WorkerInit:
+    """Leaves signals to the parent, and ends a worker whose parent is gone."""
 
     parent: int
 
     def __call__(self, worker: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, HANGUP):
             signal.signal(number, signal.SIG_IGN)
-        threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._watch_parent, daemon=True).start()
 
-    def _watch(self) -> None:
+    def _watch_parent(self) -> None:
         while os.getppid() == self.parent:
             time.sleep(0.5)
         os._exit(1)
 
 
+# --------------------------------------------------------------------------------- onto the device
 def prefetch(
-    raws: Iterator[Raw], device: torch.device, channel_layout: ChannelLayout = PLAIN
+    raws: Iterator[RawBatch], device: torch.device, channel_layout: ChannelLayout = PLAIN
 ) -> Iterator[Batch]:
-    """Yield the steps' images as ``to_device`` returns them.
-
-    On CUDA they come by a stream of their own: as nothing in a step waits for the device, the host is back
-    for the next images while the device computes, and neither their way nor their floats wait for the step
-    before. Elsewhere host and device are one, and there is nothing to overlap.
+    """Yield the batches of ``raws`` on the device; on CUDA they are copied on a stream of their
+    own.
     """
     if device.type != "cuda":
         yield from (to_device(raw, device, channel_layout) for raw in raws)
         return
-    computing, moving = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    moving.wait_stream(computing)  # which may have brought the images there
+    # No step waits for the device, so the host is back for the next batch while the device still
+    # computes. With a second stream neither the copy nor the conversion to float waits for the step
+    # before.
+    compute, copy = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copy.wait_stream(compute)  # the device cache may have been filled on it
     while True:
-        with torch.cuda.stream(moving):
+        with torch.cuda.stream(copy):
             raw = next(raws, None)
             if raw is None:
                 return
             batch = to_device(raw, device, channel_layout)
-        computing.wait_stream(moving)
+        compute.wait_stream(copy)
         for images in (batch.input, batch.target):
-            # Else their memory is given to a later step's while this one still computes with it:
+            # Without this the allocator would reuse their memory for a later batch while the step
+            # computes:
             # https://docs.pytorch.org/docs/stable/generated/torch.Tensor.record_stream.html
-            images.record_stream(computing)
+            images.record_stream(compute)
         yield batch
 
 
-def to_device(raw: Raw, device: torch.device, channel_layout: ChannelLayout = PLAIN) -> Batch:
-    """Return a step's images on the device, float32 N x C x H x W as networks take them, mirrored where
-    asked for.
+def to_device(raw: RawBatch, device: torch.device, channel_layout: ChannelLayout = PLAIN) -> Batch:
+    """Return a batch on the device: float32 N x C x H x W in [-1, 1] as networks take it.
 
-    Bytes travel, floats are made on the device; the layout in memory stays channels last. A image is
-    enlarged before it is degraded, and degraded before it is mirrored.
+    Integers are copied and converted there. An image is enlarged, then degraded, then mirrored.
     """
     flips = (None, None) if raw.flips is None else raw.flips
-    targets = _levels(raw, 1, device)
+    targets = _samples(raw, 1, device)
     if raw.operators is None:
-        inputs = channel_layout.input(_levels(raw, 0, device))
+        inputs = channel_layout.input(_samples(raw, 0, device))
     else:
-        levels = targets.permute(0, 3, 1, 2).to(torch.float32)
-        inputs = (
-            apply_operators(levels, raw.operators, channel_layout.top)
-            .div_(channel_layout.top / 2)
-            .sub_(1.0)
-        )
-    return Batch(_mirrored(inputs, flips[0]), _mirrored(channel_layout.target(targets), flips[1]))
+        top = channel_layout.top
+        samples = targets.permute(0, 3, 1, 2).to(torch.float32)
+        inputs = apply_operators(samples, raw.operators, top).div_(top / 2).sub_(1.0)
+    return Batch(_mirror(inputs, flips[0]), _mirror(channel_layout.target(targets), flips[1]))
 
 
-def _levels(raw: Raw, side: int, device: torch.device) -> Tensor:
-    """Return the samples of inputs (0) or targets (1), N x H x W x C on the device, enlarged if need be."""
+def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:
+    """Return inputs (0) or targets (1) on the device, N x H x W x C, with jitter."""
     stored = (raw.inputs, raw.targets)[side]
-    levels = stored if isinstance(stored, Tensor) else moved(stored, device)
-    return (
-        levels
-        if raw.jitter is None
-        else enlarged(levels, raw.jitter.factor, raw.jitter.places[side])
-    )
+    samples = stored if isinstance(stored, Tensor) else copy_to(stored, device)
+    if raw.jitter is None:
+        return samples
+    return resize_and_crop(samples, raw.jitter.factor, raw.jitter.offsets[side])
 
 
-def apply_operators(levels: Tensor, operators: Operators, top: int) -> Tensor:
-    """Return images N x C x H x W float32, samples 0 to ``top``, degraded, rounded and clipped once.
-
-    Float32 whatever the arithmetic of the step.
+def apply_operators(samples: Tensor, operators: Operators, top: int) -> Tensor:
+    """Return degraded images N x C x H x W float32, samples in 0..``top``, rounded and clipped
+    once.
     """
-    rows, columns = (moved(m, levels.device) for m in (operators.rows, operators.columns))
-    with torch.autocast(levels.device.type, enabled=False):
-        degraded = rows[:, None] @ levels @ columns.mT[:, None]
+    rows, columns = (copy_to(m, samples.device) for m in (operators.rows, operators.columns))
+    # bf16 has 8 bits of precision: under autocast the product would be off by a gray level or more.
+    with torch.autocast(samples.device.type, enabled=False):
+        degraded = rows[:, None] @ samples @ columns.mT[:, None]
     return degraded.round_().clamp_(0, top)
 
 
-def _mirrored(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
-    """Mirror those images of N x C x H x W, left and right, for which ``flips`` says so."""
+def _mirror(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
     if flips is None:
         return x
-    return torch.where(moved(flips, x.device).view(-1, 1, 1, 1), x.flip(3), x)
+    return torch.where(copy_to(flips, x.device).view(-1, 1, 1, 1), x.flip(3), x)
 
 
+# -------------------------------------------------------------------------------------- conversions
 def from_uint8(x: Tensor) -> Tensor:
     """Return uint8 N x H x W x C as float32 N x C x H x W in [-1, 1]."""
     return x.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
@@ -399,16 +380,8 @@ def from_uint8(x: Tensor) -> Tensor:
 
 def to_uint8(x: Tensor) -> Tensor:
     """Return N x C x H x W in [-1, 1] as uint8 N x H x W x C, rounded once."""
-    return (
-        x.detach()
-        .float()
-        .add(1.0)
-        .mul(127.5)
-        .round_()
-        .clamp_(0, 255)
-        .to(torch.uint8)
-        .permute(0, 2, 3, 1)
-    )
+    levels = x.detach().float().add(1.0).mul(127.5).round_().clamp_(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def from_uint16(x: Tensor) -> Tensor:
@@ -418,10 +391,10 @@ def from_uint16(x: Tensor) -> Tensor:
 
 def to_uint16(x: Tensor) -> Tensor:
     """Return N x C x H x W in [-1, 1] as 16-bit samples, N x H x W x C int32, rounded once."""
-    whole = x.detach().float().add(1.0).mul(32767.5).round_().clamp_(0, 65535)
-    return whole.to(torch.int32).permute(0, 2, 3, 1)
+    levels = x.detach().float().add(1.0).mul(32767.5).round_().clamp_(0, 65535)
+    return levels.to(torch.int32).permute(0, 2, 3, 1)
 
 
-def evenly_spaced(count: int, wanted: int) -> Sequence[int]:
-    """Return ``wanted`` places evenly spread over ``count``, fewer where there are fewer."""
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count))})
+def evenly_spaced(count: int, number: int) -> Sequence[int]:
+    """Return ``number`` indices evenly spaced over ``count``, fewer if there are fewer."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(number, count))})

@@ -1,12 +1,13 @@
-"""Clean images degraded anew in every epoch, by the definitions that corpora are made with.
+"""Degradation of clean targets during training, by the same definitions that build corpora.
 
-A degradation that is linear and separable is two matrices: degraded = R x image x C^T. Fed an identity
-matrix along one axis it returns its own operator, and the device applies it as two batched products, another
-strength for each image. All others run where images are read, through ``Degradation.apply`` itself. No
-degradation is written twice, so none can drift.
+A linear separable degradation is a pair of matrices: degraded = R x image x C^T. Applied to an
+identity matrix along one axis, the degradation returns its own operator, and the device applies two
+batched matrix products with different parameters for each image. All other degradations run in the
+loader, through ``Degradation.apply``. No degradation is implemented twice, so the two paths cannot
+drift apart.
 
-What a image draws depends on the run's seed, the image's source and the epoch alone. What a run is scored
-on is drawn without an epoch: as ``img2img-data degrade`` with the same seed draws it.
+Random parameters depend on the run's seed, the source of the image and the epoch only. Held-out
+images are degraded without an epoch: like ``img2img-data degrade`` with the same seed.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from img2img_data.degradations.resample import Resize
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images.pixels import Pixels
 
-GRAY, PROBE = np.float32(0.5), np.float32(0.25)
-"""The identity is fed as gray with a faint diagonal: what rings about it stays within 0 to 1, unclipped."""
+# The probe is an identity matrix of low contrast on mid-gray: its ringing stays in [0, 1], so that
+# no clipping hides in the operator.
+PROBE_BASE, PROBE_CONTRAST = np.float32(0.5), np.float32(0.25)
 OVERSHOOTS: Final = {"cubic", "lanczos"}
-KEPT: Final = 8
+CACHED_OPERATORS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Operators:
-    """The matrices of a step's images, float32: ``rows`` N x H x H, ``columns`` N x W x W; one where all
-    are alike.
+    """Matrices of a step's images, float32: ``rows`` N x H x H, ``columns`` N x W x W; N = 1 if all
+    are equal.
     """
 
     rows: NDArray[np.float32]
@@ -46,50 +48,52 @@ class Operators:
 
 @dataclass(frozen=True, slots=True)
 class OnTheFly:
-    """A degradation and the seed it draws by."""
+    """A degradation and the seed of its random parameters."""
 
     degradation: Degradation
     seed: int
 
     @classmethod
-    def of(cls, tree: Any, seed: int) -> OnTheFly | None:
-        """Return the degradation of a tree, as in ``RunConfig.degrade``; None where there is none."""
-        return None if tree is None else cls(parse_spec(tree, Place()).degradation, seed)
+    def of(cls, spec: Any, seed: int) -> OnTheFly | None:
+        """Return the degradation of a spec (``RunConfig.degrade``), None if there is none."""
+        return None if spec is None else cls(parse_spec(spec, Place()).degradation, seed)
 
     @property
-    def linear(self) -> bool:
-        """Whether two matrices do the same: separable, and nothing is clipped before the last step."""
+    def is_linear(self) -> bool:
+        """True if a pair of matrices does the same: separable, with no clipping before the last
+        step.
+        """
         steps = list(_steps_of(self.degradation))
-        inside = [step for step in steps[:-1] if isinstance(step, Resize)]
-        return self.degradation.separable and not any(
-            OVERSHOOTS & {*step.down, *step.up} for step in inside
-        )
+        inner = (step for step in steps[:-1] if isinstance(step, Resize))
+        # A resize that overshoots is clipped to the value range between two steps, which is not
+        # linear.
+        overshoots = any(OVERSHOOTS & {*step.down, *step.up} for step in inner)
+        return self.degradation.separable and not overshoots
 
     def draw(self, pair: Pair, epoch: int | None) -> dict[str, float]:
-        """Return what a pair draws in an epoch; None: outside of all."""
+        """Return the random parameters of a pair in an epoch, or of held-out images (None)."""
         return self.degradation.draw(image_rng(self.seed, source_of(pair), epoch))
 
-    def degrade(self, clean: Pixels, pair: Pair, epoch: int | None) -> Pixels:
-        """Return a clean image, H x W x C uint8 or uint16, degraded; a new one of the same kind."""
-        return self.degradation.apply(clean, "yx", **self.draw(pair, epoch))
+    def degrade(self, target: Pixels, pair: Pair, epoch: int | None) -> Pixels:
+        """Return a degraded copy of a target, H x W x C uint8 or uint16."""
+        return self.degradation.apply(target, "yx", **self.draw(pair, epoch))
 
     def operators(
         self, pairs: Sequence[Pair], epoch: int | None, size: tuple[int, int]
     ) -> Operators:
-        """Return the matrices for images of this (height, width)."""
+        """Return the matrices for images of ``size`` (height, width)."""
         drawn = [tuple(sorted(self.draw(pair, epoch).items())) for pair in pairs]
-        drawn = drawn[:1] if all(one == drawn[0] for one in drawn) else drawn
-        rows, columns = (
-            np.stack([_operator(self.degradation, one, side) for one in drawn]) for side in size
-        )
+        if all(parameters == drawn[0] for parameters in drawn):
+            drawn = drawn[:1]
+        rows, columns = (np.stack([_operator(self.degradation, p, n) for p in drawn]) for n in size)
         return Operators(rows, columns)
 
 
 def source_of(pair: Pair) -> bytes:
-    """Return the relative path that a pair was made from, else its key: the name it draws by."""
-    kept = pair.row.get("source_hex")
+    """Return the relative path of the source of a pair, else its key: the name that keys its RNG."""
+    source = pair.row.get("source_hex")
     try:
-        return bytes.fromhex(kept) if isinstance(kept, str) and kept else pair.key.encode()
+        return bytes.fromhex(source) if isinstance(source, str) and source else pair.key.encode()
     except ValueError:
         return pair.key.encode()
 
@@ -102,10 +106,11 @@ def _steps_of(degradation: Degradation) -> Iterator[Degradation]:
         yield from _steps_of(step.degradation)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHED_OPERATORS)
 def _operator(
     degradation: Degradation, drawn: tuple[tuple[str, float], ...], side: int
 ) -> NDArray[np.float32]:
-    """Return the matrix that a separable degradation is along a side of so many pixels."""
-    probe = np.eye(side, dtype=np.float32) * PROBE + GRAY
-    return np.asarray((degradation.apply(probe, "y", **dict(drawn)) - GRAY) / PROBE, np.float32)
+    """Return the side x side matrix of a separable degradation along one axis."""
+    probe = np.eye(side, dtype=np.float32) * PROBE_CONTRAST + PROBE_BASE
+    response = degradation.apply(probe, "y", **dict(drawn))
+    return np.asarray((response - PROBE_BASE) / PROBE_CONTRAST, np.float32)

@@ -14,7 +14,7 @@ from img2img_data.core.progress import ProgressByPart
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
-from img2img_train.data.color_checks import check_no_alpha
+from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.by_tag import check_tags, facts_of
 from img2img_train.evaluation.results import Matrix, images_csv, protocol, write

@@ -12,7 +12,7 @@ from img2img_data.core.errors import DivergedError, Img2ImgError, printable
 from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
-from img2img_train.data.dataset import CachedImages, ImageStore, Readable
+from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
 from img2img_train.data.device_cache import DeviceCache, uses_device_cache
 from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.distributed.processes import join_processes, local_device, torchrun_env
@@ -166,7 +166,7 @@ def _read_all(training: Training) -> ImageStore | DeviceCache:
     """Read what is kept in memory; all processes wait for the slowest, and end when one was told to."""
     data = training.data
     try:
-        store = _to_train_on(training)
+        store = _training_store(training)
         if data.held_out is not None and training.processes.is_main:
             training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
             if training.objective.paired:
@@ -178,9 +178,9 @@ def _read_all(training: Training) -> ImageStore | DeviceCache:
     return store
 
 
-def _to_train_on(training: Training) -> ImageStore | DeviceCache:
+def _training_store(training: Training) -> ImageStore | DeviceCache:
     held, config = training.data.train, training.config
-    store = _read(training, held.to_train_on(), config.workers)
+    store = _read(training, held.for_training(), config.workers)
     if isinstance(store, CachedImages) and uses_device_cache(
         config.cache, held, config.workers, training.device
     ):
@@ -188,7 +188,7 @@ def _to_train_on(training: Training) -> ImageStore | DeviceCache:
     return store
 
 
-def _read(training: Training, held: Readable, workers: int) -> ImageStore:
+def _read(training: Training, held: ImageSet, workers: int) -> ImageStore:
     def check(done: int) -> None:
         training.stop.check()
         training.display.advance(done)

@@ -173,7 +173,7 @@ class Data:
             return None
         places = evenly_spaced(len(self.train), min(len(self.held_out), most))
         inputs, targets = zip(*(self.train.read(place) for place in places), strict=True)
-        if self.train.least:
+        if self.train.min_side:
             return dataset.CachedImages(list(inputs), list(targets))
         return dataset.CachedImages(np.stack(inputs), np.stack(targets))
 
@@ -215,7 +215,7 @@ class HeldOut:
 def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
     """Return what a run is about to do, in lines for reading."""
     height, width = data.train.size
-    size = f"cut to {width}x{height}" if data.train.least else f"of {width}x{height}"
+    size = f"cut to {width}x{height}" if data.train.min_side else f"of {width}x{height}"
     size += f", enlarged by {config.jitter:g} and cut again" if config.jitter > 1 else ""
     kind = f", {data.train.channel_layout.label}" if data.train.channel_layout.label else ""
     drawn = " + ".join(
@@ -245,7 +245,7 @@ def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
 
 def _degraded(tree: Any) -> str:
     online = OnTheFly.of(tree, 0)
-    where = "on the device" if online and online.linear else "where images are read"
+    where = "on the device" if online and online.is_linear else "where images are read"
     said = json.dumps(tree)
     said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
     return f"inputs are the targets, degraded {where} by {said}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from img2img_data.images.pixels import Pixels
 from img2img_train.data import loader
-from img2img_train.data.augment import Crops, stacked
+from img2img_train.data.augment import Crops, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore, indices_of_keys
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
@@ -37,13 +37,13 @@ def samples(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple[Pixel
     """
     places = indices_of_keys(held, keys) or loader.evenly_spaced(len(held), count)
     given, targets = zip(*(held.read(place) for place in places), strict=True)
-    if not held.least:
+    if not held.min_side:
         return np.stack(given), np.stack(targets)
     side = min(
         max(SHOWN, *held.size), *(side for one in (*given, *targets) for side in one.shape[:2])
     )
-    cuts = Crops.middle(side, len(places))
-    return stacked(given, cuts, 0), stacked(targets, cuts, 1)
+    cuts = Crops.center(side, len(places))
+    return stack_crops(given, cuts, 0), stack_crops(targets, cuts, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Validator:
         255, over both ways there and back. ``check`` is called before each batch.
         """
         found: dict[str, list[Tensor]] = {}
-        batch = 1 if held_out.images.least else batch
+        batch = 1 if held_out.images.min_side else batch
         for start in range(0, len(held_out.images), batch):
             check()
             places = np.arange(start, min(start + batch, len(held_out.images)))

@@ -402,7 +402,7 @@ def test_the_share_outside_srgb_is_what_clips() -> None:
 def test_training_refuses_what_it_would_cut_down(
     info: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
-    kinds = pytest.importorskip("img2img_train.data.color_checks")
+    kinds = pytest.importorskip("img2img_train.data.checks")
     with pytest.raises(UsageError, match=why):
         kinds.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", info, {}))
     kinds.check_samples(

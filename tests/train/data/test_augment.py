@@ -1,4 +1,4 @@
-"""Windows of images: enlarged and cut anew each epoch, the same for both halves of a pair."""
+"""Jitter: crops of enlarged images, drawn anew each epoch, equal for both halves of a pair."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from small_runs import DEGRADED, seen, small_config
 
 from img2img_data.images import io
 from img2img_train.data import dataset, loader
-from img2img_train.data.augment import enlarged, enlarged_pixels, start
+from img2img_train.data.augment import first_pixel, resize_and_crop, resize_and_crop_pixels
 from img2img_train.training.setup import Data
 
 CPU = torch.device("cpu")
 FACTOR = 286 / 256
-PLACES = np.array([[0.0, 0.0], [0.3, 0.99], [0.999999, 0.5]])
+OFFSETS = np.array([[0.0, 0.0], [0.3, 0.99], [0.999999, 0.5]])
 
 
 def same_halves(root: Path, layout: str = "folders", bits: int = 8, channels: int = 3) -> Path:
@@ -37,40 +37,40 @@ def same_halves(root: Path, layout: str = "folders", bits: int = 8, channels: in
 
 
 # --------------------------------------------------------------------------------------- enlarging
-def test_windows_are_those_of_an_enlarged_image() -> None:
+def test_crops_are_those_of_an_image_enlarged_by_pillow() -> None:
     photos = np.stack([make_photo(i, 70, 50) // 2 + 60 for i in range(3)])
-    made = enlarged_pixels(photos, FACTOR, PLACES)
-    assert made.dtype == np.uint8
-    for photo, window, (down, across) in zip(photos, made, PLACES, strict=True):
+    cropped = resize_and_crop_pixels(photos, FACTOR, OFFSETS)
+    assert cropped.dtype == np.uint8
+    for photo, crop, (vertical, horizontal) in zip(photos, cropped, OFFSETS, strict=True):
         size = round(70 * FACTOR), round(50 * FACTOR)
-        whole = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC)).astype(
-            int
-        )
-        top, left = int(down * (size[1] - 50 + 1)), int(across * (size[0] - 70 + 1))
-        assert np.abs(whole[top : top + 50, left : left + 70] - window).max() <= 1
+        enlarged = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC), int)
+        top, left = int(vertical * (size[1] - 50 + 1)), int(horizontal * (size[0] - 70 + 1))
+        assert np.abs(enlarged[top : top + 50, left : left + 70] - crop).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_enlarged_by_nothing_is_the_image_itself(dtype: type, channels: int) -> None:
+def test_a_factor_of_one_returns_the_image(dtype: type, channels: int) -> None:
     shape = (3, 9, 13, channels)
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
-    assert np.array_equal(enlarged_pixels(pixels, 1.0, PLACES), pixels)
-    assert np.array_equal(enlarged_pixels(pixels, 1.01, PLACES), pixels), "less than a pixel"
+    assert np.array_equal(resize_and_crop_pixels(pixels, 1.0, OFFSETS), pixels)
+    assert np.array_equal(resize_and_crop_pixels(pixels, 1.01, OFFSETS), pixels), (
+        "less than a pixel"
+    )
 
 
 def test_ranges_are_kept() -> None:
     stripes = np.tile(np.array([0, 65535], np.uint16).repeat(3), 8)
     pixels = np.broadcast_to(stripes[None, None, :, None], (3, 48, 48, 1)).copy()
-    made = enlarged(torch.from_numpy(pixels), 1.5, PLACES)
-    assert made.min() == 0
-    assert made.max() == 65535
+    cropped = resize_and_crop(torch.from_numpy(pixels), 1.5, OFFSETS)
+    assert cropped.min() == 0
+    assert cropped.max() == 65535
     flat = np.full((3, 17, 17, 1), 65535, np.uint16)
-    assert np.array_equal(enlarged_pixels(flat, 2.7, PLACES), flat)
+    assert np.array_equal(resize_and_crop_pixels(flat, 2.7, OFFSETS), flat)
 
 
-def test_every_place_comes_equally_often() -> None:
-    found = start(np.random.default_rng(0).random(40_000), 3)
+def test_all_offsets_are_equally_likely() -> None:
+    found = first_pixel(np.random.default_rng(0).random(40_000), 3)
     assert set(found.tolist()) == {0, 1, 2, 3}
     assert np.bincount(found).min() > 9_500
 
@@ -81,7 +81,7 @@ def test_every_place_comes_equally_often() -> None:
     [{}, {"layout": "combined"}, {"bits": 16}, {"channels": 1}, {"bits": 16, "channels": 1}],
     ids=str,
 )
-def test_halves_of_a_pair_have_one_window(kind: dict[str, Any], tmp_path: Path) -> None:
+def test_halves_of_a_pair_have_the_same_crop(kind: dict[str, Any], tmp_path: Path) -> None:
     corpus = same_halves(tmp_path / "c", **kind)
     plain = seen("l2", corpus, range(4))
     jittered = seen("l2", corpus, range(4), jitter=1.4, flip=True)
@@ -92,7 +92,7 @@ def test_halves_of_a_pair_have_one_window(kind: dict[str, Any], tmp_path: Path) 
         assert after.input.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_an_l_plane_stays_on_its_colors(tmp_path: Path) -> None:
+def test_an_l_plane_keeps_to_its_colors(tmp_path: Path) -> None:
     corpus = same_halves(tmp_path / "c")
     page = (
         (corpus / "corpus.json")
@@ -111,19 +111,19 @@ def test_an_l_plane_stays_on_its_colors(tmp_path: Path) -> None:
         assert torch.allclose(batch.target * 110 + 128, levels.expand(-1, 2, -1, -1), atol=1e-4)
 
 
-def test_sides_without_pairs_have_windows_of_their_own(tmp_path: Path) -> None:
+def test_unpaired_domains_have_offsets_of_their_own(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 5)
     config = small_config("cyclegan", corpus, jitter=1.3, batch=5)
     plan = Data.open(config, config.objective).plan
-    inputs, targets = plan.windows(0)
+    inputs, targets = plan.offsets(0)
     assert not np.intersect1d(inputs, targets).size
     step = plan.step(0, False)
     assert step.jitter is not None
-    assert np.array_equal(step.jitter.places, plan.windows(0))
+    assert np.array_equal(step.jitter.offsets, plan.offsets(0))
 
 
-# ---------------------------------------------------------------------------------- anew, and exactly
-def test_each_epoch_draws_other_windows_and_nothing_else_changes(tmp_path: Path) -> None:
+# -------------------------------------------------------------------------------- anew, and exactly
+def test_each_epoch_draws_other_offsets_and_nothing_else_changes(tmp_path: Path) -> None:
     plans = [loader.SamplingPlan((6,), (1.0,), 2, 3, jitter=factor) for factor in (1.0, 1.2)]
     for number in range(6):
         plain, jittered = (plan.step(number, True) for plan in plans)
@@ -131,17 +131,17 @@ def test_each_epoch_draws_other_windows_and_nothing_else_changes(tmp_path: Path)
         assert jittered.jitter is not None
         assert np.array_equal(plain.indices, jittered.indices)
         assert np.array_equal(plain.flips, jittered.flips)
-        assert np.array_equal(*jittered.jitter.places)
-    first, second = (plans[1].windows(epoch) for epoch in (0, 1))
+        assert np.array_equal(*jittered.jitter.offsets)
+    first, second = (plans[1].offsets(epoch) for epoch in (0, 1))
     assert not np.intersect1d(first, second).size
-    assert not np.array_equal(first, loader.SamplingPlan((6,), (1.0,), 2, 4, jitter=1.2).windows(0))
-    share = plans[1].step(0, True).part(slice(1, 2))
+    assert not np.array_equal(first, loader.SamplingPlan((6,), (1.0,), 2, 4, jitter=1.2).offsets(0))
+    share = plans[1].step(0, True).select(slice(1, 2))
     assert share.jitter is not None
-    assert np.array_equal(share.jitter.places, first[:, 1:2])
+    assert np.array_equal(share.jitter.offsets, first[:, 1:2])
 
 
 @pytest.mark.parametrize("degrade", DEGRADED)
-def test_same_windows_whoever_reads(degrade: str, tmp_path: Path) -> None:
+def test_all_readers_give_the_same_crops(degrade: str, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 6}, size=(16, 16))
     settings = {"degrade": DEGRADED[degrade], "jitter": 1.3, "flip": True}
     plain = seen("l2", corpus, range(1, 6), **settings)
@@ -154,16 +154,16 @@ def test_same_windows_whoever_reads(degrade: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("degrade", [name for name in DEGRADED if DEGRADED[name]])
-def test_a_window_is_degraded_as_a_image_on_disk(degrade: str, tmp_path: Path) -> None:
+def test_a_crop_is_degraded_like_an_image_on_disk(degrade: str, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 6}, size=(16, 24))
     config = small_config("l2", corpus, degrade=DEGRADED[degrade], jitter=1.3, net="resnet-6")
     data = Data.open(config, config.objective)
     assert isinstance(data.train, dataset.PairedImages)
-    assert data.train.online is not None
+    assert data.train.on_the_fly is not None
     order = data.plan.order(0)
     (batch,) = seen("l2", corpus, range(1), degrade=DEGRADED[degrade], jitter=1.3)
-    made, clean = loader.to_uint8(batch.input).numpy(), loader.to_uint8(batch.target).numpy()
+    degraded, clean = loader.to_uint8(batch.input).numpy(), loader.to_uint8(batch.target).numpy()
     for place, index in enumerate(order[:2]):
-        wanted = data.train.online.degrade(clean[place], data.train.pairs[index][1], 0)
-        assert np.abs(made[place].astype(int) - wanted).max() <= 1
+        expected = data.train.on_the_fly.degrade(clean[place], data.train.pairs[index][1], 0)
+        assert np.abs(degraded[place].astype(int) - expected).max() <= 1
         assert not np.array_equal(clean[place], data.train.read(index)[1])

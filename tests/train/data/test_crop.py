@@ -1,4 +1,6 @@
-"""Training on pieces of larger images: of any size, cut anew each epoch, scored whole."""
+"""Training on crops of larger images of any size, drawn anew each epoch; scores are of whole
+images.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from img2img_data.core.errors import CorpusError, Rejected, UsageError
 from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.data import dataset, loader
-from img2img_train.data.augment import Crops
+from img2img_train.data.augment import Crops, stack_crops
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log, sample_paths
@@ -38,9 +40,9 @@ def write_mixed(root: Path, layout: str = "folders", same: bool = False) -> Path
     for path in sorted(root.glob("*/**/*.png")):
         number = int(path.stem)
         pixels = make_photo(number, *SIZES[number])
-        given = pixels if same or "target" in path.parts else 255 - pixels
+        image = pixels if same or "target" in path.parts else 255 - pixels
         path.write_bytes(
-            io.encode(np.hstack([given, pixels]) if layout == "combined" else given, "png")
+            io.encode(np.hstack([image, pixels]) if layout == "combined" else image, "png")
         )
     return root
 
@@ -50,57 +52,55 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mixed(tmp_path_factory.mktemp("data") / "c")
 
 
-def places_in(window: np.ndarray, whole: np.ndarray) -> list[tuple[int, int]]:
-    """Where a window lies in a image."""
-    height, width = window.shape[:2]
-    views = np.lib.stride_tricks.sliding_window_view(whole, (height, width), axis=(0, 1))
-    equal = (views == np.moveaxis(window, 2, 0)).all(axis=(2, 3, 4))
+def positions_of(crop: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
+    """Return the corners at which a crop occurs in an image."""
+    height, width = crop.shape[:2]
+    views = np.lib.stride_tricks.sliding_window_view(image, (height, width), axis=(0, 1))
+    equal = (views == np.moveaxis(crop, 2, 0)).all(axis=(2, 3, 4))
     return [(int(y), int(x)) for y, x in np.argwhere(equal)]
 
 
 # ------------------------------------------------------------------------------------------ pieces
 @pytest.mark.parametrize("layout", ["folders", "combined"])
-def test_pieces_are_of_the_image_and_of_both_halves_alike(layout: str, tmp_path: Path) -> None:
+def test_crops_are_parts_of_the_image_and_equal_in_both_halves(layout: str, tmp_path: Path) -> None:
     corpus = write_mixed(tmp_path / "c", layout)
     config = small_config("l2", corpus, crop=20)
     data = Data.open(config, config.objective)
     found: dict[int, set[tuple[int, int]]] = {}
     for number, batch in enumerate(seen("l2", corpus, range(12), crop=20)):
-        given, target = (loader.to_uint8(x).numpy() for x in (batch.input, batch.target))
+        image, target = (loader.to_uint8(x).numpy() for x in (batch.input, batch.target))
         assert target.shape == (2, 20, 20, 3)
-        assert np.array_equal(255 - given, target)
-        for index, piece in zip(
-            data.plan.step(number, False).indices.tolist(), target, strict=True
-        ):
-            (place,) = places_in(piece, data.train.read(index)[1])
+        assert np.array_equal(255 - image, target)
+        for index, crop in zip(data.plan.step(number, False).indices.tolist(), target, strict=True):
+            (place,) = positions_of(crop, data.train.read(index)[1])
             found.setdefault(index, set()).add(place)
     assert sum(len(places) for places in found.values()) > 2 * len(SIZES), (
         "other places in other epochs"
     )
 
 
-def test_every_place_of_a_image_can_come() -> None:
+def test_every_position_can_be_drawn() -> None:
     image = np.arange(6 * 5).reshape(6, 5, 1)
-    shares = np.random.default_rng(0).random((2, 400, 2))
-    corners = Crops(4, shares).of([image] * 400, 0)[:, 0, 0, 0]
+    offsets = np.random.default_rng(0).random((2, 400, 2))
+    corners = stack_crops([image] * 400, Crops(4, offsets), 0)[:, 0, 0, 0]
     assert set(corners.tolist()) == {0, 1, 5, 6, 10, 11}
-    (middle,) = Crops.middle(4, 1).of([np.arange(36).reshape(6, 6, 1)], 1)
-    assert middle[0, 0, 0] == 7
+    (center,) = stack_crops([np.arange(36).reshape(6, 6, 1)], Crops.center(4, 1), 1)
+    assert center[0, 0, 0] == 7
 
 
-def test_the_sides_of_unpaired_corpora_are_cut_by_themselves(tmp_path: Path) -> None:
+def test_unpaired_domains_are_cropped_independently(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
     (corpus / "trainA/0.png").write_bytes(io.encode(make_photo(0, 50, 31), "png"))
     config = small_config("cyclegan", corpus, crop=16, batch=4)
     step = Data.open(config, config.objective).plan.step(0, False)
-    assert step.cuts is not None
-    assert not np.intersect1d(*step.cuts.places).size
+    assert step.crops is not None
+    assert not np.intersect1d(*step.crops.offsets).size
     (batch,) = seen("cyclegan", corpus, range(1), crop=16, batch=4)
     assert batch.input.shape == batch.target.shape == (4, 3, 16, 16)
 
 
 @pytest.mark.parametrize("degrade", DEGRADED)
-def test_same_pieces_whoever_reads(degrade: str, mixed: Path) -> None:
+def test_all_readers_give_the_same_crops(degrade: str, mixed: Path) -> None:
     settings = {"degrade": DEGRADED[degrade], "crop": 18, "jitter": 1.3, "flip": True}
     plain = seen("l2", mixed, range(1, 6), **settings)
     for workers, cache in ((0, "ram"), (2, "off"), (1, "ram")):
@@ -122,7 +122,7 @@ def test_a_crop_as_large_as_the_images_is_the_image(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------- runs
 @pytest.mark.parametrize("loss", OBJECTIVES)
-def test_runs_on_pieces_continue_exactly(loss: str, mixed: Path, tmp_path: Path) -> None:
+def test_runs_on_crops_resume_exactly(loss: str, mixed: Path, tmp_path: Path) -> None:
     def fit(out: str, display: Display) -> None:
         settings = {
             "crop": 18,
@@ -133,11 +133,11 @@ def test_runs_on_pieces_continue_exactly(loss: str, mixed: Path, tmp_path: Path)
         }
         loop.fit(small_config(loss, mixed, tmp_path / out, **settings), display)
 
-    fit("whole", Display())
+    fit("uninterrupted", Display())
     with pytest.raises(Stopped, match="at step 4"):
-        fit("cut", Killer("training", 4 * 2, signal.SIGTERM))
-    fit("cut", Display())
-    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+        fit("interrupted", Killer("training", 4 * 2, signal.SIGTERM))
+    fit("interrupted", Display())
+    assert tree(tmp_path / "interrupted") == tree(tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize("degrade", [None, "gaussian"])
@@ -155,10 +155,10 @@ def test_whole_images_are_scored(degrade: str | None, mixed: Path, tmp_path: Pat
 
 def test_images_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_path: Path) -> None:
     config = small_config("l2", mixed, tmp_path, crop=32)
-    said = (
+    message = (
         r"is (40x24|24x56|24x24).*--crop 32.*4 more are too small; .*smaller --crop.*--min-side 32"
     )
-    with pytest.raises(CorpusError, match=said):
+    with pytest.raises(CorpusError, match=message):
         loop.plan(config)
     small = small_config("l2", mixed, tmp_path, crop=24, validation_split="none")
     loop.plan(small)
@@ -167,14 +167,14 @@ def test_images_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_pat
 
 
 @pytest.mark.parametrize("layout", ["folders", "combined"])
-def test_memory_is_counted_before_a_image_is_read(layout: str, tmp_path: Path) -> None:
+def test_memory_is_counted_before_an_image_is_read(layout: str, tmp_path: Path) -> None:
     config = small_config("l2", write_mixed(tmp_path / "c", layout), crop=20)
-    held = dataset.open_images(config, "train")
-    assert held is not None
-    assert held.nbytes == 6 * sum(width * height for width, height in SIZES)
+    images = dataset.open_images(config, "train")
+    assert images is not None
+    assert images.nbytes == 6 * sum(width * height for width, height in SIZES)
 
 
-def test_a_header_tells_the_size_of_what_is_read(real_data: Path) -> None:
+def test_a_header_states_the_size_that_is_decoded(real_data: Path) -> None:
     paths = [path for path in (real_data / "bad-inputs").rglob("*") if path.is_file()]
     agreed = 0
     for path in paths:
@@ -187,7 +187,7 @@ def test_a_header_tells_the_size_of_what_is_read(real_data: Path) -> None:
     assert agreed > 100
 
 
-def test_a_manifest_that_lies_about_sizes_is_found_out(tmp_path: Path) -> None:
+def test_wrong_sizes_in_a_manifest_are_detected(tmp_path: Path) -> None:
     corpus = write_mixed(tmp_path / "c")
     manifest = corpus / "train/metadata.jsonl"
     manifest.write_text(manifest.read_text().replace('"kind"', '"width": 99, "height": 99, "kind"'))
@@ -202,25 +202,25 @@ def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
     plain = write_corpus(tmp_path / "c", {"train": 4, "val": 5}, size=(16, 16))
     config = small_config("l2", plain, tmp_path / "run", sample_keys="photo 7,photo 5")
     assert config.grid_keys == ("photo 7", "photo 5")
-    held = dataset.open_images(config, "val")
-    assert held is not None
-    _, targets = samples(held, 8, config.grid_keys)
+    images = dataset.open_images(config, "val")
+    assert images is not None
+    _, targets = samples(images, 8, config.grid_keys)
     for place, index in enumerate((3, 1)):
-        assert np.array_equal(targets[place], held.read(index)[1])
+        assert np.array_equal(targets[place], images.read(index)[1])
     loop.fit(config, Display())
     assert io.read(sample_paths(tmp_path / "run")[-1]).pixels.shape == (2 * 16, 3 * 16, 3)
-    for keys, said in (
+    for keys, message in (
         ("photo 66", r"'photo 66'; did you mean 'photo 6'"),
-        ("xyz", "keys are like 'photo 4'"),
+        ("xyz", "keys look like 'photo 4'"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             loop.plan(small_config("l2", plain, tmp_path / "other", sample_keys=keys))
 
 
-def test_samples_of_unpaired_corpora_go_by_the_names_of_inputs(tmp_path: Path) -> None:
+def test_samples_of_unpaired_corpora_are_named_by_inputs(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
     config: Any = small_config("cyclegan", corpus, tmp_path / "run", sample_keys="2")
-    held = dataset.open_images(config, "train")
-    assert held is not None
-    given, _ = samples(held, 8, config.grid_keys)
-    assert np.array_equal(given[0], io.read(corpus / "trainA/2.png").pixels)
+    images = dataset.open_images(config, "train")
+    assert images is not None
+    inputs, _ = samples(images, 8, config.grid_keys)
+    assert np.array_equal(inputs[0], io.read(corpus / "trainA/2.png").pixels)

@@ -1,4 +1,4 @@
-"""What of a corpus a network sees: gray, RGB, Lab, 8 and 16 bit; jittered, padded, cropped."""
+"""Corpora as networks see them: gray, RGB, Lab, 8 and 16 bits, images of any size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[loader.Batch,
     config = small_config(loss, corpus, **settings)
     data = Data.open(config, config.objective)
     raw = next(
-        loader.raw_batches(data.plan, data.train.to_train_on(), range(1), False, 0, data.train)
+        loader.raw_batches(data.plan, data.train.for_training(), range(1), False, 0, data.train)
     )
     return loader.to_device(raw, CPU, data.train.channel_layout), data
 
@@ -47,15 +47,15 @@ def test_lab_goes_to_the_range_of_networks(bits: int, tmp_path: Path) -> None:
         path = sorted((tmp_path / "c/train/target").iterdir())[index]
         policy = io.ReadPolicy(depth=16 if bits == 16 else 8)
         lab = io.read(path, policy).pixels / (257 if bits == 16 else 1)
-        wanted = io.lab8_to_range(lab)
-        assert np.abs(batch.input[place, 0].numpy() - wanted[..., 0]).max() < 1e-5
-        assert np.abs(batch.target[place].permute(1, 2, 0).numpy() - wanted[..., 1:]).max() < 1e-5
+        expected = io.lab8_to_range(lab)
+        assert np.abs(batch.input[place, 0].numpy() - expected[..., 0]).max() < 1e-5
+        assert np.abs(batch.target[place].permute(1, 2, 0).numpy() - expected[..., 1:]).max() < 1e-5
     assert batch.input.shape[1] == 1
     assert batch.target.shape[1] == 2
     assert data.train.channel_layout == ChannelLayout("lab", (1, 2), bits)
 
 
-def test_lab_in_torch_is_that_of_the_data() -> None:
+def test_lab_in_torch_equals_lab_in_numpy() -> None:
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 65536, (64, 64, 3), dtype=np.uint16)
     rgb[:8] = rgb[:8, :, :1]
@@ -63,8 +63,8 @@ def test_lab_in_torch_is_that_of_the_data() -> None:
     rgb[1] = 65535
     lab = io.rgb_to_lab16(rgb)
     scaled = torch.from_numpy(io.lab8_to_range(lab / 257)).permute(2, 0, 1)[None].float()
-    made = (lab_to_rgb(scaled[:, :1], scaled[:, 1:])[0].permute(1, 2, 0).numpy() + 1) * 127.5
-    assert np.abs(made - io.lab16_to_rgb16(lab) / 257).max() < 0.2
+    converted = (lab_to_rgb(scaled[:, :1], scaled[:, 1:])[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    assert np.abs(converted - io.lab16_to_rgb16(lab) / 257).max() < 0.2
     image = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1)[None] / 32767.5 - 1
     assert np.abs(lightness(image)[0, 0].numpy() - scaled[0, 0].numpy()).max() < 2e-3
 
@@ -87,8 +87,8 @@ def test_a_colorization_from_training_to_a_photo(loss: str, tmp_path: Path) -> N
     assert cell.nothing["psnr"] == pytest.approx(logged["psnr_input"], abs=0.1)
     model = load_generator(out, "cpu")
     for pixels in (make_photo(5, 40, 24), make_photo(5, 40, 24)[..., 0].copy()):
-        made = translate_bytes(model, io.encode(pixels, "png"), TranslateSettings()).image
-        color = io.decode(made).pixels
+        output = translate_bytes(model, io.encode(pixels, "png"), TranslateSettings()).image
+        color = io.decode(output).pixels
         assert color.shape == (24, 40, 3)
         before, after = (io.cielab(io.to_uint8_rgb(p))[..., 0] for p in (pixels, color))
         assert np.median(np.abs(before - after)) < 1, "L stays"
@@ -114,8 +114,8 @@ def test_gray_and_deep_corpora_train(channels: int, bits: int, tmp_path: Path) -
     assert (model.spec.inputs, model.spec.outputs) == (channels, channels)
     evaluate_matrix([tmp_path / "run"], [corpus], "val", "cpu")
     photo = io.encode(make_photo(5, 40, 24), "png")
-    made = io.decode(translate_bytes(model, photo, TranslateSettings()).image, KEEP).pixels
-    assert made.shape == ((24, 40) if channels == 1 else (24, 40, 3))
+    output = io.decode(translate_bytes(model, photo, TranslateSettings()).image, KEEP).pixels
+    assert output.shape == ((24, 40) if channels == 1 else (24, 40, 3))
 
 
 KEEP = io.ReadPolicy(depth="keep", channels="keep")
@@ -130,8 +130,8 @@ def test_plane_to_color(tmp_path: Path) -> None:
     loop.fit(small_config("pix2pix", corpus, tmp_path / "run"), Display())
     gray = io.encode(make_photo(5, 40, 24)[..., 0].copy(), "png")
     model = load_generator(tmp_path / "run", "cpu")
-    made = io.decode(translate_bytes(model, gray, TranslateSettings()).image, KEEP).pixels
-    assert made.shape == (24, 40, 3)
+    output = io.decode(translate_bytes(model, gray, TranslateSettings()).image, KEEP).pixels
+    assert output.shape == (24, 40, 3)
 
 
 # -------------------------------------------------------------------------------------------- sizes
@@ -151,8 +151,10 @@ def test_images_of_any_size_train_and_are_scored_as_they_are(
     cell = evaluate_matrix([out], [corpus], "val", "cpu").cells[0]
     logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
     assert logged["psnr"] == pytest.approx(cell.scores["psnr"], abs=1e-3)
-    made = io.decode(translate_bytes(load_generator(out, "cpu"), PHOTO, TranslateSettings()).image)
-    assert made.pixels.shape == (24, 40, 3)
+    output = io.decode(
+        translate_bytes(load_generator(out, "cpu"), PHOTO, TranslateSettings()).image
+    )
+    assert output.pixels.shape == (24, 40, 3)
 
 
 def test_a_discriminator_says_how_large_images_have_to_be(tmp_path: Path) -> None:
@@ -171,10 +173,10 @@ REJECTED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_what_makes_no_sense_of_lab_is_one_line(name: str, tmp_path: Path) -> None:
-    settings, said = REJECTED[name]
+def test_unsupported_uses_of_lab_are_one_line(name: str, tmp_path: Path) -> None:
+    settings, message = REJECTED[name]
     config = small_config(corpora=write_lab(tmp_path / "c", {"train": 2}), **settings)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         Data.open(config, config.objective)
 
 

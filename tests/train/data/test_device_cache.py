@@ -1,4 +1,4 @@
-"""Images kept on the device are the same images; what steps see does not depend on the way there."""
+"""Cached on the device, in memory or not at all: steps see the same images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.progress import Display
-from img2img_train.data import dataset, loader
-from img2img_train.data import device_cache as kept
+from img2img_train.data import dataset, device_cache, loader
 from img2img_train.data.device_cache import DeviceCache, check_device_cache, uses_device_cache
 from img2img_train.data.loader import Batch
 from img2img_train.training import fit as loop
@@ -34,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "degraded": {"degrade": LINEAR, "flip": True},
     "jittered": {"jitter": 1.2, "flip": True},
     "degraded and jittered": {"degrade": LINEAR, "jitter": 1.2},
-    "two sides": {"loss": "cyclegan", "flip": True},
+    "unpaired": {"loss": "cyclegan", "flip": True},
     "two folders": {"loss": "cyclegan", "make": lambda root, splits: write_domains(root, 5)},
 }
 
@@ -56,7 +55,7 @@ def seen(data: Data, store: Any, device: torch.device, flip: bool) -> list[Batch
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of(kind, tmp_path / "c")
-    memory = dataset.cache_images(data.train.to_train_on(), "ram", 0)
+    memory = dataset.cache_images(data.train.for_training(), "ram", 0)
     assert isinstance(memory, dataset.CachedImages)
     on, flip = DeviceCache.of(memory, device), bool(KINDS[kind].get("flip"))
     gathered = on.gather(*([data.plan.step(0, flip).indices] * 2))
@@ -70,9 +69,9 @@ def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_fed_images_are_those_of_the_plain_way(name: str, tmp_path: Path) -> None:
+def test_prefetched_batches_are_equal(name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of("degraded and jittered", tmp_path / "c")
-    store = dataset.cache_images(data.train.to_train_on(), "ram", 0)
+    store = dataset.cache_images(data.train.for_training(), "ram", 0)
     raws = list(loader.raw_batches(data.plan, store, range(7), True, 0, data.train))
     plain = [loader.to_device(raw, device, data.train.channel_layout) for raw in raws]
     for first, second in zip(
@@ -83,7 +82,7 @@ def test_fed_images_are_those_of_the_plain_way(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("loss", ["l1", "cyclegan"])
-def test_runs_are_the_same_and_go_on_either_way(loss: str, tmp_path: Path) -> None:
+def test_runs_are_equal_and_resume_with_another_cache(loss: str, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", SPLITS, size=(16, 16))
 
     def fit(out: str, cache: str, display: Display | None = None) -> dict[str, bytes]:
@@ -91,41 +90,41 @@ def test_runs_are_the_same_and_go_on_either_way(loss: str, tmp_path: Path) -> No
         loop.fit(small_config(loss, corpus, tmp_path / out, **settings), display or Display())
         return {n: content for n, content in tree(tmp_path / out).items() if "checkpoints" not in n}
 
-    whole = fit("ram", "ram")
-    assert fit("device", "device") == whole
+    expected = fit("ram", "ram")
+    assert fit("device", "device") == expected
     for out, first, second in (("there", "device", "off"), ("back", "ram", "device")):
         with pytest.raises(Stopped, match="at step 3"):
             fit(out, first, Killer("training", 6, signal.SIGTERM))
-        assert fit(out, second) == whole
+        assert fit(out, second) == expected
 
 
 REJECTED: dict[str, tuple[dict[str, Any], str]] = {
-    "noise": ({"degrade": OTHER}, "this degradation works on images in memory"),
+    "noise": ({"degrade": OTHER}, "this degradation runs on images in memory"),
     "workers": ({"workers": 2}, "with --workers other processes read"),
-    "pieces": ({"crop": 16}, "of several sizes"),
+    "crop": ({"crop": 16}, "different sizes"),
 }
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_what_cannot_be_kept_there_is_one_line(name: str, tmp_path: Path) -> None:
-    settings, said = REJECTED[name]
+def test_what_cannot_be_cached_there_is_one_line(name: str, tmp_path: Path) -> None:
+    settings, message = REJECTED[name]
     corpus = write_corpus(tmp_path / "c", SPLITS, size=(32, 32))
     config = small_config("l1", corpus, **settings, cache="device")
     with pytest.raises(
-        UsageError, match=f"'--cache': 'device' does not go here: .*{said}.*give --cache ram"
+        UsageError, match=f"'--cache': 'device' cannot be used: .*{message}.*give --cache ram"
     ):
         Data.open(config, config.objective)
     for cache in ("auto", "ram", "off"):
         Data.open(config.model_copy(update={"cache": cache}), config.objective)
 
 
-def test_auto_takes_the_device_where_there_is_room(
+def test_auto_uses_the_device_if_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = data_of("pairs", tmp_path / "c")
     size, cuda = data.train.nbytes, torch.device("cuda")
     free = [size * 4]
-    monkeypatch.setattr(kept.torch.cuda, "mem_get_info", lambda device: (free[0], free[0]))
+    monkeypatch.setattr(device_cache.torch.cuda, "mem_get_info", lambda device: (free[0], free[0]))
     assert uses_device_cache("auto", data.train, 0, cuda)
     assert not uses_device_cache("auto", data.train, 2, cuda)
     assert not uses_device_cache("auto", data.train, 0, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Images degraded while training are those that a corpus on disk would hold, for what they draw."""
+"""On-the-fly degradation gives the images that a corpus on disk would hold."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MORE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def online_of(kind: str) -> OnTheFly:
+def on_the_fly_of(kind: str) -> OnTheFly:
     if kind in MORE:
         return OnTheFly(parse_spec(MORE[kind], Place()).degradation, 3)
     if kind.startswith("albumentations"):
@@ -48,38 +48,38 @@ def online_of(kind: str) -> OnTheFly:
 
 @pytest.mark.parametrize("kind", [*DEGRADATIONS, *MORE])
 @pytest.mark.parametrize("size", [(24, 24), (21, 34)])
-def test_online_is_offline(kind: str, size: tuple[int, int]) -> None:
-    online = online_of(kind)
+def test_on_the_fly_equals_a_corpus_on_disk(kind: str, size: tuple[int, int]) -> None:
+    online = on_the_fly_of(kind)
     clean = np.stack([make_photo(n, size[1], size[0]) for n in range(3)])
     clean[1] = np.where(make_photo(1, size[1], size[0]) > 128, 255, 0)
-    step = loader.Step(np.arange(3), np.arange(3), None, 5)
-    batch = loader.to_device(loader._degraded(online, clean, PAIRS, step), CPU)
+    step = loader.StepSamples(np.arange(3), np.arange(3), None, 5)
+    batch = loader.to_device(loader._degrade(online, clean, PAIRS, step), CPU)
     for number, pair in enumerate(PAIRS):
         drawn = online.degradation.draw(image_rng(3, bytes([number]), 5))
         offline = online.degradation.apply(clean[number], "yx", **drawn)
-        made = loader.to_uint8(batch.input[number : number + 1])[0].numpy()
-        assert np.abs(made.astype(int) - offline).max() <= 1, pair
+        degraded = loader.to_uint8(batch.input[number : number + 1])[0].numpy()
+        assert np.abs(degraded.astype(int) - offline).max() <= 1, pair
         assert np.array_equal(loader.to_uint8(batch.target[number : number + 1])[0], clean[number])
 
 
-def test_linear_ones_go_to_the_device() -> None:
-    assert {k for k in ("gaussian", "random-gaussian", "resize") if online_of(k).linear} == {
+def test_linear_degradations_run_on_the_device() -> None:
+    assert {k for k in ("gaussian", "random-gaussian", "resize") if on_the_fly_of(k).is_linear} == {
         "gaussian",
         "random-gaussian",
         "resize",
     }
-    assert [online_of(name).linear for name in MORE] == [True, False, True]
-    assert not online_of("jpeg").linear
+    assert [on_the_fly_of(name).is_linear for name in MORE] == [True, False, True]
+    assert not on_the_fly_of("jpeg").is_linear
 
 
-def test_every_epoch_draws_anew_and_validation_never() -> None:
-    online = online_of("noise")
+def test_every_epoch_draws_anew_and_validation_does_not() -> None:
+    online = on_the_fly_of("noise")
     seen = [str(online.draw(PAIRS[0], epoch)) for epoch in (0, 1, None)]
     assert len(set(seen)) == 3
     assert online.draw(PAIRS[0], None) == online.degradation.draw(image_rng(3, b"\0"))
 
 
-# -------------------------------------------------------------------------------------------- in a run
+# ----------------------------------------------------------------------------------------- in a run
 KINDS = {"gaussian": {"gaussian": {"sigma": [0.5, 2]}}, "noise": {"noise": {"sigma": [5, 25]}}}
 
 
@@ -92,14 +92,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("cache", "workers"), [("off", 0), ("ram", 0), ("off", 2)])
-def test_same_images_whoever_reads(kind: str, cache: str, workers: int, corpus: Path) -> None:
+def test_all_readers_give_the_same_images(
+    kind: str, cache: str, workers: int, corpus: Path
+) -> None:
     data = Data.open(
         small_config("l2", corpus, degrade=KINDS[kind]), small_config("l2", corpus).objective
     )
     numbers = range(1, 6)
 
-    def seen(cache: str, workers: int) -> list[loader.Raw]:
-        store = dataset.cache_images(data.train.to_train_on(), cache, workers)
+    def seen(cache: str, workers: int) -> list[loader.RawBatch]:
+        store = dataset.cache_images(data.train.for_training(), cache, workers)
         return list(loader.raw_batches(data.plan, store, numbers, True, workers, data.train))
 
     plain, other = seen("off", 0), seen(cache, workers)
@@ -112,19 +114,19 @@ def test_same_images_whoever_reads(kind: str, cache: str, workers: int, corpus: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_and_continued(kind: str, corpus: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_exactly(kind: str, corpus: Path, tmp_path: Path) -> None:
     def fit(name: str, display: Display | None = None) -> Path:
         settings = {"degrade": KINDS[kind], "checkpoint_seconds": 0, "flip": True}
         loop.fit(small_config("l2", corpus, tmp_path / name, **settings), display or Display())
         return tmp_path / name
 
-    whole = tree(fit("whole"))
+    expected = tree(fit("uninterrupted"))
     with pytest.raises(Stopped):
         fit("stopped", Killer("training", 4, signal.SIGTERM))
-    assert tree(fit("stopped")) == whole
+    assert tree(fit("stopped")) == expected
 
 
-def test_a_run_keeps_the_tree_and_needs_no_recipe(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_spec_and_needs_no_recipe(corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("degradation:\n  - gaussian: {sigma: 2}\n  - noise\n")
     config = small_config("l2", corpus, tmp_path / "run", degrade=str(recipe))
@@ -139,19 +141,19 @@ def test_a_run_keeps_the_tree_and_needs_no_recipe(corpus: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("degrade", "message"),
     [
         ("gausian", "did you mean 'gaussian'"),
         ({"gaussian": {"sigma": -1}}, "gaussian.sigma"),
         ("nowhere.yaml", "nowhere.yaml"),
     ],
 )
-def test_what_is_no_degradation(given: Any, said: str, corpus: Path) -> None:
-    with pytest.raises(UsageError, match=said):
-        small_config("l2", corpus, degrade=given)
+def test_an_unknown_degradation_is_one_line(degrade: Any, message: str, corpus: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        small_config("l2", corpus, degrade=degrade)
 
 
-def test_losses_without_pairs_take_none(corpus: Path) -> None:
+def test_unpaired_losses_take_none(corpus: Path) -> None:
     config = small_config("cyclegan", corpus, degrade="gaussian")
     with pytest.raises(UsageError, match="cyclegan"):
         Data.open(config, config.objective)

@@ -219,7 +219,7 @@ def test_parts_make_the_whole_step() -> None:
     for number in range(6):
         step = plan.step(number, True)
         parts = [
-            step.part(Processes(rank, 2).shard_indices(plan.step_images, 1)) for rank in range(2)
+            step.select(Processes(rank, 2).shard_indices(plan.step_images, 1)) for rank in range(2)
         ]
         assert np.array_equal(np.concatenate([part.indices for part in parts]), step.indices)
         assert step.flips is not None

@@ -95,7 +95,7 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: 
 
 def a_batch(training: loop.Training) -> Batch:
     step = training.data.plan.step(0, False)
-    raw = loader.Raw(*training.data.train.gather(step.indices, step.others), None)
+    raw = loader.RawBatch(*training.data.train.gather(step.indices, step.others), None)
     return loader.to_device(raw, torch.device("cpu"))
 
 

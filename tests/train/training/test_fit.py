@@ -77,7 +77,7 @@ def training(corpus: Path, out: Path, **settings: Any) -> loop.Training:
 
 def four_images(size: int = 32) -> Batch:
     targets = np.stack([make_photo(i, size, size) for i in range(4)])
-    raw = loader.Raw(np.stack([degraded(t, 1.5) for t in targets]), targets, None)
+    raw = loader.RawBatch(np.stack([degraded(t, 1.5) for t in targets]), targets, None)
     return loader.to_device(raw, torch.device("cpu"))
 
 
@@ -136,13 +136,13 @@ def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, work
         assert all(np.array_equal(x, y) for x, y in zip(vars_of(a), vars_of(b), strict=True))
 
 
-def vars_of(raw: loader.Raw) -> tuple[Any, ...]:
+def vars_of(raw: loader.RawBatch) -> tuple[Any, ...]:
     return raw.inputs, raw.targets, raw.flips
 
 
 def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    raw = loader.Raw(values, values[:, ::-1].copy(), np.array([[True], [True]]))
+    raw = loader.RawBatch(values, values[:, ::-1].copy(), np.array([[True], [True]]))
     batch = loader.to_device(raw, torch.device("cpu"))
     assert float(batch.input.min()) == -1
     assert float(batch.input.max()) == 1

@@ -1,0 +1,120 @@
+"""Checks of corpora before training: channels and color space, image sizes.
+
+Sizes come from the manifest where it states them, else from the headers of the files. No image is
+decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus
+from img2img_data.images import io
+from img2img_train.config import RunConfig
+from img2img_train.data.color import ChannelLayout
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
+
+
+# ------------------------------------------------------------------------- channels, color space
+def channel_layout_of(config: RunConfig) -> ChannelLayout:
+    """Return the channel layout of a run's corpora.
+
+    Raises:
+        UsageError: if two corpora differ (both are named), or if the run cannot use the layout.
+    """
+    paths = [choice.path for choice in config.corpora]
+    layouts = [_layout_of(open_corpus(path, rows=False)) for path in paths]
+    layout = layouts[0]
+    for path, other in zip(paths, layouts, strict=True):
+        if other != layout:
+            first = f"'{printable(paths[0])}' maps {layout.label or 'RGB to RGB'}"
+            why = f"maps {other.label or 'RGB to RGB'}, but {first}"
+            raise UsageError("corpus", path, why, "train on corpora with the same channels")
+    if layout.color == "lab":
+        _check_lab(config, paths[0])
+    if config.direction == "BtoA":
+        layout = replace(layout, channels=layout.channels[::-1])
+    return layout
+
+
+def _layout_of(corpus: Corpus) -> ChannelLayout:
+    check_no_alpha(corpus)
+    if corpus.color == "lab":
+        return ChannelLayout("lab", (1, 2), corpus.bits)
+    return ChannelLayout("rgb", (corpus.channels["input"], corpus.channels["target"]), corpus.bits)
+
+
+def _check_lab(config: RunConfig, path: str) -> None:
+    problem = None
+    if not config.objective.paired:
+        problem = f"{config.loss} needs two domains of RGB images", "choose a paired loss"
+    elif config.direction == "BtoA":
+        problem = "predicting L from ab is not supported", "omit --direction BtoA"
+    elif config.degrade is not None:
+        problem = "degradations are defined on RGB", "omit --degrade, or train on RGB"
+    if problem is not None:
+        raise UsageError("corpus", path, f"is a Lab corpus: {problem[0]}", problem[1])
+
+
+def check_no_alpha(corpus: Corpus) -> None:
+    """Raise UsageError if a corpus holds images with an alpha channel."""
+    if 4 in corpus.channels.values():
+        why = "holds images with an alpha channel, and models take RGB"
+        raise UsageError("corpus", corpus.root, why, "build it with --channels rgb")
+
+
+# ------------------------------------------------------------------------------------------ sizes
+def stated_size(pair: Pair) -> Size | None:
+    """Return the size that the manifest states for both halves of a pair, None if it states none."""
+    height, width = pair.row.get("height"), pair.row.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def size_of_file(path: Path, halves: int = 1) -> Size:
+    """Return the size of an image file, or of each of its halves side by side, from its header.
+
+    Raises:
+        CorpusError: if the file cannot be read.
+    """
+    try:
+        height, width = io.size_of(path)
+    except Rejected as rejected:
+        why = f"{rejected.reason} {rejected.detail}".strip()
+        hint = "check the corpus with 'img2img-data verify'"
+        raise CorpusError("image", path, why, hint) from None
+    return height, width // halves
+
+
+def check_same_size(path: Path, size: Size, first: Size) -> None:
+    """Raise CorpusError if an image does not have the size of the first one."""
+    if size != first:
+        why = f"is {size[1]}x{size[0]}, the first one is {first[1]}x{first[0]}"
+        hint = "build the corpus with --size, or train on crops of one size with --crop"
+        raise CorpusError("image", path, why, hint)
+
+
+def check_min_side(sizes: Iterable[tuple[Path, Size]], min_side: int) -> int:
+    """Return the total area of images in pixels.
+
+    Raises:
+        CorpusError: if an image has a side below ``min_side``; it names the smallest one and counts
+            the rest.
+    """
+    area, small = 0, list[tuple[Path, Size]]()
+    for path, size in sizes:
+        area += size[0] * size[1]
+        if min(size) < min_side:
+            small.append((path, size))
+    if small:
+        path, (height, width) = min(small, key=lambda one: min(one[1]))
+        more = f", and {len(small) - 1:,} more are too small" if len(small) > 1 else ""
+        why = f"is {width}x{height}, smaller than --crop {min_side}{more}"
+        skip = f"'img2img-data select --min-side {min_side}'"
+        raise CorpusError("image", path, why, f"give a smaller --crop, or skip them with {skip}")
+    return area
