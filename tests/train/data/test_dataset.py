@@ -160,7 +160,7 @@ def test_images_of_any_size_train_and_are_scored_as_they_are(
 def test_a_discriminator_says_how_large_images_have_to_be(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 17))
     config = small_config("pix2pix", corpus, discriminator="patch-70")
-    with pytest.raises(UsageError, match=r"'patch-70': takes sides of at least 24 pixels.*16x17"):
+    with pytest.raises(UsageError, match=r"'patch-70': needs sides of at least 24 pixels.*16x17"):
         Data.open(config, config.objective)
 
 
