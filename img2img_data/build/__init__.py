@@ -1,3 +1,3 @@
-"""What one task makes: a pair of a corpus, a selected image, a replayed input; and merged shards."""
+"""Builds: corpora of pairs, selections, resized folders; merging of shards, and replays of single inputs."""
 
-__all__ = ["merge", "pairings", "pairs", "replay", "resize_folder", "select"]
+__all__ = ["merge", "pairings", "pairs", "replay", "resize_folder", "selection"]

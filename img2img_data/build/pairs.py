@@ -1,46 +1,142 @@
-"""One task becomes one pair on disk; all tasks of a plan become a corpus.
+"""Corpora: the settings of a corpus, and the work that turns one task into one pair on disk.
 
-The same plan and settings give the same bytes for any number of workers, in any order, in one go or after
-any number of kills.
+The same plan and settings give the same bytes for any number of workers, in any order, in one run or
+after any number of kills.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from img2img_data.build.pairings import Made, Pairing
+from img2img_data.build.pairings import DrawnPair, Pairing
 from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
-from img2img_data.core.progress import Progress
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    FORMAT,
-    Kind,
-    Layout,
-    image_rng,
-    split_of,
-    to_json_line,
-)
+from img2img_data.corpus.format import CORPUS_FILE, FORMAT, Kind, Layout, image_rng, split_of
 from img2img_data.images import io
-from img2img_data.runner.build_folder import BuildFolder
-from img2img_data.runner.outcome import Outcome, Report
-from img2img_data.runner.plan import Plan, Task
-from img2img_data.runner.run import forecast, rejection, run_plan, write_file
-from img2img_data.runner.settings import BuildSettings, RunSettings, parse_size, parse_split
-from img2img_data.runner.splits import group_of
+from img2img_data.images.pixels import COUNT, Channels, Pixels, ReadPolicy
+from img2img_data.images.resize import Fit
+from img2img_data.runner.build_folder import BuildFolder, write_file
+from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
+from img2img_data.runner.run import FolderBuild, source_columns
 
 
+class BuildSettings(BaseModel):
+    """Settings on which the bytes of a corpus depend, besides its pairing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: str | None = Field(
+        None,
+        description="size of every image, as 64 or 640x480 (width x height); default: unchanged",
+    )
+    fit: Fit | None = Field(
+        None,
+        description="how other sizes are adapted: scale and crop the center, scale and mirror the border, "
+        "stretch, or reject the image  [default: crop; combine: error]",
+    )
+    format: Literal["png", "jpg", "webp"] = Field(
+        "png", description="file format; a clean image that needs no change is copied byte for byte"
+    )
+    quality: int = Field(
+        95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
+    )
+    layout: Layout | None = Field(
+        None,
+        description="folders: input/ and target/; combined: one A|B image  "
+        "[default: folders; combine: combined]",
+    )
+    split: str = Field(
+        "train=1",
+        description="shares, as in train=0.8,val=0.1,test=0.1; without --stratify the split of an image "
+        "never depends on the others",
+    )
+    group_by: str | None = Field(
+        None,
+        description="keep groups in one split: folder; a tag, as person (any plain word) or tag:NAME; or "
+        "a regular expression on the file name whose match (or group 1) is the group, as in '^[^_]*'",
+    )
+    stratify: str | None = Field(
+        None,
+        description="apply the shares within each stratum, to one group: folder, or a tag, as gender or "
+        "tag:NAME; a group counts where most of its images are; images added later may move old ones",
+    )
+    bits: Literal[8, 16] = Field(
+        8,
+        description="bits per sample; 16 keeps the precision of 16-bit and float sources (png only)",
+    )
+    channels: Channels = Field(
+        "rgb",
+        description="rgb; gray: one channel, the luma of color images (png, jpg); "
+        "rgba: with transparency (png; combine and unpaired only)",
+    )
+    alpha: Literal["white", "reject"] = Field(
+        "white",
+        description="transparent images (ignored with --channels rgba): composite on white, or reject",
+    )
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+    @field_validator("size")
+    @classmethod
+    def _check_size(cls, value: str | None) -> str | None:
+        parse_size(value)
+        return value
+
+    @field_validator("split")
+    @classmethod
+    def _check_split(cls, value: str) -> str:
+        parse_split(value)
+        return value
+
+    @field_validator("group_by")
+    @classmethod
+    def _check_group(cls, value: str | None) -> str | None:
+        try:
+            re.compile("" if tag_in(value) is not None else value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @field_validator("stratify")
+    @classmethod
+    def _check_stratify(cls, value: str | None) -> str | None:
+        if value is not None and value != FOLDER_RULE and not tag_in(value):
+            raise ValueError("strata are 'folder', a tag's name, or tag:NAME")
+        return value
+
+    @model_validator(mode="after")
+    def _check_strata(self) -> BuildSettings:
+        if self.stratify is not None and len(parse_split(self.split)) < 2:
+            raise ValueError(
+                "--stratify needs more than one share, as in --split train=0.8,test=0.2"
+            )
+        return self
+
+
+@functools.cache
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return (width, height) of "64" or "640x480". Raises ``ValueError``."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,5}(x\d{1,5})?", text) or 0 in map(int, text.split("x")):
+        raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
+    width, _, height = text.partition("x")
+    return int(width), int(height or width)
+
+
+# --------------------------------------------------------------------------------------- one task
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What every worker knows: the same for all tasks of a build."""
+class CorpusJob:
+    """Everything that a worker needs to know; the same for all tasks of a corpus."""
 
     roots: tuple[bytes, ...]
     out: str
@@ -48,64 +144,70 @@ class Job:
     settings: BuildSettings
     kind: Kind
     layout: Layout
-    fit: io.Fit
-    policy: io.ReadPolicy
+    fit: Fit
+    policy: ReadPolicy
     splits: Mapping[str, float]
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One source that was read: its bytes and their digest, its image, and its pixels once framed."""
+class LoadedSource:
+    """A source that was read: its bytes and digest, the decoded image, and its pixels after resizing."""
 
     data: bytes
     sha256: str
     image: io.DecodedImage
-    pixels: io.Pixels
+    pixels: Pixels
 
 
-def one_item(job: Job, task: Task) -> Outcome:
-    """Read, frame, pair and write one task. A image's fault is a row, not an exception."""
-    try:
-        if task.rejected:
-            raise Rejected(*task.rejected)
-        sources = read_sources(job, task)
-        rng = image_rng(job.settings.seed, task.sources[0]) if job.pairing.random else None
-        made = job.pairing.make([s.pixels for s in sources], rng)
-        group, split = _place_of(job, task)
-        files = encode_files(job, task, made.input, made.target, sources)
-        for file in files:
-            write_file(job.out, f"{split}/{file.name}", file.data)
-        tags = {
-            name: value for name, value in task.tags.items() if name != "group"
-        }  # it is the splits' word
-        if job.settings.group_by:
-            tags["group"] = printable(group)
-        row = _row(job, task, tags, sources, made, files)
-        return Outcome(task.index, split, "", to_json_line(row))
-    except Rejected as rejected:
-        return rejection(task, rejected.reason, rejected.detail)
+class EncodedFile(NamedTuple):
+    """A file of the corpus: the column of its name, its name in the split's folder, its bytes."""
+
+    column: str
+    name: str
+    data: bytes
+    sha256: str
 
 
-def read_sources(job: Job, task: Task) -> list[Source]:
-    """Read and frame the sources of a task; ``Rejected`` tells which could not be used, and why."""
-    out: list[Source] = []
+def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+    """Read, resize, pair and write one task; return its split and its row. Raises ``Rejected``."""
+    sources = read_sources(job, task)
+    # The generator is keyed by the path, not by the key: a key may gain an extension when a
+    # colliding file is added.
+    rng = image_rng(job.settings.seed, task.sources[0]) if job.pairing.random else None
+    pair = job.pairing.make([s.pixels for s in sources], rng)
+    group, split = _group_and_split(job, task)
+    files = encode_files(job, task, pair.input, pair.target, sources)
+    for file in files:
+        write_file(job.out, f"{split}/{file.name}", file.data)
+    # "group" is reserved for the group by which the splits were made.
+    tags = {name: value for name, value in task.tags.items() if name != "group"}
+    if job.settings.group_by:
+        tags["group"] = printable(group)
+    return split, _row(job, task, tags, sources, pair, files)
+
+
+def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
+    """Read and resize the sources of a task; ``Rejected`` names the one that cannot be used."""
+    out: list[LoadedSource] = []
+    size = parse_size(job.settings.size)
     for number, path in enumerate(task.sources):
         try:
             data = _read_source(job, task, number)
             image = io.decode(data, job.policy)
-            pixels = _framed(job, image.pixels, out)
-            out.append(Source(data, sha256(data).hexdigest(), image, pixels))
+            if number and size is None:  # the second half gets the size of the first
+                size = out[0].pixels.shape[1], out[0].pixels.shape[0]
+            pixels = io.fit(image.pixels, size, job.fit) if size else image.pixels
+            out.append(LoadedSource(data, sha256(data).hexdigest(), image, pixels))
         except Rejected as rejected:
             if len(task.sources) == 1:
                 raise
-            raise Rejected(
-                rejected.reason, f"{'AB'[number]}/{printable(path)}: {rejected.detail}"
-            ) from None
+            detail = f"{'AB'[number]}/{printable(path)}: {rejected.detail}"
+            raise Rejected(rejected.reason, detail) from None
     return out
 
 
-def _read_source(job: Job, task: Task, number: int) -> bytes:
+def _read_source(job: CorpusJob, task: ImageTask, number: int) -> bytes:
     root = job.roots[task.root + number]
     if not task.spans:
         return io.read_bytes(os.path.join(root, *task.sources[number].split(b"/")))
@@ -116,41 +218,16 @@ def _read_source(job: Job, task: Task, number: int) -> bytes:
     return tar.content(path, tar.Member("", start, size))
 
 
-def _framed(job: Job, pixels: io.Pixels, before: Sequence[Source]) -> io.Pixels:
-    size = parse_size(job.settings.size)
-    if size is None and before:
-        height, width = before[0].pixels.shape[:2]
-        size = (width, height)
-    return pixels if size is None else io.fit(pixels, size, job.fit)
-
-
-def _place_of(job: Job, task: Task) -> tuple[bytes, str]:
-    """Return the group and the split of a task; its name and tags tell them, not its pixels."""
+def _group_and_split(job: CorpusJob, task: ImageTask) -> tuple[bytes, str]:
+    # Decided by name and tags, not by pixels, so that a dry run knows it.
     group = group_of(task.sources[0], task.tags, job.settings.group_by)
     return group, task.split or split_of(group, job.splits, job.settings.seed)
 
 
-def _side_by_side(first: io.Pixels, second: io.Pixels, sources: Sequence[Source]) -> io.Pixels:
-    """Return A|B; the very image that was read where these are its halves, so that it keeps its file."""
-    whole = sources[0].image.pixels
-    if len(sources) == 1 and first.base is whole and second.base is whole:
-        return whole
-    return np.hstack((_like(second, first), second))
-
-
-class Encoded(NamedTuple):
-    """A file of the corpus: the column its name stands in, its name in the split's folder, its bytes."""
-
-    column: str
-    name: str
-    data: bytes
-    sha256: str
-
-
 def encode_files(
-    job: Job, task: Task, first: io.Pixels, second: io.Pixels, sources: Sequence[Source]
-) -> list[Encoded]:
-    """Return the files of one pair; a image that was not changed keeps the bytes it came in."""
+    job: CorpusJob, task: ImageTask, first: Pixels, second: Pixels, sources: Sequence[LoadedSource]
+) -> list[EncodedFile]:
+    """Return the files of one pair; an image that was not changed keeps its bytes."""
     if job.kind == "unpaired":
         content = [("file_name", "AB"[task.root], second)]
     elif job.layout == "combined":
@@ -159,178 +236,166 @@ def encode_files(
         content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
     files = []
     for column, folder, pixels in content:
-        same = [s for s in sources if pixels is s.image.pixels and s.image.verbatim]
-        if same:
-            data, digest = same[0].data, same[0].sha256
-            extension = "jpg" if same[0].image.format == "jpeg" else same[0].image.format
-        else:
-            extension = job.settings.format
-            data = io.encode(pixels, job.settings.format, job.settings.quality)
-            digest = sha256(data).hexdigest()
+        data, extension = encode_image(pixels, sources, job.settings.format, job.settings.quality)
         name = f"{folder}/{task.key}.{extension}" if folder else f"{task.key}.{extension}"
-        files.append(Encoded(column, name, data, digest))
+        known = next((s.sha256 for s in sources if s.data is data), None)
+        files.append(EncodedFile(column, name, data, known or sha256(data).hexdigest()))
     return files
 
 
-def _like(second: io.Pixels, first: io.Pixels) -> io.Pixels:
-    """Give a plane the channels of its other half, where that has some."""
-    plane = first.ndim == 2 < second.ndim
-    return np.repeat(first[..., None], second.shape[2], axis=2) if plane else first
+def encode_image(
+    pixels: Pixels,
+    sources: Sequence[LoadedSource],
+    format: Literal["png", "jpg", "webp"],
+    quality: int,
+) -> tuple[bytes, str]:
+    """Return the bytes of a file and its extension; those of a source if it is clean and unchanged."""
+    for source in sources:
+        if pixels is source.image.pixels and source.image.verbatim:
+            extension = "jpg" if source.image.format == "jpeg" else source.image.format
+            # The bytes that were read and checked, not a hard link: the file may change meanwhile.
+            return source.data, extension
+    return io.encode(pixels, format, quality), format
+
+
+def _side_by_side(first: Pixels, second: Pixels, sources: Sequence[LoadedSource]) -> Pixels:
+    """Return A|B; if these are views of the two halves of one image, that image, to keep its file."""
+    image = sources[0].image.pixels
+    if len(sources) == 1 and first.base is image and second.base is image:
+        return image
+    if first.ndim < second.ndim:
+        first = np.repeat(first[..., None], second.shape[2], axis=2)
+    return np.hstack((first, second))
 
 
 def _row(
-    job: Job,
-    task: Task,
+    job: CorpusJob,
+    task: ImageTask,
     tags: Mapping[str, Any],
-    sources: Sequence[Source],
-    made: Made,
-    files: Sequence[Encoded],
+    sources: Sequence[LoadedSource],
+    pair: DrawnPair,
+    files: Sequence[EncodedFile],
 ) -> dict[str, Any]:
-    height, width = made.target.shape[:2]
+    height, width = pair.target.shape[:2]
     row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
     if job.kind == "unpaired":
         row["domain"] = "AB"[task.root]
-    row |= {"source": printable(task.sources[0]), "source_hex": task.sources[0].hex()}
+    row |= source_columns(task.sources[0])
     if len(sources) > 1:
-        row |= {
-            "target_source": printable(task.sources[1]),
-            "target_source_hex": task.sources[1].hex(),
-        }
-    row |= {
-        "tags": dict(tags),
-        "kind": job.name,
-        "drawn": dict(made.drawn),
-        "width": width,
-        "height": height,
-    }
-    if made.measured:
-        row["measured"] = dict(made.measured)
-    notes = sorted({n for s in sources for n in s.image.notes})
-    row |= {"notes": notes, "source_sha256": sources[0].sha256}
+        row |= {f"target_{k}": v for k, v in source_columns(task.sources[1]).items()}
+    row |= {"tags": dict(tags), "kind": job.name, "drawn": dict(pair.drawn)}
+    row |= {"width": width, "height": height}
+    if pair.measured:
+        row["measured"] = dict(pair.measured)
+    row["notes"] = sorted({n for s in sources for n in s.image.notes})
+    row["source_sha256"] = sources[0].sha256
     if len(sources) > 1:
         row["target_source_sha256"] = sources[1].sha256
     return row | {f.column.replace("file_name", "sha256"): f.sha256 for f in files}
 
 
-def build_corpus(
-    plan: Plan,
-    pairing: Pairing,
-    out: Path,
-    settings: BuildSettings,
-    run: RunSettings,
-    name: str,
-    progress: Progress,
-) -> Report:
-    """Build the corpus at ``out``, or finish it. Returns the counts; raises ``Img2ImgError``."""
+# ------------------------------------------------------------------------------------ whole corpus
+def corpus_build(
+    plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str
+) -> FolderBuild:
+    """Return the build of a corpus at ``out`` by the command ``name``.
+
+    Raises ``UsageError`` if settings contradict each other or the kind of corpus.
+    """
     job = make_job(plan, pairing, out, settings, name)
-    plan.assign_splits(settings)
-    recipe = _recipe_of(plan, job)
+    plan.assign_splits(job.splits, settings.group_by, settings.stratify, settings.seed)
+    recipe = {
+        "command": name,
+        **pairing.settings(),
+        **settings.model_dump(mode="json"),
+        "fit": job.fit,
+        "layout": job.layout,
+        "source_names": plan.names_digest(),
+        **plan.tags_digest(),
+    }
+    channels = COUNT[settings.channels]
+    # WebP has no single channel, and in the combined layout the plane gets those of the target.
+    plane = pairing.plane and job.layout == "folders" and settings.format != "webp"
     about = {
         "format": FORMAT,
         "kind": job.kind,
         "layout": job.layout,
         "color": pairing.color,
         "bits": settings.bits,
-        "channels": _channels_of(job),
-    }
-    work = functools.partial(one_item, job)
-    return run_plan(plan, BuildFolder(out, CORPUS_FILE), recipe, about, work, run, progress)
-
-
-def _channels_of(job: Job) -> dict[str, int]:
-    target = io.COUNT[job.settings.channels]
-    plane = (
-        job.pairing.plane and job.layout == "folders" and job.settings.format != "webp"
-    )  # holds no plane
-    return {"input": 1 if plane else target, "target": target}
-
-
-def forecast_corpus(
-    plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, run: RunSettings, name: str
-) -> Iterator[str]:
-    """Yield what ``build_corpus`` would do, a line a fact: how many pairs, in which splits, where to."""
-    job = make_job(plan, pairing, out, settings, name)
-    plan.assign_splits(settings)
-
-    def expect(task: Task) -> Outcome:
-        if task.rejected:
-            return rejection(task, *task.rejected)
-        split = _place_of(job, task)[1]
-        return Outcome(
-            task.index, f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split, "", b""
-        )
-
-    yield from forecast(plan, BuildFolder(out, CORPUS_FILE), _recipe_of(plan, job), expect, run)
-
-
-def _recipe_of(plan: Plan, job: Job) -> dict[str, Any]:
-    """Return what the bytes of the corpus depend on."""
-    return {
-        "command": job.name,
-        **job.pairing.settings(),
-        **job.settings.model_dump(mode="json"),
-        "fit": job.fit,
-        "layout": job.layout,
-        "source_names": plan.names_digest(),
-        **plan.tags_digest(),
+        "channels": {"input": 1 if plane else channels, "target": channels},
     }
 
+    def expect(task: ImageTask) -> str:
+        split = _group_and_split(job, task)[1]
+        return f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split
 
-def make_job(plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str) -> Job:
-    """Resolve the settings whose defaults depend on the kind of corpus; ``UsageError`` where they clash."""
-    combined = len(plan.roots) == 2 and plan.kind == "paired"
-    layout = settings.layout or ("combined" if combined else "folders")
-    if layout == "combined" and (plan.kind == "unpaired" or pairing.color == "lab"):
-        raise UsageError(
-            "option", "--layout combined", f"does not fit a {name} corpus", "leave it out"
-        )
-    _check_samples(pairing, settings, name)
-    lossy = settings.format == "jpg" or (settings.format == "webp" and settings.quality < 100)
-    if lossy and pairing.color == "lab":
-        raise UsageError(
-            "option",
-            f"--format {settings.format}",
-            "would degrade Lab samples",
-            "use png, or webp with --quality 100",
-        )
-    policy = io.ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels)
-    fit = settings.fit or ("error" if combined else "crop")
-    out_text = os.path.abspath(out)
-    return Job(
-        tuple(os.path.abspath(root) for root in plan.roots),
-        out_text,
-        pairing,
-        settings,
-        plan.kind,
-        layout,
-        fit,
-        policy,
-        parse_split(settings.split),
-        name,
+    work = functools.partial(write_pair, job)
+    return FolderBuild(plan, BuildFolder(out, CORPUS_FILE), recipe, about, work, expect)
+
+
+def make_job(
+    plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str
+) -> CorpusJob:
+    """Resolve the settings whose defaults depend on the kind of corpus.
+
+    Raises ``UsageError`` if settings contradict each other.
+    """
+    two_folders = len(plan.roots) == 2 and plan.kind == "paired"
+    layout = settings.layout or ("combined" if two_folders else "folders")
+    _check_settings(plan, pairing, settings, layout, name)
+    return CorpusJob(
+        roots=tuple(os.path.abspath(root) for root in plan.roots),
+        out=os.path.abspath(out),
+        pairing=pairing,
+        settings=settings,
+        kind=plan.kind,
+        layout=layout,
+        fit=settings.fit or ("error" if two_folders else "crop"),
+        policy=ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels),
+        splits=parse_split(settings.split),
+        name=name,
     )
 
 
-def _check_samples(pairing: Pairing, settings: BuildSettings, name: str) -> None:
-    """Reject depth and channels that the format cannot hold or the pairing cannot work on."""
+def _check_settings(
+    plan: Plan, pairing: Pairing, settings: BuildSettings, layout: Layout, name: str
+) -> None:
+    """Raise ``UsageError`` if the layout, the format or the pairing cannot hold what was asked for."""
     file, channels = settings.format, settings.channels
-    if settings.bits == 16 and file != "png":
-        raise UsageError(
-            "option", "--bits 16", f"does not fit --format {file}, which holds 8 bits", "use png"
-        )
-    if (channels == "rgba" and file != "png") or (channels == "gray" and file == "webp"):
-        held = "no transparency here" if channels == "rgba" else "no single channel"
-        raise UsageError(
-            "option",
-            f"--channels {channels}",
-            f"does not fit --format {file}, which holds {held}",
-            "use png",
-        )
-    if channels not in pairing.takes:
-        fits = " or ".join(c for c in io.COUNT if c in pairing.takes)
-        raise UsageError(
-            "option", f"--channels {channels}", f"does not fit a {name} corpus", f"use {fits}"
-        )
-    if channels == "rgba" and settings.alpha == "reject":
-        raise UsageError(
-            "option", "--alpha reject", "contradicts --channels rgba", "leave one of the two out"
-        )
+    lab = pairing.color == "lab"
+    lossy = file == "jpg" or (file == "webp" and settings.quality < 100)
+    missing = "has no transparency here" if channels == "rgba" else "has no single channel"
+    fits = " or ".join(c for c in COUNT if c in pairing.takes)
+    checks = (
+        (
+            layout == "combined" and (plan.kind == "unpaired" or lab),
+            ("--layout combined", f"does not fit a {name} corpus", "leave it out"),
+        ),
+        (
+            settings.bits == 16 and file != "png",
+            ("--bits 16", f"does not fit --format {file}, which has 8 bits", "use png"),
+        ),
+        (
+            (channels == "rgba" and file != "png") or (channels == "gray" and file == "webp"),
+            (f"--channels {channels}", f"does not fit --format {file}, which {missing}", "use png"),
+        ),
+        (
+            channels not in pairing.takes,
+            (f"--channels {channels}", f"does not fit a {name} corpus", f"use {fits}"),
+        ),
+        (
+            channels == "rgba" and settings.alpha == "reject",
+            ("--alpha reject", "contradicts --channels rgba", "leave one of the two out"),
+        ),
+        (
+            lossy and lab,
+            (
+                f"--format {file}",
+                "would degrade Lab samples",
+                "use png, or webp with --quality 100",
+            ),
+        ),
+    )
+    for failed, (option, why, hint) in checks:
+        if failed:
+            raise UsageError("option", option, why, hint)

@@ -1,6 +1,6 @@
-"""Make the input of one pair again from its row and the recipe in corpus.json, and compare the bytes.
+"""Replay: compute the input of one pair again from its row and the recipe in corpus.json, and compare.
 
-The parameters come from the row, not from the seed: what a row says is what is checked.
+The drawn parameters come from the row, not from the seed, so the row itself is checked.
 """
 
 from __future__ import annotations
@@ -14,24 +14,32 @@ from pathlib import Path
 from typing import Any, Final
 
 from img2img_data.build.pairings import pairing_of
-from img2img_data.build.pairs import Encoded, Job, Source, encode_files, make_job, read_sources
+from img2img_data.build.pairs import (
+    BuildSettings,
+    CorpusJob,
+    EncodedFile,
+    LoadedSource,
+    encode_files,
+    make_job,
+    read_sources,
+)
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.settings_model import Place, build_model, did_you_mean
 from img2img_data.corpus.format import METADATA_FILE, inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.images import io
-from img2img_data.runner.plan import Plan, Task
-from img2img_data.runner.settings import BuildSettings
+from img2img_data.runner.plan import ImageTask, Plan
 
-_TWO_SOURCES: Final = ("combine", "halves", "unpaired")
-_NEAR: Final = 20_000
-"""How many keys are looked through for one that was meant."""
+_NOT_COMPUTED: Final = ("combine", "halves", "unpaired")
+"""Pairings whose input is a source image as it is."""
+_HINT_KEYS: Final = 20_000
+"""Keys that are searched for one similar to an unknown key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """What came out: whether the bytes are equal, and the lines that tell a person."""
+class ReplayResult:
+    """Result of a replay: True if the bytes are equal, and the lines to print."""
 
     equal: bool
     lines: tuple[str, ...]
@@ -39,15 +47,16 @@ class Replayed:
 
 def replay_pair(
     root: Path, key: str, source: Path | None = None, out: Path | None = None
-) -> Replayed:
-    """Make the input of ``key`` again and compare it with its row, byte for byte.
+) -> ReplayResult:
+    """Compute the input of ``key`` again and compare it with its row, byte for byte.
 
-    ``source`` is the folder that the corpus was made from. Without it the clean image in the corpus
-    serves where it was kept without loss: copied unchanged, PNG, or WebP at 100. In the combined layout the
-    file compared is the whole A|B. Writes what it made to ``out``, which must not exist yet.
+    Args:
+        source: the folder from which the corpus was built. Without it the clean image in the corpus is
+            used if it was stored without loss: copied, PNG, or WebP at 100.
+        out: file for the computed image, which must not exist yet. In the combined layout it is A|B.
 
-    Raises ``CorpusError`` for a corpus that is none or cannot be replayed, or a source that is missing or
-    not the one noted, ``UsageError`` for an unknown key.
+    Raises ``CorpusError`` if the corpus cannot be replayed or the source is missing or another one,
+    ``UsageError`` for an unknown key.
     """
     if out is not None and os.path.lexists(out):
         raise UsageError("file", out, "exists already", "choose another name")
@@ -56,168 +65,151 @@ def replay_pair(
     info = read_info(root)
     job = _job_of(root, info, source)
     split, row = _find_row(root, key)
-    task = Task(0, key, 0, (_source_path(root, row),), {}, None)
-    own = source is None
+    task = ImageTask(0, key, 0, (_source_path(root, row),), {}, None)
+    name = printable(task.sources[0])
     try:
-        found = _own_source(job, root / split, row) if own else read_sources(job, task)[0]
+        if source is None:
+            loaded = _clean_image(job, root / split, row)
+        else:
+            (loaded,) = read_sources(job, task)
     except Rejected as rejected:
-        where = (
-            "the clean image in the corpus" if own else f"the source '{printable(task.sources[0])}'"
-        )
-        raise CorpusError(
-            f"{where} cannot be used", None, f"{rejected.reason} {rejected.detail}".strip()
-        ) from None
-    if found.sha256 and found.sha256 != row.get("source_sha256"):
-        name = printable(task.sources[0])
-        raise CorpusError(
-            "source", name, "is not the image the corpus was made from", "its bytes differ"
-        )
-    made = _made_again(root, job, task, row, found)
+        what = "the clean image in the corpus" if source is None else f"the source '{name}'"
+        why = f"{rejected.reason} {rejected.detail}".strip()
+        raise CorpusError(f"{what} cannot be used", None, why) from None
+    if loaded.sha256 and loaded.sha256 != row.get("source_sha256"):
+        why = "is not the image from which the corpus was built"
+        raise CorpusError("source", name, why, "its bytes differ")
+    file = _compute(root, job, task, row, loaded)
     if out is not None:
         with writing_to(out):
-            write_atomically(out, made.data)
-    return _compared(root / split, info, row, made, found, own)
+            write_atomically(out, file.data)
+    return _compared(root / split, info, row, file, loaded, source is None)
 
 
-# --------------------------------------------------------------------------------------- what is noted
-def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> Job:
-    """Return what every worker knew when the corpus was built."""
+def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJob:
+    """Return the job with which the corpus was built."""
     recipe = info.get("recipe")
-    if (
-        not isinstance(recipe, dict)
-        or info.get("kind") != "paired"
-        or recipe.get("pairing") in _TWO_SOURCES
-    ):
-        why = "was not made of single photos"
-        raise CorpusError(
-            "corpus", root, why, "an input that was taken as it is cannot be made again"
-        )
+    paired = isinstance(recipe, dict) and info.get("kind") == "paired"
+    if not isinstance(recipe, dict) or not paired or recipe.get("pairing") in _NOT_COMPUTED:
+        why, hint = "was not computed from single images", "only computed inputs can be replayed"
+        raise CorpusError("corpus", root, why, hint)
     place = Place(f"corpus '{printable(str(root))}'", ("recipe",))
-    given = {name: recipe[name] for name in BuildSettings.model_fields if name in recipe}
-    settings = build_model(BuildSettings, given, place)
+    fields = {name: recipe[name] for name in BuildSettings.model_fields if name in recipe}
+    settings = build_model(BuildSettings, fields, place)
     pairing = pairing_of(recipe, place)
     if source is None and not pairing.clean:
-        why = f"missing: the targets of '{recipe['pairing']}' are not the photos they were made of"
-        raise UsageError("option", "--source", why, "name the folder of the photos")
+        why = f"missing: the targets of '{recipe['pairing']}' are not the source images"
+        raise UsageError("option", "--source", why, "name the folder of the source images")
     plan = Plan((os.fsencode(source or root),))
     return make_job(plan, pairing, root, settings, str(recipe["command"]))
 
 
 def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
     """Return the split and the row of a key, reading the manifests line by line."""
-    wanted = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    near: list[str] = []
+    # Parsing every line of a large corpus takes minutes; a line without the key's text is not its row.
+    text = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    others: list[str] = []
     for manifest in sorted(root.glob(f"*/{METADATA_FILE}")):
         with manifest.open("rb") as file:
             for line in file:
-                if wanted not in line and len(near) >= _NEAR:
+                if text not in line and len(others) >= _HINT_KEYS:
                     continue
                 try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    raise CorpusError(
-                        "manifest", manifest, "has a damaged line", "build it again"
-                    ) from None
-                if isinstance(row, dict) and row.get("key") == key:
+                    row = dict(json.loads(line))
+                except (ValueError, TypeError, RecursionError):
+                    why, hint = "has a damaged line", "build it again"
+                    raise CorpusError("manifest", manifest, why, hint) from None
+                if row.get("key") == key:
                     return manifest.parent.name, row
-                near.append(str(row.get("key")) if isinstance(row, dict) else "")
-    hint = did_you_mean(key, near) if len(near) > 20 else f"it has {', '.join(near[:20]) or 'none'}"
-    if len(near) > 20 and "did you mean" not in hint:
-        hint = f"keys look like '{near[0]}'"
+                others.append(str(row.get("key")))
+    hint = did_you_mean(key, others)
+    if len(others) > 20 and "did you mean" not in hint:  # the list of all keys would be too long
+        hint = f"keys are like '{others[0]}'"
     raise UsageError("key", key, "is not in the corpus", hint)
 
 
 def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
-    """Return the relative path of a row's source; one that leaves its folder is a ``CorpusError``."""
+    """Return the relative path of a row's source. Raises ``CorpusError`` if it leaves its folder."""
     try:
         path = bytes.fromhex(row["source_hex"])
     except (KeyError, TypeError, ValueError):
-        raise CorpusError(
-            "corpus", root, "a row does not name its source", "build it again"
-        ) from None
+        why, hint = "a row does not name its source", "build it again"
+        raise CorpusError("corpus", root, why, hint) from None
     if not path or b"\0" in path or {b"", b".", b".."} & set(path.split(b"/")):
-        raise CorpusError(
-            "corpus", root, f"a row names '{printable(path)}' as source", "do not use it"
-        )
+        why = f"a row names '{printable(path)}' as its source"
+        raise CorpusError("corpus", root, why, "do not use it")
     return path
 
 
-def _own_source(job: Job, folder: Path, row: Mapping[str, Any]) -> Source:
-    """Take the clean image in the corpus for the source. Its own digest is known only of a copy."""
-    whole = job.layout == "combined"
-    column = "file_name" if whole else "target_file_name"
-    path = inside(folder, row.get(column))
+def _clean_image(job: CorpusJob, folder: Path, row: Mapping[str, Any]) -> LoadedSource:
+    """Return the clean image in the corpus as the source; its digest is known only if it is a copy."""
+    combined = job.layout == "combined"
+    column = "file_name" if combined else "target_file_name"
+    path, hint = inside(folder, row.get(column)), "name the source folder by --source"
     data = io.read_bytes(path)
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
-        raise CorpusError(
-            "image", path, "is not what its row says", "give the source folder by --source"
-        )
-    copied = not whole and row.get("target_sha256") == row.get("source_sha256")
+        raise CorpusError("image", path, "is not what its row says", hint)
+    copied = not combined and row.get("target_sha256") == row.get("source_sha256")
     lossless = path.suffix == ".png" or (path.suffix == ".webp" and job.settings.quality == 100)
     if not copied and not lossless:
-        why = "was compressed with loss, so the input cannot be made from it"
-        raise CorpusError("image", path, why, "give the source folder by --source")
+        why = "was compressed with loss, so the input cannot be computed from it"
+        raise CorpusError("image", path, why, hint)
     image = io.decode(data, job.policy)
-    pixels = image.pixels[:, image.pixels.shape[1] // 2 :] if whole else image.pixels
-    return Source(data, str(row["source_sha256"]) if copied else "", image, pixels)
+    pixels = image.pixels[:, image.pixels.shape[1] // 2 :] if combined else image.pixels
+    return LoadedSource(data, str(row["source_sha256"]) if copied else "", image, pixels)
 
 
-# --------------------------------------------------------------------------------------------- again
-def _made_again(
-    root: Path, job: Job, task: Task, row: Mapping[str, Any], source: Source
-) -> Encoded:
-    """Return the input file (or the A|B file) as the builder would write it."""
+def _compute(
+    root: Path, job: CorpusJob, task: ImageTask, row: Mapping[str, Any], source: LoadedSource
+) -> EncodedFile:
+    """Return the input file (or the A|B file) as the build would write it."""
     drawn = row.get("drawn")
     try:
         if not isinstance(drawn, dict) or not all(type(v) in {int, float} for v in drawn.values()):
-            raise TypeError("'drawn' holds more than numbers")
-        made = job.pairing.redo([source.pixels], drawn)
+            raise TypeError("'drawn' is not a mapping to numbers")
+        pair = job.pairing.apply([source.pixels], drawn)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        why = f"the row '{printable(task.key)}' does not fit its recipe ({printable(str(error))[:80]})"
+        detail = printable(str(error))[:80]
+        why = f"the row '{printable(task.key)}' does not fit its recipe ({detail})"
         raise CorpusError("corpus", root, why, "build it again") from None
-    return encode_files(job, task, made.input, made.target, [source])[0]
+    return encode_files(job, task, pair.input, pair.target, [source])[0]
 
 
 def _compared(
     folder: Path,
     info: Mapping[str, Any],
     row: Mapping[str, Any],
-    made: Encoded,
-    source: Source,
+    file: EncodedFile,
+    source: LoadedSource,
     own: bool,
-) -> Replayed:
-    name = f"{folder.name}/{row.get(made.column)}"
+) -> ReplayResult:
+    name = f"{folder.name}/{row.get(file.column)}"
     drawn = ", ".join(
         f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in row["drawn"].items()
     )
-    lines = [f"drawn    {drawn or 'nothing'}"]
-    about = "sha256 as noted" if source.sha256 else "sha256 of the original not checked"
-    lines.append(f"source   {'the clean image of the pair' if own else row.get('source')}, {about}")
-    equal = made.sha256 == row.get(made.column.replace("file_name", "sha256"))
-    if equal and not _is_there(folder, row, made):
-        return Replayed(
-            False, (*lines, f"differs  the row is right, but the file '{name}' holds other bytes")
-        )
-    if equal:
-        return Replayed(True, (*lines, f"equal    {name}, byte for byte"))
-    lines.append(
-        f"differs  {name}: made {made.sha256[:16]}, noted {str(row.get('input_sha256'))[:16]}"
-    )
-    return Replayed(False, (*lines, *_other_versions(info)))
-
-
-def _is_there(folder: Path, row: Mapping[str, Any], made: Encoded) -> bool:
-    try:
-        return io.read_bytes(inside(folder, row.get(made.column))) == made.data
-    except Rejected:
-        return False
-
-
-def _other_versions(info: Mapping[str, Any]) -> list[str]:
-    """Return a line on each library that is another than when the corpus was built."""
-    noted = info.get("versions")
-    noted = noted if isinstance(noted, dict) else {}
-    here = ((name, then, versions(name)[name]) for name, then in noted.items())
-    return [
-        f"         built with {name} {then}, here {now}" for name, then, now in here if then != now
+    checked = "its SHA-256 is as recorded" if source.sha256 else "its SHA-256 was not checked"
+    lines = [
+        f"drawn    {drawn or 'nothing'}",
+        f"source   {'the clean image of the pair' if own else row.get('source')}, {checked}",
     ]
+    recorded = row.get(file.column.replace("file_name", "sha256"))
+    if file.sha256 == recorded:
+        with_row = _read_or_none(folder, row.get(file.column)) == file.data
+        differs = f"differs  the row is right, but the file '{name}' has other bytes"
+        return ReplayResult(
+            with_row, (*lines, f"equal    {name}, byte for byte" if with_row else differs)
+        )
+    lines.append(f"differs  {name}: computed {file.sha256[:16]}, recorded {str(recorded)[:16]}")
+    saved = info.get("versions")
+    for library, version in saved.items() if isinstance(saved, dict) else ():
+        here = versions(library)[library]
+        if here != version:
+            lines.append(f"         built with {library} {version}, here {here}")
+    return ReplayResult(False, tuple(lines))
+
+
+def _read_or_none(folder: Path, name: object) -> bytes | None:
+    try:
+        return io.read_bytes(inside(folder, name))
+    except Rejected:
+        return None

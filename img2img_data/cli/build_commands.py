@@ -16,7 +16,7 @@ from img2img_data.core.settings_model import ModelCommand
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from img2img_data.runner.outcome import Report
+    from img2img_data.runner.build_folder import Report
 
 FOLDER: Final = click.Path(path_type=Path)
 

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from img2img_data.build.select import PAGE
+from img2img_data.build.selection import SELECTION_FILE
 from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_step
 from img2img_data.core.errors import Img2ImgError, UsageError, printable
 from img2img_data.core.progress import Progress
@@ -38,12 +38,12 @@ from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.exchange.export import EXPORT_FILE
 from img2img_data.exchange.webdataset import INDEX_FILE
-from img2img_data.runner.outcome import Report
+from img2img_data.runner.build_folder import Report
 
 Say = Callable[[str], None]
 RunStep = Callable[[Progress, Say], tuple[Report, int]]
 
-PAGES: Final = (CORPUS_FILE, PAGE, EXPORT_FILE, INDEX_FILE)
+PAGES: Final = (CORPUS_FILE, SELECTION_FILE, EXPORT_FILE, INDEX_FILE)
 """What a step's folder holds once it is complete: one of these."""
 DEGRADES: Final = DegradeSettings.model_fields.keys()
 LONGEST: Final = 60

@@ -24,18 +24,17 @@ from img2img_data.build.pairings import (
     Edges,
     Grayscale,
     Halves,
-    Keep,
     Pairing,
+    Unpaired,
 )
-from img2img_data.build.pairs import build_corpus, forecast_corpus
-from img2img_data.build.resize_folder import ResizeSettings, forecast_resizing, resize_images
-from img2img_data.build.select import (
-    EXPECTED,
+from img2img_data.build.pairs import BuildSettings, corpus_build
+from img2img_data.build.resize_folder import ResizeSettings, resize_build
+from img2img_data.build.selection import (
+    EXPECTED_REASONS,
     SelectSettings,
     WikiSettings,
-    as_in,
-    forecast_photos,
-    select_photos,
+    field_of,
+    selection_build,
 )
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.progress import Progress
@@ -54,9 +53,9 @@ from img2img_data.degradations.spec import parse_assignments, parse_spec
 from img2img_data.exchange.export import ExportSettings, export_corpus
 from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corpus, unpack_corpus
 from img2img_data.images.io import Channels
-from img2img_data.runner.outcome import Report
+from img2img_data.runner.build_folder import Report
 from img2img_data.runner.plan import Plan, plan_entries, plan_folders, plan_pairs
-from img2img_data.runner.settings import BuildSettings, RunSettings
+from img2img_data.runner.run import RunSettings, run_build
 from img2img_data.sources.folder import Item, describe_skipped, list_folder
 from img2img_data.sources.imdb_wiki import find_mat, list_wiki
 from img2img_data.sources.matching import (
@@ -137,8 +136,8 @@ class ImportSettings(BaseModel):
         description=f"the layout of the folder: auto, {', '.join(LAYOUTS)}",
         json_schema_extra={"enum": ["auto", *LAYOUTS]},
     )
-    bits: Literal[8, 16] = as_in(BuildSettings, "bits")
-    channels: Channels = as_in(BuildSettings, "channels")
+    bits: Literal[8, 16] = field_of(BuildSettings, "bits")
+    channels: Channels = field_of(BuildSettings, "channels")
 
     @field_validator("format")
     @classmethod
@@ -208,7 +207,7 @@ def run_step(
     run = build_model(RunSettings, split_settings(given, RunSettings))
     report = step.run(paths, given, progress, say)
     unmatched_ok = bool(given.get("allow_unpaired", False))
-    expected = EXPECTED if name in {"wiki", "select"} else frozenset[str]()
+    expected = EXPECTED_REASONS if name in {"wiki", "select"} else frozenset[str]()
     return report, report.exit_code(run.max_bad, expected, unmatched_ok)
 
 
@@ -266,11 +265,7 @@ def _corpus(
     settings = build_model(BuildSettings, split_settings(given, BuildSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     _say_faults(plan, say)
-    if run.dry_run:
-        for line in forecast_corpus(plan, pairing, out, settings, run, name):
-            say(line)
-        return Report()
-    return build_corpus(plan, pairing, out, settings, run, name, progress)
+    return run_build(corpus_build(plan, pairing, out, settings, name), run, progress, say)
 
 
 def blur(
@@ -347,7 +342,7 @@ def unpaired(
 ) -> Report:
     """Take two folders as the two domains of an unpaired corpus."""
     plan = plan_folders(paths[:2], "unpaired", [_listed(p, say) for p in paths[:2]])
-    return _corpus("unpaired", plan, Keep(), paths[2], given, progress, say)
+    return _corpus("unpaired", plan, Unpaired(), paths[2], given, progress, say)
 
 
 def combine(
@@ -403,11 +398,7 @@ def resize(
     settings = build_model(ResizeSettings, split_settings(given, ResizeSettings))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     plan = _plan_one(paths[0], say)
-    if run.dry_run:
-        for line in forecast_resizing(plan, paths[1], settings, run):
-            say(line)
-        return Report()
-    return resize_images(plan, paths[1], settings, run, progress)
+    return run_build(resize_build(plan, paths[1], settings), run, progress, say)
 
 
 def wiki(
@@ -431,11 +422,7 @@ def _selection(
     settings = build_model(model, split_settings(given, model))
     run = build_model(RunSettings, split_settings(given, RunSettings))
     _say_faults(plan, say)
-    if run.dry_run:
-        for line in forecast_photos(name, plan, out, settings, run):
-            say(line)
-        return Report()
-    return select_photos(name, plan, out, settings, run, progress)
+    return run_build(selection_build(name, plan, out, settings, run), run, progress, say)
 
 
 def import_folder(
@@ -461,7 +448,7 @@ def import_folder(
     kept = {name: given[name] for name in ("bits", "channels") if name in given}
     kept |= split_settings(given, RunSettings)
     if layout.kind == "unpaired":
-        return _corpus("import", plan, Keep(), out, kept, progress, say)
+        return _corpus("import", plan, Unpaired(), out, kept, progress, say)
     pairing = Halves() if layout.layout == "combined" else Combine()
     kept |= {"fit": "error", "layout": layout.layout}
     return _corpus("import", plan, pairing, out, kept, progress, say)

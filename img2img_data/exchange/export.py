@@ -27,11 +27,9 @@ from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, 
 from img2img_data.exchange.formats import EXPORTS, Content, ExportedPair, PairsBySplit
 from img2img_data.exchange.webdataset import read_file, write_folder, write_page
 from img2img_data.images import io
-from img2img_data.runner.build_folder import BuildFolder
-from img2img_data.runner.outcome import Report
-from img2img_data.runner.run import write_file
-from img2img_data.runner.settings import RunSettings
-from img2img_data.runner.workers import Pool, default_jobs
+from img2img_data.runner.build_folder import BuildFolder, Report, write_file
+from img2img_data.runner.run import RunSettings
+from img2img_data.runner.workers import LocalPool, default_jobs
 
 EXPORT_FILE: Final = "export.json"
 _VERIFY: Final = "see 'img2img-data verify'"
@@ -126,7 +124,7 @@ def _write_splits(
     for split, rows in pairs.items():
         # Results come in any order: they go to a file, and only their positions stay in memory.
         results, starts = folder.building / "written.jsonl", array("q", bytes(8 * len(rows)))
-        pool = Pool(
+        pool = LocalPool(
             partial(write_pair, job),
             partial(_numbered, rows),
             _lost,

@@ -52,9 +52,7 @@ from img2img_data.corpus.format import (
 from img2img_data.corpus.layouts import MemberGroup, parse_row, webdataset_samples
 from img2img_data.corpus.reader import manifests_of, read_info, reason_of
 from img2img_data.images import io
-from img2img_data.runner.build_folder import BUILDING, BuildFolder
-from img2img_data.runner.outcome import Report
-from img2img_data.runner.run import write_file
+from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
 
 INDEX_FILE: Final = "index.json"
 SHARDS_FORMAT: Final = 1

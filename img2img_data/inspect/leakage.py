@@ -14,8 +14,8 @@ from img2img_data.core.errors import CorpusError, printable
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import METADATA_FILE, inside
 from img2img_data.corpus.reader import Corpus, open_corpus
-from img2img_data.runner.plan import Column
-from img2img_data.runner.workers import Pool, default_jobs
+from img2img_data.runner.plan import ByteColumn
+from img2img_data.runner.workers import LocalPool, default_jobs
 from img2img_data.similarity.duplicates import EXACT, copies_within, leaks
 from img2img_data.similarity.perceptual_hash import PrintFile, Prints, fingerprint
 
@@ -42,8 +42,8 @@ class ImageList:
     side: str
     splits: tuple[str, ...]
     split_at: array[int] = field(default_factory=lambda: array("B"))
-    keys: Column = field(default_factory=Column)
-    names: Column = field(default_factory=Column)
+    keys: ByteColumn = field(default_factory=ByteColumn)
+    names: ByteColumn = field(default_factory=ByteColumn)
     half: int = WHOLE
 
     def name(self, place: int) -> str:
@@ -134,7 +134,7 @@ def _look(opened: Corpus, side: ImageList, file: PrintFile, jobs: int) -> Iterat
         )
 
     work = functools.partial(print_image, opened)
-    pool = Pool(
+    pool = LocalPool(
         work, look_at, lambda look, _: (look.place, fingerprint(None)), jobs or default_jobs()
     )
     for done, (place, data) in enumerate(pool.run(range(len(side.names))), 1):

@@ -1,3 +1,3 @@
-"""Running one task per image in parallel: plan, workers, journal, manifests. Knows no pairs."""
+"""Runs: one task per image, in parallel, with a journal and manifests. Pairs belong in ``build``."""
 
-__all__ = ["build_folder", "manifests", "outcome", "plan", "run", "settings", "splits", "workers"]
+__all__ = ["build_folder", "plan", "run", "workers"]

@@ -1,106 +1,207 @@
-"""The output folder while a run works in it: one run at a time, a journal, and the way to go on.
+"""Output folder of a run: outcomes, journal, manifests, and the state from which a rerun continues.
 
 ::
 
-    OUT/.building/recipe.json     what is being built, from where; another recipe is rejected
-    OUT/.building/journal.jsonl   one line a finished source, in the order they ended
+    OUT/.building/recipe.json     what is being built, and from where; another recipe is rejected
+    OUT/.building/journal.jsonl   one line per finished source, in order of completion
     OUT/.building/tmp/            files before they are renamed into place
 
-``.building`` goes when the run is complete.
+``.building`` is removed when the run is complete.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import re
 import shutil
+import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
-from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.core.files import LOCK_FILE, write_atomically, writing_to
-from img2img_data.corpus.format import to_json_page
-from img2img_data.runner.outcome import Outcome
+from img2img_data.core.errors import REASONS, CorpusError, UsageError
+from img2img_data.core.files import LOCK_FILE, cannot_write, write_atomically, writing_to
+from img2img_data.core.journal import Journal, complete_lines
+from img2img_data.core.jsonl import iter_rows
+from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, to_json_page
 
 BUILDING: Final = ".building"
 OWN_NAMES: Final = frozenset({BUILDING, LOCK_FILE})
-"""What a run keeps in its folder until it is complete."""
-Row = Mapping[str, Any]
-State = Literal["new", "unfinished", "complete"]
+"""Names that a run uses in its folder until it is complete."""
+SHARD_FILE: Final = "shard.tsv"
+"""In a shard: "position in the complete plan, manifest" for each row, from which 'merge' restores the order."""
+LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
+"""Distributions on which the bytes of an image depend; the page of a corpus records their versions."""
+
+EXIT_BAD: Final = 1
+SHOWN: Final = 10
+"""Rejections, and warnings, that a summary shows."""
+PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
+CONVERTED: Final[dict[str, str]] = {
+    "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
+    "float": "float and became 16 bit",
+    "clipped": "float with samples outside 0..1, which were clipped",
+    "widened": "8 bit and became 16 bit, multiplied by 257",
+    "luma": "in color and became gray; --channels rgb keeps that",
+    "alpha": "stored with transparency and composited on white; --alpha reject lists what shows any",
+    "profile": "tagged with an ICC profile, which was ignored",
+}
+"""Notes of images that a summary counts; the texts follow "was" or "were"."""
+
+FolderState = Literal["new", "unfinished", "complete"]
+
+
+# ----------------------------------------------------------------------------------------- outcomes
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of one source: kept (no reason) or rejected. ``line`` is its finished row.
+
+    ``manifest`` is the folder in whose metadata.jsonl the row belongs, as a split; "" for rejected.jsonl.
+    """
+
+    index: int
+    manifest: str
+    reason: str
+    line: bytes
 
 
 @dataclass(slots=True)
-class Journal:
-    """The rows of finished sources on disk; in memory, their place in the file alone (8 bytes a source).
+class Report:
+    """Counts of a run, for the summary and the exit code."""
 
-    ``found`` counts the rows, by manifest, that an earlier run left.
-    """
-
-    file: BinaryIO
-    place: array[int]
-    size: int = 0
-    found: Counter[str] = field(default_factory=Counter)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.file.close()
+    kept: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    unmatched: int = 0
+    shown: list[tuple[int, bytes]] = field(default_factory=list)
+    """The first few rejections by key: (index, row)."""
+    warnings: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    """Number of kept images with each note of ``CONVERTED``."""
+    complete: bool = False
+    """True if an earlier run had finished, so that nothing was left to do."""
 
     def add(self, outcome: Outcome) -> None:
-        """Append one outcome; a line is read back only if it is whole."""
-        head = f"{outcome.index}\t{outcome.file}\t{outcome.reason}\t".encode()
-        self.file.write(head + outcome.line)
-        self.place[outcome.index] = self.size
-        self.size += len(head) + len(outcome.line)
+        """Count one outcome."""
+        if outcome.reason:
+            self.rejected[outcome.reason] += 1
+            self.shown = sorted([*self.shown, (outcome.index, outcome.line)])[:SHOWN]
+            self.unmatched += outcome.reason in PAIRING_REASONS
+        else:
+            self.kept[outcome.manifest] += 1
+
+    @property
+    def total(self) -> int:
+        """Number of sources."""
+        return self.kept.total() + self.rejected.total()
+
+    def exit_code(
+        self, max_bad: float, expected: frozenset[str] = frozenset(), unmatched_ok: bool = False
+    ) -> int:
+        """Return 1 if the share of rejected images exceeds ``max_bad`` or files were unmatched, else 0.
+
+        ``expected`` reasons were asked for by the user (a filter's) and do not count as bad images.
+        """
+        if self.unmatched and not unmatched_ok:
+            return EXIT_BAD
+        expected |= PAIRING_REASONS
+        bad = sum(n for reason, n in self.rejected.items() if reason not in expected)
+        usable = self.kept.total() + bad
+        return EXIT_BAD if usable and bad > max_bad * usable else 0
+
+    def lines(self) -> list[str]:
+        """Return the summary, one line per fact; reasons are explained."""
+        parts = ", ".join(
+            f"{split} {n:,}" for split, n in sorted(self.kept.items()) if split != "."
+        )
+        out = [f"kept {self.kept.total():,}" + (f" ({parts})" if parts else "")]
+        for note, text in CONVERTED.items():
+            if count := self.notes[note]:
+                out.append(f"{count:,} {'image was' if count == 1 else 'images were'} {text}")
+        if self.rejected:
+            out.append(f"rejected {self.rejected.total():,}, each a row in rejected.jsonl:")
+            out += self.reasons()
+            for row in (rows := [json.loads(line) for _, line in self.shown if line]):
+                detail = f", {row['detail']}" if row["detail"] else ""
+                out.append(f"  {row['source']}: {row['reason']}{detail}")
+            out += ["  ..."] if self.rejected.total() > len(rows) > 0 else []
+        return out + [f"warning: {w}" for w in self.warnings]
+
+    def reasons(self) -> list[str]:
+        """Return one line per reason of rejection, the most frequent first."""
+        ranked = sorted(self.rejected.items(), key=lambda r: (-r[1], r[0]))
+        return [f"  {n:>7,}  {reason:<20} {REASONS[reason]}" for reason, n in ranked]
+
+
+class OutcomeLog:
+    """Outcomes of a run in a journal; in memory only the position of each (8 bytes per task)."""
+
+    def __init__(self, journal: Journal, count: int) -> None:
+        self.kept: Counter[str] = Counter()
+        """Rows that an earlier run left, by manifest."""
+        self._journal = journal
+        self._positions = array("q", [-1]) * count
+
+    def add(self, outcome: Outcome) -> None:
+        """Append one outcome."""
+        line = f"{outcome.manifest}\t".encode() + outcome.line
+        self._positions[outcome.index] = self._journal.append(line)
+
+    def pending(self) -> array[int]:
+        """Return the indices of the tasks without an outcome."""
+        return array("q", (index for index, place in enumerate(self._positions) if place < 0))
 
     def rows(self) -> Iterator[tuple[int, str, bytes]]:
         """Yield (index, manifest, line) in the order of the keys."""
-        self.file.flush()
-        with open(self.file.name, "rb") as file:
-            for index, at in enumerate(self.place):
-                if at < 0:
-                    continue
-                file.seek(at)
-                _, name, _, line = file.readline().split(b"\t", 3)
-                yield index, name.decode(), line
+        finished = array("q", (i for i, place in enumerate(self._positions) if place >= 0))
+        lines = self._journal.lines_at(self._positions[index] for index in finished)
+        for index, line in zip(finished, lines, strict=True):
+            manifest, _, row = line.partition(b"\t")
+            yield index, manifest.decode(), row
 
 
+# ------------------------------------------------------------------------------------------- folder
 @dataclass(frozen=True, slots=True)
 class BuildFolder:
-    """The output folder of one run."""
+    """Output folder of one run.
+
+    ``page`` is the name of the file that describes the folder; without it the run is unfinished.
+    """
 
     root: Path
     page: str
-    """The name of the file that says what the folder is; it exists, or the run is unfinished."""
 
     @property
     def building(self) -> Path:
-        """Where the unfinished run keeps its own files."""
+        """Folder of the unfinished run's own files."""
         return self.root / BUILDING
 
-    def state(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> State:
-        """Tell how far a run of this recipe is here; nothing is written.
+    @property
+    def _journal(self) -> Path:
+        return self.building / "journal.jsonl"
 
-        ``UsageError`` when the folder holds something else: other files, another recipe's run, or one that
-        was begun with other source folders.
+    def state(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> FolderState:
+        """Return the state of a run of this recipe; nothing is written.
+
+        Raises ``UsageError`` if the folder holds other files, a run of another recipe, or one of other
+        source folders.
         """
+        note = self.building / "recipe.json"
         with writing_to(self.root):
             if (self.root / self.page).is_file():
                 page = _read_json(self.root / self.page)
-                there = page.get("recipe")
-                if isinstance(there, dict):
-                    there = {**there, "shard": shard_name(page)}
-                self._check_same(there, recipe)
+                found = page.get("recipe")
+                if isinstance(found, dict):
+                    found = {**found, "shard": shard_name(page)}
+                self._check_same(found, recipe)
                 return "complete"
-            note = self.building / "recipe.json"
             if note.is_file():
-                self._check_same(_read_json(note), _note_of(recipe, roots))
+                self._check_same(_read_json(note), _with_folders(recipe, roots))
                 return "unfinished"
             if self.root.is_dir() and any(p.name not in OWN_NAMES for p in self.root.iterdir()):
                 raise UsageError(
@@ -109,59 +210,58 @@ class BuildFolder:
         return "new"
 
     def begin(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> bool:
-        """Prepare the folder; return False when a run of this recipe is complete in it.
+        """Prepare the folder; return False if it holds a complete run of this recipe.
 
-        ``UsageError`` as from ``state``.
+        Raises ``UsageError`` like ``state``.
         """
         if self.state(recipe, roots) == "complete":
             self.end()
             return False
         with writing_to(self.root):
             (self.building / "tmp").mkdir(parents=True, exist_ok=True)
-            note, fresh = self.building / "recipe.json", self.building / "recipe.tmp"
-            write_atomically(note, to_json_page(_note_of(recipe, roots)), fresh)
+            note = to_json_page(_with_folders(recipe, roots))
+            write_atomically(self.building / "recipe.json", note)
         return True
 
     def count_done(self) -> int:
-        """Return how many sources an unfinished run has done, kept or rejected."""
-        return sum(1 for _ in _whole_lines(self.building / "journal.jsonl"))
+        """Return the number of sources that an unfinished run has processed, kept or rejected."""
+        return sum(1 for _ in complete_lines(self._journal))
 
-    def _check_same(self, there: object, wanted: Mapping[str, Any]) -> None:
-        wanted = json.loads(json.dumps(wanted))
-        if not isinstance(there, dict):
+    def _check_same(self, found: object, recipe: Mapping[str, Any]) -> None:
+        recipe = json.loads(json.dumps(recipe))
+        if not isinstance(found, dict):
             raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
-        names = sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k))
+        names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
         if names:
-            raise UsageError(
-                "folder",
-                self.root,
-                f"holds a run of another recipe ({', '.join(names)} differ)",
-                "choose another folder, or delete this one",
-            )
+            why = f"holds a run of another recipe ({', '.join(names)} differ)"
+            raise UsageError("folder", self.root, why, "choose another folder, or delete this one")
 
-    def open_journal(self, count: int, still_good: Callable[[str, Row], int | None]) -> Journal:
-        """Return the journal for ``count`` sources, holding what an earlier run finished.
+    @contextlib.contextmanager
+    def outcomes(
+        self, count: int, index_of: Callable[[str, bytes], int | None]
+    ) -> Iterator[OutcomeLog]:
+        """Open the journal for ``count`` tasks, with the kept images of an earlier run.
 
-        ``still_good(manifest, row)`` gives the index that an earlier row has now, or None to do it again.
+        ``index_of(manifest, line)`` returns the index of an earlier row's task, or None to repeat it.
         """
-        path, fresh = self.building / "journal.jsonl", self.building / "journal.tmp"
-        with writing_to(path):
-            with fresh.open("wb") as file:
-                journal = Journal(file, array("q", [-1]) * count)
-                for name, reason, line in _whole_lines(path):
-                    index = None if reason else still_good(name, json.loads(line))
-                    if index is not None:
-                        journal.add(Outcome(index, name, reason, line))
-                        journal.found[name] += 1
-            fresh.replace(path)
-            journal.file = path.open("ab", buffering=1 << 16)
-        return journal
+        with writing_to(self.building), Journal(self._journal) as journal:
+            log = OutcomeLog(journal, count)
+            for entry in complete_lines(self._journal):
+                head, _, line = entry.partition(b"\t")
+                manifest = head.decode("utf-8", "replace")
+                # Rejected sources are tried again: the reason may have been removed meanwhile.
+                index = index_of(manifest, line) if manifest else None
+                if index is not None:
+                    log.add(Outcome(index, manifest, "", line))
+                    log.kept[manifest] += 1
+            journal.publish()
+            yield log
 
     @contextlib.contextmanager
     def dropped_unused(self) -> Iterator[None]:
-        """Take ``.building`` away when a run fails that has written nothing else.
+        """Remove ``.building`` if the block raises before anything else was written.
 
-        For runs that go on from their files alone: another recipe is then free to use the folder.
+        For runs that continue from their files alone: another recipe may then use the folder.
         """
         try:
             yield
@@ -171,30 +271,29 @@ class BuildFolder:
             raise
 
     def end(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the files that only an unfinished run needs."""
         shutil.rmtree(self.building, ignore_errors=True)
 
+    def report(self) -> Report:
+        """Return the counts of a complete folder."""
+        report = Report(complete=True)
+        counts = _read_json(self.root / self.page)["counts"]
+        report.kept.update(counts["kept"])
+        report.notes.update(counts.get("notes", {}))
+        for row in iter_rows(self.root / REJECTED_FILE):
+            report.add(Outcome(0, "", str(row["reason"]), b""))
+        return report
 
-def _note_of(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:
+
+def _with_folders(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:
     folders = [os.fsencode(os.path.abspath(os.fsdecode(r))).hex() for r in roots]
     return {**recipe, "source_folders": folders}
 
 
 def shard_name(page: Mapping[str, Any]) -> str | None:
-    """Return "i/n" of a shard's page, None of a whole corpus's."""
+    """Return "i/n" if a page belongs to a shard, None if to a complete corpus."""
     shard = page.get("shard")
     return f"{shard.get('number')}/{shard.get('of')}" if isinstance(shard, dict) else None
-
-
-def _whole_lines(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for entry in file:
-            parts = entry.split(b"\t", 3)
-            with contextlib.suppress(ValueError, IndexError):
-                json.loads(parts[3])
-                yield parts[1].decode(), parts[2].decode(), parts[3]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -203,3 +302,134 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def write_file(out: str, name: str, data: bytes) -> None:
+    """Write a file of the output under a temporary name and rename it into place."""
+    temporary = Path(out, BUILDING, "tmp", _writer(os.getpid(), threading.get_ident()))
+    path = Path(out, name)
+    try:
+        write_atomically(path, data, temporary)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+@functools.cache
+def _writer(process: int, thread: int) -> str:
+    # Workers of a cluster run on several machines, where process numbers can be equal.
+    return f"{process}-{thread}-{os.urandom(8).hex()}"
+
+
+# ---------------------------------------------------------------------------------------- manifests
+_NOTES: Final = b'"notes": ["'
+_TARGET: Final = re.compile(rb'"target_source_sha256": "([0-9a-f]{16})')
+
+
+def write_manifests(
+    folder: BuildFolder,
+    rows: Iterable[tuple[int, str, bytes]],
+    page: Mapping[str, Any],
+    report: Report,
+    positions: Sequence[int] | None = None,
+) -> None:
+    """Write metadata.jsonl of each manifest and rejected.jsonl, then the folder's page, by rename.
+
+    ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the counts.
+    ``positions``, for a shard: the position of each index in the complete plan, saved in ``SHARD_FILE``.
+    """
+    parts = folder.building / "manifests"
+    parts.mkdir(exist_ok=True)
+    # The images of a selection are copied, so their notes describe no conversion.
+    gathered = ManifestStatistics(count_notes=page["kind"] != "selection")
+    with contextlib.ExitStack() as stack:
+        files: dict[str, BinaryIO] = {"": stack.enter_context((parts / "rejected").open("wb"))}
+        order = stack.enter_context((parts / "order").open("wb"))
+        for index, name, line in rows:
+            if name not in files:
+                files[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
+            files[name].write(line)
+            gathered.add(line)
+            if positions is not None:
+                order.write(f"{positions[index]}\t{name}\n".encode())
+        # The page says that the folder is complete, so the manifests must be on disk before it.
+        for file in (order, *files.values()):
+            file.flush()
+            os.fsync(file.fileno())
+    report.notes.update(gathered.notes)
+    kept = {name: parts / f"kept-{name}" for name in files if name}
+    report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
+    for name, path in kept.items():
+        path.replace(folder.root / name / METADATA_FILE)
+    (parts / "rejected").replace(folder.root / REJECTED_FILE)
+    if positions is not None:
+        (parts / "order").replace(folder.root / SHARD_FILE)
+    counts: dict[str, Any] = {
+        "kept": dict(sorted(report.kept.items())),
+        "rejected": dict(sorted(report.rejected.items())),
+        "total": report.total,
+    }
+    if gathered.notes:
+        counts["notes"] = dict(sorted(gathered.notes.items()))
+    measured = {"measured": gathered.measured()} if gathered.worst else {}
+    content = to_json_page({**page, "counts": counts, **measured})
+    write_atomically(folder.root / folder.page, content, folder.building / "page", sync=True)
+
+
+@dataclass(slots=True)
+class ManifestStatistics:
+    """Facts about all rows together: conversions, measured values, targets that occur twice."""
+
+    count_notes: bool
+    notes: Counter[str] = field(default_factory=Counter)
+    worst: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    measurements: Counter[str] = field(default_factory=Counter)
+    targets: array[int] = field(default_factory=lambda: array("Q"))
+    """First 8 bytes of each target's SHA-256."""
+
+    def add(self, line: bytes) -> None:
+        """Add one row of a manifest."""
+        # Bytes are searched before JSON is parsed: most rows have neither notes nor measurements.
+        if self.count_notes and (at := line.rfind(_NOTES)) >= 0:
+            self.notes.update(json.loads(line[at + len(_NOTES) - 2 : line.index(b"]", at) + 1]))
+        if b'"measured"' in line:
+            for name, value in json.loads(line).get("measured", {}).items():
+                self.worst[name] = max(self.worst.get(name, value), value, key=abs)
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.measurements[name] += 1
+        if target := _TARGET.search(line):
+            self.targets.append(int(target[1], 16))
+
+    def measured(self) -> dict[str, float]:
+        """Return the mean of each measurement named a mean or a share, the worst value of the others."""
+        means = {n: round(self.sums[n] / self.measurements[n], 6) for n in self.sums}
+        return {
+            n: means[n] if n.endswith(("_mean", "_share")) else v for n, v in self.worst.items()
+        }
+
+    def duplicate_targets(self, manifests: Iterable[Path]) -> list[str]:
+        """Return a warning for each target that is the same image as one under another name."""
+        if len(self.targets) < 2:
+            return []
+        import numpy as np
+
+        known, counts = np.unique(np.frombuffer(self.targets, np.uint64), return_counts=True)
+        repeated = set(map(int, known[counts > 1]))
+        first: dict[str, str] = {}
+        warnings = []
+        for row in _rows_with(repeated, manifests) if repeated else ():
+            name = first.setdefault(row["target_source_sha256"], row["target_source"])
+            if name != row["target_source"]:
+                warnings.append(
+                    f"'{row['target_source']}' and '{name}' are the same image, duplicated"
+                )
+        return warnings
+
+
+def _rows_with(targets: set[int], manifests: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in manifests:
+        with path.open("rb") as lines:
+            for line in lines:
+                found = _TARGET.search(line)
+                if found and int(found[1], 16) in targets:
+                    yield json.loads(line)

@@ -1,16 +1,16 @@
-"""Work spread over a Dask cluster: results as they come, memory bounded, a dead worker costs nothing.
+"""Dask cluster: results as they complete, bounded memory, no loss from a dead worker.
 
-Through ``distributed`` itself, not through joblib's Dask backend: that one scatters its arguments to single
-workers, so that a worker's death takes chunks along that others were to do, and it never reports a call that
-failed to a generator that yields in any order, which then waits for ever (joblib 1.6, ``_dask.py``).
-
-Dask does a dead worker's chunks again elsewhere; those whose workers died too often are done at the end,
-image by image. Workers read the sources and write the images themselves: the paths must mean the same
-folders to them. There is no watch over the parent: the scheduler drops what a client that is gone asked for.
+Dask repeats the chunks of a dead worker elsewhere; chunks whose workers died too often are repeated at
+the end, image by image. Workers read the sources and write the images themselves, so paths must mean the
+same folders to them. Workers do not watch the parent: the scheduler drops the tasks of a client that is
+gone.
 """
 
 from __future__ import annotations
 
+# ``distributed`` is used directly because joblib's Dask backend scatters its arguments to single
+# workers, so that a worker's death affects chunks of others, and never reports a failed call to a
+# generator that yields in any order, which then waits forever (joblib 1.6, ``_dask.py``).
 import asyncio
 import contextlib
 import logging
@@ -26,17 +26,18 @@ from typing import TYPE_CHECKING, Any, Final, Generic
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import versions
-from img2img_data.runner.manifests import LIBRARIES
-from img2img_data.runner.workers import CHUNK, Result, Task, run_chunk
+from img2img_data.runner.build_folder import LIBRARIES
+from img2img_data.runner.workers import CHUNK, ResultT, TaskT, run_chunk
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_SECONDS: Final = 5.0
+"""Time limit for the scheduler to answer."""
 WORKER_SECONDS: Final = 60.0
-"""How long the scheduler may take to answer, and the first worker to join: some are started on demand."""
+"""Time limit for the first worker to join; some clusters start workers on demand."""
 
-_FLIGHT: Final = 3
+_CHUNKS_PER_THREAD: Final = 3
 """Chunks in flight for each thread of the cluster."""
 
 _RECOUNT_SECONDS: Final = 5.0
@@ -44,21 +45,17 @@ _RECOUNT_SECONDS: Final = 5.0
 
 @contextlib.contextmanager
 def connected(scheduler: str | None) -> Iterator[Client]:
-    """Give a client of the scheduler at an address such as tcp://host:8786, with a worker at least.
+    """Connect to the scheduler at an address such as tcp://host:8786, with at least one worker.
 
-    ``UsageError`` in one line when Dask is missing, the scheduler does not answer, or no worker joins.
+    Raises ``UsageError`` if Dask is missing, the scheduler does not answer, or no worker joins.
     """
     if not scheduler:
-        raise UsageError(
-            "option",
-            "--backend dask",
-            "needs a scheduler",
-            "give its address, --scheduler tcp://HOST:8786",
-        )
+        hint = "add its address, --scheduler tcp://HOST:8786"
+        raise UsageError("option", "--backend dask", "needs a scheduler", hint)
     Client = load_extra("distributed", "dask", "option", "--backend dask").Client
-    with _quiet(), contextlib.ExitStack() as stack:
+    with _without_messages(), contextlib.ExitStack() as stack:
         try:
-            asyncio.run(_knock(scheduler))
+            asyncio.run(_check_scheduler(scheduler))
             client = stack.enter_context(
                 Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
             )
@@ -73,21 +70,21 @@ def connected(scheduler: str | None) -> Iterator[Client]:
         yield client
 
 
-async def _knock(scheduler: str) -> None:
-    """Raise where nobody answers: a ``Client`` that cannot connect complains again when it is collected."""
+async def _check_scheduler(scheduler: str) -> None:
+    # A ``Client`` that cannot connect prints further complaints when it is garbage-collected.
     from distributed import Security
     from distributed.comm import connect
 
-    more = Security().get_connection_args("client")
-    comm = await connect(scheduler, timeout=CONNECT_SECONDS, **more)
+    arguments = Security().get_connection_args("client")
+    comm = await connect(scheduler, timeout=CONNECT_SECONDS, **arguments)
     comm.abort()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what Dask logs and warns of off the terminal: what matters is said in one line."""
+def _without_messages() -> Iterator[None]:
+    """Hide Dask's logs and warnings: every failure is reported as one error line."""
     names = [
-        name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"
+        name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"
     ]
     before = {logging.getLogger(name): logging.getLogger(name).level for name in names}
     for logger in before:
@@ -102,32 +99,31 @@ def _quiet() -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class ClusterPool(Generic[Task, Result]):
-    """Runs ``work`` over tasks on a cluster, as ``workers.Pool`` does in processes; results in any order.
+class ClusterPool(Generic[TaskT, ResultT]):
+    """Runs ``work`` over tasks on a cluster, as ``LocalPool`` does in processes; results in any order.
 
-    ``folders`` must be there on every worker. ``jobs`` bounds the chunks in flight; 0: by the cluster's size.
+    ``folders`` must exist on every worker. ``jobs`` limits the chunks in flight; 0: by the cluster's size.
     """
 
     client: Client
-    work: Callable[[Task], Result]
-    task_at: Callable[[int], Task]
-    lost: Callable[[Task, str], Result]
+    work: Callable[[TaskT], ResultT]
+    task_at: Callable[[int], TaskT]
+    lost: Callable[[TaskT, str], ResultT]
     folders: Sequence[str]
     jobs: int = 0
     limit: float = 60.0
     counted: float = 0.0
     threads: int = 1
 
-    def run(self, todo: Sequence[int]) -> Iterator[Result]:
-        """Yield one result for each index in ``todo``.
-
-        Dask blames a worker's death on all that was waiting there; so who is to blame is found out alone.
-        """
+    def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
+        """Yield one result for each index in ``todo``."""
         self._count_threads()
         size = max(1, min(CHUNK, len(todo) // (4 * self.threads)))
         waiting = deque(range(at, min(at + size, len(todo))) for at in range(0, len(todo), size))
         suspects: list[int] = []
         yield from self._run_chunks(todo, waiting, suspects)
+        # Dask blames a worker's death on every chunk that waited there; only a task that kills its
+        # worker while it runs alone is lost.
         for index in suspects:
             blamed: list[int] = []
             began = time.monotonic()
@@ -138,15 +134,15 @@ class ClusterPool(Generic[Task, Result]):
 
     def _run_chunks(
         self, todo: Sequence[int], waiting: deque[range], suspects: list[int]
-    ) -> Iterator[Result]:
-        """Keep the cluster busy with the waiting chunks; those whose workers died too often are suspects."""
+    ) -> Iterator[ResultT]:
+        """Process the waiting chunks; tasks whose workers died too often become suspects."""
         from distributed import KilledWorker, as_completed
 
         flying: dict[Future, range] = {}
         ready = as_completed(loop=self.client.loop)
         while waiting or flying:
             self._count_threads()
-            while waiting and len(flying) < (self.jobs or _FLIGHT * self.threads):
+            while waiting and len(flying) < (self.jobs or _CHUNKS_PER_THREAD * self.threads):
                 chunk = waiting.popleft()
                 future = self._submit([todo[at] for at in chunk])
                 flying[future] = chunk
@@ -160,29 +156,22 @@ class ClusterPool(Generic[Task, Result]):
 
     def _submit(self, indices: Sequence[int]) -> Future:
         tasks = [self.task_at(index) for index in indices]
-        with self._talking():
-            return self.client.submit(
-                do_chunk,
-                self.work,
-                tasks,
-                self.limit,
-                self.folders,
-                versions(*LIBRARIES),
-                pure=False,
-            )
+        job = (self.work, tasks, self.limit, self.folders, versions(*LIBRARIES))
+        with self._connection_errors():
+            return self.client.submit(process_chunk, *job, pure=False)
 
-    def _results(self, future: Future) -> list[Result]:
-        """Return what a chunk made, or raise what it raised."""
+    def _results(self, future: Future) -> list[ResultT]:
+        """Return the results of a chunk, or raise the error that its work raised."""
         if future.status == "error":
-            with self._talking(OSError):
+            with self._connection_errors(OSError):
                 future.result()
-        with self._talking():
-            results: list[Result] = future.result()
+        with self._connection_errors():
+            results: list[ResultT] = future.result()
         return results
 
     @contextlib.contextmanager
-    def _talking(self, *raised: type[Exception]) -> Iterator[None]:
-        """Turn a lost connection into one line; ``raised`` may come from a task as well."""
+    def _connection_errors(self, *raised: type[Exception]) -> Iterator[None]:
+        """Turn a lost connection into one line; ``raised`` can also come from a task and passes through."""
         from concurrent.futures import CancelledError
 
         address = self.client.scheduler.address if self.client.scheduler else ""
@@ -194,41 +183,42 @@ class ClusterPool(Generic[Task, Result]):
             why, hint = f"a worker lacks {error.name}", "install the same img2img there"
             raise UsageError("scheduler", address, why, hint) from None
         except (CancelledError, OSError):
-            hint = "start it and give the same command, it goes on"
+            hint = "start it and run the same command again, it continues"
             raise Img2ImgError("scheduler", address, "went away", hint) from None
 
     def _count_threads(self) -> None:
-        """Look now and then how many threads the cluster has: it may grow and shrink."""
+        """Update the number of threads from time to time: a cluster may grow and shrink."""
         if time.monotonic() - self.counted > _RECOUNT_SECONDS:
-            with self._talking():
+            with self._connection_errors():
                 self.threads = max(1, sum(self.client.nthreads().values()))
             self.counted = time.monotonic()
 
 
-def do_chunk(
-    work: Callable[[Task], Result],
-    tasks: Sequence[Task],
+def process_chunk(
+    work: Callable[[TaskT], ResultT],
+    tasks: Sequence[TaskT],
     limit: float,
     folders: Sequence[str],
-    wanted: Mapping[str, str],
-) -> list[Result]:
-    """Do a chunk on a worker of the cluster, after a look whether its results can be what they should be."""
+    required: Mapping[str, str],
+) -> list[ResultT]:
+    """Process a chunk on a worker of the cluster.
+
+    Raises ``UsageError`` if the worker lacks a folder or has other library versions than ``required``.
+    """
     for folder in folders:
         if not Path(folder).is_dir():
-            why = f"is not there on the worker {socket.gethostname()}"
-            raise UsageError("folder", folder, why, "give paths that all workers share")
-    here = versions(*LIBRARIES)
-    differ = [
-        f"{name} {here[name]}, not {wanted[name]}" for name in wanted if here[name] != wanted[name]
-    ]
+            why = f"does not exist on the worker {socket.gethostname()}"
+            raise UsageError("folder", folder, why, "use paths that all workers share")
+    found = versions(*LIBRARIES)
+    differ = [f"{n} {found[n]}, not {required[n]}" for n in required if found[n] != required[n]]
     if differ:
-        why = f"has {', '.join(differ)}: other bytes"
+        why = f"has {', '.join(differ)}, so its bytes would differ"
         raise UsageError("worker", socket.gethostname(), why, "install the same versions there")
-    return run_chunk(work, tasks, None, limit if _restarts() else float("inf"))
+    # The time limit ends the process, so it only applies if a nanny starts the worker again.
+    return run_chunk(work, tasks, None, limit if _has_nanny() else float("inf"))
 
 
-def _restarts() -> bool:
-    """Tell whether somebody starts this worker again when it ends, so that it may end over a image."""
+def _has_nanny() -> bool:
     from distributed import get_worker
 
     nanny: Any = get_worker().nanny

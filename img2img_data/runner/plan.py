@@ -1,42 +1,47 @@
-"""What there is to do: every source with its key, sorted, before the first image is read.
+"""Plan: every source of a run with its key and split, sorted before the first image is read.
 
-A plan holds a million sources in some 60 MB: their paths one behind the other, what is known about them as
-JSON only where something is, and a byte that tells how the key is made. Tasks are made on demand.
+A plan holds a million sources in about 60 MB: the paths in one byte string, tags as JSON for those
+sources that have any, and one byte for the form of each key. Tasks are created on demand.
 """
 
 from __future__ import annotations
 
 import heapq
 import json
+import math
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from unicodedata import normalize
 
-from img2img_data.corpus.format import Kind, digest, key_forms, key_in_form
+from img2img_data.core.errors import UsageError
+from img2img_data.core.settings_model import did_you_mean
+from img2img_data.corpus.format import Kind, digest, key_forms, key_in_form, split_place
 from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
-from img2img_data.runner.settings import BuildSettings, parse_split
-from img2img_data.runner.splits import Strata, check_tag, group_of, stratum_of
 from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
 from img2img_data.sources.tags import FolderTags
 
-_RUN: Final = 1 << 16
-"""How many sources are sorted at once; their keys exist as text only meanwhile."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
+_SORTED_AT_ONCE: Final = 1 << 16
+"""Sources per sorted run; the keys of only one run exist as text at a time."""
 
-GIVEN: Final = 255
-"""The form of a key that the source itself gives."""
+EXTERNAL_KEY: Final = 255
+"""Key form of a source whose key comes from another tool's folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One pair to make: its sources, relative to the plan's roots, under its key."""
+class ImageTask:
+    """One unit of work: the sources of one pair or image, relative to the plan's roots, and its key."""
 
     index: int
     key: str
@@ -45,20 +50,20 @@ class Task:
     tags: Mapping[str, Any]
     rejected: tuple[str, str] | None
     split: str = ""
-    """The split, where the plan as a whole or the source itself decides it; else its group's hash does."""
+    """The split if the plan or the source decides it; empty if a hash of the group does."""
     spans: tuple[Span, ...] = ()
-    """Where the sources lie, if in archives."""
+    """Positions of the sources within archives, if they are in archives."""
 
 
 @dataclass(slots=True)
-class Column:
-    """Byte strings, one behind the other: 8 bytes each besides their own, where a list takes 41 more."""
+class ByteColumn:
+    """Append-only column of byte strings; 8 bytes of overhead per item instead of 49 in a list."""
 
     data: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))
 
     def append(self, value: bytes) -> None:
-        """Put one more behind the last."""
+        """Append one item."""
         self.data += value
         self.ends.append(len(self.data))
 
@@ -77,68 +82,64 @@ class Column:
 
 @dataclass(slots=True)
 class Plan:
-    """Everything there is to do, sorted by key; a task is made when its turn comes.
+    """All sources of a run, sorted by key.
 
-    Rows stand in the order they were found. ``order`` sorts them; ``mine`` holds the places in that order
-    that this run does, all of them or a shard's.
+    Rows are in the order in which the sources were found. ``order`` sorts the rows by key; ``selected``
+    holds the positions in that order that this run processes: all of them, or those of one shard.
     """
 
     roots: tuple[bytes, ...]
     kind: Kind = "paired"
     sides: bytearray = field(default_factory=bytearray)
-    first: Column = field(default_factory=Column)
-    second: Column = field(default_factory=Column)
-    """The other half of each pair; no rows at all where tasks have one source."""
-    notes: Column = field(default_factory=Column)
-    """Tags and rejection of each row as JSON; nothing where there is neither."""
+    first: ByteColumn = field(default_factory=ByteColumn)
+    second: ByteColumn = field(default_factory=ByteColumn)
+    """The other half of each pair; without rows if tasks have one source."""
+    notes: ByteColumn = field(default_factory=ByteColumn)
+    """Tags, rejection and external key of each row as JSON; empty if there are none."""
     forms: bytearray = field(default_factory=bytearray)
     order: array[int] = field(default_factory=lambda: array("q"))
-    mine: Sequence[int] = ()
+    selected: Sequence[int] = ()
     tags: tuple[FolderTags | None, ...] = ()
-    """Of each root: what its own lists say about its images."""
+    """Tags from the lists beside the images, one entry per root."""
     splits: Sequence[str] = ()
     split_at: Sequence[int] = ()
-    """For each place in the order that of its split in ``splits``; empty where hashes of groups decide."""
+    """Index into ``splits`` for each position in the order; empty if hashes of the groups decide."""
 
     def __len__(self) -> int:
-        return len(self.mine)
+        return len(self.selected)
 
-    def task(self, index: int) -> Task:
+    def task(self, index: int) -> ImageTask:
         """Return a task of this run, ready to be sent to a worker."""
-        return self._task(index, self.mine[index])
+        return self._task(index, self.selected[index])
 
-    def task_of_all(self, place: int) -> Task:
-        """Return a task of the whole order, of this run or not; its index is the place."""
-        return self._task(place, place)
-
-    def _task(self, index: int, place: int) -> Task:
-        row = self.order[place]
+    def _task(self, index: int, position: int) -> ImageTask:
+        row = self.order[position]
         note = self.notes[row]
-        tags, rejected, *given = json.loads(note) if note else ({}, None)
-        sources, split = (
-            self._sources(row),
-            self.splits[self.split_at[place]] if self.split_at else "",
-        )
+        tags, rejected, *external = json.loads(note) if note else ({}, None)
+        split = self.splits[self.split_at[position]] if self.split_at else ""
+        sources = self._sources(row)
         spans: tuple[Span, ...] = ()
-        if given:
-            _, split, parts = given
+        if external:
+            _, split, parts = external
             spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in parts)
         if self.tags:
             tags = {**self._listed_tags(self.sides[row], sources), **tags}
         rejected = rejected and tuple(rejected)
-        return Task(index, self._key(row), self.sides[row], sources, tags, rejected, split, spans)
+        return ImageTask(
+            index, self._key(row), self.sides[row], sources, tags, rejected, split, spans
+        )
 
     def _listed_tags(self, root: int, sources: tuple[bytes, ...]) -> dict[str, Any]:
-        """Return what the folders' lists say about a task's sources; of what both halves say, the first's."""
+        """Return the tags of a task's sources from the folders' lists; the first source wins."""
         out: dict[str, Any] = {}
-        for number in reversed(range(len(sources)) if self.tags else ()):
+        for number in reversed(range(len(sources))):
             found = self.tags[root + number]
             if found is not None:
                 out.update(found.get(sources[number]))
         return out
 
-    def find_tags(self) -> Plan:
-        """Look for lists of tags beside the images; returns itself."""
+    def _find_tags(self) -> Plan:
+        """Read the lists of tags beside the images; return the plan itself."""
         self.tags = tuple(
             find_tags(name, self._paths(root)) for root, name in enumerate(self.roots)
         )
@@ -148,65 +149,70 @@ class Plan:
         yield from (path for path, side in zip(self.first, self.sides, strict=True) if side == root)
         yield from (path for path in (self.second if root else ()) if path)
 
-    def tag_names(self) -> set[str]:
-        """Return the names of the tags that the folders' own lists have."""
-        return {name for found in self.tags if found is not None for name in found.names}
-
     def tags_digest(self) -> dict[str, str]:
-        """Return what a recipe says of the lists of tags: nothing where there are none."""
+        """Return the recipe's entry for the lists of tags; empty if there are none."""
         found = [t.digest if t else "" for t in self.tags]
         return {"source_tags": " ".join(found)} if any(found) else {}
 
-    def assign_splits(self, settings: BuildSettings) -> None:
-        """Decide every split now where ``--stratify`` asks for it; ``UsageError`` for an unknown tag."""
-        check_tag(settings.group_by, "--group-by", self.tag_names())
-        check_tag(settings.stratify, "--stratify", self.tag_names())
-        if settings.stratify is None:
+    def assign_splits(
+        self, shares: Mapping[str, float], group_by: str | None, stratify: str | None, seed: int
+    ) -> None:
+        """Check the rules, and assign all splits now if ``stratify`` is set.
+
+        Raises ``UsageError`` for an unknown tag.
+        """
+        known = {name for found in self.tags if found is not None for name in found.names}
+        check_tag(group_by, "--group-by", known)
+        check_tag(stratify, "--stratify", known)
+        if stratify is None:
             return
         import numpy as np
 
-        strata, chosen = Strata(settings.seed), array("q")
-        for task in map(self.task_of_all, range(len(self.order))):
+        strata, usable = Strata(seed), array("q")
+        for position in range(len(self.order)):
+            task = self._task(position, position)
             if not task.rejected:
+                # The two domains of an unpaired corpus are split separately.
                 path, side = task.sources[0], f"{task.root}/" if self.kind == "unpaired" else ""
-                group = group_of(path, task.tags, settings.group_by)
-                strata.add(group, side + stratum_of(path, task.tags, settings.stratify))
-                chosen.append(task.index)
-        shares = parse_split(settings.split)
+                group = group_of(path, task.tags, group_by)
+                strata.add(group, side + stratum_of(path, task.tags, stratify))
+                usable.append(position)
         splits = np.zeros(len(self.order), np.uint8)
-        splits[np.frombuffer(chosen, np.int64)] = strata.split(shares.values())
+        splits[np.frombuffer(usable, np.int64)] = strata.split(shares.values())
         self.splits, self.split_at = tuple(shares), splits.tobytes()
 
     def names_digest(self) -> str:
-        """Return a digest of all source names: tells whether the folder holds other files now."""
+        """Return a digest of all source names; it differs once files are added or removed."""
         h = blake2b(digest_size=8)
         for row in self.order:
             name = b"\0".join([str(self.sides[row]).encode(), *self._sources(row)])
             h.update(len(name).to_bytes(8, "little") + name)
         return h.hexdigest()
 
-    def shard(self, number: int, of: int) -> Plan:
-        """Return the plan of one part, numbered from 1: by a hash of each first source's path.
+    def shard(self, number: int, count: int) -> Plan:
+        """Return the plan of one shard, numbered from 1: by a hash of each first source's path.
 
-        Keys and ``names_digest`` stay those of the whole, so the parts join to what a plain run makes.
+        Keys and ``names_digest`` stay those of the complete plan, so merged shards equal a plain run.
         """
-        places = (place for place in self.mine if self._part(self.order[place], of) == number - 1)
-        return replace(self, mine=array("q", places))
 
-    def _part(self, row: int, of: int) -> int:
-        return int.from_bytes(digest(b"shard", self.first[row]), "little") % of
+        def is_member(position: int) -> bool:
+            path = self.first[self.order[position]]
+            return int.from_bytes(digest(b"shard", path), "little") % count == number - 1
+
+        return replace(self, selected=array("q", filter(is_member, self.selected)))
 
     def finder(self) -> Callable[[int, bytes, str], int | None]:
-        """Return the way from (root, path of the first source, key) to the index of the task that it is."""
+        """Return a function from (root, path of the first source, key) to the index of that task."""
         import numpy as np
 
-        hashes = np.array([self._hash(self.order[place]) for place in self.mine], np.uint64)
+        rows = (self.order[position] for position in self.selected)
+        hashes = np.array([_hash_of(self.sides[r], self.first[r]) for r in rows], np.uint64)
         by_hash = np.argsort(hashes, kind="stable")
         hashes = hashes[by_hash]
 
         def find(root: int, path: bytes, key: str) -> int | None:
-            wanted = np.uint64(_hash_of(root, path))
-            low, high = (int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))
+            value = np.uint64(_hash_of(root, path))
+            low, high = (int(np.searchsorted(hashes, value, side)) for side in ("left", "right"))
             for index in map(int, by_hash[low:high]):
                 task = self.task(index)
                 if (task.root, task.sources[0], task.key, task.rejected) == (root, path, key, None):
@@ -221,52 +227,51 @@ class Plan:
         sources: Sequence[bytes],
         tags: Mapping[str, Any],
         rejected: object,
-        *given: object,
+        *external: object,
     ) -> None:
         self.sides.append(side)
         self.first.append(sources[0])
         if len(self.roots) > 1 and self.kind == "paired":
             self.second.append(sources[1] if len(sources) > 1 else b"")
-        noted = tags or rejected or given
-        self.notes.append(json.dumps([tags, rejected, *given]).encode() if noted else b"")
+        noted = tags or rejected or external
+        self.notes.append(json.dumps([tags, rejected, *external]).encode() if noted else b"")
 
     def _sources(self, row: int) -> tuple[bytes, ...]:
         other = self.second[row] if len(self.second) else b""
         return (self.first[row], other) if other else (self.first[row],)
 
     def _key(self, row: int) -> str:
-        if self.forms[row] == GIVEN:
+        if self.forms[row] == EXTERNAL_KEY:
             return str(json.loads(self.notes[row])[2])
         return key_in_form(self.first[row], self.forms[row])
 
-    def _hash(self, row: int) -> int:
-        return _hash_of(self.sides[row], self.first[row])
-
     def _sort(self, rows: Iterable[int]) -> None:
-        """Append the rows to the order, sorted by key; those of pairs then by side and sources.
+        """Append the rows to the order, sorted by key; pairs of one key by side and sources.
 
-        Elsewhere rows of one key are of one path: they stay in the order they were found.
+        Without pairs, rows of one key have one path and stay in the order in which they were found.
         """
         of_pairs = len(self.second) > 0
         key = (lambda r: (self._key(r), self.sides[r], self._sources(r))) if of_pairs else self._key
-        self.order.extend(_in_order(array("q", rows), key))
-        self.mine = range(len(self.order))
+        self.order.extend(_sorted_rows(array("q", rows), key))
+        self.selected = range(len(self.order))
 
 
 def _hash_of(root: int, path: bytes) -> int:
     return int.from_bytes(digest(bytes([root]), path), "little")
 
 
-def _in_order(rows: array[int], key: Callable[[int], Any]) -> Iterable[int]:
-    """Return rows sorted by ``key``, in runs merged only where they overlap: few keys exist at once."""
-    runs = [array("q", sorted(rows[i : i + _RUN], key=key)) for i in range(0, len(rows), _RUN)]
+def _sorted_rows(rows: array[int], key: Callable[[int], Any]) -> Iterable[int]:
+    # All keys of a million sources at once would take 100 MB. A scanned folder is almost sorted, so
+    # its sorted runs follow each other and need no merge.
+    starts = range(0, len(rows), _SORTED_AT_ONCE)
+    runs = [array("q", sorted(rows[i : i + _SORTED_AT_ONCE], key=key)) for i in starts]
     if all(key(a[-1]) <= key(b[0]) for a, b in pairwise(runs)):
         return (row for run in runs for row in run)
     return heapq.merge(*runs, key=key)
 
 
 def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Item]]) -> Plan:
-    """Plan one task for each source: of one folder, or of the two domains of an unpaired corpus."""
+    """Plan one task per source: of one folder, or of the two domains of an unpaired corpus."""
     plan = Plan(tuple(os.fsencode(r) for r in roots), kind)
     ends = [0]
     for side, found in enumerate(items):
@@ -276,11 +281,11 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
         plan.forms += key_forms(plan.first, ends[-2], ends[-1])
     for start, end in pairwise(ends):
         plan._sort(range(start, end))
-    return plan.find_tags()
+    return plan._find_tags()
 
 
 def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
-    """Plan one task for each matched pair, and a rejection for each unmatched file."""
+    """Plan one task per matched pair, and one rejection per unmatched file."""
     plan = Plan(tuple(os.fsencode(r) for r in roots))
     for pair in matching.pairs:
         plan._add(0, pair, {}, None)
@@ -290,28 +295,182 @@ def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
             plan._add(side, (path,), {}, (reason, detail))
         plan.forms += key_forms(plan.first, start, len(plan.first))
     plan._sort(range(len(plan.first)))
-    return plan.find_tags()
+    return plan._find_tags()
 
 
 def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[LayoutEntry]) -> Plan:
-    """Plan one task for each entry of another tool's folder, with the key and the split it has there.
+    """Plan one task per entry of another tool's folder, with the key and the split of that folder.
 
-    Where two of a split would share a key, the later one's ends in a digest of its path.
+    If two entries of a split share a key, a digest of its path is appended to the later one's.
     """
     roots = (os.fsencode(root),) * (1 if layout.layout == "combined" else 2)
     plan, seen = Plan(roots, layout.kind), set[bytes]()
     for entry in entries:
         key = entry.key
-        mark = digest(
-            entry.split.encode(), bytes([entry.side]), normalize("NFC", key.casefold()).encode()
-        )
+        # Some file systems take names that differ only in case or in Unicode form as one name.
+        folded = normalize("NFC", key.casefold()).encode()
+        mark = digest(entry.split.encode(), bytes([entry.side]), folded)
         if mark in seen and not entry.rejected:
             key += "~" + digest(entry.sources[0]).hex()
         seen.add(mark)
         spans = [(path.hex(), start, size) for path, start, size in entry.spans]
         plan._add(entry.side, entry.sources, entry.tags, entry.rejected, key, entry.split, spans)
-        plan.forms.append(GIVEN)
-    sides = (0, 1) if layout.kind == "unpaired" else (None,)
-    for side in sides:
+        plan.forms.append(EXTERNAL_KEY)
+    for side in (0, 1) if layout.kind == "unpaired" else (None,):
         plan._sort(row for row in range(len(plan.first)) if side in (None, plan.sides[row]))
     return plan
+
+
+# --------------------------------------------------------------------------------- groups and splits
+_SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN_WORD: Final = re.compile(r"[\w-]+")
+FOLDER_RULE: Final = "folder"
+
+
+def parse_split(text: str) -> dict[str, float]:
+    """Return the shares of the splits, as in "train=0.8,test=0.2"; they sum to 1.
+
+    Raises ``ValueError``.
+    """
+    shares: dict[str, float] = {}
+    for part in map(str.strip, text.split(",")):
+        name, _, number = part.partition("=")
+        if name in shares:
+            raise ValueError(f"'{name}' appears twice")
+        try:
+            shares[name] = float(number)
+        except ValueError:
+            shares[name] = math.nan
+        if not _SPLIT_NAME.fullmatch(name) or not 0 <= shares[name] <= 1:
+            raise ValueError(
+                f"'{part}' is not NAME=SHARE with a share from 0 to 1, "
+                "as in train=0.8,val=0.1,test=0.1"
+            )
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
+    return shares
+
+
+def tag_in(rule: str | None) -> str | None:
+    """Return the tag that a rule names ("tag:person", "person"); None for "folder" and expressions.
+
+    "tag:" is for names that are not plain words.
+    """
+    if rule is None or rule == FOLDER_RULE:
+        return None
+    if rule.startswith("tag:"):
+        return rule.removeprefix("tag:")
+    # As a regular expression a plain word would match only itself: all images would be one group.
+    return rule if _PLAIN_WORD.fullmatch(rule) else None
+
+
+def group_of(path: bytes, tags: Mapping[str, Any], rule: str | None) -> bytes:
+    """Return the group of an image: its folder, a tag, or the match of an expression in its file name.
+
+    An image is a group of its own, named by its path, if ``rule`` is None, if its tag is missing or
+    None, or if the expression does not match.
+    """
+    if rule is None:
+        return path
+    folder, _, name = path.rpartition(b"/")
+    if rule == FOLDER_RULE:
+        return folder
+    tag = tag_in(rule)
+    if tag is not None:
+        return _text_of(tags.get(tag)).encode("utf-8", "surrogateescape") or path
+    found = re.search(rule, name.decode("utf-8", "surrogateescape"))
+    group = (found[1] if found.re.groups else found[0]) if found else None
+    return group.encode("utf-8", "surrogateescape") if group else path
+
+
+def stratum_of(path: bytes, tags: Mapping[str, Any], rule: str) -> str:
+    """Return the stratum of an image: its folder, or its tag; "" if it has none."""
+    if rule == FOLDER_RULE:
+        return path.rpartition(b"/")[0].decode("utf-8", "surrogateescape")
+    return _text_of(tags.get(tag_in(rule) or ""))
+
+
+def _text_of(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value)
+
+
+def check_tag(rule: str | None, option: str, known: Iterable[str]) -> None:
+    """Raise ``UsageError`` if the rule names a tag that no image has."""
+    tag, known = tag_in(rule), set(known)
+    if tag is None or tag in known:
+        return
+    why, hint = "no image has this tag", did_you_mean(tag, known)
+    if not known:
+        why = "the images have no tags"
+        hint = (
+            "tags come from a metadata.jsonl or metadata.csv beside the images, "
+            "as 'wiki' and 'select' write"
+        )
+    raise UsageError("option", f"{option} {rule}", why, hint)
+
+
+class Strata:
+    """Collects the group and the stratum of each image, then splits each stratum exactly.
+
+    Call ``add`` once per image; ``split`` returns the index of each image's split, in that order.
+    Memory: 12 bytes per image, and about 100 more while splitting.
+
+    Method: systematic sampling with a random start (Madow & Madow 1944, "On the theory of systematic
+    sampling I"). The groups of a stratum lie side by side on a circle, in the order of the hash that
+    ``split_of`` uses, each as long as its number of images. The shares are arcs of the circle, rotated
+    by a hash of the stratum's name; a group belongs to the arc that contains its middle. So each split
+    gets its share of each stratum to within the stratum's largest group, to within one image without
+    groups, and exactly if the share is a whole number of images. Rounding errors of small strata
+    differ in direction because their rotations differ.
+
+    A group in several strata counts in the one with most of its images; if equal, in the first by name.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._places = array("Q")
+        self._strata = array("i")
+        self._names: dict[str, int] = {}
+
+    def add(self, group: bytes, stratum: str) -> None:
+        """Add the group and the stratum of the next image."""
+        self._places.append(split_place(group, self._seed))
+        self._strata.append(self._names.setdefault(stratum, len(self._names)))
+
+    def split(self, shares: Iterable[float]) -> NDArray[np.uint8]:
+        """Return for each image the index of its split among ``shares``, which sum to 1."""
+        import numpy as np
+
+        names = sorted(self._names)
+        rank = np.empty(len(names), np.int64)
+        rank[[self._names[n] for n in names]] = np.arange(len(names))
+        # np.unique sorts by the hash, so a group's number is also its position on the circle.
+        _, group = np.unique(np.frombuffer(self._places, np.uint64), return_inverse=True)
+        sizes = np.bincount(group)
+        stratum = _majority(group, rank[np.frombuffer(self._strata, np.int32)], len(names))
+        turns = np.array(
+            [split_place(n.encode("utf-8", "surrogateescape"), self._seed) for n in names]
+        )
+        order = np.lexsort((np.arange(len(sizes)), stratum))
+        ends = np.cumsum(sizes[order])
+        totals = np.bincount(stratum, sizes, len(names))
+        starts = np.concatenate(([0], np.cumsum(totals)[:-1]))
+        of = stratum[order]
+        middles = (ends - sizes[order] / 2 - starts[of]) / totals[of]
+        angles = (middles + turns[of] / 2.0**64) % 1
+        bounds = np.cumsum(list(shares))[:-1]
+        splits = np.empty(len(sizes), np.uint8)
+        splits[order] = np.searchsorted(bounds, angles, side="right")
+        return splits[group]
+
+
+def _majority(group: NDArray[Any], stratum: NDArray[Any], strata: int) -> NDArray[np.int64]:
+    """Return for each group the stratum of most of its members; the lowest if equal."""
+    import numpy as np
+
+    both, counts = np.unique(group.astype(np.int64) * strata + stratum, return_counts=True)
+    ranked = both[np.lexsort((both, -counts, both // strata))]
+    _, first = np.unique(ranked // strata, return_index=True)
+    return np.asarray(ranked[first] % strata, np.int64)

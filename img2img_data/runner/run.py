@@ -1,230 +1,282 @@
-"""Do a plan in a folder: lock, go on from the journal, work in processes, write the manifests last."""
+"""Run of a build: lock the folder, continue from the journal, work in processes, write the manifests."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
-import threading
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from img2img_data.core.errors import REASONS, CorpusError, Img2ImgError, UsageError, printable
-from img2img_data.core.files import cannot_write, locked, versions, write_atomically, writing_to
-from img2img_data.core.jsonl import read_rows
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
+from img2img_data.core.files import locked, versions
 from img2img_data.core.progress import Progress
-from img2img_data.corpus.format import REJECTED_FILE, inside, to_json_line
-from img2img_data.runner.build_folder import BUILDING, BuildFolder, Row
-from img2img_data.runner.manifests import LIBRARIES, write_manifests
-from img2img_data.runner.outcome import Outcome, Report
-from img2img_data.runner.plan import Plan, Task
-from img2img_data.runner.settings import RunSettings, parse_shard
-from img2img_data.runner.workers import Pool, default_jobs
+from img2img_data.corpus.format import inside, to_json_line
+from img2img_data.runner.build_folder import (
+    LIBRARIES,
+    BuildFolder,
+    Outcome,
+    Report,
+    write_manifests,
+)
+from img2img_data.runner.plan import ImageTask, Plan
+from img2img_data.runner.workers import LocalPool, default_jobs
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from img2img_data.runner.dask_cluster import ClusterPool
 
-Result = TypeVar("Result")
-"""Called with (done, total) now and then."""
+ResultT = TypeVar("ResultT")
+Row = dict[str, Any]
 
 
-class Pools(Protocol):
-    """Makes the workers that a run's settings ask for."""
+class RunSettings(BaseModel):
+    """Settings of a run; none of them changes a byte of the result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    jobs: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="worker processes; 0: one per core, or the size of the cluster",
+    )
+    max_bad: float = Field(
+        0.1, ge=0, le=1, description="share of rejected images above which the exit code is 1"
+    )
+    timeout: float = Field(60.0, gt=0, description="time limit of one image, seconds")
+    shard: str | None = Field(
+        None,
+        description="process the i-th of n parts, as in 3/16, in its own folder; 'merge' joins the parts",
+    )
+    backend: Literal["loky", "dask"] = Field(
+        "loky",
+        description="loky: processes on this machine; dask: a Dask cluster that shares its folders",
+    )
+    scheduler: str | None = Field(
+        None, description="address of the Dask scheduler, as in tcp://host:8786; for --backend dask"
+    )
+    dry_run: bool = Field(False, description="print what would be done, write nothing")
+
+    @field_validator("shard")
+    @classmethod
+    def _check_shard(cls, value: str | None) -> str | None:
+        parse_shard(value)
+        return value
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Return (i, n) of "i/n", numbered from 1. Raises ``ValueError``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError("a shard is NUMBER/COUNT, as in 1/4, 2/4, 3/4, 4/4")
+    return int(found[1]), int(found[2])
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFactory:
+    """Creates the worker pools that the settings of a run ask for."""
+
+    client: Client | None
+    folders: Sequence[str]
+    settings: RunSettings
 
     def __call__(
         self,
-        work: Callable[[Task], Result],
-        task_at: Callable[[int], Task],
-        lost: Callable[[Task, str], Result],
-    ) -> Pool[Task, Result] | ClusterPool[Task, Result]:
-        """Return workers for ``work``; ``run`` of theirs yields its results."""
-        ...
+        work: Callable[[ImageTask], ResultT],
+        task_at: Callable[[int], ImageTask],
+        lost: Callable[[ImageTask, str], ResultT],
+    ) -> LocalPool[ImageTask, ResultT] | ClusterPool[ImageTask, ResultT]:
+        """Return a pool whose ``run`` yields the results of ``work``."""
+        jobs, timeout = self.settings.jobs, self.settings.timeout
+        if self.client is None:
+            return LocalPool(work, task_at, lost, jobs or default_jobs(), timeout)
+        from img2img_data.runner.dask_cluster import ClusterPool
+
+        return ClusterPool(self.client, work, task_at, lost, self.folders, jobs, timeout)
 
 
-First = Callable[[Pools], Callable[[int], Task]]
-"""Done before the run, by workers of its own; returns how a task is made."""
+@dataclass(frozen=True, slots=True)
+class FolderBuild:
+    """Everything needed to fill one folder.
 
-
-def run_plan(
-    plan: Plan,
-    folder: BuildFolder,
-    recipe: Mapping[str, Any],
-    about: Mapping[str, Any],
-    work: Callable[[Task], Outcome],
-    run: RunSettings,
-    progress: Progress,
-    first: First | None = None,
-) -> Report:
-    """Run ``work`` over the plan and leave a complete folder. Done already: the counts it has.
-
-    ``recipe`` is what the bytes depend on, ``about`` what the folder's own page says besides. ``first`` is
-    done before, once the folder is ours, and tells how to make a task; else the plan makes it.
+    Attributes:
+        recipe: what the bytes of the folder depend on.
+        about: further entries of the folder's page.
+        work: turns a task into its manifest and its row, or raises ``Rejected``; runs in the workers.
+        expect: returns the name under which a dry run counts a task, or raises ``Rejected``.
+        before: a pass before the run; returns the function that creates the tasks.
     """
-    check_not_empty(plan)
-    shard = parse_shard(run.shard)
+
+    plan: Plan
+    folder: BuildFolder
+    recipe: Row
+    about: Row
+    work: Callable[[ImageTask], tuple[str, Row]]
+    expect: Callable[[ImageTask], str]
+    before: Callable[[PoolFactory, Progress], Callable[[int], ImageTask]] | None = None
+
+
+def run_build(
+    build: FolderBuild,
+    settings: RunSettings,
+    progress: Progress,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Fill the folder, or finish it; with ``dry_run`` only print what would be done.
+
+    Returns the counts of the folder. Raises ``Img2ImgError``.
+    """
+    plan, about = build.plan, build.about
+    _check_not_empty(plan)
+    shard = parse_shard(settings.shard)
     if shard:
         about = {**about, "shard": {"number": shard[0], "of": shard[1], "sources": len(plan)}}
         plan = plan.shard(*shard)
-    with _client_of(run) as client, locked(folder.root):
-        if not folder.begin({**recipe, "shard": run.shard}, plan.roots):
-            return report_of(folder)
-        report, total = Report(), len(plan)
-        with (
-            writing_to(folder.building),
-            folder.open_journal(total, _still_good(plan, folder.root, progress)) as journal,
-        ):
-            report.kept.update(journal.found)
-            todo = array("q", (index for index, place in enumerate(journal.place) if place < 0))
-            pools = functools.partial(_pool_of, client, _folders(plan, folder), run)
-            pool = pools(work, first(pools) if first else plan.task, rejection)
-            for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
-                journal.add(outcome)
-                report.add(outcome)
-                progress(done, total)
-            page = {**about, "recipe": dict(recipe), "versions": versions(*LIBRARIES)}
-            write_manifests(folder, journal.rows(), page, report, plan.mine if shard else None)
-        folder.end()
+    recipe = {**build.recipe, "shard": settings.shard}
+    if settings.dry_run:
+        for line in _forecast(build, plan, recipe):
+            say(line)
+        return Report()
+    with _connection(settings) as client, locked(build.folder.root):
+        if not build.folder.begin(recipe, plan.roots):
+            return build.folder.report()
+        folders = (*plan.roots, os.fsencode(build.folder.building))
+        pools = PoolFactory(client, [os.path.abspath(os.fsdecode(f)) for f in folders], settings)
+        page = {**about, "recipe": build.recipe, "versions": versions(*LIBRARIES)}
+        report = _fill(build, plan, pools, progress, page, bool(shard))
+        build.folder.end()
         return report
 
 
-def _client_of(run: RunSettings) -> AbstractContextManager[Client | None]:
-    """Give the connection to a cluster, before anything is locked or written; None for processes here."""
-    if run.backend == "dask":
+def _fill(
+    build: FolderBuild,
+    plan: Plan,
+    pools: PoolFactory,
+    progress: Progress,
+    page: Row,
+    is_shard: bool,
+) -> Report:
+    report, total = Report(), len(plan)
+    # The pass before the run reports the first half of the progress, up to n of 2 n.
+    show = (lambda d, n: progress(n + d, 2 * n)) if build.before else progress
+    with build.folder.outcomes(total, _finder_of_earlier(plan, build.folder.root, show)) as log:
+        report.kept.update(log.kept)
+        todo = log.pending()
+        task_at = build.before(pools, progress) if build.before else plan.task
+        pool = pools(functools.partial(_outcome_of, build.work), task_at, rejection)
+        for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
+            log.add(outcome)
+            report.add(outcome)
+            show(done, total)
+        positions = plan.selected if is_shard else None
+        write_manifests(build.folder, log.rows(), page, report, positions)
+    return report
+
+
+def _connection(settings: RunSettings) -> AbstractContextManager[Client | None]:
+    """Connect to the cluster, before anything is locked or written; None for local processes."""
+    if settings.backend == "dask":
         from img2img_data.runner.dask_cluster import connected
 
-        return connected(run.scheduler)
-    if run.scheduler is not None:
-        raise UsageError(
-            "option", "--scheduler", "is for --backend dask", "give that too, or leave it out"
-        )
+        return connected(settings.scheduler)
+    if settings.scheduler is not None:
+        hint = "add that option, or leave --scheduler out"
+        raise UsageError("option", "--scheduler", "needs --backend dask", hint)
     return nullcontext()
 
 
-def _folders(plan: Plan, folder: BuildFolder) -> list[str]:
-    return [os.path.abspath(os.fsdecode(f)) for f in (*plan.roots, os.fsencode(folder.building))]
-
-
-def _pool_of(
-    client: Client | None,
-    folders: Sequence[str],
-    run: RunSettings,
-    work: Callable[[Task], Result],
-    task_at: Callable[[int], Task],
-    lost: Callable[[Task, str], Result],
-) -> Pool[Task, Result] | ClusterPool[Task, Result]:
-    if client is None:
-        return Pool(work, task_at, lost, run.jobs or default_jobs(), run.timeout)
-    from img2img_data.runner.dask_cluster import ClusterPool
-
-    return ClusterPool(client, work, task_at, lost, folders, run.jobs, run.timeout)
-
-
-def check_not_empty(plan: Plan) -> None:
-    """Raise ``Img2ImgError`` when there is nothing to do, or nothing for one domain of an unpaired corpus."""
-    sides = range(len(plan.roots)) if plan.kind == "unpaired" else ()
-    empty = (
-        [plan.roots[side] for side in sides if side not in plan.sides] if len(plan) else plan.roots
-    )
+def _check_not_empty(plan: Plan) -> None:
+    """Raise ``Img2ImgError`` if there are no images, or none for one domain of an unpaired corpus."""
+    domains = range(len(plan.roots)) if plan.kind == "unpaired" else ()
+    empty = [plan.roots[side] for side in domains if side not in plan.sides]
+    if not len(plan):
+        empty = list(plan.roots)
     if empty:
         names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in dict.fromkeys(empty))
         raise Img2ImgError(f"no images in {names}", why="nothing to do", hint="check the path")
 
 
-def forecast(
-    plan: Plan,
-    folder: BuildFolder,
-    recipe: Mapping[str, Any],
-    expect: Callable[[Task], Outcome],
-    run: RunSettings,
-) -> Iterator[str]:
-    """Yield what a run would do, a line a fact; nothing is written, no image is opened.
-
-    ``expect`` says what becomes of a source as far as its name tells. Raises ``UsageError`` as the run would.
-    """
-    check_not_empty(plan)
-    shard = parse_shard(run.shard)
-    plan = plan.shard(*shard) if shard else plan
-    state, out = (
-        folder.state({**recipe, "shard": run.shard}, plan.roots),
-        printable(str(folder.root)),
-    )
+def _forecast(build: FolderBuild, plan: Plan, recipe: Row) -> Iterator[str]:
+    """Yield what a run would do, one line per fact; nothing is written, no image is opened."""
+    state, out = build.folder.state(recipe, plan.roots), printable(str(build.folder.root))
     report = Report()
-    for index in range(len(plan)):
-        report.add(expect(plan.task(index)))
-    named = sorted(
-        (not name.startswith("train"), name, n) for name, n in report.kept.items() if name != "."
-    )
-    parts = ", ".join(f"{name} {n:,}" for _, name, n in named)
-    yield f"{report.total:,} sources > up to {report.kept.total():,}" + (
-        f": {parts}" if parts else ""
-    )
-    for reason, count in sorted(report.rejected.items(), key=lambda r: (-r[1], r[0])):
-        yield f"  {count:>7,}  {reason:<20} {REASONS[reason]}"
+    for task in map(plan.task, range(len(plan))):
+        report.add(_outcome_of(lambda task: (build.expect(task), {}), task))
+    named = sorted((n for n in report.kept if n != "."), key=lambda n: (n[:5] != "train", n))
+    parts = ", ".join(f"{name} {report.kept[name]:,}" for name in named)
+    yield f"{report.total:,} sources > up to {report.kept.total():,}" + (parts and f": {parts}")
+    yield from report.reasons()
     if state == "complete":
         yield f"'{out}' is complete already: nothing to do"
     elif state == "unfinished":
-        yield f"'{out}' is unfinished, {folder.count_done():,} sources done: would go on"
+        done = build.folder.count_done()
+        yield f"'{out}' is unfinished, {done:,} sources done: the run would continue"
     else:
-        yield f"'{out}' would be made; nothing was written"
+        yield f"'{out}' would be created; nothing was written"
 
 
-def rejection(task: Task, reason: str, detail: str = "") -> Outcome:
-    """Return the outcome of a source that is not used."""
-    path = task.sources[0]
-    row = {
-        "source": printable(path),
-        "source_hex": path.hex(),
-        "reason": reason,
-        "detail": printable(detail),
-    }
+def _outcome_of(work: Callable[[ImageTask], tuple[str, Row]], task: ImageTask) -> Outcome:
+    """Process one task; an image that cannot be used becomes a row, never an exception."""
+    try:
+        if task.rejected:
+            raise Rejected(*task.rejected)
+        manifest, row = work(task)
+    except Rejected as rejected:
+        return rejection(task, rejected.reason, rejected.detail)
+    return Outcome(task.index, manifest, "", to_json_line(row))
+
+
+def rejection(task: ImageTask, reason: str, detail: str = "") -> Outcome:
+    """Return the outcome of a source that cannot be used."""
+    row = {**source_columns(task.sources[0]), "reason": reason, "detail": printable(detail)}
     if task.root:
         row["side"] = "AB"[task.root]
     return Outcome(task.index, "", reason, to_json_line(row))
 
 
-def write_file(out: str, name: str, data: bytes) -> None:
-    """Write a file of the output under a temporary name and rename it into place."""
-    temporary = f"{out}/{BUILDING}/tmp/{_writer(os.getpid(), threading.get_ident())}"
-    path = Path(f"{out}/{name}")
-    try:
-        write_atomically(path, data, Path(temporary))
-    except OSError as error:
-        raise cannot_write(path, error) from None
+def source_columns(path: bytes) -> dict[str, str]:
+    """Return the columns of a row that name its source: escaped for reading, and the exact bytes."""
+    return {"source": printable(path), "source_hex": path.hex()}
 
 
-@functools.cache
-def _writer(process: int, thread: int) -> str:
-    """Return a name that no other writer has, on whatever machine it runs."""
-    return f"{process}-{thread}-{os.urandom(8).hex()}"
+def _finder_of_earlier(
+    plan: Plan, root: Path, progress: Progress
+) -> Callable[[str, bytes], int | None]:
+    """Return a function from a row of an earlier run to the index of its task.
 
-
-# --------------------------------------------------------------------------------------- going on
-def _still_good(plan: Plan, root: Path, progress: Progress) -> Callable[[str, Row], int | None]:
-    """Return the test for rows of an earlier run: the source is still planned, its files are whole."""
+    It returns None if the source is not planned any more or the row's files are incomplete.
+    """
     find: Callable[[int, bytes, str], int | None] | None = None
-    looked = 0
+    checked = 0
 
-    def index_of(name: str, row: Row) -> int | None:
-        nonlocal find, looked
+    def index_of(manifest: str, line: bytes) -> int | None:
+        nonlocal find, checked
         find = find or plan.finder()
-        looked += 1
-        progress(min(looked, len(plan) - 1), len(plan))
-        with suppress(ValueError):
+        checked += 1
+        progress(min(checked, len(plan) - 1), len(plan))
+        # A power failure can leave any bytes in a journal: such a source is done again.
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
             source = bytes.fromhex(str(row.get("source_hex")))
             index = find(int(row.get("domain") == "B"), source, str(row.get("key")))
-            return index if index is not None and _files_are_whole(root / name, row) else None
+            return index if index is not None and _files_are_intact(root / manifest, row) else None
         return None
 
     return index_of
 
 
-def _files_are_whole(folder: Path, row: Row) -> bool:
+def _files_are_intact(folder: Path, row: Row) -> bool:
     columns = [c for c in row if c.endswith("file_name")]
     with suppress(OSError, CorpusError):
         return bool(columns) and all(
@@ -233,14 +285,3 @@ def _files_are_whole(folder: Path, row: Row) -> bool:
             for c in columns
         )
     return False
-
-
-def report_of(folder: BuildFolder) -> Report:
-    """Return the counts of a folder that is complete already."""
-    report = Report(complete=True)
-    counts = json.loads((folder.root / folder.page).read_bytes())["counts"]
-    report.kept.update(counts["kept"])
-    report.notes.update(counts.get("notes", {}))
-    for row in read_rows(folder.root / REJECTED_FILE):
-        report.add(Outcome(0, "", str(row["reason"]), b""))
-    return report

@@ -1,8 +1,9 @@
-"""Work spread over processes: in chunks, results as they come, a dead worker costs one image at most.
+"""Worker processes: work in chunks, results as they complete, at most one image lost per dead worker.
 
-Built on joblib's loky. What loky leaves open is closed here: a killed worker loses its whole call, so the
-items in flight are run again one by one, and one that kills twice is reported; workers whose parent is gone
-end; a image that takes too long ends its worker; a signal to all, as Ctrl-C, is heard by the parent alone.
+Built on joblib's loky backend, with what loky lacks: a killed worker loses its whole call, so the tasks
+in flight are repeated one by one, and a task that kills twice is reported; workers end when their parent
+is gone; an image that takes too long ends its worker; only the parent handles a signal that is sent to
+all processes, as Ctrl-C is.
 """
 
 from __future__ import annotations
@@ -19,103 +20,112 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
 
 CHUNK: Final = 64
 """Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
 
 TIMED_OUT: Final = 75
+"""Exit code of a worker whose task exceeded its time limit."""
 
 MALLOPT: Final = {-3: 32 << 20, -1: 256 << 20, -2: 16 << 20}
 """M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's mallopt(3), in bytes."""
 
-HELD: Final = tuple(
+BLOCKED_SIGNALS: Final = tuple(
     getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)
 )
-"""Signals that workers never hear: the parent ends them."""
+"""Signals that workers never receive: the parent ends them."""
 
-NO_LEAKS: Final = "ignore:resource_tracker:UserWarning"
-"""For the processes that clean up after loky: what we give up as we end they would call a leak."""
+NO_LEAK_WARNING: Final = "ignore:resource_tracker:UserWarning"
+"""Warning filter for loky's trackers, which report what a killed run gives up as leaked."""
 
 
+# ----------------------------------------------------------------------------------- within a worker
 @dataclass(slots=True)
-class Watch:
-    """What a worker's guard thread looks at: its parent, and until when the task of each thread may take."""
+class WorkerGuard:
+    """Ends its process when the parent is gone or a task exceeds its time limit."""
 
     parent: int | None
-    until: dict[int, float] = field(default_factory=dict)
+    deadlines: dict[int, float] = field(default_factory=dict)
+    """Time at which the task of each thread must be finished."""
 
-    def look(self) -> None:
-        """End the process when the parent is gone or a task in hand is over its time."""
+    def watch(self) -> None:
+        """Check twice a second; runs in a thread of the worker."""
         while True:
             time.sleep(0.5)
             if self.parent is not None and os.getppid() != self.parent:
                 os._exit(1)
-            if min(self.until.copy().values(), default=float("inf")) < time.monotonic():
+            # A decoder that hangs in C holds no Python code that could be interrupted: the process ends.
+            if min(self.deadlines.copy().values(), default=float("inf")) < time.monotonic():
                 os._exit(TIMED_OUT)
 
 
-_watches: dict[int, Watch] = {}  # one entry per worker process, kept for its life
+_guards: dict[int, WorkerGuard] = {}  # one entry per worker process, for its life
 _starting = threading.Lock()
 
 
 def run_chunk(
-    work: Callable[[Task], Result], tasks: Sequence[Task], parent: int | None, limit: float
-) -> list[Result]:
-    """Do a chunk in a worker: one OpenCV thread, guarded. ``parent`` None: a worker that outlives the run."""
+    work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], parent: int | None, limit: float
+) -> list[ResultT]:
+    """Process a chunk in a guarded worker with one OpenCV thread.
+
+    ``parent``: process without which the worker ends; None for a worker that outlives the run.
+    ``limit``: seconds per task.
+    """
     if os.getpid() == parent:
         return [work(t) for t in tasks]
-    watch, thread = _watch_of(parent), threading.get_ident()
+    guard, thread = _guard_of(parent), threading.get_ident()
     try:
         results = []
         for task in tasks:
-            watch.until[thread] = time.monotonic() + limit
+            guard.deadlines[thread] = time.monotonic() + limit
             results.append(work(task))
         return results
     finally:
-        watch.until.pop(thread, None)
+        guard.deadlines.pop(thread, None)
 
 
-def _watch_of(parent: int | None) -> Watch:
+def _guard_of(parent: int | None) -> WorkerGuard:
     import cv2
 
-    me = os.getpid()
+    process = os.getpid()
     with _starting:
-        watch = _watches.get(me)
-        if watch is None or watch.parent != parent:
+        guard = _guards.get(process)
+        if guard is None or guard.parent != parent:
+            # One worker per core already: threads of OpenCV would only compete with the other workers.
             cv2.setNumThreads(1)
             _keep_memory()
-            watch = _watches[me] = Watch(parent)
-            threading.Thread(target=watch.look, daemon=True, name="img2img-watch").start()
-        return watch
+            guard = _guards[process] = WorkerGuard(parent)
+            threading.Thread(target=guard.watch, daemon=True, name="img2img-guard").start()
+        return guard
 
 
 def _keep_memory() -> None:
-    """Let the allocator keep the memory of one image for the next; each would be given back, and faulted
-    in anew, page by page.
-    """
+    # By default glibc returns the memory of each image to the system, and the next image is faulted in
+    # again page by page.
     with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         for option, size in MALLOPT.items():
             mallopt(option, size)
 
 
+# ------------------------------------------------------------------------------------- in the parent
 @dataclass(slots=True)
-class Pool(Generic[Task, Result]):
-    """Runs ``work`` over ``count`` tasks; ``task_at(i)`` makes the i-th. Results come in any order.
+class LocalPool(Generic[TaskT, ResultT]):
+    """Runs ``work`` over tasks in processes; ``task_at(i)`` creates the i-th. Results come in any order.
 
-    ``lost(task, reason)`` makes the result of a task whose worker died ("worker-died") or ran out of time
-    ("timeout") twice. Memory does not grow with ``count`` but for one byte a task.
+    ``lost(task, reason)`` creates the result of a task whose worker died ("worker-died") or exceeded the
+    time limit ("timeout") twice. Memory grows by one byte per chunk of tasks.
     """
 
-    work: Callable[[Task], Result]
-    task_at: Callable[[int], Task]
-    lost: Callable[[Task, str], Result]
+    work: Callable[[TaskT], ResultT]
+    task_at: Callable[[int], TaskT]
+    lost: Callable[[TaskT, str], ResultT]
     jobs: int
     limit: float = 60.0
 
-    def run(self, todo: Sequence[int]) -> Iterator[Result]:
+    def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
         """Yield one result for each index in ``todo``."""
         if self.jobs == 1 or len(todo) <= 4:
             for index in todo:
@@ -128,13 +138,17 @@ class Pool(Generic[Task, Result]):
             try:
                 yield from self._run_chunks(todo, chunks, state)
             except Exception as error:
-                if not _broken(error):
+                if not _is_dead_worker(error):
                     raise
+                # loky does not say which task killed the worker, so each one in flight runs alone.
                 for at in [i for i, s in enumerate(state) if s == 1]:
-                    yield from self._one_by_one(todo[chunks[at] : chunks[at] + size])
+                    for index in todo[chunks[at] : chunks[at] + size]:
+                        yield self._run_single(self.task_at(index))
                     state[at] = 2
 
-    def _run_chunks(self, todo: Sequence[int], chunks: range, state: bytearray) -> Iterator[Result]:
+    def _run_chunks(
+        self, todo: Sequence[int], chunks: range, state: bytearray
+    ) -> Iterator[ResultT]:
         from joblib import delayed
 
         def calls() -> Iterator[Any]:
@@ -142,45 +156,40 @@ class Pool(Generic[Task, Result]):
                 if state[at] == 0:
                     state[at] = 1
                     tasks = [self.task_at(i) for i in todo[chunks[at] : chunks[at] + chunks.step]]
-                    yield delayed(_numbered)(at, self.work, tasks, os.getpid(), self.limit)
+                    yield delayed(_run_numbered)(at, self.work, tasks, os.getpid(), self.limit)
 
         with _parallel(min(self.jobs, len(chunks))) as start:
             for at, results in start(calls()):
                 state[at] = 2
                 yield from results
 
-    def _one_by_one(self, chunk: Sequence[int]) -> Iterator[Result]:
-        for index in chunk:
-            task, reason = self.task_at(index), "worker-died"
-            for _ in range(2):
-                try:
-                    yield from self._alone(task)
-                    break
-                except Exception as error:
-                    if not _broken(error):
-                        raise
-                    # loky's words hold the exit codes of its workers
-                    reason = "timeout" if f"({TIMED_OUT})" in str(error) else "worker-died"
-            else:
-                yield self.lost(task, reason)
-
-    def _alone(self, task: Task) -> list[Result]:
+    def _run_single(self, task: TaskT) -> ResultT:
         from joblib import delayed
 
-        with _parallel(2) as start:
-            calls = [delayed(_numbered)(0, self.work, [task], os.getpid(), self.limit)]
-            return [r for _, results in start(calls) for r in results]
+        reason = "worker-died"
+        for _ in range(2):
+            call = delayed(_run_numbered)(0, self.work, [task], os.getpid(), self.limit)
+            try:
+                with _parallel(2) as start:  # joblib would run a single job in this process
+                    results: list[ResultT] = [r for _, done in start([call]) for r in done]
+                    return results[0]
+            except Exception as error:
+                if not _is_dead_worker(error):
+                    raise
+                # The message of loky contains the exit codes of its workers.
+                reason = "timeout" if f"({TIMED_OUT})" in str(error) else "worker-died"
+        return self.lost(task, reason)
 
 
-def _numbered(
-    at: int, work: Callable[[Task], Result], tasks: Sequence[Task], parent: int, limit: float
-) -> tuple[int, list[Result]]:
+def _run_numbered(
+    at: int, work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], parent: int, limit: float
+) -> tuple[int, list[ResultT]]:
     return at, run_chunk(work, tasks, parent, limit)
 
 
 @contextlib.contextmanager
 def _parallel(jobs: int) -> Iterator[Callable[[Iterable[Any]], Generator[Any, None, None]]]:
-    """Give the function that starts calls in workers, and yields their results as they come."""
+    """Yield a function that starts calls in workers and returns their results as they complete."""
     from joblib import Parallel, parallel_config
 
     with (
@@ -198,45 +207,46 @@ def _parallel(jobs: int) -> Iterator[Callable[[Iterable[Any]], Generator[Any, No
         )
 
         def start(calls: Iterable[Any]) -> Generator[Any, None, None]:
-            with (
-                _signals_held()
-            ):  # a signal that waited is heard at its end: the results must be closed then
+            # A signal that arrives meanwhile is handled when the block ends. The results must be
+            # registered for closing by then, or loky's threads would outlive the run.
+            with _signals_blocked():
                 return started.enter_context(contextlib.closing(parallel(calls)))
 
         yield start
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let signals wait while processes and loky's threads start: these inherit it, and keep it for life."""
+def _signals_blocked() -> Iterator[None]:
+    """Block signals while processes and loky's threads start; these inherit the mask for their lives."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
         _start_trackers()
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)  # the standard library's let some in again
+        # Starting the standard library's tracker unblocks some signals.
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_trackers() -> None:
-    """Start the processes that clean up after loky's, where they do not run."""
+    """Start the processes that clean up after loky, unless they run."""
     from multiprocessing import resource_tracker
 
     from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
-    sys.warnoptions.append(NO_LEAKS)
+    sys.warnoptions.append(NO_LEAK_WARNING)
     try:
         loky_tracker.ensure_running()
         resource_tracker.ensure_running()
     finally:
-        sys.warnoptions.remove(NO_LEAKS)
+        sys.warnoptions.remove(NO_LEAK_WARNING)
 
 
-def _broken(error: Exception) -> bool:
-    """Tell whether a worker died; never asked of a signal, which may have come amid joblib's import."""
+def _is_dead_worker(error: Exception) -> bool:
+    # Not called for signals, which may arrive while joblib is half imported.
     from concurrent.futures.process import BrokenProcessPool
 
     from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -245,17 +255,16 @@ def _broken(error: Exception) -> bool:
 
 
 def stop_workers() -> None:
-    """End the worker processes at once; they are idle, or their results are no longer wanted."""
-    loky = sys.modules.get(
-        "joblib.externals.loky.reusable_executor"
-    )  # an import may have been cut short
+    """Kill the worker processes: they are idle, or their results are not needed any more."""
+    # Looked up, not imported: a signal may have interrupted the import.
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
     executor = getattr(loky, "_executor", None)
     if executor is not None:
         executor.shutdown(wait=False, kill_workers=True)
 
 
 def default_jobs() -> int:
-    """Return how many processes this process may keep busy."""
+    """Return the number of processes that this process may keep busy."""
     import joblib
 
     return int(joblib.cpu_count())

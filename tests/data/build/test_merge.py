@@ -20,8 +20,8 @@ from img2img_data.build.merge import merge_shards, open_shards
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.corpus.reader import open_corpus
-from img2img_data.runner.outcome import Report
-from img2img_data.runner.settings import RunSettings
+from img2img_data.runner.build_folder import Report
+from img2img_data.runner.run import RunSettings
 
 
 def messy(folder: Path) -> Path:
@@ -147,7 +147,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("1 3", "2/3"),
         ("1 2 3 3", "is 3/3"),
         ("1 2 sharp", "sigma"),
-        ("1 2 plain", "is no shard"),
+        ("1 2 plain", "is not a shard"),
         ("1 2 none", "holds no shard"),
         ("1 2 gone", "gone"),
     ],
@@ -178,7 +178,7 @@ def test_the_command_joins_shards_and_says_so(three: Path, tmp_path: Path) -> No
     bad_parts = shards_of("blur", [bad], tmp_path / "parts", 2)
     run("merge", *bad_parts, tmp_path / "bad", code=1)
     run("merge", *bad_parts, tmp_path / "bad", "--max-bad", 0.5)
-    assert "lies in a shard" in run("merge", *parts, parts[0] / "in", code=2)
+    assert "is inside a shard" in run("merge", *parts, parts[0] / "in", code=2)
     assert "--shard" in run("blur", three, tmp_path / "x", "--shard", "3/2", code=2)
 
 

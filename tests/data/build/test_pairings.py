@@ -26,7 +26,7 @@ COMMANDS = [n for n in STEPS if STEPS[n].models and n in {"blur", *PAIRINGS} - {
 VARIANTS: dict[str, list[Pairing]] = {
     "blank": [
         Blank(where=where, fill=fill, share=share)
-        for where in ("centre", "random")
+        for where in ("center", "random")
         for fill in ("mean", "gray", "white", "noise")
         for share in (0.01, 0.5, 0.9)
     ],
@@ -101,7 +101,7 @@ def test_channels_and_depth_are_those_it_takes(pairing: Pairing, dtype: type) ->
 def test_a_row_is_enough_to_make_the_pair_again(pairing: Pairing) -> None:
     images = sources(pairing)
     made = pairing.make(images, np.random.default_rng(7) if pairing.random else None)
-    again = pairing.redo(images, json.loads(json.dumps(made.drawn)))
+    again = pairing.apply(images, json.loads(json.dumps(made.drawn)))
     assert all((a == b).all() for a, b in zip(made[:2], again[:2], strict=True))
     assert again[2:] == made[2:]
     others = [pairing.draw(images, np.random.default_rng(seed)) for seed in range(8, 16)]
@@ -168,7 +168,7 @@ def test_gray_is_the_luma_of_the_target() -> None:
 
 
 @pytest.mark.parametrize("fill", ["mean", "gray", "white", "noise"])
-@pytest.mark.parametrize("where", ["centre", "random"])
+@pytest.mark.parametrize("where", ["center", "random"])
 def test_the_hole_is_where_the_row_says_and_nowhere_else(where: str, fill: str) -> None:
     image = typed(np.uint8, 50, 80)
     made = Blank.model_validate({"where": where, "fill": fill, "share": 0.3}).make(
@@ -185,7 +185,7 @@ def test_the_hole_is_where_the_row_says_and_nowhere_else(where: str, fill: str) 
     assert (made.input[mask] != image[mask]).any(axis=1).mean() > 0.9
     if fill == "mean":
         assert np.abs(made.input[mask] - image[~mask].mean(axis=0)).max() <= 0.5
-    if where == "centre":
+    if where == "center":
         assert (left, top) == (28, 17)
 
 

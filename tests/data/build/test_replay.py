@@ -113,7 +113,7 @@ def test_what_cannot_be_replayed_says_why(images: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="vanished"):
         replay_pair(lossy, "000", changed)
     run_step("combine", (images, images, tmp_path / "both"), {}, lambda done, total: None, print)
-    with pytest.raises(CorpusError, match="not made of single photos"):
+    with pytest.raises(CorpusError, match="not computed from single images"):
         replay_pair(tmp_path / "both", "000", images)
 
 

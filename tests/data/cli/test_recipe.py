@@ -447,7 +447,9 @@ def test_dry_run_tells_how_far_an_unfinished_run_is(
         step.run({"jobs": 1})(stop, lambda line: None)
     said: list[str] = []
     assert forecast_recipe([step], {"jobs": 1}, said.append) == 0
-    assert re.search(r"'corpus' is unfinished, \d+ sources done: would go on", "\n".join(said))
+    assert re.search(
+        r"'corpus' is unfinished, \d+ sources done: the run would continue", "\n".join(said)
+    )
 
 
 def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.exchange.formats import EXPORTS, ExportFormat, flat_key
 from img2img_data.images import io
-from img2img_data.runner.outcome import Report
+from img2img_data.runner.build_folder import Report
 
 
 def step(name: str, *paths: Path, code: int = 0, **given: Any) -> Report:

@@ -10,7 +10,7 @@ import pytest
 
 from img2img_data.corpus.format import UniqueKeys, key_of
 from img2img_data.runner import plan as planning
-from img2img_data.runner.plan import Plan, Task, plan_folders, plan_pairs
+from img2img_data.runner.plan import ImageTask, Plan, plan_folders, plan_pairs
 from img2img_data.sources.folder import Item
 from img2img_data.sources.matching import Matching
 
@@ -41,7 +41,7 @@ def odd_items(rng: random.Random, count: int) -> list[Item]:
     ]
 
 
-def tasks(plan: Plan) -> list[Task]:
+def tasks(plan: Plan) -> list[ImageTask]:
     return [plan.task(index) for index in range(len(plan))]
 
 
@@ -49,7 +49,7 @@ def tasks(plan: Plan) -> list[Task]:
 def test_every_source_is_planned_once_sorted_by_its_key(
     run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_RUN", run)
+    monkeypatch.setattr(planning, "_SORTED_AT_ONCE", run)
     rng = random.Random(1)
     for _ in range(20):
         items = odd_items(rng, 40)

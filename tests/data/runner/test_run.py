@@ -82,7 +82,7 @@ def test_workers_are_never_more_than_the_chunks(monkeypatch: pytest.MonkeyPatch)
     asked: list[int] = []
     parallel = workers._parallel
     monkeypatch.setattr(workers, "_parallel", lambda jobs: asked.append(jobs) or parallel(2))
-    pool: workers.Pool[int, int] = workers.Pool(abs, lambda i: i, lambda i, _: i, 1000)
+    pool: workers.LocalPool[int, int] = workers.LocalPool(abs, lambda i: i, lambda i, _: i, 1000)
     assert sorted(pool.run(range(9))) == list(range(9))
     assert asked == [9]
 
@@ -91,10 +91,7 @@ def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_pa
     out = tmp_path / "out"
     run("blur", photos, out, "--jobs", 1)
     whole = tree(out)
-    journal = "".join(
-        f"{i}\ttrain\t\t{json.dumps(r)}\n"
-        for i, r in enumerate(rows(out / "train" / "metadata.jsonl"))
-    )
+    journal = "".join(f"train\t{json.dumps(r)}\n" for r in rows(out / "train" / "metadata.jsonl"))
     recipe = json.loads((out / "corpus.json").read_text())["recipe"]
     recipe["source_folders"] = [os.fsencode(photos).hex()]
     (out / ".building" / "tmp").mkdir(parents=True)
@@ -191,7 +188,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("work", "limit", "reason"), LOST)
 def test_a_deadly_task_costs_only_itself(work: object, limit: float, reason: str) -> None:
-    from img2img_data.runner.workers import Pool
+    from img2img_data.runner.workers import LocalPool
 
     lost: list[tuple[int, str]] = []
 
@@ -199,7 +196,7 @@ def test_a_deadly_task_costs_only_itself(work: object, limit: float, reason: str
         lost.append((task, why))
         return -1
 
-    pool: Pool[int, int] = Pool(work, lambda i: i, note, 2, limit)  # type: ignore[arg-type]
+    pool: LocalPool[int, int] = LocalPool(work, lambda i: i, note, 2, limit)  # type: ignore[arg-type]
     assert sorted(pool.run(range(40))) == sorted([-1, *(i for i in range(40) if i != 7)])
     assert lost == [(7, reason)]
 

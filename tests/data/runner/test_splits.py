@@ -15,8 +15,7 @@ from conftest import make_photo, write_photos
 from img2img_data.core.errors import UsageError
 from img2img_data.corpus.format import split_of
 from img2img_data.images import io
-from img2img_data.runner.settings import parse_split
-from img2img_data.runner.splits import Strata, check_tag, group_of, stratum_of, tag_in
+from img2img_data.runner.plan import Strata, check_tag, group_of, parse_split, stratum_of, tag_in
 from img2img_data.sources.folder import find_tags
 from img2img_data.sources.tags import MAX_TAGS, tags_of
 
@@ -262,7 +261,7 @@ def test_wrong_rules_are_one_line(options: list[str], names: str, tmp_path: Path
 
 @pytest.mark.parametrize("share", ["=nan", "=inf", "=-0.5", "=1.5", "", "=", "=half"])
 def test_what_is_no_share_is_told(share: str) -> None:
-    with pytest.raises(ValueError, match=rf"'train{share}' is no NAME=SHARE"):
+    with pytest.raises(ValueError, match=rf"'train{share}' is not NAME=SHARE"):
         parse_split(f"train{share},val=0.5")
 
 

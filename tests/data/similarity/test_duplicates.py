@@ -304,16 +304,17 @@ def test_going_on_takes_changed_photos_again(tmp_path: Path) -> None:
     photos, _, _ = write_planted(tmp_path / "photos", 8)
     options = ["--drop-duplicates", "--jobs", 1]
     run("select", photos, tmp_path / "whole", *options)
-    from img2img_data.build.select import PAGE, SelectSettings, _recipe_of
-    from img2img_data.runner.build_folder import BuildFolder
+    from img2img_data.build.selection import SelectSettings, selection_build
     from img2img_data.runner.plan import plan_folders
+    from img2img_data.runner.run import RunSettings
     from img2img_data.sources.folder import list_folder
 
     plan = plan_folders([photos], "paired", [list_folder(photos)])
     out = tmp_path / "out"
     out.mkdir()
-    recipe = {**_recipe_of("select", plan, SelectSettings(drop_duplicates=True)), "shard": None}
-    BuildFolder(out, PAGE).begin(recipe, plan.roots)
+    settings = SelectSettings(drop_duplicates=True)
+    build = selection_build("select", plan, out, settings, RunSettings())
+    build.folder.begin({**build.recipe, "shard": None}, plan.roots)
     with PrintFile(out / ".building" / "fingerprints", len(plan)) as file:
         for place in range(len(plan)):  # of files that had another size then
             file.put(place, fingerprint(detailed(99), (1, 2)))

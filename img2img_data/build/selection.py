@@ -1,0 +1,232 @@
+"""Selections: images that pass the filters are copied byte for byte, the others are listed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.progress import Progress
+from img2img_data.corpus.format import FORMAT, to_json_line
+from img2img_data.images import io
+from img2img_data.runner.build_folder import BuildFolder, write_file
+from img2img_data.runner.plan import ImageTask, Plan
+from img2img_data.runner.run import FolderBuild, PoolFactory, RunSettings, source_columns
+from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, Groups, group
+from img2img_data.similarity.perceptual_hash import PrintFile, fingerprint
+from img2img_data.sources import filters
+from img2img_data.sources.filters import Filter
+
+SELECTION_FILE: Final = "selection.json"
+DUPLICATES_FILE: Final = "duplicates.jsonl"
+EXPECTED_REASONS: Final = frozenset(
+    {*(f.reason for f in filters.FILTERS.values()), "missing", "duplicate"}
+)
+"""Reasons for which a selection is made; they do not count as bad images."""
+
+
+def field_of(model: type[BaseModel], name: str) -> Any:
+    """Return a field with the default, range and help that ``model`` states for it."""
+    return copy.deepcopy(model.model_fields[name])
+
+
+class SelectSettings(BaseModel):
+    """Settings of a selection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_side: int = field_of(filters.MinSide, "min_side")
+    drop_gray: bool = Field(False, description="leave out black-and-white images, toned ones too")
+    gray_tolerance: float = field_of(filters.Gray, "gray_tolerance")
+    drop_duplicates: bool = Field(
+        False,
+        description="leave out exact and near copies of other images, all but the first by key; "
+        "duplicates.jsonl lists them; each image is read twice",
+    )
+    duplicate_distance: int = Field(
+        8,
+        ge=0,
+        le=MAX_DISTANCE,
+        description="bits of 64 in which near copies may differ; 0: only exact copies",
+    )
+
+    def filters(self) -> tuple[Filter, ...]:
+        """Return the filters, in the order of precedence of their reasons."""
+        gray = (filters.Gray(gray_tolerance=self.gray_tolerance),) if self.drop_gray else ()
+        return (filters.MinSide(min_side=self.min_side), *gray)
+
+
+class WikiSettings(SelectSettings):
+    """Settings of a selection from IMDB-WIKI; faces of unknown gender are always left out."""
+
+    min_face_score: float = field_of(filters.NoFace, "min_face_score")
+
+    def filters(self) -> tuple[Filter, ...]:
+        """Return the filters; those that read the list come before those that read the image."""
+        no_face = filters.NoFace(min_face_score=self.min_face_score)
+        return (no_face, filters.NoGender(), *super().filters())
+
+
+@dataclass(frozen=True, slots=True)
+class SelectJob:
+    """Everything that a worker needs to know."""
+
+    root: bytes
+    out: str
+    filters: tuple[Filter, ...]
+    by_gender: bool
+
+    def folder_of(self, task: ImageTask) -> str:
+        """Return the folder of a copy, relative to the output."""
+        return str(task.tags["gender"]) if self.by_gender else "."
+
+
+def copy_image(job: SelectJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+    """Read one image, apply the filters, and copy its bytes. Raises ``Rejected``."""
+    data, image = _read(job, task)
+    folder = job.folder_of(task)
+    # The copy keeps its name, except for characters that some file systems reject.
+    extension = os.path.splitext(os.fsdecode(task.sources[0]))[1]
+    name = task.key if task.key.endswith(extension) else task.key + extension
+    write_file(job.out, f"{folder}/{name}", data)
+    width, height = image.size
+    return folder, {
+        "file_name": name,
+        **source_columns(task.sources[0]),
+        "tags": dict(task.tags),
+        "width": width,
+        "height": height,
+        "notes": list(image.notes),
+        "sha256": sha256(data).hexdigest(),
+    }
+
+
+def _read(job: SelectJob, task: ImageTask) -> tuple[bytes, io.DecodedImage]:
+    """Return the bytes and the image of a source that passes the filters; raises ``Rejected``."""
+    filters.check_tags(job.filters, task.tags)
+    data = io.read_bytes(os.path.join(job.root, *task.sources[0].split(b"/")))
+    image = io.decode(data)
+    filters.check_image(job.filters, image, task.tags)
+    return data, image
+
+
+def selection_build(
+    name: str, plan: Plan, out: Path, settings: SelectSettings, run: RunSettings
+) -> FolderBuild:
+    """Return the build of a selection by the command ``name``; ``wiki`` sorts by gender.
+
+    Raises ``UsageError`` if a shard should drop duplicates.
+    """
+    if settings.drop_duplicates and run.shard:
+        why, hint = "a shard does not see the other images", "select first, then shard the corpora"
+        raise UsageError("option", "--drop-duplicates", why, hint)
+    by_gender = isinstance(settings, WikiSettings)
+    root, target = os.path.abspath(plan.roots[0]), os.path.abspath(out)
+    job = SelectJob(root, target, settings.filters(), by_gender)
+    recipe = {
+        "command": name,
+        **settings.model_dump(mode="json"),
+        "source_names": plan.names_digest(),
+        **plan.tags_digest(),
+    }
+
+    def expect(task: ImageTask) -> str:
+        filters.check_tags(job.filters, task.tags)
+        return job.folder_of(task)
+
+    folder = BuildFolder(out, SELECTION_FILE)
+    duplicates = DuplicatePass(job, plan, folder, settings.duplicate_distance)
+    return FolderBuild(
+        plan,
+        folder,
+        recipe,
+        {"format": FORMAT, "kind": "selection"},
+        functools.partial(copy_image, job),
+        expect,
+        duplicates if settings.drop_duplicates else None,
+    )
+
+
+# ------------------------------------------------------------------------------------- duplicates
+def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
+    """Return the fingerprint of one image; an image that will be rejected matches no other."""
+    stamp = _stamp(job.root, task)
+    try:
+        if task.rejected:
+            raise Rejected(*task.rejected)
+        return task.index, fingerprint(_read(job, task)[1].pixels, stamp)
+    except Rejected:
+        return task.index, fingerprint(None, stamp)
+
+
+def _stamp(root: bytes, task: ImageTask) -> tuple[int, int]:
+    """Return size and modification time of a file; its fingerprint is valid while they stay the same."""
+    try:
+        found = os.lstat(os.path.join(root, *task.sources[0].split(b"/")))
+    except (OSError, ValueError):
+        return (0, 0)
+    return found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicatePass:
+    """Search for copies before the run; the fingerprints survive a kill."""
+
+    job: SelectJob
+    plan: Plan
+    folder: BuildFolder
+    distance: int
+
+    def __call__(self, pools: PoolFactory, progress: Progress) -> Callable[[int], ImageTask]:
+        """Compute all fingerprints and list the groups; return a function that rejects the copies."""
+        count = len(self.plan)
+        with PrintFile(self.folder.building / "fingerprints", count) as file:
+            todo = self._missing(file)
+            work = functools.partial(fingerprint_image, self.job)
+            pool = pools(work, self.plan.task, lambda task, _: (task.index, fingerprint(None)))
+            for done, (index, data) in enumerate(pool.run(todo), count - len(todo) + 1):
+                file.put(index, data)
+                progress(done, 2 * count)  # the run itself is the second half
+            groups = group(file.load(), self.distance)
+        self._list(groups)
+        return functools.partial(self._task, groups)
+
+    def _missing(self, file: PrintFile) -> array[int]:
+        found = bytearray(len(self.plan))
+        for place, stamp in file.whole():
+            found[place] = stamp == _stamp(self.job.root, self.plan.task(place))
+        return array("q", (index for index, valid in enumerate(found) if not valid))
+
+    def _list(self, groups: Groups) -> None:
+        def columns(index: int) -> dict[str, str]:
+            return source_columns(self.plan.task(index).sources[0])
+
+        temporary = self.folder.building / "duplicates"
+        with temporary.open("wb") as file:
+            for head, places in groups.members():
+                copies = [{**columns(i), **_match(groups, i)} for i in map(int, places)]
+                file.write(to_json_line({"kept": columns(head), "copies": copies}))
+        temporary.replace(self.folder.root / DUPLICATES_FILE)
+
+    def _task(self, groups: Groups, index: int) -> ImageTask:
+        task, kept = self.plan.task(index), int(groups.kept[index])
+        if kept == index:
+            return task
+        match, first = _match(groups, index), self.plan.task(kept).sources[0]
+        bits = f", {match['distance']} of 64 bits differ" if match["kind"] == "near" else ""
+        detail = f"{match['kind']} copy of '{printable(first)}'{bits}"
+        return replace(task, rejected=("duplicate", detail))
+
+
+def _match(groups: Groups, index: int) -> dict[str, Any]:
+    distance = int(groups.distances[index])
+    return {"kind": "exact"} if distance == EXACT else {"kind": "near", "distance": distance}
