@@ -1,3 +1,7 @@
-"""Weights and options of the PyTorch CycleGAN/pix2pix repository."""
+"""Weights and options of other projects: the PyTorch CycleGAN/pix2pix repository.
+
+What belongs here: reading and writing their files, and translating their options to settings of
+this package. Networks and settings themselves do not.
+"""
 
 __all__ = ["junyanz_options", "junyanz_weights"]

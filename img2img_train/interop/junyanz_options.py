@@ -1,26 +1,22 @@
-"""The options of ``train.py`` of the PyTorch CycleGAN/pix2pix repository, and the native command they mean.
+"""Options of ``train.py`` of the PyTorch CycleGAN/pix2pix repository, and their counterparts here.
 
-https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix, options/base_options.py, options/train_options.py
-and ``modify_commandline_options`` of its models; names of before 2019 too. Every one has a counterpart, needs
-none, or is answered by a note that says what holds instead.
+https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix: options/base_options.py,
+options/train_options.py, options/test_options.py and ``modify_commandline_options`` of its models.
+Each option becomes a setting or a note that says what holds instead; none is dropped silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, NoReturn
 
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import Place, did_you_mean
+from img2img_data.core.settings_model import Place
 from img2img_train.config import RunConfig, config_of
 from img2img_train.networks.specs import GeneratorName
 from img2img_train.objectives.registry import OBJECTIVES
-
-Given: TypeAlias = Mapping[str, str]
-"""Their options by name; a flag has an empty value."""
-Settings: TypeAlias = dict[str, str]
-Option: TypeAlias = Callable[[str], Settings]
 
 GENERATORS: Final[dict[str, GeneratorName]] = {
     "unet_256": "unet-256",
@@ -28,323 +24,211 @@ GENERATORS: Final[dict[str, GeneratorName]] = {
     "resnet_9blocks": "resnet-9",
     "resnet_6blocks": "resnet-6",
 }
-"""Their generators, and ours."""
 MODELS: Final = {"pix2pix": "pix2pix", "cycle_gan": "cyclegan", "colorization": "pix2pix"}
-MODES: Final = {"pix2pix": "aligned", "cycle_gan": "unaligned", "colorization": "colorization"}
-NORMS: Final = {"batch": "batch", "instance": "instance", "none": "none", "syncbatch": "batch"}
-PATCHES: Final = {
-    "1": "patch-16",
-    "2": "patch-34",
-    "3": "patch-70",
-    "4": "patch-142",
-    "5": "patch-286",
-}
+DATASETS: Final = {"pix2pix": "aligned", "cycle_gan": "unaligned", "colorization": "colorization"}
+PATCHES: Final = {1: "patch-16", 2: "patch-34", 3: "patch-70", 4: "patch-142", 5: "patch-286"}
+"""Discriminators by number of layers, which counts for ``n_layers`` only."""
 
+NORMS: Final = {"batch": "batch", "instance": "instance", "none": "none", "syncbatch": "batch",
+                "sync_batch": "batch", "sync_instance": "instance"}  # fmt: skip
 
-def _as(name: str, values: Mapping[str, str] | None = None) -> Option:
-    """Return the translation of an option that has a counterpart, its value looked up if need be."""
-
-    def translate(value: str) -> Settings:
-        return {name: value if values is None else _among(values, value)}
-
-    return translate
-
-
-def _among(values: Mapping[str, str], value: str) -> str:
-    if value not in values:
-        raise UsageError(
-            "value", value, "has no counterpart here", f"there are {', '.join(values)}"
-        )
-    return values[value]
-
-
-OPTIONS: Final[dict[str, Option]] = {
-    "model": _as("loss", MODELS),
-    "direction": _as("direction", {"AtoB": "AtoB", "BtoA": "BtoA"}),
-    "netG": _as("net", GENERATORS),
-    "ngf": _as("width"),
-    "ndf": _as("d_width"),
-    "norm": _as("norm", NORMS),
-    "no_dropout": lambda _: {"dropout": "0"},
-    "gan_mode": _as("gan_mode", {"vanilla": "vanilla", "lsgan": "lsgan", "wgangp": "wgan-gp"}),
-    "batch_size": _as("batch"),
-    "lr": _as("lr"),
-    "beta1": _as("beta1"),
-    "num_threads": _as("workers"),
-    "phase": _as("split"),
-    "max_dataset_size": lambda value: {} if value == "inf" else {"limit": value},
-    "lambda_L1": _as("l1_weight"),
-    "lambda_A": _as("cycle_weight"),
-    "lambda_identity": _as("identity_weight"),
-}
-"""Their options with a counterpart here, each by itself; those of ``TOGETHER`` need more than one."""
-
-OLD_NAMES: Final = {
-    "which_direction": "direction", "which_model_netG": "netG", "which_model_netD": "netD", "nThreads":
-    "num_threads", "batchSize": "batch_size", "loadSize": "load_size", "fineSize": "crop_size",
-    "resize_or_crop": "preprocess", "niter": "n_epochs", "niter_decay": "n_epochs_decay", "identity":
-    "lambda_identity",
+OPTIONS: Final[dict[str, type | Mapping[str, str] | Sequence[str]]] = {
+    "dataroot": str, "name": str, "checkpoints_dir": str, "suffix": str, "gpu_ids": str,
+    "model": MODELS, "direction": ("AtoB", "BtoA"), "dataset_mode": str, "netG": GENERATORS,
+    "netD": {"basic": "patch-70", "n_layers": "patch-70", "pixel": "patch-1"}, "n_layers_D": int,
+    "norm": NORMS, "gan_mode": {"vanilla": "vanilla", "lsgan": "lsgan", "wgangp": "wgan-gp"},
+    "ngf": int, "ndf": int, "batch_size": int, "lr": float, "beta1": float, "num_threads": int,
+    "phase": str, "max_dataset_size": int, "pool_size": int, "lambda_L1": float, "lambda_A": float,
+    "lambda_B": float, "lambda_identity": float, "n_epochs": int, "n_epochs_decay": int,
+    "lr_policy": ("linear", "step", "plateau", "cosine"), "load_size": int, "crop_size": int,
+    "preprocess": ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"),
+    "no_flip": bool, "no_dropout": bool, "serial_batches": bool, "verbose": bool, "use_wandb": bool,
+    "no_html": bool, "save_by_iter": bool, "continue_train": bool, "eval": bool,
 }  # fmt: skip
-"""What options were once called."""
-FLAGS: Final = frozenset((
-    "no_dropout", "no_flip", "serial_batches", "verbose", "no_html", "save_by_iter", "use_wandb",
-    "continue_train", "no_lsgan",
-))  # fmt: skip
-SILENT: Final = frozenset((
-    "verbose", "display_freq", "display_ncols", "display_id", "display_server", "display_env", "display_port",
-    "display_winsize", "update_html_freq", "print_freq", "no_html", "save_latest_freq", "save_epoch_freq",
-    "save_by_iter", "continue_train",
-))  # fmt: skip
-"""What needs no counterpart: a run is saved, shown and continued by itself."""
+"""Types or values of the options; a mapping translates the values."""
+SETTINGS: Final = {
+    "model": "loss", "direction": "direction", "netG": "net", "netD": "discriminator",
+    "norm": "norm", "gan_mode": "gan_mode", "ngf": "width", "ndf": "d_width", "batch_size": "batch",
+    "lr": "lr", "beta1": "beta1", "num_threads": "workers", "phase": "split", "max_dataset_size":
+    "limit", "pool_size": "pool_size", "lambda_L1": "l1_weight", "lambda_A": "cycle_weight",
+    "lambda_identity": "identity_weight",
+}  # fmt: skip
+"""Options that become one setting; ``_combined`` translates the others."""
 
-JITTERED: Final = 1.5
-"""Up to this factor from crop to load size it is jitter; from there on patches are cut of what is larger."""
-RATE: Final = "the rate is constant, then falls linearly over --epochs-decay"
-GOING_ON: Final = "the same command goes on from the latest checkpoint"
-UNLIKE: Final[dict[str, tuple[str, str]]] = {
-    "input_nc": ("3", "channels are told from the corpus"),
-    "output_nc": ("3", "channels are told from the corpus"),
-    "init_type": ("normal", "weights are drawn from N(0, 0.02)"),
-    "init_gain": ("0.02", "weights are drawn from N(0, 0.02)"),
-    "lr_decay_iters": ("50", RATE),
-    "serial_batches": ("-", "images come in an order drawn from the seed"),
-    "epoch_count": ("1", GOING_ON),
-    "epoch": ("latest", GOING_ON),
-    "load_iter": ("0", GOING_ON),
-    "use_wandb": (
-        "-",
-        "losses and samples are in report.html, and by --tensorboard in TensorBoard",
-    ),
-    "wandb_project_name": (
-        "-",
-        "losses and samples are in report.html, and by --tensorboard in TensorBoard",
-    ),
-}
-"""Their options without a counterpart: the value by which nothing is lost, and what holds instead."""
-
-
-# --------------------------------------------------------------------- what takes several of them
-def _generator(given: Given) -> Settings:
-    """Their norm and dropout belong to the model, ours to the network: say so where they differ."""
-    cycle, name = given["model"] == "cycle_gan", given.get("netG", "")
-    if not name.startswith("unet" if cycle else "resnet"):
-        return {}
-    return {"norm": "instance", "dropout": "0"} if cycle else {"norm": "batch", "dropout": "0.5"}
+_DISPLAY: Final = (
+    "no counterpart; losses are in log.jsonl, samples in report.html (--samples-every)"
+)
+_SAVING: Final = (
+    "no counterpart; checkpoints are written by time (--checkpoint-seconds), the best is kept"
+)
+_RESUME: Final = "no counterpart; the same command resumes from the latest checkpoint of its --out"
+_INIT: Final = "no counterpart; weights are drawn from N(0, 0.02)"
+_CHANNELS: Final = "no counterpart; the corpus determines the channels"
+_TEST: Final = "belongs to test.py; see 'img2img-train translate --help'"
+UNSUPPORTED: Final[dict[str, str]] = {
+    **dict.fromkeys(("display_freq", "display_ncols", "display_id", "display_server", "display_env",
+                     "display_port", "display_winsize", "update_html_freq", "print_freq", "no_html",
+                     "verbose", "use_wandb", "wandb_project_name"), _DISPLAY),
+    **dict.fromkeys(("save_latest_freq", "save_epoch_freq", "save_by_iter"), _SAVING),
+    **dict.fromkeys(("continue_train", "epoch_count", "epoch", "load_iter"), _RESUME),
+    **dict.fromkeys(("init_type", "init_gain"), _INIT),
+    **dict.fromkeys(("input_nc", "output_nc"), _CHANNELS),
+    **dict.fromkeys(("results_dir", "aspect_ratio", "eval", "num_test", "model_suffix"), _TEST),
+    "serial_batches": "no counterpart; images are shuffled by --seed",
+    "lr_decay_iters": "no counterpart; the rate falls linearly over --epochs-decay",
+}  # fmt: skip
+"""Options without a counterpart, and what holds instead."""
+MAX_JITTER: Final = 1.5
+"""Ratio of load to crop size up to which windows become --jitter; above, they become --crop."""
 
 
-def _discriminator(given: Given) -> Settings:
-    """The number of layers counts for ``n_layers`` alone."""
-    if given.get("netD") == "n_layers":
-        return {"discriminator": _among(PATCHES, given.get("n_layers_D", "3"))}
-    names = {"basic": "patch-70", "pixel": "patch-1", "n_layers": "patch-70"}
-    return {"discriminator": _among(names, given["netD"])} if "netD" in given else {}
+def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the native command for options of ``train.py``, and notes about what differs.
 
-
-def _epochs(given: Given) -> Settings:
-    constant, falling = (_number(given, name, 100) for name in ("n_epochs", "n_epochs_decay"))
-    total = str(constant + falling)
-    if given.get("lr_policy") == "cosine":
-        return {"epochs": total, "decay": "cosine", "epochs_decay": total}
-    return {"epochs": total, "epochs_decay": str(falling)}
-
-
-def _augmentation(given: Given) -> Settings:
-    load, crop = _number(given, "load_size", 286), _number(given, "crop_size", 256)
-    if crop < 1:
-        raise UsageError("option", "--crop_size", "is 0", "give the side of what the network sees")
-    flip = {} if "no_flip" in given else {"flip": ""}
-    how = given.get("preprocess", "resize_and_crop")
-    if how == "resize_and_crop" and load < crop:
-        raise UsageError(
-            "option", "--load_size", f"is smaller than --crop_size {crop}", "swap them"
-        )
-    windows = {
-        "resize_and_crop": _windows(load, crop),
-        "crop": {"crop": str(crop)},
-        "scale_width_and_crop": {"crop": str(crop)},
-        "scale_width": {},
-        "none": {},
-    }
-    if how not in windows:
-        raise UsageError("option", "--preprocess", f"knows no '{how}'", did_you_mean(how, windows))
-    return {**windows[how], **flip}
-
-
-def _windows(load: int, crop: int) -> Settings:
-    """Return how images resized to ``load`` are cut to ``crop``: by jitter, or, many times larger, as they
-    are.
+    Raises UsageError, with the name of the option, if one is unknown, incomplete or wrong.
     """
-    if load == crop:
-        return {}
-    return {"jitter": str(load / crop)} if load <= JITTERED * crop else {"crop": str(crop)}
+    options = vars(_parser().parse_args(words))
+    options = {"model": "cycle_gan"} | options
+    settings: dict[str, Any] = _model_defaults(options)
+    origins = {"jitter": "load_size", "crop": "crop_size", "epochs": "n_epochs",
+               "epochs_decay": "n_epochs_decay", "corpora": "dataroot"}  # fmt: skip
+    for name in [name for name in options if name in SETTINGS]:
+        kind, value = OPTIONS[name], options[name]
+        settings[SETTINGS[name]] = kind[value] if isinstance(kind, Mapping) else value
+        origins[SETTINGS[name]] = name
+    settings |= _combined(options)
+    notes = _notes(options, settings)
+    known = RunConfig.model_fields | OBJECTIVES[settings["loss"]].model_fields
+    for setting in [setting for setting in settings if setting not in known]:
+        notes[origins[setting]] = f"not used by {settings['loss']}"
+        del settings[setting]
+    config_of({"corpora": [options["dataroot"]], **settings}, _JunyanzPlace(origins=origins))
+    command = ["img2img-train", options["dataroot"]]
+    for setting, value in settings.items():
+        command += [f"--{setting.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return command, [f"--{name}: {note}" for name, note in notes.items()]
 
 
-def _pool(given: Given) -> Settings:
-    return (
-        {"pool_size": given["pool_size"]}
-        if "pool_size" in given and given["model"] == "cycle_gan"
-        else {}
-    )
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("options of train.py", None, message, "see options/ of the repository")
 
 
-def _device(given: Given) -> Settings:
-    return {"device": "cpu"} if given.get("gpu_ids", "").startswith("-") else {}
-
-
-def _adversary(given: Given) -> Settings:
-    return {"gan_mode": "vanilla"} if "no_lsgan" in given else {}
-
-
-def _out(given: Given) -> Settings:
-    name = given.get("name", "experiment_name")
-    name = f"{name}_{given['suffix']}" if given.get("suffix") else name
-    return {"out": f"{given.get('checkpoints_dir', './checkpoints')}/{name}".removeprefix("./")}
-
-
-TOGETHER: Final[dict[Callable[[Given], Settings], tuple[str, ...]]] = {
-    _discriminator: ("netD", "n_layers_D"),
-    _pool: ("pool_size",),
-    _adversary: ("no_lsgan",),
-    _epochs: ("n_epochs", "n_epochs_decay", "lr_policy"),
-    _augmentation: ("load_size", "crop_size", "preprocess", "no_flip"),
-    _device: ("gpu_ids",),
-    _out: ("name", "checkpoints_dir", "suffix"),
-}
-"""Settings that take several of their options, and these."""
-SOURCES: Final = {
-    "corpora": "dataroot", "discriminator": "netD", "pool_size": "pool_size", "epochs": "n_epochs", "epochs_decay":
-    "n_epochs_decay", "jitter": "load_size", "crop": "crop_size", "flip": "no_flip", "device": "gpu_ids",
-    "out": "name",
-}  # fmt: skip
-"""The one of them that is named where such a setting is wrong."""
+def _parser() -> _Parser:
+    # A parser like the repository's own, which takes --name=value and unique abbreviations too.
+    parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    for name, kind in {**dict.fromkeys(UNSUPPORTED, str), **OPTIONS}.items():
+        if kind is bool:
+            parser.add_argument(f"--{name}", action="store_true")
+        elif isinstance(kind, type):
+            parser.add_argument(f"--{name}", type=kind, required=name == "dataroot")
+        else:
+            parser.add_argument(f"--{name}", choices=list(kind))
+    return parser
 
 
 @dataclass(frozen=True)
-class Theirs(Place):
-    """The place of settings that came from their options, whose names they are told of by."""
+class _JunyanzPlace(Place):
+    """Place of settings that were translated: errors name the original option."""
 
-    sources: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def error(self, keys: Sequence[str], why: str, hint: str = "") -> UsageError:
-        """Return the line about their option."""
-        if not keys or keys[0] not in self.sources:
+        origin = self.origins.get(keys[0]) if keys else None
+        if origin is None:
             return super().error(keys, why, hint)
-        option = "--" + keys[0].replace("_", "-")
-        told = f"see {option} in 'img2img-train fit --help'"
-        return UsageError("option", f"--{self.sources[keys[0]]}", why, told)
+        hint = f"see --{keys[0].replace('_', '-')} in 'img2img-train fit --help'"
+        return UsageError("option", f"--{origin}", why, hint)
 
 
-def _number(given: Given, name: str, usual: int) -> int:
-    value = given.get(name, str(usual))
-    if not value.isdecimal() or not value.isascii():
-        raise UsageError("option", f"--{name}", f"'{value}' is no whole number", "give one")
-    return int(value)
+def _model_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    # There norm and dropout have a default per model, here per network: state them where the two
+    # differ.
+    cycle, net = options["model"] == "cycle_gan", options.get("netG", "")
+    if not net.startswith("unet" if cycle else "resnet"):
+        return {}
+    return {"norm": "instance", "dropout": 0} if cycle else {"norm": "batch", "dropout": 0.5}
 
 
-# ------------------------------------------------------------------------------------------- notes
-def _notes(given: Given, unused: Settings) -> list[str]:
-    found = unused | {
-        name: text for name, (same, text) in UNLIKE.items() if name in given and given[name] != same
+def _combined(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that depend on several options."""
+    settings: dict[str, Any] = {}
+    if options.get("netD") == "n_layers":
+        layers = options.get("n_layers_D", 3)
+        if layers not in PATCHES:
+            raise UsageError(
+                "option", "--n_layers_D", f"{layers} has no counterpart", "give 1 to 5"
+            )
+        settings["discriminator"] = PATCHES[layers]
+    if "no_dropout" in options:
+        settings["dropout"] = 0
+    constant, falling = options.get("n_epochs", 100), options.get("n_epochs_decay", 100)
+    settings |= {"epochs": constant + falling, "epochs_decay": falling}
+    if options.get("lr_policy") == "cosine":
+        settings |= {"decay": "cosine", "epochs_decay": constant + falling}
+    load, crop, how = _sizes(options)
+    if how.endswith("crop") and (how != "resize_and_crop" or load > MAX_JITTER * crop):
+        settings["crop"] = crop
+    elif how == "resize_and_crop" and load != crop:
+        settings["jitter"] = load / crop
+    if "no_flip" not in options:
+        settings["flip"] = True
+    if options.get("gpu_ids", "").startswith("-"):
+        settings["device"] = "cpu"
+    folder, name = (
+        options.get("checkpoints_dir", "./checkpoints"),
+        options.get("name", "experiment_name"),
+    )
+    suffix = f"_{options['suffix']}" if options.get("suffix") else ""
+    return settings | {"out": f"{folder}/{name}{suffix}".removeprefix("./")}
+
+
+def _sizes(options: Mapping[str, Any]) -> tuple[int, int, str]:
+    load, crop = options.get("load_size", 286), options.get("crop_size", 256)
+    how = options.get("preprocess", "resize_and_crop")
+    if crop < 1 or (how == "resize_and_crop" and load < crop):
+        why = f"is {crop}, --load_size is {load}"
+        raise UsageError("option", "--crop_size", why, "give 1 or more, and at most --load_size")
+    return load, crop, how
+
+
+def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return a note for each option that means something else here, by the name of the option."""
+    load, crop, how = _sizes(options)
+    size = load if "crop" in settings else crop
+    sizes = {
+        "resize_and_crop": f"there images are resized to {load} x {load}, then cropped to "
+        f"{crop} x {crop}; here they keep their size: build the corpus with --size {size}",
+        "crop": "images smaller than --crop are rejected",
+        "scale_width": f"images keep their size: resize them to a width of {load} first",
+        "scale_width_and_crop": f"images are cropped only: resize them to a width of {load} first",
+        "none": "images are mirrored up to the multiple that the network needs, not resized",
     }
-    found |= _notes_on_images(given) | _notes_on_the_game(given)
-    return [
-        f"--{name}: {found[name]}" for name in dict.fromkeys((*given, "model")) if name in found
-    ]
-
-
-def _notes_on_images(given: Given) -> Settings:
-    width, crop, found = given.get("load_size", "286"), given.get("crop_size", "256"), Settings()
-    how = given.get("preprocess", "resize_and_crop")
-    texts = {
-        "crop": "patches are cut by --crop; images smaller than that are rejected",
-        "scale_width": f"images are used as they are: bring them to a width of {width} before",
-        "scale_width_and_crop": f"patches are cut by --crop: bring images to a width of {width} before",
-        "none": "images are mirrored up to the sides that the network takes and cut back, not resized",
-    }
-    if how in texts:
-        found["preprocess"] = texts[how]
-    elif (crop, width) != ("256", "286"):
-        size = crop if int(width) <= JITTERED * int(crop) else width
-        text = f"images are used at the size of the corpus: build it with img2img-data and --size {size}"
-        found["load_size" if "load_size" in given else "crop_size"] = text
-    if given["model"] == "colorization":
-        found["model"] = "the corpus has to be one of L and ab: build it with img2img-data lab"
-    if given.get("dataset_mode", MODES[given["model"]]) != MODES[given["model"]]:
-        found["dataset_mode"] = "what images there are is told from the corpus"
-    return found
-
-
-def _notes_on_the_game(given: Given) -> Settings:
-    found = Settings()
-    if given.get("lambda_B", given.get("lambda_A", "10")) != given.get("lambda_A", "10"):
-        found["lambda_B"] = "one --cycle-weight holds for both ways"
-    if given["model"] != "cycle_gan" and given.get("pool_size", "0") != "0":
-        found["pool_size"] = f"there is no history of images in {MODELS[given['model']]}"
-    if given.get("norm") == "syncbatch":
-        found["norm"] = "processes of torchrun share the statistics of batch norm by themselves"
-    if "," in given.get("gpu_ids", "").strip(","):
-        count = len(given["gpu_ids"].strip(",").split(","))
-        found["gpu_ids"] = (
-            f"several GPUs take 'torchrun --nproc-per-node {count} -m img2img_train ...'"
-        )
+    model, norm, gpus = options["model"], options.get("norm", ""), options.get("gpu_ids", "")
+    weights = [options.get(f"lambda_{side}", options.get("lambda_A", 10.0)) for side in "AB"]
     policies = {
-        "step": RATE,
-        "plateau": RATE,
-        "cosine": "the rate falls once, over all epochs, to zero",
+        "step": UNSUPPORTED["lr_decay_iters"],
+        "plateau": UNSUPPORTED["lr_decay_iters"],
+        "cosine": "the rate falls once over all epochs; there it rises again after --n_epochs",
     }
-    if given.get("lr_policy") in policies:
-        found["lr_policy"] = policies[given["lr_policy"]]
-    return found
-
-
-# ----------------------------------------------------------------------------------------- command
-def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words of the native command for options of their ``train.py``, and notes on the others.
-
-    UsageError names an option that is unknown, incomplete or missing.
-    """
-    given = {"model": "cycle_gan"} | _parsed(words)
-    if "dataroot" not in given:
-        raise UsageError("option", "--dataroot", "is missing", "say where the images are")
-    settings, sources = OPTIONS["model"](given["model"]) | _generator(given), dict(SOURCES)
-    for name in (name for name in given if name in OPTIONS):
-        own = OPTIONS[name](given[name])
-        settings, sources = settings | own, sources | dict.fromkeys(own, name)
-    for together in TOGETHER:
-        settings |= together(given)
-    unused, where = _unused(settings, sources), Theirs(sources=sources)
-    settings = {name: value for name, value in settings.items() if sources.get(name) not in unused}
-    flags = dict.fromkeys((name for name, value in settings.items() if not value), True)
-    checked = config_of({"corpora": [given["dataroot"]], **settings, **flags}, where).model_dump()
-    command = ["img2img-train", given["dataroot"]]
-    for name, value in settings.items():
-        shown = str(checked[name]) if type(checked.get(name)) is int else value
-        command += ["--" + name.replace("_", "-"), *([shown] if value else [])]
-    return command, _notes(given, unused)
-
-
-def _unused(settings: Settings, sources: Mapping[str, str]) -> Settings:
-    """Return a note for each of their options that belongs to another model than the chosen one."""
-    loss = settings["loss"]
-    known = RunConfig.model_fields.keys() | OBJECTIVES[loss].model_fields.keys()
-    return {sources[name]: f"{loss} does not use it" for name in settings if name not in known}
-
-
-def _parsed(words: Sequence[str]) -> dict[str, str]:
-    known = {"dataroot", "lambda_B", "dataset_mode", *OPTIONS, *OLD_NAMES, *UNLIKE, *SILENT, *FLAGS}
-    known |= {name for names in TOGETHER.values() for name in names}
-    given, rest = dict[str, str](), list(words)
-    while rest:
-        word, equals, value = rest.pop(0).partition("=")
-        name = word.removeprefix("--")
-        if not word.startswith("--") or name not in known:
-            raise UsageError("option", word, "is none of their train.py", did_you_mean(name, known))
-        if not equals and name not in FLAGS:
-            if not rest or rest[0].startswith("--"):
-                raise UsageError("option", word, "has no value", "give one")
-            value = rest.pop(0)
-        name = OLD_NAMES.get(name, name)
-        if not value and name in OPTIONS and name not in FLAGS:
-            raise UsageError("option", word, "has no value", "give one")
-        given[name] = value
-    return given
+    policy = options.get("lr_policy", "linear")
+    rules = (
+        ("preprocess" if "preprocess" in options else "load_size", True, sizes[how]),
+        ("model", model == "colorization", "needs a corpus of L and ab: img2img-data lab"),
+        ("dataset_mode", options.get("dataset_mode", DATASETS[model]) != DATASETS[model],
+         "no counterpart; the corpus determines how images are paired"),
+        ("lambda_B", weights[0] != weights[1], "no counterpart; both cycles have --cycle-weight"),
+        ("n_layers_D", "n_layers_D" in options and options.get("netD") != "n_layers",
+         "has no effect without --netD n_layers, as there"),
+        # There the penalty is defined, but no model calls it.
+        ("gan_mode", options.get("gan_mode") == "wgangp",
+         "there no gradient penalty is computed, here it is"),
+        ("norm", norm == "none", "here convolutions then have biases, there they have none"),
+        ("norm", norm.startswith("sync"), "processes of torchrun always share statistics"),
+        ("gpu_ids", len(gpus.split(",")) > 1, "for several GPUs use torchrun --nproc-per-node "
+         f"{len(gpus.split(','))} -m img2img_train"),
+        ("suffix", "{" in options.get("suffix", ""), "names in braces are not replaced"),
+        ("lr_policy", policy in policies, policies.get(policy, "")),
+    )  # fmt: skip
+    notes = {name: note for name, applies, note in rules if applies}
+    return notes | {name: UNSUPPORTED[name] for name in options if name in UNSUPPORTED}

@@ -1,15 +1,13 @@
-"""From and to the PyTorch CycleGAN/pix2pix repository: its weights; its options are in ``theirs``.
+"""Weights of the PyTorch CycleGAN/pix2pix repository: import and export of ``latest_net_G.pth``.
 
-https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix. Weights: ``latest_net_G.pth`` of its generators
-``unet_128``, ``unet_256``, ``resnet_6blocks`` and ``resnet_9blocks``; what they are is told from names and
-shapes.
+https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix, models/networks.py: the generators
+``unet_128``, ``unet_256``, ``resnet_6blocks`` and ``resnet_9blocks``.
 """
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,147 +15,103 @@ from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_train.config import config_of
 from img2img_train.interop.junyanz_options import GENERATORS
 from img2img_train.networks.registry import build_on_meta
-from img2img_train.networks.specs import GeneratorName, NetworkSpec, Norm
+from img2img_train.networks.specs import NetworkSpec, Norm
 from img2img_train.runs.weight_files import read_tensors
 
 if TYPE_CHECKING:
     from img2img_train.runs.checkpoint import Tensors
     from img2img_train.runs.model import LoadedModel
 
+REPOSITORY: Final = "the PyTorch CycleGAN/pix2pix repository"
 SIZE: Final = (256, 256)
+STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
+NORMS: Final[tuple[Norm, ...]] = ("batch", "instance")
 
 
-# ----------------------------------------------------------------------------------------- weights
 def read_pth(path: Path) -> Tensors:
-    """Return the tensors of a ``.pth`` file; no code in it is run. CheckpointError whatever is wrong."""
+    """Return the tensors of a ``.pth`` file without running code in it; else CheckpointError."""
     return read_tensors(path, "give a latest_net_G.pth")
 
 
 def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> NetworkSpec:
-    """Return what network the tensors belong to; CheckpointError where it is none known here.
+    """Return the specification of the generator that tensors in the order of their layers belong
+    to.
 
-    Dropout leaves no trace in a U-Net's weights: it is as published, 0.5, unless given.
+    A U-Net's weights do not show its dropout: it is 0.5, as published, unless ``dropout`` says
+    otherwise. CheckpointError if no generator of the repository has these tensors.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    norm: Norm = "batch" if any(name.endswith("running_mean") for name in shapes) else "instance"
-    found = _unet(shapes) or _resnet(shapes)
-    if found is None:
-        names = ", ".join(map(printable, list(shapes)[:3]))
-        why = f"are of no generator of the repository (they begin with {names})"
-        raise CheckpointError("weights", path, why, f"known are {', '.join(GENERATORS)}")
-    name, inputs, outputs, width, usual = found
-    return NetworkSpec(
-        name=name,
-        inputs=inputs,
-        outputs=outputs,
-        width=width,
-        norm=norm,
-        dropout=usual if dropout is None else dropout,
-    )
+    kernels = [tensor.shape for tensor in tensors.values() if tensor.ndim == 4]
+    candidates = product(GENERATORS.values(), NORMS, (0.5, 0.0)) if kernels else ()
+    for name, norm, share in candidates:
+        # The last layer of a U-Net is a transposed convolution: its kernel is input x output.
+        outputs = kernels[-1][1 if name.startswith("unet") else 0]
+        shape = {"inputs": kernels[0][1], "outputs": outputs, "width": kernels[0][0]}
+        try:
+            spec = NetworkSpec(name=name, norm=norm, dropout=share, **shape)
+        except ValueError:
+            continue
+        expected = {n: tensor.shape for n, tensor in build_on_meta(spec).state_dict().items()}
+        if expected == {n: t.shape for n, t in _used(tensors, norm).items()}:
+            return spec if dropout is None else spec.model_copy(update={"dropout": dropout})
+    names = ", ".join(map(printable, list(tensors)[:3]))
+    why = f"are not those of a generator of {REPOSITORY} (they begin with {names})"
+    raise CheckpointError("weights", path, why, f"known are {', '.join(GENERATORS)}")
 
 
-Found = tuple[GeneratorName, int, int, int, float]
-"""Name, channels in and out, width, dropout."""
-
-
-def _unet(shapes: Mapping[str, tuple[int, ...]]) -> Found | None:
-    first, last = shapes.get("model.model.0.weight"), shapes.get("model.model.3.weight")
-    if (
-        first is None
-        or last is None
-        or len(first) != 4
-        or len(last) != 4
-        or last[0] != 2 * first[0]
-    ):
-        return None
-    levels = 1 + max(name.count("model.") - 2 for name in shapes)
-    name = {7: "unet-128", 8: "unet-256"}.get(levels)
-    return (GENERATORS[name.replace("-", "_")], first[1], last[1], first[0], 0.5) if name else None
-
-
-def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> Found | None:
-    blocks = {m[1] for name in shapes if (m := re.match(r"model\.(\d+)\.conv_block\.", name))}
-    ends = [
-        shape for name, shape in shapes.items() if name.endswith("weight") and shape[-2:] == (7, 7)
-    ]
-    if len(blocks) not in (6, 9) or len(ends) != 2:
-        return None
-    drops = any(re.match(r"model\.\d+\.conv_block\.6\.weight", name) for name in shapes)
-    first, last = ends
-    return (
-        GENERATORS[f"resnet_{len(blocks)}blocks"],
-        first[1],
-        last[0],
-        first[0],
-        0.5 if drops else 0.0,
-    )
+def _used(tensors: Tensors, norm: Norm) -> Tensors:
+    # Files written before PyTorch 0.4 hold running statistics of instance norms, which are never
+    # used.
+    if norm == "batch":
+        return tensors
+    return {name: t for name, t in tensors.items() if not name.endswith(STATISTICS)}
 
 
 def import_weights(
     path: Path, out: Path, direction: str = "AtoB", dropout: float | None = None
 ) -> NetworkSpec:
-    """Write the weights of a ``.pth`` file as a checkpoint that every command here takes for a model.
+    """Write the weights of a ``.pth`` file as a checkpoint, which every command takes as a model.
 
-    U-Nets behave at test as pix2pix does there: dropout goes on, statistics are the image's own.
+    At test U-Nets keep dropout on and use the statistics of the image, as pix2pix does.
     """
     from img2img_data.core.files import versions
-    from img2img_train.runs.checkpoint import (
-        Description,
-        TrainingProgress,
-        load_into_network,
-        write_checkpoint,
-    )
+    from img2img_train.runs import checkpoint
     from img2img_train.runs.folder import LIBRARIES
 
     tensors = read_pth(path)
     spec = spec_of(tensors, path, dropout)
     network = build_on_meta(spec)
-    known = network.state_dict()
-    # Old files hold running statistics of instance norms, which never used them.
-    tensors = {n: t for n, t in tensors.items() if n in known or not _is_statistic(n)}
-    load_into_network(network, tensors, path)
+    checkpoint.load_into_network(network, _used(tensors, spec.norm), path)
     loss = "cyclegan" if spec.name.startswith("resnet") and spec.norm == "instance" else "pix2pix"
-    chosen = {"net": spec.name, "width": spec.width, "norm": spec.norm, "dropout": spec.dropout}
-    same = {} if loss == "pix2pix" or spec.inputs == spec.outputs else {"identity_weight": 0}
-    config = config_of(
-        {"corpora": [path.stem], "loss": loss, "direction": direction, **chosen, **same}
-    )
-    about = Description(
+    settings = {name: getattr(spec, name) for name in ("width", "norm", "dropout")}
+    settings |= {"corpora": [path.stem], "loss": loss, "direction": direction, "net": spec.name}
+    if loss == "cyclegan" and spec.inputs != spec.outputs:
+        settings["identity_weight"] = 0
+    about = checkpoint.Description(
         complete=False,
         generator="generator",
         color="lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb",
         networks={"generator": spec},
         size=SIZE,
         versions=versions(*LIBRARIES),
-        config=config.model_dump(mode="json"),
-        progress=TrainingProgress(),
+        config=config_of(settings).model_dump(mode="json"),
+        progress=checkpoint.TrainingProgress(),
     )
-    write_checkpoint(
-        out, {f"network/generator/{n}": t for n, t in network.state_dict().items()}, about
-    )
+    named = {f"network/generator/{name}": t for name, t in network.state_dict().items()}
+    checkpoint.write_checkpoint(out, named, about)
     return spec
 
 
-def _is_statistic(name: str) -> bool:
-    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-
-
 def export_pth(model: LoadedModel, out: Path) -> None:
-    """Write a generator as the repository's ``latest_net_G.pth``; UsageError where it has no such network."""
+    """Write a generator as ``latest_net_G.pth``; UsageError if the repository has no such
+    network.
+    """
     import torch
 
-    if (
-        model.spec.name not in GENERATORS.values()
-        or model.spec.bottleneck_norm
-        or model.spec.residual
-    ):
-        why = "has no counterpart in the PyTorch CycleGAN/pix2pix repository"
-        raise UsageError(
-            "network", model.spec.name, why, f"it has {', '.join(GENERATORS.values())}"
-        )
+    spec = model.spec
+    if spec.name not in GENERATORS.values() or spec.bottleneck_norm or spec.residual:
+        hint = f"it has {', '.join(GENERATORS.values())}"
+        raise UsageError("network", spec.name, f"has no counterpart in {REPOSITORY}", hint)
+    state = OrderedDict((n, t.cpu().clone()) for n, t in model.generator.state_dict().items())
     temporary = out.with_name(f".{out.name}.tmp")
-    torch.save(
-        OrderedDict((n, t.cpu().clone()) for n, t in model.generator.state_dict().items()),
-        temporary,
-    )
+    torch.save(state, temporary)
     temporary.replace(out)

@@ -1,8 +1,9 @@
-"""Options of the PyTorch CycleGAN/pix2pix repository: each has a counterpart, or a note, or needs none."""
+"""Options of the PyTorch CycleGAN/pix2pix repository: each becomes a setting, or a note says why
+not.
+"""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -13,35 +14,8 @@ pytest.importorskip("torch")
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_train.cli.main import group
 from img2img_train.config import RunConfig, settings
-from img2img_train.interop import junyanz_options as theirs
-from img2img_train.objectives.cycle import CycleGan
-
-
-def test_their_options_give_the_published_run() -> None:
-    text = "--dataroot ./datasets/facades --name facades_pix2pix --model pix2pix --direction BtoA"
-    command, notes = theirs.native_command(text.split())
-    assert not notes
-    done = CliRunner().invoke(group, [*command[1:], "--dry-run"])
-    assert isinstance(done.exception, Img2ImgError)
-    assert "datasets/facades" in str(done.exception)
-    config = RunConfig(corpora=("c",), loss="pix2pix")
-    assert command[command.index("--epochs") + 1] == str(config.epochs)
-    assert command[command.index("--epochs-decay") + 1] == str(config.epochs_decay)
-
-
-@pytest.mark.parametrize("name", theirs.OPTIONS)
-def test_each_option_has_a_counterpart_that_exists(name: str) -> None:
-
-    values = {
-        "model": "pix2pix",
-        "direction": "BtoA",
-        "netG": "unet_128",
-        "netD": "pixel",
-        "norm": "batch",
-    }
-    values |= {"gan_mode": "wgangp", "no_dropout": ""}
-    (setting,) = theirs.OPTIONS[name](values.get(name, "3"))
-    assert setting in settings()
+from img2img_train.interop import junyanz_options as junyanz
+from img2img_train.objectives.registry import CycleGan
 
 
 def config_of(command: list[str]) -> RunConfig:
@@ -54,190 +28,172 @@ def config_of(command: list[str]) -> RunConfig:
     return RunConfig(**values)
 
 
+def translated(text: str) -> tuple[RunConfig, dict[str, str]]:
+    """The configuration and the notes, by option, of options behind ``--dataroot d``."""
+    command, notes = junyanz.native_command(f"--dataroot d {text}".split())
+    return config_of(command), dict(note[2:].split(": ", 1) for note in notes)
+
+
+def test_the_command_of_the_readme_gives_the_published_run() -> None:
+    text = "--dataroot ./datasets/facades --name facades_pix2pix --model pix2pix --direction BtoA"
+    command, notes = junyanz.native_command(text.split())
+    assert [note.partition(":")[0] for note in notes] == ["--load_size"]
+    done = CliRunner().invoke(group, [*command[1:], "--dry-run"])
+    assert isinstance(done.exception, Img2ImgError)
+    assert "datasets/facades" in str(done.exception)
+    config, published = config_of(command), RunConfig(corpora=("c",), loss="pix2pix")
+    assert config.objective == published.objective
+    assert (config.epochs, config.epochs_decay) == (published.epochs, published.epochs_decay)
+
+
+def test_each_option_names_a_setting_that_exists() -> None:
+    assert set(junyanz.SETTINGS) <= set(junyanz.OPTIONS)
+    assert set(junyanz.SETTINGS.values()) <= set(settings())
+
+
 def test_all_settings_of_a_long_command_arrive() -> None:
-    text = (
-        "--dataroot d --model=cycle_gan --netG resnet_6blocks --netD n_layers --n_layers_D 2 --ngf 32 "
-        "--lambda_A 5 --lambda_identity 0 --n_epochs 10 --n_epochs_decay 5 --no_flip --pool_size 7 "
-        "--load_size 143 --crop_size 128 --gpu_ids 0 --suffix b --max_dataset_size 30"
+    config, notes = translated(
+        "--model=cycle_gan --netG resnet_6blocks --netD n_layers --n_layers_D 2 --ngf 32 "
+        "--lambda_A 5 --lambda_B 5 --lambda_identity 0 --n_epochs 10 --n_epochs_decay 5 --no_flip "
+        "--pool_size 7 --load_size 143 --crop_size 128 --gpu_ids 0 --suffix b --max_dataset_size 30"
     )
-    command, notes = theirs.native_command(text.split())
-    config = config_of(command)
-    assert (config.objective.net, config.objective.width) == ("resnet-6", 32)
-    assert isinstance(config.objective, CycleGan)
-    assert (
-        config.objective.cycle_weight,
-        config.objective.identity_weight,
-        config.objective.pool_size,
-    ) == (5, 0, 7)
-    assert config.objective.discriminator == "patch-34"
+    objective = config.objective
+    assert isinstance(objective, CycleGan)
+    assert (objective.net, objective.width, objective.discriminator) == ("resnet-6", 32, "patch-34")
+    assert (objective.cycle_weight, objective.identity_weight, objective.pool_size) == (5, 0, 7)
     assert (config.epochs, config.epochs_decay, config.limit) == (15, 5, 30)
     assert (config.jitter, config.crop, config.flip) == (143 / 128, 0, False)
     assert config.out == "checkpoints/experiment_name_b"
-    assert [n.partition(":")[0] for n in notes] == ["--load_size"]
+    assert set(notes) == {"load_size"}
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_the_layers_of_the_discriminator_count_where_they_do_there(swapped: bool) -> None:
-    for judge, wanted in (("n_layers", "patch-286"), ("basic", "patch-70"), ("pixel", "patch-1")):
-        words = [("--netD", judge), ("--n_layers_D", "5")]
-        flat = [word for both in (reversed(words) if swapped else words) for word in both]
-        command, _ = theirs.native_command(["--dataroot", "d", *flat])
-        assert command[command.index("--discriminator") + 1] == wanted
-    command, _ = theirs.native_command(["--dataroot", "d", "--n_layers_D", "5"])
-    assert "--discriminator" not in command
+def test_layers_count_for_the_discriminator_n_layers_only(swapped: bool) -> None:
+    for name, expected in (("n_layers", "patch-286"), ("basic", "patch-70"), ("pixel", "patch-1")):
+        words = [f"--netD {name}", "--n_layers_D 5"]
+        config, notes = translated(" ".join(reversed(words) if swapped else words))
+        assert config.objective.model_dump()["discriminator"] == expected
+        assert ("n_layers_D" in notes) == (name != "n_layers")
 
 
 @pytest.mark.parametrize(
-    ("text", "jitter", "crop", "noted"),
+    ("text", "jitter", "crop", "size"),
     [
-        ("", 286 / 256, 0, ()),
-        ("--preprocess resize_and_crop --load_size 256", 1, 0, ("load_size",)),
-        ("--load_size 542 --crop_size 512", 542 / 512, 0, ("load_size",)),
-        ("--load_size 1024", 1, 256, ("load_size",)),
-        ("--crop_size 250", 286 / 250, 0, ("crop_size",)),
-        ("--preprocess crop --crop_size 128", 1, 128, ("preprocess",)),
-        (
-            "--preprocess scale_width_and_crop --load_size 1024 --crop_size 360",
-            1,
-            360,
-            ("preprocess",),
-        ),
-        ("--preprocess scale_width --load_size 1024", 1, 0, ("preprocess",)),
-        ("--preprocess none", 1, 0, ("preprocess",)),
+        ("", 286 / 256, 0, "--size 256"),
+        ("--preprocess resize_and_crop --load_size 256", 1, 0, "--size 256"),
+        ("--load_size 542 --crop_size 512", 542 / 512, 0, "--size 512"),
+        ("--load_size 1024", 1, 256, "--size 1024"),
+        ("--preprocess crop --crop_size 128", 1, 128, "smaller than --crop"),
+        ("--preprocess scale_width_and_crop --load_size 1024 --crop_size 360", 1, 360, "1024"),
+        ("--preprocess scale_width --load_size 1024", 1, 0, "width of 1024"),
+        ("--preprocess none", 1, 0, "not resized"),
     ],
 )
-def test_sizes(text: str, jitter: float, crop: int, noted: tuple[str, ...]) -> None:
-    command, notes = theirs.native_command(f"--dataroot d {text}".split())
-    config = config_of(command)
+def test_sizes_are_mapped_and_always_noted(text: str, jitter: float, crop: int, size: str) -> None:
+    config, notes = translated(text)
     assert (config.jitter, config.crop, config.flip) == (jitter, crop, True)
-    assert tuple(n.partition(":")[0][2:] for n in notes) == noted
-    assert all(number in notes[0] for number in ("1024",) if number in text)
+    assert size in notes["preprocess" if "preprocess" in text else "load_size"]
 
 
-def test_norm_and_dropout_are_the_models_not_the_networks() -> None:
+def test_norm_and_dropout_default_to_those_of_the_model() -> None:
     for model, net, norm, dropout in (
         ("pix2pix", "resnet_9blocks", "batch", 0.5),
         ("cycle_gan", "unet_256", "instance", 0.0),
         ("pix2pix", "unet_256", "batch", 0.5),
         ("cycle_gan", "resnet_9blocks", "instance", 0.0),
     ):
-        command, _ = theirs.native_command(["--dataroot", "d", "--model", model, "--netG", net])
-        config = config_of(command)
-        spec = config.objective.generator_spec((3, 3))
+        config, _ = translated(f"--model {model} --netG {net}")
+        spec = config.objective.networks((3, 3))["generator"]
         assert (spec.norm, spec.dropout) == (norm, dropout)
-    text = "--dataroot d --model pix2pix --netG resnet_9blocks --norm instance --no_dropout"
-    spec = config_of(theirs.native_command(text.split())[0]).objective.generator_spec((3, 3))
+    config, _ = translated("--model pix2pix --netG resnet_9blocks --norm instance --no_dropout")
+    spec = config.objective.networks((3, 3))["generator"]
     assert (spec.norm, spec.dropout) == ("instance", 0)
 
 
-ALL = {
-    "base": "dataroot name gpu_ids checkpoints_dir model input_nc output_nc ngf ndf netD netG n_layers_D "
-    "norm init_type init_gain no_dropout dataset_mode direction serial_batches num_threads batch_size "
-    "load_size crop_size max_dataset_size preprocess no_flip display_winsize epoch load_iter verbose suffix "
-    "use_wandb wandb_project_name",
-    "train": "display_freq display_ncols display_id display_server display_env display_port update_html_freq "
-    "print_freq no_html save_latest_freq save_epoch_freq save_by_iter continue_train epoch_count phase "
-    "n_epochs n_epochs_decay beta1 lr gan_mode pool_size lr_policy lr_decay_iters",
-    "models": "lambda_L1 lambda_A lambda_B lambda_identity",
-    "before 2019": "which_direction which_model_netG which_model_netD nThreads batchSize loadSize fineSize "
-    "resize_or_crop niter niter_decay identity no_lsgan",
-}
-"""Every option of options/base_options.py, options/train_options.py and the models there."""
+BASE = """
+dataroot name gpu_ids checkpoints_dir model input_nc output_nc ngf ndf netD netG n_layers_D norm
+init_type init_gain no_dropout dataset_mode direction serial_batches num_threads batch_size
+load_size crop_size max_dataset_size preprocess no_flip display_winsize epoch load_iter verbose
+suffix use_wandb wandb_project_name"""
+TRAIN = """
+display_freq display_ncols display_id display_server display_env display_port update_html_freq
+print_freq no_html save_latest_freq save_epoch_freq save_by_iter continue_train epoch_count
+phase n_epochs n_epochs_decay beta1 lr gan_mode pool_size lr_policy lr_decay_iters"""
+TEST = "results_dir aspect_ratio eval num_test model_suffix"
+MODELS = "lambda_L1 lambda_A lambda_B lambda_identity"
+ALL = f"{BASE} {TRAIN} {TEST} {MODELS}".split()
 VALUES = {
-    "netD": "n_layers",
-    "netG": "unet_128",
-    "which_model_netG": "unet_128",
-    "which_model_netD": "pixel",
-    "norm": "batch",
-    "direction": "BtoA",
-    "which_direction": "BtoA",
-    "gan_mode": "vanilla",
-    "lr_policy": "step",
-    "preprocess": "none",
-    "resize_or_crop": "crop",
-    "init_type": "xavier",
-    "dataset_mode": "single",
-    "phase": "val",
-    "name": "x",
-    "checkpoints_dir": "y",
-    "suffix": "z",
-    "beta1": "0.4",
-    "lr": "0.1",
-    "gpu_ids": "0,1",
-    "load_size": "512",
-    "loadSize": "300",
-    "crop_size": "128",
-    "fineSize": "250",
-    "input_nc": "1",
-    "output_nc": "1",
-}
+    "netD": "pixel", "netG": "unet_128", "norm": "batch", "direction": "BtoA",
+    "gan_mode": "vanilla", "lr_policy": "step", "preprocess": "none", "dataset_mode": "single",
+    "beta1": "0.4", "lr": "0.1", "gpu_ids": "0,1", "load_size": "512", "crop_size": "128",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for names in ALL.values() for name in names.split()])
-def test_no_option_is_dropped_in_silence(name: str) -> None:
+@pytest.mark.parametrize("name", ALL)
+def test_no_option_is_dropped_silently(name: str) -> None:
     model = "pix2pix" if name == "lambda_L1" else "cycle_gan"
     start = ["--dataroot", "d", "--model", model]
-    given = [f"--{name}"] if name in theirs.FLAGS else [f"--{name}", VALUES.get(name, "3")]
+    flag = junyanz.OPTIONS.get(name) is bool
+    words = [f"--{name}", *([] if flag else [VALUES.get(name, "3")])]
     if name in ("dataroot", "model"):
-        given = []
-    plain, quiet = theirs.native_command(start)
-    command, notes = theirs.native_command([*start, *given])
+        words = []
+    plain, notes = junyanz.native_command(start)
+    command, more = junyanz.native_command([*start, *words])
     config_of(command)
-    assert not quiet
-    heard = command != plain or bool(notes) or name in theirs.SILENT
-    assert heard or name in ("dataroot", "model", "n_layers_D")
-    with_default = f"--{theirs.OLD_NAMES.get(name, name)}"
-    assert all(note.startswith(with_default) for note in notes), notes
+    assert command != plain or more != notes or not words
+    assert all(note.startswith((f"--{name}:", "--load_size:")) for note in more)
+
+
+def test_every_known_option_is_one_of_the_repository() -> None:
+    assert set(ALL) == set(junyanz.OPTIONS) | set(junyanz.UNSUPPORTED)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("text", "option", "note"),
     [
-        ("--dataroot d --netGG x", "netG"),
+        ("--gan_mode wgangp", "gan_mode", "no gradient penalty"),
+        ("--norm none", "norm", "they have none"),
+        ("--norm sync_batch", "norm", "share statistics"),
+        ("--continue_train", "continue_train", "resumes from the latest checkpoint"),
+        ("--save_epoch_freq 5", "save_epoch_freq", "--checkpoint-seconds"),
+        ("--display_id 0", "display_id", "report.html"),
+        ("--num_test 50", "num_test", "belongs to test.py"),
+        ("--lambda_A 10 --lambda_B 5", "lambda_B", "both cycles"),
+        ("--gpu_ids 0,1", "gpu_ids", "--nproc-per-node 2"),
+        ("--lr_policy cosine", "lr_policy", "rises again"),
+        ("--model colorization", "model", "L and ab"),
+        ("--model pix2pix --pool_size 5", "pool_size", "not used by pix2pix"),
+        ("--model pix2pix --lambda_identity 0.5", "lambda_identity", "not used by pix2pix"),
+        ("--model colorization --lambda_A 3", "lambda_A", "not used by pix2pix"),
+        ("--lambda_L1 3", "lambda_L1", "not used by cyclegan"),
+    ],
+)
+def test_different_meanings_are_noted(text: str, option: str, note: str) -> None:
+    assert note in translated(text)[1][option]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--dataroot d --netGG x", "--netGG"),
         ("--name x", "--dataroot"),
-        ("--dataroot", "no value"),
+        ("--dataroot", "expected one argument"),
         ("--dataroot d --netG unet_512", "unet_512"),
-        ("--dataroot d --load_size 128", "--crop_size 256"),
-        ("--dataroot d --load_size big", "'big' is no whole number"),
-        ("--dataroot d --preprocess crp", "did you mean 'crop'"),
-        ("--dataroot d --n_layers_D 9 --netD n_layers", "patch|1, 2"),
-        ("--dataroot d --ngf abc", "'--ngf': .*'abc'.* see --width"),
-        ("--dataroot d --batch_size -3 --lr hello", "'--batch_size': .*'-3'"),
-        ("--dataroot d --lr hello", "'--lr': .*'hello'"),
-        ("--dataroot d --n_epochs 0 --n_epochs_decay 0", "'--n_epochs': .*'0'.* see --epochs"),
-        ("--dataroot d --niter 0 --niter_decay 0", "'--n_epochs': .*'0'"),
-        ("--dataroot d --num_threads -1", "'--num_threads': .*'-1'"),
+        ("--dataroot d --load_size 128", "--crop_size"),
+        ("--dataroot d --load_size big", "--load_size: invalid int value: 'big'"),
+        ("--dataroot d --preprocess crp", "--preprocess.*'crp'"),
+        ("--dataroot d --n_layers_D 9 --netD n_layers", "--n_layers_D.* 1 to 5"),
+        ("--dataroot d --ngf abc", "--ngf.*'abc'"),
+        ("--dataroot d --ngf 0", "'--ngf': .* see --width"),
+        ("--dataroot d --batch_size -3", "'--batch_size': .*-3"),
+        ("--dataroot d --n_epochs 0 --n_epochs_decay 0", "'--n_epochs': .*0.* see --epochs"),
+        ("--dataroot d --num_threads -1", "'--num_threads': .*-1"),
         ("--dataroot d --beta1 nan", "'--beta1': "),
-        ("--dataroot d --crop_size 99999 --preprocess crop", "'--crop_size': .*'99999'"),
+        ("--dataroot d --crop_size 99999 --preprocess crop", "'--crop_size': .*99999"),
         ("--dataroot d --load_size 9 --crop_size 0", "'--crop_size'"),
-        ("--dataroot d --ngf=", "'--ngf': has no value"),
         ("--dataroot= --name x", "'--dataroot': "),
     ],
 )
-def test_a_wrong_option_is_named(words: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        theirs.native_command(words.split())
-
-
-def test_an_option_of_another_model_is_left_out_with_a_note() -> None:
-    for model, name, loss in (
-        ("pix2pix", "lambda_identity", "pix2pix"),
-        ("colorization", "lambda_A", "pix2pix"),
-        ("cycle_gan", "lambda_L1", "cyclegan"),
-    ):
-        start = ["--dataroot", "d", "--model", model]
-        plain, others = theirs.native_command(start)
-        command, notes = theirs.native_command([*start, f"--{name}", "0.5"])
-        assert command == plain
-        assert [note for note in notes if note not in others] == [
-            f"--{name}: {loss} does not use it"
-        ]
-
-
-def test_numbers_are_written_as_the_command_takes_them() -> None:
-    text = "--dataroot d --batch_size 3.0 --ngf 1_6 --lr 2e-4 --lambda_A 10"
-    command, _ = theirs.native_command(text.split())
-    words = dict(itertools.pairwise(command))
-    assert [words[f"--{name}"] for name in ("batch", "width", "lr", "cycle-weight")] == [
-        "3", "16", "2e-4", "10",
-    ]  # fmt: skip
+def test_a_wrong_option_is_named(words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        junyanz.native_command(words.split())

@@ -1,4 +1,4 @@
-"""Weights and options of the PyTorch CycleGAN/pix2pix repository."""
+"""Weights of the PyTorch CycleGAN/pix2pix repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from img2img_data.core.errors import CheckpointError, UsageError  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
-from img2img_train.interop import junyanz_weights as compat  # noqa: E402
+from img2img_train.interop import junyanz_weights as junyanz  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec, make_spec  # noqa: E402
 from img2img_train.runs.model import LoadedModel, load_generator  # noqa: E402
@@ -31,7 +31,7 @@ def model_of(spec: NetworkSpec) -> LoadedModel:
 
 
 def unet_keys(levels: int) -> set[str]:
-    """The names of their nested blocks: convolution 1, norm 2, block 3, and up again 5 and 6."""
+    """Names of the nested blocks: convolution 1, norm 2, block 3, and up again 5 and 6."""
     keys, prefix = (
         {"model.model.0.weight", "model.model.3.weight", "model.model.3.bias"},
         "model.model.1.",
@@ -53,21 +53,21 @@ def unet_keys(levels: int) -> set[str]:
     return keys
 
 
-def test_names_are_those_of_their_unet(tmp_path: Path) -> None:
+def test_tensors_are_named_as_in_the_unet_of_the_repository(tmp_path: Path) -> None:
     spec = make_spec("unet-256", (3, 3), 4)
-    compat.export_pth(model_of(spec), tmp_path / "latest_net_G.pth")
-    tensors = compat.read_pth(tmp_path / "latest_net_G.pth")
+    junyanz.export_pth(model_of(spec), tmp_path / "latest_net_G.pth")
+    tensors = junyanz.read_pth(tmp_path / "latest_net_G.pth")
     assert tensors.keys() == unet_keys(8)
     assert len(tensors) == 82
     assert tensors["model.model.1.model.3.model.1.weight"].shape == (16, 8, 4, 4)
 
 
-def test_names_are_those_of_their_resnet(tmp_path: Path) -> None:
-    compat.export_pth(model_of(make_spec("resnet-9", (3, 3), 4)), tmp_path / "g.pth")
-    tensors = compat.read_pth(tmp_path / "g.pth")
+def test_tensors_are_named_as_in_the_resnet_of_the_repository(tmp_path: Path) -> None:
+    junyanz.export_pth(model_of(make_spec("resnet-9", (3, 3), 4)), tmp_path / "g.pth")
+    tensors = junyanz.read_pth(tmp_path / "g.pth")
     assert len(tensors) == 48
-    kinds = Counter(re.sub(r"\d+", "N", name) for name in tensors)
-    assert kinds == {
+    counts = Counter(re.sub(r"\d+", "N", name) for name in tensors)
+    assert counts == {
         "model.N.weight": 6,
         "model.N.bias": 6,
         "model.N.conv_block.N.weight": 18,
@@ -91,12 +91,12 @@ SPECS = [
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.name}-{s.norm}")
-def test_weights_go_there_and_come_back(spec: NetworkSpec, tmp_path: Path) -> None:
+def test_exported_weights_are_imported_again(spec: NetworkSpec, tmp_path: Path) -> None:
     model = model_of(spec)
-    compat.export_pth(model, tmp_path / "g.pth")
+    junyanz.export_pth(model, tmp_path / "g.pth")
     dropout = spec.dropout if spec.name.startswith("unet") else None
     assert (
-        compat.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors", "BtoA", dropout)
+        junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors", "BtoA", dropout)
         == spec
     )
     back = load_generator(tmp_path / "m.safetensors", "cpu", dropout=False, norm="running")
@@ -107,15 +107,15 @@ def test_weights_go_there_and_come_back(spec: NetworkSpec, tmp_path: Path) -> No
         assert torch.equal(back.generator(x), model.generator(x))
 
 
-def test_old_instance_statistics_and_parallel_names_are_passed_over(tmp_path: Path) -> None:
+def test_old_instance_statistics_and_parallel_names_are_skipped(tmp_path: Path) -> None:
     model = model_of(make_spec("resnet-6", (3, 3), 2))
     state = {f"module.{n}": t for n, t in model.generator.state_dict().items()}
     state["module.model.2.num_batches_tracked"] = torch.tensor(1)
     torch.save(state, tmp_path / "g.pth")
-    compat.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
-    photo = make_photo(1, 40, 36)[None]
+    junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
+    image = make_photo(1, 40, 36)[None]
     assert np.array_equal(
-        load_generator(tmp_path / "m.safetensors", "cpu").restore(photo), model.restore(photo)
+        load_generator(tmp_path / "m.safetensors", "cpu").restore(image), model.restore(image)
     )
 
 
@@ -134,14 +134,14 @@ def test_hostile_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("text.pth").write_text("no weights")
     for name in ("bomb", "zipped", "nan", "other", "list", "text", "missing"):
         with pytest.raises(CheckpointError, match=f"{name}.pth"):
-            compat.import_weights(Path(f"{name}.pth"), Path("out.safetensors"))
+            junyanz.import_weights(Path(f"{name}.pth"), Path("out.safetensors"))
     assert not Path("run-by-a-pickle").exists()
     assert not Path("out.safetensors").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_what_is_no_file_of_weights_is_told_in_own_words(tmp_path: Path) -> None:
-    """Never in torch's: they invite to load it all the same."""
+def test_errors_never_suggest_to_load_code(tmp_path: Path) -> None:
+    """As the messages of torch do (weights_only)."""
     layer = torch.nn.Conv2d(1, 1, 1)
     torch.save(layer, tmp_path / "whole.pth")
     torch.save(layer, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -150,23 +150,23 @@ def test_what_is_no_file_of_weights_is_told_in_own_words(tmp_path: Path) -> None
     (tmp_path / "text.pth").write_text("hello weights")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": 1}))
     (tmp_path / "empty.pth").write_bytes(b"")
-    said = dict.fromkeys(("whole", "old", "script"), "hold more than tensors.*state_dict")
-    said |= {"cut": "or a damaged one"} | dict.fromkeys(
+    messages = dict.fromkeys(("whole", "old", "script"), "hold more than tensors.*state_dict")
+    messages |= {"cut": "or a damaged one"} | dict.fromkeys(
         ("text", "pickle", "empty"), "no file of torch.save; "
     )
-    for name, words in said.items():
+    for name, words in messages.items():
         with pytest.raises(CheckpointError, match=words) as error:
-            compat.import_weights(tmp_path / f"{name}.pth", tmp_path / "out.safetensors")
+            junyanz.import_weights(tmp_path / f"{name}.pth", tmp_path / "out.safetensors")
         assert "weights_only" not in str(error.value), name
     torch.save(
         model_of(SPECS[0]).generator.state_dict(),
         tmp_path / "o",
         _use_new_zipfile_serialization=False,
     )
-    assert compat.import_weights(tmp_path / "o", tmp_path / "out.safetensors") == SPECS[0]
+    assert junyanz.import_weights(tmp_path / "o", tmp_path / "out.safetensors") == SPECS[0]
 
 
 def test_networks_without_counterpart_are_rejected(tmp_path: Path) -> None:
     for name in ("autoencoder", "encoder-decoder-64"):
         with pytest.raises(UsageError, match="no counterpart"):
-            compat.export_pth(model_of(make_spec(name, (3, 3), 2)), tmp_path / "g.pth")
+            junyanz.export_pth(model_of(make_spec(name, (3, 3), 2)), tmp_path / "g.pth")
