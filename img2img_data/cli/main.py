@@ -71,9 +71,9 @@ def degradations(name: str, photo: Path | None, out: Path, side: int, seed: int)
       img2img-data degradations --on cat.jpg --out sheet.png
     """
     if photo is not None:
-        from img2img_data.inspect.contact_sheet import write_sheet
+        from img2img_data.inspect.contact_sheet import write_contact_sheet
 
-        for line in write_sheet(photo, out, name, side, seed):
+        for line in write_contact_sheet(photo, out, name, side, seed):
             say(line)
         say(f"sheet: {printable(str(out))}")
         return
@@ -271,7 +271,7 @@ def verify(
         found.notes.append("--max-shift and --leaks were left out, as they need every manifest")
         leaks, max_shift = False, None
     if max_shift is not None:
-        from img2img_data.inspect.alignment_audit import misaligned_pairs
+        from img2img_data.inspect.verify import misaligned_pairs
 
         with progress_of("measure") as show:
             found.problems += misaligned_pairs(corpus, max_shift, show)
@@ -315,10 +315,10 @@ def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> N
       img2img-data show corpora/gaussian --split test --limit 50 --out test.html
     """
     from img2img_data.core.progress import progress_of
-    from img2img_data.inspect.corpus_page import write_show
+    from img2img_data.inspect.corpus_page import write_corpus_page
 
     with progress_of("show") as progress:
-        page = write_show(corpus, out, limit, split, seed, progress)
+        page = write_corpus_page(corpus, out, limit, split, seed, progress)
     click.echo(printable(str(page)))
 
 
@@ -341,9 +341,9 @@ def sample(out: Path, size: int, limit: int) -> None:
     Example:
       img2img-data sample demo/photos
     """
-    from img2img_data.inspect.demo_photos import write_sample
+    from img2img_data.inspect.demo_photos import write_demo_photos
 
-    for name, count in write_sample(out, size, limit).items():
+    for name, count in write_demo_photos(out, size, limit).items():
         click.echo(f"{name}: {count} crops")
 
 

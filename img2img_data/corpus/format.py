@@ -207,10 +207,10 @@ def _folded(key: str) -> bytes:
 
 # ------------------------------------------------------------------------------ randomness, splits
 def image_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Generator:
-    """Return the random generator of one image: a function of seed, name and epoch.
+    """Return the random generator of an image, seeded by seed, name and epoch.
 
-    ``name`` is the source's relative path. Offline there is no epoch; online each epoch draws new
-    values.
+    ``name`` is the relative path of the source. Degradations on the fly pass ``epoch`` to draw new
+    values in each epoch.
     """
     import numpy as np
 

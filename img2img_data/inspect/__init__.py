@@ -1,3 +1,7 @@
-"""Looking at a corpus: pages, statistics, verification, leaks between splits."""
+"""Inspection of a corpus: its page, verification, leakage between splits; contact sheets, demo
+photos.
 
-__all__ = ["alignment_audit", "contact_sheet", "corpus_page", "demo_photos", "leakage", "verify"]
+Nothing here changes a corpus.
+"""
+
+__all__ = ["contact_sheet", "corpus_page", "demo_photos", "leakage", "verify"]

@@ -1,7 +1,6 @@
-"""One page that shows a corpus: its counts, what was rejected and why, and pairs under sliders.
+"""One page about a corpus: its counts, its rejected images, and pairs under sliders.
 
-The page is whole in itself: images, style and script are inside, it opens from a file and asks the network
-for nothing.
+The page is self-contained: images, style and script are inside, and it makes no network request.
 """
 
 from __future__ import annotations
@@ -9,87 +8,78 @@ from __future__ import annotations
 import itertools
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE
-from img2img_data.corpus.reader import Corpus, Pair, kept_of, open_corpus
+from img2img_data.corpus.reader import Corpus, Pair, kept_of, no_split, open_corpus
 from img2img_data.images import io
-from img2img_data.inspect.histogram import Bars, Spread, Words, draw_spread, draw_words, number
+from img2img_data.inspect.histogram import Histogram, draw_numbers, draw_words, number_text
 from img2img_data.inspect.statistics import (
-    Entry,
-    Survey,
-    check_split,
-    flat,
+    CorpusEntry,
+    CorpusStatistics,
+    count_corpus,
+    flatten,
     is_number,
     is_seed,
-    short,
-    survey_corpus,
     text_of,
 )
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Pixels = NDArray[np.uint8]
-
 T = TypeVar("T")
-"""Called with (done, total) now and then."""
-Reading = Callable[[], None]
-"""Called for each pair that was read."""
 
-EXAMINED: Final = 1000
-"""How many pairs are read to find the worst; of a larger corpus as many, drawn evenly."""
+MAX_READ: Final = 1000
+"""Pairs that are read to find those with the largest difference; of a larger corpus a sample."""
 IMAGE_BYTES: Final = 4_500_000
-FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
-"""Longer side in pixels and WebP quality of the thumbnails; the first whose sum stays under IMAGE_BYTES."""
+THUMBNAILS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
+"""Longer side in pixels and WebP quality; the first whose sum stays below IMAGE_BYTES is used."""
 PROBED: Final = 24
-FEW: Final = 12
-"""A tag with so many values has a select; one with more is found by the search box."""
-ORDERS: Final = 8
+FEW_VALUES: Final = 12
+"""Tags with at most this many values get a select; others are found by the search box."""
+MAX_ORDERS: Final = 8
+SECTIONS: Final = {
+    "drawn": "Drawn parameters",
+    "measured": "Measured values",
+    "sizes": "Image sizes",
+    "tags": "Tags",
+}
+
+
+class Card(NamedTuple):
+    """A pair (or, unpaired, an image) to show. ``group`` is worst, typical, A or B."""
+
+    entry: CorpusEntry
+    group: str
+    difference: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """What stands under one slider (or, unpaired, one image). ``why`` is worst, typical, A or B.
+class Controls:
+    """Controls above the cards: selects (name, values), and the numbers that order the cards."""
 
-    ``picks`` are the values that the selects above ask for, by the select's number; ``numbers`` those that
-    cards are ordered by; both as (number, value).
-    """
-
-    entry: Entry
-    why: str
-    difference: float = 0.0
-    drawn: tuple[tuple[str, str], ...] = ()
-    tags: tuple[tuple[str, str], ...] = ()
-    picks: tuple[tuple[int, str], ...] = ()
-    numbers: tuple[tuple[int, float], ...] = ()
-    images: tuple[str, ...] = ()
-    width: int = 1
-    height: int = 1
-
-    @property
-    def key(self) -> str:
-        """The pair's key, safe to show."""
-        return printable(self.entry.key)
-
-    @property
-    def source(self) -> str:
-        """Where the pair comes from; a image of a bare folder, its file's name."""
-        row, item = self.entry.row, self.entry.item
-        return printable(
-            str(row.get("source") or (item.name if isinstance(item, Path) else self.entry.key))
-        )
+    selects: list[tuple[str, list[str]]]
+    orders: list[str]
 
 
-def write_show(
+@dataclass(frozen=True, slots=True)
+class ChartSection:
+    """The histograms of one section, and the values that all pairs share: (name, value)."""
+
+    title: str
+    charts: list[Histogram]
+    constants: list[tuple[str, str]]
+
+
+def write_corpus_page(
     corpus: Path,
     out: Path | None = None,
     limit: int = 200,
@@ -97,12 +87,12 @@ def write_show(
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Path:
-    """Write the contact sheet of a corpus and return its path, ``out`` or ``CORPUS/show.html``.
+    """Write the page of a corpus and return its path, ``out`` or ``CORPUS/show.html``.
 
-    Shows up to ``limit`` pairs, of one split or of all: the half with the largest difference between input
-    and target, then others taken evenly through the rest. Of a large corpus a sample of ``EXAMINED`` pairs
-    is read, another one for another ``seed``; counts and histograms are those of all rows. Raises
-    CorpusError when the folder is no corpus or one of its images cannot be read.
+    Shows up to ``limit`` pairs of one split or of all: half are those with the largest difference
+    between input and target, the others are taken evenly from the rest. Of a large corpus a sample
+    of ``MAX_READ`` pairs is read, which depends on ``seed``; counts and histograms cover all rows.
+    Raises ``CorpusError`` if the folder is not a corpus or an image of it cannot be read.
     """
     opened = open_corpus(corpus, rows=False)
     page = out or opened.root / "show.html"
@@ -110,39 +100,37 @@ def write_show(
         taken = page.is_dir()
     if taken:
         raise UsageError("file", page, "is a folder", "name the page itself, as in page.html")
-    splits = check_split(opened, split)
-    examined, total = max(EXAMINED, limit), sum(kept_of(opened.info).values())
-    survey, entries = survey_corpus(
-        opened,
-        splits,
-        examined,
-        seed,
-        lambda done: progress(done, max(done, total) + examined + limit),
+    if split and split not in opened.splits:
+        raise no_split(opened, split)
+    splits = (split,) if split else opened.splits
+    size, stated = max(MAX_READ, limit), sum(kept_of(opened.info).values())
+    found, entries = count_corpus(
+        opened, splits, size, seed, lambda rows: progress(rows, max(rows, stated) + size + limit)
     )
-    rows = survey.counts.total()
-    compared = len(entries) if opened.kind == "paired" else 0
-    total, done = rows + compared + min(limit, len(entries)), itertools.count(rows + 1)
+    rows, paired = found.counts.total(), opened.kind == "paired"
+    total = rows + len(entries) * paired + min(limit, len(entries))
+    done = itertools.count(rows + 1)
 
-    def reading() -> None:
+    def count_image() -> None:
         progress(next(done), total)
 
-    if opened.kind == "paired":
-        cards, how = _paired_cards(opened, entries, rows, limit, reading)
+    if paired:
+        cards, explanation = _paired_cards(opened, entries, rows, limit, count_image)
     else:
-        cards, how = _domain_cards(entries, limit)
-    controls = _controls(survey, cards)
+        cards, explanation = _domain_cards(entries, limit)
+    controls = _controls(found, cards)
     text = _render(
         "show.html",
         name=printable(opened.root.resolve().name),
         kind=opened.kind,
         layout=opened.layout,
-        color=_samples_of(opened),
-        tiles=list(_tiles(opened, splits, survey)),
-        reasons=_reasons(survey),
-        cards=_with_images(opened, [_filled(card, controls) for card in cards], reading),
+        color=_color_text(opened),
+        tiles=list(_tiles(opened, splits, found)),
+        reasons=_reasons(found),
+        cards=_card_views(opened, cards, controls, count_image),
         controls=controls,
-        charts=_charts(survey),
-        shown_how=how,
+        sections=list(_sections(found)),
+        explanation=explanation,
         recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
     )
     with writing_to(page):
@@ -150,171 +138,168 @@ def write_show(
     return page
 
 
-# ------------------------------------------------------------------------------ what all rows say
-def _samples_of(corpus: Corpus) -> str:
-    """Return what the samples are, and how deep where that is unusual."""
+# --------------------------------------------------------------------------------------- all rows
+def _color_text(corpus: Corpus) -> str:
+    """Return the color space, and the depth unless it is 8 bits."""
     color = {1: "gray", 4: "rgba"}.get(corpus.channels["target"], corpus.color)
     return color if corpus.bits == 8 else f"{color} · {corpus.bits} bit"
 
 
-def _tiles(corpus: Corpus, splits: Sequence[str], survey: Survey) -> Iterator[tuple[str, str, str]]:
+def _tiles(
+    corpus: Corpus, splits: Sequence[str], found: CorpusStatistics
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (label, number, unit)."""
     for split in splits:
         if corpus.kind == "paired":
-            yield split, f"{survey.counts[split, '']:,}", "pairs"
+            yield split, f"{found.counts[split, '']:,}", "pairs"
         else:
-            a, b = (survey.counts[split, domain] for domain in "AB")
-            yield split, f"{a:,} + {b:,}", "images of A and of B"
+            a, b = (found.counts[split, domain] for domain in "AB")
+            yield split, f"{a:,} + {b:,}", "images of A and B"
     if (corpus.root / REJECTED_FILE).is_file():
-        yield "rejected", f"{survey.rejected.total():,}", f"listed in {REJECTED_FILE}"
+        yield "rejected", f"{found.rejected.total():,}", f"listed in {REJECTED_FILE}"
 
 
-def _reasons(survey: Survey) -> list[tuple[str, int, str]]:
+def _reasons(found: CorpusStatistics) -> list[tuple[str, int, str]]:
     """Return (reason, images, meaning), the most frequent first."""
-    ranked = sorted(survey.rejected.items(), key=lambda item: (-item[1], item[0]))
+    ranked = sorted(found.rejected.items(), key=lambda item: (-item[1], item[0]))
     return [(reason, count, REASONS.get(reason, "")) for reason, count in ranked]
 
 
-@dataclass(frozen=True, slots=True)
-class Charts:
-    """The histograms of one section, and what is the same for all pairs: (name, value)."""
-
-    title: str
-    bars: list[Bars]
-    same: list[tuple[str, str]]
-
-
-def _charts(survey: Survey) -> list[Charts]:
-    sizes = {f"{name}, pixels": spread for name, spread in survey.sizes.items()}
-    kinds = {"kind": survey.kinds} if len(survey.kinds.counts) > 1 else {}
-    sections = (
-        _section("Drawn parameters", survey.drawn, kinds | survey.drawn_words),
-        _section("Measured values", survey.measured, {}),
-        _section("Image sizes", sizes, {}),
-        _section("Tags", {}, survey.tags),
-    )
-    return [section for section in sections if section.bars or section.same]
+def _sections(found: CorpusStatistics) -> Iterator[ChartSection]:
+    for section, title in SECTIONS.items():
+        numbers, words = found.numbers[section], found.words[section]
+        drawn = [draw_numbers(name, counted) for name, counted in numbers.items()]
+        drawn += [draw_words(name, counted) for name, counted in words.items()]
+        charts = [chart for chart in drawn if chart]
+        constants = [(name, number_text(n.low)) for name, n in numbers.items() if n.low == n.high]
+        constants += [
+            (name, next(iter(w.counts))) for name, w in words.items() if len(w.counts) == 1
+        ]
+        if charts or constants:
+            yield ChartSection(title, charts, constants)
 
 
-def _section(title: str, spreads: Mapping[str, Spread], words: Mapping[str, Words]) -> Charts:
-    drawn = [draw_spread(name, spread) for name, spread in spreads.items()]
-    drawn += [draw_words(name, counted) for name, counted in words.items()]
-    same = [
-        (name, number(spread.low)) for name, spread in spreads.items() if spread.low == spread.high
-    ]
-    same += [(name, next(iter(w.counts))) for name, w in words.items() if len(w.counts) == 1]
-    return Charts(title, [bars for bars in drawn if bars], same)
-
-
-# ------------------------------------------------------------------------------------ which cards
+# ------------------------------------------------------------------------------------------ cards
 def _paired_cards(
-    corpus: Corpus, entries: Sequence[Entry], total: int, limit: int, reading: Reading
+    corpus: Corpus,
+    entries: Sequence[CorpusEntry],
+    total: int,
+    limit: int,
+    count_image: Callable[[], None],
 ) -> tuple[list[Card], str]:
-    differences = []
+    """Return the cards and a text that says how they were chosen."""
+    measured = []
     for entry in entries:
-        differences.append((_difference(corpus, entry), entry))
-        reading()
-    ranked = sorted(differences, key=lambda d: (-d[0], d[1].split, d[1].key))
+        measured.append((_difference(corpus, entry), entry))
+        count_image()
+    ranked = sorted(measured, key=lambda m: (-m[0], m[1].split, m[1].key))
     half = (min(limit, len(ranked)) + 1) // 2
-    worst, rest = ranked[:half], sorted(ranked[half:], key=lambda d: (d[1].split, d[1].key))
-    typical = _evenly(rest, limit - half)
-    cards = [Card(entry, "worst", difference) for difference, entry in worst]
-    cards += [Card(entry, "typical", difference) for difference, entry in typical]
-    of = (
-        f"{len(entries):,} of {total:,} pairs, drawn evenly"
-        if len(entries) < total
-        else f"{total:,} pairs"
-    )
-    return cards, (
-        f"Of {of}: the {len(worst)} whose input differs most from the target (mean absolute difference in "
-        f"gray levels, 0 to 255), then {len(typical)} evenly through the rest. "
-        "Drag across a image, or focus it and use the arrow keys."
-    )
-
-
-def _domain_cards(entries: Sequence[Entry], limit: int) -> tuple[list[Card], str]:
-    sides = ([entry for entry in entries if entry.domain == domain] for domain in "AB")
-    cards = [
-        Card(entry, entry.domain) for side in sides for entry in _evenly(side, max(1, limit // 2))
+    rest = sorted(ranked[half:], key=lambda m: (m[1].split, m[1].key))
+    cards = [Card(entry, "worst", difference) for difference, entry in ranked[:half]]
+    typical = [
+        Card(entry, "typical", difference) for difference, entry in _evenly(rest, limit - half)
     ]
-    return cards, "Nothing pairs these images: both columns run evenly through their domain."
+    of = f"{total:,} pairs"
+    if len(entries) < total:
+        of = f"a sample of {len(entries):,} of {total:,} pairs"
+    return cards + typical, (
+        f"Of {of}: the {len(cards)} with the largest mean absolute difference between input and "
+        f"target (in gray levels, 0 to 255), then {len(typical)} taken evenly from the rest. "
+        "Drag across an image, or focus it and use the arrow keys."
+    )
 
 
-def _evenly(items: Sequence[T], count: int) -> list[T]:
+def _domain_cards(entries: Sequence[CorpusEntry], limit: int) -> tuple[list[Card], str]:
+    cards = [
+        Card(entry, domain)
+        for domain in "AB"
+        for entry in _evenly([e for e in entries if e.domain == domain], max(1, limit // 2))
+    ]
+    return cards, "These images are not paired: each column is taken evenly from its domain."
+
+
+def _evenly(items: Sequence[T], count: int) -> Sequence[T]:
     if len(items) <= count:
-        return list(items)
+        return items
     return [items[place * len(items) // count] for place in range(count)]
 
 
-# --------------------------------------------------------------------------- filters, captions
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """What stands above the cards: selects (name, values), and the numbers that cards are ordered by."""
-
-    selects: list[tuple[str, list[str]]]
-    orders: list[str]
-
-
-def _controls(survey: Survey, cards: Sequence[Card]) -> Controls:
-    """Return a select for the split, the kind and each tag with few values, as far as the cards differ."""
-    few = [
-        name for name, words in survey.tags.items() if len(words.counts) <= FEW and not words.more
-    ]
-    selects = []
+def _controls(found: CorpusStatistics, cards: Sequence[Card]) -> Controls:
+    """Return a select for the split, the kind and each tag with few values, if the cards differ in
+    it."""
+    tags = found.words["tags"]
+    few = [n for n, words in tags.items() if len(words.counts) <= FEW_VALUES and not words.more]
+    facts, selects = [_facts(card.entry) for card in cards], []
     for name in ("split", "kind", *(f"tag {name}" for name in few)):
-        values = sorted({_facts(card)[name] for card in cards if name in _facts(card)})
+        values = sorted({fact[name] for fact in facts if name in fact})
         if len(values) > 1:
             selects.append((name, values))
-    varied = {
-        name: spread
-        for name, spread in (survey.drawn | survey.measured).items()
-        if spread.low < spread.high
-    }
-    return Controls(selects, list(varied)[:ORDERS])
+    numbers = found.numbers["drawn"] | found.numbers["measured"]
+    orders = [name for name, counted in numbers.items() if counted.low < counted.high]
+    return Controls(selects, orders[:MAX_ORDERS])
 
 
-def _facts(card: Card) -> dict[str, str]:
-    """Return what a card can be chosen by; tags cannot be taken for the others."""
-    entry = card.entry
-    kind = {"kind": printable(str(entry.row["kind"]))} if entry.row.get("kind") else {}
-    tags = {f"tag {name}": text_of(value) for name, value in flat(entry.row.get("tags"))}
-    return {"split": entry.split, **kind, **tags}
+def _facts(entry: CorpusEntry) -> dict[str, str]:
+    """Return the values that selects choose by; the names of tags cannot collide with the
+    others."""
+    facts = {f"tag {name}": text_of(value) for name, value in flatten(entry.row.get("tags"))}
+    if entry.row.get("kind"):
+        facts["kind"] = printable(str(entry.row["kind"]))
+    return {"split": entry.split, **facts}
 
 
-def _filled(card: Card, controls: Controls) -> Card:
-    row, facts = card.entry.row, _facts(card)
-    several = any(name == "kind" for name, _ in controls.selects)
-    kind = (("kind", facts["kind"]),) if several and "kind" in facts else ()
-    values = [pair for pair in flat(row.get("drawn")) if not is_seed(pair[0])]
-    values += flat(row.get("measured"))
+def _card_views(
+    corpus: Corpus, cards: Sequence[Card], controls: Controls, count_image: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Return the contents of each card, with thumbnails as fine as keeps the page small."""
+    some = _evenly(cards, PROBED)
+    for side, quality in THUMBNAILS:
+        probes = [_thumbnails(corpus, card.entry, side, quality)["images"] for card in some]
+        size = sum(len(image) for images in probes for image in images)
+        if size * len(cards) <= IMAGE_BYTES * len(some):
+            break
+    views = []
+    for card in cards:
+        texts = _card_texts(card, controls)
+        views.append(card._asdict() | texts | _thumbnails(corpus, card.entry, side, quality))
+        count_image()
+    return views
+
+
+def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
+    """Return the texts of a card. ``picks`` and ``numbers`` are (number of the control, value)."""
+    row, facts = card.entry.row, _facts(card.entry)
+    values = [pair for pair in flatten(row.get("drawn")) if not is_seed(pair[0])]
+    values += flatten(row.get("measured"))
     numbers = {name: float(value) for name, value in values if is_number(value)}
-    return replace(
-        card,
-        drawn=(*kind, *((short(name), text_of(value)) for name, value in values)),
-        tags=tuple((name, text_of(value)) for name, value in flat(row.get("tags"))),
-        picks=tuple(
-            (n, facts[name]) for n, (name, _) in enumerate(controls.selects) if name in facts
-        ),
-        numbers=tuple(
-            (n, numbers[name]) for n, name in enumerate(controls.orders) if name in numbers
-        ),
-    )
+    drawn = [(".".join(name.split(".")[-2:]), text_of(value)) for name, value in values]
+    selects = [name for name, _ in controls.selects]
+    if "kind" in selects and "kind" in facts:
+        drawn.insert(0, ("kind", facts["kind"]))
+    item = card.entry.item
+    source = row.get("source") or (item.name if isinstance(item, Path) else card.entry.key)
+    return {
+        "key": printable(card.entry.key),
+        "source": printable(str(source)),
+        "split": card.entry.split,
+        "drawn": drawn,
+        "tags": [(name, text_of(value)) for name, value in flatten(row.get("tags"))],
+        "picks": [(n, facts[name]) for n, name in enumerate(selects) if name in facts],
+        "numbers": [(n, numbers[x]) for n, x in enumerate(controls.orders) if x in numbers],
+    }
 
 
-# ------------------------------------------------------------------------------------------- images
-def _difference(corpus: Corpus, entry: Entry) -> float:
-    """Return the mean absolute difference of input and target in gray levels, rounded so ties stay ties."""
-    import cv2
-    import numpy as np
-
+# ----------------------------------------------------------------------------------------- images
+def _difference(corpus: Corpus, entry: CorpusEntry) -> float:
+    """Return the mean absolute difference of input and target in gray levels."""
     first, second = _pixels(corpus, entry)
     if first.shape != second.shape:
-        first = np.asarray(
-            cv2.resize(first, second.shape[1::-1], interpolation=cv2.INTER_AREA), np.uint8
-        )
+        first = _shrink(first, second.shape[1], second.shape[0])
+    # Rounded, so that equal differences stay equal whatever the order of the summation.
     return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
 
 
-def _pixels(corpus: Corpus, entry: Entry) -> tuple[Pixels, ...]:
+def _pixels(corpus: Corpus, entry: CorpusEntry) -> tuple[NDArray[np.uint8], ...]:
     """Return input and target of a pair, or the one image of a domain, as 8-bit RGB."""
     item = entry.open(corpus)
     if isinstance(item, Pair):
@@ -324,42 +309,21 @@ def _pixels(corpus: Corpus, entry: Entry) -> tuple[Pixels, ...]:
     return (io.to_uint8_rgb(corpus.read_image(item)),)
 
 
-def _with_images(corpus: Corpus, cards: Sequence[Card], reading: Reading) -> list[Card]:
-    """Fill in the thumbnails, as fine as keeps the page small: a few tell about how fine that is."""
-    some = _evenly(cards, PROBED)
-    for side, quality in FINENESS:
-        probe = sum(_bytes_of(_with_thumbnails(corpus, card, side, quality)) for card in some)
-        if probe * len(cards) <= IMAGE_BYTES * max(1, len(some)):
-            break
-    filled = []
-    for card in cards:
-        filled.append(_with_thumbnails(corpus, card, side, quality))
-        reading()
-    return filled
-
-
-def _bytes_of(card: Card) -> int:
-    return sum(len(image) for image in card.images)
-
-
-def _with_thumbnails(corpus: Corpus, card: Card, side: int, quality: int) -> Card:
-    import cv2
-    import numpy as np
-
-    images = _pixels(corpus, card.entry)
+def _thumbnails(corpus: Corpus, entry: CorpusEntry, side: int, quality: int) -> dict[str, Any]:
+    """Return the images of an entry as data URIs, and their common width and height."""
+    images = _pixels(corpus, entry)
     height, width = images[-1].shape[:2]
     scale = min(1.0, side / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    if any(image.shape[1::-1] != size for image in images):
-        images = tuple(
-            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8) for p in images
-        )
-    uris = tuple(_data_uri(io.encode(image, "webp", quality)) for image in images)
-    return replace(card, images=uris, width=size[0], height=size[1])
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    if any(image.shape[:2] != (height, width) for image in images):
+        images = tuple(_shrink(image, width, height) for image in images)
+    encoded = (b64encode(io.encode(image, "webp", quality)).decode() for image in images)
+    uris = [f"data:image/webp;base64,{text}" for text in encoded]
+    return {"images": uris, "width": width, "height": height}
 
 
-def _data_uri(webp: bytes) -> str:
-    return "data:image/webp;base64," + b64encode(webp).decode()
+def _shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _render(template: str, **content: Any) -> str:
@@ -372,5 +336,7 @@ def _render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    # The content security policy allows the one script with this digest, so injected ones cannot
+    # run.
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
     return environment.get_template(template).render(**content)

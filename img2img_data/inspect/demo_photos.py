@@ -1,4 +1,4 @@
-"""The demo's photos: crops of those that scikit-image ships, no network needed."""
+"""Demo photos: crops of the photos that scikit-image ships. No network is needed."""
 
 from __future__ import annotations
 
@@ -14,42 +14,32 @@ from img2img_data.core.files import writing_to
 from img2img_data.images import io
 
 PHOTOS: Final = {
-    "astronaut": "astronaut.png",
-    "brick": "brick.png",
-    "camera": "camera.png",
-    "cell": "cell.png",
-    "chelsea": "chelsea.png",
-    "clock": "clock_motion.png",
-    "coffee": "coffee.png",
-    "coins": "coins.png",
-    "grass": "grass.png",
-    "gravel": "gravel.png",
-    "hubble": "hubble_deep_field.jpg",
-    "moon": "moon.png",
-    "motorcycle": "motorcycle_left.png",
-    "page": "page.png",
-    "retina": "retina.jpg",
-    "rocket": "rocket.jpg",
-    "tissue": "ihc.png",
-}
-"""Photos inside the scikit-image package (free licences, see its data/README), by name."""
+    "astronaut": "astronaut.png", "brick": "brick.png", "camera": "camera.png",
+    "cell": "cell.png", "chelsea": "chelsea.png", "clock": "clock_motion.png",
+    "coffee": "coffee.png", "coins": "coins.png", "grass": "grass.png",
+    "gravel": "gravel.png", "hubble": "hubble_deep_field.jpg", "moon": "moon.png",
+    "motorcycle": "motorcycle_left.png", "page": "page.png", "retina": "retina.jpg",
+    "rocket": "rocket.jpg", "tissue": "ihc.png",
+}  # fmt: skip
+"""Photos in the scikit-image package (free licenses, see its data/README), by name."""
 
 
-def write_sample(out: Path, size: int, limit: int) -> dict[str, int]:
-    """Write up to ``limit`` crops of ``size`` x ``size`` of each photo into OUT/PHOTO/; return their numbers.
+def write_demo_photos(out: Path, size: int, limit: int) -> dict[str, int]:
+    """Write up to ``limit`` crops of ``size`` x ``size`` of each photo to OUT/PHOTO/; return their
+    counts.
 
-    Running it again writes the same bytes. ``UsageError`` when OUT holds anything else.
+    A second run writes the same bytes. Raises ``UsageError`` if OUT contains anything else.
     """
     if out.is_dir() and any(p.name not in PHOTOS for p in out.iterdir()):
-        raise UsageError("folder", out, "holds other files", "choose a new or an empty folder")
-    return {name: _write_crops(out / name, io.read(path), size, limit) for name, path in _bundled()}
-
-
-def _bundled() -> Iterator[tuple[str, Path]]:
+        raise UsageError("folder", out, "contains other files", "choose a new or an empty folder")
     folder = Path(load_extra("skimage", "demo", "the demo photos").__file__).parent / "data"
-    for name, file in PHOTOS.items():
-        if (folder / file).is_file():
-            yield name, folder / file
+    # Some photos are downloads in some versions of scikit-image: only those that are there are
+    # used.
+    return {
+        name: _write_crops(out / name, io.read(folder / file), size, limit)
+        for name, file in PHOTOS.items()
+        if (folder / file).is_file()
+    }
 
 
 def _write_crops(folder: Path, photo: io.DecodedImage, size: int, limit: int) -> int:
@@ -63,7 +53,7 @@ def _write_crops(folder: Path, photo: io.DecodedImage, size: int, limit: int) ->
 
 
 def _crops(photo: io.Pixels, size: int) -> Iterator[io.Pixels]:
-    """Yield overlapping crops of the photo at half and at full size: large shapes first."""
+    """Yield overlapping crops of the photo at half its size, then at full size."""
     height, width = photo.shape[:2]
     half = cv2.resize(photo, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     for scaled in (half, photo):

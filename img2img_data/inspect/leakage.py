@@ -1,17 +1,22 @@
-"""Is a image of one split, or nearly the same one, in another? Then scores on that split tell too much."""
+"""Leakage: images of one split with an exact or near copy in another, which makes scores too
+good."""
 
 from __future__ import annotations
 
 import functools
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from img2img_data.core.errors import CorpusError, printable
 from img2img_data.core.jsonl import iter_rows
+from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import METADATA_FILE, inside
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.runner.plan import ByteColumn
@@ -19,159 +24,156 @@ from img2img_data.runner.workers import LocalPool, default_jobs
 from img2img_data.similarity.duplicates import EXACT, copies_within, leaks
 from img2img_data.similarity.perceptual_hash import PrintFile, Prints, fingerprint
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-SHOWN: Final = 5
-WHOLE, LEFT, RIGHT = range(3)
+MAX_SHOWN: Final = 5
+"""Copies within a split that a note names."""
 
 
-class Look(NamedTuple):
-    """One image to look at: a file, or one half of it."""
+class ImagePart(NamedTuple):
+    """One image to compare: a file, or its left or right half."""
 
     place: int
     path: Path
-    half: int
+    half: str
 
 
 @dataclass(slots=True)
-class ImageList:
-    """The images of a corpus that are compared with each other; train first, then by split and key."""
+class ComparedImages:
+    """Images that are compared with each other; train first, then by split and key."""
 
     side: str
+    """input or target in the notes; "" if the other side is not compared."""
+    half: str
+    """left or right in the combined layout; "" for the whole image."""
     splits: tuple[str, ...]
     split_at: array[int] = field(default_factory=lambda: array("B"))
     keys: ByteColumn = field(default_factory=ByteColumn)
-    names: ByteColumn = field(default_factory=ByteColumn)
-    half: int = WHOLE
+    files: ByteColumn = field(default_factory=ByteColumn)
 
     def name(self, place: int) -> str:
-        """Return the split and the key of a image."""
+        """Return split and key of an image."""
         return f"{self.splits[self.split_at[place]]}/{self.keys[place].decode()}"
+
+    @property
+    def suffix(self) -> str:
+        """The side in parentheses, for messages."""
+        return f" ({self.side})" if self.side else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Leaks:
-    """``found``: (image, detail) for each copy in an earlier split; ``notes``: what else was seen."""
+class LeakReport:
+    """``found``: (image, detail) for each copy in an earlier split; ``notes``: other
+    observations."""
 
     found: list[tuple[str, str]]
     notes: list[str]
 
 
-def find_leaks(root: Path, distance: int, jobs: int, progress: Callable[[int, int], None]) -> Leaks:
+def find_leaks(root: Path, distance: int, jobs: int, progress: Progress) -> LeakReport:
     """Compare the images of each split with those of the others.
 
-    Of pairs made from one source the target is looked at, of pairs from two sources both halves, each with
-    its like; of unpaired corpora all images of both domains together. Each image is listed with its
-    nearest copy in every earlier split (train, then by name). ``distance`` as in ``duplicates``. ``jobs`` 0:
-    every core. Memory: names and 29 bytes a image. Raises ``CorpusError``.
+    Pairs from one source are compared by their targets, pairs from two sources by both halves, and
+    unpaired corpora by all images of both domains together. Each image is listed with its nearest
+    copy in every earlier split (train, then by name). ``distance``: largest number of differing
+    bits, as in ``duplicates``. ``jobs`` 0: every core. Memory: names and 29 bytes per image.
+    Raises ``CorpusError``.
     """
-    import numpy as np
-
-    opened = open_corpus(root, rows=False)
-    sides = list(_sides_of(opened))
-    leaked, notes = list[tuple[str, str]](), list[str]()
-    total = sum(len(s.names) for s in sides)
-    before = 0
-    for side in sides:
-        splits = np.array(side.split_at, np.uint8)
+    corpus = open_corpus(root, rows=False)
+    sides = list(_compared(corpus))
+    report = LeakReport([], [])
+    done, total = 0, sum(len(images.files) for images in sides)
+    for images in sides:
+        splits = np.array(images.split_at, np.uint8)
         with (
             tempfile.TemporaryDirectory() as folder,
             PrintFile(Path(folder) / "p", len(splits)) as file,
         ):
-            for done in _look(opened, side, file, jobs):
-                progress(before + done, total)
+            for place, data in _fingerprints(corpus, images, jobs):
+                file.put(place, data)
+                done += 1
+                progress(done, total)
             prints = file.load()
-            leaked += _name_leaks(side, prints, splits, distance)
-            notes += _name_copies(side, prints, splits)
-        before += len(splits)
-    if not leaked:
-        many = len(opened.splits) > 1
-        notes.append(
-            "no image is in two splits" if many else "one split: no other for a image to be in"
-        )
-    return Leaks(leaked, notes)
+            report.found.extend(_leaks(images, prints, splits, distance))
+            report.notes.extend(_copies(images, prints, splits))
+    if not report.found:
+        several = len(corpus.splits) > 1
+        report.notes.append("no image is in two splits" if several else "there is only one split")
+    return report
 
 
-def _sides_of(opened: Corpus) -> Iterator[ImageList]:
-    """Yield what is compared with its like: targets, inputs and targets, or all images of the domains."""
-    if len(opened.splits) > 255:
-        raise CorpusError("corpus", opened.root, "has more than 255 splits", "merge some")
-    two = any("target_source" in row for _, row in _first_rows(opened))
-    for side in ("input", "target") if two and opened.kind == "paired" else ("target",):
-        combined = opened.kind == "paired" and opened.layout == "combined"
-        half = (LEFT if side == "input" else RIGHT) if combined else WHOLE
-        images = ImageList(side if two else "", opened.splits, half=half)
-        for number, row in _rows(opened):
-            split = opened.splits[number]
+def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
+    """Yield the images of each side: targets, inputs and targets, or the images of both domains."""
+    if len(corpus.splits) > 255:  # their numbers are bytes
+        raise CorpusError("corpus", corpus.root, "has more than 255 splits", "merge some")
+    _, first_row = next(_rows(corpus), (0, {}))
+    two_sources = corpus.kind == "paired" and "target_source" in first_row
+    combined = corpus.kind == "paired" and corpus.layout == "combined"
+    for side in ("input", "target") if two_sources else ("target",):
+        half = {"input": "left", "target": "right"}[side] if combined else ""
+        images = ComparedImages(side if two_sources else "", half, corpus.splits)
+        for number, row in _rows(corpus):
             name = row.get("file_name") or row.get(f"{side}_file_name")
+            path = inside(corpus.root / corpus.splits[number], name).relative_to(corpus.root)
             domain = f"{row['domain']}/" if "domain" in row else ""
             images.split_at.append(number)
             images.keys.append(f"{domain}{row.get('key', '')}".encode("utf-8", "backslashreplace"))
-            path = inside(opened.root / split, name).relative_to(opened.root)
-            images.names.append(str(path).encode("utf-8", "surrogatepass"))
+            images.files.append(str(path).encode("utf-8", "surrogatepass"))
         yield images
 
 
-def _rows(opened: Corpus) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, split in enumerate(opened.splits):
-        for row in iter_rows(opened.root / split / METADATA_FILE):
+def _rows(corpus: Corpus) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, split in enumerate(corpus.splits):
+        for row in iter_rows(corpus.root / split / METADATA_FILE):
             yield number, row
 
 
-def _first_rows(opened: Corpus) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, row in _rows(opened):
-        yield number, row
-        return
-
-
 # ---------------------------------------------------------------------------------- fingerprints
-def _look(opened: Corpus, side: ImageList, file: PrintFile, jobs: int) -> Iterator[int]:
-    def look_at(place: int) -> Look:
-        return Look(
-            place, opened.root / side.names[place].decode("utf-8", "surrogatepass"), side.half
-        )
+def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator[tuple[int, bytes]]:
+    def part_at(place: int) -> ImagePart:
+        path = corpus.root / images.files[place].decode("utf-8", "surrogatepass")
+        return ImagePart(place, path, images.half)
 
-    work = functools.partial(print_image, opened)
-    pool = LocalPool(
-        work, look_at, lambda look, _: (look.place, fingerprint(None)), jobs or default_jobs()
-    )
-    for done, (place, data) in enumerate(pool.run(range(len(side.names))), 1):
-        file.put(place, data)
-        yield done
+    work = functools.partial(fingerprint_part, corpus)
+    pool = LocalPool(work, part_at, _lost, jobs or default_jobs())
+    return pool.run(range(len(images.files)))
 
 
-def print_image(opened: Corpus, look: Look) -> tuple[int, bytes]:
-    """Return the fingerprint of a image of a corpus, of Lab images that of L; none of unreadable ones."""
+def _lost(part: ImagePart, reason: str) -> tuple[int, bytes]:
+    return part.place, fingerprint(None)
+
+
+def fingerprint_part(corpus: Corpus, part: ImagePart) -> tuple[int, bytes]:
+    """Return the fingerprint of an image: of L in a Lab corpus, and an empty one if it is
+    unreadable."""
     try:
-        pixels = opened.read_image(look.path)
+        pixels = corpus.read_image(part.path)
     except CorpusError:
-        return look.place, fingerprint(None)
+        return part.place, fingerprint(None)
     middle = pixels.shape[1] // 2
-    if look.half != WHOLE and middle:
-        pixels = pixels[:, :middle] if look.half == LEFT else pixels[:, middle:]
-    return look.place, fingerprint(pixels[..., 0] if opened.color == "lab" else pixels[..., :3])
+    if part.half and middle:
+        pixels = pixels[:, :middle] if part.half == "left" else pixels[:, middle:]
+    return part.place, fingerprint(pixels[..., 0] if corpus.color == "lab" else pixels[..., :3])
 
 
-# --------------------------------------------------------------------------------------- findings
-def _name_leaks(
-    side: ImageList, prints: Prints, splits: NDArray[np.uint8], distance: int
+# ---------------------------------------------------------------------------------------- results
+def _leaks(
+    images: ComparedImages, prints: Prints, splits: NDArray[np.uint8], distance: int
 ) -> Iterator[tuple[str, str]]:
     for place, other, bits in leaks(prints, splits, distance):
-        kind = "exact" if bits == EXACT else "near"
-        half = f" ({side.side})" if side.side else ""
-        how = f", {bits} of 64 bits differ" if bits != EXACT else ""
-        yield side.name(place), f"{kind} copy of {printable(side.name(other))}{half}{how}"
+        name = f"{printable(images.name(other))}{images.suffix}"
+        exact = bits == EXACT
+        detail = (
+            f"exact copy of {name}" if exact else f"near copy of {name}, {bits} of 64 bits differ"
+        )
+        yield images.name(place), detail
 
 
-def _name_copies(side: ImageList, prints: Prints, splits: NDArray[np.uint8]) -> Iterator[str]:
+def _copies(images: ComparedImages, prints: Prints, splits: NDArray[np.uint8]) -> Iterator[str]:
     copies = list(copies_within(prints, splits))
     if copies:
         shown = [
-            f"{printable(side.name(a))} = {printable(side.name(b))}" for a, b in copies[:SHOWN]
+            f"{printable(images.name(a))} = {printable(images.name(b))}"
+            for a, b in copies[:MAX_SHOWN]
         ]
-        more = ", ..." if len(copies) > SHOWN else ""
-        half = f" ({side.side})" if side.side else ""
+        shown += ["..."] if len(copies) > MAX_SHOWN else []
         what = "copies" if len(copies) > 1 else "copy"
-        yield f"{len(copies):,} exact {what} within a split{half}: {', '.join(shown)}{more}"
+        yield f"{len(copies):,} exact {what} within a split{images.suffix}: {', '.join(shown)}"

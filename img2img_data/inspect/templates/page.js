@@ -23,7 +23,7 @@ document.addEventListener("click", ({ target }) => {
   }
 });
 
-// j and k go from slider to slider, as in a list; in a box they are letters.
+// j and k move the focus from slider to slider; in a text box they are letters.
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
   if (!["j", "k"].includes(key) || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -36,19 +36,19 @@ document.addEventListener("keydown", (event) => {
   next.closest(".card").scrollIntoView({ block: "center" });
 });
 
-// A card stays when it has every value asked for: an exact one from a select, each word of a search box in its caption.
+// A card stays visible if it has the exact value of every select, and every word of the search box in its caption.
 function pick() {
-  const wanted = [...document.querySelectorAll("[data-pick]")].filter((control) => control.value);
+  const active = [...document.querySelectorAll("[data-pick]")].filter((control) => control.value);
   let shown = 0;
   for (const card of document.querySelectorAll(".card")) {
-    card.hidden = wanted.some((control) => control.type === "search"
+    card.hidden = active.some((control) => control.type === "search"
       ? !holds(card.querySelector("figcaption"), control.value)
       : card.dataset[control.dataset.pick] !== control.value);
     shown += card.hidden ? 0 : 1;
   }
-  const counter = document.querySelector("[data-shown]"), nothing = document.querySelector("[data-nothing]");
+  const counter = document.querySelector("[data-shown]"), message = document.querySelector("[data-no-match]");
   if (counter) counter.textContent = shown;
-  if (nothing) nothing.hidden = shown > 0;
+  if (message) message.hidden = shown > 0;
 }
 
 function holds(caption, words) {
@@ -61,13 +61,13 @@ function sort(order) {
   const sign = direction === "down" ? -1 : 1;
   for (const gallery of document.querySelectorAll(".gallery")) {
     const cards = [...gallery.children];
-    const of = (card) => name in card.dataset ? sign * Number(card.dataset[name]) : Infinity;  // without: last
+    const of = (card) => name in card.dataset ? sign * Number(card.dataset[name]) : Infinity;  // cards without the value come last
     cards.sort((a, b) => of(a) < of(b) ? -1 : of(a) > of(b) ? 1 : 0);
     gallery.append(...cards);
   }
 }
 
-// Of the three images of a card two lie under the slider and one beside it; the src strings only change places.
+// Of the three images of a card two are under the slider and one is beside it; only their src strings are swapped.
 const images = new WeakMap();
 function slide(order) {
   for (const card of document.querySelectorAll(".card.three")) {

@@ -104,7 +104,7 @@ def test_a_shard_is_a_corpus_of_its_own(tmp_path: Path) -> None:
     keys = [[p.key for p in open_corpus(part).pairs("train")] for part in parts]
     assert all(keys)
     assert sorted(keys[0] + keys[1]) == [f"{n:03d}" for n in range(20)]
-    assert "nothing wrong" in run("verify", parts[0])
+    assert "no problems" in run("verify", parts[0])
     assert open_corpus(parts[0]).info["shard"] == {"number": 1, "of": 2, "sources": 20}
     with pytest.raises(UsageError, match="shard"):
         make("blur", photos, parts[0])

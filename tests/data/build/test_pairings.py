@@ -308,7 +308,7 @@ def test_pairs_apart_are_rejected_and_the_others_tell_their_shift(tmp_path: Path
         "shift_doubt": pytest.approx(0.1, abs=0.2),
     }
     run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "all", "--layout", "folders")
-    assert "nothing wrong" in run("verify", tmp_path / "all", "--max-shift", 8)
+    assert "no problems" in run("verify", tmp_path / "all", "--max-shift", 8)
     said = run("verify", tmp_path / "all", "--max-shift", 2, code=1)
     assert "misaligned  train/bad  5.0 pixels apart: +5.0 to the right, +0.0 down" in said
     with pytest.raises(Rejected):

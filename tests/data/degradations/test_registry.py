@@ -23,7 +23,7 @@ from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.resample import Resize
 from img2img_data.degradations.spec import parse_spec, to_spec
 from img2img_data.images import io
-from img2img_data.inspect.contact_sheet import write_sheet
+from img2img_data.inspect.contact_sheet import write_contact_sheet
 
 DTYPES = [np.uint8, np.uint16, np.float32]
 PLACE = Place("recipe 'x'", ("degradation",))
@@ -442,7 +442,7 @@ def test_a_contact_sheet_shows_the_image_clean_and_degraded(tmp_path: Path, name
     photo.write_bytes(io.encode(make_photo(1, 60, 50), "png"))
     sheets = [tmp_path / "a.png", tmp_path / "b.png"]
     for sheet in sheets:
-        write_sheet(photo, sheet, name, side=32)
+        write_contact_sheet(photo, sheet, name, side=32)
     pixels = io.read(sheets[0]).pixels
     tiles = pixels[:32].reshape(32, -1, 32, 3).swapaxes(0, 1)
     assert sheets[0].read_bytes() == sheets[1].read_bytes()
@@ -455,4 +455,4 @@ def test_a_wrong_contact_sheet_is_one_line(tmp_path: Path, wrong: dict[str, str]
     (tmp_path / "photo.png").write_bytes(io.encode(make_photo(1, 60, 50), "png"))
     options = {"photo": "photo.png", "out": "sheet.png", "name": ""} | wrong
     with pytest.raises(UsageError, match=next(iter(wrong.values()))):
-        write_sheet(tmp_path / options["photo"], tmp_path / options["out"], options["name"])
+        write_contact_sheet(tmp_path / options["photo"], tmp_path / options["out"], options["name"])

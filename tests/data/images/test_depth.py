@@ -90,7 +90,7 @@ def test_16_bit_samples_reach_the_disk_and_the_reader_exactly(
             stored(tmp_path / f"combine/train/{key}.png"), np.hstack((pixels, pixels))
         )
     for name in ("blur", "unpaired", "combine"):
-        assert "nothing wrong" in run("verify", tmp_path / name)
+        assert "no problems" in run("verify", tmp_path / name)
         page = json.loads((tmp_path / name / "corpus.json").read_text())
         count = 3 if channels == "rgb" else 1
         assert (page["bits"], page["channels"]) == (16, {"input": count, "target": count})
@@ -205,7 +205,7 @@ def test_gray_stays_one_channel_and_color_becomes_it_in_the_open(tmp_path: Path)
     assert np.array_equal(stored(target / "three.png"), gray)
     for path in (tmp_path / "out" / "train").glob("*/*"):
         assert stored(path).ndim == 2, path
-    assert "nothing wrong" in run("verify", tmp_path / "out")
+    assert "no problems" in run("verify", tmp_path / "out")
     assert "folders · gray<" in Path(run("show", tmp_path / "out").strip()).read_text()
     luma = stored(target / "000.png").astype(float)
     weighed = io.read(folder / "000.jpg").pixels @ [0.299, 0.587, 0.114]
@@ -235,7 +235,7 @@ def test_rgba_keeps_transparency_where_no_sample_is_computed(bits: int, tmp_path
     corpus = open_corpus(tmp_path / "both")
     assert all(half.shape == (32, 40, 4) for half in corpus.read(corpus.pairs("train")[-1]))
     for name in ("both", "un"):
-        assert "nothing wrong" in run("verify", tmp_path / name)
+        assert "no problems" in run("verify", tmp_path / name)
         run("show", tmp_path / name)
 
 
@@ -263,7 +263,7 @@ def test_what_corpus_json_states_is_what_is_there(
     options: tuple[object, ...], photos: Path, tmp_path: Path
 ) -> None:
     run(options[0], photos, tmp_path / "out", *options[1:], "--jobs", 1)
-    assert "nothing wrong" in run("verify", tmp_path / "out")
+    assert "no problems" in run("verify", tmp_path / "out")
 
 
 # ---- rejections
@@ -371,7 +371,7 @@ def test_16_bit_images_of_a_folder_that_says_nothing_are_not_read_as_8(tmp_path:
 def test_lab_at_16_bit_is_made_from_16_bit_and_comes_back(tmp_path: Path) -> None:
     made = write_deep(tmp_path / "a", "png")
     run("lab", tmp_path / "a", tmp_path / "out", "--bits", 16, "--jobs", 1)
-    assert "nothing wrong" in run("verify", tmp_path / "out")
+    assert "no problems" in run("verify", tmp_path / "out")
     for key, pixels in made.items():
         lab, plane = (stored(tmp_path / f"out/train/{n}/{key}.png") for n in ("target", "input"))
         assert lab.dtype == plane.dtype == np.uint16

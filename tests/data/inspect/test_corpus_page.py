@@ -19,9 +19,9 @@ from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
-from img2img_data.inspect.corpus_page import write_show
-from img2img_data.inspect.histogram import Spread, draw_spread
-from img2img_data.inspect.statistics import survey_corpus
+from img2img_data.inspect.corpus_page import write_corpus_page
+from img2img_data.inspect.histogram import NumberCounts, draw_numbers
+from img2img_data.inspect.statistics import count_corpus
 
 LAYOUTS = ("folders", "combined")
 
@@ -33,7 +33,7 @@ def cards(page: str) -> list[dict[str, str | None]]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_page_holds_every_pair_under_a_slider(tmp_path: Path, layout: str) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 5, "test": 3}, layout)
-    path = write_show(corpus)
+    path = write_corpus_page(corpus)
     page = path.read_text("utf-8")
     assert path == corpus / "show.html"
     check_self_contained(page)
@@ -50,23 +50,25 @@ def test_page_holds_every_pair_under_a_slider(tmp_path: Path, layout: str) -> No
 
 
 def test_worst_come_first_and_the_rest_is_typical(tmp_path: Path) -> None:
-    page = write_show(write_corpus(tmp_path / "c", {"train": 12}), limit=6).read_text("utf-8")
+    page = write_corpus_page(write_corpus(tmp_path / "c", {"train": 12}), limit=6).read_text(
+        "utf-8"
+    )
     shown = cards(page)
     differences = [float(str(c["data-difference"])) for c in shown]
-    assert [c["data-why"] for c in shown] == ["worst"] * 3 + ["typical"] * 3
+    assert [c["data-group"] for c in shown] == ["worst"] * 3 + ["typical"] * 3
     assert differences[:3] == sorted(differences[:3], reverse=True)
     assert min(differences[:3]) >= max(differences[3:])
 
 
 def test_rejections_are_counted_with_their_meaning(tmp_path: Path) -> None:
-    page = write_show(write_corpus(tmp_path / "c", {"train": 2})).read_text("utf-8")
+    page = write_corpus_page(write_corpus(tmp_path / "c", {"train": 2})).read_text("utf-8")
     row = re.search(r'<tr><td class="n">2</td><td>gray</td>', page)
     assert row
     assert "a black-and-white photo" in page
 
 
 def test_unpaired_images_stand_side_by_side_without_sliders(tmp_path: Path) -> None:
-    page = write_show(write_domains(tmp_path / "h2z", 3)).read_text("utf-8")
+    page = write_corpus_page(write_domains(tmp_path / "h2z", 3)).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6
     assert not [a for a in elements(page, "input") if a.get("type") == "range"]
@@ -76,7 +78,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     corpus = write_corpus(
         tmp_path / "<b>&amp;", {"train": 3}, names=(EVIL, "\"'><script>alert(1)</script>")
     )
-    page = write_show(corpus).read_text("utf-8")
+    page = write_corpus_page(corpus).read_text("utf-8")
     check_self_contained(page)
     assert EVIL not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
@@ -85,16 +87,18 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 
 def test_same_corpus_same_bytes(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 4})
-    first, second = (write_show(corpus, tmp_path / "pages" / name) for name in ("1.html", "2.html"))
+    first, second = (
+        write_corpus_page(corpus, tmp_path / "pages" / name) for name in ("1.html", "2.html")
+    )
     assert first.read_bytes() == second.read_bytes()
     assert sorted(p.name for p in first.parent.iterdir()) == ["1.html", "2.html"]
 
 
 def test_lab_targets_are_shown_in_their_colors(tmp_path: Path) -> None:
     plain, lab = (
-        write_show(write_corpus(tmp_path / color, {"train": 1}, info={"color": color})).read_text(
-            "utf-8"
-        )
+        write_corpus_page(
+            write_corpus(tmp_path / color, {"train": 1}, info={"color": color})
+        ).read_text("utf-8")
         for color in ("rgb", "lab")
     )
     plain_images, lab_images = ([a["src"] for a in elements(page, "img")] for page in (plain, lab))
@@ -102,14 +106,14 @@ def test_lab_targets_are_shown_in_their_colors(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_and_a_damaged_image(tmp_path: Path) -> None:
-    empty = write_show(write_corpus(tmp_path / "empty", {"train": 0} | {"val": 1})).read_text(
-        "utf-8"
-    )
+    empty = write_corpus_page(
+        write_corpus(tmp_path / "empty", {"train": 0} | {"val": 1})
+    ).read_text("utf-8")
     assert len(cards(empty)) == 1
     corpus = write_corpus(tmp_path / "damaged", {"train": 1})
     (corpus / "train" / "input" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(CorpusError, match="verify"):
-        write_show(corpus)
+        write_corpus_page(corpus)
 
 
 # ------------------------------------------------------------------------------ corpora of any size
@@ -132,15 +136,16 @@ def test_of_a_large_corpus_a_sample_is_read_and_all_is_counted(tmp_path: Path) -
     corpus = write_corpus(tmp_path / "c", {"train": 4, "test": 2})
     fake_rows(corpus, "train", 3000)
     fake_rows(corpus, "test", 60)
-    page = write_show(corpus, limit=20).read_text("utf-8")
+    page = write_corpus_page(corpus, limit=20).read_text("utf-8")
     assert len(cards(page)) == 20
     assert "3,000" in page
-    assert re.search(r"Of 1,0\d\d of 3,060 pairs, drawn evenly", page)
+    assert re.search(r"Of a sample of 1,0\d\d of 3,060 pairs", page)
     bars = re.findall(r"<title>[\d.]+ to [\d.]+: ([\d,]+)</title>", page)
     assert sum(int(count.replace(",", "")) for count in bars) == 3060
     assert "a 1,530, b 1,530" in page
     again, other = (
-        write_show(corpus, tmp_path / f"{n}.html", 20, seed=n).read_text("utf-8") for n in (0, 1)
+        write_corpus_page(corpus, tmp_path / f"{n}.html", 20, seed=n).read_text("utf-8")
+        for n in (0, 1)
     )
     assert again == page
     assert other != page
@@ -149,10 +154,10 @@ def test_of_a_large_corpus_a_sample_is_read_and_all_is_counted(tmp_path: Path) -
 def test_one_split_alone(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 5, "test": 3})
     assert {
-        c["data-split"] for c in cards(write_show(corpus, split="test").read_text("utf-8"))
+        c["data-split"] for c in cards(write_corpus_page(corpus, split="test").read_text("utf-8"))
     } == {"test"}
     with pytest.raises(CorpusError, match="it has train, test"):
-        write_show(corpus, split="tset")
+        write_corpus_page(corpus, split="tset")
 
 
 def test_a_sample_is_even_and_every_split_has_its_part(tmp_path: Path) -> None:
@@ -160,7 +165,7 @@ def test_a_sample_is_even_and_every_split_has_its_part(tmp_path: Path) -> None:
     fake_rows(corpus, "train", 4000)
     fake_rows(corpus, "test", 40)
     opened = open_corpus(corpus, rows=False)
-    survey, entries = survey_corpus(opened, opened.splits, 200)
+    survey, entries = count_corpus(opened, opened.splits, 200)
     assert survey.counts == {("train", ""): 4000, ("test", ""): 40}
     places = [int(e.key[-5:]) for e in entries if e.split == "train"]
     assert 150 <= len(places) <= 200
@@ -173,11 +178,11 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 1})
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a folder"):
-        write_show(corpus, tmp_path)
+        write_corpus_page(corpus, tmp_path)
     with pytest.raises(Img2ImgError, match="cannot write"):
-        write_show(corpus, tmp_path / "file" / "page.html")
+        write_corpus_page(corpus, tmp_path / "file" / "page.html")
     with pytest.raises(Img2ImgError, match=r"cannot write .* File name too long"):
-        write_show(corpus, tmp_path / ("a" * 300))
+        write_corpus_page(corpus, tmp_path / ("a" * 300))
 
 
 def test_parameters_deep_in_a_tree_go_by_their_last_names(tmp_path: Path) -> None:
@@ -188,7 +193,7 @@ def test_parameters_deep_in_a_tree_go_by_their_last_names(tmp_path: Path) -> Non
         deep = {f"{n}.chain.{n}.jpeg.quality": number for n in range(20)}
         row["drawn"] = {**deep, "1.noise.seed": 10**12 + number}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = write_show(corpus).read_text("utf-8")
+    page = write_corpus_page(corpus).read_text("utf-8")
     assert "jpeg.quality <b>" in page
     assert ">noise.seed" not in page
     assert "<summary>8 more</summary>" in page
@@ -213,7 +218,7 @@ def test_rows_of_strangers_break_nothing(tmp_path: Path) -> None:
     ]
     fakes = [{**row, **odd} for row, odd in zip(rows, strange, strict=False)]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*fakes, rows[5]]))
-    page = write_show(corpus).read_text("utf-8")
+    page = write_corpus_page(corpus).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6
 
@@ -225,7 +230,7 @@ def test_many_tags_are_searched_and_few_are_chosen(tmp_path: Path) -> None:
     for number, row in enumerate(rows):
         row["tags"] = {"gender": ("male", None)[number % 2], "person": f"p{number}", EVIL: True}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = write_show(corpus).read_text("utf-8")
+    page = write_corpus_page(corpus).read_text("utf-8")
     check_self_contained(page)
     assert EVIL not in page
     assert "<label>gender <select" in page
@@ -248,7 +253,7 @@ def test_images_of_any_depth_are_shown(tmp_path: Path, name: str, bits: int) -> 
     data = cv2.imencode(".png", STORED[name])[1].tobytes()
     for side in ("input", "target"):
         (corpus / "train" / side / "000.png").write_bytes(data)
-    page = write_show(corpus).read_text("utf-8")
+    page = write_corpus_page(corpus).read_text("utf-8")
     shown = [str(a["src"]).partition(",")[2] for a in elements(page, "img")]
     for uri in shown:
         pixels = io.decode(b64decode(uri)).pixels
@@ -266,11 +271,11 @@ VALUES = st.lists(
 
 @given(VALUES)
 def test_bars_hold_every_value_and_stay_inside(values: list[float]) -> None:
-    spread = Spread()
+    spread = NumberCounts()
     for value in values:
         spread.add(value)
     assert spread.count == len(values)
-    drawn = draw_spread("x", spread)
+    drawn = draw_numbers("x", spread)
     if drawn is None:
         assert len(set(values)) == 1
         return
@@ -285,7 +290,7 @@ def test_bars_hold_every_value_and_stay_inside(values: list[float]) -> None:
 
 def test_counting_does_not_depend_on_order_and_stays_small() -> None:
     values = np.random.default_rng(0).normal(3, 1, 30_000)
-    there, back = Spread(), Spread()
+    there, back = NumberCounts(), NumberCounts()
     for value in values:
         there.add(float(value))
     for value in values[::-1]:
@@ -300,12 +305,12 @@ def test_a_demo_is_built_by_its_recipe_and_shown(
 ) -> None:
     pytest.importorskip("skimage")
     from img2img_data.cli.recipe import load_recipe
-    from img2img_data.inspect.demo_photos import write_sample
+    from img2img_data.inspect.demo_photos import write_demo_photos
 
     (step,) = load_recipe(Path(__file__).parents[3] / "recipes" / "demo.yaml")
     monkeypatch.chdir(tmp_path)
-    assert write_sample(step.paths[0], 64, 3)
+    assert write_demo_photos(step.paths[0], 64, 3)
     step.run({"jobs": 1})(lambda done, total: None, lambda line: None)
-    page = write_show(step.paths[-1], limit=6).read_text("utf-8")
+    page = write_corpus_page(step.paths[-1], limit=6).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6

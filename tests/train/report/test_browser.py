@@ -12,7 +12,7 @@ import pytest
 from small_corpus import EVIL, write_corpus, write_domains
 
 from img2img_data.core.jsonl import read_rows
-from img2img_data.inspect.corpus_page import write_show
+from img2img_data.inspect.corpus_page import write_corpus_page
 
 sync_api = pytest.importorskip("playwright.sync_api")
 WIDTHS = (390, 1280)
@@ -77,7 +77,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row["kind"] = ("blur", "resize")[number // 2 % 2]
             row["measured"] = {"shift_x": number - 1.5}
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_show(root)
+    write_corpus_page(root)
     return root
 
 
@@ -130,7 +130,7 @@ def test_filters_filter_and_together_too(page: Opened) -> None:
     assert page.shown() == []
     page.page.get_by_role("button", name="Show all").click()
     assert len(page.shown()) == 9
-    assert not page.page.locator("[data-nothing]").is_visible()
+    assert not page.page.locator("[data-no-match]").is_visible()
 
 
 def test_search_finds_names_tags_and_settings(page: Opened) -> None:
@@ -151,7 +151,7 @@ def test_orders_sort(page: Opened) -> None:
         order.select_option(value)
         differences = [sign * float(d) for d in page.shown("data-difference")]
         assert differences == sorted(differences)
-    order.select_option(label="sigma, falling")
+    order.select_option(label="sigma, descending")
     sigmas = [float(s) for s in page.shown("data-n0")]
     assert sigmas == sorted(sigmas, reverse=True)
     assert len(set(sigmas)) > 2
@@ -181,7 +181,7 @@ def test_histograms_are_of_all_rows(page: Opened) -> None:
 def test_pages_fit_and_are_quiet(
     browser: Any, corpus: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    domains = write_show(write_domains(tmp_path / "h2z", 3))
+    domains = write_corpus_page(write_domains(tmp_path / "h2z", 3))
     for path in (corpus / "show.html", domains):
         opened = Opened(browser, path, width)
         opened.page.emulate_media(color_scheme=scheme)
