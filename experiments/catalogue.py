@@ -1,7 +1,7 @@
-"""The experiments of the original work and of the papers: what is trained, on what it is scored, and what is
-claimed. ``reproduce`` does them.
+"""The experiments of the original work and of the papers: models, test corpora and claims.
 
-Adding one: a row in ``EXPERIMENTS``. Its recipes are files in ``recipes/``, with a full and a small size.
+``reproduce.py`` runs them. To add one, add a row to ``EXPERIMENTS`` and its recipes, with a full
+and a smoke size, to ``recipes/``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from claims import (
 )
 
 Table: TypeAlias = tuple[Sequence[str], Sequence[Sequence[str]]]
-"""A head and rows, ready to be read."""
+"""A head and rows of text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """One experiment.
 
-    ``models``: name to recipe. ``tests``: name to a recipe, whose run's first corpus is meant, or to the path
-    of a corpus; at least one, to look at. ``split`` is that of the tests; ``corpora`` are
-    recipes that are built but not trained; ``note`` says what the table does not.
+    ``models``: name to recipe. ``tests``: name to the path of a corpus, or to a recipe, of whose
+    run the first corpus is used; at least one. ``split`` is that of the tests; ``corpora`` are
+    recipes that are built but not trained; ``note`` explains the table.
     """
 
     title: str
@@ -50,38 +50,38 @@ class Experiment:
 
 # ------------------------------------------------------------------------------------------ tables
 def by_corpus(results: Results) -> Table:
-    """A row a model, a column a corpus: PSNR, and the gain over doing nothing."""
-    tests = list(dict.fromkeys(test for _, test in results.seen))
+    """Return a table with a row per model and a column per corpus: PSNR, and the gain over the input."""
+    tests = list(dict.fromkeys(test for _, test in results.scores))
     first = next(iter(results.models))
-    nothing = [f"{results.seen[first, test].cell.nothing['psnr']:.2f}" for test in tests]
-    rows = [["doing nothing", "", *nothing, ""]]
+    baselines = [results.scores[first, test].evaluation.input_scores["psnr"] for test in tests]
+    rows = [["input", "", *(f"{psnr:.2f}" for psnr in baselines), ""]]
     for name, trained in results.models.items():
-        cells = [results.seen[name, test].cell for test in tests]
-        scores = [f"{cell.scores['psnr']:.2f} ({cell.gain['psnr']:+.2f})" for cell in cells]
-        rows.append([name, trained.about, *scores, f"{trained.minutes:.1f}"])
+        evaluations = [results.scores[name, test].evaluation for test in tests]
+        scores = [f"{e.scores['psnr']:.2f} ({e.gain['psnr']:+.2f})" for e in evaluations]
+        rows.append([name, trained.networks, *scores, f"{trained.minutes:.1f}"])
     return ["trained on", "network", *(f"{test}, PSNR dB" for test in tests), "minutes"], rows
 
 
 def by_metric(*metrics: str) -> Callable[[Results], Table]:
-    """A row a model, a column a metric, on the one corpus there is."""
+    """Return the function for a table with a row per model and a column per metric, on the one corpus."""
 
     def table(results: Results) -> Table:
         head = ["", "networks", *(LABELS[metric] for metric in metrics), "minutes"]
-        test = next(test for _, test in results.seen)
-        cell = results.seen[next(iter(results.models)), test].cell
-        nothing = [f"{cell.nothing[m]:.{DIGITS[m]}f}" if m != EDGES else "" for m in metrics]
-        rows = [["doing nothing", "", *nothing, ""]]
+        test = next(test for _, test in results.scores)
+        inputs = results.scores[next(iter(results.models)), test].evaluation.input_scores
+        baselines = [f"{inputs[m]:.{DIGITS[m]}f}" if m != EDGES else "" for m in metrics]
+        rows = [["input", "", *baselines, ""]]
         for name, trained in results.models.items():
-            seen = results.seen[name, test]
-            scores = [f"{seen.score(metric):.{DIGITS[metric]}f}" for metric in metrics]
-            rows.append([name, trained.about, *scores, f"{trained.minutes:.1f}"])
+            measured = results.scores[name, test]
+            scores = [f"{measured.mean(metric):.{DIGITS[metric]}f}" for metric in metrics]
+            rows.append([name, trained.networks, *scores, f"{trained.minutes:.1f}"])
         return head, rows
 
     return table
 
 
 def by_gap(results: Results) -> Table:
-    """A row a model: its pairs, PSNR on training and on held-out pairs at the end, and the best there was."""
+    """Return a table with a row per model: pairs, PSNR on training and held-out pairs, last and best."""
     head = [
         "",
         "pairs",
@@ -102,13 +102,15 @@ def by_gap(results: Results) -> Table:
 
 
 def by_cycle(results: Results) -> Table:
-    """A row a model: the error there and back in the first and the last epoch."""
-    head = ["", "networks", "cycle terms, epoch 1", "last epoch", "part", "minutes"]
+    """Return a table with a row per model: the cycle loss of the first and the last epoch."""
+    head = ["", "networks", "cycle loss, epoch 1", "last epoch", "share", "minutes"]
     rows = []
     for name, trained in results.models.items():
-        start, end = (trained.cycle(row) for row in (trained.first("train"), trained.last("train")))
+        start, end = (
+            trained.cycle_loss(row) for row in (trained.first("train"), trained.last("train"))
+        )
         texts = [f"{start:.4g}", f"{end:.4g}", f"{end / start:.2f}"]
-        rows.append([name, trained.about, *texts, f"{trained.minutes:.1f}"])
+        rows.append([name, trained.networks, *texts, f"{trained.minutes:.1f}"])
     return head, rows
 
 
@@ -116,18 +118,21 @@ def by_cycle(results: Results) -> Table:
 FACADES: Final = by_metric("mae", "psnr", "ssim", "lab-l", "lab-a", "lab-b", EDGES)
 COLORS: Final = by_metric("psnr", "ssim", "lab-a", "lab-b", EDGES)
 LABS: Final = {"facades": "facades_pix2pix"}
-SHARP: Final = "Edges: the mean gradient of the outputs over that of the targets; 1 is as sharp, but noise counts too."
+SHARP: Final = (
+    "Edges: mean gradient of the outputs over that of the targets; 1 is as sharp, noise included."
+)
 
 EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "others": Experiment(
         "A model trained on men, on women and on buildings",
         {"men": "wiki_gaussian"},
         [
-            Claim("It restores the men it was made for", gains("men", "men")),
+            Claim("It restores the men that it was trained for", gains("men", "men")),
             Claim("It restores women about as well", share("women", "men", "men", least=0.8)),
             Claim("On buildings it gains little", share("buildings", "men", "men", most=0.5)),
             Claim(
-                "On buildings without colors too", share("gray buildings", "men", "men", most=0.5)
+                "... and on buildings without colors",
+                share("gray buildings", "men", "men", most=0.5),
             ),
         ],
         by_corpus,
@@ -140,7 +145,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         corpora=["wiki_others"],
     ),
     "kinds": Experiment(
-        "A model trained on one kind of blur, on another kind; and the mixture that repairs it",
+        "A model trained on one kind of blur, tested on another kind; and a mixture as the remedy",
         {
             "gaussian": "wiki_gaussian",
             "random-gaussian": "wiki_random",
@@ -149,17 +154,19 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         },
         [
             Claim(
-                "Trained on Gaussian blur it does harm to what was shrunk",
+                "Trained on Gaussian blur, it harms images that were shrunk",
                 harms("gaussian", "resize"),
             ),
-            Claim("Trained on both it is good at the one", gains("gaussian + resize", "gaussian")),
+            Claim(
+                "Trained on both kinds, it restores the one", gains("gaussian + resize", "gaussian")
+            ),
             Claim("... and at the other", gains("gaussian + resize", "resize")),
             Claim(
-                "... and better at the other than the model of one kind",
+                "... and the other better than the model trained on one kind",
                 better("psnr", "gaussian + resize", "gaussian", "resize"),
             ),
             Claim(
-                "Blur of random strength prepares better for what was shrunk than blur of one strength",
+                "Blur of random strength generalizes better to shrunk images than blur of one strength",
                 better("psnr", "random-gaussian", "gaussian", "resize"),
             ),
         ],
@@ -171,7 +178,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         },
     ),
     "overfitting": Experiment(
-        "How many pairs are enough: 250, 1,000, 3,000 faces, the same number of steps",
+        "How many pairs are enough: 250, 1,000 or 3,000 faces, with equal steps",
         {"250": "wiki_pairs250", "1,000": "wiki_pairs1000", "3,000": "wiki_pairs3000"},
         [
             Claim(
@@ -183,24 +190,24 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         by_gap,
         {"faces": "wiki_pairs3000"},
         split="val",
-        note="PSNR in dB; held-out pairs are the same for all, training pairs some of each run's own. The "
-        "images are by the best checkpoint of each run, from before it overfits.",
+        note="PSNR in dB; the held-out pairs are the same for all runs, the training pairs are a sample of each "
+        "run's own. The images are by the best checkpoint of each run, from before it overfits.",
     ),
     "losses": Experiment(
-        "L1, the conditional game, and both: labels to photos of facades",
+        "L1, the conditional GAN, and both: labels to photos of facades",
         {"l1": "facades_l1", "cgan": "facades_cgan", "pix2pix": "facades_pix2pix"},
         [
             Claim(
-                "L1 alone has the smaller error than the game alone (Isola et al. 2017, 4.1)",
+                "L1 alone has a smaller error than the GAN alone (Isola et al. 2017, 4.1)",
                 better("mae", "l1", "cgan", "facades"),
             ),
             Claim(
-                "The game brings the a of Lab nearer to that of photos than L1 (4.2, figure 7)",
+                "The GAN brings the a of Lab closer to that of photos than L1 (4.2, figure 7)",
                 better("lab-a", "pix2pix", "l1", "facades"),
             ),
             Claim("... and the b", better("lab-b", "pix2pix", "l1", "facades")),
             Claim(
-                "L1 alone is blurred, with the game it is sharper",
+                "L1 alone is blurred; the GAN makes it sharper",
                 better(EDGES, "pix2pix", "l1", "facades"),
             ),
         ],
@@ -214,12 +221,10 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         {"unet": "facades_pix2pix", "encoder-decoder": "facades_encoder_decoder"},
         [
             Claim(
-                "Skips give the smaller error (Isola et al. 2017, 4.3, table 2)",
+                "Skip connections give a smaller error (Isola et al. 2017, 4.3, table 2)",
                 better("mae", "unet", "encoder-decoder", "facades"),
             ),
-            Claim(
-                "... and the likeness by SSIM", better("ssim", "unet", "encoder-decoder", "facades")
-            ),
+            Claim("... and a higher SSIM", better("ssim", "unet", "encoder-decoder", "facades")),
         ],
         FACADES,
         LABS,
@@ -227,7 +232,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         note=SHARP,
     ),
     "patches": Experiment(
-        "What the discriminator sees at once: a pixel, patches, the whole image",
+        "The receptive field of the discriminator: a pixel, patches, the whole image",
         {
             "l1": "facades_l1",
             "patch1": "facades_patch1",
@@ -237,10 +242,10 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         },
         [
             Claim(
-                "A judge of pixels does not make it sharper than L1 (Isola et al. 2017, 4.4)",
+                "A discriminator of pixels does not make it sharper than L1 (Isola et al. 2017, 4.4)",
                 no_better(EDGES, "patch1", "l1", "facades"),
             ),
-            Claim("... but more colorful: nearer in a", better("lab-a", "patch1", "l1", "facades")),
+            Claim("... but more colorful: closer in a", better("lab-a", "patch1", "l1", "facades")),
             Claim("... and in b", better("lab-b", "patch1", "l1", "facades")),
             Claim(
                 "Patches make it sharper than pixels", better(EDGES, "patch16", "patch1", "facades")
@@ -253,14 +258,16 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         FACADES,
         LABS,
         split="val",
-        note=f"{SHARP} At the small scale, 64 px, the judges see 1, 16, 34 and 70 px: there 70 is the whole "
-        "image, as 286 is of 256.",
+        note=f"{SHARP} At the small scale, 64 px, the discriminators see 1, 16, 34 and 70 px: there 70 is the "
+        "whole image, as 286 is of 256.",
     ),
     "sketches": Experiment(
         "Photos of faces from pencil sketches",
         {"pix2pix": "cuhk_sketch2photo"},
         [
-            Claim("A sketch becomes nearer to the photo than it was", gains("pix2pix", "sketches")),
+            Claim(
+                "The output is closer to the photo than the sketch is", gains("pix2pix", "sketches")
+            ),
             Claim("... with the photos' a of Lab", gains("pix2pix", "sketches", "lab-a")),
             Claim("... and their b", gains("pix2pix", "sketches", "lab-b")),
         ],
@@ -273,10 +280,10 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         {"l1": "landscapes_l1", "pix2pix": "landscapes_colorization"},
         [
             Claim(
-                "With colors it is nearer to the photo than without", gains("pix2pix", "landscapes")
+                "With colors it is closer to the photo than without", gains("pix2pix", "landscapes")
             ),
             Claim(
-                "The game brings the a of Lab nearer than L1 (Isola et al. 2017, 4.2, figure 7)",
+                "The GAN brings the a of Lab closer than L1 (Isola et al. 2017, 4.2, figure 7)",
                 better("lab-a", "pix2pix", "l1", "landscapes"),
             ),
             Claim("... and the b", better("lab-b", "pix2pix", "l1", "landscapes")),
@@ -289,8 +296,8 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         "Summer to winter and back, without pairs",
         {"cyclegan": "yosemite_cyclegan", "dualgan": "yosemite_dualgan"},
         [
-            Claim("CycleGAN lowers its error there and back by half", halves_cycle("cyclegan")),
-            Claim("DualGAN lowers its error there and back by half", halves_cycle("dualgan")),
+            Claim("CycleGAN halves its cycle loss", halves_cycle("cyclegan")),
+            Claim("DualGAN halves its cycle loss", halves_cycle("dualgan")),
         ],
         by_cycle,
         {"photos": "yosemite_cyclegan"},
@@ -300,6 +307,6 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
 
 
 def listing() -> list[str]:
-    """Return a line about each experiment."""
+    """Return a line per experiment: its name and title."""
     width = max(map(len, EXPERIMENTS))
     return [f"{name:{width}}  {experiment.title}" for name, experiment in EXPERIMENTS.items()]

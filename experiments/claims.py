@@ -1,7 +1,8 @@
-"""What an experiment measured, and how a sentence is held against it: held, not held, within chance.
+"""Measurements of an experiment and rules that check a claim against them.
 
-A rule is fixed where the experiment is defined, before its numbers are seen. Where images are compared, the
-95 % interval over photos decides; where only the log of a run speaks, its numbers do, and there is none.
+A claim is confirmed, not confirmed or inconclusive. Its rule is fixed where the experiment is
+defined, before its numbers are seen. Where images are compared, the 95 % interval over photos
+decides; where only the log of a run is compared, its numbers decide, without an interval.
 """
 
 from __future__ import annotations
@@ -14,93 +15,95 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
-from img2img_train.metrics.image import METRICS, SET_METRICS
+from img2img_train.metrics.registry import COLOR_METRICS, METRICS
 
 if TYPE_CHECKING:
-    from img2img_train.evaluation.score import Cell
-    from img2img_train.metrics.color_overlap import Histograms
+    from img2img_train.evaluation.score import Evaluation
+    from img2img_train.metrics.color_overlap import ColorHistograms
 
-Held: TypeAlias = Literal["held", "not held", "within chance"]
+Status: TypeAlias = Literal["confirmed", "not confirmed", "inconclusive"]
 Log: TypeAlias = Sequence[Mapping[str, Any]]
 
 EDGES: Final = "edges"
-"""Not a score but a property: the mean gradient of the output over that of the target, 1 as sharp."""
-LABELS: Final = {name: m.label for name, m in (METRICS | SET_METRICS).items()} | {EDGES: "edges"}
-DIGITS: Final = {name: m.digits for name, m in (METRICS | SET_METRICS).items()} | {EDGES: 2}
+"""A property, not a score: mean gradient of the output over that of the target, 1 if as sharp."""
+LABELS: Final = {name: metric.label for name, metric in METRICS.items()} | {EDGES: "edges"}
+DIGITS: Final = {name: metric.digits for name, metric in METRICS.items()} | {EDGES: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One model on one corpus: its scores, the colors of all its images, and how sharp each is (EDGES)."""
+class ModelScores:
+    """The scores of one model on one corpus, its color histograms, and the EDGES of each image."""
 
-    cell: Cell
-    colors: Histograms
+    evaluation: Evaluation
+    colors: ColorHistograms
     edges: NDArray[np.float64]
 
-    def score(self, metric: str) -> float:
+    def mean(self, metric: str) -> float:
         """Return the mean of a metric, or of EDGES."""
-        return float(self.edges.mean()) if metric == EDGES else self.cell.scores[metric]
+        return float(self.edges.mean()) if metric == EDGES else self.evaluation.scores[metric]
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """One model: what it is, in words, its pairs to train on, its log, and the minutes that it took."""
+class TrainedModel:
+    """One trained model: its networks in words, its training pairs, its log, its training minutes."""
 
-    about: str
+    networks: str
     pairs: int
     log: Log
     minutes: float
 
     def last(self, kind: str) -> Mapping[str, Any]:
-        """Return the last row of a kind, "train" or "validation"."""
+        """Return the last log row of a kind, "train" or "validation"."""
         return next(row for row in reversed(self.log) if row["kind"] == kind)
 
     def first(self, kind: str) -> Mapping[str, Any]:
-        """Return the first row of a kind."""
+        """Return the first log row of a kind."""
         return next(row for row in self.log if row["kind"] == kind)
 
     def gap(self) -> float:
-        """Return by how much the last PSNR on training pairs is above that on held-out pairs, dB."""
+        """Return by how much the last PSNR on training pairs exceeds that on held-out pairs, in dB."""
         row = self.last("validation")
         return float(row["psnr_train"] - row["psnr"])
 
-    def cycle(self, row: Mapping[str, Any]) -> float:
-        """Return the weighted absolute error there and back, both ways, of a row about an epoch."""
+    def cycle_loss(self, row: Mapping[str, Any]) -> float:
+        """Return the weighted cycle loss of both directions in a log row of an epoch."""
         return float(sum(v for name, v in row["losses"].items() if name.startswith("cycle")))
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything an experiment measured: of models, and of models on corpora, by their names."""
+    """The measurements of an experiment: by model, and by (model, test corpus)."""
 
-    models: Mapping[str, Trained]
-    seen: Mapping[tuple[str, str], Seen]
+    models: Mapping[str, TrainedModel]
+    scores: Mapping[tuple[str, str], ModelScores]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Whether a sentence held, and the numbers that say so."""
+class ClaimResult:
+    """The status of a claim, and the numbers that decided it."""
 
-    held: Held
+    status: Status
     numbers: str
 
 
-Rule: TypeAlias = Callable[[Results], Finding]
+Rule: TypeAlias = Callable[[Results], ClaimResult]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence, whose it is, and the rule that decides whether it holds here."""
+    """A sentence, with its source, and the rule that checks it."""
 
-    said: str
+    text: str
     rule: Rule
 
 
-def judged(difference: float, interval: Interval) -> Held:
-    """Return what an interval of a difference says, positive being what is claimed."""
+def status_of(difference: float, interval: Interval) -> Status:
+    """Return the status of the claim that a difference is positive."""
     if interval is None:
-        return "held" if difference > 0 else "not held"
-    return "held" if interval[0] > 0 else "not held" if interval[1] < 0 else "within chance"
+        return "confirmed" if difference > 0 else "not confirmed"
+    if interval[0] > 0:
+        return "confirmed"
+    return "not confirmed" if interval[1] < 0 else "inconclusive"
 
 
 def _span(interval: Interval, digits: int) -> str:
@@ -110,99 +113,100 @@ def _span(interval: Interval, digits: int) -> str:
 
 
 # ------------------------------------------------------------------------------- rules on images
-def lead(first: Seen, second: Seen, metric: str) -> tuple[float, Interval]:
-    """Return by how much the first model is better on the same images (EDGES: sharper), and the 95 %
-    interval.
-    """
-    groups = [row.group for row in first.cell.rows]
-    if metric in SET_METRICS:
-        return first.score(metric) - second.score(metric), first.colors.lead(second.colors)[metric]
+def compare(first: ModelScores, second: ModelScores, metric: str) -> tuple[float, Interval]:
+    """Return by how much the first model is better (EDGES: sharper) on the same images, with interval."""
+    if metric in COLOR_METRICS:
+        difference = first.mean(metric) - second.mean(metric)
+        return difference, first.colors.difference_intervals(second.colors)[metric]
+    rows, others = first.evaluation.image_scores, second.evaluation.image_scores
     if metric == EDGES:
         gains = first.edges - second.edges
     else:
-        both = zip(first.cell.rows, second.cell.rows, strict=True)
+        gain = METRICS[metric].gain
         gains = np.array(
-            [METRICS[metric].gain(a.scores[metric], b.scores[metric]) for a, b in both]
+            [gain(a.scores[metric], b.scores[metric]) for a, b in zip(rows, others, strict=True)]
         )
-    return float(gains.mean()), bootstrap_interval(gains[:, None], groups)[0]
+    interval = bootstrap_interval(gains[:, None], [row.group for row in rows])[0]
+    return float(gains.mean()), interval
 
 
 def better(metric: str, model: str, other: str, test: str) -> Rule:
-    """Hold where ``model`` is better than ``other`` on the same images, beyond chance."""
+    """Return a rule, confirmed if ``model`` is better than ``other`` on the same images, beyond chance."""
 
-    def rule(results: Results) -> Finding:
-        first, second = results.seen[model, test], results.seen[other, test]
-        difference, interval = lead(first, second, metric)
+    def rule(results: Results) -> ClaimResult:
+        first, second = results.scores[model, test], results.scores[other, test]
+        difference, interval = compare(first, second, metric)
         digits = DIGITS[metric]
-        scores = f"{first.score(metric):.{digits}f} against {second.score(metric):.{digits}f}"
-        numbers = f"{LABELS[metric]} {scores}; better by {difference:+.{digits}f}, {_span(interval, digits)}"
-        return Finding(judged(difference, interval), numbers)
+        scores = f"{first.mean(metric):.{digits}f} against {second.mean(metric):.{digits}f}"
+        change = f"better by {difference:+.{digits}f}, {_span(interval, digits)}"
+        numbers = f"{LABELS[metric]} {scores}; {change}"
+        return ClaimResult(status_of(difference, interval), numbers)
 
     return rule
 
 
 def no_better(metric: str, model: str, other: str, test: str) -> Rule:
-    """Hold where ``model`` is not better than ``other`` beyond chance."""
+    """Return a rule, confirmed if ``model`` is not better than ``other`` beyond chance."""
 
-    def rule(results: Results) -> Finding:
-        found = better(metric, model, other, test)(results)
-        return Finding("not held" if found.held == "held" else "held", found.numbers)
+    def rule(results: Results) -> ClaimResult:
+        result = better(metric, model, other, test)(results)
+        status: Status = "not confirmed" if result.status == "confirmed" else "confirmed"
+        return ClaimResult(status, result.numbers)
 
     return rule
 
 
 def gains(model: str, test: str, metric: str = "psnr") -> Rule:
-    """Hold where a model is better than doing nothing, beyond chance."""
+    """Return a rule, confirmed if a model beats the input beyond chance."""
 
-    def rule(results: Results) -> Finding:
-        cell = results.seen[model, test].cell
-        gain, interval, digits = cell.gain[metric], cell.gain_interval[metric], DIGITS[metric]
-        scores = (
-            f"{cell.scores[metric]:.{digits}f}, doing nothing {cell.nothing[metric]:.{digits}f}"
-        )
-        return Finding(
-            judged(gain, interval),
-            f"{LABELS[metric]} {scores}; gain {gain:+.{digits}f}, {_span(interval, digits)}",
-        )
+    def rule(results: Results) -> ClaimResult:
+        evaluation = results.scores[model, test].evaluation
+        gain, interval = evaluation.gain[metric], evaluation.gain_interval[metric]
+        digits, baseline = DIGITS[metric], evaluation.input_scores[metric]
+        scores = f"{evaluation.scores[metric]:.{digits}f}, input {baseline:.{digits}f}"
+        numbers = f"{LABELS[metric]} {scores}; gain {gain:+.{digits}f}, {_span(interval, digits)}"
+        return ClaimResult(status_of(gain, interval), numbers)
 
     return rule
 
 
 def harms(model: str, test: str) -> Rule:
-    """Hold where a model is worse than doing nothing by PSNR, beyond chance."""
+    """Return a rule, confirmed if a model is worse than the input by PSNR, beyond chance."""
+    opposite: dict[Status, Status] = {
+        "confirmed": "not confirmed",
+        "not confirmed": "confirmed",
+        "inconclusive": "inconclusive",
+    }
 
-    def rule(results: Results) -> Finding:
-        found = gains(model, test)(results)
-        turned: dict[Held, Held] = {
-            "held": "not held",
-            "not held": "held",
-            "within chance": "within chance",
-        }
-        return Finding(turned[found.held], found.numbers)
+    def rule(results: Results) -> ClaimResult:
+        result = gains(model, test)(results)
+        return ClaimResult(opposite[result.status], result.numbers)
 
     return rule
 
 
 def share(test: str, reference: str, model: str, least: float = 0, most: float = 0) -> Rule:
-    """Hold where the gain in PSNR on ``test`` is at ``least``, or at ``most``, such a part of that on
-    ``reference``.
+    """Return a rule about the gain in PSNR on ``test`` as a share of that on ``reference``.
 
-    The interval of what is left over adds the two half widths in squares, for the photos are others.
+    Confirmed if the share is at least ``least``, or at most ``most``.
     """
 
-    def rule(results: Results) -> Finding:
-        cells = [results.seen[model, name].cell for name in (test, reference)]
-        (gain, base), (near, far) = (
-            (c.gain["psnr"] for c in cells),
-            (c.gain_interval["psnr"] for c in cells),
+    def rule(results: Results) -> ClaimResult:
+        both = [results.scores[model, name].evaluation for name in (test, reference)]
+        gain, base = (evaluation.gain["psnr"] for evaluation in both)
+        near, far = (evaluation.gain_interval["psnr"] for evaluation in both)
+        limit, sign = (most, -1) if most else (least, 1)
+        excess = sign * (gain - limit * base)
+        interval: Interval = None
+        if near is not None and far is not None:
+            # The photos of the two corpora are independent, so the half widths add in squares.
+            half = float(np.hypot(_half(near), limit * _half(far)))
+            interval = excess - half, excess + half
+        numbers = f"gain {gain:+.2f} dB, {_span(near, 2)}; {base:+.2f} dB on {reference}"
+        bound = f"claimed: {'at most' if most else 'at least'} {limit:g}"
+        return ClaimResult(
+            status_of(excess, interval), f"{numbers}: a share of {gain / base:.2f}, {bound}"
         )
-        part, sign = (most, -1) if most else (least, 1)
-        left = sign * (gain - part * base)
-        half = None if near is None or far is None else np.hypot(_half(near), part * _half(far))
-        span: Interval = None if half is None else (left - float(half), left + float(half))
-        said = f"gain {gain:+.2f} dB, {_span(near, 2)}; {base:+.2f} dB on {reference}"
-        bound = f"{'at most' if most else 'at least'} {part:g} of it is asked"
-        return Finding(judged(left, span), f"{said}: {gain / base:.2f} of it, {bound}")
 
     return rule
 
@@ -213,29 +217,31 @@ def _half(interval: tuple[float, float]) -> float:
 
 # ----------------------------------------------------------------------------------- rules on logs
 def wider_gap(model: str, other: str, least: float = 1.0) -> Rule:
-    """Hold where the gap between training and held-out pairs is more than ``least`` times as wide."""
+    """Return a rule on the gap between training and held-out pairs.
 
-    def rule(results: Results) -> Finding:
+    Confirmed if that of ``model`` is more than ``least`` times as wide as that of ``other``.
+    """
+
+    def rule(results: Results) -> ClaimResult:
         first, second = results.models[model].gap(), results.models[other].gap()
-        numbers = f"gap {first:.2f} dB against {second:.2f} dB; more than {least:g} times is asked; one run each"
-        return Finding(judged(first - least * max(second, 0.0), None), numbers)
+        bound = f"claimed: more than {least:g} times"
+        numbers = f"gap {first:.2f} dB against {second:.2f} dB; {bound}; one run each"
+        return ClaimResult(status_of(first - least * max(second, 0.0), None), numbers)
 
     return rule
 
 
 def halves_cycle(model: str) -> Rule:
-    """Hold where the error there and back of the last epoch is at most half that of the first."""
+    """Return a rule, confirmed if the cycle loss of the last epoch is at most half that of the first."""
 
-    def rule(results: Results) -> Finding:
+    def rule(results: Results) -> ClaimResult:
         trained = results.models[model]
-        start, end = (trained.cycle(row) for row in (trained.first("train"), trained.last("train")))
-        seen = [row["cycle_mae"] for row in trained.log if "cycle_mae" in row]
-        held_out = (
-            f"; on held-out photos {seen[0]:.1f} to {seen[-1]:.1f} gray levels" if seen else ""
-        )
-        numbers = (
-            f"{start:.4g} in epoch 1, {end:.4g} in the last: {end / start:.2f} of it{held_out}"
-        )
-        return Finding(judged(0.5 * start - end + 1e-12, None), numbers)
+        rows = trained.first("train"), trained.last("train")
+        start, end = (trained.cycle_loss(row) for row in rows)
+        maes = [row["cycle_mae"] for row in trained.log if "cycle_mae" in row]
+        held_out = f"; held-out cycle MAE {maes[0]:.1f} to {maes[-1]:.1f} levels" if maes else ""
+        numbers = f"{start:.4g} in epoch 1, {end:.4g} in the last: {end / start:.2f} of it"
+        # The tolerance confirms exactly one half.
+        return ClaimResult(status_of(0.5 * start - end + 1e-12, None), numbers + held_out)
 
     return rule

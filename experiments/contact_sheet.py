@@ -1,4 +1,4 @@
-"""A contact sheet: images in rows, with a word above each column."""
+"""Contact sheets: images in rows, with a label above each column."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from img2img_data.images.pixels import Pixels
 
 SIDE: Final = 128
-"""Images are enlarged to about so many pixels, by whole factors: each of their own stays square."""
+"""Images are enlarged to about this width in pixels, by whole factors, so that pixels stay square."""
 GAP: Final = 6
 HEAD: Final = 22
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A row of images, H x W x 3 RGB uint8 of one size, by the words above; ``test``: what they are."""
+    """A row of images by label, H x W x 3 RGB uint8 of one size; ``test`` names their corpus."""
 
     test: str
     images: Mapping[str, Pixels]
 
 
-def sheet(strips: Sequence[Strip]) -> Pixels:
-    """Return rows of images on white, H x W x 3 RGB uint8; words stand above where the test changes."""
+def draw_sheet(strips: Sequence[Strip]) -> Pixels:
+    """Return rows of images on white, H x W x 3 RGB uint8, with labels where the test changes."""
     rows = [_row(strip) for strip in strips]
     width = max(row.shape[1] for row in rows)
     parts, before = [], None

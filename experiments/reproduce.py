@@ -1,7 +1,7 @@
-"""Do an experiment: build its corpora, train its models, score them, and hold the claims against the numbers.
+"""Run an experiment: build its corpora, train its models, score them, check its claims.
 
-Corpora are built and models trained by the same commands that are printed, each in a process of its own,
-so whatever they have done already is not done again.
+Corpora are built and models trained by the commands that are printed, each in a process of its own,
+so finished work is not repeated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,39 +19,37 @@ from typing import Any, Final
 import click
 import numpy as np
 from catalogue import EXPERIMENTS, Experiment, listing
-from claims import Results, Seen, Trained
-from contact_sheet import Strip, sheet
+from claims import ModelScores, Results, TrainedModel
+from contact_sheet import Strip, draw_sheet
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
-from img2img_data.corpus.reader import Corpus, Pair, open_corpus
+from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.images.pixels import Pixels
 from img2img_train.cli.main import main
 from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe
-from img2img_train.evaluation.score import batches, evaluate_model, photo_of
-from img2img_train.metrics.color_overlap import Histograms
+from img2img_train.evaluation.score import evaluate_model, group_of, restored_batches
+from img2img_train.metrics.color_overlap import ColorHistograms
 from img2img_train.objectives.gan import GanObjective
-from img2img_train.report.page import flat, render, write_page
+from img2img_train.report.page import flatten, render, write_page
 from img2img_train.runs.folder import LIBRARIES, read_log, read_timing
-from img2img_train.runs.model import LoadedModel, choose_device, load_generator
-
-Say = Callable[[str], None]
+from img2img_train.runs.model import choose_device, load_generator
 
 PROGRAMS: Final = {"img2img-data": "img2img_data", "img2img-train": "img2img_train"}
-SHOWN: Final = 6
+SHEET_ROWS: Final = 6
 """Images on a contact sheet, of all corpora together; at least two of each."""
 BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """An experiment to do, where and how.
+class ExperimentRun:
+    """An experiment with its scale, folders and options.
 
-    ``data`` is the folder that the recipes' paths are relative to, ``out`` that of the results, ``extra``
-    options of every training.
+    ``data`` is the folder that paths in recipes are relative to, ``out`` that of the results,
+    ``extra`` are options of every training.
     """
 
     name: str
@@ -65,7 +63,7 @@ class Task:
 
     @property
     def experiment(self) -> Experiment:
-        """The experiment; UsageError names those there are."""
+        """The experiment; UsageError, with a suggestion, if the name is unknown."""
         if self.name not in EXPERIMENTS:
             raise UsageError(
                 "experiment", self.name, "unknown", did_you_mean(self.name, EXPERIMENTS)
@@ -73,11 +71,11 @@ class Task:
         return EXPERIMENTS[self.name]
 
     def recipe(self, name: str) -> Path:
-        """Return the file of a recipe, as it was given; UsageError where there is none."""
+        """Return the file of a recipe; UsageError if there is none."""
         path = self.recipes / f"{name}.yaml"
         if not path.is_file():
             raise UsageError(
-                "recipe", path, "is not there", "name the folder of recipes by --recipes"
+                "recipe", path, "does not exist", "name the folder of recipes by --recipes"
             )
         return path
 
@@ -86,7 +84,7 @@ class Task:
         return config_of(read_recipe(self.recipe(self.experiment.models[model]), self.smoke))
 
     def corpus(self, test: str) -> Path:
-        """Return the corpus of a test: the path that it is, or the first of a recipe's run."""
+        """Return the corpus of a test: its path, or the first corpus of its recipe's run."""
         where = self.experiment.tests[test]
         if "/" in where:
             return self.data / where
@@ -94,48 +92,47 @@ class Task:
         return self.data / config_of(read_recipe(self.recipe(where), small)).corpora[0].path
 
 
-def commands(task: Task) -> list[list[str]]:
-    """Return what builds the corpora and trains the models, one after the other, run in ``task.data``."""
-    experiment, small = task.experiment, ["--smoke"] if task.smoke else []
+def commands(run: ExperimentRun) -> list[list[str]]:
+    """Return the commands that build the corpora and train the models, to run in ``run.data``."""
+    experiment, small = run.experiment, ["--smoke"] if run.smoke else []
     found = []
     for name in dict.fromkeys([*experiment.models.values(), *experiment.corpora]):
-        # A recipe of corpora alone has one size.
+        # A recipe without a run has one size.
         size = small if name in experiment.models.values() else []
-        path = os.fspath(_seen_from(task.data, task.recipe(name)))
-        found.append(["img2img-data", "build", path, *size, "--jobs", str(task.jobs)])
+        path = os.fspath(_seen_from(run.data, run.recipe(name)))
+        found.append(["img2img-data", "build", path, *size, "--jobs", str(run.jobs)])
     for name in experiment.models.values():
-        path = os.fspath(_seen_from(task.data, task.recipe(name)))
-        device = ["--device", task.device] if task.device != "auto" else []
-        found.append(["img2img-train", "--recipe", path, *small, *device, *task.extra])
+        path = os.fspath(_seen_from(run.data, run.recipe(name)))
+        device = ["--device", run.device] if run.device != "auto" else []
+        found.append(["img2img-train", "--recipe", path, *small, *device, *run.extra])
     return found
 
 
 def _seen_from(folder: Path, path: Path) -> Path:
-    """Return a path as it is called in a folder: as given from the current one, else whole."""
+    """Return a path as commands in a folder need it: unchanged in the current one, else absolute."""
     return path if folder.resolve() == Path.cwd() else path.resolve()
 
 
-def reproduce(task: Task, say: Say) -> int:
-    """Do an experiment and write what came of it into ``task.out``; return 0, or the exit code of the
-    command that failed.
+def reproduce(run: ExperimentRun, log: Callable[[str], None]) -> int:
+    """Run an experiment; return 0, or the exit code of the command that failed.
 
-    Writes ``results.json``, ``results.md``, ``results.html`` and ``contact.png``. Given again, it goes on.
-    Raises as ``read_recipe`` and the reading of corpora and runs.
+    Writes ``results.json``, ``results.md``, ``results.html`` and ``contact.png`` into ``run.out``.
+    An interrupted experiment continues if it is run again.
     """
-    done = commands(task)
+    done = commands(run)
     for number, words in enumerate(done, 1):
-        say(f"[{number}/{len(done)}] {' '.join(words)}")
-        code = run_command(words, task.data)
+        log(f"[{number}/{len(done)}] {' '.join(words)}")
+        code = run_command(words, run.data)
         if code:
             return code
-    say("scoring")
-    results, strips = measure(task)
-    write_results(task, results, strips, done)
+    log("scoring")
+    results, strips = measure(run)
+    write_results(run, results, strips, done)
     return 0
 
 
 def run_command(words: Sequence[str], folder: Path) -> int:
-    """Run a command in a folder to its end and return its exit code; signals are handed on to it."""
+    """Run a command in a folder and return its exit code; signals are passed on to it."""
     line = [sys.executable, "-m", PROGRAMS[words[0]], *words[1:]]
     child = subprocess.Popen(line, cwd=folder)
     names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
@@ -146,59 +143,53 @@ def run_command(words: Sequence[str], folder: Path) -> int:
                 code = child.wait()
                 return code if code >= 0 else 128 - code
             except KeyboardInterrupt:
-                continue  # the terminal told the command too, which now writes its checkpoint
+                # The terminal sent the signal to the command too, which now writes its checkpoint.
+                continue
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 # ---------------------------------------------------------------------------------------- measuring
-def measure(task: Task) -> tuple[Results, list[Strip]]:
-    """Score the trained models on the tests; return the results, and rows of images to look at."""
-    models, seen, strips = {}, {}, []
-    for name in task.experiment.models:
-        config = task.config(name)
-        folder = task.data / config.out
-        models[name] = Trained(
-            _about(config), _pairs_of(folder), read_log(folder), _minutes(folder)
+def measure(run: ExperimentRun) -> tuple[Results, list[Strip]]:
+    """Return the scores of the trained models on the tests, and rows of images for the sheet."""
+    models, scores, strips = {}, {}, []
+    for name in run.experiment.models:
+        config = run.config(name)
+        folder = run.data / config.out
+        models[name] = TrainedModel(
+            _networks_of(config), _pairs_of(folder), read_log(folder), _minutes(folder)
         )
-    for test in task.experiment.tests:
-        corpus = open_corpus(task.corpus(test))
+    for test in run.experiment.tests:
+        corpus = open_corpus(run.corpus(test))
         if corpus.kind == "unpaired":
-            strips += _there_and_back(task, corpus)
+            strips += _cycle_strips(run, corpus)
             continue
         rows: list[list[Strip]] = []
-        for name in task.experiment.models:
-            found, made = _look(task, name, test, corpus)
-            seen[name, test] = found
-            rows.append(made)
-        strips += [
-            _merged(parts, list(task.experiment.models)) for parts in zip(*rows, strict=True)
-        ]
-    return Results(models, seen), strips
+        for name in run.experiment.models:
+            scores[name, test], shown = _score(run, name, test, corpus)
+            rows.append(shown)
+        strips += [_merged(parts, list(run.experiment.models)) for parts in zip(*rows, strict=True)]
+    return Results(models, scores), strips
 
 
-def _look(task: Task, name: str, test: str, corpus: Corpus) -> tuple[Seen, list[Strip]]:
-    """Score one model on one corpus; of some images keep input, output and target."""
-    config = task.config(name)
-    model = load_generator(task.data / config.out, task.device)
-    pairs, swapped = corpus.pairs(task.experiment.split), config.direction == "BtoA"
-    cell = evaluate_model(model, corpus, pairs, (name, test), BATCH, swapped=swapped)
-    colors, edges, strips = Histograms(), [], []
-    chosen = {pairs[place].key for place in _places(len(pairs), len(task.experiment.tests))}
-    for pair, given, made, target in _each(model, corpus, pairs, swapped):
-        colors.add(photo_of(pair), given, made, target)
-        edges.append(gradient(made) / max(gradient(target), 1e-6))
-        if pair.key in chosen:
-            strips.append(Strip(test, {"input": given, "output": made, "target": target}))
-    return Seen(cell, colors, np.array(edges)), strips
-
-
-def _each(
-    model: LoadedModel, corpus: Corpus, pairs: Sequence[Pair], swapped: bool
-) -> Iterator[tuple[Pair, Pixels, Pixels, Pixels]]:
-    for group in batches(model, corpus, pairs, BATCH, swapped):
-        yield from group
+def _score(
+    run: ExperimentRun, name: str, test: str, corpus: Corpus
+) -> tuple[ModelScores, list[Strip]]:
+    """Return the scores of one model on one corpus, and rows of some of its images."""
+    config = run.config(name)
+    model = load_generator(run.data / config.out, run.device)
+    pairs, swapped = corpus.pairs(run.experiment.split), config.direction == "BtoA"
+    evaluation = evaluate_model(model, corpus, pairs, (name, test), BATCH, swapped=swapped)
+    colors, edges, strips = ColorHistograms(), list[float](), list[Strip]()
+    chosen = {pairs[index].key for index in _evenly(len(pairs), len(run.experiment.tests))}
+    for batch in restored_batches(model, corpus, pairs, BATCH, swapped):
+        for pair, input, output, target in batch:
+            colors.update(group_of(pair), input, output, target)
+            edges.append(mean_gradient(output) / max(mean_gradient(target), 1e-6))
+            if pair.key in chosen:
+                strips.append(Strip(test, {"input": input, "output": output, "target": target}))
+    return ModelScores(evaluation, colors, np.array(edges)), strips
 
 
 def _merged(parts: Sequence[Strip], names: Sequence[str]) -> Strip:
@@ -208,45 +199,40 @@ def _merged(parts: Sequence[Strip], names: Sequence[str]) -> Strip:
     return Strip(parts[0].test, {"input": first["input"], **outputs, "target": first["target"]})
 
 
-def _there_and_back(task: Task, corpus: Corpus) -> list[Strip]:
-    """Return some images of the first side, what each model makes of them, and what it makes of that."""
+def _cycle_strips(run: ExperimentRun, corpus: Corpus) -> list[Strip]:
+    """Return rows of images of the first domain: input, and each model's output and cycle output."""
     from img2img_data.images import io
 
-    paths = corpus.domains[task.experiment.split][0]
-    given = [io.to_uint8_rgb(corpus.read_image(paths[place])) for place in _places(len(paths), 1)]
-    found: list[dict[str, Pixels]] = [{"input": image} for image in given]
-    for name in task.experiment.models:
-        run = task.data / task.config(name).out
-        there, back = (load_generator(run, task.device, way) for way in ("AtoB", "BtoA"))
-        for strip, image in zip(found, given, strict=True):
-            made = there.restore(image[None])
-            strip |= {name: made[0], f"{name}, back": back.restore(made)[0]}
-    return [Strip("", images) for images in found]
+    paths = corpus.domains[run.experiment.split][0]
+    inputs = [io.to_uint8_rgb(corpus.read_image(paths[index])) for index in _evenly(len(paths), 1)]
+    strips: list[dict[str, Pixels]] = [{"input": image} for image in inputs]
+    for name in run.experiment.models:
+        folder = run.data / run.config(name).out
+        forward, inverse = (load_generator(folder, run.device, way) for way in ("AtoB", "BtoA"))
+        for strip, image in zip(strips, inputs, strict=True):
+            output = forward.restore(image[None])
+            strip |= {name: output[0], f"{name}, cycle": inverse.restore(output)[0]}
+    return [Strip("", images) for images in strips]
 
 
-def _places(count: int, tests: int) -> list[int]:
-    """Return the places of the images that are shown of ``count``, evenly through them."""
-    shown = min(count, max(2, SHOWN // tests))
+def _evenly(count: int, tests: int) -> list[int]:
+    """Return the indices of some of ``count`` images, evenly through them."""
+    shown = min(count, max(2, SHEET_ROWS // tests))
     return [(2 * number + 1) * count // (2 * shown) for number in range(shown)]
 
 
-def gradient(image: Pixels) -> float:
-    """Return the mean absolute difference of neighbours, across and down, of an H x W x 3 image, gray
-    levels.
-    """
+def mean_gradient(image: Pixels) -> float:
+    """Return the mean absolute difference of neighbors in an H x W x 3 image, in gray levels."""
     values = image.astype(np.int16)
-    return (
-        float(np.abs(np.diff(values, axis=0)).mean() + np.abs(np.diff(values, axis=1)).mean()) / 2
-    )
+    down, across = (np.abs(np.diff(values, axis=axis)).mean() for axis in (0, 1))
+    return float(down + across) / 2
 
 
-def _about(config: RunConfig) -> str:
-    judge = config.objective.discriminator if isinstance(config.objective, GanObjective) else ""
-    return ", ".join(
-        part
-        for part in (f"{config.objective.net} of width {config.objective.width}", judge)
-        if part
-    )
+def _networks_of(config: RunConfig) -> str:
+    objective = config.objective
+    names = [f"{objective.net} of width {objective.width}"]
+    names += [objective.discriminator] if isinstance(objective, GanObjective) else []
+    return ", ".join(names)
 
 
 def _pairs_of(run: Path) -> int:
@@ -259,35 +245,35 @@ def _minutes(run: Path) -> float:
 
 # ------------------------------------------------------------------------------------------ writing
 def write_results(
-    task: Task, results: Results, strips: Sequence[Strip], done: Sequence[list[str]]
+    run: ExperimentRun, results: Results, strips: Sequence[Strip], done: Sequence[list[str]]
 ) -> None:
-    """Write ``results.json``, ``results.md``, ``results.html`` and ``contact.png`` into ``task.out``."""
+    """Write ``results.json``, ``results.md``, ``results.html`` and ``contact.png`` into ``run.out``."""
     from img2img_data.images import io
 
-    page = page_of(task, results, done)
-    image = sheet(strips)
-    task.out.mkdir(parents=True, exist_ok=True)
-    _write(task.out / "contact.png", io.encode(image, "png"))
-    _write(task.out / "results.json", to_json_page(page))
-    _write(task.out / "results.md", markdown(page).encode())
+    page = page_of(run, results, done)
+    image = draw_sheet(strips)
+    write_atomically(run.out / "contact.png", io.encode(image, "png"))
+    write_atomically(run.out / "results.json", to_json_page(page))
+    write_atomically(run.out / "results.md", markdown(page).encode())
     write_experiment_page(
-        page, io.encode(image, "webp", 90), image.shape[:2], task.out / "results.html"
+        page, io.encode(image, "webp", 90), image.shape[:2], run.out / "results.html"
     )
 
 
-def page_of(task: Task, results: Results, done: Sequence[list[str]]) -> dict[str, Any]:
-    """Return everything that is written about an experiment, ready for JSON."""
-    experiment = task.experiment
+def page_of(run: ExperimentRun, results: Results, done: Sequence[list[str]]) -> dict[str, Any]:
+    """Return the content of ``results.json``."""
+    experiment = run.experiment
     claims = []
     for claim in experiment.claims:
-        finding = claim.rule(results)
-        claims.append({"claim": claim.said, "held": finding.held, "numbers": finding.numbers})
+        result = claim.rule(results)
+        row = {"claim": claim.text, "status": result.status, "numbers": result.numbers}
+        claims.append(row)
     head, rows = experiment.table(results)
-    seeds = sorted({task.config(name).seed for name in experiment.models})
+    seeds = sorted({run.config(name).seed for name in experiment.models})
     return {
-        "name": task.name,
+        "name": run.name,
         "title": experiment.title,
-        "scale": "smoke" if task.smoke else "full",
+        "scale": "smoke" if run.smoke else "full",
         "split": experiment.split,
         "claims": claims,
         "table": {"head": list(head), "rows": [list(row) for row in rows]},
@@ -295,14 +281,14 @@ def page_of(task: Task, results: Results, done: Sequence[list[str]]) -> dict[str
         "minutes": {name: round(trained.minutes, 2) for name, trained in results.models.items()},
         "seeds": seeds,
         "commands": [" ".join(words) for words in done],
-        "machine": machine(task.device),
+        "machine": machine(run.device),
         "versions": versions(*LIBRARIES),
-        "cells": [found.cell.summary() for found in results.seen.values()],
+        "evaluations": [scores.evaluation.summary() for scores in results.scores.values()],
     }
 
 
 def machine(device: str) -> str:
-    """Return what the scores were computed by, in words: processor and cores, or the GPU."""
+    """Return the name of the GPU, or the processor and its number of cores."""
     import torch
 
     chosen = choose_device(device)
@@ -329,15 +315,15 @@ def markdown(page: dict[str, Any]) -> str:
         "",
     ]
     lines += _table(
-        [["claim", "held", "our numbers"]]
-        + [[c["claim"], c["held"], c["numbers"]] for c in page["claims"]]
+        [["claim", "status", "numbers"]]
+        + [[c["claim"], c["status"], c["numbers"]] for c in page["claims"]]
     )
     lines += ["", *_table([page["table"]["head"], *page["table"]["rows"]]), ""]
     lines += [page["note"], ""] if page["note"] else []
-    known = ", ".join(f"{name} {number}" for name, number in page["versions"].items())
+    libraries = ", ".join(f"{name} {number}" for name, number in page["versions"].items())
     seeds = ", ".join(map(str, page["seeds"]))
     lines += [
-        f"{page['machine']}; {known}; one run each, seed {seeds}.",
+        f"{page['machine']}; {libraries}; one run each, seed {seeds}.",
         "",
         "```",
         *page["commands"],
@@ -353,25 +339,22 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lined]
 
 
-def _write(path: Path, data: bytes) -> None:
-    write_atomically(path, data)
-
-
 def write_experiment_page(
     page: Mapping[str, Any], webp: bytes, size: tuple[int, ...], path: Path
 ) -> Path:
-    """Write the page of an experiment, ``page`` being the content of ``results.json``; return its path.
+    """Write the page of an experiment, ``page`` being the content of ``results.json``; return its
+    path.
 
     ``webp`` is the contact sheet, ``size`` its height and width.
     """
-    about = {"machine": page["machine"], "versions": page["versions"], "seeds": page["seeds"]}
+    facts = {"machine": page["machine"], "versions": page["versions"], "seeds": page["seeds"]}
     minutes = {f"minutes of {name}": number for name, number in page["minutes"].items()}
     height, width = size
     text = render(
         "experiment.html",
         {
             "page": page,
-            "about": list(flat(about | minutes)),
+            "facts": list(flatten(facts | minutes)),
             "webp": b64encode(webp).decode(),
             "height": height,
             "width": width,
@@ -381,14 +364,14 @@ def write_experiment_page(
     return write_page(path, text)
 
 
-def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if not wanted or context.resilient_parsing:
+def _list(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
         return
     click.echo("\n".join(listing()))
     context.exit()
 
 
-@click.command(short_help="Do an experiment of the papers again.")
+@click.command(short_help="Reproduce an experiment of the papers.")
 @click.argument("name")
 @click.option(
     "--list",
@@ -396,20 +379,20 @@ def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> N
     is_eager=True,
     expose_value=False,
     callback=_list,
-    help="say which there are",
+    help="list the experiments",
 )
 @click.option(
     "--scale",
     type=click.Choice(["smoke", "full"]),
     default="smoke",
     show_default=True,
-    help="the recipes' small size, minutes on a laptop, or the published one",
+    help="size of the recipes: smoke (minutes on a laptop) or full (as published)",
 )
 @click.option(
     "--data",
     type=PATH,
     default=Path(),
-    help="folder in which the recipes' sources lie, and corpora and runs will  [default: the current one]",
+    help="folder of the source images, corpora and runs  [default: the current one]",
 )
 @click.option("--out", type=PATH, help="folder of the results  [default: results/NAME-SCALE]")
 @click.option(
@@ -423,14 +406,16 @@ def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> N
     "--jobs",
     type=click.IntRange(0, 1024),
     default=0,
-    help="processes that build; 0: one for each core",
+    help="worker processes for building; 0: one per core",
 )
-@click.option("--device", type=DEVICE, default="auto", show_default=True, help="where to compute")
+@click.option(
+    "--device", type=DEVICE, default="auto", show_default=True, help="device to compute on"
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores")
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="arithmetic of a training step"
 )
-@click.option("--dry-run", is_flag=True, help="print the commands, do nothing")
+@click.option("--dry-run", is_flag=True, help="print the commands and run nothing")
 def command(
     name: str,
     scale: str,
@@ -443,10 +428,11 @@ def command(
     precision: str | None,
     dry_run: bool,
 ) -> None:
-    """Do the experiment NAME: build its corpora, train its models, score them, hold the claims against it.
+    """Run the experiment NAME: build its corpora, train its models, score them, check its claims.
 
-    OUT gets results.html, results.md, results.json and contact.png. Each recipe says what has to lie where.
-    Given again, the command goes on where it was; what other experiments have built and trained serves.
+    Writes results.html, results.md, results.json and contact.png into OUT. Each recipe names the
+    source images that it needs. An interrupted experiment continues if it is run again, and
+    experiments share corpora and models.
 
     \b
     Example:
@@ -457,20 +443,23 @@ def command(
     """
     extra = [*(["--threads", str(threads)] if threads else [])]
     extra += ["--precision", precision] if precision else []
-    where = out or Path("results") / f"{name}-{scale}"
-    task = Task(name, scale == "smoke", data, where, recipes, jobs, device, extra)
+    folder = out or Path("results") / f"{name}-{scale}"
+    run = ExperimentRun(name, scale == "smoke", data, folder, recipes, jobs, device, extra)
     if dry_run:
-        click.echo("\n".join(" ".join(words) for words in commands(task)))
+        click.echo("\n".join(" ".join(words) for words in commands(run)))
         return
     if not data.is_dir():
         raise UsageError(
-            "option", "--data", f"'{printable(str(data))}' is no folder", "name the sources' folder"
+            "option",
+            "--data",
+            f"'{printable(str(data))}' is not a folder",
+            "name an existing folder",
         )
-    code = reproduce(task, lambda line: click.echo(line, err=True))
+    code = reproduce(run, lambda line: click.echo(line, err=True))
     if code:
         sys.exit(code)
-    click.echo((where / "results.md").read_text())
-    click.echo(f"page: {printable(str(where / 'results.html'))}")
+    click.echo((folder / "results.md").read_text())
+    click.echo(f"page: {printable(str(folder / 'results.html'))}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Identity:
 
 
 class Brighter:
-    """Worse than doing nothing, and another result for each image."""
+    """A model that is worse than its input, by another amount for each image."""
 
     def restore(self, batch: np.ndarray) -> np.ndarray:
         return np.clip(batch.astype(np.int16) + 20, 0, 255).astype(np.uint8)

@@ -135,7 +135,7 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     """Score a finished run on its corpora's test split, or else validation split, and write its report."""
     from img2img_data.corpus.reader import open_corpus
     from img2img_train.distributed.memory import catch_out_of_memory
-    from img2img_train.evaluation.evaluate import evaluate_run, verdict
+    from img2img_train.evaluation.evaluate import evaluate_run
     from img2img_train.report.page import write_run_report
     from img2img_train.runs.model import choose_device
 
@@ -156,11 +156,11 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
         with catch_out_of_memory(
             "scoring run", folder.root, device, partial(_in_parts, folder, name, split)
         ):
-            cell = evaluate_run(
+            evaluation = evaluate_run(
                 folder.root, Path(choice.path), split, config.device, config.batch, follow
             )
-        said = verdict(cell.gain["psnr"], cell.gain_interval["psnr"])
-        lines.append(f"'{name}' {split}: PSNR {cell.scores['psnr']:.2f} dB, {said}")
+        psnr = f"PSNR {evaluation.scores['psnr']:.2f} dB"
+        lines.append(f"'{name}' {split}: {psnr}, {evaluation.conclusion}")
     write_run_report(folder.root)
     return lines
 

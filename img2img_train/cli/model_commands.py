@@ -65,7 +65,7 @@ LESS_AT_ONCE: Final = (
     type=click.IntRange(0, 1000),
     default=96,
     show_default=True,
-    help="images that the page shows, of all cells together",
+    help="images that the page shows, of all evaluations together",
 )
 @click.option(
     "--lpips",
@@ -92,7 +92,7 @@ def evaluate(
     dropout: str | None,
     norm: TestNorm | None,
 ) -> None:
-    """Score RUNS (run folders or checkpoints) on corpora, each beside doing nothing.
+    """Score RUNS (run folders or checkpoints) on corpora, next to the input baseline.
 
     PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab, per image, per tag and as means with their
     intervals. LPIPS and FID need weights that you have on disk: nothing is fetched, no code in them is run.
@@ -104,30 +104,26 @@ def evaluate(
       img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
       img2img-train evaluate runs/l2 --on corpora/gaussian --by gender --fail-under psnr=24
     """
-    from img2img_train.evaluation.evaluate import (
-        evaluate_matrix,
-        parse_limits,
-        shortfalls,
-        write_matrix,
-    )
-    from img2img_train.metrics.perceptual import load_perceptual_metrics
+    from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls
+    from img2img_train.evaluation.results import write_matrix
+    from img2img_train.metrics.perceptual import load_perceptual_networks
     from img2img_train.runs.model import choose_device
 
     where, hint = choose_device(device).type, "give a smaller --batch or another --device"
     wanted = parse_limits(
         limits, [name for name, given in (("lpips", lpips), ("fid", fid)) if given]
     )
-    learned = load_perceptual_metrics(lpips, fid, device)
+    perceptual = load_perceptual_networks(lpips, fid, device)
     with Display() as display, catch_out_of_memory("scoring", None, where, lambda: hint):
         follow, how = display.report("scoring"), switch(dropout)
         matrix = evaluate_matrix(
-            runs, corpora, split, device, batch, follow, how, norm, by, learned, images
+            runs, corpora, split, device, batch, follow, how, norm, by, perceptual, images
         )
-    for cell in matrix.cells:
-        made, nothing, gain = (part["psnr"] for part in (cell.scores, cell.nothing, cell.gain))
-        name = f"{printable(cell.run)} on {printable(cell.corpus)}, {cell.images:,} images"
-        click.echo(f"{name}: PSNR {made:.2f} dB, nothing {nothing:.2f}, gain {gain:+.2f}")
-    for note in dict.fromkeys(note for cell in matrix.cells for note in cell.notes):
+    for e in matrix.evaluations:
+        model, baseline, gain = (part["psnr"] for part in (e.scores, e.input_scores, e.gain))
+        name = f"{printable(e.run)} on {printable(e.corpus)}, {e.images:,} images"
+        click.echo(f"{name}: PSNR {model:.2f} dB, input {baseline:.2f}, gain {gain:+.2f}")
+    for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
         click.echo(f"note: {note}")
     click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
     short = shortfalls(matrix, wanted)

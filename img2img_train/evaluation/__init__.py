@@ -1,3 +1,6 @@
-"""Scoring models on corpora: the matrix of runs and corpora, by tag, with baselines."""
+"""Scores of models on corpora: per image, by tag and as a matrix of runs and corpora.
 
-__all__ = ["evaluate", "score"]
+The metrics themselves are in `metrics`, the HTML pages in `report`.
+"""
+
+__all__ = ["evaluate", "results", "score"]

@@ -1,7 +1,6 @@
-"""Scores by tag: how a model does on each gender, each kind of degradation, each folder's own tags.
+"""Attributes of images (tags, kind, degradation drawn) and the choice of those to score by.
 
-What a image can be sorted by is what its row says: ``kind``, each tag, and of a degradation with branches
-(``one-of``) which one was taken. The tag ``group`` is the unit that intervals resample, not a slice.
+The tag ``group`` is not one of them: it names the unit that confidence intervals resample.
 """
 
 from __future__ import annotations
@@ -10,54 +9,57 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
 
-MOST: Final = 20
-"""Different values that a tag may have to be shown unasked."""
-MOST_ASKED: Final = 200
+MAX_VALUES: Final = 20
+"""Distinct values that an attribute may have to be scored by default."""
+MAX_VALUES_ASKED: Final = 200
 UNKNOWN: Final = "unknown"
 NONE: Final = "none"
 _BRANCH: Final = re.compile(r"((?:(\d{1,4})\.)?one-of)\.branch")
 
-Facts = Mapping[str, str]
+Attributes: TypeAlias = Mapping[str, str]
+"""The attributes of one image: name to value, as text."""
 
 
-def facts_of(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a pair can be sorted by, as texts; a tag of the same name as another fact counts first."""
+def attributes_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the attributes of a pair from its manifest row; a tag precedes what is drawn or the kind."""
     tags = row.get("tags")
     found = _branches(row.get("drawn"))
     if row.get("kind"):
         found["kind"] = printable(str(row["kind"]))
     for name, value in tags.items() if isinstance(tags, Mapping) else ():
         if name != "group" and not isinstance(value, Mapping | list):
-            found[printable(str(name))] = _text(value)
+            found[printable(str(name))] = _as_text(value)
     return found
 
 
 def _branches(drawn: object) -> dict[str, str]:
-    """Return the branch that each outermost ``one-of`` took, by name, as in {"degradation": "gaussian"}.
+    """Return the branch that each outermost ``one-of`` took, as in {"degradation": "gaussian"}.
 
-    Of several they are "degradation 1" and so on, by their place in the recipe.
+    Several are called "degradation 1", "degradation 2" ... by their position in the recipe.
     """
-    names = [str(name) for name in drawn] if isinstance(drawn, Mapping) else []
-    found = [match for name in names if (match := _BRANCH.fullmatch(name))]
-    taken = {}
-    for match in found:
-        place = drawn[match[0]] if isinstance(drawn, Mapping) else None
-        inside = f"{match[1]}.{place}."
-        kind = next(
-            (name[len(inside) :].partition(".")[0] for name in names if name.startswith(inside)), ""
-        )
-        unnamed = NONE if isinstance(place, int) and place < 0 else f"branch {place}"
-        number = f" {int(match[2]) + 1}" if len(found) > 1 and match[2] else ""
-        taken[f"degradation{number}"] = printable(kind) or printable(unnamed)
-    return taken
+    if not isinstance(drawn, Mapping):
+        return {}
+    names = [str(name) for name in drawn]
+    matches = [match for name in names if (match := _BRANCH.fullmatch(name))]
+    found = {}
+    for match in matches:
+        branch = drawn[match[0]]
+        prefix = f"{match[1]}.{branch}."
+        inner = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        kind = next(inner, "").partition(".")[0]
+        # A branch without parameters leaves no name; a negative branch means that none was applied.
+        unnamed = NONE if isinstance(branch, int) and branch < 0 else f"branch {branch}"
+        number = f" {int(match[2]) + 1}" if len(matches) > 1 and match[2] else ""
+        found[f"degradation{number}"] = printable(kind or unnamed)
+    return found
 
 
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     if value is None or value == "":
         return UNKNOWN
     if isinstance(value, bool):
@@ -66,52 +68,50 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The tags to score by, and a sentence for each that was left out."""
+class TagChoice:
+    """The attributes to score by, and a sentence about those that were left out."""
 
     names: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def choose_tags(facts: Sequence[Facts], asked: Sequence[str] = ()) -> Choice:
-    """Return the tags to score by: those asked for, or all that sort the images into a few heaps.
+def choose_tags(attributes: Sequence[Attributes], asked: Sequence[str] = ()) -> TagChoice:
+    """Return the attributes to score by: those asked for, or all that form a few large groups.
 
-    Left out unasked: a tag of one value, of more than MOST, or of fewer than two images a value. UsageError
-    where one that was asked for has more than MOST_ASKED.
+    By default an attribute with one value, with more than MAX_VALUES, or with fewer than two images per
+    value is left out. Raises UsageError if one that was asked for has more than MAX_VALUES_ASKED.
     """
-    names = dict.fromkeys(name for one in facts for name in one)
-    counts = {name: Counter(one.get(name, UNKNOWN) for one in facts) for name in names}
+    names = dict.fromkeys(name for image in attributes for name in image)
+    counts = {name: Counter(image.get(name, UNKNOWN) for image in attributes) for name in names}
     if asked:
-        there = tuple(name for name in dict.fromkeys(asked) if name in counts)
-        for name in there:
-            if len(counts[name]) > MOST_ASKED:
+        for name in asked:
+            if len(counts.get(name, ())) > MAX_VALUES_ASKED:
                 why = f"has {len(counts[name]):,} values in these images"
-                raise UsageError("tag", name, why, f"choose one with {MOST_ASKED} at most")
-        return Choice(
-            there, tuple(f"no image has a tag {name}" for name in asked if name not in counts)
-        )
+                raise UsageError("tag", name, why, f"choose one with at most {MAX_VALUES_ASKED}")
+        missing = tuple(f"no image has a tag {name}" for name in asked if name not in counts)
+        return TagChoice(tuple(n for n in dict.fromkeys(asked) if n in counts), missing)
     chosen, crowded = [], []
     for name, values in counts.items():
-        if len(values) > MOST or (len(values) > 1 and len(values) * 2 > len(facts)):
+        if len(values) > MAX_VALUES or (len(values) > 1 and len(values) * 2 > len(attributes)):
             crowded.append(f"{name} ({len(values):,} values)")
         elif len(values) > 1:
             chosen.append(name)
-    left_out = f"not scored by {', '.join(crowded)}: too many for {len(facts):,} images"
-    return Choice(tuple(chosen), (left_out,) if crowded else ())
+    note = f"not scored by {', '.join(crowded)}: too many for {len(attributes):,} images"
+    return TagChoice(tuple(chosen), (note,) if crowded else ())
 
 
-def check_tags(asked: Sequence[str], facts: Sequence[Facts]) -> None:
-    """Raise UsageError where a tag that was asked for is in none of the images."""
-    there = sorted({name for one in facts for name in one})
+def check_tags(asked: Sequence[str], attributes: Sequence[Attributes]) -> None:
+    """Raise UsageError if no image has one of the attributes that were asked for."""
+    known = sorted({name for image in attributes for name in image})
     for name in asked:
-        if name not in there:
-            known = f"{did_you_mean(name, there)}" if there else "these images have none"
-            raise UsageError("option", "--by", f"no image has a tag '{name}'", known)
+        if name not in known:
+            hint = did_you_mean(name, known) if known else "these images have no tags"
+            raise UsageError("option", "--by", f"no image has a tag '{name}'", hint)
 
 
-def heaps(facts: Sequence[Facts], name: str) -> dict[str, list[int]]:
-    """Return the places of the images of each value of a tag, the largest heap first."""
-    found: dict[str, list[int]] = {}
-    for place, one in enumerate(facts):
-        found.setdefault(one.get(name, UNKNOWN), []).append(place)
-    return dict(sorted(found.items(), key=lambda heap: (-len(heap[1]), heap[0])))
+def group_by_value(attributes: Sequence[Attributes], name: str) -> dict[str, list[int]]:
+    """Return the indices of the images with each value of an attribute, the largest group first."""
+    groups: dict[str, list[int]] = {}
+    for index, image in enumerate(attributes):
+        groups.setdefault(image.get(name, UNKNOWN), []).append(index)
+    return dict(sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])))

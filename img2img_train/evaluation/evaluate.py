@@ -1,34 +1,36 @@
-"""Score runs on corpora, and keep what came of it."""
+"""Evaluation of runs on corpora: the matrix of the command, and the scores of one finished run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
+from img2img_data.core.files import write_atomically
 from img2img_data.core.progress import ProgressByPart
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.on_the_fly import OnTheFly
-from img2img_train.evaluation.by_tag import check_tags, facts_of
-from img2img_train.evaluation.results import Matrix, images_csv, protocol, write
+from img2img_train.evaluation.by_tag import attributes_of, check_tags
 from img2img_train.evaluation.results import (
-    write_matrix as write_matrix,  # here for those who come through this door
+    Matrix,
+    gallery_items,
+    images_csv,
+    protocol,
+    worst_and_typical,
 )
-from img2img_train.evaluation.score import ALL_METRICS, Cell, Scored, batches, evaluate_model
-from img2img_train.evaluation.score import verdict as verdict
-from img2img_train.evaluation.thumbnails import GALLERY, cards, worst_and_typical
-from img2img_train.metrics.image import PERCEPTUAL
-from img2img_train.metrics.perceptual import PerceptualMetrics
+from img2img_train.evaluation.score import Evaluation, evaluate_model, restored_batches
+from img2img_train.metrics.perceptual import PerceptualNetworks
+from img2img_train.metrics.registry import METRICS, PERCEPTUAL_METRICS
 from img2img_train.networks.layers import TestNorm
-from img2img_train.report.gallery import Card
 from img2img_train.runs.model import LoadedModel, load_generator
+
+GALLERY_IMAGES: Final = 96
 
 
 def evaluate_matrix(
@@ -41,54 +43,40 @@ def evaluate_matrix(
     dropout: bool | None = None,
     norm: TestNorm | None = None,
     by: Sequence[str] = (),
-    learned: PerceptualMetrics | None = None,
-    gallery: int = GALLERY,
+    perceptual: PerceptualNetworks | None = None,
+    gallery: int = GALLERY_IMAGES,
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on the split of every corpus.
 
-    ``progress`` is called with images done, images in all, and the name of the cell. Raises CorpusError
-    where a corpus has no such split or no pairs, CheckpointError where a run cannot be loaded. ``dropout``
-    and ``norm``: another way at test than the models were saved with. ``by``: tags to score by, else those of
-    few values; UsageError where no corpus has one. ``learned``: networks that score too. ``gallery``:
-    images for the page, of all cells together.
+    ``dropout`` and ``norm`` override the test-time behavior that the models were saved with. ``by``: tags
+    to score by; default: those with few values. ``gallery``: images for the page, of all evaluations
+    together. Raises CorpusError if a corpus has no such split or no pairs, CheckpointError if a run cannot
+    be loaded, UsageError if no image has a tag of ``by``.
     """
-    opened = [(open_corpus(path), path) for path in dict.fromkeys(corpora)]
-    names = short_names([path for _, path in opened])
-    work = [
-        (corpus, name, _pairs(corpus, split))
-        for (corpus, _), name in zip(opened, names, strict=True)
-    ]
-    run_names = short_names(list(dict.fromkeys(runs)))
-    if not work or not run_names:
+    runs, corpora = list(dict.fromkeys(runs)), list(dict.fromkeys(corpora))
+    if not runs or not corpora:
         raise UsageError("evaluate", why="needs at least one run and one corpus")
+    run_names, corpus_names = short_names(runs), short_names(corpora)
+    opened = [open_corpus(path) for path in corpora]
+    work = [(corpus, _pairs(corpus, split)) for corpus in opened]
     if by:
-        check_tags(by, [facts_of(pair.row) for *_, pairs in work for pair in pairs])
-    total, done = len(run_names) * sum(len(pairs) for *_, pairs in work), 0
-    cells, galleries, each = (
-        list[Cell](),
-        list[Sequence[Card]](),
-        gallery // (len(run_names) * len(work)),
-    )
-    for run, run_name in zip(dict.fromkeys(runs), run_names, strict=True):
+        check_tags(by, [attributes_of(pair.row) for _, pairs in work for pair in pairs])
+    total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
+    evaluations, galleries = list[Evaluation](), list[Sequence[Mapping[str, Any]]]()
+    each = gallery // (len(runs) * len(corpora))
+    for run, run_name in zip(runs, run_names, strict=True):
         model = load_generator(run, device, dropout=dropout, norm=norm)
-        swapped = model.config.direction == "BtoA"
-        for corpus, name, pairs in work:
-            counter = _counter(progress, done, total, f"{run_name} on {name}")
-            named = (run_name, name)
-            cell = evaluate_model(
-                model, corpus, pairs, named, batch, counter, swapped, learned=learned, by=by
+        for (corpus, pairs), name in zip(work, corpus_names, strict=True):
+            count, names = _counter(progress, done, total), (run_name, name)
+            scored, shown = _evaluate(
+                model, corpus, pairs, names, batch, count, each, None, perceptual, by
             )
-            cells.append(replace(cell, at_test=_at_test(model)))
-            again = partial(batches, model, corpus, batch=batch, swapped=swapped)
-            galleries.append(_shown(cell, pairs, each, again))
+            evaluations.append(scored)
+            galleries.append(shown)
             done += len(pairs)
+    files = perceptual.files if perceptual else {}
     return Matrix(
-        tuple(run_names),
-        tuple(names),
-        split,
-        tuple(cells),
-        learned.files if learned else {},
-        tuple(galleries),
+        tuple(run_names), tuple(corpus_names), split, tuple(evaluations), files, tuple(galleries)
     )
 
 
@@ -99,95 +87,76 @@ def evaluate_run(
     device: str = "auto",
     batch: int = 64,
     progress: ProgressByPart | None = None,
-    gallery: int = GALLERY,
-) -> Cell:
+    gallery: int = GALLERY_IMAGES,
+) -> Evaluation:
     """Score one run on one split and keep the result in ``RUN/evaluation/`` for the run's report.
 
     Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` images: the worst two thirds by
     PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image). A run that degraded
-    its inputs itself is scored on such. Raises as ``evaluate_matrix``.
+    its inputs itself is scored on inputs degraded likewise. Raises as ``evaluate_matrix``.
     """
     opened, model = open_corpus(corpus), load_generator(run, device)
     pairs = _pairs(opened, split)
-    known = dict.fromkeys(
-        path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))
-    )
-    name, label = short_names(list(known))[0], model.config.title
-    counter = _counter(progress, 0, len(pairs), f"{label} on {name}")
-    swapped = model.config.direction == "BtoA"
+    # Named apart from the corpora that the run was trained on, which the report names too.
+    known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
+    name, title = short_names(list(dict.fromkeys(known)))[0], model.config.title
     online = OnTheFly.of(model.config.degrade, model.config.seed)
-    cell = evaluate_model(model, opened, pairs, (label, name), batch, counter, swapped, online)
-    cell = replace(cell, at_test=_at_test(model))
-    again = partial(batches, model, opened, batch=batch, swapped=swapped, online=online)
-    images = _shown(cell, pairs, gallery, again)
-    folder = run / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{_file_name(name)}-{_file_name(split)}"
-    write(folder / f"{stem}.csv", images_csv([cell]).encode())
-    scored = {"file": model.path.name, "step": model.step}
-    payload = {**cell.summary(), "checkpoint": scored, "protocol": protocol(), "gallery": images}
-    write(folder / f"{stem}.json", to_json_page(payload))
-    return cell
+    count = _counter(progress, 0, len(pairs))
+    scored, shown = _evaluate(model, opened, pairs, (title, name), batch, count, gallery, online)
+    stem = run / "evaluation" / f"{_file_name(name)}-{_file_name(split)}"
+    write_atomically(stem.with_name(f"{stem.name}.csv"), images_csv([scored]))
+    payload = {
+        **scored.summary(),
+        "checkpoint": {"file": model.path.name, "step": model.step},
+        "protocol": protocol(scored.scores),
+        "gallery": shown,
+    }
+    write_atomically(stem.with_name(f"{stem.name}.json"), to_json_page(payload))
+    return scored
 
 
-def _shown(
-    cell: Cell,
+def _evaluate(
+    model: LoadedModel,
+    corpus: Corpus,
     pairs: Sequence[Pair],
-    count: int,
-    restored: Callable[[Sequence[Pair]], Iterable[list[Scored]]],
-) -> list[dict[str, Any]]:
-    """Return what a page shows of a cell: the worst two thirds by PSNR, then others evenly."""
-    rows = worst_and_typical(cell.rows, count)
+    names: tuple[str, str],
+    batch: int,
+    count: Callable[[int, str], None],
+    gallery: int,
+    online: OnTheFly | None = None,
+    perceptual: PerceptualNetworks | None = None,
+    by: Sequence[str] = (),
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Return the scores of a model on a corpus, and ``gallery`` of its images as a page shows them."""
+    swapped = model.config.direction == "BtoA"
+    label = " on ".join(names)
+    scored = evaluate_model(
+        model,
+        corpus,
+        pairs,
+        names,
+        batch,
+        lambda done: count(done, label),
+        swapped,
+        online,
+        perceptual,
+        by,
+    )
+    test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
+    # The gallery is known only after all images are scored. Its few images are restored a second time,
+    # so that the images of a large corpus are never all in memory.
+    chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
-    return list(cards(rows, restored([by_key[row.key] for row in rows])))
+    again = restored_batches(
+        model, corpus, [by_key[row.key] for row in chosen], batch, swapped, online
+    )
+    return replace(scored, test_time=test_time), list(gallery_items(chosen, again))
 
 
-def parse_limits(texts: Sequence[str], brought: Collection[str] = ()) -> dict[str, float]:
-    """Return the limits of "psnr=24" and the like; UsageError names the metrics there are.
-
-    ``brought`` are the metrics whose networks are there.
-    """
-    limits = {}
-    for text in texts:
-        name, _, number = text.partition("=")
-        if name not in ALL_METRICS:
-            raise UsageError(
-                "option", "--fail-under", f"knows no '{name}'", did_you_mean(name, ALL_METRICS)
-            )
-        if name in PERCEPTUAL and name not in brought:
-            why = f"asks for {PERCEPTUAL[name].label}, which needs weights"
-            raise UsageError("option", "--fail-under", why, f"give --{name} too")
-        try:
-            limits[name] = finite(number)
-        except ValueError:
-            raise UsageError(
-                "option", "--fail-under", f"'{text}' has no number", "as in psnr=24"
-            ) from None
-    return limits
-
-
-def finite(text: str) -> float:
-    """Return a number; ValueError of any other text, NaN and infinity among them."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
-
-
-def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
-    """Return a line for each cell and metric whose mean is worse than its limit."""
-    return [
-        f"{cell.run} on {cell.corpus}: {ALL_METRICS[name].label} "
-        f"{cell.scores[name]:.{ALL_METRICS[name].digits}f} is worse than {limit:g} "
-        f"({'higher' if ALL_METRICS[name].higher_is_better else 'lower'} is better)"
-        for cell in matrix.cells
-        for name, limit in limits.items()
-        if not ALL_METRICS[name].gain(cell.scores[name], limit) >= 0
-    ]
-
-
-def _at_test(model: LoadedModel) -> dict[str, bool | str]:
-    return {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
+def _counter(
+    progress: ProgressByPart | None, before: int, total: int
+) -> Callable[[int, str], None]:
+    return lambda done, label: progress(before + done, total, label) if progress else None
 
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
@@ -198,20 +167,56 @@ def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
     return pairs
 
 
-def _counter(
-    progress: ProgressByPart | None, before: int, total: int, label: str
-) -> Callable[[int], None]:
-    return lambda done: progress(before + done, total, label) if progress else None
+# ------------------------------------------------------------------------------------------- limits
+def parse_limits(texts: Sequence[str], supplied: Collection[str] = ()) -> dict[str, float]:
+    """Return the limits written as "psnr=24"; UsageError if a metric or number is wrong.
+
+    ``supplied`` names the perceptual metrics whose weights are there.
+    """
+    limits = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if name not in METRICS:
+            hint = did_you_mean(name, METRICS)
+            raise UsageError("option", "--fail-under", f"knows no '{name}'", hint)
+        if name in PERCEPTUAL_METRICS and name not in supplied:
+            why = f"asks for {METRICS[name].label}, which needs weights"
+            raise UsageError("option", "--fail-under", why, f"give --{name} too")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            limits[name] = math.nan
+        if not math.isfinite(limits[name]):
+            raise UsageError("option", "--fail-under", f"'{text}' has no number", "as in psnr=24")
+    return limits
 
 
+def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
+    """Return a line for each evaluation and metric whose mean is worse than its limit."""
+    lines = []
+    for evaluation in matrix.evaluations:
+        for name, limit in limits.items():
+            metric, score = METRICS[name], evaluation.scores[name]
+            # Written so that a NaN falls short too.
+            if not metric.gain(score, limit) >= 0:
+                better = "higher" if metric.higher_is_better else "lower"
+                lines.append(
+                    f"{evaluation.run} on {evaluation.corpus}: {metric.label} "
+                    f"{score:.{metric.digits}f} is worse than {limit:g} ({better} is better)"
+                )
+    return lines
+
+
+# -------------------------------------------------------------------------------------------- names
 def short_names(paths: Sequence[Path]) -> list[str]:
     """Return the shortest endings that tell the paths apart, printable."""
     parts = [path.resolve().parts for path in paths]
+    names: list[str] = []
     for depth in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(set(parts)):
             break
-    return [printable(name) for name in names] if parts else []
+    return [printable(name) for name in names]
 
 
 def _file_name(text: str) -> str:

@@ -1,170 +1,197 @@
-"""What an evaluation leaves behind: JSON, CSV and a page, each with how the scores were made."""
+"""Results of an evaluation on disk: JSON, CSV, the images of the gallery, and the protocol of the scores."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
-from img2img_train.evaluation.by_tag import MOST
-from img2img_train.evaluation.score import ALL_METRICS, SCORED, Cell, Slice, rounded
+from img2img_train.evaluation.by_tag import MAX_VALUES
+from img2img_train.evaluation.score import (
+    Evaluation,
+    ImageScores,
+    MeanScores,
+    RestoredPair,
+    rounded,
+)
 from img2img_train.metrics.bootstrap import RESAMPLES
-from img2img_train.metrics.image import Measure
-from img2img_train.report import page
-from img2img_train.report.gallery import Card
+from img2img_train.metrics.registry import METRICS
+from img2img_train.report.gallery import GalleryItem, to_webp
+from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
+
+THUMBNAIL_SIDE: Final = 256
+THUMBNAIL_QUALITY: Final = 88
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Several runs on several corpora; ``cells`` run by run, in the order of ``corpora``.
+    """The evaluations of several runs on several corpora: run by run, in the order of ``corpora``.
 
-    ``files`` says which networks scored too; ``galleries`` are the images that the page shows of each cell.
+    ``files`` names the weights of perceptual networks; ``galleries`` holds the images that the page shows
+    of each evaluation.
     """
 
     runs: tuple[str, ...]
     corpora: tuple[str, ...]
     split: str
-    cells: tuple[Cell, ...]
+    evaluations: tuple[Evaluation, ...]
     files: Mapping[str, str] = field(default_factory=dict)
-    galleries: tuple[Sequence[Card], ...] = ()
+    galleries: tuple[Sequence[GalleryItem], ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics of every cell, in the order of the tables."""
-        return tuple(name for name in ALL_METRICS if name in self.cells[0].scores)
+        """The metrics of every evaluation, in the order of tables."""
+        return tuple(name for name in METRICS if name in self.evaluations[0].scores)
 
-    def cell(self, run: str, corpus: str) -> Cell:
-        """Return the cell of a run and a corpus, by their names."""
-        return self.cells[self.runs.index(run) * len(self.corpora) + self.corpora.index(corpus)]
+    def evaluation(self, run: str, corpus: str) -> Evaluation:
+        """Return the evaluation of a run on a corpus, by their names."""
+        index = self.runs.index(run) * len(self.corpora) + self.corpora.index(corpus)
+        return self.evaluations[index]
 
 
-def protocol(
-    names: Iterable[str] = SCORED, files: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Return how the scores were made, for every result; ``files`` are the weights of networks."""
+def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return how the scores were computed, for every result; ``files`` are the weights of networks."""
     return {
-        "color": "RGB; of a Lab corpus as RGB too",
+        "color": "RGB; Lab corpora too are scored as RGB",
         "data_range": 255,
-        "samples": "uint8, or uint16 divided by 257 and not rounded, where the corpus has 16 bit; "
-        "metrics in float64, networks in float32",
-        "images": "whole, at the size of the corpus; an output is rounded to the depth of the corpus first",
+        "samples": "uint8, or uint16 divided by 257 and not rounded if the corpus has 16 bits; metrics "
+        "in float64, networks in float32",
+        "images": "whole images at the size of the corpus; outputs are rounded to its depth first",
         "means": "over images, each weighing the same",
-        "nothing": "the input scored against the target, as if it were the output",
-        "gain": "the mean by which the model is better than doing nothing; positive is better, for MAE too",
+        "input": "the input baseline: the input scored against the target, as if it were the output",
+        "gain": "mean of model minus input, positive where the model is better, for MAE too",
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded percentile, "
         "Hesterberg 2015)",
         "resamples": RESAMPLES,
         "seed": 0,
-        "groups": "images of one group of the corpus (--group-by, as of a person), else of one source",
-        "tags": f"unasked those with 2 to {MOST} values and two images a value; means as over all images",
+        "groups": "images of one group of the corpus (--group-by, such as a person), else of one source",
+        "tags": f"by default those with 2 to {MAX_VALUES} values and two images per value; means as "
+        "over all images",
         "versions": versions(*LIBRARIES, "numpy", "opencv-python-headless"),
         **({"networks": dict(files)} if files else {}),
-        "metrics": {name: _described(ALL_METRICS[name]) for name in names},
+        "metrics": {name: _described(name) for name in metrics},
     }
 
 
-def _described(measure: Measure) -> dict[str, Any]:
-    better = "higher" if measure.higher_is_better else "lower"
-    plain = {"label": measure.label, "unit": measure.unit, "digits": measure.digits}
-    return {**plain, "better": better, "how": measure.how}
+def _described(name: str) -> dict[str, Any]:
+    metric = METRICS[name]
+    return {
+        "label": metric.label,
+        "unit": metric.unit,
+        "digits": metric.digits,
+        "better": "higher" if metric.higher_is_better else "lower",
+        "definition": metric.definition,
+    }
 
 
 def write_matrix(matrix: Matrix, out: Path) -> Path:
     """Write a matrix as JSON, CSV and a page, and return the path of the page.
 
-    ``matrix.json``, ``matrix.csv`` (a row per cell), ``tags.csv`` (a row per cell, tag and value),
-    ``images.csv`` (a row per image), ``index.html``.
+    ``matrix.json``, ``matrix.csv`` (a row per run and corpus), ``tags.csv`` (a row per run, corpus, tag
+    and value), ``images.csv`` (a row per image), ``index.html``.
     """
-    out.mkdir(parents=True, exist_ok=True)
     payload = {
         "runs": list(matrix.runs),
         "corpora": list(matrix.corpora),
         "split": matrix.split,
         "protocol": protocol(matrix.metrics, matrix.files),
-        "cells": [cell.summary() for cell in matrix.cells],
+        "evaluations": [evaluation.summary() for evaluation in matrix.evaluations],
     }
-    write(out / "matrix.json", to_json_page(payload))
-    write(out / "matrix.csv", matrix_csv(matrix).encode())
-    write(out / "tags.csv", tags_csv(matrix.cells).encode())
-    write(out / "images.csv", images_csv(matrix.cells).encode())
-    return page.write_matrix_page(payload, out / "index.html", matrix.galleries)
+    write_atomically(out / "matrix.json", to_json_page(payload))
+    write_atomically(out / "matrix.csv", _matrix_csv(matrix.evaluations))
+    write_atomically(out / "tags.csv", _tags_csv(matrix.evaluations))
+    write_atomically(out / "images.csv", images_csv(matrix.evaluations))
+    return write_matrix_page(payload, out / "index.html", matrix.galleries)
 
 
-def matrix_csv(matrix: Matrix) -> str:
-    """Return the matrix as CSV, one row per run and corpus."""
-    head = ["run", "corpus", "split", "images", "groups", *_columns(matrix.metrics)]
+def _matrix_csv(evaluations: Sequence[Evaluation]) -> bytes:
+    rows = [{**_names(e), **_mean_columns(e)} for e in evaluations]
+    return _to_csv(rows, ("run", "corpus", "split", "images", "groups"))
+
+
+def _tags_csv(evaluations: Sequence[Evaluation]) -> bytes:
     rows = [
-        [
-            cell.run,
-            cell.corpus,
-            cell.split,
-            cell.images,
-            cell.groups,
-            *_values(cell, matrix.metrics),
-        ]
-        for cell in matrix.cells
+        {**_names(e), "tag": part.tag, "value": part.value, **_mean_columns(part)}
+        for e in evaluations
+        for part in e.by_tag
     ]
-    return _csv(head, rows)
+    return _to_csv(rows, ("run", "corpus", "split", "tag", "value", "images", "groups"))
 
 
-def tags_csv(cells: Sequence[Cell]) -> str:
-    """Return the scores by tag as CSV, one row per run, corpus, tag and value."""
-    metrics = list(
-        dict.fromkeys(name for cell in cells for one in cell.slices for name in one.scores)
-    )
-    head = ["run", "corpus", "split", "tag", "value", "images", "groups", *_columns(metrics)]
-    rows = [
-        [cell.run, cell.corpus, cell.split, one.tag, one.value, *counted, *_values(one, metrics)]
-        for cell in cells
-        for one in cell.slices
-        for counted in [(one.images, one.groups)]
-    ]
-    return _csv(head, rows)
+def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
+    """Return the scores of every image as CSV: evaluations in order, images by key."""
+    rows = []
+    for evaluation in evaluations:
+        for image in evaluation.image_scores:
+            row: dict[str, object] = {**_names(evaluation), "key": image.key}
+            row |= {"group": image.group, "source": image.source}
+            for name, score in image.scores.items():
+                row |= {name: rounded(score), f"{name}_input": rounded(image.input_scores[name])}
+            rows.append(row | {f"tag {name}": text for name, text in image.attributes.items()})
+    return _to_csv(rows, ("run", "corpus", "split", "key", "group", "source"))
 
 
-def _columns(metrics: Iterable[str]) -> list[str]:
-    ends = ("", "_nothing", "_gain", "_gain_low", "_gain_high")
-    return [f"{name}{end}" for name in metrics for end in ends]
+def _names(evaluation: Evaluation) -> dict[str, object]:
+    return {"run": evaluation.run, "corpus": evaluation.corpus, "split": evaluation.split}
 
 
-def _values(part: Cell | Slice, metrics: Iterable[str]) -> list[object]:
-    values: list[object] = []
-    for name in metrics:
-        values += [rounded(mean[name]) for mean in (part.scores, part.nothing, part.gain)]
-        values += rounded(part.gain_interval[name]) or ["", ""]
-    return values
+def _mean_columns(part: MeanScores) -> dict[str, object]:
+    columns: dict[str, object] = {"images": part.images, "groups": part.groups}
+    for name in (name for name in METRICS if name in part.scores):
+        low, high = rounded(part.gain_interval[name]) or ("", "")
+        columns |= {
+            name: rounded(part.scores[name]),
+            f"{name}_input": rounded(part.input_scores[name]),
+            f"{name}_gain": rounded(part.gain[name]),
+            f"{name}_gain_low": low,
+            f"{name}_gain_high": high,
+        }
+    return columns
 
 
-def images_csv(cells: Sequence[Cell]) -> str:
-    """Return the scores of every image as CSV, cells in order, images by key."""
-    rows = [(cell, row) for cell in cells for row in cell.rows]
-    metrics = list(rows[0][1].scores) if rows else []
-    facts = list(dict.fromkeys(name for _, row in rows for name in row.facts))
-    head = ["run", "corpus", "split", "key", "group", "source"]
-    head += [column for name in metrics for column in (name, f"{name}_nothing")]
-    lines = [
-        [cell.run, cell.corpus, cell.split, row.key, row.group, row.source]
-        + [rounded(part[name]) for name in metrics for part in (row.scores, row.nothing)]
-        + [row.facts.get(name, "") for name in facts]
-        for cell, row in rows
-    ]
-    return _csv(head + [f"tag {name}" for name in facts], lines)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    write_atomically(path, data)
-
-
-def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str]) -> bytes:
+    """Return rows as CSV: the columns ``first``, then all others in the order of their appearance."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
+    columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode()
+
+
+# -------------------------------------------------------------------------------------- the gallery
+def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScores]:
+    """Return ``count`` images: the worst two thirds by PSNR, then others evenly through the rest."""
+    ranked = sorted(rows, key=lambda row: (row.scores["psnr"], row.key))
+    worst, rest = ranked[: count * 2 // 3], ranked[count * 2 // 3 :]
+    room = min(count - count * 2 // 3, len(rest))
+    return worst + [rest[index * len(rest) // room] for index in range(room)]
+
+
+def gallery_items(
+    rows: Sequence[ImageScores], batches: Iterable[Sequence[RestoredPair]]
+) -> Iterator[dict[str, Any]]:
+    """Yield what a page shows of each image: its scores, and three thumbnails as WebP in base64."""
+    restored = (pair for batch in batches for pair in batch)
+    for (_, *images), row in zip(restored, rows, strict=True):
+        small = [to_webp(image, THUMBNAIL_SIDE, THUMBNAIL_QUALITY) for image in images]
+        yield {
+            "key": row.key,
+            "source": row.source,
+            "group": row.group,
+            "attributes": dict(row.attributes),
+            "scores": rounded(row.scores),
+            "input": rounded(row.input_scores),
+            "width": small[0].width,
+            "height": small[0].height,
+            "webp": {
+                side: image.base64
+                for side, image in zip(("input", "output", "target"), small, strict=True)
+            },
+        }

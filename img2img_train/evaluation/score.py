@@ -1,67 +1,75 @@
-"""Score a model on the pairs of a corpus: each image by each metric, beside doing nothing.
+"""Scores of a model on the pairs of a corpus: every image by every metric, next to the input baseline.
 
-"Doing nothing" scores the input as if it were the output: a model that does not beat it is of no use. A gain
-is positive where the model is better (PSNR and SSIM: output minus input; MAE: input minus output). Images
-are compared as RGB, at the depth of the corpus, in units of 8-bit levels.
+The input baseline is the score of the input against the target, as if the input were the output: a
+model that does not beat it is of no use. A gain is positive where the model is better (PSNR and SSIM:
+output minus input; MAE: input minus output). Images are compared as RGB, at the depth of the corpus, in
+units of 8-bit levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from img2img_data.core.errors import CorpusError
 from img2img_data.corpus.reader import Corpus, Pair
+from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.data.on_the_fly import OnTheFly
-from img2img_train.evaluation.by_tag import Facts, choose_tags, facts_of, heaps
+from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
-from img2img_train.metrics.color_overlap import Histograms
-from img2img_train.metrics.image import METRICS, PERCEPTUAL, PSNR_CAP, SET_METRICS, Measure
-from img2img_train.metrics.perceptual import PerceptualMetrics, Seen
+from img2img_train.metrics.color_overlap import ColorHistograms
+from img2img_train.metrics.image import PSNR_CAP
+from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores
+from img2img_train.metrics.registry import IMAGE_METRICS, METRICS
 
-SCORED: Final = {**METRICS, **SET_METRICS}
-"""What every evaluation holds."""
-ALL_METRICS: Final[Mapping[str, Measure]] = {**SCORED, **PERCEPTUAL}
 BATCH_PIXELS: Final = 1 << 22
-"""Large images go through a model in smaller batches than asked for: 64 of 256 x 256 at most."""
+"""Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
 
 
 class Restorer(Protocol):
-    """What is scored: a model, or anything else that turns a batch of inputs into outputs."""
+    """A model, or anything else that turns a batch of inputs into outputs."""
 
     def restore(self, batch: Pixels) -> Pixels:
-        """Return the outputs of N x H x W x 3 inputs, uint8 or uint16, in the same shape and range."""
+        """Return the outputs of N x H x W x 3 inputs, uint8 or uint16, of the same shape and dtype."""
         ...
 
 
+class RestoredPair(NamedTuple):
+    """A pair with its images, H x W x 3 RGB, all uint8 or all uint16."""
+
+    pair: Pair
+    input: Pixels
+    output: Pixels
+    target: Pixels
+
+
 @dataclass(frozen=True, slots=True)
-class Row:
-    """The scores of one image. ``group`` names the photo or person it comes from, ``facts`` its tags."""
+class ImageScores:
+    """The scores of one image; ``group`` names the photo or person that it comes from."""
 
     key: str
     group: str
     source: str
     scores: Mapping[str, float]
-    nothing: Mapping[str, float]
-    facts: Facts = field(default_factory=dict)
+    input_scores: Mapping[str, float]
+    attributes: Attributes = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """Mean scores of some images, those of doing nothing, the gain with its 95 % interval, by metric.
+class MeanScores:
+    """Mean scores of some images and of their inputs, and the gain with its 95 % interval, by metric.
 
-    ``groups`` counts the photos. An interval is None where all images come from one photo, for nothing is
-    known then about another photo, and of FID.
+    ``groups`` counts the groups of images. An interval is None if there is one group only, and for FID.
     """
 
     images: int
     groups: int
     scores: Mapping[str, float]
-    nothing: Mapping[str, float]
+    input_scores: Mapping[str, float]
     gain: Mapping[str, float]
     gain_interval: Mapping[str, Interval]
 
@@ -70,16 +78,16 @@ class Means:
         return {
             "images": self.images,
             "groups": self.groups,
-            "scores": _rounded(self.scores),
-            "nothing": _rounded(self.nothing),
-            "gain": _rounded(self.gain),
-            "gain_interval": _rounded(self.gain_interval),
+            "scores": rounded(self.scores),
+            "input": rounded(self.input_scores),
+            "gain": rounded(self.gain),
+            "gain_interval": rounded(self.gain_interval),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Slice(Means):
-    """The images with one value of a tag."""
+class TagScores(MeanScores):
+    """The mean scores of the images with one value of a tag."""
 
     tag: str
     value: str
@@ -90,56 +98,53 @@ class Slice(Means):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell(Means):
-    """One run on one corpus.
+class Evaluation(MeanScores):
+    """The scores of one run on one corpus.
 
-    ``run`` and ``corpus`` are short names, ``at_test`` says how dropout and norms stood, ``notes`` are what a
-    reader has to know.
+    ``run`` and ``corpus`` are short names, ``test_time`` says how dropout and norms worked, ``notes`` are
+    caveats for the reader.
     """
 
     run: str
     corpus: str
     split: str
-    rows: tuple[Row, ...]
-    at_test: Mapping[str, bool | str] = field(default_factory=dict)
-    slices: tuple[Slice, ...] = ()
+    image_scores: tuple[ImageScores, ...]
+    test_time: Mapping[str, bool | str] = field(default_factory=dict)
+    by_tag: tuple[TagScores, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> str:
-        """Say in one sentence whether the model is of use, by its PSNR."""
-        return verdict(self.gain["psnr"], self.gain_interval["psnr"])
+    def conclusion(self) -> str:
+        """The gain in PSNR, in words."""
+        return describe_gain(self.gain["psnr"], self.gain_interval["psnr"])
 
     def summary(self) -> dict[str, Any]:
-        """Return everything but the rows, ready for JSON."""
+        """Return everything but the scores of single images, ready for JSON."""
         return {
             "run": self.run,
             "corpus": self.corpus,
             "split": self.split,
             **self.means(),
-            "verdict": self.verdict,
-            "at_test": self.at_test,
+            "conclusion": self.conclusion,
+            "test_time": self.test_time,
             "notes": self.notes,
-            "slices": [one.summary() for one in self.slices],
+            "by_tag": [part.summary() for part in self.by_tag],
         }
 
 
-def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: rounded(value) for name, value in values.items()}
-
-
-def verdict(gain: float, interval: Interval) -> str:
-    """Say in one sentence whether a gain in PSNR, dB, is one."""
+def describe_gain(gain: float, interval: Interval) -> str:
+    """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance."""
     if interval is None:
-        seen = "all images come from one photo, so there is no interval"
-        return f"{'beats' if gain > 0 else 'does not beat'} doing nothing by {abs(gain):.2f} dB ({seen})"
+        verb = "beats" if gain > 0 else "does not beat"
+        why = "all images come from one photo, so there is no interval"
+        return f"{verb} the input by {abs(gain):.2f} dB ({why})"
     low, high = interval
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
     if low > 0:
-        return f"beats doing nothing by {gain:.2f} dB ({span})"
+        return f"beats the input by {gain:.2f} dB ({span})"
     if high < 0:
-        return f"does not beat doing nothing: it is worse by {-gain:.2f} dB ({span})"
-    return f"does not beat doing nothing: a difference of {gain:+.2f} dB is within chance ({span})"
+        return f"does not beat the input: it is worse by {-gain:.2f} dB ({span})"
+    return f"does not beat the input: a difference of {gain:+.2f} dB is within chance ({span})"
 
 
 def evaluate_model(
@@ -148,181 +153,173 @@ def evaluate_model(
     pairs: Sequence[Pair],
     names: tuple[str, str] = ("model", "corpus"),
     batch: int = 64,
-    count: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda done: None,
     swapped: bool = False,
     online: OnTheFly | None = None,
-    learned: PerceptualMetrics | None = None,
+    perceptual: PerceptualNetworks | None = None,
     by: Sequence[str] = (),
-) -> Cell:
+) -> Evaluation:
     """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
 
-    ``swapped``: the model goes from target to input (BtoA); ``online``: inputs are made from the targets, in
-    the fixed way; ``learned``: networks that score too; ``by``: tags to score by, else those with few values.
-    ``count`` is called with the pairs done.
+    ``swapped``: the model maps target to input (BtoA). ``online``: the inputs are degraded from the
+    targets, the same way each time. ``perceptual``: networks that score too. ``by``: tags to score by;
+    default: those with few values. ``progress`` is called with the number of pairs done.
     """
-    rows: list[Row] = []
-    colors, seen = Histograms(), Seen(learned) if learned else None
-    for group in batches(model, corpus, pairs, batch, swapped, online):
-        more = _by_networks(seen, group)
-        for (pair, given, made, target), (scored, plain) in zip(group, more, strict=True):
-            scores = {
-                name: metric.measure(made, target) for name, metric in METRICS.items()
-            } | scored
-            nothing = {
-                name: metric.measure(given, target) for name, metric in METRICS.items()
-            } | plain
-            rows.append(
-                Row(pair.key, photo_of(pair), source_of(pair), scores, nothing, facts_of(pair.row))
+    rows: list[ImageScores] = []
+    colors = ColorHistograms()
+    networks = PerceptualScores(perceptual) if perceptual else None
+    for restored in restored_batches(model, corpus, pairs, batch, swapped, online):
+        extra = [({}, {})] * len(restored) if networks is None else _update(networks, restored)
+        for (pair, input, output, target), (scores, baseline) in zip(restored, extra, strict=True):
+            group = group_of(pair)
+            row = ImageScores(
+                pair.key,
+                group,
+                source_of(pair),
+                {name: m.compute(output, target) for name, m in IMAGE_METRICS.items()} | scores,
+                {name: m.compute(input, target) for name, m in IMAGE_METRICS.items()} | baseline,
+                attributes_of(pair.row),
             )
-            colors.add(photo_of(pair), given, made, target)
-        count(len(rows))
-    return _cell(*names, pairs[0].split, tuple(rows), colors, seen, by)
-
-
-def _by_networks(
-    seen: Seen | None, group: Sequence[Scored]
-) -> list[tuple[dict[str, float], dict[str, float]]]:
-    if seen is None:
-        return [({}, {}) for _ in group]
-    _, *images = zip(*group, strict=True)
-    given, made, target = (np.stack(side) for side in images)
-    return seen.add(given, made, target)
-
-
-def _cell(
-    run: str,
-    corpus: str,
-    split: str,
-    rows: tuple[Row, ...],
-    colors: Histograms,
-    seen: Seen | None,
-    by: Sequence[str],
-) -> Cell:
-    means, choice = _means(rows), choose_tags([row.facts for row in rows], by)
-    made, nothing = colors.scores()
-    intervals = colors.intervals()
-    if seen is not None:
-        far, far_nothing = seen.of_the_set()
-        made, nothing = made | far, nothing | far_nothing
-    return Cell(
-        images=means.images,
-        groups=means.groups,
-        scores={**means.scores, **made},
-        nothing={**means.nothing, **nothing},
-        gain={**means.gain, **{n: ALL_METRICS[n].gain(made[n], nothing[n]) for n in made}},
-        gain_interval={**means.gain_interval, **{name: intervals.get(name) for name in made}},
-        run=run,
-        corpus=corpus,
-        split=split,
-        rows=rows,
-        slices=tuple(_slices(rows, choice.names)),
-        notes=(*_equal_pairs(rows), *(seen.notes() if seen else ()), *choice.notes),
+            rows.append(row)
+            colors.update(group, input, output, target)
+        progress(len(rows))
+    means, choice = _means(rows), choose_tags([row.attributes for row in rows], by)
+    _add_set_scores(means, colors, networks)
+    return Evaluation(
+        **means,
+        run=names[0],
+        corpus=names[1],
+        split=pairs[0].split,
+        image_scores=tuple(rows),
+        by_tag=tuple(_tag_scores(rows, choice.names)),
+        notes=(*_equal_pairs(rows), *(networks.notes() if networks else ()), *choice.notes),
     )
 
 
-def _equal_pairs(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield what to know of a corpus that left some images as they were."""
-    equal = sum(row.nothing["psnr"] == PSNR_CAP for row in rows)
+def _update(
+    networks: PerceptualScores, restored: Sequence[RestoredPair]
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    _, inputs, outputs, targets = zip(*restored, strict=True)
+    return networks.update(np.stack(inputs), np.stack(outputs), np.stack(targets))
+
+
+def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
+    """Return the fields of MeanScores for the metrics of single images."""
+    names, groups = list(rows[0].scores), [row.group for row in rows]
+    gains = np.array(
+        [[METRICS[n].gain(row.scores[n], row.input_scores[n]) for n in names] for row in rows]
+    )
+    return {
+        "images": len(rows),
+        "groups": len(set(groups)),
+        "scores": {n: float(np.mean([row.scores[n] for row in rows])) for n in names},
+        "input_scores": {n: float(np.mean([row.input_scores[n] for row in rows])) for n in names},
+        "gain": dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
+        "gain_interval": dict(zip(names, bootstrap_interval(gains, groups), strict=True)),
+    }
+
+
+def _add_set_scores(
+    means: dict[str, Any], colors: ColorHistograms, networks: PerceptualScores | None
+) -> None:
+    scores, baseline = colors.scores()
+    if networks is not None:
+        more, more_baseline = networks.set_scores()
+        scores, baseline = scores | more, baseline | more_baseline
+    # FID has no interval: a bootstrap of 2,048 x 2,048 covariances costs more than it tells.
+    intervals = colors.gain_intervals()
+    means["scores"] |= scores
+    means["input_scores"] |= baseline
+    means["gain"] |= {n: METRICS[n].gain(score, baseline[n]) for n, score in scores.items()}
+    means["gain_interval"] |= {n: intervals.get(n) for n in scores}
+
+
+def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[TagScores]:
+    for tag in tags:
+        for value, indices in group_by_value([row.attributes for row in rows], tag).items():
+            yield TagScores(**_means([rows[index] for index in indices]), tag=tag, value=value)
+
+
+def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
+    """Yield a note if a corpus left some images undegraded."""
+    equal = sum(row.input_scores["psnr"] == PSNR_CAP for row in rows)
     if equal:
         yield (
-            f"{equal:,} of {len(rows):,} inputs equal their targets: doing nothing has {PSNR_CAP:g} dB "
-            "there, which moves its mean"
+            f"{equal:,} of {len(rows):,} inputs equal their targets: they have {PSNR_CAP:g} dB, "
+            "which moves the mean of the input"
         )
 
 
-def _slices(rows: Sequence[Row], tags: Sequence[str]) -> Iterator[Slice]:
-    for tag in tags:
-        for value, places in heaps([row.facts for row in rows], tag).items():
-            m = _means([rows[place] for place in places])
-            yield Slice(
-                m.images, m.groups, m.scores, m.nothing, m.gain, m.gain_interval, tag, value
-            )
-
-
-def _means(rows: Sequence[Row]) -> Means:
-    names, groups = list(rows[0].scores), [row.group for row in rows]
-    gains = np.array(
-        [
-            [ALL_METRICS[name].gain(row.scores[name], row.nothing[name]) for name in names]
-            for row in rows
-        ]
-    )
-    return Means(
-        images=len(rows),
-        groups=len(set(groups)),
-        scores={name: float(np.mean([row.scores[name] for row in rows])) for name in names},
-        nothing={name: float(np.mean([row.nothing[name] for row in rows])) for name in names},
-        gain=dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
-        gain_interval=dict(zip(names, bootstrap_interval(gains, groups), strict=True)),
-    )
-
-
-Scored: TypeAlias = tuple[Pair, Pixels, Pixels, Pixels]
-
-
-def batches(
+# ------------------------------------------------------------------------------------- restoration
+def restored_batches(
     model: Restorer,
     corpus: Corpus,
     pairs: Sequence[Pair],
     batch: int,
     swapped: bool,
     online: OnTheFly | None = None,
-) -> Iterator[list[Scored]]:
-    """Yield (pair, input, output, target), RGB, uint8 or uint16, in batches of neighbours of one size."""
+) -> Iterator[list[RestoredPair]]:
+    """Yield the pairs with their outputs, in order, in batches of consecutive pairs of one size.
+
+    Raises CorpusError if an input and its target differ in size.
+    """
     held: list[tuple[Pair, Pixels, Pixels]] = []
     for pair in pairs:
-        given, target = corpus.read(pair, exact=True)
-        if given.shape != target.shape:
-            raise CorpusError(
-                "image", pair.input, "is of another size than its target", "verify the corpus"
-            )
+        input, target = corpus.read(pair, exact=True)
+        if input.shape != target.shape:
+            why = "is of another size than its target"
+            raise CorpusError("image", pair.input, why, "verify the corpus")
         if swapped:
-            given, target = target, given
+            input, target = target, input
         if online is not None:
-            given = online.degrade(target, pair, None)
-        given, target = _as_rgb(given, target, corpus.color == "lab")
-        room = min(batch, max(1, BATCH_PIXELS // (given.shape[0] * given.shape[1])))
-        if held and (len(held) >= room or held[0][1].shape != given.shape):
+            input = online.degrade(target, pair, None)
+        input, target = _as_rgb(input, target, corpus.color == "lab")
+        room = min(batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
+        if held and (len(held) >= room or held[0][1].shape != input.shape):
             yield _restored(model, held)
             held = []
-        held.append((pair, given, target))
+        held.append((pair, input, target))
     if held:
         yield _restored(model, held)
 
 
-def _as_rgb(given: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
-    """Return a pair in RGB, both of one depth; of an L plane the gray image."""
-    from img2img_data.images import io
-
+def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
+    """Return a pair as RGB of one depth; an L plane becomes the gray image."""
     if lab:
-        middle = np.full_like(given[..., 0], 128 * 257 if given.dtype == np.uint16 else 128)
-        given = io.lab_to_rgb(np.dstack([given[..., 0], middle, middle]))
+        neutral = np.full_like(input[..., 0], 128 * 257 if input.dtype == np.uint16 else 128)
+        input = io.lab_to_rgb(np.dstack([input[..., 0], neutral, neutral]))
         target = io.lab_to_rgb(np.ascontiguousarray(target))
-    if given.dtype == target.dtype == np.uint16:
-        return given, target
-    return io.to_uint8_rgb(given), io.to_uint8_rgb(target)
+    if input.dtype == target.dtype == np.uint16:
+        return input, target
+    return io.to_uint8_rgb(input), io.to_uint8_rgb(target)
 
 
-def _restored(model: Restorer, held: Sequence[tuple[Pair, Pixels, Pixels]]) -> list[Scored]:
-    made = model.restore(np.stack([given for _, given, _ in held]))
+def _restored(model: Restorer, held: Sequence[tuple[Pair, Pixels, Pixels]]) -> list[RestoredPair]:
+    outputs = model.restore(np.stack([input for _, input, _ in held]))
     return [
-        (pair, given, out, target) for (pair, given, target), out in zip(held, made, strict=True)
+        RestoredPair(pair, input, output, target)
+        for (pair, input, target), output in zip(held, outputs, strict=True)
     ]
 
 
-def photo_of(pair: Pair) -> str:
-    """Return the photo a pair comes from: the tag ``group`` if there is one, else its source, else itself."""
+def group_of(pair: Pair) -> str:
+    """Return the unit that intervals resample: the tag ``group``, else the source, else the key."""
     tags = pair.row.get("tags") or {}
-    return str(tags.get("group") or pair.row.get("source") or pair.key)
+    return str(tags.get("group") or source_of(pair))
 
 
 def source_of(pair: Pair) -> str:
-    """Return where a pair comes from, or its key."""
+    """Return the path of the source image, or the key if it is not known."""
     return str(pair.row.get("source") or pair.key)
 
 
 def rounded(value: Any) -> Any:
-    """Round to what is the same on every machine; a sum of floats differs in its last digits."""
+    """Return numbers, tuples and mappings of them rounded to six decimals.
+
+    The last digits of a sum of floats differ from machine to machine.
+    """
+    if isinstance(value, Mapping):
+        return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, tuple):
         return [rounded(part) for part in value]
-    return value if value is None else round(value, 6) + 0.0
+    return value if value is None else round(value, 6) + 0.0  # no negative zero

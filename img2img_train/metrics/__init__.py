@@ -1,3 +1,6 @@
-"""Image metrics, metrics of sets of images, confidence intervals."""
+"""Metrics of images and of sets of images, and the confidence intervals of their means.
 
-__all__ = ["bootstrap", "color_overlap", "image", "perceptual"]
+Which models and corpora are scored is the matter of `evaluation`.
+"""
+
+__all__ = ["bootstrap", "color_overlap", "perceptual", "registry"]

@@ -1,4 +1,4 @@
-"""How sure a mean is: 95 % intervals by resampling whole photos."""
+"""Bootstrap confidence intervals (95 %) of means over groups of images."""
 
 from __future__ import annotations
 
@@ -19,34 +19,41 @@ def bootstrap_interval(
 ) -> list[Interval]:
     """Return the 95 % interval of the mean of each column of ``values`` (images x metrics).
 
-    Whole groups (the photos) are drawn with replacement, so that forty crops of one photo count as one
-    witness and not as forty. The percentiles are widened by t with G - 1 degrees of freedom and sqrt(G / (G -
-    1)), for plain ones are too narrow for few groups (Hesterberg, "What Teachers Should Know About the
-    Bootstrap", 2015). None for each column when there is but one group.
+    ``groups`` names the group of each image: crops of one photo, photos of one person. None for
+    each column if there is only one group.
     """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     count = len(names)
     if count < 2:
         return [None] * values.shape[1]
+    # Whole groups are drawn: crops of one photo are not independent, and forty of them tell no more
+    # about the next photo than one does.
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, member, values)
     sizes = np.bincount(member, minlength=count)
-    means = [(drawn @ sums) / (drawn @ sizes)[:, None] for drawn in draws(count, resamples, seed)]
-    return percentiles(np.concatenate(means), count)
+    means = [
+        (counts @ sums) / (counts @ sizes)[:, None]
+        for counts in resample_counts(count, resamples, seed)
+    ]
+    return percentile_intervals(np.concatenate(means), count)
 
 
-def draws(count: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each of ``count`` groups is drawn, a row a resample, in blocks that fit into memory."""
+def resample_counts(groups: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each group is drawn, resamples x groups, in blocks that fit into memory."""
     rng = np.random.default_rng(seed)
-    chunk = max(1, BLOCK // count)
-    for start in range(0, resamples, chunk):
-        yield rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, resamples - start))
+    rows = max(1, BLOCK // groups)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        yield rng.multinomial(groups, np.full(groups, 1 / groups), size=size)
 
 
-def percentiles(means: NDArray[np.float64], count: int) -> list[Interval]:
-    """Return the 95 % interval of each column of resampled means of ``count`` groups."""
+def percentile_intervals(means: NDArray[np.float64], groups: int) -> list[Interval]:
+    """Return the 95 % interval of each column of ``means`` (resamples x metrics)."""
     from scipy.special import ndtr, stdtrit
 
-    tail = float(ndtr(stdtrit(count - 1, 0.025) * np.sqrt(count / (count - 1))))
+    # The expanded percentile interval: plain percentiles are too narrow for few groups, so they are
+    # widened by t with G - 1 degrees of freedom and by sqrt(G / (G - 1)) (Hesterberg 2015, "What
+    # Teachers Should Know About the Bootstrap").
+    tail = float(ndtr(stdtrit(groups - 1, 0.025) * np.sqrt(groups / (groups - 1))))
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]

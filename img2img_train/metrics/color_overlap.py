@@ -1,4 +1,8 @@
-"""The colors of a whole set of images: do outputs have those of their targets?"""
+"""Overlap of the color histograms of outputs and targets, over a set of images.
+
+Isola, Zhu, Zhou, Efros (2017), "Image-to-Image Translation with Conditional Adversarial Networks",
+section 4.2 and table 5, compare the same marginals in Lab.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +13,98 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.images.io import rgb_to_lab8, to_uint8_rgb
 from img2img_data.images.pixels import Pixels
-from img2img_train.metrics.bootstrap import RESAMPLES, Interval, draws, percentiles
-from img2img_train.metrics.image import SET_METRICS, intersection, lab_histogram
+from img2img_train.metrics.bootstrap import (
+    RESAMPLES,
+    Interval,
+    percentile_intervals,
+    resample_counts,
+)
+from img2img_train.metrics.registry import COLOR_METRICS
 
-MOST_GROUPS: Final = 1000
-"""Histograms are kept for so many groups of images; of more photos, several share one."""
+# 1,000 x 3 x 3 x 256 float64 are 18 MB; the histograms of every image of a corpus would not fit.
+MAX_GROUPS: Final = 1000
+"""Groups of images whose histograms are kept apart; beyond, several groups share one histogram."""
+
+INPUT, OUTPUT, TARGET = range(3)
+
+
+def lab_histogram(pixels: Pixels) -> NDArray[np.float64]:
+    """Return the shares of an image's pixels by L, by a and by b: 3 x 256, each row summing to 1.
+
+    Bins are those of 8-bit CIE L*a*b* (D65): 100 / 255 units of L, one unit of a and b.
+    """
+    lab = rgb_to_lab8(np.ascontiguousarray(to_uint8_rgb(pixels))).reshape(-1, 3)
+    counts = np.stack([np.bincount(lab[:, channel], minlength=256) for channel in range(3)])
+    return counts / len(lab)
+
+
+def intersection(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the overlap of histograms along the last axis, 0 (disjoint) to 1 (equal)."""
+    return np.asarray(np.minimum(first, second).sum(axis=-1), np.float64)
 
 
 @dataclass(slots=True)
-class Histograms:
-    """The colors of inputs, outputs and targets, summed over the images of each photo."""
+class ColorHistograms:
+    """The colors of inputs, outputs and targets, summed over the images of each group.
 
-    places: dict[str, int] = field(default_factory=dict)
+    ``sums`` is groups x 3 (input, output, target) x 3 (L, a, b) x 256; ``images`` counts each
+    group's images.
+    """
+
+    indices: dict[str, int] = field(default_factory=dict)
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3, 3, 256)))
-    sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    images: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, group: str, given: Pixels, output: Pixels, target: Pixels) -> None:
-        """Count one image; ``group`` names its photo."""
-        place = self.places.setdefault(group, len(self.places) % MOST_GROUPS)
-        if place == len(self.sizes):
-            self.sums = np.concatenate([self.sums, np.zeros((max(1, place), 3, 3, 256))])
-            self.sizes = np.concatenate([self.sizes, np.zeros(max(1, place))])
-        self.sums[place] += [lab_histogram(p) for p in (given, output, target)]
-        self.sizes[place] += 1
+    def update(self, group: str, input: Pixels, output: Pixels, target: Pixels) -> None:
+        """Add one image, H x W x 3 each; ``group`` names the unit that intervals resample."""
+        index = self.indices.setdefault(group, len(self.indices) % MAX_GROUPS)
+        if index == len(self.images):
+            # Doubled, so that the copies stay linear in the number of groups.
+            self.sums = np.concatenate([self.sums, np.zeros((max(1, index), 3, 3, 256))])
+            self.images = np.concatenate([self.images, np.zeros(max(1, index))])
+        self.sums[index] += [lab_histogram(image) for image in (input, output, target)]
+        self.images[index] += 1
 
     def scores(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the overlap with the targets of the outputs, and of the inputs."""
-        means = self.sums.sum(axis=0) / self.sizes.sum()
-        made, nothing = (intersection(means[side], means[2]).tolist() for side in (1, 0))
-        return dict(zip(SET_METRICS, made, strict=True)), dict(
-            zip(SET_METRICS, nothing, strict=True)
+        """Return the overlaps with the targets, by metric: of the outputs, and of the inputs."""
+        means = self.sums.sum(axis=0) / self.images.sum()
+        outputs, inputs = (
+            dict(zip(COLOR_METRICS, intersection(means[side], means[TARGET]).tolist(), strict=True))
+            for side in (OUTPUT, INPUT)
+        )
+        return outputs, inputs
+
+    def gain_intervals(self) -> dict[str, Interval]:
+        """Return the 95 % interval of the gain in overlap over the inputs, by metric."""
+        return self._intervals(
+            lambda counts: self._overlaps(counts, OUTPUT) - self._overlaps(counts, INPUT)
         )
 
-    def intervals(self) -> dict[str, Interval]:
-        """Return the 95 % interval of the gain in overlap, by resampling whole photos."""
-        return self._intervals(lambda drawn: self._overlaps(drawn, 1) - self._overlaps(drawn, 0))
+    def difference_intervals(self, other: ColorHistograms) -> dict[str, Interval]:
+        """Return the 95 % interval of the overlap of these outputs minus that of ``other``'s, by
+        metric.
 
-    def lead(self, other: Histograms) -> dict[str, Interval]:
-        """Return the 95 % interval of the overlap of these outputs minus that of ``other``'s, on the same
-        images.
+        Both must hold the same images.
         """
-        return self._intervals(lambda drawn: self._overlaps(drawn, 1) - other._overlaps(drawn, 1))
+        return self._intervals(
+            lambda counts: self._overlaps(counts, OUTPUT) - other._overlaps(counts, OUTPUT)
+        )
 
     def _intervals(
-        self, measure: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+        self, statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]]
     ) -> dict[str, Interval]:
-        count = int((self.sizes > 0).sum())
-        if count < 2:
-            return dict.fromkeys(SET_METRICS)
-        found = [measure(drawn) for drawn in draws(count, RESAMPLES)]
-        return dict(zip(SET_METRICS, percentiles(np.concatenate(found), count), strict=True))
+        groups = int((self.images > 0).sum())
+        if groups < 2:
+            return dict.fromkeys(COLOR_METRICS)
+        values = [statistic(counts) for counts in resample_counts(groups, RESAMPLES)]
+        intervals = percentile_intervals(np.concatenate(values), groups)
+        return dict(zip(COLOR_METRICS, intervals, strict=True))
 
-    def _overlaps(self, drawn: NDArray[np.int64], side: int) -> NDArray[np.float64]:
-        """Return the overlap of inputs (side 0) or outputs (1) with the targets, of each resample: N x 3."""
-        there = self.sizes > 0
-        sums = self.sums[there][:, [side, 2]].reshape(int(there.sum()), -1)
-        means = (drawn @ sums / (drawn @ self.sizes[there])[:, None]).reshape(-1, 2, 3, 256)
+    def _overlaps(self, counts: NDArray[np.int64], side: int) -> NDArray[np.float64]:
+        """Return the overlap of one side with the targets in each resample, resamples x 3."""
+        used = self.images > 0
+        sums = self.sums[used][:, [side, TARGET]].reshape(int(used.sum()), -1)
+        means = (counts @ sums / (counts @ self.images[used])[:, None]).reshape(-1, 2, 3, 256)
         return intersection(means[:, 0], means[:, 1])

@@ -1,36 +1,61 @@
-"""FID: how far two sets of images are apart, as Gaussians of their features.
+"""FID: the Fréchet distance of two sets of images, and the Inception network whose features it
+compares.
 
-Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter (2017), "GANs Trained by a Two Time-Scale Update Rule
-Converge to a Local Nash Equilibrium", equation 6.
+Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter (2017), "GANs Trained by a Two Time-Scale Update
+Rule Converge to a Local Nash Equilibrium", equation 6. The network is Inception v3 (Szegedy et al.
+2015, "Rethinking the Inception Architecture for Computer Vision") in the variant of 2015-12-05 that
+the authors used, as https://github.com/mseitzer/pytorch-fid ported it: its file
+``pt_inception-2015-12-05-6726825d.pth`` is read. Widths come from the tensors; this module holds
+the connections.
 """
+
+# Our own network, because every library that has it needs torchvision or downloads the weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
-Floats = NDArray[np.float64]
+from img2img_data.core.errors import CheckpointError, printable
+from img2img_data.images.pixels import Pixels
+from img2img_train.runs.weight_files import MAX_CHANNELS, read_tensors
+
+Features = NDArray[np.float64]
+
+INPUT_SIDE: Final = 299
+EPSILON: Final = 1e-3
+"""Of the batch norms, as in TensorFlow's slim."""
+BATCH_IMAGES: Final = 32
+LAYER_TENSORS: Final = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+WEIGHTS_HINT: Final = "give pt_inception-2015-12-05-6726825d.pth, the weights of pytorch-fid"
 
 
+# ------------------------------------------------------------------------------------ the distance
 @dataclass(slots=True)
 class Gaussian:
-    """The mean and covariance of features, of which only sums are kept: D x D numbers for any set."""
+    """Mean and covariance of features, accumulated as sums: D x D numbers for any set."""
 
     count: int = 0
-    total: Floats | None = None
-    products: Floats | None = None
+    total: Features | None = None
+    products: Features | None = None
 
-    def add(self, features: Floats) -> None:
-        """Count N x D features."""
+    def update(self, features: Features) -> None:
+        """Add N x D features."""
         total, products = features.sum(axis=0), features.T @ features
         self.count += len(features)
         self.total = total if self.total is None else self.total + total
         self.products = products if self.products is None else self.products + products
 
-    def moments(self) -> tuple[Floats, Floats]:
-        """Return mean and covariance (divided by N - 1); ValueError of fewer than two images."""
+    def moments(self) -> tuple[Features, Features]:
+        """Return mean (D) and covariance (D x D, divided by N - 1); ValueError if N < 2."""
         if self.count < 2 or self.total is None or self.products is None:
             raise ValueError("a covariance needs two images at least")
         mean = self.total / self.count
@@ -39,15 +64,139 @@ class Gaussian:
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """Return the squared Fréchet distance of two Gaussians: of means, plus that of covariances.
+    """Return the squared Fréchet distance of two Gaussians, 0 for equal ones.
 
-    The trace of the root of a product of covariances is the sum of the roots of the eigenvalues of
-    A^(1/2) B A^(1/2), which is symmetric: real also where the covariances have not full rank.
+    Agrees with ``torchmetrics.image.fid`` to 0.1 %.
     """
     (mean, covariance), (other_mean, other) = first.moments(), second.moments()
+    # The trace of the root of a product of covariances is the sum of the roots of the eigenvalues
+    # of A^(1/2) B A^(1/2). That matrix is symmetric, so its eigenvalues are real even if the
+    # covariances are singular, where scipy.linalg.sqrtm of A B returns complex numbers or NaN.
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     inner = root @ other @ root
     shared = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.T) / 2), 0)).sum()
-    apart = float(np.square(mean - other_mean).sum())
-    return max(0.0, apart + float(np.trace(covariance) + np.trace(other) - 2 * shared))
+    distance = float(np.square(mean - other_mean).sum())
+    return max(0.0, distance + float(np.trace(covariance) + np.trace(other) - 2 * shared))
+
+
+# ------------------------------------------------------------------------------------- the network
+@dataclass(frozen=True, slots=True)
+class Inception:
+    """Inception v3 up to its last pooling, with the published weights: 2,048 features per image."""
+
+    tensors: dict[str, Tensor]
+    device: torch.device
+
+    @torch.no_grad()
+    def features(self, images: Pixels) -> Features:
+        """Return N x D features of N x H x W x 3 images, uint8 or uint16."""
+        parts = []
+        for start in range(0, len(images), BATCH_IMAGES):
+            batch = images[start : start + BATCH_IMAGES]
+            scaled = batch.astype(np.float32) / np.float32(np.iinfo(batch.dtype).max)
+            x = torch.from_numpy(scaled).to(self.device).permute(0, 3, 1, 2)
+            x = functional.interpolate(
+                x, size=(INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False
+            )
+            parts.append(self._forward(2 * x - 1).cpu().double().numpy())
+        return np.concatenate(parts)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        x = self._layer(x, "Conv2d_1a_3x3", stride=2, padding=(0, 0))
+        x = self._layer(x, "Conv2d_2a_3x3", padding=(0, 0))
+        x = _max_pool(self._layer(x, "Conv2d_2b_3x3"))
+        x = self._layer(x, "Conv2d_3b_1x1")
+        x = _max_pool(self._layer(x, "Conv2d_4a_3x3", padding=(0, 0)))
+        for letter in "bcd":
+            x = self._block_a(x, f"Mixed_5{letter}")
+        double = tuple(f"branch3x3dbl_{n}" for n in (1, 2, 3))
+        x = self._reduction(x, "Mixed_6a", ("branch3x3",), double)
+        for letter in "bcde":
+            x = self._block_c(x, f"Mixed_6{letter}")
+        sevens = tuple(f"branch7x7x3_{n}" for n in (1, 2, 3, 4))
+        x = self._reduction(x, "Mixed_7a", ("branch3x3_1", "branch3x3_2"), sevens)
+        x = self._block_e(x, "Mixed_7b", _average_pool)
+        # The published network pools by maximum in its last block alone; torchvision's averages.
+        x = self._block_e(x, "Mixed_7c", lambda x: functional.max_pool2d(x, 3, 1, padding=1))
+        return x.mean(dim=(2, 3))
+
+    def _layer(
+        self, x: Tensor, name: str, stride: int = 1, padding: tuple[int, int] | None = None
+    ) -> Tensor:
+        weight, scale, shift, mean, variance = (self.tensors[f"{name}.{t}"] for t in LAYER_TENSORS)
+        same = (weight.shape[2] // 2, weight.shape[3] // 2)
+        x = functional.conv2d(
+            x, weight, stride=stride, padding=same if padding is None else padding
+        )
+        return functional.relu(functional.batch_norm(x, mean, variance, scale, shift, eps=EPSILON))
+
+    def _chain(self, x: Tensor, block: str, *names: str) -> Tensor:
+        for name in names:
+            x = self._layer(x, f"{block}.{name}")
+        return x
+
+    def _block_a(self, x: Tensor, block: str) -> Tensor:
+        branches = [
+            self._chain(x, block, "branch1x1"),
+            self._chain(x, block, "branch5x5_1", "branch5x5_2"),
+            self._chain(x, block, *(f"branch3x3dbl_{n}" for n in (1, 2, 3))),
+            self._chain(_average_pool(x), block, "branch_pool"),
+        ]
+        return torch.cat(branches, 1)
+
+    def _block_c(self, x: Tensor, block: str) -> Tensor:
+        branches = [
+            self._chain(x, block, "branch1x1"),
+            self._chain(x, block, *(f"branch7x7_{n}" for n in (1, 2, 3))),
+            self._chain(x, block, *(f"branch7x7dbl_{n}" for n in (1, 2, 3, 4, 5))),
+            self._chain(_average_pool(x), block, "branch_pool"),
+        ]
+        return torch.cat(branches, 1)
+
+    def _reduction(self, x: Tensor, block: str, *branches: tuple[str, ...]) -> Tensor:
+        """Halve the sides: the last convolution of each branch has stride 2, as has the pooling."""
+        outputs = []
+        for *before, last in branches:
+            inner = self._chain(x, block, *before)
+            outputs.append(self._layer(inner, f"{block}.{last}", stride=2, padding=(0, 0)))
+        return torch.cat([*outputs, _max_pool(x)], 1)
+
+    def _block_e(self, x: Tensor, block: str, pool: Callable[[Tensor], Tensor]) -> Tensor:
+        outputs = [self._chain(x, block, "branch1x1")]
+        double = ("branch3x3dbl_1", "branch3x3dbl_2")
+        for stem, fork in ((("branch3x3_1",), "branch3x3_2"), (double, "branch3x3dbl_3")):
+            inner = self._chain(x, block, *stem)
+            outputs += [self._chain(inner, block, f"{fork}{side}") for side in "ab"]
+        return torch.cat([*outputs, self._chain(pool(x), block, "branch_pool")], 1)
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 3, stride=2)
+
+
+def _average_pool(x: Tensor) -> Tensor:
+    # Padding does not count: so did TensorFlow, and the weights were trained with it.
+    return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def load_inception(path: Path, device: torch.device) -> Inception:
+    """Return the network with the weights of a file; CheckpointError if they do not fit it."""
+    tensors = read_tensors(path, WEIGHTS_HINT)
+    for name, tensor in tensors.items():
+        if max(tensor.shape, default=0) > MAX_CHANNELS:
+            why = f"hold too large a tensor {printable(name)}"
+            raise CheckpointError("weights", path, why, WEIGHTS_HINT)
+    used = {n: t.float().to(device) for n, t in tensors.items() if n.endswith(LAYER_TENSORS)}
+    network = Inception(used, device)
+    try:
+        # A pass of a tiny image finds every missing tensor and every shape that does not fit.
+        network.features(np.zeros((1, 8, 8, 3), np.uint8))
+    except KeyError as error:
+        why = f"hold no {printable(str(error.args[0]))}"
+        raise CheckpointError("weights", path, why, WEIGHTS_HINT) from None
+    except RuntimeError as error:
+        first_line = printable(str(error).partition("\n")[0])[:120]
+        why = f"do not fit the network ({first_line})"
+        raise CheckpointError("weights", path, why, WEIGHTS_HINT) from None
+    return network

@@ -1,3 +1,6 @@
-"""HTML pages about runs and evaluations."""
+"""HTML pages about runs and evaluations, and their templates.
+
+The page about a corpus is `img2img_data.inspect`'s, whose layout these pages extend.
+"""
 
 __all__ = ["gallery", "page"]

@@ -1,135 +1,153 @@
-"""The gallery of a page: input, output and target of each image, what they can be sorted and chosen by."""
+"""The gallery of a page: input, output and target of each image, with filters and orders."""
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
-ALBUM_BYTES: Final = 3_300_000
-"""Base64 characters of all images of an album."""
+import cv2
+import numpy as np
+
+from img2img_data.images import io
+from img2img_data.images.pixels import Pixels
+
+GALLERY_BYTES: Final = 3_300_000
+"""Base64 characters of all images of a gallery."""
 FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
-"""Longer side in pixels and WebP quality of smaller images, where those that were saved are too large."""
-PROBED: Final = 24
-FEW: Final = 12
-"""A fact with so many values has a select, where there are two cards a value."""
+"""Longer side in pixels and WebP quality to try in turn if the saved images are too large."""
+PROBES: Final = 24
+"""Images that are encoded to estimate the size of all."""
+MAX_FILTER_VALUES: Final = 12
+"""Values that an attribute may have to get a filter; it also needs two images per value."""
 
-Card = Mapping[str, Any]
+GalleryItem: TypeAlias = Mapping[str, Any]
+"""One image: key, source, group, attributes, scores, input, width, height, webp (base64 by side)."""
+
+
+class WebpImage(NamedTuple):
+    """A WebP file in base64, and its size in pixels."""
+
+    base64: str
+    width: int
+    height: int
+
+
+def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
+    """Return H x W x C pixels as a lossy WebP whose longer side is at most ``side``."""
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    width, height = (max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0]))
+    if scale < 1:
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+    small = np.ascontiguousarray(io.to_uint8_rgb(pixels))
+    return WebpImage(b64encode(io.encode(small, "webp", quality)).decode(), width, height)
 
 
 @dataclass(frozen=True, slots=True)
-class Album:
-    """Cards, the worst first; ``selects`` are (name, values), ``orders`` are (value of the option, words).
+class Gallery:
+    """The images of a page, the worst first.
 
-    A card has ``picks``, its (number of the select, value), ``numbers``, its (number of the metric, score),
-    and ``from``, where it comes from when there are several evaluations.
+    ``filters`` are (name, values), ``orders`` are (value of the option, label), ``total`` counts the images
+    that were scored. An item has, besides what was saved: ``picks``, its (number of the filter, value);
+    ``numbers``, its (number of the metric, score); ``gain`` in PSNR; and ``origin``, its run and corpus as
+    far as they vary.
     """
 
-    cards: Sequence[Card]
-    selects: Sequence[tuple[str, Sequence[str]]]
+    images: Sequence[GalleryItem]
+    filters: Sequence[tuple[str, Sequence[str]]]
     orders: Sequence[tuple[str, str]]
     metrics: Mapping[str, Mapping[str, Any]]
     total: int
 
 
-def album_of(
+def build_gallery(
     parts: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]], metrics: Mapping[str, Any]
-) -> Album:
-    """Return the album of some evaluations, each (where from, as in {"corpus": "c"}, and what was saved).
+) -> Gallery:
+    """Return the gallery of some evaluations, each (its origin, as in {"corpus": "c"}, what was saved).
 
-    Where all come from one place that is no choice. ``metrics`` are those of the protocol, by name.
+    ``metrics`` are those of the protocol, by name.
     """
-    varied = [
-        name
-        for name in (parts[0][0] if parts else ())
-        if len({where[name] for where, _ in parts}) > 1
-    ]
-    found = [
+    origins = [origin for origin, _ in parts]
+    varied = [n for n in (origins[0] if origins else ()) if len({o[n] for o in origins}) > 1]
+    items = [
         {
-            **card,
-            "where": {name: where[name] for name in varied},
-            "facts": {**where, **card.get("facts", {})},
+            **item,
+            "origin": {name: origin[name] for name in varied},
+            "attributes": {**origin, **item["attributes"]},
         }
-        for where, saved in parts
-        for card in saved["gallery"]
+        for origin, saved in parts
+        for item in saved["gallery"]
     ]
-    found.sort(key=lambda card: (card["scores"]["psnr"], card["key"]))
-    scored = {
-        name: shape for name, shape in metrics.items() if all(name in c["scores"] for c in found)
+    items.sort(key=lambda item: (item["scores"]["psnr"], item["key"]))
+    shared = {
+        name: metric
+        for name, metric in metrics.items()
+        if all(name in item["scores"] for item in items)
     }
-    selects = list(_selects(found))
-    cards = [_filled(card, selects, list(scored)) for card in _fitted(found)]
+    filters = list(_filters(items))
+    complete = [_complete(item, filters, list(shared)) for item in _fit(items)]
     total = sum(saved["images"] for _, saved in parts)
-    return Album(cards, selects, list(_orders(scored)), scored, total)
+    return Gallery(complete, filters, list(_orders(shared)), shared, total)
 
 
-def _selects(cards: Sequence[Card]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each fact in which the cards differ, and its values."""
-    for name in dict.fromkeys(name for card in cards for name in card["facts"]):
-        values = sorted({card["facts"].get(name, "") for card in cards} - {""})
-        if 1 < len(values) <= FEW and len(values) * 2 <= len(cards):
+def _filters(items: Sequence[GalleryItem]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each attribute in which the images differ, and its values."""
+    for name in dict.fromkeys(name for item in items for name in item["attributes"]):
+        values = sorted({item["attributes"].get(name, "") for item in items} - {""})
+        if 1 < len(values) <= MAX_FILTER_VALUES and len(values) * 2 <= len(items):
             yield name, values
 
 
 def _orders(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     yield from (("place up", "worst PSNR first"), ("place down", "best PSNR first"))
     yield from (("gain up", "least gain first"), ("gain down", "most gain first"))
-    for number, (name, shape) in enumerate(metrics.items()):
+    for number, (name, metric) in enumerate(metrics.items()):
         if name != "psnr":
-            yield (
-                f"m{number} {'up' if shape['better'] == 'higher' else 'down'}",
-                f"worst {shape['label']} first",
-            )
+            direction = "up" if metric["better"] == "higher" else "down"
+            yield f"m{number} {direction}", f"worst {metric['label']} first"
 
 
-def _filled(
-    card: Card, selects: Sequence[tuple[str, Sequence[str]]], metrics: Sequence[str]
-) -> Card:
-    facts = card["facts"]
+def _complete(
+    item: GalleryItem, filters: Sequence[tuple[str, Sequence[str]]], metrics: Sequence[str]
+) -> GalleryItem:
+    values = item["attributes"]
     return {
-        **card,
-        "picks": [(n, facts[name]) for n, (name, _) in enumerate(selects) if name in facts],
-        "numbers": [(n, card["scores"][name]) for n, name in enumerate(metrics)],
-        "gain": round(card["scores"]["psnr"] - card["nothing"]["psnr"], 6),
+        **item,
+        "picks": [(n, values[name]) for n, (name, _) in enumerate(filters) if name in values],
+        "numbers": [(n, item["scores"][name]) for n, name in enumerate(metrics)],
+        "gain": round(item["scores"]["psnr"] - item["input"]["psnr"], 6),
     }
 
 
-# -------------------------------------------------------------------------------------------- bytes
-def _fitted(cards: Sequence[Card]) -> Sequence[Card]:
-    """Return the cards with images as fine as keeps the page small: a few tell about how fine that is."""
-    if _bytes_of(cards) <= ALBUM_BYTES:
-        return cards
-    some = cards[:: max(1, len(cards) // PROBED)]
+# ----------------------------------------------------------------------------------------- size
+def _fit(items: Sequence[GalleryItem]) -> Sequence[GalleryItem]:
+    """Return the images as fine as a small page allows, without the last ones if they do not fit."""
+    if _size(items) <= GALLERY_BYTES:
+        return items
+    probes = items[:: max(1, len(items) // PROBES)]
     for side, quality in FINENESS:
-        if _bytes_of([_smaller(card, side, quality) for card in some]) * len(
-            cards
-        ) <= ALBUM_BYTES * len(some):
+        size = _size([_smaller(item, side, quality) for item in probes])
+        if size * len(items) <= GALLERY_BYTES * len(probes):
             break
-    room, fitted = ALBUM_BYTES * 1.05, []
-    for card in cards:
-        fitted.append(_smaller(card, side, quality))
-        room -= _bytes_of(fitted[-1:])
+    room, fitted = GALLERY_BYTES * 1.05, []
+    for item in items:
+        fitted.append(_smaller(item, side, quality))
+        room -= _size(fitted[-1:])
         if room < 0:
             return fitted[:-1]
     return fitted
 
 
-def _bytes_of(cards: Sequence[Card]) -> int:
-    return sum(len(webp) for card in cards for webp in card["webp"].values())
+def _size(items: Sequence[GalleryItem]) -> int:
+    return sum(len(webp) for item in items for webp in item["webp"].values())
 
 
-def _smaller(card: Card, side: int, quality: int) -> Card:
-    import cv2
-    import numpy as np
-
-    from img2img_data.images import io
-
-    scale = min(1.0, side / max(card["width"], card["height"]))
-    size = max(1, round(card["width"] * scale)), max(1, round(card["height"] * scale))
-    webp = {}
-    for name, data in card["webp"].items():
-        pixels = io.to_uint8_rgb(io.decode(b64decode(data)).pixels)
-        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-        webp[name] = b64encode(io.encode(small, "webp", quality)).decode()
-    return {**card, "webp": webp, "width": size[0], "height": size[1]}
+def _smaller(item: GalleryItem, side: int, quality: int) -> GalleryItem:
+    small = {
+        name: to_webp(io.decode(b64decode(data)).pixels, side, quality)
+        for name, data in item["webp"].items()
+    }
+    width, height = small["input"].width, small["input"].height
+    webp = {name: image.base64 for name, image in small.items()}
+    return {**item, "webp": webp, "width": width, "height": height}

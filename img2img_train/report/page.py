@@ -1,8 +1,8 @@
-"""Pages that tell how good a run is: ``report.html`` of a run, and the page of a matrix of runs and corpora.
+"""HTML pages: the report of a run, the matrix of runs and corpora, and a model that runs in the browser.
 
-A page is whole in itself: images, style and script are inside, it opens from a file and asks the network
-for nothing. The same run folder gives the same bytes. What a page says comes from the files of the run;
-nothing is computed anew here.
+A page is self-contained: images, style and script are inline, it opens from a file and requests nothing from
+the network. It shows what is in the files of a run and computes nothing anew, so the same run folder gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any, Final, TypeAlias
 
 from img2img_data.core.errors import printable
 from img2img_data.core.files import write_atomically
+from img2img_data.images import io
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
-from img2img_train.report.gallery import Card, album_of
+from img2img_train.report.gallery import GalleryItem, build_gallery, to_webp
 from img2img_train.runs.folder import read_log, sample_paths
 
 Point: TypeAlias = tuple[float, float]
@@ -28,181 +29,131 @@ Point: TypeAlias = tuple[float, float]
 SAMPLE_BYTES: Final = 1_300_000
 SAMPLE_FRAMES: Final = 10
 SAMPLE_SIDE: Final = 960
+SAMPLE_QUALITY: Final = 82
 CHART_WIDTH: Final = 520
 CHART_HEIGHT: Final = 280
-LOG_FROM: Final = 20
-"""A loss that spans more than this factor is drawn on a logarithmic axis."""
+LOG_RATIO: Final = 20
+"""A chart whose values span more than this factor has a logarithmic axis."""
+BROWSER_SIDE: Final = 256
 
 
 def write_run_report(run: Path) -> Path:
     """Write ``RUN/report.html`` from the run's settings, log, samples and evaluations; return its path.
 
-    Raises CheckpointError when the folder holds no run.
+    Raises CheckpointError if the folder holds no run.
     """
-    page = read_page(run / CONFIG_FILE)
+    page, config = read_page(run / CONFIG_FILE), RunConfig.load(run)
     log = read_log(run)
-    config = RunConfig.load(run / CONFIG_FILE)
-    evaluations = [_evaluation(path) for path in sorted((run / "evaluation").glob("*.json"))]
+    evaluations = [json.loads(p.read_bytes()) for p in sorted((run / "evaluation").glob("*.json"))]
     metrics = evaluations[0]["protocol"]["metrics"] if evaluations else {}
-    text = render(
-        "run.html",
-        {
-            "name": printable(config.title),
-            "columns": ", ".join(
-                name.replace("_", " ") for name in config.objective.sample_columns
-            ),
-            "evaluations": evaluations,
-            "album": album_of(
-                [({"corpus": _place(saved)}, saved) for saved in evaluations], metrics
-            ),
-            "largest": largest_gains,
-            "charts": _charts(log),
-            "remarks": [row["text"] for row in log if row.get("kind") in {"warning", "stopped"}],
-            "frames": list(_frames(sample_paths(run))),
-            "settings": list(
-                flat({**page.get("config", {}), "versions": page.get("versions", {})})
-            ),
-        },
-    )
-    return write_page(run / "report.html", text)
+    parts = [({"corpus": f"{e['corpus']}, {e['split']}"}, e) for e in evaluations]
+    content = {
+        "name": printable(config.title),
+        "columns": ", ".join(name.replace("_", " ") for name in config.objective.sample_columns),
+        "evaluations": evaluations,
+        "gallery": build_gallery(parts, metrics),
+        "largest_gains": largest_gains,
+        "charts": _charts(log),
+        "remarks": [row["text"] for row in log if row.get("kind") in {"warning", "stopped"}],
+        "frames": list(_frames(sample_paths(run))),
+        "settings": list(flatten({**page["config"], "versions": page.get("versions", {})})),
+    }
+    return write_page(run / "report.html", render("run.html", content))
 
 
 def write_matrix_page(
-    payload: Mapping[str, Any], path: Path, galleries: Sequence[Sequence[Card]] = ()
+    payload: Mapping[str, Any], path: Path, galleries: Sequence[Sequence[GalleryItem]] = ()
 ) -> Path:
-    """Write the page of a matrix, ``payload`` being the content of ``matrix.json``, and return its path.
+    """Write the page of a matrix, ``payload`` being the content of ``matrix.json``; return its path.
 
-    ``galleries`` are the cards of each cell (``gallery.cards``), none for a page without images.
+    ``galleries`` holds the images of each evaluation; without it the page has no images.
     """
-    columns = len(payload["corpora"])
-    rows = [
-        payload["cells"][start : start + columns]
-        for start in range(0, len(payload["cells"]), columns)
-    ]
-    metrics = payload["protocol"]["metrics"]
+    evaluations, columns = payload["evaluations"], len(payload["corpora"])
     parts = [
-        ({"run": cell["run"], "corpus": cell["corpus"]}, {**cell, "gallery": cards})
-        for cell, cards in zip(payload["cells"], galleries, strict=False)
+        ({"run": e["run"], "corpus": e["corpus"]}, {**e, "gallery": items})
+        for e, items in zip(evaluations, galleries, strict=False)
     ]
-    text = render(
-        "matrix.html",
-        {
-            "matrix": payload,
-            "rows": rows,
-            "largest": largest_gains(payload["cells"]),
-            "tag_largest": largest_gains,
-            "album": album_of(parts, metrics),
-        },
-    )
-    return write_page(path, text)
+    content = {
+        "matrix": payload,
+        "rows": [evaluations[at : at + columns] for at in range(0, len(evaluations), columns)],
+        "largest": largest_gains(evaluations),
+        "largest_gains": largest_gains,
+        "gallery": build_gallery(parts, payload["protocol"]["metrics"]),
+    }
+    return write_page(path, render("matrix.html", content))
 
 
 def largest_gains(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the largest gain or loss of each metric over cells or slices; 1 where there is none."""
+    """Return the largest gain or loss of each metric over evaluations or tags; 1 if all are 0."""
     names = parts[0]["gain"] if parts else ()
     return {name: max(abs(part["gain"][name]) for part in parts) or 1 for name in names}
 
 
 def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, model: bytes) -> str:
-    """Return the page that runs a model (an ONNX file) by a runtime (a JavaScript module and its binary)."""
-    inside = {
-        name: b64encode(data).decode() for name, data in (("runtime", runtime), ("wasm", wasm))
-    }
-    inside["model"] = b64encode(model).decode()
-    return render(
-        "browser.html", {"title": printable(title), "about": about, "side": 256, **inside}
-    )
+    """Return a page that runs an ONNX model by a runtime: a JavaScript module and its wasm binary."""
+    files = {"runtime": runtime, "wasm": wasm, "model": model}
+    inline = {name: b64encode(data).decode() for name, data in files.items()}
+    content = {"title": printable(title), "about": about, "side": BROWSER_SIDE, **inline}
+    return render("browser.html", content)
 
 
-# ------------------------------------------------------------------- parts of a run's page
-def _evaluation(path: Path) -> dict[str, Any]:
-    """Return an evaluation as it was saved; earlier versions knew no slices."""
-    return {"slices": [], "notes": [], **json.loads(path.read_bytes())}
-
-
-def _place(saved: Mapping[str, Any]) -> str:
-    return f"{saved['corpus']}, {saved['split']}"
-
-
+# ------------------------------------------------------------------------ parts of a run's report
 def _frames(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield the sample grids: the first, the last and others evenly between, no larger than needed."""
-    import cv2
-    import numpy as np
-
-    from img2img_data.images import io
-
-    room = SAMPLE_BYTES
-    steps = max(1, min(len(paths), SAMPLE_FRAMES) - 1)
-    places = sorted(
-        {round(i * (len(paths) - 1) / steps) for i in range(min(len(paths), SAMPLE_FRAMES))}
-    )
-    for place in places:
-        pixels = io.read(paths[place]).pixels
-        height, width = pixels.shape[:2]
-        scale = min(1.0, SAMPLE_SIDE / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        if scale < 1:
-            pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-        webp = b64encode(io.encode(pixels, "webp", 82)).decode()
-        room -= len(webp)
+    """Yield sample grids: the first, the last and others evenly between, as far as the bytes last."""
+    room, count = SAMPLE_BYTES, min(len(paths), SAMPLE_FRAMES)
+    last, steps = len(paths) - 1, max(1, count - 1)
+    for index in sorted({round(i * last / steps) for i in range(count)}):
+        webp = to_webp(io.read(paths[index]).pixels, SAMPLE_SIDE, SAMPLE_QUALITY)
+        room -= len(webp.base64)
         if room < 0:
             return
-        yield {
-            "webp": webp,
-            "label": _frame_label(paths[place]),
-            "width": size[0],
-            "height": size[1],
-        }
+        # "epoch 5" for epoch-00005.png.
+        label = re.sub(r"-0*(\d+)$", r" \1", printable(paths[index].stem))
+        yield {"webp": webp.base64, "label": label, "width": webp.width, "height": webp.height}
 
 
-def _frame_label(path: Path) -> str:
-    """Return "epoch 5" for epoch-00005.png."""
-    return re.sub(r"-0*(\d+)$", r" \1", printable(path.stem))
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings as (dotted name, value) in the order of the file."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings as (dotted name, value as text), in their order."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
-            yield (
-                prefix + name,
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-            )
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield prefix + name, text
 
 
 def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Return the loss and the validation PSNR over the epochs, as far as the log holds them."""
-    trained = [row for row in log if row.get("kind") == "train"]
-    checked = [row for row in log if row.get("kind") == "validation"]
-    losses = [Series(name, points) for name, points in _losses(trained).items()]
-    losses += [
-        Series(f"{name}, validation", points, "dashed") for name, points in _losses(checked).items()
-    ]
-    model = _by_epoch((row["epoch"], row.get("psnr")) for row in checked)
-    nothing = _by_epoch((row["epoch"], row.get("psnr_input")) for row in checked)
-    again = _by_epoch((row["epoch"], row.get("cycle_mae")) for row in checked)
-    known = _by_epoch((row["epoch"], row.get("psnr_train")) for row in checked)
+    """Return the charts for which the log has values: losses, validation PSNR, cycle MAE."""
+    train = [row for row in log if row.get("kind") == "train"]
+    validation = [row for row in log if row.get("kind") == "validation"]
+
+    def line(label: str, key: str, style: str = "solid") -> Series:
+        return Series(label, _by_epoch((row["epoch"], row.get(key)) for row in validation), style)
+
     quality = [
-        Series("model", model),
-        Series("on training pairs", known, "dashed"),
-        Series("doing nothing", nothing, "dashed"),
+        line("model", "psnr"),
+        line("model, training pairs", "psnr_train", "dashed"),
+        line("input", "psnr_input", "dashed"),
     ]
     charts = [
-        chart("Loss", "", losses),
-        chart("PSNR on the validation split", "dB", quality),
-        chart("Error there and back, validation split", "gray levels", [Series("model", again)]),
+        draw_chart("Loss", "", [*_losses(train), *_losses(validation, ", validation", "dashed")]),
+        draw_chart("PSNR on the validation split", "dB", quality),
+        draw_chart(
+            "Cycle MAE on the validation split", "gray levels", [line("model", "cycle_mae")]
+        ),
     ]
-    return [drawn for drawn in charts if drawn.lines]
+    return [chart for chart in charts if chart.lines]
 
 
-def _losses(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    found: dict[str, list[tuple[Any, Any]]] = {}
-    for row in rows:
-        for name, value in (row.get("losses") or {}).items():
-            found.setdefault(name, []).append((row["epoch"], value))
-    return {name: _by_epoch(pairs) for name, pairs in found.items()}
+def _losses(
+    rows: Sequence[Mapping[str, Any]], suffix: str = "", style: str = "solid"
+) -> list[Series]:
+    losses = [(row["epoch"], row.get("losses") or {}) for row in rows]
+    names = dict.fromkeys(name for _, values in losses for name in values)
+    return [
+        Series(name + suffix, _by_epoch((epoch, v.get(name)) for epoch, v in losses), style)
+        for name in names
+    ]
 
 
 def _by_epoch(pairs: Iterable[tuple[Any, Any]]) -> list[Point]:
@@ -214,10 +165,10 @@ def _by_epoch(pairs: Iterable[tuple[Any, Any]]) -> list[Point]:
     return [(epoch, sum(v) / len(v)) for epoch, v in sorted(values.items())]
 
 
-# ------------------------------------------------------------------------------ line charts
+# ------------------------------------------------------------------------------------ line charts
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line of a chart: its points in the units of the axes, sorted by x; ``style`` solid or dashed."""
+    """A line of a chart: its points in data units, sorted by x; ``style`` is solid or dashed."""
 
     label: str
     points: Sequence[Point]
@@ -226,7 +177,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line in the units of the image: ``path`` for SVG, its ``last`` place and the value there."""
+    """A line in pixels: ``path`` for SVG, its ``last`` point, and the value there as text."""
 
     label: str
     style: str
@@ -237,7 +188,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawn chart: ticks are (place in the image, label)."""
+    """A chart in pixels; ticks are (position, label)."""
 
     title: str
     unit: str
@@ -249,16 +200,17 @@ class Chart:
     lines: Sequence[Line]
 
 
-def chart(title: str, unit: str, series: Sequence[Series]) -> Chart:
-    """Lay out a line chart over epochs; series without points are left out."""
+def draw_chart(title: str, unit: str, series: Sequence[Series]) -> Chart:
+    """Return the layout of a line chart over epochs; series without points are left out."""
     drawn = [one for one in series if one.points]
     xs = [x for one in drawn for x, _ in one.points] or [0.0]
     ys = [y for one in drawn for _, y in one.points] or [0.0]
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_FROM
+    logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
     ticks = _log_ticks(min(ys), max(ys)) if logarithmic else _ticks(min(ys), max(ys), 5)
     scale = math.log10 if logarithmic else float
     low, high = scale(min(ticks[0], *ys)), scale(max(ticks[-1], *ys))
-    labels = [_tick_label(tick, ticks, logarithmic) for tick in ticks]
+    digits = 0 if logarithmic else max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+    labels = [f"{tick:g}" if logarithmic else _number(tick, digits) for tick in ticks]
     left = 12 + round(7.2 * max(map(len, labels)))
     right, bottom = CHART_WIDTH - 8, CHART_HEIGHT - 40
 
@@ -267,20 +219,15 @@ def chart(title: str, unit: str, series: Sequence[Series]) -> Chart:
         up = (scale(y) - low) / ((high - low) or 1)
         return round(left + across * (right - left), 1), round(bottom - up * (bottom - 10), 1)
 
-    lines = [_line(one, [place(*point) for point in one.points]) for one in drawn]
-    epochs = [
-        tick
-        for tick in _ticks(min(xs), max(xs), 6)
-        if tick.is_integer() and min(xs) <= tick <= max(xs)
-    ]
-    x_ticks = [(place(tick, ys[0])[0], f"{tick:g}") for tick in epochs]
-    y_ticks = [(place(xs[0], tick)[1], label) for tick, label in zip(ticks, labels, strict=True)]
+    lines = []
+    for one in drawn:
+        points = [place(*point) for point in one.points]
+        path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+        lines.append(Line(one.label, one.style, path, points[-1], f"{one.points[-1][1]:.4g}"))
+    epochs = [x for x in _ticks(min(xs), max(xs), 6) if x.is_integer() and min(xs) <= x <= max(xs)]
+    x_ticks = [(place(x, ys[0])[0], f"{x:g}") for x in epochs]
+    y_ticks = [(place(xs[0], y)[1], label) for y, label in zip(ticks, labels, strict=True)]
     return Chart(title, unit, CHART_WIDTH, CHART_HEIGHT, left, x_ticks, y_ticks, lines)
-
-
-def _line(series: Series, places: Sequence[Point]) -> Line:
-    path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
-    return Line(series.label, series.style, path, places[-1], f"{series.points[-1][1]:.4g}")
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
@@ -288,42 +235,36 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(s * power for s in (1, 2, 5, 10) if s * power * count >= span)
+    # The tolerance keeps 0.3 / 0.1 from becoming one step more.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 x 10^n that enclose low to high, or the powers of ten if those are too many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [m * 10.0**power for power in powers for m in (1, 2, 5)]
     start = max(i for i, tick in enumerate(fine) if tick <= low * (1 + 1e-9))
-    end = min(
-        (i for i, tick in enumerate(fine) if tick >= high * (1 - 1e-9)), default=len(fine) - 1
-    )
-    ticks = fine[start : end + 1]
+    above = (i for i, tick in enumerate(fine) if tick >= high * (1 - 1e-9))
+    ticks = fine[start : next(above, len(fine) - 1) + 1]
     return ticks if len(ticks) <= 8 else [10.0**power for power in powers]
 
 
-def _tick_label(tick: float, ticks: Sequence[float], logarithmic: bool) -> str:
-    if logarithmic:
-        return f"{tick:g}"
-    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    return f"{tick:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-# ---------------------------------------------------------------------------------- writing
+# ---------------------------------------------------------------------------------------- writing
 def render(template: str, content: Mapping[str, Any], folder: Path | None = None) -> str:
     """Return a page from a template of this package, or of ``folder``."""
     from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
-    packages = [PackageLoader("img2img_train.report"), PackageLoader("img2img_data.inspect")]
-    loader = ChoiceLoader([*([FileSystemLoader(folder)] if folder else []), *packages])
+    # The layout, style and script of all pages are those of img2img_data.
+    loaders = [PackageLoader("img2img_train.report"), PackageLoader("img2img_data.inspect")]
     environment = Environment(
-        loader=loader,
-        autoescape=True,
+        loader=ChoiceLoader([*([FileSystemLoader(folder)] if folder else []), *loaders]),
+        autoescape=True,  # names of files and tags come from anywhere
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    # Digests for the Content-Security-Policy, which lets no other script run.
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
     environment.filters["number"] = _number
     environment.filters["signed"] = lambda value, digits: _number(value, digits, "+")
@@ -335,6 +276,7 @@ def _number(value: float, digits: int, sign: str = "") -> str:
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Write a page as UTF-8, by rename, and return its path."""
+    """Write a page as UTF-8, atomically, and return its path."""
+    # Names of files may hold lone surrogates, which UTF-8 cannot encode.
     write_atomically(path, page.encode("utf-8", "backslashreplace"))
     return path

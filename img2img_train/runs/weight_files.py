@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_FILE: Final = 4 << 30
+MAX_CHANNELS: Final = 4096
+"""Channels that a layer of a supplied network may have: the files come from elsewhere."""
 ZIP: Final = b"PK\x03\x04"
 OLD: Final = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 """How files of torch.save begin; those of before 1.6 have this number near their start."""

@@ -27,7 +27,7 @@ from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.distributed.memory import is_out_of_memory
 from img2img_train.inference.translate import TranslateSettings
-from img2img_train.metrics.image import METRICS
+from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
 from img2img_train.serve.models import ModelChoice, ModelRegistry, degraded
 from img2img_train.serve.widgets import Control, all_controls, settings_of
@@ -166,12 +166,12 @@ def choice_of(
 def score_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Return the scores as a table of a page, and what they say of the model."""
     rows = [["", "doing<br>nothing", "model", "gain"]]
-    for name, m in METRICS.items():
+    for name, m in IMAGE_METRICS.items():
         title = f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher_is_better else '↓'}"
         numbers = [f"{part[name]:.{m.digits}f}" for part in (before, after)]
         rows.append([title, *numbers, f"{m.gain(after[name], before[name]):+.{m.digits}f}"])
     lines = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
-    gain = METRICS["psnr"].gain(after["psnr"], before["psnr"])
+    gain = IMAGE_METRICS["psnr"].gain(after["psnr"], before["psnr"])
     said = f"beats doing nothing by {gain:.2f} dB" if gain > 0 else "does not beat doing nothing"
     advice = "One image says little: <code>img2img-train evaluate</code> scores a whole corpus."
     table = f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

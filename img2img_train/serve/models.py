@@ -25,7 +25,7 @@ from img2img_train.data.color import ChannelLayout
 from img2img_train.data.loader import from_uint8, to_uint8
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
-from img2img_train.metrics.image import METRICS
+from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
 from img2img_train.networks.specs import NetworkSpec
 from img2img_train.runs.checkpoint import Description, read_description
@@ -202,4 +202,4 @@ def scores(target: Pixels, image: Pixels) -> dict[str, float]:
         sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (image, target))
         why = f"input and target are of two sizes, {sizes} pixels"
         raise UsageError("images", None, why, "give the two halves of one pair")
-    return {name: metric.measure(image, target) for name, metric in METRICS.items()}
+    return {name: metric.compute(image, target) for name, metric in IMAGE_METRICS.items()}

@@ -147,9 +147,9 @@ def test_whole_images_are_scored(degrade: str | None, mixed: Path, tmp_path: Pat
     loop.fit(config, Display())
     logged = [row for row in read_log(tmp_path) if row["kind"] == "validation"][-1]
     if degrade is None:
-        cell = evaluate_matrix([tmp_path], [mixed], "val", "cpu").cells[0]
-        assert logged["psnr"] == pytest.approx(cell.scores["psnr"], abs=1e-3)
-        assert logged["psnr_input"] == pytest.approx(cell.nothing["psnr"], abs=1e-3)
+        evaluation = evaluate_matrix([tmp_path], [mixed], "val", "cpu").evaluations[0]
+        assert logged["psnr"] == pytest.approx(evaluation.scores["psnr"], abs=1e-3)
+        assert logged["psnr_input"] == pytest.approx(evaluation.input_scores["psnr"], abs=1e-3)
     assert io.read(sample_paths(tmp_path)[-1]).pixels.shape == (3 * 24, 3 * 24, 3)
 
 

@@ -82,9 +82,9 @@ def test_a_colorization_from_training_to_a_photo(loss: str, tmp_path: Path) -> N
     grid = io.read(sample_paths(out)[-1]).pixels
     assert grid.shape == (2 * 16, 3 * 16, 3)
     assert (grid[:, :16].max(2) - grid[:, :16].min(2)).max() <= 1, "the input is shown gray"
-    cell = evaluate_matrix([out], [corpus], "val", "cpu").cells[0]
+    evaluation = evaluate_matrix([out], [corpus], "val", "cpu").evaluations[0]
     logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
-    assert cell.nothing["psnr"] == pytest.approx(logged["psnr_input"], abs=0.1)
+    assert evaluation.input_scores["psnr"] == pytest.approx(logged["psnr_input"], abs=0.1)
     model = load_generator(out, "cpu")
     for pixels in (make_photo(5, 40, 24), make_photo(5, 40, 24)[..., 0].copy()):
         output = translate_bytes(model, io.encode(pixels, "png"), TranslateSettings()).image
@@ -148,9 +148,9 @@ def test_images_of_any_size_train_and_are_scored_as_they_are(
     loop.fit(config, Display())
     grid = io.read(sample_paths(out)[-1]).pixels
     assert grid.shape == (2 * height, 3 * width, 3)
-    cell = evaluate_matrix([out], [corpus], "val", "cpu").cells[0]
+    evaluation = evaluate_matrix([out], [corpus], "val", "cpu").evaluations[0]
     logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
-    assert logged["psnr"] == pytest.approx(cell.scores["psnr"], abs=1e-3)
+    assert logged["psnr"] == pytest.approx(evaluation.scores["psnr"], abs=1e-3)
     output = io.decode(
         translate_bytes(load_generator(out, "cpu"), PHOTO, TranslateSettings()).image
     )

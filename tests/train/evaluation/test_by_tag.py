@@ -1,4 +1,4 @@
-"""Scores by tag: which tags, how sure, and what is left out."""
+"""Scores by tag: the choice of tags, their intervals, what is left out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from small_corpus import EVIL, tagged, write_corpus
 
 from img2img_data.core.errors import UsageError
 from img2img_data.corpus.reader import open_corpus
-from img2img_train.evaluation.by_tag import MOST, MOST_ASKED, UNKNOWN, choose_tags, facts_of
+from img2img_train.evaluation.by_tag import (
+    MAX_VALUES,
+    MAX_VALUES_ASKED,
+    UNKNOWN,
+    attributes_of,
+    choose_tags,
+)
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.results import Matrix, write_matrix
-from img2img_train.evaluation.score import Cell, evaluate_model
+from img2img_train.evaluation.score import Evaluation, evaluate_model
 
 
 def gender(number: int) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def test_a_page_without_images_or_tags(tmp_path: Path) -> None:
         assert len(elements(page, "figure")) == shown
 
 
-# -------------------------------------------------------------------------------------------- facts
+# -------------------------------------------------------------------------------------------- attributes
 def test_facts_are_kind_tags_and_branches() -> None:
     row = {
         "kind": "degrade",
@@ -56,7 +62,7 @@ def test_facts_are_kind_tags_and_branches() -> None:
             "3.one-of.0.chain.0.one-of.branch": 1,
         },
     }
-    assert facts_of(row) == {
+    assert attributes_of(row) == {
         "kind": "degrade",
         "gender": "male",
         "age": "41",
@@ -72,8 +78,8 @@ def test_facts_are_kind_tags_and_branches() -> None:
 @pytest.mark.parametrize(
     "row", [{}, {"tags": None}, {"tags": [1], "drawn": 3}, {"tags": {"a": {"b": 1}}}]
 )
-def test_facts_of_odd_rows_are_none(row: dict[str, Any]) -> None:
-    assert facts_of(row) == {}
+def test_attributes_of_odd_rows_are_none(row: dict[str, Any]) -> None:
+    assert attributes_of(row) == {}
 
 
 def test_branches_of_a_real_recipe_have_names(tmp_path: Path) -> None:
@@ -85,51 +91,51 @@ def test_branches_of_a_real_recipe_have_names(tmp_path: Path) -> None:
     tree = [{"one-of": {"probability": 0.7, "steps": steps}}, {"noise": {"sigma": 3}}]
     degradation = parse_spec(tree, Place()).degradation
     found = {
-        facts_of({"drawn": degradation.draw(image_rng(0, str(n).encode()))})["degradation"]
+        attributes_of({"drawn": degradation.draw(image_rng(0, str(n).encode()))})["degradation"]
         for n in range(40)
     }
     assert found == {"gaussian", "jpeg", "none"}
 
 
 # --------------------------------------------------------------------------------------- which tags
-def test_tags_with_few_values_are_chosen_and_others_told() -> None:
-    facts = [
+def test_tags_with_few_values_are_chosen_and_others_noted() -> None:
+    attributes = [
         {
             "gender": "mf"[n % 2],
             "person": str(n),
             "same": "x",
-            "many": str(n % (MOST + 1)),
-            "just": str(n % MOST),
+            "many": str(n % (MAX_VALUES + 1)),
+            "just": str(n % MAX_VALUES),
         }
         for n in range(100)
     ]
-    choice = choose_tags(facts)
+    choice = choose_tags(attributes)
     assert choice.names == ("gender", "just")
     assert choice.notes == (
-        f"not scored by person (100 values), many ({MOST + 1} values): too many for 100 images",
+        f"not scored by person (100 values), many ({MAX_VALUES + 1} values): too many for 100 images",
     )
-    assert choose_tags(facts, ["many", "person"]).names == ("many", "person")
-    assert choose_tags(facts, ["gone", "gender"]) == (
+    assert choose_tags(attributes, ["many", "person"]).names == ("many", "person")
+    assert choose_tags(attributes, ["gone", "gender"]) == (
         type(choice)(("gender",), ("no image has a tag gone",))
     )
     with pytest.raises(UsageError, match="person"):
-        choose_tags([{"person": str(n)} for n in range(MOST_ASKED + 1)], ["person"])
+        choose_tags([{"person": str(n)} for n in range(MAX_VALUES_ASKED + 1)], ["person"])
 
 
-def test_a_image_without_the_tag_is_unknown(tmp_path: Path) -> None:
+def test_an_image_without_the_tag_is_unknown(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 6, lambda n: {"gender": "female"} if n < 4 else {})
-    cell = score(Brighter(), corpus)
-    assert [(one.value, one.images) for one in cell.slices] == [("female", 4), (UNKNOWN, 2)]
+    scored = score(Brighter(), corpus)
+    assert [(one.value, one.images) for one in scored.by_tag] == [("female", 4), (UNKNOWN, 2)]
 
 
-def test_a_tag_asked_for_that_no_corpus_has(tmp_path: Path) -> None:
+def test_a_tag_that_no_corpus_has_is_rejected(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 6, gender)
     with pytest.raises(UsageError, match="gender"):
         evaluate_matrix([tmp_path / "run"], [corpus], by=["gander"])
 
 
 # ------------------------------------------------------------------------------------------- scores
-def test_inputs_that_equal_their_targets_are_told_of(tmp_path: Path) -> None:
+def test_inputs_that_equal_their_targets_are_noted(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 3})
     assert score(Identity(), corpus).notes == ()
     first = sorted((corpus / "test" / "input").iterdir())[0]
@@ -138,56 +144,56 @@ def test_inputs_that_equal_their_targets_are_told_of(tmp_path: Path) -> None:
     assert note.startswith("1 of 3 inputs equal")
 
 
-def alone(corpus: Path, value: str) -> Cell:
+def scored_alone(corpus: Path, value: str) -> Evaluation:
     opened = open_corpus(corpus)
     pairs = [pair for pair in opened.pairs("test") if pair.row["tags"]["gender"] == value]
     return evaluate_model(Brighter(), opened, pairs)
 
 
-def test_a_slice_is_scored_as_its_images_alone(tmp_path: Path) -> None:
+def test_images_with_a_tag_are_scored_as_if_alone(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 9, gender)
-    cell = score(Brighter(), corpus)
-    assert [(one.tag, one.value, one.images) for one in cell.slices] == [
+    scored = score(Brighter(), corpus)
+    assert [(one.tag, one.value, one.images) for one in scored.by_tag] == [
         ("gender", "male", 6),
         ("gender", "female", 3),
     ]
-    for one in cell.slices:
-        expected = alone(corpus, one.value)
+    for one in scored.by_tag:
+        expected = scored_alone(corpus, one.value)
         for name, value in one.scores.items():
             assert value == expected.scores[name]
-            assert one.nothing[name] == expected.nothing[name]
+            assert one.input_scores[name] == expected.input_scores[name]
             assert one.gain_interval[name] == expected.gain_interval[name]
-    assert cell.images == sum(one.images for one in cell.slices)
-    weighted = np.average([one.scores["psnr"] for one in cell.slices], weights=[6, 3])
-    assert cell.scores["psnr"] == pytest.approx(weighted)
+    assert scored.images == sum(one.images for one in scored.by_tag)
+    weighted = np.average([one.scores["psnr"] for one in scored.by_tag], weights=[6, 3])
+    assert scored.scores["psnr"] == pytest.approx(weighted)
 
 
-def test_photos_are_resampled_within_a_slice_too(tmp_path: Path) -> None:
-    cell = score(Brighter(), tagged(tmp_path / "c", 8, lambda n: {"half": n < 4}, crops=4))
-    assert [(one.value, one.images, one.groups) for one in cell.slices] == [
+def test_groups_are_resampled_within_a_tag_too(tmp_path: Path) -> None:
+    scored = score(Brighter(), tagged(tmp_path / "c", 8, lambda n: {"half": n < 4}, crops=4))
+    assert [(one.value, one.images, one.groups) for one in scored.by_tag] == [
         ("no", 4, 1),
         ("yes", 4, 1),
     ]
-    assert all(one.gain_interval["psnr"] is None for one in cell.slices)
-    assert cell.gain_interval["psnr"] is not None
+    assert all(one.gain_interval["psnr"] is None for one in scored.by_tag)
+    assert scored.gain_interval["psnr"] is not None
 
 
-def test_doing_nothing_gains_nothing_in_any_slice(tmp_path: Path) -> None:
-    for one in score(Identity(), tagged(tmp_path / "c", 6, gender)).slices:
-        assert one.scores == one.nothing
+def test_the_input_has_no_gain_over_itself_for_any_tag(tmp_path: Path) -> None:
+    for one in score(Identity(), tagged(tmp_path / "c", 6, gender)).by_tag:
+        assert one.scores == one.input_scores
         assert set(one.gain.values()) == {0.0}
 
 
-def test_slices_are_in_json_csv_and_on_the_page(tmp_path: Path) -> None:
+def test_tags_are_in_json_csv_and_on_the_page(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 6, lambda n: {"odd": ("yes", EVIL)[n % 2], "person": str(n)})
-    cell = score(Brighter(), corpus, by=["odd"])
-    page = write_matrix(Matrix(("r",), ("c",), "test", (cell,)), tmp_path / "out").read_text(
+    scored = score(Brighter(), corpus, by=["odd"])
+    page = write_matrix(Matrix(("r",), ("c",), "test", (scored,)), tmp_path / "out").read_text(
         "utf-8"
     )
     assert EVIL not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    (found,) = strict_json(tmp_path / "out" / "matrix.json")["cells"]
-    assert [one["value"] for one in found["slices"]] == [EVIL, "yes"]
+    (found,) = strict_json(tmp_path / "out" / "matrix.json")["evaluations"]
+    assert [one["value"] for one in found["by_tag"]] == [EVIL, "yes"]
     with (tmp_path / "out" / "tags.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["tag"], row["value"], row["images"]) for row in rows] == [
@@ -195,7 +201,7 @@ def test_slices_are_in_json_csv_and_on_the_page(tmp_path: Path) -> None:
         ("odd", "yes", "3"),
     ]
     assert [float(row["psnr_gain"]) for row in rows] == [
-        one["gain"]["psnr"] for one in found["slices"]
+        one["gain"]["psnr"] for one in found["by_tag"]
     ]
     with (tmp_path / "out" / "images.csv").open(newline="") as file:
         assert {row["tag person"] for row in csv.DictReader(file)} == {str(n) for n in range(6)}

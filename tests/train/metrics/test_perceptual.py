@@ -1,4 +1,4 @@
-"""LPIPS and FID by weights from files: the formulas, what witnesses say, and files that mean harm."""
+"""LPIPS and FID: the formulas, agreement with torchmetrics, files that are wrong or hostile."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from img2img_data.corpus.reader import open_corpus  # noqa: E402
 from img2img_train.cli.main import group  # noqa: E402
 from img2img_train.evaluation.evaluate import parse_limits  # noqa: E402
 from img2img_train.evaluation.score import evaluate_model  # noqa: E402
-from img2img_train.metrics.fid import Gaussian, frechet_distance  # noqa: E402
-from img2img_train.metrics.inception import load_inception  # noqa: E402
+from img2img_train.metrics.fid import Gaussian, frechet_distance, load_inception  # noqa: E402
 from img2img_train.metrics.lpips import STAGES, load_lpips  # noqa: E402
-from img2img_train.metrics.perceptual import load_perceptual_metrics  # noqa: E402
+from img2img_train.metrics.perceptual import load_perceptual_networks  # noqa: E402
 
 CPU = torch.device("cpu")
 WIDTH = {"alex": 4, "vgg": 3}
@@ -43,7 +42,7 @@ def convolutions(net: str) -> Iterator[tuple[int, int]]:
 
 
 def lpips_files(folder: Path, net: str = "alex") -> tuple[Path, Path]:
-    """Write made-up weights in the form of torchvision's network and of the heads."""
+    """Write random weights in the format of torchvision's network and of the heads."""
     width, inputs, network = WIDTH[net], 3, {}
     for number, kernel in convolutions(net):
         network[f"features.{number}.weight"] = drawn(number, width, inputs, kernel, kernel)
@@ -152,15 +151,15 @@ def test_lpips_is_the_formula(net: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("net", STAGES)
-def test_lpips_of_a_image_with_itself_and_back(net: str, tmp_path: Path) -> None:
+def test_lpips_is_symmetric_and_zero_for_equal_images(net: str, tmp_path: Path) -> None:
     lpips = load_lpips(*lpips_files(tmp_path, net), CPU)
     first = images(2)
     second = blurred(first)
     assert lpips.distances(first, first).tolist() == [0, 0]
-    there, back = lpips.distances(first, second), lpips.distances(second, first)
-    assert there == pytest.approx(back)
+    forward, backward = lpips.distances(first, second), lpips.distances(second, first)
+    assert forward == pytest.approx(backward)
     deep = [p.astype(np.uint16) * 257 for p in (first, second)]
-    assert lpips.distances(*deep) == pytest.approx(there, rel=1e-4)
+    assert lpips.distances(*deep) == pytest.approx(forward, rel=1e-4)
 
 
 def test_lpips_from_one_file_with_both(tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_lpips_from_one_file_with_both(tmp_path: Path) -> None:
     assert apart.tolist() == whole.tolist()
 
 
-def test_lpips_refuses_what_is_too_small(tmp_path: Path) -> None:
+def test_lpips_rejects_images_that_are_too_small(tmp_path: Path) -> None:
     lpips = load_lpips(*lpips_files(tmp_path), CPU)
     lpips.distances(images(1, (31, 31)), images(1, (31, 31)))
     with pytest.raises(UsageError, match="31 pixels"):
@@ -193,7 +192,7 @@ def test_lpips_refuses_what_is_too_small(tmp_path: Path) -> None:
 def gaussian(features: np.ndarray) -> Gaussian:
     found = Gaussian()
     for part in np.array_split(features, 3):
-        found.add(part)
+        found.update(part)
     return found
 
 
@@ -205,7 +204,7 @@ def test_sums_are_mean_and_covariance() -> None:
 
 
 def test_fid_of_known_gaussians() -> None:
-    """Axis-aligned ones: the distance is that of the means plus that of the deviations, squared."""
+    """The distance of axis-aligned Gaussians is that of means plus that of deviations, squared."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(400, 5))
     features -= features.mean(axis=0)
@@ -218,8 +217,8 @@ def test_fid_of_known_gaussians() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5, 60])
-def test_fid_of_a_set_with_itself_is_nothing_and_symmetric(count: int) -> None:
-    """Also of fewer images than features, where the covariance has not full rank."""
+def test_fid_is_symmetric_and_zero_for_equal_sets(count: int) -> None:
+    """Also with fewer images than features, where the covariance is singular."""
     rng = np.random.default_rng(0)
     one, two = gaussian(rng.normal(size=(count, 20))), gaussian(rng.normal(1, 2, size=(count, 20)))
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
@@ -238,14 +237,14 @@ def test_fid_agrees_with_torchmetrics(tmp_path: Path) -> None:
         def forward(self, x: Any) -> Any:
             return torch.from_numpy(inception.features(x.permute(0, 2, 3, 1).numpy()))
 
-    witness = fid.FrechetInceptionDistance(
+    reference = fid.FrechetInceptionDistance(
         feature=Features(), input_img_size=(3, 36, 40)
     ).set_dtype(torch.float64)
     for batch, real in ((first, True), (second, False)):
-        witness.update(torch.from_numpy(batch).permute(0, 3, 1, 2), real=real)
-    ours = frechet_distance(*(gaussian(inception.features(batch)) for batch in (first, second)))
-    assert ours == pytest.approx(float(witness.compute()), rel=1e-3)
-    assert ours > 1e-7
+        reference.update(torch.from_numpy(batch).permute(0, 3, 1, 2), real=real)
+    found = frechet_distance(*(gaussian(inception.features(batch)) for batch in (first, second)))
+    assert found == pytest.approx(float(reference.compute()), rel=1e-3)
+    assert found > 1e-7
 
 
 def test_inception_gives_a_feature_for_each_channel(tmp_path: Path) -> None:
@@ -256,7 +255,7 @@ def test_inception_gives_a_feature_for_each_channel(tmp_path: Path) -> None:
     assert np.abs(found[0] - found[1]).max() > 1e-4
 
 
-# -------------------------------------------------------------------------- files that are not ours
+# -------------------------------------------------------------------------- files from elsewhere
 class Harm:
     def __reduce__(self) -> tuple[Any, ...]:
         return (open, ("/tmp/never", "w"))
@@ -292,7 +291,7 @@ def test_a_wrong_file_is_one_line_that_names_it(name: str, which: str, tmp_path:
     if name == "not finite" or path.exists():
         WRONG[name](path)
     with pytest.raises(CheckpointError) as rejected:
-        load_perceptual_metrics((network, heads), fid, "cpu")
+        load_perceptual_networks((network, heads), fid, "cpu")
     assert path.name in str(rejected.value)
     assert "\n" not in str(rejected.value)
 
@@ -317,26 +316,26 @@ def test_tensors_of_wrong_shapes_are_rejected(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------- in an evaluation
-def test_doing_nothing_stands_beside(tmp_path: Path) -> None:
+def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
     opened = open_corpus(write_corpus(tmp_path / "c", {"test": 6}, crops=2))
-    learned = load_perceptual_metrics(
+    networks = load_perceptual_networks(
         lpips_files(tmp_path), inception_file(tmp_path / "i.pth"), "cpu"
     )
-    cell = evaluate_model(Identity(), opened, opened.pairs("test"), learned=learned)
+    scored = evaluate_model(Identity(), opened, opened.pairs("test"), perceptual=networks)
     for name in ("lpips", "fid"):
-        assert cell.scores[name] == cell.nothing[name] > 0
-        assert cell.gain[name] == 0
-    assert cell.gain_interval["lpips"] == (0, 0)
-    assert cell.gain_interval["fid"] is None
-    assert any("2,048" in note for note in cell.notes)
-    assert all("lpips" in row.scores and "fid" not in row.scores for row in cell.rows)
+        assert scored.scores[name] == scored.input_scores[name] > 0
+        assert scored.gain[name] == 0
+    assert scored.gain_interval["lpips"] == (0, 0)
+    assert scored.gain_interval["fid"] is None
+    assert any("2,048" in note for note in scored.notes)
+    assert all("lpips" in row.scores and "fid" not in row.scores for row in scored.image_scores)
 
 
 def test_fid_of_one_image_is_rejected(tmp_path: Path) -> None:
     opened = open_corpus(write_corpus(tmp_path / "c", {"test": 1}))
-    learned = load_perceptual_metrics(None, inception_file(tmp_path / "i.pth"), "cpu")
+    networks = load_perceptual_networks(None, inception_file(tmp_path / "i.pth"), "cpu")
     with pytest.raises(CorpusError, match="two images"):
-        evaluate_model(Identity(), opened, opened.pairs("test"), learned=learned)
+        evaluate_model(Identity(), opened, opened.pairs("test"), perceptual=networks)
 
 
 def run_command(*argv: str) -> tuple[int, str]:
@@ -354,20 +353,20 @@ def test_command_with_networks_and_limits(tmp_path: Path) -> None:
     run, corpus = write_run(tmp_path / "run"), write_corpus(tmp_path / "c", {"test": 4})
     (network, heads), fid = lpips_files(tmp_path), inception_file(tmp_path / "i.pth")
     argv = [str(run), "--on", str(corpus), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    brought = ["--lpips", str(network), str(heads), "--fid", str(fid)]
-    code, said = run_command(*argv, *brought, "--fail-under", "lpips=9", "--fail-under", "psnr=0")
-    assert code == 0, said
-    assert "2,048" in said
+    weights = ["--lpips", str(network), str(heads), "--fid", str(fid)]
+    code, output = run_command(*argv, *weights, "--fail-under", "lpips=9", "--fail-under", "psnr=0")
+    assert code == 0, output
+    assert "2,048" in output
     page = json.loads((tmp_path / "out" / "matrix.json").read_text())
     assert network.name in page["protocol"]["networks"]["lpips"]
     assert page["protocol"]["metrics"]["fid"]["better"] == "lower"
     head = (tmp_path / "out" / "matrix.csv").read_text().partition("\n")[0].split(",")
-    assert {"lpips", "lpips_nothing", "fid", "fid_nothing"} <= set(head)
+    assert {"lpips", "lpips_input", "fid", "fid_input"} <= set(head)
     assert "LPIPS" in (tmp_path / "out" / "index.html").read_text()
-    wanted = ["--fail-under", "lpips=0", "--fail-under", "psnr=99", "--fail-under", "mae=255"]
-    code, said = run_command(*argv, *brought, *wanted)
+    limits = ["--fail-under", "lpips=0", "--fail-under", "psnr=99", "--fail-under", "mae=255"]
+    code, output = run_command(*argv, *weights, *limits)
     assert code == 1
-    short = [line for line in said.splitlines() if "is worse than" in line]
+    short = [line for line in output.splitlines() if "is worse than" in line]
     assert len(short) == 2
     assert "LPIPS" in short[0] + short[1]
     assert "lower is better" in short[0] + short[1]

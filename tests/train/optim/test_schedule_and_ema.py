@@ -22,7 +22,7 @@ from img2img_data.images import io
 from img2img_train.config import RunConfig, config_of
 from img2img_train.data import loader
 from img2img_train.inference.onnx_export import export_weights
-from img2img_train.metrics.image import METRICS
+from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.optim.lr_schedule import DECAYS, LrSchedule
@@ -167,7 +167,8 @@ def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: P
         [io.read(corpus / f"val/{h}/00{n}.png").pixels for h in ("input", "target")] for n in (0, 1)
     ]
     psnr = [
-        METRICS["psnr"].measure(model.restore(given[None])[0], target) for given, target in pairs
+        IMAGE_METRICS["psnr"].compute(model.restore(given[None])[0], target)
+        for given, target in pairs
     ]
     best = max(row["psnr"] for row in read_log(run) if row["kind"] == "validation")
     assert sum(psnr) / 2 == pytest.approx(best, abs=0.02)

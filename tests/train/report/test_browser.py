@@ -206,7 +206,8 @@ def write_tagged_run(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from img2img_train.evaluation.evaluate import evaluate_matrix, evaluate_run, write_matrix
+    from img2img_train.evaluation.evaluate import evaluate_matrix, evaluate_run
+    from img2img_train.evaluation.results import write_matrix
     from img2img_train.report.page import write_run_report
 
     root = tmp_path_factory.mktemp("reports")
@@ -393,7 +394,8 @@ def test_200_triples_stay_below_5_mb(browser: Any, tmp_path: Path) -> None:
 def test_report_and_matrix_of_the_trainer(browser: Any, tmp_path: Path) -> None:
     from fake_models import write_run
 
-    from img2img_train.evaluation.evaluate import evaluate_matrix, evaluate_run, write_matrix
+    from img2img_train.evaluation.evaluate import evaluate_matrix, evaluate_run
+    from img2img_train.evaluation.results import write_matrix
     from img2img_train.report.page import write_run_report
 
     corpus = write_corpus(tmp_path / "c", {"test": 6}, crops=2, names=(EVIL,))

@@ -33,7 +33,7 @@ from img2img_data.images import io  # noqa: E402
 from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.translate import TranslateSettings, translate_bytes  # noqa: E402
-from img2img_train.metrics.image import METRICS  # noqa: E402
+from img2img_train.metrics.registry import IMAGE_METRICS  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402
 from img2img_train.runs.checkpoint import Description, TrainingProgress, write_checkpoint  # noqa: E402
@@ -379,8 +379,8 @@ def shown_scores(page: Any, name: str) -> list[list[str]]:
 
 def expected_scores(given: np.ndarray, made: np.ndarray, target: np.ndarray) -> list[list[str]]:
     rows = []
-    for metric in METRICS.values():
-        numbers = [metric.measure(p, target) for p in (given, made)]
+    for metric in IMAGE_METRICS.values():
+        numbers = [metric.compute(p, target) for p in (given, made)]
         gain = f"{metric.gain(numbers[1], numbers[0]):+.{metric.digits}f}"
         rows.append([*(f"{n:.{metric.digits}f}" for n in numbers), gain])
     return rows

@@ -26,7 +26,7 @@ from img2img_train.data import dataset, loader
 from img2img_train.data.loader import SamplingPlan
 from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.inference.translate import translate
-from img2img_train.metrics.image import METRICS
+from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.registry import build
 from img2img_train.networks.specs import NetworkSpec
 from img2img_train.objectives.base import Batch
@@ -166,7 +166,7 @@ def test_psnr_is_the_one_of_the_evaluation() -> None:
     b[2] = a[2]
     found = psnr_of(torch.from_numpy(a), torch.from_numpy(b)).tolist()
     assert found == pytest.approx(
-        [METRICS["psnr"].measure(x, y) for x, y in zip(a, b, strict=True)]
+        [IMAGE_METRICS["psnr"].compute(x, y) for x, y in zip(a, b, strict=True)]
     )
 
 
@@ -189,7 +189,7 @@ def test_a_run_leaves_what_it_says(finished: Path, corpus: Path) -> None:
         given, target = (
             io.read(corpus / f"val/{half}/00{number}.png").pixels for half in ("input", "target")
         )
-        psnr.append(METRICS["psnr"].measure(model.restore(given[None])[0], target))
+        psnr.append(IMAGE_METRICS["psnr"].compute(model.restore(given[None])[0], target))
     assert np.mean(psnr) == pytest.approx(best, abs=0.02)
 
 

@@ -1,0 +1,44 @@
+"""Bootstrap intervals: coverage, groups, determinism."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from img2img_train.metrics.bootstrap import bootstrap_interval
+
+
+def test_an_interval_contains_the_mean_and_depends_only_on_the_seed() -> None:
+    values = np.random.default_rng(0).normal(1, 2, (60, 2))
+    groups = [str(i) for i in range(60)]
+    intervals = bootstrap_interval(values, groups)
+    for interval, mean in zip(intervals, values.mean(axis=0), strict=True):
+        assert interval is not None
+        assert interval[0] < mean < interval[1]
+    assert intervals == bootstrap_interval(values, groups)
+    assert intervals != bootstrap_interval(values, groups, seed=1)
+    [(low, high), _] = intervals
+    assert high - low == pytest.approx(2 * 1.96 * values[:, 0].std() / 60**0.5, rel=0.15)
+
+
+def test_crops_of_one_photo_count_once() -> None:
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(0, 1, (6, 1)), 40, axis=0) + rng.normal(0, 0.01, (240, 1))
+    groups = np.repeat(np.arange(6), 40).astype(str).tolist()
+    [(low, high)] = bootstrap_interval(values, groups)
+    [(single_low, single_high)] = bootstrap_interval(values, [str(i) for i in range(240)])
+    assert high - low > 4 * (single_high - single_low)
+
+
+def test_the_coverage_holds_for_few_groups() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        values = rng.normal(0, 1, (8, 1))
+        [(low, high)] = bootstrap_interval(values, list("abcdefgh"), resamples=500)
+        covered += low <= 0 <= high
+    assert covered >= 0.9 * 200
+
+
+def test_one_group_has_no_interval() -> None:
+    assert bootstrap_interval(np.ones((9, 3)), ["one"] * 9) == [None] * 3
