@@ -22,39 +22,29 @@ from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write, locked, writing_to
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
-from img2img_data.runner.build_folder import (
-    BUILDING,
-    SHARD_FILE,
-    BuildFolder,
-    Outcome,
-    Report,
-    shard_name,
-    write_file,
-    write_manifests,
-)
+from img2img_data.runner import build_folder
+from img2img_data.runner.build_folder import BuildFolder, Outcome, Report, shard_name
 
 _DIFFERENT: Final = frozenset({"shard", "counts", "measured"})
 """Entries in which the pages of two shards of one run differ."""
 
-_NO_LINKS: Final = frozenset(
-    {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
-)
+_NO_LINKS: Final = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+"""Errors of file systems that cannot link the two files."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusShard:
-    """A complete shard: its folder, the name and the content of its page, and the page's time."""
+    """A complete shard: its folder, the name and the content of its page, its position in the run.
+
+    ``written`` is the modification time of the page, the last of the shard's files, in nanoseconds.
+    """
 
     root: Path
     page: str
     info: Mapping[str, Any]
+    number: int
+    count: int
     written: int
-    """Modification time of the page, the last of the shard's files, in nanoseconds."""
-
-    @property
-    def number(self) -> tuple[int, int]:
-        """Number of the shard, and number of shards."""
-        return int(self.info["shard"]["number"]), int(self.info["shard"]["of"])
 
 
 def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
@@ -64,18 +54,18 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
     shards of one run, or if ``out`` is inside one of them.
     """
     shards = [_open_shard(folder) for folder in folders]
-    first, count = shards[0], shards[0].number[1]
+    first, count = shards[0], shards[0].count
     target = out.resolve()
     if any(target.is_relative_to(folder.resolve()) for folder in folders):
         raise UsageError("folder", out, "is inside a shard", "choose a folder outside of them")
     by_number: dict[int, CorpusShard] = {}
     for shard in shards:
-        ours, others = _common_entries(first), _common_entries(shard)
-        differ = sorted(k for k in ours.keys() | others.keys() if ours.get(k) != others.get(k))
+        one, other = _common_entries(first), _common_entries(shard)
+        differ = sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k))
         if differ:
             why = f"belongs to another run than '{first.root}' ({', '.join(differ)} differ)"
             raise UsageError("shard", shard.root, why, "name the shards of one run")
-        twin = by_number.setdefault(shard.number[0], shard)
+        twin = by_number.setdefault(shard.number, shard)
         if twin is not shard:
             why = f"is {shard_name(shard.info)}, like '{twin.root}'"
             raise UsageError("shard", shard.root, why, "name each shard once")
@@ -89,19 +79,19 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
 
 def _open_shard(root: Path) -> CorpusShard:
     for page in (CORPUS_FILE, SELECTION_FILE):
-        if (root / page).is_file():
+        path, hint = root / page, "build the shard again"
+        if path.is_file():
             try:
-                info = json.loads((root / page).read_bytes())
-                shard = CorpusShard(root, page, info, (root / page).stat().st_mtime_ns)
+                info = json.loads(path.read_bytes())
                 if not shard_name(info):
                     raise UsageError("folder", root, "is not a shard", "merge what --shard wrote")
-                if not 1 <= shard.number[0] <= shard.number[1] or not (root / SHARD_FILE).is_file():
-                    raise ValueError
+                number, count = int(info["shard"]["number"]), int(info["shard"]["of"])
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                hint = "build the shard again"
-                raise CorpusError("shard", root / page, "is damaged", hint) from None
-            return shard
-    why = "is unfinished" if (root / BUILDING).is_dir() else "holds no shard"
+                raise CorpusError("shard", path, "is damaged", hint) from None
+            if not 1 <= number <= count or not (root / build_folder.SHARD_FILE).is_file():
+                raise CorpusError("shard", path, "is damaged", hint)
+            return CorpusShard(root, page, info, number, count, path.stat().st_mtime_ns)
+    why = "is unfinished" if (root / build_folder.BUILDING).is_dir() else "holds no shard"
     raise CorpusError("shard", root, why, "run the command with its --shard again")
 
 
@@ -110,7 +100,7 @@ def _common_entries(shard: CorpusShard) -> dict[str, Any]:
     flat = {k: v for k, v in shard.info.items() if k not in _DIFFERENT and not isinstance(v, dict)}
     flat |= (shard.info.get("recipe") or {}) | (shard.info.get("versions") or {})
     return flat | {
-        "number of shards": shard.number[1],
+        "number of shards": shard.count,
         "number of sources": shard.info["shard"].get("sources"),
     }
 
@@ -132,7 +122,7 @@ def merge_shards(
         report = Report()
         with folder.dropped_unused(), writing_to(folder.building):
             rows = _rows(shards, out, copy, report, progress)
-            write_manifests(folder, rows, page, report)
+            build_folder.write_manifests(folder, rows, page, report)
         folder.end()
         return report
 
@@ -175,7 +165,7 @@ def _read(shard: CorpusShard) -> Iterator[tuple[int, str, bytes, CorpusShard]]:
     )
     files: dict[str, BinaryIO] = {}
     with ExitStack() as stack:
-        for entry in stack.enter_context((shard.root / SHARD_FILE).open("rb")):
+        for entry in stack.enter_context((shard.root / build_folder.SHARD_FILE).open("rb")):
             position, _, rest = entry.decode().partition("\t")
             name = rest.removesuffix("\n")
             if name not in files:
@@ -210,7 +200,9 @@ def _bring_files(
         if not copy and _linked(source, target):
             continue
         if not target.is_file() or sha256(target.read_bytes()).hexdigest() != digest:
-            write_file(os.fspath(out), f"{name}/{row[column]}", _content(source, digest))
+            build_folder.write_file(
+                os.fspath(out), f"{name}/{row[column]}", _content(source, digest)
+            )
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -1,7 +1,7 @@
 """Corpora: the settings of a corpus, and the work that turns one task into one pair on disk.
 
-The same plan and settings give the same bytes for any number of workers, in any order, in one run or
-after any number of kills.
+The same plan and settings give the same bytes for any number of workers, in any order, in one run
+or after any number of kills.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +29,8 @@ from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
 from img2img_data.runner.run import FolderBuild, source_columns
 
+FileFormat = Literal["png", "jpg", "webp"]
+
 
 class BuildSettings(BaseModel):
     """Settings on which the bytes of a corpus depend, besides its pairing."""
@@ -41,14 +43,14 @@ class BuildSettings(BaseModel):
     )
     fit: Fit | None = Field(
         None,
-        description="how other sizes are adapted: scale and crop the center, scale and mirror the border, "
-        "stretch, or reject the image  [default: crop; combine: error]",
+        description="how images of another size are adapted: scale and crop, scale and mirror the "
+        "border, stretch, or reject  [default: crop; combine: error]",
     )
-    format: Literal["png", "jpg", "webp"] = Field(
+    format: FileFormat = Field(
         "png", description="file format; a clean image that needs no change is copied byte for byte"
     )
     quality: int = Field(
-        95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
+        95, ge=1, le=100, description="quality of jpg and webp; webp 100: lossless"
     )
     layout: Layout | None = Field(
         None,
@@ -57,18 +59,18 @@ class BuildSettings(BaseModel):
     )
     split: str = Field(
         "train=1",
-        description="shares, as in train=0.8,val=0.1,test=0.1; without --stratify the split of an image "
-        "never depends on the others",
+        description="shares, as in train=0.8,val=0.1,test=0.1; without --stratify the split of an "
+        "image never depends on the others",
     )
     group_by: str | None = Field(
         None,
-        description="keep groups in one split: folder; a tag, as person (any plain word) or tag:NAME; or "
-        "a regular expression on the file name whose match (or group 1) is the group, as in '^[^_]*'",
+        description="keep groups in one split: folder; a tag, as person (any plain word) or tag:NAME; "
+        "or a regular expression on the file name whose match (or group 1) is the group",
     )
     stratify: str | None = Field(
         None,
-        description="apply the shares within each stratum, to one group: folder, or a tag, as gender or "
-        "tag:NAME; a group counts where most of its images are; images added later may move old ones",
+        description="apply the shares within each stratum, to one group: folder, or a tag, as gender "
+        "or tag:NAME; images added later may move old ones",
     )
     bits: Literal[8, 16] = Field(
         8,
@@ -76,12 +78,11 @@ class BuildSettings(BaseModel):
     )
     channels: Channels = Field(
         "rgb",
-        description="rgb; gray: one channel, the luma of color images (png, jpg); "
-        "rgba: with transparency (png; combine and unpaired only)",
+        description="rgb; gray: one channel, the luma of color images (png, jpg); rgba: with "
+        "transparency (png; combine and unpaired only)",
     )
     alpha: Literal["white", "reject"] = Field(
-        "white",
-        description="transparent images (ignored with --channels rgba): composite on white, or reject",
+        "white", description="transparent images: composite on white, or reject; not with rgba"
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
 
@@ -114,11 +115,9 @@ class BuildSettings(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _check_strata(self) -> BuildSettings:
+    def _check_shares(self) -> BuildSettings:
         if self.stratify is not None and len(parse_split(self.split)) < 2:
-            raise ValueError(
-                "--stratify needs more than one share, as in --split train=0.8,test=0.2"
-            )
+            raise ValueError("--stratify needs two shares, as in --split train=0.8,test=0.2")
         return self
 
 
@@ -136,23 +135,23 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 # --------------------------------------------------------------------------------------- one task
 @dataclass(frozen=True, slots=True)
 class CorpusJob:
-    """Everything that a worker needs to know; the same for all tasks of a corpus."""
+    """Everything that a worker needs to know; the same for all tasks of a corpus.
+
+    ``settings`` are resolved: ``fit`` and ``layout`` are not None.
+    """
 
     roots: tuple[bytes, ...]
     out: str
     pairing: Pairing
     settings: BuildSettings
     kind: Kind
-    layout: Layout
-    fit: Fit
     policy: ReadPolicy
-    splits: Mapping[str, float]
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedSource:
-    """A source that was read: its bytes and digest, the decoded image, and its pixels after resizing."""
+    """A source that was read: its bytes and digest, the decoded image, and its resized pixels."""
 
     data: bytes
     sha256: str
@@ -180,7 +179,7 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     files = encode_files(job, task, pair.input, pair.target, sources)
     for file in files:
         write_file(job.out, f"{split}/{file.name}", file.data)
-    # "group" is reserved for the group by which the splits were made.
+    # "group" is reserved for the group by which the splits were assigned.
     tags = {name: value for name, value in task.tags.items() if name != "group"}
     if job.settings.group_by:
         tags["group"] = printable(group)
@@ -197,7 +196,9 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
             image = io.decode(data, job.policy)
             if number and size is None:  # the second half gets the size of the first
                 size = out[0].pixels.shape[1], out[0].pixels.shape[0]
-            pixels = io.fit(image.pixels, size, job.fit) if size else image.pixels
+            pixels = (
+                io.fit(image.pixels, size, job.settings.fit or "crop") if size else image.pixels
+            )
             out.append(LoadedSource(data, sha256(data).hexdigest(), image, pixels))
         except Rejected as rejected:
             if len(task.sources) == 1:
@@ -221,7 +222,8 @@ def _read_source(job: CorpusJob, task: ImageTask, number: int) -> bytes:
 def _group_and_split(job: CorpusJob, task: ImageTask) -> tuple[bytes, str]:
     # Decided by name and tags, not by pixels, so that a dry run knows it.
     group = group_of(task.sources[0], task.tags, job.settings.group_by)
-    return group, task.split or split_of(group, job.splits, job.settings.seed)
+    split = task.split or split_of(group, parse_split(job.settings.split), job.settings.seed)
+    return group, split
 
 
 def encode_files(
@@ -229,32 +231,28 @@ def encode_files(
 ) -> list[EncodedFile]:
     """Return the files of one pair; an image that was not changed keeps its bytes."""
     if job.kind == "unpaired":
-        content = [("file_name", "AB"[task.root], second)]
-    elif job.layout == "combined":
+        content = [("file_name", f"{'AB'[task.root]}/", second)]
+    elif job.settings.layout == "combined":
         content = [("file_name", "", _side_by_side(first, second, sources))]
     else:
-        content = [("input_file_name", "input", first), ("target_file_name", "target", second)]
+        content = [("input_file_name", "input/", first), ("target_file_name", "target/", second)]
     files = []
     for column, folder, pixels in content:
         data, extension = encode_image(pixels, sources, job.settings.format, job.settings.quality)
-        name = f"{folder}/{task.key}.{extension}" if folder else f"{task.key}.{extension}"
         known = next((s.sha256 for s in sources if s.data is data), None)
+        name = f"{folder}{task.key}.{extension}"
         files.append(EncodedFile(column, name, data, known or sha256(data).hexdigest()))
     return files
 
 
 def encode_image(
-    pixels: Pixels,
-    sources: Sequence[LoadedSource],
-    format: Literal["png", "jpg", "webp"],
-    quality: int,
+    pixels: Pixels, sources: Sequence[LoadedSource], format: FileFormat, quality: int
 ) -> tuple[bytes, str]:
-    """Return the bytes of a file and its extension; those of a source if it is clean and unchanged."""
+    """Return the bytes of a file and its extension; a source's own if it is clean and unchanged."""
     for source in sources:
         if pixels is source.image.pixels and source.image.verbatim:
-            extension = "jpg" if source.image.format == "jpeg" else source.image.format
             # The bytes that were read and checked, not a hard link: the file may change meanwhile.
-            return source.data, extension
+            return source.data, "jpg" if source.image.format == "jpeg" else source.image.format
     return io.encode(pixels, format, quality), format
 
 
@@ -303,23 +301,22 @@ def corpus_build(
     Raises ``UsageError`` if settings contradict each other or the kind of corpus.
     """
     job = make_job(plan, pairing, out, settings, name)
-    plan.assign_splits(job.splits, settings.group_by, settings.stratify, settings.seed)
+    shares = parse_split(settings.split)
+    plan.assign_splits(shares, settings.group_by, settings.stratify, settings.seed)
     recipe = {
         "command": name,
         **pairing.settings(),
-        **settings.model_dump(mode="json"),
-        "fit": job.fit,
-        "layout": job.layout,
+        **job.settings.model_dump(mode="json"),
         "source_names": plan.names_digest(),
         **plan.tags_digest(),
     }
     channels = COUNT[settings.channels]
     # WebP has no single channel, and in the combined layout the plane gets those of the target.
-    plane = pairing.plane and job.layout == "folders" and settings.format != "webp"
+    plane = pairing.plane and job.settings.layout == "folders" and settings.format != "webp"
     about = {
         "format": FORMAT,
         "kind": job.kind,
-        "layout": job.layout,
+        "layout": job.settings.layout,
         "color": pairing.color,
         "bits": settings.bits,
         "channels": {"input": 1 if plane else channels, "target": channels},
@@ -341,61 +338,39 @@ def make_job(
     Raises ``UsageError`` if settings contradict each other.
     """
     two_folders = len(plan.roots) == 2 and plan.kind == "paired"
+    fit = settings.fit or ("error" if two_folders else "crop")
     layout = settings.layout or ("combined" if two_folders else "folders")
-    _check_settings(plan, pairing, settings, layout, name)
-    return CorpusJob(
-        roots=tuple(os.path.abspath(root) for root in plan.roots),
-        out=os.path.abspath(out),
-        pairing=pairing,
-        settings=settings,
-        kind=plan.kind,
-        layout=layout,
-        fit=settings.fit or ("error" if two_folders else "crop"),
-        policy=ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels),
-        splits=parse_split(settings.split),
-        name=name,
-    )
+    settings = settings.model_copy(update={"fit": fit, "layout": layout})
+    for option, why, hint in _conflicts(plan, pairing, settings, name):
+        raise UsageError("option", option, why, hint)
+    policy = ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels)
+    roots = tuple(os.path.abspath(root) for root in plan.roots)
+    return CorpusJob(roots, os.path.abspath(out), pairing, settings, plan.kind, policy, name)
 
 
-def _check_settings(
-    plan: Plan, pairing: Pairing, settings: BuildSettings, layout: Layout, name: str
-) -> None:
-    """Raise ``UsageError`` if the layout, the format or the pairing cannot hold what was asked for."""
-    file, channels = settings.format, settings.channels
-    lab = pairing.color == "lab"
-    lossy = file == "jpg" or (file == "webp" and settings.quality < 100)
-    missing = "has no transparency here" if channels == "rgba" else "has no single channel"
-    fits = " or ".join(c for c in COUNT if c in pairing.takes)
-    checks = (
-        (
-            layout == "combined" and (plan.kind == "unpaired" or lab),
-            ("--layout combined", f"does not fit a {name} corpus", "leave it out"),
-        ),
-        (
-            settings.bits == 16 and file != "png",
-            ("--bits 16", f"does not fit --format {file}, which has 8 bits", "use png"),
-        ),
-        (
-            (channels == "rgba" and file != "png") or (channels == "gray" and file == "webp"),
-            (f"--channels {channels}", f"does not fit --format {file}, which {missing}", "use png"),
-        ),
-        (
-            channels not in pairing.takes,
-            (f"--channels {channels}", f"does not fit a {name} corpus", f"use {fits}"),
-        ),
-        (
-            channels == "rgba" and settings.alpha == "reject",
-            ("--alpha reject", "contradicts --channels rgba", "leave one of the two out"),
-        ),
-        (
-            lossy and lab,
-            (
-                f"--format {file}",
-                "would degrade Lab samples",
-                "use png, or webp with --quality 100",
-            ),
-        ),
-    )
-    for failed, (option, why, hint) in checks:
-        if failed:
-            raise UsageError("option", option, why, hint)
+def _conflicts(
+    plan: Plan, pairing: Pairing, settings: BuildSettings, name: str
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (option, why, hint) for each setting that the format or the pairing does not support."""
+    file, channels, lab = settings.format, settings.channels, pairing.color == "lab"
+    if settings.layout == "combined" and (plan.kind == "unpaired" or lab):
+        yield "--layout combined", f"does not fit a {name} corpus", "leave it out"
+    if settings.bits == 16 and file != "png":
+        yield "--bits 16", f"does not fit --format {file}, which has 8 bits", "use png"
+    if channels == "rgba" and file != "png":
+        why = f"does not fit --format {file}, which has no transparency here"
+        yield "--channels rgba", why, "use png"
+    if channels == "gray" and file == "webp":
+        yield (
+            "--channels gray",
+            "does not fit --format webp, which has no single channel",
+            "use png",
+        )
+    if channels not in pairing.takes:
+        hint = f"use {' or '.join(c for c in COUNT if c in pairing.takes)}"
+        yield f"--channels {channels}", f"does not fit a {name} corpus", hint
+    if channels == "rgba" and settings.alpha == "reject":
+        yield "--alpha reject", "contradicts --channels rgba", "leave one of the two out"
+    if lab and (file == "jpg" or (file == "webp" and settings.quality < 100)):
+        hint = "use png, or webp with --quality 100"
+        yield f"--format {file}", "would degrade Lab samples", hint

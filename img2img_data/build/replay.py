@@ -13,16 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from img2img_data.build import pairs
 from img2img_data.build.pairings import pairing_of
-from img2img_data.build.pairs import (
-    BuildSettings,
-    CorpusJob,
-    EncodedFile,
-    LoadedSource,
-    encode_files,
-    make_job,
-    read_sources,
-)
+from img2img_data.build.pairs import BuildSettings, CorpusJob, EncodedFile, LoadedSource
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.settings_model import Place, build_model, did_you_mean
@@ -71,7 +64,7 @@ def replay_pair(
         if source is None:
             loaded = _clean_image(job, root / split, row)
         else:
-            (loaded,) = read_sources(job, task)
+            (loaded,) = pairs.read_sources(job, task)
     except Rejected as rejected:
         what = "the clean image in the corpus" if source is None else f"the source '{name}'"
         why = f"{rejected.reason} {rejected.detail}".strip()
@@ -101,7 +94,7 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJ
         why = f"missing: the targets of '{recipe['pairing']}' are not the source images"
         raise UsageError("option", "--source", why, "name the folder of the source images")
     plan = Plan((os.fsencode(source or root),))
-    return make_job(plan, pairing, root, settings, str(recipe["command"]))
+    return pairs.make_job(plan, pairing, root, settings, str(recipe["command"]))
 
 
 def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
@@ -143,7 +136,7 @@ def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
 
 def _clean_image(job: CorpusJob, folder: Path, row: Mapping[str, Any]) -> LoadedSource:
     """Return the clean image in the corpus as the source; its digest is known only if it is a copy."""
-    combined = job.layout == "combined"
+    combined = job.settings.layout == "combined"
     column = "file_name" if combined else "target_file_name"
     path, hint = inside(folder, row.get(column)), "name the source folder by --source"
     data = io.read_bytes(path)
@@ -172,7 +165,7 @@ def _compute(
         detail = printable(str(error))[:80]
         why = f"the row '{printable(task.key)}' does not fit its recipe ({detail})"
         raise CorpusError("corpus", root, why, "build it again") from None
-    return encode_files(job, task, pair.input, pair.target, [source])[0]
+    return pairs.encode_files(job, task, pair.input, pair.target, [source])[0]
 
 
 def _compared(

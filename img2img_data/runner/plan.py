@@ -6,16 +6,18 @@ sources that have any, and one byte for the form of each key. Tasks are created 
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import math
 import os
 import re
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unicodedata import normalize
@@ -140,14 +142,11 @@ class Plan:
 
     def _find_tags(self) -> Plan:
         """Read the lists of tags beside the images; return the plan itself."""
-        self.tags = tuple(
-            find_tags(name, self._paths(root)) for root, name in enumerate(self.roots)
-        )
+        for root, name in enumerate(self.roots):
+            first = (p for p, side in zip(self.first, self.sides, strict=True) if side == root)
+            second = (p for p in (self.second if root else ()) if p)
+            self.tags += (find_tags(name, chain(first, second)),)
         return self
-
-    def _paths(self, root: int) -> Iterator[bytes]:
-        yield from (path for path, side in zip(self.first, self.sides, strict=True) if side == root)
-        yield from (path for path in (self.second if root else ()) if path)
 
     def tags_digest(self) -> dict[str, str]:
         """Return the recipe's entry for the lists of tags; empty if there are none."""
@@ -201,25 +200,22 @@ class Plan:
 
         return replace(self, selected=array("q", filter(is_member, self.selected)))
 
-    def finder(self) -> Callable[[int, bytes, str], int | None]:
-        """Return a function from (root, path of the first source, key) to the index of that task."""
-        import numpy as np
+    def find(self, root: int, path: bytes, key: str) -> int | None:
+        """Return the index of the usable task with this first source and key, None if there is none."""
+        # The domains of an unpaired corpus are sorted one after the other.
+        by_side = self.kind == "unpaired"
 
-        rows = (self.order[position] for position in self.selected)
-        hashes = np.array([_hash_of(self.sides[r], self.first[r]) for r in rows], np.uint64)
-        by_hash = np.argsort(hashes, kind="stable")
-        hashes = hashes[by_hash]
+        def place(position: int) -> tuple[int, str]:
+            row = self.order[position]
+            return self.sides[row] if by_side else 0, self._key(row)
 
-        def find(root: int, path: bytes, key: str) -> int | None:
-            value = np.uint64(_hash_of(root, path))
-            low, high = (int(np.searchsorted(hashes, value, side)) for side in ("left", "right"))
-            for index in map(int, by_hash[low:high]):
-                task = self.task(index)
-                if (task.root, task.sources[0], task.key, task.rejected) == (root, path, key, None):
-                    return index
-            return None
-
-        return find
+        start = bisect_left(self.selected, (root if by_side else 0, key), key=place)
+        for task in map(self.task, range(start, len(self))):
+            if task.key != key:
+                break
+            if (task.root, task.sources[0], task.rejected) == (root, path, None):
+                return task.index
+        return None
 
     def _add(
         self,
@@ -254,10 +250,6 @@ class Plan:
         key = (lambda r: (self._key(r), self.sides[r], self._sources(r))) if of_pairs else self._key
         self.order.extend(_sorted_rows(array("q", rows), key))
         self.selected = range(len(self.order))
-
-
-def _hash_of(root: int, path: bytes) -> int:
-    return int.from_bytes(digest(bytes([root]), path), "little")
 
 
 def _sorted_rows(rows: array[int], key: Callable[[int], Any]) -> Iterable[int]:
@@ -327,11 +319,9 @@ _PLAIN_WORD: Final = re.compile(r"[\w-]+")
 FOLDER_RULE: Final = "folder"
 
 
-def parse_split(text: str) -> dict[str, float]:
-    """Return the shares of the splits, as in "train=0.8,test=0.2"; they sum to 1.
-
-    Raises ``ValueError``.
-    """
+@functools.cache
+def parse_split(text: str) -> Mapping[str, float]:
+    """Return the share of each split of "train=0.8,test=0.2". Raises ``ValueError``."""
     shares: dict[str, float] = {}
     for part in map(str.strip, text.split(",")):
         name, _, number = part.partition("=")
@@ -343,8 +333,7 @@ def parse_split(text: str) -> dict[str, float]:
             shares[name] = math.nan
         if not _SPLIT_NAME.fullmatch(name) or not 0 <= shares[name] <= 1:
             raise ValueError(
-                f"'{part}' is not NAME=SHARE with a share from 0 to 1, "
-                "as in train=0.8,val=0.1,test=0.1"
+                f"'{part}' is not NAME=SHARE (0 to 1), as in train=0.8,val=0.1,test=0.1"
             )
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
@@ -365,50 +354,42 @@ def tag_in(rule: str | None) -> str | None:
 
 
 def group_of(path: bytes, tags: Mapping[str, Any], rule: str | None) -> bytes:
-    """Return the group of an image: its folder, a tag, or the match of an expression in its file name.
+    """Return the group of an image: its folder, a tag, or the match of an expression in its name.
 
     An image is a group of its own, named by its path, if ``rule`` is None, if its tag is missing or
     None, or if the expression does not match.
     """
-    if rule is None:
-        return path
-    folder, _, name = path.rpartition(b"/")
-    if rule == FOLDER_RULE:
-        return folder
-    tag = tag_in(rule)
-    if tag is not None:
-        return _text_of(tags.get(tag)).encode("utf-8", "surrogateescape") or path
-    found = re.search(rule, name.decode("utf-8", "surrogateescape"))
-    group = (found[1] if found.re.groups else found[0]) if found else None
-    return group.encode("utf-8", "surrogateescape") if group else path
+    value = None if rule is None else _value_of(path, tags, rule)
+    return path if value is None else value.encode("utf-8", "surrogateescape")
 
 
 def stratum_of(path: bytes, tags: Mapping[str, Any], rule: str) -> str:
     """Return the stratum of an image: its folder, or its tag; "" if it has none."""
+    return _value_of(path, tags, rule) or ""
+
+
+def _value_of(path: bytes, tags: Mapping[str, Any], rule: str) -> str | None:
+    folder, _, name = path.decode("utf-8", "surrogateescape").rpartition("/")
     if rule == FOLDER_RULE:
-        return path.rpartition(b"/")[0].decode("utf-8", "surrogateescape")
-    return _text_of(tags.get(tag_in(rule) or ""))
-
-
-def _text_of(value: object) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value)
+        return folder
+    tag = tag_in(rule)
+    if tag is not None:
+        value = tags.get(tag)
+        text = value if value is None or isinstance(value, str) else json.dumps(value)
+        return text or None
+    found = re.search(rule, name)
+    return (found[1] if found.re.groups else found[0]) or None if found else None
 
 
 def check_tag(rule: str | None, option: str, known: Iterable[str]) -> None:
     """Raise ``UsageError`` if the rule names a tag that no image has."""
     tag, known = tag_in(rule), set(known)
-    if tag is None or tag in known:
-        return
-    why, hint = "no image has this tag", did_you_mean(tag, known)
-    if not known:
-        why = "the images have no tags"
-        hint = (
-            "tags come from a metadata.jsonl or metadata.csv beside the images, "
-            "as 'wiki' and 'select' write"
-        )
-    raise UsageError("option", f"{option} {rule}", why, hint)
+    if tag is not None and not known:
+        hint = "tags come from a metadata.jsonl or .csv beside the images, as 'wiki' and 'select' write"
+        raise UsageError("option", f"{option} {rule}", "the images have no tags", hint)
+    if tag is not None and tag not in known:
+        hint = did_you_mean(tag, known)
+        raise UsageError("option", f"{option} {rule}", "no image has this tag", hint)
 
 
 class Strata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -257,19 +258,15 @@ def _finder_of_earlier(
 
     It returns None if the source is not planned any more or the row's files are incomplete.
     """
-    find: Callable[[int, bytes, str], int | None] | None = None
-    checked = 0
+    calls = itertools.count(1)
 
     def index_of(manifest: str, line: bytes) -> int | None:
-        nonlocal find, checked
-        find = find or plan.finder()
-        checked += 1
-        progress(min(checked, len(plan) - 1), len(plan))
+        progress(min(next(calls), len(plan) - 1), len(plan))
         # A power failure can leave any bytes in a journal: such a source is done again.
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
             source = bytes.fromhex(str(row.get("source_hex")))
-            index = find(int(row.get("domain") == "B"), source, str(row.get("key")))
+            index = plan.find(int(row.get("domain") == "B"), source, str(row.get("key")))
             return index if index is not None and _files_are_intact(root / manifest, row) else None
         return None
 

@@ -89,11 +89,10 @@ def test_two_domains_keep_their_own_keys_and_order() -> None:
 def test_an_earlier_row_is_found_again_unless_it_is_rejected() -> None:
     items = odd_items(random.Random(2), 60)
     plan = plan_folders([Path("in")], "paired", [items])
-    find = plan.finder()
     for index, task in enumerate(tasks(plan)):
-        assert find(0, task.sources[0], task.key) == (None if task.rejected else index)
-    assert find(0, b"never seen.jpg", "never seen") is None
-    assert find(1, items[1].path, "x") is None
+        assert plan.find(0, task.sources[0], task.key) == (None if task.rejected else index)
+    assert plan.find(0, b"never seen.jpg", "never seen") is None
+    assert plan.find(1, items[1].path, "x") is None
 
 
 def test_a_source_costs_little_memory() -> None:
