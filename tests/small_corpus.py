@@ -13,7 +13,7 @@ from conftest import make_photo
 
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.format import FORMAT
-from img2img_data.images import io
+from img2img_data.images import color, io
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -116,7 +116,7 @@ def write_lab(
     write_corpus(root, splits, size=size, info={"color": "lab", "bits": bits})
     for path in root.glob("*/target/*.png"):
         rgb = make_photo(int(path.stem), *size)
-        lab = io.rgb_to_lab(io.to_16_bit(rgb) if bits == 16 else rgb)
+        lab = color.rgb_to_lab(io.to_16_bit(rgb) if bits == 16 else rgb)
         path.write_bytes(io.encode(lab, "png"))
         given = path.parent.parent / "input" / path.name
         given.write_bytes(io.encode(np.ascontiguousarray(lab[..., 0]), "png"))

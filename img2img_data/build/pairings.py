@@ -23,6 +23,7 @@ from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec, to_spec
 from img2img_data.images import io
+from img2img_data.images.color import lab_to_rgb, outside_srgb, rgb_to_lab
 from img2img_data.images.pixels import COUNT, Channels, Pixels
 
 ANY_CHANNELS: Final[frozenset[Channels]] = frozenset(COUNT)
@@ -177,13 +178,13 @@ class Colorize(Pairing):
         ``round_trip_max`` and ``round_trip_mean`` are gray levels of 0 to 255; ``out_of_gamut_share`` is
         the share of pixels that rounding to Lab moved out of sRGB.
         """
-        lab = io.rgb_to_lab(images[0])
+        lab = rgb_to_lab(images[0])
         levels = 257 if lab.dtype == np.uint16 else 1
-        error = np.abs(io.lab_to_rgb(lab).astype(np.int32) - images[0])
+        error = np.abs(lab_to_rgb(lab).astype(np.int32) - images[0])
         measured = {
             "round_trip_max": round(float(error.max()) / levels, 4),
             "round_trip_mean": round(float(error.mean()) / levels, 4),
-            "out_of_gamut_share": round(io.outside_srgb(lab), 6),
+            "out_of_gamut_share": round(outside_srgb(lab), 6),
         }
         return DrawnPair(np.ascontiguousarray(lab[..., 0]), lab, {}, measured)
 

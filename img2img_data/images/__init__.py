@@ -1,3 +1,6 @@
-"""Reading, converting and writing single images. The only room that calls decoders and encoders."""
+"""Images: reading, decoding, converting and writing single images, and what their headers say.
 
-__all__ = ["io"]
+The only room that calls decoders and encoders. It does not know corpora, degradations or tensors.
+"""
+
+__all__ = ["color", "headers", "io", "pixels"]

@@ -1,26 +1,26 @@
-"""What a image file says about itself, read from its bytes before any decoder sees them.
+"""Headers of image files: format, size, orientation and sample layout, read before any decoder runs.
 
-A few dozen bytes decide here whether a file is a image, which one, how large, and how it must be read, so
-that no decoder ever allocates for a lie, warns about a comment or expands a text chunk. Everything wrong
-raises ``Rejected``. Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF
-6.0, binary PGM and PPM (netpbm).
+A few dozen bytes decide whether a file is an image, of which format and size, and how it must be decoded,
+so that no decoder ever allocates memory for a lie, warns about a comment or expands a text chunk. Whatever
+is wrong raises ``Rejected``.
+
+Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0, binary PGM and
+PPM (netpbm). The first three are parsed here because their files may be published byte for byte, which asks
+for certainty that nothing else is in them; the others because OpenCV decodes them, whose ways with their
+layouts are no other library's.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Literal
 
 from img2img_data.core.errors import Rejected
-from img2img_data.images.orientation import (
-    Directory,
-    png_text_orientation,
-    tiff_orientation,
-    xmp_orientation,
-)
 
 IMAGE_EXTENSIONS: Final = frozenset(
     b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k avif heic heif jxl "
@@ -34,16 +34,16 @@ Alpha = Literal["none", "straight", "premultiplied"]
 
 @dataclass(slots=True)
 class Header:
-    """What is known before decoding.
+    """Facts about an image file that are known before decoding.
 
-    ``width`` and ``height`` are the stored ones (pixels, not yet turned); ``exif`` and ``xmp`` are the
-    orientations 1..8 that those blocks state, 0 where they do not;
-    ``plain`` says that the file holds gray, RGB or RGBA samples as they are meant and nothing else: no
-    metadata, profile, trailer. ``alpha`` is what the fourth channel of the decoder means, ``clear`` the gray
-    level that stands for transparent. ``expand`` asks the decoder for BGR instead of the stored samples.
-    ``data``, where not empty, is what the decoder gets instead of the file; ``needs`` is the least number of
-    bytes of a whole file; ``cut`` says how many bits OpenCV left of blue, green and red samples, without
-    filling up the rest. ``raster`` of a PGM or PPM: where the samples begin, samples a pixel, largest value.
+    ``width``, ``height``: pixels as stored, before the orientation is applied. ``exif``, ``xmp``: the
+    orientations 1..8 that those blocks state, 0 if they do not. ``plain``: the file holds gray, RGB or RGBA
+    samples and nothing else: no metadata, profile, trailer. ``alpha``: meaning of the decoder's fourth
+    channel; ``clear``: the gray level that stands for transparent. ``as_color``: ask the decoder for BGR
+    instead of the stored samples. ``data``: bytes for the decoder in place of the file, unless empty.
+    ``min_bytes``: length of an uncut file. ``bits``: significant bits of blue, green and red, where
+    OpenCV leaves the lower ones empty. ``raster`` of a PGM or PPM: offset of the samples, samples per
+    pixel, maximum value.
     """
 
     format: str
@@ -54,37 +54,17 @@ class Header:
     plain: bool = False
     alpha: Alpha = "none"
     clear: int | None = None
-    expand: bool = False
+    as_color: bool = False
     notes: set[str] = field(default_factory=set)
     data: bytes = b""
-    needs: int = 0
-    cut: tuple[int, ...] = ()
+    min_bytes: int = 0
+    bits: tuple[int, ...] = ()
     raster: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def orientation(self) -> int:
-        """How the image is turned, 1..8: by EXIF, else by XMP."""
+        """Orientation 1..8 as EXIF defines it: stated by EXIF, else by XMP."""
         return self.exif or self.xmp or 1
-
-
-SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
-    (b"\xff\xd8\xff", "jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"P5", "pnm"),
-    (b"P6", "pnm"),
-)
-OTHER_IMAGES: Final = re.compile(
-    rb"II\+\0|MM\0\+|II\xbc|8BPS|\x8aMNG|\x8bJNG|P[1-7][\s#]|P[Ff]\s|#\?RADIANCE|#\?RGBE|\0\0[\x01\x02]\0|\xff\x0a"
-    rb"|\0\0\0\x0cJXL |\0\0\0\x0cjP  |\xff\x4f\xff\x51|DDS |v/1\x01|qoif|FORM....ILBM|icns|gimp xcf"
-    rb"|....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)|SIMPLE  =|BLP[12]",
-    re.DOTALL,
-)
-"""How files begin that are images but not read here: BigTIFF, PSD, PNM, ICO, JPEG XL, JPEG 2000, HEIF..."""
 
 
 def is_image_name(name: bytes) -> bool:
@@ -93,122 +73,146 @@ def is_image_name(name: bytes) -> bool:
     return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
 
 
-def header(data: bytes) -> Header:
-    """Return what ``data`` (one whole file) says about itself."""
-    for signature, name in SIGNATURES:
+OTHER_FORMATS: Final = re.compile(
+    rb"II\+\0|MM\0\+|II\xbc|8BPS|\x8aMNG|\x8bJNG|P[1-7][\s#]|P[Ff]\s|#\?RADIANCE|#\?RGBE"
+    rb"|\0\0[\x01\x02]\0|\xff\x0a|\0\0\0\x0cJXL |\0\0\0\x0cjP  |\xff\x4f\xff\x51|DDS |v/1\x01|qoif"
+    rb"|FORM....ILBM|icns|gimp xcf|....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif|avis)"
+    rb"|SIMPLE  =|BLP[12]",
+    re.DOTALL,
+)
+"""First bytes of image formats that are not read: BigTIFF, PSD, plain PNM, ICO, JPEG XL, HEIF and so on."""
+
+
+def read_header(data: bytes) -> Header:
+    """Return the header of ``data``, the content of one file.
+
+    Raises ``Rejected``: empty, not-an-image, truncated, corrupt, unsupported-format, unsupported-depth.
+    """
+    for signature, parse in PARSERS.items():
         if data.startswith(signature):
-            return HEADERS[name](data)
+            return parse(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return webp_header(data)
-    if OTHER_IMAGES.match(data):
-        raise Rejected(
-            "unsupported-format", "a image, but not JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM"
-        )
+    if OTHER_FORMATS.match(data):
+        why = "an image, but not JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM"
+        raise Rejected("unsupported-format", why)
     raise Rejected("not-an-image" if data else "empty")
 
 
-# ---- JPEG
+# ------------------------------------------------------------------------------------------- JPEG
 MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
 XMP_SEGMENT: Final = b"http://ns.adobe.com/xap/1.0/\0"
+# Between scans only restarts, Huffman tables, scan headers and restart intervals may come.
 AFTER_SCAN: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xc4\xda\xdb\xdd\xff]")
-MOST_MARKERS, MOST_SCANS = 10_000, 1_000
+FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+LOSSLESS_FRAMES: Final = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
+SCAN: Final = 0xDA
+# A progressive file of a few kilobytes can hold thousands of scans, each a pass over all pixels.
+MAX_MARKERS, MAX_SCANS = 10_000, 1_000
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield marker, start, start of the body and end of each segment up to the first scan header.
+
+    A marker without a body has a body that starts at its end.
+    """
+    end = 2
+    for _ in range(MAX_MARKERS):
+        found = MARKER.search(data, end)
+        if found is None or found.end() + 2 > len(data):
+            raise Rejected("truncated", "the file ends before the image begins")
+        marker, body = data[found.end() - 1], found.end()
+        if 0xD0 <= marker <= 0xD8 or marker == 1:
+            yield marker, found.start(), body, (end := body)
+            continue
+        size = int.from_bytes(data[body : body + 2], "big")
+        if marker == 0xD9 or size < 2:
+            raise Rejected("corrupt", "a marker out of place")
+        if body + size > len(data):
+            raise Rejected("truncated", "the file ends before the image begins")
+        yield marker, found.start(), body + 2, (end := body + size)
+        if marker == SCAN:
+            return
+    raise Rejected("corrupt", f"more than {MAX_MARKERS:,} markers before the image")
 
 
 def jpeg_header(data: bytes) -> Header:
-    """Walk the marker segments up to the first scan: size, components, orientation, what else is there."""
-    found = Header("jpeg")
-    plain, frame, at = True, 0, 2
-    for _ in range(MOST_MARKERS):
-        next_marker = MARKER.search(data, at)
-        if next_marker is None or next_marker.end() + 2 > len(data):
-            raise Rejected("truncated", "the file ends before the image begins")
-        plain &= next_marker.start() == at
-        marker, at = data[next_marker.end() - 1], next_marker.end()
-        if 0xD0 <= marker <= 0xD8 or marker == 1:
-            plain = False
-            continue
-        size = data[at] << 8 | data[at + 1]
-        if marker == 0xD9 or size < 2:
-            raise Rejected("corrupt", "a marker out of place")
-        if at + size > len(data):
-            raise Rejected("truncated", "the file ends before the image begins")
-        if marker == 0xDA:
-            break
-        if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
+    """Read size, components, orientation and profile from the segments before the first scan."""
+    found = Header("jpeg", plain=True)
+    frame, last = 0, 2
+    for marker, start, body, end in _jpeg_segments(data):
+        # Bytes between segments are junk, which a file that is published as it is must not hold.
+        found.plain &= start == last and body != end
+        last = end
+        if marker in FRAMES:
             frame = marker
-            plain &= _jpeg_frame(found, frame, data[at + 2 : at + size])
+            _read_jpeg_frame(found, frame, data[body:end])
         elif marker >= 0xE0:
-            plain &= _jpeg_application(found, marker, data[at + 2 : at + min(size, 1 << 16)])
-        at += size
+            _read_jpeg_application(found, marker, data[body:end])
     if not frame:
         raise Rejected("corrupt", "a scan without a frame")
-    if frame == 0xC2 and data.count(b"\xff\xda", at) > MOST_SCANS:
+    if frame == 0xC2 and data.count(b"\xff\xda", last) > MAX_SCANS:
         raise Rejected("corrupt", "a progressive image of absurdly many scans")
-    if plain:
-        end = AFTER_SCAN.search(data, at + size)
-        found.plain = end is not None and end.group() == b"\xff\xd9" and end.end() == len(data)
+    if found.plain:
+        after = AFTER_SCAN.search(data, last)
+        found.plain = (
+            after is not None and after.group() == b"\xff\xd9" and after.end() == len(data)
+        )
     return found
 
 
-def _jpeg_frame(found: Header, frame: int, body: bytes) -> bool:
-    """Take size and components from a frame header; say whether they are those of a common image."""
+def _read_jpeg_frame(found: Header, frame: int, body: bytes) -> None:
     if len(body) < 6:
         raise Rejected("corrupt", "a frame header too short")
     precision, found.height, found.width, components = struct.unpack(">BHHB", body[:6])
     if precision != 8:
-        raise Rejected(
-            "unsupported-depth" if frame != 0xC0 else "corrupt", f"{precision} bits a sample"
-        )
-    if frame in (0xC3, 0xC7, 0xCB, 0xCF):
+        reason = "unsupported-depth" if frame != 0xC0 else "corrupt"
+        raise Rejected(reason, f"{precision} bits a sample")
+    if frame in LOSSLESS_FRAMES:
         raise Rejected("unsupported-format", "lossless JPEG")
-    if components == 1:
-        found.notes.add("gray")
-    elif components == 4:
-        found.notes.add("cmyk")
-    return components in (1, 3) and frame in (0xC0, 0xC1, 0xC2)
+    found.notes |= {1: {"gray"}, 4: {"cmyk"}}.get(components, set())
+    found.plain &= components in (1, 3) and frame in (0xC0, 0xC1, 0xC2)
 
 
-def _jpeg_application(found: Header, marker: int, body: bytes) -> bool:
-    """Take orientation and profile from an application segment; say whether it holds nothing to strip."""
+def _read_jpeg_application(found: Header, marker: int, body: bytes) -> None:
     if marker == 0xE1 and body.startswith(b"Exif\0"):
-        found.exif = found.exif or tiff_orientation(body)
+        found.exif = found.exif or exif_orientation(body)
     elif marker == 0xE1 and body.startswith(XMP_SEGMENT):
         found.xmp = found.xmp or xmp_orientation(body)
     elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0"):
         found.notes.add("profile")
-    return (marker == 0xE0 and len(body) == 14 and body.startswith(b"JFIF\0")) or (
-        marker == 0xEE and len(body) == 12 and body.startswith(b"Adobe")
-    )
+    jfif = marker == 0xE0 and len(body) == 14 and body.startswith(b"JFIF\0")
+    adobe = marker == 0xEE and len(body) == 12 and body.startswith(b"Adobe")
+    found.plain &= jfif or adobe
 
 
-def jpeg_bare(data: bytes) -> bytes:
-    """Return the same JPEG without metadata and junk before its first scan; the coded data are untouched."""
-    kept, at = [data[:2]], 2
-    while next_marker := MARKER.search(data, at):
-        start, at = next_marker.start(), next_marker.end()
-        marker = data[start + 1]
-        if marker == 0xDA:
-            return b"".join([*kept, data[start:]])
-        if 0xD0 <= marker <= 0xD8 or marker == 1:
-            continue
-        at += int.from_bytes(data[at : at + 2], "big")
-        if marker < 0xE0 or marker in (0xE0, 0xEE):
-            kept.append(data[start:at])
-    return data
+def strip_jpeg(data: bytes) -> bytes:
+    """Return a JPEG without metadata and junk before its first scan; the coded data are untouched."""
+    kept = [data[:2]]
+    for marker, start, body, end in _jpeg_segments(data):
+        if marker == SCAN:
+            kept.append(data[start:])
+        elif body != end and (marker < 0xE0 or marker in (0xE0, 0xEE)):
+            kept.append(data[start:end])
+    return b"".join(kept)
 
 
-# ---- PNG
-PNG_COLORS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# -------------------------------------------------------------------------------------------- PNG
+PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PNG_PIXELS: Final = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
 PNG_TEXTS: Final = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 PNG_HARMLESS: Final = frozenset((b"IHDR", b"IDAT", b"IEND", b"sRGB", b"pHYs"))
+PNG_NOTES: Final = {b"iCCP": "profile", b"acTL": "first-frame"}
 
 
 def png_header(data: bytes) -> Header:
-    """Walk the chunks. The result's ``data`` keeps only those that make pixels: no text, no animation."""
+    """Read the chunks; ``data`` of the result keeps only those that make pixels.
+
+    Text and profile chunks would be expanded by libpng, whatever they hold.
+    """
     chunks = _png_chunks(data)
     names = {name for name, _, _ in chunks}
-    body = {
+    body = {  # reversed, so that the first of several chunks of one name counts
         name: data[start + 8 : stop - 4]
         for name, start, stop in reversed(chunks)
         if name in (b"IHDR", b"tRNS", b"eXIf")
@@ -216,14 +220,14 @@ def png_header(data: bytes) -> Header:
     if chunks[0][0] != b"IHDR" or len(body[b"IHDR"]) != 13:
         raise Rejected("corrupt", "PNG without its header chunk")
     width, height, depth, color, *_ = struct.unpack(">IIBBBBB", body[b"IHDR"])
+    # The 5th bit of the first letter tells whether a decoder may skip a chunk.
     if unknown := {n for n in names - PNG_PIXELS if n[0] & 0x20 == 0}:
         raise Rejected("unsupported-format", f"critical chunk {sorted(unknown)[0]!r}")
-    if color not in PNG_COLORS or depth not in (1, 2, 4, 8, 16):
+    if color not in PNG_CHANNELS or depth not in (1, 2, 4, 8, 16):
         raise Rejected("corrupt", f"color type {color}, depth {depth}")
-    found = Header("png", width, height, tiff_orientation(body.get(b"eXIf", b"")))
-    found.plain = (
-        color in (0, 2, 6) and depth >= 8 and names <= PNG_HARMLESS and chunks[-1][2] == len(data)
-    )
+    found = Header("png", width, height, exif_orientation(body.get(b"eXIf", b"")))
+    ends = chunks[-1][2] == len(data)
+    found.plain = color in (0, 2, 6) and depth >= 8 and names <= PNG_HARMLESS and ends
     if color in (4, 6) or (color in (2, 3) and b"tRNS" in names):
         found.alpha = "straight"
     elif b"tRNS" in names and len(body[b"tRNS"]) == 2:
@@ -232,20 +236,15 @@ def png_header(data: bytes) -> Header:
     if not found.exif and names & PNG_TEXTS:
         texts = (data[start + 4 : stop - 4] for name, start, stop in chunks if name in PNG_TEXTS)
         found.exif, found.xmp = png_text_orientation(texts)
-    found.notes |= {"gray"} if color in (0, 4) else {"palette"} if color == 3 else set()
-    found.notes |= ({"profile"} if b"iCCP" in names else set()) | (
-        {"first-frame"} if b"acTL" in names else set()
-    )
-    found.data = (
-        data
-        if names <= PNG_PIXELS
-        else data[:8] + b"".join(data[a:b] for n, a, b in chunks if n in PNG_PIXELS)
-    )
+    found.notes |= {0: {"gray"}, 3: {"palette"}, 4: {"gray"}}.get(color, set())
+    found.notes |= {note for name, note in PNG_NOTES.items() if name in names}
+    if not names <= PNG_PIXELS:
+        found.data = data[:8] + b"".join(data[a:b] for name, a, b in chunks if name in PNG_PIXELS)
     return found
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
-    """Return name, start and end of every chunk up to IEND; raise where the file ends before."""
+    """Return name, start and end of every chunk up to IEND."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -258,11 +257,11 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
     raise Rejected("truncated", "the file ends before its last chunk")
 
 
-# ---- WebP
+# ------------------------------------------------------------------------------------------- WebP
 def webp_header(data: bytes) -> Header:
-    """Walk the RIFF chunks of a WebP file: canvas or frame size, alpha, animation, profile, orientation."""
+    """Read the RIFF chunks: size of canvas or frame, alpha, animation, profile, orientation."""
     size = int.from_bytes(data[4:8], "little") + 8
-    found, at, first = Header("webp", needs=size), 12, b""
+    found, at, first = Header("webp", min_bytes=size), 12, b""
     while at + 8 <= min(size, len(data)):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + min(length, 1 << 16)]
@@ -270,9 +269,9 @@ def webp_header(data: bytes) -> Header:
             raise Rejected("corrupt", "a chunk longer than the file")
         if not first:
             first = name
-            _webp_first(found, name, body)
+            _read_webp_frame(found, name, body)
         elif name == b"EXIF":
-            found.exif = tiff_orientation(body)
+            found.exif = exif_orientation(body)
         elif name == b"XMP ":
             found.xmp = xmp_orientation(body)
         at += 8 + length + length % 2
@@ -280,32 +279,27 @@ def webp_header(data: bytes) -> Header:
     return found
 
 
-def _webp_first(found: Header, name: bytes, body: bytes) -> None:
-    """Take the size and the flags from the first chunk."""
+def _read_webp_frame(found: Header, name: bytes, body: bytes) -> None:
     if name == b"VP8X" and len(body) >= 10:
-        found.width, found.height = (
-            int.from_bytes(body[4:7], "little") + 1,
-            int.from_bytes(body[7:10], "little") + 1,
-        )
+        found.width = int.from_bytes(body[4:7], "little") + 1
+        found.height = int.from_bytes(body[7:10], "little") + 1
         found.alpha = "straight" if body[0] & 0x10 else "none"
-        found.notes |= ({"profile"} if body[0] & 0x20 else set()) | (
-            {"first-frame"} if body[0] & 0x02 else set()
-        )
+        found.notes |= {"profile"} if body[0] & 0x20 else set()
+        found.notes |= {"first-frame"} if body[0] & 0x02 else set()
     elif name == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
         bits = int.from_bytes(body[1:5], "little")
         found.width, found.height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         found.alpha = "straight" if bits >> 28 & 1 else "none"
     elif name == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:
-        found.width, found.height = (
-            int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8)
-        )
+        width, height = struct.unpack("<HH", body[6:10])
+        found.width, found.height = width & 0x3FFF, height & 0x3FFF
     else:
         raise Rejected("corrupt", "WebP without a frame")
 
 
-# ---- GIF, BMP
+# ------------------------------------------------------------------------------------- GIF and BMP
 def gif_header(data: bytes) -> Header:
-    """Take the size of the logical screen."""
+    """Read the size of the logical screen."""
     if len(data) < 14:
         raise Rejected("truncated", "the file ends before the image begins")
     width, height = struct.unpack("<HH", data[6:10])
@@ -313,168 +307,240 @@ def gif_header(data: bytes) -> Header:
 
 
 def bmp_header(data: bytes) -> Header:
-    """Take size and layout from a Windows or OS/2 bitmap header."""
+    """Read size and layout from a Windows or OS/2 bitmap header.
+
+    Not by Pillow: it does not tell what OpenCV does with bit fields, nor that the pixels overlap the palette.
+    """
     if len(data) < 54:
         raise Rejected("truncated" if len(data) > 5 else "not-an-image")
     offset, length = struct.unpack("<II", data[10:18])
+    packing = colors = 0
     if length == 12:
         width, height, _, bits = struct.unpack("<HHHH", data[18:26])
-        packing, colors = 0, 0
     elif length in (40, 52, 56, 64, 108, 124):
         width, height, _, bits, packing = struct.unpack("<iiHHI", data[18:34])
         colors = int.from_bytes(data[46:50], "little")
     else:
-        raise Rejected(
-            "unsupported-format" if length == 16 else "not-an-image",
-            f"a bitmap header of {length} bytes",
-        )
+        reason = "unsupported-format" if length == 16 else "not-an-image"
+        raise Rejected(reason, f"a bitmap header of {length} bytes")
     if width < 0 or bits not in (1, 2, 4, 8, 16, 24, 32):
         raise Rejected("corrupt", f"width {width}, {bits} bits a pixel")
-    found = Header("bmp", width, abs(height), expand=True)
+    found = Header("bmp", width, abs(height), as_color=True)
     if bits <= 8:
         found.notes.add("palette")
-        if offset < 14 + length + (4 * min(colors or 1 << bits, 1 << bits) if length > 12 else 6):
+        palette = 6 if length == 12 else 4 * min(colors or 1 << bits, 1 << bits)
+        if offset < 14 + length + palette:
             raise Rejected("corrupt", "the pixels begin inside the palette")
     if packing in (0, 3):
-        found.needs = offset + (width * bits + 31) // 32 * 4 * abs(height)
+        found.min_bytes = offset + (width * bits + 31) // 32 * 4 * abs(height)
+    if bits == 16:
+        green_mask = data[58:62]
+        found.bits = (5, 6, 5) if packing == 3 and green_mask == b"\xe0\x07\0\0" else (5, 5, 5)
     if packing == 3 and bits == 32:
-        _bmp_masks(found, length, data[54:70])
-    elif bits == 16:
-        found.cut = (5, 6, 5) if packing == 3 and data[58:62] == b"\xe0\x07\0\0" else (5, 5, 5)
+        masks = data[54:70]
+        if length >= 56:
+            has_alpha = any(masks[12:])
+            found.alpha, found.as_color = "straight" if has_alpha else "none", not has_alpha
+        elif masks[:12] != b"\0\0\xff\0\0\xff\0\0\xff\0\0\0":
+            # OpenCV ignores the bit fields of short headers and reads blue, green, red.
+            raise Rejected("unsupported-format", "bit fields in an unusual order")
     return found
 
 
-def _bmp_masks(found: Header, length: int, masks: bytes) -> None:
-    """Read the bit fields of 32-bit pixels. Short headers have no alpha, and only their usual order works."""
-    if length >= 56:
-        found.alpha, found.expand = ("straight", False) if any(masks[12:16]) else ("none", True)
-    elif masks[:12] != b"\0\0\xff\0\0\xff\0\0\xff\0\0\0":
-        raise Rejected("unsupported-format", "bit fields in an unusual order")
+# ------------------------------------------------------------------------------------------- TIFF
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
+SAMPLES_PER_PIXEL, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT, PROFILE = 277, 284, 338, 339, 34675
+COMPRESSIONS: Final = frozenset((1, 2, 3, 4, 5, 7, 8, 32773, 32946))
+PHOTOMETRICS: Final = {0: {"gray"}, 1: {"gray"}, 2: set(), 3: {"palette"}, 5: {"cmyk"}, 6: set()}
+SAMPLE_FORMATS: Final = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
+NUMBER_TYPES: Final = {1: "B", 3: "H", 4: "I"}
 
 
-# ---- TIFF
-TIFF_UNREAD: Final = {
-    6: "old-style JPEG",
-    34712: "JPEG 2000",
-    34925: "LZMA",
-    50000: "Zstandard",
-    50001: "WebP",
-}
-TIFF_COLORS: Final = {
-    -1: "of no stated colors",
-    0: "gray",
-    1: "gray",
-    2: "RGB",
-    3: "palette",
-    4: "mask",
-    5: "CMYK",
-    6: "YCbCr",
-    8: "CIELAB",
-    9: "ICC Lab",
-    32803: "sensor mosaic",
-    34892: "linear raw",
-}
-TIFF_KINDS: Final = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
-TIFF_COMPRESSIONS: Final = frozenset((1, 2, 3, 4, 5, 7, 8, 32773, 32946))
+class Directory:
+    """First directory of a TIFF or EXIF block. ``struct.error`` if it is cut; no other block is followed.
+
+    Not by Pillow: it gives up at the first value that is out of the file, and of two entries of one tag it
+    believes the last, OpenCV the first.
+    """
+
+    def __init__(self, block: bytes) -> None:
+        self.block, self.order = block, "<" if block[:2] == b"II" else ">"
+        if block[:4] not in (b"II*\0", b"MM\0*"):
+            raise struct.error("not a TIFF block")
+        start = self.unpack("I", 4)[0] + 2
+        self.end = start + 12 * self.unpack("H", start - 2)[0]
+        self.entries: dict[int, int] = {}
+        for at in range(start, self.end, 12):
+            self.entries.setdefault(self.unpack("HHI", at)[0], at)
+
+    def unpack(self, layout: str, at: int) -> tuple[int, ...]:
+        """Return the numbers at an offset."""
+        return struct.unpack_from(self.order + layout, self.block, at)
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """Return the unsigned numbers of a tag, at most 16; none if it is missing or of another type."""
+        if tag not in self.entries:
+            return ()
+        at = self.entries[tag] + 8
+        kind, count = self.unpack("HI", at - 6)
+        letter = NUMBER_TYPES.get(kind)
+        if letter is None or not count:
+            return ()
+        if count * struct.calcsize(letter) > 4:
+            at = self.unpack("I", at)[0]
+        return self.unpack(f"{min(count, 16)}{letter}", at)
+
+    def first(self, tag: int, default: int) -> int:
+        """Return the first number of a tag."""
+        return (self.numbers(tag) or (default,))[0]
+
+    def orientation(self) -> int:
+        """Return the orientation 1..8, 0 if it is absent or another number."""
+        value = self.first(ORIENTATION, 0)
+        return value if 1 <= value <= 8 else 0
 
 
 def tiff_header(data: bytes) -> Header:
-    """Take size and sample layout from the first directory; reject those that OpenCV reads wrongly.
-
-    ``data`` of the result has its orientation tag set to 1: OpenCV turns TIFF in some versions and modes.
-    """
+    """Read size and sample layout from the first directory; reject those that OpenCV reads wrongly."""
     try:
         tags = Directory(data)
-        found = Header("tiff", tags.number(256, 0), tags.number(257, 0), tiff_orientation(data))
-        if tags.number(259, 1) not in TIFF_COMPRESSIONS:
-            packed = TIFF_UNREAD.get(tags.number(259, 1), f"method {tags.number(259, 1)}")
-            raise Rejected("unsupported-format", f"TIFF compressed by {packed}")
-        _tiff_layout(found, tags)
-        more = tags.unpack("I", 4)[0]
-        count = tags.unpack("H", more)[0]
-        found.notes |= {"first-frame"} if tags.unpack("I", more + 2 + 12 * count)[0] else set()
+        found = Header("tiff", tags.first(WIDTH, 0), tags.first(HEIGHT, 0), tags.orientation())
+        compression = tags.first(COMPRESSION, 1)
+        if compression not in COMPRESSIONS:
+            why = f"TIFF compressed by {_name_of(COMPRESSION, compression)}"
+            raise Rejected("unsupported-format", why)
+        _check_tiff_layout(found, tags)
+        found.notes |= {"first-frame"} if tags.unpack("I", tags.end)[0] else set()
     except struct.error:
         raise Rejected("truncated", "the file ends before its directory") from None
-    found.notes |= {"profile"} if 34675 in tags.entries else set()
-    found.data = data
+    found.notes |= {"profile"} if PROFILE in tags.entries else set()
     if found.orientation != 1:
-        kind, _, at = tags.entries[274]
-        one = struct.pack(tags.order + {1: "B", 3: "H", 4: "I"}[kind], 1)
-        found.data = data[:at] + one + data[at + len(one) :]
+        # OpenCV's TIFF decoder applies the orientation in some versions, whatever it is told: set it to 1.
+        at = tags.entries[ORIENTATION]
+        upright = struct.pack(tags.order + "HHIHH", ORIENTATION, 3, 1, 1, 0)
+        found.data = data[:at] + upright + data[at + len(upright) :]
     return found
 
 
-def _tiff_layout(found: Header, tags: Directory) -> None:
-    """Decide how the samples are read."""
-    depths, kinds, photometric = (
-        set(tags.numbers(258)) or {1},
-        set(tags.numbers(339)) or {1},
-        tags.number(262, -1),
-    )
-    samples, extra = tags.number(277, len(tags.numbers(258)) or 1), tags.number(338, 2)
+def _check_tiff_layout(found: Header, tags: Directory) -> None:
+    """Decide how the samples are decoded."""
+    depths = set(tags.numbers(BITS) or (1,))
+    formats = set(tags.numbers(SAMPLE_FORMAT) or (1,))
+    photometric, planar = tags.first(PHOTOMETRIC, -1), tags.first(PLANAR, 1) != 1
+    samples = tags.first(SAMPLES_PER_PIXEL, len(tags.numbers(BITS)) or 1)
     depth = min(depths)
-    colors = TIFF_COLORS.get(photometric, f"photometric interpretation {photometric}")
-    planes = ", stored plane by plane" if tags.number(284, 1) != 1 else ""
-    if (
-        len(depths) > 1
-        or len(kinds) > 1
-        or (depth, *kinds) not in ((1, 1), (8, 1), (16, 1), (32, 3))
-    ):
-        raise Rejected("unsupported-depth", _tiff_samples(depths, kinds))
-    if samples > 4 or photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 2 and samples < 3):
-        raise Rejected("unsupported-format", f"TIFF, {colors}, {samples} samples a pixel")
-    if depth > 8 and (
-        tags.number(284, 1) != 1 or (photometric, samples) not in ((1, 1), (2, 3), (2, 4))
-    ):
-        raise Rejected(
-            "unsupported-format",
-            f"TIFF, {colors}, {samples} samples a pixel of {depth} bits{planes}",
-        )
+    if (depths, formats) not in (({1}, {1}), ({8}, {1}), ({16}, {1}), ({32}, {3})):
+        words = " and ".join(SAMPLE_FORMATS.get(f, f"format {f}") for f in sorted(formats))
+        bits = " and ".join(map(str, sorted(depths)))
+        raise Rejected("unsupported-depth", f"TIFF, {bits} bits a sample, {words}")
+    layout = f"TIFF, {_name_of(PHOTOMETRIC, photometric)}, {samples} samples a pixel"
+    if samples > 4 or photometric not in PHOTOMETRICS or (photometric == 2 and samples < 3):
+        raise Rejected("unsupported-format", layout)
+    if depth > 8 and (planar or (photometric, samples) not in ((1, 1), (2, 3), (2, 4))):
+        planes = ", stored plane by plane" if planar else ""
+        raise Rejected("unsupported-format", f"{layout} of {depth} bits{planes}")
+    extra = tags.first(EXTRA_SAMPLES, 2)
     has_alpha = photometric == 2 and samples == 4 and extra in (1, 2)
-    found.expand = depth <= 8 and not has_alpha
+    found.as_color = depth <= 8 and not has_alpha
     if has_alpha:
-        # OpenCV multiplies 8-bit samples by their alpha only where the file says that this was not done yet.
-        multiplied = extra == 1 or (depth == 8 and 338 in tags.entries)
+        # OpenCV multiplies 8-bit samples by their alpha only if the file says that this is to be done.
+        multiplied = extra == 1 or (depth == 8 and EXTRA_SAMPLES in tags.entries)
         found.alpha = "premultiplied" if multiplied else "straight"
-    found.notes |= {0: {"gray"}, 1: {"gray"}, 3: {"palette"}, 5: {"cmyk"}}.get(photometric, set())
+    found.notes |= PHOTOMETRICS[photometric]
 
 
-def _tiff_samples(depths: set[int], kinds: set[int]) -> str:
-    what = " and ".join(TIFF_KINDS.get(kind, f"format {kind}") for kind in sorted(kinds))
-    return f"TIFF, {' and '.join(map(str, sorted(depths)))} bits a sample, {what}"
+def _name_of(tag: int, value: int) -> str:
+    """Return the name of a tag's value, as in "CIELab"; the number if it has none."""
+    from PIL import TiffTags
+
+    names = {number: name for name, number in TiffTags.lookup(tag).enum.items()}
+    return names.get(value, f"{TiffTags.lookup(tag).name} {value}")
 
 
-# ---- PGM, PPM
+# ------------------------------------------------------------------------------------ PGM and PPM
 PNM: Final = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s")
 
 
 def pnm_header(data: bytes) -> Header:
-    """Take size and largest value from a binary netpbm header (https://netpbm.sourceforge.net/doc/ppm.html)."""
+    """Read size and maximum of a binary netpbm file (https://netpbm.sourceforge.net/doc/ppm.html)."""
     found = PNM.match(data, 0, 1 << 12)
     if not found:
-        raise Rejected(
-            "truncated" if len(data) < 9 else "not-an-image", "no header of a PGM or PPM"
-        )
-    width, height, largest = (int(number) for number in found.groups()[1:])
-    if not 0 < largest < 65536:
-        raise Rejected("unsupported-depth", f"largest value {largest}")
+        reason = "truncated" if len(data) < 9 else "not-an-image"
+        raise Rejected(reason, "no header of a PGM or PPM")
+    width, height, maximum = (int(number) for number in found.groups()[1:])
+    if not 0 < maximum < 65536:
+        raise Rejected("unsupported-depth", f"maximum value {maximum}")
     samples = 1 if found[1] == b"5" else 3
-    needs = found.end() + width * height * samples * (2 if largest > 255 else 1)
-    return Header(
-        "pnm",
-        width,
-        height,
-        notes={"gray"} if samples == 1 else set(),
-        needs=needs,
-        raster=(found.end(), samples, largest),
-    )
+    end = found.end() + width * height * samples * (2 if maximum > 255 else 1)
+    raster = found.end(), samples, maximum
+    notes = {"gray"} if samples == 1 else set()
+    return Header("pnm", width, height, notes=notes, min_bytes=end, raster=raster)
 
 
-HEADERS: Final[dict[str, Callable[[bytes], Header]]] = {
-    "jpeg": jpeg_header,
-    "png": png_header,
-    "gif": gif_header,
-    "bmp": bmp_header,
-    "tiff": tiff_header,
-    "pnm": pnm_header,
+PARSERS: Final[dict[bytes, Callable[[bytes], Header]]] = {
+    b"\xff\xd8\xff": jpeg_header,
+    b"\x89PNG\r\n\x1a\n": png_header,
+    b"GIF87a": gif_header,
+    b"GIF89a": gif_header,
+    b"BM": bmp_header,
+    b"II*\0": tiff_header,
+    b"MM\0*": tiff_header,
+    b"P5": pnm_header,
+    b"P6": pnm_header,
 }
+
+
+# ------------------------------------------------------------------------------------ orientation
+MAX_TEXT: Final = 1 << 20
+"""Bytes of a compressed text that are expanded."""
+MAX_TEXTS: Final = 4
+"""Texts that are searched; an honest file has one."""
+XMP_TAG: Final = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
+EXIF_TEXTS: Final = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
+XMP_TEXT: Final = b"XML:com.adobe.xmp\0"
+# ImageMagick writes a block into a PNG text as its name, its length and its bytes in hexadecimal.
+RAW_PROFILE: Final = re.compile(rb"\s*\w+\s+\d+\s+([0-9a-fA-F\s]+)")
+
+
+def exif_orientation(block: bytes) -> int:
+    """Return the orientation 1..8 in an EXIF block, with or without prefix; 0 if absent or broken."""
+    try:
+        return Directory(block.removeprefix(b"Exif\0\0")).orientation()
+    except struct.error:
+        return 0
+
+
+def xmp_orientation(packet: bytes) -> int:
+    """Return the orientation 1..8 in an XMP packet, 0 if absent; the packet is not parsed as XML."""
+    found = XMP_TAG.search(packet)
+    return int(found[1]) if found else 0
+
+
+def png_text_orientation(chunks: Iterable[bytes]) -> tuple[int, int]:
+    """Return the orientations of EXIF and XMP in PNG text chunks (name and body), 0 if absent."""
+    exif = xmp = 0
+    relevant = (chunk for chunk in chunks if chunk.startswith((*EXIF_TEXTS, XMP_TEXT), 4))
+    for chunk in islice(relevant, MAX_TEXTS):
+        text = _text(chunk)
+        if chunk.startswith(XMP_TEXT, 4):
+            xmp = xmp or xmp_orientation(text)
+        elif raw := RAW_PROFILE.match(text):
+            digits = b"".join(raw[1].split())
+            exif = exif or exif_orientation(bytes.fromhex(digits[: len(digits) // 2 * 2].decode()))
+    return exif, xmp
+
+
+def _text(chunk: bytes) -> bytes:
+    """Return the text behind the keyword of a tEXt, zTXt or iTXt chunk, at most ``MAX_TEXT`` bytes."""
+    name, (_, _, text) = chunk[:4], chunk[4:].partition(b"\0")
+    packed = name == b"zTXt" or (name == b"iTXt" and text[:1] == b"\1")
+    if name == b"iTXt":  # flags, then language and translated keyword
+        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
+    elif name == b"zTXt":
+        text = text[1:]
+    if not packed:
+        return text[:MAX_TEXT]
+    try:
+        return zlib.decompressobj().decompress(text, MAX_TEXT)
+    except zlib.error:
+        return b""

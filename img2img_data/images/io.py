@@ -1,13 +1,33 @@
-"""The only place that reads, decodes, converts and encodes images.
+"""Reading and writing images: the only module that opens image files, decodes and encodes.
 
-One policy for every image and for both halves of a pair. Content decides, never the name. A image that is
-cut, damaged or lying is rejected, never half read. It comes out upright, opaque, RGB, 8 bit, unless a
+One policy for every image and for both halves of a pair. The content decides, never the name. An image that
+is cut, damaged or lying is rejected, never half read. It comes out upright, opaque, RGB, 8 bit, unless a
 ``ReadPolicy`` asks for 16 bit, one channel or RGBA: 16-bit samples divided by 257 and rounded, float ones
-clipped to 0..1, palettes and gray expanded, transparency composed on white, CMYK converted by the plain
-formula, the first frame taken of several; whatever was changed is noted. Embedded ICC profiles are *ignored*:
-the stored numbers are taken as sRGB and the image is noted ("profile"). Orientation comes from EXIF or the
-TIFF tag, else from XMP. Metadata never passes on to an output. No path ever reaches OpenCV: it decodes from
-memory, to memory. This module is the door to ``samples`` and ``framing`` too.
+clipped to 0..1, palettes and gray expanded, transparency composited on white, CMYK converted by the plain
+formula, the first of several frames taken; every change is noted. Embedded ICC profiles are *ignored*: the
+stored numbers are taken as sRGB and the image is noted ("profile"). Orientation comes from EXIF or the TIFF
+tag, else from XMP. Metadata never passes on to an output.
+
+Notes, which are part of the corpus format:
+
+===============  ===========================================================
+``alpha``        had transparency: composited on white
+``clipped``      had float samples outside 0..1: clipped
+``cmyk``         was CMYK or YCCK: converted without a profile
+``depth``        was 16 bit or float: scaled to 8 bit
+``equal``        had three equal channels: one was taken
+``first-frame``  had more frames or pages: the first was taken
+``float``        was float: scaled to 16 bit
+``gray``         was single-channel: expanded
+``luma``         was color: its luma was taken
+``opaque``       had no transparency: an opaque alpha was added
+``orientation``  was turned or mirrored upright
+``palette``      had a palette: expanded
+``profile``      had an embedded ICC profile: ignored
+``repaired``     had junk or a bad profile in its header: skipped
+``unmultiplied`` had color multiplied by alpha: divided again
+``widened``      was 8 bit: multiplied by 257
+===============  ===========================================================
 """
 
 from __future__ import annotations
@@ -18,6 +38,7 @@ import functools
 import io
 import os
 import stat
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -26,96 +47,36 @@ from pathlib import Path
 from typing import Final, Literal
 
 import cv2
+import deflate
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 
 from img2img_data.core.errors import Rejected
-from img2img_data.images.headers import Header, header, jpeg_bare
-from img2img_data.images.icc import icc_profile, with_profile
+from img2img_data.images.headers import Header, read_header, strip_jpeg
 from img2img_data.images.pixels import (
     COUNT,
     Channels,
+    Fit,
     Pixels,
     ReadPolicy,
-    as_wanted,
-    cielab,
-    filled,
+    apply_policy,
+    fit,
     from_decoder,
     from_raster,
-    lab8_to_range,
-    lab8_to_rgb,
-    lab16_to_rgb,
-    lab16_to_rgb16,
-    lab_to_rgb,
     luminance,
-    outside_srgb,
-    range_to_lab8,
-    rgb_to_lab,
-    rgb_to_lab8,
-    rgb_to_lab16,
     to_8_bit,
     to_16_bit,
     to_uint8_rgb,
+    upright,
 )
-from img2img_data.images.png import encode_png
-from img2img_data.images.resize import Fit, fit, upright
 
-__all__ = [
-    "COUNT",
-    "NOTES",
-    "Channels",
-    "Fit",
-    "DecodedImage",
-    "Pixels",
-    "ReadPolicy",
-    "Rejected",
-    "cielab",
-    "decode",
-    "encode",
-    "fit",
-    "icc_profile",
-    "lab16_to_rgb",
-    "lab16_to_rgb16",
-    "lab8_to_range",
-    "lab8_to_rgb",
-    "lab_to_rgb",
-    "luminance",
-    "open_regular",
-    "outside_srgb",
-    "range_to_lab8",
-    "read",
-    "read_bytes",
-    "rgb_to_lab",
-    "rgb_to_lab16",
-    "rgb_to_lab8",
-    "silent_stderr",
-    "to_16_bit",
-    "to_8_bit",
-    "to_uint8_rgb",
-]
-
-NOTES: Final[dict[str, str]] = {
-    "alpha": "had transparency: composed on white",
-    "clipped": "had float samples outside 0..1: clipped",
-    "cmyk": "was CMYK or YCCK: converted without a profile",
-    "depth": "was 16 bit or float: scaled",
-    "equal": "had three equal channels: one was taken",
-    "first-frame": "had more frames or pages: the first was taken",
-    "float": "was float: scaled to 16 bit",
-    "gray": "was single-channel: expanded",
-    "luma": "was color: its luma was taken",
-    "opaque": "had no transparency: an opaque alpha was added",
-    "orientation": "was turned or mirrored upright",
-    "palette": "had a palette: expanded",
-    "profile": "had an embedded ICC profile: ignored",
-    "repaired": "had junk or a bad profile in its header: skipped",
-    "unmultiplied": "had color multiplied by alpha: divided again",
-    "widened": "was 8 bit: multiplied by 257",
-}
-"""Every conversion a image may be noted with. The words are part of the corpus format."""
+# The names by which other rooms use this one.
+__all__ = ["COUNT", "Channels", "DecodedImage", "Fit", "Pixels", "ReadPolicy", "decode", "encode"]
+__all__ += ["fit", "icc_profile", "luminance", "open_regular", "read", "read_bytes"]
+__all__ += ["silent_stderr", "size_of", "to_16_bit", "to_8_bit", "to_uint8_rgb"]
 
 MAX_BYTES: Final = 256 << 20
-_STDERR: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +86,7 @@ class DecodedImage:
     ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H x W gray,
     H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this image and nothing else (upright; no
     profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be published unchanged.
-    ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words of ``NOTES``.
+    ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words of the table above.
     """
 
     pixels: Pixels
@@ -139,27 +100,23 @@ class DecodedImage:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-# ---- bytes
+# ------------------------------------------------------------------------------------------ bytes
+# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
 OPEN_FLAGS: Final = functools.reduce(
     int.__or__,
     (getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "CLOEXEC", "BINARY")),
     os.O_RDONLY,
 )
 OPEN_ERRORS: Final[dict[int, str]] = {
-    errno.ELOOP: "link",
-    errno.EMLINK: "link",
-    errno.ENOENT: "vanished",
-    errno.ENOTDIR: "vanished",
-    errno.ESTALE: "vanished",
-    errno.ENXIO: "not-a-regular-file",
-    errno.ENODEV: "not-a-regular-file",
-    errno.EISDIR: "not-a-regular-file",
+    **dict.fromkeys((errno.ELOOP, errno.EMLINK), "link"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "vanished"),
+    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.EISDIR), "not-a-regular-file"),
     errno.ENAMETOOLONG: "name",
 }
 
 
 def open_regular(path: bytes | str | Path) -> int:
-    """Return a descriptor for reading a regular file, of any size; links and pipes are rejected unopened.
+    """Return a descriptor for reading a regular file of any size; links and pipes are never opened.
 
     Raises ``Rejected``: link, vanished, unreadable, not-a-regular-file, name.
     """
@@ -170,9 +127,8 @@ def open_regular(path: bytes | str | Path) -> int:
     except ValueError as error:
         raise Rejected("name", str(error)) from None
     except OSError as error:
-        raise Rejected(
-            OPEN_ERRORS.get(error.errno or 0, "unreadable"), os.strerror(error.errno or 0)
-        ) from None
+        number = error.errno or 0
+        raise Rejected(OPEN_ERRORS.get(number, "unreadable"), os.strerror(number)) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Rejected("not-a-regular-file")
@@ -180,32 +136,28 @@ def open_regular(path: bytes | str | Path) -> int:
 
 
 def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most ``limit`` bytes; links and pipes are rejected unread.
+    """Return the bytes of a regular file of at most ``limit`` bytes.
 
     Raises ``Rejected`` as ``open_regular`` does, and: empty, file-too-big.
     """
     handle = open_regular(path)
     try:
-        return _read_open(handle, limit)
+        size = os.fstat(handle).st_size
+        if size > limit:
+            raise Rejected("file-too-big", f"{size} bytes, limit {limit}")
+        data = os.read(handle, size)
+        while len(data) < size and (more := os.read(handle, size - len(data))):
+            data += more
     except OSError as error:
         raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
     finally:
         os.close(handle)
-
-
-def _read_open(handle: int, limit: int) -> bytes:
-    status = os.fstat(handle)
-    if status.st_size > limit:
-        raise Rejected("file-too-big", f"{status.st_size} bytes, limit {limit}")
-    data = os.read(handle, status.st_size)
-    while len(data) < status.st_size and (more := os.read(handle, status.st_size - len(data))):
-        data += more
     if not data:
         raise Rejected("empty")
     return data
 
 
-# ---- decoding
+# --------------------------------------------------------------------------------------- decoding
 def read(path: bytes | str | Path, policy: ReadPolicy | None = None) -> DecodedImage:
     """Read and decode one file. Raises ``Rejected`` as ``read_bytes`` and ``decode`` do."""
     policy = policy or ReadPolicy()
@@ -219,33 +171,32 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
     non-finite, too-many-pixels, too-small (narrower than the aspect limit), alpha, animated.
     """
     policy = policy or ReadPolicy()
-    found = header(data)
+    found = read_header(data)
     _check_size(found, policy)
-    if len(data) < found.needs:
-        raise Rejected("truncated", f"{len(data)} of {found.needs} bytes")
+    if len(data) < found.min_bytes:
+        raise Rejected("truncated", f"{len(data)} of {found.min_bytes} bytes")
     if found.format == "jpeg":
         pixels = _decode_jpeg(data, found)
     else:
-        pixels = from_decoder(_decode(data, found), found, policy)
-    pixels = as_wanted(pixels, found, policy)
+        decoder = {"gif": _decode_gif, "pnm": from_raster}.get(found.format, _decode_opencv)
+        pixels = from_decoder(decoder(data, found), found, policy)
+    pixels = apply_policy(pixels, found, policy)
     if found.orientation != 1:
         pixels = upright(pixels, found.orientation)
         found.notes.add("orientation")
-    return DecodedImage(
-        pixels, found.plain and not found.notes, found.format, tuple(sorted(found.notes))
-    )
+    verbatim = found.plain and not found.notes
+    return DecodedImage(pixels, verbatim, found.format, tuple(sorted(found.notes)))
 
 
 def size_of(path: bytes | str | Path) -> tuple[int, int]:
     """Return height and width of a file's image, upright, by its header alone. Raises ``Rejected``."""
-    found = header(read_bytes(path))
+    found = read_header(read_bytes(path))
     _check_size(found, ReadPolicy())
-    turned = found.orientation > 4
-    return (found.width, found.height) if turned else (found.height, found.width)
+    swapped = found.orientation > 4
+    return (found.width, found.height) if swapped else (found.height, found.width)
 
 
 def _check_size(found: Header, policy: ReadPolicy) -> None:
-    """Reject before anything is allocated."""
     width, height = found.width, found.height
     if not (width and height):
         raise Rejected("corrupt", f"{width} x {height} pixels")
@@ -255,24 +206,19 @@ def _check_size(found: Header, policy: ReadPolicy) -> None:
         raise Rejected("too-small", f"{width} x {height}: longer than {policy.max_aspect:g} : 1")
 
 
-def _decode(data: bytes, found: Header) -> Pixels:
-    if found.format == "gif":
-        return _decode_gif(data, found)
-    return from_raster(data, found) if found.format == "pnm" else _decode_opencv(found, data)
-
-
 def _decode_jpeg(data: bytes, found: Header) -> Pixels:
     """Decode with every warning an error; only junk between header segments and bad profiles are cut out."""
+    # simplejpeg and not OpenCV, whose decoder fills up what is missing with gray and says nothing.
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
     except ValueError as error:
         if "extraneous bytes before marker" not in str(error) and "ICC" not in str(error):
             raise _jpeg_rejection(error, data) from None
-        try:
-            pixels = simplejpeg.decode_jpeg(jpeg_bare(data), "RGB", strict=True)
-        except ValueError as again:
-            raise _jpeg_rejection(again, data) from None
-        found.notes.add("repaired")
+    try:
+        pixels = np.asarray(simplejpeg.decode_jpeg(strip_jpeg(data), "RGB", strict=True))
+    except ValueError as error:
+        raise _jpeg_rejection(error, data) from None
+    found.notes.add("repaired")
     return pixels
 
 
@@ -283,11 +229,10 @@ def _jpeg_rejection(error: ValueError, data: bytes) -> Rejected:
     return Rejected("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
 
 
-def _decode_opencv(found: Header, data: bytes) -> Pixels:
-    """Decode PNG, WebP, BMP or TIFF as stored (BGR order, no orientation applied)."""
-    flags = (
-        cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if found.expand else cv2.IMREAD_UNCHANGED
-    )
+def _decode_opencv(data: bytes, found: Header) -> Pixels:
+    """Decode PNG, WebP, BMP or TIFF as stored (BGR order, orientation not applied)."""
+    as_color = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = as_color if found.as_color else cv2.IMREAD_UNCHANGED
     try:
         with silent_stderr():
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
@@ -297,40 +242,44 @@ def _decode_opencv(found: Header, data: bytes) -> Pixels:
         raise Rejected("animated", "OpenCV before 4.11 reads no animated WebP")
     if raw is None or raw.shape[:2] != (found.height, found.width):
         raise Rejected("corrupt", "the decoder gave up: its data or checksums are damaged")
-    return filled(raw, found.cut) if found.cut else raw
+    return raw
 
 
 def _decode_gif(data: bytes, found: Header) -> Pixels:
-    """Decode the first frame to BGRA. By Pillow: OpenCV reads GIF only since 4.11, and then not every one."""
-    from PIL import Image
+    """Decode the first frame to BGRA."""
+    # By Pillow: OpenCV reads GIF only since 4.11, and then not every one.
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with (
+            # Limits are the policy's business: the screen is within them, and a frame is not larger.
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
             Image.open(io.BytesIO(data), formats=["GIF"]) as image,
         ):
-            if image.size != (found.width, found.height):
-                raise Rejected("corrupt", "a frame larger than the screen")
+            same_size = image.size == (found.width, found.height)
             if getattr(image, "is_animated", False):
                 found.notes.add("first-frame")
             image.seek(0)
-            found.alpha = (
-                "straight" if "transparency" in image.info or image.mode == "RGBA" else "none"
-            )
-            return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
-    except Rejected:
-        raise
+            transparent = "transparency" in image.info or image.mode == "RGBA"
+            found.alpha = "straight" if transparent else "none"
+            pixels = np.asarray(image.convert("RGBA")) if same_size else None
     except Image.DecompressionBombError:
         raise Rejected("too-many-pixels", "a frame larger than the screen") from None
+    except UnidentifiedImageError:  # its text holds an address, which would differ from run to run
+        raise Rejected("corrupt", "not a readable GIF image") from None
     except Exception as error:
-        raise Rejected(
-            "truncated" if "truncated" in str(error) else "corrupt", str(error)[:200]
-        ) from None
+        reason = "truncated" if "truncated" in str(error) else "corrupt"
+        raise Rejected(reason, str(error)[:200]) from None
+    if pixels is None:
+        raise Rejected("corrupt", "a frame larger than the screen")
+    return cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA)
+
+
+_STDERR: Final = threading.Lock()
 
 
 @functools.cache
-def _quiet() -> None:
-    """Stop OpenCV's own log lines: what is wrong with a image is said in its row."""
+def _silence_opencv() -> None:
     if hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(0)
     else:
@@ -339,17 +288,20 @@ def _quiet() -> None:
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Send descriptor 2 to nowhere: libpng and libtiff in OpenCV write warnings there, past any log level."""
-    _quiet()
-    with _STDERR:
+    """Discard what the block writes to descriptor 2.
+
+    libpng and libtiff inside OpenCV write warnings there, past any log level.
+    """
+    _silence_opencv()
+    with _STDERR:  # the descriptor belongs to the process: one thread at a time
         try:
             saved = os.dup(2)
         except OSError:
             yield
             return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 2)
+        os.close(devnull)
         try:
             yield
         finally:
@@ -357,29 +309,119 @@ def silent_stderr() -> Iterator[None]:
             os.close(saved)
 
 
-# ---- encoding
+# --------------------------------------------------------------------------------------- encoding
 def encode(
     pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int = 95, profile: bytes = b""
 ) -> bytes:
-    """Return a file holding ``pixels``: H x W gray or H x W x 3 RGB uint8; PNG also uint16 and RGBA.
+    """Return a file holding ``pixels``: H x W gray or H x W x 3 RGB uint8; PNG also uint16 and alpha.
 
     PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4). WebP is
-    lossless at 100. ``profile``: an ICC profile to embed; WebP files go without. Raises ``ValueError`` where
+    lossless at 100. ``profile``: an ICC profile to embed; WebP files go without. Raises ``ValueError`` if
     the format cannot hold the array.
     """
     if format == "png":
-        return encode_png(pixels, profile)
+        return _encode_png(pixels, profile)
     if pixels.dtype != np.uint8:
         raise ValueError(f"{format} holds 8 bits a sample, not {pixels.dtype}")
     gray = pixels.ndim == 2
     if format == "jpg":
         pixels = np.ascontiguousarray(pixels[..., None] if gray else pixels)
         colors: tuple[str, str] = ("GRAY", "Gray") if gray else ("RGB", "444")
-        return with_profile(bytes(simplejpeg.encode_jpeg(pixels, quality, *colors)), profile)
+        return _with_profile(bytes(simplejpeg.encode_jpeg(pixels, quality, *colors)), profile)
     ordered = pixels if gray else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(
-        ".webp", ordered, [cv2.IMWRITE_WEBP_QUALITY, quality if quality < 100 else 101]
-    )
+    options = [cv2.IMWRITE_WEBP_QUALITY, quality if quality < 100 else 101]  # above 100: lossless
+    done, encoded = cv2.imencode(".webp", ordered, options)
     if not done:
         raise ValueError(f"no WebP of {pixels.shape[1]} x {pixels.shape[0]} pixels")
     return encoded.tobytes()
+
+
+# PNG: one row filter for the whole image by NumPy, compressed by libdeflate. Two to three times faster than
+# OpenCV's default and a few percent smaller. The same pixels give the same bytes.
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+PNG_END: Final = b"\0\0\0\0IEND\xaeB\x60\x82"
+PNG_COLOR_TYPES: Final = {1: 0, 2: 4, 3: 2, 4: 6}
+# "Average" would save 1 to 4 % more bytes, "Paeth" as much, for more time than the whole compression takes.
+SUB, UP = 1, 2
+PNG_LEVEL: Final = 1
+PROBE_ROWS: Final = 16
+# Longer matches are found in Up-filtered rows: Sub has to be clearly better before it gives fewer bytes.
+SUB_HANDICAP: Final = 0.8
+
+
+def _encode_png(pixels: Pixels, profile: bytes) -> bytes:
+    """Return the PNG of H x W or H x W x C samples: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA."""
+    height, width, *rest = pixels.shape
+    channels = rest[0] if rest else 1
+    allowed = pixels.dtype in (np.uint8, np.uint16) and channels in PNG_COLOR_TYPES
+    if not allowed or len(rest) > 1 or not pixels.size:
+        raise ValueError(f"no PNG of {pixels.dtype} samples of shape {pixels.shape}")
+    step = channels * pixels.dtype.itemsize
+    ordered = np.ascontiguousarray(pixels, None if step == channels else ">u2")
+    samples = ordered.view(np.uint8).reshape(height, -1)
+    layout = 8 * pixels.dtype.itemsize, PNG_COLOR_TYPES[channels], 0, 0, 0
+    parts = [PNG_SIGNATURE, *_png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *layout))]
+    if profile:
+        packed = deflate.zlib_compress(profile, PNG_LEVEL)
+        parts += _png_chunk(b"iCCP", b"ICC profile\0\0" + packed)
+    parts += _png_chunk(b"IDAT", deflate.zlib_compress(_filter_rows(samples, step), PNG_LEVEL))
+    return b"".join((*parts, PNG_END))
+
+
+def _filter_rows(samples: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    """Return rows of filter type and differences; ``step`` is the distance to the left neighbor in bytes."""
+    rows = np.empty((samples.shape[0], samples.shape[1] + 1), np.uint8)
+    if _sub_is_better(samples, step):
+        rows[:, 0], rows[:, 1 : step + 1] = SUB, samples[:, :step]
+        np.subtract(samples[:, step:], samples[:, :-step], out=rows[:, step + 1 :])
+    else:
+        rows[:, 0], rows[0, 1:] = UP, samples[0]
+        np.subtract(samples[1:], samples[:-1], out=rows[1:, 1:])
+    return rows
+
+
+def _sub_is_better(samples: NDArray[np.uint8], step: int) -> bool:
+    """Compare the sums of absolute differences of both filters on some rows."""
+    height, width = samples.shape
+    if height < 2 or width <= step:
+        return bool(height < 2 <= width // step)
+    stride = max(1, height // PROBE_ROWS)
+    here, above = samples[1::stride], samples[:-1:stride]
+    left = cv2.norm(here[:, step:], here[:, :-step], cv2.NORM_L1)
+    return bool(left < SUB_HANDICAP * cv2.norm(here, above, cv2.NORM_L1))
+
+
+def _png_chunk(name: bytes, body: bytes | bytearray) -> tuple[bytes | bytearray, ...]:
+    crc = deflate.crc32(body, deflate.crc32(name))
+    return len(body).to_bytes(4, "big"), name, body, crc.to_bytes(4, "big")
+
+
+# ----------------------------------------------------------------------------------- ICC profiles
+ICC_MARKER: Final = b"ICC_PROFILE\0"
+ICC_SPACES: Final = {1: b"GRAY", 3: b"RGB "}
+ICC_SEGMENT_BYTES: Final = 65_519
+"""Bytes of a profile that one JPEG segment holds (ICC.1:2022, annex B.4)."""
+
+
+def icc_profile(data: bytes, channels: int) -> bytes:
+    """Return the ICC profile in an image file, empty if there is none for so many channels (1 or 3).
+
+    A profile of another color space (CMYK, Lab) does not describe the decoded samples and is left out.
+    """
+    from PIL import Image
+
+    found = b""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        found = bytes(image.info.get("icc_profile") or b"")
+    return found if len(found) >= 128 and found[16:20] == ICC_SPACES.get(channels) else b""
+
+
+def _with_profile(jpeg: bytes, profile: bytes) -> bytes:
+    """Insert a profile behind the first segment of a JPEG."""
+    parts = [profile[i : i + ICC_SEGMENT_BYTES] for i in range(0, len(profile), ICC_SEGMENT_BYTES)]
+    segments = b""
+    for number, part in enumerate(parts, 1):
+        body = ICC_MARKER + bytes([number, len(parts)]) + part
+        segments += b"\xff\xe2" + (2 + len(body)).to_bytes(2, "big") + body
+    place = 4 + int.from_bytes(jpeg[4:6], "big") if jpeg[2:4] == b"\xff\xe0" else 2
+    return jpeg[:place] + segments + jpeg[place:]

@@ -23,7 +23,7 @@ from img2img_data.core.files import write_atomically, writing_to
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, kept_of, no_split, open_corpus
-from img2img_data.images import io
+from img2img_data.images import color, io
 from img2img_data.inspect.histogram import Histogram, draw_numbers, draw_words, number_text
 from img2img_data.inspect.statistics import (
     CorpusEntry,
@@ -304,7 +304,7 @@ def _pixels(corpus: Corpus, entry: CorpusEntry) -> tuple[NDArray[np.uint8], ...]
     item = entry.open(corpus)
     if isinstance(item, Pair):
         first, second = corpus.read(item)
-        second = io.lab_to_rgb(second) if corpus.color == "lab" else second
+        second = color.lab_to_rgb(second) if corpus.color == "lab" else second
         return io.to_uint8_rgb(first), io.to_uint8_rgb(second)
     return (io.to_uint8_rgb(corpus.read_image(item)),)
 

@@ -174,12 +174,12 @@ def _samples(pixels: Pixels) -> NDArray[np.float32]:
     import cv2
     import numpy as np
 
-    from img2img_data.images import io
+    from img2img_data.images import color
 
     height, width = pixels.shape[:2]
     small = cv2.resize(pixels, (min(width, GRID), min(height, GRID)), interpolation=cv2.INTER_AREA)
     eight = small >> 8 if small.dtype == np.uint16 else small  # type: ignore[operator]
-    return np.ascontiguousarray(io.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
+    return np.ascontiguousarray(color.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
 
 
 def _read(image: DecodedImage | None) -> DecodedImage:

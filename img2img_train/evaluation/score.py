@@ -16,7 +16,7 @@ import numpy as np
 
 from img2img_data.core.errors import CorpusError
 from img2img_data.corpus.reader import Corpus, Pair
-from img2img_data.images import io
+from img2img_data.images import color, io
 from img2img_data.images.pixels import Pixels
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
@@ -287,8 +287,8 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
     """Return a pair as RGB of one depth; an L plane becomes the gray image."""
     if lab:
         neutral = np.full_like(input[..., 0], 128 * 257 if input.dtype == np.uint16 else 128)
-        input = io.lab_to_rgb(np.dstack([input[..., 0], neutral, neutral]))
-        target = io.lab_to_rgb(np.ascontiguousarray(target))
+        input = color.lab_to_rgb(np.dstack([input[..., 0], neutral, neutral]))
+        target = color.lab_to_rgb(np.ascontiguousarray(target))
     if input.dtype == target.dtype == np.uint16:
         return input, target
     return io.to_uint8_rgb(input), io.to_uint8_rgb(target)

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.images.io import rgb_to_lab8, to_uint8_rgb
+from img2img_data.images.color import rgb_to_lab
+from img2img_data.images.io import to_uint8_rgb
 from img2img_data.images.pixels import Pixels
 from img2img_train.metrics.bootstrap import (
     RESAMPLES,
@@ -35,7 +36,7 @@ def lab_histogram(pixels: Pixels) -> NDArray[np.float64]:
 
     Bins are those of 8-bit CIE L*a*b* (D65): 100 / 255 units of L, one unit of a and b.
     """
-    lab = rgb_to_lab8(np.ascontiguousarray(to_uint8_rgb(pixels))).reshape(-1, 3)
+    lab = rgb_to_lab(np.ascontiguousarray(to_uint8_rgb(pixels))).reshape(-1, 3)
     counts = np.stack([np.bincount(lab[:, channel], minlength=256) for channel in range(3)])
     return counts / len(lab)
 

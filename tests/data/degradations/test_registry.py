@@ -14,7 +14,7 @@ import pytest
 from conftest import make_photo
 from examples import KINDS, LIGHT, example
 
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import Rejected, UsageError
 from img2img_data.core.settings_model import Place
 from img2img_data.degradations import tone
 from img2img_data.degradations.blur import GaussianBlur
@@ -344,7 +344,7 @@ def test_gaussian_agrees_with_scipy(real_data: object) -> None:
     for path in files:
         try:
             image = io.read(path).pixels
-        except io.Rejected:
+        except Rejected:
             continue
         blurred = GaussianBlur(sigma=3).apply(image, sigma=3.0)
         expected = np.stack(

@@ -17,7 +17,7 @@ from img2img_data.build.pairings import PAIRINGS
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS
-from img2img_data.images import io
+from img2img_data.images import color, io
 from img2img_data.images.io import ReadPolicy
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
@@ -345,13 +345,13 @@ def test_any_image_can_be_looked_at(shape: tuple[int, ...], dtype: type) -> None
         assert (io.to_uint8_rgb(pixels * 0) == 255).all(), "nothing but white shows through"
 
 
-def test_old_manifests_mean_8_bit_rgb(tmp_path: Path) -> None:
+def test_a_page_that_does_not_state_its_samples_means_8_bit_rgb(tmp_path: Path) -> None:
     def reading(info: dict[str, Any]) -> Corpus:
         return Corpus(tmp_path, "paired", "folders", "rgb", info, {})
 
     assert (reading({}).bits, reading({}).channels) == (8, {"input": 3, "target": 3})
-    old_lab = {"color": "lab", "recipe": {"bits": 16}}
-    assert (reading(old_lab).bits, reading(old_lab).channels) == (16, {"input": 1, "target": 3})
+    lab = reading({"color": "lab"})
+    assert (lab.bits, lab.channels) == (8, {"input": 1, "target": 3})
     odd = {"bits": "many", "channels": ["x"], "recipe": 3}
     assert (reading(odd).bits, reading(odd).channels) == (8, {"input": 3, "target": 3})
 
@@ -359,7 +359,7 @@ def test_old_manifests_mean_8_bit_rgb(tmp_path: Path) -> None:
 def test_16_bit_images_of_a_folder_that_says_nothing_are_not_read_as_8(tmp_path: Path) -> None:
     write_deep(tmp_path / "bare" / "train", "png")
     corpus = open_corpus(tmp_path / "bare")
-    with pytest.raises(CorpusError, match=r"holds 16 bit.*import"):
+    with pytest.raises(CorpusError, match=r"16 bits.*import"):
         corpus.read(corpus.pairs("train")[0], exact=True)
     assert "became 8 bit" in run("import", tmp_path / "bare", tmp_path / "eight", "--jobs", 1)
     run("import", tmp_path / "bare", tmp_path / "deep", "--bits", 16, "--jobs", 1)
@@ -376,35 +376,31 @@ def test_lab_at_16_bit_is_made_from_16_bit_and_comes_back(tmp_path: Path) -> Non
         lab, plane = (stored(tmp_path / f"out/train/{n}/{key}.png") for n in ("target", "input"))
         assert lab.dtype == plane.dtype == np.uint16
         assert np.array_equal(lab[..., 0], plane)
-        assert np.abs(io.lab16_to_rgb16(lab).astype(int) - pixels).max() < 257 / 3
-        assert not np.array_equal(lab, io.rgb_to_lab16((pixels >> 8).astype(np.uint8)))
+        assert np.abs(color.lab_to_rgb(lab).astype(int) - pixels).max() < 257 / 3
+        assert not np.array_equal(
+            lab, color.rgb_to_lab(io.to_16_bit((pixels >> 8).astype(np.uint8)))
+        )
     measured = json.loads((tmp_path / "out" / "corpus.json").read_text())["measured"]
     assert measured["round_trip_max"] < 1 / 3
     assert measured["out_of_gamut_share"] == 0
 
 
 def test_the_share_outside_srgb_is_what_clips() -> None:
-    inside = io.rgb_to_lab8(np.full((8, 8, 3), 127, np.uint8))
-    assert io.outside_srgb(inside) == 0
+    inside = color.rgb_to_lab(np.full((8, 8, 3), 127, np.uint8))
+    assert color.outside_srgb(inside) == 0
     for rgb in ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255)):
-        color = np.full((2, 2, 3), rgb, np.uint8)
-        assert io.outside_srgb(io.rgb_to_lab16(color)) == 0, rgb
+        flat = np.full((2, 2, 3), rgb, np.uint16) * 257
+        assert color.outside_srgb(color.rgb_to_lab(flat)) == 0, rgb
     vivid = inside.copy()
     vivid[:2, :, 1] = 250
-    assert io.outside_srgb(vivid) == 0.25
-    assert io.outside_srgb(vivid.astype(np.uint16) * 257) == 0.25
+    assert color.outside_srgb(vivid) == 0.25
+    assert color.outside_srgb(vivid.astype(np.uint16) * 257) == 0.25
 
 
 # ---- training
-@pytest.mark.parametrize(
-    ("info", "why"), [({"channels": {"input": 4, "target": 4}}, "holds transparent images")]
-)
-def test_training_refuses_what_it_would_cut_down(
-    info: dict[str, Any], why: str, tmp_path: Path
-) -> None:
-    kinds = pytest.importorskip("img2img_train.data.checks")
-    with pytest.raises(UsageError, match=why):
-        kinds.check_samples(Corpus(tmp_path, "paired", "folders", "rgb", info, {}))
-    kinds.check_samples(
-        Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {})
-    )
+def test_training_rejects_transparent_images(tmp_path: Path) -> None:
+    checks = pytest.importorskip("img2img_train.data.checks")
+    rgba = {"channels": {"input": 4, "target": 4}}
+    with pytest.raises(UsageError, match="alpha channel"):
+        checks.check_no_alpha(Corpus(tmp_path, "paired", "folders", "rgb", rgba, {}))
+    checks.check_no_alpha(Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {}))

@@ -14,7 +14,7 @@ from small_runs import small_config
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.progress import Display
-from img2img_data.images import io
+from img2img_data.images import color, io
 from img2img_train.data import loader
 from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
 from img2img_train.evaluation.evaluate import evaluate_matrix
@@ -39,6 +39,10 @@ def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[loader.Batch,
 
 
 # ------------------------------------------------------------------------------------------ colors
+# 8-bit Lab > the range of networks: L / 50 - 1, a / 110, b / 110
+CENTER, SCALE = np.array([127.5, 128, 128]), np.array([127.5, 110, 110])
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_lab_goes_to_the_range_of_networks(bits: int, tmp_path: Path) -> None:
     batch, data = first_batch("l1", write_lab(tmp_path / "c", {"train": 2}, bits))
@@ -47,7 +51,7 @@ def test_lab_goes_to_the_range_of_networks(bits: int, tmp_path: Path) -> None:
         path = sorted((tmp_path / "c/train/target").iterdir())[index]
         policy = io.ReadPolicy(depth=16 if bits == 16 else 8)
         lab = io.read(path, policy).pixels / (257 if bits == 16 else 1)
-        expected = io.lab8_to_range(lab)
+        expected = (lab - CENTER) / SCALE
         assert np.abs(batch.input[place, 0].numpy() - expected[..., 0]).max() < 1e-5
         assert np.abs(batch.target[place].permute(1, 2, 0).numpy() - expected[..., 1:]).max() < 1e-5
     assert batch.input.shape[1] == 1
@@ -61,10 +65,10 @@ def test_lab_in_torch_equals_lab_in_numpy() -> None:
     rgb[:8] = rgb[:8, :, :1]
     rgb[0] = 0
     rgb[1] = 65535
-    lab = io.rgb_to_lab16(rgb)
-    scaled = torch.from_numpy(io.lab8_to_range(lab / 257)).permute(2, 0, 1)[None].float()
+    lab = color.rgb_to_lab(rgb)
+    scaled = torch.from_numpy((lab / 257 - CENTER) / SCALE).permute(2, 0, 1)[None].float()
     converted = (lab_to_rgb(scaled[:, :1], scaled[:, 1:])[0].permute(1, 2, 0).numpy() + 1) * 127.5
-    assert np.abs(converted - io.lab16_to_rgb16(lab) / 257).max() < 0.2
+    assert np.abs(converted - color.lab_to_rgb(lab) / 257).max() < 0.2
     image = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1)[None] / 32767.5 - 1
     assert np.abs(lightness(image)[0, 0].numpy() - scaled[0, 0].numpy()).max() < 2e-3
 
@@ -88,9 +92,9 @@ def test_a_colorization_from_training_to_a_photo(loss: str, tmp_path: Path) -> N
     model = load_generator(out, "cpu")
     for pixels in (make_photo(5, 40, 24), make_photo(5, 40, 24)[..., 0].copy()):
         output = translate_bytes(model, io.encode(pixels, "png"), TranslateSettings()).image
-        color = io.decode(output).pixels
-        assert color.shape == (24, 40, 3)
-        before, after = (io.cielab(io.to_uint8_rgb(p))[..., 0] for p in (pixels, color))
+        colored = io.decode(output).pixels
+        assert colored.shape == (24, 40, 3)
+        before, after = (color.cielab(io.to_uint8_rgb(p))[..., 0] for p in (pixels, colored))
         assert np.median(np.abs(before - after)) < 1, "L stays"
 
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 torch = pytest.importorskip("torch")
 
-from img2img_data.core.errors import CheckpointError, UsageError  # noqa: E402
+from img2img_data.core.errors import CheckpointError, Rejected, UsageError  # noqa: E402
 from img2img_data.core.jsonl import read_rows  # noqa: E402
 from img2img_data.corpus.format import image_rng  # noqa: E402
 from img2img_data.degradations.compose import Composite  # noqa: E402
@@ -174,7 +174,7 @@ def test_images_of_two_sizes_are_one_line() -> None:
 
 def test_limits_hold_before_anything_is_decoded(tmp_path: Path) -> None:
     offers = ModelRegistry.of([write_model(tmp_path / "m")], "cpu", LIMITS)
-    with pytest.raises(io.Rejected, match="too-many-pixels"):
+    with pytest.raises(Rejected, match="too-many-pixels"):
         offers.read(io.encode(make_photo(1, 400, 300), "png"))
 
 

@@ -1,0 +1,83 @@
+"""CIE L*a*b* (D65) as 8-bit and 16-bit samples, and as numbers.
+
+8 bit is OpenCV's convention: L x 255 / 100, a + 128, b + 128. 16 bit is L x 65535 / 100, (a + 128) x 257,
+(b + 128) x 257.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img_data.images.pixels import Pixels, to_16_bit
+
+LAB_SHIFT: Final = np.array([0, 128, 128], np.float32)
+LAB_SCALE: Final = np.array([655.35, 257, 257], np.float32)
+
+# Linear light half a gray level below black and above white, by the slopes of the sRGB curve there.
+HALF_LEVEL_BELOW, HALF_LEVEL_ABOVE = -0.5 / 255 / 12.92, 1 + 0.5 / 255 * 2.4 / 1.055
+# Matrix and white point of OpenCV's conversion, so that colors agree with it at the border of the gamut.
+XYZ_TO_LINEAR_RGB: Final = np.array(
+    [
+        [3.240479, -1.53715, -0.498535],
+        [-0.969256, 1.875991, 0.041556],
+        [0.055648, -0.204043, 1.057311],
+    ],
+    np.float32,
+)
+WHITE: Final = np.array([0.950456, 1, 1.088754], np.float32)
+
+
+def rgb_to_lab(pixels: Pixels) -> Pixels:
+    """Convert H x W x 3 RGB to Lab samples of the same depth, uint8 or uint16."""
+    if pixels.dtype != np.uint16:
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab)
+    # The sRGB curve is exact here: OpenCV's own conversion interpolates in a coarse table, which costs
+    # up to one gray level of 255.
+    lab = cv2.cvtColor(_linear_light()[pixels], cv2.COLOR_LRGB2Lab)
+    return np.asarray(np.rint((lab + LAB_SHIFT) * LAB_SCALE), np.uint16)
+
+
+def lab_to_rgb(lab: Pixels) -> Pixels:
+    """Convert Lab samples to RGB of the same depth; colors outside sRGB are clipped.
+
+    In 16 bit it undoes ``rgb_to_lab`` within a fifth of an 8-bit gray level.
+    """
+    if lab.dtype != np.uint16:
+        return cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)
+    pixels = cv2.cvtColor(lab / LAB_SCALE - LAB_SHIFT, cv2.COLOR_Lab2RGB)
+    return np.asarray(np.rint(np.clip(pixels, 0, 1) * 65535), np.uint16)
+
+
+def cielab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the CIE L*a*b* of RGB pixels: L 0..100, a and b about -128..127, within half a unit."""
+    return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab), np.float32)
+
+
+@functools.cache
+def _linear_light() -> NDArray[np.float32]:
+    """Return the sRGB curve (IEC 61966-2-1) at all 16-bit levels."""
+    level = np.arange(65536) / 65535
+    return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4).astype(
+        np.float32
+    )
+
+
+def outside_srgb(lab: Pixels) -> float:
+    """Return the share of pixels, 0 to 1, whose Lab samples (uint8 or uint16) are not an sRGB color.
+
+    Such a pixel has, converted back, a channel more than half a gray level below black or above white, and
+    is clipped. The colors of an image are in the gamut: rounding to Lab is what moves some out of it.
+    """
+    wide = lab if lab.dtype == np.uint16 else to_16_bit(lab)
+    wide = wide / LAB_SCALE - LAB_SHIFT
+    lightness = (wide[..., 0] + 16) / 116
+    bent = np.stack((lightness + wide[..., 1] / 500, lightness, lightness - wide[..., 2] / 200), -1)
+    xyz = np.where(bent > 6 / 29, bent**3, (bent - 16 / 116) / 7.787037) * WHITE
+    linear = xyz @ XYZ_TO_LINEAR_RGB.T
+    out = (linear < HALF_LEVEL_BELOW) | (linear > HALF_LEVEL_ABOVE)
+    return float(out.any(-1).mean())
