@@ -23,8 +23,7 @@ from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.corpus.format import CORPUS_FILE, FORMAT, Kind, Layout, image_rng, split_of
 from img2img_data.images import io
-from img2img_data.images.pixels import COUNT, Channels, Pixels, ReadPolicy
-from img2img_data.images.resize import Fit
+from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
 from img2img_data.runner.run import FolderBuild, source_columns

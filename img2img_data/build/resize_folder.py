@@ -20,8 +20,7 @@ from img2img_data.build.pairs import BuildSettings, LoadedSource, encode_image, 
 from img2img_data.build.selection import SELECTION_FILE, field_of
 from img2img_data.corpus.format import FORMAT
 from img2img_data.images import io
-from img2img_data.images.pixels import ReadPolicy
-from img2img_data.images.resize import Fit
+from img2img_data.images.pixels import Fit, ReadPolicy
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, source_columns

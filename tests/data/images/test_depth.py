@@ -403,4 +403,6 @@ def test_training_rejects_transparent_images(tmp_path: Path) -> None:
     rgba = {"channels": {"input": 4, "target": 4}}
     with pytest.raises(UsageError, match="alpha channel"):
         checks.check_no_alpha(Corpus(tmp_path, "paired", "folders", "rgb", rgba, {}))
-    checks.check_no_alpha(Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {}))
+    checks.check_no_alpha(
+        Corpus(tmp_path, "paired", "folders", "rgb", {"channels": {"input": 1}}, {})
+    )
