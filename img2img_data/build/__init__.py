@@ -1,3 +1,3 @@
-"""Builds: corpora of pairs, selections, resized folders; merging of shards, and replays of single inputs."""
+"""Builds: corpora of pairs, selections, resized folders; merges of shards, replays of inputs."""
 
 __all__ = ["merge", "pairings", "pairs", "replay", "resize_folder", "selection"]

@@ -50,8 +50,8 @@ class CorpusShard:
 def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
     """Return the shards in the order of their numbers.
 
-    Raises ``CorpusError`` if a folder is not a complete shard; ``UsageError`` if the folders are not all
-    shards of one run, or if ``out`` is inside one of them.
+    Raises ``CorpusError`` if a folder is not a complete shard; ``UsageError`` if the folders are
+    not all shards of one run, or if ``out`` is inside one of them.
     """
     shards = [_open_shard(folder) for folder in folders]
     first, count = shards[0], shards[0].count
@@ -110,7 +110,8 @@ def merge_shards(
 ) -> Report:
     """Join all shards of a run in ``out``; with ``copy``, files are never hard-linked.
 
-    Raises ``CorpusError`` that names what a shard lacks, ``UsageError`` if ``out`` holds something else.
+    Raises ``CorpusError`` that names what a shard lacks, ``UsageError`` if ``out`` holds something
+    else.
     """
     info = shards[0].info
     folder = BuildFolder(out, shards[0].page)

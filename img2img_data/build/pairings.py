@@ -1,9 +1,10 @@
 """Pairings: how the input and the target of a pair are computed from the source images.
 
 A pairing draws the parameters that vary between images, and computes the pair from them, in two
-functions: with the drawn values of its row, any pair can be computed again. To add one, write a frozen
-model with ``apply`` (and ``draw`` if it has random parameters) and add a row to ``PAIRINGS``. Input and
-target have one size. Which files of two folders belong together is decided in ``sources.matching``.
+functions: with the drawn values of its row, any pair can be computed again. To add one, write a
+frozen model with ``apply`` (and ``draw`` if it has random parameters) and add a row to
+``PAIRINGS``. Input and target have one size. Which files of two folders belong together is decided
+in ``sources.matching``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Pairing(BaseModel):
         takes: channels that ``apply`` accepts. RGBA only if no sample is computed from others:
             degradations have no rule for the color of a half-transparent pixel.
         plane: True if the input has one channel, whatever the channels of the target.
-        clean: True if the target is the source image, so that the input can be computed from it again.
+        clean: True if the target is the source image, from which the input can be computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,8 +72,8 @@ class Pairing(BaseModel):
         """Compute a pair with the drawn values of its row.
 
         Args:
-            images: the upright sources, one or two: H x W gray, H x W x 3 RGB or H x W x 4 RGBA as in
-                ``takes``, uint8 or uint16. They are not modified. The pair has the same dtype.
+            images: the upright sources, one or two: H x W gray, H x W x 3 RGB or H x W x 4 RGBA as
+                in ``takes``, uint8 or uint16. They are not modified. The pair has the same dtype.
 
         Raises ``Rejected`` if the images do not form a pair.
         """
@@ -136,7 +137,7 @@ class Combine(Pairing):
     )
 
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
-        """Return both images unchanged; ``Rejected`` (misaligned) if their shift exceeds the limit."""
+        """Return both images; ``Rejected`` (misaligned) if their shift exceeds the limit."""
         return DrawnPair(images[0], images[1], {}, self._audit(*images))
 
     def _audit(self, first: Pixels, second: Pixels) -> dict[str, float]:
@@ -166,7 +167,7 @@ class Halves(Pairing):
 
 
 class Colorize(Pairing):
-    """Input: the L plane. Target: the Lab image (D65; 8 bit: L*255/100, a+128, b+128; 16 bit: x 257)."""
+    """Input: the L plane. Target: Lab (D65; 8 bit: L*255/100, a+128, b+128; 16 bit: x 257)."""
 
     color: ClassVar[ColorSpace] = "lab"
     takes: ClassVar[frozenset[Channels]] = frozenset({"rgb"})
@@ -175,8 +176,8 @@ class Colorize(Pairing):
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
         """Convert at the image's depth, and measure the error of the conversion to Lab and back.
 
-        ``round_trip_max`` and ``round_trip_mean`` are gray levels of 0 to 255; ``out_of_gamut_share`` is
-        the share of pixels that rounding to Lab moved out of sRGB.
+        ``round_trip_max`` and ``round_trip_mean`` are gray levels of 0 to 255;
+        ``out_of_gamut_share`` is the share of pixels that rounding to Lab moved out of sRGB.
         """
         lab = rgb_to_lab(images[0])
         levels = 257 if lab.dtype == np.uint16 else 1
@@ -204,9 +205,10 @@ class Grayscale(Pairing):
 class Blank(Pairing):
     """Input: the image with a rectangular hole. Target: the image. For inpainting.
 
-    A central hole of half the side is that of Pathak et al., "Context Encoders" (CVPR 2016); a white one of
-    0.3 is ``--operation blank`` of affinelayer/pix2pix-tensorflow, tools/process.py. The row holds the hole
-    (left, top, hole_width, hole_height in pixels), and thereby the mask; noise is generated from noise_seed.
+    A central hole of half the side is that of Pathak et al., "Context Encoders" (CVPR 2016); a
+    white one of 0.3 is ``--operation blank`` of affinelayer/pix2pix-tensorflow, tools/process.py.
+    The row holds the hole (left, top, hole_width, hole_height in pixels), and thereby the mask;
+    noise is generated from noise_seed.
     """
 
     clean: ClassVar[bool] = True
@@ -268,8 +270,8 @@ def _below(rng: np.random.Generator | None, count: int) -> int:
 class Edges(Pairing):
     """Input: the edges of the image, H x W. Target: the image. For edges-to-photo, as in pix2pix.
 
-    Canny's detector (IEEE PAMI 8(6), 1986) in OpenCV's implementation, after a Gaussian blur. Isola et al.
-    (CVPR 2017) used the network HED, whose weights no maintained package ships.
+    Canny's detector (IEEE PAMI 8(6), 1986) in OpenCV's implementation, after a Gaussian blur.
+    Isola et al. (CVPR 2017) used the network HED, whose weights no maintained package ships.
     """
 
     plane: ClassVar[bool] = True
@@ -300,7 +302,7 @@ class Edges(Pairing):
         return self
 
     def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
-        """Return the thresholds, in the units of OpenCV's 3 x 3 Sobel operator: 4 per gray level."""
+        """Return the thresholds in units of OpenCV's 3 x 3 Sobel operator: 4 per gray level."""
         low, high = self.low, self.high
         if low is None or high is None:
             # The gradients of the image itself set its thresholds. The common advice, the median of

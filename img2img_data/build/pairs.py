@@ -63,17 +63,16 @@ class BuildSettings(BaseModel):
     )
     group_by: str | None = Field(
         None,
-        description="keep groups in one split: folder; a tag, as person (any plain word) or tag:NAME; "
+        description="keep groups together: folder; a tag, as person (a plain word) or tag:NAME; "
         "or a regular expression on the file name whose match (or group 1) is the group",
     )
     stratify: str | None = Field(
         None,
-        description="apply the shares within each stratum, to one group: folder, or a tag, as gender "
-        "or tag:NAME; images added later may move old ones",
+        description="apply the shares within each stratum, to one group: folder, or a tag, as "
+        "gender or tag:NAME; images added later may move old ones",
     )
     bits: Literal[8, 16] = Field(
-        8,
-        description="bits per sample; 16 keeps the precision of 16-bit and float sources (png only)",
+        8, description="bits per sample; 16 keeps what 16-bit and float sources hold (png only)"
     )
     channels: Channels = Field(
         "rgb",
@@ -256,7 +255,7 @@ def encode_image(
 
 
 def _side_by_side(first: Pixels, second: Pixels, sources: Sequence[LoadedSource]) -> Pixels:
-    """Return A|B; if these are views of the two halves of one image, that image, to keep its file."""
+    """Return A|B; if these are views of both halves of one image, that image, to keep its file."""
     image = sources[0].image.pixels
     if len(sources) == 1 and first.base is image and second.base is image:
         return image
@@ -350,7 +349,7 @@ def make_job(
 def _conflicts(
     plan: Plan, pairing: Pairing, settings: BuildSettings, name: str
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield (option, why, hint) for each setting that the format or the pairing does not support."""
+    """Yield (option, why, hint) for settings that the format or the pairing does not support."""
     file, channels, lab = settings.format, settings.channels, pairing.color == "lab"
     if settings.layout == "combined" and (plan.kind == "unpaired" or lab):
         yield "--layout combined", f"does not fit a {name} corpus", "leave it out"

@@ -1,4 +1,4 @@
-"""Replay: compute the input of one pair again from its row and the recipe in corpus.json, and compare.
+"""Replay: compute the input of one pair again from its row and the recipe, and compare.
 
 The drawn parameters come from the row, not from the seed, so the row itself is checked.
 """
@@ -44,9 +44,9 @@ def replay_pair(
     """Compute the input of ``key`` again and compare it with its row, byte for byte.
 
     Args:
-        source: the folder from which the corpus was built. Without it the clean image in the corpus is
-            used if it was stored without loss: copied, PNG, or WebP at 100.
-        out: file for the computed image, which must not exist yet. In the combined layout it is A|B.
+        source: the folder from which the corpus was built. Without it the clean image in the
+            corpus is used if it was stored without loss: copied, PNG, or WebP at 100.
+        out: new file for the computed image; in the combined layout it is A|B.
 
     Raises ``CorpusError`` if the corpus cannot be replayed or the source is missing or another one,
     ``UsageError`` for an unknown key.
@@ -99,7 +99,7 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJ
 
 def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
     """Return the split and the row of a key, reading the manifests line by line."""
-    # Parsing every line of a large corpus takes minutes; a line without the key's text is not its row.
+    # Parsing every line of a large corpus takes minutes, so lines without the key are skipped.
     text = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
     others: list[str] = []
     for manifest in sorted(root.glob(f"*/{METADATA_FILE}")):
@@ -122,7 +122,7 @@ def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
 
 
 def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
-    """Return the relative path of a row's source. Raises ``CorpusError`` if it leaves its folder."""
+    """Return the relative path of a row's source; ``CorpusError`` if it leaves its folder."""
     try:
         path = bytes.fromhex(row["source_hex"])
     except (KeyError, TypeError, ValueError):
@@ -135,7 +135,7 @@ def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
 
 
 def _clean_image(job: CorpusJob, folder: Path, row: Mapping[str, Any]) -> LoadedSource:
-    """Return the clean image in the corpus as the source; its digest is known only if it is a copy."""
+    """Return the clean image in the corpus as the source; only a copy has a known digest."""
     combined = job.settings.layout == "combined"
     column = "file_name" if combined else "target_file_name"
     path, hint = inside(folder, row.get(column)), "name the source folder by --source"

@@ -1,7 +1,7 @@
 """Resized folders: the images of another folder, upright, opaque and all of one size.
 
-The output is a folder and not a corpus, because a pair of an image with itself teaches nothing. It is what
-``combine``, ``unpaired`` and the other commands take, as with ``--operation resize`` of
+The output is a folder and not a corpus, because a pair of an image with itself teaches nothing. It
+is what ``combine``, ``unpaired`` and the other commands take, as with ``--operation resize`` of
 affinelayer/pix2pix-tensorflow, tools/process.py.
 """
 
@@ -34,8 +34,8 @@ class ResizeSettings(BaseModel):
     size: str = Field("256", description="size of every image, as 64 or 640x480 (width x height)")
     fit: Fit = Field(
         "crop",
-        description="how other sizes are adapted: scale and crop the center, scale and mirror the border, "
-        "stretch, or reject the image",
+        description="how images of another size are adapted: scale and crop, scale and mirror the "
+        "border, stretch, or reject",
     )
     format: Literal["png", "jpg", "webp"] = field_of(BuildSettings, "format")
     quality: int = field_of(BuildSettings, "quality")

@@ -169,7 +169,7 @@ def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
 
 
 def _stamp(root: bytes, task: ImageTask) -> tuple[int, int]:
-    """Return size and modification time of a file; its fingerprint is valid while they stay the same."""
+    """Return size and time of a file; its fingerprint is valid while they stay the same."""
     try:
         found = os.lstat(os.path.join(root, *task.sources[0].split(b"/")))
     except (OSError, ValueError):
@@ -187,7 +187,7 @@ class DuplicatePass:
     distance: int
 
     def __call__(self, pools: PoolFactory, progress: Progress) -> Callable[[int], ImageTask]:
-        """Compute all fingerprints and list the groups; return a function that rejects the copies."""
+        """Compute all fingerprints, list the groups; return a function that rejects the copies."""
         count = len(self.plan)
         with PrintFile(self.folder.building / "fingerprints", count) as file:
             todo = self._missing(file)

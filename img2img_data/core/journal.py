@@ -10,9 +10,9 @@ from typing import BinaryIO
 class Journal:
     """An append-only file of lines that replaces the journal of an earlier run.
 
-    The new journal is written beside ``path`` until ``publish`` renames it, so that a kill during the
-    transfer of earlier lines loses none of them. Lines are found again by their positions, which are
-    all that a caller has to keep in memory.
+    The new journal is written beside ``path`` until ``publish`` renames it, so that a kill during
+    the transfer of earlier lines loses none of them. Lines are found again by their positions,
+    which are all that a caller has to keep in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +55,7 @@ class Journal:
 
 
 def complete_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a journal, if there is one; a last line that a kill cut short is left out."""
+    """Yield the lines of a journal, if there is one, without a last line that a kill cut short."""
     if path.is_file():
         with path.open("rb") as file:
             yield from (line for line in file if line.endswith(b"\n"))

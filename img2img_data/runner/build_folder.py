@@ -35,9 +35,9 @@ BUILDING: Final = ".building"
 OWN_NAMES: Final = frozenset({BUILDING, LOCK_FILE})
 """Names that a run uses in its folder until it is complete."""
 SHARD_FILE: Final = "shard.tsv"
-"""In a shard: "position in the complete plan, manifest" for each row, from which 'merge' restores the order."""
+"""In a shard: position in the complete plan, and manifest, of each row; 'merge' sorts by it."""
 LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
-"""Distributions on which the bytes of an image depend; the page of a corpus records their versions."""
+"""Packages on which the bytes of an image depend; the page of a corpus has their versions."""
 
 EXIT_BAD: Final = 1
 SHOWN: Final = 10
@@ -49,7 +49,7 @@ CONVERTED: Final[dict[str, str]] = {
     "clipped": "float with samples outside 0..1, which were clipped",
     "widened": "8 bit and became 16 bit, multiplied by 257",
     "luma": "in color and became gray; --channels rgb keeps that",
-    "alpha": "stored with transparency and composited on white; --alpha reject lists what shows any",
+    "alpha": "transparent and composited on white; --alpha reject lists what shows any",
     "profile": "tagged with an ICC profile, which was ignored",
 }
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
@@ -62,7 +62,8 @@ FolderState = Literal["new", "unfinished", "complete"]
 class Outcome:
     """Result of one source: kept (no reason) or rejected. ``line`` is its finished row.
 
-    ``manifest`` is the folder in whose metadata.jsonl the row belongs, as a split; "" for rejected.jsonl.
+    ``manifest`` is the folder in whose metadata.jsonl the row belongs, as a split; "" for
+    rejected.jsonl.
     """
 
     index: int
@@ -103,7 +104,7 @@ class Report:
     def exit_code(
         self, max_bad: float, expected: frozenset[str] = frozenset(), unmatched_ok: bool = False
     ) -> int:
-        """Return 1 if the share of rejected images exceeds ``max_bad`` or files were unmatched, else 0.
+        """Return 1 if more than ``max_bad`` of the images are bad or files are unmatched, else 0.
 
         ``expected`` reasons were asked for by the user (a filter's) and do not count as bad images.
         """
@@ -188,8 +189,8 @@ class BuildFolder:
     def state(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> FolderState:
         """Return the state of a run of this recipe; nothing is written.
 
-        Raises ``UsageError`` if the folder holds other files, a run of another recipe, or one of other
-        source folders.
+        Raises ``UsageError`` if the folder holds other files, a run of another recipe, or one of
+        other source folders.
         """
         note = self.building / "recipe.json"
         with writing_to(self.root):
@@ -242,7 +243,8 @@ class BuildFolder:
     ) -> Iterator[OutcomeLog]:
         """Open the journal for ``count`` tasks, with the kept images of an earlier run.
 
-        ``index_of(manifest, line)`` returns the index of an earlier row's task, or None to repeat it.
+        ``index_of(manifest, line)`` returns the index of an earlier row's task, or None to repeat
+        it.
         """
         with writing_to(self.building), Journal(self._journal) as journal:
             log = OutcomeLog(journal, count)
@@ -334,8 +336,9 @@ def write_manifests(
 ) -> None:
     """Write metadata.jsonl of each manifest and rejected.jsonl, then the folder's page, by rename.
 
-    ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the counts.
-    ``positions``, for a shard: the position of each index in the complete plan, saved in ``SHARD_FILE``.
+    ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the
+    counts. ``positions``, for a shard: the position of each index in the complete plan, saved in
+    ``SHARD_FILE``.
     """
     parts = folder.building / "manifests"
     parts.mkdir(exist_ok=True)
@@ -401,7 +404,7 @@ class ManifestStatistics:
             self.targets.append(int(target[1], 16))
 
     def measured(self) -> dict[str, float]:
-        """Return the mean of each measurement named a mean or a share, the worst value of the others."""
+        """Return the mean of measurements named mean or share, the worst value of the others."""
         means = {n: round(self.sums[n] / self.measurements[n], 6) for n in self.sums}
         return {
             n: means[n] if n.endswith(("_mean", "_share")) else v for n, v in self.worst.items()

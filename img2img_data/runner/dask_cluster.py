@@ -1,9 +1,9 @@
 """Dask cluster: results as they complete, bounded memory, no loss from a dead worker.
 
-Dask repeats the chunks of a dead worker elsewhere; chunks whose workers died too often are repeated at
-the end, image by image. Workers read the sources and write the images themselves, so paths must mean the
-same folders to them. Workers do not watch the parent: the scheduler drops the tasks of a client that is
-gone.
+Dask repeats the chunks of a dead worker elsewhere; chunks whose workers died too often are
+repeated at the end, image by image. Workers read the sources and write the images themselves, so
+paths must mean the same folders to them. Workers do not watch the parent: the scheduler drops the
+tasks of a client that is gone.
 """
 
 from __future__ import annotations
@@ -100,9 +100,10 @@ def _without_messages() -> Iterator[None]:
 
 @dataclass(slots=True)
 class ClusterPool(Generic[TaskT, ResultT]):
-    """Runs ``work`` over tasks on a cluster, as ``LocalPool`` does in processes; results in any order.
+    """Runs ``work`` over tasks on a cluster, as ``LocalPool`` does in processes; in any order.
 
-    ``folders`` must exist on every worker. ``jobs`` limits the chunks in flight; 0: by the cluster's size.
+    ``folders`` must exist on every worker. ``jobs`` limits the chunks in flight; 0: by the
+    cluster's size.
     """
 
     client: Client
@@ -171,7 +172,7 @@ class ClusterPool(Generic[TaskT, ResultT]):
 
     @contextlib.contextmanager
     def _connection_errors(self, *raised: type[Exception]) -> Iterator[None]:
-        """Turn a lost connection into one line; ``raised`` can also come from a task and passes through."""
+        """Turn a lost connection into one line; ``raised`` may come from a task and passes."""
         from concurrent.futures import CancelledError
 
         address = self.client.scheduler.address if self.client.scheduler else ""
@@ -203,7 +204,8 @@ def process_chunk(
 ) -> list[ResultT]:
     """Process a chunk on a worker of the cluster.
 
-    Raises ``UsageError`` if the worker lacks a folder or has other library versions than ``required``.
+    Raises ``UsageError`` if the worker lacks a folder or has other library versions than
+    ``required``.
     """
     for folder in folders:
         if not Path(folder).is_dir():

@@ -43,7 +43,7 @@ EXTERNAL_KEY: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """One unit of work: the sources of one pair or image, relative to the plan's roots, and its key."""
+    """Unit of work: the sources of a pair or image, relative to the plan's roots, and its key."""
 
     index: int
     key: str
@@ -86,8 +86,9 @@ class ByteColumn:
 class Plan:
     """All sources of a run, sorted by key.
 
-    Rows are in the order in which the sources were found. ``order`` sorts the rows by key; ``selected``
-    holds the positions in that order that this run processes: all of them, or those of one shard.
+    Rows are in the order in which the sources were found. ``order`` sorts the rows by key;
+    ``selected`` holds the positions in that order that this run processes: all of them, or those
+    of one shard.
     """
 
     roots: tuple[bytes, ...]
@@ -105,7 +106,7 @@ class Plan:
     """Tags from the lists beside the images, one entry per root."""
     splits: Sequence[str] = ()
     split_at: Sequence[int] = ()
-    """Index into ``splits`` for each position in the order; empty if hashes of the groups decide."""
+    """Index into ``splits`` for each position in the order; empty if hashes of groups decide."""
 
     def __len__(self) -> int:
         return len(self.selected)
@@ -191,7 +192,8 @@ class Plan:
     def shard(self, number: int, count: int) -> Plan:
         """Return the plan of one shard, numbered from 1: by a hash of each first source's path.
 
-        Keys and ``names_digest`` stay those of the complete plan, so merged shards equal a plain run.
+        Keys and ``names_digest`` stay those of the complete plan, so merged shards equal a plain
+        run.
         """
 
         def is_member(position: int) -> bool:
@@ -201,7 +203,7 @@ class Plan:
         return replace(self, selected=array("q", filter(is_member, self.selected)))
 
     def find(self, root: int, path: bytes, key: str) -> int | None:
-        """Return the index of the usable task with this first source and key, None if there is none."""
+        """Return the index of the usable task with this first source and key, or None."""
         # The domains of an unpaired corpus are sorted one after the other.
         by_side = self.kind == "unpaired"
 
@@ -313,7 +315,7 @@ def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[LayoutEntry
     return plan
 
 
-# --------------------------------------------------------------------------------- groups and splits
+# ------------------------------------------------------------------------------- groups and splits
 _SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 _PLAIN_WORD: Final = re.compile(r"[\w-]+")
 FOLDER_RULE: Final = "folder"
@@ -385,7 +387,7 @@ def check_tag(rule: str | None, option: str, known: Iterable[str]) -> None:
     """Raise ``UsageError`` if the rule names a tag that no image has."""
     tag, known = tag_in(rule), set(known)
     if tag is not None and not known:
-        hint = "tags come from a metadata.jsonl or .csv beside the images, as 'wiki' and 'select' write"
+        hint = "tags come from a metadata.jsonl or .csv beside the images, as 'select' writes"
         raise UsageError("option", f"{option} {rule}", "the images have no tags", hint)
     if tag is not None and tag not in known:
         hint = did_you_mean(tag, known)
@@ -398,15 +400,16 @@ class Strata:
     Call ``add`` once per image; ``split`` returns the index of each image's split, in that order.
     Memory: 12 bytes per image, and about 100 more while splitting.
 
-    Method: systematic sampling with a random start (Madow & Madow 1944, "On the theory of systematic
-    sampling I"). The groups of a stratum lie side by side on a circle, in the order of the hash that
-    ``split_of`` uses, each as long as its number of images. The shares are arcs of the circle, rotated
-    by a hash of the stratum's name; a group belongs to the arc that contains its middle. So each split
-    gets its share of each stratum to within the stratum's largest group, to within one image without
-    groups, and exactly if the share is a whole number of images. Rounding errors of small strata
-    differ in direction because their rotations differ.
+    Method: systematic sampling with a random start (Madow & Madow 1944, "On the theory of
+    systematic sampling I"). The groups of a stratum lie side by side on a circle, in the order of
+    the hash that ``split_of`` uses, each as long as its number of images. The shares are arcs of
+    the circle, rotated by a hash of the stratum's name; a group belongs to the arc that contains
+    its middle. So each split gets its share of each stratum to within the stratum's largest group,
+    to within one image without groups, and exactly if the share is a whole number of images.
+    Rounding errors of small strata differ in direction because their rotations differ.
 
-    A group in several strata counts in the one with most of its images; if equal, in the first by name.
+    A group in several strata counts in the one with most of its images; if equal, in the first by
+    name.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Run of a build: lock the folder, continue from the journal, work in processes, write the manifests."""
+"""Run of a build: lock, continue from the journal, work in processes, write the manifests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RunSettings(BaseModel):
     timeout: float = Field(60.0, gt=0, description="time limit of one image, seconds")
     shard: str | None = Field(
         None,
-        description="process the i-th of n parts, as in 3/16, in its own folder; 'merge' joins the parts",
+        description="process part i of n, as in 3/16, in its own folder; 'merge' joins the parts",
     )
     backend: Literal["loky", "dask"] = Field(
         "loky",
@@ -114,7 +114,7 @@ class FolderBuild:
     Attributes:
         recipe: what the bytes of the folder depend on.
         about: further entries of the folder's page.
-        work: turns a task into its manifest and its row, or raises ``Rejected``; runs in the workers.
+        work: turns a task into its manifest and its row, or raises ``Rejected``.
         expect: returns the name under which a dry run counts a task, or raises ``Rejected``.
         before: a pass before the run; returns the function that creates the tasks.
     """
@@ -132,7 +132,7 @@ def run_build(
     build: FolderBuild,
     settings: RunSettings,
     progress: Progress,
-    say: Callable[[str], None] = print,
+    echo: Callable[[str], None] = print,
 ) -> Report:
     """Fill the folder, or finish it; with ``dry_run`` only print what would be done.
 
@@ -147,7 +147,7 @@ def run_build(
     recipe = {**build.recipe, "shard": settings.shard}
     if settings.dry_run:
         for line in _forecast(build, plan, recipe):
-            say(line)
+            echo(line)
         return Report()
     with _connection(settings) as client, locked(build.folder.root):
         if not build.folder.begin(recipe, plan.roots):
@@ -198,7 +198,7 @@ def _connection(settings: RunSettings) -> AbstractContextManager[Client | None]:
 
 
 def _check_not_empty(plan: Plan) -> None:
-    """Raise ``Img2ImgError`` if there are no images, or none for one domain of an unpaired corpus."""
+    """Raise ``Img2ImgError`` if there are no images, or none for a domain of an unpaired corpus."""
     domains = range(len(plan.roots)) if plan.kind == "unpaired" else ()
     empty = [plan.roots[side] for side in domains if side not in plan.sides]
     if not len(plan):
@@ -247,7 +247,7 @@ def rejection(task: ImageTask, reason: str, detail: str = "") -> Outcome:
 
 
 def source_columns(path: bytes) -> dict[str, str]:
-    """Return the columns of a row that name its source: escaped for reading, and the exact bytes."""
+    """Return the columns that name the source of a row: escaped for reading, and as exact bytes."""
     return {"source": printable(path), "source_hex": path.hex()}
 
 

@@ -1,9 +1,9 @@
-"""Worker processes: work in chunks, results as they complete, at most one image lost per dead worker.
+"""Worker processes: work in chunks, results as they complete, a dead worker loses one image.
 
-Built on joblib's loky backend, with what loky lacks: a killed worker loses its whole call, so the tasks
-in flight are repeated one by one, and a task that kills twice is reported; workers end when their parent
-is gone; an image that takes too long ends its worker; only the parent handles a signal that is sent to
-all processes, as Ctrl-C is.
+Built on joblib's loky backend, with what loky lacks: a killed worker loses its whole call, so the
+tasks in flight are repeated one by one, and a task that kills twice is reported; workers end when
+their parent is gone; an image that takes too long ends its worker; only the parent handles a
+signal that is sent to all processes, as Ctrl-C is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NO_LEAK_WARNING: Final = "ignore:resource_tracker:UserWarning"
 """Warning filter for loky's trackers, which report what a killed run gives up as leaked."""
 
 
-# ----------------------------------------------------------------------------------- within a worker
+# --------------------------------------------------------------------------------- within a worker
 @dataclass(slots=True)
 class WorkerGuard:
     """Ends its process when the parent is gone or a task exceeds its time limit."""
@@ -56,7 +56,8 @@ class WorkerGuard:
             time.sleep(0.5)
             if self.parent is not None and os.getppid() != self.parent:
                 os._exit(1)
-            # A decoder that hangs in C holds no Python code that could be interrupted: the process ends.
+            # A decoder that hangs in C holds no Python code that could be interrupted: the process
+            # ends.
             if min(self.deadlines.copy().values(), default=float("inf")) < time.monotonic():
                 os._exit(TIMED_OUT)
 
@@ -93,7 +94,8 @@ def _guard_of(parent: int | None) -> WorkerGuard:
     with _starting:
         guard = _guards.get(process)
         if guard is None or guard.parent != parent:
-            # One worker per core already: threads of OpenCV would only compete with the other workers.
+            # One worker per core already: threads of OpenCV would only compete with the other
+            # workers.
             cv2.setNumThreads(1)
             _keep_memory()
             guard = _guards[process] = WorkerGuard(parent)
@@ -102,21 +104,21 @@ def _guard_of(parent: int | None) -> WorkerGuard:
 
 
 def _keep_memory() -> None:
-    # By default glibc returns the memory of each image to the system, and the next image is faulted in
-    # again page by page.
+    # By default glibc returns the memory of each image to the system, and the next image is
+    # faulted in again page by page.
     with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         for option, size in MALLOPT.items():
             mallopt(option, size)
 
 
-# ------------------------------------------------------------------------------------- in the parent
+# ----------------------------------------------------------------------------------- in the parent
 @dataclass(slots=True)
 class LocalPool(Generic[TaskT, ResultT]):
-    """Runs ``work`` over tasks in processes; ``task_at(i)`` creates the i-th. Results come in any order.
+    """Runs ``work`` over tasks in processes; ``task_at(i)`` creates the i-th; in any order.
 
-    ``lost(task, reason)`` creates the result of a task whose worker died ("worker-died") or exceeded the
-    time limit ("timeout") twice. Memory grows by one byte per chunk of tasks.
+    ``lost(task, reason)`` creates the result of a task whose worker died ("worker-died") or
+    exceeded the time limit ("timeout") twice. Memory grows by one byte per chunk of tasks.
     """
 
     work: Callable[[TaskT], ResultT]
@@ -217,7 +219,7 @@ def _parallel(jobs: int) -> Iterator[Callable[[Iterable[Any]], Generator[Any, No
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Block signals while processes and loky's threads start; these inherit the mask for their lives."""
+    """Block signals while processes and loky's threads start; they keep the mask for life."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
