@@ -26,8 +26,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 from img2img_data.core.errors import REASONS, CorpusError, UsageError
-from img2img_data.core.files import LOCK_FILE, cannot_write, write_atomically, writing_to
-from img2img_data.core.journal import Journal, complete_lines
+from img2img_data.core.files import (
+    LOCK_FILE,
+    Journal,
+    cannot_write,
+    complete_lines,
+    write_atomically,
+    writing_to,
+)
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, to_json_page
 
