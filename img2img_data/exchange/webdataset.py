@@ -26,11 +26,12 @@ import stat
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from hashlib import file_digest, sha256
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -106,16 +107,6 @@ class ShardIndex(BaseModel):
 
 
 # ------------------------------------------------------------------------------------------ pack
-@dataclass(frozen=True, slots=True)
-class PackedRow:
-    """One row to pack. ``files`` maps a member's extension to (file, its SHA-256 if the row has
-    it)."""
-
-    prefix: str
-    line: bytes
-    files: Mapping[str, tuple[Path, str | None]]
-
-
 def pack_corpus(
     root: Path,
     out: Path,
@@ -126,7 +117,7 @@ def pack_corpus(
 ) -> Report:
     """Pack the corpus ``root`` into shards at ``out``; the same call repeats an interrupted run.
 
-    Memory: one image, the rows of one shard, and about 60 bytes per row. Raises ``CorpusError`` if
+    Memory: one pair, and about 60 bytes per row. Raises ``CorpusError`` if
     ``root`` is not a corpus or a file does not match its row, ``UsageError`` if ``out`` is taken.
     """
     manifests = manifests_of(root, read_info(root))
@@ -135,8 +126,7 @@ def pack_corpus(
     if skipped:
         echo(f"not packed, because no manifest names it: {printable(', '.join(skipped))}")
     if dry_run:
-        shards = sum(len(list(_cut(_rows_of(p), settings))) for p in manifests.values())
-        rows = f"{sum(counts.values()):,} rows into {shards:,} shards"
+        rows = f"{sum(counts.values()):,} rows of {', '.join(counts)}"
         echo(f"would pack {rows} in '{out}'; nothing was written")
         return Report()
     digest = sha256()
@@ -147,7 +137,10 @@ def pack_corpus(
     recipe = {"command": "pack", **settings.model_dump(), "corpus": digest.hexdigest()}
 
     def write(folder: BuildFolder) -> None:
-        shards = tuple(_write_shards(folder, manifests, counts, settings, progress))
+        total = sum(counts.values())
+        shards = tuple(
+            _write_shards(folder, manifests, settings, lambda done: progress(done, total))
+        )
         files = {}
         for name in (n for n in PAGES if (root / n).is_file()):
             data = read_file(root / name)
@@ -186,72 +179,42 @@ def write_page(folder: BuildFolder, name: str, page: Mapping[str, Any]) -> None:
 def _write_shards(
     folder: BuildFolder,
     manifests: Mapping[str, Path],
-    counts: Mapping[str, int],
     settings: PackSettings,
-    progress: Progress,
+    progress: Callable[[int], None],
 ) -> Iterator[ShardInfo]:
     # Shards are staged and moved together at the end, so that no reader finds half of them.
     staged = folder.building / "shards"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    done, total = 0, sum(counts.values())
+    done = 0
     for split, manifest in manifests.items():
-        for number, rows in enumerate(_cut(_rows_of(manifest), settings)):
-            path = staged / f"{split}-{number:06d}.tar"
+        for number, group in groupby(_numbered(manifest, settings), key=itemgetter(0)):
+            path, first = staged / f"{split}-{number:06d}.tar", done
             with path.open("wb") as file:
-                for row in rows:
-                    _append(file, row)
+                for _, members in group:
+                    file.write(members)
                     done += 1
-                    progress(done, total)
-                # tarfile would fill the archive up to 10 KiB; two empty blocks are its end in
-                # POSIX.
+                    progress(done)
+                # tarfile would fill the archive up to 10 KiB; in POSIX two empty blocks end it.
                 file.write(bytes(2 * tarfile.BLOCKSIZE))
             size, digest = _size_and_digest(path)
             yield ShardInfo(
-                url=path.name, split=split, nsamples=len(rows), filesize=size, sha256=digest
+                url=path.name, split=split, nsamples=done - first, filesize=size, sha256=digest
             )
 
 
-def _append(file: BinaryIO, row: PackedRow) -> None:
-    """Append the files of one row to an archive, then the row."""
-    for extension, (path, stated) in row.files.items():
-        data = read_file(path)
-        if stated is not None and sha256(data).hexdigest() != stated:
-            raise CorpusError("image", path, "does not match its row", "see 'img2img-data verify'")
-        _append_member(file, f"{row.prefix}.{extension}", data)
-    _append_member(file, f"{row.prefix}.json", row.line)
+def _numbered(manifest: Path, settings: PackSettings) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of the shard, members of the row) for each row of a manifest."""
+    number = rows = size = 0
+    for members in _packed_rows(manifest):
+        if rows and (rows >= settings.per_shard or size + len(members) > settings.shard_bytes):
+            number, rows, size = number + 1, 0, 0
+        rows, size = rows + 1, size + len(members)
+        yield number, members
 
 
-def _append_member(file: BinaryIO, name: str, data: bytes) -> None:
-    # A new TarInfo has no time and no owner, which makes equal contents equal bytes.
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    file.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
-    file.write(data)
-    file.write(bytes(_padding(len(data))))
-
-
-def _padding(size: int) -> int:
-    return -size % tarfile.BLOCKSIZE
-
-
-def _cut(rows: Iterator[PackedRow], settings: PackSettings) -> Iterator[list[PackedRow]]:
-    """Yield the rows of one shard after the other."""
-    part: list[PackedRow] = []
-    size = 0
-    for row in rows:
-        sizes = [len(row.line), *(_size_of(path) for path, _ in row.files.values())]
-        more = sum(tarfile.BLOCKSIZE + s + _padding(s) for s in sizes)
-        if part and (len(part) >= settings.per_shard or size + more > settings.shard_bytes):
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += more
-    if part:
-        yield part
-
-
-def _rows_of(manifest: Path) -> Iterator[PackedRow]:
+def _packed_rows(manifest: Path) -> Iterator[bytes]:
+    """Yield the members of each row as they are in an archive: its files, then the row itself."""
     seen: set[int] = set()
     with manifest.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -262,14 +225,22 @@ def _rows_of(manifest: Path) -> Iterator[PackedRow]:
             prefix = member_prefix(str(row.get("key", "")), row.get("domain"))
             if _is_repeated(seen, prefix):
                 raise CorpusError("manifest", manifest, f"line {number} repeats a key")
-            files = {
-                _extension_of(column, row[column]): (
-                    inside(manifest.parent, row[column]),
-                    row.get(column.replace("file_name", "sha256")),
-                )
-                for column in columns_of(row)
-            }
-            yield PackedRow(prefix, line, files)
+            members = []
+            for column in columns_of(row):
+                path = inside(manifest.parent, row[column])
+                data, stated = read_file(path), row.get(column.replace("file_name", "sha256"))
+                if stated is not None and sha256(data).hexdigest() != stated:
+                    raise CorpusError("image", path, "does not match its row", _VERIFY)
+                members.append(_member(f"{prefix}.{_extension_of(column, row[column])}", data))
+            yield b"".join([*members, _member(f"{prefix}.json", line)])
+
+
+def _member(name: str, data: bytes) -> bytes:
+    # A new TarInfo has no time and no owner, so equal contents give equal bytes.
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+    return head + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
 def member_prefix(key: str, domain: object = None) -> str:
@@ -301,13 +272,6 @@ def read_file(path: Path) -> bytes:
         if rejected.reason == "empty":
             return b""
         raise CorpusError("file", path, reason_of(rejected), _VERIFY) from None
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError as error:
-        raise CorpusError("file", path, error.strerror or "cannot be read", _VERIFY) from None
 
 
 def _size_and_digest(path: Path) -> tuple[int, str]:

@@ -173,7 +173,9 @@ def _sections(found: CorpusStatistics) -> Iterator[ChartSection]:
         charts = [chart for chart in drawn if chart]
         constants = [(name, number_text(n.low)) for name, n in numbers.items() if n.low == n.high]
         constants += [
-            (name, next(iter(w.counts))) for name, w in words.items() if len(w.counts) == 1
+            (name, next(iter(w.counts)))
+            for name, w in words.items()
+            if len(w.counts) == 1 and name != "kind"
         ]
         if charts or constants:
             yield ChartSection(title, charts, constants)

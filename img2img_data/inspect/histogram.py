@@ -1,10 +1,10 @@
-"""Histograms: values counted in one pass within bounded memory, and laid out as bars of an SVG."""
+"""Histograms: values counted in one pass within bounded memory, and the bars that show them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,11 +14,8 @@ MAX_BINS: Final = 4096
 MAX_WORDS: Final = 64
 """Different words that are counted per name."""
 MAX_BARS: Final = 44
-WIDTH: Final = 300
-HEIGHT: Final = 96
-LABEL_HEIGHT: Final = 20
-WIDEST_BAR: Final = 75
-LETTER_WIDTH: Final = 6.5
+MAX_LABELED: Final = 6
+"""Bars of integers up to this number have a label each."""
 
 
 @dataclass(slots=True)
@@ -54,7 +51,7 @@ class NumberCounts:
             self.bins = dict(merged)
 
     def value_of(self, place: int) -> float:
-        """Return the number that stands for a bin: its start if it holds one integer, else its
+        """Return the value of a bin: its start if it holds one integer, else its
         middle."""
         exact = self.integers and self.width <= 1
         return min(max((place + (0 if exact else 0.5)) * self.width, self.low), self.high)
@@ -84,32 +81,27 @@ class WordCounts:
             self.more += 1
 
 
-# --------------------------------------------------------------------------------------------- drawing
+# --------------------------------------------------------------------------------------- drawing
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar in the units of the SVG, and its text."""
+    """One bar: its height in percent of the highest one, and its text."""
 
-    x: float
-    y: float
-    width: float
     height: float
     label: str
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """A histogram, laid out: ticks are (x, label)."""
+    """A histogram. ``ticks`` are one label per bar, or those of the two ends."""
 
     title: str
     summary: str
     bars: Sequence[Bar]
-    ticks: Sequence[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
+    ticks: Sequence[str]
 
 
 def draw_numbers(title: str, numbers: NumberCounts) -> Histogram | None:
-    """Lay out the histogram of numbers; None unless there are two different ones."""
+    """Return the histogram of numbers, None unless there are two different ones."""
     if not numbers.count or numbers.low == numbers.high:
         return None
     step = _round_step(numbers.high - numbers.low, MAX_BARS)
@@ -119,39 +111,31 @@ def draw_numbers(title: str, numbers: NumberCounts) -> Histogram | None:
     for place, count in numbers.bins.items():
         # The margin keeps values at a border, as 0.3 in steps of 0.1, in the bin that starts there.
         counts[math.floor(numbers.value_of(place) / step + 1e-9)] += count
-    first, last = min(counts), max(counts)
-    pitch = min(WIDTH / (last - first + 1), WIDEST_BAR)
-    peak, bars = max(counts.values()), []
-    for place, count in sorted(counts.items()):
-        label = f"{_range_text(place, step, numbers.integers)}: {count:,}"
-        bars.append(_bar(place - first, pitch, count / peak, label))
+    places = range(min(counts), max(counts) + 1)
+    ranges = [_range_text(place, step, numbers.integers) for place in places]
+    ticks = [ranges[0].partition(" to ")[0], ranges[-1].rpartition(" to ")[2]]
+    if numbers.integers and step == 1 and len(places) <= MAX_LABELED:
+        ticks = ranges
     low, high, median = map(number_text, (numbers.low, numbers.high, numbers.median()))
-    ticks = _ticks(first, last, step, pitch, numbers.integers)
+    bars = _bars(ranges, [counts[place] for place in places])
     return Histogram(title, f"{low} to {high}, median {median}", bars, ticks)
 
 
 def draw_words(title: str, words: WordCounts) -> Histogram | None:
-    """Lay out a bar per word, the most frequent first; None if there are fewer than 2, or too
-    many."""
-    ranked = words.counts.most_common()
+    """Return a bar per word, the most frequent first; None if there is one word, or too many."""
+    ranked = dict(words.counts.most_common())
     if not 2 <= len(ranked) <= MAX_BARS // 3 or words.more:
         return None
-    pitch = min(WIDTH / len(ranked), WIDEST_BAR)
-    bars, ticks = [], []
-    room = int(pitch / LETTER_WIDTH)
-    for place, (word, count) in enumerate(ranked):
-        bars.append(_bar(place, pitch, count / ranked[0][1], f"{word}: {count:,}"))
-        short = word if len(word) <= room else word[: max(1, room - 1)] + "…"
-        ticks.append((round((place + 0.45) * pitch, 2), short))
-    return Histogram(title, ", ".join(f"{w} {n:,}" for w, n in ranked), bars, ticks)
+    summary = ", ".join(f"{word} {count:,}" for word, count in ranked.items())
+    return Histogram(title, summary, _bars(ranked, ranked.values()), list(ranked))
 
 
-def _bar(place: int, pitch: float, share: float, label: str) -> Bar:
-    """Return a bar; ``share`` is its height relative to the highest bar."""
-    height = max(1.5, (HEIGHT - LABEL_HEIGHT - 2) * share)
-    width = max(pitch - 1, pitch * 0.8)
-    top = HEIGHT - LABEL_HEIGHT - height
-    return Bar(round(place * pitch, 2), round(top, 2), round(width, 2), round(height, 2), label)
+def _bars(labels: Iterable[str], counts: Collection[int]) -> list[Bar]:
+    scale = 100 / max(counts)
+    return [
+        Bar(round(count * scale, 1), f"{label}: {count:,}")
+        for label, count in zip(labels, counts, strict=True)
+    ]
 
 
 def _round_step(span: float, count: int) -> float:
@@ -163,20 +147,6 @@ def _round_step(span: float, count: int) -> float:
 def _range_text(place: int, step: float, integers: bool) -> str:
     first, last = place * step, (place + 1) * step - (1 if integers else 0)
     return number_text(first) if first == last else f"{number_text(first)} to {number_text(last)}"
-
-
-def _ticks(
-    first: int, last: int, step: float, pitch: float, integers: bool
-) -> list[tuple[float, str]]:
-    """Return about five ticks at borders of bins; at the bar's middle if it is one integer."""
-    every = max(_round_step(max(1, last - first) * step, 5), step if integers else 0)
-    shift = pitch / 2 if integers and step == 1 else 0.0
-    start = math.ceil(first * step / every - 1e-9)
-    end = math.floor((last + 1) * step / every + 1e-9)
-    values = [tick * every for tick in range(start, end + 1)]
-    ticks = [((value / step - first) * pitch + shift, number_text(value)) for value in values]
-    right = min(WIDTH, (last - first + 1) * pitch + 1e-6)
-    return [(round(x, 2), label) for x, label in ticks if 0 <= x <= right]
 
 
 def number_text(value: float) -> str:

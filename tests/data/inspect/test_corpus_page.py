@@ -140,7 +140,7 @@ def test_of_a_large_corpus_a_sample_is_read_and_all_is_counted(tmp_path: Path) -
     assert len(cards(page)) == 20
     assert "3,000" in page
     assert re.search(r"Of a sample of 1,0\d\d of 3,060 pairs", page)
-    bars = re.findall(r"<title>[\d.]+ to [\d.]+: ([\d,]+)</title>", page)
+    bars = re.findall(r'title="[\d.]+ to [\d.]+: ([\d,]+)"', page)
     assert sum(int(count.replace(",", "")) for count in bars) == 3060
     assert "a 1,530, b 1,530" in page
     again, other = (
@@ -270,7 +270,7 @@ VALUES = st.lists(
 
 
 @given(VALUES)
-def test_bars_hold_every_value_and_stay_inside(values: list[float]) -> None:
+def test_bars_count_every_value(values: list[float]) -> None:
     spread = NumberCounts()
     for value in values:
         spread.add(value)
@@ -282,22 +282,21 @@ def test_bars_hold_every_value_and_stay_inside(values: list[float]) -> None:
     counts = [int(bar.label.rpartition(": ")[2].replace(",", "")) for bar in drawn.bars]
     assert sum(counts) == len(values)
     assert len(drawn.bars) <= 50
-    for bar in drawn.bars:
-        assert -0.01 <= bar.x <= bar.x + bar.width <= drawn.width + 0.01
-        assert 0 <= bar.y <= bar.y + bar.height <= drawn.height
-    assert all(0 <= place <= drawn.width for place, _ in drawn.ticks)
+    assert max(bar.height for bar in drawn.bars) == 100
+    assert all(0 <= bar.height <= 100 for bar in drawn.bars)
+    assert len(drawn.ticks) in (2, len(drawn.bars))
 
 
 def test_counting_does_not_depend_on_order_and_stays_small() -> None:
     values = np.random.default_rng(0).normal(3, 1, 30_000)
-    there, back = NumberCounts(), NumberCounts()
+    forward, backward = NumberCounts(), NumberCounts()
     for value in values:
-        there.add(float(value))
+        forward.add(float(value))
     for value in values[::-1]:
-        back.add(float(value))
-    assert (there.bins, there.width) == (back.bins, back.width)
-    assert len(there.bins) <= 4096
-    assert there.median() == pytest.approx(float(np.median(values)), abs=0.01)
+        backward.add(float(value))
+    assert (forward.bins, forward.width) == (backward.bins, backward.width)
+    assert len(forward.bins) <= 4096
+    assert forward.median() == pytest.approx(float(np.median(values)), abs=0.01)
 
 
 def test_a_demo_is_built_by_its_recipe_and_shown(
