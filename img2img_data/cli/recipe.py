@@ -1,4 +1,4 @@
-"""A recipe: one YAML file with the steps of a corpus and the settings of a run.
+"""Recipes: YAML files with the steps of a corpus and the settings of a run.
 
 ::
 
@@ -10,9 +10,9 @@
       loss: l2
       corpora: [corpora/gaussian]
       out: runs/gaussian
-    smoke:                                         # the same, small: both commands with --smoke
-      corpus: [...]                                # in place of the steps above; without it they stay
-      run: {width: 16, epochs: 2}                  # settings that override those of the run
+    smoke:                                         # the small size, of both commands with --smoke
+      corpus: [...]                                # replaces the steps above; optional
+      run: {width: 16, epochs: 2}                  # overrides settings of the run
 
 Paths are relative to the current folder. The whole recipe is checked before any work: each key, type and
 value, by the models of the steps.
@@ -21,7 +21,7 @@ value, by the models of the steps.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,161 +30,146 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.build.selection import SELECTION_FILE
 from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_step
+from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import Img2ImgError, UsageError, printable
 from img2img_data.core.progress import Progress
 from img2img_data.core.settings_model import Place, accepts_text, build_model, did_you_mean
-from img2img_data.core.yaml_file import Document, read_yaml
+from img2img_data.core.yaml_file import read_yaml
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.exchange.export import EXPORT_FILE
 from img2img_data.exchange.webdataset import INDEX_FILE
 from img2img_data.runner.build_folder import Report
 
-Say = Callable[[str], None]
-RunStep = Callable[[Progress, Say], tuple[Report, int]]
-
-PAGES: Final = (CORPUS_FILE, SELECTION_FILE, EXPORT_FILE, INDEX_FILE)
-"""What a step's folder holds once it is complete: one of these."""
-DEGRADES: Final = DegradeSettings.model_fields.keys()
-LONGEST: Final = 60
+LAST_FILES: Final = (CORPUS_FILE, SELECTION_FILE, EXPORT_FILE, INDEX_FILE)
+"""Files that a step writes last: a folder that has one of them is complete."""
+MAX_SHOWN: Final = 60
 """Characters of a setting that a dry run shows; a tree of degradations may fill a page."""
 SHOWN_LINES: Final = 12
-"""Of a step's lines in a dry run: the first few and the last few, when there are more than twice as many."""
+"""First and last lines of a step that a dry run shows, if it has more than twice as many."""
 
 
 class Smoke(BaseModel):
-    """The small size of a recipe. Its section ``run`` belongs to img2img-train and is not looked at here."""
+    """The small size of a recipe. Its section ``run`` belongs to img2img-train and is not read here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
-        (), description="the steps of img2img-data build --smoke; without them those of the recipe"
+        (), description="steps of img2img-data build --smoke; default: those of the recipe"
     )
     run: dict[str, Any] = Field(
-        {}, description="settings of img2img-train --smoke that override those of the recipe's run"
+        {}, description="settings of img2img-train --smoke, which override those of the recipe"
     )
 
 
 class Recipe(BaseModel):
-    """What a recipe file holds. The section ``run`` belongs to img2img-train and is not looked at here."""
+    """The content of a recipe file. The section ``run`` belongs to img2img-train and is not read here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("", description="what the experiment is called")
-    about: str = Field("", description="what it shows, in a sentence")
+    name: str = Field("", description="name of the experiment")
+    about: str = Field("", description="purpose of the experiment, in one sentence")
     corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
-        (), description="the steps of img2img-data build, in order, each {command: settings}"
+        (), description="steps of img2img-data build, in order, each {command: settings}"
     )
     degradation: Any = Field(
         None,
-        description="a tree of degradations: for the degrade steps that name none, and degrade --recipe",
+        description="a tree of degradations: for degrade steps without one, and degrade --recipe",
     )
     run: dict[str, Any] = Field(
         {}, description="settings of img2img-train; see 'img2img-train schema'"
     )
-    smoke: Smoke | None = Field(None, description="the same, small: what --smoke builds and trains")
+    smoke: Smoke | None = Field(None, description="the small size, for --smoke")
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeStep:
-    """One step of a recipe, checked: its number from 1, command, paths (output last) and settings."""
+    """One checked step of a recipe: its number from 1, command, folders (output last) and settings."""
 
     number: int
     name: str
     paths: tuple[Path, ...]
     settings: Mapping[str, Any]
 
-    def run(self, extra: Mapping[str, Any]) -> RunStep:
-        """Return the function that does the step; ``extra`` settings, where it has them, override its own."""
-        known = {name for model in STEPS[self.name].models for name in model.model_fields}
-        given = {**self.settings, **{key: value for key, value in extra.items() if key in known}}
-        return lambda progress, say: run_step(self.name, self.paths, given, progress, say)
+    def run(self, extra: Mapping[str, Any], progress: Progress, echo: Echo) -> tuple[Report, int]:
+        """Run the step; ``extra`` settings, of those that it has, override its own."""
+        known = STEPS[self.name].fields()
+        overrides = {key: value for key, value in extra.items() if key in known}
+        return run_step(self.name, self.paths, {**self.settings, **overrides}, progress, echo)
 
     @property
     def line(self) -> str:
         """The step in one line: number, command, folders."""
-        *sources, out = (printable(str(p)) for p in self.paths)
+        *sources, out = (printable(str(path)) for path in self.paths)
         return f"{self.number}  {self.name}  {' | '.join(sources)} > {out}"
 
 
+# ------------------------------------------------------------------------------------------- reading
 def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
-    """Read a recipe, check all of it, and return its steps, with ``smoke`` those of its small size.
+    """Read and check a whole recipe; return its steps, or with ``smoke`` those of its small size.
 
     ``UsageError`` names file, line and key of the first mistake.
     """
-    document = read_yaml(path)
-    place = Place(f"recipe '{printable(str(path))}'", lines=document.lines)
-    recipe = build_model(Recipe, _with_texts(document).content, place)
+    content, lines = read_yaml(path)
+    place = Place(f"recipe '{printable(str(path))}'", lines=lines)
+    texts: dict[str, Any] = {
+        key: _as_text(content[key]) for key in ("name", "about") if key in content
+    }
+    recipe = build_model(Recipe, {**content, **texts}, place)
     if not recipe.corpus:
         raise UsageError("recipe", path, "has no 'corpus' steps", "see the files in recipes/")
     if recipe.degradation is not None:
         parse_spec(recipe.degradation, place.below("degradation"))
-    full = _steps_of(recipe.corpus, recipe.degradation, place.below("corpus"))
-    own = recipe.smoke.corpus if recipe.smoke else ()
-    small = _steps_of(own, recipe.degradation, place.below("smoke", "corpus"))
+    # Both sizes are checked, whichever is built: a mistake must not wait for the long run.
+    full = _read_steps(recipe.corpus, recipe.degradation, place.below("corpus"))
+    chain = recipe.smoke.corpus if recipe.smoke else ()
+    small = _read_steps(chain, recipe.degradation, place.below("smoke", "corpus"))
     if smoke and recipe.smoke is None:
         raise UsageError("recipe", path, "has no section 'smoke'", "leave --smoke out")
     return small if smoke and small else full
 
 
-def _steps_of(
+def load_degradation(path: Path) -> Any:
+    """Return the checked tree of degradations of a recipe; ``UsageError`` names the first mistake."""
+    content, lines = read_yaml(path)
+    if "degradation" not in content:
+        hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
+        raise UsageError("recipe", path, "has no 'degradation'", hint)
+    parse_spec(
+        content["degradation"], Place(f"recipe '{printable(str(path))}'", ("degradation",), lines)
+    )
+    return content["degradation"]
+
+
+def _read_steps(
     chain: Sequence[Mapping[str, Mapping[str, Any]]], degradation: Any, place: Place
 ) -> tuple[RecipeStep, ...]:
     steps: list[RecipeStep] = []
-    for index, step in enumerate(chain):
+    for index, entry in enumerate(chain):
         here = place.below(str(index))
-        if len(step) != 1:
+        if len(entry) != 1:
             raise here.error([], "is not one {command: settings}", "start each command with '- '")
-        ((name, values),) = step.items()
+        ((name, values),) = entry.items()
         if name not in STEPS:
             raise here.error([name], "unknown", did_you_mean(name, STEPS))
-        if name == "degrade" and degradation is not None and not values.keys() & DEGRADES:
+        own = DegradeSettings.model_fields.keys() & values.keys()
+        if name == "degrade" and degradation is not None and not own:
             values = {**values, "degradation": degradation}
-        steps.append(_step_of(index + 1, name, values, here.below(name), steps))
+        steps.append(_read_step(index + 1, name, values, here.below(name)))
+        _check_output(steps, here.below(name))
     return tuple(steps)
 
 
-def load_degradation(path: Path) -> Any:
-    """Return the tree of degradations in a recipe, checked; ``UsageError`` names the first mistake."""
-    document = read_yaml(path)
-    if "degradation" not in document.content:
-        hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
-        raise UsageError("recipe", path, "has no 'degradation'", hint)
-    place = Place(f"recipe '{printable(str(path))}'", ("degradation",), document.lines)
-    parse_spec(document.content["degradation"], place)
-    return document.content["degradation"]
-
-
-def _with_texts(document: Document) -> Document:
-    """Take a number as the text it was written as where a text is asked for: ``name: 12``."""
-    texts = {
-        key: str(document.content[key])
-        for key in ("name", "about")
-        if _is_number(document.content, key)
-    }
-    return document._replace(content={**document.content, **texts})
-
-
-def _is_number(values: Mapping[str, Any], key: str) -> bool:
-    return isinstance(values.get(key), int | float) and not isinstance(values[key], bool)
-
-
-def _step_of(
-    number: int, name: str, values: Mapping[str, Any], place: Place, before: Sequence[RecipeStep]
-) -> RecipeStep:
+def _read_step(number: int, name: str, values: Mapping[str, Any], place: Place) -> RecipeStep:
     step = STEPS[name]
-    known = {*step.paths, *(f for m in step.models for f in m.model_fields)}
+    known = {*step.paths, *step.fields()}
     for key in values:
         if key not in known:
             raise place.error([key], "unknown", did_you_mean(key, known))
-    paths = tuple(_path_of(name, key, values, place) for key in step.paths)
-    for earlier in before:
-        if os.path.abspath(earlier.paths[-1]) == os.path.abspath(paths[-1]):
-            why = f"is the output of step {earlier.number} ({earlier.name}) too"
-            raise place.error([step.paths[-1]], why, "give each step a folder of its own")
+    paths = tuple(_read_path(name, key, values, place) for key in step.paths)
     texts = {f for m in step.models for f, field in m.model_fields.items() if accepts_text(field)}
     settings = {
-        key: str(value) if key in texts and _is_number(values, key) else value
+        key: _as_text(value) if key in texts else value
         for key, value in values.items()
         if key not in step.paths
     }
@@ -192,82 +177,96 @@ def _step_of(
     return RecipeStep(number, name, paths, settings)
 
 
-def _path_of(name: str, key: str, values: Mapping[str, Any], place: Place) -> Path:
+def _read_path(name: str, key: str, values: Mapping[str, Any], place: Place) -> Path:
     if key not in values:
-        raise place.error(
-            [key], "missing", f"say which folder; 'img2img-data {name} --help' tells more"
-        )
-    value = str(values[key]) if _is_number(values, key) else values[key]
+        raise place.error([key], "missing", f"name the folder; see 'img2img-data {name} --help'")
+    value = _as_text(values[key])
     if not isinstance(value, str) or not value or "\0" in value:
-        raise place.error(
-            [key], f"is no path (got {printable(repr(values[key]))[:80]})", "name a folder"
-        )
+        why = f"is not a path (got {printable(repr(values[key]))[:80]})"
+        raise place.error([key], why, "name a folder")
     return Path(value)
 
 
-# -------------------------------------------------------------------------------------------- dry run
-def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], say: Say) -> int:
-    """Say what each step would do, what it would read and write, and what is there already; return the exit
-    code that the mistakes found on the way mean. Nothing is written.
+def _check_output(steps: Sequence[RecipeStep], place: Place) -> None:
+    """Raise ``UsageError`` if the last step writes into the folder of an earlier one."""
+    *earlier, last = steps
+    for step in earlier:
+        if os.path.abspath(step.paths[-1]) == os.path.abspath(last.paths[-1]):
+            why = f"is the output of step {step.number} ({step.name}) too"
+            key = STEPS[last.name].paths[-1]
+            raise place.error([key], why, "give each step a folder of its own")
+
+
+def _as_text(value: Any) -> Any:
+    """Return a number as the text that it was written as, for keys that take text: ``size: 64``."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+# ------------------------------------------------------------------------------------------- dry run
+def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], echo: Echo) -> int:
+    """Print what each step would read and write, and what exists already; nothing is written.
+
+    Returns the largest exit code of the mistakes found on the way.
     """
     worst = 0
     for step in steps:
-        say(step.line)
-        lines: list[str] = [_settings_line(step)]
-        lines += [f"reads {line}" for line in _made_before(step, steps)]
-        if _waits(step, steps):
-            lines.append("its sources are counted when they are there")
+        echo(step.line)
+        lines = [_describe_settings(step)]
+        sources = list(_earlier_outputs(step, steps))
+        lines += [_describe_source(source, earlier) for source, earlier in sources]
+        if all(_is_complete(earlier) for _, earlier in sources):
+            worst = max(worst, _forecast_step(step, extra, lines))
         else:
-            worst = max(worst, _forecast_step(step, extra, lines.append))
-        for line in _abridged(lines, step.name):
-            say(f"   {line}")
+            lines.append("its sources are counted once they exist")
+        for line in _abridge(lines, step.name):
+            echo(f"   {line}")
     return worst
 
 
-def _forecast_step(step: RecipeStep, extra: Mapping[str, Any], say: Say) -> int:
+def _forecast_step(step: RecipeStep, extra: Mapping[str, Any], lines: list[str]) -> int:
     try:
-        return step.run({**extra, "dry_run": True})(lambda done, total: None, say)[1]
+        return step.run({**extra, "dry_run": True}, lambda done, total: None, lines.append)[1]
     except Img2ImgError as error:
-        say(f"error: {error}")
+        lines.append(f"error: {error}")
         return error.exit_code
 
 
-def _settings_line(step: RecipeStep) -> str:
+def _describe_settings(step: RecipeStep) -> str:
     texts = {key: printable(str(value)) for key, value in step.settings.items()}
-    said = (
-        f"{key}={text if len(text) <= LONGEST else text[:LONGEST] + '…'}"
+    shown = (
+        f"{key}={text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + '…'}"
         for key, text in texts.items()
     )
-    return f"settings: {', '.join(said) or 'the defaults'}"
+    return f"settings: {', '.join(shown) or 'the defaults'}"
 
 
-def _made_before(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[str]:
-    """Yield a line for each source that an earlier step makes."""
-    for source, maker in _makers(step, steps):
-        state = "is complete already" if _is_complete(maker) else "is not done yet"
-        there = "" if source.is_dir() or not _is_complete(maker) else ", but makes no such folder"
-        yield f"'{printable(str(source))}', made by step {maker.number} ({maker.name}), which {state}{there}"
+def _describe_source(source: Path, earlier: RecipeStep) -> str:
+    complete = _is_complete(earlier)
+    state = "is complete already" if complete else "is not done yet"
+    missing = ", but has no such folder" if complete and not source.is_dir() else ""
+    name = printable(str(source))
+    return f"reads '{name}', made by step {earlier.number} ({earlier.name}), which {state}{missing}"
 
 
-def _waits(step: RecipeStep, steps: Sequence[RecipeStep]) -> bool:
-    return any(not _is_complete(maker) for _, maker in _makers(step, steps))
-
-
-def _makers(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[tuple[Path, RecipeStep]]:
+def _earlier_outputs(
+    step: RecipeStep, steps: Sequence[RecipeStep]
+) -> Iterator[tuple[Path, RecipeStep]]:
+    """Yield each source of a step that lies in the output of an earlier one, with that step."""
     for source in step.paths[:-1]:
         for earlier in steps[: step.number - 1]:
-            made, wanted = (Path(os.path.abspath(p)) for p in (earlier.paths[-1], source))
-            if made == wanted or made in wanted.parents:
+            output, wanted = (Path(os.path.abspath(p)) for p in (earlier.paths[-1], source))
+            if output == wanted or output in wanted.parents:
                 yield source, earlier
 
 
 def _is_complete(step: RecipeStep) -> bool:
-    """Tell whether a step's folder has its last page, which is written when all else is there."""
-    return any((step.paths[-1] / page).is_file() for page in PAGES)
+    return any((step.paths[-1] / name).is_file() for name in LAST_FILES)
 
 
-def _abridged(lines: Sequence[str], name: str) -> list[str]:
-    if len(lines) <= 2 * SHOWN_LINES:
+def _abridge(lines: Sequence[str], name: str) -> list[str]:
+    left_out = len(lines) - 2 * SHOWN_LINES
+    if left_out <= 0:
         return list(lines)
-    between = f"... {len(lines) - 2 * SHOWN_LINES:,} more lines; 'img2img-data {name} --dry-run' shows all"
-    return [*lines[:SHOWN_LINES], between, *lines[-SHOWN_LINES:]]
+    note = f"... {left_out:,} more lines; 'img2img-data {name} --dry-run' shows all"
+    return [*lines[:SHOWN_LINES], note, *lines[-SHOWN_LINES:]]

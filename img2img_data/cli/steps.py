@@ -1,7 +1,7 @@
-"""The steps that make corpora: one for each command, called by the command line and by recipes alike.
+"""Steps: the commands that fill a folder, called by the command line and by recipes alike.
 
-A step takes the paths and the settings that were given, by name, and returns a ``Report``. Adding one: a
-function, and a row in ``STEPS``.
+A step gets a ``StepCall`` (folders, settings, where to report) and returns a ``Report``; its docstring is
+the command's help. A new step is one function with ``@step(...)`` and a row in the group of ``main``.
 """
 
 from __future__ import annotations
@@ -9,37 +9,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from img2img_data.build.pairings import (
-    Blank,
-    Blur,
-    Colorize,
-    Combine,
-    Degrade,
-    Edges,
-    Grayscale,
-    Halves,
-    Pairing,
-    Unpaired,
-)
+from img2img_data.build import pairings, selection
 from img2img_data.build.pairs import BuildSettings, corpus_build
 from img2img_data.build.resize_folder import ResizeSettings, resize_build
-from img2img_data.build.selection import (
-    EXPECTED_REASONS,
-    SelectSettings,
-    WikiSettings,
-    field_of,
-    selection_build,
-)
+from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.progress import Progress
 from img2img_data.core.settings_model import (
     OPTIONS,
+    ModelT,
     Place,
     build_model,
     did_you_mean,
@@ -56,28 +40,22 @@ from img2img_data.images.io import Channels
 from img2img_data.runner.build_folder import Report
 from img2img_data.runner.plan import Plan, plan_entries, plan_folders, plan_pairs
 from img2img_data.runner.run import RunSettings, run_build
+from img2img_data.sources import matching
 from img2img_data.sources.folder import Item, describe_skipped, list_folder
 from img2img_data.sources.imdb_wiki import find_mat, list_wiki
-from img2img_data.sources.matching import (
-    MatchSettings,
-    better_match,
-    describe_matching,
-    match_paths,
-)
 
-Settings = Mapping[str, Any]
-Run = Callable[[Sequence[Path], Settings, Progress, Callable[[str], None]], Report]
 Models = tuple[type[BaseModel], ...]
 
 
+# ------------------------------------------------------------------------- settings of single steps
 class BlurSettings(BaseModel):
-    """Which blur."""
+    """The kind of blur."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str = Field(
         "gaussian",
-        description=f"what degrades the images: {', '.join(BLUR_KINDS)}",
+        description=f"blur: {', '.join(BLUR_KINDS)}",
         json_schema_extra={"enum": list(BLUR_KINDS)},
     )
 
@@ -85,85 +63,105 @@ class BlurSettings(BaseModel):
     @classmethod
     def _check_kind(cls, value: str) -> str:
         if value in DEGRADATIONS and value not in BLUR_KINDS:
-            raise ValueError(f"is none of 'blur'; 'degrade --kind {value}' has it")
-        if value not in BLUR_KINDS:
-            raise ValueError(f"unknown; {did_you_mean(value, BLUR_KINDS)}")
-        return value
+            raise ValueError(f"not a kind of 'blur'; use 'degrade --kind {value}'")
+        return _check_known(value, BLUR_KINDS)
 
 
 class DegradeSettings(BaseModel):
-    """What degrades the images: one kind, or a tree of them."""
+    """The degradation: one kind, or a tree of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str | None = Field(
         None,
-        description="a single degradation by its name; 'img2img-data degradations' lists them",
+        description="one degradation, by name; 'img2img-data degradations' lists them",
         json_schema_extra={"enum": [*DEGRADATIONS, None]},
     )
     set: tuple[str, ...] = Field(
-        (),
-        description="a setting of that kind, as in --set sigma=3 or --set sigma=1..5; may be given again",
+        (), description="setting of that kind, as in sigma=3 or sigma=1..5; may be repeated"
     )
     degradation: Any = Field(None, description="a tree of degradations, in a recipe")
 
     @field_validator("kind")
     @classmethod
     def _check_kind(cls, value: str | None) -> str | None:
-        if value is not None and value not in DEGRADATIONS:
-            raise ValueError(f"unknown; {did_you_mean(value, DEGRADATIONS)}")
-        return value
+        return value if value is None else _check_known(value, DEGRADATIONS)
 
 
 class PairSettings(BaseModel):
-    """What to do about files without another half."""
+    """The handling of files without a counterpart."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    allow_unpaired: bool = Field(False, description="end with 0 although files had no other half")
+    allow_unpaired: bool = Field(False, description="exit with 0 although files are unmatched")
     rows: int = Field(
-        20, ge=0, description="rows of the matching table to show of each kind; 0 for all of them"
+        20, ge=0, description="rows of the matching table shown of each kind; 0: all rows"
     )
 
 
 class ImportSettings(BaseModel):
-    """Which tool's folder it is."""
+    """The layout of the folder to import."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = Field(
         "auto",
-        description=f"the layout of the folder: auto, {', '.join(LAYOUTS)}",
+        description=f"layout of the folder: auto, {', '.join(LAYOUTS)}",
         json_schema_extra={"enum": ["auto", *LAYOUTS]},
     )
-    bits: Literal[8, 16] = field_of(BuildSettings, "bits")
-    channels: Channels = field_of(BuildSettings, "channels")
+    bits: Literal[8, 16] = selection.field_of(BuildSettings, "bits")
+    channels: Channels = selection.field_of(BuildSettings, "channels")
 
     @field_validator("format")
     @classmethod
     def _check_format(cls, value: str) -> str:
-        if value not in {"auto", *LAYOUTS}:
-            raise ValueError(f"unknown; {did_you_mean(value, ['auto', *LAYOUTS])}")
-        return value
+        return _check_known(value, ["auto", *LAYOUTS])
 
 
 class DryRun(BaseModel):
-    """Whether to write at all."""
+    """The dry run of a step that has no workers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dry_run: bool = Field(False, description="say what would be done, write nothing")
+    dry_run: bool = selection.field_of(RunSettings, "dry_run")
 
 
 class Workers(DryRun):
-    """How many work at it."""
+    """The workers of a step that runs on one machine."""
 
-    jobs: int = Field(0, ge=0, le=1024, description="worker processes; 0: one for each core")
+    jobs: int = Field(0, ge=0, le=1024, description="worker processes; 0: one per core")
+
+
+def _check_known(value: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    if value not in known:
+        raise ValueError(f"unknown; {did_you_mean(value, known)}")
+    return value
+
+
+# ----------------------------------------------------------------------------------- what a step is
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """One call of a step: its name, folders (the output last), settings by name, and where it reports."""
+
+    name: str
+    paths: Sequence[Path]
+    settings: Mapping[str, Any]
+    progress: Progress
+    echo: Echo
+
+    def get(self, model: type[ModelT]) -> ModelT:
+        """Return the settings that are fields of a model."""
+        return build_model(model, split_settings(self.settings, model))
+
+    @property
+    def dry_run(self) -> bool:
+        """True if nothing is to be written."""
+        return bool(self.settings.get("dry_run"))
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A setting whose value decides which of several models the other settings belong to."""
+class ModelChoice:
+    """A setting whose value selects which one of several models the other settings belong to."""
 
     name: str
     members: Mapping[str, type[BaseModel]]
@@ -171,355 +169,434 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One way to fill a folder. ``paths`` names what it takes, the output last; ``models`` its settings.
+class BuildStep:
+    """One way to fill a folder: ``paths`` names its folders, the output last; ``models`` its settings.
 
-    With a ``choice``, only the chosen one of its members takes part.
+    With a ``choice``, only the selected one of its members takes part. ``check`` raises ``UsageError`` for
+    mistakes that no model finds.
     """
 
-    run: Run
+    run: Callable[[StepCall], Report]
     paths: tuple[str, ...]
     models: Models
-    choice: Choice | None = None
-    check: Callable[[Settings, Place], object] | None = None
-    """What else is to be checked of the settings; it raises ``UsageError``."""
+    choice: ModelChoice | None = None
+    check: Callable[[Mapping[str, Any], Place], object] | None = None
 
-    def models_for(self, given: Settings) -> Models:
-        """Return the models that the settings given have to fit."""
+    def models_for(self, settings: Mapping[str, Any]) -> Models:
+        """Return the models that settings must fit."""
         if self.choice is None:
             return self.models
-        chosen = self.choice.members.get(str(given.get(self.choice.name, self.choice.default)))
-        left_out = set(self.choice.members.values()) - {chosen}
+        selected = self.choice.members.get(self.selected(settings))
+        left_out = set(self.choice.members.values()) - {selected}
         return tuple(model for model in self.models if model not in left_out)
+
+    def selected(self, settings: Mapping[str, Any]) -> str:
+        """Return the value of the choice, "" without one."""
+        return str(settings.get(self.choice.name, self.choice.default)) if self.choice else ""
+
+    def fields(self, settings: Mapping[str, Any] | None = None) -> set[str]:
+        """Return the names of all settings, or of those that act beside ``settings``."""
+        models = self.models if settings is None else self.models_for(settings)
+        return {name for model in models for name in model.model_fields}
+
+
+STEPS: Final[dict[str, BuildStep]] = {}
+
+
+def step(
+    name: str, paths: tuple[str, ...], *models: type[BaseModel], **options: Any
+) -> Callable[[Callable[[StepCall], Report]], Callable[[StepCall], Report]]:
+    """Register a function in ``STEPS``."""
+
+    def register(run: Callable[[StepCall], Report]) -> Callable[[StepCall], Report]:
+        STEPS[name] = BuildStep(run, paths, models, **options)
+        return run
+
+    return register
 
 
 def run_step(
-    name: str,
-    paths: Sequence[Path],
-    given: Settings,
-    progress: Progress,
-    say: Callable[[str], None],
+    name: str, paths: Sequence[Path], settings: Mapping[str, Any], progress: Progress, echo: Echo
 ) -> tuple[Report, int]:
-    """Do one step; return the counts and the exit code they mean."""
-    step = STEPS[name]
-    check_settings(name, given)
-    _check_apart(paths)
-    run = build_model(RunSettings, split_settings(given, RunSettings))
-    report = step.run(paths, given, progress, say)
-    unmatched_ok = bool(given.get("allow_unpaired", False))
-    expected = EXPECTED_REASONS if name in {"wiki", "select"} else frozenset[str]()
-    return report, report.exit_code(run.max_bad, expected, unmatched_ok)
+    """Run one step; return its report and exit code."""
+    check_settings(name, settings)
+    _check_paths(paths)
+    call = StepCall(name, paths, settings, progress, echo)
+    max_bad = call.get(RunSettings).max_bad
+    report = STEPS[name].run(call)
+    expected = selection.EXPECTED_REASONS if name in {"wiki", "select"} else frozenset[str]()
+    return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
 
 
-def check_settings(name: str, given: Settings, place: Place = OPTIONS) -> None:
-    """Raise ``UsageError`` when settings are unknown, wrong, or do not belong to what was chosen.
+def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTIONS) -> None:
+    """Raise ``UsageError`` if settings are unknown, wrong, or do not belong to the selected kind.
 
-    Reads nothing from disk, so that a whole recipe can be checked before any work.
+    Nothing is read from disk, so that a whole recipe can be checked before any work.
     """
     step = STEPS[name]
-    models = step.models_for(given)
-    known, fitting = _fields_of(step.models), _fields_of(models)
-    for key in given:
+    known, acting = step.fields(), step.fields(settings)
+    for key in settings:
         if key not in known:
-            why = "unknown" if place.title else f"is none of '{name}'"
+            why = "unknown" if place.title else f"not an option of '{name}'"
             raise place.error([key], why, did_you_mean(key, known))
-    for model in models:
-        build_model(model, split_settings(given, model), place)
-    for key in given:
-        if key not in fitting and step.choice:
-            chosen = given.get(step.choice.name, step.choice.default)
-            raise place.error(
-                [key], f"does not belong to {step.choice.name} '{chosen}'", "leave it out"
-            )
+    for model in step.models_for(settings):
+        build_model(model, split_settings(settings, model), place)
+    for key in settings:
+        if key not in acting and step.choice:
+            why = f"does not belong to {step.choice.name} '{step.selected(settings)}'"
+            raise place.error([key], why, "leave it out")
     if step.check:
-        step.check(given, place)
+        step.check(settings, place)
 
 
-def _fields_of(models: Models) -> set[str]:
-    return {field for model in models for field in model.model_fields}
-
-
-def _check_apart(paths: Sequence[Path]) -> None:
-    *sources, out = (Path(os.path.abspath(p)) for p in paths)
+def _check_paths(paths: Sequence[Path]) -> None:
+    """Raise ``UsageError`` unless all sources exist and the output is apart from them."""
+    *sources, out = (Path(os.path.abspath(path)) for path in paths)
     for source, shown in zip(sources, paths, strict=False):
         if not source.exists():
             raise UsageError("folder", shown, "no such folder", "check the path")
         if not source.is_dir() and source.suffix not in {".mat", ".tar"}:
             raise UsageError("folder", shown, "is a file, not a folder", "check the path")
         if out == source or out in source.parents or source in out.parents:
-            raise UsageError(
-                "folder", paths[-1], "overlaps the source folder", "choose one outside of it"
-            )
+            hint = "choose one outside of it"
+            raise UsageError("folder", paths[-1], "overlaps the source folder", hint)
 
 
-# ------------------------------------------------------------------------------------ corpus steps
-def _corpus(
-    name: str,
-    plan: Plan,
-    pairing: Pairing,
-    out: Path,
-    given: Settings,
-    progress: Progress,
-    say: Callable[[str], None],
-) -> Report:
-    settings = build_model(BuildSettings, split_settings(given, BuildSettings))
-    run = build_model(RunSettings, split_settings(given, RunSettings))
-    _say_faults(plan, say)
-    return run_build(corpus_build(plan, pairing, out, settings, name), run, progress, say)
+# -------------------------------------------------------------------------------------- sources
+@step("wiki", ("wiki_crop", "out"), selection.WikiSettings, RunSettings)
+def wiki(call: StepCall) -> Report:
+    """Sort the faces of an IMDB-WIKI folder into OUT/male and OUT/female by its wiki.mat.
+
+    Skipped and listed with the reason: faces of unknown gender, images without a face, too small ones,
+    and with --drop-gray black-and-white photos.
+
+    \b
+    Example:
+      img2img-data wiki wiki_crop/ faces/ --drop-gray
+    """
+    root = find_mat(call.paths[0]).parent
+    plan = plan_folders([root], "paired", [list_wiki(call.paths[0])])
+    return _select(call, plan, selection.WikiSettings)
 
 
-def blur(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Pair each image with a degraded copy of itself."""
-    kind = build_model(BlurSettings, split_settings(given, BlurSettings)).kind
-    degradation = BLUR_KINDS[kind]
-    pairing = Blur(degradation=build_model(degradation, split_settings(given, degradation)))
-    return _corpus("blur", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
+@step("select", ("source", "out"), selection.SelectSettings, RunSettings)
+def select(call: StepCall) -> Report:
+    """Copy the images of SOURCE that pass the filters to OUT, byte for byte; the others are listed.
+
+    \b
+    Example:
+      img2img-data select photos/ chosen/ --drop-gray --min-side 64
+      img2img-data select photos/ chosen/ --drop-duplicates
+    """
+    return _select(call, _plan_folder(call), selection.SelectSettings)
 
 
-def degrade(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Pair each image with a copy of itself, degraded by one kind or by a whole tree of degradations."""
-    pairing = Degrade(degradation=degradation_of_step(given).degradation)
-    return _corpus("degrade", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
+@step("resize", ("source", "out"), ResizeSettings, RunSettings)
+def resize(call: StepCall) -> Report:
+    """Write the images of SOURCE in one size to OUT, upright and opaque.
+
+    The output is a folder of images, not of pairs; 'blur --kind resize' makes a corpus for super-resolution.
+    The commands that make corpora take --size themselves.
+
+    \b
+    Example:
+      img2img-data resize photos/ photos256/ --size 256 --fit pad
+    """
+    build = resize_build(_plan_folder(call), call.paths[1], call.get(ResizeSettings))
+    return run_build(build, call.get(RunSettings), call.progress, call.echo)
 
 
-def degradation_of_step(given: Settings, place: Place = OPTIONS) -> PipelineStep:
-    """Return what the settings of ``degrade`` say; ``UsageError`` names the key of a mistake."""
-    settings = build_model(DegradeSettings, split_settings(given, DegradeSettings), place)
-    if settings.kind is not None and settings.degradation is not None:
-        raise place.error(["kind"], "is given beside a tree of degradations", "keep one of the two")
-    if settings.kind is not None:
+def _select(call: StepCall, plan: Plan, model: type[selection.SelectSettings]) -> Report:
+    settings, run = call.get(model), call.get(RunSettings)
+    _warn_of_tags(plan, call.echo)
+    build = selection.selection_build(call.name, plan, call.paths[1], settings, run)
+    return run_build(build, run, call.progress, call.echo)
+
+
+def _plan_folder(call: StepCall) -> Plan:
+    return plan_folders([call.paths[0]], "paired", [_list_images(call.paths[0], call.echo)])
+
+
+def _list_images(folder: Path, echo: Echo) -> Iterator[Item]:
+    """Yield the images of a folder; report in the end which other files were skipped."""
+    skipped: Counter[str] = Counter()
+    yield from list_folder(folder, skipped)
+    if line := describe_skipped(skipped):
+        echo(f"'{printable(str(folder))}': {line}")
+
+
+def _warn_of_tags(plan: Plan, echo: Echo) -> None:
+    for fault in (fault for table in plan.tags if table for fault in table.faults):
+        echo(f"warning: {fault}")
+
+
+# -------------------------------------------------------------------------------------- corpora
+_BUILD: Final = (BuildSettings, RunSettings)
+
+
+def _build(call: StepCall, plan: Plan, pairing: pairings.Pairing) -> Report:
+    """Build a corpus, or with --dry-run report what would be built."""
+    _warn_of_tags(plan, call.echo)
+    build = corpus_build(plan, pairing, call.paths[-1], call.get(BuildSettings), call.name)
+    return run_build(build, call.get(RunSettings), call.progress, call.echo)
+
+
+@step(
+    "blur",
+    ("source", "out"),
+    BlurSettings,
+    *BLUR_KINDS.values(),
+    *_BUILD,
+    choice=ModelChoice("kind", BLUR_KINDS, "gaussian"),
+)
+def blur(call: StepCall) -> Report:
+    """Make (blurred, original) pairs of the images of SOURCE, for deblurring and super-resolution.
+
+    \b
+    Example:
+      img2img-data blur faces/male corpora/gaussian --kind gaussian --sigma 3 --size 64
+      img2img-data blur faces/male corpora/resize --kind resize --factor 4 --size 64
+      img2img-data blur faces corpora/both --split train=0.8,test=0.2 --group-by person
+    """
+    degradation = call.get(BLUR_KINDS[call.get(BlurSettings).kind])
+    return _build(call, _plan_folder(call), pairings.Blur(degradation=degradation))
+
+
+def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> PipelineStep:
+    """Return the degradation that the settings of ``degrade`` describe; ``UsageError`` names the key."""
+    chosen = build_model(DegradeSettings, split_settings(settings, DegradeSettings), place)
+    if chosen.kind is not None and chosen.degradation is not None:
+        hint = "keep one of the two"
+        raise place.error(["kind"], "conflicts with a tree of degradations", hint)
+    if chosen.kind is not None:
         where = place.below("set") if place.title else Place("option --set")
-        return parse_spec({settings.kind: parse_assignments(settings.set, where)}, where)
-    if settings.set:
-        raise place.error(["set"], "belongs to a kind", "change the tree of degradations instead")
-    if settings.degradation is None:
-        hint = "name a kind; 'img2img-data degradations' lists them; or give a recipe with a 'degradation:'"
-        raise place.error(["kind"], "missing, so nothing is degraded", hint)
-    return parse_spec(
-        settings.degradation, place.below("degradation") if place.title else Place("recipe")
-    )
+        return parse_spec({chosen.kind: parse_assignments(chosen.set, where)}, where)
+    if chosen.set:
+        raise place.error(["set"], "needs --kind", "change the tree of degradations instead")
+    if chosen.degradation is None:
+        hint = "name one ('img2img-data degradations' lists them), or a recipe with a 'degradation'"
+        raise place.error(["kind"], "missing, so nothing would be degraded", hint)
+    where = place.below("degradation") if place.title else Place("recipe")
+    return parse_spec(chosen.degradation, where)
 
 
-def lab(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Pair the L plane of each image with its Lab image."""
-    pairing = build_model(Colorize, split_settings(given, Colorize))
-    return _corpus("lab", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
+@step("degrade", ("source", "out"), DegradeSettings, *_BUILD, check=degradation_of)
+def degrade(call: StepCall) -> Report:
+    """Make (degraded, original) pairs of the images of SOURCE: blur, noise, compression, or a tree of them.
+
+    A recipe holds the tree under the key 'degradation'; a single kind needs no recipe.
+
+    \b
+    Example:
+      img2img-data degrade photos/ corpora/mixed --recipe recipes/mixed.yaml --size 256
+      img2img-data degrade photos/ corpora/noisy --kind noise --set sigma=5..25
+      img2img-data degradations              # lists all kinds
+      img2img-data degradations noise        # lists the settings of one
+    """
+    pairing = pairings.Degrade(degradation=degradation_of(call.settings).degradation)
+    return _build(call, _plan_folder(call), pairing)
 
 
-def grayscale(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Pair each image without its colors with itself."""
-    return _corpus(
-        "grayscale", _plan_one(paths[0], say), Grayscale(), paths[1], given, progress, say
-    )
+@step(
+    "combine",
+    ("inputs", "targets", "out"),
+    matching.MatchSettings,
+    PairSettings,
+    pairings.Combine,
+    *_BUILD,
+)
+def combine(call: StepCall) -> Report:
+    """Pair the images of INPUTS with those of TARGETS by name, never by sort order.
 
-
-def blank(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Pair each image with a hole in it with itself."""
-    pairing = build_model(Blank, split_settings(given, Blank))
-    return _corpus("blank", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
-
-
-def edges(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Pair the edges of each image with itself."""
-    pairing = build_model(Edges, split_settings(given, Edges))
-    return _corpus("edges", _plan_one(paths[0], say), pairing, paths[1], given, progress, say)
-
-
-def unpaired(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Take two folders as the two domains of an unpaired corpus."""
-    plan = plan_folders(paths[:2], "unpaired", [_listed(p, say) for p in paths[:2]])
-    return _corpus("unpaired", plan, Unpaired(), paths[2], given, progress, say)
-
-
-def combine(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Pair the images of two folders by their names."""
-    settings = build_model(MatchSettings, split_settings(given, MatchSettings))
-    found = [list(_listed(p, say)) for p in paths[:2]]
-    usable = [[i.path for i in side if not i.rejected] for side in found]
-    matching = match_paths(usable[0], usable[1], settings)
-    rejected = [
-        (n, i.path, *i.rejected) for n, side in enumerate(found) for i in side if i.rejected
+    \b
+    Example:
+      img2img-data combine photos/ sketches/ corpora/cuhk --match cuhk --dry-run
+      img2img-data combine photos/ sketches/ corpora/cuhk --match template \\
+        --template-a '{id}.jpg' --template-b '{id}-sz1.jpg'
+      img2img-data combine photos/ labels/ corpora/labels --max-shift 3
+    """
+    sides = call.paths[:2]
+    settings, rows = call.get(matching.MatchSettings), call.get(PairSettings).rows
+    items = [list(_list_images(folder, call.echo)) for folder in sides]
+    usable = [[item.path for item in side if not item.rejected] for side in items]
+    found = matching.match_paths(usable[0], usable[1], settings)
+    found.unmatched += [
+        (number, item.path, *item.rejected)
+        for number, side in enumerate(items)
+        for item in side
+        if item.rejected
     ]
-    matching.unmatched += rejected
-    shown = build_model(PairSettings, split_settings(given, PairSettings)).rows
-    for line in describe_matching(
-        matching, bool(given.get("dry_run")), shown if matching.pairs else min(shown, 3)
-    ):
-        say(line)
-    other, count = better_match(usable[0], usable[1], settings) if matching.unmatched else ("", 0)
-    hint = f"--match {other} would pair {count:,}" if count > len(matching.pairs) else ""
-    if not matching.pairs and not given.get("dry_run"):
+    shown = rows if found.pairs else min(rows, 3)
+    for line in matching.describe_matching(found, call.dry_run, shown):
+        call.echo(line)
+    hint = ""
+    if found.unmatched:
+        other, count = matching.better_match(usable[0], usable[1], settings)
+        hint = f"--match {other} would pair {count:,}" if count > len(found.pairs) else ""
+    if not found.pairs and not call.dry_run:
+        names, why = f"{sides[0]}' and '{sides[1]}", "no image of one matches one of the other"
         raise UsageError(
-            "folders",
-            f"{paths[0]}' and '{paths[1]}",
-            "no image of one has its other half in the other (all unpaired)",
-            hint or "try another --match; --dry-run shows the table",
+            "folders", names, why, hint or "try another --match; --dry-run shows the table"
         )
     if hint:
-        say(f"{hint} of them")
-    pairing = build_model(Combine, split_settings(given, Combine))
-    report = _corpus(
-        "combine", plan_pairs(paths[:2], matching), pairing, paths[2], given, progress, say
-    )
-    if given.get("dry_run"):
-        report.unmatched = len(matching.unmatched)
+        call.echo(f"{hint} of them")
+    report = _build(call, plan_pairs(sides, found), call.get(pairings.Combine))
+    if call.dry_run:
+        report.unmatched = len(found.unmatched)
     return report
 
 
-def select(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Copy the photos of a folder that pass the filters."""
-    return _selection(
-        "select", _plan_one(paths[0], say), SelectSettings, paths[1], given, progress, say
-    )
+@step("lab", ("source", "out"), pairings.Colorize, *_BUILD)
+def lab(call: StepCall) -> Report:
+    """Make (L, Lab) pairs of the images of SOURCE, for colorization.
+
+    \b
+    Example:
+      img2img-data lab photos/ corpora/color --size 256
+    """
+    return _build(call, _plan_folder(call), call.get(pairings.Colorize))
 
 
-def resize(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Write the images of a folder in one size."""
-    settings = build_model(ResizeSettings, split_settings(given, ResizeSettings))
-    run = build_model(RunSettings, split_settings(given, RunSettings))
-    plan = _plan_one(paths[0], say)
-    return run_build(resize_build(plan, paths[1], settings), run, progress, say)
+@step("grayscale", ("source", "out"), *_BUILD)
+def grayscale(call: StepCall) -> Report:
+    """Make (gray, color) pairs of the images of SOURCE, for colorization in RGB.
+
+    Black-and-white photos are useless here; 'select --drop-gray' removes them first.
+
+    \b
+    Example:
+      img2img-data grayscale photos/ corpora/gray --size 256
+    """
+    return _build(call, _plan_folder(call), pairings.Grayscale())
 
 
-def wiki(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Sort the faces of an IMDB-WIKI folder by gender."""
-    root = find_mat(paths[0]).parent
-    plan = plan_folders([root], "paired", [list_wiki(paths[0])])
-    return _selection("wiki", plan, WikiSettings, paths[1], given, progress, say)
+@step("blank", ("source", "out"), pairings.Blank, *_BUILD)
+def blank(call: StepCall) -> Report:
+    """Make (masked, original) pairs of the images of SOURCE, for inpainting.
+
+    Each row of the manifest gives the hole in pixels: left, top, hole_width, hole_height.
+
+    \b
+    Example:
+      img2img-data blank photos/ corpora/holes --size 128
+      img2img-data blank photos/ corpora/holes --size 128 --where random --share 0.3 --fill noise
+    """
+    return _build(call, _plan_folder(call), call.get(pairings.Blank))
 
 
-def _selection(
-    name: str,
-    plan: Plan,
-    model: type[SelectSettings],
-    out: Path,
-    given: Settings,
-    progress: Progress,
-    say: Callable[[str], None],
-) -> Report:
-    settings = build_model(model, split_settings(given, model))
-    run = build_model(RunSettings, split_settings(given, RunSettings))
-    _say_faults(plan, say)
-    return run_build(selection_build(name, plan, out, settings, run), run, progress, say)
+@step("edges", ("source", "out"), pairings.Edges, *_BUILD)
+def edges(call: StepCall) -> Report:
+    """Make (Canny edges, original) pairs of the images of SOURCE.
+
+    Thresholds have the units of OpenCV's Canny: 4 for each gray level between neighboring pixels. By default
+    they follow the gradients of each image.
+
+    \b
+    Example:
+      img2img-data edges photos/ corpora/edges --size 256
+      img2img-data edges photos/ corpora/edges --low 100 --high 200 --lines white
+    """
+    return _build(call, _plan_folder(call), call.get(pairings.Edges))
 
 
-def import_folder(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Make a corpus of a folder in another tool's layout: its pairs, its splits, its names."""
-    root, out = paths
-    name = build_model(ImportSettings, split_settings(given, ImportSettings)).format
+@step("unpaired", ("a", "b", "out"), *_BUILD)
+def unpaired(call: StepCall) -> Report:
+    """Take the images of folders A and B as two domains without pairs, for CycleGAN and DualGAN.
+
+    \b
+    Example:
+      img2img-data unpaired horses/ zebras/ corpora/h2z --size 256
+    """
+    folders = call.paths[:2]
+    plan = plan_folders(folders, "unpaired", [_list_images(f, call.echo) for f in folders])
+    return _build(call, plan, pairings.Unpaired())
+
+
+# ------------------------------------------------------------------------------------- exchange
+@step("import", ("source", "out"), ImportSettings, PairSettings, RunSettings)
+def import_folder(call: StepCall) -> Report:
+    """Make a corpus from SOURCE, a folder in the layout of another tool; pairs, splits and names are kept.
+
+    \b
+      pix2pix      train/1.jpg, input left and target right
+      cyclegan     trainA/ and trainB/, no pairs
+      folders      input/ and target/, within splits or around them
+      basicsr      meta_info.txt beside gt/ and lq/
+      hf           metadata.jsonl or .csv with two *_file_name columns
+      webdataset   .tar archives with 1.input.png, 1.target.png
+
+    Images are kept byte for byte where they are clean. Both images of a pair must have the same size.
+
+    \b
+    Example:
+      img2img-data import facades/ corpora/facades
+      img2img-data import DIV2K/ corpora/div2k --format basicsr
+    """
+    root = call.paths[0]
+    name = call.get(ImportSettings).format
     if (root / CORPUS_FILE).is_file():
         packed = (root / INDEX_FILE).is_file()
-        hint = "'img2img-data unpack' gives it back" if packed else "use it as it is"
+        hint = "'img2img-data unpack' restores it" if packed else "use it as it is"
         raise UsageError("folder", root, "is a corpus already" + ", packed" * packed, hint)
     found = find_layout(root) if name == "auto" else name
     if found is None:
-        raise UsageError(
-            "folder", root, "has no layout that is known", "see --help for the layouts"
-        )
+        raise UsageError("folder", root, "has no known layout", "see --help for the layouts")
     layout = LAYOUTS[found]
     if not layout.fits(root):
-        raise UsageError("folder", root, f"has not the layout of {found}", layout.hint)
-    say(f"layout {found}")
+        raise UsageError("folder", root, f"does not have the layout of {found}", layout.hint)
+    call.echo(f"layout {found}")
     plan = plan_entries(root.parent if root.is_file() else root, layout, layout.entries(root))
-    kept = {name: given[name] for name in ("bits", "channels") if name in given}
-    kept |= split_settings(given, RunSettings)
+    settings = {name: call.settings[name] for name in ("bits", "channels") if name in call.settings}
+    settings |= split_settings(call.settings, RunSettings)
     if layout.kind == "unpaired":
-        return _corpus("import", plan, Unpaired(), out, kept, progress, say)
-    pairing = Halves() if layout.layout == "combined" else Combine()
-    kept |= {"fit": "error", "layout": layout.layout}
-    return _corpus("import", plan, pairing, out, kept, progress, say)
+        return _build(replace(call, settings=settings), plan, pairings.Unpaired())
+    # Sizes are left as they are: a resized half would no longer be the other tool's file.
+    settings |= {"fit": "error", "layout": layout.layout}
+    pairing = pairings.Halves() if layout.layout == "combined" else pairings.Combine()
+    return _build(replace(call, settings=settings), plan, pairing)
 
 
-def export(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Write a corpus in another tool's layout."""
-    settings = build_model(ExportSettings, split_settings(given, ExportSettings))
-    run = build_model(RunSettings, split_settings(given, RunSettings))
-    return export_corpus(paths[0], paths[1], settings, run, progress, say)
+@step("export", ("corpus", "out"), ExportSettings, Workers)
+def export(call: StepCall) -> Report:
+    """Write CORPUS to OUT in the layout of another tool; files are copied, or re-encoded without loss.
+
+    \b
+      pix2pix   train/1.png, input left and target right
+      cyclegan  trainA/ and trainB/
+      basicsr   train/lq/, train/gt/ and train/meta_info.txt
+      hf        datasets.load_dataset("imagefolder"): Image columns input and target
+      lmdb      train/lq.lmdb and train/gt.lmdb, as written by BasicSR
+
+    \b
+    Example:
+      img2img-data export corpora/gaussian out/ --format basicsr
+      img2img-data export corpora/facades out/ --format hf --direction BtoA
+    """
+    settings, run = call.get(ExportSettings), call.get(RunSettings)
+    return export_corpus(call.paths[0], call.paths[1], settings, run, call.progress, call.echo)
 
 
-def pack(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Write a corpus as WebDataset shards."""
-    settings = build_model(PackSettings, split_settings(given, PackSettings))
-    return pack_corpus(paths[0], paths[1], settings, bool(given.get("dry_run")), progress, say)
+@step("pack", ("corpus", "shards"), PackSettings, DryRun)
+def pack(call: StepCall) -> Report:
+    """Write CORPUS as WebDataset tar archives with an index; equal corpora give equal bytes.
+
+    \b
+    Example:
+      img2img-data pack corpora/gaussian shards/gaussian --per-shard 1000
+    """
+    (corpus, shards), settings = call.paths, call.get(PackSettings)
+    return pack_corpus(corpus, shards, settings, call.dry_run, call.progress, call.echo)
 
 
-def unpack(
-    paths: Sequence[Path], given: Settings, progress: Progress, say: Callable[[str], None]
-) -> Report:
-    """Write the corpus that was packed."""
-    return unpack_corpus(paths[0], paths[1], bool(given.get("dry_run")), progress, say)
+@step("unpack", ("shards", "out"), DryRun)
+def unpack(call: StepCall) -> Report:
+    """Restore the corpus that was packed into SHARDS at OUT, byte for byte.
 
+    All shards are checked before anything is written: damaged and malicious archives are rejected.
 
-def _say_faults(plan: Plan, say: Callable[[str], None]) -> None:
-    for fault in (f for found in plan.tags if found for f in found.faults):
-        say(f"warning: {fault}")
-
-
-def _plan_one(folder: Path, say: Callable[[str], None]) -> Plan:
-    return plan_folders([folder], "paired", [_listed(folder, say)])
-
-
-def _listed(folder: Path, say: Callable[[str], None]) -> Iterator[Item]:
-    """Yield the images of a folder, and say in the end what else there was."""
-    ignored: Counter[str] = Counter()
-    yield from list_folder(folder, ignored)
-    if line := describe_skipped(ignored):
-        say(f"'{printable(str(folder))}': {line}")
-
-
-_BUILD: Final = (BuildSettings, RunSettings)
-
-STEPS: Final[dict[str, Step]] = {
-    "wiki": Step(wiki, ("wiki_crop", "out"), (WikiSettings, RunSettings)),
-    "select": Step(select, ("source", "out"), (SelectSettings, RunSettings)),
-    "resize": Step(resize, ("source", "out"), (ResizeSettings, RunSettings)),
-    "blur": Step(
-        blur,
-        ("source", "out"),
-        (BlurSettings, *BLUR_KINDS.values(), *_BUILD),
-        Choice("kind", BLUR_KINDS, "gaussian"),
-    ),
-    "degrade": Step(
-        degrade, ("source", "out"), (DegradeSettings, *_BUILD), check=degradation_of_step
-    ),
-    "combine": Step(
-        combine, ("inputs", "targets", "out"), (MatchSettings, PairSettings, Combine, *_BUILD)
-    ),
-    "lab": Step(lab, ("source", "out"), (Colorize, *_BUILD)),
-    "grayscale": Step(grayscale, ("source", "out"), _BUILD),
-    "blank": Step(blank, ("source", "out"), (Blank, *_BUILD)),
-    "edges": Step(edges, ("source", "out"), (Edges, *_BUILD)),
-    "unpaired": Step(unpaired, ("a", "b", "out"), _BUILD),
-    "import": Step(import_folder, ("source", "out"), (ImportSettings, PairSettings, RunSettings)),
-    "export": Step(export, ("corpus", "out"), (ExportSettings, Workers)),
-    "pack": Step(pack, ("corpus", "shards"), (PackSettings, DryRun)),
-    "unpack": Step(unpack, ("shards", "out"), (DryRun,)),
-}
+    \b
+    Example:
+      img2img-data unpack shards/gaussian corpora/gaussian
+    """
+    shards, out = call.paths
+    return unpack_corpus(shards, out, call.dry_run, call.progress, call.echo)

@@ -10,11 +10,9 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
-
-import click
 
 from img2img_data.core.errors import UsageError, printable
 
@@ -32,125 +30,42 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(names))}"
 
 
-def print_usage_error(error: click.ClickException) -> None:
-    """Print what is wrong with a command line in one line, with the way out; click takes four.
+def setting(
+    group: str,
+    description: str,
+    default: Any = ...,
+    advanced: bool = False,
+    enum: Sequence[str] = (),
+    **limits: Any,
+) -> Any:
+    """Return the field of a setting that is an option too.
 
-    A command that was given nothing at all shows its help.
+    ``--help`` lists it under the heading ``group`` with the first clause of the description (up to ``; ``);
+    only ``--help-all`` lists an ``advanced`` one. ``enum`` are the values of a text that a registry checks.
     """
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    if context is None or isinstance(error, click.exceptions.NoArgsIsHelpError):
-        error.show()
-        return
-    said = " ".join(error.format_message().split()).rstrip(".")
-    said = said[:1].lower() + said[1:]
-    head = click.style("error", fg="red")
-    click.echo(f"{head}: {said}; see '{context.command_path} --help'", err=True)
+    from pydantic import Field
+
+    extra: dict[str, Any] = {"group": group}
+    extra |= {"advanced": True} if advanced else {}
+    extra |= {"enum": list(enum)} if enum else {}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
-class ModelCommand(click.Command):
-    """A click command whose options are the fields of pydantic models.
-
-    ``models`` is called when the options are first needed. The callback gets one keyword ``settings`` with
-    the values that were given on the command line, and only those.
-    """
-
-    def __init__(
-        self, *args: Any, models: Callable[[], Sequence[type[BaseModel]]] = tuple, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._models = models
-        self._loaded: list[click.Parameter] | None = None
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the written parameters, then one option for each field."""
-        if self._loaded is None:
-            taken = {p.name for p in self.params}
-            self._loaded = []
-            for model in self._models():
-                fields = model.model_fields.items()
-                # What may be anything is a tree, which only a recipe can hold.
-                made = [
-                    option_for(n, f)
-                    for n, f in fields
-                    if n not in taken and f.annotation is not Any
-                ]
-                taken.update(o.name for o in made)
-                self._loaded += made
-        own = super().get_params(ctx)
-        return [*own[:-1], *self._loaded, *own[-1:]]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Hand the options that were given over as ``settings``."""
-        given = click.core.ParameterSource.COMMANDLINE
-        names = [p.name for p in self._loaded or () if p.name is not None]
-        settings = {n: ctx.params[n] for n in names if ctx.get_parameter_source(n) is given}
-        ctx.params = {k: v for k, v in ctx.params.items() if k not in names} | {
-            "settings": settings
-        }
-        return super().invoke(ctx)
-
-
-def in_group(name: str) -> dict[str, Any]:
-    """Return the ``json_schema_extra`` of a field whose option ``--help`` lists under a heading."""
-    return {"group": name}
-
-
-def option_for(name: str, field: FieldInfo) -> click.Option:
-    """Return the click option of one model field."""
-    plain = _without_none(field.annotation)
-    flag = "--" + name.replace("_", "-")
-    text = field.description or ""
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
-    named = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-    shown = (
-        f"{text}  [default: {named}]" if default is not None and default not in ((), "") else text
-    )
-    if plain is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=default, help=text)
-    if typing.get_origin(plain) is tuple and ... in typing.get_args(plain):
-        return click.Option(
-            [flag, name], multiple=True, type=_click_type(typing.get_args(plain)[0]), help=shown
-        )
-    return click.Option(
-        [flag, name],
-        type=_click_type(plain),
-        default=None,
-        help=shown + range_of(field),
-        metavar=getattr(plain, "metavar", None),
-        callback=_member_of(plain),
-    )
-
-
-def _member_of(annotation: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return the callback that turns a chosen word into the member of the Literal, maybe a number."""
-    members = (
-        {str(a): a for a in typing.get_args(annotation)}
-        if typing.get_origin(annotation) is typing.Literal
-        else {}
-    )
-    return lambda context, option, value: members.get(value, value)
-
-
-def _without_none(annotation: Any) -> Any:
+def without_none(annotation: Any) -> Any:
+    """Return the type of an optional annotation; of another union ``str``, as it is written as text."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         inner = [a for a in typing.get_args(annotation) if a is not type(None)]
         return inner[0] if len(inner) == 1 else str
     return annotation
 
 
-def _click_type(annotation: Any) -> Any:
-    if typing.get_origin(annotation) is typing.Literal:
-        return click.Choice([str(a) for a in typing.get_args(annotation)])
-    return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
-
-
-def range_of(field: FieldInfo) -> str:
-    """Return the bounds of a field for its help, as in "  [>= 0, <= 1]"; "" where it has none."""
+def bounds_of(field: FieldInfo) -> str:
+    """Return the bounds of a field for its help, as in ">= 0, <= 1"; "" where it has none."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [
         f"{s} {getattr(m, a)}" for m in field.metadata for a, s in signs.items() if hasattr(m, a)
     ]
-    return f"  [{', '.join(bounds)}]" if bounds else ""
+    return ", ".join(bounds)
 
 
 @dataclass(frozen=True)
@@ -245,7 +160,7 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
     for part in path:
         if isinstance(here, type) and hasattr(here, "model_fields"):
             found = here.model_fields.get(part)
-            here = _without_none(found.annotation) if found else None
+            here = without_none(found.annotation) if found else None
         else:
             here = (
                 next((a for a in typing.get_args(here) if a is not ...), None)
@@ -262,4 +177,4 @@ def split_settings(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[
 
 def accepts_text(field: FieldInfo) -> bool:
     """Tell whether a field holds any text; a file may then give a number, as in ``size: 64``."""
-    return _without_none(field.annotation) is str
+    return without_none(field.annotation) is str

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import Place, did_you_mean, range_of
+from img2img_data.core.settings_model import Place, bounds_of, did_you_mean
 from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.albumentations_step import InvalidKeyError
 from img2img_data.degradations.base import Degradation, Uniform
@@ -168,7 +168,8 @@ def describe_degradations(name: str = "") -> Iterator[str]:
     yield f"{name}: {' '.join((cls.__doc__ or '').split())}"
     width = max(map(len, cls.model_fields), default=0)
     for setting, field in cls.model_fields.items():
-        about = (field.description or "") + range_of(field)
+        bounds = f"  [{bounds_of(field)}]" if bounds_of(field) else ""
+        about = (field.description or "") + bounds
         yield f"  {setting:<{width}}  {about}{_default_of(field)}"
 
 

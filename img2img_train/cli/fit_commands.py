@@ -1,50 +1,118 @@
-"""The commands that train: ``fit`` and ``resume``."""
+"""Commands that train: ``fit`` and ``resume``."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from img2img_data.core.command_line import ModelCommand, SettingOption, option_for
 from img2img_data.core.errors import UsageError, printable
-from img2img_data.core.settings_model import ModelCommand
+from img2img_data.core.settings_model import did_you_mean
 from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.distributed.processes import torchrun_env
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from img2img_data.core.progress import Display
     from img2img_train.config import RunConfig
     from img2img_train.runs.folder import RunFolder
     from img2img_train.training.fit import Result
 
-
-def _settings() -> Sequence[type[BaseModel]]:
-    from img2img_train.config import options
-
-    return (options(),)
+FIRST: Final = ("recipe", "loss", "net", "out", "epochs", "batch")
+"""Options listed first; the others follow by group."""
 
 
-@click.command(
-    cls=ModelCommand, models=_settings, short_help="Train on corpora (the default command)."
-)
+class FitCommand(ModelCommand):
+    """The command ``fit``: it takes the settings of all losses, its help lists those of one loss."""
+
+    group_order = (
+        "Options",
+        "Data",
+        "Objective",
+        "Generator",
+        "Discriminator",
+        "Optimization",
+        "Validation",
+        "Output",
+        "Runtime",
+    )
+
+    @functools.cached_property
+    def setting_options(self) -> list[SettingOption]:
+        """One option for each setting of all losses."""
+        from img2img_train.config import all_fields
+
+        return [option_for(n, field) for n, field in all_fields().items() if n != "corpora"]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note the loss for the help, which click shows before it parses the other options."""
+        following = dict(pairwise(args))
+        joined = next((a.partition("=")[2] for a in args if a.startswith("--loss=")), None)
+        ctx.meta["loss"] = following.get("--loss", joined)
+        return super().parse_args(ctx, args)
+
+    def shown_options(self, ctx: click.Context, full: bool) -> list[click.Option]:
+        """Return the options of the loss on the command line; without one, those of l2, or all in full."""
+        from img2img_train.config import all_fields, fields_of
+        from img2img_train.objectives.registry import OBJECTIVES
+
+        loss = ctx.meta["loss"]
+        if loss is not None and loss not in OBJECTIVES:
+            raise UsageError("option", "--loss", "unknown", did_you_mean(loss, OBJECTIVES))
+        fields = all_fields() if full and loss is None else fields_of(loss or "l2")
+        shown = []
+        for option in super().shown_options(ctx, full):
+            if option not in self.setting_options:
+                shown.append(option)
+            elif option.name in fields:
+                # Made anew, because the default depends on the loss.
+                shown.append(option_for(option.name, fields[option.name]))
+        for option in shown:
+            if option.name in FIRST and isinstance(option, SettingOption):
+                option.group = "Options"
+        return sorted(shown, key=lambda o: FIRST.index(o.name) if o.name in FIRST else len(FIRST))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Say how to see the settings of another loss."""
+        loss = ctx.meta["loss"] or "l2"
+        hint = "see 'fit --loss NAME --help' for others."
+        formatter.write_paragraph()
+        formatter.write_text(f"These are the settings of --loss {loss}; {hint}")
+
+
+@click.command(cls=FitCommand)
 @click.argument("corpora", nargs=-1, metavar="[CORPUS[=WEIGHT]]...")
 @click.option(
     "--recipe",
+    cls=SettingOption,
     type=PATH,
-    help="take the settings from the section 'run' of a YAML recipe; options override it",
+    help="YAML recipe; its section 'run' holds the settings, which options override",
 )
 @click.option(
-    "--smoke", is_flag=True, help="the recipe's small size, of its section 'smoke', into OUT-smoke"
+    "--smoke",
+    cls=SettingOption,
+    group="Data",
+    is_flag=True,
+    help="the small size of the recipe; as in its section 'smoke', written to OUT-smoke",
 )
-@click.option("--dry-run", is_flag=True, help="check everything and say what would be done")
 @click.option(
-    "--report/--no-report", default=True, help="score the finished run and write its report.html"
+    "--report/--no-report",
+    cls=SettingOption,
+    group="Output",
+    default=True,
+    help="score the finished run and write report.html",
+)
+@click.option(
+    "--dry-run",
+    cls=SettingOption,
+    group="Output",
+    is_flag=True,
+    help="check everything and print the plan, write nothing",
 )
 def fit(
     corpora: tuple[str, ...],
@@ -54,19 +122,14 @@ def fit(
     report: bool,
     settings: dict[str, object],
 ) -> None:
-    """Train on one or several corpora; a corpus is a folder made by img2img-data, or one that pix2pix would
-    take.
+    """Train on corpora: folders of img2img-data, pix2pix or CycleGAN.
 
     \b
     Example:
       img2img-train corpora/gaussian --loss l2 --net unet --out runs/unet
-      img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed --epochs 30
-      img2img-train --recipe recipes/wiki_gaussian.yaml --precision bf16
-      img2img-data build recipes/facades_pix2pix.yaml --smoke
+      img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed     # =2: twice as often
       img2img-train --recipe recipes/facades_pix2pix.yaml --smoke
       torchrun --nproc-per-node 2 -m img2img_train fit corpora/gaussian --out runs/two
-
-    Started by torchrun, each process takes an even part of every step's --batch; the first one writes.
     """
     from img2img_train.config import configure, read_recipe
 
@@ -85,12 +148,10 @@ def fit(
 
 
 def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
-    missing = next(
-        (choice.path for choice in config.corpora if not Path(choice.path).exists()), None
-    )
-    if missing is not None:
-        hint = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
-        raise UsageError("corpus", missing, "is not there yet", f"'{hint}' makes it")
+    for choice in config.corpora:
+        if not Path(choice.path).exists():
+            command = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
+            raise UsageError("corpus", choice.path, "does not exist yet", f"'{command}' makes it")
 
 
 def _fit(config: RunConfig, report: bool) -> None:
@@ -103,7 +164,7 @@ def _fit(config: RunConfig, report: bool) -> None:
         return
     with Display() as display:
         result = train(config, display, report)
-    click.echo(_outcome(result))
+    click.echo(_describe_result(result))
     if report and not (result.already and result.folder.has_current_report()):
         with Display() as display:
             lines = _score(config, result, display)
@@ -112,27 +173,21 @@ def _fit(config: RunConfig, report: bool) -> None:
         click.echo(f"report: {printable(str(result.folder.report))}")
 
 
-def _outcome(result: Result) -> str:
+def _describe_result(result: Result) -> str:
     from img2img_data.core.progress import format_duration
 
-    p, root = result.progress, printable(str(result.folder.root))
-    best = (
-        f"; best PSNR {p.best_psnr:.2f} dB at step {p.best_step:,}"
-        if p.best_psnr is not None
-        else ""
-    )
-    best += (
-        f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
-        if result.early
-        else ""
-    )
+    p, root, more = result.progress, printable(str(result.folder.root)), ""
+    if p.best_psnr is not None:
+        more += f"; best PSNR {p.best_psnr:.2f} dB at step {p.best_step:,}"
+    if result.early:
+        more += f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
     if result.already:
-        return f"run '{root}' was finished already, {p.step:,} steps{best}"
-    return f"run '{root}' is finished: {p.step:,} steps in {format_duration(result.seconds)}{best}"
+        return f"run '{root}' was finished already, {p.step:,} steps{more}"
+    return f"run '{root}' is finished: {p.step:,} steps in {format_duration(result.seconds)}{more}"
 
 
 def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
-    """Score a finished run on its corpora's test split, or else validation split, and write its report."""
+    """Score a finished run on the test split of its corpora, or the validation split; write its report."""
     from img2img_data.corpus.reader import open_corpus
     from img2img_train.distributed.memory import catch_out_of_memory
     from img2img_train.evaluation.evaluate import evaluate_run
@@ -140,24 +195,22 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     from img2img_train.runs.model import choose_device
 
     device = choose_device(config.device).type
-    folder, wanted, lines = result.folder, ("test", config.validation_split), []
+    folder, splits, lines = result.folder, ("test", config.validation_split), []
     for choice in config.corpora:
         name, corpus = printable(choice.path), open_corpus(choice.path)
         if corpus.kind == "unpaired":
-            lines.append(
-                f"not scored on '{name}': it is unpaired, so there is no target; see samples/"
-            )
+            why = "it is unpaired, so it has no targets; see samples/"
+            lines.append(f"not scored on '{name}': {why}")
             continue
-        split = next((split for split in wanted if split in corpus.splits), None)
+        split = next((split for split in splits if split in corpus.splits), None)
         if split is None:
-            lines.append(f"not scored on '{name}': it has no split {' or '.join(wanted)}")
+            lines.append(f"not scored on '{name}': it has no split {' or '.join(splits)}")
             continue
-        follow = display.report(f"scoring on {name}")
-        with catch_out_of_memory(
-            "scoring run", folder.root, device, partial(_in_parts, folder, name, split)
-        ):
+        progress = display.report(f"scoring on {name}")
+        hint = partial(_less_memory, folder, name, split)
+        with catch_out_of_memory("scoring run", folder.root, device, hint):
             evaluation = evaluate_run(
-                folder.root, Path(choice.path), split, config.device, config.batch, follow
+                folder.root, Path(choice.path), split, config.device, config.batch, progress
             )
         psnr = f"PSNR {evaluation.scores['psnr']:.2f} dB"
         lines.append(f"'{name}' {split}: {psnr}, {evaluation.conclusion}")
@@ -165,27 +218,28 @@ def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
     return lines
 
 
-def _in_parts(folder: RunFolder, corpus: str, split: str) -> str:
-    command = f"img2img-train evaluate {printable(str(folder.root))} --on {corpus} --split {split} --batch 1"
-    return f"the run is finished; '{command}' takes less"
+def _less_memory(folder: RunFolder, corpus: str, split: str) -> str:
+    options = f"--on {corpus} --split {split} --batch 1"
+    command = f"img2img-train evaluate {printable(str(folder.root))} {options}"
+    return f"the run is finished; '{command}' needs less"
 
 
-@click.command(short_help="Go on with a run.")
+@click.command
 @click.argument("run", type=PATH)
-@click.option("--device", type=DEVICE, help="where to compute")
+@click.option("--device", type=DEVICE, help="device  [default: as begun]")
+@click.option("--threads", type=click.IntRange(0), help="CPU threads; 0: all cores")
+@click.option("--workers", type=click.IntRange(0), help="processes that load images; 0: none")
 @click.option(
-    "--threads", type=click.IntRange(0), help="CPU threads; another number gives other last digits"
-)
-@click.option("--workers", type=click.IntRange(0), help="processes that read images")
-@click.option(
-    "--report/--no-report", default=True, help="score the finished run and write its report.html"
+    "--report/--no-report", default=True, help="score the finished run and write report.html"
 )
 def resume(run: Path, report: bool, **resources: Any) -> None:
-    """Go on with the run in folder RUN as if it had never stopped.
+    """Continue the run in folder RUN as if it had never stopped.
 
     \b
     Example:
       img2img-train resume runs/l2
+
+    Another number of threads, or another device, changes the last digits of the results.
     """
     from img2img_train.config import RunConfig
 

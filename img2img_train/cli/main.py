@@ -1,36 +1,69 @@
-"""``img2img-train``: parse, call, print. Torch is imported by the commands that need it, never on the way to
---help.
+"""``img2img-train``: the group of all commands and the entry point.
+
+Torch is imported by the commands that need it, never on the way to ``--help``.
 """
 
 from __future__ import annotations
 
-import os
+import difflib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
 import click
 
-from img2img_data.core.errors import Img2ImgError, install_hint, printable
-from img2img_data.core.settings_model import print_usage_error
-from img2img_train.cli import fit_commands, model_commands
+from img2img_data.core.command_line import CONTEXT, CommandGroup, run_command_line
+from img2img_data.core.errors import UsageError
 from img2img_train.distributed.processes import torchrun_env
 
+SECTIONS: Final = {
+    "Train": {
+        "fit": "train on corpora (the default command)",
+        "resume": "continue a run",
+        "report": "write the report.html of a run",
+        "schema": "print the JSON Schema of a run's settings",
+    },
+    "Use models": {
+        "evaluate": "score runs on corpora, beside the input baseline",
+        "translate": "apply a model to images of any size and to videos",
+        "serve": "open a web page on this machine to try models",
+        "export": "write a model as ONNX, HTML page or weights",
+    },
+    "junyanz/pytorch-CycleGAN-and-pix2pix": {
+        "adopt": "import the weights of a generator",
+        "compat": "print the native command for options of its train.py",
+    },
+}
 
-class FitByDefault(click.Group):
-    """A group whose command is ``fit`` where none is named."""
+
+class FitByDefault(CommandGroup):
+    """A group that runs ``fit`` if no command is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put ``fit`` in front of corpora and options of training."""
+        """Put ``fit`` before corpora and training options.
+
+        Raises ``UsageError`` for a misspelled command, which would be taken for a corpus otherwise.
+        """
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0] not in self.commands and args[0] not in own:
+        commands = self.list_commands(ctx)
+        if args and args[0] not in commands and args[0] not in own:
+            near = difflib.get_close_matches(args[0], commands, 1)
+            path = args[0].rpartition("=")[0] or args[0]
+            if near and not Path(path).exists():
+                raise UsageError("command", args[0], "unknown", f"did you mean '{near[0]}'?")
             args = ["fit", *args]
         return super().parse_args(ctx, args)
 
 
-@click.group(
-    cls=FitByDefault,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+def _load_command(name: str) -> click.Command:
+    from img2img_train.cli import fit_commands, model_commands
+
+    commands = (*fit_commands.COMMANDS, *model_commands.COMMANDS)
+    return next(command for command in commands if command.name == name)
+
+
+@click.group(cls=FitByDefault, sections=SECTIONS, load=_load_command, context_settings=CONTEXT)
 @click.version_option(package_name="img2img", prog_name="img2img-train")
 def group() -> None:
     """Train image-to-image models on corpora, score them, apply them.
@@ -40,24 +73,13 @@ def group() -> None:
       img2img-train corpora/gaussian --loss l2 --out runs/l2
       img2img-train corpora/gaussian corpora/resize=2 --net unet --out runs/mixed
       img2img-train corpora/facades --loss pix2pix --direction BtoA
-      img2img-train corpora/horse2zebra --loss cyclegan
       img2img-train --recipe recipes/wiki_gaussian.yaml
-      img2img-train resume runs/l2
-      img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian corpora/resize --out scores
+      img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian --out scores
       img2img-train translate runs/l2 photos/ restored/
-      img2img-train serve runs/l2 runs/mixed
 
-    Without the name of a command it trains: 'img2img-train fit --help' lists the settings. A run that was
-    interrupted goes on, exactly, when the same command is given again.
-
-    \b
-    Exit codes: 0 done; 1 could not finish; 2 wrong option, recipe, checkpoint, or folder in use;
-    3 training diverged; 129 / 130 / 143 ended by a signal, with a checkpoint.
+    Without a command it trains: 'img2img-train fit --help' lists the settings. An interrupted run continues
+    exactly where it was when the same command is given again.
     """
-
-
-for _command in (*fit_commands.COMMANDS, *model_commands.COMMANDS):
-    group.add_command(_command)
 
 
 def main(
@@ -65,41 +87,11 @@ def main(
     command: click.Command | None = None,
     name: str = "img2img-train",
 ) -> None:
-    """Run the command line; every known error is one line and its exit code."""
-    try:
-        (command or group).main(args=argv, prog_name=name, standalone_mode=False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        print_usage_error(error)
-        sys.exit(error.exit_code)
-    except Img2ImgError as error:
-        rank = torchrun_env().rank
-        click.echo(f"error: {f'process {rank}: ' if rank else ''}{error}", err=True)
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if error.name not in {"torch", "safetensors"}:
-            raise
-        hint = install_hint("train")
-        click.echo(
-            f"error: training needs '{error.name}', which is not installed; {hint}", err=True
-        )
-        sys.exit(1)
-    except OSError as error:
-        where = f" '{printable(str(error.filename))}'" if error.filename else ""
-        hint = "when that is mended, the same command goes on from where it was"
-        click.echo(f"error: file{where}: {error.strerror or error}; {hint}", err=True)
-        sys.exit(1)
-    except Exception as error:
-        if type(error).__name__ not in {"Stopped", "MainProcessFailed"}:
-            raise
-        if str(error):
-            click.echo(str(error), err=True)
-        sys.exit(getattr(error, "exit_code", 1))
+    """Run ``img2img-train``, or another ``command`` in the same way; exit unless the code is 0."""
+    rank = torchrun_env().rank
+    code = run_command_line(command or group, argv, name, f"process {rank}: " if rank else "")
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

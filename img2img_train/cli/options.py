@@ -1,4 +1,4 @@
-"""What several commands take: paths, the device, how a model stands at test."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -14,23 +14,39 @@ DEVICE: Final = click.Choice(["auto", "cpu", "cuda", "mps"])
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def at_test(command: F) -> F:
-    """Add the options that say how dropout and norms stand at test."""
+def device_option(command: F) -> F:
+    """Add ``--device``."""
+    option = click.option("--device", type=DEVICE, default="auto", show_default=True, help="device")
+    return option(command)
+
+
+def direction_option(command: F) -> F:
+    """Add ``--direction``, for models that translate both ways."""
+    option = click.option(
+        "--direction",
+        type=click.Choice(["AtoB", "BtoA"]),
+        help="translation, of a model that has both  [default: as trained]",
+    )
+    return option(command)
+
+
+def test_mode_options(command: F) -> F:
+    """Add the options for dropout and batch norm at test."""
     dropout = click.option(
         "--dropout",
         type=click.Choice(["on", "off"]),
-        help="dropout at test; on: a mask for each image, drawn from it  [default: as the model was saved]",
+        help="dropout at test; on: one mask per image, seeded by it  [default: as saved]",
     )
     norm = click.option(
         "--norm",
         type=click.Choice(["batch", "running"]),
-        help="statistics of batch norm: the image's own or the learned  [default: as the model was saved]",
+        help="batch-norm statistics at test: the image's own, or those learned  [default: as saved]",
     )
     return dropout(norm(command))
 
 
-def switch(dropout: str | None) -> bool | None:
-    """Return what ``--dropout`` asks for, None where it was not given."""
+def as_switch(dropout: str | None) -> bool | None:
+    """Return the value of ``--dropout`` as a boolean, None if it was not given."""
     return None if dropout is None else dropout == "on"
 
 
@@ -39,11 +55,11 @@ class ManyAfterOn(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Repeat ``--on`` before each of its words."""
-        spread, inside = [], False
+        words, after_on = [], False
         for word in args:
             if word.startswith("-") and word != "-":
-                inside = word == "--on"
-                spread += [] if inside else [word]
+                after_on = word == "--on"
+                words += [] if after_on else [word]
             else:
-                spread += ["--on", word] if inside else [word]
-        return super().parse_args(ctx, spread)
+                words += ["--on", word] if after_on else [word]
+        return super().parse_args(ctx, words)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from img2img_data.core.settings_model import in_group
+from img2img_data.core.settings_model import setting
 from img2img_train.networks.specs import GeneratorName, NetworkSpec, make_spec
 
 if TYPE_CHECKING:
@@ -24,14 +24,8 @@ Losses: TypeAlias = "dict[str, Tensor]"
 Nets: TypeAlias = "Mapping[str, nn.Module]"
 
 
-def setting(group: str, description: str, default: Any = ..., **limits: Any) -> Any:
-    """Return the field of a setting; its help is ``description``, the short help its first clause."""
-    extra = in_group(group)
-    return Field(default, description=description, json_schema_extra=extra, **limits)
-
-
 # An objective with other defaults repeats the annotation only: type, range and help are written once.
-GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Generator", "generator network")]
+GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Generator", "generator")]
 NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
 
 
@@ -89,14 +83,14 @@ class Objective(BaseModel):
         le=1024,
     )
     norm: NormName = setting(
-        "Generator", "normalization of the generator; auto: as published", "auto"
+        "Generator", "normalization; of the generator; auto: as published", "auto"
     )
     bottleneck_norm: bool = setting(
-        "Generator", "normalize the innermost layer of a unet-N too", False
+        "Generator", "normalize the innermost layer of a unet-N too", False, advanced=True
     )
     dropout: float | None = setting(
         "Generator",
-        "dropout rate of the generator; for unet-N, encoder-decoder-N and resnet-N; default: as "
+        "dropout rate; of the generator, for unet-N, encoder-decoder-N and resnet-N; default: as "
         "published, 0.5, or 0 in a resnet-N",
         None,
         ge=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, TypeAlias
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.settings_model import setting
 from img2img_train.networks.specs import NetworkSpec
 from img2img_train.objectives.base import (
     Batch,
@@ -14,7 +15,6 @@ from img2img_train.objectives.base import (
     Nets,
     Phase,
     PublishedDefaults,
-    setting,
 )
 from img2img_train.objectives.gan import DiscriminatorWeight, GanModeField, GanObjective, NCritic
 

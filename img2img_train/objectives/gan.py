@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypeAlias
 
 from pydantic import model_validator
 
+from img2img_data.core.settings_model import setting
 from img2img_train.networks.specs import DiscriminatorName, GanMode, NetworkSpec, make_spec
 from img2img_train.objectives.base import (
     Batch,
@@ -17,7 +18,6 @@ from img2img_train.objectives.base import (
     Objective,
     Phase,
     PublishedDefaults,
-    setting,
 )
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class GanObjective(Objective):
     gan_mode: GanModeField = "vanilla"
     discriminator: DiscriminatorName = setting(
         "Discriminator",
-        "discriminator network; patch-N has a receptive field of N x N pixels, global sees the whole "
-        "image",
+        "discriminator; patch-N has a receptive field of N x N pixels, global sees the whole image",
         "patch-70",
     )
     d_width: int = setting(
@@ -62,7 +61,7 @@ class GanObjective(Objective):
     )
     d_norm: NormName = setting(
         "Discriminator",
-        "normalization of the discriminator; auto: that of the generator, but instance in place of "
+        "normalization; of the discriminator; auto: that of the generator, but instance in place of "
         "batch with wgan-gp",
         "auto",
     )

@@ -63,8 +63,8 @@ WRONG = {
         r"line 3: key 'corpus.1.lab.bits'",
     ),
     "no folder": ("corpus: [blur: {out: b}]", r"key 'corpus.0.blur.source': missing"),
-    "no path": ("corpus: [blur: {source: [a], out: b}]", r"'corpus.0.blur.source': is no path"),
-    "nul": ('corpus: [blur: {source: "a\\0", out: b}]', r"'corpus.0.blur.source': is no path"),
+    "no path": ("corpus: [blur: {source: [a], out: b}]", r"'corpus.0.blur.source': is not a path"),
+    "nul": ('corpus: [blur: {source: "a\\0", out: b}]', r"'corpus.0.blur.source': is not a path"),
     "same out": (
         PLAIN + "  - lab: {source: a, out: ./corpus}",
         r"'corpus.1.lab.out': is the output of step 1",
@@ -444,7 +444,7 @@ def test_dry_run_tells_how_far_an_unfinished_run_is(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        step.run({"jobs": 1})(stop, lambda line: None)
+        step.run({"jobs": 1}, stop, lambda line: None)
     said: list[str] = []
     assert forecast_recipe([step], {"jobs": 1}, said.append) == 0
     assert re.search(

@@ -529,7 +529,7 @@ def test_names_that_become_one_key_stay_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "format", "said"),
     [
-        ({"x.txt": "hello"}, "auto", "no layout"),
+        ({"x.txt": "hello"}, "auto", "no known layout"),
         ({"train/x.png": BOTH}, "hf", "metadata"),
         ({"metadata.jsonl": "{"}, "auto", "line 1"),
         ({"metadata.jsonl": "[" * 99_999}, "auto", "line 1"),
@@ -597,9 +597,9 @@ def test_no_name_is_an_evil_key(name: bytes) -> None:
 
 
 def test_every_layout_and_format_is_told_in_the_help() -> None:
-    from img2img_data.cli import build_commands as commands
+    from img2img_data.cli.steps import STEPS
 
     for name in LAYOUTS:
-        assert name in str(commands.import_folder.help)
+        assert name in str(STEPS["import"].run.__doc__)
     for name in EXPORTS:
-        assert name in str(commands.export.help)
+        assert name in str(STEPS["export"].run.__doc__)

@@ -309,7 +309,7 @@ def test_a_demo_is_built_by_its_recipe_and_shown(
     (step,) = load_recipe(Path(__file__).parents[3] / "recipes" / "demo.yaml")
     monkeypatch.chdir(tmp_path)
     assert write_demo_photos(step.paths[0], 64, 3)
-    step.run({"jobs": 1})(lambda done, total: None, lambda line: None)
+    step.run({"jobs": 1}, lambda done, total: None, lambda line: None)
     page = write_corpus_page(step.paths[-1], limit=6).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6

@@ -97,7 +97,9 @@ def test_groups_leave_nothing_to_leak(tmp_path: Path) -> None:
 def test_distance_zero_finds_exact_copies_alone(tmp_path: Path) -> None:
     photos = write_pairs(tmp_path / "photos", 14)
     run("blur", photos, tmp_path / "out", *SPLIT, "--jobs", 1)
-    said = run("verify", tmp_path / "out", "--leaks", "--distance", 0, "--jobs", 1, code=1)
+    said = run(
+        "verify", tmp_path / "out", "--leaks", "--duplicate-distance", 0, "--jobs", 1, code=1
+    )
     assert "exact copy" in said
     assert "near copy" not in said
 

@@ -1,0 +1,339 @@
+"""Command lines: groups, commands whose options are fields of pydantic models, and exit codes.
+
+A field states type, default, range, unit and help once; ``option_for`` makes a click option of it. The
+first clause of a description (up to ``; ``) is the short help; ``--help-all`` shows the whole text.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import click
+
+from img2img_data.core.errors import Img2ImgError, UsageError, install_hint, printable
+from img2img_data.core.settings_model import bounds_of, did_you_mean, without_none
+
+if typing.TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+Echo: TypeAlias = Callable[[str], None]
+
+EXIT_CODES: Final = {
+    "0": "done",
+    "1": "could not finish, too many images rejected, or unmatched files",
+    "2": "wrong option, recipe, checkpoint or folder, or a folder in use",
+    "3": "training diverged",
+    "129 / 130 / 143": "ended by SIGHUP / SIGINT / SIGTERM; the same command continues",
+    "141": "the reader of the output closed it",
+}
+INTERRUPTED: Final = (129, 130, 143)
+FOLDER: Final = click.Path(path_type=Path)
+CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+EXTRAS: Final = {"torch": "train", "safetensors": "train"}
+"""Modules that only an extra installs, and that commands import without a check of their own."""
+LONGEST_METAVAR: Final = 21
+_HELP_ALL: Final = "img2img.help_all"
+
+
+# -------------------------------------------------------------------------------------------- groups
+class CommandGroup(click.Group):
+    """A group that loads a command only when it is used, so its own ``--help`` is quick.
+
+    ``sections`` maps headings of ``--help`` to commands (name to short help), ``load`` returns one by name.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sections: Mapping[str, Mapping[str, str]],
+        load: Callable[[str], click.Command],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections, self.load = sections, load
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return [name for commands in self.sections.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None if there is none of that name."""
+        return self.load(cmd_name) if cmd_name in self.list_commands(ctx) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name; ``UsageError`` names the nearest known one."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            raise UsageError("command", args[0], "unknown", did_you_mean(args[0], known))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by section, without loading any of them."""
+        for heading, commands in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(list(commands.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the exit codes."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl(list(EXIT_CODES.items()))
+
+
+# ------------------------------------------------------------------------- options made from a model
+class SettingOption(click.Option):
+    """An option with a heading, a short and a long help text.
+
+    ``advanced`` options are listed by ``--help-all`` only. ``shown_default`` and ``bounds`` are texts.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        group: str = "Options",
+        advanced: bool = False,
+        shown_default: str = "",
+        bounds: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.group, self.advanced = group, advanced
+        self.shown_default, self.bounds = shown_default, bounds
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Return flags and help: the first clause only, or with ``--help-all`` the whole text."""
+        full = ctx.meta.get(_HELP_ALL, False)
+        text = self.help or ""
+        text = text if full else text.partition("; ")[0]
+        flag, metavar = self.opts[-1], ""
+        if self.secondary_opts:
+            both = f"{flag} / {self.secondary_opts[0]}"
+            flag = both if full or self.default else flag
+        elif not self.is_flag:
+            metavar = self.make_metavar(ctx)
+        if isinstance(self.type, click.Choice) and len(metavar) > LONGEST_METAVAR:
+            choices = ", ".join(map(str, self.type.choices))
+            metavar, text = "NAME", f"{text}  [{choices}]" if full else f"{text}: {choices}"
+        # A default of zero mostly means "off" or "all", which the long text explains.
+        shown = full or self.shown_default not in {"0", "0.0"}
+        notes = [f"[default: {self.shown_default}]"] if self.shown_default and shown else []
+        notes += [f"[{self.bounds}]"] if full and self.bounds else []
+        return f"{flag} {metavar}".strip(), "  ".join([text, *notes])
+
+
+class ModelCommand(click.Command):
+    """A command whose options are the fields of pydantic models, listed by group.
+
+    ``models`` is called when the options are first needed. The callback gets one keyword ``settings``: the
+    values that were on the command line, and only those.
+    """
+
+    group_order: tuple[str, ...] = ("Options",)
+
+    def __init__(
+        self, *args: Any, models: Callable[[], Sequence[type[BaseModel]]] = tuple, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._models = models
+
+    @functools.cached_property
+    def setting_options(self) -> list[SettingOption]:
+        """One option for each field that no written parameter takes; the first model wins."""
+        options: dict[str, SettingOption] = {}
+        taken = {parameter.name for parameter in self.params}
+        for model in self._models():
+            for name, field in model.model_fields.items():
+                # A field of any type holds a tree of degradations, which only a recipe can give.
+                if name not in taken and field.annotation is not Any:
+                    options.setdefault(name, option_for(name, field, group_of(model)))
+        return list(options.values())
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the written parameters, one option for each field, and those that show help."""
+        *own, shows_help = super().get_params(ctx)
+        return [*own, *self.setting_options, shows_help, _SHOW_ALL]
+
+    def shown_options(self, ctx: click.Context, full: bool) -> list[click.Option]:
+        """Return the options that ``--help`` (``full``: ``--help-all``) may list."""
+        return [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options by group, the command's own first."""
+        full = ctx.meta.get(_HELP_ALL, False)
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in self.group_order}
+        for option in self.shown_options(ctx, full):
+            record = option.get_help_record(ctx)
+            if record and (full or not getattr(option, "advanced", False)):
+                groups.setdefault(getattr(option, "group", "Options"), []).append(record)
+        for group, records in groups.items():
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command with the options that were given as ``settings``."""
+        names = {option.name for option in self.setting_options}
+        given = click.core.ParameterSource.COMMANDLINE
+        settings = {n: v for n, v in ctx.params.items() if n in names}
+        ctx.params = {n: v for n, v in ctx.params.items() if n not in names}
+        ctx.params["settings"] = {
+            n: v for n, v in settings.items() if ctx.get_parameter_source(n) is given
+        }
+        return super().invoke(ctx)
+
+
+def _show_all(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[_HELP_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+_SHOW_ALL: Final = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all,
+    help="Show all options with explanations and exit.",
+)
+
+
+def group_of(model: type[BaseModel]) -> str:
+    """Return the heading of a model's options: its class variable ``option_group``, if it has one."""
+    return getattr(model, "option_group", "Options")
+
+
+def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOption:
+    """Return the click option of a model's field.
+
+    ``json_schema_extra`` of the field may name its ``group`` and mark it as ``advanced``.
+    """
+    annotation = without_none(field.annotation)
+    flag = "--" + name.replace("_", "-")
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+    options: dict[str, Any] = {
+        "help": field.description,
+        "group": extra.get("group", group),
+        "advanced": extra.get("advanced", False),
+    }
+    if annotation is bool:
+        return SettingOption([f"{flag}/--no-{flag[2:]}", name], default=default, **options)
+    options["metavar"] = "NAME" if "enum" in extra else getattr(annotation, "metavar", None)
+    options["shown_default"] = "" if shown is None else str(shown)
+    if typing.get_origin(annotation) is tuple and ... in typing.get_args(annotation):
+        item = typing.get_args(annotation)[0]
+        return SettingOption([flag, name], multiple=True, type=_click_type(item), **options)
+    return SettingOption(
+        [flag, name],
+        type=_click_type(annotation),
+        callback=_literal_member(annotation),
+        bounds=bounds_of(field),
+        **options,
+    )
+
+
+def _literal_member(annotation: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return the callback that turns a chosen word into the member of the Literal, maybe a number."""
+    is_literal = typing.get_origin(annotation) is typing.Literal
+    members = {str(member): member for member in typing.get_args(annotation) if is_literal}
+    return lambda context, option, value: members.get(value, value)
+
+
+def _click_type(annotation: Any) -> Any:
+    if typing.get_origin(annotation) is typing.Literal:
+        return click.Choice([str(member) for member in typing.get_args(annotation)])
+    return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
+
+
+# ------------------------------------------------------------------------------------------- running
+def run_command_line(
+    command: click.Command,
+    argv: Sequence[str] | None = None,
+    name: str | None = None,
+    prefix: str = "",
+) -> int:
+    """Run a command line and return its exit code; an error is one line on stderr.
+
+    ``argv`` defaults to ``sys.argv``. ``prefix`` goes before the text of an error.
+    """
+    try:
+        result = command.main(args=argv, prog_name=name, standalone_mode=False)
+    except BaseException as error:
+        return _report_error(error, prefix)
+    return result if isinstance(result, int) else 0
+
+
+def _report_error(error: BaseException, prefix: str) -> int:
+    """Print the line about an error, if it needs one, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        error = SystemExit(130)
+    if isinstance(error, SystemExit):
+        if error.code in INTERRUPTED:
+            click.echo("interrupted; the same command goes on from here", err=True)
+        return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, BrokenPipeError):
+        # What is still buffered must not fail again when the interpreter flushes stdout at its end.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if isinstance(error, click.ClickException):
+        _print_usage_error(error)
+        return error.exit_code
+    if isinstance(error, Img2ImgError):
+        _print_error(f"{prefix}{error}")
+        return error.exit_code
+    if hasattr(error, "exit_code"):
+        # A signal ended the training, or another process of it failed: its text says all there is.
+        if str(error):
+            click.echo(str(error), err=True)
+        return int(error.exit_code)
+    if os.environ.get("IMG2IMG_TRACEBACK"):
+        raise error
+    _print_error(prefix + _describe(error))
+    return 1
+
+
+def _print_error(text: str) -> None:
+    click.echo(f"{click.style('error', fg='red')}: {text}", err=True)
+
+
+def _describe(error: BaseException) -> str:
+    """Return one line about an error that no command expects: a missing extra, the disk, or a bug."""
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"'{error.name}' is not installed; {install_hint(EXTRAS[error.name])}"
+    if isinstance(error, OSError) and error.strerror:
+        name = f"file '{printable(os.fsdecode(error.filename))}': " if error.filename else ""
+        too_long = error.errno == errno.ENAMETOOLONG
+        hint = "give a shorter name" if too_long else "once that is fixed, the same command goes on"
+        return f"{name}{error.strerror}; {hint}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    about = f"{type(error).__name__}: {printable(str(error))[:300]}"
+    return f"a fault of this program in {where}, {about}; IMG2IMG_TRACEBACK=1 shows the traceback"
+
+
+def _print_usage_error(error: click.ClickException) -> None:
+    """Print what is wrong with a command line in one line, with a hint; click takes four.
+
+    A command without any arguments shows its help.
+    """
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None or isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    text = " ".join(error.format_message().split()).rstrip(".")
+    _print_error(f"{text[:1].lower()}{text[1:]}; see '{context.command_path} --help'")
