@@ -1,3 +1,6 @@
-"""The demo page on the loopback interface."""
+"""The demo page on the loopback interface: models, page, widgets, server and its request guard.
+
+Training and inference do not belong here; the page calls them.
+"""
 
 __all__ = ["models", "server"]

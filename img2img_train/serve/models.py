@@ -1,7 +1,7 @@
-"""The models a page offers, and what it does with one: restore a image, degrade and restore it, score it.
+"""Models of the demo page: load them, restore an image, score a restored image.
 
-Nothing here knows of a browser. Images are read by the project's own strict reader, within limits that are
-checked before anything is decoded; they pass a model as in ``translate``.
+Nothing here depends on gradio. Images are decoded by the project's own reader, within limits that
+are checked before anything is decoded, and pass a model as in ``translate``.
 """
 
 from __future__ import annotations
@@ -20,186 +20,182 @@ from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
-from img2img_train.config import RunConfig, config_of
+from img2img_train.config import config_of
 from img2img_train.data.color import ChannelLayout
 from img2img_train.data.loader import from_uint8, to_uint8
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
-from img2img_train.networks.specs import NetworkSpec
-from img2img_train.runs.checkpoint import Description, read_description
+from img2img_train.runs.checkpoint import read_description
 from img2img_train.runs.folder import find_checkpoint
 from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 
-KEPT: Final = 2
-"""Models that stay in memory."""
-WAYS: Final = ("AtoB", "BtoA")
+MAX_LOADED: Final = 2
+"""Number of models that stay in memory."""
+GRAY: Final = ChannelLayout("rgb", (1, 1))
+STRIP: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """A model to choose: its checkpoint, a name of its own, what is known of it, its ways."""
-
-    checkpoint: Path
-    name: str
-    about: tuple[str, ...]
-    ways: tuple[str, ...]
-
-    @classmethod
-    def of(cls, path: Path, name: str) -> ModelEntry:
-        """Read what a run or a checkpoint says of itself; CheckpointError where it is none."""
-        found = find_checkpoint(path)
-        about = read_description(found)
-        config = config_of(about.config, f"checkpoint '{printable(str(found))}'")
-        way = config.direction
-        other = [w for w in WAYS if w != way] if about.reverse_generator is not None else []
-        return cls(found, name, tuple(_lines(path, about, config)), (way, *other))
-
-
-def _lines(path: Path, about: Description, config: RunConfig) -> list[str]:
-    """Return what is known of a model: how it was trained, and how it scored."""
-    spec: NetworkSpec = about.networks[about.generator]
-    channel_layout = ChannelLayout(about.color, (spec.inputs, spec.outputs)).label
-    what = f"{config.title}{f', {channel_layout}' if channel_layout else ''}, {about.progress.step:,} steps"
-    return [what, *_scores(path)]
-
-
-def _scores(run: Path) -> list[str]:
-    """Return a line for each evaluation that the run folder holds; a file that is none says nothing."""
-    said = []
-    for path in sorted((run / "evaluation").glob("*.json")):
-        try:
-            saved = json.loads(path.read_bytes())
-            psnr, nothing = (float(saved[part]["psnr"]) for part in ("scores", "nothing"))
-            where = f"{saved['corpus']} {saved['split']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        said.append(f"{printable(where)}: PSNR {psnr:.2f} dB, doing nothing {nothing:.2f}")
-    return said
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a image may be: pixels, and bytes of its file."""
+class Limits(NamedTuple):
+    """Largest image in pixels, and largest file in bytes."""
 
     pixels: int
     bytes: int
 
-    def policy(self) -> io.ReadPolicy:
-        """Return how images are read: 8-bit RGB, upright."""
-        return io.ReadPolicy(max_pixels=self.pixels, max_bytes=self.bytes, max_aspect=1e9)
-
 
 class ModelChoice(NamedTuple):
-    """Which model, and how it is applied; None: as it was trained and saved."""
+    """A model by its number and how it is applied; None: as it was trained and saved."""
 
     number: int = 0
-    way: str | None = None
+    direction: str | None = None
     dropout: bool | None = None
     norm: TestNorm | None = None
 
 
 class ScoredRestoration(NamedTuple):
-    """Three images, H x W x 3 uint8, and the metrics of the first two against the third."""
+    """Three images, H x W x 3 uint8, and the metrics of input and output against the target."""
 
-    given: Pixels
-    made: Pixels
+    input: Pixels
+    output: Pixels
     target: Pixels
-    nothing: Mapping[str, float]
+    input_scores: Mapping[str, float]
     scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that can be chosen: checkpoint, unique name, lines that describe it, directions."""
+
+    checkpoint: Path
+    name: str
+    description: tuple[str, ...]
+    directions: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> ModelEntry:
+        """Read the description of a run or a checkpoint; CheckpointError if it is neither."""
+        checkpoint = find_checkpoint(path)
+        about = read_description(checkpoint)
+        config = config_of(about.config, f"checkpoint '{printable(str(checkpoint))}'")
+        spec = about.networks[about.generator]
+        layout = ChannelLayout(about.color, (spec.inputs, spec.outputs)).label
+        line = ", ".join(filter(None, [config.title, layout, f"{about.progress.step:,} steps"]))
+        reverse = {"AtoB": "BtoA", "BtoA": "AtoB"}[config.direction]
+        both = about.reverse_generator is not None
+        directions = (config.direction, *([reverse] if both else []))
+        return cls(checkpoint, name, (line, *_saved_scores(path)), directions)
+
+
+def _saved_scores(run: Path) -> list[str]:
+    """Return a line for each evaluation in a run folder; other files are skipped."""
+    lines = []
+    for path in sorted((run / "evaluation").glob("*.json")):
+        try:
+            saved = json.loads(path.read_bytes())
+            output, baseline = (float(saved[part]["psnr"]) for part in ("scores", "input"))
+            where = printable(f"{saved['corpus']} {saved['split']}")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        lines.append(f"{where}: PSNR {output:.2f} dB, input {baseline:.2f} dB")
+    return lines
 
 
 @dataclass(slots=True)
 class ModelRegistry:
-    """The models there are, read when first used; the last ``KEPT`` stay in memory."""
+    """The models of a page, loaded when they are first used; the last ``MAX_LOADED`` stay in
+    memory.
+    """
 
-    offers: tuple[ModelEntry, ...]
+    entries: tuple[ModelEntry, ...]
     device: str
     limits: Limits
     loaded: dict[ModelChoice, LoadedModel] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, paths: Sequence[Path], device: str, limits: Limits) -> ModelRegistry:
-        """Look at every run or checkpoint; CheckpointError or UsageError where one cannot be offered."""
+    def open(cls, paths: Sequence[Path], device: str, limits: Limits) -> ModelRegistry:
+        """Read all descriptions; CheckpointError or UsageError if a path is not a model."""
         choose_device(device)
         for path in paths:
             if not path.exists():
                 raise CheckpointError("run", path, "no such file or folder", "check the path")
-        names = short_names(paths)
-        return cls(
-            tuple(ModelEntry.of(p, n) for p, n in zip(paths, names, strict=True)), device, limits
-        )
+        entries = map(ModelEntry.read, paths, short_names(paths))
+        return cls(tuple(entries), device, limits)
 
     def model(self, choice: ModelChoice) -> LoadedModel:
         """Return a model in eval mode; errors as of ``load_generator``."""
-        found = self.loaded.pop(choice, None)
-        if found is None:
-            offer = self.offers[choice.number]
-            way = choice.way if choice.way in offer.ways else None
-            found = load_generator(offer.checkpoint, self.device, way, choice.dropout, choice.norm)
-            _ = found.channel_layout
-        self.loaded[choice] = found
-        for old in list(self.loaded)[:-KEPT]:
-            del self.loaded[old]
-        return found
+        model = self.loaded.pop(choice, None)
+        if model is None:
+            entry, (_, direction, dropout, norm) = self.entries[choice.number], choice
+            # While the page changes the model it may still send the direction of the one before.
+            direction = direction if direction in entry.directions else None
+            model = load_generator(entry.checkpoint, self.device, direction, dropout, norm)
+        self.loaded[choice] = model
+        for oldest in list(self.loaded)[:-MAX_LOADED]:
+            del self.loaded[oldest]
+        return model
 
-    def read(self, data: bytes) -> Pixels:
-        """Return a image as H x W x 3 uint8; Rejected where it is damaged, too large or none."""
-        return io.decode(data, self.limits.policy()).pixels
+    def decode(self, data: bytes) -> Pixels:
+        """Return an image as H x W x 3 uint8; Rejected if it is damaged, too large or not an
+        image.
+        """
+        policy = io.ReadPolicy(
+            max_pixels=self.limits.pixels, max_bytes=self.limits.bytes, max_aspect=1e9
+        )
+        return io.decode(data, policy).pixels
 
     def restore(
         self, choice: ModelChoice, data: bytes, settings: TranslateSettings
     ) -> tuple[Pixels, bytes]:
-        """Return what a model takes of a image, and the file that ``translate`` makes of it."""
-        given, model = self.read(data), self.model(choice)
+        """Return the input as the model sees it, and the file that ``translate`` writes."""
+        image, model = self.decode(data), self.model(choice)
         settings = settings.model_copy(update={"max_pixels": self.limits.pixels})
-        return as_taken(model.channel_layout, given), translate_bytes(model, data, settings).image
+        seen = as_seen(model.channel_layout, image)
+        return seen, translate_bytes(model, data, settings).image
 
-    def trial(
-        self, choice: ModelChoice, clean: Pixels, degraded: Pixels, settings: TranslateSettings
+    def score(
+        self, choice: ModelChoice, target: Pixels, image: Pixels, settings: TranslateSettings
     ) -> ScoredRestoration:
-        """Return what a model makes of a degraded image, scored against the clean one beside doing nothing.
+        """Restore an image and score input and output against the target.
 
-        A model that gives gray is held to the gray of the clean image.
+        If the model's output is gray, the target is the gray of ``target``.
         """
         model = self.model(choice)
-        target = as_taken(GRAY, clean) if model.spec.outputs == 1 else clean
-        given = as_taken(model.channel_layout, degraded)
-        made = io.to_uint8_rgb(translate_pixels(model, degraded, settings)[0])
-        return ScoredRestoration(given, made, target, scores(target, given), scores(target, made))
+        if model.spec.outputs == 1:
+            target = as_seen(GRAY, target)
+        seen = as_seen(model.channel_layout, image)
+        output = io.to_uint8_rgb(translate_pixels(model, image, settings)[0])
+        return ScoredRestoration(seen, output, target, scores(target, seen), scores(target, output))
 
 
-GRAY: Final = ChannelLayout("rgb", (1, 1))
-
-
-def as_taken(channel_layout: ChannelLayout, image: Pixels) -> Pixels:
-    """Return the part of a image that a model takes, as RGB: all of it, or its gray or L plane."""
-    if channel_layout.channels[0] == 3:
+def as_seen(layout: ChannelLayout, image: Pixels) -> Pixels:
+    """Return the part of an image that a model sees, as RGB: all of it, or its gray or L plane."""
+    if layout.channels[0] == 3:
         return image
-    strips = (image[top : top + 256] for top in range(0, len(image), 256))
-    return np.concatenate([_plane(channel_layout, strip) for strip in strips])
-
-
-def _plane(channel_layout: ChannelLayout, strip: Pixels) -> Pixels:
-    given = channel_layout.network_input(from_uint8(torch.from_numpy(strip[None].copy())))
-    return np.ascontiguousarray(to_uint8(channel_layout.to_rgb(given, given)).numpy()[0])
+    planes = []
+    # In strips: the way by float32 and Lab takes 20 times the memory of the image.
+    for top in range(0, len(image), STRIP):
+        strip = torch.from_numpy(image[top : top + STRIP][None].copy())
+        seen = layout.network_input(from_uint8(strip))
+        planes.append(to_uint8(layout.to_rgb(seen, seen)).numpy()[0])
+    return np.concatenate(planes)
 
 
 def degraded(
     degradation: Degradation, image: Pixels, seed: int, name: str
 ) -> tuple[Pixels, dict[str, Any]]:
-    """Return a degraded image and what was drawn: as a corpus of this seed has it, of a source so named."""
-    drawn: dict[str, Any] = {
-        **degradation.draw(image_rng(seed, name.encode("utf-8", "surrogateescape")))
-    }
+    """Return a degraded image and the drawn parameters, as in a corpus with this seed and source
+    name.
+    """
+    rng = image_rng(seed, name.encode("utf-8", "surrogateescape"))
+    drawn: dict[str, Any] = {**degradation.draw(rng)}
     return np.asarray(degradation.apply(image, **drawn), np.uint8), drawn
 
 
 def scores(target: Pixels, image: Pixels) -> dict[str, float]:
-    """Return every metric of a image against its target; UsageError where their sizes differ."""
+    """Return every metric of an image against its target; UsageError if their sizes differ."""
     if image.shape != target.shape:
         sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (image, target))
-        why = f"input and target are of two sizes, {sizes} pixels"
+        why = f"input and target have different sizes, {sizes} pixels"
         raise UsageError("images", None, why, "give the two halves of one pair")
     return {name: metric.compute(image, target) for name, metric in IMAGE_METRICS.items()}

@@ -1,7 +1,8 @@
-"""What lets a page meet this machine alone: where it listens, which requests pass, where nothing connects to.
+"""Isolation of the demo page: loopback only, host and origin checks, no outbound connections.
 
-A library that draws pages answers to much that this page does not need, and may tell its generators things. The
-gate stands before it, and the process itself is kept at home.
+Gradio answers more requests than this page makes and can fetch addresses that a request names. The
+guard stands in front of it as ASGI middleware, and the process itself is kept from connecting
+anywhere.
 """
 
 from __future__ import annotations
@@ -9,118 +10,99 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from img2img_data.core.errors import UsageError
 
 HOST: Final = "127.0.0.1"
-NAMES: Final = (HOST, "localhost")
-PASSED: Final = (
-    "/theme.css",
-    "/favicon.ico",
-    "/assets/",
-    "/static/",
-    "/gradio_api/heartbeat/",
-    "/gradio_api/queue/",
-    "/gradio_api/run/predict",
-    "/gradio_api/upload",
-    "/gradio_api/file=",
-)
-"""What the page asks for; gradio answers to much else."""
-POLICY: Final = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
-    "worker-src 'self' blob:; connect-src 'self' data: blob:; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'self'"
-)
+HOST_NAMES: Final = (HOST, "localhost")
+PATHS: Final = (
+    "/theme.css", "/favicon.ico", "/assets/", "/static/", "/gradio_api/heartbeat/",
+    "/gradio_api/queue/", "/gradio_api/run/predict", "/gradio_api/upload", "/gradio_api/file=",
+)  # fmt: skip
+"""Beginnings of the paths that the page asks for."""
+HEADERS: Final = (
+    # The page may load nothing from elsewhere, and no other page may show it in a frame.
+    (b"content-security-policy",
+     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+     b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+     b"font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; "
+     b"form-action 'self'; frame-ancestors 'none'; base-uri 'self'"),
+    (b"referrer-policy", b"no-referrer"),
+)  # fmt: skip
 
-Scope: TypeAlias = Mapping[str, Any]
-Message: TypeAlias = dict[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
 class RequestGuard:
-    """Passes on the requests of the page that this server gave out, and no others.
-
-    A request under another host name is rejected, for a name that was made to point here would give its page
-    what this one gets (DNS rebinding); one that another page sends is, too. Any port will do: a tunnel may
-    have changed it.
+    """ASGI middleware: passes requests of the page that this server delivered, and rejects all
+    others.
     """
 
-    app: App
+    def __init__(self, app: App) -> None:
+        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI)."""
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one request; WebSockets, which the page does not use, get no answer."""
+        from starlette.requests import Request
+        from starlette.responses import PlainTextResponse
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+            await send(message)
+
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-        elif scope["type"] == "http" and (rejection := self.rejection(scope)):
-            await _answer(send, *rejection)
         elif scope["type"] == "http":
-            await self.app(scope, receive, _with_policy(send))
-
-    def rejection(self, scope: Scope) -> tuple[int, str] | None:
-        """Return the status and the reason to reject a request with, None where it may pass."""
-        headers = [(name.lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-        hosts = [value for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or hosts[0].partition(":")[0] not in NAMES:
-            return 421, f"this server is {HOST} alone"
-        if not {value for name, value in headers if name == b"origin"} <= {f"http://{hosts[0]}"}:
-            return 403, "another page may not use this server"
-        path = str(scope["path"])
-        if path != "/" and not path.startswith(PASSED):
-            return 404, "there is nothing here"
-        return None
+            rejection = _rejection(Request(scope))
+            app = PlainTextResponse(rejection[1], rejection[0]) if rejection else self.app
+            await app(scope, receive, send_with_headers)
 
 
-async def _answer(send: Send, status: int, reason: str) -> None:
-    body = reason.encode() + b"\n"
-    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _rejection(request: Any) -> tuple[int, str] | None:
+    """Return status and reason if a request is rejected, else None."""
+    # A host name that an attacker points to 127.0.0.1 must not reach the page (DNS rebinding).
+    # Ports are not compared, because a tunnel may change them.
+    hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
+    if len(hosts) != 1 or hosts[0].partition(":")[0] not in HOST_NAMES:
+        return 421, f"this server is {HOST} only\n"
+    if not set(origins) <= {f"http://{hosts[0]}"}:
+        return 403, "requests of other pages are rejected\n"
+    path = request.scope["path"]
+    return None if path == "/" or path.startswith(PATHS) else (404, "not found\n")
 
 
-def _with_policy(send: Send) -> Send:
-    """Add headers that keep the page from asking others for anything, and out of their frames."""
+def block_connections() -> None:
+    """Make every outbound connection and name lookup of this process a PermissionError, for
+    good.
+    """
 
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            more = [
-                (b"content-security-policy", POLICY.encode()),
-                (b"referrer-policy", b"no-referrer"),
-            ]
-            message = {**message, "headers": [*message.get("headers", ()), *more]}
-        await send(message)
-
-    return sent
-
-
-def stay_home() -> None:
-    """Keep this process from connecting to anything, for good; what is tried raises PermissionError."""
-
-    def forbid(event: str, values: tuple[Any, ...]) -> None:
+    def hook(event: str, values: tuple[Any, ...]) -> None:
         if event == "socket.connect" and isinstance(values[1], tuple):
-            raise PermissionError(f"no connection is made from here, not to {values[1][0]}")
-        if event == "socket.getaddrinfo" and values[0] not in (None, *NAMES):
-            raise PermissionError("no name is looked up from here")
+            raise PermissionError(f"connections are blocked, here to {values[1][0]}")
+        if event == "socket.getaddrinfo" and values[0] not in (None, *HOST_NAMES):
+            raise PermissionError("name lookups are blocked")
 
-    sys.addaudithook(forbid)
+    # An audit hook sees every library, and cannot be removed.
+    sys.addaudithook(hook)
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket that listens on loopback; UsageError where the port is taken or not ours to take."""
+    """Return a socket that listens on loopback; UsageError if the port cannot be used."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if os.name == "posix":
+        # On Windows this option would let another process take the port over.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
         listener.listen(64)
     except OSError as error:
         listener.close()
-        why = f"{port} cannot be had ({error.strerror})"
+        why = f"{port} cannot be used ({error.strerror})"
         raise UsageError("option", "--port", why, "give another, or 0 for a free one") from None
     return listener

@@ -1,4 +1,6 @@
-"""The page of ``serve``: in a real browser it gives what ``translate`` gives, and keeps to itself."""
+"""The page of ``serve``: in a real browser it gives what ``translate`` gives, and keeps to
+itself.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +41,15 @@ from img2img_train.networks.specs import NetworkSpec  # noqa: E402
 from img2img_train.runs.checkpoint import Description, TrainingProgress, write_checkpoint  # noqa: E402
 from img2img_train.runs.model import load_generator  # noqa: E402
 from img2img_train.serve.models import (  # noqa: E402
-    KEPT,
+    MAX_LOADED,
     Limits,
     ModelChoice,
     ModelRegistry,
-    as_taken,
+    as_seen,
     degraded,
     scores,
 )
-from img2img_train.serve.widgets import all_controls, defaults_of, settings_of  # noqa: E402
+from img2img_train.serve.widgets import all_widgets, settings_of  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "img2img_train", "serve"]
 LIMITS = Limits(100_000, 200_000)
@@ -59,16 +61,16 @@ NAMES = [
 
 
 def write_model(
-    path: Path, way_back: bool = False, color: str = "rgb", inputs: int = 3, outputs: int = 3
+    path: Path, reverse: bool = False, color: str = "rgb", inputs: int = 3, outputs: int = 3
 ) -> Path:
     """Write a checkpoint of an untrained network."""
     spec = NetworkSpec(name="unet", width=2, inputs=inputs, outputs=outputs)
-    names = {"generator": 1, **({"back": 2} if way_back else {})}
+    names = {"generator": 1, **({"reverse": 2} if reverse else {})}
     weights = {name: build(spec, seed).state_dict() for name, seed in names.items()}
     about = Description(
         complete=False,
         generator="generator",
-        reverse_generator="back" if way_back else None,
+        reverse_generator="reverse" if reverse else None,
         networks=dict.fromkeys(names, spec),
         color=color,
         size=(32, 32),
@@ -84,70 +86,75 @@ def write_model(
     return path
 
 
-# ------------------------------------------------------------------------------- settings as controls
-def test_every_degradation_that_a_page_can_show_has_controls() -> None:
-    assert list(all_controls()) == NAMES
+# ---------------------------------------------------------------------------- parameters as widgets
+def test_every_degradation_that_a_page_can_show_has_widgets() -> None:
+    assert list(all_widgets()) == NAMES
+
+
+def defaults_of(kind: str) -> dict[str, Any]:
+    widgets = all_widgets()[kind]
+    return settings_of(widgets, [widget.arguments["value"] for widget in widgets.values()])
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_controls_stand_for_settings_within_their_bounds(kind: str) -> None:
-    cls, controls = DEGRADATIONS[kind], all_controls()[kind]
-    assert [control.name for control in controls] == list(cls.model_fields)
-    assert cls(**defaults_of(controls))
-    for control in controls:
-        assert (
-            control.about == (cls.model_fields[control.name].description or "")
-            or "; empty: " in control.about
-        )
-        ends = (control.low, control.high) if control.kind == "slider" else control.choices
-        assert control.kind != "slider" or control.low <= control.value <= control.high
+def test_widgets_stay_within_the_bounds_of_their_parameters(kind: str) -> None:
+    cls, widgets = DEGRADATIONS[kind], all_widgets()[kind]
+    assert list(widgets) == list(cls.model_fields)
+    assert cls(**defaults_of(kind))
+    for name, (component, about) in widgets.items():
+        description = cls.model_fields[name].description or ""
+        assert about["info"] == description or "; empty: " in about["info"]
+        ends = [value for _, value in about.get("choices", ())]
+        if component == "Slider":
+            assert about["minimum"] <= about["value"] <= about["maximum"]
+            ends = [about["minimum"], about["maximum"]]
         for end in ends:
-            value = [end] if control.kind == "several" else end
-            settings = defaults_of(controls) | settings_of([control], [value])
+            value = [end] if about.get("multiselect") else end
+            settings = defaults_of(kind) | settings_of([name], [value])
             with contextlib.suppress(ValidationError):
                 cls(**settings)
                 continue
             with pytest.raises(ValidationError) as caught:
                 cls(**settings)
-            assert not any(error["loc"] for error in caught.value.errors()), (
-                "only against another setting"
-            )
+            # The end of a slider may contradict another parameter, never its own bounds.
+            assert not any(error["loc"] for error in caught.value.errors())
 
 
-def test_what_is_left_empty_is_left_to_the_degradation() -> None:
-    controls = all_controls()["generalized"]
-    values = {c.name: c.value for c in controls}
-    assert values["sigma_y"] is None
-    assert "sigma_y" not in defaults_of(controls)
+def test_an_empty_widget_is_left_to_the_degradation() -> None:
+    assert all_widgets()["generalized"]["sigma_y"].arguments["value"] is None
+    assert "sigma_y" not in defaults_of("generalized")
 
 
-def test_a_image_is_degraded_as_in_a_corpus_of_that_seed(tmp_path: Path) -> None:
+def test_an_image_is_degraded_as_in_a_corpus_of_that_seed(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.png").write_bytes(io.encode(photo := make_photo(1), "png"))
     run_data(
         "degrade", tmp_path / "photos", tmp_path / "c", "--kind", "noise", "--seed", 5, "--jobs", 1
     )
     row = read_rows(tmp_path / "c" / "train" / "metadata.jsonl")[0]
-    made, drawn = degraded(DEGRADATIONS["noise"](), photo, 5, "one.png")
+    image, drawn = degraded(DEGRADATIONS["noise"](), photo, 5, "one.png")
     assert drawn == row["drawn"]
-    assert np.array_equal(made, io.read(tmp_path / "c" / "train" / row["input_file_name"]).pixels)
+    assert np.array_equal(image, io.read(tmp_path / "c" / "train" / row["input_file_name"]).pixels)
 
 
-# -------------------------------------------------------------------------------- models on offer
-def test_models_are_offered_by_names_of_their_own_and_few_are_held(tmp_path: Path) -> None:
-    paths = [write_model(tmp_path / f"{n}.safetensors", way_back=n == 0) for n in range(KEPT + 1)]
-    offers = ModelRegistry.of(paths, "cpu", LIMITS)
-    assert [offer.name for offer in offers.offers] == [path.name for path in paths]
-    assert [offer.ways for offer in offers.offers][:2] == [("AtoB", "BtoA"), ("AtoB",)]
+# -------------------------------------------------------------------------------- models
+def test_models_have_unique_names_and_few_stay_loaded(tmp_path: Path) -> None:
+    paths = [
+        write_model(tmp_path / f"{n}.safetensors", reverse=n == 0) for n in range(MAX_LOADED + 1)
+    ]
+    registry = ModelRegistry.open(paths, "cpu", LIMITS)
+    assert [entry.name for entry in registry.entries] == [path.name for path in paths]
+    assert [entry.directions for entry in registry.entries][:2] == [("AtoB", "BtoA"), ("AtoB",)]
     for number in range(len(paths)):
-        offers.model(ModelChoice(number))
-    assert len(offers.loaded) == KEPT
-    there, back = (
-        offers.model(ModelChoice(0, way)).restore(make_photo(1)[None]) for way in ("AtoB", "BtoA")
+        registry.model(ModelChoice(number))
+    assert len(registry.loaded) == MAX_LOADED
+    forward, reverse = (
+        registry.model(ModelChoice(0, direction)).restore(make_photo(1)[None])
+        for direction in ("AtoB", "BtoA")
     )
-    assert not np.array_equal(there, back)
+    assert not np.array_equal(forward, reverse)
     with pytest.raises(CheckpointError, match="no such file"):
-        ModelRegistry.of([tmp_path / "none"], "cpu", LIMITS)
+        ModelRegistry.open([tmp_path / "none"], "cpu", LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +164,14 @@ def test_gray_and_lab_models_are_scored_on_what_they_take(
     color: str, inputs: int, outputs: int, tmp_path: Path
 ) -> None:
     path = write_model(tmp_path / "m", color=color, inputs=inputs, outputs=outputs)
-    offers, image = ModelRegistry.of([path], "cpu", LIMITS), make_photo(3, 47, 33)
-    trial = offers.trial(ModelChoice(), image, image, TranslateSettings())
-    gray = [bool((p == p[..., :1]).all()) for p in (trial.given, trial.made, trial.target)]
+    registry, image = ModelRegistry.open([path], "cpu", LIMITS), make_photo(3, 47, 33)
+    result = registry.score(ModelChoice(), image, image, TranslateSettings())
+    gray = [bool((p == p[..., :1]).all()) for p in (result.input, result.output, result.target)]
     assert gray == [inputs == 1, outputs == 1, outputs == 1]
-    model = offers.model(ModelChoice())
-    assert np.abs(trial.made.astype(int) - model.restore(image[None])[0]).max() <= 1
-    assert np.array_equal(trial.given, as_taken(model.channel_layout, image))
-    assert trial.nothing == scores(trial.target, trial.given)
+    model = registry.model(ModelChoice())
+    assert np.abs(result.output.astype(int) - model.restore(image[None])[0]).max() <= 1
+    assert np.array_equal(result.input, as_seen(model.channel_layout, image))
+    assert result.input_scores == scores(result.target, result.input)
 
 
 def test_images_of_two_sizes_are_one_line() -> None:
@@ -173,32 +180,36 @@ def test_images_of_two_sizes_are_one_line() -> None:
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path: Path) -> None:
-    offers = ModelRegistry.of([write_model(tmp_path / "m")], "cpu", LIMITS)
+    registry = ModelRegistry.open([write_model(tmp_path / "m")], "cpu", LIMITS)
     with pytest.raises(Rejected, match="too-many-pixels"):
-        offers.read(io.encode(make_photo(1, 400, 300), "png"))
+        registry.decode(io.encode(make_photo(1, 400, 300), "png"))
 
 
-def test_a_process_that_stays_home_connects_to_nothing() -> None:
+def test_a_process_can_connect_to_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        code = (
-            "import socket\nfrom img2img_train.serve.request_guard import stay_home\nstay_home()\n"
-            f"for host, port in (('127.0.0.1', {listener.getsockname()[1]}), ('example.com', 80)):\n"
-            "    try: socket.create_connection((host, port), 5)\n"
-            "    except PermissionError: print('kept')"
-        )
+        code = f"""
+import socket
+from img2img_train.serve.request_guard import block_connections
+block_connections()
+for host, port in (("127.0.0.1", {listener.getsockname()[1]}), ("example.com", 80)):
+    try:
+        socket.create_connection((host, port), 5)
+    except PermissionError:
+        print("blocked")
+"""
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
-    assert done.stdout.split() == ["kept", "kept"]
+    assert done.stdout.split() == ["blocked", "blocked"]
 
 
 def rejected(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """Run the command in this process and return its one line."""
     with pytest.raises(SystemExit) as end:
         main(["serve", *map(str, words)])
-    said = capsys.readouterr()
-    assert (end.value.code, said.out, said.err.count("\n")) == (2, "", 1)
-    return said.err
+    text = capsys.readouterr()
+    assert (end.value.code, text.out, text.err.count("\n")) == (2, "", 1)
+    return text.err
 
 
 def test_a_taken_port_and_a_missing_extra_are_one_line(
@@ -215,8 +226,8 @@ def test_a_taken_port_and_a_missing_extra_are_one_line(
     model = write_model(tmp_path / "m")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = rejected(capsys, model, "--port", port)
-        assert said.startswith(f"error: option '--port': {port} cannot be had")
+        text = rejected(capsys, model, "--port", port)
+        assert text.startswith(f"error: option '--port': {port} cannot be used")
     assert "-e '.[serve]'" in rejected(capsys, model, "--port", 0)
     assert "no such file" in rejected(capsys, tmp_path / "none", "--port", 0)
 
@@ -228,7 +239,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.models = [
             write_model(folder / "one" / "first"),
-            write_model(folder / "two" / "both", way_back=True),
+            write_model(folder / "two" / "both", reverse=True),
         ]
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
@@ -246,9 +257,9 @@ class Server:
             },
         )
         assert self.process.stdout is not None
-        said = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", said)
-        assert found, said
+        text = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", text)
+        assert found, text
         self.url, self.port = found[0], int(found[1])
 
     def end(self) -> tuple[int, str]:
@@ -265,9 +276,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield started
     code, complaint = started.end()
     assert (code, complaint.splitlines()[-1]) == (143, "the server has ended")
-    # Every request passes the gate, and stands so in the traces of the libraries behind it.
+    # Every request passes the guard, which is therefore in the traces of other libraries.
     ours = [
-        line for line in complaint.splitlines() if "img2img_train" in line and "gate.py" not in line
+        line
+        for line in complaint.splitlines()
+        if "img2img_train" in line and "request_guard.py" not in line
     ]
     assert not ours, f"no fault of this program:\n{complaint}"
     assert list(started.temporary.iterdir()) == []
@@ -295,7 +308,7 @@ def window(browser: Any, server: Server) -> Iterator[Any]:
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(server.url)
-    page.wait_for_selector("#own-go")
+    page.wait_for_selector("#restore-run")
     page.set_default_timeout(20_000)
     yield page
     assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
@@ -319,10 +332,10 @@ def rejection(page: Any) -> str:
     """Return the newest line of the errors in the page, and close them."""
     toast = page.get_by_test_id("toast-body")
     toast.wait_for()
-    said = str(toast.inner_text())
+    text = str(toast.inner_text())
     page.get_by_test_id("toast-close").click()
     toast.wait_for(state="detached")
-    return said
+    return text
 
 
 @pytest.fixture(scope="module")
@@ -333,42 +346,44 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def downloaded(page: Any) -> bytes:
-    page.wait_for_function("document.querySelector('#own-said').innerText.includes('pixels in')")
+    page.wait_for_function(
+        "document.querySelector('#restore-status').innerText.includes('pixels in')"
+    )
     with page.expect_download() as download:
-        page.locator("#own-download").click()
+        page.locator("#restore-download").click()
     assert download.value.suggested_filename == "a photo-restored.png"
     return Path(download.value.path()).read_bytes()
 
 
-def test_a_image_becomes_what_translate_makes_of_it(
-    window: Any, server: Server, image: Path
-) -> None:
+def test_an_image_becomes_the_output_of_translate(window: Any, server: Server, image: Path) -> None:
     tab(window, "Restore")
-    upload(window, "own-image", image)
+    upload(window, "restore-image", image)
     settings = TranslateSettings()
     expected = translate_bytes(
         load_generator(server.models[0], "cpu"), image.read_bytes(), settings
     )
     assert downloaded(window) == expected.image
-    assert window.locator("#own-slider img").count() == 2
-    assert "first: 70 × 45 pixels" in window.locator("#own-said").inner_text()
+    assert window.locator("#restore-slider img").count() == 2
+    assert "first: 70 × 45 pixels" in window.locator("#restore-status").inner_text()
 
 
 def test_another_model_goes_both_ways(window: Any, server: Server, image: Path) -> None:
     tab(window, "Restore")
-    upload(window, "own-image", image)
+    upload(window, "restore-image", image)
     downloaded(window)
-    assert not window.locator("#way").is_visible()
+    assert not window.locator("#direction").is_visible()
     window.locator("#model").get_by_label("both").check()
-    window.locator("#way").get_by_label("BtoA").check()
-    window.locator("#own-go").click()
-    window.wait_for_function("document.querySelector('#own-said').innerText.includes('both, BtoA')")
+    window.locator("#direction").get_by_label("BtoA").check()
+    window.locator("#restore-run").click()
+    window.wait_for_function(
+        "document.querySelector('#restore-status').innerText.includes('both, BtoA')"
+    )
     model = load_generator(server.models[1], "cpu", "BtoA")
     assert (
         downloaded(window) == translate_bytes(model, image.read_bytes(), TranslateSettings()).image
     )
     window.locator("#model").get_by_label("first").check()
-    window.locator("#way").wait_for(state="hidden")
+    window.locator("#direction").wait_for(state="hidden")
 
 
 def shown_scores(page: Any, name: str) -> list[list[str]]:
@@ -377,17 +392,17 @@ def shown_scores(page: Any, name: str) -> list[list[str]]:
     return [row.locator("td").all_inner_texts()[1:] for row in rows]
 
 
-def expected_scores(given: np.ndarray, made: np.ndarray, target: np.ndarray) -> list[list[str]]:
+def expected_scores(image: np.ndarray, output: np.ndarray, target: np.ndarray) -> list[list[str]]:
     rows = []
     for metric in IMAGE_METRICS.values():
-        numbers = [metric.compute(p, target) for p in (given, made)]
+        numbers = [metric.compute(p, target) for p in (image, output)]
         gain = f"{metric.gain(numbers[1], numbers[0]):+.{metric.digits}f}"
         rows.append([*(f"{n:.{metric.digits}f}" for n in numbers), gain])
     return rows
 
 
 def test_a_degraded_image_is_restored_and_scored(window: Any, server: Server, image: Path) -> None:
-    tab(window, "Degrade, restore")
+    tab(window, "Degrade and restore")
     upload(window, "clean-image", image)
     clean, model = io.read(image).pixels, load_generator(server.models[0], "cpu")
     window.locator("#degrade-scores table").wait_for()
@@ -395,28 +410,28 @@ def test_a_degraded_image_is_restored_and_scored(window: Any, server: Server, im
     window.get_by_role("option", name="noise", exact=True).click()
     window.locator("#noise-sigma input[type=number]").fill("17")
     window.locator("#seed input").fill("3")
-    window.locator("#degrade-go").click()
+    window.locator("#degrade-run").click()
     window.wait_for_function(
         "document.querySelector('#degrade-scores').innerText.includes('sigma 17')"
     )
     noise = DEGRADATIONS["noise"](sigma=17)
     degraded = noise.apply(clean, **noise.draw(image_rng(3, b"a photo.png")))
-    made = model.restore(degraded[None])[0]
-    assert shown_scores(window, "degrade-scores") == expected_scores(degraded, made, clean)
+    output = model.restore(degraded[None])[0]
+    assert shown_scores(window, "degrade-scores") == expected_scores(degraded, output, clean)
 
 
 def test_a_recipe_is_read_or_rejected_in_a_line(window: Any, image: Path) -> None:
-    tab(window, "Degrade, restore")
+    tab(window, "Degrade and restore")
     upload(window, "clean-image", image)
     window.locator("#degrade-scores table").wait_for()
     window.locator("#kind input").click()
-    window.get_by_role("option", name="a recipe", exact=True).click()
-    window.locator("#degrade-go").click()
+    window.get_by_role("option", name="recipe", exact=True).click()
+    window.locator("#degrade-run").click()
     window.wait_for_function(
         "document.querySelector('#degrade-scores').innerText.includes('2.jpeg.quality')"
     )
     window.locator("#recipe .cm-content").fill("- gausian: {sigma: 3}")
-    window.locator("#degrade-go").click()
+    window.locator("#degrade-run").click()
     assert "did you mean 'gaussian'?" in rejection(window)
 
 
@@ -426,14 +441,11 @@ def test_every_setting_of_every_degradation_is_in_the_page(window: Any) -> None:
     )
     components = {name: (kind, about) for name, kind, about in listed if name}
     for kind in NAMES:
-        for control in all_controls()[kind]:
-            what, about = components[f"{kind}-{control.name}"]
-            if control.kind == "slider":
-                assert (what, about["minimum"], about["maximum"]) == (
-                    "slider",
-                    control.low,
-                    control.high,
-                )
+        for name, widget in all_widgets()[kind].items():
+            component, about = components[f"{kind}-{name}"]
+            assert component == widget.component.lower()
+            for limit in {"minimum", "maximum"} & widget.arguments.keys():
+                assert about[limit] == widget.arguments[limit]
 
 
 def test_an_output_is_compared_with_a_target(
@@ -447,18 +459,18 @@ def test_an_output_is_compared_with_a_target(
     window.wait_for_function(
         "document.querySelectorAll('#pair-input a, #pair-target a').length == 2"
     )
-    window.locator("#pair-go").click()
-    given, wanted = (io.read(path).pixels for path in (image, target))
-    made = load_generator(server.models[0], "cpu").restore(given[None])[0]
-    assert shown_scores(window, "pair-scores") == expected_scores(given, made, wanted)
+    window.locator("#compare-run").click()
+    first, second = (io.read(path).pixels for path in (image, target))
+    output = load_generator(server.models[0], "cpu").restore(first[None])[0]
+    assert shown_scores(window, "compare-scores") == expected_scores(first, output, second)
     target.write_bytes(io.encode(make_photo(6, 40, 32), "png"))
     upload(window, "pair-target", target)
     window.wait_for_function(
         "document.querySelectorAll('#pair-input a, #pair-target a').length == 2"
     )
-    window.locator("#pair-go").click()
+    window.locator("#compare-run").click()
     assert "70 x 45 and 40 x 32 pixels" in rejection(window)
-    assert window.locator("#pair-scores table").count() == 0
+    assert window.locator("#compare-scores table").count() == 0
 
 
 def test_what_cannot_be_read_is_rejected_in_a_line(
@@ -478,18 +490,18 @@ def test_what_cannot_be_read_is_rejected_in_a_line(
     }
     for name, (data, reason) in files.items():
         (tmp_path / name).write_bytes(data)
-        upload(window, "own-image", tmp_path / name)
+        upload(window, "restore-image", tmp_path / name)
         assert reason in rejection(window)
-        assert "pixels in" not in window.locator("#own-said").inner_text()
+        assert "pixels in" not in window.locator("#restore-status").inner_text()
 
 
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_and_follows_the_light(window: Any, width: int, scheme: str) -> None:
+def test_the_page_fits_and_follows_the_color_scheme(window: Any, width: int, scheme: str) -> None:
     window.set_viewport_size({"width": width, "height": 800})
     window.emulate_media(color_scheme=scheme)
     window.reload()
-    window.wait_for_selector("#own-go")
+    window.wait_for_selector("#restore-run")
     wide, seen = window.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide <= seen
     ground = window.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -549,9 +561,10 @@ def test_files_that_were_not_uploaded_are_not_read(
     secret.write_bytes(io.encode(make_photo(9, 20, 20), "png"))
     ask = """async ([path]) => {
       const {dependencies, components} = window.gradio_config;
-      const own = components.find((c) => c.props.elem_id == "own-image").id;
+      const own = components.find((c) => c.props.elem_id == "restore-image").id;
       const job = dependencies.find((d) => d.inputs[0] == own && d.inputs.length == 7);
-      const data = [{path, meta: {_type: "gradio.FileData"}}, 0, "AtoB", "saved", "saved", 512, 128];
+      const file = {path, meta: {_type: "gradio.FileData"}};
+      const data = [file, 0, "AtoB", "saved", "saved", 512, 128];
       const session_hash = "test" + Math.random();
       const body = JSON.stringify({data, fn_index: job.id, session_hash});
       const headers = {"Content-Type": "application/json"};
@@ -559,7 +572,7 @@ def test_files_that_were_not_uploaded_are_not_read(
       return await (await fetch("/gradio_api/queue/data?session_hash=" + session_hash)).text();
     }"""
     for path in (str(secret), "/etc/passwd", f"http://127.0.0.1:{server.port}/favicon.ico"):
-        said = window.evaluate(ask, [path])
-        assert '"success":false' in said, said
+        text = window.evaluate(ask, [path])
+        assert '"success":false' in text, text
     copies = [p for p in server.temporary.rglob("*") if p.is_file()]
     assert not [p for p in copies if p.read_bytes() == secret.read_bytes()]
