@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -35,52 +35,55 @@ class BuildSettings(BaseModel):
     """Settings on which the bytes of a corpus depend, besides its pairing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    option_group: ClassVar[str] = "Corpus"
 
     size: str | None = Field(
         None,
-        description="size of every image, as 64 or 640x480 (width x height); default: unchanged",
+        description="size of every image, as 64 or 640x480; WIDTHxHEIGHT, pixels; default: unchanged",
     )
     fit: Fit | None = Field(
         None,
-        description="how images of another size are adapted: scale and crop, scale and mirror the "
-        "border, stretch, or reject  [default: crop; combine: error]",
+        description="adaptation of images of another size; crop: scale and crop, pad: scale and "
+        "mirror the border, error: reject; default: crop, for combine error",
     )
     format: FileFormat = Field(
-        "png", description="file format; a clean image that needs no change is copied byte for byte"
+        "png",
+        description="file format of images; a clean image that needs no change is copied byte for byte",
     )
     quality: int = Field(
         95, ge=1, le=100, description="quality of jpg and webp; webp 100: lossless"
     )
     layout: Layout | None = Field(
         None,
-        description="folders: input/ and target/; combined: one A|B image  "
-        "[default: folders; combine: combined]",
+        description="files of a pair; folders: one each in input/ and target/, combined: one A|B "
+        "image; default: folders, for combine combined",
     )
     split: str = Field(
         "train=1",
-        description="shares, as in train=0.8,val=0.1,test=0.1; without --stratify the split of an "
+        description="shares, as train=0.8,val=0.1,test=0.1; without --stratify the split of an "
         "image never depends on the others",
     )
     group_by: str | None = Field(
         None,
-        description="keep groups together: folder; a tag, as person (a plain word) or tag:NAME; "
-        "or a regular expression on the file name whose match (or group 1) is the group",
+        description="keep groups in one split; by folder, by a tag, as person (a plain word) or "
+        "tag:NAME, or by a regular expression on the file name whose match (or group 1) is the group",
     )
     stratify: str | None = Field(
         None,
-        description="apply the shares within each stratum, to one group: folder, or a tag, as "
-        "gender or tag:NAME; images added later may move old ones",
+        description="apply the shares within strata; by folder, or by a tag, as gender or tag:NAME; "
+        "exact to one group; images added later may move old ones",
     )
     bits: Literal[8, 16] = Field(
-        8, description="bits per sample; 16 keeps what 16-bit and float sources hold (png only)"
+        8, description="bits per sample; 16: keep those of 16-bit and float sources (png only)"
     )
     channels: Channels = Field(
         "rgb",
-        description="rgb; gray: one channel, the luma of color images (png, jpg); rgba: with "
-        "transparency (png; combine and unpaired only)",
+        description="channels of every image; gray: the luma of color images (png, jpg), rgba: with "
+        "transparency (png, for combine and unpaired only)",
     )
     alpha: Literal["white", "reject"] = Field(
-        "white", description="transparent images: composite on white, or reject; not with rgba"
+        "white",
+        description="transparent images; white: composite on white; not with --channels rgba",
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
 

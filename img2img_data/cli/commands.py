@@ -83,13 +83,13 @@ _RECIPE: Final = click.Option(
 def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
     """Run the corpus steps of RECIPE, a YAML file, in order. Its paths are relative to the current folder.
 
-    The whole recipe is checked before the first step. Complete corpora are not built again.
-
     \b
     Example:
       img2img-data build recipes/demo.yaml
       img2img-data build recipes/wiki_mixed.yaml --dry-run
       img2img-data build recipes/facades_pix2pix.yaml --smoke
+
+    The whole recipe is checked before the first step. Complete corpora are not built again.
     """
     from img2img_data.cli.recipe import forecast_recipe, load_recipe
 
@@ -122,14 +122,14 @@ def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
 def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_run: bool) -> None:
     """Join all SHARDS of a build in OUT: byte for byte the corpus of a build without --shard.
 
-    Each shard of --shard i/n is a corpus in a folder of its own. The files in OUT are hard links to those of
-    the shards where the file system supports them, else copies; the shards may be deleted afterwards.
-
     \b
     Example:
       img2img-data blur photos/ parts/1 --sigma 3 --shard 1/2     # on one machine
       img2img-data blur photos/ parts/2 --sigma 3 --shard 2/2     # on another
       img2img-data merge parts/1 parts/2 corpora/gaussian
+
+    Each shard of --shard i/n is a corpus in a folder of its own. The files in OUT are hard links to those of
+    the shards where the file system supports them, else copies; the shards may be deleted afterwards.
     """
     from img2img_data.build.merge import exit_code_of, merge_shards, open_shards
 
@@ -165,13 +165,13 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
 def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> None:
     """Write a self-contained HTML page: the most degraded pairs and typical ones, a slider on each.
 
-    Filters and a search box select pairs by split, kind, tag and drawn parameter; histograms show what was
-    drawn and measured over the whole corpus. A sample of corpora with more than 1,000 pairs is read.
-
     \b
     Example:
       img2img-data show corpora/gaussian
       img2img-data show corpora/gaussian --split test --limit 50 --out test.html
+
+    Filters and a search box select pairs by split, kind, tag and drawn parameter; histograms show what was
+    drawn and measured over the whole corpus. A sample of corpora with more than 1,000 pairs is read.
     """
     from img2img_data.inspect.corpus_page import write_corpus_page
 
@@ -256,13 +256,13 @@ def verify(
 def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> None:
     """Compute the input of the pair KEY of CORPUS again from its row and compare it; exit with 1 if it differs.
 
-    Without --source the target in the corpus is degraded, if it was stored without loss; 'lab' corpora have
-    no such target.
-
     \b
     Example:
       img2img-data replay corpora/mixed 000123 --source photos/
       img2img-data replay corpora/mixed 000123 --out again.png
+
+    Without --source the target in the corpus is degraded, if it was stored without loss; 'lab' corpora have
+    no such target.
     """
     from img2img_data.build.replay import replay_pair
 
@@ -300,16 +300,16 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
 def degradations(name: str, image: Path | None, out: Path, side: int, seed: int) -> None:
     """List all degradations, or the settings of the degradation NAME with units, ranges and defaults.
 
-    A parameter is a number, or a range from which one is drawn for each image: [1, 5] in a recipe, 1..5 on the
-    command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
-
-    With --on a contact sheet is written instead: the image degraded by each kind, or nine times by NAME.
-
     \b
     Example:
       img2img-data degradations
       img2img-data degradations motion
       img2img-data degradations --on cat.jpg --out sheet.png
+
+    A parameter is a number, or a range from which one is drawn for each image: [1, 5] in a recipe, 1..5 on the
+    command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
+
+    With --on a contact sheet is written instead: the image degraded by each kind, or nine times by NAME.
     """
     if image is not None:
         from img2img_data.inspect.contact_sheet import write_contact_sheet
@@ -329,16 +329,16 @@ def degradations(name: str, image: Path | None, out: Path, side: int, seed: int)
 def schema(what: str) -> None:
     """Print the JSON Schema (draft 2020-12) of recipes, of a corpus' rows, or of a command's settings.
 
+    \b
+    Example:
+      img2img-data schema > recipe.schema.json
+      img2img-data schema blur
+
     Editors check and complete recipes with it. For the YAML extension of VS Code, and others that use
     yaml-language-server, save the schema beside the recipe and name it in the recipe's first line:
 
     \b
       # yaml-language-server: $schema=recipe.schema.json
-
-    \b
-    Example:
-      img2img-data schema > recipe.schema.json
-      img2img-data schema blur
     """
     from img2img_data.cli.json_schema import schema_of
 

@@ -267,12 +267,12 @@ def _check_paths(paths: Sequence[Path]) -> None:
 def wiki(call: StepCall) -> Report:
     """Sort the faces of an IMDB-WIKI folder into OUT/male and OUT/female by its wiki.mat.
 
-    Skipped and listed with the reason: faces of unknown gender, images without a face, too small ones,
-    and with --drop-gray black-and-white photos.
-
     \b
     Example:
       img2img-data wiki wiki_crop/ faces/ --drop-gray
+
+    Skipped and listed with the reason: faces of unknown gender, images without a face, too small ones,
+    and with --drop-gray black-and-white photos.
     """
     root = find_mat(call.paths[0]).parent
     plan = plan_folders([root], "paired", [list_wiki(call.paths[0])])
@@ -295,12 +295,12 @@ def select(call: StepCall) -> Report:
 def resize(call: StepCall) -> Report:
     """Write the images of SOURCE in one size to OUT, upright and opaque.
 
-    The output is a folder of images, not of pairs; 'blur --kind resize' makes a corpus for super-resolution.
-    The commands that make corpora take --size themselves.
-
     \b
     Example:
       img2img-data resize photos/ photos256/ --size 256 --fit pad
+
+    The output is a folder of images, not of pairs; 'blur --kind resize' makes a corpus for super-resolution.
+    The commands that make corpora take --size themselves.
     """
     build = resize_build(_plan_folder(call), call.paths[1], call.get(ResizeSettings))
     return run_build(build, call.get(RunSettings), call.progress, call.echo)
@@ -384,14 +384,14 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
 def degrade(call: StepCall) -> Report:
     """Make (degraded, original) pairs of the images of SOURCE: blur, noise, compression, or a tree of them.
 
-    A recipe holds the tree under the key 'degradation'; a single kind needs no recipe.
-
     \b
     Example:
       img2img-data degrade photos/ corpora/mixed --recipe recipes/mixed.yaml --size 256
       img2img-data degrade photos/ corpora/noisy --kind noise --set sigma=5..25
       img2img-data degradations              # lists all kinds
       img2img-data degradations noise        # lists the settings of one
+
+    A recipe holds the tree under the key 'degradation'; a single kind needs no recipe.
     """
     pairing = pairings.Degrade(degradation=degradation_of(call.settings).degradation)
     return _build(call, _plan_folder(call), pairing)
@@ -461,11 +461,11 @@ def lab(call: StepCall) -> Report:
 def grayscale(call: StepCall) -> Report:
     """Make (gray, color) pairs of the images of SOURCE, for colorization in RGB.
 
-    Black-and-white photos are useless here; 'select --drop-gray' removes them first.
-
     \b
     Example:
       img2img-data grayscale photos/ corpora/gray --size 256
+
+    Black-and-white photos are useless here; 'select --drop-gray' removes them first.
     """
     return _build(call, _plan_folder(call), pairings.Grayscale())
 
@@ -474,12 +474,12 @@ def grayscale(call: StepCall) -> Report:
 def blank(call: StepCall) -> Report:
     """Make (masked, original) pairs of the images of SOURCE, for inpainting.
 
-    Each row of the manifest gives the hole in pixels: left, top, hole_width, hole_height.
-
     \b
     Example:
       img2img-data blank photos/ corpora/holes --size 128
       img2img-data blank photos/ corpora/holes --size 128 --where random --share 0.3 --fill noise
+
+    Each row of the manifest gives the hole in pixels: left, top, hole_width, hole_height.
     """
     return _build(call, _plan_folder(call), call.get(pairings.Blank))
 
@@ -488,13 +488,13 @@ def blank(call: StepCall) -> Report:
 def edges(call: StepCall) -> Report:
     """Make (Canny edges, original) pairs of the images of SOURCE.
 
-    Thresholds have the units of OpenCV's Canny: 4 for each gray level between neighboring pixels. By default
-    they follow the gradients of each image.
-
     \b
     Example:
       img2img-data edges photos/ corpora/edges --size 256
       img2img-data edges photos/ corpora/edges --low 100 --high 200 --lines white
+
+    Thresholds have the units of OpenCV's Canny: 4 for each gray level between neighboring pixels. By default
+    they follow the gradients of each image.
     """
     return _build(call, _plan_folder(call), call.get(pairings.Edges))
 
@@ -518,6 +518,11 @@ def import_folder(call: StepCall) -> Report:
     """Make a corpus from SOURCE, a folder in the layout of another tool; pairs, splits and names are kept.
 
     \b
+    Example:
+      img2img-data import facades/ corpora/facades
+      img2img-data import DIV2K/ corpora/div2k --format basicsr
+
+    \b
       pix2pix      train/1.jpg, input left and target right
       cyclegan     trainA/ and trainB/, no pairs
       folders      input/ and target/, within splits or around them
@@ -526,11 +531,6 @@ def import_folder(call: StepCall) -> Report:
       webdataset   .tar archives with 1.input.png, 1.target.png
 
     Images are kept byte for byte where they are clean. Both images of a pair must have the same size.
-
-    \b
-    Example:
-      img2img-data import facades/ corpora/facades
-      img2img-data import DIV2K/ corpora/div2k --format basicsr
     """
     root = call.paths[0]
     name = call.get(ImportSettings).format
@@ -561,16 +561,16 @@ def export(call: StepCall) -> Report:
     """Write CORPUS to OUT in the layout of another tool; files are copied, or re-encoded without loss.
 
     \b
+    Example:
+      img2img-data export corpora/gaussian out/ --format basicsr
+      img2img-data export corpora/facades out/ --format hf --direction BtoA
+
+    \b
       pix2pix   train/1.png, input left and target right
       cyclegan  trainA/ and trainB/
       basicsr   train/lq/, train/gt/ and train/meta_info.txt
       hf        datasets.load_dataset("imagefolder"): Image columns input and target
       lmdb      train/lq.lmdb and train/gt.lmdb, as written by BasicSR
-
-    \b
-    Example:
-      img2img-data export corpora/gaussian out/ --format basicsr
-      img2img-data export corpora/facades out/ --format hf --direction BtoA
     """
     settings, run = call.get(ExportSettings), call.get(RunSettings)
     return export_corpus(call.paths[0], call.paths[1], settings, run, call.progress, call.echo)
@@ -592,11 +592,11 @@ def pack(call: StepCall) -> Report:
 def unpack(call: StepCall) -> Report:
     """Restore the corpus that was packed into SHARDS at OUT, byte for byte.
 
-    All shards are checked before anything is written: damaged and malicious archives are rejected.
-
     \b
     Example:
       img2img-data unpack shards/gaussian corpora/gaussian
+
+    All shards are checked before anything is written: damaged and malicious archives are rejected.
     """
     shards, out = call.paths
     return unpack_corpus(shards, out, call.dry_run, call.progress, call.echo)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -43,6 +43,7 @@ class RunSettings(BaseModel):
     """Settings of a run; none of them changes a byte of the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    option_group: ClassVar[str] = "Run"
 
     jobs: int = Field(
         0,
@@ -51,19 +52,23 @@ class RunSettings(BaseModel):
         description="worker processes; 0: one per core, or the size of the cluster",
     )
     max_bad: float = Field(
-        0.1, ge=0, le=1, description="share of rejected images above which the exit code is 1"
+        0.1,
+        ge=0,
+        le=1,
+        description="largest tolerated share of rejected images; exit code 1 above it",
     )
     timeout: float = Field(60.0, gt=0, description="time limit of one image, seconds")
     shard: str | None = Field(
         None,
-        description="process part i of n, as in 3/16, in its own folder; 'merge' joins the parts",
+        description="part i of n to process, as 3/16; in its own folder; 'merge' joins the parts",
     )
     backend: Literal["loky", "dask"] = Field(
         "loky",
-        description="loky: processes on this machine; dask: a Dask cluster that shares its folders",
+        description="workers; loky: processes on this machine, dask: a Dask cluster that shares "
+        "its folders",
     )
     scheduler: str | None = Field(
-        None, description="address of the Dask scheduler, as in tcp://host:8786; for --backend dask"
+        None, description="address of the Dask scheduler; as tcp://host:8786, for --backend dask"
     )
     dry_run: bool = Field(False, description="print what would be done, write nothing")
 
