@@ -15,8 +15,8 @@ from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import LoadedModel
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import Data
-from img2img_train.training.signals import Stop
+from img2img_train.training.setup import RunData
+from img2img_train.training.signals import StopSignal
 
 SMALL: dict[str, Any] = {
     "width": 4,
@@ -41,13 +41,12 @@ def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any)
     return RunConfig(**{"net": net, **values, **settings}, loss=loss, corpora=corpora, out=str(out))
 
 
-def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.Training:
+def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.Trainer:
     """A tiny run before its first step."""
-    config = loop.resolve(small_config(loss, corpus, out, **settings))
-    data = loop.Data.open(config, config.objective)
-    return loop.Training(
-        config, data, config.objective, torch.device("cpu"), RunFolder(out), Display(), Stop()
-    )
+    config = loop.resolve_auto(small_config(loss, corpus, out, **settings))
+    data = loop.RunData.open(config)
+    device = torch.device("cpu")
+    return loop.Trainer(config, data, device, RunFolder(out), Display(), StopSignal())
 
 
 class Negative(torch.nn.Module):
@@ -70,7 +69,7 @@ def seen(
 ) -> list[loader.Batch]:
     """The batches of some steps, as networks get them."""
     config = small_config(loss, corpus, **{"net": "resnet-6", **settings})
-    data = Data.open(config, config.objective)
+    data = RunData.open(config)
     store = dataset.cache_images(data.train.for_training(), cache, workers)
     raws = loader.raw_batches(data.plan, store, numbers, config.flip, workers, data.train)
     return [loader.to_device(raw, torch.device("cpu"), data.train.channel_layout) for raw in raws]

@@ -15,13 +15,13 @@ from img2img_data.core.command_line import ModelCommand, SettingOption, option_f
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
 from img2img_train.cli.options import DEVICE, PATH
-from img2img_train.distributed.processes import torchrun_env
+from img2img_train.distributed.torchrun import torchrun_env
 
 if TYPE_CHECKING:
     from img2img_data.core.progress import Display
     from img2img_train.config import RunConfig
     from img2img_train.runs.folder import RunFolder
-    from img2img_train.training.fit import Result
+    from img2img_train.training.fit import FitResult
 
 FIRST: Final = ("recipe", "loss", "net", "out", "epochs", "batch")
 """Options listed first; the others follow by group."""
@@ -140,9 +140,9 @@ def fit(
     if recipe is not None and not corpora:
         _check_built(config, recipe, smoke)
     if dry_run:
-        from img2img_train.training.fit import plan
+        from img2img_train.training.fit import dry_run as describe
 
-        click.echo("\n".join(plan(config)))
+        click.echo("\n".join(describe(config)))
         return
     _fit(config, report)
 
@@ -173,7 +173,7 @@ def _fit(config: RunConfig, report: bool) -> None:
         click.echo(f"report: {printable(str(result.folder.report))}")
 
 
-def _describe_result(result: Result) -> str:
+def _describe_result(result: FitResult) -> str:
     from img2img_data.core.progress import format_duration
 
     p, root, more = result.progress, printable(str(result.folder.root)), ""
@@ -186,7 +186,7 @@ def _describe_result(result: Result) -> str:
     return f"run '{root}' is finished: {p.step:,} steps in {format_duration(result.seconds)}{more}"
 
 
-def _score(config: RunConfig, result: Result, display: Display) -> list[str]:
+def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
     """Score a finished run on the test split of its corpora, or the validation split; write its report."""
     from img2img_data.corpus.reader import open_corpus
     from img2img_train.distributed.memory import catch_out_of_memory

@@ -15,7 +15,7 @@ import click
 
 from img2img_data.core.command_line import CONTEXT, CommandGroup, run_command_line
 from img2img_data.core.errors import UsageError
-from img2img_train.distributed.processes import torchrun_env
+from img2img_train.distributed.torchrun import torchrun_env
 
 SECTIONS: Final = {
     "Train": {

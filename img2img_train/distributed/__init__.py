@@ -3,4 +3,4 @@
 Nothing here knows networks, objectives or run folders.
 """
 
-__all__ = ["memory", "processes"]
+__all__ = ["memory", "processes", "torchrun"]

@@ -1,75 +1,49 @@
 """Data-parallel training: the processes that torchrun started, and what they exchange.
 
-All processes hold the same weights, optimizer states, image pools and position, so the main one (rank 0)
-alone writes files.
+All processes hold the same weights, optimizer states, image pools and position, so the main one
+(rank 0) alone writes files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed
 
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_train.distributed.memory import is_out_of_memory
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-    from torch.distributed import ProcessGroup
+from img2img_train.distributed.torchrun import MainProcessFailed, TorchrunEnv
 
 T = TypeVar("T")
-# The others wait this long while the main process validates. If a process dies, waiting ends at once.
+# The others wait this long while the main process validates. If a process dies, waiting ends at
+# once.
 TIMEOUT: Final = timedelta(days=1)
-VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
-class MainProcessFailed(Exception):
-    """The main process failed and reports why; the others exit silently with its exit code."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("")
-        self.exit_code = exit_code
-
-
-@dataclass(frozen=True, slots=True)
-class TorchrunEnv:
-    """The rank of this process and the number of processes, over all machines and on this one."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_world_size: int = 1
-
-
-def torchrun_env(environment: Mapping[str, str] = os.environ) -> TorchrunEnv:
-    """Return what torchrun says in its environment variables; a single process without them."""
-    values = [environment.get(name, "") for name in VARIABLES]
-    if not all(value.isdigit() for value in values) or "MASTER_ADDR" not in environment:
-        return TorchrunEnv()
-    return TorchrunEnv(*map(int, values))
-
-
-# Gradients are averaged by one explicit all-reduce per phase, after its backward and before its update, as
-# StyleGAN3 does. DistributedDataParallel does not fit: a GAN objective runs a network several times for one
-# backward, switches requires_grad between phases, and differentiates twice, which its hooks do not support
-# (https://github.com/pytorch/pytorch/issues/63812). The price: communication does not overlap the backward.
+# Gradients are averaged by one explicit all-reduce per phase, after its backward and before its
+# update, as StyleGAN3 does. DistributedDataParallel does not fit: a GAN objective runs a network
+# several times for one backward, switches requires_grad between phases, and differentiates twice,
+# which its hooks do not support (https://github.com/pytorch/pytorch/issues/63812). The price:
+# communication does not overlap the backward.
 @dataclass(frozen=True, slots=True)
 class Processes:
     """The processes of a run, as seen by one of them; with a single one every method is a no-op.
 
-    All processes have to call each method in the same order, except for ``shard`` and ``shard_indices``.
-    ``cpu_group`` exchanges tensors on the host, so that no method there waits for the device.
+    All processes have to call each method in the same order, except for ``shard`` and
+    ``shard_indices``. ``cpu_group`` exchanges tensors on the host, so that no method there waits
+    for the device.
     """
 
     rank: int = 0
     world_size: int = 1
-    cpu_group: ProcessGroup | None = None
+    cpu_group: distributed.ProcessGroup | None = None
 
     @property
     def is_distributed(self) -> bool:
@@ -89,11 +63,10 @@ class Processes:
     def shard_indices(self, count: int, micro_batches: int) -> NDArray[np.int64]:
         """Return the indices of this process's images among the ``count`` of a step, int64.
 
-        The first micro-batches of all processes are the first images of the step, and so on. Image pools see
-        one micro-batch of all processes after the other, so their contents equal those of one process.
+        The first micro-batches of all processes are the first images of the step, and so on. Image
+        pools see one micro-batch of all processes after the other, so their contents equal those of
+        one process.
         """
-        import numpy as np
-
         local = count // self.world_size
         sizes = [len(x) for x in np.array_split(np.arange(local), min(micro_batches, local))]
         starts = np.cumsum([0, *sizes[:-1]]) * self.world_size
@@ -111,10 +84,8 @@ class Processes:
         """Seed torch's global generators from (seed, step, rank)."""
         if not self.is_distributed:
             return
-        import numpy as np
-        import torch
-
-        # A function of seed, step and rank alone, so no random state of the other ranks is checkpointed.
+        # A function of seed, step and rank alone, so no random state of the other ranks is
+        # checkpointed.
         (value,) = np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(value))
 
@@ -123,9 +94,6 @@ class Processes:
         """Replace the gradients of these parameters by their mean over all processes."""
         if not self.is_distributed:
             return
-        import torch
-        from torch import distributed
-
         # One flat buffer: a single large message instead of one per parameter.
         grads = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([grad.flatten() for grad in grads])
@@ -137,12 +105,9 @@ class Processes:
             grad.copy_(mean.view_as(grad))
 
     def all_gather(self, images: Tensor) -> Tensor:
-        """Return the images of all processes by rank: N x ... to (world_size * N) x ..., detached, float32."""
+        """Return the images of all processes, N x ... to (world_size * N) x ..., float32."""
         if not self.is_distributed:
             return images
-        import torch
-        from torch import distributed
-
         local = images.detach().float().contiguous()
         gathered = [torch.empty_like(local) for _ in range(self.world_size)]
         with collective():
@@ -154,20 +119,15 @@ class Processes:
         """Return the mean over all processes of a CPU tensor."""
         if not self.is_distributed:
             return values
-        from torch import distributed
-
         values = values.clone()
         with collective():
             distributed.all_reduce(values, group=self.cpu_group)
         return values / self.world_size
 
     def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
-        """Return the maximum of each number over all processes; every process waits for the others."""
+        """Return the maximum of each number over all processes; waits for the others."""
         if not self.is_distributed:
             return numbers
-        import torch
-        from torch import distributed
-
         values = torch.tensor(numbers)
         with collective():
             distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.cpu_group)
@@ -177,8 +137,6 @@ class Processes:
         """Return the text of the main process."""
         if not self.is_distributed:
             return text
-        from torch import distributed
-
         texts = [text]
         with collective():
             distributed.broadcast_object_list(texts, 0, group=self.cpu_group)
@@ -203,7 +161,7 @@ class Processes:
         return result
 
     def report_once(self, error: Exception) -> Exception:
-        """Return an error that all processes have for the main one, and a silent one for the others."""
+        """Return an error that all processes have; a silent one except for the main process."""
         return error if self.is_main else MainProcessFailed(getattr(error, "exit_code", 1))
 
 
@@ -222,8 +180,6 @@ def collective() -> Iterator[None]:
 
 def local_device(kind: str, env: TorchrunEnv) -> torch.device:
     """Return the device of this process; UsageError if there are more processes than devices."""
-    import torch
-
     if env.world_size == 1 or kind == "cpu":
         return torch.device(kind)
     if kind != "cuda":
@@ -243,8 +199,6 @@ def join_processes(device: torch.device, env: TorchrunEnv) -> Iterator[Processes
     if env.world_size == 1:
         yield Processes()
         return
-    from torch import distributed
-
     options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
     with collective():
         distributed.init_process_group("nccl" if options else "gloo", **options)

@@ -1,4 +1,4 @@
-"""Discriminators: N x inputs x H x W images in [-1, 1] to N x 1 x h x w logits, high for real images."""
+"""Discriminators: N x inputs x H x W images in [-1, 1] to N x 1 x h x w logits, high for real."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def _conv(inputs: int, outputs: int, norm: Norm, stride: int = 2) -> list[nn.Mod
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN: a logit per patch, from ``layers`` 4x4 convolutions of stride 2 and two of stride 1.
+    """PatchGAN: a logit per patch; ``layers`` 4x4 convolutions of stride 2, two of stride 1.
 
-    Widths are w, 2w, 4w, then 8w; the receptive field is 16, 34, 70, 142, 286 pixels for 1 to 5 layers. The
-    first layer has no norm. Isola et al. (2017), 6.1.2; layers in the order of
+    Widths are w, 2w, 4w, then 8w; the receptive field is 16, 34, 70, 142, 286 pixels for 1 to 5
+    layers. The first layer has no norm. Isola et al. (2017), 6.1.2; layers in the order of
     https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """
 
@@ -56,7 +56,7 @@ class PixelDiscriminator(nn.Module):
 
 
 class GlobalDiscriminator(nn.Module):
-    """One logit per image, N x 1 x 1 x 1, for tasks where the composition matters and not the texture.
+    """One logit per image, N x 1 x 1 x 1, where the composition matters more than the texture.
 
     Four 4x4 convolutions of stride 2 as in DCGAN (Radford, Metz, Chintala 2016), the mean over all
     positions, which accepts every size, and a last 1x1 convolution.

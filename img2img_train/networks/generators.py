@@ -24,16 +24,17 @@ def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
 
 def needs_bias(norm: Norm) -> bool:
     """Return True if a convolution before this norm has a bias."""
-    # Batch norm adds a bias of its own; instance norm has no affine parameters here, as in CycleGAN.
+    # Batch norm adds a bias of its own; instance norm has no affine parameters here, as in
+    # CycleGAN.
     return norm != "batch"
 
 
 class PaddedGenerator(nn.Module):
     """Base class of generators: pads images of any size for ``translate``, and crops the output.
 
-    Images are padded by mirroring at the right and the bottom. A ``residual`` generator adds its input to the
-    output of its layers, so it starts near the identity: Zhang et al. (2017), DnCNN, 3.2; Kupyn et al.
-    (2018), DeblurGAN, 3.2.
+    Images are padded by mirroring at the right and the bottom. A ``residual`` generator adds its
+    input to the output of its layers, so it starts near the identity: Zhang et al. (2017), DnCNN,
+    3.2; Kupyn et al. (2018), DeblurGAN, 3.2.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -41,7 +42,8 @@ class PaddedGenerator(nn.Module):
         # Plain numbers: torch.compile cannot trace the properties of a pydantic model.
         self.multiple, self.smallest, self.residual = spec.multiple, spec.smallest, spec.residual
 
-    # Padding happens in this one place, so that training, validation, tiles and ONNX cannot differ in it.
+    # Padding happens in this one place, so that training, validation, tiles and ONNX cannot differ
+    # in it.
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, as high and wide as the input."""
         height, width = x.shape[2:]
@@ -59,12 +61,12 @@ class PaddedGenerator(nn.Module):
         return x + self.translate(x) if self.residual else self.translate(x)
 
     def translate(self, x: Tensor) -> Tensor:
-        """Return the output of the layers, for sides that are a multiple of ``multiple``, at least ``smallest``."""
+        """Return the output of the layers, for sides that fit ``multiple`` and ``smallest``."""
         raise NotImplementedError
 
 
 def mirror_pad(x: Tensor, axis: int, length: int) -> Tensor:
-    """Return images mirrored at the end of an axis, edge pixel not repeated, up to ``length`` pixels.
+    """Return images mirrored at the end of an axis, without the edge pixel, up to ``length``.
 
     Unlike ``reflect`` of torch, the padding may be longer than the image.
     """
@@ -97,8 +99,8 @@ def _encoder(spec: NetworkSpec) -> list[nn.Module]:
 class Autoencoder(PaddedGenerator):
     """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), and as many transposed ones back.
 
-    The output lies in (-1, 1); H and W are multiples of 16. The first and the last layer have no norm. After
-    DCGAN (Radford, Metz, Chintala 2016).
+    The output lies in (-1, 1); H and W are multiples of 16. The first and the last layer have no
+    norm. After DCGAN (Radford, Metz, Chintala 2016).
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -126,8 +128,8 @@ class UNet(PaddedGenerator):
         widths = [(8 * w, 4 * w), (8 * w, 2 * w), (4 * w, w), (2 * w, last)]
         self.down = nn.ModuleList(_encoder(spec))
         self.up = nn.ModuleList([_up(inputs, outputs, norm) for inputs, outputs in widths])
-        # A 3x3 convolution that sees the input, without tanh, can copy the input unchanged: regions that
-        # need no restoration, such as a clear sky, stay as they are.
+        # A 3x3 convolution that sees the input, without tanh, can copy the input unchanged: regions
+        # that need no restoration, such as a clear sky, stay as they are.
         self.out = nn.Conv2d(last + spec.inputs, spec.outputs, 3, padding=1)
 
     def translate(self, x: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ class UNet(PaddedGenerator):
 
 # ------------------------------------------------------------------------------------- pix2pix
 class UNetLevel(nn.Module):
-    """One level of ``Pix2PixUNet`` with all levels inside it; a skip concatenates its input to its output."""
+    """One level of ``Pix2PixUNet`` with the levels inside it; ``skip`` concatenates its input."""
 
     def __init__(self, layers: list[nn.Module], skip: bool) -> None:
         super().__init__()
@@ -157,12 +159,12 @@ class UNetLevel(nn.Module):
 
 
 class Pix2PixUNet(PaddedGenerator):
-    """The U-Net of pix2pix: 4x4 convolutions of stride 2 down to a bottleneck (w, 2w, 4w, then 8w) and back.
+    """The U-Net of pix2pix: 4x4 convolutions of stride 2 (w, 2w, 4w, then 8w) and back.
 
-    The output lies in (-1, 1); H and W are multiples of 2^levels. The three innermost levels of the decoder
-    have dropout. Without ``skips`` it is the encoder-decoder of the same paper. Isola, Zhu, Zhou, Efros,
-    "Image-to-Image Translation with Conditional Adversarial Networks" (2017), 6.1.1; layers in the order of
-    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
+    The output lies in (-1, 1); H and W are multiples of 2^levels. The three innermost levels of the
+    decoder have dropout. Without ``skips`` it is the encoder-decoder of the same paper. Isola, Zhu,
+    Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks" (2017), 6.1.1;
+    layers in the order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """
 
     def __init__(self, spec: NetworkSpec, levels: int, skips: bool) -> None:
@@ -192,8 +194,8 @@ def _level(
 ) -> UNetLevel:
     bias = needs_bias(spec.norm)
     down = [nn.LeakyReLU(LEAKY_SLOPE), nn.Conv2d(width, inner_width, 4, 2, 1, bias=bias)]
-    # The innermost layer has no norm unless asked for: with one image a step batch norm would make it zero
-    # (erratum to the paper).
+    # The innermost layer has no norm unless asked for: with one image a step batch norm would make
+    # it zero (erratum to the paper).
     if inner is not None or spec.bottleneck_norm:
         down += norm_layers(spec.norm, inner_width)
     inputs = inner_width * (2 if skips and inner is not None else 1)
@@ -226,11 +228,11 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetGenerator(PaddedGenerator):
-    """The generator of CycleGAN: two convolutions of stride 2, residual blocks, two transposed ones.
+    """The generator of CycleGAN: two strided convolutions, residual blocks, two transposed.
 
-    The first and the last convolution are 7x7. The output lies in (-1, 1); H and W are multiples of 4. Zhu,
-    Park, Isola, Efros (2017), 7.1, after Johnson, Alahi, Fei-Fei (2016); layers in the order of
-    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
+    The first and the last convolution are 7x7. The output lies in (-1, 1); H and W are multiples of
+    4. Zhu, Park, Isola, Efros (2017), 7.1, after Johnson, Alahi, Fei-Fei (2016); layers in the
+    order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """
 
     def __init__(self, spec: NetworkSpec, blocks: int) -> None:

@@ -1,4 +1,4 @@
-"""Layers that behave at test as in training where a model was published so, and deterministic padding.
+"""Layers: batch norm and dropout that can stay as in training, deterministic padding.
 
 Pix2pix keeps dropout and batch statistics at test (Isola et al. 2017, 3.4).
 """
@@ -19,8 +19,9 @@ from img2img_train.distributed.processes import collective
 TestNorm: TypeAlias = Literal["running", "batch"]
 
 
-# Written by hand because the all-reduce of torch.distributed.nn cannot be differentiated twice, which the
-# gradient penalty of WGAN-GP needs: the gradient of a sum over processes is the sum of their gradients.
+# Written by hand because the all-reduce of torch.distributed.nn cannot be differentiated twice,
+# which the gradient penalty of WGAN-GP needs: the gradient of a sum over processes is the sum of
+# their gradients.
 class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that can use each image's own statistics at test, and those of all processes in training.
+    """Batch norm with optional per-image statistics at test and synchronization in training.
 
     ``per_image`` chooses the statistics at test; ``world_size`` processes share them in training.
     """
@@ -50,13 +51,15 @@ class BatchNorm(nn.BatchNorm2d):
         # A single value per channel has no statistics of its own: the running ones are used.
         if self.training or not self.per_image or x.shape[2] * x.shape[3] == 1:
             return super().forward(x)
-        # Statistics of one image, as with the published batch of one: no result depends on its batch.
+        # Statistics of one image, as with the published batch of one: no result depends on its
+        # batch.
         return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
     # SyncBatchNorm of torch runs on CUDA only, and cannot be differentiated twice.
     def forward_synced(self, x: Tensor) -> Tensor:
         """Normalize by the statistics over the images of all processes."""
-        # Float32 whatever the step's precision: sums of bfloat16 over a whole batch lose most of their digits.
+        # Float32 whatever the step's precision: sums of bfloat16 over a whole batch lose most of
+        # their digits.
         with torch.autocast(x.device.type, enabled=False):
             values = x.float()
             mean = self._mean(values)
@@ -134,7 +137,7 @@ def set_test_norm(network: nn.Module, norm: TestNorm) -> None:
 
 
 def uses_image_statistics(network: nn.Module) -> bool:
-    """Return True if the network normalizes by statistics of its input, so that tiles change the result."""
+    """Return True if the network normalizes by statistics of its input; tiles differ then."""
     return any(
         isinstance(m, nn.InstanceNorm2d) or (isinstance(m, BatchNorm) and m.per_image)
         for m in network.modules()
@@ -157,7 +160,7 @@ def dropout_seeds(images: Tensor, draw: int = 0) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def dropout_at_test(networks: Iterable[nn.Module], seeds: Sequence[int]) -> Iterator[None]:
-    """Keep dropout on in eval mode, with these seeds, while the block runs; without seeds it stays off."""
+    """Keep dropout on in eval mode, with these seeds; without seeds it stays off."""
     layers = [m for network in networks for m in network.modules() if isinstance(m, Dropout)]
     for layer in layers:
         layer.seeds = tuple(seeds)

@@ -12,15 +12,17 @@ from img2img_train.networks import discriminators, generators
 from img2img_train.networks.specs import NETWORKS, NetworkSpec
 
 INIT_STD: Final = 0.02
-# 4 GiB in float32. A hostile checkpoint can ask for any width, so the limit is checked before allocation.
+# 4 GiB in float32. A hostile checkpoint can ask for any width, so the limit is checked before
+# allocation.
 MAX_PARAMETERS: Final = 1 << 30
 
 
 def build(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
-    """Return the network of a spec on the CPU; its weights are drawn from ``seed``, or uninitialized.
+    """Return the network of a spec on the CPU, initialized by ``seed``, or uninitialized.
 
-    Weights of convolutions are drawn from N(0, 0.02), of norms from N(1, 0.02), biases are 0 (Radford, Metz,
-    Chintala 2016; Isola et al. 2017, 6.2). Raises UsageError for more than 2^30 parameters.
+    Weights of convolutions are drawn from N(0, 0.02), of norms from N(1, 0.02), biases are 0
+    (Radford, Metz, Chintala 2016; Isola et al. 2017, 6.2). Raises UsageError for more than 2^30
+    parameters.
     """
     network = build_on_meta(spec)
     network.to_empty(device="cpu")
@@ -28,14 +30,14 @@ def build(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
     if seed is not None:
-        # A generator of its own: the weights depend on the seed alone, and building a network leaves the
-        # global random state of a resumed run untouched.
+        # A generator of its own: the weights depend on the seed alone, and building a network
+        # leaves the global random state of a resumed run untouched.
         _init_weights(network, torch.Generator().manual_seed(seed))
     return network
 
 
 def build_on_meta(spec: NetworkSpec) -> nn.Module:
-    """Return the network of a spec on the meta device: shapes without memory; raises as ``build``."""
+    """Return the network of a spec on the meta device, without memory; raises as ``build``."""
     row = NETWORKS[spec.name]
     module = generators if hasattr(generators, row.cls) else discriminators
     with torch.device("meta"):
@@ -53,7 +55,8 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def _init_weights(network: nn.Module, generator: torch.Generator) -> None:
-    # The order of named_parameters is part of what a seed means: reordering layers changes every weight.
+    # The order of named_parameters is part of what a seed means: reordering layers changes every
+    # weight.
     for name, parameter in network.named_parameters():
         values = parameter.detach()
         if name.endswith("bias"):

@@ -1,7 +1,7 @@
 """Network specs: names, settings and size limits of every architecture.
 
-Nothing here imports torch, so that settings and ``--help`` load fast. To add a network, write a class that
-takes a ``NetworkSpec``, add a row to ``NETWORKS``, and its name to ``GeneratorName`` or
+Nothing here imports torch, so that settings and ``--help`` load fast. To add a network, write a
+class that takes a ``NetworkSpec``, add a row to ``NETWORKS``, and its name to ``GeneratorName`` or
 ``DiscriminatorName``.
 """
 
@@ -25,18 +25,19 @@ DiscriminatorName: TypeAlias = Literal[
 Norm: TypeAlias = Literal["batch", "instance", "none"]
 GanMode: TypeAlias = Literal["vanilla", "lsgan", "wgan", "wgan-gp"]
 
-# Padding to a network's multiple may enlarge an image to at most this many times its pixels: a network that
-# trains mostly on mirrored borders learns little about images.
+# Padding to a network's multiple may enlarge an image to at most this many times its pixels: a
+# network that trains mostly on mirrored borders learns little about images.
 MAX_PADDING: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A row of ``NETWORKS``: the class to build, its size limits, and its published norm and dropout.
+    """A row of ``NETWORKS``: the class, its size limits, its published norm and dropout.
 
-    Generators pad their input to a multiple of ``multiple`` and at least ``smallest`` pixels a side; images
-    for a discriminator must have at least ``smallest``. The smallest normalized feature map has ``stride``
-    times fewer pixels a side than the image. ``dropout`` is None where the network has no dropout layers.
+    Generators pad their input to a multiple of ``multiple`` and at least ``smallest`` pixels a
+    side; images for a discriminator must have at least ``smallest``. The smallest normalized
+    feature map has ``stride`` times fewer pixels a side than the image. ``dropout`` is None where
+    the network has no dropout layers.
     """
 
     # A name instead of the class: importing the class would import torch.
@@ -87,9 +88,9 @@ NETWORKS: Final[dict[GeneratorName | DiscriminatorName, Architecture]] = {
 class NetworkSpec(BaseModel):
     """Everything needed to rebuild a network; checkpoints store it.
 
-    ``inputs`` and ``outputs`` are channels, ``width`` the channels of the first layer, ``dropout`` the
-    probability in the network's dropout layers. ``bottleneck_norm`` also normalizes the innermost layer of a
-    pix2pix U-Net; a ``residual`` generator adds its input to its output.
+    ``inputs`` and ``outputs`` are channels, ``width`` the channels of the first layer, ``dropout``
+    the probability in the network's dropout layers. ``bottleneck_norm`` also normalizes the
+    innermost layer of a pix2pix U-Net; a ``residual`` generator adds its input to its output.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,7 +120,7 @@ class NetworkSpec(BaseModel):
         return max(self.smallest, -(-side // self.multiple) * self.multiple)
 
     def check_size(self, height: int, width: int, images: int = 2) -> None:
-        """Raise UsageError if the network cannot train on ``images`` images of this size at a time."""
+        """Raise UsageError if the network cannot train on ``images`` images of this size."""
         row = NETWORKS[self.name]
         if self.name in get_args(DiscriminatorName) and min(height, width) < row.smallest:
             why = f"needs sides of at least {row.smallest} pixels, the images are {width}x{height}"
@@ -129,13 +130,14 @@ class NetworkSpec(BaseModel):
         if rows * columns > MAX_PADDING * height * width:
             size = f"{columns}x{rows}" if columns != rows else str(columns)
             why = (
-                f"needs sides that are a multiple of {row.multiple}: images of {width}x{height} would "
-                f"be padded by mirroring up to {size}"
+                f"needs sides that are a multiple of {row.multiple}: images of {width}x{height} "
+                f"would be padded by mirroring up to {size}"
             )
             hint = f"build the corpus with --size {size}, or choose another --net"
             raise UsageError("network", self.name, why, hint)
-        # One value minus its own mean is zero whatever the network computes, so nothing could be learned.
-        # The innermost map of a pix2pix U-Net is half as large as ``stride`` says, if it is normalized.
+        # One value minus its own mean is zero whatever the network computes, so nothing could be
+        # learned. The innermost map of a pix2pix U-Net is half as large as ``stride`` says, if it
+        # is normalized.
         stride = row.stride * (2 if self.bottleneck_norm else 1)
         values = (rows // stride) * (columns // stride) * (images if self.norm == "batch" else 1)
         if values < 2 and self.norm != "none":

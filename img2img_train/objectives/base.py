@@ -1,14 +1,15 @@
 """The base class of objectives, and the settings that all of them share.
 
 To add an objective, write a subclass of ``Objective`` with its settings as fields, and add a row to
-``OBJECTIVES`` in ``registry``; the command line, recipes, checkpoints and tests read it from there. Torch is
-imported inside functions, so that settings and ``--help`` load fast.
+``OBJECTIVES`` in ``registry``; the command line, recipes, checkpoints and tests read it from there.
+Torch is imported inside functions, so that settings and ``--help`` load fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, TypedDict
 
 from pydantic import BaseModel, ConfigDict
@@ -24,14 +25,20 @@ Losses: TypeAlias = "dict[str, Tensor]"
 Nets: TypeAlias = "Mapping[str, nn.Module]"
 
 
-# An objective with other defaults repeats the annotation only: type, range and help are written once.
-GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Generator", "generator")]
+generator_setting = partial(setting, "Generator")
+discriminator_setting = partial(setting, "Discriminator")
+loss_setting = partial(setting, "Objective")
+
+
+# An objective with other defaults repeats the annotation only: type, range and help are written
+# once.
+GeneratorField: TypeAlias = Annotated[GeneratorName, generator_setting("generator")]
 NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images of a step on the device, float32 N x C x H x W in [-1, 1]; unpaired halves are independent."""
+    """Images of a step on the device, float32 N x C x H x W in [-1, 1]."""
 
     input: Tensor
     target: Tensor
@@ -59,12 +66,15 @@ class PublishedDefaults(TypedDict, total=False):
 
 
 class Objective(BaseModel):
-    """Base class of objectives. A step calls ``forward``, then for each phase ``losses`` and ``after_update``.
+    """Base class of objectives.
 
-    Every objective has a network ``generator``, input to target, and an image ``output`` made by it.
-    ``reverse_generator`` is the name of the network from target to input, if there is one. ``paired``
-    objectives train on images with their targets, the others on two sides that are drawn independently.
-    ``sample_columns`` are the columns of a sample grid: ``input``, ``target`` and images of ``forward``.
+    A step calls ``forward`` once, then ``losses`` and ``after_update`` for each phase.
+
+    Every objective has a network ``generator``, input to target, and an image ``output`` made by
+    it. ``reverse_generator`` is the name of the network from target to input, if there is one.
+    ``paired`` objectives train on images with their targets, the others on two sides that are drawn
+    independently. ``sample_columns`` are the columns of a sample grid: ``input``, ``target`` and
+    images of ``forward``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,42 +85,38 @@ class Objective(BaseModel):
     sample_columns: ClassVar[tuple[str, ...]] = ("input", "output", "target")
 
     net: GeneratorField = "autoencoder"
-    width: int = setting(
-        "Generator",
+    width: int = generator_setting(
         "channels of the generator's first layer; deeper layers have multiples of it",
         64,
         ge=1,
         le=1024,
     )
-    norm: NormName = setting(
-        "Generator", "normalization; of the generator; auto: as published", "auto"
+    norm: NormName = generator_setting(
+        "normalization; of the generator; auto: as published", "auto"
     )
-    bottleneck_norm: bool = setting(
-        "Generator", "normalize the innermost layer of a unet-N too", False, advanced=True
+    bottleneck_norm: bool = generator_setting(
+        "normalize the innermost layer of a unet-N too", False, advanced=True
     )
-    dropout: float | None = setting(
-        "Generator",
-        "dropout rate; of the generator, for unet-N, encoder-decoder-N and resnet-N; default: as "
-        "published, 0.5, or 0 in a resnet-N",
+    dropout: float | None = generator_setting(
+        "dropout rate; of a unet-N or encoder-decoder-N (default: 0.5) or resnet-N (0)",
         None,
         ge=0,
         lt=1,
     )
-    residual: bool = setting(
-        "Generator",
-        "predict the difference from the input; an untrained generator then returns its input",
-        False,
+    residual: bool = generator_setting(
+        "predict the difference from the input; an untrained generator returns its input", False
     )
 
     def generators(self) -> tuple[str, ...]:
-        """Return the names of the networks that ``forward`` runs; a run may average their weights."""
+        """Return the names of the networks that ``forward`` runs; they may be averaged."""
         return ("generator", self.reverse_generator) if self.reverse_generator else ("generator",)
 
     def published_defaults(self) -> PublishedDefaults:
         """Return the published settings of a run, used where none are given."""
         return {}
 
-    # The order of the networks is part of what a seed means: each draws its weights from its position.
+    # The order of the networks is part of what a seed means: each draws its weights from its
+    # position.
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return the specs of all networks for inputs and targets with these channels."""
         return {"generator": self.generator_spec(channels)}
@@ -133,7 +139,7 @@ class Objective(BaseModel):
         return ()
 
     def forward(self, nets: Nets, batch: Batch) -> Images:
-        """Return the images generated from a batch, by name, N x C x H x W; all phases share them."""
+        """Return the images generated from a batch, N x C x H x W; all phases share them."""
         return {"output": nets["generator"](batch.input)}
 
     def losses(

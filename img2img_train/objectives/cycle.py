@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, TypeAlias
 
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import setting
 from img2img_train.networks.specs import NetworkSpec
 from img2img_train.objectives.base import (
     Batch,
@@ -15,27 +14,26 @@ from img2img_train.objectives.base import (
     Nets,
     Phase,
     PublishedDefaults,
+    discriminator_setting,
+    loss_setting,
 )
 from img2img_train.objectives.gan import DiscriminatorWeight, GanModeField, GanObjective, NCritic
 
 CycleWeight: TypeAlias = Annotated[
     float,
-    setting(
-        "Objective",
-        "weight of the cycle-consistency loss; L1 between an image and its cycle",
-        ge=0,
-        le=1e6,
+    loss_setting(
+        "weight of the cycle-consistency loss; L1 of an image and its cycle", ge=0, le=1e6
     ),
 ]
 
 
 class CycleObjective(GanObjective):
-    """Base class: a generator from input to target, an reverse one, and a discriminator for each side.
+    """Base class: a generator, a reverse generator, and a discriminator for each side.
 
     A corpus with pairs works too; its pairs are not used. Loss terms have the names of
-    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix with A for the input side and B for the target
-    side: G_A is ``generator``, D_A, which sees images of B, is ``discriminator_target``; G_B is
-    ``reverse_generator``, D_B is ``discriminator_input``.
+    https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix with A for the input side and B for the
+    target side: G_A is ``generator``, D_A, which sees images of B, is ``discriminator_target``; G_B
+    is ``reverse_generator``, D_B is ``discriminator_input``.
     """
 
     paired: ClassVar[bool] = False
@@ -57,7 +55,9 @@ class CycleObjective(GanObjective):
         }
 
     def forward(self, nets: Nets, batch: Batch) -> Images:
-        """Return both cycles: input, ``output``, ``reconstructed_input``; and target, ``reverse_output``,
+        """Return the images of both cycles.
+
+        From the input: ``output``, ``reconstructed_input``; from the target: ``reverse_output``,
         ``reconstructed_target``.
         """
         generator, reverse = nets["generator"], nets["reverse_generator"]
@@ -103,7 +103,7 @@ class CycleObjective(GanObjective):
 
 
 class CycleGan(CycleObjective):
-    """Zhu, Park, Isola, Efros (2017): eq. 3 with least squares (4), lambda 10, identity loss of 5.2.
+    """Zhu, Park, Isola, Efros (2017), eq. 3: least squares, lambda 10, identity loss of 5.2.
 
     Identity 0.5, a pool of 50, generators first and the halved discriminator loss are those of
     https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
@@ -111,20 +111,15 @@ class CycleGan(CycleObjective):
 
     net: GeneratorField = "resnet-9"
     gan_mode: GanModeField = "lsgan"
-    identity_weight: float = setting(
-        "Objective",
-        "weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); needs equal "
-        "channels in both domains",
+    identity_weight: float = loss_setting(
+        "weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); needs "
+        "equal channels",
         0.5,
         ge=0,
         le=1e3,
     )
-    pool_size: int = setting(
-        "Discriminator",
-        "images in the history shown to the discriminators; 0: no history",
-        50,
-        ge=0,
-        le=10_000,
+    pool_size: int = discriminator_setting(
+        "images in the history shown to the discriminators; 0: no history", 50, ge=0, le=10_000
     )
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
@@ -145,7 +140,7 @@ class CycleGan(CycleObjective):
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
     ) -> Losses:
-        """Return the discriminators' terms on images of the pools, or the generators' on new ones."""
+        """Return the discriminators' terms on images of the pools, or the generators' terms."""
         from img2img_train.objectives.losses import l1_loss
 
         if phase == "discriminator":
@@ -160,10 +155,11 @@ class CycleGan(CycleObjective):
 
 
 class DualGan(CycleObjective):
-    """Yi, Zhang, Tan, Gong (2017), eq. 1 to 3: Wasserstein critics and an L1 cycle loss, lambda 500.
+    """Yi, Zhang, Tan, Gong (2017), eq. 1 to 3: Wasserstein critics, L1 cycle loss, lambda 500.
 
-    The default is a gradient penalty in place of the paper's clipped weights (``--gan-mode wgan``: clip 0.01,
-    RMSProp, 5e-5). Two updates of the critics per update of the generators (3.4: 2 to 4), not halved.
+    The default is a gradient penalty in place of the paper's clipped weights (``--gan-mode wgan``:
+    clip 0.01, RMSProp, 5e-5). Two updates of the critics per update of the generators (3.4: 2 to
+    4), not halved.
     """
 
     gan_mode: GanModeField = "wgan-gp"

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypeAlias
 
 from pydantic import model_validator
 
-from img2img_data.core.settings_model import setting
 from img2img_train.networks.specs import DiscriminatorName, GanMode, NetworkSpec, make_spec
 from img2img_train.objectives.base import (
     Batch,
@@ -18,6 +17,8 @@ from img2img_train.objectives.base import (
     Objective,
     Phase,
     PublishedDefaults,
+    discriminator_setting,
+    loss_setting,
 )
 
 if TYPE_CHECKING:
@@ -25,50 +26,44 @@ if TYPE_CHECKING:
 
 GanModeField: TypeAlias = Annotated[
     GanMode,
-    setting(
-        "Objective",
-        "adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, trained with RMSProp), "
-        "wgan-gp (gradient penalty)",
+    loss_setting(
+        "adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, RMSProp), wgan-gp "
+        "(gradient penalty)"
     ),
 ]
 DiscriminatorWeight: TypeAlias = Annotated[
     float,
-    setting(
-        "Discriminator", "multiplier of the discriminator loss; 0.5 as in pix2pix", gt=0, le=1000
-    ),
+    discriminator_setting("multiplier of the discriminator loss; 0.5 as in pix2pix", gt=0, le=1000),
 ]
 NCritic: TypeAlias = Annotated[
-    int, setting("Discriminator", "discriminator updates per generator update", ge=1, le=100)
+    int, discriminator_setting("discriminator updates per generator update", ge=1, le=100)
 ]
 
 
 class GanObjective(Objective):
     """Base class of objectives with discriminators; subclasses say which images those see."""
 
-    # No score tells when a GAN is at its best, and PSNR least of all, because it prefers blurred images: the
-    # newest checkpoint is handed over.
+    # No score tells when a GAN is at its best, and PSNR least of all, because it prefers blurred
+    # images: the newest checkpoint is handed over.
     best_by_psnr: ClassVar[bool] = False
 
     net: GeneratorField = "unet-256"
     gan_mode: GanModeField = "vanilla"
-    discriminator: DiscriminatorName = setting(
-        "Discriminator",
-        "discriminator; patch-N has a receptive field of N x N pixels, global sees the whole image",
-        "patch-70",
+    discriminator: DiscriminatorName = discriminator_setting(
+        "discriminator; patch-N sees N x N pixels per logit, global the image", "patch-70"
     )
-    d_width: int = setting(
-        "Discriminator", "channels of the discriminator's first layer", 64, ge=1, le=1024
+    d_width: int = discriminator_setting(
+        "channels of the discriminator's first layer", 64, ge=1, le=1024
     )
-    d_norm: NormName = setting(
-        "Discriminator",
-        "normalization; of the discriminator; auto: that of the generator, but instance in place of "
-        "batch with wgan-gp",
+    d_norm: NormName = discriminator_setting(
+        "normalization; of the discriminator; auto: the generator's, but with wgan-gp instance for "
+        "batch",
         "auto",
     )
     d_weight: DiscriminatorWeight = 0.5
     n_critic: NCritic = 1
-    clip_value: float = setting(
-        "Discriminator", "weight clipping bound, with --gan-mode wgan", 0.01, gt=0, le=1
+    clip_value: float = discriminator_setting(
+        "weight clipping bound, with --gan-mode wgan", 0.01, gt=0, le=1
     )
 
     @model_validator(mode="after")
@@ -81,7 +76,7 @@ class GanObjective(Objective):
         return self
 
     def published_defaults(self) -> PublishedDefaults:
-        """Return those of Isola et al. (2017), 6.2, and with wgan of Arjovsky et al. (2017), algorithm 1."""
+        """Return those of Isola et al. (2017), 6.2; the rate of wgan is Arjovsky et al. (2017)."""
         defaults: PublishedDefaults = {"batch": 1, "epochs": 200, "epochs_decay": 100}
         return {**defaults, "lr": 5e-5} if self.gan_mode == "wgan" else defaults
 
@@ -90,12 +85,13 @@ class GanObjective(Objective):
         norm = self.d_norm
         if norm == "auto":
             norm = self.generator_spec((3, 3)).norm
-            # The gradient penalty is defined per image; batch norm would make it depend on the others.
+            # The gradient penalty is defined per image; batch norm would make it depend on the
+            # others.
             norm = "instance" if norm == "batch" and self.gan_mode == "wgan-gp" else norm
         return make_spec(self.discriminator, (channels, 1), self.d_width, norm)
 
     def needs_double_backward(self) -> tuple[str, ...]:
-        """Return the discriminators with ``wgan-gp``, whose penalty differentiates their gradients."""
+        """Return the discriminators with ``wgan-gp``: its penalty differentiates gradients."""
         modules = (p.modules for p in self.phases() if p.name == "discriminator")
         return next(modules) if self.gan_mode == "wgan-gp" else ()
 
@@ -120,7 +116,7 @@ class Gan(GanObjective):
     conditional: ClassVar[bool] = False
 
     def published_defaults(self) -> PublishedDefaults:
-        """Return the published settings: dropout and batch statistics stay on at test, as in 3.4."""
+        """Return the published settings; dropout and batch statistics stay on at test (3.4)."""
         return {**super().published_defaults(), "test_dropout": True, "test_norm": "batch"}
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
@@ -139,7 +135,7 @@ class Gan(GanObjective):
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
     ) -> Losses:
-        """Return ``d_real``, ``d_fake`` (and ``d_gp``) of the discriminator, ``g_gan`` of the generator."""
+        """Return ``d_real``, ``d_fake``, ``d_gp`` of the discriminator, or ``g_gan``."""
         from img2img_train.objectives.losses import discriminator_loss, generator_loss
 
         discriminator = nets["discriminator"]
@@ -157,7 +153,7 @@ class Gan(GanObjective):
 
 
 class CGan(Gan):
-    """The adversarial loss alone; the discriminator sees input and image. Isola et al. (2017), eq. 1."""
+    """The conditional adversarial loss alone. Isola et al. (2017), eq. 1."""
 
     conditional: ClassVar[bool] = True
 
@@ -165,7 +161,7 @@ class CGan(Gan):
 class L1Gan(Gan):
     """L1 and the unconditional adversarial loss. "L1+GAN" in Isola et al. (2017), 4.1."""
 
-    l1_weight: float = setting("Objective", "weight of the L1 loss", 100.0, ge=0, le=1e6)
+    l1_weight: float = loss_setting("weight of the L1 loss", 100.0, ge=0, le=1e6)
 
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images

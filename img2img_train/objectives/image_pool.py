@@ -18,11 +18,13 @@ POOL_STREAM: Final = 2
 
 @dataclass(slots=True)
 class ImagePool:
-    """The image buffer of CycleGAN (Zhu et al. 2017, section 4; size 50), after Shrivastava et al. (2017), 2.3.
+    """The image buffer of CycleGAN (Zhu et al. 2017, section 4; size 50).
 
-    Until the pool is full, a new image is stored and returned. After that it is returned, or, half of the
-    time, replaces a random stored image that is returned instead. ``number`` distinguishes the pools of a
-    run. ``images`` is float32 N x C x H x W; a checkpoint holds it.
+    After Shrivastava et al. (2017), 2.3.
+
+    Until the pool is full, a new image is stored and returned. After that it is returned, or, half
+    of the time, replaces a random stored image that is returned instead. ``number`` distinguishes
+    the pools of a run. ``images`` is float32 N x C x H x W; a checkpoint holds it.
     """
 
     size: int
@@ -31,7 +33,7 @@ class ImagePool:
     images: Tensor | None = None
 
     def rng(self, step: int) -> np.random.Generator:
-        """Return the generator of a step, a function of seed, pool and step, so none is checkpointed."""
+        """Return the random generator of a step; it depends on seed, pool and step only."""
         return np.random.default_rng([self.seed, step, POOL_STREAM, self.number])
 
     @torch.no_grad()
@@ -43,13 +45,13 @@ class ImagePool:
         images = images.detach().float()
         if not self.size:
             return images
-        # Contiguous, as the images of a checkpoint are: sums over another memory layout differ in the last
-        # digits, and a resumed run would not be bit-exact.
+        # Contiguous, as the images of a checkpoint are: sums over another memory layout differ in
+        # the last digits, and a resumed run would not be bit-exact.
         images = images.contiguous()
         return torch.stack([self._query_one(image, rng) for image in images])
 
     def fill(self, images: Tensor | None, size: tuple[int, int], path: Path) -> None:
-        """Take the images of a checkpoint; CheckpointError if they do not fit the pool or (height, width)."""
+        """Take the images of a checkpoint; CheckpointError unless they fit pool and ``size``."""
         if images is not None and (
             images.ndim != 4 or images.shape[2:] != size or not 0 < len(images) <= self.size
         ):

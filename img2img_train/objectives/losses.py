@@ -1,9 +1,9 @@
 """Loss functions: pixel losses and the adversarial losses of ``GanMode``.
 
-``vanilla`` is cross-entropy, non-saturating for the generator (Goodfellow et al. 2014, section 3); ``lsgan``
-squared differences from 1 and 0 (Mao et al. 2017, eq. 9); ``wgan`` the difference of means, with clipped
-weights (Arjovsky, Chintala, Bottou 2017, algorithm 1); ``wgan-gp`` the same with a gradient penalty
-(Gulrajani et al. 2017, eq. 3).
+``vanilla`` is cross-entropy, non-saturating for the generator (Goodfellow et al. 2014, section 3);
+``lsgan`` squared differences from 1 and 0 (Mao et al. 2017, eq. 9); ``wgan`` the difference of
+means, with clipped weights (Arjovsky, Chintala, Bottou 2017, algorithm 1); ``wgan-gp`` the same
+with a gradient penalty (Gulrajani et al. 2017, eq. 3).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PENALTY_WEIGHT: Final = 10.0
 
 
 def generator_loss(mode: GanMode, logits: Tensor) -> Tensor:
-    """Return the generator's loss for the logits of its images, float32: small where they say "real"."""
+    """Return the generator's loss, float32: small where the logits say "real"."""
     return _gan_loss(mode, logits, real=True)
 
 
 def discriminator_loss(
     mode: GanMode, discriminator: nn.Module, real: Tensor, fake: Tensor, weight: float
 ) -> dict[str, Tensor]:
-    """Return the terms of a discriminator's loss, times ``weight``: ``real``, ``fake``, ``gp`` (wgan-gp).
+    """Return the terms of a discriminator's loss, times ``weight``: ``real``, ``fake``, ``gp``.
 
     ``real`` and ``fake`` are N x C x H x W.
     """
@@ -44,8 +44,8 @@ def discriminator_loss(
     return terms
 
 
-# Networks may run in bfloat16, losses never do: its 8 bits of precision would round small differences of
-# logits to zero, and means over many patches lose more.
+# Networks may run in bfloat16, losses never do: its 8 bits of precision would round small
+# differences of logits to zero, and means over many patches lose more.
 def _gan_loss(mode: GanMode, logits: Tensor, real: bool) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
@@ -59,14 +59,15 @@ def _gan_loss(mode: GanMode, logits: Tensor, real: bool) -> Tensor:
 def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     """Return (slope - 1) squared at a random point between real and fake images, scalar, float32.
 
-    Gulrajani et al. 2017, eq. 3. For a conditional discriminator the slope is taken with respect to input and
-    image. Draws from the global generator of the device.
+    Gulrajani et al. 2017, eq. 3. For a conditional discriminator the slope is taken with respect to
+    input and image. Draws from the global generator of the device.
     """
     with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
         share = torch.rand(len(real), 1, 1, 1, device=real.device)
         between = torch.lerp(fake.float(), real.float(), share).requires_grad_(True)
-        # The critic is the mean of an image's logits, as in the loss. If their sum had slope 1, the mean would
-        # be nearly flat, and hardly any signal would reach a generator with a large cycle weight.
+        # The critic is the mean of an image's logits, as in the loss. If their sum had slope 1, the
+        # mean would be nearly flat, and hardly any signal would reach a generator with a large
+        # cycle weight.
         critic = discriminator(between).flatten(1).mean(dim=1)
         (slope,) = torch.autograd.grad(critic.sum(), between, create_graph=True)
         length: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)

@@ -1,7 +1,7 @@
 """Exponential moving average of network weights (EMA).
 
-The average of the iterates is a better estimate than the last of them (Polyak and Juditsky 1992); for
-generators see Karras et al. (2018), 4.1, with a decay of 0.999 a step.
+The average of the iterates is a better estimate than the last of them (Polyak and Juditsky 1992);
+for generators see Karras et al. (2018), 4.1, with a decay of 0.999 a step.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, nets: Mapping[str, nn.Module], names: Iterable[str], update: int) -> None:
-        """Average in the networks of these names that have an average, after update ``update`` (from 1)."""
-        # The decay grows with the number of updates, as in TensorFlow's ExponentialMovingAverage: with a
-        # constant one, the average of a short run would still be dominated by the initial weights.
+        """Update the averages of the named networks after update number ``update``, from 1."""
+        # The decay grows with the number of updates, as in TensorFlow's ExponentialMovingAverage:
+        # with a constant one, the average of a short run would still be dominated by the initial
+        # weights.
         weight = 1 - min(self.decay, (1 + update) / (10 + update))
         for name in (name for name in names if name in self.nets):
             average, net = self.nets[name], nets[name]

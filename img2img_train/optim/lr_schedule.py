@@ -16,16 +16,16 @@ DECAYS: Final[Mapping[str, Callable[[float], float]]] = {
 }
 
 
-# A pure function of the step instead of torch's stateful schedulers: a resumed run has the same rates and
-# there is no state to checkpoint.
+# A pure function of the step instead of torch's stateful schedulers: a resumed run has the same
+# rates and there is no state to checkpoint.
 @dataclass(frozen=True, slots=True)
 class LrSchedule:
     """The learning rates of a run of ``steps`` steps, counted from 0.
 
-    Over the first ``warmup`` steps the rate rises linearly from ``lr / warmup`` (Goyal et al. 2017, 2.2);
-    over the last ``decay_steps`` it falls to zero: ``linear`` as in Isola et al. (2017) and Zhu et al.
-    (2017), ``cosine`` as in Loshchilov and Hutter (2017), eq. 5, without restarts. Where both overlap they
-    multiply. A decay longer than the run starts below ``lr``.
+    Over the first ``warmup`` steps the rate rises linearly from ``lr / warmup`` (Goyal et al. 2017,
+    2.2); over the last ``decay_steps`` it falls to zero: ``linear`` as in Isola et al. (2017) and
+    Zhu et al. (2017), ``cosine`` as in Loshchilov and Hutter (2017), eq. 5, without restarts. Where
+    both overlap they multiply. A decay longer than the run starts below ``lr``.
     """
 
     lr: float

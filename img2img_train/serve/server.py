@@ -17,7 +17,7 @@ from typing import Any, Final
 from img2img_data.core.errors import load_extra
 from img2img_train.serve.models import Limits, ModelRegistry
 from img2img_train.serve.request_guard import HOST, RequestGuard, block_connections, listen
-from img2img_train.training.signals import SIGNALS, Stopped
+from img2img_train.training.signals import SIGNALS, StoppedBySignal
 
 CLOSING_SECONDS: Final = 1
 """Time that open connections have to end."""
@@ -32,7 +32,7 @@ def serve(
     open_browser: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page for some runs or checkpoints until a signal ends it; then raise ``Stopped``.
+    """Serve the page for some runs or checkpoints until a signal ends it; then raise ``StoppedBySignal``.
 
     ``port`` 0 takes a free one. Raises UsageError if the extra is not installed or the port cannot
     be used, CheckpointError if a path is not a model.
@@ -69,7 +69,7 @@ def serve(
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number, "the server has ended")
+    raise StoppedBySignal(number, "the server has ended")
 
 
 def _set_environment(folder: str) -> None:

@@ -1,3 +1,6 @@
-"""The training loop: setup, steps, validation, logging, early stopping."""
+"""The training loop: setup, steps, validation, logging, early stopping, signals.
+
+Objectives, networks, data and the files of a run folder belong to rooms of their own.
+"""
 
 __all__ = ["fit", "signals"]

@@ -1,7 +1,8 @@
 """Compiled networks for the steps of a run, where a compiler works.
 
-A compiled network is a wrapper with the parameters and buffers of the network inside it. Checkpoints, moving
-averages, validation and samples use the network itself, so a run can be resumed compiled or not.
+A compiled network is a wrapper with the parameters and buffers of the network inside it.
+Checkpoints, moving averages, validation and samples use the network itself, so a run can be resumed
+compiled or not.
 """
 
 from __future__ import annotations
@@ -20,26 +21,29 @@ from img2img_train.networks.layers import BatchNorm
 
 BACKEND: Final = "inductor"
 CACHE: Final = "TORCHINDUCTOR_CACHE_DIR"
-# Networks of one class share torch's limit of recompilations, each with gradients for weights, for images,
-# for both or none, and with micro-batches of two sizes; the default of 8 leaves some of them uncompiled.
+# Networks of one class share torch's limit of recompilations, each with gradients for weights, for
+# images, for both or none, and with micro-batches of two sizes; the default of 8 leaves some of
+# them uncompiled.
 RECOMPILE_LIMIT: Final = 64
 
 
 def compile_networks(
     nets: Mapping[str, nn.Module], skip: Container[str], device: torch.device
 ) -> dict[str, nn.Module]:
-    """Return the networks, compiled but for those to ``skip``; raises if the compiler does not work.
+    """Return the networks, compiled except ``skip``; raises if the compiler does not work.
 
-    Compilation itself happens in the first steps. A network that cannot be compiled then runs as it is, and
-    torch warns about it.
+    Compilation itself happens in the first steps. A network that cannot be compiled then runs as it
+    is, and torch warns about it.
     """
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
     use_private_cache()
-    # The products of float32 matrices stay float32 on purpose: on-the-fly degradations are such products.
+    # The products of float32 matrices stay float32 on purpose: on-the-fly degradations are such
+    # products.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-    # A tiny graph shows whether there is a compiler at all, before any state of the run has changed.
+    # A tiny graph shows whether there is a compiler at all, before any state of the run has
+    # changed.
     config.suppress_errors = False
     torch.compile(_probe, backend=BACKEND)(torch.ones(2, device=device))
     config.suppress_errors = True
@@ -59,7 +63,8 @@ def _probe(x: Tensor) -> Tensor:
 
 def use_private_cache() -> None:
     """Keep compiled code in a folder of this process, unless the environment names one."""
-    # Torch's default folder has a predictable name in /tmp, and code in it is loaded without any check.
+    # Torch's default folder has a predictable name in /tmp, and code in it is loaded without any
+    # check.
     if not os.environ.get(CACHE):
         os.environ[CACHE] = _private_folder().name
 

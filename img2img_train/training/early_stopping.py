@@ -1,29 +1,30 @@
-"""What the validations of a run tell: that it no longer gets better, or that it learns its pairs by heart."""
+"""Early stopping and the overfitting warning, from the rows of log.jsonl."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-Row: TypeAlias = Mapping[str, Any]
+LogRow: TypeAlias = Mapping[str, Any]
 
-FALLEN: Final = 0.5
-"""A validation so far below the best, dB, is worse by more than chance among epochs."""
-SAMPLE: Final = 64
-"""So many training pairs at most are scored beside the held-out ones."""
+# PSNR differs by some tenths of a dB between epochs by chance; a drop of this many dB does not.
+OVERFITTING_DROP: Final = 0.5
+# At most this many training pairs are scored beside the held-out ones.
+TRAIN_SAMPLE: Final = 64
 
 
-def stale(rows: Sequence[Row]) -> int:
-    """Return how many validations came since the best PSNR; 0 where none has one. Rows as in the log."""
+def validations_since_best(rows: Sequence[LogRow]) -> int:
+    """Return the number of validations after the best PSNR, 0 without any PSNR."""
     scores = [row["psnr"] for row in rows if row["kind"] == "validation" and "psnr" in row]
     return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 
-def overfitting(rows: Sequence[Row], pairs: int, ways_out: Sequence[str]) -> str | None:
-    """Return a line where training pairs still gain while held-out ones have lost; None, else and once said.
+def overfitting_warning(rows: Sequence[LogRow], pairs: int, options: Sequence[str]) -> str | None:
+    """Return a warning if training pairs still gain while held-out ones have lost, once a run.
 
-    That is where the last validation is ``FALLEN`` dB or more below the best one, and the PSNR on training
-    pairs is higher than it was then. Rows as in the log; ``pairs`` are those trained on.
+    That is: the last validation is ``OVERFITTING_DROP`` dB or more below the best one, and the PSNR
+    on training pairs is higher than it was then. ``pairs`` is the number of training pairs,
+    ``options`` are the options that help.
     """
     scored = [
         row for row in rows if row["kind"] == "validation" and {"psnr", "psnr_train"} <= row.keys()
@@ -31,15 +32,15 @@ def overfitting(rows: Sequence[Row], pairs: int, ways_out: Sequence[str]) -> str
     if not scored or any(row["kind"] == "warning" for row in rows):
         return None
     last, best = scored[-1], max(scored, key=lambda row: float(row["psnr"]))
-    if last["psnr"] > best["psnr"] - FALLEN or last["psnr_train"] <= best["psnr_train"]:
+    if last["psnr"] > best["psnr"] - OVERFITTING_DROP or last["psnr_train"] <= best["psnr_train"]:
         return None
     now = f"train {last['psnr_train']:.1f} dB, validation {last['psnr']:.1f} dB"
     before = f"(best {best['psnr']:.1f} at epoch {best['epoch']})"
-    *others, hint = "more pairs", *ways_out
-    help_ = f"{', '.join(others)} or {hint} help" if others else f"{hint} help"
-    return f"overfitting: {now} {before}, on {pairs:,} pairs; {help_}"
+    *others, final = "more pairs", *options
+    hint = f"{', '.join(others)} or {final} help" if others else f"{final} help"
+    return f"overfitting: {now} {before}, on {pairs:,} pairs; {hint}"
 
 
-def stopped(epoch: int, validations: int) -> str:
-    """Return the line about a run that ends early."""
+def stop_message(epoch: int, validations: int) -> str:
+    """Return the log line of a run that stops early."""
     return f"stopped early after epoch {epoch}: no better PSNR in {validations:,} validations"

@@ -1,4 +1,4 @@
-"""A run from its configuration to its end: begun, gone on with, found finished, stopped by a signal."""
+"""A run from its configuration to its end: started, resumed, finished, or stopped by a signal."""
 
 from __future__ import annotations
 
@@ -15,20 +15,34 @@ from img2img_train.data import dataset, loader
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
 from img2img_train.data.device_cache import DeviceCache, uses_device_cache
 from img2img_train.distributed.memory import catch_out_of_memory
-from img2img_train.distributed.processes import join_processes, local_device, torchrun_env
+from img2img_train.distributed.processes import join_processes, local_device
+from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress
 from img2img_train.runs.folder import RunFolder, read_log
-from img2img_train.training import compile, early_stopping
+from img2img_train.training.compile import compile_networks
+from img2img_train.training.early_stopping import TRAIN_SAMPLE
 from img2img_train.training.loggers import LiveReport, TensorBoardLogger
-from img2img_train.training.setup import Data, HeldOut, compiles, computing, opening, resolve
-from img2img_train.training.signals import Interrupted, Stop, Stopped, listening
-from img2img_train.training.trainer import Training, step_of
+from img2img_train.training.setup import (
+    RunData,
+    describe_run,
+    resolve_auto,
+    should_compile,
+    torch_backend,
+)
+from img2img_train.training.signals import (
+    StoppedBySignal,
+    StopRequested,
+    StopSignal,
+    handle_signals,
+)
+from img2img_train.training.trainer import Trainer, checkpoint_step
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """How a run ended; ``already`` when there was nothing left to do, ``early`` by its patience. ``seconds``
-    are those of this call.
+class FitResult:
+    """The end of a run; ``seconds`` are those of this call.
+
+    ``already`` means that the run was finished before, ``early`` that its patience was exhausted.
     """
 
     folder: RunFolder
@@ -38,182 +52,176 @@ class Result:
     early: bool = False
 
 
-def fit(config: RunConfig, display: Display, report: bool = False) -> Result:
-    """Train, or continue, or find finished, the run of a configuration; ``report``: its page is kept fresh.
+def fit(config: RunConfig, display: Display, report: bool = False) -> FitResult:
+    """Train the run of a configuration, resume it, or find it finished.
 
-    Raises Stopped after a signal, DivergedError, and the errors of corpora, options and checkpoints.
+    ``report`` keeps the run's report up to date while it trains. Raises StoppedBySignal after a
+    signal, DivergedError, and the errors of corpora, options and checkpoints.
     """
-    began, env, config = time.monotonic(), torchrun_env(), resolve(config)
-    objective, folder, device = (
-        config.objective,
-        RunFolder(Path(config.out)),
-        local_device(config.device, env),
-    )
+    began, env, config = time.monotonic(), torchrun_env(), resolve_auto(config)
+    folder, device = RunFolder(Path(config.out)), local_device(config.device, env)
     folder.check_free()
     with (
-        listening(env.world_size > 1) as stop,
+        handle_signals(ignore_repeats=env.world_size > 1) as stop,
         join_processes(device, env) as processes,
-        catch_out_of_memory("run", folder.root, device.type, lambda: _leaner(config, folder)),
-        computing(config, device),
+        catch_out_of_memory("run", folder.root, device.type, lambda: _memory_hint(config, folder)),
+        torch_backend(config, device),
+        contextlib.ExitStack() as lock,
     ):
         try:
-            data = Data.open(config, objective)
+            data = RunData.open(config)
             processes.check_batch(data.plan.step_images)
-            with contextlib.ExitStack() as held:
-                processes.main_first(lambda: held.enter_context(folder.lock()))
-                training = Training(
-                    config, data, objective, device, folder, display, stop, processes
-                )
-                training.page = LiveReport(folder.root, report and processes.is_main)
-                already = _run(training)
-        except Interrupted:
+            processes.main_first(lambda: lock.enter_context(folder.lock()))
+            trainer = Trainer(config, data, device, folder, display, stop, processes)
+            if report and processes.is_main:
+                trainer.live_report = LiveReport(folder.root)
+            already = _run(trainer)
+        except StopRequested:
             raise processes.report_once(_stopped(stop, folder)) from None
         except DivergedError as error:
             raise processes.report_once(error) from None
-    early = training.progress.step < data.steps
-    return Result(folder, training.progress, time.monotonic() - began, already, early)
+    early = trainer.progress.step < data.steps
+    return FitResult(folder, trainer.progress, time.monotonic() - began, already, early)
 
 
-def plan(config: RunConfig) -> list[str]:
-    """Return what a run would do, in lines for reading; nothing is written. Errors as those of ``fit``."""
-    config, folder = resolve(config), RunFolder(Path(config.out))
+def dry_run(config: RunConfig) -> list[str]:
+    """Return lines that describe what ``fit`` would do; raises its errors, and writes nothing."""
+    config, folder = resolve_auto(config), RunFolder(Path(config.out))
     folder.check_free()
-    data = Data.open(config, config.objective)
+    data = RunData.open(config)
     if folder.config.is_file():
-        folder.check_unchanged(config, data.page())
-    return opening(config, data, config.objective)
+        folder.check_unchanged(config, data.summary())
+    return describe_run(config, data)
 
 
-def _run(training: Training) -> bool:
-    """Take the folder to a finished run from whatever it holds; True when it was one already."""
-    folder, data, tell = training.folder, training.data, training.display.line
-    checkpoint = training.processes.main_first(lambda: _claim(training))
-    if not training.processes.is_main:
-        checkpoint = folder.load_newest(tell)
+def _run(trainer: Trainer) -> bool:
+    """Start or resume the run and bring it to its end; return True if it was finished."""
+    folder, data, processes = trainer.folder, trainer.data, trainer.processes
+    print_line = trainer.display.line
+    # The main process first: it may repair the folder, and the others read what it left.
+    checkpoint = processes.main_first(lambda: _open_folder(trainer))
+    if not processes.is_main:
+        checkpoint = folder.load_newest(print_line)
     if checkpoint is not None:
-        training.load(checkpoint)
-    training.processes.main_first(lambda: folder.truncate_log(training.progress.log_bytes))
-    training.seen = [row for row in read_log(folder.root) if row["kind"] != "train"]
-    already = training.is_over
+        trainer.load(checkpoint)
+    processes.main_first(lambda: folder.truncate_log(trainer.progress.log_bytes))
+    trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
+    already = trainer.is_over
     if not already:
-        for line in opening(training.config, data, training.objective):
-            tell(line)
-        if training.progress.step:
-            tell(f"going on from step {training.progress.step:,}")
-        if training.config.tensorboard and training.processes.is_main:
-            training.board = TensorBoardLogger.begin(folder.root, data.plan.steps_per_epoch)
+        for line in describe_run(trainer.config, data):
+            print_line(line)
+        if trainer.progress.step:
+            print_line(f"resuming from step {trainer.progress.step:,}")
+        if trainer.config.tensorboard and processes.is_main:
+            steps = data.plan.steps_per_epoch
+            trainer.tensorboard = TensorBoardLogger.start(folder.root, steps)
         try:
-            _train(training)
+            _train(trainer)
         finally:
-            if training.board is not None:
-                training.board.close()
-        training.save()
-    training.processes.main_first(lambda: folder.previous.unlink(missing_ok=True))
+            if trainer.tensorboard is not None:
+                trainer.tensorboard.close()
+        trainer.save()
+    # A finished run needs no checkpoint to fall back to.
+    processes.main_first(lambda: folder.previous.unlink(missing_ok=True))
     return already
 
 
-def _claim(training: Training) -> Checkpoint | None:
-    """Make the folder this run's; return the checkpoint it goes on from."""
-    folder = training.folder
+def _open_folder(trainer: Trainer) -> Checkpoint | None:
+    """Create or check the run folder; return the checkpoint to resume from, if any."""
+    folder = trainer.folder
     folder.remove_temporaries()
-    there = folder.write_config(training.config, training.data.page())
-    return folder.load_newest(training.display.line) if there else None
+    exists = folder.write_config(trainer.config, trainer.data.summary())
+    return folder.load_newest(trainer.display.line) if exists else None
 
 
-def _train(training: Training) -> None:
-    config, data, progress = training.config, training.data, training.progress
-    store = _read_all(training)
-    if compiles(config, training.device):
-        _compile(training)
-    training.display.begin("training", data.steps * data.plan.step_images, progress.images)
+def _train(trainer: Trainer) -> None:
+    config, data, progress = trainer.config, trainer.data, trainer.progress
+    store = _read_images(trainer)
+    if should_compile(config, trainer.device):
+        _compile(trainer)
+    trainer.display.begin("training", data.steps * data.plan.step_images, progress.images)
     numbers = range(progress.step, data.steps)
-    share = training.processes.shard_indices(data.plan.step_images, config.accumulate)
-    reading = loader.raw_batches(
-        data.plan, store, numbers, config.flip, config.workers, data.train, share
+    shard = trainer.processes.shard_indices(data.plan.step_images, config.accumulate)
+    raw = loader.raw_batches(
+        data.plan, store, numbers, config.flip, config.workers, data.train, shard
     )
-    with contextlib.closing(reading) as steps:
+    with contextlib.closing(raw) as batches:
         try:
-            training.train(loader.prefetch(steps, training.device, data.train.channel_layout))
-        except Interrupted:
-            if training.progress.step:
-                training.save()
+            trainer.train(loader.prefetch(batches, trainer.device, data.train.channel_layout))
+        except StopRequested:
+            if trainer.progress.step:
+                trainer.save()
             raise
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            training.stop.check()
-            hint = "run the same command again, it goes on from the last checkpoint"
-            raise Img2ImgError(
-                "run", training.folder.root, "a process that reads images died", hint
-            ) from None
+            # A signal to the process group kills the workers too: that is a stop, not an error.
+            trainer.stop.check()
+            why = "a process that reads images died"
+            hint = "run the same command again, it continues from the last checkpoint"
+            raise Img2ImgError("run", trainer.folder.root, why, hint) from None
 
 
-def _compile(training: Training) -> None:
+def _compile(trainer: Trainer) -> None:
     """Let steps run compiled networks, or explain in one line why they do not."""
-    skip = training.objective.needs_double_backward()
+    # torch.compile does not support double backward, which the gradient penalty of WGAN-GP needs.
+    skip = trainer.objective.needs_double_backward()
     try:
-        nets = compile.compile_networks(training.nets, skip, training.device)
+        nets = compile_networks(trainer.state.nets, skip, trainer.device)
     except Exception as error:  # compilers raise errors of any type
         why = printable(str(error).strip().partition("\n")[0][:160]) or type(error).__name__
-        training.display.line(f"networks are not compiled ({why}); training continues without")
+        trainer.display.line(f"networks are not compiled ({why}); training continues without")
         return
-    training.stepper.used = nets
+    trainer.train_step.nets = nets
     names = ", ".join(name for name in nets if name not in skip)
-    training.display.line(f"compiling {names}: the first steps take up to a minute")
+    trainer.display.line(f"compiling {names}: the first steps take up to a minute")
 
 
-def _read_all(training: Training) -> ImageStore | DeviceCache:
-    """Read what is kept in memory; all processes wait for the slowest, and end when one was told to."""
-    data = training.data
+def _read_images(trainer: Trainer) -> ImageStore | DeviceCache:
+    """Return the training images, read into memory if they fit, and read the validation images."""
+    data, config = trainer.data, trainer.config
     try:
-        store = _training_store(training)
-        if data.held_out is not None and training.processes.is_main:
-            training.held_out = HeldOut(data.held_out, _read(training, data.held_out, 0))
-            if training.objective.paired:
-                training.sample = data.train_sample(early_stopping.SAMPLE)
-    except Interrupted:
-        training.agree()
-        raise
-    training.agree()
+        store: ImageStore | DeviceCache = _read(trainer, data.train.for_training(), config.workers)
+        if isinstance(store, CachedImages) and uses_device_cache(
+            config.cache, data.train, config.workers, trainer.device
+        ):
+            store = DeviceCache.of(store, trainer.device)
+        if data.held_out is not None and trainer.processes.is_main:
+            trainer.validation_store = _read(trainer, data.held_out, 0)
+            if trainer.objective.paired:
+                trainer.train_sample = data.train_sample(TRAIN_SAMPLE)
+    finally:
+        # A signal that interrupts one process while it reads has to stop the others too.
+        trainer.agree()
     return store
 
 
-def _training_store(training: Training) -> ImageStore | DeviceCache:
-    held, config = training.data.train, training.config
-    store = _read(training, held.for_training(), config.workers)
-    if isinstance(store, CachedImages) and uses_device_cache(
-        config.cache, held, config.workers, training.device
-    ):
-        return DeviceCache.of(store, training.device)
-    return store
-
-
-def _read(training: Training, held: ImageSet, workers: int) -> ImageStore:
+def _read(trainer: Trainer, images: ImageSet, workers: int) -> ImageStore:
     def check(done: int) -> None:
-        training.stop.check()
-        training.display.advance(done)
+        trainer.stop.check()
+        trainer.display.advance(done)
 
-    training.display.begin("reading", len(held))
-    cache = "ram" if training.config.cache == "device" else training.config.cache
-    return dataset.cache_images(held, cache, workers, check)
+    trainer.display.begin("reading", len(images))
+    cache = "ram" if trainer.config.cache == "device" else trainer.config.cache
+    return dataset.cache_images(images, cache, workers, check)
 
 
-def _leaner(config: RunConfig, folder: RunFolder) -> str:
+def _memory_hint(config: RunConfig, folder: RunFolder) -> str:
     """Return what takes less memory; a run that has begun keeps its settings."""
-    ways = ["a smaller --batch"] if config.batch > 1 else []
-    ways += [f"--accumulate {min(2 * config.accumulate, config.batch)}"] * (
-        config.accumulate < config.batch
-    )
-    ways += ["a narrower --width", *(["a smaller --crop"] if config.crop else [])]
-    another = ", and another --out, for they are part of the run" if folder.config.is_file() else ""
-    waits = "; with more memory free the same command goes on from the last checkpoint"
-    return f"give {' or '.join(ways)}{another}{waits if folder.latest.exists() else ''}"
+    options = ["a smaller --batch"] if config.batch > 1 else []
+    if config.accumulate < config.batch:
+        options.append(f"--accumulate {min(2 * config.accumulate, config.batch)}")
+    options += ["a narrower --width", *(["a smaller --crop"] if config.crop else [])]
+    begun, saved = folder.config.is_file(), folder.latest.exists()
+    hint = f"give {' or '.join(options)}"
+    hint += ", and another --out, since a run keeps its settings" if begun else ""
+    waits = "; with more free memory the same command continues from the last checkpoint"
+    return hint + (waits if saved else "")
 
 
-def _stopped(stop: Stop, folder: RunFolder) -> Stopped:
-    number = stop.number or signal.SIGTERM
-    step = (
-        f"at step {step_of(folder.latest):,}" if folder.latest.exists() else "before the first step"
-    )
-    way_on = f"the same command, or 'img2img-train resume {folder.root}', goes on from there"
-    return Stopped(number, f"stopped by {signal.Signals(number).name} {step}; {way_on}")
+def _stopped(stop: StopSignal, folder: RunFolder) -> StoppedBySignal:
+    number, step = stop.number or signal.SIGTERM, "before the first step"
+    if folder.latest.exists():
+        step = f"at step {checkpoint_step(folder.latest):,}"
+    hint = f"the same command, or 'img2img-train resume {folder.root}', continues from there"
+    return StoppedBySignal(number, f"stopped by {signal.Signals(number).name} {step}; {hint}")

@@ -1,89 +1,152 @@
-"""What can be looked at while a run goes on: its page, and TensorBoard. Both follow from the run's files."""
+"""Loggers of a run: losses, timing, the live report, TensorBoard."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+from torch import Tensor
+
 from img2img_data.core.errors import UsageError, install_hint
 from img2img_data.images import io
+from img2img_train.objectives.base import Batch
 from img2img_train.report.page import write_run_report
-from img2img_train.runs.folder import RunFolder, read_log, sample_paths
+from img2img_train.runs.folder import read_log, sample_paths
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-PAGE_SECONDS: Final = 20.0
-PAGE_SHARE: Final = 0.02
-"""At most this part of a run's time goes into its page."""
+BLOCK_STEPS: Final = 64
+REPORT_SECONDS: Final = 20.0
+# At most this share of a run's time goes into its live report.
+REPORT_SHARE: Final = 0.02
+
+
+# Reading a loss makes the host wait until the device has computed it. So losses stay on the device
+# and are read a block at a time; a diverged run is noticed up to 63 steps late, but the message
+# names the right step.
+@dataclass(slots=True)
+class LossBuffer:
+    """The losses of the last steps; steps may have different terms.
+
+    ``mean`` averages them over processes.
+    """
+
+    mean: Callable[[Tensor], Tensor]
+    values: list[Tensor] = field(default_factory=list)
+    names: list[list[str]] = field(default_factory=list)
+
+    def add(self, losses: Mapping[str, Tensor]) -> bool:
+        """Add the losses of a step; return True if the block is full."""
+        self.values.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        self.names.append(list(losses))
+        return len(self.values) == BLOCK_STEPS
+
+    def take(self) -> list[dict[str, float]]:
+        """Return the losses of each step of the block, and empty it."""
+        if not self.values:
+            return []
+        values = iter(self.mean(torch.cat(self.values).cpu()).tolist())
+        steps = [{name: next(values) for name in names} for names in self.names]
+        self.values, self.names = [], []
+        return steps
+
+
+@dataclass(slots=True)
+class EpochTimer:
+    """The seconds and images of an epoch, over ``world_size`` processes."""
+
+    world_size: int = 1
+    began: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    images: int = 0
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """Return the next batch; count the time as waiting for data (CUDA may still compute)."""
+        start = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - start
+        self.images += self.world_size * len(batch.input)
+        return batch
+
+    def finish(self, epoch: int, trained: float) -> dict[str, Any]:
+        """Return the timing row of an epoch trained until ``trained``, and start the next one."""
+        now, seconds = time.monotonic(), max(trained - self.began, 1e-9)
+        row = {
+            "epoch": epoch,
+            "seconds": round(now - self.began, 3),
+            "training_seconds": round(seconds, 3),
+            "waiting_for_data": round(self.waited / seconds, 4),
+            "images_per_second": round(self.images / seconds, 1),
+        }
+        self.began, self.waited, self.images = now, 0.0, 0
+        return row
 
 
 @dataclass(slots=True)
 class LiveReport:
-    """The page of a run under way; every ``PAGE_SECONDS`` at most, and never where it is not ``wanted``."""
+    """The report of a running run, rewritten at most every ``REPORT_SECONDS``."""
 
     run: Path
-    wanted: bool
-    due: float = field(default_factory=lambda: time.monotonic() + PAGE_SECONDS)
+    due: float = field(default_factory=lambda: time.monotonic() + REPORT_SECONDS)
 
     def refresh(self) -> None:
-        """Write the page, where it is time to."""
+        """Write the report if it is due."""
         began = time.monotonic()
-        if not self.wanted or began < self.due:
+        if began < self.due:
             return
         write_run_report(self.run)
         now = time.monotonic()
-        self.due = now + max(PAGE_SECONDS, (now - began) / PAGE_SHARE)
+        self.due = now + max(REPORT_SECONDS, (now - began) / REPORT_SHARE)
 
 
 @dataclass(slots=True)
 class TensorBoardLogger:
-    """The folder ``tensorboard`` of a run: scalars of its log's rows, and its sample grids, by step."""
+    """The folder ``tensorboard`` of a run: scalars of the log's rows, and sample grids, by step."""
 
     writer: SummaryWriter
 
     @classmethod
-    def begin(cls, run: Path, steps_per_epoch: int) -> TensorBoardLogger:
-        """Write anew what the run has so far, so that no step of an interrupted run stands there twice.
-
-        UsageError where TensorBoard is not installed.
-        """
+    def start(cls, run: Path, steps_per_epoch: int) -> TensorBoardLogger:
+        """Write what the run has so far; UsageError if TensorBoard is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
-            why, hint = ("needs TensorBoard, which is not installed", install_hint("tensorboard"))
+            why, hint = "needs TensorBoard, which is not installed", install_hint("tensorboard")
             raise UsageError("option", "--tensorboard", why, hint) from None
-        folder = RunFolder(run).root / "tensorboard"
+        folder = run / "tensorboard"
+        # Event files cannot be cut back to a checkpoint, so a resumed run writes them anew from its
+        # log: otherwise the steps after the checkpoint would appear twice.
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         rows = read_log(run)
-        board = cls(SummaryWriter(str(folder)))
-        board.add(rows)
+        logger = cls(SummaryWriter(str(folder)))
+        logger.add_rows(rows)
         last = max((row["step"] for row in rows), default=0)
         for path in sample_paths(run):
-            step = min(int(path.stem.partition("-")[2]) * steps_per_epoch, last)
-            if (step + steps_per_epoch - 1) // steps_per_epoch == int(path.stem.partition("-")[2]):
-                board.show(path, step)
-        return board
+            epoch = int(path.stem.partition("-")[2])
+            step = min(epoch * steps_per_epoch, last)
+            if -(-step // steps_per_epoch) == epoch:
+                logger.add_grid(path, step)
+        return logger
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def add_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows of the log."""
         for row in rows:
-            values = {**row, **row.get("losses", {})}
-            for name, value in values.items():
+            for name, value in {**row, **row.get("losses", {})}.items():
                 if isinstance(value, float):
                     self.writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
         self.writer.flush()
 
-    def show(self, path: Path, step: int) -> None:
+    def add_grid(self, path: Path, step: int) -> None:
         """Add a sample grid."""
-        pixels = io.read(path).pixels
-        self.writer.add_image("samples", pixels, step, dataformats="HWC")
+        self.writer.add_image("samples", io.read(path).pixels, step, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:
-        """End the file."""
+        """Close the event file."""
         self.writer.close()

@@ -1,4 +1,4 @@
-"""What stands before the first step: settings decided, torch set up, corpora opened."""
+"""Setup of a run before its first step: automatic settings, torch's global state, the data."""
 
 from __future__ import annotations
 
@@ -17,73 +17,75 @@ import torch.utils.deterministic
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
-from img2img_train.data.dataset import ImageSet, ImageStore
+from img2img_train.data.dataset import CachedImages, ImageSet
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
 from img2img_train.data.on_the_fly import OnTheFly
-from img2img_train.distributed.processes import torchrun_env
-from img2img_train.objectives.base import Objective
+from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import choose_device
 
-LONGEST: Final = 120
+MAX_SPEC_CHARACTERS: Final = 120
 
 
 # ----------------------------------------------------------------------------------------- settings
-def resolve(config: RunConfig) -> RunConfig:
-    """Return the configuration with every "auto" decided: by the run if it has begun, else by the machine."""
+def resolve_auto(config: RunConfig) -> RunConfig:
+    """Return the configuration with every "auto" resolved, by a begun run or the machine."""
     folder = RunFolder(Path(config.out))
-    before = RunConfig.load(folder.config) if folder.config.is_file() else None
     device, threads, precision = config.device, config.threads, config.precision
-    if before is not None:
-        device = before.device if device == "auto" else device
-        threads = threads or before.threads
-    found = choose_device(device).type
+    if folder.config.is_file():
+        # Results depend on the device and the number of threads, so a resumed run keeps them.
+        begun = RunConfig.load(folder.config)
+        device = begun.device if device == "auto" else device
+        threads = threads or begun.threads
+    device = choose_device(device).type  # type: ignore[assignment]
     if precision == "auto":
-        # Chips before Ampere emulate it, slowly.
-        quick = found == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if quick else "fp32"
-    return config.model_copy(
-        update={"device": found, "threads": threads or _cores(), "precision": precision}
-    )
+        # Chips before Ampere emulate bfloat16, slower than float32.
+        bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if bf16 else "fp32"
+    threads = threads or _default_threads()
+    return config.model_copy(update={"device": device, "threads": threads, "precision": precision})
 
 
-def _cores() -> int:
-    """Return the cores for this process: those of the machine, shared with the others of its run."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+def _default_threads() -> int:
+    """Return this process's share of the cores of the machine."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     return max(1, cores // torchrun_env().local_world_size)
 
 
-def repeats(config: RunConfig, device: torch.device) -> bool:
-    """Return whether a run gives the same bits again: ``--deterministic``, decided."""
+def is_deterministic(config: RunConfig, device: torch.device) -> bool:
+    """Return True if equal runs give equal bits: ``--deterministic``, auto resolved."""
     return device.type == "cpu" if config.deterministic == "auto" else config.deterministic == "on"
 
 
-def compiles(config: RunConfig, device: torch.device) -> bool:
-    """Return whether a run compiles its networks: ``--compile``, decided."""
+def should_compile(config: RunConfig, device: torch.device) -> bool:
+    """Return True if networks are to be compiled: ``--compile``, auto resolved."""
     if config.compile == "auto":
-        return device.type == "cuda" and not repeats(config, device)
+        return device.type == "cuda" and not is_deterministic(config, device)
     return config.compile == "on"
 
 
 @contextlib.contextmanager
-def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
-    """Set torch up for a run, and back afterwards: threads, generator, algorithms that repeat themselves."""
-    again, cuda = repeats(config, device), device.type == "cuda"
-    if again and cuda:
-        # cuBLAS reads it when it starts: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """Set torch's threads, random state and algorithms for a run, and restore them afterwards."""
+    deterministic, cuda = is_deterministic(config, device), device.type == "cuda"
+    if deterministic and cuda:
+        # cuBLAS reads it when it starts:
+        # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with (
         torch.random.fork_rng([torch.cuda.current_device()] if cuda else []),
-        convolving(cuda and not again),
+        cudnn_settings(cuda and not deterministic),
     ):
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
-        torch.use_deterministic_algorithms(again)
+        torch.use_deterministic_algorithms(deterministic)
+        # Deterministic mode would fill every new tensor with NaN, which helps to find bugs and
+        # costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
@@ -94,14 +96,11 @@ def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def convolving(fast: bool) -> Iterator[None]:
-    """Let cuDNN try out which algorithm is the quickest, and use TF32 for float32, where ``fast``; else
-    neither.
-
-    Products of matrices stay in full float32, torch's default: online degradations are such. The older one
-    of torch's two switches, for its compiler still reads that, and mixing both is an error
-    (https://github.com/pytorch/pytorch/issues/166387).
-    """
+def cudnn_settings(fast: bool) -> Iterator[None]:
+    """Use cuDNN's autotuner and TF32 convolutions if ``fast``, and neither otherwise."""
+    # Matrix products stay in full float32, torch's default: on-the-fly degradations are such
+    # products. This is the older of torch's two switches for TF32: its compiler reads that one, and
+    # mixing both is an error (https://github.com/pytorch/pytorch/issues/166387).
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32
     cudnn.benchmark, cudnn.allow_tf32 = fast, fast
@@ -113,8 +112,8 @@ def convolving(fast: bool) -> Iterator[None]:
 
 # --------------------------------------------------------------------------------------------- data
 @dataclass(frozen=True, slots=True)
-class Data:
-    """The images of a run and the order in which they come; it is scored on ``held_out``, where that is."""
+class RunData:
+    """The images of a run, the order in which steps see them, and the number of steps."""
 
     train: ImageSet
     held_out: ImageSet | None
@@ -122,139 +121,117 @@ class Data:
     steps: int
 
     @classmethod
-    def open(cls, config: RunConfig, objective: Objective) -> Data:
-        """Open a run's corpora; errors name the corpus or image, and the way out."""
+    def open(cls, config: RunConfig) -> RunData:
+        """Open the corpora of a run; raises UsageError or CorpusError."""
         train = dataset.open_images(config, config.split)
         if train is None:
-            why = f"is in none of the corpora (there: {', '.join(dataset.list_splits(config)) or 'no pairs'})"
+            splits = ", ".join(dataset.list_splits(config)) or "no pairs"
+            why = f"is in none of the corpora (they have {splits})"
             raise UsageError("split", config.split, why, "choose one by --split")
         held_out = dataset.open_images(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
-            where, why = config.corpora[0].path, "its splits differ in the size of their images"
+            where, why = config.corpora[0].path, "has splits with images of different sizes"
             raise CorpusError("corpus", where, why, "build it with --size")
         check_device_cache(config.cache, train, config.workers)
-        _check_patience(config, held_out, objective)
-        weights = tuple(c.weight for c in config.corpora)
+        _check_patience(config, held_out)
+        weights = tuple(choice.weight for choice in config.corpora)
+        window = config.jitter, config.crop
         plan = SamplingPlan(
-            train.counts,
-            weights,
-            config.batch,
-            config.seed,
-            train.other_counts,
-            config.jitter,
-            config.crop,
+            train.counts, weights, config.batch, config.seed, train.other_counts, *window
         )
         dataset.indices_of_keys(held_out or train, config.grid_keys)
-        for spec in objective.networks(train.channel_layout.channels).values():
+        for spec in config.objective.networks(train.channel_layout.channels).values():
             spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))
         steps = config.epochs * plan.steps_per_epoch
         if config.warmup > steps:
-            why = f"{config.warmup:,} steps, and the run has {steps:,}: the rate would never get there"
+            why = f"{config.warmup:,} steps of warm-up are more than the {steps:,} of the run"
             raise UsageError("option", "--warmup", why, "give fewer")
-        return cls(
-            train, held_out, plan, min(steps, config.max_steps) if config.max_steps else steps
-        )
+        return cls(train, held_out, plan, min(steps, config.max_steps or steps))
 
-    def page(self) -> dict[str, Any]:
-        """Return what config.json keeps of the data, so that a run is not continued on others."""
+    def summary(self) -> dict[str, Any]:
+        """Return what config.json holds about the data; a run is not resumed with other data."""
         sets = {"train": self.train, "held_out": self.held_out}
-        held = {n: {**_counts(s), "fingerprint": s.fingerprint()} for n, s in sets.items() if s}
         return {
             "size": list(self.train.size),
             "steps_per_epoch": self.plan.steps_per_epoch,
             "steps": self.steps,
             "drawn_per_epoch": list(self.plan.drawn()),
-            **held,
+            **{name: _summary(images) for name, images in sets.items() if images},
         }
 
-    def train_sample(self, most: int) -> dataset.CachedImages | None:
-        """Return pairs that are trained on, evenly spread: as many as are held out, ``most`` at most."""
+    def train_sample(self, limit: int) -> CachedImages | None:
+        """Return evenly spaced training pairs, as many as are held out, ``limit`` at most."""
         if self.held_out is None:
             return None
-        places = evenly_spaced(len(self.train), min(len(self.held_out), most))
-        inputs, targets = zip(*(self.train.read(place) for place in places), strict=True)
+        indices = evenly_spaced(len(self.train), min(len(self.held_out), limit))
+        inputs, targets = zip(*(self.train.read(index) for index in indices), strict=True)
         if self.train.min_side:
-            return dataset.CachedImages(list(inputs), list(targets))
-        return dataset.CachedImages(np.stack(inputs), np.stack(targets))
+            return CachedImages(list(inputs), list(targets))
+        return CachedImages(np.stack(inputs), np.stack(targets))
 
     def is_end_of_epoch(self, step: int) -> bool:
-        """Return whether an epoch, or the run, ends with this step (counted from 1)."""
+        """Return True if an epoch, or the run, ends with this step (counted from 1)."""
         return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
 
 
-def _check_patience(config: RunConfig, held_out: ImageSet | None, objective: Objective) -> None:
-    """Raise UsageError where patience is asked for that could never end."""
-    if not config.patience:
-        return
+def _check_patience(config: RunConfig, held_out: ImageSet | None) -> None:
     why = None
-    if not objective.paired:
+    if not config.objective.paired:
         why = f"needs pairs: no score tells when {config.loss} is at its best"
     elif held_out is None:
         why = f"needs held-out pairs, and there is no split '{config.validation_split}'"
     elif not config.validate_every:
-        why = "counts validations, and --validate-every 0 leaves the last one alone"
-    if why is not None:
+        why = "counts validations, and --validate-every 0 leaves only the last one"
+    if config.patience and why is not None:
         raise UsageError("option", "--patience", why, "leave it out")
 
 
-def _counts(held: ImageSet) -> dict[str, list[int]]:
-    if held.other_counts is None:
-        return {"pairs": list(held.counts)}
-    return {"inputs": list(held.counts), "targets": list(held.other_counts)}
+def _summary(images: ImageSet) -> dict[str, Any]:
+    counts: dict[str, Any] = {"pairs": list(images.counts)}
+    if images.other_counts is not None:
+        counts = {"inputs": list(images.counts), "targets": list(images.other_counts)}
+    return {**counts, "fingerprint": images.fingerprint()}
 
 
-@dataclass(slots=True)
-class HeldOut:
-    """The images that a run is scored on, and the PSNR of doing nothing on them, dB, once known."""
-
-    images: ImageSet
-    store: ImageStore
-    nothing: float | None = None
-
-
-def opening(config: RunConfig, data: Data, objective: Objective) -> list[str]:
-    """Return what a run is about to do, in lines for reading."""
-    height, width = data.train.size
-    size = f"cut to {width}x{height}" if data.train.min_side else f"of {width}x{height}"
-    size += f", enlarged by {config.jitter:g} and cut again" if config.jitter > 1 else ""
-    kind = f", {data.train.channel_layout.label}" if data.train.channel_layout.label else ""
-    drawn = " + ".join(
-        f"{n:,} of {c.path}" for n, c in zip(data.plan.drawn(), config.corpora, strict=True)
+def describe_run(config: RunConfig, data: RunData) -> list[str]:
+    """Return lines that describe what a run is about to do."""
+    objective, (height, width) = config.objective, data.train.size
+    layout = data.train.channel_layout
+    networks = objective.networks(layout.channels)
+    spec = networks["generator"]
+    padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
+    images = (
+        f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} {width}x{height}"
     )
-    held_out = (
-        _many(data.held_out) if data.held_out else f"no split '{config.validation_split}', so none"
-    )
-    networks = objective.networks(data.train.channel_layout.channels)
-    others = [f"{n.name} of width {n.width}" for name, n in networks.items() if name != "generator"]
-    spec, against = (
-        networks["generator"],
-        f" with {', '.join(sorted(set(others)))}" if others else "",
-    )
-    filled = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
-    filled = f", mirrored up to {filled} and cut back" if filled != f"{width}x{height}" else ""
-    network = f"{spec.name} of width {spec.width}{against}, {config.precision} on {config.device}"
+    images += f", enlarged by {config.jitter:g} and cropped again" if config.jitter > 1 else ""
+    images += f", {layout.label}" if layout.label else ""
+    images += f", padded to {padded} and cropped back" if padded != f"{width}x{height}" else ""
+    no_split = f"no split '{config.validation_split}', so none"
+    held_out = _count(data.held_out) if data.held_out else no_split
+    counts = zip(data.plan.drawn(), config.corpora, strict=True)
+    drawn = " + ".join(f"{count:,} of {corpus.path}" for count, corpus in counts)
+    others = {f"{n.name} of width {n.width}" for k, n in networks.items() if k != "generator"}
+    network = f"{spec.name} of width {spec.width}{' with ' if others else ''}"
+    network += f"{', '.join(sorted(others))}, {config.precision} on {config.device}"
     unit = "pair(s)" if objective.paired else "image(s) of each side"
     steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epochs"
-    degraded = [_degraded(config.degrade)] if config.degrade else []
     return [
-        *degraded,
-        f"{_many(data.train)} {size}{kind}{filled}, {held_out} held out; an epoch draws {drawn}",
+        *([_describe_degradation(config.degrade)] if config.degrade else []),
+        f"{images}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
 
 
-def _degraded(tree: Any) -> str:
-    online = OnTheFly.of(tree, 0)
-    where = "on the device" if online and online.is_linear else "where images are read"
-    said = json.dumps(tree)
-    said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
-    return f"inputs are the targets, degraded {where} by {said}"
+def _describe_degradation(spec: Any) -> str:
+    degradation = OnTheFly.of(spec, 0)
+    where = "on the device" if degradation and degradation.is_linear else "where images are read"
+    text = json.dumps(spec)
+    text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
+    return f"inputs are the targets, degraded {where} by {text}"
 
 
-def _many(held: ImageSet) -> str:
-    inputs, targets = held.sides
-    return (
-        f"{inputs:,} pairs"
-        if held.other_counts is None
-        else f"{inputs:,} inputs and {targets:,} targets"
-    )
+def _count(images: ImageSet) -> str:
+    inputs, targets = images.sides
+    if images.other_counts is None:
+        return f"{inputs:,} pairs"
+    return f"{inputs:,} inputs and {targets:,} targets"

@@ -1,4 +1,4 @@
-"""Signals: the loop takes note of one, ends what it is doing, writes a checkpoint and stops."""
+"""Signals: a run finishes its step, writes a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from types import FrameType
 from typing import Final
 
 SIGNALS: Final = tuple(
-    getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 
 
-class Interrupted(Exception):
-    """Leaves what the loop is doing; the loop itself writes the checkpoint."""
+class StopRequested(Exception):
+    """Leaves the loop after a signal; whoever catches it writes the checkpoint."""
 
 
-class Stopped(Exception):
-    """A signal ended the run, its checkpoint is written; ``exit_code`` is 128 and the signal's number."""
+class StoppedBySignal(Exception):
+    """A signal ended the run; ``exit_code`` is 128 plus its number, as in shells."""
 
     def __init__(self, number: int, line: str) -> None:
         super().__init__(line)
@@ -28,34 +28,35 @@ class Stopped(Exception):
 
 
 @dataclass(slots=True)
-class Stop:
-    """Which signal came, if one did. A second one of the kind ends the process at once, but not a ``patient``
-    one.
-    """
+class StopSignal:
+    """The handler of signals, and the number of the one that came, if any."""
 
     number: int | None = None
-    patient: bool = False
+    ignore_repeats: bool = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a signal."""
+        """Store the number of a signal."""
         self.number = number
-        if not self.patient:
+        # A second Ctrl-C ends a run at once that does not reach its next step.
+        if not self.ignore_repeats:
             signal.signal(number, signal.SIG_DFL)
 
     def check(self) -> None:
-        """Raise Interrupted after a signal."""
+        """Raise StopRequested after a signal."""
         if self.number is not None:
-            raise Interrupted
+            raise StopRequested
 
 
 @contextlib.contextmanager
-def listening(patient: bool = False) -> Iterator[Stop]:
-    """Note signals instead of dying of them, for as long as the block lasts.
+def handle_signals(ignore_repeats: bool = False) -> Iterator[StopSignal]:
+    """Store signals instead of dying of them, while the block runs in the main thread.
 
-    ``patient``: of the second one neither. Torchrun passes on what the terminal has sent already; it kills,
-    after a while, what does not end.
+    ``ignore_repeats`` is for torchrun, which passes on what the terminal has sent to its processes
+    already; it kills those that do not end in time.
     """
-    stop = Stop(patient=patient)
+    stop = StopSignal(ignore_repeats=ignore_repeats)
+    # Python allows signal handlers in the main thread only; notebooks and tests may train in
+    # another one.
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

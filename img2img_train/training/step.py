@@ -1,10 +1,9 @@
-"""One step of the networks: every phase in its turn, with its losses, its update and what follows it."""
+"""One training step: the phases of an objective in turn, each with its losses and its update."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,109 +12,134 @@ from torch import Tensor, nn
 from img2img_train.config import RunConfig
 from img2img_train.distributed.processes import Processes
 from img2img_train.networks.layers import sync_batch_norm
-from img2img_train.objectives.base import Batch, Objective, Phase
+from img2img_train.objectives.base import Batch, Images, Losses, Phase
 from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.optim.lr_schedule import LrSchedule
-from img2img_train.training.micro_batches import MicroBatches
-from img2img_train.training.state import State
-
-if TYPE_CHECKING:
-    from img2img_train.objectives.base import Images
+from img2img_train.training.state import TrainingState
 
 
 @dataclass(slots=True)
-class Stepper:
-    """Takes the steps of a run: it changes ``state`` and nothing else, by the number of the step alone.
+class MicroBatches:
+    """The parts of a batch for gradient accumulation, and the fraction of the images that each has.
 
-    ``used`` are its networks as steps go through them: the same, or covers over them that are compiled.
+    ``images`` holds for each part the images of ``forward`` and those of the image pools.
+    """
+
+    parts: list[Batch]
+    fractions: list[float]
+    images: list[tuple[Images, Images]] = field(default_factory=list)
+
+    @classmethod
+    def split(cls, batch: Batch, count: int) -> MicroBatches:
+        """Split a batch of N into ``count`` parts, at most N, as equal as possible."""
+        total = len(batch.input)
+        count = min(count, total)
+        pairs = zip(batch.input.tensor_split(count), batch.target.tensor_split(count), strict=True)
+        parts = [Batch(inputs, targets) for inputs, targets in pairs]
+        return cls(parts, [len(part.input) / total for part in parts])
+
+
+@dataclass(slots=True)
+class TrainStep:
+    """The steps of a run; each depends on ``state``, batch and step number, and changes ``state``.
+
+    ``nets`` are the networks that steps run: those of the state, or compiled ones with their
+    weights.
     """
 
     config: RunConfig
-    objective: Objective
-    state: State
+    state: TrainingState
     schedule: LrSchedule
     processes: Processes
-    used: Mapping[str, nn.Module] = field(init=False)
+    nets: Mapping[str, nn.Module] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.used = self.state.nets
-        for net in self.state.nets.values():
+        self.nets = self.state.nets
+        for net in self.nets.values():
             sync_batch_norm(net, self.processes.world_size)
 
     def autocast(self) -> torch.autocast:
-        """Return the arithmetic of a training step."""
-        return torch.autocast(
-            self.state.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        )
+        """Return the autocast context of a training step."""
+        bf16 = self.config.precision == "bf16"
+        return torch.autocast(self.state.device.type, torch.bfloat16, enabled=bf16)
 
-    def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Take step ``number``, from 0, its batch whole or in parts; return losses, still on the device."""
-        rate, nets = self.schedule.rate(number), self.state.nets
-        for group in (g for o in self.state.optimizers.values() for g in o.param_groups):
-            group["lr"] = rate
-        seen = dict[str, Tensor]()
+    def run(self, batch: Batch, number: int) -> Losses:
+        """Run step ``number``, from 0; return its losses, still on the device."""
+        objective, state = self.config.objective, self.state
+        for optimizer in state.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedule.rate(number)
         self.processes.seed(self.config.seed, number)
-        due = [phase for phase in self.objective.phases() if (number + 1) % phase.every == 0]
-        given, target = (
-            x.contiguous(memory_format=self.state.layout) for x in (batch.input, batch.target)
-        )
-        parts = MicroBatches.of(Batch(given, target), self.config.accumulate)
-        draws = {name: pool.rng(number) for name, pool in self.state.pools.items()}
-        for phase in due:
-            optimizer = self.state.optimizers[phase.name]
+        layout = state.memory_format
+        inputs, targets = (x.contiguous(memory_format=layout) for x in (batch.input, batch.target))
+        micro = MicroBatches.split(Batch(inputs, targets), self.config.accumulate)
+        rngs = {name: pool.rng(number) for name, pool in state.pools.items()}
+        phases = [phase for phase in objective.phases() if (number + 1) % phase.every == 0]
+        terms = dict[str, Tensor]()
+        for phase in phases:
+            optimizer = state.optimizers[phase.name]
             optimizer.zero_grad(set_to_none=True)
-            for place, (part, share) in enumerate(zip(parts.batches, parts.shares, strict=True)):
-                made, past = self._images(phase, due, parts, place, draws)
-                self.train_only(phase)
+            for index, (part, fraction) in enumerate(
+                zip(micro.parts, micro.fractions, strict=True)
+            ):
+                outputs, history = self._images(phase, phases, micro, index, rngs)
+                self.require_gradients(phase)
                 with self.autocast():
-                    losses = self.objective.losses(phase.name, self.used, part, made, past)
-                (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
-                for name, loss in losses.items():
-                    seen[name] = seen.get(name, 0) + loss.detach() * share
-            self.processes.average_gradients(
-                p for group in optimizer.param_groups for p in group["params"]
-            )
+                    losses = objective.losses(phase.name, self.nets, part, outputs, history)
+                # Losses are means over images: weighted by the fractions they add up to the
+                # batch's, and so do their gradients.
+                loss = torch.stack(list(losses.values())).sum() * fraction
+                loss.backward()  # type: ignore[no-untyped-call]
+                for name, term in losses.items():
+                    terms[name] = terms.get(name, 0) + term.detach() * fraction
+            self.processes.average_gradients(p for g in optimizer.param_groups for p in g["params"])
+            # In this order: weights are clipped after the optimizer has moved them, and the average
+            # takes in clipped weights.
             optimizer.step()
-            self.objective.after_update(phase.name, nets)
-            if self.state.ema is not None:
-                self.state.ema.update(nets, phase.modules, (number + 1) // phase.every)
-        return seen
+            objective.after_update(phase.name, state.nets)
+            if state.ema is not None:
+                state.ema.update(state.nets, phase.modules, (number + 1) // phase.every)
+        return terms
 
     def _images(
         self,
         phase: Phase,
-        due: list[Phase],
-        parts: MicroBatches,
-        place: int,
-        draws: Mapping[str, np.random.Generator],
+        phases: list[Phase],
+        micro: MicroBatches,
+        index: int,
+        rngs: Mapping[str, np.random.Generator],
     ) -> tuple[Images, Images]:
-        """Return what is made of a part, and the images of the histories for it.
-
-        A whole batch is made once, for all phases. Of a part what leads to the images is forgotten after each
-        phase, or memory would not be saved: a phase that moves what makes them makes them again.
-        """
-        first, makes = (
-            place == len(parts.kept),
-            not set(phase.modules).isdisjoint(self.objective.generators()),
-        )
-        if not first and (parts.alone or not makes):
-            return parts.kept[place]
-        self.train_only(*(due if parts.alone else [phase]))
-        with self.autocast(), torch.set_grad_enabled(parts.alone or makes):
-            made = self.objective.forward(self.used, parts.batches[place])
+        """Return the images generated from a micro-batch, and the images of the pools for it."""
+        objective = self.config.objective
+        undivided, first = len(micro.parts) == 1, index == len(micro.images)
+        trains = not set(phase.modules).isdisjoint(objective.generators())
+        # One forward per step: all phases share its images, as in pix2pix and CycleGAN. With
+        # several micro-batches the graph of each is freed after its backward, or no memory would be
+        # saved; so a phase that trains the generators runs them again, with the weights they still
+        # have.
+        if not first and (undivided or not trains):
+            return micro.images[index]
+        self.require_gradients(*(phases if undivided else [phase]))
+        with self.autocast(), torch.set_grad_enabled(undivided or trains):
+            outputs = objective.forward(self.nets, micro.parts[index])
         if first:
             pools = self.state.pools.items()
-            parts.keep(
-                made, {name: self._past(pool, made[name], draws[name]) for name, pool in pools}
-            )
-        return made, parts.kept[place][1]
+            history = {name: self._query(pool, outputs[name], rngs[name]) for name, pool in pools}
+            kept = outputs if undivided else {name: x.detach() for name, x in outputs.items()}
+            micro.images.append((kept, history))
+        return outputs, micro.images[index][1]
 
-    def _past(self, pool: ImagePool, made: Tensor, draw: np.random.Generator) -> Tensor:
-        shown = pool.query(self.processes.all_gather(made), draw)
-        return shown[self.processes.shard(len(shown))].contiguous(memory_format=self.state.layout)
+    def _query(self, pool: ImagePool, images: Tensor, rng: np.random.Generator) -> Tensor:
+        # Every process passes all images through its pool, so that all pools stay equal and a
+        # checkpoint of the main process is complete; each trains on its own share.
+        shown = pool.query(self.processes.all_gather(images), rng)
+        shard = shown[self.processes.shard(len(shown))]
+        return shard.contiguous(memory_format=self.state.memory_format)
 
-    def train_only(self, *phases: Phase) -> None:
-        """Take gradients in the networks that these phases move, and in no others."""
-        if len(self.objective.phases()) > 1:
+    def require_gradients(self, *phases: Phase) -> None:
+        """Set requires_grad for the networks that these phases update, and for no others."""
+        # A generator's loss runs through the discriminators: without this, autograd would also
+        # compute the gradients of their weights, only for zero_grad to discard them.
+        if len(self.config.objective.phases()) > 1:
             for name, net in self.state.nets.items():
                 net.requires_grad_(any(name in phase.modules for phase in phases))

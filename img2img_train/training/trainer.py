@@ -1,8 +1,6 @@
-"""The only training loop. It knows phases, networks and images; it never asks which objective it trains.
+"""The training loop: steps, the end of each epoch, checkpoints.
 
-Whatever the moment a run is killed at, the same command goes on as if nothing had happened: a checkpoint
-holds all that later steps depend on, and what was written after the last checkpoint is written again with the
-same bytes.
+It knows phases, networks and images, but not which objective it trains.
 """
 
 from __future__ import annotations
@@ -15,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from img2img_data.core.errors import DivergedError, printable
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.config import RunConfig
-from img2img_train.data import dataset
+from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
 from img2img_train.distributed.processes import Processes
-from img2img_train.objectives.base import Batch, Objective, Phase
+from img2img_train.objectives.base import Batch, Losses, Objective
 from img2img_train.optim.lr_schedule import LrSchedule
 from img2img_train.runs.checkpoint import (
     Checkpoint,
@@ -37,217 +34,196 @@ from img2img_train.runs.checkpoint import (
 )
 from img2img_train.runs.folder import LIBRARIES, RunFolder
 from img2img_train.training import early_stopping
-from img2img_train.training.loggers import LiveReport, TensorBoardLogger
-from img2img_train.training.setup import Data, HeldOut
-from img2img_train.training.signals import Interrupted, Stop
-from img2img_train.training.state import State
-from img2img_train.training.step import Stepper
-from img2img_train.training.timing import EpochTimer, LossBuffer
-from img2img_train.training.validation import Validator, samples
+from img2img_train.training.loggers import EpochTimer, LiveReport, LossBuffer, TensorBoardLogger
+from img2img_train.training.setup import RunData
+from img2img_train.training.signals import StopRequested, StopSignal
+from img2img_train.training.state import TrainingState
+from img2img_train.training.step import TrainStep
+from img2img_train.training.validation import Validator, round_score, sample_images
 
 
+# A run may be killed at any moment. The last checkpoint holds all that later steps depend on, and
+# the length of the log at that time: a resumed run cuts the log there and writes what followed
+# again, byte for byte.
 @dataclass(slots=True)
-class Training:
-    """Everything that moves while a run trains."""
+class Trainer:
+    """A run in training: its state, progress, loggers and data."""
 
     config: RunConfig
-    data: Data
-    objective: Objective
+    data: RunData
     device: torch.device
     folder: RunFolder
     display: Display
-    stop: Stop
+    stop: StopSignal
     processes: Processes = field(default_factory=Processes)
     progress: TrainingProgress = field(default_factory=TrainingProgress)
-    state: State = field(init=False)
-    stepper: Stepper = field(init=False)
-    held_out: HeldOut | None = None
-    sample: dataset.CachedImages | None = None
-    seen: list[dict[str, Any]] = field(default_factory=list)
+    state: TrainingState = field(init=False)
+    train_step: TrainStep = field(init=False)
+    validation_store: ImageStore | None = None
+    train_sample: CachedImages | None = None
+    log_rows: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[Tensors, Description] | None = None
-    page: LiveReport | None = None
-    board: TensorBoardLogger | None = None
-    trace: LossBuffer = field(init=False)
-    clock: EpochTimer = field(default_factory=EpochTimer)
-    losses: dict[str, float] = field(default_factory=dict)
+    live_report: LiveReport | None = None
+    tensorboard: TensorBoardLogger | None = None
+    loss_buffer: LossBuffer = field(init=False)
+    timer: EpochTimer = field(default_factory=EpochTimer)
 
     def __post_init__(self) -> None:
-        self.trace = LossBuffer(self.device, self.processes.all_reduce_mean)
-        self.state = State.begin(
-            self.config, self.objective, self.device, self.data.train.channel_layout.channels
-        )
-        self.stepper = Stepper(
-            self.config, self.objective, self.state, self.schedule, self.processes
-        )
+        c, per_epoch = self.config, self.data.plan.steps_per_epoch
+        # The schedule is that of all epochs: a run cut short by --max-steps has the rates of the
+        # whole one.
+        steps, decay_steps = c.epochs * per_epoch, c.epochs_decay * per_epoch
+        schedule = LrSchedule(c.lr, steps, decay_steps, c.decay, c.warmup)
+        channels = self.data.train.channel_layout.channels
+        self.loss_buffer = LossBuffer(self.processes.all_reduce_mean)
+        self.state = TrainingState.create(c, self.device, channels)
+        self.train_step = TrainStep(c, self.state, schedule, self.processes)
 
     @property
-    def nets(self) -> dict[str, nn.Module]:
-        """The networks that are trained."""
-        return self.state.nets
+    def objective(self) -> Objective:
+        """The objective of the run."""
+        return self.config.objective
 
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizer of each phase."""
-        return self.state.optimizers
+    def step(self, batch: Batch) -> Losses:
+        """Run the next step; return its losses, still on the device."""
+        return self.train_step.run(batch, self.progress.step)
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The updates of a step."""
-        return self.objective.phases()
-
-    @property
-    def schedule(self) -> LrSchedule:
-        """The learning rates; a run cut short by ``max_steps`` has those of the whole one."""
-        c, steps_per_epoch = self.config, self.data.plan.steps_per_epoch
-        falling = c.epochs_decay * steps_per_epoch
-        return LrSchedule(c.lr, c.epochs * steps_per_epoch, falling, c.decay, c.warmup)
-
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Take the next step; return its losses, still on the device."""
-        return self.stepper.step(batch, self.progress.step)
-
-    def train(self, steps: Iterator[Batch]) -> None:
-        """Train to the end of the run, from where it stands."""
-        written = time.monotonic()
-        self.clock = EpochTimer(self.processes.world_size)
+    def train(self, batches: Iterator[Batch]) -> None:
+        """Train to the end of the run."""
+        saved = time.monotonic()
+        self.timer = EpochTimer(self.processes.world_size)
         while True:
             step = self.progress.step
             if self.data.is_end_of_epoch(step) and self.progress.logged_step != step:
                 self.end_epoch()
             if self.is_over:
                 return
-            late = step > 0 and time.monotonic() - written >= self.config.checkpoint_seconds
-            if self.agree(late):
+            due = step > 0 and time.monotonic() - saved >= self.config.checkpoint_seconds
+            if self.agree(due):
                 self.save()
-                written = time.monotonic()
-            batch = self.clock.waiting(lambda: next(steps))
-            full = self.trace.add(self.step(batch))
-            seen = self.progress.images + self.processes.world_size * len(batch.input)
-            self.progress = self.progress.model_copy(update={"step": step + 1, "images": seen})
-            self.display.advance(seen)
+                saved = time.monotonic()
+            batch = self.timer.next_batch(batches)
+            full = self.loss_buffer.add(self.step(batch))
+            images = self.progress.images + self.processes.world_size * len(batch.input)
+            self.progress = self.progress.model_copy(update={"step": step + 1, "images": images})
+            self.display.advance(images)
             if full:
-                self.read_trace()
+                self.read_losses()
 
+    # Clocks and signals differ between processes; saving and stopping need all of them at the same
+    # step.
     def agree(self, save: bool = False) -> bool:
-        """Return whether any process wants to ``save``; Interrupted where a signal has reached any of them.
-
-        What comes after it is for the next time: all have to do the same.
-        """
-        number, wanted = self.processes.all_reduce_max(self.stop.number or 0, save)
+        """Return True if any process wants to ``save``; raise StopRequested if any got a signal."""
+        number, save_now = self.processes.all_reduce_max(self.stop.number or 0, save)
         if number:
             self.stop.number = number
-            raise Interrupted
-        return bool(wanted)
+            raise StopRequested
+        return bool(save_now)
 
     @property
     def is_over(self) -> bool:
-        """Whether the run is at its end: all steps taken, or no better for longer than its patience."""
-        late = 0 < self.config.patience <= self.progress.stale_validations
-        return self.progress.logged_step == self.progress.step and (
-            late or self.progress.step == self.data.steps
-        )
+        """True after all steps or when the patience is exhausted, with the last epoch logged."""
+        p = self.progress
+        early = 0 < self.config.patience <= p.stale_validations
+        return p.logged_step == p.step and (early or p.step == self.data.steps)
 
-    def read_trace(self) -> None:
-        """Add the losses of the last steps up; DivergedError names the first step where one is not finite."""
-        block = self.trace.take()
+    def read_losses(self) -> None:
+        """Add up the losses of the last steps; DivergedError names the first non-finite one."""
+        block = self.loss_buffer.take()
         sums, counts = dict(self.progress.loss_sums), dict(self.progress.loss_counts)
         for row, losses in enumerate(block):
             if not all(map(math.isfinite, losses.values())):
-                raise self._diverged(self.progress.step - len(block) + row + 1, losses)
+                values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+                raise self._diverged(self.progress.step - len(block) + row + 1, values)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
-        self.progress = self.progress.model_copy(update={"loss_sums": sums, "loss_counts": counts})
-        self.losses = block[-1] if block else self.losses
+        update = {"loss_sums": sums, "loss_counts": counts}
+        self.progress = self.progress.model_copy(update=update)
 
-    def _diverged(self, step: int, losses: dict[str, float], what: str = "") -> DivergedError:
-        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    def _diverged(self, step: int, what: str) -> DivergedError:
         latest, good = self.folder.latest, "there is no checkpoint from before"
         if latest.exists():
-            good = (
-                f"the last good checkpoint is '{printable(str(latest))}', step {step_of(latest):,}"
-            )
-        why = f"diverged at step {step:,} ({what}{values})"
-        return DivergedError(
-            "run", self.folder.root, why, f"lower --lr and give another --out; {good}"
-        )
+            good = f"the last good checkpoint is '{printable(str(latest))}', "
+            good += f"step {checkpoint_step(latest):,}"
+        why = f"diverged at step {step:,} ({what})"
+        hint = f"lower --lr and give another --out; {good}"
+        return DivergedError("run", self.folder.root, why, hint)
 
     # ----------------------------------------------------------------------- the end of an epoch
     def end_epoch(self) -> None:
-        """Let the first process look at the networks; the others take over what it found."""
-        self.read_trace()
+        """Validate and log on the main process; the others take over the progress it found."""
+        self.read_losses()
         if self.processes.is_main:
-            self._look()
+            self._log_epoch()
         if self.processes.is_distributed:
-            said = self.processes.broadcast_text(self.progress.model_dump_json())
-            self.progress = TrainingProgress.model_validate_json(said)
+            text = self.processes.broadcast_text(self.progress.model_dump_json())
+            self.progress = TrainingProgress.model_validate_json(text)
 
-    def _look(self) -> None:
-        """Validate, keep the best, draw samples, write the rows last: an interruption leaves no trace."""
+    def _log_epoch(self) -> None:
         p, trained = self.progress, time.monotonic()
-        steps_per_epoch, last = self.data.plan.steps_per_epoch, p.step == self.data.steps
-        epoch, steps = math.ceil(p.step / steps_per_epoch), (p.step - 1) % steps_per_epoch + 1
+        last, epoch = p.step == self.data.steps, math.ceil(p.step / self.data.plan.steps_per_epoch)
+        at = {"epoch": epoch, "step": p.step}
         means = {
-            name: _rounded(total / p.loss_counts.get(name, steps))
+            name: round_score(total / p.loss_counts[name])
             for name, total in sorted(p.loss_sums.items())
         }
-        at = {"epoch": epoch, "step": p.step}
         rows: list[dict[str, Any]] = [{"kind": "train", **at, "images": p.images, "losses": means}]
-        after: dict[str, Any] = {"loss_sums": {}, "loss_counts": {}, "logged_step": p.step}
-        if self.held_out is not None and (last or _due(epoch, self.config.validate_every)):
-            scores = self.scores(self.held_out)
-            psnr = scores.get("psnr") if self.objective.best_by_psnr else None
-            best = psnr is not None and (p.best_psnr is None or psnr > p.best_psnr)
-            rows.append({"kind": "validation", **at, **scores, "best": best})
-            after["stale_validations"] = early_stopping.stale([*self.seen, *rows])
-            if best:
-                after |= {"best_psnr": psnr, "best_step": p.step}
-                self.keep_best(p.model_copy(update=after))
-        early = not last and 0 < self.config.patience <= after.get("stale_validations", 0)
+        update: dict[str, Any] = {"loss_sums": {}, "loss_counts": {}, "logged_step": p.step}
+        if self.data.held_out and (last or _is_due(epoch, self.config.validate_every)):
+            rows.append({"kind": "validation", **at, **self._validate(self.data.held_out)})
+            all_rows = [*self.log_rows, *rows]
+            update["stale_validations"] = early_stopping.validations_since_best(all_rows)
+            if rows[-1]["best"]:
+                update |= {"best_psnr": rows[-1]["psnr"], "best_step": p.step}
+                self._keep_best(p.model_copy(update=update))
+        early = not last and 0 < self.config.patience <= update.get("stale_validations", 0)
         rows += self._remarks(rows, at, early)
-        if last or early or _due(epoch, self.config.samples_every):
-            self.draw_samples(epoch)
+        if last or early or _is_due(epoch, self.config.samples_every):
+            self._write_samples(epoch)
+        # Rows are written last and at once: a signal that interrupts validation leaves no
+        # half-logged epoch.
         self.folder.append(self.folder.log, rows)
-        self.progress, self.seen = p.model_copy(update=after), [*self.seen, *rows[1:]]
-        self._tell(rows, self.clock.row(epoch, trained))
-        if self.board is not None:
-            self.board.add(rows)
-        if self.page is not None and not self.is_over:
-            self.page.refresh()
+        self.progress = p.model_copy(update=update)
+        self.log_rows += rows[1:]
+        self._print_epoch(rows, self.timer.finish(epoch, trained))
+        if self.tensorboard is not None:
+            self.tensorboard.add_rows(rows)
+        if self.live_report is not None and not self.is_over:
+            self.live_report.refresh()
 
-    def scores(self, held_out: HeldOut) -> dict[str, float]:
-        """Return the scores on held-out images, and ``psnr_train`` on some that are trained on."""
-        batch = self.config.batch
-        check = (
-            self.stop.check if not self.processes.is_distributed else lambda: None
-        )  # the others cannot be told here
-        scores = self.viewer.scores(held_out, batch, check)
-        if self.sample is None:
-            return scores
-        return scores | {
-            "psnr_train": self.viewer.psnr(self.sample, len(self.sample.targets), batch, check)
-        }
+    def _validate(self, held_out: ImageSet) -> dict[str, Any]:
+        """Return the scores on held-out images, ``psnr_train`` on training pairs, and ``best``."""
+        batch, validator = self.config.batch, self.validator
+        # With several processes a signal has to wait for the next ``agree``: the others are not
+        # validating.
+        check = (lambda: None) if self.processes.is_distributed else self.stop.check
+        store = self.validation_store or held_out
+        scores: dict[str, Any] = validator.scores(held_out, store, batch, check)
+        if self.train_sample is not None:
+            scores["psnr_train"] = validator.psnr(self.train_sample, batch, check)
+        psnr = scores.get("psnr") if self.objective.best_by_psnr else None
+        before = self.progress.best_psnr
+        return scores | {"best": psnr is not None and (before is None or psnr > before)}
 
     def _remarks(
         self, rows: list[dict[str, Any]], at: dict[str, int], early: bool
     ) -> Iterator[dict[str, Any]]:
-        given = {"--flip": self.config.flip, "--patience": self.config.patience}
-        ways_out = [option for option, value in given.items() if not value]
-        warning = early_stopping.overfitting([*self.seen, *rows], len(self.data.train), ways_out)
+        settings = {"--flip": self.config.flip, "--patience": self.config.patience}
+        options = [option for option, value in settings.items() if not value]
+        pairs, all_rows = len(self.data.train), [*self.log_rows, *rows]
+        warning = early_stopping.overfitting_warning(all_rows, pairs, options)
         if warning is not None:
             yield {"kind": "warning", **at, "text": warning}
         if early:
-            yield {
-                "kind": "stopped",
-                **at,
-                "text": early_stopping.stopped(at["epoch"], self.config.patience),
-            }
+            text = early_stopping.stop_message(at["epoch"], self.config.patience)
+            yield {"kind": "stopped", **at, "text": text}
 
-    def _tell(self, rows: list[dict[str, Any]], timing: dict[str, Any]) -> None:
+    def _print_epoch(self, rows: list[dict[str, Any]], timing: dict[str, Any]) -> None:
         self.folder.append(self.folder.timing, [timing])
         parts = [f"epoch {timing['epoch']}/{self.config.epochs}"]
         parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
-        parts += [_said(row) for row in rows if row["kind"] == "validation"]
+        parts += [_format_validation(row) for row in rows if row["kind"] == "validation"]
         parts.append(f"{timing['images_per_second']:,.0f} images/s")
         if not self.is_over:
             parts.append(f"{self.display.time_left(self.progress.images)} left")
@@ -256,89 +232,77 @@ class Training:
             self.display.line(text)
 
     @property
-    def viewer(self) -> Validator:
-        """The networks as validation and samples see them."""
-        channel_layout = self.data.train.channel_layout
-        return Validator(
-            self.objective, self.state.shown, self.device, channel_layout, self.config.test_dropout
-        )
+    def validator(self) -> Validator:
+        """The networks for validation and samples."""
+        layout, nets = self.data.train.channel_layout, self.state.inference_nets
+        return Validator(self.objective, nets, self.device, layout, self.config.test_dropout)
 
-    def draw_samples(self, epoch: int) -> None:
-        """Write an epoch's grid, a row per image: input | made | target; the same images each time."""
-        held = self.held_out.images if self.held_out is not None else self.data.train
-        given, target = samples(held, self.config.samples, self.config.grid_keys)
+    def _write_samples(self, epoch: int) -> None:
+        held = self.data.held_out or self.data.train
+        images = sample_images(held, self.config.samples, self.config.grid_keys)
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
-        write_atomically(path, io.encode(self.viewer.grid(given, target), "png"))
-        if self.board is not None:
-            self.board.show(path, self.progress.step)
+        write_atomically(path, io.encode(self.validator.grid(*images), "png"))
+        if self.tensorboard is not None:
+            self.tensorboard.add_grid(path, self.progress.step)
 
     # -------------------------------------------------------------------------------- checkpoints
-    def describe(self, progress: TrainingProgress, complete: bool) -> Description:
-        """Return what a checkpoint of now says of itself."""
+    def _describe(self, progress: TrainingProgress, complete: bool) -> Description:
+        train = self.data.train
         return Description(
             complete=complete,
             generator="generator",
             reverse_generator=self.objective.reverse_generator,
-            networks=self.objective.networks(self.data.train.channel_layout.channels),
-            color=self.data.train.channel_layout.color,
-            size=self.data.train.size,
+            networks=self.objective.networks(train.channel_layout.channels),
+            color=train.channel_layout.color,
+            size=train.size,
             versions=versions(*LIBRARIES),
             config=self.config.model_dump(mode="json"),
             progress=progress,
         )
 
-    def keep_best(self, progress: TrainingProgress) -> None:
-        """Remember the networks as the best so far; ``save`` writes them, for epochs can be short."""
-        tensors = {
-            name: tensor.detach().to("cpu", copy=True)
-            for name, tensor in self.state.network_tensors().items()
-        }
-        self.best = (
-            tensors,
-            self.describe(progress.model_copy(update={"log_bytes": 0}), complete=False),
-        )
+    def _keep_best(self, progress: TrainingProgress) -> None:
+        # A copy on the host, which ``save`` writes: an epoch may take less time than a file.
+        networks = self.state.network_tensors().items()
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in networks}
+        progress = progress.model_copy(update={"log_bytes": 0})
+        self.best = tensors, self._describe(progress, complete=False)
 
     def save(self) -> None:
-        """Write all that later steps depend on; the best networks first, for the rest counts on them."""
-        self.read_trace()
-        self.processes.main_first(self._write)
+        """Write a checkpoint with all that later steps depend on."""
+        self.read_losses()
+        self.processes.main_first(self._write_checkpoints)
 
-    def _write(self) -> None:
+    def _write_checkpoints(self) -> None:
+        # The best networks first: the progress in the complete checkpoint refers to them.
         if self.best is not None:
             write_checkpoint(self.folder.best, *self.best)
             self.best = None
-        self.progress = self.progress.model_copy(update={"log_bytes": self.folder.sync_log()})
+        update = {"log_bytes": self.folder.sync_log()}
+        self.progress = self.progress.model_copy(update=update)
         tensors = self.state.tensors()
         bad = first_nonfinite(tensors)
         if bad is not None:
-            raise self._diverged(
-                self.progress.step, self.losses, f"{printable(bad)} is not finite; "
-            )
-        self.folder.write_latest(tensors, self.describe(self.progress, complete=True))
+            raise self._diverged(self.progress.step, f"{printable(bad)} is not finite")
+        self.folder.write_latest(tensors, self._describe(self.progress, complete=True))
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Stand where a checkpoint was written, exactly."""
+        """Restore the state and the progress of a checkpoint."""
         self.state.load(checkpoint, self.data.train.size)
         self.progress = checkpoint.description.progress
 
 
-def _due(epoch: int, every: int) -> bool:
+def _is_due(epoch: int, every: int) -> bool:
     return every > 0 and epoch % every == 0
 
 
-def _said(row: dict[str, Any]) -> str:
-    """Return a validation in words."""
+def _format_validation(row: dict[str, Any]) -> str:
     if "psnr" not in row:
-        return f"there and back {row['cycle_mae']:.2f} levels off"
-    best = ", best" if row["best"] else ""
+        return f"cycle MAE {row['cycle_mae']:.2f} (of 255)"
     train = f", train {row['psnr_train']:.2f}" if "psnr_train" in row else ""
-    return f"PSNR {row['psnr']:.2f} dB (nothing {row['psnr_input']:.2f}{train}){best}"
+    best = ", best" if row["best"] else ""
+    return f"PSNR {row['psnr']:.2f} dB (input {row['psnr_input']:.2f}{train}){best}"
 
 
-def _rounded(value: float) -> float:
-    return round(value, 6) + 0.0
-
-
-def step_of(path: Path) -> int:
-    """Return the step at which a checkpoint was written; errors as ``read_description``."""
+def checkpoint_step(path: Path) -> int:
+    """Return the step of a checkpoint; raises as ``read_description``."""
     return read_description(path).progress.step

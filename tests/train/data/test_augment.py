@@ -16,7 +16,7 @@ from small_runs import DEGRADED, seen, small_config
 from img2img_data.images import io
 from img2img_train.data import dataset, loader
 from img2img_train.data.augment import first_pixel, resize_and_crop, resize_and_crop_pixels
-from img2img_train.training.setup import Data
+from img2img_train.training.setup import RunData
 
 CPU = torch.device("cpu")
 FACTOR = 286 / 256
@@ -114,7 +114,7 @@ def test_an_l_plane_keeps_to_its_colors(tmp_path: Path) -> None:
 def test_unpaired_domains_have_offsets_of_their_own(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 5)
     config = small_config("cyclegan", corpus, jitter=1.3, batch=5)
-    plan = Data.open(config, config.objective).plan
+    plan = RunData.open(config).plan
     inputs, targets = plan.offsets(0)
     assert not np.intersect1d(inputs, targets).size
     step = plan.step(0, False)
@@ -157,7 +157,7 @@ def test_all_readers_give_the_same_crops(degrade: str, tmp_path: Path) -> None:
 def test_a_crop_is_degraded_like_an_image_on_disk(degrade: str, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 6}, size=(16, 24))
     config = small_config("l2", corpus, degrade=DEGRADED[degrade], jitter=1.3, net="resnet-6")
-    data = Data.open(config, config.objective)
+    data = RunData.open(config)
     assert isinstance(data.train, dataset.PairedImages)
     assert data.train.on_the_fly is not None
     order = data.plan.order(0)

@@ -25,9 +25,9 @@ from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log, sample_paths
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import Data
-from img2img_train.training.signals import Stopped
-from img2img_train.training.validation import samples
+from img2img_train.training.setup import RunData
+from img2img_train.training.signals import StoppedBySignal
+from img2img_train.training.validation import sample_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,7 +65,7 @@ def positions_of(crop: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
 def test_crops_are_parts_of_the_image_and_equal_in_both_halves(layout: str, tmp_path: Path) -> None:
     corpus = write_mixed(tmp_path / "c", layout)
     config = small_config("l2", corpus, crop=20)
-    data = Data.open(config, config.objective)
+    data = RunData.open(config)
     found: dict[int, set[tuple[int, int]]] = {}
     for number, batch in enumerate(seen("l2", corpus, range(12), crop=20)):
         image, target = (loader.to_uint8(x).numpy() for x in (batch.input, batch.target))
@@ -92,7 +92,7 @@ def test_unpaired_domains_are_cropped_independently(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
     (corpus / "trainA/0.png").write_bytes(io.encode(make_photo(0, 50, 31), "png"))
     config = small_config("cyclegan", corpus, crop=16, batch=4)
-    step = Data.open(config, config.objective).plan.step(0, False)
+    step = RunData.open(config).plan.step(0, False)
     assert step.crops is not None
     assert not np.intersect1d(*step.crops.offsets).size
     (batch,) = seen("cyclegan", corpus, range(1), crop=16, batch=4)
@@ -134,7 +134,7 @@ def test_runs_on_crops_resume_exactly(loss: str, mixed: Path, tmp_path: Path) ->
         loop.fit(small_config(loss, mixed, tmp_path / out, **settings), display)
 
     fit("uninterrupted", Display())
-    with pytest.raises(Stopped, match="at step 4"):
+    with pytest.raises(StoppedBySignal, match="at step 4"):
         fit("interrupted", Killer("training", 4 * 2, signal.SIGTERM))
     fit("interrupted", Display())
     assert tree(tmp_path / "interrupted") == tree(tmp_path / "uninterrupted")
@@ -143,7 +143,7 @@ def test_runs_on_crops_resume_exactly(loss: str, mixed: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("degrade", [None, "gaussian"])
 def test_whole_images_are_scored(degrade: str | None, mixed: Path, tmp_path: Path) -> None:
     config = small_config("l2", mixed, tmp_path, crop=20, jitter=1.25, degrade=degrade)
-    assert any("cut to 20x20, enlarged by 1.25" in line for line in loop.plan(config))
+    assert any("cropped to 20x20, enlarged by 1.25" in line for line in loop.dry_run(config))
     loop.fit(config, Display())
     logged = [row for row in read_log(tmp_path) if row["kind"] == "validation"][-1]
     if degrade is None:
@@ -159,9 +159,9 @@ def test_images_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_pat
         r"is (40x24|24x56|24x24).*--crop 32.*4 more are too small; .*smaller --crop.*--min-side 32"
     )
     with pytest.raises(CorpusError, match=message):
-        loop.plan(config)
+        loop.dry_run(config)
     small = small_config("l2", mixed, tmp_path, crop=24, validation_split="none")
-    loop.plan(small)
+    loop.dry_run(small)
     with pytest.raises(CorpusError, match=r"--size, or .*--crop"):
         loop.fit(small_config("l2", mixed, tmp_path), Display())
 
@@ -192,7 +192,7 @@ def test_wrong_sizes_in_a_manifest_are_detected(tmp_path: Path) -> None:
     manifest = corpus / "train/metadata.jsonl"
     manifest.write_text(manifest.read_text().replace('"kind"', '"width": 99, "height": 99, "kind"'))
     with pytest.raises(CorpusError, match=r"99x99, the first one is 40x24"):
-        loop.plan(small_config("l2", corpus, tmp_path / "run"))
+        loop.dry_run(small_config("l2", corpus, tmp_path / "run"))
     with pytest.raises(CorpusError, match=r"\d+\.png.*--crop 50"):
         loop.fit(small_config("l2", corpus, tmp_path / "run", crop=50), Display())
 
@@ -204,7 +204,7 @@ def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
     assert config.grid_keys == ("photo 7", "photo 5")
     images = dataset.open_images(config, "val")
     assert images is not None
-    _, targets = samples(images, 8, config.grid_keys)
+    _, targets = sample_images(images, 8, config.grid_keys)
     for place, index in enumerate((3, 1)):
         assert np.array_equal(targets[place], images.read(index)[1])
     loop.fit(config, Display())
@@ -214,7 +214,7 @@ def test_samples_are_chosen_by_key(mixed: Path, tmp_path: Path) -> None:
         ("xyz", "keys look like 'photo 4'"),
     ):
         with pytest.raises(UsageError, match=message):
-            loop.plan(small_config("l2", plain, tmp_path / "other", sample_keys=keys))
+            loop.dry_run(small_config("l2", plain, tmp_path / "other", sample_keys=keys))
 
 
 def test_samples_of_unpaired_corpora_are_named_by_inputs(tmp_path: Path) -> None:
@@ -222,5 +222,5 @@ def test_samples_of_unpaired_corpora_are_named_by_inputs(tmp_path: Path) -> None
     config: Any = small_config("cyclegan", corpus, tmp_path / "run", sample_keys="2")
     images = dataset.open_images(config, "train")
     assert images is not None
-    inputs, _ = samples(images, 8, config.grid_keys)
+    inputs, _ = sample_images(images, 8, config.grid_keys)
     assert np.array_equal(inputs[0], io.read(corpus / "trainA/2.png").pixels)

@@ -24,14 +24,14 @@ from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder, read_log, sample_paths
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import Data
+from img2img_train.training.setup import RunData
 
 CPU = torch.device("cpu")
 
 
-def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[loader.Batch, Data]:
+def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[loader.Batch, RunData]:
     config = small_config(loss, corpus, **settings)
-    data = Data.open(config, config.objective)
+    data = RunData.open(config)
     raw = next(
         loader.raw_batches(data.plan, data.train.for_training(), range(1), False, 0, data.train)
     )
@@ -148,7 +148,7 @@ def test_images_of_any_size_train_and_are_scored_as_they_are(
     corpus = write_corpus(tmp_path / "c", {"train": 2, "val": 2}, size=(width, height))
     out = tmp_path / "run"
     config = small_config("l1+gan", corpus, out, net=net, width=2, epochs=1, test_dropout=True)
-    assert any("mirrored up to" in line for line in loop.plan(config))
+    assert any("padded to" in line for line in loop.dry_run(config))
     loop.fit(config, Display())
     grid = io.read(sample_paths(out)[-1]).pixels
     assert grid.shape == (2 * height, 3 * width, 3)
@@ -165,7 +165,7 @@ def test_a_discriminator_says_how_large_images_have_to_be(tmp_path: Path) -> Non
     corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 17))
     config = small_config("pix2pix", corpus, discriminator="patch-70")
     with pytest.raises(UsageError, match=r"'patch-70': needs sides of at least 24 pixels.*16x17"):
-        Data.open(config, config.objective)
+        RunData.open(config)
 
 
 PHOTO = io.encode(make_photo(5, 40, 24), "png")
@@ -181,7 +181,7 @@ def test_unsupported_uses_of_lab_are_one_line(name: str, tmp_path: Path) -> None
     settings, message = REJECTED[name]
     config = small_config(corpora=write_lab(tmp_path / "c", {"train": 2}), **settings)
     with pytest.raises(UsageError, match=message):
-        Data.open(config, config.objective)
+        RunData.open(config)
 
 
 def test_corpora_of_two_kinds_are_rejected_by_name(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_corpora_of_two_kinds_are_rejected_by_name(tmp_path: Path) -> None:
     for other in others:
         config = small_config("l1", [str(plain), str(other)])
         with pytest.raises(UsageError, match=f"{other.name}.*{plain.name}"):
-            Data.open(config, config.objective)
+            RunData.open(config)
 
 
 def test_transparent_images_are_rejected(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_transparent_images_are_rejected(tmp_path: Path) -> None:
     for loss in ("l2", "cyclegan"):
         config = small_config(loss, corpus)
         with pytest.raises(UsageError, match="--channels rgb"):
-            Data.open(config, config.objective)
+            RunData.open(config)
 
 
 def test_identity_needs_equal_channels(tmp_path: Path) -> None:
@@ -211,5 +211,5 @@ def test_identity_needs_equal_channels(tmp_path: Path) -> None:
     )
     config = small_config("cyclegan", corpus)
     with pytest.raises(UsageError, match="--identity-weight"):
-        Data.open(config, config.objective)
+        RunData.open(config)
     first_batch("cyclegan", corpus, identity_weight=0)

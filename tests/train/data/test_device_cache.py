@@ -18,8 +18,8 @@ from img2img_train.data import dataset, device_cache, loader
 from img2img_train.data.device_cache import DeviceCache, check_device_cache, uses_device_cache
 from img2img_train.data.loader import Batch
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import Data
-from img2img_train.training.signals import Stopped
+from img2img_train.training.setup import RunData
+from img2img_train.training.signals import StoppedBySignal
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SPLITS = {"train": 5, "val": 2}
@@ -38,15 +38,15 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def data_of(kind: str, root: Path) -> Data:
+def data_of(kind: str, root: Path) -> RunData:
     settings = {"loss": "l1", **KINDS[kind]}
     make, info = settings.pop("make", None), settings.pop("info", {})
     corpus = make(root, SPLITS) if make else write_corpus(root, SPLITS, size=(16, 16), info=info)
     config = small_config(corpora=corpus, **settings)
-    return Data.open(config, config.objective)
+    return RunData.open(config)
 
 
-def seen(data: Data, store: Any, device: torch.device, flip: bool) -> list[Batch]:
+def seen(data: RunData, store: Any, device: torch.device, flip: bool) -> list[Batch]:
     raws = loader.raw_batches(data.plan, store, range(1, 6), flip, 0, data.train)
     return list(loader.prefetch(raws, device, data.train.channel_layout))
 
@@ -93,7 +93,7 @@ def test_runs_are_equal_and_resume_with_another_cache(loss: str, tmp_path: Path)
     expected = fit("ram", "ram")
     assert fit("device", "device") == expected
     for out, first, second in (("there", "device", "off"), ("back", "ram", "device")):
-        with pytest.raises(Stopped, match="at step 3"):
+        with pytest.raises(StoppedBySignal, match="at step 3"):
             fit(out, first, Killer("training", 6, signal.SIGTERM))
         assert fit(out, second) == expected
 
@@ -113,9 +113,9 @@ def test_what_cannot_be_cached_there_is_one_line(name: str, tmp_path: Path) -> N
     with pytest.raises(
         UsageError, match=f"'--cache': 'device' cannot be used: .*{message}.*give --cache ram"
     ):
-        Data.open(config, config.objective)
+        RunData.open(config)
     for cache in ("auto", "ram", "off"):
-        Data.open(config.model_copy(update={"cache": cache}), config.objective)
+        RunData.open(config.model_copy(update={"cache": cache}), config.objective)
 
 
 def test_auto_uses_the_device_if_there_is_room(

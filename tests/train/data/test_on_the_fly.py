@@ -26,8 +26,8 @@ from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import Data
-from img2img_train.training.signals import Stopped
+from img2img_train.training.setup import RunData
+from img2img_train.training.signals import StoppedBySignal
 
 CPU = torch.device("cpu")
 PAIRS = tuple(Pair(f"k{n}", "train", Path(), Path(), {"source_hex": f"{n:02x}"}) for n in range(3))
@@ -95,7 +95,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_readers_give_the_same_images(
     kind: str, cache: str, workers: int, corpus: Path
 ) -> None:
-    data = Data.open(
+    data = RunData.open(
         small_config("l2", corpus, degrade=KINDS[kind]), small_config("l2", corpus).objective
     )
     numbers = range(1, 6)
@@ -121,7 +121,7 @@ def test_an_interrupted_run_resumes_exactly(kind: str, corpus: Path, tmp_path: P
         return tmp_path / name
 
     expected = tree(fit("uninterrupted"))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         fit("stopped", Killer("training", 4, signal.SIGTERM))
     assert tree(fit("stopped")) == expected
 
@@ -134,7 +134,7 @@ def test_a_run_keeps_the_spec_and_needs_no_recipe(corpus: Path, tmp_path: Path) 
     os.unlink(recipe)
     again = RunConfig.load(tmp_path / "run")
     assert again.degrade == config.degrade
-    assert not again.changes(loop.resolve(config))
+    assert not again.changes(loop.resolve_auto(config))
     assert parse_spec(again.degrade, Place()) == parse_spec(
         [{"gaussian": {"sigma": 2}}, "noise"], Place()
     )
@@ -156,4 +156,4 @@ def test_an_unknown_degradation_is_one_line(degrade: Any, message: str, corpus: 
 def test_unpaired_losses_take_none(corpus: Path) -> None:
     config = small_config("cyclegan", corpus, degrade="gaussian")
     with pytest.raises(UsageError, match="cyclegan"):
-        Data.open(config, config.objective)
+        RunData.open(config)

@@ -26,12 +26,13 @@ from two_processes import fit
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_data.core.progress import Display
 from img2img_train.data.loader import SamplingPlan
-from img2img_train.distributed.processes import Processes, TorchrunEnv, local_device, torchrun_env
+from img2img_train.distributed.processes import Processes, local_device
+from img2img_train.distributed.torchrun import TorchrunEnv, torchrun_env
 from img2img_train.networks import layers
 from img2img_train.objectives.base import Batch
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import fit as loop
-from img2img_train.training.micro_batches import MicroBatches
+from img2img_train.training.step import MicroBatches
 
 ROOT = Path(__file__).parents[3]
 USUAL: dict[str, Any] = {"batch": 4, "flip": True}
@@ -237,7 +238,7 @@ def test_parts_of_all_processes_come_in_the_order_of_the_step(
     each = [Processes(rank, processes).shard_indices(count, parts) for rank in range(processes)]
     assert sorted(np.concatenate(each)) == list(range(count))
     images = [torch.from_numpy(places).float().view(-1, 1, 1, 1) for places in each]
-    cut = [MicroBatches.of(Batch(own, own), parts).batches for own in images]
+    cut = [MicroBatches.split(Batch(own, own), parts).parts for own in images]
     entering = [part.input.flatten() for place in zip(*cut, strict=True) for part in place]
     assert torch.cat(entering).tolist() == list(range(count))
 

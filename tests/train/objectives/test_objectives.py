@@ -104,17 +104,19 @@ def test_a_wrong_setting_is_named(given: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_each_phase_moves_its_own_networks_alone(corpus: Path, tmp_path: Path, loss: str) -> None:
     state, batch = small_training(loss, corpus, tmp_path), a_batch()
-    assert {module for phase in state.phases for module in phase.modules} == set(state.nets)
-    for phase in state.phases:
-        before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
-        state.stepper.train_only(*state.phases)
-        made = state.objective.forward(state.nets, batch)
-        state.stepper.train_only(phase)
-        losses = state.objective.losses(phase.name, state.nets, batch, made, made)
+    assert {module for phase in state.objective.phases() for module in phase.modules} == set(
+        state.state.nets
+    )
+    for phase in state.objective.phases():
+        before = {n: [p.clone() for p in net.parameters()] for n, net in state.state.nets.items()}
+        state.train_step.require_gradients(*state.objective.phases())
+        made = state.objective.forward(state.state.nets, batch)
+        state.train_step.require_gradients(phase)
+        losses = state.objective.losses(phase.name, state.state.nets, batch, made, made)
         torch.stack(list(losses.values())).sum().backward()
-        state.optimizers[phase.name].step()
-        state.objective.after_update(phase.name, state.nets)
-        for name, net in state.nets.items():
+        state.state.optimizers[phase.name].step()
+        state.objective.after_update(phase.name, state.state.nets)
+        for name, net in state.state.nets.items():
             moved = any(
                 not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True)
             )
@@ -225,9 +227,9 @@ def test_the_penalty_is_the_distance_of_the_slope_from_one() -> None:
 
 def test_clipped_weights_stay_in_their_bounds(corpus: Path, tmp_path: Path) -> None:
     state = small_training("dualgan", corpus, tmp_path, gan_mode="wgan", n_critic=1, lr=1e-2)
-    assert all(isinstance(o, torch.optim.RMSprop) for o in state.optimizers.values())
+    assert all(isinstance(o, torch.optim.RMSprop) for o in state.state.optimizers.values())
     state.step(a_batch())
-    for name, net in state.nets.items():
+    for name, net in state.state.nets.items():
         largest = max(float(p.detach().abs().max()) for p in net.parameters())
         assert (largest <= 0.01 + 1e-9) == name.startswith("discriminator")
 

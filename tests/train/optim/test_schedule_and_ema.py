@@ -30,7 +30,7 @@ from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.signals import Stopped
+from img2img_train.training.signals import StoppedBySignal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,15 +85,17 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: 
         for n in (0, 7)
     )
     assert short.data.steps == 7 < whole.data.steps
-    assert all(short.schedule.rate(s) == whole.schedule.rate(s) for s in range(12))
+    assert all(
+        short.train_step.schedule.rate(s) == whole.train_step.schedule.rate(s) for s in range(12)
+    )
     short.progress = short.progress.model_copy(update={"step": 9})
     short.step(a_batch(short))
-    assert {g["lr"] for o in short.optimizers.values() for g in o.param_groups} == {
-        whole.schedule.rate(9)
+    assert {g["lr"] for o in short.state.optimizers.values() for g in o.param_groups} == {
+        whole.train_step.schedule.rate(9)
     }
 
 
-def a_batch(training: loop.Training) -> Batch:
+def a_batch(training: loop.Trainer) -> Batch:
     step = training.data.plan.step(0, False)
     raw = loader.RawBatch(*training.data.train.gather(step.indices, step.others), None)
     return loader.to_device(raw, torch.device("cpu"))
@@ -118,17 +120,19 @@ def test_an_average_follows_slowly_and_copies_statistics(corpus: Path, tmp_path:
     training = small_training("l1", corpus, tmp_path, ema=0.9, norm="batch", lr=1e-2)
     ema = training.state.ema
     assert ema is not None
-    expected = {k: t.clone() for k, t in training.nets["generator"].named_parameters()}
+    expected = {k: t.clone() for k, t in training.state.nets["generator"].named_parameters()}
     for number in range(1, 4):
         training.step(a_batch(training))
         training.progress = training.progress.model_copy(update={"step": number})
         decay = min(0.9, (1 + number) / (10 + number))
-        for name, now in training.nets["generator"].named_parameters():
+        for name, now in training.state.nets["generator"].named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * now.detach()
     for name, kept in ema.nets["generator"].named_parameters():
         torch.testing.assert_close(kept, expected[name])
         assert not kept.requires_grad
-    pairs = zip(ema.nets["generator"].buffers(), training.nets["generator"].buffers(), strict=True)
+    pairs = zip(
+        ema.nets["generator"].buffers(), training.state.nets["generator"].buffers(), strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -139,7 +143,7 @@ def test_averages_warmth_and_fall_continue_exactly(loss: str, corpus: Path, tmp_
         loop.fit(small_config(loss, corpus, tmp_path / out, checkpoint_seconds=0, **more), display)
 
     fit("whole", Display())
-    with pytest.raises(Stopped, match="at step 4"):
+    with pytest.raises(StoppedBySignal, match="at step 4"):
         fit("cut", Killer("training", 4 * 2, signal.SIGTERM))
     fit("cut", Display())
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
@@ -182,7 +186,7 @@ def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: P
 
 def test_a_checkpoint_without_its_average_is_rejected(corpus: Path, tmp_path: Path) -> None:
     config = small_config("l1", corpus, tmp_path, ema=0.5, checkpoint_seconds=0)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         loop.fit(config, Killer("training", 4, signal.SIGTERM))
     folder = RunFolder(tmp_path)
     good = checkpoints.read_checkpoint(folder.latest)
@@ -215,4 +219,4 @@ def test_numbers_that_could_not_do_what_they_say_are_rejected(
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"train": 4, "val": 2}, size=(16, 16))
     with pytest.raises(UsageError, match=named):
-        loop.plan(config_of({"corpora": str(corpus), "out": str(tmp_path / "run"), **wrong}))
+        loop.dry_run(config_of({"corpora": str(corpus), "out": str(tmp_path / "run"), **wrong}))

@@ -23,7 +23,7 @@ from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder
 from img2img_train.training import compile
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import compiles, convolving
+from img2img_train.training.setup import cudnn_settings, should_compile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,7 +51,7 @@ def a_batch(seed: int) -> Batch:
     return Batch(images[0], images[1])
 
 
-def three_steps(training: loop.Training) -> list[dict[str, float]]:
+def three_steps(training: loop.Trainer) -> list[dict[str, float]]:
     found = []
     for number in range(3):
         torch.manual_seed(number)
@@ -69,7 +69,9 @@ def test_compiled_steps_are_those_of_the_plain_networks(
     plain, compiled = (small_training(loss, corpus, tmp_path, net="autoencoder") for _ in range(2))
     loop._compile(compiled)
     left = compiled.objective.needs_double_backward()
-    assert {n for n, net in compiled.stepper.used.items() if net is compiled.nets[n]} == set(left)
+    assert {
+        n for n, net in compiled.train_step.nets.items() if net is compiled.state.nets[n]
+    } == set(left)
     for mine, theirs in zip(three_steps(compiled), three_steps(plain), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4, rel=1e-4)
     assert compiled.state.tensors().keys() == plain.state.tensors().keys()
@@ -91,7 +93,7 @@ def test_a_trial_leaves_no_trace(corpus: Path, tmp_path: Path) -> None:
     loop._compile(training)
     after = training.state.tensors()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(p.grad is None for net in training.nets.values() for p in net.parameters())
+    assert all(p.grad is None for net in training.state.nets.values() for p in net.parameters())
 
 
 def test_no_variant_of_a_network_is_left_as_it_is(corpus: Path, tmp_path: Path) -> None:
@@ -120,8 +122,8 @@ def test_a_later_variant_that_fails_is_run_as_it_is(
     monkeypatch.setattr(compile, "BACKEND", fails_for_one)
     training = small_training("l2", corpus, tmp_path, net="autoencoder", norm="none")
     loop._compile(training)
-    image, net = a_batch(0).input[:1], training.nets["generator"]
-    made = training.stepper.used["generator"](image)
+    image, net = a_batch(0).input[:1], training.state.nets["generator"]
+    made = training.train_step.nets["generator"](image)
     torch.testing.assert_close(made, net(image), atol=1e-5, rtol=1e-5)
 
 
@@ -133,11 +135,11 @@ def test_several_processes_share_statistics_outside_of_what_compiles(
     asked: list[int] = []
     monkeypatch.setattr(layers.distributed, "all_reduce", lambda x: asked.append(x.numel()))
     training = small_training("l2", corpus, tmp_path, norm="batch")
-    net = training.nets["generator"]
+    net = training.state.nets["generator"]
     layers.sync_batch_norm(net, 2)
     loop._compile(training)
     assert not asked, "a trial asks no other process"
-    made = training.stepper.used["generator"](a_batch(0).input)
+    made = training.train_step.nets["generator"](a_batch(0).input)
     assert asked
     torch.testing.assert_close(made, net(a_batch(0).input), atol=1e-5, rtol=1e-5)
     assert all(m.world_size == 2 for m in net.modules() if isinstance(m, BatchNorm))
@@ -153,10 +155,10 @@ def test_a_run_goes_on_compiled_or_not(
 
     fit("whole", "off")
     for out, ways in {"one": ("off", "on"), "other": ("on", "off")}.items():
-        with pytest.raises(loop.Stopped):
+        with pytest.raises(loop.StoppedBySignal):
             fit(out, ways[0], epochs=2)
         fit(out, ways[1])
-        assert capsys.readouterr().err.count("compiled in") == 1
+        assert capsys.readouterr().err.count("compiling generator") == 1
         first, second = (read_checkpoint(RunFolder(tmp_path / n).latest) for n in ("whole", out))
         assert first.tensors.keys() == second.tensors.keys()
         for name, tensor in first.tensors.items():
@@ -192,7 +194,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(
         loop.fit(small_config("cyclegan", corpus, tmp_path / out, epochs=1, compile=way), Display())
     said = [x for x in capsys.readouterr().err.splitlines() if "not compiled" in x]
     assert len(said) == 1
-    assert "training goes on without, as with --compile off" in said[0]
+    assert "training continues without" in said[0]
     assert "compiler" in said[0]
     plain, tried = (tree(tmp_path / n) for n in ("plain", "tried"))
     assert plain["log.jsonl"] == tried["log.jsonl"]
@@ -206,7 +208,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(
 # ---------------------------------------------------------------------------------------- settings
 def test_when_networks_are_compiled() -> None:
     def asked(device: str, **settings: Any) -> bool:
-        return compiles(RunConfig(corpora="c", **settings), torch.device(device))
+        return should_compile(RunConfig(corpora="c", **settings), torch.device(device))
 
     assert [asked("cpu"), asked("mps"), asked("cuda")] == [False, False, True]
     assert not asked("cuda", deterministic="on")
@@ -233,7 +235,7 @@ def test_how_cudnn_computes_is_set_for_the_run_alone() -> None:
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32
     for fast in (True, False):
-        with convolving(fast):
+        with cudnn_settings(fast):
             assert (cudnn.benchmark, cudnn.allow_tf32) == (fast, fast)
             assert torch.get_float32_matmul_precision() == "highest"
         assert (cudnn.benchmark, cudnn.allow_tf32) == before
@@ -251,6 +253,8 @@ def test_really_compiled(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
         small_training("pix2pix", corpus, tmp_path, net="autoencoder") for _ in range(2)
     )
     loop._compile(compiled)
-    assert all(net is not compiled.nets[name] for name, net in compiled.stepper.used.items())
+    assert all(
+        net is not compiled.state.nets[name] for name, net in compiled.train_step.nets.items()
+    )
     for mine, theirs in zip(three_steps(compiled), three_steps(plain), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4, rel=1e-4)

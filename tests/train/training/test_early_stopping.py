@@ -17,7 +17,7 @@ from img2img_train.cli import fit_commands
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import early_stopping
 from img2img_train.training import fit as loop
-from img2img_train.training.signals import Stopped
+from img2img_train.training.signals import StoppedBySignal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,30 +46,35 @@ def scored(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
 )
 def test_staleness_counts_from_the_first_best(psnr: list[float], count: int) -> None:
     rows = [{"kind": "train", "epoch": 1}, *scored(*((0.0, value) for value in psnr))]
-    assert early_stopping.stale(rows) == count
+    assert early_stopping.validations_since_best(rows) == count
 
 
 def test_what_falls_while_training_rises_is_told_in_one_line() -> None:
     rows = scored((23.0, 23.5), (25.0, 24.6), (26.0, 24.2), (28.14, 24.02))
-    assert early_stopping.overfitting(rows[:3], 250, []) is None
-    assert early_stopping.overfitting(rows, 250, ["--flip", "--patience"]) == (
+    assert early_stopping.overfitting_warning(rows[:3], 250, []) is None
+    assert early_stopping.overfitting_warning(rows, 250, ["--flip", "--patience"]) == (
         "overfitting: train 28.1 dB, validation 24.0 dB (best 24.6 at epoch 2), on 250 pairs; "
         "more pairs, --flip or --patience help"
     )
-    said = early_stopping.overfitting(rows, 1250, [])
+    said = early_stopping.overfitting_warning(rows, 1250, [])
     assert said is not None
     assert said.endswith("on 1,250 pairs; more pairs help")
-    assert early_stopping.overfitting([*rows, {"kind": "warning", "text": said}], 250, []) is None
+    assert (
+        early_stopping.overfitting_warning([*rows, {"kind": "warning", "text": said}], 250, [])
+        is None
+    )
 
 
 def test_what_falls_on_both_sides_is_no_overfitting() -> None:
-    assert early_stopping.overfitting(scored((25, 24), (24, 22)), 9, []) is None
-    assert early_stopping.overfitting(scored((25, 24), (26, 24.4)), 9, []) is None
+    assert early_stopping.overfitting_warning(scored((25, 24), (24, 22)), 9, []) is None
+    assert early_stopping.overfitting_warning(scored((25, 24), (26, 24.4)), 9, []) is None
     assert (
-        early_stopping.overfitting([{"kind": "validation", "epoch": 1, "cycle_mae": 3.0}], 9, [])
+        early_stopping.overfitting_warning(
+            [{"kind": "validation", "epoch": 1, "cycle_mae": 3.0}], 9, []
+        )
         is None
     )
-    assert early_stopping.overfitting([], 9, []) is None
+    assert early_stopping.overfitting_warning([], 9, []) is None
 
 
 # -------------------------------------------------------------------------------------- in a run
@@ -105,7 +110,7 @@ def test_an_interrupted_run_ends_at_the_same_validation(
         loop.fit(small_config("l2", corpus, tmp_path / out, patience=2, **NEVER_BETTER), display)
 
     fit("whole", Display())
-    with pytest.raises(Stopped, match=f"at step {at}"):
+    with pytest.raises(StoppedBySignal, match=f"at step {at}"):
         fit("cut", Killer("training", at * 2, signal.SIGTERM))
     fit("cut", Display())
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
@@ -116,7 +121,7 @@ def test_a_run_that_gets_better_takes_all_its_steps(corpus: Path, tmp_path: Path
     result = loop.fit(config, Display())
     rows = [row for row in read_log(tmp_path) if row["kind"] == "validation"]
     assert result.early == (len(rows) < 6)
-    assert result.progress.stale_validations == early_stopping.stale(rows)
+    assert result.progress.stale_validations == early_stopping.validations_since_best(rows)
 
 
 def test_patience_without_a_score_is_rejected(corpus: Path, tmp_path: Path) -> None:
@@ -136,7 +141,7 @@ def test_training_pairs_are_scored_beside_the_held_out(corpus: Path, tmp_path: P
     rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "validation"]
     assert all(row["psnr_train"] > 0 for row in rows)
     sample = small_training("l1", corpus, tmp_path / "other").data.train_sample(
-        early_stopping.SAMPLE
+        early_stopping.TRAIN_SAMPLE
     )
     assert sample is not None
     assert len(sample.inputs) == 3
@@ -153,7 +158,7 @@ def test_a_run_learning_by_heart_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(early_stopping, "FALLEN", 0.01)
+    monkeypatch.setattr(early_stopping, "OVERFITTING_DROP", 0.01)
     settings = {"lr": 1e-2, "epochs": 40, "width": 8, "norm": "none", "net": "autoencoder"}
     loop.fit(small_config("l1", corpus, tmp_path, **settings), Display())
     warnings = [row for row in read_log(tmp_path) if row["kind"] == "warning"]

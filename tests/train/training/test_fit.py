@@ -35,8 +35,8 @@ from img2img_train.runs import folder as run
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.signals import Stop
-from img2img_train.training.timing import psnr_of
+from img2img_train.training.signals import StopSignal
+from img2img_train.training.validation import batch_psnr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,11 +68,12 @@ def train(corpus: Path | str, out: Path, **settings: Any) -> Path:
     return out
 
 
-def training(corpus: Path, out: Path, **settings: Any) -> loop.Training:
-    config = loop.resolve(RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)}))
-    objective, device = config.objective, torch.device("cpu")
-    data = loop.Data.open(config, objective)
-    return loop.Training(config, data, objective, device, RunFolder(out), Display(), Stop())
+def training(corpus: Path, out: Path, **settings: Any) -> loop.Trainer:
+    config = loop.resolve_auto(
+        RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)})
+    )
+    data, device = loop.RunData.open(config), torch.device("cpu")
+    return loop.Trainer(config, data, device, RunFolder(out), Display(), StopSignal())
 
 
 def four_images(size: int = 32) -> Batch:
@@ -83,7 +84,7 @@ def four_images(size: int = 32) -> Batch:
 
 # ------------------------------------------------------------------------------------------- plans
 @pytest.mark.parametrize(
-    ("loss_counts", "weights", "drawn"),
+    ("counts", "weights", "drawn"),
     [
         ((10,), (1,), (10,)),
         ((10, 30), (1, 1), (20, 20)),
@@ -164,7 +165,7 @@ def test_the_autoencoder_is_the_one_of_the_original_work() -> None:
 def test_psnr_is_the_one_of_the_evaluation() -> None:
     a, b = (np.stack([make_photo(s + i, 16, 16) for i in range(3)]) for s in (0, 1))
     b[2] = a[2]
-    found = psnr_of(torch.from_numpy(a), torch.from_numpy(b)).tolist()
+    found = batch_psnr(torch.from_numpy(a), torch.from_numpy(b)).tolist()
     assert found == pytest.approx(
         [IMAGE_METRICS["psnr"].compute(x, y) for x, y in zip(a, b, strict=True)]
     )
@@ -263,7 +264,7 @@ def test_resources_may_change(finished: Path, corpus: Path) -> None:
 def test_a_folder_in_use_or_of_others_is_rejected(
     corpus: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(run, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(run, "LOCK_WAIT_SECONDS", 0)
     with RunFolder(tmp_path / "run").lock(), pytest.raises(UsageError, match="in use"):
         train(corpus, tmp_path / "run")
     (tmp_path / "photos").mkdir()

@@ -17,8 +17,8 @@ from img2img_data.core.errors import UsageError
 from img2img_data.core.progress import Display
 from img2img_train.runs.folder import read_log, sample_paths
 from img2img_train.training import fit as loop
-from img2img_train.training import loggers as looking
-from img2img_train.training.signals import Stopped
+from img2img_train.training import loggers
+from img2img_train.training.signals import StoppedBySignal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,7 +49,7 @@ def on_board(run: Path) -> tuple[Counter[tuple[str, int]], Counter[int]]:
 
 
 def test_the_board_shows_each_row_of_the_log_once(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(Stopped, match="at step 5"):
+    with pytest.raises(StoppedBySignal, match="at step 5"):
         fit(corpus, tmp_path / "cut", Killer("training", 5 * 2, signal.SIGTERM), tensorboard=True)
     scalars, grids = on_board(fit(corpus, tmp_path / "cut", tensorboard=True))
     rows = read_log(tmp_path / "cut")
@@ -89,9 +89,9 @@ def test_without_tensorboard_there_is_one_line(
 def test_the_page_is_there_while_the_run_goes_on(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "PAGE_SECONDS", 0.0)
-    monkeypatch.setattr(looking, "PAGE_SHARE", 1e9)
-    with pytest.raises(Stopped):
+    monkeypatch.setattr(loggers, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(loggers, "REPORT_SHARE", 1e9)
+    with pytest.raises(StoppedBySignal):
         fit(corpus, tmp_path / "run", Killer("training", 5 * 2, signal.SIGTERM), report=True)
     page = (tmp_path / "run/report.html").read_text()
     assert "PSNR on the validation split" in page
@@ -111,14 +111,11 @@ def test_the_page_takes_a_small_part_of_the_time(
         now[0] += 2.0
         written.append(now[0])
 
-    monkeypatch.setattr(looking, "write_run_report", write)
-    monkeypatch.setattr(looking.time, "monotonic", lambda: now[0])
-    page = looking.LiveReport(run, True)
+    monkeypatch.setattr(loggers, "write_run_report", write)
+    monkeypatch.setattr(loggers.time, "monotonic", lambda: now[0])
+    page = loggers.LiveReport(run)
     for _ in range(3000):
         now[0] += 0.5
         page.refresh()
     assert len(written) > 5
     assert len(written) * 2.0 <= 0.025 * (now[0] - 1000)
-    idle = looking.LiveReport(run, False, due=0)
-    idle.refresh()
-    assert now[0] != idle.due

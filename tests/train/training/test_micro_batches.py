@@ -17,8 +17,8 @@ from img2img_data.core.progress import Display
 from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.training import fit as loop
-from img2img_train.training.micro_batches import MicroBatches
-from img2img_train.training.signals import Stopped
+from img2img_train.training.signals import StoppedBySignal
+from img2img_train.training.step import MicroBatches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,7 +51,7 @@ def a_batch(seed: int, count: int = 6) -> Batch:
     return Batch(*(torch.rand(count, 3, 16, 16, generator=made) * 2 - 1 for _ in range(2)))
 
 
-def after_steps(loss: str, corpus: Path, out: Path, count: int, **more: Any) -> loop.Training:
+def after_steps(loss: str, corpus: Path, out: Path, count: int, **more: Any) -> loop.Trainer:
     settings = {**EXACT, "accumulate": count, **more}
     training = small_training(loss, corpus, out, **known(loss, settings))
     for number in range(3):
@@ -67,8 +67,8 @@ def test_parts_take_the_step_of_the_whole(
 ) -> None:
     mode = {"gan_mode": "lsgan"}  # the gradient penalty draws; where, depends on the parts
     whole, parted = (after_steps(loss, corpus, tmp_path, n, **mode) for n in (1, count))
-    for name, net in whole.nets.items():
-        for a, b in zip(net.parameters(), parted.nets[name].parameters(), strict=True):
+    for name, net in whole.state.nets.items():
+        for a, b in zip(net.parameters(), parted.state.nets[name].parameters(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
     for name, pool in whole.state.pools.items():
         assert pool.images is not None
@@ -93,12 +93,12 @@ def test_losses_of_the_parts_are_those_of_the_whole(
 
 def test_parts_are_as_equal_as_can_be_and_no_more_than_images() -> None:
     batch = a_batch(0, 7)
-    parts = MicroBatches.of(batch, 3)
-    assert [len(part.target) for part in parts.batches] == [3, 2, 2]
-    assert sum(parts.shares) == pytest.approx(1)
-    assert torch.equal(torch.cat([part.input for part in parts.batches]), batch.input)
-    assert len(MicroBatches.of(batch, 99).batches) == 7
-    assert MicroBatches.of(batch, 1).alone
+    parts = MicroBatches.split(batch, 3)
+    assert [len(part.target) for part in parts.parts] == [3, 2, 2]
+    assert sum(parts.fractions) == pytest.approx(1)
+    assert torch.equal(torch.cat([part.input for part in parts.parts]), batch.input)
+    assert len(MicroBatches.split(batch, 99).parts) == 7
+    assert len(MicroBatches.split(batch, 1).parts) == 1
 
 
 @pytest.mark.parametrize("loss", ["l2", "pix2pix", "cyclegan", "dualgan"])
@@ -108,7 +108,7 @@ def test_parts_need_less_memory(loss: str, corpus: Path, tmp_path: Path) -> None
         training = small_training(
             loss, corpus, tmp_path, **known(loss, {**EXACT, "accumulate": count})
         )
-        weights = {p.data_ptr() for net in training.nets.values() for p in net.parameters()}
+        weights = {p.data_ptr() for net in training.state.nets.values() for p in net.parameters()}
         held, most = 0, 0
 
         def pack(tensor: torch.Tensor) -> Any:
@@ -141,7 +141,7 @@ def test_a_run_in_parts_continues_exactly(loss: str, corpus: Path, tmp_path: Pat
         loop.fit(small_config(loss, corpus, tmp_path / out, **more), display)
 
     fit("whole", Display())
-    with pytest.raises(Stopped, match="at step 3"):
+    with pytest.raises(StoppedBySignal, match="at step 3"):
         fit("cut", Killer("training", 3 * 4, signal.SIGTERM))
     fit("cut", Display())
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")

@@ -18,7 +18,7 @@ from small_corpus import write_corpus
 from img2img_data.core.errors import CheckpointError, DivergedError
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder
-from img2img_train.training.signals import Stopped
+from img2img_train.training.signals import StoppedBySignal
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def whole(corpora: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_stopped_at_a_step(
     at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with pytest.raises(Stopped, match=f"SIGTERM at step {at}; the same command") as stopped:
+    with pytest.raises(StoppedBySignal, match=f"SIGTERM at step {at}; the same command") as stopped:
         fit(corpora, tmp_path, Killer("training", at * IMAGES, signal.SIGTERM))
     assert stopped.value.exit_code == 143
     fit(corpora, tmp_path)
@@ -51,7 +51,7 @@ def test_stopped_at_a_step(
 def test_stopped_while_reading(
     number: int, code: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with pytest.raises(Stopped, match="before the first step") as stopped:
+    with pytest.raises(StoppedBySignal, match="before the first step") as stopped:
         fit(corpora, tmp_path, Killer("reading", 3, number), checkpoint_seconds=60)
     assert stopped.value.exit_code == code
     assert signal.getsignal(number) is not None
@@ -109,7 +109,7 @@ def _without_resources(files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def stopped(corpora: list[str], out: Path, at: int = 5) -> RunFolder:
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         fit(corpora, out, Killer("training", at * IMAGES, signal.SIGTERM))
     return RunFolder(out)
 

@@ -19,7 +19,7 @@ from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder
 from img2img_train.training import fit as loop
-from img2img_train.training.signals import Stopped
+from img2img_train.training.signals import StoppedBySignal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +48,7 @@ def test_every_objective_continues_exactly(
 
     same = {"workers": workers, "cache": "off"} if workers else {}
     fit("whole", Display(), **same)
-    with pytest.raises(Stopped, match="at step 4"):
+    with pytest.raises(StoppedBySignal, match="at step 4"):
         fit("cut", Killer("training", 4 * 2, signal.SIGTERM), **same)
     fit("cut", Display(), **same)
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
@@ -64,7 +64,7 @@ def test_modes_with_state_of_their_own_continue_exactly(
         loop.fit(config, display)
 
     fit("whole", Display())
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         fit("cut", Killer("training", 2 * 2, signal.SIGTERM))
     fit("cut", Display())
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
@@ -75,7 +75,7 @@ def test_divergence_names_the_step_the_losses_and_the_last_good_checkpoint(
     loss: str, corpus: Path, tmp_path: Path
 ) -> None:
     config = small_config(loss, corpus, tmp_path, checkpoint_seconds=0)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         loop.fit(config, Killer("training", 4 * 2, signal.SIGTERM))
     folder = RunFolder(tmp_path)
     good = checkpoints.read_checkpoint(folder.latest)
@@ -95,7 +95,7 @@ def test_weights_that_diverge_before_the_losses_do_are_not_written(
     state.folder.checkpoints.mkdir(parents=True)
     state.save()
     with torch.no_grad():
-        next(state.nets["discriminator"].parameters()).fill_(torch.inf)
+        next(state.state.nets["discriminator"].parameters()).fill_(torch.inf)
     said = r"diverged at step 0 \(network/discriminator/.*not finite.*last good checkpoint.*step 0"
     with pytest.raises(DivergedError, match=said):
         state.save()

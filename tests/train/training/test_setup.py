@@ -22,7 +22,7 @@ from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import computing
+from img2img_train.training.setup import torch_backend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,7 +41,7 @@ def test_deterministic_is_what_was_asked_for_and_only_during_the_run(
 ) -> None:
     config = RunConfig(corpora="x", deterministic=asked, threads=1)
     before = torch.are_deterministic_algorithms_enabled()
-    with computing(config, torch.device(device)):
+    with torch_backend(config, torch.device(device)):
         assert torch.are_deterministic_algorithms_enabled() is found
     assert torch.are_deterministic_algorithms_enabled() is before
 
@@ -66,8 +66,8 @@ def test_a_run_may_go_on_without_being_deterministic(tmp_path: Path) -> None:
 def test_no_step_turns_images_about(loss: str, norm: str, corpus: Path, tmp_path: Path) -> None:
     """What a network is given, in training, lies in memory as its weights do."""
     training = small_training(loss, corpus, tmp_path, norm=norm)
-    layout, seen = training.state.layout, list[bool]()
-    for net in training.nets.values():
+    layout, seen = training.state.memory_format, list[bool]()
+    for net in training.state.nets.values():
         assert all(p.is_contiguous(memory_format=layout) for p in net.parameters() if p.ndim == 4)
         net.register_forward_pre_hook(
             lambda _, x: seen.append(x[0].is_contiguous(memory_format=layout))
@@ -129,13 +129,13 @@ def test_no_step_waits_for_the_device(
     for settings in settings_of(loss):
         training = small_training(loss, corpus, tmp_path, width=2, net="unet", **settings, **more)
         training.progress = training.progress.model_copy(update={"step": training.config.batch - 1})
-        for optimizer in training.optimizers.values():
+        for optimizer in training.state.optimizers.values():
             if isinstance(optimizer, torch.optim.RMSprop):
                 monkeypatch.setattr(optimizer, "step", lambda: None)
             else:
                 assert all(group["fused"] for group in optimizer.param_groups)
         with NeverAsked(), NeverWaits():
-            full = training.trace.add(training.step(a_batch()))
+            full = training.loss_buffer.add(training.step(a_batch()))
         assert not full
 
 
@@ -166,7 +166,9 @@ def test_losses_in_bf16_are_reckoned_in_float32(
             training.progress = training.progress.model_copy(update={"step": 1})
             found.append(training.step(a_batch()))
             assert all(
-                p.dtype == torch.float32 for net in training.nets.values() for p in net.parameters()
+                p.dtype == torch.float32
+                for net in training.state.nets.values()
+                for p in net.parameters()
             )
         plain, half = found
         assert plain.keys() == half.keys()
