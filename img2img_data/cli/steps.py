@@ -88,12 +88,17 @@ class DegradeSettings(BaseModel):
         return value if value is None else _check_known(value, DEGRADATIONS)
 
 
-class PairSettings(BaseModel):
+class UnmatchedSettings(BaseModel):
     """The handling of files without a counterpart."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     allow_unpaired: bool = Field(False, description="exit with 0 although files are unmatched")
+
+
+class TableSettings(UnmatchedSettings):
+    """The matching table that ``combine`` prints."""
+
     rows: int = Field(
         20, ge=0, description="rows of the matching table shown of each kind; 0: all rows"
     )
@@ -401,7 +406,7 @@ def degrade(call: StepCall) -> Report:
     "combine",
     ("inputs", "targets", "out"),
     matching.MatchSettings,
-    PairSettings,
+    TableSettings,
     pairings.Combine,
     *_BUILD,
 )
@@ -416,7 +421,7 @@ def combine(call: StepCall) -> Report:
       img2img-data combine photos/ labels/ corpora/labels --max-shift 3
     """
     sides = call.paths[:2]
-    settings, rows = call.get(matching.MatchSettings), call.get(PairSettings).rows
+    settings, rows = call.get(matching.MatchSettings), call.get(TableSettings).rows
     items = [list(_list_images(folder, call.echo)) for folder in sides]
     usable = [[item.path for item in side if not item.rejected] for side in items]
     found = matching.match_paths(usable[0], usable[1], settings)
@@ -513,7 +518,7 @@ def unpaired(call: StepCall) -> Report:
 
 
 # ------------------------------------------------------------------------------------- exchange
-@step("import", ("source", "out"), ImportSettings, PairSettings, RunSettings)
+@step("import", ("source", "out"), ImportSettings, UnmatchedSettings, RunSettings)
 def import_folder(call: StepCall) -> Report:
     """Make a corpus from SOURCE, a folder in the layout of another tool; pairs, splits and names are kept.
 
@@ -523,6 +528,7 @@ def import_folder(call: StepCall) -> Report:
       img2img-data import DIV2K/ corpora/div2k --format basicsr
 
     \b
+    Layouts:
       pix2pix      train/1.jpg, input left and target right
       cyclegan     trainA/ and trainB/, no pairs
       folders      input/ and target/, within splits or around them
@@ -566,6 +572,7 @@ def export(call: StepCall) -> Report:
       img2img-data export corpora/facades out/ --format hf --direction BtoA
 
     \b
+    Layouts:
       pix2pix   train/1.png, input left and target right
       cyclegan  trainA/ and trainB/
       basicsr   train/lq/, train/gt/ and train/meta_info.txt

@@ -38,8 +38,8 @@ class MatchSettings(BaseModel):
 
     match: Literal["stem", "cuhk", "template", "regex", "csv"] = Field(
         "stem",
-        description="stem: equal paths but for extension and case; cuhk: names of the CUHK face sketch "
-        "database; template, regex, csv: as given by the options of that name",
+        description="rule to match names; stem: equal paths but for extension and case; cuhk: names "
+        "of the CUHK face sketch database; template, regex, csv: as given by the options of that name",
     )
     template_a: str | None = Field(None, description="name of the inputs, as in '{id}.jpg'")
     template_b: str | None = Field(None, description="name of the targets, as in '{id}-sz1.jpg'")

@@ -1,0 +1,144 @@
+"""Commands: help with an example first, grouped options, one line for every error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+from click.testing import CliRunner
+from command_line import run
+from pydantic import BaseModel, Field
+
+from img2img_data.cli.main import SECTIONS, group
+from img2img_data.cli.steps import STEPS
+from img2img_data.core.command_line import EXIT_CODES, ModelCommand, run_command_line
+from img2img_data.core.errors import DivergedError, UsageError
+from img2img_data.core.settings_model import setting
+
+NAMES = [name for commands in SECTIONS.values() for name in commands]
+CORPUS_STEPS = [name for name, step in STEPS.items() if "size" in step.fields() - {"resize"}]
+
+
+def check_help(text: str, program: str) -> None:
+    """Assert that a command's help opens with an example and fits 100 columns."""
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    usage, example = (next(n for n, line in enumerate(lines) if w in line) for w in ("Usage", "Ex"))
+    assert example - usage <= 5, "only the first paragraph precedes the example"
+    assert lines[example + 1].strip().startswith(program)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("option", ["--help", "--help-all"])
+def test_help_opens_with_an_example(name: str, option: str) -> None:
+    if option == "--help-all" and name not in STEPS:
+        return
+    check_help(run(name, option), "img2img-data")
+
+
+def test_every_step_is_a_command() -> None:
+    assert set(STEPS) <= set(NAMES)
+    assert len(NAMES) == len(set(NAMES))
+
+
+@pytest.mark.parametrize("name", [n for n in CORPUS_STEPS if n != "resize"])
+def test_shared_options_follow_in_groups_of_their_own(name: str) -> None:
+    text = run(name, "--help")
+    own, corpus, shared = (text.index(f"\n{g}:\n") for g in ("Options", "Corpus", "Run"))
+    assert own < corpus < text.rindex("--split ") < shared < text.rindex("--jobs ")
+
+
+def test_help_is_quick() -> None:
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "img2img_data", "--help"], capture_output=True, check=True
+    )
+    assert time.monotonic() - began < 2, "0.1 s on an idle machine"
+
+
+def test_exit_codes_are_in_the_help() -> None:
+    text = " ".join(run("--help").split())
+    assert all(about in text for about in EXIT_CODES.values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["blurr"], "error: command 'blurr': unknown; did you mean 'blur'?"),
+        (["blur", "a", "b", "--sgima", "3"], "no such option"),
+        (
+            ["blur", "a", "b", "--sigma-min", "1"],
+            "'--sigma-min': does not belong to kind 'gaussian'",
+        ),
+        (["blur", "a", "b", "--bits", "9"], "'9' is not one of '8', '16'"),
+        (["blur", "nowhere", "b"], "folder 'nowhere': no such folder"),
+        (["schema", "blurr"], "schema 'blurr': unknown; did you mean 'blur'?"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: list[str], message: str) -> None:
+    text = run(*argv, code=2)
+    assert message in text
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+
+
+class Settings(BaseModel):
+    plain: int = Field(3, ge=1, description="a number; the long part")
+    hidden: float = setting("Other", "a rare setting; with more to say", 0.5, advanced=True)
+
+
+def a_command(error: BaseException | None = None) -> click.Command:
+    def callback(settings: dict[str, object]) -> None:
+        if error is not None:
+            raise error
+        click.echo(settings)
+
+    return ModelCommand("a", callback=callback, models=lambda: (Settings,))
+
+
+def test_only_given_options_are_settings() -> None:
+    assert CliRunner().invoke(a_command(), ["--plain", "3"]).output == "{'plain': 3}\n"
+    assert CliRunner().invoke(a_command(), []).output == "{}\n"
+
+
+def test_the_first_clause_is_the_short_help() -> None:
+    short, full = (CliRunner().invoke(a_command(), [o]).output for o in ("--help", "--help-all"))
+    assert "a number  [default: 3]" in short
+    assert "long part" not in short
+    assert "--hidden" not in short
+    assert "a number; the long part  [default: 3]  [>= 1]" in full
+    assert "Other:\n  --hidden FLOAT  a rare setting; with more to say" in full
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("folder", "x", "is missing"), 2, "error: folder 'x': is missing"),
+        (DivergedError("loss", why="is not finite"), 3, "error: loss: is not finite"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+        (SystemExit(143), 143, "interrupted; the same command goes on from here"),
+        (SystemExit(1), 1, ""),
+        (
+            OSError(28, "No space left on device", "x"),
+            1,
+            "error: file 'x': No space left on device",
+        ),
+        (ModuleNotFoundError("no", name="torch"), 1, "error: 'torch' is not installed; "),
+        (ValueError("odd"), 1, "error: a fault of this program in test_commands.py, line "),
+    ],
+)
+def test_every_error_is_one_line_and_a_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(a_command(error), []) == code
+    text = capsys.readouterr().err.lstrip("\n")  # click ends the line of ^C
+    assert text.startswith(line)
+    assert text.count("\n") == bool(line)
+
+
+def test_help_of_a_group_loads_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "load", None)
+    assert "deblurring" in run("--help")
