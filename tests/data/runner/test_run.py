@@ -63,7 +63,14 @@ def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
 def test_a_signal_to_all_its_processes_is_one_line(number: int, code: int, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 12, 700, 700)
     argv = [*COMMAND, "blur", str(photos), str(tmp_path / "out"), "--jobs", "2"]
-    process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        argv,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Under nohup, and in jobs in the background, this process ignores SIGINT, and so would a child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None and len(children.read_text().split()) < 4:
         time.sleep(0.01)  # two trackers and two workers
