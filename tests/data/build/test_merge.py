@@ -43,10 +43,10 @@ def make(name: str, *paths: Path, **settings: object) -> Report:
 def shards_of(
     name: str, sources: list[Path], parts: Path, count: int, **settings: object
 ) -> list[Path]:
-    made = [parts / str(number) for number in range(1, count + 1)]
-    for number, part in enumerate(made, 1):
+    shards = [parts / str(number) for number in range(1, count + 1)]
+    for number, part in enumerate(shards, 1):
         make(name, *sources, part, **settings, shard=f"{number}/{count}")
-    return made
+    return shards
 
 
 def merge(parts: list[Path], out: Path, copy: bool = False) -> Report:
@@ -60,7 +60,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "combine": {"allow_unpaired": True, "fit": "crop"},
     "resize": {"size": "24"},
 }
-"""What a builder is called with besides its folders; a new one is tested with its defaults."""
+"""Settings of a builder; one without an entry is tested with its defaults."""
 
 
 def sources_of(name: str, root: Path) -> list[Path]:
@@ -142,7 +142,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "output"),
     [
         ("1 3", "2/3"),
         ("1 2 3 3", "is 3/3"),
@@ -153,9 +153,9 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_what_does_not_fit_together_is_named(
-    names: str, said: str, three: Path, tmp_path: Path
+    names: str, output: str, three: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(Img2ImgError, match=said) as caught:
+    with pytest.raises(Img2ImgError, match=output) as caught:
         merge([three / name for name in names.split()], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -167,9 +167,9 @@ def test_the_command_joins_shards_and_says_so(three: Path, tmp_path: Path) -> No
         "merge", *parts, tmp_path / "out", "--dry-run"
     )
     assert not (tmp_path / "out").exists()
-    said = run("merge", *parts, tmp_path / "out")
-    assert "is complete: 20 sources" in said
-    assert "'verify' reads all of them" in said
+    output = run("merge", *parts, tmp_path / "out")
+    assert "is complete: 20 sources" in output
+    assert "'verify' reads all" in output
     assert "verify" not in run("merge", *parts, tmp_path / "out")
     assert "verify" not in run("merge", *parts, tmp_path / "copied", "--copy")
     assert "2/3" in run("merge", parts[0], parts[2], tmp_path / "out", code=2)
@@ -204,7 +204,7 @@ def test_a_damaged_shard_is_one_line_and_never_a_half_merge(three: Path, tmp_pat
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_a_file_that_was_overwritten_is_told(copy: bool, three: Path, tmp_path: Path) -> None:
+def test_an_overwritten_file_is_named(copy: bool, three: Path, tmp_path: Path) -> None:
     parts = with_a_copy(three, tmp_path)
     image = sorted((parts[1] / "train" / "input").iterdir())[0]
     good, written = image.read_bytes(), (parts[1] / "corpus.json").stat().st_mtime_ns

@@ -68,15 +68,15 @@ def test_both_halves_have_one_size_and_the_sources_stay(
 ) -> None:
     images = sources(pairing, dtype, *shape)
     before = [p.copy() for p in images]
-    made = pairing.make(images, np.random.default_rng(0))
-    for half in made[:2]:
+    pair = pairing.make(images, np.random.default_rng(0))
+    for half in pair[:2]:
         assert half.shape[:2] == shape
         assert half.ndim == 2 or half.shape[2] == 3
         assert half.dtype == dtype
     for old, new in zip(before, images, strict=True):
         assert (old == new).all(), "a source was written to"
-    json.dumps([made.drawn, made.measured], allow_nan=False)
-    assert all(isinstance(v, int | float) for v in made.measured.values())
+    json.dumps([pair.drawn, pair.measured], allow_nan=False)
+    assert all(isinstance(v, int | float) for v in pair.measured.values())
 
 
 IN_CHANNELS = {
@@ -91,28 +91,28 @@ IN_CHANNELS = {
 def test_channels_and_depth_are_those_it_takes(pairing: Pairing, dtype: type) -> None:
     for channels in pairing.takes:
         images = [IN_CHANNELS[channels](p) for p in sources(pairing, dtype)]
-        made = pairing.make(images, np.random.default_rng(0))
-        assert made.target.dtype == made.input.dtype == dtype
-        assert made.target.ndim == images[0].ndim
-        assert made.input.ndim == (2 if pairing.plane or channels == "gray" else 3)
+        pair = pairing.make(images, np.random.default_rng(0))
+        assert pair.target.dtype == pair.input.dtype == dtype
+        assert pair.target.ndim == images[0].ndim
+        assert pair.input.ndim == (2 if pairing.plane or channels == "gray" else 3)
 
 
 @pytest.mark.parametrize("pairing", CASES)
 def test_a_row_is_enough_to_make_the_pair_again(pairing: Pairing) -> None:
     images = sources(pairing)
-    made = pairing.make(images, np.random.default_rng(7) if pairing.random else None)
-    again = pairing.apply(images, json.loads(json.dumps(made.drawn)))
-    assert all((a == b).all() for a, b in zip(made[:2], again[:2], strict=True))
-    assert again[2:] == made[2:]
+    pair = pairing.make(images, np.random.default_rng(7) if pairing.random else None)
+    again = pairing.apply(images, json.loads(json.dumps(pair.drawn)))
+    assert all((a == b).all() for a, b in zip(pair[:2], again[:2], strict=True))
+    assert again[2:] == pair[2:]
     others = [pairing.draw(images, np.random.default_rng(seed)) for seed in range(8, 16)]
-    assert pairing.random == any(o != made.drawn for o in others)
+    assert pairing.random == any(o != pair.drawn for o in others)
 
 
 @pytest.mark.parametrize("pairing", CASES)
 def test_settings_name_the_pairing(pairing: Pairing) -> None:
-    said = pairing.settings()
-    assert PAIRINGS[said["pairing"]] is type(pairing)
-    json.dumps(said)
+    output = pairing.settings()
+    assert PAIRINGS[output["pairing"]] is type(pairing)
+    json.dumps(output)
 
 
 EXTRA = {
@@ -128,9 +128,9 @@ def test_every_command_gives_the_same_bytes_for_one_and_two_workers(
 ) -> None:
     paths = [write_photos(tmp_path / n, 6, 48, 40) for n in STEPS[command].paths if n != "out"]
     for jobs in (1, 2):
-        given = {**EXTRA.get(command, {}), "jobs": jobs}
+        settings = {**EXTRA.get(command, {}), "jobs": jobs}
         _, code = run_step(
-            command, [*paths, tmp_path / f"out{jobs}"], given, lambda *_: None, print
+            command, [*paths, tmp_path / f"out{jobs}"], settings, lambda *_: None, print
         )
         assert code == 0
     assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
@@ -144,8 +144,8 @@ def test_the_corpus_page_is_true_in_every_format(
     command: str, layout: str, format: str, tmp_path: Path
 ) -> None:
     paths = [write_photos(tmp_path / n, 2, 48, 40) for n in STEPS[command].paths if n != "out"]
-    given = {**EXTRA.get(command, {}), "jobs": 1, "layout": layout, "format": format}
-    run_step(command, [*paths, tmp_path / "out"], given, lambda *_: None, print)
+    settings = {**EXTRA.get(command, {}), "jobs": 1, "layout": layout, "format": format}
+    run_step(command, [*paths, tmp_path / "out"], settings, lambda *_: None, print)
     assert not verify_corpus(tmp_path / "out", lambda *_: None).problems
 
 
@@ -154,37 +154,37 @@ def test_every_pair_of_single_photos_is_replayed_byte_for_byte(
     command: str, tmp_path: Path
 ) -> None:
     photos, out = write_photos(tmp_path / "photos", 2, 48, 40), tmp_path / "out"
-    given = {**EXTRA.get(command, {}), "jobs": 1, "size": "40"}
-    run_step(command, [photos, out], given, lambda *_: None, print)
+    settings = {**EXTRA.get(command, {}), "jobs": 1, "size": "40"}
+    run_step(command, [photos, out], settings, lambda *_: None, print)
     assert replay_pair(out, "001", photos).equal
 
 
 def test_gray_is_the_luma_of_the_target() -> None:
     image = typed(np.uint16, 20, 30)
-    made = Grayscale().make([image], None)
-    assert made.target is image
+    pair = Grayscale().make([image], None)
+    assert pair.target is image
     luma = image.astype(float) @ [0.299, 0.587, 0.114]
-    assert np.abs(made.input - luma).max() <= 3, "of 65535"
+    assert np.abs(pair.input - luma).max() <= 3, "of 65535"
 
 
 @pytest.mark.parametrize("fill", ["mean", "gray", "white", "noise"])
 @pytest.mark.parametrize("where", ["center", "random"])
 def test_the_hole_is_where_the_row_says_and_nowhere_else(where: str, fill: str) -> None:
     image = typed(np.uint8, 50, 80)
-    made = Blank.model_validate({"where": where, "fill": fill, "share": 0.3}).make(
+    pair = Blank.model_validate({"where": where, "fill": fill, "share": 0.3}).make(
         [image], np.random.default_rng(5)
     )
     left, top, width, height = (
-        int(made.drawn[n]) for n in ("left", "top", "hole_width", "hole_height")
+        int(pair.drawn[n]) for n in ("left", "top", "hole_width", "hole_height")
     )
     assert (width, height) == (24, 15)
     mask = np.zeros((50, 80), bool)
     mask[top : top + height, left : left + width] = True
     assert mask.sum() == width * height
-    assert (made.input[~mask] == image[~mask]).all()
-    assert (made.input[mask] != image[mask]).any(axis=1).mean() > 0.9
+    assert (pair.input[~mask] == image[~mask]).all()
+    assert (pair.input[mask] != image[mask]).any(axis=1).mean() > 0.9
     if fill == "mean":
-        assert np.abs(made.input[mask] - image[~mask].mean(axis=0)).max() <= 0.5
+        assert np.abs(pair.input[mask] - image[~mask].mean(axis=0)).max() <= 0.5
     if where == "center":
         assert (left, top) == (28, 17)
 
@@ -199,9 +199,9 @@ def test_random_holes_reach_every_place() -> None:
 def test_edges_lie_on_the_rim_of_a_square(lines: str) -> None:
     image = np.full((60, 60, 3), 40, np.uint8)
     image[20:40, 15:45] = (200, 90, 120)
-    made = Edges.model_validate({"lines": lines}).make([image], None)
-    drawn = (made.input > 0) == (lines == "white")
-    assert made.measured["edge_share"] == pytest.approx(drawn.mean(), abs=1e-4)
+    pair = Edges.model_validate({"lines": lines}).make([image], None)
+    drawn = (pair.input > 0) == (lines == "white")
+    assert pair.measured["edge_share"] == pytest.approx(drawn.mean(), abs=1e-4)
     ys, xs = np.nonzero(drawn)
     assert 80 <= len(ys) <= 120
     on_rim = [
@@ -212,9 +212,9 @@ def test_edges_lie_on_the_rim_of_a_square(lines: str) -> None:
 
 
 def test_a_flat_image_has_no_edges() -> None:
-    made = Edges().make([np.full((32, 32, 3), 90, np.uint8)], None)
-    assert made.measured == {"edge_share": 0.0}
-    assert (made.input == 255).all()
+    pair = Edges().make([np.full((32, 32, 3), 90, np.uint8)], None)
+    assert pair.measured == {"edge_share": 0.0}
+    assert (pair.input == 255).all()
 
 
 def moved(image: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -309,7 +309,7 @@ def test_pairs_apart_are_rejected_and_the_others_tell_their_shift(tmp_path: Path
     }
     run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "all", "--layout", "folders")
     assert "no problems" in run("verify", tmp_path / "all", "--max-shift", 8)
-    said = run("verify", tmp_path / "all", "--max-shift", 2, code=1)
-    assert "misaligned  train/bad  5.0 pixels apart: +5.0 to the right, +0.0 down" in said
+    output = run("verify", tmp_path / "all", "--max-shift", 2, code=1)
+    assert "misaligned  train/bad  5.0 pixels apart: +5.0 to the right, +0.0 down" in output
     with pytest.raises(Rejected):
         Combine(max_shift=2).make([textured(4), moved(textured(4), 0, -3)], None)

@@ -1,4 +1,4 @@
-"""Every degradation as a corpus: the same bytes for any number of workers, and each input made again."""
+"""Corpora of every degradation: same bytes for any number of workers, inputs replayed."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def degrade(photos: Path, out: Path, kind: str, **settings: Any) -> Path:
-    given = {"degradation": to_spec(example(kind)), "jobs": 1, **settings}
-    _, code = run_step("degrade", (photos, out), given, lambda done, total: None, print)
+    settings = {"degradation": to_spec(example(kind)), "jobs": 1, **settings}
+    _, code = run_step("degrade", (photos, out), settings, lambda done, total: None, print)
     assert code == 0
     return out
 
@@ -88,7 +88,7 @@ def test_what_is_made_can_be_kept(images: Path, tmp_path: Path) -> None:
         replay_pair(out, "002", images, tmp_path / "again.png")
 
 
-def test_other_numbers_or_bytes_are_told(images: Path, tmp_path: Path) -> None:
+def test_other_numbers_or_bytes_are_reported(images: Path, tmp_path: Path) -> None:
     out = degrade(images, tmp_path / "out", "noise")
     rewrite(out / "train" / "metadata.jsonl", lambda row: row["drawn"].update(seed=1))
     result = replay_pair(out, "000", images)
@@ -183,7 +183,7 @@ def test_a_hostile_recipe_is_one_line(images: Path, tmp_path: Path) -> None:
             replay_pair(out, "000", images)
 
 
-# ---------------------------------------------------------------------------------------------- commands
+# ------------------------------------------------------------------------------------- commands
 RECIPE = """
 degradation:
   - one-of: [{gaussian: {sigma: [0.2, 3]}, weight: 2}, {motion: {length: [3, 15]}}]
@@ -212,7 +212,7 @@ def test_a_recipe_serves_degrade_and_build(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "output"),
     [
         (
             "noise: {sigma: ",
@@ -229,18 +229,18 @@ def test_a_recipe_serves_degrade_and_build(tmp_path: Path) -> None:
         ("degradation: {median", "degradatio: {median", "did you mean 'degradation'"),
     ],
 )
-def test_a_mistake_in_a_tree_is_one_line(old: str, new: str, said: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_tree_is_one_line(old: str, new: str, output: str, tmp_path: Path) -> None:
     from img2img_data.cli.recipe import load_recipe
 
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace(old, new))
     with pytest.raises(UsageError) as error:
         load_recipe(tmp_path / "recipe.yaml")
-    assert said in str(error.value)
+    assert output in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "output"),
     [
         ({}, "--kind"),
         ({"kind": "nois"}, "did you mean 'noise'"),
@@ -253,11 +253,11 @@ def test_a_mistake_in_a_tree_is_one_line(old: str, new: str, said: str, tmp_path
     ],
 )
 def test_a_wrong_option_is_one_line(
-    settings: dict[str, Any], said: str, images: Path, tmp_path: Path
+    settings: dict[str, Any], output: str, images: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as error:
         run_step("degrade", (images, tmp_path / "out"), settings, lambda done, total: None, print)
-    assert said in str(error.value)
+    assert output in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -286,21 +286,21 @@ def test_a_value_that_is_none_is_one_line(text: str) -> None:
 
 
 def test_blur_offers_its_three_kinds_alone() -> None:
-    said = run("blur", "--help")
-    assert "gaussian, random-gaussian, resize" in " ".join(said.split()).replace(
+    output = run("blur", "--help")
+    assert "gaussian, random-gaussian, resize" in " ".join(output.split()).replace(
         "random- gaussian", "random-gaussian"
     )
-    assert "--sigma-max" in said
-    assert "--length" not in said
+    assert "--sigma-max" in output
+    assert "--length" not in output
     assert "degrade --kind motion" in run("blur", ".", "out", "--kind", "motion", code=2)
 
 
 def test_all_degradations_are_listed_with_their_settings() -> None:
-    said = run("degradations")
-    assert [line.split()[0] for line in said.splitlines()] == list(
-        dict.fromkeys(line.split()[0] for line in said.splitlines())
+    output = run("degradations")
+    assert [line.split()[0] for line in output.splitlines()] == list(
+        dict.fromkeys(line.split()[0] for line in output.splitlines())
     )
-    assert set(LIGHT) <= {line.split()[0] for line in said.splitlines()}
+    assert set(LIGHT) <= {line.split()[0] for line in output.splitlines()}
     assert "gray levels" in run("degradations", "noise")
     assert "did you mean 'motion'" in run("degradations", "motoin", code=2)
 
@@ -319,10 +319,12 @@ def test_albumentations_is_loaded_only_where_it_is_used(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
     code = (
         "import sys\nfrom pathlib import Path\nfrom img2img_data.cli.steps import run_step\n"
-        "from img2img_data.degradations.registry import DEGRADATIONS\nfrom img2img_data.degradations.spec import to_spec\n"
+        "from img2img_data.degradations.registry import DEGRADATIONS\n"
+        "from img2img_data.degradations.spec import to_spec\n"
         "for kind in set(DEGRADATIONS) - {'albumentations'}:\n"
-        "    given = {'degradation': to_spec(DEGRADATIONS[kind].example()), 'jobs': 1}\n"
-        "    run_step('degrade', (Path(sys.argv[1]), Path(sys.argv[2]) / kind), given, print, print)\n"
+        "    settings = {'degradation': to_spec(DEGRADATIONS[kind].example()), 'jobs': 1}\n"
+        "    paths = (Path(sys.argv[1]), Path(sys.argv[2]) / kind)\n"
+        "    run_step('degrade', paths, settings, print, print)\n"
         "print('LOADED', 'albumentations' in sys.modules, 'torch' in sys.modules)"
     )
     argv = [sys.executable, "-c", code, str(photos), str(tmp_path / "out")]

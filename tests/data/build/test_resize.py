@@ -16,8 +16,8 @@ from img2img_data.core.errors import UsageError
 from img2img_data.images import io
 
 
-def resize(source: Path, out: Path, **given: object) -> tuple[int, list[dict[str, object]]]:
-    _, code = run_step("resize", [source, out], {"jobs": 1, **given}, lambda *_: None, print)
+def resize(source: Path, out: Path, **settings: object) -> tuple[int, list[dict[str, object]]]:
+    _, code = run_step("resize", [source, out], {"jobs": 1, **settings}, lambda *_: None, print)
     lines = (out / "metadata.jsonl").read_text().splitlines()
     return code, [json.loads(line) for line in lines]
 
@@ -97,9 +97,11 @@ def test_a_second_run_is_complete_and_another_size_is_rejected(
 def test_two_shards_and_a_dry_run(photos: Path, tmp_path: Path) -> None:
     from img2img_data.build.merge import merge_shards, open_shards
 
-    said: list[str] = []
-    run_step("resize", [photos, tmp_path / "out"], {"dry_run": True}, lambda *_: None, said.append)
-    assert "12 sources > up to 12" in said[0]
+    output: list[str] = []
+    run_step(
+        "resize", [photos, tmp_path / "out"], {"dry_run": True}, lambda *_: None, output.append
+    )
+    assert "12 sources > up to 12" in output[0]
     assert not (tmp_path / "out").exists()
     resize(photos, tmp_path / "out", size="20")
     for shard in ("1/2", "2/2"):

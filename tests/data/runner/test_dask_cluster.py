@@ -130,7 +130,7 @@ def test_folders_that_workers_lack_are_one_line(cluster: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
         (["--backend", "dask"], "--scheduler"),
         (["--scheduler", "tcp://127.0.0.1:9"], "--backend dask"),
@@ -139,13 +139,17 @@ def test_folders_that_workers_lack_are_one_line(cluster: Any) -> None:
     ],
 )
 def test_a_scheduler_that_cannot_be_reached_is_one_line(
-    options: list[str], said: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], output: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("img2img_data.runner.dask_cluster.CONNECT_SECONDS", 0.5)
-    given = dict(zip((o[2:] for o in options[::2]), options[1::2], strict=True))
-    with pytest.raises(UsageError, match=said) as caught:
+    settings = dict(zip((o[2:] for o in options[::2]), options[1::2], strict=True))
+    with pytest.raises(UsageError, match=output) as caught:
         run_step(
-            "blur", [photos, tmp_path / "out"], given, lambda done, total: None, lambda line: None
+            "blur",
+            [photos, tmp_path / "out"],
+            settings,
+            lambda done, total: None,
+            lambda line: None,
         )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -192,13 +196,13 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_run_goes_on(
             while process.poll() is None and not any(out.glob("train/input/*.png")):
                 time.sleep(0.01)
             scheduler.kill()
-            said = process.communicate(timeout=20)[0]
+            output = process.communicate(timeout=20)[0]
         finally:
             scheduler.kill()
             one.kill()
     assert process.returncode == 1
-    assert said.startswith(f"error: scheduler '{address}': went away")
-    assert len(said.splitlines()) == 1
+    assert output.startswith(f"error: scheduler '{address}': went away")
+    assert len(output.splitlines()) == 1
     run("blur", photos, out, "--jobs", 2)
     assert tree(out) == plain
 

@@ -54,17 +54,19 @@ def test_every_source_is_planned_once_sorted_by_its_key(
     for _ in range(20):
         items = odd_items(rng, 40)
         keys = UniqueKeys(i.path for i in items)
-        wanted = sorted((keys[i.path], i.path, dict(i.tags), i.rejected) for i in items)
+        expected = sorted((keys[i.path], i.path, dict(i.tags), i.rejected) for i in items)
         digests = set()
         for _ in range(2):
             rng.shuffle(items)
             plan = plan_folders([Path("in")], "paired", [items])
-            assert [(t.key, t.sources[0], dict(t.tags), t.rejected) for t in tasks(plan)] == wanted
+            assert [
+                (t.key, t.sources[0], dict(t.tags), t.rejected) for t in tasks(plan)
+            ] == expected
             digests.add(plan.names_digest())
         assert len(digests) == 1
 
 
-def test_the_halves_of_a_pair_stay_together_and_loose_files_keep_their_side() -> None:
+def test_pairs_stay_together_and_unmatched_files_keep_their_side() -> None:
     unmatched = [
         (1, b"3.png", "unpaired", "no other half"),
         (0, b"1.png", "ambiguous-pair", "also"),

@@ -11,6 +11,7 @@ import subprocess
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,18 +20,18 @@ from command_line import COMMAND, rows, run, tree
 from conftest import make_photo, write_photos
 from deadly import LOST
 
-KINDS = {
+BLURS = {
     "gaussian": ["--kind", "gaussian"],
     "random-gaussian": ["--kind", "random-gaussian", "--size", "24"],
     "resize": ["--kind", "resize", "--layout", "combined", "--split", "train=0.5,test=0.5"],
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BLURS)
 def test_one_and_two_workers_give_the_same_bytes(kind: str, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 20)
     for jobs in (1, 2):
-        run("blur", photos, tmp_path / f"out{jobs}", *KINDS[kind], "--jobs", jobs)
+        run("blur", photos, tmp_path / f"out{jobs}", *BLURS[kind], "--jobs", jobs)
     assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
     assert not (tmp_path / "out1" / ".building").exists()
 
@@ -38,8 +39,8 @@ def test_one_and_two_workers_give_the_same_bytes(kind: str, tmp_path: Path) -> N
 def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 400, 64, 64)
     command = ["blur", photos, "--kind", "random-gaussian", "--jobs", 2]
-    run(*command[:2], tmp_path / "whole", *command[2:])
-    whole, out, rng = tree(tmp_path / "whole"), tmp_path / "killed", random.Random(4)
+    run(*command[:2], tmp_path / "plain", *command[2:])
+    plain, out, rng = tree(tmp_path / "plain"), tmp_path / "killed", random.Random(4)
     argv = [*COMMAND, *map(str, [*command[:2], out, *command[2:]])]
     for _ in range(3):
         process = subprocess.Popen(
@@ -51,9 +52,9 @@ def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
         published = (
             {n: h for n, h in tree(out).items() if n.startswith("train/")} if out.exists() else {}
         )
-        assert published.items() <= whole.items(), "a half-written file under a final name"
+        assert published.items() <= plain.items(), "a half-written file under a final name"
     run(*command[:2], out, *command[2:])
-    assert tree(out) == whole
+    assert tree(out) == plain
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the workers in /proc")
@@ -68,7 +69,7 @@ def test_a_signal_to_all_its_processes_is_one_line(number: int, code: int, tmp_p
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
-        # Under nohup, and in jobs in the background, this process ignores SIGINT, and so would a child.
+        # Under nohup or in the background this process ignores SIGINT, and a child would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -76,9 +77,9 @@ def test_a_signal_to_all_its_processes_is_one_line(number: int, code: int, tmp_p
         time.sleep(0.01)  # two trackers and two workers
     time.sleep(0.15)  # amid their imports
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=20)
+    _, output = process.communicate(timeout=20)
     assert process.returncode == code
-    assert [s for s in said.splitlines() if s and not s.startswith("blur")] == [
+    assert [s for s in output.splitlines() if s and not s.startswith("blur")] == [
         "interrupted; the same command goes on from here"
     ]
 
@@ -97,7 +98,7 @@ def test_workers_are_never_more_than_the_chunks(monkeypatch: pytest.MonkeyPatch)
 def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("blur", photos, out, "--jobs", 1)
-    whole = tree(out)
+    plain = tree(out)
     journal = "".join(f"train\t{json.dumps(r)}\n" for r in rows(out / "train" / "metadata.jsonl"))
     recipe = json.loads((out / "corpus.json").read_text())["recipe"]
     recipe["source_folders"] = [os.fsencode(photos).hex()]
@@ -107,17 +108,17 @@ def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_pa
     (out / "corpus.json").unlink()
     (out / "train" / "input" / "003.png").write_bytes(b"torn")
     run("blur", photos, out, "--jobs", 1)
-    assert tree(out) == whole
+    assert tree(out) == plain
 
 
 def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("blur", photos, out, "--jobs", 1)
     before = tree(out)
-    said = run("blur", photos, out, "--sigma", 2, code=2)
-    assert len(said.splitlines()) == 1
-    assert "sigma" in said
-    assert str(out) in said
+    output = run("blur", photos, out, "--sigma", 2, code=2)
+    assert len(output.splitlines()) == 1
+    assert "sigma" in output
+    assert str(out) in output
     assert "complete already" in run("blur", photos, out)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
@@ -129,9 +130,9 @@ def test_a_second_builder_is_rejected(photos: Path, tmp_path: Path) -> None:
     from img2img_data.core.files import locked
 
     with locked(tmp_path / "out"):
-        said = run("blur", photos, tmp_path / "out", code=2)
-    assert "in use" in said
-    assert len(said.splitlines()) == 1
+        output = run("blur", photos, tmp_path / "out", code=2)
+    assert "in use" in output
+    assert len(output.splitlines()) == 1
 
 
 def test_the_pixels_are_the_degraded_source(photos: Path, tmp_path: Path) -> None:
@@ -141,8 +142,8 @@ def test_the_pixels_are_the_degraded_source(photos: Path, tmp_path: Path) -> Non
     run("blur", photos, tmp_path / "out", "--sigma", 1.5, "--jobs", 1)
     for row in rows(tmp_path / "out" / "train" / "metadata.jsonl"):
         source = io.read(photos / str(row["source"])).pixels
-        made = io.read(tmp_path / "out" / "train" / str(row["input_file_name"])).pixels
-        assert (made == GaussianBlur(sigma=1.5).apply(source, sigma=1.5)).all()
+        pixels = io.read(tmp_path / "out" / "train" / str(row["input_file_name"])).pixels
+        assert (pixels == GaussianBlur(sigma=1.5).apply(source, sigma=1.5)).all()
         target = tmp_path / "out" / "train" / str(row["target_file_name"])
         assert target.read_bytes() == (photos / str(row["source"])).read_bytes()
         assert row["source_sha256"] == row["target_sha256"]
@@ -172,7 +173,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     os.mkfifo(junk / "fifo.jpg")
     (junk / "loop.jpg").symlink_to("loop.jpg")
     (junk / "more").symlink_to(photos)
-    said = run("blur", junk, tmp_path / "out", "--jobs", 2, code=1)
+    output = run("blur", junk, tmp_path / "out", "--jobs", 2, code=1)
     found = {str(r["source"]): r["reason"] for r in rows(tmp_path / "out" / "rejected.jsonl")}
     assert found == {
         "bomb.png": "too-many-pixels",
@@ -184,17 +185,17 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     }
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
-    assert "rejected 6" in said
+    assert "rejected 6" in output
     assert (
         f"'{junk}': passed over what is no image by its name: .cr2 1, linked folder 1\n"
-        in said
-        in said
+        in output
+        in output
     )
     assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 5
 
 
 @pytest.mark.parametrize(("work", "limit", "reason"), LOST)
-def test_a_deadly_task_costs_only_itself(work: object, limit: float, reason: str) -> None:
+def test_a_deadly_task_costs_only_itself(work: Any, limit: float, reason: str) -> None:
     from img2img_data.runner.workers import LocalPool
 
     lost: list[tuple[int, str]] = []
@@ -203,7 +204,7 @@ def test_a_deadly_task_costs_only_itself(work: object, limit: float, reason: str
         lost.append((task, why))
         return -1
 
-    pool: LocalPool[int, int] = LocalPool(work, lambda i: i, note, 2, limit)  # type: ignore[arg-type]
+    pool: Any = LocalPool(work, lambda i: i, note, 2, limit)
     assert sorted(pool.run(range(40))) == sorted([-1, *(i for i in range(40) if i != 7)])
     assert lost == [(7, reason)]
 
@@ -222,17 +223,17 @@ def test_combine_names_what_is_missing_twice_and_of_another_size(tmp_path: Path)
     shutil.copy(tmp_path / "B" / "F2-002-01-sz1.jpg", tmp_path / "B" / "F2-002-01-sz1.png")
     cv2.imwrite(str(tmp_path / "B" / "F2-003-01-sz1.jpg"), make_photo(3, 64, 80))
     shutil.copy(tmp_path / "B" / "F2-005-01-sz1.jpg", tmp_path / "B" / "F2-006-01-sz1.jpg")
-    said = run(
+    output = run(
         "combine", tmp_path / "A", tmp_path / "B", tmp_path / "out", "--match", "cuhk", code=1
     )
-    assert "f-001-01.jpg" in said
-    assert "F2-002-01-sz1.png" in said
+    assert "f-001-01.jpg" in output
+    assert "F2-002-01-sz1.png" in output
     listed = {str(r["source"]): str(r["reason"]) for r in rows(tmp_path / "out" / "rejected.jsonl")}
     assert listed["f-001-01.jpg"] == "unpaired"
     assert listed["f-002-01.jpg"] == "ambiguous-pair"
     assert listed["f-003-01.jpg"] == "size"
-    assert "f-003-01.jpg" in said
-    assert "'F2-006-01-sz1.jpg' and 'F2-005-01-sz1.jpg' are the same image" in said
+    assert "f-003-01.jpg" in output
+    assert "'F2-006-01-sz1.jpg' and 'F2-005-01-sz1.jpg' are the same image" in output
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["f-004-01", "f-005-01", "f-006-01"]
     row = kept[0]
@@ -267,8 +268,8 @@ def test_lab_states_its_round_trip(photos: Path, tmp_path: Path) -> None:
 def test_a_domain_without_a_image_is_no_corpus(photos: Path, tmp_path: Path, empty: int) -> None:
     domains = [photos, tmp_path / "empty"][:: -1 if empty == 0 else 1]
     (tmp_path / "empty").mkdir()
-    said = run("unpaired", *domains, tmp_path / "out", code=1)
-    assert f"no images in '{tmp_path / 'empty'}'" in said
+    output = run("unpaired", *domains, tmp_path / "out", code=1)
+    assert f"no images in '{tmp_path / 'empty'}'" in output
     assert not (tmp_path / "out").exists()
 
 
@@ -312,7 +313,7 @@ def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None
     (inputs / "003.png").write_bytes(b"torn")
     cv2.imwrite(str(inputs / "004.png"), make_photo(1, 10, 10))
     cv2.imwrite(str(inputs / "more.png"), make_photo(1))
-    said = run("verify", out, code=1)
+    output = run("verify", out, code=1)
     for line in (
         "missing     train/input/000.png",
         "changed     train/input/001.png",
@@ -320,7 +321,7 @@ def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None
         "size        train/input/004.png",
         "extra       train/input/more.png",
     ):
-        assert line in said
+        assert line in output
 
 
 @pytest.mark.parametrize(
@@ -343,9 +344,9 @@ def test_wrong_options_are_one_line(
     argv: list[str], names: str, photos: Path, tmp_path: Path
 ) -> None:
     words = [w.replace("{in}", str(photos)).replace("{out}", str(tmp_path / "out")) for w in argv]
-    said = run(*words, code=1 if argv[0] == "verify" else 2)
-    assert names in said
-    assert len(said.strip().splitlines()) == 1
+    output = run(*words, code=1 if argv[0] == "verify" else 2)
+    assert names in output
+    assert len(output.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -365,7 +366,7 @@ def test_a_name_that_is_too_long_is_one_line(argv: list[str], photos: Path, tmp_
         "{out}": str(tmp_path / "out"),
         "{long}": str(tmp_path / ("a" * 300)),
     }
-    said = run(*(place.get(word, word) for word in argv), code=1)
-    assert "File name too long; give a shorter name" in said
-    assert ("cannot write" in said) == ("{in}" in argv)
-    assert len(said.strip().splitlines()) == 1
+    output = run(*(place.get(word, word) for word in argv), code=1)
+    assert "File name too long; give a shorter name" in output
+    assert ("cannot write" in output) == ("{in}" in argv)
+    assert len(output.strip().splitlines()) == 1

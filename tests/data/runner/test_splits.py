@@ -1,4 +1,4 @@
-"""Groups are never torn, shares hold, old images stay; tags come from the lists beside the images."""
+"""Groups stay in one split, shares hold, old images stay; tags come from lists beside images."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 # ------------------------------------------------------------------------------------------ groups
 @pytest.mark.parametrize(("rule", "tag"), [
-    (None, None), ("folder", None), ("person", "person"), ("tag:person", "person"), ("tag:folder", "folder"),
-    ("tag:full name", "full name"), ("^[^_]*", None), (r"\d+", None), ("f-name_2", "f-name_2"),
+    (None, None), ("folder", None), ("person", "person"), ("tag:person", "person"),
+    ("tag:folder", "folder"), ("tag:full name", "full name"), ("^[^_]*", None), (r"\d+", None),
+    ("f-name_2", "f-name_2"),
 ])  # fmt: skip
 def test_a_plain_word_names_a_tag(rule: str | None, tag: str | None) -> None:
     assert tag_in(rule) == tag
 
 
 @pytest.mark.parametrize(("rule", "group"), [
-    (None, b"a/b/7_x.jpg"), ("folder", b"a/b"), ("person", b"Ann"), ("tag:age", b"7"), ("^[^_]*", b"7"),
-    ("_(.)", b"x"), ("^none", b"a/b/7_x.jpg"), ("tag:unknown", b"a/b/7_x.jpg"), ("nobody", b"a/b/7_x.jpg"),
+    (None, b"a/b/7_x.jpg"), ("folder", b"a/b"), ("person", b"Ann"), ("tag:age", b"7"),
+    ("^[^_]*", b"7"), ("_(.)", b"x"), ("^none", b"a/b/7_x.jpg"), ("tag:unknown", b"a/b/7_x.jpg"),
+    ("nobody", b"a/b/7_x.jpg"),
 ])  # fmt: skip
 def test_every_rule_of_groups(rule: str | None, group: bytes) -> None:
     tags = {"person": "Ann", "age": 7, "nobody": None}
@@ -118,9 +120,9 @@ def test_a_group_counts_where_most_of_it_is() -> None:
         (b"both", "a"),
         *((f"a{i}".encode(), "a") for i in range(9)),
     ]
-    alone = [m for m in members if m[0] == b"both"]
-    whole = split_all([*alone, *((f"b{i}".encode(), "b") for i in range(7))], {"x": 0.5, "y": 0.5})
-    assert Counter(whole)["x"] == pytest.approx(5, abs=2)
+    both = [m for m in members if m[0] == b"both"]
+    splits = split_all([*both, *((f"b{i}".encode(), "b") for i in range(7))], {"x": 0.5, "y": 0.5})
+    assert Counter(splits)["x"] == pytest.approx(5, abs=2)
     assert len(set(split_all(members, {"x": 0.5, "y": 0.5})[:3])) == 1
 
 
@@ -253,14 +255,14 @@ def test_unpaired_domains_are_strata_of_their_own(tmp_path: Path) -> None:
 )
 def test_wrong_rules_are_one_line(options: list[str], names: str, tmp_path: Path) -> None:
     photos = write_tagged(tmp_path / "photos", 4, 2)
-    said = run("blur", photos, tmp_path / "out", *options, code=2)
-    assert names in said
-    assert len(said.strip().splitlines()) == 1
+    output = run("blur", photos, tmp_path / "out", *options, code=2)
+    assert names in output
+    assert len(output.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("share", ["=nan", "=inf", "=-0.5", "=1.5", "", "=", "=half"])
-def test_what_is_no_share_is_told(share: str) -> None:
+def test_a_wrong_share_is_named(share: str) -> None:
     with pytest.raises(ValueError, match=rf"'train{share}' is not NAME=SHARE"):
         parse_split(f"train{share},val=0.5")
 
@@ -327,7 +329,8 @@ def test_hostile_lists_give_no_tags_and_no_crash(name: str, kind: str, tmp_path:
 
 def test_hostile_values_are_left_out() -> None:
     row = json.loads(
-        '{"file_name": "x", "a": NaN, "b": [1], "c": {"d": 1}, "e": 1e999, "f": "\\ud800", "g": true}'
+        '{"file_name": "x", "a": NaN, "b": [1], "c": {"d": 1}, "e": 1e999, '
+        '"f": "\\ud800", "g": true}'
     )
     kept = tags_of(
         {**row, "h": 2**70, "i": "x" * 5000, "": 1, "input_file_name": "y", "j": -3, "k": None}
@@ -339,7 +342,7 @@ def test_hostile_values_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_a_list_that_is_no_file_is_said_and_passed_over(kind: str, tmp_path: Path) -> None:
+def test_a_list_that_is_not_a_file_is_skipped_with_a_warning(kind: str, tmp_path: Path) -> None:
     photos, secret = write_photos(tmp_path / "photos", 2, 16, 16), tmp_path / "secret.jsonl"
     secret.write_text('{"file_name": "000.jpg", "who": "secret"}\n')
     path = photos / "metadata.jsonl"
