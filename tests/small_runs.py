@@ -61,7 +61,7 @@ def negative_model(folder: Path) -> LoadedModel:
     (folder / "model").write_bytes(b"negative")
     spec, config = NetworkSpec(name="autoencoder"), RunConfig(corpora=("c",), out="run")
     cpu = torch.device("cpu")
-    return LoadedModel(Negative(), spec, "rgb", (-1, 1), 0, config, cpu, folder / "model")
+    return LoadedModel(Negative(), spec, "rgb", 0, config, cpu, folder / "model")
 
 
 def seen(

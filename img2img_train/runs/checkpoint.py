@@ -1,7 +1,7 @@
-"""One checkpoint, one file: tensors, a description of the model, a digest.
+"""Checkpoints: one safetensors file with all tensors, a description of the model and a SHA-256.
 
-It is a safetensors file (https://github.com/huggingface/safetensors) whose header holds the description as
-JSON and the SHA-256 of all tensors. Reading it runs no code, and rejects whatever is damaged in one line.
+The header of the file (https://github.com/huggingface/safetensors) holds the description as JSON
+and the SHA-256 of all tensors. Reading a checkpoint runs no code.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from img2img_data.core.files import write_atomically
 from img2img_train.config import RunConfig, config_of
 from img2img_train.networks.specs import NetworkSpec
 
-PART: Final = 1 << 20
-LARGEST_HEADER: Final = 16 << 20
 FORMAT: Final = 2
+READ_BYTES: Final = 1 << 20
+MAX_HEADER_BYTES: Final = 16 << 20
 DESCRIPTION: Final = "img2img"
 DIGEST: Final = "sha256"
-ANOTHER: Final = "use another one"
-KINDS: Final = {
+# In the order in which safetensors writes them, widest first, so that every tensor is aligned.
+DTYPES: Final = {
     torch.int64: "I64",
     torch.float64: "F64",
     torch.float32: "F32",
@@ -43,17 +43,16 @@ KINDS: Final = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""Types by the names of safetensors, in the order in which it writes them: no tensor lies unaligned."""
 
 Tensors: TypeAlias = dict[str, Tensor]
 
 
 class TrainingProgress(BaseModel):
-    """Where a run is.
+    """The position of a run, and what its next log row needs.
 
-    ``logged_step`` is the last step whose end of epoch is written, ``loss_sums`` are the losses since then and
-    ``loss_counts`` the steps that had them, ``stale_validations`` the validations since the best one,
-    ``log_bytes`` is the length of the log at that time.
+    ``logged_step`` is the last step whose epoch is in the log, ``loss_sums`` are the losses since
+    then and ``loss_counts`` the steps that had them, ``stale_validations`` the validations since
+    the best one, ``log_bytes`` is the length of the log.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,16 +69,16 @@ class TrainingProgress(BaseModel):
 
 
 class Description(BaseModel):
-    """What a checkpoint says of itself: enough to rebuild and use it. ``size`` is height and width in
-    training; ``generator`` is the network from input to target, ``reverse_generator``, if there is one, that from target
-    to input.
+    """The description in a checkpoint: enough to rebuild the model and use it.
 
-    ``complete`` means that training can go on from it; without it there are networks alone.
+    ``complete`` checkpoints can be resumed; others hold networks only. ``generator`` names the
+    network from input to target, ``reverse_generator`` that from target to input, if there is one.
+    ``size`` is height and width in training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[2] = FORMAT
     complete: bool
     generator: str
     reverse_generator: str | None = None
@@ -94,8 +93,10 @@ class Description(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as read; tensors on the CPU: ``network/NAME/KEY``, ``ema/NAME/KEY`` of averaged
-    networks, ``optimizer/PHASE/NUMBER/SLOT``, ``pool/IMAGE``, ``rng/DEVICE``.
+    """The content of a checkpoint, its tensors on the CPU.
+
+    They are named ``network/NAME/KEY``, ``ema/NAME/KEY`` (averaged networks),
+    ``optimizer/PHASE/NUMBER/SLOT``, ``pool/IMAGE``, ``rng/DEVICE``.
     """
 
     path: Path
@@ -103,183 +104,175 @@ class Checkpoint:
     tensors: Tensors
 
     def tensors_under(self, prefix: str) -> Tensors:
-        """Return the tensors under a prefix, without it."""
+        """Return the tensors under a prefix, named without it."""
         return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
     def config(self) -> RunConfig:
-        """Return the configuration of its run; CheckpointError where this program does not know it."""
+        """Return the configuration of the run; CheckpointError if this version does not know it."""
         try:
             return config_of(self.description.config, f"checkpoint '{printable(str(self.path))}'")
         except Img2ImgError as error:
             raise CheckpointError(str(error)) from None
 
 
-# ----------------------------------------------------------------------------------------- writing
-def write_checkpoint(path: Path, tensors: Tensors, about: Description) -> None:
-    """Write a checkpoint, whole or not at all, equal contents as equal bytes; CheckpointError for NaN.
+def _error(path: Path, why: str, hint: str = "use another one") -> CheckpointError:
+    return CheckpointError("checkpoint", path, why, hint)
 
-    One tensor at a time: safetensors would hold the file in memory twice, beside the tensors.
+
+# ----------------------------------------------------------------------------------------- writing
+def write_checkpoint(path: Path, tensors: Tensors, description: Description) -> None:
+    """Write a checkpoint atomically; equal contents give equal bytes.
+
+    Raises CheckpointError if a tensor is not finite, OSError if writing fails.
     """
-    _check_finite(path, tensors, "not written: ", "lower --lr")
-    order = sorted(tensors, key=lambda name: (list(KINDS).index(tensors[name].dtype), name))
-    header, place, whole = dict[str, Any](), 0, sha256()
-    for name in order:
-        tensor, data = tensors[name], _bytes_of(tensors[name])
-        offsets = [place, place := place + len(data)]
+    # safetensors.torch.save would hold the whole file in memory, next to the tensors: each tensor
+    # is converted twice instead, for the digest in the header and for the file.
+    name = first_nonfinite(tensors)
+    if name is not None:
+        raise _error(path, f"not written: {printable(name)} is not finite", "lower --lr")
+    names = sorted(tensors, key=lambda n: (list(DTYPES).index(tensors[n].dtype), n))
+    header, start, digest = dict[str, Any](), 0, sha256()
+    for name in names:
+        data = _bytes_of(tensors[name])
         header[name] = {
-            "dtype": KINDS[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": offsets,
+            "dtype": DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, start := start + len(data)],
         }
-        whole.update(data)
-    description = json.dumps(about.model_dump(mode="json"), sort_keys=True, allow_nan=False)
-    header["__metadata__"] = {DESCRIPTION: description, DIGEST: whole.hexdigest()}
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    payload = (_bytes_of(tensors[name]) for name in order)
-    head = [struct.pack("<Q", len(text)), text]
-    write_atomically(path, itertools.chain(head, payload), sync=True)
+        digest.update(data)
+    about = json.dumps(description.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+    header["__metadata__"] = {DESCRIPTION: about, DIGEST: digest.hexdigest()}
+    parts = (_bytes_of(tensors[name]) for name in names)
+    write_atomically(path, itertools.chain([_encode_header(header)], parts), sync=True)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
+def _encode_header(header: dict[str, Any]) -> bytes:
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # safetensors aligns the tensors to 8 bytes
+    return struct.pack("<Q", len(text)) + text
+
+
 def first_nonfinite(tensors: Tensors) -> str | None:
-    """Return the name of the first tensor with a NaN or an infinity, None where all are finite."""
+    """Return the name of the first tensor with a NaN or an infinity, None if all are finite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return name
     return None
 
 
-def _check_finite(path: Path, tensors: Tensors, before: str, hint: str) -> None:
-    name = first_nonfinite(tensors)
-    if name is not None:
-        raise CheckpointError("checkpoint", path, f"{before}{printable(name)} is not finite", hint)
-
-
 # ----------------------------------------------------------------------------------------- reading
 def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoint:
-    """Return a checkpoint, of its tensors those under ``prefix``; CheckpointError whatever is wrong."""
+    """Return a checkpoint with the tensors under ``prefix``; CheckpointError if it is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    content, description = _read(path, prefix)
     try:
-        content, about = _read_whole(path, prefix)
         tensors = load(content)
-    except OSError as error:
-        raise CheckpointError(
-            "checkpoint", path, error.strerror or "cannot be read", "check the path"
-        ) from None
     except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
         why = printable(str(error).partition("\n")[0])[:200]
-        raise CheckpointError("checkpoint", path, f"is damaged ({why})", ANOTHER) from None
-    _check_finite(path, tensors, "", "use an earlier one")
-    return Checkpoint(path, about, tensors)
+        raise _error(path, f"is damaged ({why})") from None
+    name = first_nonfinite(tensors)
+    if name is not None:
+        raise _error(path, f"{printable(name)} is not finite", "use an earlier one")
+    return Checkpoint(path, description, tensors)
 
 
 def read_description(path: Path) -> Description:
-    """Return what a whole checkpoint says of itself; errors as ``read_checkpoint``."""
-    try:
-        return _read_whole(path, None)[1]
-    except OSError as error:
-        raise CheckpointError(
-            "checkpoint", path, error.strerror or "cannot be read", "check the path"
-        ) from None
+    """Return the description in an intact checkpoint; errors as ``read_checkpoint``."""
+    return _read(path, None)[1]
 
 
-def _read_whole(path: Path, prefix: str | tuple[str, ...] | None) -> tuple[bytes, Description]:
-    """Return a safetensors file of the tensors under ``prefix`` (None: of none) from one that is whole."""
+def _read(path: Path, prefix: str | tuple[str, ...] | None) -> tuple[bytes, Description]:
+    """Return a safetensors file of the tensors under ``prefix`` (None: none), and the description."""
     if path.exists() and not path.is_file():
-        raise CheckpointError(
-            "checkpoint", path, "is not a file", "give a checkpoint or the folder of a run"
-        )
-    with path.open("rb") as file:
-        header = _read_header(path, file)
-        said = header.pop("__metadata__", None)
-        if not isinstance(said, dict) or not {DESCRIPTION, DIGEST} <= said.keys():
-            names = ", ".join(sorted(map(printable, header))[:3]) or "no tensors"
-            why = f"was not written by img2img-train: it has no description (and holds {names})"
-            raise CheckpointError("checkpoint", path, why, "give a checkpoint of a run")
-        start, whole = file.tell(), sha256()
-        while part := file.read(PART):
-            whole.update(part)
-        if whole.hexdigest() != said[DIGEST]:
-            raise CheckpointError(
-                "checkpoint", path, "is damaged: its SHA-256 does not agree", ANOTHER
-            )
-        content = b"" if prefix is None else _chosen(path, file, header, start, prefix)
+        raise _error(path, "is not a file", "give a checkpoint or the folder of a run")
     try:
-        return content, Description.model_validate_json(said[DESCRIPTION])
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["loc"] == ("format",) and first["input"] == FORMAT - 1:
-            why = "was written by an older version of img2img-train"
-            raise CheckpointError(
-                "checkpoint", path, why, "train it again with this version"
-            ) from None
-        where = printable(".".join(map(str, first["loc"])) or "description")
-        why = f"describes a model not known here ({where}: {printable(str(first['msg']))})"
-        raise CheckpointError("checkpoint", path, why, "update, or use another one") from None
-
-
-def _chosen(
-    path: Path, file: IO[bytes], header: dict[str, Any], start: int, prefix: str | tuple[str, ...]
-) -> bytes:
-    """Return a safetensors file of some tensors of a file: a generator alone is a third of a complete one."""
-    kept, parts, place, end = {}, [], 0, file.seek(0, os.SEEK_END) - start
-    for name, about in header.items():
-        places = about.get("data_offsets") if isinstance(about, dict) else None
-        match places:
-            case [int(first), int(last)] if 0 <= first <= last <= end:
-                if not name.startswith(prefix):
-                    continue
-                file.seek(start + first)
-                parts.append(file.read(last - first))
-                kept[name] = {**about, "data_offsets": [place, place + last - first]}
-                place += last - first
-            case _:
-                raise CheckpointError(
-                    "checkpoint", path, f"is damaged ({printable(name)})", ANOTHER
-                )
-    text = json.dumps(kept).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+        with path.open("rb") as file:
+            header = _read_header(path, file)
+            metadata = header.pop("__metadata__", None)
+            if not isinstance(metadata, dict) or not {DESCRIPTION, DIGEST} <= metadata.keys():
+                names = ", ".join(sorted(map(printable, header))[:3]) or "no tensors"
+                why = "was not written by img2img-train: it has no description"
+                raise _error(path, f"{why} (and holds {names})", "give a checkpoint of a run")
+            start, digest = file.tell(), sha256()
+            while part := file.read(READ_BYTES):
+                digest.update(part)
+            if digest.hexdigest() != metadata[DIGEST]:
+                raise _error(path, "is damaged: its SHA-256 does not agree")
+            content = b"" if prefix is None else _extract(path, file, header, start, prefix)
+    except OSError as error:
+        raise _error(path, error.strerror or "cannot be read", "check the path") from None
+    return content, _parse_description(path, metadata[DESCRIPTION])
 
 
 def _read_header(path: Path, file: IO[bytes]) -> dict[str, Any]:
     start, size = file.read(8), path.stat().st_size
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if not 2 <= length <= min(LARGEST_HEADER, size - 8):
-        why = (
-            "is no safetensors file (pickles such as .pt and .pth are never loaded)"
-            if size
-            else "is empty"
-        )
-        raise CheckpointError("checkpoint", path, why, "give a checkpoint of a run")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        why = "is not a safetensors file (pickles such as .pt and .pth are never loaded)"
+        raise _error(path, why if size else "is empty", "give a checkpoint of a run")
     try:
         header = json.loads(file.read(length))
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise CheckpointError("checkpoint", path, "is damaged: its header is not JSON", ANOTHER)
+        raise _error(path, "is damaged: its header is not JSON")
     return header
 
 
-# ------------------------------------------------------------------------------------------ filling
+def _extract(
+    path: Path, file: IO[bytes], header: dict[str, Any], start: int, prefix: str | tuple[str, ...]
+) -> bytes:
+    """Return a safetensors file of some tensors of a file."""
+    # The generator is a third of a complete checkpoint; the rest is never held in memory.
+    kept, parts, offset, end = {}, [], 0, file.seek(0, os.SEEK_END) - start
+    for name, entry in header.items():
+        match entry.get("data_offsets") if isinstance(entry, dict) else None:
+            case [int(first), int(last)] if 0 <= first <= last <= end:
+                if name.startswith(prefix):
+                    file.seek(start + first)
+                    parts.append(file.read(last - first))
+                    kept[name] = {**entry, "data_offsets": [offset, offset + last - first]}
+                    offset += last - first
+            case _:
+                raise _error(path, f"is damaged ({printable(name)})")
+    return b"".join([_encode_header(kept), *parts])
+
+
+def _parse_description(path: Path, text: object) -> Description:
+    try:
+        return Description.model_validate_json(text)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    if first["loc"] == ("format",) and first["input"] == FORMAT - 1:
+        why = "was written by an older version of img2img-train"
+        raise _error(path, why, "train it again with this version")
+    where = printable(".".join(map(str, first["loc"])) or "description")
+    why = f"describes an unknown model ({where}: {printable(str(first['msg']))})"
+    raise _error(path, why, "update, or use another one")
+
+
+# ----------------------------------------------------------------------------------------- loading
 def load_into_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
-    """Copy tensors into a network, which may have no memory yet; CheckpointError names the first tensor
-    that is missing, unexpected or of another shape.
+    """Copy tensors into a network, which may be on the meta device.
+
+    Raises CheckpointError, naming the tensor, if one is missing, unexpected or of another shape.
     """
-    wanted = network.state_dict()
-    for name in [*wanted, *tensors]:
-        shapes = [tuple(t[name].shape) if name in t else None for t in (tensors, wanted)]
-        if shapes[0] != shapes[1]:
-            found, needed = (f"is {s}" if s is not None else "is missing" for s in shapes)
-            why = f"does not fit its network: {printable(name)} {found}, in the network it {needed}"
-            raise CheckpointError("checkpoint", path, why, ANOTHER)
-    if any(tensor.is_meta for tensor in wanted.values()):
+    state = network.state_dict()
+    for name in [*state, *tensors]:
+        found, needed = (tuple(t[name].shape) if name in t else None for t in (tensors, state))
+        if found != needed:
+            is_found, is_needed = (
+                f"is {shape}" if shape is not None else "is missing" for shape in (found, needed)
+            )
+            why = f"{printable(name)} {is_found}, in the network it {is_needed}"
+            raise _error(path, f"does not fit its network: {why}")
+    if any(tensor.is_meta for tensor in state.values()):
         network.to_empty(device="cpu")
     network.load_state_dict(tensors)
 
@@ -295,19 +288,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def load_into_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:
-    """Give an optimizer its state back, each tensor laid out in memory as its parameter: fused updates rely
-    on it.
-    """
+    """Restore the state of an optimizer; CheckpointError if it has no such parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, _, slot = name.partition("/")
         if not number.isdigit() or int(number) >= len(parameters):
-            raise CheckpointError(
-                "checkpoint", path, f"does not fit its optimizer: {printable(name)}", ANOTHER
-            )
-        like = parameters[int(number)]
-        if tensor.shape == like.shape and tensor.ndim:
-            tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
+            raise _error(path, f"does not fit its optimizer: {printable(name)}")
+        parameter = parameters[int(number)]
+        if tensor.shape == parameter.shape and tensor.ndim:
+            # Fused updates need the memory layout of the parameter, which may be channels last.
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         state.setdefault(int(number), {})[slot] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

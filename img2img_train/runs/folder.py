@@ -1,14 +1,14 @@
-"""The run folder, and what others take from it.
+"""The run folder: paths, lock, log and configuration.
 
 ::
 
-    config.json             the configuration, whole and resolved; versions; what the corpora held
+    config.json             the resolved configuration, versions, the content of the corpora
     log.jsonl               a row per epoch and per validation
-    timing.jsonl            seconds and rates; the one file in which equal runs differ
+    timing.jsonl            seconds and rates; the only file that differs between equal runs
     samples/epoch-00005.png input | output | target, the same images each time
-    checkpoints/            latest and previous (complete), best (networks alone)
+    checkpoints/            latest and previous (complete), best (networks only)
     tensorboard/            the log and the samples again, with --tensorboard
-    evaluation/ report.html what the finished run was scored with, and the page about it
+    evaluation/ report.html scores of the finished run, and the page about it
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,113 +35,75 @@ from img2img_train.runs.checkpoint import (
 
 # The workers of a killed run hold its lock until they notice that their parent is gone.
 LOCK_WAIT_SECONDS: Final = 2.0
-ANOTHER_OUT: Final = "give another --out"
+OUT_HINT: Final = "give another --out"
 LIBRARIES: Final = ("img2img", "python", "torch")
-"""Distributions on which the numbers of a run depend; its config.json and checkpoints record them."""
+"""Distributions that the numbers of a run depend on; config.json and checkpoints record them."""
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The paths of a run, and how its files change."""
+    """The paths of a run, and the changes of its files."""
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """The configuration."""
-        return self.root / CONFIG_FILE
-
-    @property
-    def log(self) -> Path:
-        """The rows of epochs and validations."""
-        return self.root / "log.jsonl"
-
-    @property
-    def timing(self) -> Path:
-        """Seconds and rates, one row per epoch."""
-        return self.root / "timing.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """The folder of sample grids."""
-        return self.root / "samples"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.root / "checkpoints"
-
-    @property
-    def latest(self) -> Path:
-        """The newest complete checkpoint."""
-        return self.checkpoints / "latest.safetensors"
-
-    @property
-    def previous(self) -> Path:
-        """The one before; gone once a run is finished."""
-        return self.checkpoints / "previous.safetensors"
-
-    @property
-    def best(self) -> Path:
-        """The networks of the best validation."""
-        return self.checkpoints / "best.safetensors"
-
-    @property
-    def report(self) -> Path:
-        """The page about the run."""
-        return self.root / "report.html"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / CONFIG_FILE
+        self.log = root / "log.jsonl"
+        self.timing = root / "timing.jsonl"
+        self.samples = root / "samples"
+        self.checkpoints = root / "checkpoints"
+        self.latest = self.checkpoints / "latest.safetensors"
+        self.previous = self.checkpoints / "previous.safetensors"
+        self.best = self.checkpoints / "best.safetensors"
+        self.report = root / "report.html"
 
     def has_current_report(self) -> bool:
-        """Return whether the page is at least as new as the latest checkpoint."""
-        return (
-            self.report.exists()
-            and self.report.stat().st_mtime_ns >= self.latest.stat().st_mtime_ns
-        )
+        """Return True if the report is at least as new as the latest checkpoint."""
+        if not self.report.exists():
+            return False
+        return self.report.stat().st_mtime_ns >= self.latest.stat().st_mtime_ns
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, made if missing, while the process lives; FolderInUseError where another does."""
+        """Hold the folder, creating it if missing; FolderInUseError if another process holds it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             why = error.strerror or "cannot be created"
-            raise UsageError("run", self.root, why, ANOTHER_OUT) from None
-        with locked(self.root, "run", f"wait for it, or {ANOTHER_OUT}", LOCK_WAIT_SECONDS):
+            raise UsageError("run", self.root, why, OUT_HINT) from None
+        with locked(self.root, "run", f"wait for it, or {OUT_HINT}", LOCK_WAIT_SECONDS):
             yield
 
     def check_free(self) -> None:
-        """Raise UsageError where the folder holds something that is no run."""
-        there = next((path for path in (self.root, *self.root.parents) if path.exists()), Path())
-        if not there.is_dir():
-            why = (
-                "is a file"
-                if there == self.root
-                else f"would lie in the file '{printable(str(there))}'"
-            )
-            raise UsageError("run", self.root, why, ANOTHER_OUT)
-        others = (
-            [p for p in self.root.iterdir() if p.name != LOCK_FILE] if self.root.exists() else []
-        )
-        others = [p for p in others if not p.name.startswith(f".{CONFIG_FILE}")]
-        if others and not self.config.is_file():
-            why = f"holds other files ('{printable(others[0].name)}')"
-            raise UsageError("run", self.root, why, ANOTHER_OUT)
+        """Raise UsageError if the folder holds something other than a run."""
+        nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not nearest.is_dir():
+            inside = f"would be inside the file '{printable(str(nearest))}'"
+            why = "is a file" if nearest == self.root else inside
+            raise UsageError("run", self.root, why, OUT_HINT)
+        if self.config.is_file() or not self.root.exists():
+            return
+        # A process that was killed before config.json was complete leaves a lock and a temporary
+        # file.
+        for path in self.root.iterdir():
+            if path.name != LOCK_FILE and not path.name.startswith(f".{CONFIG_FILE}"):
+                why = f"holds other files ('{printable(path.name)}')"
+                raise UsageError("run", self.root, why, OUT_HINT)
 
     def append(self, path: Path, rows: list[dict[str, Any]]) -> None:
-        """Append rows to the log or the timing file, at once."""
+        """Append rows to the log or the timing file."""
         try:
+            # One write, so that an interruption leaves all of the rows or none.
             with path.open("ab") as file:
                 file.write(b"".join(map(to_json_line, rows)))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
 
     def truncate_log(self, size: int) -> None:
-        """Cut rows that a checkpoint does not know: they are written again."""
+        """Cut the log to ``size`` bytes: rows newer than a checkpoint are written again."""
         if self.log.exists() and self.log.stat().st_size > size:
             os.truncate(self.log, size)
 
     def sync_log(self) -> int:
-        """Return the bytes of the log, on the disk for sure."""
+        """Flush the log to the disk and return its size in bytes."""
         if not self.log.exists():
             return 0
         with self.log.open("ab") as file:
@@ -150,48 +111,55 @@ class RunFolder:
             return file.tell()
 
     def remove_temporaries(self) -> None:
-        """Remove what a killed run left half written."""
+        """Remove the half-written files of a killed run."""
         for path in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
             path.unlink(missing_ok=True)
 
-    def write_latest(self, tensors: Tensors, about: Description) -> None:
-        """Write the latest checkpoint; the one that was stays as previous."""
+    def write_latest(self, tensors: Tensors, description: Description) -> None:
+        """Write the latest checkpoint; the one before becomes the previous one."""
+        # Complete on the disk before anything is renamed: between the two renames there is no
+        # latest checkpoint, but a previous one, which ``load_newest`` finds.
         fresh = self.latest.with_name(".next.safetensors.tmp")
-        write_checkpoint(fresh, tensors, about)
+        write_checkpoint(fresh, tensors, description)
         if self.latest.exists():
             self.latest.replace(self.previous)
         fresh.replace(self.latest)
         sync_folder(self.checkpoints)
 
-    def load_newest(self, tell: Callable[[str], None]) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole, None where there is none.
+    def load_newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """Return the newest intact checkpoint, None if there is none.
 
-        A damaged one is told of and makes room for the one before. CheckpointError where both are damaged.
+        A damaged latest checkpoint is reported to ``warn`` and replaced by the previous one. Raises
+        CheckpointError if both are damaged.
         """
-        trouble: CheckpointError | None = None
-        for path in (p for p in (self.latest, self.previous) if p.exists()):
-            try:
-                checkpoint = _complete(path)
-            except CheckpointError as error:
-                trouble = trouble or error
+        first_error: CheckpointError | None = None
+        for path in (self.latest, self.previous):
+            if not path.exists():
                 continue
-            if trouble is not None:
-                tell(f"warning: {trouble}; going on from the one before")
+            try:
+                checkpoint = read_checkpoint(path)
+                if not checkpoint.description.complete:
+                    why = "holds networks only, so training cannot be resumed from it"
+                    raise CheckpointError("checkpoint", path, why)
+            except CheckpointError as error:
+                first_error = first_error or error
+                continue
+            if first_error is not None:
+                warn(f"warning: {first_error}; resuming from the one before")
                 path.replace(self.latest)
             return checkpoint
-        if trouble is not None:
-            raise trouble
+        if first_error is not None:
+            raise first_error
         return None
 
     def write_config(self, config: RunConfig, data: Mapping[str, Any]) -> bool:
-        """Write config.json; True where it was there already. UsageError where it is another run's."""
+        """Write config.json; return True if it was there already, after ``check_unchanged``."""
         if self.config.is_file():
             self.check_unchanged(config, data)
             return True
-        settings = config.model_dump(mode="json")
         page = {
             "format": RUN_FORMAT,
-            "config": settings,
+            "config": config.model_dump(mode="json"),
             "versions": versions(*LIBRARIES),
             "data": data,
         }
@@ -199,55 +167,42 @@ class RunFolder:
         return False
 
     def check_unchanged(self, config: RunConfig, data: Mapping[str, Any]) -> None:
-        """Raise UsageError where the run begun here has other settings or other images."""
+        """Raise UsageError if the run in this folder has other settings or other images."""
         for name, (old, new) in RunConfig.load(self.config).changes(config).items():
-            why = f"was begun with another configuration ({name} was {_short(old)}, now {_short(new)})"
-            raise UsageError("run", self.root, why, f"{ANOTHER_OUT}, or the same settings")
+            change = f"{name} was {_as_text(old)}, now {_as_text(new)}"
+            why = f"was begun with another configuration ({change})"
+            raise UsageError("run", self.root, why, f"{OUT_HINT}, or the same settings")
         if read_page(self.config).get("data") != data:
-            raise UsageError(
-                "run", self.root, "was begun on other pairs: a corpus has changed", ANOTHER_OUT
-            )
+            why = "was begun on other pairs: a corpus has changed"
+            raise UsageError("run", self.root, why, OUT_HINT)
 
 
-def _complete(path: Path) -> Checkpoint:
-    checkpoint = read_checkpoint(path)
-    if not checkpoint.description.complete:
-        raise CheckpointError(
-            "checkpoint", path, "holds networks alone, so training cannot go on from it"
-        )
-    return checkpoint
-
-
-def _short(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, tuple):
-        return ", ".join(
-            f"{v['path']}={v['weight']:g}" if isinstance(v, dict) else str(v) for v in value
-        )
+        corpora = (f"{v['path']}={v['weight']:g}" if isinstance(v, dict) else v for v in value)
+        return ", ".join(map(str, corpora))
     return str(value)
 
 
 def read_log(run: Path | str) -> list[dict[str, Any]]:
-    """Return the rows of a run's log, in order; none where it has not begun.
+    """Return the rows of a run's log, in order; an empty list before the first.
 
-    ``{"kind": "train", "epoch", "step", "images", "losses": {name: mean}}`` and ``{"kind": "validation",
-    "epoch", "step", "psnr", "psnr_input", "psnr_train", "best"}``; PSNR in dB, mean over images, that of
-    ``psnr_train`` over a few training pairs; without pairs ``cycle_mae`` in their place, gray levels.
-    ``{"kind": "warning"`` or ``"stopped", "epoch", "step", "text"}`` say so in words. A half row at the
-    end, of a run under way, is left out.
+    ``{"kind": "train", "epoch", "step", "images", "losses": {name: mean}}`` and ``{"kind":
+    "validation", "epoch", "step", "psnr", "psnr_input", "psnr_train", "best"}``: PSNR in dB, mean
+    over images, that of ``psnr_train`` over a few training pairs; without pairs ``cycle_mae``
+    instead, in gray levels. ``{"kind": "warning"`` or ``"stopped", "epoch", "step", "text"}`` are
+    remarks.
     """
     log = RunFolder(Path(run)).log
-    if not log.is_file():
-        return []
-    content = log.read_bytes()
-    return (
-        read_rows(log)
-        if content.endswith(b"\n")
-        else [json.loads(x) for x in content.splitlines()[:-1]]
-    )
+    content = log.read_bytes() if log.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        # A run in progress is writing its last row.
+        return [json.loads(line) for line in content.splitlines()[:-1]]
+    return read_rows(log) if content else []
 
 
 def read_timing(run: Path | str) -> list[dict[str, Any]]:
-    """Return the rows of a run's timing, in order: ``{"epoch", "seconds", "images_per_second", ...}``."""
+    """Return the rows of a run's timing: ``{"epoch", "seconds", "images_per_second", ...}``."""
     timing = RunFolder(Path(run)).timing
     return read_rows(timing) if timing.is_file() else []
 
@@ -258,7 +213,7 @@ def sample_paths(run: Path | str) -> list[Path]:
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """Return the checkpoint meant by a path: itself, or of a run folder the best one, else the latest."""
+    """Return the checkpoint of a run folder (the best one, else the latest), or the path itself."""
     path = Path(path)
     if not path.is_dir():
         return path
@@ -266,6 +221,5 @@ def find_checkpoint(path: Path | str) -> Path:
     for candidate in (folder.best, folder.latest, folder.previous):
         if candidate.exists():
             return candidate
-    raise CheckpointError(
-        "run", path, "has no checkpoint yet", "give the folder of a run that has begun training"
-    )
+    hint = "give the folder of a run that has begun training"
+    raise CheckpointError("run", path, "has no checkpoint yet", hint)

@@ -1,17 +1,16 @@
-"""Trained generators loaded from checkpoints: choose a device, load, restore images."""
+"""Trained generators: device, loading from a checkpoint, restoring of images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data.core.errors import CheckpointError, UsageError
+from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout, ColorSpace
 from img2img_train.data.loader import from_uint8, from_uint16, to_uint8, to_uint16
@@ -23,28 +22,23 @@ from img2img_train.runs.folder import find_checkpoint
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name, of "auto" CUDA, MPS or CPU, what is there; UsageError where it is not."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(n for n, is_there in there.items() if is_there))
-    if not there.get(name, False):
-        have = ", ".join(n for n, is_there in there.items() if is_there)
-        raise UsageError("option", "--device", f"there is no {name} here", f"choose one of {have}")
-    return torch.device(name)
+    """Return a device by name; "auto" is the first of CUDA, MPS, CPU. UsageError if it is missing."""
+    available = ["cuda"] if torch.cuda.is_available() else []
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    available += ["cpu"]
+    if name != "auto" and name not in available:
+        hint = f"choose one of {', '.join(available)}"
+        raise UsageError("option", "--device", f"there is no {name} here", hint)
+    return torch.device(available[0] if name == "auto" else name)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A trained generator in eval mode, and what is known of it."""
+    """A trained generator in eval mode, with its description."""
 
     generator: nn.Module
     spec: NetworkSpec
     color: ColorSpace
-    value_range: tuple[int, int]
     step: int
     config: RunConfig
     device: torch.device
@@ -52,7 +46,7 @@ class LoadedModel:
 
     @property
     def channel_layout(self) -> ChannelLayout:
-        """What the network takes and gives of a image; UsageError where that is no image."""
+        """The channels of the network, in and out; UsageError if they are not those of an image."""
         channel_layout = ChannelLayout(self.color, (self.spec.inputs, self.spec.outputs))
         if not channel_layout.is_supported:
             why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.color})"
@@ -61,30 +55,30 @@ class LoadedModel:
 
     @torch.no_grad()
     def forward(self, x: Tensor, draw: int = 0) -> Tensor:
-        """Return the output of N x 3 x H x W RGB in [-1, 1], as RGB; with dropout ``draw`` chooses the masks.
+        """Return the output of N x 3 x H x W RGB in [-1, 1], as RGB in [-1, 1].
 
-        A image's result depends on the image alone, never on the batch it is in.
+        ``draw`` selects the masks of a model with dropout at test time.
         """
-        given = self.channel_layout.network_input(x)
-        with dropout_at_test(
-            [self.generator], dropout_seeds(given, draw) if self.config.test_dropout else ()
-        ):
-            return self.channel_layout.to_rgb(self.generator(given), given)
+        input = self.channel_layout.network_input(x)
+        # Masks are drawn from the image, so its output does not depend on the batch that it is in.
+        seeds = dropout_seeds(input, draw) if self.config.test_dropout else ()
+        with dropout_at_test([self.generator], seeds):
+            return self.channel_layout.to_rgb(self.generator(input), input)
 
     @torch.no_grad()
-    def restore(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Return the restored images: N x H x W x 3 RGB, uint8 or uint16, to the same, sides of any length;
-        float32 inside.
+    def restore(self, batch: Pixels) -> Pixels:
+        """Return the outputs of N x H x W x 3 RGB, uint8 or uint16, of the same shape and dtype.
+
+        Sides may have any length. Computes in float32.
         """
         if batch.dtype == np.uint16:
-            words = torch.from_numpy(batch.astype(np.float32)).to(self.device)
-            return np.ascontiguousarray(
-                to_uint16(self.forward(from_uint16(words))).cpu().numpy().astype(np.uint16)
-            )
-        made = self.forward(
-            from_uint8(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
-        )
-        return np.ascontiguousarray(to_uint8(made).cpu().numpy())
+            # torch converts no uint16 on every device; float32 holds all of its values exactly.
+            samples = torch.from_numpy(batch.astype(np.float32)).to(self.device)
+            output = to_uint16(self.forward(from_uint16(samples)))
+        else:
+            samples = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
+            output = to_uint8(self.forward(from_uint8(samples)))
+        return np.ascontiguousarray(output.cpu().numpy(), batch.dtype)
 
 
 def load_generator(
@@ -94,39 +88,35 @@ def load_generator(
     dropout: bool | None = None,
     norm: TestNorm | None = None,
 ) -> LoadedModel:
-    """Return the generator of a checkpoint file or a run folder (the best checkpoint, else the latest).
+    """Return the generator of a checkpoint file or a run folder (the best checkpoint, else the
+    latest).
 
-    Of a run with ``--ema`` it is the average of the generators.
-    ``direction`` (AtoB, BtoA; None: the one it was trained for) may ask for the way back, where there is
-    one; ``dropout`` and ``norm`` for another way at test than the model was saved with. Raises
-    CheckpointError in one line that names the file; UsageError where the device or the way is not there.
+    A run with ``--ema`` has its averaged generator. ``direction`` is AtoB or BtoA; default: the one
+    of the training; the other one needs a model with two generators. ``dropout`` and ``norm``
+    override the behavior at test time that the model was saved with. Raises CheckpointError, naming
+    the file, and UsageError if the device or the direction is not available.
     """
-    where, found = choose_device(device), find_checkpoint(path)
-    checkpoint = read_checkpoint(found, ("network/", "ema/"))
+    chosen, file = choose_device(device), find_checkpoint(path)
+    checkpoint = read_checkpoint(file, ("network/", "ema/"))
     about, config = checkpoint.description, checkpoint.config()
     name = about.generator
     if direction not in (None, config.direction):
         if about.reverse_generator is None:
-            why = f"has no way {direction}: it was trained for {config.direction}"
-            raise UsageError("model", found, why, "leave --direction out, or train with it")
+            why = f"was trained for {config.direction} and has no generator for {direction}"
+            raise UsageError("model", file, why, "leave --direction out, or train with it")
         name, config = about.reverse_generator, config.model_copy(update={"direction": direction})
     if name not in about.networks:
-        raise CheckpointError("checkpoint", found, "describes no generator", "use another one")
-    spec = about.networks[name]
+        raise CheckpointError("checkpoint", file, "describes no generator", "use another one")
     try:
-        network = build_on_meta(spec)
+        network = build_on_meta(about.networks[name])
     except UsageError as error:
-        raise CheckpointError(
-            "checkpoint", found, f"describes what is not made here: {error}"
-        ) from None
+        why = f"describes an unknown network: {error}"
+        raise CheckpointError("checkpoint", file, why) from None
     averaged = checkpoint.tensors_under(f"ema/{name}/")
-    load_into_network(network, averaged or checkpoint.tensors_under(f"network/{name}/"), found)
-    policy = {"test_dropout": dropout, "test_norm": norm}
-    config = config.model_copy(
-        update={name: value for name, value in policy.items() if value is not None}
-    )
+    load_into_network(network, averaged or checkpoint.tensors_under(f"network/{name}/"), file)
+    overrides = {"test_dropout": dropout, "test_norm": norm}
+    config = config.model_copy(update={k: v for k, v in overrides.items() if v is not None})
     set_test_norm(network, config.test_norm)
-    network.eval().requires_grad_(False).to(where)
-    return LoadedModel(
-        network, spec, about.color, about.value_range, about.progress.step, config, where, found
-    )
+    network.eval().requires_grad_(False).to(chosen)
+    spec, step = about.networks[name], about.progress.step
+    return LoadedModel(network, spec, about.color, step, config, chosen, file)

@@ -1,4 +1,4 @@
-"""Tensors in files that others wrote: read without running anything in them."""
+"""Weight files from elsewhere (torch.save): read as tensors, without running anything in them."""
 
 from __future__ import annotations
 
@@ -7,66 +7,57 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Final
 
-from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
+from img2img_data.core.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST_FILE: Final = 4 << 30
+MAX_FILE_BYTES: Final = 4 << 30
 MAX_CHANNELS: Final = 4096
-"""Channels that a layer of a supplied network may have: the files come from elsewhere."""
-ZIP: Final = b"PK\x03\x04"
-OLD: Final = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-"""How files of torch.save begin; those of before 1.6 have this number near their start."""
+"""Channels of a layer at most."""
+ZIP_MAGIC: Final = b"PK\x03\x04"
+# torch.serialization.MAGIC_NUMBER, pickled near the start of files of torch before 1.6.
+LEGACY_MAGIC: Final = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 
 def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
-    """Return the tensors of a ``.pth`` file; no code in it is run. CheckpointError whatever is wrong.
+    """Return the tensors of a ``.pth`` file by name, without the prefix ``module.`` of
+    DataParallel.
 
-    ``hint`` says what to give instead where it holds no tensors. The prefix ``module.`` of parallel
-    training goes.
+    ``hint`` names the file to give instead. Raises CheckpointError if anything is wrong with the
+    file.
     """
     import torch
 
+    def error(why: str, hint: str = "use another file") -> CheckpointError:
+        return CheckpointError("weights", path, why, hint)
+
+    not_torch = "are not a file of torch.save"
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError("weights", path, "are larger than 4 GiB", "use another file")
-        if not _is_of_torch(path):
-            raise CheckpointError("weights", path, "are no file of torch.save", hint)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError as failure:
+        raise error(failure.strerror or "cannot be read", "check the path") from None
+    if size > MAX_FILE_BYTES:
+        raise error("are larger than 4 GiB")
+    # Checked first: torch.load warns about other files in many lines.
+    if not start.startswith(ZIP_MAGIC) and LEGACY_MAGIC not in start:
+        raise error(not_torch, hint)
+    try:
         with warnings.catch_warnings(action="ignore"):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            "weights", path, error.strerror or "cannot be read", "check the path"
-        ) from None
-    except Img2ImgError:
-        raise
-    except (
-        Exception
-    ) as error:  # whatever is made of bytes that others wrote; its text invites to run them
-        raise CheckpointError("weights", path, *_rejection(error, hint)) from None
-    if not isinstance(found, dict) or not found:
-        raise CheckpointError("weights", path, "hold no tensors by name", hint)
-    named = {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-    for name, tensor in named.items():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as failure:
+        # Damaged files raise exceptions of any type. The text of torch's is not shown, because it
+        # suggests weights_only=False, which runs the code in the file.
+        if isinstance(failure, UnpicklingError) or "TorchScript" in str(failure):
+            why = "hold more than tensors, and nothing else is loaded"
+            raise error(why, "save the model's state_dict() there") from None
+        raise error(f"{not_torch}, or damaged", hint) from None
+    if not isinstance(content, dict) or not content:
+        raise error("hold no tensors by name", hint)
+    tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or not bool(torch.isfinite(tensor.double()).all()):
-            raise CheckpointError(
-                "weights", path, f"hold no finite tensor {printable(name)}", "use another file"
-            )
-    return named
-
-
-def _is_of_torch(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(32)
-    return head.startswith(ZIP) or OLD in head
-
-
-def _rejection(error: Exception, hint: str) -> tuple[str, str]:
-    """Return why a file was not loaded, and the way out."""
-    if isinstance(error, UnpicklingError) or "TorchScript" in str(error):
-        return (
-            "hold more than tensors, and nothing else is loaded",
-            "save the model's state_dict() there",
-        )
-    return "are no file of torch.save, or a damaged one", hint
+            raise error(f"hold no finite tensor {printable(name)}")
+    return tensors

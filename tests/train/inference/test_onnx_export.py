@@ -35,7 +35,7 @@ def model_of(name: str, **channels: Any) -> LoadedModel:
     spec = NetworkSpec(name=name, width=2, **channels)
     config = RunConfig(corpora=("corpus",), out="run")
     network = build(spec, 3).eval().requires_grad_(False)
-    return LoadedModel(network, spec, "rgb", (-1, 1), 7, config, CPU, Path("model"))
+    return LoadedModel(network, spec, "rgb", 7, config, CPU, Path("model"))
 
 
 def is_generator(name: str) -> bool:

@@ -154,7 +154,7 @@ def skip_net(test_dropout: bool, test_norm: str) -> LoadedModel:
     spec = NetworkSpec(name="unet-64", width=2, dropout=0.5)
     network = build(spec, 5).eval().requires_grad_(False)
     set_test_norm(network, config.test_norm)
-    return LoadedModel(network, spec, "rgb", (-1, 1), 0, config, torch.device("cpu"), Path("model"))
+    return LoadedModel(network, spec, "rgb", 0, config, torch.device("cpu"), Path("model"))
 
 
 @pytest.mark.parametrize("test_norm", ["running", "batch"])

@@ -362,12 +362,12 @@ def damaged(path: Path) -> dict[str, bytes]:
     deep = json.dumps(header).encode()
     return {
         "is empty": b"",
-        "no safetensors": whole[:7],
+        "not a safetensors": whole[:7],
         "SHA-256": whole[:-4],
         "SHA-256 ": bytes(flipped),
         "header is not JSON": struct.pack("<Q", 100_000) + b"[" * 200_000,
         "does not fit its network": struct.pack("<Q", len(lying)) + lying + whole[8 + length :],
-        "describes a model not known": struct.pack("<Q", len(deep)) + deep + whole[8 + length :],
+        "describes an unknown model": struct.pack("<Q", len(deep)) + deep + whole[8 + length :],
     }
 
 
@@ -411,7 +411,7 @@ def test_a_checkpoint_is_what_safetensors_itself_writes(finished: Path, tmp_path
 
     about = checkpoints.read_description(RunFolder(finished).best)
     tensors = {
-        f"{n}": torch.arange(6).to(kind).view(2, 3) for n, kind in enumerate(checkpoints.KINDS)
+        f"{n}": torch.arange(6).to(kind).view(2, 3) for n, kind in enumerate(checkpoints.DTYPES)
     }
     tensors |= {"none": torch.zeros(0), "one": torch.tensor(3), "turned": torch.rand(3, 4).T}
     checkpoints.write_checkpoint(tmp_path / "x.safetensors", tensors, about)
@@ -507,7 +507,7 @@ def test_a_dry_run_looks_at_the_folder_as_the_run_does(
     for more, why in (
         (("run", "--lr", 0.1), "another configuration (lr was"),
         (("file",), "is a file"),
-        (("file/run",), "would lie in the file 'file'"),
+        (("file/run",), "would be inside the file 'file'"),
         (("full",), "holds other files ('notes.txt')"),
     ):
         assert command(*tiny, "--out", *more, "--dry-run") == 2

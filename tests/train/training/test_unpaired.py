@@ -140,7 +140,7 @@ def test_a_checkpoint_that_asks_for_an_absurd_network_is_named(
 
 def test_a_model_of_one_way_has_no_other(corpus: Path, tmp_path: Path) -> None:
     loop.fit(small_config("l2", corpus, tmp_path / "run", epochs=1), Display())
-    with pytest.raises(UsageError, match="has no way BtoA: it was trained for AtoB"):
+    with pytest.raises(UsageError, match="was trained for AtoB and has no generator for BtoA"):
         load_generator(tmp_path / "run", "cpu", "BtoA")
 
 
