@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img_data.core.errors import CorpusError, Rejected, printable
-from img2img_data.core.jsonl import open_rows
+from img2img_data.core.jsonl import iter_rows, open_rows
 from img2img_data.corpus.format import (
     CORPUS_FILE,
     FORMAT,
@@ -63,12 +63,26 @@ class Corpus:
     @property
     def bits(self) -> int:
         """Bits per sample, 8 or 16."""
-        return bits_of(self.info)
+        return 16 if self.info.get("bits") == 16 else 8
 
     @property
     def channels(self) -> dict[str, int]:
         """Numbers of channels of ``input`` and ``target`` on disk: 1, 3 or 4."""
-        return channels_of(self.info)
+        stated = self.info.get("channels")
+        defaults = {"input": 1 if self.color == "lab" else 3, "target": 3}
+        valid = (
+            {s: n for s, n in stated.items() if n in (1, 3, 4)} if isinstance(stated, dict) else {}
+        )
+        return {side: valid.get(side, count) for side, count in defaults.items()}
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Numbers of rows of each split that corpus.json states, {} if it states none."""
+        counts = self.info.get("counts")
+        kept = counts.get("kept") if isinstance(counts, dict) else None
+        return (
+            {s: n for s, n in kept.items() if isinstance(n, int)} if isinstance(kept, dict) else {}
+        )
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Return the pairs of a split, sorted by key.
@@ -175,52 +189,38 @@ def read_info(root: Path) -> dict[str, Any]:
     return info
 
 
-def bits_of(info: Mapping[str, Any]) -> int:
-    """Return the bits per sample that corpus.json states."""
-    return 16 if info.get("bits") == 16 else 8
+def stated_corpus(root: Path) -> Corpus:
+    """Return a corpus as its corpus.json states it, without its splits; errors as of
+    ``read_info``."""
+    info = read_info(root)
+    kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
+    return Corpus(root, kind, layout, info.get("color", "rgb"), info, {})
 
 
-def channels_of(info: Mapping[str, Any]) -> dict[str, int]:
-    """Return the channels of input and target that corpus.json states."""
-    stated = info.get("channels")
-    known = stated if isinstance(stated, dict) else {}
-    defaults = {"input": 1 if info.get("color") == "lab" else 3, "target": 3}
-    return {
-        side: known[side] if known.get(side) in (1, 3, 4) else count
-        for side, count in defaults.items()
-    }
-
-
-def kept_of(info: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of rows of each split that corpus.json states, {} if it states none."""
-    counts = info.get("counts")
-    kept = counts.get("kept") if isinstance(counts, dict) else None
-    return {s: n for s, n in kept.items() if isinstance(n, int)} if isinstance(kept, dict) else {}
-
-
-def manifests_of(root: Path, info: Mapping[str, Any]) -> dict[str, Path]:
+def manifests_of(corpus: Corpus) -> dict[str, Path]:
     """Return the manifest of each split.
 
     Raises ``CorpusError`` if corpus.json states a split that has no manifest.
     """
-    found = {path.parent.name: path for path in sorted(root.glob(f"*/{METADATA_FILE}"))}
-    lost = sorted(split for split, count in kept_of(info).items() if count and split not in found)
+    found = {path.parent.name: path for path in sorted(corpus.root.glob(f"*/{METADATA_FILE}"))}
+    lost = sorted(split for split, count in corpus.kept.items() if count and split not in found)
     if lost:
         why = f"has lost the manifest of '{printable(lost[0])}'"
-        raise CorpusError("corpus", root, why, "see 'img2img-data verify', or build it again")
+        raise CorpusError(
+            "corpus", corpus.root, why, "see 'img2img-data verify', or build it again"
+        )
     return found
 
 
 def _open_manifests(root: Path, rows: bool) -> Corpus:
-    info = read_info(root)
-    kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
-    color = info.get("color", "rgb")
-    manifests = manifests_of(root, info)
-    if kind == "unpaired":
+    corpus = stated_corpus(root)
+    manifests = manifests_of(corpus)
+    if corpus.kind == "unpaired":
         domains = {s: _open_domains(p) if rows else ((), ()) for s, p in manifests.items()}
-        return Corpus(root, "unpaired", layout, color, info, {}, domains)
-    pairs = {s: _open_pairs(p) if rows else () for s, p in manifests.items()}
-    return Corpus(root, "paired", layout, color, info, pairs)
+        return replace(corpus, domains=domains)
+    return replace(
+        corpus, by_split={s: _open_pairs(p) if rows else () for s, p in manifests.items()}
+    )
 
 
 def _open_pairs(manifest: Path) -> Sequence[Pair]:
@@ -244,6 +244,23 @@ def pair_of(folder: Path, row: Mapping[str, Any]) -> Pair:
     names = (both, both) if both else (row.get("input_file_name"), row.get("target_file_name"))
     first, second = (inside(folder, n) for n in names)
     return Pair(str(row.get("key", "")), folder.name, first, second, row)
+
+
+def iter_pairs(corpus: Corpus, split: str) -> Iterator[Pair]:
+    """Yield the pairs of a split one by one, also of a corpus that was opened without rows.
+
+    An image of a domain is a pair whose halves are the same file; its row has the ``domain``.
+    """
+    folder = corpus.root / split
+    if corpus.info:
+        yield from (pair_of(folder, row) for row in iter_rows(folder / METADATA_FILE))
+    elif corpus.kind == "paired":
+        yield from corpus.pairs(split)
+    else:
+        for domain, paths in zip("AB", corpus.domains[split], strict=True):
+            for path in paths:
+                row = {"domain": domain, "source": path.name}
+                yield Pair(path.stem, split, path, path, row)
 
 
 def _open_layout(root: Path, name: str) -> Corpus:

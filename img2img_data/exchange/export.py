@@ -85,7 +85,7 @@ def export_corpus(
     swapped = settings.direction == "BtoA"
     pairs = {
         split: open_rows(path, {"": partial(_pair_of, swapped, path.parent)}, lambda row: "")[""]
-        for split, path in manifests_of(root, corpus.info).items()
+        for split, path in manifests_of(corpus).items()
     }
     format.check(corpus, pairs)
     counts = {split: len(rows) for split, rows in pairs.items() if rows}
@@ -109,9 +109,10 @@ def export_corpus(
 
 def _pair_of(swapped: bool, folder: Path, row: Mapping[str, Any]) -> Pair:
     """Return the pair of a row; the domains of an unpaired corpus are swapped here."""
-    inside(folder, str(row.get("key", "")))  # files of the export are named by the key
-    if swapped and "domain" in row:
-        row = {**row, "domain": "B" if row["domain"] == "A" else "A"}
+    # Key and domain become parts of file names, so both must be safe.
+    inside(folder, str(row.get("key", "")))
+    if "domain" in row:
+        row = {**row, "domain": "AB"[(row["domain"] == "B") != swapped]}
     return pair_of(folder, row)
 
 

@@ -51,7 +51,7 @@ from img2img_data.corpus.format import (
     to_json_page,
 )
 from img2img_data.corpus.layouts import MemberGroup, parse_row, webdataset_samples
-from img2img_data.corpus.reader import manifests_of, read_info, reason_of
+from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
 
@@ -120,7 +120,7 @@ def pack_corpus(
     Memory: one pair, and about 60 bytes per row. Raises ``CorpusError`` if
     ``root`` is not a corpus or a file does not match its row, ``UsageError`` if ``out`` is taken.
     """
-    manifests = manifests_of(root, read_info(root))
+    manifests = manifests_of(stated_corpus(root))
     counts = {split: count_rows(path) for split, path in manifests.items()}
     skipped = sorted(p.name for p in root.iterdir() if p.name not in {*PAGES, *manifests})
     if skipped:

@@ -22,11 +22,10 @@ from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE
-from img2img_data.corpus.reader import Corpus, Pair, kept_of, no_split, open_corpus
+from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.images import color, io
 from img2img_data.inspect.histogram import Histogram, draw_numbers, draw_words, number_text
 from img2img_data.inspect.statistics import (
-    CorpusEntry,
     CorpusStatistics,
     count_corpus,
     flatten,
@@ -57,7 +56,7 @@ SECTIONS: Final = {
 class Card(NamedTuple):
     """A pair (or, unpaired, an image) to show. ``group`` is worst, typical, A or B."""
 
-    entry: CorpusEntry
+    pair: Pair
     group: str
     difference: float = 0.0
 
@@ -103,21 +102,21 @@ def write_corpus_page(
     if split and split not in opened.splits:
         raise no_split(opened, split)
     splits = (split,) if split else opened.splits
-    size, stated = max(MAX_READ, limit), sum(kept_of(opened.info).values())
-    found, entries = count_corpus(
+    size, stated = max(MAX_READ, limit), sum(opened.kept.values())
+    found, pairs = count_corpus(
         opened, splits, size, seed, lambda rows: progress(rows, max(rows, stated) + size + limit)
     )
     rows, paired = found.counts.total(), opened.kind == "paired"
-    total = rows + len(entries) * paired + min(limit, len(entries))
+    total = rows + len(pairs) * paired + min(limit, len(pairs))
     done = itertools.count(rows + 1)
 
     def count_image() -> None:
         progress(next(done), total)
 
     if paired:
-        cards, explanation = _paired_cards(opened, entries, rows, limit, count_image)
+        cards, explanation = _paired_cards(opened, pairs, rows, limit, count_image)
     else:
-        cards, explanation = _domain_cards(entries, limit)
+        cards, explanation = _domain_cards(pairs, limit)
     controls = _controls(found, cards)
     text = _render(
         "show.html",
@@ -183,27 +182,23 @@ def _sections(found: CorpusStatistics) -> Iterator[ChartSection]:
 
 # ------------------------------------------------------------------------------------------ cards
 def _paired_cards(
-    corpus: Corpus,
-    entries: Sequence[CorpusEntry],
-    total: int,
-    limit: int,
-    count_image: Callable[[], None],
+    corpus: Corpus, pairs: Sequence[Pair], total: int, limit: int, count_image: Callable[[], None]
 ) -> tuple[list[Card], str]:
     """Return the cards and a text that says how they were chosen."""
     measured = []
-    for entry in entries:
-        measured.append((_difference(corpus, entry), entry))
+    for pair in pairs:
+        measured.append((_difference(corpus, pair), pair))
         count_image()
     ranked = sorted(measured, key=lambda m: (-m[0], m[1].split, m[1].key))
     half = (min(limit, len(ranked)) + 1) // 2
     rest = sorted(ranked[half:], key=lambda m: (m[1].split, m[1].key))
-    cards = [Card(entry, "worst", difference) for difference, entry in ranked[:half]]
+    cards = [Card(pair, "worst", difference) for difference, pair in ranked[:half]]
     typical = [
-        Card(entry, "typical", difference) for difference, entry in _evenly(rest, limit - half)
+        Card(pair, "typical", difference) for difference, pair in _evenly(rest, limit - half)
     ]
     of = f"{total:,} pairs"
-    if len(entries) < total:
-        of = f"a sample of {len(entries):,} of {total:,} pairs"
+    if len(pairs) < total:
+        of = f"a sample of {len(pairs):,} of {total:,} pairs"
     return cards + typical, (
         f"Of {of}: the {len(cards)} with the largest mean absolute difference between input and "
         f"target (in gray levels, 0 to 255), then {len(typical)} taken evenly from the rest. "
@@ -211,11 +206,11 @@ def _paired_cards(
     )
 
 
-def _domain_cards(entries: Sequence[CorpusEntry], limit: int) -> tuple[list[Card], str]:
+def _domain_cards(pairs: Sequence[Pair], limit: int) -> tuple[list[Card], str]:
     cards = [
-        Card(entry, domain)
+        Card(pair, domain)
         for domain in "AB"
-        for entry in _evenly([e for e in entries if e.domain == domain], max(1, limit // 2))
+        for pair in _evenly([e for e in pairs if e.row.get("domain") == domain], max(1, limit // 2))
     ]
     return cards, "These images are not paired: each column is taken evenly from its domain."
 
@@ -231,7 +226,7 @@ def _controls(found: CorpusStatistics, cards: Sequence[Card]) -> Controls:
     it."""
     tags = found.words["tags"]
     few = [n for n, words in tags.items() if len(words.counts) <= FEW_VALUES and not words.more]
-    facts, selects = [_facts(card.entry) for card in cards], []
+    facts, selects = [_facts(card.pair) for card in cards], []
     for name in ("split", "kind", *(f"tag {name}" for name in few)):
         values = sorted({fact[name] for fact in facts if name in fact})
         if len(values) > 1:
@@ -241,13 +236,13 @@ def _controls(found: CorpusStatistics, cards: Sequence[Card]) -> Controls:
     return Controls(selects, orders[:MAX_ORDERS])
 
 
-def _facts(entry: CorpusEntry) -> dict[str, str]:
+def _facts(pair: Pair) -> dict[str, str]:
     """Return the values that selects choose by; the names of tags cannot collide with the
     others."""
-    facts = {f"tag {name}": text_of(value) for name, value in flatten(entry.row.get("tags"))}
-    if entry.row.get("kind"):
-        facts["kind"] = printable(str(entry.row["kind"]))
-    return {"split": entry.split, **facts}
+    facts = {f"tag {name}": text_of(value) for name, value in flatten(pair.row.get("tags"))}
+    if pair.row.get("kind"):
+        facts["kind"] = printable(str(pair.row["kind"]))
+    return {"split": pair.split, **facts}
 
 
 def _card_views(
@@ -256,21 +251,21 @@ def _card_views(
     """Return the contents of each card, with thumbnails as fine as keeps the page small."""
     some = _evenly(cards, PROBED)
     for side, quality in THUMBNAILS:
-        probes = [_thumbnails(corpus, card.entry, side, quality)["images"] for card in some]
+        probes = [_thumbnails(corpus, card.pair, side, quality)["images"] for card in some]
         size = sum(len(image) for images in probes for image in images)
         if size * len(cards) <= IMAGE_BYTES * len(some):
             break
     views = []
     for card in cards:
         texts = _card_texts(card, controls)
-        views.append(card._asdict() | texts | _thumbnails(corpus, card.entry, side, quality))
+        views.append(card._asdict() | texts | _thumbnails(corpus, card.pair, side, quality))
         count_image()
     return views
 
 
 def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
     """Return the texts of a card. ``picks`` and ``numbers`` are (number of the control, value)."""
-    row, facts = card.entry.row, _facts(card.entry)
+    row, facts = card.pair.row, _facts(card.pair)
     values = [pair for pair in flatten(row.get("drawn")) if not is_seed(pair[0])]
     values += flatten(row.get("measured"))
     numbers = {name: float(value) for name, value in values if is_number(value)}
@@ -278,12 +273,10 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
     selects = [name for name, _ in controls.selects]
     if "kind" in selects and "kind" in facts:
         drawn.insert(0, ("kind", facts["kind"]))
-    item = card.entry.item
-    source = row.get("source") or (item.name if isinstance(item, Path) else card.entry.key)
     return {
-        "key": printable(card.entry.key),
-        "source": printable(str(source)),
-        "split": card.entry.split,
+        "key": printable(card.pair.key),
+        "source": printable(str(row.get("source") or card.pair.key)),
+        "split": card.pair.split,
         "drawn": drawn,
         "tags": [(name, text_of(value)) for name, value in flatten(row.get("tags"))],
         "picks": [(n, facts[name]) for n, name in enumerate(selects) if name in facts],
@@ -292,28 +285,27 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------- images
-def _difference(corpus: Corpus, entry: CorpusEntry) -> float:
+def _difference(corpus: Corpus, pair: Pair) -> float:
     """Return the mean absolute difference of input and target in gray levels."""
-    first, second = _pixels(corpus, entry)
+    first, second = _pixels(corpus, pair)
     if first.shape != second.shape:
         first = _shrink(first, second.shape[1], second.shape[0])
     # Rounded, so that equal differences stay equal whatever the order of the summation.
     return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
 
 
-def _pixels(corpus: Corpus, entry: CorpusEntry) -> tuple[NDArray[np.uint8], ...]:
+def _pixels(corpus: Corpus, pair: Pair) -> tuple[NDArray[np.uint8], ...]:
     """Return input and target of a pair, or the one image of a domain, as 8-bit RGB."""
-    item = entry.open(corpus)
-    if isinstance(item, Pair):
-        first, second = corpus.read(item)
+    if corpus.kind == "paired":
+        first, second = corpus.read(pair)
         second = color.lab_to_rgb(second) if corpus.color == "lab" else second
         return io.to_uint8_rgb(first), io.to_uint8_rgb(second)
-    return (io.to_uint8_rgb(corpus.read_image(item)),)
+    return (io.to_uint8_rgb(corpus.read_image(pair.input)),)
 
 
-def _thumbnails(corpus: Corpus, entry: CorpusEntry, side: int, quality: int) -> dict[str, Any]:
-    """Return the images of an entry as data URIs, and their common width and height."""
-    images = _pixels(corpus, entry)
+def _thumbnails(corpus: Corpus, pair: Pair, side: int, quality: int) -> dict[str, Any]:
+    """Return the images of an pair as data URIs, and their common width and height."""
+    images = _pixels(corpus, pair)
     height, width = images[-1].shape[:2]
     scale = min(1.0, side / max(height, width))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))

@@ -6,19 +6,18 @@ from __future__ import annotations
 import functools
 import tempfile
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.errors import CorpusError, printable
-from img2img_data.core.jsonl import iter_rows
 from img2img_data.core.progress import Progress
-from img2img_data.corpus.format import METADATA_FILE, inside
-from img2img_data.corpus.reader import Corpus, open_corpus
+from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
 from img2img_data.runner.plan import ByteColumn
 from img2img_data.runner.workers import LocalPool, default_jobs
 from img2img_data.similarity.duplicates import EXACT, copies_within, leaks
@@ -104,26 +103,20 @@ def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
     """Yield the images of each side: targets, inputs and targets, or the images of both domains."""
     if len(corpus.splits) > 255:  # their numbers are bytes
         raise CorpusError("corpus", corpus.root, "has more than 255 splits", "merge some")
-    _, first_row = next(_rows(corpus), (0, {}))
-    two_sources = corpus.kind == "paired" and "target_source" in first_row
+    first = next(chain.from_iterable(iter_pairs(corpus, split) for split in corpus.splits), None)
+    two_sources = corpus.kind == "paired" and first is not None and "target_source" in first.row
     combined = corpus.kind == "paired" and corpus.layout == "combined"
     for side in ("input", "target") if two_sources else ("target",):
         half = {"input": "left", "target": "right"}[side] if combined else ""
         images = ComparedImages(side if two_sources else "", half, corpus.splits)
-        for number, row in _rows(corpus):
-            name = row.get("file_name") or row.get(f"{side}_file_name")
-            path = inside(corpus.root / corpus.splits[number], name).relative_to(corpus.root)
-            domain = f"{row['domain']}/" if "domain" in row else ""
-            images.split_at.append(number)
-            images.keys.append(f"{domain}{row.get('key', '')}".encode("utf-8", "backslashreplace"))
-            images.files.append(str(path).encode("utf-8", "surrogatepass"))
+        for number, split in enumerate(corpus.splits):
+            for pair in iter_pairs(corpus, split):
+                path = (pair.input if side == "input" else pair.target).relative_to(corpus.root)
+                domain = f"{pair.row['domain']}/" if "domain" in pair.row else ""
+                images.split_at.append(number)
+                images.keys.append(f"{domain}{pair.key}".encode("utf-8", "backslashreplace"))
+                images.files.append(str(path).encode("utf-8", "surrogatepass"))
         yield images
-
-
-def _rows(corpus: Corpus) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, split in enumerate(corpus.splits):
-        for row in iter_rows(corpus.root / split / METADATA_FILE):
-            yield number, row
 
 
 # ---------------------------------------------------------------------------------- fingerprints

@@ -10,13 +10,12 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from img2img_data.core.errors import printable
 from img2img_data.core.jsonl import iter_rows
-from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, hash64, inside
-from img2img_data.corpus.reader import Corpus, Pair, pair_of
+from img2img_data.corpus.format import REJECTED_FILE, hash64
+from img2img_data.corpus.reader import Corpus, Pair, iter_pairs
 from img2img_data.inspect.histogram import NumberCounts, WordCounts
 
 MAX_NAMES: Final = 200
@@ -24,28 +23,6 @@ MAX_NAMES: Final = 200
 LARGEST: Final = 1e100
 MIN_SAMPLE: Final = 8
 """Rows that a split, or a domain, has in the sample at least."""
-
-
-class CorpusEntry(NamedTuple):
-    """One pair, or one image of a domain ("A" or "B"; "" in a paired corpus), by its row.
-
-    ``item`` is set for bare folders, which have no rows.
-    """
-
-    split: str
-    domain: str
-    key: str
-    row: Mapping[str, Any]
-    item: Pair | Path | None = None
-
-    def open(self, corpus: Corpus) -> Pair | Path:
-        """Return the pair, or the path of the image."""
-        folder = corpus.root / self.split
-        if self.item is not None:
-            return self.item
-        return (
-            inside(folder, self.row.get("file_name")) if self.domain else pair_of(folder, self.row)
-        )
 
 
 @dataclass(slots=True)
@@ -58,10 +35,9 @@ class CorpusStatistics:
     words: dict[str, dict[str, WordCounts]] = field(default_factory=lambda: defaultdict(dict))
     rejected: Counter[str] = field(default_factory=Counter)
 
-    def add(self, entry: CorpusEntry) -> None:
-        """Count one row."""
-        row = entry.row
-        self.counts[entry.split, entry.domain] += 1
+    def add(self, part: tuple[str, str], row: Mapping[str, Any]) -> None:
+        """Count one row of a part: (split, domain)."""
+        self.counts[part] += 1
         if row.get("kind"):
             self._add_word("drawn", "kind", str(row["kind"]))
         for name, value in flatten(row.get("tags")):
@@ -95,23 +71,25 @@ def count_corpus(
     limit: int,
     seed: int = 0,
     progress: Callable[[int], None] = lambda rows: None,
-) -> tuple[CorpusStatistics, list[CorpusEntry]]:
-    """Read every row of some splits once; return the statistics and a sample of ``limit`` entries.
+) -> tuple[CorpusStatistics, list[Pair]]:
+    """Read every row of some splits once; return the statistics and a sample of ``limit`` pairs.
 
     Each split, and each domain, has a share of the sample by its size, but at least a twentieth.
     ``progress`` is called now and then with the number of rows read.
     """
-    found, samples = CorpusStatistics(), dict[tuple[str, str], list[tuple[int, int, CorpusEntry]]]()
+    found, samples = CorpusStatistics(), dict[tuple[str, str], list[tuple[int, int, Pair]]]()
     for split in splits:
-        for entry in entries_of(corpus, split):
-            found.add(entry)
+        for pair in iter_pairs(corpus, split):
+            # Only an unpaired corpus has domains, whatever the rows of a paired one say.
+            part = split, str(pair.row.get("domain")) if corpus.kind == "unpaired" else ""
+            found.add(part, pair.row)
             rows = found.counts.total()
             if rows % 1000 == 0:
                 progress(rows)
-            heap = samples.setdefault((split, entry.domain), [])
-            key = entry.key.encode("utf-8", "surrogatepass")
+            heap = samples.setdefault(part, [])
+            key = pair.key.encode("utf-8", "surrogatepass")
             # Negative, for the root of the heap must be the largest hash; ``rows`` breaks ties.
-            ranked = (-hash64(b"show", str(seed).encode(), key), rows, entry)
+            ranked = (-hash64(b"show", str(seed).encode(), key), rows, pair)
             if len(heap) < limit:
                 heapq.heappush(heap, ranked)
             else:
@@ -120,29 +98,12 @@ def count_corpus(
     for row in iter_rows(rejected) if rejected.is_file() else ():
         found.rejected[printable(str(row.get("reason")))] += 1
     total = found.counts.total()
-    chosen: list[CorpusEntry] = []
+    chosen: list[Pair] = []
     for part, heap in samples.items():
         share = max(limit * found.counts[part] // total, min(MIN_SAMPLE, limit), limit // 20)
         best = heapq.nlargest(limit if total <= limit else share, heap)
-        chosen += [entry for _, _, entry in sorted(best, key=lambda ranked: ranked[1])]
+        chosen += [pair for _, _, pair in sorted(best, key=lambda ranked: ranked[1])]
     return found, chosen
-
-
-def entries_of(corpus: Corpus, split: str) -> Iterator[CorpusEntry]:
-    """Yield the entries of a split in the order of its manifest, or of the names in a bare
-    folder."""
-    manifest = corpus.root / split / METADATA_FILE
-    if corpus.info and manifest.is_file():
-        for row in iter_rows(manifest):
-            domain = str(row.get("domain")) if corpus.kind == "unpaired" else ""
-            yield CorpusEntry(split, domain, str(row.get("key", "")), row)
-    elif corpus.kind == "paired":
-        for pair in corpus.pairs(split):
-            yield CorpusEntry(split, "", pair.key, pair.row, pair)
-    else:
-        for domain, paths in zip("AB", corpus.domains[split], strict=True):
-            for path in paths:
-                yield CorpusEntry(split, domain, path.stem, {}, path)
 
 
 def flatten(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,14 +18,7 @@ from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import count_rows, iter_rows
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
-from img2img_data.corpus.reader import (
-    bits_of,
-    channels_of,
-    kept_of,
-    open_corpus,
-    read_info,
-    reason_of,
-)
+from img2img_data.corpus.reader import Corpus, open_corpus, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.similarity.alignment import measure_shift
 
@@ -46,28 +39,6 @@ PROBLEMS: Final = {
 
 Problem = tuple[str, str, str]
 """(a key of ``PROBLEMS``, file, detail)."""
-
-
-@dataclass(frozen=True, slots=True)
-class StatedFormat:
-    """Properties of every image and row that corpus.json states."""
-
-    combined: bool
-    bits: int
-    channels: Mapping[str, int]
-    columns: tuple[str, ...]
-    """Columns that every row must have."""
-
-    @classmethod
-    def by(cls, info: Mapping[str, Any]) -> StatedFormat:
-        """Return what corpus.json states."""
-        combined = info.get("layout") == "combined"
-        columns: tuple[str, ...] = ("input_file_name", "target_file_name")
-        if info.get("kind") == "unpaired":
-            columns = ("file_name", "domain")
-        elif combined:
-            columns = ("file_name",)
-        return cls(combined, bits_of(info), channels_of(info), columns)
 
 
 @dataclass(slots=True)
@@ -98,10 +69,10 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
 
     Raises ``CorpusError`` if corpus.json is missing or a manifest is damaged.
     """
-    info = read_info(root)
-    stated, kept = StatedFormat.by(info), kept_of(info)
+    corpus = stated_corpus(root)
+    columns = _columns_of(corpus)
     report, manifests = VerifyReport(), sorted(root.glob(f"*/{METADATA_FILE}"))
-    row_counts = dict.fromkeys(kept, 0)
+    row_counts = dict.fromkeys(corpus.kept, 0)
     total, groups = sum(count_rows(path) for path in manifests), list[NDArray[np.uint64]]()
     done = 0
     for manifest in manifests:
@@ -109,11 +80,11 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
         row_groups, names = array("Q"), array("Q")
         for row in iter_rows(manifest, strict=True):
             row_groups.append(_hash(_group_of(row)))
-            report.problems += _incomplete(manifest.parent.name, row, stated)
+            report.problems += _incomplete(manifest.parent.name, row, columns)
             for column in columns_of(row):
                 names.append(_hash(row[column]))
                 report.images += 1
-                report.problems += _check_file(manifest.parent, row, column, stated, quick)
+                report.problems += _check_file(manifest.parent, row, column, corpus, quick)
             done += 1
             progress(done, total)
         row_counts[manifest.parent.name] = len(row_groups)
@@ -123,7 +94,7 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
         report.problems += _extra(manifest.parent, named)
     if groups:
         report.problems += _in_two_splits(manifests, _repeated(np.concatenate(groups)))
-    report.problems += _wrong_counts(root, kept, row_counts)
+    report.problems += _wrong_counts(root, corpus.kept, row_counts)
     for folder in _folders_without_manifest(root):
         report.problems += _extra(folder, np.array([], np.uint64))
     return report
@@ -166,12 +137,20 @@ def _wrong_counts(
             yield "manifest", f"{split}/{METADATA_FILE}", detail
 
 
-def _incomplete(split: str, row: Mapping[str, Any], stated: StatedFormat) -> Iterator[Problem]:
+def _columns_of(corpus: Corpus) -> tuple[str, ...]:
+    """Return the columns that every row must have."""
+    if corpus.kind == "unpaired":
+        return "file_name", "domain"
+    combined = corpus.layout == "combined"
+    return ("file_name",) if combined else ("input_file_name", "target_file_name")
+
+
+def _incomplete(split: str, row: Mapping[str, Any], columns: tuple[str, ...]) -> Iterator[Problem]:
     name = f"{split}/{row.get('key', '')}"
-    lacking = [column for column in stated.columns if not row.get(column)]
+    lacking = [column for column in columns if not row.get(column)]
     if lacking:
         yield "incomplete", name, f"has no {', '.join(lacking)}"
-    elif "domain" in stated.columns and row["domain"] not in ("A", "B"):
+    elif "domain" in columns and row["domain"] not in ("A", "B"):
         yield "incomplete", name, f"its domain is '{printable(row['domain'])}'"
 
 
@@ -237,20 +216,20 @@ def _images_in(folder: Path) -> Iterator[str]:
 
 
 def _check_file(
-    folder: Path, row: Mapping[str, Any], column: str, stated: StatedFormat, quick: bool
+    folder: Path, row: Mapping[str, Any], column: str, corpus: Corpus, quick: bool
 ) -> Iterator[Problem]:
     path = inside(folder, row[column])
     problem: tuple[str, str] | None = None
     if not os.path.lexists(path):
         problem = "missing", ""
     elif not quick:
-        problem = _content_problem(path, row, column, stated)
+        problem = _content_problem(path, row, column, corpus)
     if problem:
         yield problem[0], f"{folder.name}/{row[column]}", problem[1]
 
 
 def _content_problem(
-    path: Path, row: Mapping[str, Any], column: str, stated: StatedFormat
+    path: Path, row: Mapping[str, Any], column: str, corpus: Corpus
 ) -> tuple[str, str] | None:
     try:
         data = io.read_bytes(path)
@@ -258,14 +237,14 @@ def _content_problem(
     except Rejected as rejected:
         return "unreadable", reason_of(rejected)
     width, height = image.size
-    size = (row.get("width", 0) * (2 if stated.combined else 1), row.get("height", 0))
+    size = (row.get("width", 0) * (2 if corpus.layout == "combined" else 1), row.get("height", 0))
     if (width, height) != size:
         return "size", f"{width}x{height}, not {size[0]}x{size[1]}"
     bits = 8 * image.pixels.itemsize
     channels = 1 if image.pixels.ndim == 2 else image.pixels.shape[2]
-    expected = stated.channels["input" if column.startswith("input") else "target"]
-    if (bits, channels) != (stated.bits, expected):
-        return "samples", f"{bits} bit x {channels}, not {stated.bits} bit x {expected}"
+    expected = corpus.channels["input" if column.startswith("input") else "target"]
+    if (bits, channels) != (corpus.bits, expected):
+        return "samples", f"{bits} bit x {channels}, not {corpus.bits} bit x {expected}"
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
         return "changed", ""
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -224,14 +225,27 @@ def test_clean_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Pat
 
 
 def test_a_damaged_corpus_is_one_line(corpora: Mapping[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(corpora["folders"], tmp_path / "c")
     image = next((tmp_path / "c" / "train" / "input").glob("*.png"))
     image.write_bytes(image.read_bytes()[:-9])
     with pytest.raises(CorpusError, match="does not match its row"):
         step("export", tmp_path / "c", tmp_path / "out", format="hf")
     assert not (tmp_path / "out" / "export.json").exists()
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_a_domain_that_climbs_leads_nowhere(
+    direction: str, corpora: Mapping[str, Path], tmp_path: Path
+) -> None:
+    corpus = tmp_path / "box" / "corpus"
+    shutil.copytree(corpora["unpaired"], corpus)
+    manifest = corpus / "train" / "metadata.jsonl"
+    hostile = [r | {"domain": "/../../../evil"} for r in rows(manifest)]
+    manifest.write_text("".join(json.dumps(r) + "\n" for r in hostile))
+    step("export", corpus, tmp_path / "box" / "out", format="cyclegan", direction=direction)
+    assert [p.name for p in tmp_path.iterdir()] == ["box"]
+    names = {p.name for p in (tmp_path / "box" / "out").iterdir()}
+    assert names <= {"export.json", "trainA", "trainB"}
 
 
 @pytest.mark.parametrize("key", ["../../evil", "/tmp/evil-abs", "a/../../evil", "C:evil", "a\\b"])

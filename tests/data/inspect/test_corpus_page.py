@@ -165,11 +165,11 @@ def test_a_sample_is_even_and_every_split_has_its_part(tmp_path: Path) -> None:
     fake_rows(corpus, "train", 4000)
     fake_rows(corpus, "test", 40)
     opened = open_corpus(corpus, rows=False)
-    survey, entries = count_corpus(opened, opened.splits, 200)
-    assert survey.counts == {("train", ""): 4000, ("test", ""): 40}
-    places = [int(e.key[-5:]) for e in entries if e.split == "train"]
+    counted, sample = count_corpus(opened, opened.splits, 200)
+    assert counted.counts == {("train", ""): 4000, ("test", ""): 40}
+    places = [int(e.key[-5:]) for e in sample if e.split == "train"]
     assert 150 <= len(places) <= 200
-    assert len(entries) - len(places) == 10
+    assert len(sample) - len(places) == 10
     quarters = [sum(q * 1000 <= place < (q + 1) * 1000 for place in places) for q in range(4)]
     assert min(quarters) > 25
 
