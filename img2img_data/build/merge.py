@@ -140,6 +140,7 @@ def _rows(
 ) -> Iterator[tuple[int, str, bytes]]:
     """Yield the rows of all shards in the order of the keys, each once its files are in ``out``."""
     done, total = 0, int(shards[0].info["shard"]["sources"])
+    # Each shard is in the order of the complete plan, so only one row per shard is in memory.
     merged = heapq.merge(*(_read(s) for s in shards), key=lambda row: row[0])
     for position, name, line, shard in merged:
         if position != done:
@@ -211,7 +212,7 @@ def _linked(source: Path, target: Path) -> bool:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.hardlink_to(source)
-    except FileExistsError:
+    except FileExistsError:  # from an interrupted merge
         return source.samefile(target)
     except OSError as error:
         if error.errno in _NO_LINKS:

@@ -250,6 +250,7 @@ class Blank(Pairing):
     def _filling(self, image: Pixels, hole: Pixels, drawn: dict[str, float]) -> Any:
         white = int(np.iinfo(image.dtype).max)
         if self.fill == "noise":
+            # A named bit generator: the default one of NumPy may change with its version.
             rng = np.random.Generator(np.random.PCG64(int(drawn["noise_seed"])))
             return rng.integers(0, white + 1, hole.shape, image.dtype)
         rest = image.shape[0] * image.shape[1] - hole.shape[0] * hole.shape[1]
@@ -317,6 +318,8 @@ class Edges(Pairing):
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
         """Draw the lines, and measure the share of the pixels that they cover (``edge_share``)."""
         image = images[0]
+        # Canny on given gradients takes 16-bit integers; with the L2 norm its thresholds have the
+        # units of ``cv2.magnitude`` in ``draw``.
         gradients = self._gradients(image, cv2.CV_16S)
         found = cv2.Canny(*gradients, drawn["low"], drawn["high"], L2gradient=True) > 0
         shown = found if self.lines == "white" else ~found
@@ -325,6 +328,7 @@ class Edges(Pairing):
 
     def _gradients(self, image: Pixels, depth: int) -> tuple[Pixels, Pixels]:
         gray = image if image.ndim == 2 else io.luminance(image)
+        # Thresholds are in 8-bit gray levels, whatever the depth of the image.
         if gray.dtype != np.uint8:
             gray = cv2.convertScaleAbs(gray, alpha=255 / np.iinfo(gray.dtype).max)
         if self.blur:

@@ -39,7 +39,7 @@ class BuildSettings(BaseModel):
 
     size: str | None = Field(
         None,
-        description="size of every image, as 64 or 640x480; WIDTHxHEIGHT, pixels; default: unchanged",
+        description="size of every image, pixels, as 64 or 640x480 (width x height); default: unchanged",
     )
     fit: Fit | None = Field(
         None,
@@ -47,8 +47,7 @@ class BuildSettings(BaseModel):
         "mirror the border, error: reject; default: crop, for combine error",
     )
     format: FileFormat = Field(
-        "png",
-        description="file format of images; a clean image that needs no change is copied byte for byte",
+        "png", description="file format; a clean image that needs no change is copied byte for byte"
     )
     quality: int = Field(
         95, ge=1, le=100, description="quality of jpg and webp; webp 100: lossless"
@@ -66,20 +65,20 @@ class BuildSettings(BaseModel):
     group_by: str | None = Field(
         None,
         description="keep groups in one split; by folder, by a tag, as person (a plain word) or "
-        "tag:NAME, or by a regular expression on the file name whose match (or group 1) is the group",
+        "tag:NAME, or by a regular expression on the file name (its match or group 1)",
     )
     stratify: str | None = Field(
         None,
-        description="apply the shares within strata; by folder, or by a tag, as gender or tag:NAME; "
-        "exact to one group; images added later may move old ones",
+        description="apply the shares within strata; by folder, or by a tag, as gender or "
+        "tag:NAME; exact to one group; images added later may move old ones",
     )
     bits: Literal[8, 16] = Field(
         8, description="bits per sample; 16: keep those of 16-bit and float sources (png only)"
     )
     channels: Channels = Field(
         "rgb",
-        description="channels of every image; gray: the luma of color images (png, jpg), rgba: with "
-        "transparency (png, for combine and unpaired only)",
+        description="channels of every image; gray: the luma of color images (png, jpg), "
+        "rgba: with transparency (png, for combine and unpaired only)",
     )
     alpha: Literal["white", "reject"] = Field(
         "white",
@@ -195,7 +194,8 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
         try:
             data = _read_source(job, task, number)
             image = io.decode(data, job.policy)
-            if number and size is None:  # the second half gets the size of the first
+            if number and size is None:
+                # Both images of a pair must have one size; without --size the first one sets it.
                 size = out[0].pixels.shape[1], out[0].pixels.shape[0]
             pixels = (
                 io.fit(image.pixels, size, job.settings.fit or "crop") if size else image.pixels

@@ -18,7 +18,7 @@ from img2img_data.build.pairings import pairing_of
 from img2img_data.build.pairs import BuildSettings, CorpusJob, EncodedFile, LoadedSource
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import versions, write_atomically, writing_to
-from img2img_data.core.settings_model import Place, build_model, did_you_mean
+from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import METADATA_FILE, inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.images import io
@@ -26,8 +26,6 @@ from img2img_data.runner.plan import ImageTask, Plan
 
 _NOT_COMPUTED: Final = ("combine", "halves", "unpaired")
 """Pairings whose input is a source image as it is."""
-_HINT_KEYS: Final = 20_000
-"""Keys that are searched for one similar to an unknown key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +99,11 @@ def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
     """Return the split and the row of a key, reading the manifests line by line."""
     # Parsing every line of a large corpus takes minutes, so lines without the key are skipped.
     text = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    others: list[str] = []
+    first = ""
     for manifest in sorted(root.glob(f"*/{METADATA_FILE}")):
         with manifest.open("rb") as file:
             for line in file:
-                if text not in line and len(others) >= _HINT_KEYS:
+                if first and text not in line:
                     continue
                 try:
                     row = dict(json.loads(line))
@@ -114,10 +112,8 @@ def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
                     raise CorpusError("manifest", manifest, why, hint) from None
                 if row.get("key") == key:
                     return manifest.parent.name, row
-                others.append(str(row.get("key")))
-    hint = did_you_mean(key, others)
-    if len(others) > 20 and "did you mean" not in hint:  # the list of all keys would be too long
-        hint = f"keys are like '{others[0]}'"
+                first = first or str(row.get("key"))
+    hint = f"its first key is '{first}'" if first else "it has no pairs"
     raise UsageError("key", key, "is not in the corpus", hint)
 
 
@@ -128,6 +124,7 @@ def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
     except (KeyError, TypeError, ValueError):
         why, hint = "a row does not name its source", "build it again"
         raise CorpusError("corpus", root, why, hint) from None
+    # A corpus may come from a stranger: its rows must not make us read files outside of the folder.
     if not path or b"\0" in path or {b"", b".", b".."} & set(path.split(b"/")):
         why = f"a row names '{printable(path)}' as its source"
         raise CorpusError("corpus", root, why, "do not use it")
@@ -158,6 +155,7 @@ def _compute(
     """Return the input file (or the A|B file) as the build would write it."""
     drawn = row.get("drawn")
     try:
+        # The values become keyword arguments of ``apply``, so only plain numbers may pass.
         if not isinstance(drawn, dict) or not all(type(v) in {int, float} for v in drawn.values()):
             raise TypeError("'drawn' is not a mapping to numbers")
         pair = job.pairing.apply([source.pixels], drawn)

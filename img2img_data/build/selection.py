@@ -159,6 +159,7 @@ def selection_build(
 # ------------------------------------------------------------------------------------- duplicates
 def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
     """Return the fingerprint of one image; an image that will be rejected matches no other."""
+    # Taken before the file is read: a change during the reading makes the fingerprint invalid.
     stamp = _stamp(job.root, task)
     try:
         if task.rejected:

@@ -97,6 +97,7 @@ class Report:
         """Count one outcome."""
         if outcome.reason:
             self.rejected[outcome.reason] += 1
+            # Outcomes come in any order; sorted, the same rows are shown for any number of workers.
             self.shown = sorted([*self.shown, (outcome.index, outcome.line)])[:SHOWN]
             self.unmatched += outcome.reason in PAIRING_REASONS
         else:
@@ -200,6 +201,7 @@ class BuildFolder:
         """
         note = self.building / "recipe.json"
         with writing_to(self.root):
+            # The page counts first: a kill between writing it and ``end`` leaves both files.
             if (self.root / self.page).is_file():
                 page = _read_json(self.root / self.page)
                 found = page.get("recipe")
@@ -235,7 +237,7 @@ class BuildFolder:
         return sum(1 for _ in complete_lines(self._journal))
 
     def _check_same(self, found: object, recipe: Mapping[str, Any]) -> None:
-        recipe = json.loads(json.dumps(recipe))
+        recipe = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
         if not isinstance(found, dict):
             raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
         names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
@@ -314,6 +316,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def write_file(out: str, name: str, data: bytes) -> None:
     """Write a file of the output under a temporary name and rename it into place."""
+    # Not synced to the disk: that would cost more than the image. A rerun compares digests instead.
     temporary = Path(out, BUILDING, "tmp", _writer(os.getpid(), threading.get_ident()))
     path = Path(out, name)
     try:

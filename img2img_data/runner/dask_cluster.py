@@ -159,10 +159,12 @@ class ClusterPool(Generic[TaskT, ResultT]):
         tasks = [self.task_at(index) for index in indices]
         job = (self.work, tasks, self.limit, self.folders, versions(*LIBRARIES))
         with self._connection_errors():
+            # Not pure: Dask would answer equal arguments, as after a kill, from its memory.
             return self.client.submit(process_chunk, *job, pure=False)
 
     def _results(self, future: Future) -> list[ResultT]:
         """Return the results of a chunk, or raise the error that its work raised."""
+        # An OSError may be the task's own or a lost connection; only the status tells them apart.
         if future.status == "error":
             with self._connection_errors(OSError):
                 future.result()

@@ -185,6 +185,7 @@ class Plan:
         """Return a digest of all source names; it differs once files are added or removed."""
         h = blake2b(digest_size=8)
         for row in self.order:
+            # The length comes first, so that no two lists of names give the same bytes.
             name = b"\0".join([str(self.sides[row]).encode(), *self._sources(row)])
             h.update(len(name).to_bytes(8, "little") + name)
         return h.hexdigest()
@@ -273,6 +274,7 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
             plan._add(side, (item.path,), item.tags, item.rejected)
         ends.append(len(plan.first))
         plan.forms += key_forms(plan.first, ends[-2], ends[-1])
+    # The domains of an unpaired corpus are sorted one after the other, as their rows are written.
     for start, end in pairwise(ends):
         plan._sort(range(start, end))
     return plan._find_tags()
@@ -298,6 +300,7 @@ def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[LayoutEntry
     If two entries of a split share a key, a digest of its path is appended to the later one's.
     """
     roots = (os.fsencode(root),) * (1 if layout.layout == "combined" else 2)
+    # Digests, not keys, are remembered: 8 bytes each.
     plan, seen = Plan(roots, layout.kind), set[bytes]()
     for entry in entries:
         key = entry.key

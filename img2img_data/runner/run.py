@@ -149,11 +149,14 @@ def run_build(
     if shard:
         about = {**about, "shard": {"number": shard[0], "of": shard[1], "sources": len(plan)}}
         plan = plan.shard(*shard)
+    # A shard is part of the identity of the folder, but not of the recipe that its page states:
+    # merged shards must give the page of a plain run.
     recipe = {**build.recipe, "shard": settings.shard}
     if settings.dry_run:
         for line in _forecast(build, plan, recipe):
             echo(line)
         return Report()
+    # Connected before the lock: a cluster that does not answer leaves no folder behind.
     with _connection(settings) as client, locked(build.folder.root):
         if not build.folder.begin(recipe, plan.roots):
             return build.folder.report()
@@ -280,6 +283,7 @@ def _finder_of_earlier(
 
 def _files_are_intact(folder: Path, row: Row) -> bool:
     columns = [c for c in row if c.endswith("file_name")]
+    # Files are not synced, so after a power failure one can have its name without its content.
     with suppress(OSError, CorpusError):
         return bool(columns) and all(
             sha256(inside(folder, row[c]).read_bytes()).hexdigest()
