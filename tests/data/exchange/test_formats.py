@@ -549,7 +549,7 @@ def test_names_that_become_one_key_stay_apart(tmp_path: Path) -> None:
         ({"metadata.jsonl": "[" * 99_999}, "auto", "line 1"),
         ({"metadata.jsonl": '{"file_name": "x.png"}\n'}, "auto", "input from target"),
         ({"metadata.csv": 'a,"b\n",1\nx,y\n'}, "hf", "input from target"),
-        ({"x.tar": b"hello" * 500}, "auto", "no plain tar"),
+        ({"x.tar": b"hello" * 500}, "auto", "not a plain tar"),
         ({"corpus.json": "{}", "train/x.png": BOTH}, "auto", "corpus already"),
     ],
 )
