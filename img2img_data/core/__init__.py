@@ -1,3 +1,12 @@
-"""Errors, settings models, YAML and JSON Lines files, progress bars: what every room needs and no image."""
+"""Core: what every room needs and that knows no images: errors, files, settings, progress, archives."""
 
-__all__ = ["errors", "files", "jsonl", "progress", "settings_model", "tar", "yaml_file"]
+__all__ = [
+    "command_line",
+    "errors",
+    "files",
+    "jsonl",
+    "progress",
+    "settings_model",
+    "tar",
+    "yaml_file",
+]

@@ -1,4 +1,4 @@
-"""Rows of a manifest: one JSON object a line, read one by one; of a million none stays in memory."""
+"""JSON Lines files: manifests of one JSON object per line, read row by row to keep memory flat."""
 
 from __future__ import annotations
 
@@ -11,111 +11,108 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from img2img_data.core.errors import CorpusError, printable
 
-Made = TypeVar("Made", covariant=True)
+ItemT = TypeVar("ItemT", covariant=True)
 Row = dict[str, Any]
 
-TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+COLUMN_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "key": str,
     "domain": str,
     "width": int,
     "height": int,
     "tags": (dict, type(None)),
 }
-"""Columns that readers rely on, and what they hold where they are there. Files' names: ``corpus.inside``."""
+"""Columns that readers rely on; a row may lack them. Names of files are checked where they are opened."""
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a JSON-lines file; ``CorpusError`` names file and line of a damaged one."""
+    """Return the rows of a file; ``CorpusError`` names file and line of a damaged one."""
     return list(iter_rows(path))
 
 
 def iter_rows(path: Path, strict: bool = False) -> Iterator[Row]:
-    """Yield the rows of a JSON-lines file one by one; ``CorpusError`` names the line of a damaged one.
+    """Yield the rows of a file one by one; ``CorpusError`` names file and line of a damaged one.
 
-    With ``strict`` one whose columns are not of their ``TYPES`` is damaged too.
+    With ``strict``, a row whose columns are not of their ``COLUMN_TYPES`` counts as damaged too.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            row = _row_of(line, path, f"line {number}")
-            if strict:
-                check_types(row, path, f"line {number}")
-            yield row
-
-
-def check_types(row: Row, path: Path, where: str) -> None:
-    """Raise ``CorpusError`` for a row whose columns are not of their ``TYPES``."""
-    for name, kinds in TYPES.items():
-        if name in row and not isinstance(row[name], kinds):
-            why = f"{where} is damaged, its '{name}' is {printable(json.dumps(row[name]))[:40]}"
-            raise CorpusError("manifest", path, why, "build the corpus again")
+            yield _parse(line, path, f"line {number}", strict)
 
 
 def count_rows(path: Path) -> int:
-    """Return how many lines a file has."""
+    """Return the number of lines of a file."""
     with path.open("rb") as file:
         return sum(1 for _ in file)
 
 
-def _row_of(line: bytes, path: Path, where: str) -> Row:
+def _parse(line: bytes, path: Path, where: str, strict: bool) -> Row:
+    hint = "build the corpus again"
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise CorpusError("manifest", path, f"{where} is damaged", "build the corpus again")
+        raise CorpusError("manifest", path, f"{where} is damaged", hint)
+    for name, types in COLUMN_TYPES.items() if strict else ():
+        if name in row and not isinstance(row[name], types):
+            found = printable(json.dumps(row[name]))[:40]
+            raise CorpusError(
+                "manifest", path, f"{where} is damaged, its '{name}' is {found}", hint
+            )
     return row
 
 
 @dataclass(frozen=True, slots=True)
-class RowFile(Sequence[Made], Generic[Made]):
-    """What ``make`` makes of the rows of a file, each read when it is asked for; a slice is a list.
+class RowFile(Sequence[ItemT], Generic[ItemT]):
+    """Sequence of ``make(row)`` for some rows of a file, each read when it is asked for.
 
-    Memory: 8 bytes a row. The file must stay as it is.
+    ``starts`` are the offsets of the rows, 8 bytes of memory each. The file must not change meanwhile.
     """
 
     path: Path
-    make: Callable[[Row], Made]
+    make: Callable[[Row], ItemT]
     starts: array[int]
 
     def __len__(self) -> int:
         return len(self.starts)
 
     @overload
-    def __getitem__(self, number: int) -> Made: ...
+    def __getitem__(self, number: int) -> ItemT: ...
     @overload
-    def __getitem__(self, number: slice) -> list[Made]: ...
-    def __getitem__(self, number: int | slice) -> Made | list[Made]:
+    def __getitem__(self, number: slice) -> list[ItemT]: ...
+    def __getitem__(self, number: int | slice) -> ItemT | list[ItemT]:
         if isinstance(number, slice):
-            return list(self._at(self.starts[number]))
-        return next(self._at([self.starts[number]]))
+            return list(self._items(self.starts[number]))
+        return next(self._items([self.starts[number]]))
 
-    def __iter__(self) -> Iterator[Made]:
-        return self._at(self.starts)
+    def __iter__(self) -> Iterator[ItemT]:
+        return self._items(self.starts)
 
-    def _at(self, starts: Sequence[int]) -> Iterator[Made]:
+    def _items(self, starts: Sequence[int]) -> Iterator[ItemT]:
         with self.path.open("rb") as file:
             for start in starts:
-                if start != file.tell():
+                if start != file.tell():  # a seek would drop the buffer of a sequential read
                     file.seek(start)
-                yield self.make(_row_of(file.readline(), self.path, f"the row at byte {start}"))
+                where = f"the row at byte {start}"
+                yield self.make(_parse(file.readline(), self.path, where, strict=False))
 
 
 def open_rows(
-    path: Path, make: Mapping[str, Callable[[Row], Made]], name_of: Callable[[Row], str]
-) -> dict[str, RowFile[Made]]:
-    """Read a manifest once, and return its rows by the names that ``name_of`` gives them.
+    path: Path, make: Mapping[str, Callable[[Row], ItemT]], name_of: Callable[[Row], str]
+) -> dict[str, RowFile[ItemT]]:
+    """Return the rows of a file in groups: for each name of ``make`` those for which ``name_of`` is that name.
 
-    Every row is made once and dropped, so that a damaged one is a ``CorpusError`` here and not in mid-run.
+    Reads the file once and makes every item once, so that a damaged row is a ``CorpusError`` here and not in
+    the middle of a run.
     """
     starts = {name: array("q") for name in make}
-    at = 0
+    start = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            row = _row_of(line, path, f"line {number}")
-            check_types(row, path, f"line {number}")
+            row = _parse(line, path, f"line {number}", strict=True)
             name = name_of(row)
             if name in starts:
                 make[name](row)
-                starts[name].append(at)
-            at += len(line)
+                starts[name].append(start)
+            start += len(line)
     return {name: RowFile(path, make[name], starts[name]) for name in make}

@@ -1,9 +1,9 @@
-"""One YAML file, read strictly, the same way by both commands that a recipe is for.
+"""YAML files, read strictly and alike by both packages.
 
-Words mean what YAML 1.2 says (its core schema, https://yaml.org/spec/1.2.2/#103-core-schema), not what
-PyYAML takes from 1.1: ``no`` and ``on`` are words, ``1e-3`` is a number, ``12:30`` is no count of seconds and
-``2020-01-01`` no date. What silently loses or multiplies content is rejected: keys given twice, aliases that
-unfold without bound or contain themselves. Nothing in a file is ever run.
+Scalars mean what YAML 1.2 says (its core schema, https://yaml.org/spec/1.2.2/#103-core-schema), not what
+PyYAML takes from YAML 1.1: ``no`` and ``on`` are words, ``1e-3`` is a number, ``12:30`` and ``2020-01-01``
+are text. Whatever silently loses or multiplies content is rejected: duplicate keys, aliases that expand
+without bound or contain themselves. Nothing in a file is ever run.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from img2img_data.core.errors import UsageError, printable
 
-LARGEST: Final = 1 << 20
-"""Bytes that a file may have."""
-LARGEST_UNFOLDED: Final = 100_000
-"""Values that a file may hold once every alias is replaced by what it stands for."""
+MAX_BYTES: Final = 1 << 20
+"""Size of a file."""
+MAX_VALUES: Final = 100_000
+"""Values that a file may hold once every alias is replaced by its anchor's content."""
 
 Keys = tuple[str, ...]
 
 
 class Document(NamedTuple):
-    """What a file holds, and the line of each key: {("corpus", "0", "blur", "sigma"): 5}."""
+    """Content of a file, and the line of each key: {("corpus", "0", "blur", "sigma"): 5}."""
 
     content: dict[str, Any]
     lines: Mapping[Keys, int]
 
 
-class _Bad(ValueError):
-    """A fault of the file: the line (0: none), what is wrong, the way out."""
+class _Fault(ValueError):
+    """A fault of the file: line (0 if unknown), reason, hint."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,22 +47,20 @@ def _make_int(loader: _Loader, node: ScalarNode) -> int:
 
 
 def _make_float(loader: _Loader, node: ScalarNode) -> float:
-    return float(
-        loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan")
-    )
+    text = loader.construct_scalar(node).lower()
+    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
-_WORDS: Final = {
+_NUMBER: Final = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+# Pattern of a type, and the characters with which it may begin.
+_SCALARS: Final = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    "float": (
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
+    "float": (rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.0123456789"),
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "merge": (r"<<", "<"),
 }
-for _name, (_pattern, _first) in _WORDS.items():
+for _name, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), list(_first)
     )
@@ -70,42 +68,40 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _make_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _make_float)
 
 
-def read_yaml(path: Path, what: str = "recipe") -> Document:
-    """Return the mapping in a YAML file. ``UsageError`` names file, line and fault."""
+def read_yaml(path: Path) -> Document:
+    """Return the mapping in a recipe. Raises ``UsageError`` with file, line and fault."""
+    line, hint = 0, "correct the file"
     try:
-        return _document(path)
+        return _parse(_text_of(path))
     except OSError as error:
-        raise UsageError(what, path, error.strerror or str(error), "check the path") from None
-    except _Bad as bad:
-        line, why, hint = bad.args
-        raise UsageError(*_place(what, path, line), why, hint) from None
+        raise UsageError("recipe", path, error.strerror or str(error), "check the path") from None
+    except _Fault as fault:
+        line, why, hint = fault.args
+    except RecursionError:
+        why = "is nested too deeply"
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        why = printable(error.problem or error.context or "is no YAML")
-        hint = (
-            "indent by spaces, never by tabs" if "'\\t'" in why or "\\t" in why else "mend the file"
-        )
-        place = _place(what, path, mark.line + 1 if mark else 0)
-        raise UsageError(*place, f"is not YAML: {why}", hint) from None
-    except RecursionError:
-        raise UsageError(what, path, "is nested too deeply", "mend the file") from None
+        line = mark.line + 1 if mark else 0
+        why = f"is not YAML: {printable(error.problem or error.context or 'unknown fault')}"
+        if "\\t" in why:
+            hint = "indent with spaces, not tabs"
     except (yaml.YAMLError, ValueError) as error:
-        why = printable(str(error).splitlines()[0])
-        raise UsageError(what, path, f"is not YAML: {why}", "mend the file") from None
+        why = f"is not YAML: {printable(str(error).splitlines()[0])}"
+    raise UsageError(f"line {line} of recipe" if line else "recipe", path, why, hint)
 
 
 def read_value(text: str) -> Any:
-    """Return what one value means, as on the right of a key in a file; ``ValueError`` if it is none."""
+    """Return the meaning of one value, as on the right of a key in a file; ``ValueError`` if it is not YAML."""
     loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        _weigh(node, {}, set())
+        _count(node, {}, set())
         return loader.construct_document(node)
-    except _Bad as bad:
-        raise ValueError(bad.args[1]) from None
+    except _Fault as fault:
+        raise ValueError(fault.args[1]) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(printable(str(error).partition("\n")[0])) from None
     finally:
@@ -113,17 +109,13 @@ def read_value(text: str) -> Any:
             loader.dispose()
 
 
-def _place(what: str, path: Path, line: int) -> tuple[str, Path]:
-    return (f"line {line} of {what}" if line else what), path
-
-
-def _document(path: Path) -> Document:
-    loader = _Loader(_text_of(path))
+def _parse(text: str) -> Document:
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if not isinstance(node, MappingNode):
-            raise _Bad(0, "is no mapping of keys to values", "see the files in recipes/")
-        _weigh(node, {}, set())
+            raise _Fault(0, "is not a mapping of keys to values", "see the files in recipes/")
+        _count(node, {}, set())
         lines: dict[Keys, int] = {}
         for keys, line in _lines_of(node, ()):
             lines.setdefault(keys, line)
@@ -135,31 +127,33 @@ def _document(path: Path) -> Document:
 
 def _text_of(path: Path) -> str:
     with path.open("rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise _Bad(0, f"is larger than {LARGEST:,} bytes", "give a recipe")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise _Fault(0, f"is larger than {MAX_BYTES:,} bytes", "give a recipe")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise _Bad(line, "holds bytes that are no UTF-8", "save the file as UTF-8") from None
+        raise _Fault(line, "holds bytes that are not UTF-8", "save the file as UTF-8") from None
 
 
-def _weigh(node: Node, known: dict[int, int], above: set[int]) -> int:
-    """Return how many values a node unfolds to; each node is looked at once, however often it is meant."""
-    name = id(node)
+def _count(node: Node, known: dict[int, int], above: set[int]) -> int:
+    """Return the number of values that a node expands to, and check the keys of its mappings.
+
+    ``known`` holds the counts of nodes seen before: each is visited once, however many aliases it has,
+    so a bomb of nested aliases costs no time.
+    """
+    name, line = id(node), node.start_mark.line + 1
     if name in above:
-        raise _Bad(
-            node.start_mark.line + 1, "an alias stands inside of what it means", "leave it out"
-        )
+        raise _Fault(line, "an alias is inside of its own anchor", "remove it")
     if name not in known:
         above.add(name)
         if isinstance(node, MappingNode):
             _check_keys(node)
-        known[name] = 1 + sum(_weigh(child, known, above) for child in _children(node))
+        known[name] = 1 + sum(_count(child, known, above) for child in _children(node))
         above.remove(name)
-    if known[name] > LARGEST_UNFOLDED:
-        raise _Bad(node.start_mark.line + 1, "its aliases unfold without bound", "write it out")
+    if known[name] > MAX_VALUES:
+        raise _Fault(line, "its aliases unfold without bound", "write the values out")
     return known[name]
 
 
@@ -171,30 +165,30 @@ def _children(node: Node) -> Iterator[Node]:
 
 
 def _check_keys(node: MappingNode) -> None:
-    seen: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, ScalarNode):
-            raise _Bad(line, "a key is no word", "write KEY: VALUE")
-        if key.value in seen:
-            why = f"key '{printable(key.value)}' is given twice, in line {seen[key.value]} too"
-            raise _Bad(line, why, "keep one of them")
-        seen[key.value] = line
+            raise _Fault(line, "a key is not a word", "write KEY: VALUE")
+        if key.value in lines:
+            why = f"key '{printable(key.value)}' is given twice, in line {lines[key.value]} too"
+            raise _Fault(line, why, "keep one of them")
+        lines[key.value] = line
         if key.tag != "tag:yaml.org,2002:merge":
-            key.tag = "tag:yaml.org,2002:str"
+            key.tag = "tag:yaml.org,2002:str"  # keys are names, also where they could be numbers
 
 
 def _lines_of(node: Node, keys: Keys) -> Iterator[tuple[Keys, int]]:
-    """Yield (keys, line); what a mapping says itself comes before what it takes over by ``<<``."""
+    """Yield (keys, line); the keys of a mapping come before those that it merges by ``<<``."""
     if isinstance(node, SequenceNode):
-        for place, child in enumerate(node.value):
-            yield (*keys, str(place)), child.start_mark.line + 1
-            yield from _lines_of(child, (*keys, str(place)))
+        for number, child in enumerate(node.value):
+            yield (*keys, str(number)), child.start_mark.line + 1
+            yield from _lines_of(child, (*keys, str(number)))
     elif isinstance(node, MappingNode):
         for key, child in sorted(node.value, key=lambda pair: pair[0].value == "<<"):
             if key.value == "<<":
-                for part in child.value if isinstance(child, SequenceNode) else [child]:
-                    yield from _lines_of(part, keys)
+                for merged in child.value if isinstance(child, SequenceNode) else [child]:
+                    yield from _lines_of(merged, keys)
             else:
                 yield (*keys, key.value), key.start_mark.line + 1
                 yield from _lines_of(child, (*keys, key.value))

@@ -81,7 +81,7 @@ WRONG = {
 }
 NAMED = ("pix2pix", "l1", "cgan", "patch1", "patch16", "patch70", "patch286", "encoder_decoder")
 BROKEN = {
-    "no mapping": ("- 1", r"no mapping"),
+    "no mapping": ("- 1", r"not a mapping"),
     "twice": (
         "name: a\nabout: b\nname: c",
         r"line 3 of recipe.*'name' is given twice, in line 1 too",
@@ -90,12 +90,12 @@ BROKEN = {
         PLAIN.replace("sigma: 2", "sigma: 2, sigma: 3"),
         r"line 2 of .*'sigma' is given twice",
     ),
-    "tab": ("corpus:\n\t- blur: {}", r"line 2 of .*never by tabs"),
+    "tab": ("corpus:\n\t- blur: {}", r"line 2 of .*not tabs"),
     "open": ("corpus: [", r"line 1 of .*not YAML"),
     "two documents": ("a: 1\n---\nb: 2", r"not YAML"),
     "tag": ("name: !!python/object/apply:os.system ['true']", r"line 1 of .*not YAML"),
-    "key": ("? [a, b]\n: 1", r"a key is no word"),
-    "inside itself": ("corpus: &a [*a]", r"an alias stands inside"),
+    "key": ("? [a, b]\n: 1", r"a key is not a word"),
+    "inside itself": ("corpus: &a [*a]", r"an alias is inside"),
     "deep": ("a: " + "[" * 5000 + "]" * 5000, r"nested too deeply"),
     "long number": ("a: " + "9" * 5000, r"not YAML"),
     "control character": ("a: \x01", r"not YAML"),
