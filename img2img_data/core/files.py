@@ -114,7 +114,9 @@ def locked(
     with writing_to(folder):
         created = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _wait_for_lock(folder / LOCK_FILE, wait)
+        deadline = time.monotonic() + wait
+        while (handle := _try_lock(folder / LOCK_FILE)) is None and time.monotonic() < deadline:
+            time.sleep(_RETRY_SECONDS)
     if handle is None:
         raise FolderInUseError(what, folder, "is in use by another process", hint)
     try:
@@ -124,13 +126,6 @@ def locked(
         if created:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # fails unless empty
-
-
-def _wait_for_lock(path: Path, wait: float) -> int | None:
-    deadline = time.monotonic() + wait
-    while (handle := _try_lock(path)) is None and time.monotonic() < deadline:
-        time.sleep(_RETRY_SECONDS)
-    return handle
 
 
 def _try_lock(path: Path) -> int | None:
@@ -151,15 +146,14 @@ def _try_lock(path: Path) -> int | None:
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The former holder may have removed the file after we opened it; our lock is then on a file
-        # without a name, and somebody else can lock the new one.
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+        # without a name, and another process can lock the new one.
+        if os.path.samestat(os.fstat(handle), path.stat()):
             return handle
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError, PermissionError):
         pass
     except OSError:
-        if sys.platform != "win32":  # there a held lock is a PermissionError
-            os.close(handle)
-            raise
+        os.close(handle)
+        raise
     os.close(handle)
     return None
 

@@ -6,12 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, TypeAlias
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich import progress as rich_progress
 
 REFRESH_SECONDS: Final = 0.2
 QUIET_SECONDS: Final = 10.0
@@ -33,8 +31,8 @@ class Display:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
+        self._bar: rich_progress.Progress | None = None
+        self._task: rich_progress.TaskID | None = None
         self._title, self._total, self._unit, self._first = "", 0, "", 0
         self._began = self._shown = time.monotonic()
 
@@ -44,12 +42,7 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -121,30 +114,21 @@ def progress_of(title: str) -> Iterator[ProgressByPart]:
         yield display.report(title)
 
 
-def _new_bar(stream: TextIO) -> RichProgress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def _new_bar(stream: TextIO) -> rich_progress.Progress:
+    # Imported here: rich is slow to load, and the help of a command needs no bar.
+    from rich import console, progress
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
     )
     # Refreshed by hand: the thread of auto_refresh could hold a lock while a worker is forked.
-    return Progress(
-        *columns,
-        console=Console(file=stream),
-        auto_refresh=False,
-        transient=True,
-        speed_estimate_period=60,
+    options: dict[str, Any] = {"auto_refresh": False, "transient": True}
+    return progress.Progress(
+        *columns, console=console.Console(file=stream), speed_estimate_period=60, **options
     )
 
 

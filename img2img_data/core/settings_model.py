@@ -1,7 +1,6 @@
-"""A model's field becomes a click option: type, default, range, unit and help are said once, in the field.
+"""Settings: pydantic models, where their values were given, and one line for a wrong one.
 
-``ModelCommand`` loads its models only when the command is parsed or helped, so ``--help`` of the group
-stays quick.
+A field states type, default, range, unit and help once; ``core.command_line`` makes an option of it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ModelT = TypeVar("ModelT", bound="BaseModel")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the way out for a misspelt word: the nearest known one, else all of them."""
+    """Return the hint for a misspelled word: the nearest known one, else all of them."""
     names = [str(k) for k in known]
     near = difflib.get_close_matches(word, names, 1)
     return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(names))}"
@@ -60,7 +59,7 @@ def without_none(annotation: Any) -> Any:
 
 
 def bounds_of(field: FieldInfo) -> str:
-    """Return the bounds of a field for its help, as in ">= 0, <= 1"; "" where it has none."""
+    """Return the bounds of a field for its help, as in ">= 0, <= 1"; "" if it has none."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [
         f"{s} {getattr(m, a)}" for m in field.metadata for a, s in signs.items() if hasattr(m, a)
@@ -70,9 +69,9 @@ def bounds_of(field: FieldInfo) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where settings were given: on the command line, or under some keys of a file.
+    """Origin of settings: the command line, or some keys of a file.
 
-    ``title`` names the file, "" stands for the command line; ``lines`` holds the line of each key.
+    ``title`` names the file, "" is the command line; ``lines`` holds the line of each key.
     """
 
     title: str = ""
@@ -84,7 +83,7 @@ class Place:
         return replace(self, keys=(*self.keys, *keys))
 
     def error(self, keys: Sequence[str], why: str, hint: str = "") -> UsageError:
-        """Return the line about the value under ``keys``: its option, or file, line and whole key path."""
+        """Return the error about the value under ``keys``: names its option, or file, line and key path."""
         if not self.title:
             named = "--" + keys[0].replace("_", "-") if keys else None
             return UsageError("option" if keys else "options", named, why, hint)
@@ -101,48 +100,42 @@ OPTIONS: Final = Place()
 def build_model(
     model: type[ModelT], values: Mapping[str, Any], where: str | Place = OPTIONS
 ) -> ModelT:
-    """Return ``model(**values)``; a wrong value is one ``UsageError`` that names the option or key path.
+    """Return ``model(**values)``; ``UsageError`` names the option or key path of a wrong value.
 
     ``where`` is a place, or the title of a file.
     """
     from pydantic import ValidationError
 
+    place = where if isinstance(where, Place) else Place(where)
     try:
         return model(**values)
     except ValidationError as error:
-        raise describe_validation(error, model, where, values) from None
+        raise _first_error(error, model, place, values) from None
 
 
-def describe_validation(
-    error: ValidationError,
-    model: type[BaseModel],
-    where: str | Place = OPTIONS,
-    values: Mapping[str, Any] | None = None,
+def _first_error(
+    error: ValidationError, model: type[BaseModel], place: Place, values: Mapping[str, Any]
 ) -> UsageError:
     """Turn pydantic's first complaint into one line."""
-    place = where if isinstance(where, Place) else Place(where)
     first = error.errors(include_url=False)[0]
-    path = _key_path(first["loc"], values or {})
-    wrong = first["input"]
+    path, wrong = _key_path(first["loc"], values), first["input"]
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
-        return place.error(
-            path, "unknown", did_you_mean(path[-1], known) if known else "leave it out"
-        )
+        hint = did_you_mean(path[-1], known) if known else "leave it out"
+        return place.error(path, "unknown", hint)
     if first["type"] == "missing":
         return place.error(path, "missing", "give it a value")
-    members = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
     if first["type"] == "literal_error" and isinstance(wrong, str):
+        members = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return place.error(path, f"'{printable(wrong)}' is unknown", did_you_mean(wrong, members))
-    said = str(first["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    shown = (
-        f" (got {printable(repr(wrong))[:80]})" if path and not isinstance(wrong, Mapping) else ""
-    )
-    return place.error(path, said + shown, "see --help for what it takes")
+    why = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if path and not isinstance(wrong, Mapping):
+        why += f" (got {printable(repr(wrong))[:80]})"
+    return place.error(path, why, "see --help for what it takes")
 
 
 def _key_path(location: Sequence[str | int], values: Any) -> list[str]:
-    """Return the keys that lead to a fault, without the names pydantic puts between for unions."""
+    """Return the keys that lead to a fault, without the names that pydantic inserts for unions."""
     path = []
     for number, part in enumerate(location, 1):
         if isinstance(values, Mapping | list | tuple):
@@ -155,18 +148,15 @@ def _key_path(location: Sequence[str | int], values: Any) -> list[str]:
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
-    """Return the names of the fields of the model under a path, none where that is no single model."""
+    """Return the names of the fields of the model under a path, none if it is not a single model."""
     here: Any = model
     for part in path:
-        if isinstance(here, type) and hasattr(here, "model_fields"):
-            found = here.model_fields.get(part)
-            here = without_none(found.annotation) if found else None
-        else:
-            here = (
-                next((a for a in typing.get_args(here) if a is not ...), None)
-                if part.isdigit()
-                else None
-            )
+        fields = getattr(here, "model_fields", {})
+        if part in fields:
+            here = without_none(fields[part].annotation)
+        else:  # an item of a list
+            items = typing.get_args(here) if part.isdigit() else ()
+            here = next((a for a in items if a is not ...), None)
     return tuple(getattr(here, "model_fields", ()))
 
 
@@ -176,5 +166,5 @@ def split_settings(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[
 
 
 def accepts_text(field: FieldInfo) -> bool:
-    """Tell whether a field holds any text; a file may then give a number, as in ``size: 64``."""
+    """Return True if a field holds any text; a file may then give a number, as in ``size: 64``."""
     return without_none(field.annotation) is str
