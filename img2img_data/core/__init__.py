@@ -1,4 +1,4 @@
-"""Core: what every room needs and that knows no images: errors, files, settings, progress, archives."""
+"""Core: errors, files, settings, progress, archives; what every room needs, without images."""
 
 __all__ = [
     "command_line",

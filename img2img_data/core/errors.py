@@ -1,4 +1,4 @@
-"""Errors of both packages, one line each for a person, and the reasons for which an image is rejected.
+"""Errors of both packages, one line each, and the reasons for which an image is rejected.
 
 ::
 
@@ -54,7 +54,7 @@ REASONS: Final[dict[str, str]] = {
 
 
 def printable(text: str | bytes) -> str:
-    """Return a name that is safe to print: control, invisible and undecodable characters escaped."""
+    """Return a name safe to print: control, invisible and undecodable characters escaped."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return "".join(
@@ -63,7 +63,7 @@ def printable(text: str | bytes) -> str:
 
 
 class Img2ImgError(Exception):
-    """A command cannot do what was asked; ``str()`` is the line to print: WHAT 'PATH': WHY; HINT."""
+    """A command cannot do its work; ``str()`` is the line to print: WHAT 'PATH': WHY; HINT."""
 
     exit_code = 1
 

@@ -33,8 +33,8 @@ def write_atomically(
     created. ``temporary`` must be on the same file system as ``path``; the default is a hidden
     neighbor. With ``sync`` the content and the new name are on the disk when the function returns.
 
-    Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with ``path``
-    as its file name if writing fails; either way nothing is left behind.
+    Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with
+    ``path`` as its file name if writing fails; either way nothing is left behind.
     """
     if path.exists() and not path.is_file():
         raise UsageError("file", path, "is a folder or a device", "give another name")
@@ -83,7 +83,7 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> Img2ImgError:
-    """Return the one-line error for a failed write; ``path`` is named unless the error names a file."""
+    """Return the one-line error for a failed write to ``path``, or to the file that it names."""
     name = Path(os.fsdecode(error.filename)) if error.filename else path
     why, hint = os.strerror(error.errno or 0), "check the path and its permissions"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -105,11 +105,11 @@ def locked(
 ) -> Iterator[None]:
     """Hold a folder for this process while the block runs; the folder is created if missing.
 
-    ``wait``: seconds to wait for another process. ``what`` and ``hint`` are words of the error message.
-    A folder that the call created and that is still empty afterwards is removed again.
+    ``wait``: seconds to wait for another process. ``what`` and ``hint`` are words of the error
+    message. A folder that the call created and that is still empty afterwards is removed again.
 
-    Raises ``FolderInUseError`` if another process holds the folder, ``Img2ImgError`` if it cannot be
-    written to.
+    Raises ``FolderInUseError`` if another process holds the folder, ``Img2ImgError`` if it cannot
+    be written to.
     """
     with writing_to(folder):
         created = not folder.exists()
@@ -159,8 +159,9 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _unlock(path: Path, handle: int) -> None:
-    # Removed before it is unlocked: the other way around we could remove the file of the next holder.
-    # Windows removes no open file, so there the file is closed first; a next holder keeps it open.
+    # Removed before it is unlocked: the other way around we could remove the file of the next
+    # holder. Windows removes no open file, so there the file is closed first; a next holder keeps
+    # it open.
     if sys.platform != "win32":
         path.unlink(missing_ok=True)
     os.close(handle)

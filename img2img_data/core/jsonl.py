@@ -21,7 +21,7 @@ COLUMN_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "height": int,
     "tags": (dict, type(None)),
 }
-"""Columns that readers rely on; a row may lack them. Names of files are checked where they are opened."""
+"""Columns that readers rely on; a row may lack them. File names are checked by the reader."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -66,7 +66,8 @@ def _parse(line: bytes, path: Path, where: str, strict: bool) -> Row:
 class RowFile(Sequence[ItemT], Generic[ItemT]):
     """Sequence of ``make(row)`` for some rows of a file, each read when it is asked for.
 
-    ``starts`` are the offsets of the rows, 8 bytes of memory each. The file must not change meanwhile.
+    ``starts`` are the offsets of the rows, 8 bytes of memory each. The file must not change
+    meanwhile.
     """
 
     path: Path
@@ -100,10 +101,10 @@ class RowFile(Sequence[ItemT], Generic[ItemT]):
 def open_rows(
     path: Path, make: Mapping[str, Callable[[Row], ItemT]], name_of: Callable[[Row], str]
 ) -> dict[str, RowFile[ItemT]]:
-    """Return the rows of a file in groups: for each name of ``make`` those for which ``name_of`` is that name.
+    """Return the rows of a file by group: those of each name of ``make``, as ``name_of`` tells.
 
-    Reads the file once and makes every item once, so that a damaged row is a ``CorpusError`` here and not in
-    the middle of a run.
+    Reads the file once and makes every item once, so that a damaged row is a ``CorpusError`` here
+    and not in the middle of a run.
     """
     starts = {name: array("q") for name in make}
     start = 0

@@ -20,7 +20,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 class ProgressByPart(Protocol):
-    """A ``Progress`` that also takes the name of a part counted on its own, as the frames of one video."""
+    """A ``Progress`` that also takes the name of a part counted on its own, as one video."""
 
     def __call__(self, done: int, total: int, part: str = "", /) -> None:
         """Report the units done and in total, of all or of one part."""
@@ -55,7 +55,7 @@ class Display:
             print(text, file=self._stream, flush=True)
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
-        """Start a bar of ``total`` units in place of the last one, with ``done`` of them done before."""
+        """Start a bar of ``total`` units, of which ``done`` are done, in place of the last one."""
         self._title, self._total, self._unit, self._first = title, total, unit, done
         self._began = self._shown = time.monotonic()
         if self._bar is not None:
@@ -84,8 +84,8 @@ class Display:
     ) -> ProgressByPart:
         """Return a function that shows the progress reported to it under ``title``.
 
-        The bar starts with the first call, and again whenever ``part`` changes; that of a part has the
-        name of the part as its title and counts in ``part_unit``.
+        The bar starts with the first call, and again whenever ``part`` changes; that of a part has
+        the name of the part as its title and counts in ``part_unit``.
         """
         current: str | None = None
 

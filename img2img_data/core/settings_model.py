@@ -1,6 +1,7 @@
 """Settings: pydantic models, where their values were given, and one line for a wrong one.
 
-A field states type, default, range, unit and help once; ``core.command_line`` makes an option of it.
+A field states type, default, range, unit and help once; ``core.command_line`` makes an option of
+it.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def setting(
 ) -> Any:
     """Return the field of a setting that is an option too.
 
-    ``--help`` lists it under the heading ``group`` with the first clause of the description (up to ``; ``);
-    only ``--help-all`` lists an ``advanced`` one. ``enum`` are the values of a text that a registry checks.
+    ``--help`` lists it under the heading ``group`` with the first clause of the description (up to
+    ``; ``); only ``--help-all`` lists an ``advanced`` one. ``enum`` are the values of a text that a
+    registry checks.
     """
     from pydantic import Field
 
@@ -51,7 +53,7 @@ def setting(
 
 
 def without_none(annotation: Any) -> Any:
-    """Return the type of an optional annotation; of another union ``str``, as it is written as text."""
+    """Return the type of an optional annotation, ``str`` for another union."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         inner = [a for a in typing.get_args(annotation) if a is not type(None)]
         return inner[0] if len(inner) == 1 else str
@@ -83,7 +85,7 @@ class Place:
         return replace(self, keys=(*self.keys, *keys))
 
     def error(self, keys: Sequence[str], why: str, hint: str = "") -> UsageError:
-        """Return the error about the value under ``keys``: names its option, or file, line and key path."""
+        """Return the error about the value under ``keys``: its option, or file, line and path."""
         if not self.title:
             named = "--" + keys[0].replace("_", "-") if keys else None
             return UsageError("option" if keys else "options", named, why, hint)
@@ -148,7 +150,7 @@ def _key_path(location: Sequence[str | int], values: Any) -> list[str]:
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
-    """Return the names of the fields of the model under a path, none if it is not a single model."""
+    """Return the field names of the model under a path, none if it is not a single model."""
     here: Any = model
     for part in path:
         fields = getattr(here, "model_fields", {})
@@ -166,5 +168,5 @@ def split_settings(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[
 
 
 def accepts_text(field: FieldInfo) -> bool:
-    """Return True if a field holds any text; a file may then give a number, as in ``size: 64``."""
+    """Return True if a field holds any text; a file may then hold a number (``size: 64``)."""
     return without_none(field.annotation) is str

@@ -1,4 +1,4 @@
-"""Plain tar archives that strangers wrote: regular files under harmless names, everything else rejected.
+"""Tar archives that strangers wrote: regular files of harmless names, the rest rejected.
 
 The standard ``tarfile`` reads the headers and nothing is extracted. Each header is checked before
 ``tarfile`` acts on it, because it believes the sizes that an archive declares.
@@ -34,7 +34,7 @@ UNSAFE: Final = "do not use it"
 
 
 class Member(NamedTuple):
-    """A regular file of an archive: its name, and the position and number of its bytes in the archive."""
+    """A regular file of an archive: name, offset in the archive and size in bytes."""
 
     name: str
     start: int
@@ -64,8 +64,9 @@ class _CheckedInfo(tarfile.TarInfo):
 def members(path: Path) -> Iterator[Member]:
     """Yield the regular files of an uncompressed tar archive, in its order; folders are skipped.
 
-    Raises ``ArchiveError`` if the archive is damaged, cut or compressed, or if a member is not a regular
-    file of a harmless name: absolute, leaving its folder, with a backslash, a drive, a control character.
+    Raises ``ArchiveError`` if the archive is damaged, cut or compressed, or if a member is not a
+    regular file of a harmless name: absolute, leaving its folder, with a backslash, a drive, a
+    control character.
     """
     try:
         with path.open("rb") as file:
@@ -82,8 +83,8 @@ def members(path: Path) -> Iterator[Member]:
 
 def _members(file: BinaryIO, end: int) -> Iterator[Member]:
     file.seek(0)
-    # GNU archives cut a long name anywhere in the header that follows it, so names are decoded leniently;
-    # one that is not UTF-8 is not printable.
+    # GNU archives cut a long name anywhere in the header that follows it, so names are decoded
+    # leniently; one that is not UTF-8 is not printable.
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_CheckedInfo, encoding="utf-8") as archive:
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all in memory

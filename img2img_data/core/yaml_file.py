@@ -1,9 +1,9 @@
 """YAML files, read strictly and alike by both packages.
 
-Scalars mean what YAML 1.2 says (its core schema, https://yaml.org/spec/1.2.2/#103-core-schema), not what
-PyYAML takes from YAML 1.1: ``no`` and ``on`` are words, ``1e-3`` is a number, ``12:30`` and ``2020-01-01``
-are text. Whatever silently loses or multiplies content is rejected: duplicate keys, aliases that expand
-without bound or contain themselves. Nothing in a file is ever run.
+Scalars mean what YAML 1.2 says (its core schema, https://yaml.org/spec/1.2.2/#103-core-schema), not
+what PyYAML takes from YAML 1.1: ``no`` and ``on`` are words, ``1e-3`` is a number, ``12:30`` and
+``2020-01-01`` are text. Whatever silently loses or multiplies content is rejected: duplicate keys,
+aliases that expand without bound or contain themselves. Nothing in a file is ever run.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> Document:
 
 
 def read_value(text: str) -> Any:
-    """Return the meaning of one value, as on the right of a key in a file; ``ValueError`` if it is not YAML."""
+    """Return one value, written as behind a key in a file; ``ValueError`` if it is not YAML."""
     loader = None
     try:
         loader = _Loader(text)
@@ -138,10 +138,10 @@ def _text_of(path: Path) -> str:
 
 
 def _count(node: Node, known: dict[int, int], above: set[int]) -> int:
-    """Return the number of values that a node expands to, and check the keys of its mappings.
+    """Return the number of values that a node expands to, and check the keys of mappings.
 
-    ``known`` holds the counts of nodes seen before: each is visited once, however many aliases it has,
-    so a bomb of nested aliases costs no time.
+    ``known`` holds the counts of nodes seen before: each is visited once, however many aliases it
+    has, so a bomb of nested aliases costs no time.
     """
     name, line = id(node), node.start_mark.line + 1
     if name in above:

@@ -1,7 +1,7 @@
 """CIE L*a*b* (D65) as 8-bit and 16-bit samples, and as numbers.
 
-8 bit is OpenCV's convention: L x 255 / 100, a + 128, b + 128. 16 bit is L x 65535 / 100, (a + 128) x 257,
-(b + 128) x 257.
+8 bit is OpenCV's convention: L x 255 / 100, a + 128, b + 128. 16 bit is L x 65535 / 100, (a + 128)
+x 257, (b + 128) x 257.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ LAB_SCALE: Final = np.array([655.35, 257, 257], np.float32)
 
 # Linear light half a gray level below black and above white, by the slopes of the sRGB curve there.
 HALF_LEVEL_BELOW, HALF_LEVEL_ABOVE = -0.5 / 255 / 12.92, 1 + 0.5 / 255 * 2.4 / 1.055
-# Matrix and white point of OpenCV's conversion, so that colors agree with it at the border of the gamut.
+# Matrix and white point of OpenCV's conversion, so that colors agree with it at the border of the
+# gamut.
 XYZ_TO_LINEAR_RGB: Final = np.array(
     [
         [3.240479, -1.53715, -0.498535],
@@ -36,8 +37,8 @@ def rgb_to_lab(pixels: Pixels) -> Pixels:
     """Convert H x W x 3 RGB to Lab samples of the same depth, uint8 or uint16."""
     if pixels.dtype != np.uint16:
         return cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab)
-    # The sRGB curve is exact here: OpenCV's own conversion interpolates in a coarse table, which costs
-    # up to one gray level of 255.
+    # The sRGB curve is exact here: OpenCV's own conversion interpolates in a coarse table, which
+    # costs up to one gray level of 255.
     lab = cv2.cvtColor(_linear_light()[pixels], cv2.COLOR_LRGB2Lab)
     return np.asarray(np.rint((lab + LAB_SHIFT) * LAB_SCALE), np.uint16)
 
@@ -54,7 +55,7 @@ def lab_to_rgb(lab: Pixels) -> Pixels:
 
 
 def cielab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the CIE L*a*b* of RGB pixels: L 0..100, a and b about -128..127, within half a unit."""
+    """Return CIE L*a*b* of RGB pixels: L 0..100, a and b about -128..127, within half a unit."""
     return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab), np.float32)
 
 
@@ -68,10 +69,11 @@ def _linear_light() -> NDArray[np.float32]:
 
 
 def outside_srgb(lab: Pixels) -> float:
-    """Return the share of pixels, 0 to 1, whose Lab samples (uint8 or uint16) are not an sRGB color.
+    """Return the share of pixels, 0 to 1, whose Lab samples are not an sRGB color.
 
-    Such a pixel has, converted back, a channel more than half a gray level below black or above white, and
-    is clipped. The colors of an image are in the gamut: rounding to Lab is what moves some out of it.
+    Such a pixel has, converted back, a channel more than half a gray level below black or above
+    white, and is clipped. The colors of an image are in the gamut: rounding to Lab is what moves
+    some out of it.
     """
     wide = lab if lab.dtype == np.uint16 else to_16_bit(lab)
     wide = wide / LAB_SCALE - LAB_SHIFT

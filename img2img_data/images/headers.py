@@ -1,13 +1,13 @@
-"""Headers of image files: format, size, orientation and sample layout, read before any decoder runs.
+"""Headers of image files: format, size, orientation and sample layout, before decoding.
 
-A few dozen bytes decide whether a file is an image, of which format and size, and how it must be decoded,
-so that no decoder ever allocates memory for a lie, warns about a comment or expands a text chunk. Whatever
-is wrong raises ``Rejected``.
+A few dozen bytes decide whether a file is an image, of which format and size, and how it must be
+decoded, so that no decoder ever allocates memory for a lie, warns about a comment or expands a text
+chunk. Whatever is wrong raises ``Rejected``.
 
-Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0, binary PGM and
-PPM (netpbm). The first three are parsed here because their files may be published byte for byte, which asks
-for certainty that nothing else is in them; the others because OpenCV decodes them, whose ways with their
-layouts are no other library's.
+Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0, binary
+PGM and PPM (netpbm). The first three are parsed here because their files may be published byte for
+byte, which asks for certainty that nothing else is in them; the others because OpenCV decodes them,
+whose ways with their layouts are no other library's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Final, Literal
 from img2img_data.core.errors import Rejected
 
 IMAGE_EXTENSIONS: Final = frozenset(
-    b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k avif heic heif jxl "
-    b"psd ico exr hdr".split()
+    b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k avif heic heif "
+    b"jxl psd ico exr hdr".split()
 )
 """Extensions, in lower case, by which a folder's images are found. Not all formats are read; a file
 of another format becomes a rejected row instead of a silent gap."""
@@ -36,14 +36,14 @@ Alpha = Literal["none", "straight", "premultiplied"]
 class Header:
     """Facts about an image file that are known before decoding.
 
-    ``width``, ``height``: pixels as stored, before the orientation is applied. ``exif``, ``xmp``: the
-    orientations 1..8 that those blocks state, 0 if they do not. ``plain``: the file holds gray, RGB or RGBA
-    samples and nothing else: no metadata, profile, trailer. ``alpha``: meaning of the decoder's fourth
-    channel; ``clear``: the gray level that stands for transparent. ``as_color``: ask the decoder for BGR
-    instead of the stored samples. ``data``: bytes for the decoder in place of the file, unless empty.
-    ``min_bytes``: length of an uncut file. ``bits``: significant bits of blue, green and red, where
-    OpenCV leaves the lower ones empty. ``raster`` of a PGM or PPM: offset of the samples, samples per
-    pixel, maximum value.
+    ``width``, ``height``: pixels as stored, before the orientation is applied. ``exif``, ``xmp``:
+    the orientations 1..8 that those blocks state, 0 if they do not. ``plain``: the file holds gray,
+    RGB or RGBA samples and nothing else: no metadata, profile, trailer. ``alpha``: meaning of the
+    decoder's fourth channel; ``clear``: the gray level that stands for transparent. ``as_color``:
+    ask the decoder for BGR instead of the stored samples. ``data``: bytes for the decoder in place
+    of the file, unless empty. ``min_bytes``: length of an uncut file. ``bits``: significant bits of
+    blue, green and red, where OpenCV leaves the lower ones empty. ``raster`` of a PGM or PPM:
+    offset of the samples, samples per pixel, maximum value.
     """
 
     format: str
@@ -80,13 +80,14 @@ OTHER_FORMATS: Final = re.compile(
     rb"|SIMPLE  =|BLP[12]",
     re.DOTALL,
 )
-"""First bytes of image formats that are not read: BigTIFF, PSD, plain PNM, ICO, JPEG XL, HEIF and so on."""
+"""First bytes of formats that are not read: BigTIFF, PSD, plain PNM, ICO, JPEG XL, HEIF..."""
 
 
 def read_header(data: bytes) -> Header:
     """Return the header of ``data``, the content of one file.
 
-    Raises ``Rejected``: empty, not-an-image, truncated, corrupt, unsupported-format, unsupported-depth.
+    Raises ``Rejected``: empty, not-an-image, truncated, corrupt, unsupported-format,
+    unsupported-depth.
     """
     for signature, parse in PARSERS.items():
         if data.startswith(signature):
@@ -187,7 +188,7 @@ def _read_jpeg_application(found: Header, marker: int, body: bytes) -> None:
 
 
 def strip_jpeg(data: bytes) -> bytes:
-    """Return a JPEG without metadata and junk before its first scan; the coded data are untouched."""
+    """Return a JPEG without metadata and junk before its first scan; coded data are untouched."""
     kept = [data[:2]]
     for marker, start, body, end in _jpeg_segments(data):
         if marker == SCAN:
@@ -309,7 +310,8 @@ def gif_header(data: bytes) -> Header:
 def bmp_header(data: bytes) -> Header:
     """Read size and layout from a Windows or OS/2 bitmap header.
 
-    Not by Pillow: it does not tell what OpenCV does with bit fields, nor that the pixels overlap the palette.
+    Not by Pillow: it does not tell what OpenCV does with bit fields, nor that the pixels overlap
+    the palette.
     """
     if len(data) < 54:
         raise Rejected("truncated" if len(data) > 5 else "not-an-image")
@@ -357,10 +359,10 @@ NUMBER_TYPES: Final = {1: "B", 3: "H", 4: "I"}
 
 
 class Directory:
-    """First directory of a TIFF or EXIF block. ``struct.error`` if it is cut; no other block is followed.
+    """First directory of a TIFF or EXIF block; ``struct.error`` if it is cut.
 
-    Not by Pillow: it gives up at the first value that is out of the file, and of two entries of one tag it
-    believes the last, OpenCV the first.
+    Not by Pillow: it gives up at the first value that is out of the file, and of two entries of one
+    tag it believes the last, OpenCV the first.
     """
 
     def __init__(self, block: bytes) -> None:
@@ -378,7 +380,7 @@ class Directory:
         return struct.unpack_from(self.order + layout, self.block, at)
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """Return the unsigned numbers of a tag, at most 16; none if it is missing or of another type."""
+        """Return the unsigned numbers of a tag, at most 16, none if missing or of another type."""
         if tag not in self.entries:
             return ()
         at = self.entries[tag] + 8
@@ -401,7 +403,7 @@ class Directory:
 
 
 def tiff_header(data: bytes) -> Header:
-    """Read size and sample layout from the first directory; reject those that OpenCV reads wrongly."""
+    """Read size and sample layout; reject layouts that OpenCV reads wrongly."""
     try:
         tags = Directory(data)
         found = Header("tiff", tags.first(WIDTH, 0), tags.first(HEIGHT, 0), tags.orientation())
@@ -415,7 +417,8 @@ def tiff_header(data: bytes) -> Header:
         raise Rejected("truncated", "the file ends before its directory") from None
     found.notes |= {"profile"} if PROFILE in tags.entries else set()
     if found.orientation != 1:
-        # OpenCV's TIFF decoder applies the orientation in some versions, whatever it is told: set it to 1.
+        # OpenCV's TIFF decoder applies the orientation in some versions, whatever it is told: set
+        # it to 1.
         at = tags.entries[ORIENTATION]
         upright = struct.pack(tags.order + "HHIHH", ORIENTATION, 3, 1, 1, 0)
         found.data = data[:at] + upright + data[at + len(upright) :]
@@ -443,7 +446,8 @@ def _check_tiff_layout(found: Header, tags: Directory) -> None:
     has_alpha = photometric == 2 and samples == 4 and extra in (1, 2)
     found.as_color = depth <= 8 and not has_alpha
     if has_alpha:
-        # OpenCV multiplies 8-bit samples by their alpha only if the file says that this is to be done.
+        # OpenCV multiplies 8-bit samples by their alpha only if the file says that this is to be
+        # done.
         multiplied = extra == 1 or (depth == 8 and EXTRA_SAMPLES in tags.entries)
         found.alpha = "premultiplied" if multiplied else "straight"
     found.notes |= PHOTOMETRICS[photometric]
@@ -462,7 +466,7 @@ PNM: Final = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s
 
 
 def pnm_header(data: bytes) -> Header:
-    """Read size and maximum of a binary netpbm file (https://netpbm.sourceforge.net/doc/ppm.html)."""
+    """Read size and maximum of a netpbm file (https://netpbm.sourceforge.net/doc/ppm.html)."""
     found = PNM.match(data, 0, 1 << 12)
     if not found:
         reason = "truncated" if len(data) < 9 else "not-an-image"
@@ -503,7 +507,7 @@ RAW_PROFILE: Final = re.compile(rb"\s*\w+\s+\d+\s+([0-9a-fA-F\s]+)")
 
 
 def exif_orientation(block: bytes) -> int:
-    """Return the orientation 1..8 in an EXIF block, with or without prefix; 0 if absent or broken."""
+    """Return the orientation 1..8 in an EXIF block with or without prefix, 0 if there is none."""
     try:
         return Directory(block.removeprefix(b"Exif\0\0")).orientation()
     except struct.error:
@@ -511,7 +515,7 @@ def exif_orientation(block: bytes) -> int:
 
 
 def xmp_orientation(packet: bytes) -> int:
-    """Return the orientation 1..8 in an XMP packet, 0 if absent; the packet is not parsed as XML."""
+    """Return the orientation 1..8 in an XMP packet, 0 if absent. Nothing is parsed as XML."""
     found = XMP_TAG.search(packet)
     return int(found[1]) if found else 0
 
@@ -531,7 +535,7 @@ def png_text_orientation(chunks: Iterable[bytes]) -> tuple[int, int]:
 
 
 def _text(chunk: bytes) -> bytes:
-    """Return the text behind the keyword of a tEXt, zTXt or iTXt chunk, at most ``MAX_TEXT`` bytes."""
+    """Return at most ``MAX_TEXT`` bytes of the text of a tEXt, zTXt or iTXt chunk."""
     name, (_, _, text) = chunk[:4], chunk[4:].partition(b"\0")
     packed = name == b"zTXt" or (name == b"iTXt" and text[:1] == b"\1")
     if name == b"iTXt":  # flags, then language and translated keyword

@@ -1,12 +1,13 @@
 """Reading and writing images: the only module that opens image files, decodes and encodes.
 
-One policy for every image and for both halves of a pair. The content decides, never the name. An image that
-is cut, damaged or lying is rejected, never half read. It comes out upright, opaque, RGB, 8 bit, unless a
-``ReadPolicy`` asks for 16 bit, one channel or RGBA: 16-bit samples divided by 257 and rounded, float ones
-clipped to 0..1, palettes and gray expanded, transparency composited on white, CMYK converted by the plain
-formula, the first of several frames taken; every change is noted. Embedded ICC profiles are *ignored*: the
-stored numbers are taken as sRGB and the image is noted ("profile"). Orientation comes from EXIF or the TIFF
-tag, else from XMP. Metadata never passes on to an output.
+One policy for every image and for both halves of a pair. The content decides, never the name. An
+image that is cut, damaged or lying is rejected, never half read. It comes out upright, opaque, RGB,
+8 bit, unless a ``ReadPolicy`` asks for 16 bit, one channel or RGBA: 16-bit samples divided by 257
+and rounded, float ones clipped to 0..1, palettes and gray expanded, transparency composited on
+white, CMYK converted by the plain formula, the first of several frames taken; every change is
+noted. Embedded ICC profiles are *ignored*: the stored numbers are taken as sRGB and the image is
+noted ("profile"). Orientation comes from EXIF or the TIFF tag, else from XMP. Metadata never passes
+on to an output.
 
 Notes, which are part of the corpus format:
 
@@ -83,10 +84,11 @@ MAX_BYTES: Final = 256 << 20
 class DecodedImage:
     """One decoded image.
 
-    ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H x W gray,
-    H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this image and nothing else (upright; no
-    profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be published unchanged.
-    ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words of the table above.
+    ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H
+    x W gray, H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this image and nothing
+    else (upright; no profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be
+    published unchanged. ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words
+    of the table above.
     """
 
     pixels: Pixels
@@ -167,8 +169,9 @@ def read(path: bytes | str | Path, policy: ReadPolicy | None = None) -> DecodedI
 def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
     """Decode the bytes of one image file strictly.
 
-    Raises ``Rejected``: empty, not-an-image, truncated, corrupt, unsupported-format, unsupported-depth,
-    non-finite, too-many-pixels, too-small (narrower than the aspect limit), alpha, animated.
+    Raises ``Rejected``: empty, not-an-image, truncated, corrupt, unsupported-format,
+    unsupported-depth, non-finite, too-many-pixels, too-small (narrower than the aspect limit),
+    alpha, animated.
     """
     policy = policy or ReadPolicy()
     found = read_header(data)
@@ -189,7 +192,7 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
 
 
 def size_of(path: bytes | str | Path) -> tuple[int, int]:
-    """Return height and width of a file's image, upright, by its header alone. Raises ``Rejected``."""
+    """Return height and width of a file's image, upright, from its header. Raises ``Rejected``."""
     found = read_header(read_bytes(path))
     _check_size(found, ReadPolicy())
     swapped = found.orientation > 4
@@ -207,7 +210,7 @@ def _check_size(found: Header, policy: ReadPolicy) -> None:
 
 
 def _decode_jpeg(data: bytes, found: Header) -> Pixels:
-    """Decode with every warning an error; only junk between header segments and bad profiles are cut out."""
+    """Decode strictly; only junk between header segments and bad profiles are cut out."""
     # simplejpeg and not OpenCV, whose decoder fills up what is missing with gray and says nothing.
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
@@ -252,7 +255,8 @@ def _decode_gif(data: bytes, found: Header) -> Pixels:
 
     try:
         with (
-            # Limits are the policy's business: the screen is within them, and a frame is not larger.
+            # Limits are the policy's business: the screen is within them, and a frame is not
+            # larger.
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
             Image.open(io.BytesIO(data), formats=["GIF"]) as image,
         ):
@@ -313,11 +317,11 @@ def silent_stderr() -> Iterator[None]:
 def encode(
     pixels: Pixels, format: Literal["png", "jpg", "webp"], quality: int = 95, profile: bytes = b""
 ) -> bytes:
-    """Return a file holding ``pixels``: H x W gray or H x W x 3 RGB uint8; PNG also uint16 and alpha.
+    """Return a file with ``pixels``: H x W gray or H x W x 3 RGB uint8; PNG also uint16, alpha.
 
-    PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4). WebP is
-    lossless at 100. ``profile``: an ICC profile to embed; WebP files go without. Raises ``ValueError`` if
-    the format cannot hold the array.
+    PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4).
+    WebP is lossless at 100. ``profile``: an ICC profile to embed; WebP files go without. Raises
+    ``ValueError`` if the format cannot hold the array.
     """
     if format == "png":
         return _encode_png(pixels, profile)
@@ -336,16 +340,18 @@ def encode(
     return encoded.tobytes()
 
 
-# PNG: one row filter for the whole image by NumPy, compressed by libdeflate. Two to three times faster than
-# OpenCV's default and a few percent smaller. The same pixels give the same bytes.
+# PNG: one row filter for the whole image by NumPy, compressed by libdeflate. Two to three times
+# faster than OpenCV's default and a few percent smaller. The same pixels give the same bytes.
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 PNG_END: Final = b"\0\0\0\0IEND\xaeB\x60\x82"
 PNG_COLOR_TYPES: Final = {1: 0, 2: 4, 3: 2, 4: 6}
-# "Average" would save 1 to 4 % more bytes, "Paeth" as much, for more time than the whole compression takes.
+# "Average" would save 1 to 4 % more bytes, "Paeth" as much, for more time than the whole
+# compression takes.
 SUB, UP = 1, 2
 PNG_LEVEL: Final = 1
 PROBE_ROWS: Final = 16
-# Longer matches are found in Up-filtered rows: Sub has to be clearly better before it gives fewer bytes.
+# Longer matches are found in Up-filtered rows: Sub has to be clearly better before it gives fewer
+# bytes.
 SUB_HANDICAP: Final = 0.8
 
 
@@ -369,7 +375,7 @@ def _encode_png(pixels: Pixels, profile: bytes) -> bytes:
 
 
 def _filter_rows(samples: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Return rows of filter type and differences; ``step`` is the distance to the left neighbor in bytes."""
+    """Return rows of filter type and differences; ``step``: bytes to the left neighbor."""
     rows = np.empty((samples.shape[0], samples.shape[1] + 1), np.uint8)
     if _sub_is_better(samples, step):
         rows[:, 0], rows[:, 1 : step + 1] = SUB, samples[:, :step]
@@ -404,9 +410,11 @@ ICC_SEGMENT_BYTES: Final = 65_519
 
 
 def icc_profile(data: bytes, channels: int) -> bytes:
-    """Return the ICC profile in an image file, empty if there is none for so many channels (1 or 3).
+    """Return the ICC profile in an image file, empty if there is none for so many channels (1 or
+    3).
 
-    A profile of another color space (CMYK, Lab) does not describe the decoded samples and is left out.
+    A profile of another color space (CMYK, Lab) does not describe the decoded samples and is left
+    out.
     """
     from PIL import Image
 

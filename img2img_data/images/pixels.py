@@ -1,8 +1,8 @@
-"""Arrays of samples: from a decoder's output to the channels, depth, orientation and size asked for.
+"""Arrays of samples: channels, depth, transparency, orientation and size.
 
-Arrays are H x W (gray), H x W x 3 (RGB) or H x W x 4 (RGBA, color not multiplied by alpha), uint8 or uint16
-over their whole range. Every change made to an image is noted in its header's ``notes``, so an image
-without notes is exactly what its file holds.
+Arrays are H x W (gray), H x W x 3 (RGB) or H x W x 4 (RGBA, color not multiplied by alpha), uint8
+or uint16 over their whole range. Every change made to an image is noted in its header's ``notes``,
+so an image without notes is exactly what its file holds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from img2img_data.core.errors import Rejected
 from img2img_data.images.headers import Header
 
 Pixels: TypeAlias = NDArray[Any]
-"""An image: H x W or H x W x C, uint8 or uint16 unless a function says otherwise; RGB, never BGR."""
+"""An image: H x W or H x W x C, uint8 or uint16 unless stated otherwise; RGB, never BGR."""
 Channels = Literal["rgb", "gray", "rgba"]
 Fit = Literal["crop", "pad", "stretch", "error"]
 
@@ -33,11 +33,11 @@ LEVELS: Final = 257
 class ReadPolicy:
     """Limits of what is read, and the form that it is brought to.
 
-    ``alpha``: composite transparency on white, or reject images that have any. ``depth``: bits per sample,
-    or "keep" as stored. ``channels``: "rgb" expands gray; "gray" takes the luma of color; "rgba" keeps
-    transparency and gives every other image an opaque alpha; "keep" leaves one, three or four as stored.
-    ``max_pixels``: width x height; ``max_side``: pixels; ``max_aspect``: longer over shorter side;
-    ``max_bytes``: size of the file.
+    ``alpha``: composite transparency on white, or reject images that have any. ``depth``: bits per
+    sample, or "keep" as stored. ``channels``: "rgb" expands gray; "gray" takes the luma of color;
+    "rgba" keeps transparency and gives every other image an opaque alpha; "keep" leaves one, three
+    or four as stored. ``max_pixels``: width x height; ``max_side``: pixels; ``max_aspect``: longer
+    over shorter side; ``max_bytes``: size of the file.
     """
 
     alpha: Literal["white", "reject"] = "white"
@@ -56,7 +56,7 @@ class ReadPolicy:
 
 # ------------------------------------------------------------------------------- from the decoder
 def from_decoder(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
-    """Return decoded samples (gray, BGR, BGRA; uint8, uint16, float32) as RGB, or RGBA if that is kept."""
+    """Return decoded samples (gray, BGR, BGRA; uint8, uint16, float32) as RGB or RGBA."""
     if found.bits:
         # The lower bits of each channel become its upper ones, so that white is white.
         low = [raw[..., channel] >> bits for channel, bits in enumerate(found.bits)]
@@ -178,7 +178,7 @@ def _to_gray(pixels: Pixels, found: Header, keep_color: bool) -> Pixels:
 
 
 def luminance(pixels: Pixels) -> Pixels:
-    """Return the H x W luma of RGB pixels, uint8 or uint16 (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B)."""
+    """Return the H x W luma of RGB (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), same depth."""
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
@@ -188,15 +188,15 @@ def to_8_bit(pixels: Pixels) -> Pixels:
 
 
 def to_16_bit(pixels: Pixels) -> Pixels:
-    """Multiply uint8 samples by 257, so that white stays white; ``to_8_bit`` returns them exactly."""
+    """Multiply uint8 samples by 257, so that white stays white; ``to_8_bit`` undoes it."""
     return pixels.astype(np.uint16) * np.uint16(LEVELS)
 
 
 def to_uint8_rgb(pixels: Pixels) -> NDArray[np.uint8]:
-    """Return any image as H x W x 3 uint8 for display: 16 bit scaled, gray expanded, alpha on white.
+    """Return an image as H x W x 3 uint8: 16 bit scaled, gray expanded, alpha on white.
 
-    ``pixels``: H x W, or H x W x 1, 3 (RGB) or 4 (RGBA), uint8 or uint16. Returns the same array if there is
-    nothing to do.
+    ``pixels``: H x W, or H x W x 1, 3 (RGB) or 4 (RGBA), uint8 or uint16. Returns the same array if
+    there is nothing to do.
     """
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         pixels = _on_white(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA), False)
@@ -219,10 +219,10 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
     """Bring an image to ``size`` (width, height); its samples keep their type and number.
 
-    ``crop`` scales it to cover the frame and cuts the center; ``pad`` scales it to fit inside and reflects
-    its border (no invented color, edge pixels not repeated); ``stretch`` ignores the aspect; ``error``
-    raises ``Rejected("size")``. Area averaging downwards, bicubic upwards. Returns the same array if it
-    fits already.
+    ``crop`` scales it to cover the frame and cuts the center; ``pad`` scales it to fit inside and
+    reflects its border (no invented color, edge pixels not repeated); ``stretch`` ignores the
+    aspect; ``error`` raises ``Rejected("size")``. Area averaging downwards, bicubic upwards.
+    Returns the same array if it fits already.
     """
     height, width = pixels.shape[:2]
     if (width, height) == size:

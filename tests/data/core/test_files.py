@@ -114,7 +114,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
 
 
 def test_a_lock_on_a_removed_file_is_not_taken_for_the_lock(tmp_path: Path) -> None:
-    """The holder removes the file before it unlocks; who opened it before must not think it is locked."""
+    """The holder removes the file before it unlocks it; another may have opened it by then."""
     import fcntl
 
     from img2img_data.core import files

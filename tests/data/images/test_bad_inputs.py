@@ -1,7 +1,8 @@
-"""Nine hundred odd, damaged and hostile files: each is rejected for a reason, or right to two levels.
+"""Nine hundred odd, damaged and hostile files: each is rejected, or right to two levels.
 
 Pillow, which reads most of them too, is the witness; where the two disagree, ``ONLY_PILLOW`` and
-``ONLY_HERE`` say why. Both tables are exact: an entry that no file needs any more fails the test as well.
+``ONLY_HERE`` say why. Both tables are exact: an entry that no file needs any more fails the test as
+well.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ ONLY_PILLOW = {
     "*.ico": "an icon file holds several images, none of them a photo",
     "*.psd": "Photoshop's format is not read here",
     "jpeg-crashtest/*": "damaged in the middle: Pillow fills up with gray what it cannot decode",
-    "pillow/hopper_bad_exif.jpg": "a length in its header lies: 1,214 bytes of coded data are skipped",
+    "pillow/hopper_bad_exif.jpg": "a wrong length in its header: 1,214 coded bytes are skipped",
     "pillow/bmp/b/badrle.bmp": "its run lengths leave the image",
     "pillow/hopper_rle8_row_overflow.bmp": "its run lengths leave the row",
-    "pillow/bmp/q/rgb32h52.bmp": "bit fields in an unusual order, which OpenCV reads in the usual one",
+    "pillow/bmp/q/rgb32h52.bmp": "unusual bit fields, which OpenCV reads as the usual ones",
     "pillow/mmap_error.bmp": "its pixels begin inside the palette",
-    "pngsuite/xcsn0g01.png": "a checksum is wrong; Pillow does not compare those of critical chunks here",
+    "pngsuite/xcsn0g01.png": "a wrong checksum, which Pillow does not check",
     "pillow/*hopper_bigtiff.tif": "BigTIFF is not read here",
     "pillow/10ct_32bit_128.tiff": "does not say whether 0 is black or white",
     "pillow/12bit.cropped.tif": "12 bits a sample",
@@ -61,7 +62,7 @@ ONLY_PILLOW = {
 ONLY_HERE = {
     "pillow/apng/chunk_no_fctl.png": "the animation is broken, its first frame is whole",
     "pillow/png_decompression_dos.png": "a text chunk is a bomb; texts are dropped unread",
-    "pillow/unknown_compression_method.png": "a profile is packed in an unknown way; profiles are dropped",
+    "pillow/unknown_compression_method.png": "an unknown packing of a profile; profiles are dropped",
 }
 """Files that we read and Pillow does not, and why."""
 

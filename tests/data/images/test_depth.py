@@ -1,4 +1,4 @@
-"""Samples come through whole: 16 bit, one channel and transparency, from source to disk and back."""
+"""16 bit, one channel and transparency come through, from source to disk and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The laws of reading and writing: whole or rejected, upright, opaque, 8-bit RGB; written without loss."""
+"""The laws of reading and writing: whole or rejected, upright, opaque, 8-bit RGB; written without
+loss.
+"""
 
 from __future__ import annotations
 
