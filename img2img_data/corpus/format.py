@@ -127,15 +127,13 @@ class PathSequence(Protocol):
 
 
 def key_in_form(path: bytes, form: int) -> str:
-    """Return a key in one of its forms: 0 plain, 1 with the extension, 2 with a digest of the path
-    too."""
+    """Return a key in a form: 0 plain, 1 with the extension, 2 with a digest of the path too."""
     key = key_of(path, extension=form > 0)
     return key if form < 2 else key + "~" + digest(path).hex()
 
 
 def key_forms(paths: PathSequence, start: int = 0, stop: int | None = None) -> bytes:
-    """Return the form (see ``key_in_form``) of each path's key that makes all keys unique, one
-    byte each.
+    """Return the forms (see ``key_in_form``) that make the keys of all paths unique, one byte each.
 
     Keys are unique even where upper and lower case, or NFC and NFD, are the same. On a collision
     the extension joins the key; if that does not help, a hash of the path's bytes joins too. A
@@ -259,8 +257,10 @@ def columns_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def inside(folder: Path, name: object) -> Path:
-    """Return ``folder/name``; ``CorpusError`` if ``name`` is not a path, is absolute or leaves the
-    folder."""
+    """Return ``folder/name``.
+
+    Raises ``CorpusError`` if ``name`` is not a relative path or leaves the folder.
+    """
     parts = name.split("/") if isinstance(name, str) else [".."]
     if ".." in parts or "" in parts or ":" in parts[0] or "\\" in str(name):
         why = f"its manifest names a file outside of it: {name!r}"

@@ -331,8 +331,7 @@ def webdataset_samples(path: Path) -> Iterator[tuple[str, MemberGroup]]:
 
 
 class WebDatasetLayout(FolderLayout):
-    """Tar archives whose members share a name up to the first dot: KEY.input.png,
-    KEY.target.png."""
+    """Tar archives whose members share a name up to the first dot: KEY.input.png."""
 
     hint = "it needs .tar archives with members like 1.input.png and 1.target.png"
 

@@ -190,8 +190,10 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def stated_corpus(root: Path) -> Corpus:
-    """Return a corpus as its corpus.json states it, without its splits; errors as of
-    ``read_info``."""
+    """Return the corpus that corpus.json states, without its splits.
+
+    Raises ``CorpusError`` as ``read_info`` does.
+    """
     info = read_info(root)
     kind, layout = info.get("kind", "paired"), info.get("layout", "folders")
     return Corpus(root, kind, layout, info.get("color", "rgb"), info, {})

@@ -119,8 +119,7 @@ def _pair_of(swapped: bool, folder: Path, row: Mapping[str, Any]) -> Pair:
 def _write_splits(
     job: ExportJob, folder: BuildFolder, pairs: PairsBySplit, run: RunSettings, progress: Progress
 ) -> None:
-    """Write the files of every split in worker processes, then its lists in the order of the
-    rows."""
+    """Write the files of every split in worker processes, then its lists in row order."""
     done, total = 0, sum(map(len, pairs.values()))
     for split, rows in pairs.items():
         # Results come in any order: they go to a file, and only their positions stay in memory.

@@ -61,8 +61,10 @@ class ExportFormat:
 
 
 class Pix2PixFormat(ExportFormat):
-    """``train/KEY.png``: input left, target right. https://github.com/phillipi/pix2pix,
-    docs/datasets."""
+    """``train/KEY.png``: input left, target right.
+
+    Source: https://github.com/phillipi/pix2pix, docs/datasets.
+    """
 
     def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
         """Reject Lab: one image cannot hold an L plane and a Lab target."""
@@ -90,8 +92,7 @@ class CycleGANFormat(ExportFormat):
 
 
 class BasicSRFormat(ExportFormat):
-    """``train/lq/KEY.png``, ``train/gt/KEY.png`` and ``train/meta_info.txt`` with "KEY.png
-    (h,w,c)".
+    """``train/lq/KEY.png``, ``train/gt/KEY.png``, and ``train/meta_info.txt`` with their sizes.
 
     As in https://github.com/XPixelGroup/BasicSR, docs/DatasetPreparation. BasicSR expects both
     halves under one name, without folders, and reads a line up to its first space: so "/" and " "
@@ -115,8 +116,7 @@ class BasicSRFormat(ExportFormat):
 
 
 class HuggingFaceFormat(ExportFormat):
-    """The folder that ``datasets.load_dataset("imagefolder")`` reads as Image columns input and
-    target.
+    """The layout of ``datasets.load_dataset("imagefolder")``, with image columns input and target.
 
     Every split has the same columns of the same types, whatever was drawn for the corpus; the row
     of the corpus is there as JSON text. The split val is called validation, as in
@@ -163,8 +163,7 @@ class HuggingFaceFormat(ExportFormat):
 
 
 class LMDBFormat(BasicSRFormat):
-    """``train/lq.lmdb`` and ``train/gt.lmdb``: key without extension > the image's file, as in
-    BasicSR.
+    """``train/lq.lmdb`` and ``train/gt.lmdb``: key > the image's file, as in BasicSR.
 
     Each contains a meta_info.txt with "KEY.png (h,w,c) 1". A "." of a key is written %2E, because
     BasicSR reads names up to the first dot.

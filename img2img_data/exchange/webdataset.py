@@ -160,8 +160,7 @@ def pack_corpus(
 def write_folder(
     folder: BuildFolder, recipe: Mapping[str, Any], root: Path, write: Callable[[BuildFolder], None]
 ) -> bool:
-    """Run ``write`` in a locked folder; return False if an earlier run of the recipe had
-    completed."""
+    """Run ``write`` in a locked folder; return False if an earlier run had completed it."""
     with locked(folder.root):
         if not folder.begin(recipe, [os.fsencode(root)]):
             return False

@@ -1,5 +1,4 @@
-"""Inspection of a corpus: its page, verification, leakage between splits; contact sheets, demo
-photos.
+"""Inspection of corpora: page, verification, leakage; contact sheets and demo photos.
 
 Nothing here changes a corpus.
 """

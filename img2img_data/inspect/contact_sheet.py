@@ -1,5 +1,4 @@
-"""Contact sheet of degradations: one image degraded by each of them, or by one with several
-draws."""
+"""Contact sheet: one image with every degradation, or with several draws of one."""
 
 from __future__ import annotations
 

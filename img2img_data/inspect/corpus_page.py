@@ -222,8 +222,7 @@ def _evenly(items: Sequence[T], count: int) -> Sequence[T]:
 
 
 def _controls(found: CorpusStatistics, cards: Sequence[Card]) -> Controls:
-    """Return a select for the split, the kind and each tag with few values, if the cards differ in
-    it."""
+    """Return a select for the split, the kind and each tag with few values, if it varies."""
     tags = found.words["tags"]
     few = [n for n, words in tags.items() if len(words.counts) <= FEW_VALUES and not words.more]
     facts, selects = [_facts(card.pair) for card in cards], []
@@ -237,8 +236,7 @@ def _controls(found: CorpusStatistics, cards: Sequence[Card]) -> Controls:
 
 
 def _facts(pair: Pair) -> dict[str, str]:
-    """Return the values that selects choose by; the names of tags cannot collide with the
-    others."""
+    """Return the values that selects choose by; the prefix keeps tags apart from the others."""
     facts = {f"tag {name}": text_of(value) for name, value in flatten(pair.row.get("tags"))}
     if pair.row.get("kind"):
         facts["kind"] = printable(str(pair.row["kind"]))

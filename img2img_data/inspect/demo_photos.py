@@ -25,8 +25,7 @@ PHOTOS: Final = {
 
 
 def write_demo_photos(out: Path, size: int, limit: int) -> dict[str, int]:
-    """Write up to ``limit`` crops of ``size`` x ``size`` of each photo to OUT/PHOTO/; return their
-    counts.
+    """Write up to ``limit`` square crops of each photo to OUT/PHOTO/; return their counts.
 
     A second run writes the same bytes. Raises ``UsageError`` if OUT contains anything else.
     """

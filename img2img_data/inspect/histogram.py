@@ -51,8 +51,7 @@ class NumberCounts:
             self.bins = dict(merged)
 
     def value_of(self, place: int) -> float:
-        """Return the value of a bin: its start if it holds one integer, else its
-        middle."""
+        """Return the value of a bin: its start if it counts one integer, else its center."""
         exact = self.integers and self.width <= 1
         return min(max((place + (0 if exact else 0.5)) * self.width, self.low), self.high)
 

@@ -1,5 +1,4 @@
-"""Leakage: images of one split with an exact or near copy in another, which makes scores too
-good."""
+"""Leakage: images of one split with a copy in another, which makes scores too good."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,8 @@ from img2img_data.core.progress import Progress
 from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
 from img2img_data.runner.plan import ByteColumn
 from img2img_data.runner.workers import LocalPool, default_jobs
-from img2img_data.similarity.duplicates import EXACT, copies_within, leaks
+from img2img_data.similarity.duplicates import EXACT, leaks
 from img2img_data.similarity.perceptual_hash import PrintFile, Prints, fingerprint
-
-MAX_SHOWN: Final = 5
-"""Copies within a split that a note names."""
 
 
 class ImagePart(NamedTuple):
@@ -60,8 +56,7 @@ class ComparedImages:
 
 @dataclass(frozen=True, slots=True)
 class LeakReport:
-    """``found``: (image, detail) for each copy in an earlier split; ``notes``: other
-    observations."""
+    """Copies in earlier splits, as (image, detail), and other observations."""
 
     found: list[tuple[str, str]]
     notes: list[str]
@@ -92,7 +87,6 @@ def find_leaks(root: Path, distance: int, jobs: int, progress: Progress) -> Leak
                 progress(done, total)
             prints = file.load()
             report.found.extend(_leaks(images, prints, splits, distance))
-            report.notes.extend(_copies(images, prints, splits))
     if not report.found:
         several = len(corpus.splits) > 1
         report.notes.append("no image is in two splits" if several else "there is only one split")
@@ -135,8 +129,7 @@ def _lost(part: ImagePart, reason: str) -> tuple[int, bytes]:
 
 
 def fingerprint_part(corpus: Corpus, part: ImagePart) -> tuple[int, bytes]:
-    """Return the fingerprint of an image: of L in a Lab corpus, and an empty one if it is
-    unreadable."""
+    """Return the number and the fingerprint of an image, an empty one if it is unreadable."""
     try:
         pixels = corpus.read_image(part.path)
     except CorpusError:
@@ -158,15 +151,3 @@ def _leaks(
             f"exact copy of {name}" if exact else f"near copy of {name}, {bits} of 64 bits differ"
         )
         yield images.name(place), detail
-
-
-def _copies(images: ComparedImages, prints: Prints, splits: NDArray[np.uint8]) -> Iterator[str]:
-    copies = list(copies_within(prints, splits))
-    if copies:
-        shown = [
-            f"{printable(images.name(a))} = {printable(images.name(b))}"
-            for a, b in copies[:MAX_SHOWN]
-        ]
-        shown += ["..."] if len(copies) > MAX_SHOWN else []
-        what = "copies" if len(copies) > 1 else "copy"
-        yield f"{len(copies):,} exact {what} within a split{images.suffix}: {', '.join(shown)}"

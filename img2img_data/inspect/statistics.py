@@ -80,8 +80,9 @@ def count_corpus(
     found, samples = CorpusStatistics(), dict[tuple[str, str], list[tuple[int, int, Pair]]]()
     for split in splits:
         for pair in iter_pairs(corpus, split):
-            # Only an unpaired corpus has domains, whatever the rows of a paired one say.
-            part = split, str(pair.row.get("domain")) if corpus.kind == "unpaired" else ""
+            part = split, ""
+            if corpus.kind == "unpaired":
+                part = split, "B" if pair.row.get("domain") == "B" else "A"
             found.add(part, pair.row)
             rows = found.counts.total()
             if rows % 1000 == 0:

@@ -64,10 +64,10 @@ class VerifyReport:
 
 
 def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> VerifyReport:
-    """Compare a corpus with its manifests; ``quick`` compares names only. Memory: 24 bytes per
-    image.
+    """Compare a corpus with its manifests; ``quick`` compares names only.
 
-    Raises ``CorpusError`` if corpus.json is missing or a manifest is damaged.
+    Memory: 24 bytes per image. Raises ``CorpusError`` if corpus.json is missing or a manifest is
+    damaged.
     """
     corpus = stated_corpus(root)
     columns = _columns_of(corpus)
@@ -170,8 +170,7 @@ def _group_of(row: Mapping[str, Any]) -> str:
 
 
 def _in_two_splits(manifests: Sequence[Path], hashes: set[int]) -> Iterator[Problem]:
-    """Yield the rows whose group is in an earlier split too; ``hashes`` are those of such
-    groups."""
+    """Yield the rows whose group is in an earlier split too; ``hashes`` are of such groups."""
     first: dict[str, str] = {}
     for manifest in manifests if hashes else ():
         split = manifest.parent.name
@@ -193,8 +192,7 @@ def _twice(manifest: Path, hashes: set[int]) -> Iterator[Problem]:
 
 
 def _extra(folder: Path, named: NDArray[np.uint64]) -> Iterator[Problem]:
-    """Yield the images in a split's folder that no row names; ``named``: hashes of names,
-    sorted."""
+    """Yield the images in a split's folder whose names' hashes are not in ``named`` (sorted)."""
     for name in _images_in(folder):
         mark = np.uint64(_hash(name))
         at = int(np.searchsorted(named, mark))

@@ -90,8 +90,6 @@ def test_groups_leave_nothing_to_leak(tmp_path: Path) -> None:
     run("blur", photos, tmp_path / "out", *SPLIT, "--group-by", r"^\d+", "--jobs", 1)
     said = run("verify", tmp_path / "out", "--leaks", "--jobs", 1)
     assert "no image is in two splits" in said
-    assert "3 exact copies within a split" in said
-    assert "/00-same = " in said
 
 
 def test_distance_zero_finds_exact_copies_alone(tmp_path: Path) -> None:
