@@ -22,9 +22,9 @@ STDIO: Final = "-"
 def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[bytes]]:
     """Return a folder and the paths of its images and videos relative to it, sorted.
 
-    ``source`` is a folder, a file, or a pattern with ``*``, ``?`` or ``**``. Hidden files and folders are
-    skipped, links to folders are not followed, and files in ``out`` are results of an earlier call.
-    UsageError if there is no image or if ``out`` is the folder itself.
+    ``source`` is a folder, a file, or a pattern with ``*``, ``?`` or ``**``. Hidden files and
+    folders are skipped, links to folders are not followed, and files in ``out`` are results of an
+    earlier call. UsageError if there is no image or if ``out`` is the folder itself.
     """
     if source.is_dir():
         root, paths = os.fsencode(source), sorted(_walk(os.fsencode(source), b""))
@@ -49,7 +49,8 @@ def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[byte
 def is_one_file(source: Path, out: Path) -> bool:
     """Return True if ``source`` is one file (or "-") and ``out`` the name of one file (or "-").
 
-    UsageError if ``out`` is of another kind than ``source``, of a format that is not written, or ``source``.
+    UsageError if ``out`` is of another kind than ``source``, of a format that is not written, or
+    ``source``.
     """
     piped, named = str(source) == STDIO, _is_input(os.fsencode(out.name))
     if not piped and not (source.is_file() and (named or str(out) == STDIO) and not out.is_dir()):

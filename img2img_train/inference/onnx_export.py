@@ -1,17 +1,17 @@
-"""A trained generator as one file for other programs: ONNX with images in and out, or bare weights.
+"""Export of a generator: ONNX with images in and out, a page that runs it in a browser, bare
+weights.
 
-Dropout is off in what is exported, whatever the model does at test. The ONNX graph takes and gives plain
-images, so that a program needs to know nothing of this project:
+Input and output of the ONNX graph are plain images, so a program needs nothing of this project:
 
-    image   N x height x width x 3 uint8 RGB, any size
-    restored  the same shape and type
+    image     N x height x width x 3 uint8 RGB, any size
+    restored  same shape and type
 
-Scaling to [-1, 1] and back, the ways to gray or L and from Lab, and mirroring up to the network's multiple
-are nodes of the graph. The file is
-compared with torch before it is handed over; one that differs by more than a level is not written.
+Scaling to [-1, 1] and back, conversion to gray, to L and from Lab, and mirroring up to the
+network's multiple are nodes of the graph. Dropout is off. The file is compared with torch before
+it is handed over.
 
-The page holds that graph and the runtime of ONNX for browsers (npm package onnxruntime-web, which the user
-brings): it opens from a file, takes a image or a drawing, and asks the network for nothing.
+The page holds that graph and ONNX Runtime Web (npm package onnxruntime-web, supplied by the user).
+It opens from a file and makes no requests.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -37,24 +36,21 @@ from img2img_train.data.loader import from_uint8, to_uint8
 from img2img_train.networks.generators import PaddedGenerator
 from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.report.page import render_browser_page
-from img2img_train.runs.checkpoint import write_checkpoint
+from img2img_train.runs.checkpoint import read_description, write_checkpoint
 from img2img_train.runs.model import LoadedModel
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 OPSET: Final = 18
 TOLERANCE: Final = 1
-"""Gray levels that the ONNX file may differ from torch."""
-CHECKED: Final = 6
-LARGEST_SIDE: Final = 1 << 16
-LARGEST_PAGE: Final = 15_000_000
-"""Parameters of a model that a page may hold."""
-RUNTIME: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+"""Largest difference between ONNX and torch, gray levels."""
+TEST_BATCHES: Final = 6
+MAX_SIDE: Final = 1 << 16
+MAX_PAGE_PARAMETERS: Final = 15_000_000
+RUNTIME_FILES: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+AXES: Final = ("batch", "height", "width")
 
 
 class ImageToImage(nn.Module):
-    """A generator with uint8 images on both sides: N x H x W x 3 RGB, sides of any length."""
+    """A generator between uint8 images, N x H x W x 3 RGB, with sides of any length."""
 
     def __init__(
         self,
@@ -66,36 +62,38 @@ class ImageToImage(nn.Module):
         super().__init__()
         self.channel_layout = channel_layout
         self.generator, self.multiple, self.smallest = generator, multiple, smallest
-        # Sides of any length are brought to the multiple here, where a graph can do it.
-        self.translate = (
-            generator.forward_padded if isinstance(generator, PaddedGenerator) else generator
-        )
+        # The padding of PaddedGenerator branches on the size, which a graph cannot: it is done
+        # here.
+        padded = isinstance(generator, PaddedGenerator)
+        self.translate: Any = generator.forward_padded if padded else generator
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the restored images."""
         height, width = image.shape[1], image.shape[2]
-        padded = self._mirrored(self._mirrored(image, 1), 2)
-        given = self.channel_layout.network_input(from_uint8(padded))
-        return to_uint8(self.channel_layout.to_rgb(self.translate(given), given))[
-            :, :height, :width
-        ]
+        x = self.channel_layout.network_input(
+            from_uint8(self._mirrored(self._mirrored(image, 1), 2))
+        )
+        output = self.channel_layout.to_rgb(self.translate(x), x)
+        return to_uint8(output)[:, :height, :width]
 
     def _mirrored(self, image: Tensor, axis: int) -> Tensor:
-        """Mirror an axis at its end, without its last pixel, up to the multiple and the smallest side."""
+        """Mirror an axis at its end, without the last pixel, up to the multiple and smallest
+        side.
+        """
         length = image.shape[axis]
         period = torch.full((1,), 2 * (length - 1), device=image.device).clamp(min=1)
         # Not -(-length // multiple): ONNX divides towards zero.
         count = (length + self.multiple - 1) // self.multiple * self.multiple
         if self.smallest > self.multiple:
             count = torch.sym_max(count, self.smallest)  # type: ignore[no-untyped-call]
-        places = torch.arange(count, device=image.device)
-        places = torch.remainder(places, period)
-        return image.index_select(axis, torch.minimum(places, period - places))
+        index = torch.remainder(torch.arange(count, device=image.device), period)
+        return image.index_select(axis, torch.minimum(index, period - index))
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How an ONNX file was compared with torch: images, their largest side, most levels of difference."""
+class Parity(NamedTuple):
+    """Comparison of ONNX with torch: images, their longest side, largest difference in gray
+    levels.
+    """
 
     images: int
     side: int
@@ -103,46 +101,40 @@ class Parity:
 
 
 def export_weights(model: LoadedModel, out: Path) -> None:
-    """Write the generator alone as a checkpoint that every command here takes for a model."""
-    from img2img_train.runs.checkpoint import read_description
-
-    about = read_description(model.path)
-    trained_for = about.config.get("direction", model.config.direction)
-    name = (
-        about.generator
-        if model.config.direction == trained_for
-        else about.reverse_generator or about.generator
-    )
-    tensors = {f"network/{name}/{k}": v for k, v in model.generator.state_dict().items()}
-    only = {
+    """Write the generator alone as a checkpoint, which every command takes as a model."""
+    about, direction = read_description(model.path), model.config.direction
+    trained = about.config.get("direction", direction) == direction
+    name = about.generator if trained else about.reverse_generator or about.generator
+    tensors = {f"network/{name}/{key}": t for key, t in model.generator.state_dict().items()}
+    changes = {
         "networks": {name: about.networks[name]},
         "generator": name,
-        "back": None,
+        "reverse_generator": None,
         "complete": False,
-        "config": {**about.config, "direction": model.config.direction},
+        "config": {**about.config, "direction": direction},
     }
-    write_checkpoint(out, tensors, about.model_copy(update=only))
+    write_checkpoint(out, tensors, about.model_copy(update=changes))
 
 
 def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
-    """Write the generator as ONNX, batch and size free, and compare it with torch on images of odd sizes.
+    """Write the generator as ONNX, for any batch and size, and compare it with torch.
 
-    Raises UsageError where the extra is not installed, Img2ImgError
-    where the file differs from torch by more than ``TOLERANCE`` levels; then nothing is left behind.
+    Raises UsageError if the extra is not installed, and Img2ImgError if the outputs differ by more
+    than ``TOLERANCE``; then no file is left behind.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         load_extra(name, "export", "export")
+    spec = model.spec
     network = ImageToImage(
-        model.generator.cpu(), model.spec.multiple, model.spec.smallest, model.channel_layout
+        model.generator.cpu(), spec.multiple, spec.smallest, model.channel_layout
     ).eval()
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         _write_graph(network, model, temporary, opset)
-        parity = compare(
-            network, temporary, _images(model.spec.multiple, uses_image_statistics(model.generator))
-        )
+        batches = _test_batches(spec.multiple, uses_image_statistics(model.generator))
+        parity = compare(network, temporary, batches)
         if parity.worst > TOLERANCE:
-            why = f"differs from torch by {parity.worst} levels on a image"
+            why = f"differs from torch by {parity.worst} levels on an image"
             raise Img2ImgError("ONNX file", out, why, "it was not written; try another --opset")
         temporary.replace(out)
     finally:
@@ -152,133 +144,111 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
 
 
 def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: int) -> None:
+    # An odd size, so that no side is specialized as a multiple of the network's.
     side = 2 * model.spec.multiple + 1
-    free = [
-        torch.export.Dim(name, min=1, max=LARGEST_SIDE) for name in ("batch", "height", "width")
-    ]
+    example = torch.zeros(2, side, side + 2, 3, dtype=torch.uint8)
+    free = {axis: torch.export.Dim(name, min=1, max=MAX_SIDE) for axis, name in enumerate(AXES)}
     with _quiet():
         program = torch.onnx.export(
             network,
-            (torch.zeros(2, side, side + 2, 3, dtype=torch.uint8),),
+            (example,),
             dynamo=True,
-            dynamic_shapes=(dict(enumerate(free)),),
+            dynamic_shapes=(free,),
             input_names=["image"],
             output_names=["restored"],
             opset_version=opset,
             verbose=False,
         )
     if program is None:
-        raise Img2ImgError(
-            "ONNX file", path, "the exporter gave nothing back", "try another --opset"
-        )
+        raise Img2ImgError("ONNX file", path, "the exporter failed", "try another --opset")
     proto = program.model_proto
-    for name, size in zip(
-        ("image", "restored"), (proto.graph.input[0], proto.graph.output[0]), strict=True
-    ):
-        _name_sides(name, size)
-    for key, value in _description(model).items():
-        proto.metadata_props.add(key=key, value=value)
-    write_atomically(path, proto.SerializeToString(deterministic=True))
-
-
-def _name_sides(name: str, value: Any) -> None:
-    """Call the free sides batch, height, width on both ends; the exporter writes formulas on the output."""
-    for size, word in zip(
-        value.type.tensor_type.shape.dim, ("batch", "height", "width"), strict=False
-    ):
-        size.dim_param = word
-
-
-def _description(model: LoadedModel) -> dict[str, str]:
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        # The exporter names the sides of the output with formulas.
+        for dimension, name in zip(value.type.tensor_type.shape.dim, AXES, strict=False):
+            dimension.dim_param = name
+    sides = "uint8 RGB, N x H x W x 3"
     about = {"title": model.config.title, "step": str(model.step), "network": model.spec.name}
-    return {**about, "input": "uint8 RGB, N x H x W x 3", "output": "uint8 RGB, N x H x W x 3"}
+    for key, text in {**about, "input": sides, "output": sides}.items():
+        proto.metadata_props.add(key=key, value=text)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's own chatter off the terminal."""
+    """Silence the messages of the exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with (
             warnings.catch_warnings(action="ignore"),
-            Path(os.devnull).open("w") as nowhere,
-            redirect_stdout(nowhere),
+            Path(os.devnull).open("w") as null,
+            redirect_stdout(null),
         ):
             yield
     finally:
         logging.disable(level)
 
 
-def _images(multiple: int, uses_image_statistics: bool) -> list[NDArray[np.uint8]]:
-    """Return noise and ramps of odd sizes, down to one pixel: batches of 1 and 2.
-
-    A network that ``uses_image_statistics`` divides by the deviation of what it is given: of a flat image, as one of
-    a single pixel is, that leaves rounding errors, and torch agrees with itself in no two precisions.
-    """
-    rng, made = np.random.default_rng(0), []
-    smallest = (2, 3) if uses_image_statistics else (1, 1)
-    for number in range(CHECKED):
-        height, width = smallest if not number else rng.integers(2, 5 * multiple, 2).tolist()
+def _test_batches(multiple: int, uses_statistics: bool) -> list[NDArray[np.uint8]]:
+    """Return noise and ramps of odd sizes, N x H x W x 3, in batches of 1 and 2."""
+    rng, batches = np.random.default_rng(0), []
+    for number in range(TEST_BATCHES):
+        height, width = rng.integers(2, 5 * multiple, 2).tolist() if number else (1, 1)
+        if not number and uses_statistics:
+            # Of a single pixel the deviation is 0: only rounding errors would be left to compare.
+            height, width = 2, 3
         noise = rng.integers(0, 256, (1 + number % 2, height, width, 3))
         ramp = np.linspace(0, 255, width)[:, None]
-        made.append(np.asarray(noise if number % 3 else noise // 4 + ramp * 3 // 4, np.uint8))
-    return made
+        image = noise if number % 3 else noise // 4 + ramp * 3 // 4
+        batches.append(np.asarray(image, np.uint8))
+    return batches
 
 
 def compare(network: ImageToImage, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
-    """Run both on batches N x H x W x 3 uint8 and return how far they differ."""
-    session = load_extra("onnxruntime", "export", "export").InferenceSession(
-        path.read_bytes(), providers=["CPUExecutionProvider"]
-    )
+    """Run an ONNX file and torch on batches, N x H x W x 3 uint8, and return their difference."""
+    onnxruntime = load_extra("onnxruntime", "export", "export")
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     worst = 0
     for batch in batches:
         with torch.no_grad():
             expected = network(torch.from_numpy(batch)).numpy()
-        (got,) = session.run(None, {"image": batch})
-        if got.shape != expected.shape:
-            raise Img2ImgError("ONNX file", path, f"gives {got.shape}, torch {expected.shape}")
-        worst = max(worst, int(np.abs(got.astype(np.int16) - expected).max()))
-    return Parity(sum(len(b) for b in batches), max(max(b.shape[1:3]) for b in batches), worst)
+        (output,) = session.run(None, {"image": batch})
+        if output.shape != expected.shape:
+            why = f"gives {output.shape}, torch {expected.shape}"
+            raise Img2ImgError("ONNX file", path, why)
+        worst = max(worst, int(np.abs(output.astype(np.int16) - expected).max()))
+    return Parity(sum(map(len, batches)), max(max(b.shape[1:3]) for b in batches), worst)
 
 
-# -------------------------------------------------------------------------------------------- page
 def export_page(
     model: LoadedModel, out: Path, runtime: Path | None = None, opset: int = OPSET
 ) -> Parity:
     """Write a page that runs the model in a browser, from a file, without a network.
 
-    ``runtime`` is the folder of the npm package onnxruntime-web; without it the one in ``node_modules`` here.
-    Raises UsageError where it is not there or the model is too large, and as ``export_onnx``.
+    ``runtime`` is the folder of the npm package onnxruntime-web, by default that in
+    ``node_modules``. Raises UsageError if it is missing or the model is too large, and as
+    ``export_onnx``.
     """
     count = sum(p.numel() for p in model.generator.parameters())
-    if count > LARGEST_PAGE:
-        why = f"has {count / 1e6:.1f} million parameters, a page holds {LARGEST_PAGE / 1e6:.0f}"
-        raise UsageError(
-            "model", model.path, why, "export it as .onnx, or train a narrower one by --width"
-        )
-    script, binary = _runtime_files(runtime or Path("node_modules/onnxruntime-web"))
+    if count > MAX_PAGE_PARAMETERS:
+        limit = f"the limit of a page is {MAX_PAGE_PARAMETERS / 1e6:.0f}"
+        why = f"has {count / 1e6:.1f} million parameters, {limit}"
+        hint = "export it as .onnx, or train a narrower one with --width"
+        raise UsageError("model", model.path, why, hint)
+    folder = runtime or Path("node_modules/onnxruntime-web")
+    folder = folder / "dist" if (folder / "dist").is_dir() else folder
+    try:
+        script, wasm = ((folder / name).read_bytes() for name in RUNTIME_FILES)
+    except OSError as error:
+        hint = "run 'npm install onnxruntime-web' here, or give its folder with --runtime"
+        why = f"has no {Path(str(error.filename)).name}"
+        raise UsageError("runtime", folder, why, hint) from None
     graph = out.with_name(f".{out.name}.onnx")
     try:
         parity = export_onnx(model, graph, opset)
-        page = render_browser_page(
-            title=model.config.title,
-            about=f"{model.spec.name}, {count / 1e6:.1f} million parameters, step {model.step:,}",
-            runtime=script,
-            wasm=binary,
-            model=graph.read_bytes(),
-        )
+        about = f"{model.spec.name}, {count / 1e6:.1f} million parameters, step {model.step:,}"
+        page = render_browser_page(model.config.title, about, script, wasm, graph.read_bytes())
     finally:
         graph.unlink(missing_ok=True)
     write_atomically(out, page.encode())
     return parity
-
-
-def _runtime_files(folder: Path) -> list[bytes]:
-    dist = folder / "dist" if (folder / "dist").is_dir() else folder
-    try:
-        return [(dist / name).read_bytes() for name in RUNTIME]
-    except OSError as error:
-        why = f"has no {Path(str(error.filename)).name}"
-        hint = "run 'npm install onnxruntime-web' here, or give its folder by --runtime"
-        raise UsageError("runtime", folder, why, hint) from None

@@ -20,10 +20,12 @@ LOG_FILE: Final = "translated.jsonl"
 
 @dataclass(slots=True)
 class ResumeLog:
-    """Results in a folder: ``rows`` by source, behind a first row that names the model and settings.
+    """Results in a folder: ``rows`` by source, behind a first row that names the model and
+    settings.
 
-    The runner's journal does not fit here: it counts the rows of a fixed plan, while these results stay valid
-    if sources come, go or change, so each row holds the hashes of its source and of its result.
+    The runner's journal does not fit here: it counts the rows of a fixed plan, while these results
+    stay valid if sources come, go or change, so each row holds the hashes of its source and of its
+    result.
     """
 
     path: Path
@@ -44,7 +46,8 @@ class ResumeLog:
         policy = {"dropout": config.test_dropout, "norm": config.test_norm}
         head = {"model": _sha256(model.path), "direction": config.direction, **policy, **settings}
         with locked(out, "output", "wait for it, or give another folder"):
-            # The last line of an interrupted run may be incomplete: it and all behind it are done again.
+            # The last line of an interrupted run may be incomplete: it and all behind it are done
+            # again.
             with contextlib.suppress(FileNotFoundError, CorpusError):
                 rows.extend(iter_rows(path))
             valid = rows[1:] if rows[:1] == [head] else []

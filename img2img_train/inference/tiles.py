@@ -1,9 +1,10 @@
 """A image of any size through a network, tile by tile: bounded memory, and no seams.
 
-Tiles start on multiples of the network's stride, so each pixel meets the same phase of every convolution as
-in the whole image. Of the overlap of two tiles the outer part on either side is thrown away, for there a
-network sees a border that is none; the middle is blended linearly. A network whose receptive field fits into
-the part that is thrown away gives the same image in tiles as whole.
+Tiles start on multiples of the network's stride, so each pixel meets the same phase of every
+convolution as in the whole image. Of the overlap of two tiles the outer part on either side is
+thrown away, for there a network sees a border that is none; the middle is blended linearly. A
+network whose receptive field fits into the part that is thrown away gives the same image in tiles
+as whole.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Forward: TypeAlias = Callable[[Tensor], Tensor]
 """N x C x H x W float32 in [-1, 1] to N x C' x H x W, H and W multiples of the network's stride."""
 
 BLENDED: Final = 0.25
-"""The part of an overlap in which two tiles are blended; half of the rest is thrown away on either side."""
+"""The part of an overlap in which two tiles are blended; half of the rest is thrown away on either
+side.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,9 @@ class Tiling:
 
     @property
     def side(self) -> int:
-        """The side of a tile, at least twice the overlap so that every tile has a middle of its own."""
+        """The side of a tile, at least twice the overlap so that every tile has a middle of its
+        own.
+        """
         return _up(max(self.tile, 2 * self.shared, self.smallest), self.multiple)
 
     @property
@@ -58,7 +63,9 @@ class Tiling:
         return [*range(0, end - self.side, self.side - self.shared), end - self.side]
 
     def size(self, length: int) -> int:
-        """Return the pixels of a tile along a side: ``side``, or less where one tile holds it all."""
+        """Return the pixels of a tile along a side: ``side``, or less where one tile holds it
+        all.
+        """
         return min(self.side, _up(max(length, self.smallest), self.multiple))
 
     def weights(self, length: int) -> NDArray[np.float32]:
@@ -95,8 +102,8 @@ def restore(
 ) -> Pixels:
     """Return what a network makes of a image: H x W x C uint8 or uint16 to H x W x ``channels``.
 
-    Never more than ``tiling.batch`` tiles are on the device. Right and bottom edges are mirrored up to the
-    network's multiple and cut back.
+    Never more than ``tiling.batch`` tiles are on the device. Right and bottom edges are mirrored
+    up to the network's multiple and cut back.
     """
     height, width = pixels.shape[:2]
     top = int(np.iinfo(pixels.dtype).max)

@@ -1,8 +1,8 @@
 """Apply a model to images of any size, depth and channels, and to videos.
 
-An image keeps its transparency, 16 bits per sample, single channel and ICC profile. EXIF orientation is
-applied, other metadata is not copied. Each frame of a video is restored on its own; an interrupted video
-starts again from its first frame.
+An image keeps its transparency, 16 bits per sample, single channel and ICC profile. EXIF
+orientation is applied, other metadata is not copied. Each frame of a video is restored on its own;
+an interrupted video starts again from its first frame.
 
 ::
 
@@ -81,7 +81,9 @@ class TranslateSettings(BaseModel):
         tiling = self.tiling(model)
         if len(tiling.starts(longest_side)) == 1 or not uses_image_statistics(model.generator):
             return []
-        why = "the model normalizes each tile by its own statistics: contrast may change across an image"
+        why = (
+            "each tile is normalized by its own statistics, so contrast may change across an image"
+        )
         return [f"{why}; --tile {longest_side} uses one tile for the largest, if memory allows"]
 
     def tiling(self, model: LoadedModel) -> Tiling:
@@ -94,9 +96,10 @@ class TranslateSettings(BaseModel):
 class Translated:
     """Results of a call of ``translate``.
 
-    ``restored`` files have a result, ``reused`` of them from an earlier call; ``videos`` of them are videos,
-    of which ``frames`` were restored now. ``longest_side`` is the longest side of what was restored now, in
-    pixels; ``rejected`` counts the other files by reason; ``notes`` are lines for the user.
+    ``restored`` files have a result, ``reused`` of them from an earlier call; ``videos`` of them
+    are videos, of which ``frames`` were restored now. ``longest_side`` is the longest side of what
+    was restored now, in pixels; ``rejected`` counts the other files by reason; ``notes`` are lines
+    for the user.
     """
 
     out: Path
@@ -126,8 +129,8 @@ def translate_bytes(
 ) -> TranslatedImage:
     """Return the file of a restored image from the file of an image; Rejected if it cannot be read.
 
-    With several draws the result is their mean; the spread is a 16-bit gray PNG of their standard deviation,
-    averaged over the channels, in 1/256 of an 8-bit gray level.
+    With several draws the result is their mean; the spread is a 16-bit gray PNG of their standard
+    deviation, averaged over the channels, in 1/256 of an 8-bit gray level.
     """
     policy = io.ReadPolicy(
         depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
@@ -146,9 +149,9 @@ def translate_pixels(
 ) -> tuple[Pixels, Pixels | None]:
     """Return a restored image, and the spread of several draws (H x W uint16, else None).
 
-    ``pixels``: H x W, H x W x 3 or H x W x 4 with alpha, uint8 or uint16; the result has the same size and
-    dtype. Alpha is kept. A gray image gives a gray one, unless the model colorizes; a gray result is H x W,
-    or H x W x 2 with alpha.
+    ``pixels``: H x W, H x W x 3 or H x W x 4 with alpha, uint8 or uint16; the result has the same
+    size and dtype. Alpha is kept. A gray image gives a gray one, unless the model colorizes; a
+    gray result is H x W, or H x W x 2 with alpha.
     """
     alpha = pixels.shape[2:] == (4,)
     gray = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
@@ -191,7 +194,9 @@ def _mean_and_spread(draws: Iterator[Pixels]) -> tuple[Pixels, Pixels]:
 def translate_file(
     model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
 ) -> TranslatedImage:
-    """Return the files of one restored image; CorpusError with its ``name`` if it cannot be read."""
+    """Return the files of one restored image; CorpusError with its ``name`` if it cannot be
+    read.
+    """
     settings.check(model)
     try:
         return translate_bytes(model, data, settings)
@@ -247,10 +252,10 @@ def translate(
 ) -> Translated:
     """Restore a file, or the files of a folder or a pattern, into the same folders below ``out``.
 
-    A file that cannot be read is a row in ``out/rejected.jsonl``. Equal inputs give equal bytes; results of
-    an earlier call with the same model and settings are kept. Raises UsageError if the source holds no
-    images or ``out`` holds the sources, Img2ImgError if ``out`` cannot be written, FolderInUseError if
-    another process works in it.
+    A file that cannot be read is a row in ``out/rejected.jsonl``. Equal inputs give equal bytes;
+    results of an earlier call with the same model and settings are kept. Raises UsageError if the
+    source holds no images or ``out`` holds the sources, Img2ImgError if ``out`` cannot be written,
+    FolderInUseError if another process works in it.
     """
     settings = settings or TranslateSettings()
     settings.check(model)

@@ -1,8 +1,8 @@
 """Videos: decoded, restored frame by frame and encoded with PyAV (FFmpeg).
 
-Frames are 8-bit RGB, upright, and keep their times. Sound is copied if the new container can hold its
-codec. Lost are subtitles, samples beyond 8 bits, transparency and non-square pixels; a side of odd length
-grows by one pixel, because most codecs need even ones.
+Frames are 8-bit RGB, upright, and keep their times. Sound is copied if the new container can hold
+its codec. Lost are subtitles, samples beyond 8 bits, transparency and non-square pixels; a side of
+odd length grows by one pixel, because most codecs need even ones.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ SUFFIXES: Final = frozenset({b"mp4", b"m4v", b"mov", b"avi", b"mkv", b"webm"})
 BOXES: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 """First boxes of MP4 and MOV files (ISO/IEC 14496-12, 4.2; QuickTime File Format)."""
 MAX_RATE: Final = Fraction(1000)
-# Bicubic, full chroma, accurate rounding, bit-exact (swscale.h): gray stays gray, on every processor alike.
+# Bicubic, full chroma, accurate rounding, bit-exact (swscale.h): gray stays gray, on every
+# processor alike.
 SCALING: Final = 0x4 | 0x2000 | 0x40000 | 0x80000
 # Fixed, because the bytes that libx264 and libvpx write depend on the number of threads.
 ENCODER_THREADS: Final = 4
 
 
 class VideoFormat(NamedTuple):
-    """A format that is written: FFmpeg's names of muxer, encoder and pixel format, encoder options."""
+    """A format that is written: FFmpeg's names of muxer, encoder and pixel format, encoder
+    options.
+    """
 
     muxer: str
     codec: str
@@ -56,7 +59,9 @@ VIDEO_FORMATS: Final[dict[str, VideoFormat]] = {
 
 
 class VideoInfo(NamedTuple):
-    """A restored video: number of frames, size of an upright frame in pixels, notes for the user."""
+    """A restored video: number of frames, size of an upright frame in pixels, notes for the
+    user.
+    """
 
     frames: int
     width: int
@@ -71,7 +76,9 @@ def is_video(name: bytes) -> bool:
 
 @contextlib.contextmanager
 def open_video(path: bytes | Path) -> Iterator[BufferedReader]:
-    """Open a file that may be a video; Rejected if it is a link, a pipe, not readable or not there."""
+    """Open a file that may be a video; Rejected if it is a link, a pipe, not readable or not
+    there.
+    """
     # PyAV hands the name of a file object to FFmpeg: this one says nothing.
     with open("video", "rb", opener=lambda *_: io.open_regular(path)) as file:
         yield file
@@ -88,17 +95,19 @@ def restore_video(
     """Restore an open video into the file ``out``, one frame in memory at a time.
 
     Raises Rejected (empty, not-an-image, truncated, corrupt, too-many-pixels, unsupported-format),
-    UsageError if PyAV or its encoder for ``format`` is missing, and OSError if the disk is full. A video
-    that fails leaves no file.
+    UsageError if PyAV or its encoder for ``format`` is missing, and OSError if the disk is full. A
+    video that fails leaves no file.
     """
     av = load_extra("av", "video", "video")
     with _opened(av, file, max_pixels) as source:
-        # The encoder needs the size of an upright frame before the first packet of sound is written.
+        # The encoder needs the size of an upright frame before the first packet of sound is
+        # written.
         frames = (frame for _, frames in _decoded(av, source) for frame in frames)
         first = next(map(_upright, frames), None)
     if first is None:
         raise Rejected("corrupt", "no frame can be decoded")
-    # A digest: two results never share a temporary name, and it is not too long where the result's is not.
+    # A digest: two results never share a temporary name, and it is not too long where the result's
+    # is not.
     temporary = out.with_name(f".{sha256(os.fsencode(out.name)).hexdigest()[:16]}.tmp.{format}")
     try:
         with temporary.open("wb") as sink, _opened(av, file, max_pixels) as source:
@@ -112,7 +121,9 @@ def restore_video(
 
 
 class _Sink:
-    """A file that FFmpeg writes to. It keeps the first error, for PyAV prints the traceback of a second."""
+    """A file that FFmpeg writes to. It keeps the first error, for PyAV prints the traceback of a
+    second.
+    """
 
     def __init__(self, file: BufferedWriter) -> None:
         self.file, self.tell = file, file.tell
@@ -227,8 +238,8 @@ def _decoded(av: Any, source: Any) -> Iterator[tuple[Any, list[Any]]]:
 def _opened(av: Any, file: BufferedReader, max_pixels: int) -> Iterator[Any]:
     """Open a video for decoding, from its beginning.
 
-    FFmpeg also reads playlists, scripts and network addresses. It gets the one demuxer that belongs to the
-    first bytes, an open file, and no protocol to open another.
+    FFmpeg also reads playlists, scripts and network addresses. It gets the one demuxer that
+    belongs to the first bytes, an open file, and no protocol to open another.
     """
     size = os.fstat(file.fileno()).st_size
     demuxer = _demuxer_of(file, size)
@@ -259,8 +270,8 @@ def _open_nothing(url: str, flags: int, options: dict[str, str]) -> NoReturn:
 def _demuxer_of(file: BufferedReader, size: int) -> str:
     """Return FFmpeg's name of the container, from the first bytes of the file.
 
-    FFmpeg finds a truncated MP4 by its index, but reads Matroska and AVI up to any end: here the length in
-    their header is compared with the length of the file.
+    FFmpeg finds a truncated MP4 by its index, but reads Matroska and AVI up to any end: here the
+    length in their header is compared with the length of the file.
     """
     file.seek(0)
     head, needed, demuxer = file.read(4096), 0, "mov"
@@ -278,7 +289,9 @@ def _demuxer_of(file: BufferedReader, size: int) -> str:
 
 
 def _end_of_element(head: bytes, start: int) -> int:
-    """Return the end of an EBML element with a 4-byte ID (RFC 8794, 4 to 6), 0 if its size is unknown."""
+    """Return the end of an EBML element with a 4-byte ID (RFC 8794, 4 to 6), 0 if its size is
+    unknown.
+    """
     data = head[start + 4 : start + 12]
     if not data or not data[0]:
         raise Rejected("corrupt", "no segment after its header")

@@ -1,6 +1,6 @@
 const byId = (id) => document.getElementById(id);
-const given = byId("given"), made = byId("made"), said = byId("said");
-const pen = given.getContext("2d", { willReadFrequently: true });
+const input = byId("input"), output = byId("output"), status = byId("status");
+const pen = input.getContext("2d", { willReadFrequently: true });
 const MOST_PIXELS = 1 << 21;
 let session = null, busy = false, again = false;
 
@@ -35,19 +35,19 @@ async function run() {
   if (busy) { again = true; return; }
   busy = true;
   byId("run").disabled = true;
-  const { width, height } = given, began = performance.now();
+  const { width, height } = input, began = performance.now();
   try {
-    const rgb = await window.restore(rgbOf(given), width, height);
-    made.width = width; made.height = height;
+    const rgb = await window.restore(rgbOf(input), width, height);
+    output.width = width; output.height = height;
     const image = new ImageData(width, height);
     for (let i = 0, o = 0; o < rgb.length; i += 4) {
       image.data[i] = rgb[o++]; image.data[i + 1] = rgb[o++]; image.data[i + 2] = rgb[o++]; image.data[i + 3] = 255;
     }
-    made.getContext("2d").putImageData(image, 0, 0);
-    said.textContent = `${width} × ${height} in ${((performance.now() - began) / 1000).toFixed(2)} s`;
+    output.getContext("2d").putImageData(image, 0, 0);
+    status.textContent = `${width} × ${height} in ${((performance.now() - began) / 1000).toFixed(2)} s`;
     byId("save").disabled = false;
   } catch (error) {
-    said.textContent = `The model failed on this image: ${error.message}`;
+    status.textContent = `The model failed on this image: ${error.message}`;
   }
   busy = false;
   byId("run").disabled = false;
@@ -55,37 +55,37 @@ async function run() {
 }
 
 async function show(file) {
-  if (!file || !file.type.startsWith("image/")) { said.textContent = "That is no image."; return; }
+  if (!file || !file.type.startsWith("image/")) { status.textContent = "That is not an image."; return; }
   try {
     const image = await createImageBitmap(file);
     const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (image.width * image.height)));
-    given.width = Math.max(1, Math.round(image.width * scale));
-    given.height = Math.max(1, Math.round(image.height * scale));
+    input.width = Math.max(1, Math.round(image.width * scale));
+    input.height = Math.max(1, Math.round(image.height * scale));
     blank();
-    pen.drawImage(image, 0, 0, given.width, given.height);
-    if (scale < 1) said.textContent = `Scaled to ${given.width} × ${given.height}`;
+    pen.drawImage(image, 0, 0, input.width, input.height);
+    if (scale < 1) status.textContent = `Scaled to ${input.width} × ${input.height}`;
     await run();
   } catch {
-    said.textContent = "This browser cannot read that image.";
+    status.textContent = "This browser cannot read that image.";
   }
 }
 
 function blank() {
   pen.fillStyle = "#ffffff";
-  pen.fillRect(0, 0, given.width, given.height);
+  pen.fillRect(0, 0, input.width, input.height);
 }
 
 function place(event) {
-  const box = given.getBoundingClientRect();
-  const scale = Math.min(box.width / given.width, box.height / given.height);
-  const left = (box.width - given.width * scale) / 2, top = (box.height - given.height * scale) / 2;
+  const box = input.getBoundingClientRect();
+  const scale = Math.min(box.width / input.width, box.height / input.height);
+  const left = (box.width - input.width * scale) / 2, top = (box.height - input.height * scale) / 2;
   return [(event.clientX - box.left - left) / scale, (event.clientY - box.top - top) / scale];
 }
 
 let last = null;
-given.addEventListener("pointerdown", (event) => { last = place(event); given.setPointerCapture(event.pointerId); draw(event); });
-given.addEventListener("pointermove", (event) => { if (last) draw(event); });
-for (const end of ["pointerup", "pointercancel"]) given.addEventListener(end, () => { if (last) { last = null; run(); } });
+input.addEventListener("pointerdown", (event) => { last = place(event); input.setPointerCapture(event.pointerId); draw(event); });
+input.addEventListener("pointermove", (event) => { if (last) draw(event); });
+for (const end of ["pointerup", "pointercancel"]) input.addEventListener(end, () => { if (last) { last = null; run(); } });
 function draw(event) {
   const here = place(event);
   pen.strokeStyle = byId("color").value;
@@ -104,8 +104,8 @@ document.addEventListener("drop", (event) => { event.preventDefault(); document.
 document.addEventListener("paste", (event) => { const file = event.clipboardData.files[0]; if (file) show(file); });
 byId("file").addEventListener("change", (event) => show(event.target.files[0]));
 byId("run").addEventListener("click", run);
-byId("clear").addEventListener("click", () => { given.width = given.height = Number("{{ side }}") || 256; blank(); });
-byId("save").addEventListener("click", () => made.toBlob((blob) => {
+byId("clear").addEventListener("click", () => { input.width = input.height = Number("{{ side }}") || 256; blank(); });
+byId("save").addEventListener("click", () => output.toBlob((blob) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = "restored.png";
@@ -114,6 +114,6 @@ byId("save").addEventListener("click", () => made.toBlob((blob) => {
 
 blank();
 load().then(
-  () => { byId("run").disabled = false; said.textContent = "Ready."; },
-  (error) => { said.textContent = `The model could not be loaded: ${error.message}`; },
+  () => { byId("run").disabled = false; status.textContent = "Ready."; },
+  (error) => { status.textContent = `The model could not be loaded: ${error.message}`; },
 );

@@ -1,4 +1,6 @@
-"""What a image has beside its colors comes through: size, transparency, depth, gray, profile, turning."""
+"""What a image has beside its colors comes through: size, transparency, depth, gray, profile,
+turning.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,7 @@ def test_a_image_through_standard_input_and_output(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "config.json").read_text())
 
 
-# ------------------------------------------------------------------------- dropout and norms at test
+# ------------------------------------------------------------------------ dropout and norms at test
 def skip_net(test_dropout: bool, test_norm: str) -> LoadedModel:
     config = RunConfig(corpora=("c",), out="run", test_dropout=test_dropout, test_norm=test_norm)
     spec = NetworkSpec(name="unet-64", width=2, dropout=0.5)

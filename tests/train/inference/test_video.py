@@ -1,4 +1,6 @@
-"""Videos in, videos out: every frame, upright, at its time, with its sound; only videos reach FFmpeg."""
+"""Videos in, videos out: every frame, upright, at its time, with its sound; only videos reach
+FFmpeg.
+"""
 
 from __future__ import annotations
 
