@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -47,8 +47,17 @@ RESOURCES: Final = frozenset(
 """Settings of where and how a run is computed; a run may be resumed with others."""
 
 
+# Bounds keep hostile numbers from overflowing floats; no real run comes near them.
+Count: TypeAlias = Annotated[int, Field(ge=0, le=10**9)]
+Positive: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+AutoOnOff: TypeAlias = Literal["auto", "on", "off"]
+
+
 class CorpusChoice(BaseModel):
-    """One corpus to train on, written ``PATH`` or ``PATH=WEIGHT`` on the command line and in recipes."""
+    """One corpus to train on, written ``PATH`` or ``PATH=WEIGHT`` on the command line and in
+    recipes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,10 +85,11 @@ class CorpusChoice(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """Settings of one training run, written flat: those of the objective are keys beside the others.
+    """Settings of one training run, written flat: those of the objective are keys too.
 
-    ``RunConfig(loss="pix2pix", l1_weight=10, ...)`` gathers the objective's settings and fills in its
-    published defaults. Raises UsageError for a setting that is unknown, wrong, or of another objective.
+    ``RunConfig(loss="pix2pix", l1_weight=10, ...)`` gathers the objective's settings and fills in
+    its published defaults. Raises UsageError for a setting that is unknown, wrong, or of another
+    objective.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,18 +100,12 @@ class RunConfig(BaseModel):
     out: str = setting(
         "Options", "folder of the run; default: runs/CORPUS-LOSS-NET", "", exclude=True
     )
-    loss: str = setting(
-        "Options", f"objective: {', '.join(OBJECTIVES)}", "l2", enum=tuple(OBJECTIVES)
-    )
+    loss: str = setting("Options", f"objective: {', '.join(OBJECTIVES)}", "l2", enum=OBJECTIVES)
     objective: SerializeAsAny[Objective]
-    epochs: int = setting(
-        "Options",
-        "passes over the corpora; one pass draws as many images as they hold",
-        50,
-        ge=1,
-        le=1_000_000,
+    epochs: Positive = setting(
+        "Options", "passes over the corpora; one draws as many images as they hold", 50
     )
-    batch: int = setting("Options", "images per step", 64, ge=1, le=65_536)
+    batch: Positive = setting("Options", "images per step", 64)
 
     direction: Literal["AtoB", "BtoA"] = setting(
         "Data", "translation; AtoB: input to target, BtoA: target to input", "AtoB"
@@ -109,45 +113,36 @@ class RunConfig(BaseModel):
     split: str = setting("Data", "split to train on", "train", min_length=1)
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting(
         "Data",
-        "degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a 'degradation'; "
-        "in a recipe also a tree of degradations",
+        "degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a "
+        "'degradation'; in a recipe also a tree of degradations",
         None,
     )
-    crop: int = setting(
+    crop: Count = setting(
         "Data",
-        "side of random square crops, pixels; drawn anew in each epoch, the same for both images of "
-        "a pair; images may then differ in size; 0: whole images of one size",
+        "side of random square crops, pixels; drawn anew in each epoch, the same for both images "
+        "of a pair; images may then differ in size; 0: whole images of one size",
         0,
-        ge=0,
-        le=65_536,
     )
     jitter: float = setting(
         "Data",
-        "enlarge by this factor, then crop; to the size of the image, the crop is drawn anew in each epoch, the same "
-        "for both images of a pair; 1.1171875 (286 for 256) in pix2pix and CycleGAN",
+        "enlarge by this factor, then crop; to the size of the image, at a place drawn anew in "
+        "each epoch, the same for both images of a pair; 1.1171875 (286 for 256) in pix2pix and "
+        "CycleGAN",
         1.0,
         ge=1,
         le=8,
     )
     flip: bool = setting("Data", "mirror half of the pairs; drawn anew in each epoch", False)
-    limit: int = setting(
-        "Data", "pairs used of each corpus; the first by key; 0: all", 0, advanced=True, ge=0
+    limit: Count = setting(
+        "Data", "pairs used of each corpus; the first by key; 0: all", 0, advanced=True
     )
-    seed: int = setting(
-        "Data",
-        "seed of everything random; weights, order, augmentation, degradation",
-        0,
-        ge=0,
-        lt=2**63,
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = setting(
+        "Data", "seed of everything random; weights, order, augmentation, degradation", 0
     )
 
     lr: float = setting("Optimization", "learning rate", 2e-4, gt=0, le=10)
-    epochs_decay: int = setting(
-        "Optimization",
-        "epochs of decay to 0, at the end; of the learning rate; 0: no decay",
-        0,
-        ge=0,
-        le=1_000_000,
+    epochs_decay: Count = setting(
+        "Optimization", "epochs of decay to 0, at the end; of the learning rate; 0: no decay", 0
     )
     decay: Decay = setting(
         "Optimization",
@@ -155,70 +150,52 @@ class RunConfig(BaseModel):
         "has a published decay",
         "linear",
     )
-    warmup: int = setting(
-        "Optimization",
-        "linear warm-up, steps; of the learning rate, which starts from lr / STEPS",
-        0,
-        ge=0,
-        le=10_000_000,
+    warmup: Count = setting(
+        "Optimization", "linear warm-up, steps; of the learning rate, starting at lr / STEPS", 0
     )
-    ema: float = setting(
+    ema: Fraction = setting(
         "Optimization",
-        "EMA decay of the generator's weights; the average replaces the weights at test; 0.999 "
-        "is common, 0: no EMA",
+        "EMA decay of the generator's weights; the average replaces the weights at test; 0.999 is "
+        "common, 0: no EMA",
         0.0,
-        ge=0,
-        lt=1,
     )
-    accumulate: int = setting(
+    accumulate: Positive = setting(
         "Optimization",
         "micro-batches per step; they need less memory for the same step, except that batch norm "
         "normalizes each on its own",
         1,
-        ge=1,
-        le=65_536,
     )
-    beta1: float = setting(
-        "Optimization", "decay of Adam's first moment", 0.5, advanced=True, ge=0, lt=1
-    )
-    beta2: float = setting(
-        "Optimization", "decay of Adam's second moment", 0.999, advanced=True, ge=0, lt=1
-    )
-    max_steps: int = setting(
-        "Optimization",
-        "steps after which training ends; 0: after all epochs",
-        0,
-        advanced=True,
-        ge=0,
+    beta1: Fraction = setting("Optimization", "decay of Adam's first moment", 0.5, advanced=True)
+    beta2: Fraction = setting("Optimization", "decay of Adam's second moment", 0.999, advanced=True)
+    max_steps: Count = setting(
+        "Optimization", "steps after which training ends; 0: after all epochs", 0, advanced=True
     )
 
     validation_split: str = setting(
         "Validation",
-        "held-out split; its PSNR selects the best checkpoint of l2 and l1",
+        "held-out split; its PSNR selects the checkpoint of l2 and l1",
         "val",
         min_length=1,
     )
-    validate_every: int = setting(
-        "Validation", "epochs between validations; 0: the last epoch only", 1, ge=0
+    validate_every: Count = setting(
+        "Validation", "epochs between validations; 0: the last epoch only", 1
     )
-    patience: int = setting(
+    patience: Count = setting(
         "Validation",
         "early stopping, validations without progress; that is without a better PSNR on held-out "
         "pairs; 0: no early stopping",
         0,
-        ge=0,
-        le=1_000_000,
     )
     test_dropout: bool = setting("Validation", "keep dropout on at test; as in pix2pix", False)
     test_norm: Literal["running", "batch"] = setting(
         "Validation",
-        "batch norm at test; running: with the learned statistics, batch: with those of the image, as "
-        "in pix2pix",
+        "batch norm at test; running: with the learned statistics, batch: with those of the "
+        "image, as in pix2pix",
         "running",
     )
 
-    samples_every: int = setting(
-        "Output", "epochs between sample grids; 0: the last epoch only", 5, ge=0
+    samples_every: Count = setting(
+        "Output", "epochs between sample grids; 0: the last epoch only", 5
     )
     samples: int = setting("Output", "images in a sample grid", 8, advanced=True, ge=1, le=64)
     sample_keys: str = setting(
@@ -234,40 +211,31 @@ class RunConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "device", "auto")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "Runtime",
-        "precision of training; auto: bf16 on CUDA devices that support it, else fp32",
+        "precision of training; auto: bf16 on CUDA devices that have it, else fp32",
         "auto",
     )
-    compile: Literal["auto", "on", "off"] = setting(
+    compile: AutoOnOff = setting(
         "Runtime",
         "torch.compile the networks; slower start, faster steps, not bit-identical; auto: on with "
         "CUDA, unless --deterministic is on",
         "auto",
     )
-    deterministic: Literal["auto", "on", "off"] = setting(
+    deterministic: AutoOnOff = setting(
         "Runtime",
         "bit-identical repeats; slower, on the same machine; auto: on with the CPU",
         "auto",
     )
-    workers: int = setting(
-        "Runtime",
-        "processes that load images; 0: none; results do not depend on it",
-        0,
-        ge=0,
-        le=256,
+    workers: Annotated[int, Field(ge=0, le=256)] = setting(
+        "Runtime", "processes that load images; 0: none; results do not depend on it", 0
     )
     cache: Literal["auto", "device", "ram", "off"] = setting(
         "Runtime",
-        "cache of decoded images; auto, without --workers: on a CUDA device if they take a "
-        "quarter of its free memory at most, else in RAM if they fit",
+        "cache of decoded images; auto, without --workers: on a CUDA device if they take a quarter "
+        "of its free memory at most, else in RAM if they fit",
         "auto",
     )
-    threads: int = setting(
-        "Runtime",
-        "CPU threads; 0: all cores; results depend on it in the last digits",
-        0,
-        advanced=True,
-        ge=0,
-        le=1024,
+    threads: Annotated[int, Field(ge=0, le=1024)] = setting(
+        "Runtime", "CPU threads; 0: all cores; they change the last digits", 0, advanced=True
     )
 
     @model_validator(mode="before")
@@ -311,7 +279,8 @@ class RunConfig(BaseModel):
 
     @classmethod
     def load(cls, path: Path | str) -> RunConfig:
-        """Return the configuration saved in a run folder, or in its config.json; ``out`` is that folder.
+        """Return the configuration saved in a run folder, or in its config.json; ``out`` is that
+        folder.
 
         Raises CheckpointError if it is missing or damaged.
         """
@@ -324,7 +293,9 @@ class RunConfig(BaseModel):
         return config_of({**values, "out": str(path.parent)}, str(path))
 
     def changes(self, other: RunConfig) -> dict[str, tuple[Any, Any]]:
-        """Return the settings that differ from ``other``: name to (self's, other's), without RESOURCES."""
+        """Return the settings that differ from ``other``: name to (self's, other's), without
+        RESOURCES.
+        """
         old, new = (config.model_dump(exclude=set(RESOURCES)) for config in (self, other))
         both = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
         return {name: values for name, values in both.items() if values[0] != values[1]}
@@ -342,8 +313,8 @@ def config_of(values: Mapping[str, Any], where: str | Place = OPTIONS) -> RunCon
 def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str, Any]:
     """Return flat settings with those of the objective gathered as ``objective``.
 
-    The published defaults of the objective are filled in. Raises ``UsageError`` for a setting that is unknown
-    or belongs to other objectives only.
+    The published defaults of the objective are filled in. Raises ``UsageError`` for a setting that
+    is unknown or belongs to other objectives only.
     """
     place = where if isinstance(where, Place) else Place(where)
     loss = str(values.get("loss", RunConfig.model_fields["loss"].default))
@@ -364,14 +335,14 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
     return {**_published_defaults(objective, common), **common, "objective": objective}
 
 
-def _published_defaults(objective: Objective, given: Mapping[str, Any]) -> PublishedDefaults:
+def _published_defaults(objective: Objective, settings: Mapping[str, Any]) -> PublishedDefaults:
     """Return the published defaults of an objective, its decay fitted to the given settings."""
-    defaults, epochs = objective.published_defaults(), given.get("epochs")
+    defaults, epochs = objective.published_defaults(), settings.get("epochs")
     # With another number of epochs the rate decays over the same share of them.
     if isinstance(epochs, int) and "epochs_decay" in defaults:
         defaults["epochs_decay"] = epochs * defaults["epochs_decay"] // defaults["epochs"]
-    # A decay that is asked for by name acts even where the published rate is constant: over the whole run.
-    if "decay" in given and not defaults.get("epochs_decay"):
+    # A decay that is asked for by name spans the run, even if the published rate is constant.
+    if "decay" in settings and not defaults.get("epochs_decay"):
         published = defaults.get("epochs", RunConfig.model_fields["epochs"].default)
         defaults["epochs_decay"] = epochs if isinstance(epochs, int) else published
     return defaults
@@ -403,7 +374,8 @@ def all_fields() -> dict[str, FieldInfo]:
 
 
 def degradation_of(value: Any) -> dict[str, Any]:
-    """Return a tree of degradations with all defaults, from a tree, a kind, or the path of a recipe.
+    """Return a tree of degradations with all defaults, from a tree, a kind, or the path of a
+    recipe.
 
     Raises ``UsageError`` for a wrong one.
     """
@@ -445,7 +417,7 @@ def run_schema() -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------- files and recipes
 def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of a recipe overridden by the command line, with ``out`` filled in."""
+    """Return the configuration of a recipe overridden by the command line; ``out`` is filled in."""
     values = {**recipe, **settings}
     if not values.get("corpora"):
         hint = "name at least one corpus, or a recipe that does"
@@ -477,8 +449,8 @@ def read_page(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     """Return the checked section ``run`` of a YAML recipe, as flat settings.
 
-    With ``smoke`` it is overridden by ``smoke.run`` and goes to ``OUT-smoke``, unless that names a folder.
-    The other sections belong to img2img-data. Raises UsageError with file, line and key.
+    With ``smoke`` it is overridden by ``smoke.run`` and goes to ``OUT-smoke``, unless that names a
+    folder. The other sections belong to img2img-data. Raises UsageError with file, line and key.
     """
     from img2img_data.core.yaml_file import read_yaml
 

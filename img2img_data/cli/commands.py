@@ -1,4 +1,4 @@
-"""Commands of ``img2img-data``: one for each step, and those that inspect, replay, merge or describe.
+"""Commands of ``img2img-data``: one for each step, and those for recipes, shards and inspection.
 
 OpenCV, pydantic and the rooms are imported inside the functions, so ``--help`` stays quick.
 """
@@ -81,7 +81,7 @@ _RECIPE: Final = click.Option(
 )
 @click.option("--dry-run", is_flag=True, help="print the plan with counts, write nothing")
 def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
-    """Run the corpus steps of RECIPE, a YAML file, in order. Its paths are relative to the current folder.
+    """Run the corpus steps of RECIPE, a YAML file, in order.
 
     \b
     Example:
@@ -89,7 +89,8 @@ def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
       img2img-data build recipes/wiki_mixed.yaml --dry-run
       img2img-data build recipes/facades_pix2pix.yaml --smoke
 
-    The whole recipe is checked before the first step. Complete corpora are not built again.
+    Paths in a recipe are relative to the current folder. The whole recipe is checked before the
+    first step. Complete corpora are not built again.
     """
     from img2img_data.cli.recipe import forecast_recipe, load_recipe
 
@@ -115,7 +116,6 @@ def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
     "--max-bad",
     type=click.FloatRange(0, 1),
     default=0.1,
-    show_default=True,
     help="exit with 1 if a larger share of all images was rejected",
 )
 @click.option("--dry-run", is_flag=True, help="check that the shards fit together, write nothing")
@@ -128,8 +128,9 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
       img2img-data blur photos/ parts/2 --sigma 3 --shard 2/2     # on another
       img2img-data merge parts/1 parts/2 corpora/gaussian
 
-    Each shard of --shard i/n is a corpus in a folder of its own. The files in OUT are hard links to those of
-    the shards where the file system supports them, else copies; the shards may be deleted afterwards.
+    Each shard of --shard i/n is a corpus in a folder of its own. The files in OUT are hard links to
+    those of the shards where the file system supports them, else copies; the shards may be deleted
+    afterwards.
     """
     from img2img_data.build.merge import exit_code_of, merge_shards, open_shards
 
@@ -151,16 +152,10 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
 @click.command
 @click.argument("corpus", type=FOLDER)
 @click.option("--out", type=FOLDER, help="HTML file to write  [default: CORPUS/show.html]")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=200, show_default=True, help="pairs on the page"
-)
+@click.option("--limit", type=click.IntRange(min=1), default=200, help="pairs on the page")
 @click.option("--split", default="", metavar="NAME", help="show one split  [default: all]")
 @click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="seed of the sample of a large corpus",
+    "--seed", type=click.IntRange(min=0), default=0, help="seed of the sample of a large corpus"
 )
 def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> None:
     """Write a self-contained HTML page: the most degraded pairs and typical ones, a slider on each.
@@ -170,8 +165,9 @@ def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> N
       img2img-data show corpora/gaussian
       img2img-data show corpora/gaussian --split test --limit 50 --out test.html
 
-    Filters and a search box select pairs by split, kind, tag and drawn parameter; histograms show what was
-    drawn and measured over the whole corpus. A sample of corpora with more than 1,000 pairs is read.
+    Filters and a search box select pairs by split, kind, tag and drawn parameter; histograms show
+    the drawn and measured values of the whole corpus. A sample of corpora with more than 1,000
+    pairs is read.
     """
     from img2img_data.inspect.corpus_page import write_corpus_page
 
@@ -195,7 +191,6 @@ def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> N
     "--duplicate-distance",
     type=click.IntRange(0, 9),
     default=8,
-    show_default=True,
     help="bits of 64 in which near copies may differ; 0: exact copies only",
 )
 @click.option(
@@ -212,13 +207,15 @@ def verify(
     duplicate_distance: int,
     jobs: int,
 ) -> None:
-    """Read CORPUS again and list missing, extra, unreadable, changed and resized files; exit with 1 if any.
+    """List missing, extra, unreadable, changed and resized files of CORPUS.
 
     \b
     Example:
       img2img-data verify corpora/gaussian
       img2img-data verify corpora/cuhk --max-shift 3
       img2img-data verify corpora/gaussian --leaks
+
+    The exit code is 1 if a problem is found.
     """
     from img2img_data.inspect.verify import verify_corpus
 
@@ -254,15 +251,15 @@ def verify(
 @click.option("--source", type=FOLDER, help="folder of the source images of the corpus")
 @click.option("--out", type=FOLDER, help="file to write the input to")
 def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> None:
-    """Compute the input of the pair KEY of CORPUS again from its row and compare it; exit with 1 if it differs.
+    """Compute the input of the pair KEY of CORPUS again and compare it, byte for byte.
 
     \b
     Example:
       img2img-data replay corpora/mixed 000123 --source photos/
       img2img-data replay corpora/mixed 000123 --out again.png
 
-    Without --source the target in the corpus is degraded, if it was stored without loss; 'lab' corpora have
-    no such target.
+    Without --source the target in the corpus is degraded, if it was stored without loss; 'lab'
+    corpora have no such target. The exit code is 1 if a byte differs.
     """
     from img2img_data.build.replay import replay_pair
 
@@ -272,33 +269,22 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
     sys.exit(0 if result.equal else 1)
 
 
-# ------------------------------------------------------------------------------- what the program has
+# ---------------------------------------------------------------------------------------- catalogue
 @click.command
 @click.argument("name", default="")
 @click.option("--on", "image", type=FOLDER, help="image to show the degradations on")
 @click.option(
-    "--out",
-    type=FOLDER,
-    default=Path("degradations.png"),
-    show_default=True,
-    help="contact sheet to write, with --on",
+    "--out", type=FOLDER, default=Path("degradations.png"), help="contact sheet to write, with --on"
 )
 @click.option(
     "--side",
     type=click.IntRange(16, 1024),
     default=160,
-    show_default=True,
     help="side of the square cut from the middle of the image, pixels",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="seed of the drawn parameters",
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="seed of the drawn parameters")
 def degradations(name: str, image: Path | None, out: Path, side: int, seed: int) -> None:
-    """List all degradations, or the settings of the degradation NAME with units, ranges and defaults.
+    """List all degradations, or the settings of the degradation NAME.
 
     \b
     Example:
@@ -306,10 +292,11 @@ def degradations(name: str, image: Path | None, out: Path, side: int, seed: int)
       img2img-data degradations motion
       img2img-data degradations --on cat.jpg --out sheet.png
 
-    A parameter is a number, or a range from which one is drawn for each image: [1, 5] in a recipe, 1..5 on the
-    command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
+    A parameter is a number, or a range from which one is drawn for each image: [1, 5] in a recipe,
+    1..5 on the command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
 
-    With --on a contact sheet is written instead: the image degraded by each kind, or nine times by NAME.
+    With --on a contact sheet is written instead: the image degraded by each kind, or nine times by
+    NAME.
     """
     if image is not None:
         from img2img_data.inspect.contact_sheet import write_contact_sheet
@@ -327,15 +314,16 @@ def degradations(name: str, image: Path | None, out: Path, side: int, seed: int)
 @click.command
 @click.argument("what", default="recipe", metavar="[recipe|corpus-row|degradation|COMMAND]")
 def schema(what: str) -> None:
-    """Print the JSON Schema (draft 2020-12) of recipes, of a corpus' rows, or of a command's settings.
+    """Print the JSON Schema (draft 2020-12) of recipes, rows of a corpus, or settings.
 
     \b
     Example:
       img2img-data schema > recipe.schema.json
       img2img-data schema blur
 
-    Editors check and complete recipes with it. For the YAML extension of VS Code, and others that use
-    yaml-language-server, save the schema beside the recipe and name it in the recipe's first line:
+    Editors check and complete recipes with it. For the YAML extension of VS Code, and others that
+    use yaml-language-server, save the schema beside the recipe and name it in the recipe's first
+    line:
 
     \b
       # yaml-language-server: $schema=recipe.schema.json
@@ -347,18 +335,10 @@ def schema(what: str) -> None:
 
 @click.command
 @click.argument("out", type=FOLDER)
-@click.option(
-    "--size",
-    type=click.IntRange(min=16),
-    default=64,
-    show_default=True,
-    help="side of a crop, pixels",
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=128, show_default=True, help="crops per photo"
-)
+@click.option("--size", type=click.IntRange(min=16), default=64, help="side of a crop, pixels")
+@click.option("--limit", type=click.IntRange(min=1), default=128, help="crops per photo")
 def sample(out: Path, size: int, limit: int) -> None:
-    """Write crops of the photos that ship with scikit-image, one folder per photo. Needs no network.
+    """Write crops of the photos that ship with scikit-image, one folder per photo.
 
     \b
     Example:

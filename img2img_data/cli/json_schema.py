@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from pydantic import BaseModel
 
 from img2img_data.cli.recipe import Recipe
-from img2img_data.cli.steps import STEPS, BuildStep, ModelChoice
+from img2img_data.cli.steps import STEPS, BuildStep, KindChoice
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import accepts_text, did_you_mean
 from img2img_data.degradations.base import Degradation
@@ -132,7 +132,7 @@ def step_schema(step: BuildStep, defs: Schema) -> Schema:
     return {**schema, "required": list(step.paths), "additionalProperties": False}
 
 
-def _branches(choice: ModelChoice, properties: Schema, defs: Schema) -> list[Schema]:
+def _branches(choice: KindChoice, properties: Schema, defs: Schema) -> list[Schema]:
     """Return an if-then for each member of a choice, which forbids the settings of the others.
 
     Every name also joins ``properties`` with its description, so that editors complete it.
@@ -152,7 +152,7 @@ def _branches(choice: ModelChoice, properties: Schema, defs: Schema) -> list[Sch
 
 
 def tree_schema(defs: Schema) -> Schema:
-    """Return the schema of a tree of degradations, as ``parse_spec`` reads it; parts go into ``defs``."""
+    """Return the schema of a tree of degradations, as ``parse_spec`` reads it."""
     tree: Schema = {"$ref": "#/$defs/degradation"}
     if "degradation" not in defs:
         kinds = {kind: _kind_schema(model, tree) for kind, model in DEGRADATIONS.items()}

@@ -62,8 +62,8 @@ def group() -> None:
       img2img-data blur photos/ corpora/gaussian --kind gaussian --sigma 3 --size 64
       img2img-data show corpora/gaussian
 
-    A rejected image never stops a command: it becomes a row in rejected.jsonl with its reason. An interrupted
-    command continues when it is given again.
+    A rejected image never stops a command: it becomes a row in rejected.jsonl with its reason. An
+    interrupted command continues when it is given again.
     """
 
 
@@ -78,7 +78,7 @@ def _catch_signals() -> None:
 
 
 def _report_thread_failure(args: threading.ExceptHookArgs) -> None:
-    # A manager thread of loky fails on the calls that it was asked to drop when a build is interrupted.
+    # When a build is interrupted, a thread of loky fails on the calls that it was told to drop.
     flags = getattr(args.thread, "executor_flags", None)
     if not (flags and flags.shutdown):
         threading.__excepthook__(args)

@@ -14,8 +14,8 @@
       corpus: [...]                                # replaces the steps above; optional
       run: {width: 16, epochs: 2}                  # overrides settings of the run
 
-Paths are relative to the current folder. The whole recipe is checked before any work: each key, type and
-value, by the models of the steps.
+Paths are relative to the current folder. The whole recipe is checked before any work: each key,
+type and value, by the models of the steps.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SHOWN_LINES: Final = 12
 
 
 class Smoke(BaseModel):
-    """The small size of a recipe. Its section ``run`` belongs to img2img-train and is not read here."""
+    """The small size of a recipe; img2img-train reads its section ``run``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +63,7 @@ class Smoke(BaseModel):
 
 
 class Recipe(BaseModel):
-    """The content of a recipe file. The section ``run`` belongs to img2img-train and is not read here."""
+    """The content of a recipe file; img2img-train reads the section ``run``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,7 +84,7 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RecipeStep:
-    """One checked step of a recipe: its number from 1, command, folders (output last) and settings."""
+    """One checked step of a recipe: its number from 1, command, folders (output last), settings."""
 
     number: int
     name: str
@@ -104,7 +104,7 @@ class RecipeStep:
         return f"{self.number}  {self.name}  {' | '.join(sources)} > {out}"
 
 
-# ------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
     """Read and check a whole recipe; return its steps, or with ``smoke`` those of its small size.
 
@@ -130,7 +130,7 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
 
 
 def load_degradation(path: Path) -> Any:
-    """Return the checked tree of degradations of a recipe; ``UsageError`` names the first mistake."""
+    """Return the tree of degradations of a recipe; ``UsageError`` names the first mistake."""
     content, lines = read_yaml(path)
     if "degradation" not in content:
         hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
@@ -203,7 +203,7 @@ def _as_text(value: Any) -> Any:
     return str(value) if is_number else value
 
 
-# ------------------------------------------------------------------------------------------- dry run
+# ------------------------------------------------------------------------------------------ dry run
 def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], echo: Echo) -> int:
     """Print what each step would read and write, and what exists already; nothing is written.
 
@@ -252,11 +252,11 @@ def _describe_source(source: Path, earlier: RecipeStep) -> str:
 def _earlier_outputs(
     step: RecipeStep, steps: Sequence[RecipeStep]
 ) -> Iterator[tuple[Path, RecipeStep]]:
-    """Yield each source of a step that lies in the output of an earlier one, with that step."""
+    """Yield each source of a step inside the output of an earlier one, with that step."""
     for source in step.paths[:-1]:
         for earlier in steps[: step.number - 1]:
-            output, wanted = (Path(os.path.abspath(p)) for p in (earlier.paths[-1], source))
-            if output == wanted or output in wanted.parents:
+            output, needed = (Path(os.path.abspath(p)) for p in (earlier.paths[-1], source))
+            if output == needed or output in needed.parents:
                 yield source, earlier
 
 

@@ -1,7 +1,8 @@
 """Steps: the commands that fill a folder, called by the command line and by recipes alike.
 
-A step gets a ``StepCall`` (folders, settings, where to report) and returns a ``Report``; its docstring is
-the command's help. A new step is one function with ``@step(...)`` and a row in the group of ``main``.
+A step gets a ``StepCall`` (folders, settings, where to report) and returns a ``Report``; its
+docstring is the command's help. A new step is one function with ``@step(...)`` and a row in the
+group of ``main``.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def _check_known(value: str, known: Sequence[str] | Mapping[str, object]) -> str
 # ----------------------------------------------------------------------------------- what a step is
 @dataclass(frozen=True, slots=True)
 class StepCall:
-    """One call of a step: its name, folders (the output last), settings by name, and where it reports."""
+    """One call of a step: name, folders (the output last), settings, and where it reports."""
 
     name: str
     paths: Sequence[Path]
@@ -165,7 +166,7 @@ class StepCall:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelChoice:
+class KindChoice:
     """A setting whose value selects which one of several models the other settings belong to."""
 
     name: str
@@ -175,16 +176,16 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class BuildStep:
-    """One way to fill a folder: ``paths`` names its folders, the output last; ``models`` its settings.
+    """One way to fill a folder: folders (the output last), models of its settings.
 
-    With a ``choice``, only the selected one of its members takes part. ``check`` raises ``UsageError`` for
-    mistakes that no model finds.
+    With a ``choice``, only the selected one of its members takes part. ``check`` raises
+    ``UsageError`` for mistakes that no model finds.
     """
 
     run: Callable[[StepCall], Report]
     paths: tuple[str, ...]
     models: Models
-    choice: ModelChoice | None = None
+    choice: KindChoice | None = None
     check: Callable[[Mapping[str, Any], Place], object] | None = None
 
     def models_for(self, settings: Mapping[str, Any]) -> Models:
@@ -267,7 +268,7 @@ def _check_paths(paths: Sequence[Path]) -> None:
             raise UsageError("folder", paths[-1], "overlaps the source folder", hint)
 
 
-# -------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------------------ sources
 @step("wiki", ("wiki_crop", "out"), selection.WikiSettings, RunSettings)
 def wiki(call: StepCall) -> Report:
     """Sort the faces of an IMDB-WIKI folder into OUT/male and OUT/female by its wiki.mat.
@@ -276,8 +277,8 @@ def wiki(call: StepCall) -> Report:
     Example:
       img2img-data wiki wiki_crop/ faces/ --drop-gray
 
-    Skipped and listed with the reason: faces of unknown gender, images without a face, too small ones,
-    and with --drop-gray black-and-white photos.
+    Skipped and listed with the reason: faces of unknown gender, images without a face, too small
+    ones, and with --drop-gray black-and-white photos.
     """
     root = find_mat(call.paths[0]).parent
     plan = plan_folders([root], "paired", [list_wiki(call.paths[0])])
@@ -304,8 +305,8 @@ def resize(call: StepCall) -> Report:
     Example:
       img2img-data resize photos/ photos256/ --size 256 --fit pad
 
-    The output is a folder of images, not of pairs; 'blur --kind resize' makes a corpus for super-resolution.
-    The commands that make corpora take --size themselves.
+    The output is a folder of images, not of pairs; 'blur --kind resize' makes a corpus for
+    super-resolution. The commands that make corpora take --size themselves.
     """
     build = resize_build(_plan_folder(call), call.paths[1], call.get(ResizeSettings))
     return run_build(build, call.get(RunSettings), call.progress, call.echo)
@@ -335,7 +336,7 @@ def _warn_of_tags(plan: Plan, echo: Echo) -> None:
         echo(f"warning: {fault}")
 
 
-# -------------------------------------------------------------------------------------- corpora
+# ------------------------------------------------------------------------------------------ corpora
 _BUILD: Final = (BuildSettings, RunSettings)
 
 
@@ -352,7 +353,7 @@ def _build(call: StepCall, plan: Plan, pairing: pairings.Pairing) -> Report:
     BlurSettings,
     *BLUR_KINDS.values(),
     *_BUILD,
-    choice=ModelChoice("kind", BLUR_KINDS, "gaussian"),
+    choice=KindChoice("kind", BLUR_KINDS, "gaussian"),
 )
 def blur(call: StepCall) -> Report:
     """Make (blurred, original) pairs of the images of SOURCE, for deblurring and super-resolution.
@@ -368,7 +369,9 @@ def blur(call: StepCall) -> Report:
 
 
 def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> PipelineStep:
-    """Return the degradation that the settings of ``degrade`` describe; ``UsageError`` names the key."""
+    """Return the degradation that the settings of ``degrade`` describe; ``UsageError`` names the
+    key.
+    """
     chosen = build_model(DegradeSettings, split_settings(settings, DegradeSettings), place)
     if chosen.kind is not None and chosen.degradation is not None:
         hint = "keep one of the two"
@@ -387,7 +390,8 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
 
 @step("degrade", ("source", "out"), DegradeSettings, *_BUILD, check=degradation_of)
 def degrade(call: StepCall) -> Report:
-    """Make (degraded, original) pairs of the images of SOURCE: blur, noise, compression, or a tree of them.
+    """Make (degraded, original) pairs of the images of SOURCE: blur, noise, compression, or a tree
+    of them.
 
     \b
     Example:
@@ -498,8 +502,8 @@ def edges(call: StepCall) -> Report:
       img2img-data edges photos/ corpora/edges --size 256
       img2img-data edges photos/ corpora/edges --low 100 --high 200 --lines white
 
-    Thresholds have the units of OpenCV's Canny: 4 for each gray level between neighboring pixels. By default
-    they follow the gradients of each image.
+    Thresholds have the units of OpenCV's Canny: 4 for each gray level between neighboring pixels.
+    By default they follow the gradients of each image.
     """
     return _build(call, _plan_folder(call), call.get(pairings.Edges))
 
@@ -517,10 +521,11 @@ def unpaired(call: StepCall) -> Report:
     return _build(call, plan, pairings.Unpaired())
 
 
-# ------------------------------------------------------------------------------------- exchange
+# ----------------------------------------------------------------------------------------- exchange
 @step("import", ("source", "out"), ImportSettings, UnmatchedSettings, RunSettings)
 def import_folder(call: StepCall) -> Report:
-    """Make a corpus from SOURCE, a folder in the layout of another tool; pairs, splits and names are kept.
+    """Make a corpus from SOURCE, a folder in the layout of another tool; pairs, splits and names
+    are kept.
 
     \b
     Example:
@@ -536,7 +541,8 @@ def import_folder(call: StepCall) -> Report:
       hf           metadata.jsonl or .csv with two *_file_name columns
       webdataset   .tar archives with 1.input.png, 1.target.png
 
-    Images are kept byte for byte where they are clean. Both images of a pair must have the same size.
+    Images are kept byte for byte where they are clean. Both images of a pair must have the same
+    size.
     """
     root = call.paths[0]
     name = call.get(ImportSettings).format
@@ -564,7 +570,8 @@ def import_folder(call: StepCall) -> Report:
 
 @step("export", ("corpus", "out"), ExportSettings, Workers)
 def export(call: StepCall) -> Report:
-    """Write CORPUS to OUT in the layout of another tool; files are copied, or re-encoded without loss.
+    """Write CORPUS to OUT in the layout of another tool; files are copied, or re-encoded without
+    loss.
 
     \b
     Example:

@@ -1,7 +1,8 @@
 """Command lines: groups, commands whose options are fields of pydantic models, and exit codes.
 
-A field states type, default, range, unit and help once; ``option_for`` makes a click option of it. The
-first clause of a description (up to ``; ``) is the short help; ``--help-all`` shows the whole text.
+A field states type, default, range, unit and help once; ``option_for`` makes a click option of it.
+The first clause of a description (up to ``; ``) is the short help; ``--help-all`` shows the whole
+text.
 """
 
 from __future__ import annotations
@@ -38,18 +39,23 @@ EXIT_CODES: Final = {
 }
 INTERRUPTED: Final = (129, 130, 143)
 FOLDER: Final = click.Path(path_type=Path)
-CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+CONTEXT: Final = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "show_default": True,
+}
 EXTRAS: Final = {"torch": "train", "safetensors": "train"}
 """Modules that only an extra installs, and that commands import without a check of their own."""
 LONGEST_METAVAR: Final = 21
 _HELP_ALL: Final = "img2img.help_all"
 
 
-# -------------------------------------------------------------------------------------------- groups
+# ------------------------------------------------------------------------------------------- groups
 class CommandGroup(click.Group):
     """A group that loads a command only when it is used, so its own ``--help`` is quick.
 
-    ``sections`` maps headings of ``--help`` to commands (name to short help), ``load`` returns one by name.
+    ``sections`` maps headings of ``--help`` to commands (name to short help), ``load`` returns one
+    by name.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the arguments name; ``UsageError`` names the nearest known one."""
+        """Return the command that is named; ``UsageError`` names the nearest known one."""
         known = self.list_commands(ctx)
         if args[0] not in known and not args[0].startswith("-"):
             raise UsageError("command", args[0], "unknown", did_you_mean(args[0], known))
@@ -91,11 +97,12 @@ class CommandGroup(click.Group):
             formatter.write_dl(list(EXIT_CODES.items()))
 
 
-# ------------------------------------------------------------------------- options made from a model
+# ------------------------------------------------------------------------ options made from a model
 class SettingOption(click.Option):
     """An option with a heading, a short and a long help text.
 
-    ``advanced`` options are listed by ``--help-all`` only. ``shown_default`` and ``bounds`` are texts.
+    ``advanced`` options are listed by ``--help-all`` only. ``shown_default`` and ``bounds`` are
+    texts.
     """
 
     def __init__(
@@ -135,8 +142,8 @@ class SettingOption(click.Option):
 class ModelCommand(click.Command):
     """A command whose options are the fields of pydantic models, listed by group.
 
-    ``models`` is called when the options are first needed. The callback gets one keyword ``settings``: the
-    values that were on the command line, and only those.
+    ``models`` is called when the options are first needed. The callback gets one keyword
+    ``settings``: the values that were on the command line, and only those.
     """
 
     group_order: tuple[str, ...] = ("Options",)
@@ -184,11 +191,11 @@ class ModelCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command with the options that were given as ``settings``."""
         names = {option.name for option in self.setting_options}
-        given = click.core.ParameterSource.COMMANDLINE
+        typed = click.core.ParameterSource.COMMANDLINE
         settings = {n: v for n, v in ctx.params.items() if n in names}
         ctx.params = {n: v for n, v in ctx.params.items() if n not in names}
         ctx.params["settings"] = {
-            n: v for n, v in settings.items() if ctx.get_parameter_source(n) is given
+            n: v for n, v in settings.items() if ctx.get_parameter_source(n) is typed
         }
         return super().invoke(ctx)
 
@@ -211,7 +218,7 @@ _SHOW_ALL: Final = click.Option(
 
 
 def group_of(model: type[BaseModel]) -> str:
-    """Return the heading of a model's options: its class variable ``option_group``, if it has one."""
+    """Return the heading of a model's options: its class variable ``option_group``."""
     return getattr(model, "option_group", "Options")
 
 
@@ -247,7 +254,7 @@ def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOp
 
 
 def _literal_member(annotation: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return the callback that turns a chosen word into the member of the Literal, maybe a number."""
+    """Return the callback that turns a word into a member of the Literal, maybe a number."""
     is_literal = typing.get_origin(annotation) is typing.Literal
     members = {str(member): member for member in typing.get_args(annotation) if is_literal}
     return lambda context, option, value: members.get(value, value)
@@ -259,7 +266,7 @@ def _click_type(annotation: Any) -> Any:
     return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
 
 
-# ------------------------------------------------------------------------------------------- running
+# ------------------------------------------------------------------------------------------ running
 def run_command_line(
     command: click.Command,
     argv: Sequence[str] | None = None,
@@ -286,7 +293,7 @@ def _report_error(error: BaseException, prefix: str) -> int:
             click.echo("interrupted; the same command goes on from here", err=True)
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, BrokenPipeError):
-        # What is still buffered must not fail again when the interpreter flushes stdout at its end.
+        # The buffer must not fail again when the interpreter flushes stdout at its end.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -312,7 +319,7 @@ def _print_error(text: str) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """Return one line about an error that no command expects: a missing extra, the disk, or a bug."""
+    """Return one line about an error that no command expects: an extra, the disk, a bug."""
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return f"'{error.name}' is not installed; {install_hint(EXTRAS[error.name])}"
     if isinstance(error, OSError) and error.strerror:
@@ -327,7 +334,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _print_usage_error(error: click.ClickException) -> None:
-    """Print what is wrong with a command line in one line, with a hint; click takes four.
+    """Print the mistake in a command line in one line, with a hint; click takes four.
 
     A command without any arguments shows its help.
     """

@@ -35,7 +35,7 @@ def setting(
     description: str,
     default: Any = ...,
     advanced: bool = False,
-    enum: Sequence[str] = (),
+    enum: Iterable[str] = (),
     **limits: Any,
 ) -> Any:
     """Return the field of a setting that is an option too.

@@ -28,7 +28,7 @@ FIRST: Final = ("recipe", "loss", "net", "out", "epochs", "batch")
 
 
 class FitCommand(ModelCommand):
-    """The command ``fit``: it takes the settings of all losses, its help lists those of one loss."""
+    """The command ``fit``: it takes the settings of all losses, its help lists those of one."""
 
     group_order = (
         "Options",
@@ -57,7 +57,9 @@ class FitCommand(ModelCommand):
         return super().parse_args(ctx, args)
 
     def shown_options(self, ctx: click.Context, full: bool) -> list[click.Option]:
-        """Return the options of the loss on the command line; without one, those of l2, or all in full."""
+        """Return the options of the loss on the command line; without one, those of l2, or all in
+        full.
+        """
         from img2img_train.config import all_fields, fields_of
         from img2img_train.objectives.registry import OBJECTIVES
 
@@ -187,7 +189,9 @@ def _describe_result(result: FitResult) -> str:
 
 
 def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
-    """Score a finished run on the test split of its corpora, or the validation split; write its report."""
+    """Score a finished run on the test split of its corpora, or the validation split; write its
+    report.
+    """
     from img2img_data.corpus.reader import open_corpus
     from img2img_train.distributed.memory import catch_out_of_memory
     from img2img_train.evaluation.evaluate import evaluate_run

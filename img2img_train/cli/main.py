@@ -77,8 +77,8 @@ def group() -> None:
       img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian --out scores
       img2img-train translate runs/l2 photos/ restored/
 
-    Without a command it trains: 'img2img-train fit --help' lists the settings. An interrupted run continues
-    exactly where it was when the same command is given again.
+    Without a command it trains: 'img2img-train fit --help' lists the settings. An interrupted run
+    continues exactly where it was when the same command is given again.
     """
 
 

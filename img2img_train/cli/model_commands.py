@@ -46,14 +46,10 @@ LESS_MEMORY: Final = (
     metavar="CORPUS...",
     help="corpora to score on",
 )
-@click.option(
-    "--out", type=PATH, default=Path("evaluation"), show_default=True, help="folder of the results"
-)
-@click.option("--split", default="test", show_default=True, help="split of the corpora")
+@click.option("--out", type=PATH, default=Path("evaluation"), help="folder of the results")
+@click.option("--split", default="test", help="split of the corpora")
 @device_option
-@click.option(
-    "--batch", type=click.IntRange(1), default=64, show_default=True, help="images per batch"
-)
+@click.option("--batch", type=click.IntRange(1), default=64, help="images per batch")
 @click.option(
     "--fail-under",
     "limits",
@@ -98,10 +94,11 @@ def evaluate(
       img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
       img2img-train evaluate runs/l2 --on corpora/gaussian --by gender --fail-under psnr=24
 
-    PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as means with 95 %
-    intervals. LPIPS and FID need weights that you supply; nothing is downloaded, and no code in them is run.
-    NETWORK is alexnet-owt-7be5be79.pth or vgg16-397923af.pth, HEADS alex.pth or vgg.pth of the package lpips
-    (a saved lpips.LPIPS may be given as both); WEIGHTS is pt_inception-2015-12-05-6726825d.pth.
+    PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as means with
+    95 % intervals. LPIPS and FID need weights that you supply; nothing is downloaded, and no code
+    in them is run. NETWORK is alexnet-owt-7be5be79.pth or vgg16-397923af.pth, HEADS alex.pth or
+    vgg.pth of the package lpips (a saved lpips.LPIPS may be given as both); WEIGHTS is
+    pt_inception-2015-12-05-6726825d.pth.
     """
     from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls
     from img2img_train.evaluation.results import write_matrix
@@ -146,7 +143,6 @@ def _translate_models() -> Sequence[type[BaseModel]]:
     "--max-bad",
     type=click.FloatRange(0, 1),
     default=0.1,
-    show_default=True,
     help="exit with 1 if a larger share is rejected",
 )
 @click.option("--dry-run", is_flag=True, help="count the files, write nothing")
@@ -173,13 +169,13 @@ def translate(
       img2img-train translate runs/l2 clip.mov restored.mp4
       img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
 
-    IMAGES is a folder, a file, a pattern in quotes, or - for one image on standard input; OUT may also be
-    the name of one image or video, or - for standard output. Images may have any size: they are processed in
-    blended tiles. Transparency, 16 bits, gray and ICC profiles are kept. The same command continues an
-    interrupted one.
+    IMAGES is a folder, a file, a pattern in quotes, or - for one image on standard input; OUT may
+    also be the name of one image or video, or - for standard output. Images may have any size: they
+    are processed in blended tiles. Transparency, 16 bits, gray and ICC profiles are kept. The same
+    command continues an interrupted one.
 
-    Videos (mp4, mov, mkv, webm, avi) are processed frame by frame at 8 bits; size and frame rate are kept,
-    and the sound if the new file can hold it.
+    Videos (mp4, mov, mkv, webm, avi) are processed frame by frame at 8 bits; size and frame rate
+    are kept, and the sound if the new file can hold it.
     """
     from img2img_data.core.settings_model import build_model
     from img2img_train.inference.inputs import is_one_file, list_images
@@ -228,9 +224,9 @@ def _translate_one(
     source: Path,
     out: Path,
     settings: TranslateSettings,
-    given: Mapping[str, object],
+    options: Mapping[str, object],
 ) -> None:
-    """Translate one file into another; an option sets the format, or else the suffix of the output."""
+    """Translate one file; the suffix of the output sets the format, unless an option does."""
     from img2img_data.core.files import write_atomically
     from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
     from img2img_train.inference.translate import translate_file, translate_video_file
@@ -246,7 +242,7 @@ def _translate_one(
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
         _print_notes([*seen.notes, *settings.note(model, max(seen.width, seen.height))])
         return
-    if "format" not in given and suffix in IMAGE_FORMATS:
+    if "format" not in options and suffix in IMAGE_FORMATS:
         settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
     result = translate_file(model, data, str(source), settings)
@@ -262,9 +258,7 @@ def _translate_one(
 @click.command
 @click.argument("model", type=PATH)
 @click.argument("out", type=PATH)
-@click.option(
-    "--opset", type=click.IntRange(18, 25), default=18, show_default=True, help="ONNX operator set"
-)
+@click.option("--opset", type=click.IntRange(18, 25), default=18, help="ONNX operator set")
 @click.option("--runtime", type=PATH, help="folder of the npm package onnxruntime-web, for .html")
 @direction_option
 def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: str | None) -> None:
@@ -275,10 +269,10 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: 
       img2img-train export runs/l2 deblur.onnx
       npm install onnxruntime-web && img2img-train export runs/l2 deblur.html
 
-    .onnx takes and returns uint8 RGB images of any size. .html is a page that runs the model in a browser, on
-    an image that is dropped or drawn, for models below 15 million parameters. Both are compared with torch.
-    .safetensors holds the generator alone and is a model for all commands here; .pth holds it for the PyTorch
-    CycleGAN/pix2pix repository (latest_net_G.pth).
+    .onnx takes and returns uint8 RGB images of any size. .html is a page that runs the model in a
+    browser, on an image that is dropped or drawn, for models below 15 million parameters. Both are
+    compared with torch. .safetensors holds the generator alone and is a model for all commands
+    here; .pth holds it for the PyTorch CycleGAN/pix2pix repository (latest_net_G.pth).
     """
     from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
     from img2img_train.interop.junyanz_weights import export_pth
@@ -312,30 +306,22 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: 
 @click.command
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=7860,
-    show_default=True,
-    help="port on 127.0.0.1; 0: a free one",
+    "--port", type=click.IntRange(0, 65535), default=7860, help="port on 127.0.0.1; 0: a free one"
 )
 @device_option
 @click.option(
     "--max-megapixels",
     type=click.FloatRange(0, 1000, min_open=True),
     default=50,
-    show_default=True,
     help="largest image, megapixels",
 )
 @click.option(
     "--max-megabytes",
     type=click.FloatRange(0, 256, min_open=True),
     default=100,
-    show_default=True,
     help="largest upload, megabytes",
 )
-@click.option(
-    "--open/--no-open", "show", default=False, show_default=True, help="open the page in a browser"
-)
+@click.option("--open/--no-open", "show", default=False, help="open the page in a browser")
 def serve(
     runs: tuple[Path, ...],
     port: int,
@@ -352,9 +338,9 @@ def serve(
       img2img-train serve runs/horse2zebra --port 0 --open
       ssh -L 7860:127.0.0.1:7860 HOST       and open http://127.0.0.1:7860, for a server on HOST
 
-    One tab restores an image; one degrades a clean image first, with any degradation, and scores the result
-    beside the input baseline; one compares with a target. The page makes no requests to other machines, other
-    machines cannot reach it, and uploads are deleted when the server stops.
+    One tab restores an image; one degrades a clean image first, with any degradation, and scores
+    the result beside the input baseline; one compares with a target. The page makes no requests to
+    other machines, other machines cannot reach it, and uploads are deleted when the server stops.
     """
     from img2img_train.serve.models import Limits
     from img2img_train.serve.server import serve as serve_page
@@ -370,7 +356,6 @@ def serve(
     "--direction",
     type=click.Choice(["AtoB", "BtoA"]),
     default="AtoB",
-    show_default=True,
     help="translation that the weights are of",
 )
 @click.option(
@@ -379,7 +364,8 @@ def serve(
     help="dropout rate  [default: as published]",
 )
 def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> None:
-    """Import WEIGHTS, a latest_net_G.pth of the PyTorch CycleGAN/pix2pix repository, as the model OUT.
+    """Import WEIGHTS, a latest_net_G.pth of the PyTorch CycleGAN/pix2pix repository, as the model
+    OUT.
 
     \b
     Example:
@@ -399,7 +385,8 @@ def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> No
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def compat(options: tuple[str, ...]) -> None:
-    """Print the native command for OPTIONS of the train.py of the PyTorch CycleGAN/pix2pix repository.
+    """Print the native command for OPTIONS of the train.py of the PyTorch CycleGAN/pix2pix
+    repository.
 
     \b
     Example:

@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def device_option(command: F) -> F:
     """Add ``--device``."""
-    option = click.option("--device", type=DEVICE, default="auto", show_default=True, help="device")
+    option = click.option("--device", type=DEVICE, default="auto", help="device")
     return option(command)
 
 
@@ -40,7 +40,7 @@ def test_mode_options(command: F) -> F:
     norm = click.option(
         "--norm",
         type=click.Choice(["batch", "running"]),
-        help="batch-norm statistics at test: the image's own, or those learned  [default: as saved]",
+        help="batch-norm statistics at test: of the image, or learned  [default: as saved]",
     )
     return dropout(norm(command))
 

@@ -1,4 +1,4 @@
-"""A recipe is checked whole before any work; each mistake is one line with file, line and key path."""
+"""Recipes are checked before any work; each mistake is one line with file, line and key path."""
 
 from __future__ import annotations
 
@@ -148,7 +148,8 @@ def test_an_alias_bomb_is_rejected_at_once(tmp_path: Path) -> None:
 
 
 def test_words_mean_what_they_look_like(tmp_path: Path) -> None:
-    text = "a: no\non: 1e-3\nb: 12:30\nc: 2020-01-01\nd: 010\ne: true\nf: ~\ng: 0x10\nh: -.5\ni: .inf\nj: 1_0\n"
+    text = "a: no\non: 1e-3\nb: 12:30\nc: 2020-01-01\nd: 010\ne: true\nf: ~\n"
+    text += "g: 0x10\nh: -.5\ni: .inf\nj: 1_0\n"
     content = read_yaml(written(tmp_path, text)).content
     assert content["a"] == "no"
     assert content == {
@@ -190,7 +191,7 @@ def test_an_unreadable_name_is_escaped(tmp_path: Path) -> None:
     assert "\\x1b" in str(rejected.value)
 
 
-# --------------------------------------------------------------------------------------------- schema
+# ------------------------------------------------------------------------------------------- schema
 @functools.cache
 def validator_of(what: str) -> Any:
     jsonschema = pytest.importorskip("jsonschema")
@@ -255,10 +256,8 @@ def test_the_experiments_recipes_have_the_published_numbers() -> None:
 
 
 def test_the_small_size_of_a_recipe(tmp_path: Path) -> None:
-    small = (
-        PLAIN
-        + "smoke:\n  corpus:\n    - blur: {source: photos, out: small, size: 16}\n  run: {epochs: 2}\n"
-    )
+    step = "    - blur: {source: photos, out: small, size: 16}\n"
+    small = f"{PLAIN}smoke:\n  corpus:\n{step}  run: {{epochs: 2}}\n"
     path = written(tmp_path, small)
     assert [str(step.paths[-1]) for step in load_recipe(path)] == ["corpus"]
     assert [str(step.paths[-1]) for step in load_recipe(path, smoke=True)] == ["small"]
@@ -393,7 +392,7 @@ def test_rows_of_real_corpora_fit_their_schema(tmp_path: Path) -> None:
         assert [check(row, "corpus-row") for row in rows] == [[]] * len(rows)
 
 
-# -------------------------------------------------------------------------------------------- dry run
+# ------------------------------------------------------------------------------------------ dry run
 CHAIN = """\
 corpus:
   - select: {source: photos, out: chosen}
