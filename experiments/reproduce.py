@@ -31,7 +31,7 @@ from img2img_data.images.pixels import Pixels
 from img2img_train.cli.main import main
 from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe
-from img2img_train.evaluation.score import evaluate_model, group_of, restored_batches
+from img2img_train.evaluation.score import Feed, evaluate_model, group_of, restored_batches
 from img2img_train.metrics.color_overlap import ColorHistograms
 from img2img_train.objectives.gan import GanObjective
 from img2img_train.report.page import flatten, render, write_page
@@ -41,7 +41,6 @@ from img2img_train.runs.model import choose_device, load_generator
 PROGRAMS: Final = {"img2img-data": "img2img_data", "img2img-train": "img2img_train"}
 SHEET_ROWS: Final = 6
 """Images on a contact sheet, of all corpora together; at least two of each."""
-BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +178,11 @@ def _score(
     """Return the scores of one model on one corpus, and rows of some of its images."""
     config = run.config(name)
     model = load_generator(run.data / config.out, run.device)
-    pairs, swapped = corpus.pairs(run.experiment.split), config.direction == "BtoA"
-    evaluation = evaluate_model(model, corpus, pairs, (name, test), BATCH, swapped=swapped)
+    pairs, feed = corpus.pairs(run.experiment.split), Feed(swapped=config.direction == "BtoA")
+    evaluation = evaluate_model(model, corpus, pairs, feed, (name, test))
     colors, edges, strips = ColorHistograms(), list[float](), list[Strip]()
     chosen = {pairs[index].key for index in _evenly(len(pairs), len(run.experiment.tests))}
-    for batch in restored_batches(model, corpus, pairs, BATCH, swapped):
+    for batch in restored_batches(model, corpus, pairs, feed):
         for pair, input, output, target in batch:
             colors.update(group_of(pair), input, output, target)
             edges.append(mean_gradient(output) / max(mean_gradient(target), 1e-6))

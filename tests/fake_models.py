@@ -28,9 +28,9 @@ class Brighter:
         return np.clip(batch.astype(np.int16) + 20, 0, 255).astype(np.uint8)
 
 
-def score(model: Any, corpus: Path, **settings: Any) -> Any:
+def score(model: Any, corpus: Path, *settings: Any, **more: Any) -> Any:
     opened = open_corpus(corpus)
-    return evaluate_model(model, opened, opened.pairs("test"), **settings)
+    return evaluate_model(model, opened, opened.pairs("test"), *settings, **more)
 
 
 def strict_json(path: Path) -> Any:

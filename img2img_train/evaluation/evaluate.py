@@ -24,7 +24,7 @@ from img2img_train.evaluation.results import (
     protocol,
     worst_and_typical,
 )
-from img2img_train.evaluation.score import Evaluation, evaluate_model, restored_batches
+from img2img_train.evaluation.score import Evaluation, Feed, evaluate_model, restored_batches
 from img2img_train.metrics.perceptual import PerceptualNetworks
 from img2img_train.metrics.registry import METRICS, PERCEPTUAL_METRICS
 from img2img_train.networks.layers import TestNorm
@@ -128,28 +128,17 @@ def _evaluate(
     by: Sequence[str] = (),
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
     """Return the scores of a model on a corpus, and ``gallery`` of its images as a page shows them."""
-    swapped = model.config.direction == "BtoA"
+    feed = Feed(batch, model.config.direction == "BtoA", online)
     label = " on ".join(names)
     scored = evaluate_model(
-        model,
-        corpus,
-        pairs,
-        names,
-        batch,
-        lambda done: count(done, label),
-        swapped,
-        online,
-        perceptual,
-        by,
+        model, corpus, pairs, feed, names, lambda done: count(done, label), perceptual, by
     )
     test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
     # The gallery is known only after all images are scored. Its few images are restored a second time,
     # so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
-    again = restored_batches(
-        model, corpus, [by_key[row.key] for row in chosen], batch, swapped, online
-    )
+    again = restored_batches(model, corpus, [by_key[row.key] for row in chosen], feed)
     return replace(scored, test_time=test_time), list(gallery_items(chosen, again))
 
 
@@ -199,10 +188,9 @@ def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
             metric, score = METRICS[name], evaluation.scores[name]
             # Written so that a NaN falls short too.
             if not metric.gain(score, limit) >= 0:
-                better = "higher" if metric.higher_is_better else "lower"
                 lines.append(
                     f"{evaluation.run} on {evaluation.corpus}: {metric.label} "
-                    f"{score:.{metric.digits}f} is worse than {limit:g} ({better} is better)"
+                    f"{score:.{metric.digits}f} is worse than {limit:g} ({metric.better} is better)"
                 )
     return lines
 

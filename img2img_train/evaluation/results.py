@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from img2img_train.report.gallery import GalleryItem, to_webp
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
 
+SHOWN_OF_METRIC: Final = ("label", "unit", "digits", "better", "definition")
 THUMBNAIL_SIDE: Final = 256
 THUMBNAIL_QUALITY: Final = 88
 
@@ -64,7 +65,7 @@ def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> 
         "in float64, networks in float32",
         "images": "whole images at the size of the corpus; outputs are rounded to its depth first",
         "means": "over images, each weighing the same",
-        "input": "the input baseline: the input scored against the target, as if it were the output",
+        "input_scores": "the input baseline: the input scored against the target, as if it were the output",
         "gain": "mean of model minus input, positive where the model is better, for MAE too",
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded percentile, "
         "Hesterberg 2015)",
@@ -75,18 +76,7 @@ def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> 
         "over all images",
         "versions": versions(*LIBRARIES, "numpy", "opencv-python-headless"),
         **({"networks": dict(files)} if files else {}),
-        "metrics": {name: _described(name) for name in metrics},
-    }
-
-
-def _described(name: str) -> dict[str, Any]:
-    metric = METRICS[name]
-    return {
-        "label": metric.label,
-        "unit": metric.unit,
-        "digits": metric.digits,
-        "better": "higher" if metric.higher_is_better else "lower",
-        "definition": metric.definition,
+        "metrics": {n: {k: getattr(METRICS[n], k) for k in SHOWN_OF_METRIC} for n in metrics},
     }
 
 
@@ -182,12 +172,7 @@ def gallery_items(
     for (_, *images), row in zip(restored, rows, strict=True):
         small = [to_webp(image, THUMBNAIL_SIDE, THUMBNAIL_QUALITY) for image in images]
         yield {
-            "key": row.key,
-            "source": row.source,
-            "group": row.group,
-            "attributes": dict(row.attributes),
-            "scores": rounded(row.scores),
-            "input": rounded(row.input_scores),
+            **rounded(asdict(row)),
             "width": small[0].width,
             "height": small[0].height,
             "webp": {

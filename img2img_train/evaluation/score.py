@@ -9,7 +9,7 @@ units of 8-bit levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +36,19 @@ class Restorer(Protocol):
     def restore(self, batch: Pixels) -> Pixels:
         """Return the outputs of N x H x W x 3 inputs, uint8 or uint16, of the same shape and dtype."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The way from a pair to the input of a model, and the number of images in a batch.
+
+    ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the target,
+    the same way each time.
+    """
+
+    batch: int = 64
+    swapped: bool = False
+    online: OnTheFly | None = None
 
 
 class RestoredPair(NamedTuple):
@@ -73,17 +86,6 @@ class MeanScores:
     gain: Mapping[str, float]
     gain_interval: Mapping[str, Interval]
 
-    def means(self) -> dict[str, Any]:
-        """Return the counts and the means, rounded, ready for JSON."""
-        return {
-            "images": self.images,
-            "groups": self.groups,
-            "scores": rounded(self.scores),
-            "input": rounded(self.input_scores),
-            "gain": rounded(self.gain),
-            "gain_interval": rounded(self.gain_interval),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class TagScores(MeanScores):
@@ -91,10 +93,6 @@ class TagScores(MeanScores):
 
     tag: str
     value: str
-
-    def summary(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        return {"tag": self.tag, "value": self.value, **self.means()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +118,10 @@ class Evaluation(MeanScores):
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the scores of single images, ready for JSON."""
-        return {
-            "run": self.run,
-            "corpus": self.corpus,
-            "split": self.split,
-            **self.means(),
-            "conclusion": self.conclusion,
-            "test_time": self.test_time,
-            "notes": self.notes,
-            "by_tag": [part.summary() for part in self.by_tag],
-        }
+        names = {"run": self.run, "corpus": self.corpus, "split": self.split}
+        content = asdict(replace(self, image_scores=()))
+        del content["image_scores"]
+        return {**names, "conclusion": self.conclusion, **rounded(content)}
 
 
 def describe_gain(gain: float, interval: Interval) -> str:
@@ -151,24 +143,21 @@ def evaluate_model(
     model: Restorer,
     corpus: Corpus,
     pairs: Sequence[Pair],
+    feed: Feed = Feed(),
     names: tuple[str, str] = ("model", "corpus"),
-    batch: int = 64,
     progress: Callable[[int], None] = lambda done: None,
-    swapped: bool = False,
-    online: OnTheFly | None = None,
     perceptual: PerceptualNetworks | None = None,
     by: Sequence[str] = (),
 ) -> Evaluation:
     """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
 
-    ``swapped``: the model maps target to input (BtoA). ``online``: the inputs are degraded from the
-    targets, the same way each time. ``perceptual``: networks that score too. ``by``: tags to score by;
-    default: those with few values. ``progress`` is called with the number of pairs done.
+    ``perceptual``: networks that score too. ``by``: tags to score by; default: those with few values.
+    ``progress`` is called with the number of pairs done.
     """
     rows: list[ImageScores] = []
     colors = ColorHistograms()
     networks = PerceptualScores(perceptual) if perceptual else None
-    for restored in restored_batches(model, corpus, pairs, batch, swapped, online):
+    for restored in restored_batches(model, corpus, pairs, feed):
         extra = [({}, {})] * len(restored) if networks is None else _update(networks, restored)
         for (pair, input, output, target), (scores, baseline) in zip(restored, extra, strict=True):
             group = group_of(pair)
@@ -252,12 +241,7 @@ def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
 
 # ------------------------------------------------------------------------------------- restoration
 def restored_batches(
-    model: Restorer,
-    corpus: Corpus,
-    pairs: Sequence[Pair],
-    batch: int,
-    swapped: bool,
-    online: OnTheFly | None = None,
+    model: Restorer, corpus: Corpus, pairs: Sequence[Pair], feed: Feed
 ) -> Iterator[list[RestoredPair]]:
     """Yield the pairs with their outputs, in order, in batches of consecutive pairs of one size.
 
@@ -269,12 +253,12 @@ def restored_batches(
         if input.shape != target.shape:
             why = "is of another size than its target"
             raise CorpusError("image", pair.input, why, "verify the corpus")
-        if swapped:
+        if feed.swapped:
             input, target = target, input
-        if online is not None:
-            input = online.degrade(target, pair, None)
+        if feed.online is not None:
+            input = feed.online.degrade(target, pair, None)
         input, target = _as_rgb(input, target, corpus.color == "lab")
-        room = min(batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
+        room = min(feed.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
         if held and (len(held) >= room or held[0][1].shape != input.shape):
             yield _restored(model, held)
             held = []
@@ -314,12 +298,10 @@ def source_of(pair: Pair) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Return numbers, tuples and mappings of them rounded to six decimals.
-
-    The last digits of a sum of floats differ from machine to machine.
-    """
+    """Return a value ready for JSON, every float in it rounded to six decimals."""
+    # The last digits of a sum of floats differ from machine to machine.
     if isinstance(value, Mapping):
         return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return [rounded(part) for part in value]
-    return value if value is None else round(value, 6) + 0.0  # no negative zero
+    return round(value, 6) + 0.0 if isinstance(value, float) else value  # + 0.0: no negative zero

@@ -13,8 +13,8 @@ the connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -44,19 +44,18 @@ class Gaussian:
     """Mean and covariance of features, accumulated as sums: D x D numbers for any set."""
 
     count: int = 0
-    total: Features | None = None
-    products: Features | None = None
+    total: Features = field(default_factory=lambda: np.zeros(()))
+    products: Features = field(default_factory=lambda: np.zeros(()))
 
     def update(self, features: Features) -> None:
         """Add N x D features."""
-        total, products = features.sum(axis=0), features.T @ features
         self.count += len(features)
-        self.total = total if self.total is None else self.total + total
-        self.products = products if self.products is None else self.products + products
+        self.total = self.total + features.sum(axis=0)
+        self.products = self.products + features.T @ features
 
     def moments(self) -> tuple[Features, Features]:
         """Return mean (D) and covariance (D x D, divided by N - 1); ValueError if N < 2."""
-        if self.count < 2 or self.total is None or self.products is None:
+        if self.count < 2:
             raise ValueError("a covariance needs two images at least")
         mean = self.total / self.count
         covariance = (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)
@@ -81,6 +80,18 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
 
 # ------------------------------------------------------------------------------------- the network
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}_{number}" for number in range(1, count + 1)]
+
+
+DOUBLE_3X3: Final = _numbered("branch3x3dbl", 3)
+BRANCHES_5: Final = (["branch1x1"], _numbered("branch5x5", 2), DOUBLE_3X3)
+BRANCHES_6A: Final = (["branch3x3"], DOUBLE_3X3)
+BRANCHES_6: Final = (["branch1x1"], _numbered("branch7x7", 3), _numbered("branch7x7dbl", 5))
+BRANCHES_7A: Final = (_numbered("branch3x3", 2), _numbered("branch7x7x3", 4))
+"""Convolutions of the branches of each kind of block, by the names in the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inception:
     """Inception v3 up to its last pooling, with the published weights: 2,048 features per image."""
@@ -109,16 +120,14 @@ class Inception:
         x = self._layer(x, "Conv2d_3b_1x1")
         x = _max_pool(self._layer(x, "Conv2d_4a_3x3", padding=(0, 0)))
         for letter in "bcd":
-            x = self._block_a(x, f"Mixed_5{letter}")
-        double = tuple(f"branch3x3dbl_{n}" for n in (1, 2, 3))
-        x = self._reduction(x, "Mixed_6a", ("branch3x3",), double)
+            x = self._block(x, f"Mixed_5{letter}", BRANCHES_5)
+        x = self._reduction(x, "Mixed_6a", BRANCHES_6A)
         for letter in "bcde":
-            x = self._block_c(x, f"Mixed_6{letter}")
-        sevens = tuple(f"branch7x7x3_{n}" for n in (1, 2, 3, 4))
-        x = self._reduction(x, "Mixed_7a", ("branch3x3_1", "branch3x3_2"), sevens)
-        x = self._block_e(x, "Mixed_7b", _average_pool)
-        # The published network pools by maximum in its last block alone; torchvision's averages.
-        x = self._block_e(x, "Mixed_7c", lambda x: functional.max_pool2d(x, 3, 1, padding=1))
+            x = self._block(x, f"Mixed_6{letter}", BRANCHES_6)
+        x = self._reduction(x, "Mixed_7a", BRANCHES_7A)
+        x = self._forked_block(x, "Mixed_7b", _average_pool)
+        # The published network pools by maximum in its last block only; torchvision's averages.
+        x = self._forked_block(x, "Mixed_7c", lambda x: functional.max_pool2d(x, 3, 1, padding=1))
         return x.mean(dim=(2, 3))
 
     def _layer(
@@ -136,25 +145,11 @@ class Inception:
             x = self._layer(x, f"{block}.{name}")
         return x
 
-    def _block_a(self, x: Tensor, block: str) -> Tensor:
-        branches = [
-            self._chain(x, block, "branch1x1"),
-            self._chain(x, block, "branch5x5_1", "branch5x5_2"),
-            self._chain(x, block, *(f"branch3x3dbl_{n}" for n in (1, 2, 3))),
-            self._chain(_average_pool(x), block, "branch_pool"),
-        ]
-        return torch.cat(branches, 1)
+    def _block(self, x: Tensor, block: str, branches: Sequence[Sequence[str]]) -> Tensor:
+        outputs = [self._chain(x, block, *names) for names in branches]
+        return torch.cat([*outputs, self._chain(_average_pool(x), block, "branch_pool")], 1)
 
-    def _block_c(self, x: Tensor, block: str) -> Tensor:
-        branches = [
-            self._chain(x, block, "branch1x1"),
-            self._chain(x, block, *(f"branch7x7_{n}" for n in (1, 2, 3))),
-            self._chain(x, block, *(f"branch7x7dbl_{n}" for n in (1, 2, 3, 4, 5))),
-            self._chain(_average_pool(x), block, "branch_pool"),
-        ]
-        return torch.cat(branches, 1)
-
-    def _reduction(self, x: Tensor, block: str, *branches: tuple[str, ...]) -> Tensor:
+    def _reduction(self, x: Tensor, block: str, branches: Sequence[Sequence[str]]) -> Tensor:
         """Halve the sides: the last convolution of each branch has stride 2, as has the pooling."""
         outputs = []
         for *before, last in branches:
@@ -162,7 +157,7 @@ class Inception:
             outputs.append(self._layer(inner, f"{block}.{last}", stride=2, padding=(0, 0)))
         return torch.cat([*outputs, _max_pool(x)], 1)
 
-    def _block_e(self, x: Tensor, block: str, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    def _forked_block(self, x: Tensor, block: str, pool: Callable[[Tensor], Tensor]) -> Tensor:
         outputs = [self._chain(x, block, "branch1x1")]
         double = ("branch3x3dbl_1", "branch3x3dbl_2")
         for stem, fork in ((("branch3x3_1",), "branch3x3_2"), (double, "branch3x3dbl_3")):

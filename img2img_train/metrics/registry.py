@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from img2img_data.images.pixels import Pixels
 from img2img_train.metrics import image
@@ -22,12 +22,12 @@ class Metric:
     label: str
     unit: str
     digits: int
-    higher_is_better: bool
+    better: Literal["higher", "lower"]
     definition: str
 
     def gain(self, score: float, baseline: float) -> float:
         """Return by how much ``score`` is better than ``baseline``: positive is better."""
-        return score - baseline if self.higher_is_better else baseline - score
+        return score - baseline if self.better == "higher" else baseline - score
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,15 @@ FID: Final = (
 )
 
 METRICS: Final[dict[str, Metric]] = {
-    "psnr": ImageMetric("PSNR", "dB", 2, True, PSNR, image.psnr),
-    "ssim": ImageMetric("SSIM", "", 4, True, SSIM, image.ssim),
-    "ms-ssim": ImageMetric("MS-SSIM", "", 4, True, MS_SSIM, image.ms_ssim),
-    "mae": ImageMetric("MAE", "levels", 2, False, MAE, image.mae),
-    "lab-l": Metric("L overlap", "", 3, True, OVERLAP.format("L")),
-    "lab-a": Metric("a overlap", "", 3, True, OVERLAP.format("a")),
-    "lab-b": Metric("b overlap", "", 3, True, OVERLAP.format("b")),
-    "lpips": Metric("LPIPS", "", 4, False, LPIPS),
-    "fid": Metric("FID", "", 2, False, FID),
+    "psnr": ImageMetric("PSNR", "dB", 2, "higher", PSNR, image.psnr),
+    "ssim": ImageMetric("SSIM", "", 4, "higher", SSIM, image.ssim),
+    "ms-ssim": ImageMetric("MS-SSIM", "", 4, "higher", MS_SSIM, image.ms_ssim),
+    "mae": ImageMetric("MAE", "levels", 2, "lower", MAE, image.mae),
+    "lab-l": Metric("L overlap", "", 3, "higher", OVERLAP.format("L")),
+    "lab-a": Metric("a overlap", "", 3, "higher", OVERLAP.format("a")),
+    "lab-b": Metric("b overlap", "", 3, "higher", OVERLAP.format("b")),
+    "lpips": Metric("LPIPS", "", 4, "lower", LPIPS),
+    "fid": Metric("FID", "", 2, "lower", FID),
 }
 """All metrics by name, in the order of tables."""
 

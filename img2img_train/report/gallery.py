@@ -23,7 +23,7 @@ MAX_FILTER_VALUES: Final = 12
 """Values that an attribute may have to get a filter; it also needs two images per value."""
 
 GalleryItem: TypeAlias = Mapping[str, Any]
-"""One image: key, source, group, attributes, scores, input, width, height, webp (base64 by side)."""
+"""One image: key, source, group, attributes, scores, input_scores, width, height, webp (base64 by side)."""
 
 
 class WebpImage(NamedTuple):
@@ -116,7 +116,7 @@ def _complete(
         **item,
         "picks": [(n, values[name]) for n, (name, _) in enumerate(filters) if name in values],
         "numbers": [(n, item["scores"][name]) for n, name in enumerate(metrics)],
-        "gain": round(item["scores"]["psnr"] - item["input"]["psnr"], 6),
+        "gain": round(item["scores"]["psnr"] - item["input_scores"]["psnr"], 6),
     }
 
 

@@ -130,7 +130,9 @@ def _choice(
 def _score_table(baseline: Mapping[str, float], scores: Mapping[str, float]) -> str:
     rows = [["", "input", "model", "gain"]]
     for name, m in IMAGE_METRICS.items():
-        title = f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher_is_better else '↓'}"
+        title = (
+            f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.better == 'higher' else '↓'}"
+        )
         numbers = [f"{part[name]:.{m.digits}f}" for part in (baseline, scores)]
         rows.append([title, *numbers, f"{m.gain(scores[name], baseline[name]):+.{m.digits}f}"])
     cells = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)

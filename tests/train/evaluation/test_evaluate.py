@@ -22,7 +22,7 @@ from img2img_train.evaluation.evaluate import (
     shortfalls,
 )
 from img2img_train.evaluation.results import Matrix, write_matrix
-from img2img_train.evaluation.score import describe_gain
+from img2img_train.evaluation.score import Feed, describe_gain
 from img2img_train.metrics.image import psnr
 from img2img_train.metrics.registry import COLOR_METRICS, IMAGE_METRICS, METRICS
 from img2img_train.report.page import write_run_report
@@ -34,7 +34,7 @@ SCORED = (*IMAGE_METRICS, *COLOR_METRICS)
 def test_a_limit_is_kept_or_fallen_short_of(name: str, tmp_path: Path) -> None:
     scored = score(Brighter(), write_corpus(tmp_path / "c", {"test": 3}))
     matrix = Matrix(("r",), ("c",), "test", (scored,))
-    reached, better = scored.scores[name], 1 if METRICS[name].higher_is_better else -1
+    reached, better = scored.scores[name], 1 if METRICS[name].better == "higher" else -1
     assert not shortfalls(matrix, {name: reached})
     (line,) = shortfalls(matrix, {name: reached + 0.01 * better})
     assert METRICS[name].label in line
@@ -99,7 +99,7 @@ def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 5}, layout="combined")
-    alone, together = (score(Brighter(), corpus, batch=batch) for batch in (1, 64))
+    alone, together = (score(Brighter(), corpus, Feed(batch=batch)) for batch in (1, 64))
     assert alone == together
     assert alone.gain["psnr"] < 0
     assert alone.gain["mae"] < 0
@@ -107,7 +107,7 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
 
 def test_the_direction_swaps_input_and_target(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 2})
-    there, back = (score(Brighter(), corpus, swapped=swapped) for swapped in (False, True))
+    there, back = (score(Brighter(), corpus, Feed(swapped=swapped)) for swapped in (False, True))
     assert there.input_scores == pytest.approx(back.input_scores)
     assert there.scores != back.scores
 

@@ -51,7 +51,7 @@ def test_every_metric_is_of_one_kind() -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_a_gain_is_positive_where_the_score_is_better(name: str) -> None:
     metric = METRICS[name]
-    better, worse = (2.0, 1.0) if metric.higher_is_better else (1.0, 2.0)
+    better, worse = (2.0, 1.0) if metric.better == "higher" else (1.0, 2.0)
     assert metric.gain(better, worse) == 1
     assert metric.gain(worse, better) == -1
 
