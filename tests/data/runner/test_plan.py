@@ -88,13 +88,31 @@ def test_two_domains_keep_their_own_keys_and_order() -> None:
     assert [(t.root, t.key) for t in tasks(plan)] == [(0, "a"), (0, "b"), (1, "a")]
 
 
-def test_an_earlier_row_is_found_again_unless_it_is_rejected() -> None:
-    items = odd_items(random.Random(2), 60)
-    plan = plan_folders([Path("in")], "paired", [items])
+def plans() -> dict[str, Plan]:
+    items, others = odd_items(random.Random(2), 60), odd_items(random.Random(3), 40)
+    paths = [item.path for item in items]
+    pairs = list(zip(paths[:20], paths[20:40], strict=True))
+    unmatched = [(n % 2, path, "unpaired", "") for n, path in enumerate(paths[40:])]
+    roots = [Path("a"), Path("b")]
+    return {
+        "folder": plan_folders(roots[:1], "paired", [items]),
+        "unpaired": plan_folders(roots, "unpaired", [items, others]),
+        "pairs": plan_pairs(roots, Matching(pairs, unmatched)),
+    }
+
+
+@pytest.mark.parametrize("name", plans())
+@pytest.mark.parametrize("shard", [None, (2, 3)])
+def test_an_earlier_row_is_found_again_unless_it_is_rejected(
+    name: str, shard: tuple[int, int] | None
+) -> None:
+    plan = plans()[name]
+    plan = plan.shard(*shard) if shard else plan
     for index, task in enumerate(tasks(plan)):
-        assert plan.find(0, task.sources[0], task.key) == (None if task.rejected else index)
+        found = plan.find(task.root, task.sources[0], task.key)
+        assert found == (None if task.rejected else index)
+        assert plan.find(task.root, b"another.jpg", task.key) is None
     assert plan.find(0, b"never seen.jpg", "never seen") is None
-    assert plan.find(1, items[1].path, "x") is None
 
 
 def test_a_source_costs_little_memory() -> None:
