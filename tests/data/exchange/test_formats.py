@@ -1,4 +1,5 @@
-"""What other tools read and write: every format comes back whole, and no list of names can do harm."""
+"""Formats of other tools: every export can be imported again, and no list leads outside its
+folder."""
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ from img2img_data.images import io
 from img2img_data.runner.build_folder import Report
 
 
-def step(name: str, *paths: Path, code: int = 0, **given: Any) -> Report:
+def step(name: str, *paths: Path, code: int = 0, **settings: Any) -> Report:
     jobs = {} if name in {"pack", "unpack"} else {"jobs": 1}
     report, ended = run_step(
-        name, paths, {**jobs, **given}, lambda done, total: None, lambda line: None
+        name, paths, {**jobs, **settings}, lambda done, total: None, lambda line: None
     )
     assert ended == code, report.lines()
     return report
@@ -50,7 +51,7 @@ ImageList = Mapping[tuple[str, str], tuple[np.ndarray, ...]]
 
 
 def images(corpus: Corpus) -> ImageList:
-    """What is in a corpus: (split, key) > the halves, or (split, domain and number) > the image."""
+    """Return the images: (split, key) > halves, or (split, domain and number) > image."""
     if corpus.kind == "paired":
         return {(p.split, p.key): corpus.read(p) for s in corpus.splits for p in corpus.pairs(s)}
     return {
@@ -124,7 +125,7 @@ CASES = [(f, c) for f in EXPORTS for c in CORPORA]
 
 # ------------------------------------------------------------------------------------ round trips
 @pytest.mark.parametrize(("format", "name"), CASES)
-def test_what_is_exported_comes_back(
+def test_an_export_can_be_imported(
     format: str, name: str, corpora: Mapping[str, Path], tmp_path: Path
 ) -> None:
     if format == "lmdb":
@@ -152,7 +153,7 @@ def test_what_is_exported_comes_back(
 
 
 def read_lmdb(root: Path, corpus: Corpus) -> ImageList:
-    """Read as BasicSR does: keys from meta_info.txt, up to the first dot."""
+    """Read keys from meta_info.txt up to the first dot, as BasicSR does."""
     import lmdb
 
     found: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
@@ -172,7 +173,7 @@ def read_lmdb(root: Path, corpus: Corpus) -> ImageList:
 
 
 @pytest.mark.parametrize("format", EXPORTS)
-def test_an_export_has_the_same_bytes_again_and_is_complete(
+def test_an_export_is_reproducible(
     format: str, corpora: Mapping[str, Path], tmp_path: Path, photos: Path
 ) -> None:
     if format == "lmdb":
@@ -189,7 +190,9 @@ def test_an_export_has_the_same_bytes_again_and_is_complete(
     assert not (tmp_path / "dry").exists()
 
 
-def test_workers_do_not_change_an_export(corpora: Mapping[str, Path], tmp_path: Path) -> None:
+def test_an_export_does_not_depend_on_the_number_of_workers(
+    corpora: Mapping[str, Path], tmp_path: Path
+) -> None:
     for jobs in (1, 2):
         step("export", corpora["folders"], tmp_path / str(jobs), format="pix2pix", jobs=jobs)
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
@@ -197,7 +200,7 @@ def test_workers_do_not_change_an_export(corpora: Mapping[str, Path], tmp_path: 
 
 @pytest.mark.parametrize("name", ["folders", "combined"])
 @pytest.mark.parametrize("format", ["pix2pix", "basicsr", "hf"])
-def test_the_other_direction(
+def test_b_to_a_swaps_the_halves(
     format: str, name: str, corpora: Mapping[str, Path], tmp_path: Path
 ) -> None:
     step("export", corpora[name], tmp_path / "out", format=format, direction="BtoA")
@@ -205,7 +208,7 @@ def test_the_other_direction(
     assert_same(images(open_corpus(tmp_path / "out")), swapped)
 
 
-def test_clean_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Path) -> None:
+def test_copied_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Path) -> None:
     step("export", corpora["folders"], tmp_path / "hf", format="hf")
     step("import", tmp_path / "hf", tmp_path / "back")
     for split in ("train", "val", "test"):
@@ -224,7 +227,7 @@ def test_clean_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Pat
         )
 
 
-def test_a_damaged_corpus_is_one_line(corpora: Mapping[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_image_is_not_exported(corpora: Mapping[str, Path], tmp_path: Path) -> None:
     shutil.copytree(corpora["folders"], tmp_path / "c")
     image = next((tmp_path / "c" / "train" / "input").glob("*.png"))
     image.write_bytes(image.read_bytes()[:-9])
@@ -234,7 +237,7 @@ def test_a_damaged_corpus_is_one_line(corpora: Mapping[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
-def test_a_domain_that_climbs_leads_nowhere(
+def test_a_domain_outside_the_folder_is_ignored(
     direction: str, corpora: Mapping[str, Path], tmp_path: Path
 ) -> None:
     corpus = tmp_path / "box" / "corpus"
@@ -250,7 +253,7 @@ def test_a_domain_that_climbs_leads_nowhere(
 
 @pytest.mark.parametrize("key", ["../../evil", "/tmp/evil-abs", "a/../../evil", "C:evil", "a\\b"])
 @pytest.mark.parametrize("format", EXPORTS)
-def test_a_key_that_climbs_is_rejected(format: str, key: str, tmp_path: Path) -> None:
+def test_a_key_outside_the_folder_is_rejected(format: str, key: str, tmp_path: Path) -> None:
     from small_corpus import write_corpus
 
     corpus = write_corpus(tmp_path / "box" / "corpus", {"train": 2})
@@ -298,12 +301,12 @@ def test_a_plain_pix2pix_reader(
     if exported:
         step("export", corpora["folders"], tmp_path / "out", format="pix2pix")
         root = tmp_path / "out"
-    wanted = open_corpus(corpora["folders"])
-    got = read_pix2pix(root / "train")
-    pairs = sorted(wanted.pairs("train"), key=lambda p: Path(p.key + ".png"))
-    assert len(got) == len(pairs) > 3
-    for (a, b), pair in zip(got, pairs, strict=True):
-        first, second = wanted.read(pair)
+    original = open_corpus(corpora["folders"])
+    read = read_pix2pix(root / "train")
+    pairs = sorted(original.pairs("train"), key=lambda p: Path(p.key + ".png"))
+    assert len(read) == len(pairs) > 3
+    for (a, b), pair in zip(read, pairs, strict=True):
+        first, second = original.read(pair)
         assert (a[..., ::-1] == first).all()
         assert (b[..., ::-1] == second).all()
 
@@ -341,7 +344,7 @@ def test_hugging_face_reads_it(
 def test_hugging_face_reads_an_export_whose_splits_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of one split may hold what those of another lack; ``datasets`` wants equal columns."""
+    """Splits may differ in their columns; ``datasets`` needs equal ones."""
     from small_corpus import write_corpus
 
     corpus = write_corpus(tmp_path / "corpus", {"train": 2, "val": 2})
@@ -356,7 +359,7 @@ def test_hugging_face_reads_an_export_whose_splits_differ(
 
 
 def test_basicsr_reads_it(corpora: Mapping[str, Path], tmp_path: Path) -> None:
-    """Its rule: the name stands before the first space; the other half has the same base name."""
+    """BasicSR reads a name up to the first space; the other half has the same base name."""
     for name in ("folders", "combined", "jpg"):
         step("export", corpora[name], tmp_path / name, format="basicsr")
         for split in ("train", "val", "test"):
@@ -384,7 +387,10 @@ def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
 
 
 BOTH = io.encode(np.hstack([make_photo(1, 16, 12), make_photo(2, 16, 12)]), "png")
-HF = '{"input_file_name": "a/x.png", "target_file_name": "b/x.png", "n": 1, "t": "u", "f": NaN, "g": [1]}\n'
+HF = (
+    '{"input_file_name": "a/x.png", "target_file_name": "b/x.png", '
+    '"n": 1, "t": "u", "f": NaN, "g": [1]}\n'
+)
 EDIT = "file_name,conditioning_image_file_name\nb/x.png,a/x.png\n"
 FOLDERS: dict[str, tuple[str, Mapping[str, bytes | str]]] = {
     "pix2pix": ("pix2pix", {"train/x.png": BOTH, "test/x.png": BOTH}),
@@ -419,7 +425,7 @@ FOLDERS: dict[str, tuple[str, Mapping[str, bytes | str]]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_every_layout_is_told_opened_and_imported(name: str, tmp_path: Path) -> None:
+def test_every_layout_is_recognized_opened_and_imported(name: str, tmp_path: Path) -> None:
     layout, files = FOLDERS[name]
     root = write(tmp_path / "in", files)
     assert find_layout(root) == layout
@@ -437,7 +443,7 @@ def test_every_layout_is_told_opened_and_imported(name: str, tmp_path: Path) -> 
     assert step("import", root, tmp_path / "out").complete
 
 
-def test_what_a_foreign_list_says_becomes_tags(tmp_path: Path) -> None:
+def test_values_of_a_foreign_list_become_tags(tmp_path: Path) -> None:
     step("import", write(tmp_path / "in", FOLDERS["hf"][1]), tmp_path / "out")
     assert rows(tmp_path / "out" / "train" / "metadata.jsonl")[0]["tags"] == {"n": 1, "t": "u"}
 
@@ -476,7 +482,7 @@ def trapped(tmp_path: Path) -> Path:
     return root
 
 
-def test_no_list_leads_outside(trapped: Path, tmp_path: Path) -> None:
+def test_no_metadata_list_leads_outside(trapped: Path, tmp_path: Path) -> None:
     lines = [{"input_file_name": n, "target_file_name": "a/x.png"} for n in HOSTILE]
     lines += [{"input_file_name": "a/x.png", "target_file_name": n} for n in HOSTILE]
     lines += [{"input_file_name": "a/x.png", "target_file_name": "a/x.png", "key": "../../../evil"}]
@@ -508,7 +514,7 @@ def test_no_meta_info_leads_outside(trapped: Path, tmp_path: Path) -> None:
     assert report.rejected.total() == 2 * len(names)
 
 
-def test_bad_images_and_loose_halves_are_rows(tmp_path: Path) -> None:
+def test_bad_images_and_unmatched_halves_are_rejected_rows(tmp_path: Path) -> None:
     files = {f"{side}/{n}.png": PNG for side in ("input", "target") for n in range(12)}
     files |= {
         "input/bad.png": PNG[:50],
@@ -533,7 +539,7 @@ def test_bad_images_and_loose_halves_are_rows(tmp_path: Path) -> None:
     step("import", root, tmp_path / "allowed", allow_unpaired=True, max_bad=0.2)
 
 
-def test_names_that_become_one_key_stay_apart(tmp_path: Path) -> None:
+def test_names_with_the_same_key_stay_apart(tmp_path: Path) -> None:
     names = ["x y.png", "x%20y.png", "X Y.png"]
     step("import", write(tmp_path / "in", {f"train/{n}": BOTH for n in names}), tmp_path / "out")
     keys = [r["key"] for r in rows(tmp_path / "out" / "train" / "metadata.jsonl")]
@@ -541,7 +547,7 @@ def test_names_that_become_one_key_stay_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "format", "said"),
+    ("files", "format", "message"),
     [
         ({"x.txt": "hello"}, "auto", "no known layout"),
         ({"train/x.png": BOTH}, "hf", "metadata"),
@@ -554,15 +560,15 @@ def test_names_that_become_one_key_stay_apart(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_folder_is_one_line(
-    files: Mapping[str, bytes | str], format: str, said: str, tmp_path: Path
+    files: Mapping[str, bytes | str], format: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         step("import", write(tmp_path / "in", files), tmp_path / "out", format=format)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_shards_of_other_makers(tmp_path: Path) -> None:
+def test_shards_of_other_generators(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     (tmp_path / "in").mkdir()
     for name, count in (("train-000", 3), ("val-000", 2)):
@@ -584,7 +590,7 @@ def test_shards_of_other_makers(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------- keys
-def test_keys_survive_every_writing() -> None:
+def test_keys_survive_percent_encoding() -> None:
     rng = random.Random(3)
     parts = ["a", "B", " ", ".", "%", "/", "é", "\n", "con", "-", "~", ",", "\\", "1"]
     for _ in range(3000):
@@ -601,7 +607,7 @@ def test_keys_survive_every_writing() -> None:
 @pytest.mark.parametrize(
     "name", [b"../../x", b"/etc/x", b"..%2F..%2Fx", b"%2e%2e/x", b"", b"%00", b"a//b/./c", b"\xff"]
 )
-def test_no_name_is_an_evil_key(name: bytes) -> None:
+def test_every_key_is_safe(name: bytes) -> None:
     key = as_key(name)
     parts = key.split("/")
     assert key
@@ -610,7 +616,7 @@ def test_no_name_is_an_evil_key(name: bytes) -> None:
     assert not {".", ".."} & set(parts)
 
 
-def test_every_layout_and_format_is_told_in_the_help() -> None:
+def test_the_help_lists_every_layout_and_format() -> None:
     from img2img_data.cli.steps import STEPS
 
     for name in LAYOUTS:

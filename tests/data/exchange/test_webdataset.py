@@ -1,4 +1,4 @@
-"""Shards: equal bytes, the same corpus back, readable by webdataset, and no archive can do harm."""
+"""Shards: reproducible, unpacked to the same corpus, readable by webdataset, and never harmful."""
 
 from __future__ import annotations
 
@@ -115,18 +115,18 @@ def test_webdataset_reads_the_shards(corpus: Path, tmp_path: Path) -> None:
     assert not pairs
 
 
-def test_a_shard_ends_at_the_bytes_given(corpus: Path, tmp_path: Path) -> None:
+def test_shards_have_a_largest_size(corpus: Path, tmp_path: Path) -> None:
     shards = pack(corpus, tmp_path / "shards", shard_bytes=12_000)
     sizes = [p.stat().st_size for p in shards.glob("*.tar")]
     assert len(sizes) > 2
     assert min(sizes) > 0
 
 
-def test_an_interrupted_pack_is_done_again_and_others_are_rejected(
+def test_an_interrupted_pack_is_repeated_and_other_recipes_are_rejected(
     tmp_path: Path, photos: Path
 ) -> None:
     corpus = small(tmp_path)
-    whole = tree(pack(corpus, tmp_path / "whole"))
+    complete = tree(pack(corpus, tmp_path / "whole"))
     calls = 0
 
     def stop(done: int, total: int) -> None:
@@ -139,7 +139,7 @@ def test_an_interrupted_pack_is_done_again_and_others_are_rejected(
         pack_corpus(corpus, tmp_path / "out", PackSettings(), False, stop, quiet)
     assert calls
     assert not list((tmp_path / "out").glob("*.tar"))
-    assert tree(pack(corpus, tmp_path / "out")) == whole
+    assert tree(pack(corpus, tmp_path / "out")) == complete
     assert pack_corpus(corpus, tmp_path / "out", PackSettings(), False, quiet, quiet).complete
     with pytest.raises(Img2ImgError, match="another recipe"):
         pack(corpus, tmp_path / "out", per_shard=1)
@@ -164,7 +164,7 @@ def test_a_changed_image_is_not_packed(tmp_path: Path) -> None:
     assert not (tmp_path / "shards" / "index.json").exists()
 
 
-def test_keys_keep_apart_in_member_names() -> None:
+def test_member_names_are_unique() -> None:
     keys = ["a.b", "a/b", "a%2Cb", "__x__/a", "_x", "a", "A"]
     assert len({member_prefix(k) for k in keys}) == len(keys)
     assert all("." not in member_prefix(k) and not member_prefix(k).startswith("__") for k in keys)
@@ -242,7 +242,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 def forge(folder: Path, data: bytes) -> Path:
-    """Shards whose index vouches for ``data``."""
+    """Write shards with an index that matches ``data``."""
     folder.mkdir(parents=True)
     (folder / "corpus.json").write_text(json.dumps({"format": FORMAT}))
     (folder / "train-000000.tar").write_bytes(data)
@@ -261,7 +261,7 @@ def forge(folder: Path, data: bytes) -> Path:
     return folder
 
 
-def test_the_forger_forges_well(tmp_path: Path) -> None:
+def test_forged_shards_pass_if_they_are_harmless(tmp_path: Path) -> None:
     unpack_corpus(forge(tmp_path / "shards", GOOD), tmp_path / "out", False, quiet, quiet)
     assert len(open_corpus(tmp_path / "out").pairs("train")) == 1
 
@@ -312,7 +312,7 @@ def test_a_linked_shard_is_rejected(tmp_path: Path) -> None:
         unpack_corpus(shards, tmp_path / "out", False, quiet, quiet)
 
 
-def test_archives_of_other_makers_are_walked(tmp_path: Path) -> None:
+def test_archives_of_other_programs_are_read(tmp_path: Path) -> None:
     long = "d" * 60 + "/" + "é" * 60 + ".png"
     for number, form in enumerate((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
         path = tmp_path / f"{number}.tar"

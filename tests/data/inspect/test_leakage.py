@@ -1,4 +1,4 @@
-"""ImageList that are in two splits are found, in every kind and layout of corpus; others are not called so."""
+"""Images in two splits are found in every kind and layout of corpus, and no others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_pairs(folder: Path, count: int) -> Path:
 
 
 def places(out: Path) -> dict[str, str]:
-    """The split of each key (in unpaired corpora, of DOMAIN/KEY)."""
+    """Return the split of each key (in unpaired corpora, of DOMAIN/KEY)."""
     found = {}
     for split in ("train", "val", "test"):
         for row in rows(out / split / "metadata.jsonl"):
@@ -37,7 +37,7 @@ def places(out: Path) -> dict[str, str]:
 
 
 def expected(out: Path) -> set[tuple[str, str]]:
-    """Which split/key has a copy in which earlier split: keys are copies when their numbers are equal."""
+    """Return (split/key, earlier split with a copy); keys with equal numbers are copies."""
     order, where = ["train", "test", "val"], places(out)
     pairs = set()
     for key, split in where.items():
@@ -47,8 +47,8 @@ def expected(out: Path) -> set[tuple[str, str]]:
     return pairs
 
 
-def said_leaks(said: str) -> set[tuple[str, str]]:
-    lines = re.findall(r"^leak +(\S+)  (?:exact|near) copy of (\w+)/", said, re.MULTILINE)
+def leaks_in(output: str) -> set[tuple[str, str]]:
+    lines = re.findall(r"^leak +(\S+)  (?:exact|near) copy of (\w+)/", output, re.MULTILINE)
     return {(name, split) for name, split in lines}
 
 
@@ -67,42 +67,42 @@ def test_planted_leaks_are_found_in_every_layout(name: str, tmp_path: Path) -> N
     photos, out = write_pairs(tmp_path / "photos", 14), tmp_path / "out"
     command, *options = BUILDS[name]
     run(command, photos, out, *options, *SPLIT, "--jobs", 1)
-    wanted = expected(out)
-    assert len(wanted) >= 4, "the plants lie in different splits"
-    said = run("verify", out, "--leaks", "--jobs", 1, code=1)
-    assert said_leaks(said) == wanted
-    assert run("verify", out, "--leaks", "--jobs", 2, code=1) == said
+    planted = expected(out)
+    assert len(planted) >= 4, "the plants lie in different splits"
+    output = run("verify", out, "--leaks", "--jobs", 1, code=1)
+    assert leaks_in(output) == planted
+    assert run("verify", out, "--leaks", "--jobs", 2, code=1) == output
 
 
-def test_no_leak_is_said_and_ends_well(tmp_path: Path) -> None:
+def test_a_corpus_without_leaks_passes(tmp_path: Path) -> None:
     for number in range(12):
         write(tmp_path / "photos" / f"{number}.png", detailed(number, 64, 64))
     run("blur", tmp_path / "photos", tmp_path / "out", *SPLIT, "--jobs", 1)
-    said = run("verify", tmp_path / "out", "--leaks", "--jobs", 1)
-    assert "no image is in two splits" in said
-    assert "no problems" in said
+    output = run("verify", tmp_path / "out", "--leaks", "--jobs", 1)
+    assert "no image is in two splits" in output
+    assert "no problems" in output
     run("blur", tmp_path / "photos", tmp_path / "one", "--jobs", 1)
     assert "one split" in run("verify", tmp_path / "one", "--leaks", "--jobs", 1)
 
 
-def test_groups_leave_nothing_to_leak(tmp_path: Path) -> None:
+def test_grouped_splits_have_no_leaks(tmp_path: Path) -> None:
     photos = write_pairs(tmp_path / "photos", 14)
     run("blur", photos, tmp_path / "out", *SPLIT, "--group-by", r"^\d+", "--jobs", 1)
-    said = run("verify", tmp_path / "out", "--leaks", "--jobs", 1)
-    assert "no image is in two splits" in said
+    output = run("verify", tmp_path / "out", "--leaks", "--jobs", 1)
+    assert "no image is in two splits" in output
 
 
-def test_distance_zero_finds_exact_copies_alone(tmp_path: Path) -> None:
+def test_distance_zero_finds_exact_copies_only(tmp_path: Path) -> None:
     photos = write_pairs(tmp_path / "photos", 14)
     run("blur", photos, tmp_path / "out", *SPLIT, "--jobs", 1)
-    said = run(
+    output = run(
         "verify", tmp_path / "out", "--leaks", "--duplicate-distance", 0, "--jobs", 1, code=1
     )
-    assert "exact copy" in said
-    assert "near copy" not in said
+    assert "exact copy" in output
+    assert "near copy" not in output
 
 
-def test_unpaired_domains_are_looked_at_together(tmp_path: Path) -> None:
+def test_unpaired_domains_are_compared_together(tmp_path: Path) -> None:
     for number in range(16):
         write(tmp_path / "AB"[number % 2] / f"{number:02d}.png", detailed(number, 64, 64))
     for number in range(0, 16, 2):
@@ -112,29 +112,29 @@ def test_unpaired_domains_are_looked_at_together(tmp_path: Path) -> None:
     where = places(out)
     apart = {k for k in where if "-near" in k and where[k] != where["A/" + k[2:4]]}
     assert apart
-    said = run("verify", out, "--leaks", "--jobs", 1, code=1)
-    assert len(said_leaks(said)) == len(apart)
+    output = run("verify", out, "--leaks", "--jobs", 1, code=1)
+    assert len(leaks_in(output)) == len(apart)
     assert all(
-        "/A/" in line and "/B/" in line for line in said.splitlines() if line.startswith("leak")
+        "/A/" in line and "/B/" in line for line in output.splitlines() if line.startswith("leak")
     )
 
 
-def test_both_halves_of_pairs_from_two_folders_are_looked_at(tmp_path: Path) -> None:
-    for number in range(12):  # the same photo with another sketch, and the other way round
+def test_both_halves_of_pairs_from_two_folders_are_compared(tmp_path: Path) -> None:
+    for number in range(12):  # the same photo with another sketch, then the reverse
         photo = detailed(0 if number < 6 else number, 64, 64)
         sketch = detailed(100 if number >= 6 else 100 + number, 64, 64)
         write(tmp_path / "A" / f"{number}.png", photo)
         write(tmp_path / "B" / f"{number}.png", sketch)
     run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "out", *SPLIT, "--jobs", 1)
-    said = run("verify", tmp_path / "out", "--leaks", "--jobs", 1, code=1)
+    output = run("verify", tmp_path / "out", "--leaks", "--jobs", 1, code=1)
     where = places(tmp_path / "out")
-    leaked = {name for name, _ in said_leaks(said)}
+    leaked = {name for name, _ in leaks_in(output)}
     for part in ([str(n) for n in range(6)], [str(n) for n in range(6, 12)]):
         splits = {where[k] for k in part}
         later = {f"{where[k]}/{k}" for k in part if where[k] != "train" and len(splits) > 1}
         assert later <= leaked
-    assert "(input)" in said
-    assert "(target)" in said
+    assert "(input)" in output
+    assert "(target)" in output
 
 
 def test_a_damaged_image_is_listed_not_fatal(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_planted_near_copies_of_real_photos_are_found(real_data: Path, tmp_path:
         plant = list(NEAR)[int(rng.integers(5))]
         write(tmp_path / "photos" / f"{number:02d}-{plant}.jpg", NEAR[plant](photo))
     run("blur", tmp_path / "photos", tmp_path / "out", "--size", 128, *SPLIT, "--jobs", 2)
-    wanted = expected(tmp_path / "out")
-    assert len(wanted) > 15
-    assert said_leaks(run("verify", tmp_path / "out", "--leaks", "--jobs", 2, code=1)) == wanted
+    planted = expected(tmp_path / "out")
+    assert len(planted) > 15
+    assert leaks_in(run("verify", tmp_path / "out", "--leaks", "--jobs", 2, code=1)) == planted
 
 
 def test_real_leaks_of_yosemite(real_data: Path, tmp_path: Path) -> None:
@@ -164,11 +164,11 @@ def test_real_leaks_of_yosemite(real_data: Path, tmp_path: Path) -> None:
     run(
         "blur", source, tmp_path / "out", "--size", 64, "--split", "train=0.5,test=0.5", "--jobs", 2
     )
-    said = run("verify", tmp_path / "out", "--leaks", "--quick", "--jobs", 2, code=1)
+    output = run("verify", tmp_path / "out", "--leaks", "--quick", "--jobs", 2, code=1)
     sources = {p.stem: p.read_bytes() for p in source.iterdir()}
     for test, train in re.findall(
-        r"^leak +test/(.+?)  exact copy of train/(.+)$", said, re.MULTILINE
+        r"^leak +test/(.+?)  exact copy of train/(.+)$", output, re.MULTILINE
     ):
         assert sources[test] == sources[train]
-    assert "exact copy" in said
-    assert "near copy" not in said
+    assert "exact copy" in output
+    assert "near copy" not in output
