@@ -12,8 +12,8 @@ from img2img_train.config import RunConfig
 from img2img_train.training import fit as loop
 
 SETTINGS: dict[str, Any] = {
-    "net": "unet", "width": 4, "batch": 4, "epochs": 3, "threads": 1, "samples_every": 2, "flip": True,
-    "device": "cpu", "checkpoint_seconds": 0, "validate_every": 1,
+    "net": "unet", "width": 4, "batch": 4, "epochs": 3, "threads": 1, "samples_every": 2,
+    "flip": True, "device": "cpu", "checkpoint_seconds": 0, "validate_every": 1,
 }  # fmt: skip
 
 
@@ -21,18 +21,18 @@ IMAGES = 4
 
 
 class Killer(Display):
-    """Sends this very process a signal when a stretch of work comes to so many units."""
+    """A display that sends this process a signal when a bar reaches ``at`` units."""
 
     def __init__(self, title: str, at: int, number: int) -> None:
         super().__init__()
-        self.wanted, self.at, self.number = title, at, number
+        self.watched, self.at, self.number = title, at, number
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
         super().begin(title, total, done, unit)
         self.now = title
 
     def advance(self, done: int) -> None:
-        if self.now == self.wanted and done >= self.at:
+        if self.now == self.watched and done >= self.at:
             self.at = sys.maxsize
             os.kill(os.getpid(), self.number)
 

@@ -1,4 +1,4 @@
-"""Tiny runs of every objective: the settings that make one small, as far as the objective knows them."""
+"""Tiny runs of every objective, with the settings that make one small."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import LoadedModel
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import RunData
+from img2img_train.training.setup import RunData, resolve_auto
 from img2img_train.training.signals import StopSignal
 
 SMALL: dict[str, Any] = {
@@ -33,31 +33,32 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any) -> RunConfig:
-    """The configuration of a tiny run: a small U-Net or ResNet, for images from 16 x 16 on."""
+    """The configuration of a tiny run with a small U-Net, for images from 16 x 16 on."""
     model = OBJECTIVES[loss]
-    net = "resnet-6" if model.model_fields["net"].default.startswith("resnet") else "unet"
     known = {*model.model_fields, *RunConfig.model_fields}
     values = {name: value for name, value in SMALL.items() if name in known}
-    return RunConfig(**{"net": net, **values, **settings}, loss=loss, corpora=corpora, out=str(out))
+    return RunConfig(
+        **{"net": "unet", **values, **settings}, loss=loss, corpora=corpora, out=str(out)
+    )
 
 
 def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.Trainer:
     """A tiny run before its first step."""
-    config = loop.resolve_auto(small_config(loss, corpus, out, **settings))
-    data = loop.RunData.open(config)
+    config = resolve_auto(small_config(loss, corpus, out, **settings))
+    data = RunData.open(config)
     device = torch.device("cpu")
     return loop.Trainer(config, data, device, RunFolder(out), Display(), StopSignal())
 
 
 class Negative(torch.nn.Module):
-    """What it does to a pixel is known, whatever the tile."""
+    """A network with a known output, whatever the tile."""
 
     def forward(self, x: Any) -> Any:
         return -x
 
 
 def negative_model(folder: Path) -> LoadedModel:
-    """A model that makes negatives; its file lies in the folder."""
+    """A model that makes negatives, with a file in the folder."""
     (folder / "model").write_bytes(b"negative")
     spec, config = NetworkSpec(name="autoencoder"), RunConfig(corpora=("c",), out="run")
     cpu = torch.device("cpu")

@@ -8,9 +8,9 @@ from pathlib import Path
 from img2img_train.cli.main import main
 
 
-def fit(words: list[str], said: Path, environment: dict[str, str]) -> None:
+def fit(words: list[str], log: Path, environment: dict[str, str]) -> None:
     os.environ |= environment
-    with said.open("w") as file:
+    with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     main(["fit", *words])

@@ -19,22 +19,10 @@ from img2img_train.distributed.processes import join_processes, local_device
 from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress
 from img2img_train.runs.folder import RunFolder, read_log
+from img2img_train.training import setup, signals
 from img2img_train.training.compile import compile_networks
 from img2img_train.training.early_stopping import TRAIN_SAMPLE
 from img2img_train.training.loggers import LiveReport, TensorBoardLogger
-from img2img_train.training.setup import (
-    RunData,
-    describe_run,
-    resolve_auto,
-    should_compile,
-    torch_backend,
-)
-from img2img_train.training.signals import (
-    StoppedBySignal,
-    StopRequested,
-    StopSignal,
-    handle_signals,
-)
 from img2img_train.training.trainer import Trainer, checkpoint_step
 
 
@@ -58,25 +46,25 @@ def fit(config: RunConfig, display: Display, report: bool = False) -> FitResult:
     ``report`` keeps the run's report up to date while it trains. Raises StoppedBySignal after a
     signal, DivergedError, and the errors of corpora, options and checkpoints.
     """
-    began, env, config = time.monotonic(), torchrun_env(), resolve_auto(config)
+    began, env, config = time.monotonic(), torchrun_env(), setup.resolve_auto(config)
     folder, device = RunFolder(Path(config.out)), local_device(config.device, env)
     folder.check_free()
     with (
-        handle_signals(ignore_repeats=env.world_size > 1) as stop,
+        signals.handle_signals(ignore_repeats=env.world_size > 1) as stop,
         join_processes(device, env) as processes,
         catch_out_of_memory("run", folder.root, device.type, lambda: _memory_hint(config, folder)),
-        torch_backend(config, device),
+        setup.torch_backend(config, device),
         contextlib.ExitStack() as lock,
     ):
         try:
-            data = RunData.open(config)
+            data = setup.RunData.open(config)
             processes.check_batch(data.plan.step_images)
             processes.main_first(lambda: lock.enter_context(folder.lock()))
             trainer = Trainer(config, data, device, folder, display, stop, processes)
             if report and processes.is_main:
                 trainer.live_report = LiveReport(folder.root)
             already = _run(trainer)
-        except StopRequested:
+        except signals.StopRequested:
             raise processes.report_once(_stopped(stop, folder)) from None
         except DivergedError as error:
             raise processes.report_once(error) from None
@@ -86,12 +74,12 @@ def fit(config: RunConfig, display: Display, report: bool = False) -> FitResult:
 
 def dry_run(config: RunConfig) -> list[str]:
     """Return lines that describe what ``fit`` would do; raises its errors, and writes nothing."""
-    config, folder = resolve_auto(config), RunFolder(Path(config.out))
+    config, folder = setup.resolve_auto(config), RunFolder(Path(config.out))
     folder.check_free()
-    data = RunData.open(config)
+    data = setup.RunData.open(config)
     if folder.config.is_file():
         folder.check_unchanged(config, data.summary())
-    return describe_run(config, data)
+    return setup.describe_run(config, data)
 
 
 def _run(trainer: Trainer) -> bool:
@@ -108,7 +96,7 @@ def _run(trainer: Trainer) -> bool:
     trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
     already = trainer.is_over
     if not already:
-        for line in describe_run(trainer.config, data):
+        for line in setup.describe_run(trainer.config, data):
             print_line(line)
         if trainer.progress.step:
             print_line(f"resuming from step {trainer.progress.step:,}")
@@ -137,7 +125,7 @@ def _open_folder(trainer: Trainer) -> Checkpoint | None:
 def _train(trainer: Trainer) -> None:
     config, data, progress = trainer.config, trainer.data, trainer.progress
     store = _read_images(trainer)
-    if should_compile(config, trainer.device):
+    if setup.should_compile(config, trainer.device):
         _compile(trainer)
     trainer.display.begin("training", data.steps * data.plan.step_images, progress.images)
     numbers = range(progress.step, data.steps)
@@ -148,7 +136,7 @@ def _train(trainer: Trainer) -> None:
     with contextlib.closing(raw) as batches:
         try:
             trainer.train(loader.prefetch(batches, trainer.device, data.train.channel_layout))
-        except StopRequested:
+        except signals.StopRequested:
             if trainer.progress.step:
                 trainer.save()
             raise
@@ -219,9 +207,11 @@ def _memory_hint(config: RunConfig, folder: RunFolder) -> str:
     return hint + (waits if saved else "")
 
 
-def _stopped(stop: StopSignal, folder: RunFolder) -> StoppedBySignal:
+def _stopped(stop: signals.StopSignal, folder: RunFolder) -> signals.StoppedBySignal:
     number, step = stop.number or signal.SIGTERM, "before the first step"
     if folder.latest.exists():
         step = f"at step {checkpoint_step(folder.latest):,}"
     hint = f"the same command, or 'img2img-train resume {folder.root}', continues from there"
-    return StoppedBySignal(number, f"stopped by {signal.Signals(number).name} {step}; {hint}")
+    return signals.StoppedBySignal(
+        number, f"stopped by {signal.Signals(number).name} {step}; {hint}"
+    )

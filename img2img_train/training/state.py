@@ -18,13 +18,7 @@ from img2img_train.networks.specs import NetworkSpec
 from img2img_train.objectives.base import Phase
 from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.optim.ema import ModelEma
-from img2img_train.runs.checkpoint import (
-    Checkpoint,
-    Tensors,
-    load_into_network,
-    load_into_optimizer,
-    optimizer_tensors,
-)
+from img2img_train.runs import checkpoint as checkpoints
 
 # As in https://github.com/duxingren14/DualGAN; TensorFlow's default, where torch's is 0.99.
 RMSPROP_DECAY: Final = 0.9
@@ -70,7 +64,7 @@ class TrainingState:
         """The networks for validation and samples: moving averages where there are any."""
         return self.nets | self.ema.nets if self.ema is not None else self.nets
 
-    def network_tensors(self) -> Tensors:
+    def network_tensors(self) -> checkpoints.Tensors:
         """Return all weights and buffers: ``network/NAME/KEY`` and ``ema/NAME/KEY``."""
         groups = {"network": self.nets, "ema": self.ema.nets if self.ema is not None else {}}
         return {
@@ -84,19 +78,22 @@ class TrainingState:
     # what is not has to be here, or a resumed run would not be bit-exact: weights, optimizer
     # moments, pool images, and the global random state from which dropout and the gradient penalty
     # draw.
-    def tensors(self) -> Tensors:
+    def tensors(self) -> checkpoints.Tensors:
         """Return all tensors that later steps depend on, by name."""
         tensors = self.network_tensors() | {"rng/cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         for name, optimizer in self.optimizers.items():
-            tensors |= {f"optimizer/{name}/{k}": t for k, t in optimizer_tensors(optimizer).items()}
+            tensors |= {
+                f"optimizer/{name}/{k}": t
+                for k, t in checkpoints.optimizer_tensors(optimizer).items()
+            }
         for name, pool in self.pools.items():
             if pool.images is not None:
                 tensors[f"pool/{name}"] = pool.images
         return tensors
 
-    def load(self, checkpoint: Checkpoint, size: tuple[int, int]) -> None:
+    def load(self, checkpoint: checkpoints.Checkpoint, size: tuple[int, int]) -> None:
         """Restore the state of a checkpoint; CheckpointError if it does not fit.
 
         ``size`` is the height and width of the images in the pools.
@@ -105,10 +102,10 @@ class TrainingState:
         for group, nets in groups.items():
             for name, net in nets.items():
                 tensors = checkpoint.tensors_under(f"{group}/{name}/")
-                load_into_network(net, tensors, checkpoint.path)
+                checkpoints.load_into_network(net, tensors, checkpoint.path)
         for name, optimizer in self.optimizers.items():
             tensors = checkpoint.tensors_under(f"optimizer/{name}/")
-            load_into_optimizer(optimizer, tensors, checkpoint.path)
+            checkpoints.load_into_optimizer(optimizer, tensors, checkpoint.path)
         for name, pool in self.pools.items():
             images = checkpoint.tensors.get(f"pool/{name}")
             pool.fill(None if images is None else images.to(self.device), size, checkpoint.path)

@@ -23,15 +23,7 @@ from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
 from img2img_train.distributed.processes import Processes
 from img2img_train.objectives.base import Batch, Losses, Objective
 from img2img_train.optim.lr_schedule import LrSchedule
-from img2img_train.runs.checkpoint import (
-    Checkpoint,
-    Description,
-    Tensors,
-    TrainingProgress,
-    first_nonfinite,
-    read_description,
-    write_checkpoint,
-)
+from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import LIBRARIES, RunFolder
 from img2img_train.training import early_stopping
 from img2img_train.training.loggers import EpochTimer, LiveReport, LossBuffer, TensorBoardLogger
@@ -56,13 +48,13 @@ class Trainer:
     display: Display
     stop: StopSignal
     processes: Processes = field(default_factory=Processes)
-    progress: TrainingProgress = field(default_factory=TrainingProgress)
+    progress: checkpoints.TrainingProgress = field(default_factory=checkpoints.TrainingProgress)
     state: TrainingState = field(init=False)
     train_step: TrainStep = field(init=False)
     validation_store: ImageStore | None = None
     train_sample: CachedImages | None = None
     log_rows: list[dict[str, Any]] = field(default_factory=list)
-    best: tuple[Tensors, Description] | None = None
+    best: tuple[checkpoints.Tensors, checkpoints.Description] | None = None
     live_report: LiveReport | None = None
     tensorboard: TensorBoardLogger | None = None
     loss_buffer: LossBuffer = field(init=False)
@@ -158,7 +150,7 @@ class Trainer:
             self._log_epoch()
         if self.processes.is_distributed:
             text = self.processes.broadcast_text(self.progress.model_dump_json())
-            self.progress = TrainingProgress.model_validate_json(text)
+            self.progress = checkpoints.TrainingProgress.model_validate_json(text)
 
     def _log_epoch(self) -> None:
         p, trained = self.progress, time.monotonic()
@@ -246,9 +238,11 @@ class Trainer:
             self.tensorboard.add_grid(path, self.progress.step)
 
     # -------------------------------------------------------------------------------- checkpoints
-    def _describe(self, progress: TrainingProgress, complete: bool) -> Description:
+    def _describe(
+        self, progress: checkpoints.TrainingProgress, complete: bool
+    ) -> checkpoints.Description:
         train = self.data.train
-        return Description(
+        return checkpoints.Description(
             complete=complete,
             generator="generator",
             reverse_generator=self.objective.reverse_generator,
@@ -260,7 +254,7 @@ class Trainer:
             progress=progress,
         )
 
-    def _keep_best(self, progress: TrainingProgress) -> None:
+    def _keep_best(self, progress: checkpoints.TrainingProgress) -> None:
         # A copy on the host, which ``save`` writes: an epoch may take less time than a file.
         networks = self.state.network_tensors().items()
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in networks}
@@ -275,17 +269,17 @@ class Trainer:
     def _write_checkpoints(self) -> None:
         # The best networks first: the progress in the complete checkpoint refers to them.
         if self.best is not None:
-            write_checkpoint(self.folder.best, *self.best)
+            checkpoints.write_checkpoint(self.folder.best, *self.best)
             self.best = None
         update = {"log_bytes": self.folder.sync_log()}
         self.progress = self.progress.model_copy(update=update)
         tensors = self.state.tensors()
-        bad = first_nonfinite(tensors)
+        bad = checkpoints.first_nonfinite(tensors)
         if bad is not None:
             raise self._diverged(self.progress.step, f"{printable(bad)} is not finite")
         self.folder.write_latest(tensors, self._describe(self.progress, complete=True))
 
-    def load(self, checkpoint: Checkpoint) -> None:
+    def load(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Restore the state and the progress of a checkpoint."""
         self.state.load(checkpoint, self.data.train.size)
         self.progress = checkpoint.description.progress
@@ -305,4 +299,4 @@ def _format_validation(row: dict[str, Any]) -> str:
 
 def checkpoint_step(path: Path) -> int:
     """Return the step of a checkpoint; raises as ``read_description``."""
-    return read_description(path).progress.step
+    return checkpoints.read_description(path).progress.step

@@ -26,7 +26,7 @@ from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import RunData
+from img2img_train.training.setup import RunData, resolve_auto
 from img2img_train.training.signals import StoppedBySignal
 
 CPU = torch.device("cpu")
@@ -134,7 +134,7 @@ def test_a_run_keeps_the_spec_and_needs_no_recipe(corpus: Path, tmp_path: Path) 
     os.unlink(recipe)
     again = RunConfig.load(tmp_path / "run")
     assert again.degrade == config.degrade
-    assert not again.changes(loop.resolve_auto(config))
+    assert not again.changes(resolve_auto(config))
     assert parse_spec(again.degrade, Place()) == parse_spec(
         [{"gaussian": {"sigma": 2}}, "noise"], Place()
     )

@@ -35,7 +35,7 @@ from img2img_train.training import fit as loop
 from img2img_train.training.step import MicroBatches
 
 ROOT = Path(__file__).parents[3]
-USUAL: dict[str, Any] = {"batch": 4, "flip": True}
+SETTINGS: dict[str, Any] = {"batch": 4, "flip": True}
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo and signals as on POSIX")
 
@@ -48,7 +48,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(loss: str, corpus: Path, out: Path, **settings: Any) -> list[str]:
-    config = small_config(loss, corpus, out, **{**USUAL, **settings})
+    config = small_config(loss, corpus, out, **{**SETTINGS, **settings})
     own = {
         n: v
         for n, v in config.model_dump().items()
@@ -87,7 +87,7 @@ def start(words: list[str], folder: Path, count: int = 2) -> list[ForkServerProc
 
 
 def ends(processes: list[ForkServerProcess], folder: Path) -> tuple[list[int | None], list[str]]:
-    """Wait for the processes; return exit codes and what they said."""
+    """Wait for the processes; return their exit codes and outputs."""
     for process in processes:
         process.join(60)
     return [p.exitcode for p in processes], [
@@ -107,7 +107,8 @@ def under_torchrun(words: list[str]) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, "-m", "img2img_train", "fit", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=True, timeout=60,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=True,
+        timeout=60,
     )  # fmt: skip
     return done.stdout
 
@@ -126,67 +127,69 @@ def check_equal(one: Path, two: Path, tolerance: float, skip: str = "-") -> None
         assert b.get("losses") == pytest.approx(a.get("losses"), abs=1e-4)
 
 
-def test_under_torchrun_two_processes_equal_one(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_under_torchrun_equal_one(corpus: Path, tmp_path: Path) -> None:
     board = importlib.util.find_spec("tensorboard") is not None
     settings = {"net": "unet", "norm": "none", "tensorboard": board}
-    said = under_torchrun(options("l2", corpus, tmp_path / "two", **settings))
-    assert said.count("epoch 2/2") == said.count("is finished: 4 steps") == 1
+    output = under_torchrun(options("l2", corpus, tmp_path / "two", **settings))
+    assert output.count("epoch 2/2") == output.count("is finished: 4 steps") == 1
     assert len(list((tmp_path / "two").glob("tensorboard/*"))) == board
-    loop.fit(small_config("l2", corpus, tmp_path / "one", **USUAL, **settings), Display())
+    loop.fit(small_config("l2", corpus, tmp_path / "one", **SETTINGS, **settings), Display())
     check_equal(tmp_path / "one", tmp_path / "two", 1e-5)
 
 
-def test_a_game_with_a_pool_equals_one_process(corpus: Path, tmp_path: Path) -> None:
-    """In parts, with averages. (Without a norm: of biases before one Adam makes steps of noise.)"""
+def test_image_pools_of_two_processes_equal_those_of_one(corpus: Path, tmp_path: Path) -> None:
+    """With micro-batches and averages; without norm, before which biases have noisy steps."""
     settings = {"net": "resnet-6", "norm": "none", "accumulate": 2, "ema": 0.9, "epochs": 3}
-    codes, said = ends(
+    codes, output = ends(
         start(options("cyclegan", corpus, tmp_path / "two", **settings), tmp_path), tmp_path
     )
-    assert codes == [0, 0], said
-    assert said[1] == ""
-    loop.fit(small_config("cyclegan", corpus, tmp_path / "one", **USUAL, **settings), Display())
+    assert codes == [0, 0], output
+    assert output[1] == ""
+    loop.fit(small_config("cyclegan", corpus, tmp_path / "one", **SETTINGS, **settings), Display())
     check_equal(tmp_path / "one", tmp_path / "two", 1e-5)
     assert {"ema", "pool"} <= {name.partition("/")[0] for name in weights(tmp_path / "one")}
 
 
-def test_stopped_together_and_continued_exactly(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_stop_together_and_resume_exactly(corpus: Path, tmp_path: Path) -> None:
     """Batch norm, dropout, two phases; the signal reaches the second process alone."""
     settings = {"net": "resnet-6", "norm": "batch", "dropout": 0.5, "checkpoint_seconds": 0}
-    words, whole = (
-        options("pix2pix", corpus, tmp_path / n, epochs=6, **settings) for n in ("cut", "whole")
+    words, uninterrupted = (
+        options("pix2pix", corpus, tmp_path / n, epochs=4, **settings) for n in ("cut", "whole")
     )
-    assert ends(start(whole, tmp_path), tmp_path)[0] == [0, 0]
+    assert ends(start(uninterrupted, tmp_path), tmp_path)[0] == [0, 0]
     processes = start(words, tmp_path)
     until = time.monotonic() + 40
     while not (tmp_path / "cut/log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert processes[1].pid is not None
     os.kill(processes[1].pid, signal.SIGTERM)
-    codes, said = ends(processes, tmp_path)
-    assert codes == [143, 143], said
-    assert "stopped by SIGTERM at step" in said[0]
-    assert said[1] == ""
+    codes, output = ends(processes, tmp_path)
+    assert codes == [143, 143], output
+    assert "stopped by SIGTERM at step" in output[0]
+    assert output[1] == ""
     assert ends(start(words, tmp_path), tmp_path)[0] == [0, 0]
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
-def test_a_folder_in_use_ends_both_and_is_told_of_once(corpus: Path, tmp_path: Path) -> None:
-    """Free again, it takes the run, which ends where both lose patience: nothing moves."""
+def test_a_folder_in_use_ends_both_with_one_message(corpus: Path, tmp_path: Path) -> None:
+    """Once it is free the run stops early, on both: no weight changes."""
     words = options("l2", corpus, tmp_path / "run", lr=1e-30, epochs=30, patience=2)
     with RunFolder(tmp_path / "run").lock():
-        codes, said = ends(start(words, tmp_path), tmp_path)
+        codes, output = ends(start(words, tmp_path), tmp_path)
     assert codes == [2, 2]
-    assert "in use by another process" in said[0]
-    assert said[1] == ""
-    codes, said = ends(start(words, tmp_path), tmp_path)
-    assert codes == [0, 0], said
-    assert "stopped early" in said[0]
-    assert said[1] == ""
+    assert "in use by another process" in output[0]
+    assert output[1] == ""
+    codes, output = ends(start(words, tmp_path), tmp_path)
+    assert codes == [0, 0], output
+    assert "stopped early" in output[0]
+    assert output[1] == ""
     assert [row["epoch"] for row in read_log(tmp_path / "run") if row["kind"] == "stopped"] == [3]
 
 
-def test_a_process_that_dies_ends_the_other_by_one_line(corpus: Path, tmp_path: Path) -> None:
-    """Amid batch norms, which ask the other in forward and backward."""
+def test_a_process_that_dies_ends_the_other_with_one_line(corpus: Path, tmp_path: Path) -> None:
+    """During batch norms, which communicate in forward and backward."""
     settings = {"net": "resnet-6", "norm": "batch", "epochs": 9999, "validate_every": 0}
     processes = start(options("l2", corpus, tmp_path / "run", **settings), tmp_path)
     until = time.monotonic() + 40
@@ -195,27 +198,31 @@ def test_a_process_that_dies_ends_the_other_by_one_line(corpus: Path, tmp_path: 
     time.sleep(0.31)
     assert processes[1].pid is not None
     os.kill(processes[1].pid, signal.SIGKILL)
-    codes, said = ends(processes, tmp_path)
-    assert codes == [1, -signal.SIGKILL], said
-    assert "error: run: another process ended" in said[0]
-    assert "Traceback" not in said[0]
+    codes, output = ends(processes, tmp_path)
+    assert codes == [1, -signal.SIGKILL], output
+    assert "error: run: another process ended" in output[0]
+    assert "Traceback" not in output[0]
 
 
 # ------------------------------------------------------------------------------- within one process
-def test_a_place_is_told_by_torchrun_alone() -> None:
-    told = {
+def test_ranks_come_from_torchrun_only() -> None:
+    variables = {
         "RANK": "3",
         "WORLD_SIZE": "4",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "x",
     }
-    assert torchrun_env(told) == TorchrunEnv(3, 4, 1, 2)
-    for wrong in ({}, {**told, "RANK": "x"}, {n: v for n, v in told.items() if n != "MASTER_ADDR"}):
+    assert torchrun_env(variables) == TorchrunEnv(3, 4, 1, 2)
+    for wrong in (
+        {},
+        {**variables, "RANK": "x"},
+        {n: v for n, v in variables.items() if n != "MASTER_ADDR"},
+    ):
         assert torchrun_env(wrong) == TorchrunEnv()
 
 
-def test_parts_make_the_whole_step() -> None:
+def test_shards_make_up_the_step() -> None:
     plan = SamplingPlan((10, 7), (1, 2), 4, 5)
     for number in range(6):
         step = plan.step(number, True)
@@ -231,10 +238,10 @@ def test_parts_make_the_whole_step() -> None:
 @pytest.mark.parametrize(
     ("count", "processes", "parts"), [(12, 2, 2), (12, 3, 3), (6, 2, 2), (6, 2, 9)]
 )
-def test_parts_of_all_processes_come_in_the_order_of_the_step(
+def test_micro_batches_of_all_processes_have_the_order_of_the_step(
     count: int, processes: int, parts: int
 ) -> None:
-    """As they enter a pool: of each part the images of one process after the other."""
+    """The order in which they enter a pool: of each micro-batch one process after the other."""
     each = [Processes(rank, processes).shard_indices(count, parts) for rank in range(processes)]
     assert sorted(np.concatenate(each)) == list(range(count))
     images = [torch.from_numpy(places).float().view(-1, 1, 1, 1) for places in each]
@@ -251,10 +258,8 @@ def test_devices_that_cannot_be_shared_are_rejected() -> None:
         local_device("mps", TorchrunEnv(1, 2, 1, 2))
 
 
-def test_statistics_shared_by_processes_are_those_of_batch_norm(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of one process that is told of no other the sums are its own: values, slopes, running statistics."""
+def test_synchronized_statistics_equal_those_of_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an all-reduce over one process: outputs, gradients, running statistics."""
     monkeypatch.setattr(layers.distributed, "all_reduce", lambda x: None)
     plain, shared = layers.BatchNorm(3), layers.BatchNorm(3)
     seen = [
@@ -263,25 +268,25 @@ def test_statistics_shared_by_processes_are_those_of_batch_norm(
     ]
     for x in seen:
         x.requires_grad_()
-    made = plain(seen[0]), shared.forward_synced(seen[1])
-    torch.testing.assert_close(*made)
-    for y in made:
+    outputs = plain(seen[0]), shared.forward_synced(seen[1])
+    torch.testing.assert_close(*outputs)
+    for y in outputs:
         (y * y * y).sum().backward()
     torch.testing.assert_close(seen[1].grad, seen[0].grad, rtol=1e-4, atol=1e-3)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], value)
 
 
-def test_shared_statistics_tell_of_the_death_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the forward and in the backward, out of which autograd hands the error on."""
+def test_synchronized_batch_norm_reports_a_dead_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In forward and in backward, from which autograd passes the error on."""
 
     def dead(x: torch.Tensor) -> None:
         raise RuntimeError("Connection closed by peer\nwith more lines")
 
     layer, x = layers.BatchNorm(3), torch.ones(2, 3, 4, 4, requires_grad=True)
     monkeypatch.setattr(layers.distributed, "all_reduce", lambda x: None)
-    made = layer.forward_synced(x)
+    outputs = layer.forward_synced(x)
     monkeypatch.setattr(layers.distributed, "all_reduce", dead)
-    for ask in (lambda: layer.forward_synced(x), made.sum().backward):
+    for ask in (lambda: layer.forward_synced(x), outputs.sum().backward):
         with pytest.raises(Img2ImgError, match=r"ended \(Connection closed by peer\); see"):
             ask()

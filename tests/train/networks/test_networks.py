@@ -1,4 +1,4 @@
-"""Every network keeps its size, names what does not fit, and has as many parameters as the published one."""
+"""Every network: sizes, padding, initialization, and the published numbers of parameters."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_generators_keep_the_size(name: GeneratorName, norm: Norm) -> None:
     side = max(spec.multiple, NETWORKS[name].smallest)
     for height, width in ((side, 2 * side), (2 * side + spec.multiple, side)):
         spec.check_size(height, width)
-        made = build(spec, 0)(torch.rand(2, 1, height, width) * 2 - 1)
-        assert made.shape == (2, 2, height, width)
-        assert float(made.detach().abs().max()) <= 1
+        output = build(spec, 0)(torch.rand(2, 1, height, width) * 2 - 1)
+        assert output.shape == (2, 2, height, width)
+        assert float(output.detach().abs().max()) <= 1
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_generators_mirror_other_sizes_and_cut_them_back(name: GeneratorName) -> None:
+def test_generators_pad_other_sizes_and_crop_the_output(name: GeneratorName) -> None:
     spec = make_spec(name, (2, 3), 2)
     network, side = build(spec, 0).eval(), spec.smallest
     for height, width in ((side - 1, side), (side, side // 2 + 1), (side + 1, 2 * side), (1, 3)):
@@ -55,31 +55,31 @@ def test_generators_mirror_other_sizes_and_cut_them_back(name: GeneratorName) ->
             [(0, 0), (0, 0), *((0, spec.padded_side(s) - s) for s in (height, width))],
             "reflect",
         )
-        made = network(x)
-        assert made.shape == (1, 3, height, width)
-        assert torch.equal(made, network(torch.from_numpy(filled))[..., :height, :width])
+        output = network(x)
+        assert output.shape == (1, 3, height, width)
+        assert torch.equal(output, network(torch.from_numpy(filled))[..., :height, :width])
 
 
 @pytest.mark.parametrize(("side", "length"), [(1, 7), (2, 9), (3, 4), (3, 16), (16, 16)])
-def test_mirrored_is_reflection(side: int, length: int) -> None:
+def test_mirror_pad_is_reflection(side: int, length: int) -> None:
     x = torch.arange(2.0 * side).view(1, 2, side)
-    wanted = np.pad(x.numpy(), [(0, 0), (0, 0), (0, length - side)], "reflect")
-    assert np.array_equal(mirror_pad(x, 2, length).numpy(), wanted)
+    expected = np.pad(x.numpy(), [(0, 0), (0, 0), (0, length - side)], "reflect")
+    assert np.array_equal(mirror_pad(x, 2, length).numpy(), expected)
 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_padding_of_slices_is_reflection_and_so_is_its_gradient(width: int) -> None:
     pad, x = ReflectionPad(width), torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 3, 5 + 2 * width, 7 + 2 * width, dtype=torch.float64)
-    usual, joined = pad(x), pad.pad_by_slices(x)
-    assert torch.equal(usual, joined)
-    gradients = [torch.autograd.grad((made * weights).sum(), x)[0] for made in (usual, joined)]
+    padded, sliced = pad(x), pad.pad_by_slices(x)
+    assert torch.equal(padded, sliced)
+    gradients = [torch.autograd.grad((output * weights).sum(), x)[0] for output in (padded, sliced)]
     torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", GENERATORS)
-def test_generators_repeat_themselves_on_cuda(name: GeneratorName) -> None:
+def test_generators_are_deterministic_on_cuda(name: GeneratorName) -> None:
     net = build(NetworkSpec(name=name, width=4), 0).cuda()
     torch.use_deterministic_algorithms(True)
     try:
@@ -91,7 +91,7 @@ def test_generators_repeat_themselves_on_cuda(name: GeneratorName) -> None:
 
 @pytest.mark.parametrize("norm", get_args(Norm))
 @pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_discriminators_judge_from_the_smallest_size_on(
+def test_discriminators_take_images_from_the_smallest_size_on(
     name: DiscriminatorName, norm: Norm
 ) -> None:
     spec, side = make_spec(name, (3, 1), 2, norm), NETWORKS[name].smallest
@@ -115,7 +115,7 @@ def test_sizes_that_do_not_fit_are_named(name: GeneratorName) -> None:
         spec.check_size(tiny, tiny)
 
 
-def test_a_single_value_is_not_normalised_by_itself() -> None:
+def test_a_single_value_is_not_normalized() -> None:
     small, deep = (
         make_spec("unet", (3, 3), 4),
         make_spec("unet-64", (3, 3), 4, bottleneck_norm=True),
@@ -177,7 +177,7 @@ def test_tensors_are_named_as_in_the_published_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in DISCRIMINATORS if name.startswith("patch-")])
-def test_a_verdict_sees_a_patch_of_the_named_size(name: DiscriminatorName) -> None:
+def test_a_logit_sees_a_patch_of_the_named_size(name: DiscriminatorName) -> None:
     patch = int(name.removeprefix("patch-"))
     net = build(make_spec(name, (1, 1), 2, "none"), 0)
     x = torch.rand(1, 1, 2 * patch + 64, 2 * patch + 64, requires_grad=True)
@@ -188,7 +188,7 @@ def test_a_verdict_sees_a_patch_of_the_named_size(name: DiscriminatorName) -> No
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [patch, patch]
 
 
-def test_the_whole_image_has_one_verdict() -> None:
+def test_the_global_discriminator_has_one_logit() -> None:
     net = build(make_spec("global", (3, 1), 2), 0)
     assert net(torch.rand(2, 3, 40, 70)).shape == (2, 1, 1, 1)
 
@@ -207,9 +207,7 @@ def test_dropout_is_on_the_three_innermost_levels() -> None:
 
 @pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.parametrize("sides", [(64, 64), (33, 50)])
-def test_a_residual_network_makes_what_is_added_to_its_input(
-    name: GeneratorName, sides: tuple[int, int]
-) -> None:
+def test_a_residual_network_adds_its_input(name: GeneratorName, sides: tuple[int, int]) -> None:
     plain, residual = (
         build(make_spec(name, (3, 3), 2, residual=r), 0).eval() for r in (False, True)
     )
@@ -217,7 +215,7 @@ def test_a_residual_network_makes_what_is_added_to_its_input(
     assert torch.equal(residual(x), x + plain(x))
 
 
-def test_what_a_network_does_not_have_is_rejected() -> None:
+def test_settings_without_effect_on_a_network_are_rejected() -> None:
     with pytest.raises(UsageError, match="1 channels to an output of 2"):
         make_spec("unet", (1, 2), 4, residual=True)
     with pytest.raises(UsageError, match="'autoencoder': has no dropout layers"):

@@ -1,4 +1,4 @@
-"""Learning rates at known steps, averages of generators, and that both survive an interruption exactly."""
+"""Learning-rate schedule and moving averages of generators; both resume exactly."""
 
 from __future__ import annotations
 
@@ -78,20 +78,20 @@ def test_no_rate_is_negative_or_above_the_one_given(
 
 
 def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: Path) -> None:
-    whole, short = (
+    full, short = (
         small_training(
             "pix2pix", corpus, tmp_path, epochs=4, epochs_decay=2, decay="cosine", max_steps=n
         )
         for n in (0, 7)
     )
-    assert short.data.steps == 7 < whole.data.steps
+    assert short.data.steps == 7 < full.data.steps
     assert all(
-        short.train_step.schedule.rate(s) == whole.train_step.schedule.rate(s) for s in range(12)
+        short.train_step.schedule.rate(s) == full.train_step.schedule.rate(s) for s in range(12)
     )
     short.progress = short.progress.model_copy(update={"step": 9})
     short.step(a_batch(short))
     assert {g["lr"] for o in short.state.optimizers.values() for g in o.param_groups} == {
-        whole.train_step.schedule.rate(9)
+        full.train_step.schedule.rate(9)
     }
 
 
@@ -101,7 +101,7 @@ def a_batch(training: loop.Trainer) -> Batch:
     return loader.to_device(raw, torch.device("cpu"))
 
 
-def test_a_way_to_fall_asked_for_is_one_that_falls() -> None:
+def test_naming_a_decay_lets_the_rate_fall() -> None:
     def falling(**values: Any) -> int:
         return RunConfig(corpora="c", **values).epochs_decay
 
@@ -137,7 +137,7 @@ def test_an_average_follows_slowly_and_copies_statistics(corpus: Path, tmp_path:
 
 
 @pytest.mark.parametrize("loss", ["l1", "pix2pix", "cyclegan", "dualgan"])
-def test_averages_warmth_and_fall_continue_exactly(loss: str, corpus: Path, tmp_path: Path) -> None:
+def test_averages_and_schedules_resume_exactly(loss: str, corpus: Path, tmp_path: Path) -> None:
     def fit(out: str, display: Display) -> None:
         more = {"ema": 0.99, "warmup": 3, "decay": "cosine", "epochs_decay": 1, "flip": True}
         loop.fit(small_config(loss, corpus, tmp_path / out, checkpoint_seconds=0, **more), display)
@@ -154,7 +154,7 @@ def test_averages_warmth_and_fall_continue_exactly(loss: str, corpus: Path, tmp_
     )
 
 
-def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: Path) -> None:
+def test_the_average_is_scored_and_handed_over(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     loop.fit(small_config("l2", corpus, run, ema=0.8, lr=5e-3, epochs=4), Display())
     model = load_generator(run, "cpu")
@@ -177,10 +177,10 @@ def test_the_average_is_what_is_scored_and_handed_over(corpus: Path, tmp_path: P
     best = max(row["psnr"] for row in read_log(run) if row["kind"] == "validation")
     assert sum(psnr) / 2 == pytest.approx(best, abs=0.02)
     export_weights(model, tmp_path / "alone.safetensors")
-    alone = load_generator(tmp_path / "alone.safetensors", "cpu")
+    exported = load_generator(tmp_path / "alone.safetensors", "cpu")
     assert all(
         torch.equal(a, b)
-        for a, b in zip(alone.generator.parameters(), model.generator.parameters(), strict=True)
+        for a, b in zip(exported.generator.parameters(), model.generator.parameters(), strict=True)
     )
 
 
@@ -214,7 +214,7 @@ def test_wrong_settings_are_one_line(setting: str, value: Any) -> None:
         ({"loss": "cgan", "clip_value": 0.1}, "--clip-value"),
     ],
 )
-def test_numbers_that_could_not_do_what_they_say_are_rejected(
+def test_settings_that_contradict_others_are_rejected(
     wrong: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"train": 4, "val": 2}, size=(16, 16))

@@ -1,4 +1,4 @@
-"""A run that no longer gets better ends, and one that learns its pairs by heart is told of."""
+"""Early stopping by patience, and the overfitting warning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from img2img_train.training.signals import StoppedBySignal
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NEVER_BETTER: dict[str, Any] = {"lr": 1e-30, "epochs": 30, "checkpoint_seconds": 0}
-"""Nothing moves, so the first validation stays the best."""
+# No weight changes, so the first validation stays the best.
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +49,23 @@ def test_staleness_counts_from_the_first_best(psnr: list[float], count: int) -> 
     assert early_stopping.validations_since_best(rows) == count
 
 
-def test_what_falls_while_training_rises_is_told_in_one_line() -> None:
+def test_overfitting_is_reported_in_one_line() -> None:
     rows = scored((23.0, 23.5), (25.0, 24.6), (26.0, 24.2), (28.14, 24.02))
     assert early_stopping.overfitting_warning(rows[:3], 250, []) is None
     assert early_stopping.overfitting_warning(rows, 250, ["--flip", "--patience"]) == (
         "overfitting: train 28.1 dB, validation 24.0 dB (best 24.6 at epoch 2), on 250 pairs; "
         "more pairs, --flip or --patience help"
     )
-    said = early_stopping.overfitting_warning(rows, 1250, [])
-    assert said is not None
-    assert said.endswith("on 1,250 pairs; more pairs help")
+    text = early_stopping.overfitting_warning(rows, 1250, [])
+    assert text is not None
+    assert text.endswith("on 1,250 pairs; more pairs help")
     assert (
-        early_stopping.overfitting_warning([*rows, {"kind": "warning", "text": said}], 250, [])
+        early_stopping.overfitting_warning([*rows, {"kind": "warning", "text": text}], 250, [])
         is None
     )
 
 
-def test_what_falls_on_both_sides_is_no_overfitting() -> None:
+def test_a_drop_on_training_pairs_too_is_not_overfitting() -> None:
     assert early_stopping.overfitting_warning(scored((25, 24), (24, 22)), 9, []) is None
     assert early_stopping.overfitting_warning(scored((25, 24), (26, 24.4)), 9, []) is None
     assert (
@@ -79,7 +79,7 @@ def test_what_falls_on_both_sides_is_no_overfitting() -> None:
 
 # -------------------------------------------------------------------------------------- in a run
 @pytest.mark.parametrize("loss", ["l1", "pix2pix"])
-def test_patience_ends_a_run_which_is_finished_then(
+def test_a_run_that_stops_early_is_finished(
     loss: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small_config(loss, corpus, tmp_path / "run", patience=2, norm="none", **NEVER_BETTER)
@@ -97,13 +97,13 @@ def test_patience_ends_a_run_which_is_finished_then(
     again = loop.fit(config, Display())
     assert again.already
     assert again.early
-    assert "was finished already" in (said := fit_commands._outcome(again))
-    assert "stopped early, no better PSNR in 2 validations" in said
+    assert "was finished already" in (text := fit_commands._describe_result(again))
+    assert "stopped early, no better PSNR in 2 validations" in text
     assert tree(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("at", [2, 4, 5])
-def test_an_interrupted_run_ends_at_the_same_validation(
+def test_an_interrupted_run_stops_at_the_same_validation(
     at: int, corpus: Path, tmp_path: Path
 ) -> None:
     def fit(out: str, display: Display) -> None:
@@ -116,7 +116,7 @@ def test_an_interrupted_run_ends_at_the_same_validation(
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
-def test_a_run_that_gets_better_takes_all_its_steps(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_that_improves_takes_all_its_steps(corpus: Path, tmp_path: Path) -> None:
     config = small_config("l1", corpus, tmp_path, patience=2, lr=3e-3, epochs=6)
     result = loop.fit(config, Display())
     rows = [row for row in read_log(tmp_path) if row["kind"] == "validation"]
@@ -152,7 +152,7 @@ def test_training_pairs_are_scored_beside_the_held_out(corpus: Path, tmp_path: P
     assert all("psnr_train" not in row for row in read_log(tmp_path / "cycle"))
 
 
-def test_a_run_learning_by_heart_says_so_once(
+def test_an_overfitting_run_warns_once(
     corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,7 +165,7 @@ def test_a_run_learning_by_heart_says_so_once(
     assert len(warnings) == 1
     assert warnings[0]["text"].startswith("overfitting: train ")
     assert warnings[0]["text"].endswith("on 4 pairs; more pairs, --flip or --patience help")
-    assert capsys.readouterr().err.count("overfitting") == 1
+    assert capsys.readouterr().err.count("overfitting:") == 1
     from img2img_train.report.page import write_run_report
 
     page = write_run_report(tmp_path).read_text()

@@ -1,4 +1,4 @@
-"""The trainer's laws: plans, networks, objectives, checkpoints that tell the truth, errors of one line."""
+"""Whole runs: plans, batches, checkpoints, the command line, errors in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_photo, write_photos
-from small_corpus import degraded, write_corpus
+from small_corpus import write_corpus
 
 from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
 from img2img_data.core.progress import Display
@@ -29,13 +29,11 @@ from img2img_train.inference.translate import translate
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.registry import build
 from img2img_train.networks.specs import NetworkSpec
-from img2img_train.objectives.base import Batch
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs import folder as run
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
-from img2img_train.training.signals import StopSignal
 from img2img_train.training.validation import batch_psnr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,20 +66,6 @@ def train(corpus: Path | str, out: Path, **settings: Any) -> Path:
     return out
 
 
-def training(corpus: Path, out: Path, **settings: Any) -> loop.Trainer:
-    config = loop.resolve_auto(
-        RunConfig(**{**TINY, **settings, "corpora": corpus, "out": str(out)})
-    )
-    data, device = loop.RunData.open(config), torch.device("cpu")
-    return loop.Trainer(config, data, device, RunFolder(out), Display(), StopSignal())
-
-
-def four_images(size: int = 32) -> Batch:
-    targets = np.stack([make_photo(i, size, size) for i in range(4)])
-    raw = loader.RawBatch(np.stack([degraded(t, 1.5) for t in targets]), targets, None)
-    return loader.to_device(raw, torch.device("cpu"))
-
-
 # ------------------------------------------------------------------------------------------- plans
 @pytest.mark.parametrize(
     ("counts", "weights", "drawn"),
@@ -98,16 +82,16 @@ def test_weights_are_shares_of_an_epoch(counts: Any, weights: Any, drawn: Any) -
     order = plan.order(0)
     assert len(order) == sum(counts)
     edges = np.cumsum([0, *counts])
-    for start, end, wanted in zip(edges, edges[1:], drawn, strict=False):
+    for start, end, share in zip(edges, edges[1:], drawn, strict=False):
         seen = Counter(int(i) for i in order if start <= i < end)
-        assert sum(seen.values()) == wanted
+        assert sum(seen.values()) == share
         assert (
             max(seen.values(), default=0) - min((seen[i] for i in range(start, end)), default=0)
             <= 1
         )
 
 
-def test_a_step_is_known_from_its_number_alone() -> None:
+def test_a_step_depends_on_its_number_only() -> None:
     plan, again = SamplingPlan((10, 7), (1, 2), 4, 5), SamplingPlan((10, 7), (1, 2), 4, 5)
     forward = [plan.step(n, True) for n in range(12)]
     backward = [again.step(n, True) for n in reversed(range(12))][::-1]
@@ -141,7 +125,7 @@ def vars_of(raw: loader.RawBatch) -> tuple[Any, ...]:
     return raw.inputs, raw.targets, raw.flips
 
 
-def test_bytes_survive_the_device_and_a_flip_mirrors_both_halves() -> None:
+def test_bytes_survive_the_device_and_a_flip_mirrors_both_images() -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     raw = loader.RawBatch(values, values[:, ::-1].copy(), np.array([[True], [True]]))
     batch = loader.to_device(raw, torch.device("cpu"))
@@ -162,7 +146,7 @@ def test_the_autoencoder_is_the_one_of_the_original_work() -> None:
     ]  # fmt: skip
 
 
-def test_psnr_is_the_one_of_the_evaluation() -> None:
+def test_psnr_in_training_equals_that_of_the_evaluation() -> None:
     a, b = (np.stack([make_photo(s + i, 16, 16) for i in range(3)]) for s in (0, 1))
     b[2] = a[2]
     found = batch_psnr(torch.from_numpy(a), torch.from_numpy(b)).tolist()
@@ -172,7 +156,7 @@ def test_psnr_is_the_one_of_the_evaluation() -> None:
 
 
 # ------------------------------------------------------------------------------------- a whole run
-def test_a_run_leaves_what_it_says(finished: Path, corpus: Path) -> None:
+def test_a_run_writes_the_files_it_promises(finished: Path, corpus: Path) -> None:
     rows = run.read_log(finished)
     assert [(r["kind"], r["epoch"], r["step"]) for r in rows] == [
         ("train", 1, 2), ("validation", 1, 2), ("train", 2, 4), ("validation", 2, 4)
@@ -187,14 +171,14 @@ def test_a_run_leaves_what_it_says(finished: Path, corpus: Path) -> None:
     model = load_generator(finished, "cpu")
     psnr = []
     for number in range(3):
-        given, target = (
+        source, target = (
             io.read(corpus / f"val/{half}/00{number}.png").pixels for half in ("input", "target")
         )
-        psnr.append(IMAGE_METRICS["psnr"].compute(model.restore(given[None])[0], target))
+        psnr.append(IMAGE_METRICS["psnr"].compute(model.restore(source[None])[0], target))
     assert np.mean(psnr) == pytest.approx(best, abs=0.02)
 
 
-def test_a_finished_run_is_left_alone(finished: Path, corpus: Path) -> None:
+def test_a_finished_run_is_not_changed(finished: Path, corpus: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.*") if p.is_file()}
     result = loop.fit(RunConfig(**TINY, corpora=corpus, out=str(finished)), Display())
     assert result.already
@@ -289,7 +273,7 @@ def test_images_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("run: {epohcs: 3}", "'run.epohcs': unknown; did you mean 'epochs'"),
         ("run: {epochs: 0}", "line 1: key 'run.epochs'.*greater than or equal to 1"),
@@ -300,9 +284,9 @@ def test_images_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
         ("run: !!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )
-def test_a_wrong_recipe_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_recipe_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(UsageError, match=said) as error:
+    with pytest.raises(UsageError, match=message) as error:
         read_recipe(tmp_path / "r.yaml")
     assert "r.yaml" in str(error.value)
     assert "\n" not in str(error.value)
@@ -349,33 +333,33 @@ def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------ checkpoints
 def damaged(path: Path) -> dict[str, bytes]:
-    whole = path.read_bytes()
-    (length,) = struct.unpack("<Q", whole[:8])
-    flipped = bytearray(whole)
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    flipped = bytearray(content)
     flipped[-5] ^= 1
-    header = json.loads(whole[8 : 8 + length])
-    said = json.loads(header["__metadata__"]["img2img"])
-    said["networks"]["generator"]["width"] = 8
-    header["__metadata__"]["img2img"] = json.dumps(said)
+    header = json.loads(content[8 : 8 + length])
+    message = json.loads(header["__metadata__"]["img2img"])
+    message["networks"]["generator"]["width"] = 8
+    header["__metadata__"]["img2img"] = json.dumps(message)
     lying = json.dumps(header).encode()
     header["__metadata__"]["img2img"] = "[" * 100_000
     deep = json.dumps(header).encode()
     return {
         "is empty": b"",
-        "not a safetensors": whole[:7],
-        "SHA-256": whole[:-4],
+        "not a safetensors": content[:7],
+        "SHA-256": content[:-4],
         "SHA-256 ": bytes(flipped),
         "header is not JSON": struct.pack("<Q", 100_000) + b"[" * 200_000,
-        "does not fit its network": struct.pack("<Q", len(lying)) + lying + whole[8 + length :],
-        "describes an unknown model": struct.pack("<Q", len(deep)) + deep + whole[8 + length :],
+        "does not fit its network": struct.pack("<Q", len(lying)) + lying + content[8 + length :],
+        "describes an unknown model": struct.pack("<Q", len(deep)) + deep + content[8 + length :],
     }
 
 
 def test_damaged_checkpoints_are_rejected_in_one_line(finished: Path, tmp_path: Path) -> None:
-    for number, (said, content) in enumerate(damaged(RunFolder(finished).best).items()):
+    for number, (message, content) in enumerate(damaged(RunFolder(finished).best).items()):
         path = tmp_path / f"{number}.safetensors"
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=said.strip()) as error:
+        with pytest.raises(CheckpointError, match=message.strip()) as error:
             load_generator(path, "cpu")
         assert path.name in str(error.value)
         assert "\n" not in str(error.value)
@@ -385,7 +369,7 @@ def test_damaged_checkpoints_are_rejected_in_one_line(finished: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["resume", "report"])
-def test_a_checkpoint_in_place_of_a_run_folder_is_told_apart(
+def test_a_checkpoint_in_place_of_a_run_folder_is_named(
     name: str, finished: Path, capsys: Any
 ) -> None:
     assert command(name, RunFolder(finished).latest) == 2
@@ -398,11 +382,13 @@ def test_a_checkpoint_in_place_of_a_run_folder_is_told_apart(
 def test_weights_that_are_not_finite_are_neither_written_nor_read(
     finished: Path, tmp_path: Path
 ) -> None:
-    whole = checkpoints.read_checkpoint(RunFolder(finished).best)
-    name = next(name for name, tensor in whole.tensors.items() if tensor.is_floating_point())
-    degradet = {**whole.tensors, name: torch.full_like(whole.tensors[name], torch.nan)}
+    content = checkpoints.read_checkpoint(RunFolder(finished).best)
+    name = next(name for name, tensor in content.tensors.items() if tensor.is_floating_point())
+    damaged_tensors = {**content.tensors, name: torch.full_like(content.tensors[name], torch.nan)}
     with pytest.raises(CheckpointError, match="not finite"):
-        checkpoints.write_checkpoint(tmp_path / "x.safetensors", degradet, whole.description)
+        checkpoints.write_checkpoint(
+            tmp_path / "x.safetensors", damaged_tensors, content.description
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -415,24 +401,24 @@ def test_a_checkpoint_is_what_safetensors_itself_writes(finished: Path, tmp_path
     }
     tensors |= {"none": torch.zeros(0), "one": torch.tensor(3), "turned": torch.rand(3, 4).T}
     checkpoints.write_checkpoint(tmp_path / "x.safetensors", tensors, about)
-    ours, theirs = (
+    written, expected = (
         (tmp_path / "x.safetensors").read_bytes(),
         save({n: t.contiguous() for n, t in tensors.items()}),
     )
     headers = [
         json.loads(f[8 : 8 + struct.unpack("<Q", f[:8])[0]]) | {"__metadata__": None}
-        for f in (ours, theirs)
+        for f in (written, expected)
     ]
     assert headers[0] == headers[1]
-    assert ours.endswith(theirs[8 + struct.unpack("<Q", theirs[:8])[0] :])
+    assert written.endswith(expected[8 + struct.unpack("<Q", expected[:8])[0] :])
     again = checkpoints.read_checkpoint(tmp_path / "x.safetensors")
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in tensors.items())
 
 
-def test_a_checkpoint_stands_alone(finished: Path, tmp_path: Path) -> None:
-    alone = tmp_path / "model.safetensors"
-    alone.write_bytes(RunFolder(finished).latest.read_bytes())
-    model = load_generator(alone, "cpu")
+def test_a_checkpoint_needs_no_other_file(finished: Path, tmp_path: Path) -> None:
+    single = tmp_path / "model.safetensors"
+    single.write_bytes(RunFolder(finished).latest.read_bytes())
+    model = load_generator(single, "cpu")
     assert (model.spec.name, model.spec.width, model.step, model.color) == (
         "autoencoder",
         4,
@@ -448,8 +434,8 @@ def test_translate_takes_any_size_and_lists_the_bad(finished: Path, tmp_path: Pa
     write_photos(tmp_path / "in", 1, 16, 32, ".png")
     (tmp_path / "in" / "x.png").write_bytes(io.encode(make_photo(5, 1, 1), "png"))
     (tmp_path / "in" / "text.jpg").write_text("no image")
-    (tmp_path / "in" / "notes.txt").write_text("passed over")
-    (tmp_path / "in" / ".hidden.png").write_text("passed over")
+    (tmp_path / "in" / "notes.txt").write_text("skipped")
+    (tmp_path / "in" / ".hidden.png").write_text("skipped")
     model = load_generator(finished, "cpu")
     done = translate(model, tmp_path / "in", tmp_path / "out")
     assert (done.restored, done.rejected) == (3, {"not-an-image": 1})
@@ -460,11 +446,11 @@ def test_translate_takes_any_size_and_lists_the_bad(finished: Path, tmp_path: Pa
     assert sizes == {"deep er/000.png": (37, 23), "000.png": (16, 32), "x.png": (1, 1)}
     rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
     assert [(r["source"], r["reason"]) for r in rows] == [("text.jpg", "not-an-image")]
-    given = io.read(tmp_path / "in/000.png").pixels
-    assert np.array_equal(io.read(tmp_path / "out/000.png").pixels, model.restore(given[None])[0])
+    source = io.read(tmp_path / "in/000.png").pixels
+    assert np.array_equal(io.read(tmp_path / "out/000.png").pixels, model.restore(source[None])[0])
 
 
-# ---------------------------------------------------------------------------------- the command line
+# -------------------------------------------------------------------------------- the command line
 def command(*argv: object) -> int:
     try:
         main([str(a) for a in argv])
@@ -482,9 +468,9 @@ def test_the_command_line_from_start_to_end(
     assert "10 pairs of 16x32" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     assert command(f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny) == 0
-    said = capsys.readouterr()
-    assert "report: run/report.html" in said.out
-    assert "epoch 1/1" in said.err
+    message = capsys.readouterr()
+    assert "report: run/report.html" in message.out
+    assert "epoch 1/1" in message.err
     assert (tmp_path / "run/report.html").is_file()
     assert command("resume", "run") == 0
     assert "finished already" in capsys.readouterr().out
@@ -493,7 +479,7 @@ def test_the_command_line_from_start_to_end(
     assert "restored 3 of 3" in capsys.readouterr().out
 
 
-def test_a_dry_run_looks_at_the_folder_as_the_run_does(
+def test_a_dry_run_checks_the_folder_as_the_run_does(
     corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -511,10 +497,10 @@ def test_a_dry_run_looks_at_the_folder_as_the_run_does(
         (("full",), "holds other files ('notes.txt')"),
     ):
         assert command(*tiny, "--out", *more, "--dry-run") == 2
-        said = capsys.readouterr().err
-        assert why in said
+        message = capsys.readouterr().err
+        assert why in message
         assert command(*tiny, "--out", *more) == 2
-        assert capsys.readouterr().err == said
+        assert capsys.readouterr().err == message
     assert (
         command(*tiny, "--out", "run", "--dry-run")
         == command(*tiny, "--out", "new/run", "--dry-run")
@@ -525,7 +511,7 @@ def test_a_dry_run_looks_at_the_folder_as_the_run_does(
 
 @contextlib.contextmanager
 def memory_left(size: int) -> Iterator[None]:
-    """Let this process take so many bytes more, no others."""
+    """Limit the memory of this process to ``size`` bytes more than it has."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -538,7 +524,7 @@ def memory_left(size: int) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is catch_out_of_memory as on Linux")
 @pytest.mark.parametrize(("width", "begun"), [(512, False), (160, True)])
-def test_running_out_of_memory_is_one_line_with_a_way_out(
+def test_out_of_memory_is_one_line_with_a_hint(
     width: int, begun: bool, corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -557,19 +543,21 @@ def test_running_out_of_memory_is_one_line_with_a_way_out(
     ]
     with memory_left(400_000_000):
         assert command(*words, "--width", width, "--out", "run", "--no-report") == 1
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        "error: run 'run': out of memory on cpu; give a smaller --batch or --accumulate 2" in said
+        "error: run 'run': out of memory on cpu; give a smaller --batch or --accumulate 2"
+        in message
     )
-    assert "Traceback" not in said
-    assert Path("run/config.json").is_file() == begun == ("another --out" in said)
+    assert "Traceback" not in message
+    assert Path("run/config.json").is_file() == begun == ("another --out" in message)
     lean = [*words, "--width", 4, "--accumulate", 2, "--no-report"]
     assert command(*lean, "--out", "other" if begun else "run") == 0
     assert not begun or command(*lean, "--out", "run") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is catch_out_of_memory as on Linux")
-def test_a_model_out_of_memory_names_what_takes_less(
+def test_inference_out_of_memory_is_one_line_with_a_hint(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -578,7 +566,7 @@ def test_a_model_out_of_memory_names_what_takes_less(
     assert command(large, *tiny, "--crop", 32, "--threads", 1, "--no-report", "--out", "run") == 0
     Path("large.png").write_bytes(io.encode(make_photo(1, 1024, 1024), "png"))
     words = ["evaluate", "run", "--on", large, "--out", "scores", "--device", "cpu"]
-    for argv, said in (
+    for argv, message in (
         ([*words, "--batch", 8], "error: scoring: out of memory on cpu; give a smaller --batch"),
         (
             ["translate", "run", "large.png", "out.png", "--tile", 1024],
@@ -588,7 +576,7 @@ def test_a_model_out_of_memory_names_what_takes_less(
         capsys.readouterr()
         with memory_left(200_000_000):
             assert command(*argv) == 1
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -601,10 +589,10 @@ def test_a_model_out_of_memory_names_what_takes_less(
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
     ],
 )
-def test_every_shortage_of_memory_is_known_as_one(error: Exception) -> None:
-    told = r"^run 'r': out of memory on cuda; less$"
+def test_every_out_of_memory_error_is_recognized(error: Exception) -> None:
+    pattern = r"^run 'r': out of memory on cuda; less$"
     with (
-        pytest.raises(Img2ImgError, match=told),
+        pytest.raises(Img2ImgError, match=pattern),
         catch_out_of_memory("run", "r", "cuda", lambda: "less"),
     ):
         raise error
@@ -613,7 +601,7 @@ def test_every_shortage_of_memory_is_known_as_one(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "said"),
+    ("argv", "code", "message"),
     [
         (("nowhere", "--out", "r"), 1, "nowhere"),
         (("--loss", "l2"), 2, "name at least one corpus"),
@@ -625,17 +613,17 @@ def test_every_shortage_of_memory_is_known_as_one(error: Exception) -> None:
     ],
 )
 def test_errors_are_one_line_and_a_code(
-    argv: tuple[str, ...], code: int, said: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+    argv: tuple[str, ...], code: int, message: str, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert command(*argv) == code
     text = capsys.readouterr().err
-    assert said in text
+    assert message in text
     assert "Traceback" not in text
     assert not list(tmp_path.iterdir())
 
 
-def test_a_recipe_says_how_to_make_what_it_trains_on(
+def test_a_recipe_without_its_corpus_names_the_command_that_builds_it(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)

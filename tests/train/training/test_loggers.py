@@ -1,4 +1,4 @@
-"""What is looked at while a run goes on agrees with its files, and leaves them as they are."""
+"""TensorBoard and the live report agree with the files of a run, and do not change them."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ def on_board(run: Path) -> tuple[Counter[tuple[str, int]], Counter[int]]:
     return scalars, Counter(e.step for e in board.Images("samples"))
 
 
-def test_the_board_shows_each_row_of_the_log_once(corpus: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_each_row_of_the_log_once(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedBySignal, match="at step 5"):
         fit(corpus, tmp_path / "cut", Killer("training", 5 * 2, signal.SIGTERM), tensorboard=True)
     scalars, grids = on_board(fit(corpus, tmp_path / "cut", tensorboard=True))
     rows = read_log(tmp_path / "cut")
-    wanted = {
+    expected = {
         (f"{row['kind']}/{name}", row["step"])
         for row in rows
         for name, value in (row | row.get("losses", {})).items()
         if isinstance(value, float)
     }
-    assert set(scalars) == wanted
-    assert {"train/l1", "validation/psnr", "validation/psnr_train"} <= {tag for tag, _ in wanted}
+    assert set(scalars) == expected
+    assert {"train/l1", "validation/psnr", "validation/psnr_train"} <= {tag for tag, _ in expected}
     assert set(scalars.values()) == {1}
     assert len(sample_paths(tmp_path / "cut")) == 2
     assert grids == Counter([4, 8])
 
 
-def test_looking_changes_nothing_of_the_run(corpus: Path, tmp_path: Path) -> None:
+def test_loggers_do_not_change_the_run(corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     fit(corpus, tmp_path / "plain")
     fit(corpus, tmp_path / "looked", tensorboard=True)
@@ -86,22 +86,22 @@ def test_without_tensorboard_there_is_one_line(
         fit(corpus, tmp_path / "run", tensorboard=True)
 
 
-def test_the_page_is_there_while_the_run_goes_on(
+def test_the_report_is_written_while_the_run_trains(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loggers, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(loggers, "REPORT_SHARE", 1e9)
     with pytest.raises(StoppedBySignal):
         fit(corpus, tmp_path / "run", Killer("training", 5 * 2, signal.SIGTERM), report=True)
-    page = (tmp_path / "run/report.html").read_text()
-    assert "PSNR on the validation split" in page
-    assert "epoch 2" in page
+    report = (tmp_path / "run/report.html").read_text()
+    assert "PSNR on the validation split" in report
+    assert "epoch 2" in report
     fit(corpus, tmp_path / "run", report=True)
     folder = loop.RunFolder(tmp_path / "run")
     assert not folder.has_current_report(), "the last page is still to be written, with the scores"
 
 
-def test_the_page_takes_a_small_part_of_the_time(
+def test_the_report_takes_a_small_share_of_the_time(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, written = fit(corpus, tmp_path / "run"), []
@@ -113,9 +113,9 @@ def test_the_page_takes_a_small_part_of_the_time(
 
     monkeypatch.setattr(loggers, "write_run_report", write)
     monkeypatch.setattr(loggers.time, "monotonic", lambda: now[0])
-    page = loggers.LiveReport(run)
+    report = loggers.LiveReport(run)
     for _ in range(3000):
         now[0] += 0.5
-        page.refresh()
+        report.refresh()
     assert len(written) > 5
     assert len(written) * 2.0 <= 0.025 * (now[0] - 1000)

@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or damaged and continued equals one that never stopped, byte for byte."""
+"""A run that was stopped, killed or damaged resumes to the bytes of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -32,24 +32,25 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(corpora: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def uninterrupted(corpora: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return tree(fit(corpora, tmp_path_factory.mktemp("whole") / "run"))
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 9])
-def test_stopped_at_a_step(
-    at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+# The first step, the end of an epoch and the step after it, the last step.
+@pytest.mark.parametrize("at", [1, 3, 4, 9])
+def test_a_run_stopped_at_a_step_resumes(
+    at: int, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(StoppedBySignal, match=f"SIGTERM at step {at}; the same command") as stopped:
         fit(corpora, tmp_path, Killer("training", at * IMAGES, signal.SIGTERM))
     assert stopped.value.exit_code == 143
     fit(corpora, tmp_path)
-    assert tree(tmp_path) == whole
+    assert tree(tmp_path) == uninterrupted
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_stopped_while_reading(
-    number: int, code: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+def test_a_run_stopped_while_reading_resumes(
+    number: int, code: int, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(StoppedBySignal, match="before the first step") as stopped:
         fit(corpora, tmp_path, Killer("reading", 3, number), checkpoint_seconds=60)
@@ -57,7 +58,7 @@ def test_stopped_while_reading(
     assert signal.getsignal(number) is not None
     fit(corpora, tmp_path, checkpoint_seconds=60)
     same = {n: c for n, c in tree(tmp_path).items() if "checkpoints" not in n}
-    assert same == {n: c for n, c in whole.items() if "checkpoints" not in n}
+    assert same == {n: c for n, c in uninterrupted.items() if "checkpoints" not in n}
 
 
 KILLED = """
@@ -69,9 +70,15 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "cache", "at"), [(0, "ram", 5), (2, "off", 4)])
-def test_killed_and_continued(
-    workers: int, cache: str, at: int, corpora: list[str], whole: dict[str, bytes], tmp_path: Path
+def test_a_killed_run_resumes(
+    workers: int,
+    cache: str,
+    at: int,
+    corpora: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
 ) -> None:
     values = {"tests": str(Path(__file__).parents[2]), "corpora": corpora, "out": str(tmp_path)}
     code = textwrap.dedent(KILLED).format(**values, at=at * IMAGES, workers=workers, cache=cache)
@@ -82,7 +89,7 @@ def test_killed_and_continued(
     assert RunFolder(tmp_path).latest.exists()
     assert members_gone(done.pid)
     fit(corpora, tmp_path, workers=workers, cache=cache)
-    assert _without_resources(tree(tmp_path)) == _without_resources(whole)
+    assert _without_resources(tree(tmp_path)) == _without_resources(uninterrupted)
 
 
 def members_gone(group: int, seconds: float = 5) -> bool:
@@ -97,7 +104,7 @@ def members_gone(group: int, seconds: float = 5) -> bool:
 
 
 def _without_resources(files: dict[str, bytes]) -> dict[str, Any]:
-    """A checkpoint names the workers and the cache it was written with; all else has to be the same."""
+    """Return the tensors of checkpoints, whose description names the workers and the cache."""
     import safetensors.torch
 
     return {
@@ -114,8 +121,8 @@ def stopped(corpora: list[str], out: Path, at: int = 5) -> RunFolder:
     return RunFolder(out)
 
 
-def test_a_damaged_checkpoint_falls_back_and_says_so(
-    corpora: list[str], whole: dict[str, bytes], tmp_path: Path, capsys: Any
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
+    corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path, capsys: Any
 ) -> None:
     folder = stopped(corpora, tmp_path)
     content = bytearray(folder.latest.read_bytes())
@@ -124,7 +131,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(
     (folder.checkpoints / ".best.safetensors.tmp").write_bytes(b"half")
     fit(corpora, tmp_path)
     assert "is damaged: its SHA-256 does not agree" in capsys.readouterr().err
-    assert tree(tmp_path) == whole
+    assert tree(tmp_path) == uninterrupted
 
 
 def test_two_damaged_checkpoints_are_an_error(corpora: list[str], tmp_path: Path) -> None:
@@ -135,17 +142,15 @@ def test_two_damaged_checkpoints_are_an_error(corpora: list[str], tmp_path: Path
         fit(corpora, tmp_path)
 
 
-def test_a_part_of_a_checkpoint_is_read_as_it_is_in_the_whole(
-    corpora: list[str], tmp_path: Path
-) -> None:
+def test_some_tensors_of_a_checkpoint_can_be_read_alone(corpora: list[str], tmp_path: Path) -> None:
     path = stopped(corpora, tmp_path).latest
-    whole, part = (
+    uninterrupted, part = (
         checkpoints.read_checkpoint(path, prefix) for prefix in ("", ("network/", "ema/"))
     )
-    wanted = {name for name in whole.tensors if name.startswith("network/")}
-    assert set(part.tensors) == wanted < set(whole.tensors)
-    assert all(bool((part.tensors[name] == whole.tensors[name]).all()) for name in wanted)
-    assert part.description == whole.description
+    expected = {name for name in uninterrupted.tensors if name.startswith("network/")}
+    assert set(part.tensors) == expected < set(uninterrupted.tensors)
+    assert all(bool((part.tensors[name] == uninterrupted.tensors[name]).all()) for name in expected)
+    assert part.description == uninterrupted.description
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -153,7 +158,7 @@ def test_a_part_of_a_checkpoint_is_read_as_it_is_in_the_whole(
         checkpoints.read_checkpoint(path, "network/")
 
 
-def test_training_that_diverges_says_where(corpora: list[str], tmp_path: Path) -> None:
+def test_divergence_names_the_step(corpora: list[str], tmp_path: Path) -> None:
     folder = stopped(corpora, tmp_path)
     good = checkpoints.read_checkpoint(folder.latest)
     huge = {

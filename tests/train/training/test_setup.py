@@ -1,4 +1,4 @@
-"""What makes a run quick or exact changes nothing else."""
+"""Backend settings, memory formats, precision; no step waits for the device."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("asked", "device", "found"),
     [("auto", "cpu", True), ("auto", "mps", False), ("on", "mps", True), ("off", "cpu", False)],
 )
-def test_deterministic_is_what_was_asked_for_and_only_during_the_run(
+def test_deterministic_algorithms_are_set_for_the_run_only(
     asked: str, device: str, found: bool
 ) -> None:
     config = RunConfig(corpora="x", deterministic=asked, threads=1)
@@ -51,11 +51,11 @@ def test_yaml_reads_on_as_true() -> None:
     assert RunConfig(corpora="x", deterministic=False).deterministic == "off"
 
 
-def test_a_run_may_go_on_without_being_deterministic(tmp_path: Path) -> None:
+def test_a_run_may_resume_without_determinism(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 4}, size=(16, 16))
-    for way in ("on", "off"):
+    for mode in ("on", "off"):
         result = loop.fit(
-            small_config("l2", corpus, tmp_path / "run", deterministic=way), Display()
+            small_config("l2", corpus, tmp_path / "run", deterministic=mode), Display()
         )
     assert result.already
     assert len(read_log(tmp_path / "run")) == 2
@@ -63,8 +63,10 @@ def test_a_run_may_go_on_without_being_deterministic(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("loss", OBJECTIVES)
-def test_no_step_turns_images_about(loss: str, norm: str, corpus: Path, tmp_path: Path) -> None:
-    """What a network is given, in training, lies in memory as its weights do."""
+def test_no_step_converts_the_memory_format(
+    loss: str, norm: str, corpus: Path, tmp_path: Path
+) -> None:
+    """In training the inputs of networks have the memory format of their weights."""
     training = small_training(loss, corpus, tmp_path, norm=norm)
     layout, seen = training.state.memory_format, list[bool]()
     for net in training.state.nets.values():
@@ -78,7 +80,7 @@ def test_no_step_turns_images_about(loss: str, norm: str, corpus: Path, tmp_path
     assert all(seen)
 
 
-# ----------------------------------------------------------------------------- what a step waits for
+# --------------------------------------------------------------------------- waiting for the device
 WAITS = {
     "item",
     "tolist",
@@ -90,7 +92,7 @@ WAITS = {
     "__int__",
     "__index__",
 }
-"""What Python may ask of a tensor that makes it wait until the device has computed it."""
+# Methods of tensors that make Python wait until the device has computed them.
 
 
 class NeverAsked(TorchFunctionMode):
@@ -125,7 +127,7 @@ def settings_of(loss: str) -> Iterator[dict[str, Any]]:
 def test_no_step_waits_for_the_device(
     loss: str, more: dict[str, Any], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fused Adam, as on CUDA, is the optimizer here too; RMSProp asks its counter, which is on the host."""
+    """Adam is fused here as on CUDA; RMSProp reads its step counter, which is on the host."""
     for settings in settings_of(loss):
         training = small_training(loss, corpus, tmp_path, width=2, net="unet", **settings, **more)
         training.progress = training.progress.model_copy(update={"step": training.config.batch - 1})
@@ -139,7 +141,7 @@ def test_no_step_waits_for_the_device(
         assert not full
 
 
-def test_waiting_is_noticed() -> None:
+def test_the_guards_notice_waiting() -> None:
     value = torch.zeros(())
     for ask in (float, bool, lambda x: x.item(), lambda x: x.cpu(), lambda x: x.tolist()):
         with pytest.raises(AssertionError, match="a step"), NeverAsked():
@@ -152,10 +154,10 @@ def test_waiting_is_noticed() -> None:
 
 # -------------------------------------------------------------------------------------------- bf16
 @pytest.mark.parametrize("loss", OBJECTIVES)
-def test_losses_in_bf16_are_reckoned_in_float32(
+def test_losses_in_bf16_runs_are_float32(
     loss: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks compute in bf16; logits, differences, penalties and what is learned do not."""
+    """Networks compute in bf16; losses, penalties and weights stay float32."""
     for settings in settings_of(loss):
         found = []
         for precision in ("fp32", "bf16"):
@@ -182,16 +184,16 @@ def test_losses_in_bf16_are_reckoned_in_float32(
 
 
 @pytest.mark.parametrize("mode", ["vanilla", "lsgan", "wgan", "wgan-gp"])
-def test_verdicts_in_bf16_become_losses_in_float32(mode: GanMode) -> None:
-    judge, seen = torch.nn.Conv2d(3, 1, 3), list[torch.Tensor]()
-    judge.register_forward_hook(lambda net, given, made: seen.append(made.detach()))
-    real, made = torch.rand(2, 2, 3, 24, 24)
+def test_bf16_logits_become_float32_losses(mode: GanMode) -> None:
+    discriminator, seen = torch.nn.Conv2d(3, 1, 3), list[torch.Tensor]()
+    discriminator.register_forward_hook(lambda net, inputs, logits: seen.append(logits.detach()))
+    real, fake = torch.rand(2, 2, 3, 24, 24)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = adversarial.discriminator_loss(mode, judge, real, made, 1.0)
-        fooled = adversarial.generator_loss(mode, seen[1])
-    kinds = [torch.bfloat16] * 2 + [torch.float32] * (mode == "wgan-gp")
-    assert [logits.dtype for logits in seen] == kinds, "the penalty's critic computes in float32"
-    assert {term.dtype for term in (*terms.values(), fooled)} == {torch.float32}
-    assert torch.equal(fooled, adversarial.generator_loss(mode, seen[1].float())), (
+        terms = adversarial.discriminator_loss(mode, discriminator, real, fake, 1.0)
+        generator_term = adversarial.generator_loss(mode, seen[1])
+    dtypes = [torch.bfloat16] * 2 + [torch.float32] * (mode == "wgan-gp")
+    assert [logits.dtype for logits in seen] == dtypes, "the penalty's critic computes in float32"
+    assert {term.dtype for term in (*terms.values(), generator_term)} == {torch.float32}
+    assert torch.equal(generator_term, adversarial.generator_loss(mode, seen[1].float())), (
         "bit by bit that of float32"
     )

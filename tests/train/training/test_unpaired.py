@@ -1,4 +1,4 @@
-"""Runs on two sides without pairs; what a run hands over."""
+"""Runs without pairs, and the checkpoint that a run hands over."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ------------------------------------------------------------------------------------- two sides
-def test_sides_are_drawn_apart_and_wholly() -> None:
+def test_sides_are_drawn_independently_and_completely() -> None:
     plan = SamplingPlan((10, 3), (1, 1), 4, 0, (4, 9))
     assert (plan.total, plan.steps_per_epoch, plan.drawn()) == (19, 4, (10, 9))
     order, others = plan.order(0), plan.order(0, side=1)
@@ -68,9 +68,9 @@ def test_sides_are_read_as_they_lie(domains: Path, corpus: Path, cache: str) -> 
         sides = dataset.open_images(small_config("cyclegan", domains, direction=direction), "train")
         assert isinstance(sides, dataset.UnpairedImages)
         store = dataset.cache_images(sides, cache, 0)
-        given, target = store.gather(np.array([1, 4]), np.array([3, 0]))
+        inputs, target = store.gather(np.array([1, 4]), np.array([3, 0]))
         first, second = "AB" if direction == "AtoB" else "BA"
-        assert np.array_equal(given[1], image(domains / f"train{first}/4.png"))
+        assert np.array_equal(inputs[1], image(domains / f"train{first}/4.png"))
         assert np.array_equal(target[0], image(domains / f"train{second}/3.png"))
     paired = dataset.open_images(small_config("cyclegan", corpus), "train")
     pairs = dataset.open_pairs(small_config("l2", corpus), "train")
@@ -99,15 +99,15 @@ def test_a_run_without_pairs_from_start_to_end(loss: str, tmp_path: Path) -> Non
     rows = [row for row in run.read_log(out) if row["kind"] == "validation"]
     assert len(rows) == 2
     assert all(row["cycle_mae"] > 0 and not row["best"] and "psnr" not in row for row in rows)
-    there, back = (load_generator(out, "cpu", direction) for direction in (None, "BtoA"))
-    assert there.path == RunFolder(out).latest
+    forward, reverse = (load_generator(out, "cpu", direction) for direction in (None, "BtoA"))
+    assert forward.path == RunFolder(out).latest
     image = np.zeros((1, 20, 24, 3), np.uint8)
-    assert not np.array_equal(there.restore(image), back.restore(image))
-    assert back.config.direction == "BtoA"
+    assert not np.array_equal(forward.restore(image), reverse.restore(image))
+    assert reverse.config.direction == "BtoA"
     assert "reconstructed input" in write_run_report(out).read_text()
 
 
-def test_the_newest_checkpoint_of_a_game_counts_and_the_best_of_the_others(
+def test_a_gan_hands_over_the_newest_checkpoint_and_others_the_best(
     corpus: Path, tmp_path: Path
 ) -> None:
     for loss in ("l1", "pix2pix"):
@@ -125,26 +125,26 @@ def test_a_checkpoint_that_asks_for_an_absurd_network_is_named(
     corpus: Path, tmp_path: Path
 ) -> None:
     loop.fit(small_config("l1", corpus, tmp_path / "run", epochs=1), Display())
-    whole = checkpoints.read_checkpoint(RunFolder(tmp_path / "run").best)
-    spec = whole.description.networks["generator"].model_copy(
+    checkpoint = checkpoints.read_checkpoint(RunFolder(tmp_path / "run").best)
+    spec = checkpoint.description.networks["generator"].model_copy(
         update={"name": "unet-256", "width": 1024}
     )
     path = tmp_path / "hostile.safetensors"
-    about = whole.description.model_copy(update={"networks": {"generator": spec}})
-    checkpoints.write_checkpoint(path, whole.tensors, about)
+    about = checkpoint.description.model_copy(update={"networks": {"generator": spec}})
+    checkpoints.write_checkpoint(path, checkpoint.tensors, about)
     with pytest.raises(
         CheckpointError, match=f"'{path}': describes .*unet-256.*more than 1,073,741,824"
     ):
         load_generator(path, "cpu")
 
 
-def test_a_model_of_one_way_has_no_other(corpus: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_reverse_generator_says_so(corpus: Path, tmp_path: Path) -> None:
     loop.fit(small_config("l2", corpus, tmp_path / "run", epochs=1), Display())
     with pytest.raises(UsageError, match="was trained for AtoB and has no generator for BtoA"):
         load_generator(tmp_path / "run", "cpu", "BtoA")
 
 
-def test_pairs_are_asked_for_where_they_are_needed(domains: Path, tmp_path: Path) -> None:
+def test_a_paired_loss_rejects_unpaired_corpora(domains: Path, tmp_path: Path) -> None:
     with pytest.raises(
         CorpusError, match=r"unpaired, and this loss needs pairs; .*--loss cyclegan or dualgan"
     ):
