@@ -1,3 +1,3 @@
-"""Where images come from: folders and lists, their tags, filters, and which files belong together."""
+"""Sources of images: folders and lists, their tags, filters, and the matching of two folders."""
 
 __all__ = ["filters", "folder", "imdb_wiki", "matching", "tags"]

@@ -1,21 +1,22 @@
-"""Filters: which photos a selection leaves out.
+"""Filters of selections: by the tags of an image, or by its pixels.
 
-A filter is a frozen model. ``check(image, tags)`` raises ``Rejected`` with the filter's one ``reason``,
-or returns nothing. A filter that looks only at what the source knew (``reads_pixels`` false) is called
-with ``None`` before the image is read, so a rejected photo costs no decoding.
+A filter is a frozen model. ``check(image, tags)`` raises ``Rejected`` with the filter's one
+``reason``, or returns nothing. A filter that only uses tags (``reads_pixels`` is false) is called
+with ``None`` before the image is read, so a rejected image costs no decoding.
 
-The order of ``FILTERS`` is the precedence of the reasons: a photo that fails several filters is counted
-under the first of them. Adding a filter: a model, and a row in ``FILTERS``.
+To add a filter, write a model and add a row to ``FILTERS``. The order of ``FILTERS`` is the
+precedence of the reasons: an image that fails several filters is counted under the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.core.errors import Rejected
+from img2img_data.sources.tags import Tags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,35 +25,33 @@ if TYPE_CHECKING:
     from img2img_data.images.io import DecodedImage
     from img2img_data.images.pixels import Pixels
 
-Tags = Mapping[str, object]
+TONE_SIDE: Final = 32
+"""Side in pixels to which ``tone_spread`` shrinks an image."""
 
-GRID: Final = 32
-"""Side of the grid on which ``tone_spread`` looks at a image."""
-
-CLASSES: Final = 12
-"""Classes of equally many samples into which ``tone_spread`` sorts the lightness."""
+TONE_CLASSES: Final = 12
+"""Number of lightness classes, of equally many samples, in ``tone_spread``."""
 
 MAX_TONE: Final = 40.0
-"""Chroma (CIELAB) above which a single tone is not a toned photo but a colored surface or light."""
+"""Chroma (CIELAB) above which a single tone is a colored surface or light, not a toned image."""
 
 
 class Filter(BaseModel):
-    """What every filter is: frozen settings, one reason, and ``check``."""
+    """Base class of filters: frozen settings, one reason, and ``check``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     reason: ClassVar[str]
     reads_pixels: ClassVar[bool] = True
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
-        """Raise ``Rejected`` if the photo is left out. ``image`` may be None unless ``reads_pixels``."""
+        """Raise ``Rejected`` if the image fails. ``image`` may be None unless ``reads_pixels``."""
         raise NotImplementedError
 
 
 class NoFace(Filter):
-    """Leave out photos in which the source's face detector found no face, or too weak a one.
+    """Reject images in which the source's face detector found no face, or too weak a one.
 
-    Reads the tag ``face_score``; None in it means that no face was found. A source without this tag says
-    nothing about faces, so its photos pass.
+    Reads the tag ``face_score``; None means that no face was found. Images of a source without this
+    tag pass.
     """
 
     reason: ClassVar[str] = "no-face"
@@ -60,7 +59,7 @@ class NoFace(Filter):
     min_face_score: float = Field(
         0.0,
         allow_inf_nan=False,
-        description="lowest score of the face detector; photos without a face are left out",
+        description="lowest score of the face detector; images without a face are left out",
     )
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
@@ -69,41 +68,41 @@ class NoFace(Filter):
             return
         score = tags["face_score"]
         if not isinstance(score, int | float):
-            raise Rejected(self.reason, "the list says that no face was found")
-        if not score >= self.min_face_score:
+            raise Rejected(self.reason, "no face was found, by the list")
+        if not score >= self.min_face_score:  # NaN is rejected too
             raise Rejected(self.reason, f"face score {score:.4g}, below {self.min_face_score:g}")
 
 
 class NoGender(Filter):
-    """Leave out photos of people of unknown gender: the tag ``gender`` is neither "male" nor "female"."""
+    """Reject images of people whose tag ``gender`` is neither "male" nor "female"."""
 
     reason: ClassVar[str] = "no-gender"
     reads_pixels: ClassVar[bool] = False
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
-        """Look at the tag."""
+        """Check the tag."""
         if tags.get("gender") not in {"male", "female"}:
             raise Rejected(self.reason, "the list does not give it")
 
 
 class MinSide(Filter):
-    """Leave out images whose shorter side is too short."""
+    """Reject images whose shorter side is too short."""
 
     reason: ClassVar[str] = "too-small"
-    min_side: int = Field(2, ge=1, description="shortest side a image may have, pixels")
+    min_side: int = Field(2, ge=1, description="shortest side an image may have, pixels")
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Compare the shorter side, in pixels, with the limit."""
-        width, height = _read(image).size
+        width, height = _not_none(image).size
         if min(width, height) < self.min_side:
             raise Rejected(self.reason, f"{width}x{height}, shorter side below {self.min_side}")
 
 
 class Gray(Filter):
-    """Leave out black-and-white photos: single-channel, strict, near-gray, or toned in one color.
+    """Reject black-and-white images: single-channel, strict, near-gray, or toned in one color.
 
-    A toned photo has color, but its color is a function of its lightness alone. ``tone_spread`` estimates
-    that function and measures what it leaves over, so gray needs no case of its own. Measured (CIELAB):
+    A toned image has color, but its color is a function of its lightness alone. ``tone_spread``
+    estimates that function and measures the rest, so gray is not a special case. Measured (CIELAB):
 
     ======================  ===================  =============================  ==============
     set                     spread, gray photos  spread, color photos          left out
@@ -118,12 +117,13 @@ class Gray(Filter):
     CUHK photos, facades    -                    588 >= 29                      0
     ======================  ===================  =============================  ==============
 
-    (*) color by the key of the set, toned to the eye; (**) 4 of these 6 are toned to the eye. The rest are
-    scenes of one hue: mist, dusk, rock under snow. For faces any tolerance from 2.5 to 2.9 decides alike.
+    (*) color by the key of the set, toned to the eye; (**) 4 of these 6 are toned to the eye. The
+    rest are scenes of one hue: mist, dusk, rock under snow. For faces any tolerance from 2.5 to 2.9
+    gives the same result.
 
-    Photos toned by computation (seven tones from warm to sepia and cyanotype) are found in 96 % of cases, as
-    JPEG of quality 75 in 88 %. Where JPEG of quality 30, or color planes a pixel out of register, put false
-    color into a toned photo, most are missed.
+    Images toned by computation (seven tones from warm to sepia and cyanotype) are found in 96 % of
+    cases, as JPEG of quality 75 in 88 %. Most are missed if JPEG of quality 30, or color planes a
+    pixel out of register, added false color.
     """
 
     reason: ClassVar[str] = "gray"
@@ -131,58 +131,59 @@ class Gray(Filter):
         2.65,
         gt=0,
         le=20,
-        description="color beside its one tone that a black-and-white photo may have, CIELAB units",
+        description="color besides its one tone that a gray image may have, CIELAB units",
     )
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Compare the spread of the colors around the one tone with the tolerance."""
-        spread, chroma = tone_spread(_read(image).pixels)
+        spread, chroma = tone_spread(_not_none(image).pixels)
         if spread <= self.gray_tolerance and chroma <= MAX_TONE:
-            raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} beside its one tone")
+            raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} besides its one tone")
 
 
 def tone_spread(pixels: Pixels) -> tuple[float, float]:
-    """Return how far a image's colors lie from one tone, and how strong its colors are; CIELAB units.
+    """Return the distance of the colors from one tone, and their chroma, in CIELAB units.
 
-    ``pixels``: H x W x 3 RGB, uint8 or uint16. The image is averaged down to at most 32 x 32, which takes
-    off the chroma noise of JPEG and film. The samples are sorted by lightness into 12 classes of equal
-    size; the medians of the classes, joined by straight lines, are the tone: (a, b) as a function of L. The
-    spread is max(P90, P98 / 2.5) of the samples' distances from it: nine tenths of the image must lie
-    close to the tone, and not even a fiftieth may lie far off, so that a small bird in a blue sky counts.
-
-    The second number is the 90th percentile of chroma. Takes 0.2 ms for a image of 200 x 200.
+    ``pixels``: H x W x 3 RGB, uint8 or uint16. The samples of the image, averaged down to at most
+    32 x 32, are sorted by lightness into 12 classes of equal size; the medians of the classes,
+    joined by straight lines, are the tone: (a, b) as a function of L. The first number is max(P90,
+    P98 / 2.5) of the samples' distances from it, the second the 90th percentile of chroma. Takes
+    0.2 ms for an image of 200 x 200.
     """
     import numpy as np
 
     lab = _samples(pixels)
     lab = lab[:, np.argsort(lab[0], kind="stable")]
     count = lab.shape[1]
-    classes = min(CLASSES, count)
+    classes = min(TONE_CLASSES, count)
     size = count // classes
-    knots = np.partition(lab[:, : classes * size].reshape(3, classes, size), size // 2, axis=2)[
-        ..., size // 2
-    ]
-    beside = [lab[channel] - np.interp(lab[0], knots[0], knots[channel]) for channel in (1, 2)]
+    sorted_classes = lab[:, : classes * size].reshape(3, classes, size)
+    knots = np.partition(sorted_classes, size // 2, axis=2)[..., size // 2]
+    a, b = (lab[channel] - np.interp(lab[0], knots[0], knots[channel]) for channel in (1, 2))
+    # Nine tenths of the image must be near the tone, and not even a fiftieth far off: a small red
+    # bird in a blue sky makes a color image.
     at90, at98 = (int(share * (count - 1)) for share in (0.90, 0.98))
-    off = np.sqrt(np.partition(beside[0] ** 2 + beside[1] ** 2, (at90, at98)))
+    distance = np.sqrt(np.partition(a**2 + b**2, (at90, at98)))
     chroma = np.sqrt(np.partition(lab[1] ** 2 + lab[2] ** 2, at90)[at90])
-    return float(max(off[at90], off[at98] / 2.5)), float(chroma)
+    return float(max(distance[at90], distance[at98] / 2.5)), float(chroma)
 
 
 def _samples(pixels: Pixels) -> NDArray[np.float32]:
-    """Average a image down; return its samples as 3 x N CIELAB (L 0..100, a and b about -128..127)."""
+    """Return the samples of the small image, 3 x N CIELAB (L 0..100, a and b about -128..127)."""
     import cv2
     import numpy as np
 
     from img2img_data.images import color
 
     height, width = pixels.shape[:2]
-    small = cv2.resize(pixels, (min(width, GRID), min(height, GRID)), interpolation=cv2.INTER_AREA)
+    # Averaging removes the chroma noise of JPEG and film.
+    size = min(width, TONE_SIDE), min(height, TONE_SIDE)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     eight = small >> 8 if small.dtype == np.uint16 else small  # type: ignore[operator]
     return np.ascontiguousarray(color.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
 
 
-def _read(image: DecodedImage | None) -> DecodedImage:
+def _not_none(image: DecodedImage | None) -> DecodedImage:
     if image is None:
         raise TypeError("this filter needs the image")
     return image
@@ -196,7 +197,7 @@ def check_tags(filters: Iterable[Filter], tags: Tags) -> None:
 
 
 def check_image(filters: Iterable[Filter], image: DecodedImage, tags: Tags) -> None:
-    """Apply the filters that look at the image; raises the first one's ``Rejected``."""
+    """Apply the filters that read the image; raises the first one's ``Rejected``."""
     for one in filters:
         if one.reads_pixels:
             one.check(image, tags)
@@ -208,4 +209,4 @@ FILTERS: Final[dict[str, type[Filter]]] = {
     "min-side": MinSide,
     "gray": Gray,
 }
-"""Every filter by its name, in the order of precedence of their reasons; those without pixels come first."""
+"""Filters by name, in the order of precedence of their reasons; those without pixels come first."""

@@ -1,8 +1,8 @@
-"""Sources: where photos come from, and what is known about them before they are read.
+"""Folders as sources of images, the paths of lists within a folder, and the tags of its images.
 
-A source is a generator of ``Item``: relative paths as bytes, with "/" between their parts, and tags.
-What can be told to be unusable without opening a image is an item that is rejected already. Adding a
-source: a function of that kind, and a row in ``SOURCES``.
+A source is a generator of ``Item``: relative paths as bytes, with "/" between their parts, and
+tags. What cannot be used, as far as that is known without opening a file, is an item that is
+already rejected.
 """
 
 from __future__ import annotations
@@ -18,53 +18,53 @@ from typing import Final
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.images.headers import is_image_name
-from img2img_data.sources.tags import FolderTags, Tags, read_tags
+from img2img_data.sources.tags import FolderTags, Tags
 
 Rejection = tuple[str, str]
-"""A key of ``errors.REASONS``, and a short free text."""
+"""A key of ``errors.REASONS``, and a short detail."""
 
 JUNK: Final = frozenset({b"thumbs.db", b"desktop.ini", b"@eadir", b"__macosx"})
-"""Names, in lower case, that operating systems leave behind; passed over like hidden files and folders."""
+"""Names, in lower case, that operating systems leave behind; skipped like hidden files."""
 
 LINKED: Final = "linked folder"
 TAG_LISTS: Final = (b"metadata.jsonl", b"metadata.csv")
 LISTS: Final = frozenset({*TAG_LISTS, b"rejected.jsonl", b"selection.json"})
-"""What is said about images beside them, by hand or by ``select``: nobody takes these for images."""
+"""Files about the images next to them; skipped without a notice."""
 
-_NO_TAGS: Final[Tags] = {}  # one for all items of a folder: a million empty dicts weigh 64 MB
+NO_TAGS: Final[Tags] = {}  # shared by all items: a million empty dicts take 64 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One source image: its path relative to the source's folder, and what the source knows about it.
+    """One source image: its path relative to the source's folder, and its tags, ready for JSON.
 
-    Tags are ready for JSON. ``rejected`` is set when the source already knows that it cannot be used.
+    ``rejected`` is set if the source already knows that the image cannot be used.
     """
 
     path: bytes
-    tags: Tags = field(default_factory=lambda: _NO_TAGS)
+    tags: Tags = field(default_factory=lambda: NO_TAGS)
     rejected: Rejection | None = None
 
 
-# ------------------------------------------------------------------------------------------- folder
 def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]:
     """Yield the images of a folder and its subfolders, sorted by the bytes of their paths.
 
-    A image is told by its name's extension. Hidden files and folders, and ``JUNK``, are passed over; so
-    are other files. ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS`` not
-    at all. Links are never followed: one with a image's name is rejected as ``link``, one to a folder is
-    counted as ``LINKED``. Pipes, sockets and devices are ``not-a-regular-file``, a folder that cannot be
-    listed is ``unreadable``. Memory: the names of the folders on the way to the item in hand. ``UsageError``
-    if ``root`` itself cannot be listed.
+    Images are recognized by the extension of their name. Hidden files, ``JUNK`` and other files are
+    skipped; ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS``
+    not at all. Links are never followed: one with the name of an image is rejected as ``link``, one
+    to a folder is counted as ``LINKED``. Pipes, sockets and devices are ``not-a-regular-file``, a
+    folder that cannot be listed is ``unreadable``. ``UsageError`` if ``root`` itself cannot be
+    listed.
     """
     base = os.fsencode(root)
     count: Counter[str] = Counter() if ignored is None else ignored
     try:
         stack = [(b"", _names(base, count))]
     except OSError as error:
-        raise UsageError(
-            "folder", root, error.strerror or "cannot be listed", "check the path"
-        ) from None
+        why = error.strerror or "cannot be listed"
+        raise UsageError("folder", root, why, "check the path") from None
+    # A stack of its own, not recursion: folders may nest deeper than Python does. It holds only the
+    # names of the folders on the way to the current item.
     while stack:
         prefix, names = stack[-1]
         if not names:
@@ -73,16 +73,16 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
         name, _, reason = names.pop().partition(b"\0")
         path = prefix + name
         if not name.endswith(b"/"):
-            yield Item(path, rejected=_LISTED[reason])
+            yield Item(path, rejected=_REJECTIONS[reason])
             continue
         try:
             stack.append((path, _names(base + b"/" + path, count)))
         except OSError as error:
-            reason_word = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
-            yield Item(path[:-1], rejected=(reason_word, f"folder: {error.strerror}"))
+            word = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
+            yield Item(path[:-1], rejected=(word, f"folder: {error.strerror}"))
 
 
-_LISTED: Final[Mapping[bytes, Rejection | None]] = {
+_REJECTIONS: Final[Mapping[bytes, Rejection | None]] = {
     b"": None,
     b"link": ("link", "links are not followed"),
     b"special": ("not-a-regular-file", "a pipe, socket or device"),
@@ -90,10 +90,11 @@ _LISTED: Final[Mapping[bytes, Rejection | None]] = {
 
 
 def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
-    """Return what matters in a folder, last first; as bytes, for directory entries weigh five times as much.
+    """Return the names of folders and images in a folder, in reverse order.
 
-    Folders end in "/": so sorted, their contents stand where their paths belong. What is rejected has the
-    reason behind a NUL, which no name can hold.
+    Folders end in "/", so that sorting puts their contents where their paths belong. A NUL, which
+    no name can hold, separates a name from the reason of its rejection. Plain bytes: directory
+    entries take five times the memory.
     """
     names = []
     with os.scandir(folder) as entries:
@@ -105,10 +106,9 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 names.append(name + b"/")
             elif name in LISTS:
                 continue
-            elif not is_image_name(name) and _is_linked_folder(entry):
-                ignored[LINKED] += 1
             elif not is_image_name(name):
-                ignored[Path(os.fsdecode(name)).suffix.lower()] += 1
+                linked = entry.is_symlink() and _is_folder(entry)
+                ignored[LINKED if linked else Path(os.fsdecode(name)).suffix.lower()] += 1
             elif entry.is_file(follow_symlinks=False):
                 names.append(name)
             else:
@@ -117,104 +117,95 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
     return names
 
 
-def describe_skipped(ignored: Mapping[str, int]) -> str:
-    """Return a line that tells what ``list_folder`` ignored, the commonest first; "" if it all was hidden."""
-    counts = {name or "none": n for name, n in ignored.items() if name != "hidden"}
-    if not counts:
-        return ""
-    ranked = [
-        f"{printable(name)} {n:,}"
-        for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))
-    ]
-    shown = ", ".join(ranked[:8]) + ", ..." * (len(ranked) > 8)
-    return f"passed over what is no image by its name: {shown}"
-
-
-def _is_linked_folder(entry: os.DirEntry[bytes]) -> bool:
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a link to itself, or to where we may not look
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder without permission
         return False
 
 
+def describe_skipped(ignored: Mapping[str, int]) -> str:
+    """Return a line about the files that ``list_folder`` skipped; "" if all of them were hidden."""
+    counts = [(-n, name or "none") for name, n in ignored.items() if name != "hidden"]
+    shown = [f"{printable(name)} {-n:,}" for n, name in sorted(counts)]
+    if not shown:
+        return ""
+    return f"skipped, not images by name: {', '.join(shown[:8])}" + ", ..." * (len(shown) > 8)
+
+
+# -------------------------------------------------------------------------------------------- tags
+def find_tags(root: bytes, paths: Iterable[bytes]) -> FolderTags | None:
+    """Return the tags of a folder's images from the lists next to them, None if there are none.
+
+    ``paths`` are those of the images, relative to ``root``. Lists are looked for in ``root`` and in
+    the folders on the way to an image; metadata.jsonl comes before metadata.csv.
+    """
+    folders = {b""}
+    for path in paths:
+        folder = path[: path.rfind(b"/") + 1]
+        while folder not in folders:
+            folders.add(folder)
+            folder = folder[: folder.rfind(b"/", 0, -1) + 1]
+    lists: list[bytes] = []
+    for folder in sorted(folders, key=lambda name: (name.count(b"/"), name)):
+        names = (folder + name for name in TAG_LISTS)
+        lists += [name for name in names if os.path.lexists(os.path.join(root, name))][:1]
+    return FolderTags(root, lists) if lists else None
+
+
+# ------------------------------------------------------------------------------------ listed paths
 _LEAVES: Final = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
+"""Absolute paths, of Windows too, and paths with "..": all of them may leave the folder."""
 
 
 class PathResolver:
-    """Resolves the paths of a list within a folder; remembers which files and folders it has seen.
+    """Resolver of the paths in a list within a folder; nothing outside of the folder is looked at.
 
-    ``unique``: a file that is named again is rejected.
+    With ``unique`` a file that is named again is rejected.
     """
 
     def __init__(self, base: bytes, unique: bool = True) -> None:
         self._base = base
         self._unique = unique
         self._seen: set[bytes] = set()
-        self._plain: dict[bytes, bool] = {b"": True}
+        self._has_link: dict[bytes, bool] = {b"": False}
 
     def resolve(self, text: str | None) -> tuple[bytes, Rejection | None]:
-        """Return an entry's path, and why it cannot be used; ``text`` None stands for no text at all."""
+        """Return the path of an entry, and the reason if it cannot be used; None is not a text."""
         path = (text or "").encode("utf-8", "surrogatepass")
         if text is None or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-            return path, ("name", "the list's entry is no path")
+            return path, ("name", "the list's entry is not a path")
         if _LEAVES.match(text):
             return path, ("outside-root", "the list's entry leaves its folder")
         path = b"/".join(p for p in path.split(b"/") if p not in {b"", b"."})
-        return path, self._rejection(path)
+        rejection = self._rejection(path)
+        if self._unique and rejection is None:
+            if path in self._seen:
+                return path, ("duplicate", "the list names it again")
+            self._seen.add(path)
+        return path, rejection
 
     def _rejection(self, path: bytes) -> Rejection | None:
         if not path:
             return "missing", "the list names no file"
         try:
-            if not self._is_plain(path.rpartition(b"/")[0]):
+            if self._linked(path.rpartition(b"/")[0]):
                 return "link", "in a linked folder; links are not followed"
             mode = os.lstat(self._base + b"/" + path).st_mode
         except PermissionError as error:
             return "unreadable", str(error.strerror)
         except OSError:
             return "missing", "the list names it"
-        if not stat.S_ISREG(mode):
-            return (
-                ("link", "links are not followed")
-                if stat.S_ISLNK(mode)
-                else ("not-a-regular-file", "a folder, pipe, socket or device")
-            )
-        if self._unique and path in self._seen:
-            return "duplicate", "the list names it again"
-        if self._unique:
-            self._seen.add(path)
-        return None
+        if stat.S_ISREG(mode):
+            return None
+        if stat.S_ISLNK(mode):
+            return "link", "links are not followed"
+        return "not-a-regular-file", "a folder, pipe, socket or device"
 
-    def _is_plain(self, folder: bytes) -> bool:
-        """Tell whether no part of a folder's path is a link."""
-        if folder not in self._plain:
+    def _linked(self, folder: bytes) -> bool:
+        """Return True if a part of the folder's path is a link."""
+        if folder not in self._has_link:
             ends = [at.start() for at in re.finditer(b"/", folder)] + [len(folder)]
             modes = (os.lstat(self._base + b"/" + folder[:end]).st_mode for end in ends)
-            self._plain[folder] = not any(stat.S_ISLNK(mode) for mode in modes)
-        return self._plain[folder]
-
-
-# -------------------------------------------------------------------------------------------- tags
-def find_tags(root: bytes, paths: Iterable[bytes]) -> FolderTags | None:
-    """Return the tags of a folder's images from the metadata files beside them, None if there are none.
-
-    ``paths`` are those of the images, relative to ``root``. Metadata files are looked for in ``root`` and in the
-    folders on the way to an image.
-    """
-    folders = sorted(_folders_of(paths), key=lambda f: (f.count(b"/"), f))
-    lists = []
-    for folder in folders:
-        names = (folder + name for name in TAG_LISTS)
-        lists += [n for n in names if os.path.lexists(os.path.join(root, n))][:1]
-    return read_tags(root, lists) if lists else None
-
-
-def _folders_of(paths: Iterable[bytes]) -> set[bytes]:
-    """Return the folders on the way to the images, "" first, each with "/" at its end."""
-    found = {b""}
-    for path in paths:
-        folder = path[: path.rfind(b"/") + 1]
-        while folder not in found:
-            found.add(folder)
-            folder = folder[: folder.rfind(b"/", 0, -1) + 1]
-    return found
+            self._has_link[folder] = any(stat.S_ISLNK(mode) for mode in modes)
+        return self._has_link[folder]

@@ -1,4 +1,4 @@
-"""IMDB-WIKI lists: the images that a wiki.mat or imdb.mat names, with their tags."""
+"""IMDB-WIKI: the images that a wiki.mat or imdb.mat lists, with their tags."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from img2img_data.core.errors import UsageError
-from img2img_data.sources.folder import _NO_TAGS, Item, PathResolver, list_folder
-from img2img_data.sources.mat_file import BadMat, load_struct
-from img2img_data.sources.tags import Tags
+from img2img_data.sources.folder import NO_TAGS, Item, PathResolver, list_folder
+from img2img_data.sources.mat_file import read_columns
+from img2img_data.sources.tags import Tags, storable
 
 
 def find_mat(path: Path) -> Path:
@@ -24,134 +24,92 @@ def find_mat(path: Path) -> Path:
     for mat in (path, path / "wiki.mat", path / "imdb.mat"):
         if mat.is_file():
             return mat
-    raise UsageError(
-        "folder", path, "holds neither wiki.mat nor imdb.mat", "give the folder that does"
-    )
+    hint = "give the folder that does"
+    raise UsageError("folder", path, "holds neither wiki.mat nor imdb.mat", hint)
 
 
 def list_wiki(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]:
-    """Yield the photos that an IMDB-WIKI list names, in its order, with what it says about them.
+    """Yield the images of an IMDB-WIKI list, in its order, with their tags.
 
-    ``root`` is as for ``find_mat``. The layout is that of https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki.
-    Tags, None where the list does not know:
+    ``root`` is as for ``find_mat``. The layout is that of
+    https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki. Tags, None if the list does not know:
 
     - ``gender``: "male" or "female"
-    - ``person``: the name, else the number at the head of the file's name
-    - ``birth``: an ISO date, from a MATLAB day number; ``photo_taken``: a year
-    - ``face_score``, ``second_face_score``: of the face detector; None where it found no (second) face.
-      A list without such a column gives no such tag.
+    - ``person``: the name, else the number at the start of the file's name
+    - ``birth``: an ISO date; ``photo_taken``: a year
+    - ``face_score``, ``second_face_score``: of the face detector, None if it found no (second) face
 
-    Entries that leave the folder, name no file, or name one again are rejected. Nothing outside the folder is
-    opened. ``UsageError`` naming the file if the list is damaged or in a format that is not read here.
+    A list without such a column gives no such tag. Entries that leave the folder, name no file, or
+    name one again are rejected. Nothing outside the folder is opened. ``UsageError`` names the file
+    if the list is damaged or in an unsupported format.
     """
     mat = find_mat(root)
-    table = _wiki_table(mat)
-    entries = PathResolver(os.fsencode(mat.parent))
-    for row, text in enumerate(table["full_path"]):
-        path, rejected = entries.resolve(text)
-        tags = _NO_TAGS if rejected else _wiki_tags(table, row, path)
-        yield Item(path, tags, rejected)
+    columns = _read_list(mat)
+    resolver = PathResolver(os.fsencode(mat.parent))
+    for row, text in enumerate(columns["full_path"]):
+        path, rejected = resolver.resolve(text if isinstance(text, str) else None)
+        yield Item(path, NO_TAGS if rejected else _tags_of(columns, row, path), rejected)
 
 
-def _wiki_tags(table: Mapping[str, Sequence[Any]], row: int, path: bytes) -> Tags:
-    tags = {
-        tag: read(table[name][row]) for name, (tag, read) in _WIKI_TAGS.items() if name in table
+def _read_list(mat: Path) -> dict[str, list[Any]]:
+    """Return the columns of a list, all of one length; ``UsageError`` names the file."""
+    hint = "download it again"
+    columns = read_columns(mat, ("wiki", "imdb"), ("full_path", "name", *_NUMBERS))
+    for name in ("full_path", "gender"):
+        if name not in columns:
+            raise UsageError("list", mat, f"has no field '{name}'", hint)
+    rows = len(columns["full_path"])
+    for name, column in columns.items():
+        if name in _NUMBERS and not all(isinstance(value, float) for value in column):
+            raise UsageError("list", mat, f"has a field '{name}' that is not numeric", hint)
+        if len(column) != rows:
+            lengths = f"full_path {rows}, {name} {len(column)}"
+            raise UsageError("list", mat, f"has fields of unequal lengths ({lengths})", hint)
+    return columns
+
+
+def _tags_of(columns: Mapping[str, Sequence[Any]], row: int, path: bytes) -> Tags:
+    numbers = {
+        tag: read(columns[name][row]) for name, (tag, read) in _NUMBERS.items() if name in columns
     }
-    person = table["name"][row] if "name" in table else ""
+    person = columns["name"][row] if "name" in columns else ""
     number = path.rpartition(b"/")[2].split(b".")[0].split(b"_")[0]
-    return {"person": _storable(person) if person else number.decode(), **tags}
-
-
-def _storable(text: str) -> str:
-    """Replace what no UTF-8 file can hold: halves of surrogate pairs."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return {"person": storable(person) if person else number.decode(), **numbers}
 
 
 def _gender(value: float) -> str | None:
     return {1.0: "male", 0.0: "female"}.get(value)
 
 
-def _score(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
+def _birth(value: float) -> str | None:
+    # MATLAB counts days from the year 0, Python from 0001-01-01, which is MATLAB's day 367.
+    day = value - 366
+    if not 1 <= day < datetime.date.max.toordinal() + 1:
+        return None
+    return datetime.date.fromordinal(int(day)).isoformat()
 
 
 def _year(value: float) -> int | None:
     return int(value) if 1 <= value <= 9999 else None
 
 
-_DATENUM_OF_YEAR_1: Final = (
-    367  # MATLAB counts days from a year 0; Python from 0001-01-01, which is day 1
-)
+def _score(value: float) -> float | None:
+    # A face that was not found has the score -Inf, a second one NaN.
+    return round(value, 6) if math.isfinite(value) else None
 
 
-def _birth(value: float) -> str | None:
-    day = value - _DATENUM_OF_YEAR_1 + 1
-    if not 1 <= day < datetime.date.max.toordinal() + 1:
-        return None
-    return datetime.date.fromordinal(int(day)).isoformat()
-
-
-_WIKI_TAGS: Final[Mapping[str, tuple[str, Callable[[float], Any]]]] = {
+_NUMBERS: Final[Mapping[str, tuple[str, Callable[[float], Any]]]] = {
     "gender": ("gender", _gender),
     "dob": ("birth", _birth),
     "photo_taken": ("photo_taken", _year),
     "face_score": ("face_score", _score),
     "second_face_score": ("second_face_score", _score),
 }
-"""Field of the list > tag, and how its number is read."""
-
-
-def _wiki_table(mat: Path) -> dict[str, list[Any]]:
-    """Read the columns of an IMDB-WIKI list, all of one length. ``UsageError`` names the file's fault."""
-    try:
-        record = load_struct(mat, ("wiki", "imdb"))
-        names = record.dtype.names or ()
-        for name in ("full_path", "gender"):
-            if name not in names:
-                raise BadMat(f"has no field '{name}'")
-        table: dict[str, list[Any]] = {
-            n: _texts(record[n]) for n in ("full_path", "name") if n in names
-        }
-        table |= {n: _numbers(record[n], n) for n in _WIKI_TAGS if n in names}
-        rows = len(table["full_path"])
-        for name, column in table.items():
-            if len(column) != rows:
-                raise BadMat(
-                    f"has fields of unequal lengths (full_path {rows}, {name} {len(column)})"
-                )
-        return table
-    except BadMat as bad:
-        raise UsageError("list", mat, *bad.args) from None
-    except OSError as error:
-        raise UsageError(
-            "list", mat, error.strerror or "cannot be read", "check the path"
-        ) from None
-
-
-def _texts(column: Any) -> list[str | None]:
-    """Return the texts of a column of cells: "" for an empty cell, None for one that holds something else."""
-    return [_text(cell) for cell in column.ravel()]
-
-
-def _text(cell: Any) -> str | None:
-    size = getattr(cell, "size", 1)
-    if size == 0:
-        return ""
-    value = cell.ravel()[0] if size == 1 and hasattr(cell, "ravel") else cell
-    return str(value) if isinstance(value, str) else None
-
-
-def _numbers(column: Any, name: str) -> list[float]:
-    import numpy as np
-
-    try:
-        return [float(v) for v in np.asarray(column, np.float64).ravel()]
-    except (TypeError, ValueError):
-        raise BadMat(f"has a field '{name}' that is no row of numbers") from None
+"""Numeric field of the list: the tag, and the function that reads its value."""
 
 
 SOURCES: Final[dict[str, Callable[[Path, Counter[str] | None], Iterator[Item]]]] = {
     "folder": list_folder,
     "wiki": list_wiki,
 }
-"""Every source by its name: called with the folder, and a counter of passed-over files or None."""
+"""Every source by name, called with a folder and a counter of skipped files or None."""

@@ -1,13 +1,15 @@
-"""What a folder itself says about its images: the tags in metadata.jsonl or metadata.csv beside them.
+"""Tags of the images of a folder, from the metadata.jsonl or metadata.csv next to them.
 
-The convention is that of Hugging Face's imagefolder (https://huggingface.co/docs/datasets/image_dataset): a
-row names a image by ``file_name``, relative to the folder of the list; its other columns are the tags. A
-row with a column ``tags`` that is an object, as ``select`` and ``wiki`` write it, has its tags in there. The
-list nearest to a image counts, and metadata.jsonl before metadata.csv.
+The convention is that of Hugging Face's imagefolder
+(https://huggingface.co/docs/datasets/image_dataset): a row names an image by ``file_name``,
+relative to the folder of the list; its other columns are the tags. If a row has a column ``tags``
+that is an object, as the lists of selections have, that holds the tags. The list nearest to an
+image counts, and metadata.jsonl before metadata.csv.
 
-A tag "group" can be grouped by, but does not get into a corpus: there the word names the groups of splits.
+A tag "group" can be grouped by, but is not written to a corpus, where the word names the groups of
+splits.
 
-Nothing in a list is trusted: only names of images that were found by looking are ever looked up.
+Lists are not trusted: a row counts only for an image that was found in the folder.
 """
 
 from __future__ import annotations
@@ -19,108 +21,102 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import Any, BinaryIO, Final
 
 Tags = Mapping[str, Any]
+_Row = dict[str, Any]
 
 MAX_LINE: Final = 1 << 20
 """Bytes of a line; a longer one ends the reading of its list."""
 MAX_TAGS: Final = 64
 MAX_TEXT: Final = 1000
-"""Characters of a tag's name or text; longer ones are left out, as are lists, objects, NaN, infinity."""
+"""Characters of a tag's name or text; longer ones are left out."""
 
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-@dataclass(slots=True)
 class FolderTags:
-    """The tags of the images of one folder, read when asked for: 20 bytes a image stay in memory.
+    """Tags of the images of one folder, read on demand: 20 bytes per image stay in memory.
 
-    ``get`` reads one row; equal for every process that opens the same folder. ``names`` are the tags there
-    are, ``faults`` the lists that could not be read whole, ``digest`` changes with the lists' bytes.
+    ``lists`` are the paths of the lists, relative to ``root``, the nearest to an image last. A list
+    that is a link or a pipe is skipped, a damaged one read as far as possible. ``names`` holds the
+    tags that occur, ``faults`` a line about each list that was not read completely, ``digest``
+    changes with any byte.
     """
 
-    root: bytes
-    names: frozenset[str]
-    faults: tuple[str, ...]
-    digest: str
-    _lists: tuple[bytes, ...]
-    _heads: tuple[tuple[str, ...], ...]
-    _keys: NDArray[np.uint64]
-    _offsets: NDArray[np.int64]
-    _list_of: NDArray[np.int32]
-    _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False)
-
-    def get(self, path: bytes) -> Tags:
-        """Return the tags of a image by its path within the folder, with "/"; none: an empty mapping."""
+    def __init__(self, root: bytes, lists: Iterable[bytes]) -> None:
         import numpy as np
 
-        key = _key(path)
-        at = int(np.searchsorted(self._keys, np.uint64(key), side="right")) - 1
-        if at < 0 or int(self._keys[at]) != key:
+        self.names: set[str] = set()
+        self.faults: list[str] = []
+        self._root = root
+        self._lists: list[tuple[bytes, tuple[str, ...]]] = []  # path, and columns if it is CSV
+        self._open: tuple[int, BinaryIO] | None = None
+        # Three plain columns: a dict from paths to offsets would take ten times the memory.
+        self._hash = blake2b(digest_size=8)
+        columns = array("Q"), array("q"), array("i")
+        for path in lists:
+            self._index(path, *columns)
+        self.digest = self._hash.hexdigest()
+        # Stable: of equal keys the last is that of the nearest list.
+        order = np.argsort(np.array(columns[0]), kind="stable")
+        self._keys, self._offsets, self._list_of = (np.array(column)[order] for column in columns)
+
+    def get(self, path: bytes) -> Tags:
+        """Return the tags of an image by its path within the folder; {} if there are none."""
+        import numpy as np
+
+        key = np.uint64(_key(path))
+        at = int(np.searchsorted(self._keys, key, side="right")) - 1
+        if at < 0 or self._keys[at] != key:
             return {}
         number = int(self._list_of[at])
-        row = _row_at(self._file(number), int(self._offsets[at]), self._heads[number])
-        named = row is not None and _path_of(self._lists[number], row) == path
-        return tags_of(row) if row is not None and named else {}
+        if self._open is None or self._open[0] != number:
+            if self._open is not None:
+                self._open[1].close()
+            self._open = number, _open_regular(os.path.join(self._root, self._lists[number][0]))
+        row = _row_at(self._open[1], int(self._offsets[at]), self._lists[number][1])
+        # The list may have changed, and two paths may share a hash.
+        return tags_of(row) if row and _image_path(self._lists[number][0], row) == path else {}
 
-    def _file(self, number: int) -> BinaryIO:
-        if number not in self._open:
-            for file in self._open.values():
-                file.close()
-            self._open.clear()
-            self._open[number] = _open_regular(self.root + b"/" + self._lists[number])
-        return self._open[number]
-
-
-def read_tags(root: bytes, lists: Iterable[bytes]) -> FolderTags:
-    """Return the tags in the lists of a folder, the nearest to an image last.
-
-    ``lists`` are paths relative to ``root``. A list that is a link or a pipe is skipped, a damaged one is read
-    as far as possible; ``faults`` says which.
-    """
-    import numpy as np
-
-    found = _Found()
-    for path in lists:
-        found.read(root, path)
-    keys = np.frombuffer(found.keys, np.uint64) if found.keys else np.empty(0, np.uint64)
-    order = np.argsort(keys, kind="stable")
-    return FolderTags(
-        root,
-        frozenset(found.names),
-        tuple(found.faults),
-        found.hash.hexdigest(),
-        tuple(found.lists),
-        tuple(found.heads),
-        keys[order],
-        np.frombuffer(found.offsets, np.int64)[order],
-        np.frombuffer(found.list_of, np.int32)[order],
-    )
+    def _index(
+        self, path: bytes, keys: array[int], offsets: array[int], list_of: array[int]
+    ) -> None:
+        """Note the offset of each row of a list."""
+        shown, damaged = os.fsdecode(path), 0
+        try:
+            with _open_regular(os.path.join(self._root, path)) as file:
+                columns = _columns_of(file) if path.endswith(b".csv") else ()
+                self._lists.append((path, columns))
+                self._hash.update(len(path).to_bytes(8, "little") + path)
+                for offset, row in _rows(file, columns, self._hash):
+                    image = _image_path(path, row) if row is not None else None
+                    damaged += row is None
+                    if row is None or image is None:
+                        continue
+                    keys.append(_key(image))
+                    offsets.append(offset)
+                    list_of.append(len(self._lists) - 1)
+                    if len(self.names) < MAX_TAGS:
+                        self.names.update(tags_of(row))
+        except OSError as error:
+            self.faults.append(f"'{shown}' was not read: {error.strerror or error}")
+        if damaged:
+            self.faults.append(f"'{shown}' has {damaged:,} damaged rows; their images have no tags")
 
 
-def tags_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what may be a tag in a row: texts, numbers, truth values and None."""
+def tags_of(row: Mapping[str, Any]) -> _Row:
+    """Return the tags of a row: texts, finite numbers, booleans and None."""
     inner = row.get("tags")
     columns = inner if isinstance(inner, Mapping) else row
-    out: dict[str, Any] = {}
+    tags: _Row = {}
     for name, value in columns.items():
-        if (
-            isinstance(name, str)
-            and 0 < len(name) <= MAX_TEXT
-            and _is_plain(value)
-            and len(out) < MAX_TAGS
-        ):
-            if columns is row and name.endswith("file_name"):
-                continue
-            out[_storable(name)] = _storable(value) if isinstance(value, str) else value
-    return out
+        is_path = columns is row and name.endswith("file_name")
+        named = isinstance(name, str) and 0 < len(name) <= MAX_TEXT and not is_path
+        if named and _is_plain(value) and len(tags) < MAX_TAGS:
+            tags[storable(name)] = storable(value) if isinstance(value, str) else value
+    return tags
 
 
 def _is_plain(value: object) -> bool:
@@ -131,54 +127,12 @@ def _is_plain(value: object) -> bool:
     return value is None or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
-def _storable(text: str) -> str:
-    """Replace what no UTF-8 file can hold: halves of surrogate pairs."""
-    return (
-        text
-        if text.isascii()
-        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )
+def storable(text: str) -> str:
+    """Return a text that UTF-8 can hold: halves of surrogate pairs become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-# --------------------------------------------------------------------------------------------- lists
-@dataclass(slots=True)
-class _Found:
-    """Where the rows of all lists lie, in the order they were read: nearer lists later."""
-
-    lists: list[bytes] = field(default_factory=list)
-    heads: list[tuple[str, ...]] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-    faults: list[str] = field(default_factory=list)
-    keys: bytearray = field(default_factory=bytearray)
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    list_of: array[int] = field(default_factory=lambda: array("i"))
-    hash: Any = field(default_factory=lambda: blake2b(digest_size=8))
-
-    def read(self, root: bytes, path: bytes) -> None:
-        """Note where the rows of a list begin."""
-        number, shown = len(self.lists), os.fsdecode(path)
-        damaged = 0
-        try:
-            with _open_regular(os.path.join(root, path)) as file:
-                head = _head_of(file) if path.endswith(b".csv") else ()
-                self.lists.append(path)
-                self.heads.append(head)
-                self.hash.update(len(path).to_bytes(8, "little") + path)
-                for offset, row in _rows(file, head, self.hash):
-                    named = _path_of(path, row) if row is not None else None
-                    damaged += row is None
-                    if row is not None and named is not None:
-                        self.keys += _key(named).to_bytes(8, "little")
-                        self.offsets.append(offset)
-                        self.list_of.append(number)
-                        if len(self.names) < MAX_TAGS:
-                            self.names.update(tags_of(row))
-        except OSError as error:
-            self.faults.append(f"'{shown}' was not read: {error.strerror or error}")
-        if damaged:
-            self.faults.append(f"'{shown}' has {damaged:,} damaged rows; their images have no tags")
-
-
+# ------------------------------------------------------------------------------------------- lists
 def _open_regular(path: bytes) -> BinaryIO:
     """Open a regular file; a link, pipe or device is an ``OSError``."""
     handle = os.open(path, _FLAGS)
@@ -188,8 +142,8 @@ def _open_regular(path: bytes) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def _path_of(path: bytes, row: Mapping[str, Any]) -> bytes | None:
-    """Return the image's path within the folder that a row of the list at ``path`` names."""
+def _image_path(path: bytes, row: Mapping[str, Any]) -> bytes | None:
+    """Return the path, within the folder, of the image that a row of the list ``path`` names."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         return None
@@ -200,55 +154,52 @@ def _key(path: bytes) -> int:
     return int.from_bytes(blake2b(path, digest_size=8).digest(), "little")
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(MAX_LINE):
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            raise OSError(0, f"a line of more than {MAX_LINE:,} bytes")
-        yield line
-
-
-def _rows(
-    file: BinaryIO, head: Sequence[str], hashed: Any
-) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield (offset, row) from where the file stands; None for a damaged row."""
-    texts = _hashing(file, hashed)
-    if not head:
-        offset = file.tell()
-        for line in texts:
-            if line.strip():
-                yield offset, _json_row(line)
-            offset += len(line)
-        return
-    reader = _csv_reader(texts)
+def _rows(file: BinaryIO, columns: Sequence[str], hashed: Any) -> Iterator[tuple[int, _Row | None]]:
+    """Yield the offset of each row from here on, and the row, None if it is damaged."""
+    rows = _parsed(_lines(file, hashed), columns)
     while True:
         offset = file.tell()
         try:
-            cells = next(reader)
+            row = next(rows)
         except StopIteration:
             return
-        except csv.Error as error:
-            raise OSError(0, str(error)) from None
-        if cells:
-            yield offset, _csv_row(head, cells)
+        if row != {}:
+            yield offset, row
 
 
-def _hashing(file: BinaryIO, hashed: Any) -> Iterator[bytes]:
-    for line in _lines(file):
-        hashed.update(line)
-        yield line
-
-
-def _row_at(file: BinaryIO, offset: int, head: Sequence[str]) -> dict[str, Any] | None:
+def _row_at(file: BinaryIO, offset: int, columns: Sequence[str]) -> _Row | None:
     file.seek(offset)
     try:
-        if not head:
-            return _json_row(file.readline(MAX_LINE))
-        return _csv_row(head, next(_csv_reader(_lines(file))))
-    except (OSError, StopIteration, csv.Error):
+        return next(_parsed(_lines(file), columns), None)
+    except OSError:
         return None
 
 
-def _json_row(line: bytes) -> dict[str, Any] | None:
+def _columns_of(file: BinaryIO) -> tuple[str, ...]:
+    names = next(_cells(_lines(file)), [])
+    return tuple(name.removeprefix("\ufeff").strip() for name in names)
+
+
+def _lines(file: BinaryIO, hashed: Any = None) -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            raise OSError(0, f"a line of more than {MAX_LINE:,} bytes")
+        if hashed is not None:
+            hashed.update(line)
+        yield line
+
+
+def _parsed(lines: Iterable[bytes], columns: Sequence[str]) -> Iterator[_Row | None]:
+    """Yield each row of JSON lines, of CSV if there are ``columns``; None: damaged, {}: empty."""
+    if not columns:
+        yield from (_json_row(line) if line.strip() else {} for line in lines)
+        return
+    for cells in _cells(lines):
+        equal = len(cells) in {0, len(columns)}
+        yield {n: c or None for n, c in zip(columns, cells, strict=False)} if equal else None
+
+
+def _json_row(line: bytes) -> _Row | None:
     try:
         row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
@@ -256,22 +207,8 @@ def _json_row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _csv_reader(lines: Iterable[bytes]) -> Iterator[list[str]]:
-    return csv.reader(line.decode("utf-8", "replace") for line in lines)
-
-
-def _head_of(file: BinaryIO) -> tuple[str, ...]:
+def _cells(lines: Iterable[bytes]) -> Iterator[list[str]]:
     try:
-        cells = next(_csv_reader(_lines(file)), [])
+        yield from csv.reader(line.decode("utf-8", "replace") for line in lines)
     except csv.Error as error:
         raise OSError(0, str(error)) from None
-    return tuple(c.removeprefix("\ufeff").strip() for c in cells)
-
-
-def _csv_row(head: Sequence[str], cells: Sequence[str]) -> dict[str, Any] | None:
-    """Pair cells with columns; an empty cell is None, and a row of another length is damaged."""
-    return (
-        dict(zip(head, (c or None for c in cells), strict=True))
-        if len(cells) == len(head)
-        else None
-    )

@@ -187,7 +187,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
     assert "rejected 6" in output
     assert (
-        f"'{junk}': passed over what is no image by its name: .cr2 1, linked folder 1\n"
+        f"'{junk}': skipped, not images by name: .cr2 1, linked folder 1\n"
         in output
         in output
     )

@@ -255,12 +255,12 @@ def test_a_table_that_names_what_it_must_not(tmp_path: Path) -> None:
 def test_a_long_table_is_shown_by_its_head() -> None:
     names = [f"{n:05d}.jpg" for n in range(10_000)]
     found = match(names, names[:-30])
-    said = list(describe_matching(found, whole=True, most=20))
+    said = list(describe_matching(found, with_pairs=True, limit=20))
     assert said[0] == "9,970 pairs, 30 files without their other half"
     assert "... and 9,950 more rows 'pair'; --rows 0 shows all" in said
     assert len(said) == 43
-    assert len(list(describe_matching(found, whole=True))) == 10_001
-    assert len(list(describe_matching(found, whole=False, most=20))) == 21
+    assert len(list(describe_matching(found, with_pairs=True))) == 10_001
+    assert len(list(describe_matching(found, with_pairs=False, limit=20))) == 21
 
 
 def test_the_matcher_that_fits_is_named(tmp_path: Path) -> None:
