@@ -116,7 +116,7 @@ def _by_identity(paths: Iterable[bytes], identify: Identify) -> dict[str | None,
 def _alarm() -> Iterator[Callable[[], object]]:
     """Yield a function that sets an alarm, a ``TimeoutError`` in ``PATTERN_SECONDS``.
 
-    Without the signal (on Windows, outside of the main thread) there is no limit.
+    There is no such signal on Windows and outside of the main thread: no limit then.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not hasattr(signal, "setitimer") or not in_main_thread:
@@ -258,7 +258,7 @@ def _template(template: str, option: str) -> Identify:
     if not others:
         raise UsageError("option", option, "has no {id}", "write it as in '{id}-sz1.jpg'")
     if unknown:
-        hint = "only {id} stands for a part of the name"
+        hint = "only {id} is a placeholder"
         raise UsageError("option", option, f"has {unknown[0]}", hint)
     after = "(?P=id)".join(map(re.escape, others))
     return _regex(f"{re.escape(before)}(?P<id>.+){after}", option)

@@ -101,7 +101,7 @@ def test_a_filter_is_frozen_strict_and_described(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_a_filter_refuses_for_its_own_reason_and_the_same_each_time(name: str) -> None:
+def test_a_filter_rejects_for_its_own_reason_each_time(name: str) -> None:
     one = FILTERS[name]()
     shown = [
         image(scene(1)),
@@ -110,11 +110,11 @@ def test_a_filter_refuses_for_its_own_reason_and_the_same_each_time(name: str) -
     ]
     for tags in ({}, {"gender": None, "face_score": None}, {"gender": "male", "face_score": 2.5}):
         for photo in shown:
-            said = reason(one, photo, **tags)
-            assert said in {"", one.reason}
-            assert said == reason(one, photo, **tags)
+            outcome = reason(one, photo, **tags)
+            assert outcome in {"", one.reason}
+            assert outcome == reason(one, photo, **tags)
             if not one.reads_pixels:
-                assert said == reason(one, None, **tags)
+                assert outcome == reason(one, None, **tags)
 
 
 def test_filters_without_pixels_come_first() -> None:
@@ -125,26 +125,26 @@ def test_filters_without_pixels_come_first() -> None:
 
 def test_the_first_reason_counts() -> None:
     every = [model() for model in FILTERS.values()]
-    nothing = {"face_score": None, "gender": None}
+    unknown = {"face_score": None, "gender": None}
     with pytest.raises(Rejected) as caught:
-        check_tags(every, nothing)
+        check_tags(every, unknown)
     assert caught.value.reason == "no-face"
     with pytest.raises(Rejected) as caught:
-        check_image(every, image(np.zeros((1, 1, 3), np.uint8)), nothing)
+        check_image(every, image(np.zeros((1, 1, 3), np.uint8)), unknown)
     assert caught.value.reason == "too-small"
-    check_tags([MinSide(min_side=99), Gray()], nothing)
+    check_tags([MinSide(min_side=99), Gray()], unknown)
 
 
 # ------------------------------------------------------------------------------------------- tags
-@pytest.mark.parametrize(("score", "lowest", "said"), [
+@pytest.mark.parametrize(("score", "lowest", "outcome"), [
     (None, 0.0, "no-face"), (0.5, 0.0, ""), (0.5, 0.5, ""), (0.49, 0.5, "no-face"),
     (-1.0, 0.0, "no-face"), (-1.0, -2.0, ""), (3, 1.0, ""), (float("nan"), 0.0, "no-face"),
 ])  # fmt: skip
-def test_face_score(score: float | None, lowest: float, said: str) -> None:
-    assert reason(NoFace(min_face_score=lowest), face_score=score) == said
+def test_face_score(score: float | None, lowest: float, outcome: str) -> None:
+    assert reason(NoFace(min_face_score=lowest), face_score=score) == outcome
 
 
-def test_a_source_that_knows_no_faces_passes() -> None:
+def test_images_of_a_source_without_face_scores_pass() -> None:
     assert reason(NoFace(min_face_score=9.0)) == ""
 
 
@@ -155,11 +155,11 @@ def test_unknown_gender(gender: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "said"),
+    ("height", "width", "outcome"),
     [(1, 1, "too-small"), (64, 63, "too-small"), (63, 640, "too-small"), (64, 64, "")],
 )
-def test_min_side_is_the_shorter_side(height: int, width: int, said: str) -> None:
-    assert reason(MinSide(min_side=64), image(np.zeros((height, width, 3), np.uint8))) == said
+def test_min_side_is_the_shorter_side(height: int, width: int, outcome: str) -> None:
+    assert reason(MinSide(min_side=64), image(np.zeros((height, width, 3), np.uint8))) == outcome
 
 
 # ------------------------------------------------------------------------------------------- gray
@@ -181,20 +181,20 @@ def test_color_stays(seed: int, quality: int) -> None:
         assert reason(Gray(), image(photo)) == ""
 
 
-def test_sixteen_bits_decide_alike() -> None:
+def test_16_bit_images_give_the_same_result() -> None:
     for photo in (scene(3), TONES["sepia"](gray_of(scene(3)))):
         deep = photo.astype(np.uint16) * 257
         assert tone_spread(deep) == pytest.approx(tone_spread(photo), abs=0.3)
 
 
-def test_a_small_bird_in_a_blue_sky_counts() -> None:
+def test_a_small_spot_of_color_counts() -> None:
     sky = TONES["cyanotype"](gray_of(scene(5)))
     assert reason(Gray(), image(sky)) == "gray"
     sky[40:60, 40:60] = (200, 60, 40)  # 4 % of the image
     assert reason(Gray(), image(sky)) == ""
 
 
-def test_strong_colors_are_no_tone() -> None:
+def test_strong_colors_are_not_a_tone() -> None:
     flag = np.zeros((60, 90, 3), np.uint8)
     flag[:] = (20, 60, 200)
     assert reason(Gray(), image(flag)) == ""
@@ -223,35 +223,36 @@ Key = dict[str, tuple[str, str]]
 
 @cache
 def faces(root: Path) -> tuple[Key, dict[str, tuple[str, float]]]:
-    """The key of the set, and what all filters that read pixels say of each image (reason, spread)."""
+    """The key of the set, and of each image the reason of the pixel filters and its spread."""
     with (root.parent / "wiki_crop.sources.csv").open(newline="") as file:
         key = {row["full_path"]: (row["kind"], row["gray_class"]) for row in csv.DictReader(file)}
-    said = {}
+    outcome = {}
     for name in key:
         shown = io.read(root / name)
-        verdict = reason(MinSide(), shown) or reason(Gray(), shown)
-        said[name] = (verdict, tone_spread(shown.pixels)[0])
-    return key, said
+        result = reason(MinSide(), shown) or reason(Gray(), shown)
+        outcome[name] = (result, tone_spread(shown.pixels)[0])
+    return key, outcome
 
 
 def test_gray_faces_by_the_key(real_data: Path) -> None:
-    key, said = faces(real_data / "faces" / "wiki_crop")
+    key, outcome = faces(real_data / "faces" / "wiki_crop")
     of: dict[tuple[str, str], Counter[str]] = {}
     for name, kind in key.items():
-        of.setdefault(kind, Counter())[said[name][0]] += 1
+        of.setdefault(kind, Counter())[outcome[name][0]] += 1
     assert of[("tiny", "tiny")] == {"too-small": 4}
     for kind, count in {"strict": 42, "strict-modeL": 42, "near": 7, "tinted": 7}.items():
         assert of[("face", kind)] == {"gray": count}
     assert of[("noface", "strict")] == {"gray": 10}
     assert of[("face", "colour")].total() == 3200
     assert of[("face", "colour")]["gray"] <= 6  # toned, though the key calls them color
-    spreads = [said[n][1] for n, k in key.items() if k[0] == "face" and said[n][0] != "gray"]
+    spreads = [outcome[n][1] for n, k in key.items() if k[0] == "face" and outcome[n][0] != "gray"]
     assert min(spreads) > 2.8, "the tolerance of 2.65 lies in a gap"
 
 
-# Precedence: no-face, no-gender, too-small, gray. From the key and the list: 64 rows have no face score (60
-# scenes and the 4 images of 1x1); of the 152 without gender one is such a scene; of the 98 gray faces one
-# has no gender. So: no-face 64, no-gender 151, too-small 0, gray 97 of the key (and the 6 toned ones).
+# Precedence: no-face, no-gender, too-small, gray. From the key and the list: 64 rows have no face
+# score (60 scenes and the 4 images of 1x1); of the 152 without gender one is such a scene; of the
+# 98 gray faces one has no gender. So: no-face 64, no-gender 151, too-small 0, gray 97 of the key
+# (and the 6 toned ones).
 WIKI_COUNTS = {
     "all filters": (FILTERS, {"no-face": 64, "no-gender": 151, "gray": 97}),
     "faces or not": (
@@ -265,9 +266,9 @@ WIKI_COUNTS = {
 
 @pytest.mark.parametrize("case", WIKI_COUNTS)
 def test_counts_of_the_real_list(case: str, real_data: Path) -> None:
-    names, wanted = WIKI_COUNTS[case]
+    names, expected = WIKI_COUNTS[case]
     root = real_data / "faces" / "wiki_crop"
-    key, said = faces(root)
+    key, outcome = faces(root)
     of_tags = [FILTERS[n]() for n in names if not FILTERS[n].reads_pixels]
     of_pixels = {FILTERS[n].reason for n in names if FILTERS[n].reads_pixels}
     counts: Counter[str] = Counter()
@@ -275,16 +276,16 @@ def test_counts_of_the_real_list(case: str, real_data: Path) -> None:
     for item in list_wiki(root):
         try:
             check_tags(of_tags, item.tags)
-            verdict = said[item.path.decode()][0]
-            verdict = verdict if verdict in of_pixels else ""
+            result = outcome[item.path.decode()][0]
+            result = result if result in of_pixels else ""
         except Rejected as rejected:
-            verdict = rejected.reason
-        by_key = verdict == "gray" and key[item.path.decode()][1] == "colour"
+            result = rejected.reason
+        by_key = result == "gray" and key[item.path.decode()][1] == "colour"
         toned += by_key
-        counts[verdict] += not by_key
-    assert {k: n for k, n in counts.items() if k and n} == wanted
+        counts[result] += not by_key
+    assert {k: n for k, n in counts.items() if k and n} == expected
     assert toned <= 8
-    assert counts[""] + toned == 3362 - sum(wanted.values())
+    assert counts[""] + toned == 3362 - sum(expected.values())
 
 
 SETS = {
@@ -306,7 +307,7 @@ def test_other_sets(name: str, real_data: Path) -> None:
     assert least <= gray.count("gray") <= most
 
 
-def test_scenes_are_told_apart(real_data: Path) -> None:
+def test_gray_scenes_are_separated(real_data: Path) -> None:
     spreads = [
         tone_spread(io.read(p).pixels)[0]
         for p in (real_data / "landscapes" / "scenes150").rglob("*.jpg")

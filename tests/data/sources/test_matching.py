@@ -1,4 +1,4 @@
-"""Which files belong together: by every matcher, with names that try to mislead it."""
+"""Matching of files: every matcher, with misleading names."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from img2img_data.sources.matching import (
     match_paths,
 )
 
-GIVEN: dict[str, dict[str, str]] = {
+OPTIONS: dict[str, dict[str, str]] = {
     "template": {"template_a": "{id}.jpg", "template_b": "{id}-sz1.jpg"},
     "regex": {"regex_a": r"(?P<id>.*?)(-sz1)?\.\w+"},
 }
 
 
-def match(first: list[str], second: list[str], how: str = "stem", **given: str) -> Matching:
-    settings = MatchSettings.model_validate({"match": how, **GIVEN.get(how, {}), **given})
+def match(first: list[str], second: list[str], how: str = "stem", **options: str) -> Matching:
+    settings = MatchSettings.model_validate({"match": how, **OPTIONS.get(how, {}), **options})
     return match_paths([p.encode() for p in first], [p.encode() for p in second], settings)
 
 
@@ -64,13 +64,13 @@ NAMES = [
 
 @pytest.mark.parametrize("how", MATCHERS)
 @pytest.mark.parametrize("seed", range(25))
-def test_every_file_is_in_one_pair_or_loose_and_order_is_nothing(how: str, seed: int) -> None:
+def test_every_file_is_in_one_pair_or_unmatched_in_any_order(how: str, seed: int) -> None:
     rng = random.Random(seed)
     sides = [
         [n.encode("utf-8", "surrogateescape") for n in rng.sample(NAMES, rng.randrange(len(NAMES)))]
         for _ in "AB"
     ]
-    settings = MatchSettings.model_validate({"match": how, **GIVEN.get(how, {})})
+    settings = MatchSettings.model_validate({"match": how, **OPTIONS.get(how, {})})
     found = match_paths(*sides, settings)
     for side in (0, 1):
         used = [p[side] for p in found.pairs] + [
@@ -106,7 +106,7 @@ def test_the_names_of_the_cuhk_database(scheme: str) -> None:
         assert pairs(match([upper(photo)], [sketch], "cuhk")) == [(upper(photo), sketch)]
 
 
-def test_all_cuhk_names_at_once_and_people_who_are_not_the_same() -> None:
+def test_all_cuhk_names_at_once_and_different_people() -> None:
     photos, sketches = zip(*list(OFFICIAL.values())[:-1], strict=True)
     assert len(match(list(photos), list(sketches), "cuhk").pairs) == len(photos)
     assert not match(["f-005-01.jpg"], ["f1-005-01-sz1.jpg"], "cuhk").pairs
@@ -138,7 +138,7 @@ def test_numbered_folders_pair_by_stem(photo: str, sketch: str) -> None:
     assert (photo, sketch) in pairs(match([photo, *others], [*others, sketch]))
 
 
-def test_case_and_composition_are_told_apart_where_it_matters() -> None:
+def test_case_and_composition_count_where_names_are_ambiguous() -> None:
     nfc, nfd = unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "É.png")
     assert pairs(match([nfc], [nfd])) == [(nfc, nfd)]
     assert pairs(match(["x.jpg", "X.jpg"], ["X.png", "x.png"])) == [
@@ -171,7 +171,7 @@ def test_templates_with_two_ids_folders_and_letters_of_patterns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "given", "names"),
+    ("how", "options", "names"),
     [
         ("template", {"template_a": "x.jpg"}, "--template-a"),
         ("template", {"template_b": "{id}_{name}.jpg"}, "{name}"),
@@ -184,22 +184,22 @@ def test_templates_with_two_ids_folders_and_letters_of_patterns() -> None:
         ("csv", {"csv": "/"}, "no such file"),
     ],
 )
-def test_wrong_settings_name_the_option(how: str, given: dict[str, str], names: str) -> None:
+def test_wrong_settings_name_the_option(how: str, options: dict[str, str], names: str) -> None:
     with pytest.raises(UsageError) as caught:
-        match(["a.jpg"], ["b.jpg"], how, **given)
+        match(["a.jpg"], ["b.jpg"], how, **options)
     assert names in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "given", [{"csv": "t.csv"}, {"template_a": "{id}.jpg"}, {"regex_b": "(?P<id>.)"}]
+    "options", [{"csv": "t.csv"}, {"template_a": "{id}.jpg"}, {"regex_b": "(?P<id>.)"}]
 )
-def test_an_option_of_another_match_is_rejected(given: dict[str, str]) -> None:
-    option = f"--{next(iter(given)).replace('_', '-')}"
+def test_an_option_of_another_match_is_rejected(options: dict[str, str]) -> None:
+    option = f"--{next(iter(options)).replace('_', '-')}"
     with pytest.raises(ValueError, match=f"{option} belongs to --match"):
-        MatchSettings(match="stem", **given)  # type: ignore[arg-type]
+        MatchSettings(match="stem", **options)  # type: ignore[arg-type]
 
 
-def test_a_pattern_that_never_ends_is_ended() -> None:
+def test_an_endless_pattern_is_stopped() -> None:
     began = time.monotonic()
     with pytest.raises(UsageError, match="aaaa"):
         match(["a.jpg", "a" * 60 + "!"], ["b.jpg"], "regex", regex_a="(?P<id>(a+)+)b")
@@ -224,7 +224,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_tables_of_every_maker(table: str, tmp_path: Path) -> None:
+def test_tables_of_other_programs(table: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(TABLES[table], encoding="utf-8", newline="")
     found = match(
         ["x/1.jpg", "2.jpg", "3.jpg"], ["p.png", "q.png"], "csv", csv=str(tmp_path / "t.csv")
@@ -233,7 +233,7 @@ def test_tables_of_every_maker(table: str, tmp_path: Path) -> None:
     assert unmatched(found) == {"A/3.jpg": "unpaired"}
 
 
-def test_a_table_that_names_what_it_must_not(tmp_path: Path) -> None:
+def test_a_table_with_paths_outside_and_used_twice(tmp_path: Path) -> None:
     lines = [
         "input,target",
         "../../etc/passwd,p.png",
@@ -255,15 +255,15 @@ def test_a_table_that_names_what_it_must_not(tmp_path: Path) -> None:
 def test_a_long_table_is_shown_by_its_head() -> None:
     names = [f"{n:05d}.jpg" for n in range(10_000)]
     found = match(names, names[:-30])
-    said = list(describe_matching(found, with_pairs=True, limit=20))
-    assert said[0] == "9,970 pairs, 30 files without their other half"
-    assert "... and 9,950 more rows 'pair'; --rows 0 shows all" in said
-    assert len(said) == 43
+    lines = list(describe_matching(found, with_pairs=True, limit=20))
+    assert lines[0] == "9,970 pairs, 30 files without their other half"
+    assert "... and 9,950 more rows 'pair'; --rows 0 shows all" in lines
+    assert len(lines) == 43
     assert len(list(describe_matching(found, with_pairs=True))) == 10_001
     assert len(list(describe_matching(found, with_pairs=False, limit=20))) == 21
 
 
-def test_the_matcher_that_fits_is_named(tmp_path: Path) -> None:
+def test_the_better_matcher_is_suggested(tmp_path: Path) -> None:
     photos, sketches = zip(*list(OFFICIAL.values())[:2], strict=True)
     for side, names in (("A", photos), ("B", sketches)):
         for number, name in enumerate(names):
