@@ -23,8 +23,14 @@ import numpy as np
 
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
-from img2img_data.similarity.duplicates import group
-from img2img_data.similarity.perceptual_hash import FLAT, HASHED, PRINT, PrintFile, fingerprint
+from img2img_data.similarity.duplicates import DuplicateGroups
+from img2img_data.similarity.perceptual_hash import (
+    FLAT,
+    HASHED,
+    RECORD,
+    FingerprintFile,
+    fingerprint,
+)
 from img2img_data.sources.folder import list_folder
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -57,12 +63,12 @@ PLANTS: dict[str, Callable[[Pixels], Pixels]] = {
 def groups_of(prints: list[bytes], distance: int) -> Any:
     with (
         tempfile.TemporaryDirectory() as folder,
-        PrintFile(Path(folder) / "prints", len(prints)) as file,
+        FingerprintFile(Path(folder) / "prints", len(prints)) as file,
     ):
         for place, data in enumerate(prints):
-            file.put(place, data)
+            file.write(place, data)
         loaded = file.load()
-        return group(loaded, distance), loaded.kinds
+        return DuplicateGroups(loaded, distance), loaded.kinds
 
 
 def measure(folders: list[Path], every: int, distance: int) -> None:
@@ -96,20 +102,23 @@ def measure(folders: list[Path], every: int, distance: int) -> None:
 
 def search(count: int, distance: int) -> None:
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, PrintFile(Path(folder) / "prints", count) as file:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        FingerprintFile(Path(folder) / "prints", count) as file,
+    ):
         for start in range(0, count, 10_000):
-            part = np.zeros(min(10_000, count - start), PRINT)
+            part = np.zeros(min(10_000, count - start), RECORD)
             part["kind"], part["aspect"] = HASHED, 1
             part["digest"] = rng.integers(0, 2**63, (len(part), 2), np.uint64)
             part["hash"] = rng.integers(0, 2**64, len(part), np.uint64, endpoint=False)
             part["thumb"] = rng.integers(0, 256, part["thumb"].shape, np.uint8)
             part["hash"][1::100] = part["hash"][::100] ^ np.uint64(0b1011)
             part["thumb"][1::100] = part["thumb"][::100]
-            file.put(start, part.tobytes())
+            file.write(start, part.tobytes())
         began = time.perf_counter()
         prints = file.load()
         loaded = time.perf_counter()
-        groups = group(prints, distance)
+        groups = DuplicateGroups(prints, distance)
         done = time.perf_counter()
     dropped = int((groups.kept != np.arange(count)).sum())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

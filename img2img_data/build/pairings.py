@@ -146,7 +146,7 @@ class Combine(Pairing):
         from img2img_data.similarity.alignment import measure_shift
 
         shift = measure_shift(first, second)
-        if not shift.believed:
+        if not shift.is_reliable:
             return {"shift_doubt": shift.doubt}
         if self.max_shift is not None and shift.length > self.max_shift:
             raise Rejected("misaligned", str(shift))

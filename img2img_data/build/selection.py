@@ -21,8 +21,8 @@ from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, PoolFactory, RunSettings, source_columns
-from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, Groups, group
-from img2img_data.similarity.perceptual_hash import PrintFile, fingerprint
+from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, DuplicateGroups
+from img2img_data.similarity.perceptual_hash import FingerprintFile, fingerprint
 from img2img_data.sources import filters
 from img2img_data.sources.filters import Filter
 
@@ -190,24 +190,24 @@ class DuplicatePass:
     def __call__(self, pools: PoolFactory, progress: Progress) -> Callable[[int], ImageTask]:
         """Compute all fingerprints, list the groups; return a function that rejects the copies."""
         count = len(self.plan)
-        with PrintFile(self.folder.building / "fingerprints", count) as file:
+        with FingerprintFile(self.folder.building / "fingerprints", count) as file:
             todo = self._missing(file)
             work = functools.partial(fingerprint_image, self.job)
             pool = pools(work, self.plan.task, lambda task, _: (task.index, fingerprint(None)))
             for done, (index, data) in enumerate(pool.run(todo), count - len(todo) + 1):
-                file.put(index, data)
+                file.write(index, data)
                 progress(done, 2 * count)  # the run itself is the second half
-            groups = group(file.load(), self.distance)
+            groups = DuplicateGroups(file.load(), self.distance)
         self._list(groups)
         return functools.partial(self._task, groups)
 
-    def _missing(self, file: PrintFile) -> array[int]:
+    def _missing(self, file: FingerprintFile) -> array[int]:
         found = bytearray(len(self.plan))
-        for place, stamp in file.whole():
+        for place, stamp in file.stamps():
             found[place] = stamp == _stamp(self.job.root, self.plan.task(place))
         return array("q", (index for index, valid in enumerate(found) if not valid))
 
-    def _list(self, groups: Groups) -> None:
+    def _list(self, groups: DuplicateGroups) -> None:
         def columns(index: int) -> dict[str, str]:
             return source_columns(self.plan.task(index).sources[0])
 
@@ -218,7 +218,7 @@ class DuplicatePass:
                 file.write(to_json_line({"kept": columns(head), "copies": copies}))
         temporary.replace(self.folder.root / DUPLICATES_FILE)
 
-    def _task(self, groups: Groups, index: int) -> ImageTask:
+    def _task(self, groups: DuplicateGroups, index: int) -> ImageTask:
         task, kept = self.plan.task(index), int(groups.kept[index])
         if kept == index:
             return task
@@ -228,6 +228,6 @@ class DuplicatePass:
         return replace(task, rejected=("duplicate", detail))
 
 
-def _match(groups: Groups, index: int) -> dict[str, Any]:
+def _match(groups: DuplicateGroups, index: int) -> dict[str, Any]:
     distance = int(groups.distances[index])
     return {"kind": "exact"} if distance == EXACT else {"kind": "near", "distance": distance}

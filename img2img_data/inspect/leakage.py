@@ -20,7 +20,7 @@ from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
 from img2img_data.runner.plan import ByteColumn
 from img2img_data.runner.workers import LocalPool, default_jobs
 from img2img_data.similarity.duplicates import EXACT, leaks
-from img2img_data.similarity.perceptual_hash import PrintFile, Prints, fingerprint
+from img2img_data.similarity.perceptual_hash import FingerprintFile, Fingerprints, fingerprint
 
 
 class ImagePart(NamedTuple):
@@ -79,10 +79,10 @@ def find_leaks(root: Path, distance: int, jobs: int, progress: Progress) -> Leak
         splits = np.array(images.split_at, np.uint8)
         with (
             tempfile.TemporaryDirectory() as folder,
-            PrintFile(Path(folder) / "p", len(splits)) as file,
+            FingerprintFile(Path(folder) / "p", len(splits)) as file,
         ):
             for place, data in _fingerprints(corpus, images, jobs):
-                file.put(place, data)
+                file.write(place, data)
                 done += 1
                 progress(done, total)
             prints = file.load()
@@ -142,9 +142,9 @@ def fingerprint_part(corpus: Corpus, part: ImagePart) -> tuple[int, bytes]:
 
 # ---------------------------------------------------------------------------------------- results
 def _leaks(
-    images: ComparedImages, prints: Prints, splits: NDArray[np.uint8], distance: int
+    images: ComparedImages, prints: Fingerprints, splits: NDArray[np.uint8], distance: int
 ) -> Iterator[tuple[str, str]]:
-    for place, other, bits in leaks(prints, splits, distance):
+    for place, other, bits in copies_across_splits(prints, splits, distance):
         name = f"{printable(images.name(other))}{images.suffix}"
         exact = bits == EXACT
         detail = (

@@ -116,7 +116,7 @@ def misaligned_pairs(root: Path, max_shift: float, progress: Progress) -> Iterat
             continue
         if first.shape[:2] == second.shape[:2]:
             shift = measure_shift(first, second[..., 0] if corpus.color == "lab" else second)
-            if shift.believed and shift.length > max_shift:
+            if shift.is_reliable and shift.length > max_shift:
                 yield "misaligned", f"{pair.split}/{pair.key}", str(shift)
 
 

@@ -1,236 +1,217 @@
-"""The same image twice: groups of copies in one set, and copies across splits.
+"""Copies of images: groups of copies in one set, and copies in different splits.
 
-What a copy is, exact or near, ``fingerprints`` says.
+``perceptual_hash`` defines what exact and near copies are.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.similarity.perceptual_hash import BANDS, FLAT, HASHED, Prints, Words
+from img2img_data.similarity.perceptual_hash import BANDS, FLAT, HASHED, Fingerprints, Words
 
 EXACT: Final = -1
-"""The distance of exact copies."""
+"""Distance of exact copies."""
 MAX_DISTANCE: Final = 9
-"""Bits; of more the index would not find all."""
+"""Bits; the index would miss some copies at a larger distance."""
 
 _BLOCK, _STEP = 4096, 64
-_CANDIDATES: Final = 1 << 22
-"""Pairs compared at once."""
-_CONFIRMED: Final = 256
-"""How many of the hashes near one are looked at as images: the nearest."""
+_MAX_PAIRS: Final = 1 << 22
+"""Pairs of hashes compared at once."""
+_MAX_CONFIRMED: Final = 256
+"""Hashes near one that are compared as images: the nearest."""
+
+Places = NDArray[np.int64]
+"""Positions of images in their set."""
 
 
-# ----------------------------------------------------------------------------------------- search
+# ------------------------------------------------------------------------------------------- search
 class HashIndex:
-    """Finds the hashes within a few bits, all of them, without comparing each with each.
+    """Finds all hashes within a few bits of another, without comparing each with each.
 
-    Multi-index hashing (Norouzi, Punjani & Fleet 2012, "Fast search in Hamming space with multi-index
-    hashing", section 3): of five parts of two hashes that differ in up to nine bits, one differs in at most
-    one bit, so only hashes that share a part, but for one bit, are compared.
+    Multi-index hashing (Norouzi, Punjani & Fleet 2012, "Fast search in Hamming space with
+    multi-index hashing", section 3): of the five bands of two hashes that differ in up to nine
+    bits, one differs in at most one bit, so only hashes that share a band, except for one bit, are
+    compared.
     """
 
     def __init__(self, hashes: Words) -> None:
         self._hashes = hashes
         self._order, self._starts = [], []
         for band, (_, bits) in enumerate(BANDS):
-            part = _part(hashes, band)
+            part = _band(hashes, band)
             self._order.append(np.argsort(part, kind="stable").astype(np.uint32))
-            self._starts.append(
-                np.concatenate(([0], np.cumsum(np.bincount(part, minlength=1 << bits))))
-            )
+            counts = np.bincount(part, minlength=1 << bits)
+            self._starts.append(np.concatenate(([0], np.cumsum(counts))))
 
-    def near(
-        self, wanted: Words, distance: int
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield pairs (places in ``wanted``, places in the index) within ``distance``, sorted, part by part.
+    def near(self, queries: Words, distance: int) -> Iterator[tuple[Places, Places]]:
+        """Yield pairs (places in ``queries``, places in the index) within ``distance`` bits,
+        sorted.
 
-        All pairs of one place in ``wanted`` come in one part; a part is as small as memory wants it.
+        They come in parts, to bound the memory; all pairs of one query are in one part.
         """
-        probes = [p for band in range(len(BANDS)) for p in self._probes(wanted, band, distance)]
+        probes = [p for band in range(len(BANDS)) for p in self._probes(queries, band, distance)]
         sizes = np.sum([count for _, _, count in probes], 0)
-        parts = np.cumsum(sizes) // _CANDIDATES
-        for rows in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(parts)) + 1):
-            found = [self._compare(wanted, rows, distance, *probe) for probe in probes]
-            both = np.unique(np.concatenate(found))
-            yield (
-                (both >> np.uint64(32)).astype(np.int64),
-                (both & np.uint64(0xFFFFFFFF)).astype(np.int64),
-            )
+        parts = np.cumsum(sizes) // _MAX_PAIRS
+        for rows in np.split(np.arange(len(queries)), np.flatnonzero(np.diff(parts)) + 1):
+            found = [self._compare(queries, rows, distance, probe) for probe in probes]
+            # A pair is one number here, so that those found by several bands are easy to merge.
+            pairs = np.unique(np.concatenate(found))
+            first, second = pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)
+            yield first.astype(np.int64), second.astype(np.int64)
 
     def _probes(
-        self, wanted: Words, band: int, distance: int
-    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield (band, begin, count) of the hashes that share a part with each wanted one."""
-        flips = [0, *(1 << b for b in range(BANDS[band][1]))] if distance >= len(BANDS) else [0]
+        self, queries: Words, band: int, distance: int
+    ) -> Iterator[tuple[int, Places, Places]]:
+        """Yield (band, start, count) of the hashes that share a band, or all but one bit of it."""
         starts = self._starts[band]
+        flips = [0, *(1 << b for b in range(BANDS[band][1]))] if distance >= len(BANDS) else [0]
         for flip in flips:
-            part = (_part(wanted, band) ^ np.uint16(flip)).astype(np.int64)
+            part = (_band(queries, band) ^ np.uint16(flip)).astype(np.int64)
             yield band, starts[part], starts[part + 1] - starts[part]
 
     def _compare(
-        self,
-        wanted: Words,
-        rows: NDArray[np.int64],
-        distance: int,
-        band: int,
-        low: NDArray[np.int64],
-        counts: NDArray[np.int64],
+        self, queries: Words, rows: Places, distance: int, probe: tuple[int, Places, Places]
     ) -> Words:
-        number = counts[rows]
-        query = np.repeat(rows, number)
-        within = np.arange(len(query)) - np.repeat(np.cumsum(number) - number, number)
-        there = self._order[band][np.repeat(low[rows], number) + within]
-        close = _bits(wanted[query] ^ self._hashes[there]) <= distance
-        pairs = (query[close].astype(np.uint64) << np.uint64(32)) | there[close].astype(np.uint64)
+        band, starts, counts = probe
+        count = counts[rows]
+        query = np.repeat(rows, count)
+        within = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count)
+        found = self._order[band][np.repeat(starts[rows], count) + within]
+        close = _bits(queries[query] ^ self._hashes[found]) <= distance
+        pairs = (query[close].astype(np.uint64) << np.uint64(32)) | found[close].astype(np.uint64)
         return np.asarray(pairs, np.uint64)
 
 
-def _part(hashes: Words, band: int) -> NDArray[np.uint16]:
+def _band(hashes: Words, band: int) -> NDArray[np.uint16]:
     start, bits = BANDS[band]
     return ((hashes >> np.uint64(start)) & np.uint64((1 << bits) - 1)).astype(np.uint16)
 
 
 def _bits(words: Words) -> NDArray[np.uint8]:
-    """Return how many bits are set in each word."""
-    if hasattr(np, "bitwise_count"):
+    """Return the number of bits set in each word."""
+    if hasattr(np, "bitwise_count"):  # NumPy 2
         return np.asarray(np.bitwise_count(words))
     each = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1)
     return np.asarray(each.sum(1), np.uint8)
 
 
-# ----------------------------------------------------------------------------------------- groups
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """For each image the place of the one that is kept instead, its own where it is kept itself.
+# ------------------------------------------------------------------------------------------- groups
+class DuplicateGroups:
+    """Groups of copies: exact ones, and near ones if ``distance`` > 0.
 
-    ``distances`` are 0..9 bits, or ``EXACT``. A image without fingerprint is its own group.
+    ``kept[i]`` is the place of the image that is kept instead of image i, i itself if it is kept.
+    ``distances`` are 0..9 bits, or ``EXACT``. A rejected image is its own group.
+
+    Groups are stars, not chains: going through the images in order, each that is near an earlier
+    *kept* one becomes a copy of the nearest such (of the first, if equally near); any other is
+    kept. So a copy is near the image that is kept for it, no two kept ones are near each other, and
+    a row of images that each differ a little from the last does not end up in one group. Copies of
+    a copy count with it.
     """
 
-    kept: NDArray[np.int64]
-    distances: NDArray[np.int8]
+    def __init__(self, prints: Fingerprints, distance: int) -> None:
+        self._prints, self._distance = prints, distance
+        self.kept = _first_of_equal(prints)
+        own = self.kept == np.arange(len(prints))
+        self.distances = np.where(own, 0, EXACT).astype(np.int8)
+        if distance > 0:
+            self._join_near(np.flatnonzero((prints.kinds == HASHED) & own))
+            through = self.kept[self.kept] != self.kept
+            # An exact copy of an image that became a near copy belongs to the image kept for that one.
+            self.distances[through] = self.distances[self.kept[through]]
+            self.kept[through] = self.kept[self.kept[through]]
 
-    def members(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield each kept image that has copies, with the places of these, in order."""
-        dropped = np.flatnonzero(self.kept != np.arange(len(self.kept)))
-        dropped = dropped[np.argsort(self.kept[dropped], kind="stable")]
-        yield from _by_head(self.kept[dropped], dropped)
+    def members(self) -> Iterator[tuple[int, Places]]:
+        """Yield each kept image that has copies, with the places of its copies, in order."""
+        copies = np.flatnonzero(self.kept != np.arange(len(self.kept)))
+        return _grouped(self.kept[copies], copies)
+
+    def _join_near(self, places: Places) -> None:
+        """Go through the places in blocks: each against all that was kept before, then within.
+
+        Only kept images are compared with, so a million frames of one scene cost no more than
+        other images.
+        """
+        hashes = self._prints.hashes
+        kept_before = array("q")
+        for start in range(0, len(places), _BLOCK):
+            block = places[start : start + _BLOCK]
+            before = np.array(kept_before, np.int64)
+            for asked, found in HashIndex(hashes[before]).near(hashes[block], self._distance):
+                for at, others in _grouped(asked, before[found]):
+                    self._join_nearest(int(block[at]), others)
+            fresh = block[:0]
+            # A step is compared with the block's kept images only, which are few in a row of copies.
+            for part in np.split(block, range(_STEP, len(block), _STEP)):
+                pool = np.concatenate((fresh, part))
+                close = _bits(hashes[part][:, None] ^ hashes[pool]) <= self._distance
+                close &= pool < part[:, None]
+                for row in np.flatnonzero(close.any(1)):
+                    self._join_nearest(int(part[row]), pool[close[row]])
+                fresh = np.concatenate((fresh, part[self.kept[part] == part]))
+            kept_before.extend(fresh.tolist())
+
+    def _join_nearest(self, place: int, others: Places) -> None:
+        """Make an image a copy of the nearest of the others that is kept and confirmed, if any."""
+        others = others[self.kept[others] == others]
+        for nearest, bits in _confirmed(self._prints, place, others):
+            if self.kept[place] == place or bits < self.distances[place]:
+                self.kept[place], self.distances[place] = nearest, bits
 
 
-def group(prints: Prints, distance: int) -> Groups:
-    """Return which images are copies of an earlier one: exact ones, and near ones where ``distance`` > 0.
-
-    Groups are stars, not chains: going through the images in order, each that is near one *kept* before
-    becomes a copy of the nearest such (the first, where equally near); any other is kept. So a copy is near
-    the image that is kept for it, no two kept ones are near each other, and a row of images each a little
-    different from the last does not end in one group. The copies of a copy count with it.
-    """
-    kept = _first_of_equal(prints)
-    distances = np.where(kept == np.arange(len(kept)), 0, EXACT).astype(np.int8)
-    if distance > 0:
-        places = np.flatnonzero((prints.kinds == HASHED) & (kept == np.arange(len(kept))))
-        _join_near(prints, places, distance, kept, distances)
-        through = kept[kept] != kept
-        distances[through] = distances[kept[through]]
-        kept[through] = kept[kept[through]]
-    return Groups(kept, distances)
-
-
-def _first_of_equal(prints: Prints) -> NDArray[np.int64]:
-    """Return for each image the first one with the same pixels."""
+def _first_of_equal(prints: Fingerprints) -> Places:
+    """Return for each image the place of the first one with the same pixels."""
     first = np.arange(len(prints))
     used = np.flatnonzero(prints.kinds >= FLAT)
     digests = prints.digests[used]
+    # A stable sort, so that the first of equal digests is the first image.
     order = np.lexsort((digests[:, 1], digests[:, 0]))
-    same = np.concatenate(([False], (digests[order][1:] == digests[order][:-1]).all(1)))[
-        : len(order)
-    ]
+    same = np.zeros(len(order), np.bool_)
+    same[1:] = (digests[order][1:] == digests[order][:-1]).all(1)
     heads = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
     first[used[order]] = used[order[heads]]
     return first
 
 
-def _join_near(
-    prints: Prints,
-    places: NDArray[np.int64],
-    distance: int,
-    kept: NDArray[np.int64],
-    distances: NDArray[np.int8],
-) -> None:
-    """Go through the places in blocks: first against all that was kept before, then within the block.
-
-    Only kept images are compared with, so that a million frames of one scene cost no more than others.
-    """
-    stay = array("q")
-    for start in range(0, len(places), _BLOCK):
-        block = places[start : start + _BLOCK]
-        before = np.array(stay, np.int64)
-        for asked, found in HashIndex(prints.hashes[before]).near(prints.hashes[block], distance):
-            for at, others in _by_head(asked, before[found]):
-                _settle(prints, int(block[at]), others, kept, distances)
-        fresh = block[:0]
-        for part in np.split(block, range(_STEP, len(block), _STEP)):
-            pool = np.concatenate((fresh, part))
-            close = _bits(prints.hashes[part][:, None] ^ prints.hashes[pool]) <= distance
-            close &= pool < part[:, None]
-            for row in np.flatnonzero(close.any(1)):
-                _settle(prints, int(part[row]), pool[close[row]], kept, distances)
-            fresh = np.concatenate((fresh, part[kept[part] == part]))
-        stay.extend(fresh.tolist())
-
-
-def _settle(
-    prints: Prints,
-    place: int,
-    others: NDArray[np.int64],
-    kept: NDArray[np.int64],
-    distances: NDArray[np.int8],
-) -> None:
-    """Make a image a copy of the nearest of the others that are kept and look like it, if any does."""
-    others = others[kept[others] == others]
-    found = _confirmed(prints, place, others)
-    if len(found):
-        bits = int(_bits(prints.hashes[found[:1]] ^ prints.hashes[place])[0])
-        if kept[place] == place or bits < distances[place]:
-            kept[place], distances[place] = found[0], bits
-
-
-def _confirmed(prints: Prints, place: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those of the others that look like a image, the nearest first; looks at 256."""
+def _confirmed(prints: Fingerprints, place: int, others: Places) -> Iterator[tuple[int, int]]:
+    """Yield the nearest of the others that is confirmed as a copy of an image, and its distance."""
     bits = _bits(prints.hashes[others] ^ prints.hashes[place])
-    others = others[np.lexsort((others, bits))][:_CONFIRMED]
-    return others[prints.confirm(place, others)] if len(others) else others
+    order = np.lexsort((others, bits))[:_MAX_CONFIRMED]
+    if len(order):
+        good = np.flatnonzero(prints.confirm(place, others[order]))[:1]
+        yield from zip(map(int, others[order[good]]), map(int, bits[order[good]]), strict=True)
 
 
-def _by_head(
-    heads: NDArray[Any], values: NDArray[np.int64]
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield (head, its values); equal heads stand together."""
-    names, starts = np.unique(heads, return_index=True)
-    yield from zip(map(int, names), np.split(values, starts[1:]), strict=False)
+def _grouped(
+    heads: NDArray[np.integer[Any]], places: Places, least: int = 1
+) -> Iterator[tuple[int, Places]]:
+    """Yield (head, its places in order) for each head with at least ``least`` places."""
+    order = np.argsort(heads, kind="stable")
+    names, starts, counts = np.unique(heads[order], return_index=True, return_counts=True)
+    for group in np.flatnonzero(counts >= least):
+        start = starts[group]
+        yield int(names[group]), places[order[start : start + counts[group]]]
 
 
-# ------------------------------------------------------------------------------------------ leaks
-def leaks(
-    prints: Prints, splits: NDArray[np.uint8], distance: int
+# ------------------------------------------------------------------------------------------- splits
+def copies_across_splits(
+    prints: Fingerprints, splits: NDArray[np.uint8], distance: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield (place, place of a copy in an earlier split, distance): of each copy the nearest one there.
+    """Yield (place, place of its nearest copy in an earlier split, distance in bits or ``EXACT``).
 
-    ``splits`` numbers the split of each image. One row for each image and each split of a lower number
-    that has a copy of it.
+    ``splits`` numbers the split of each image. One row for each image and each split of a lower
+    number that has a copy of it.
     """
     exact = set[tuple[int, int]]()
-    first = _first_of_equal(prints)
-    for copies in _equal(first):
-        heads = {int(s): int(copies[splits[copies] == s][0]) for s in np.unique(splits[copies])}
+    for copies in _equal_images(prints):
+        heads = [(split, int(same[0])) for split, same in _grouped(splits[copies], copies)]
         for place in map(int, copies):
-            for split, head in heads.items():
+            for split, head in heads:
                 if split < splits[place]:
                     exact.add((place, split))
                     yield place, head, EXACT
@@ -241,39 +222,25 @@ def leaks(
     for start in range(0, len(places), _BLOCK):
         block = places[start : start + _BLOCK]
         for asked, found in index.near(prints.hashes[block], distance):
-            crossing = splits[places[found]] < splits[block[asked]]
-            for at, others in _by_head(asked[crossing], places[found[crossing]]):
-                yield from _nearest(prints, splits, int(block[at]), others, exact)
+            across = splits[places[found]] < splits[block[asked]]
+            for at, others in _grouped(asked[across], places[found[across]]):
+                place = int(block[at])
+                for split, candidates in _grouped(splits[others], others):
+                    if (place, split) not in exact:
+                        for other, bits in _confirmed(prints, place, candidates):
+                            yield place, other, bits
 
 
-def _nearest(
-    prints: Prints,
-    splits: NDArray[np.uint8],
-    place: int,
-    others: NDArray[np.int64],
-    exact: set[tuple[int, int]],
-) -> Iterator[tuple[int, int, int]]:
-    for split in np.unique(splits[others]):
-        found = _confirmed(prints, place, others[splits[others] == split])
-        if len(found) and (place, int(split)) not in exact:
-            yield (
-                place,
-                int(found[0]),
-                int(_bits(prints.hashes[found[:1]] ^ prints.hashes[place])[0]),
-            )
-
-
-def copies_within(prints: Prints, splits: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+def copies_within_splits(
+    prints: Fingerprints, splits: NDArray[np.uint8]
+) -> Iterator[tuple[int, int]]:
     """Yield (place, place of the first image with the same pixels in the same split)."""
-    for copies in _equal(_first_of_equal(prints)):
-        for split in np.unique(splits[copies]):
-            head, *rest = map(int, copies[splits[copies] == split])
-            yield from ((place, head) for place in rest)
+    for copies in _equal_images(prints):
+        for _, (head, *others) in _grouped(splits[copies], copies):
+            yield from ((int(place), int(head)) for place in others)
 
 
-def _equal(first: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Yield the places of images with equal pixels, those that have any."""
-    order = np.argsort(first, kind="stable")
-    _, starts, counts = np.unique(first[order], return_index=True, return_counts=True)
-    for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
-        yield order[start : start + count]
+def _equal_images(prints: Fingerprints) -> Iterator[Places]:
+    """Yield the places of images with equal pixels."""
+    groups = _grouped(_first_of_equal(prints), np.arange(len(prints)), least=2)
+    return (places for _, places in groups)

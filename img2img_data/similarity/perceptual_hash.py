@@ -1,38 +1,39 @@
-"""Fingerprints: what is kept of a image to find its copies, exact and near.
+"""Fingerprints of images, by which exact and near copies are found.
 
-*Exact* copies have the same pixels, whatever their files. *Near* copies look the same: scaled, compressed
-again, brighter, blurred, without color, cut a little at the rim. Two images are near copies when
+*Exact* copies have the same pixels, whatever their files. *Near* copies look the same: scaled,
+compressed again, brighter, blurred, without color, cropped a little. Two images are near copies if
 
-1. their hashes differ in at most ``distance`` of 64 bits: the signs of the 64 lowest frequencies, in
-   zigzag order and without the mean, of the cosine transform of 32 x 32 gray samples (after Zauner 2010,
-   "Implementation and benchmarking of perceptual image hash functions", which thresholds at the median; the
-   sign separates as well and has no parity);
+1. their hashes differ in at most ``distance`` of 64 bits: the signs of the 64 lowest frequencies,
+   in zigzag order and without the mean, of the cosine transform of 32 x 32 gray samples (after
+   Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", which
+   thresholds at the median; the sign separates as well and has no parity);
 2. their aspects differ by no more than a tenth; and
-3. one explains the other: a thumbnail of 16 x 16 is regressed on the other's level, shift and scale (one step
-   of Lucas & Kanade 1981, "An iterative image registration technique"), and the multiple correlation is at
-   least 0.97, the contrast not halved or doubled. It takes off what hashes of aligned faces have in common.
+3. one explains the other: a thumbnail of 16 x 16 is regressed on the other's level, shift and scale
+   (one step of Lucas & Kanade 1981, "An iterative image registration technique"), and the multiple
+   correlation is at least 0.97, the contrast not halved or doubled. This removes what the hashes of
+   aligned faces have in common.
 
-A *flat* image, a sky or a blank page, has fewer than 32 of those 64 frequencies above two gray levels; the
-signs of the others are noise, so flat images have exact copies only.
+A *flat* image, a sky or a blank page, has fewer than 32 of those 64 frequencies above two gray
+levels; the signs of the others are noise, so flat images have exact copies only. A mirrored image
+is another image.
 
-Measured at distance 8, on 4,402 photos (3,362 faces cut alike, 550 of Yosemite, 200 of BSDS500, 290 scenes),
-copies of every third planted (``benchmarks/duplicates.py``):
+Measured at distance 8, on 4,402 photos (3,362 faces aligned alike, 550 of Yosemite, 200 of BSDS500,
+290 scenes), with copies of every third planted (``benchmarks/duplicates.py``); share found:
 
 =====================================================  ======
 scaled to 70 %; JPEG of quality 50; 10 levels
-brighter; blurred, sigma 1.5; without color           1.000
-cut by 1 % on each side                                0.996
-cut by 2 % on two sides (left and top)                 0.939
-cut by 2 % on each side                                0.890
-mirrored (another image)                             0.000
+brighter; blurred, sigma 1.5; without color            1.000
+cropped by 1 % on each side                            0.996
+cropped by 2 % on two sides (left and top)             0.939
+cropped by 2 % on each side                            0.890
+mirrored (another image)                               0.000
 =====================================================  ======
 
-Among the photos themselves it finds 17 exact and 19 near copies; all are one photograph to the eye, most of
-them faces cut a second time. Without the third test 160 pairs of different people would join them, of at most
-0.961 in correlation, where the true pairs have 0.993 and more. Cuts cost more where shapes are sharp: of
-portraits on plain ground, sketches and label maps cut by 2 % on two sides, 0.6 are found.
-
-Mirrored images are different ones.
+Among the photos themselves it finds 17 exact and 19 near copies; all are one photograph to the eye,
+most of them faces cropped a second time. Without the third test, 160 pairs of different people
+would join them, of at most 0.961 in correlation, where the true pairs have 0.993 and more. Crops
+cost more where shapes are sharp: of portraits on plain ground, sketches and label maps cropped by
+2 % on two sides, 0.6 are found.
 """
 
 from __future__ import annotations
@@ -44,26 +45,27 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.images.pixels import Pixels, luminance, to_8_bit
+
 GRID: Final = 32
-"""Side of the samples that are hashed."""
+"""Side of the samples whose frequencies are hashed."""
 THUMB: Final = 16
-"""Side of the thumbnail that confirms."""
+"""Side of the thumbnail that confirms a near copy."""
 SURE_LEVEL, SURE_FREQUENCIES = 2.0, 32
 MIN_CORRELATION: Final = 0.97
 MAX_GAIN: Final = 2.0
 MAX_ASPECT: Final = 1.1
 
-NOTHING, REJECTED, FLAT, HASHED = range(4)
-"""Kinds of fingerprints: not made yet, of a image that is not used, of a flat one, of any other."""
+MISSING, REJECTED, FLAT, HASHED = range(4)
+"""Kinds of fingerprints: not written yet, of a rejected image, of a flat one, of any other."""
 
-PRINT: Final = np.dtype(
+RECORD: Final = np.dtype(
     [
         ("check", "<u4"),
         ("kind", "u1"),
@@ -77,17 +79,17 @@ PRINT: Final = np.dtype(
 """One fingerprint on disk, 309 bytes."""
 
 BANDS: Final = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
-"""Where the parts of a hash begin, and how many bits they have. Each holds low and high frequencies alike."""
+"""First bit and number of bits of each band of a hash; all hold low and high frequencies alike."""
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-_PART: Final = 4096
+_READ_COUNT: Final = 4096
 """Fingerprints read at once."""
 
 Words = NDArray[np.uint64]
 
 
 def _frequencies() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return row and column of the 64 frequencies that are hashed, as they are dealt out to the bands."""
+    """Return rows and columns of the 64 hashed frequencies, dealt out to the bands in turn."""
     zigzag = sorted((i + j, i, j) for i in range(GRID // 2) for j in range(GRID // 2) if i + j)[:64]
     dealt = [zigzag[k] for band in range(len(BANDS)) for k in range(band, 64, len(BANDS))]
     return np.array([d[1] for d in dealt]), np.array([d[2] for d in dealt])
@@ -97,75 +99,65 @@ _ROWS, _COLUMNS = _frequencies()
 
 
 # ---------------------------------------------------------------------------------- fingerprints
-def fingerprint(pixels: NDArray[Any] | None, stamp: tuple[int, int] = (0, 0)) -> bytes:
-    """Return the fingerprint of a image: H x W or H x W x 3, uint8 or uint16; None: of a rejected one.
+def fingerprint(pixels: Pixels | None, stamp: tuple[int, int] = (0, 0)) -> bytes:
+    """Return the record of an image: H x W or H x W x 3, uint8 or uint16; None: a rejected one.
 
-    ``stamp`` goes with it: whatever tells that the file is still the same. Takes 0.3 ms for 256 x 256 pixels.
+    ``stamp``: two numbers that tell whether the file is still the same. Takes 0.3 ms for 256 x 256
+    pixels.
     """
-    out = np.zeros((), PRINT)
-    out["stamp"] = stamp
-    out["kind"] = REJECTED
+    record = np.zeros((), RECORD)
+    record["stamp"], record["kind"] = stamp, REJECTED
     if pixels is not None:
+        # Shape and type count: the same bytes as another shape are another image.
         digest = blake2b(repr((pixels.shape, pixels.dtype.str)).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
-        out["digest"] = np.frombuffer(digest.digest(), "<u8")
-        gray = _gray(pixels)
-        spectrum = cv2.dct(_shrunk(gray, GRID).astype(np.float32))[_ROWS, _COLUMNS]
-        out["kind"] = HASHED if (np.abs(spectrum) > SURE_LEVEL).sum() >= SURE_FREQUENCIES else FLAT
-        out["hash"] = np.packbits(spectrum > 0, bitorder="little").view("<u8")[0]
-        out["aspect"] = pixels.shape[1] / pixels.shape[0]
-        out["thumb"] = _shrunk(gray, THUMB)
-    out["check"] = zlib.crc32(out.tobytes()[4:])
-    return out.tobytes()
+        record["digest"] = np.frombuffer(digest.digest(), "<u8")
+        gray = to_8_bit(pixels) if pixels.dtype == np.uint16 else pixels
+        gray = luminance(gray) if gray.ndim == 3 else gray
+        spectrum = cv2.dct(_shrink(gray, GRID).astype(np.float32))[_ROWS, _COLUMNS]
+        sure = (np.abs(spectrum) > SURE_LEVEL).sum() >= SURE_FREQUENCIES
+        record["kind"] = HASHED if sure else FLAT
+        record["hash"] = np.packbits(spectrum > 0, bitorder="little").view("<u8")[0]
+        record["aspect"] = pixels.shape[1] / pixels.shape[0]
+        record["thumb"] = _shrink(gray, THUMB)
+    record["check"] = zlib.crc32(record.tobytes()[4:])
+    return record.tobytes()
 
 
-def _gray(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint16:
-        pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
-    return np.asarray(
-        cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels, np.uint8
-    )
+def _shrink(gray: Pixels, side: int) -> Pixels:
+    return cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
 
 
-def _shrunk(gray: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-class PrintFile:
-    """The fingerprints of ``count`` images in a file, each at its place; whole ones survive a kill."""
+class FingerprintFile:
+    """Records of ``count`` images in a file, each at its place; complete ones survive a kill."""
 
     def __init__(self, path: Path, count: int) -> None:
         self.path, self.count = path, count
+        # Not truncated: records of an earlier run are used again. Unbuffered: a kill loses nothing.
         self._file = os.fdopen(os.open(path, _FLAGS, 0o666), "r+b", buffering=0)
-        self._file.truncate(count * PRINT.itemsize)
+        self._file.truncate(count * RECORD.itemsize)
 
-    def __enter__(self) -> PrintFile:
+    def __enter__(self) -> FingerprintFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._file.close()
 
-    def put(self, place: int, data: bytes) -> None:
-        """Write the fingerprint of a image."""
-        self._file.seek(place * PRINT.itemsize)
-        self._file.write(data)
+    def write(self, place: int, record: bytes) -> None:
+        """Write the record of an image."""
+        self._file.seek(place * RECORD.itemsize)
+        self._file.write(record)
 
-    def whole(self) -> Iterator[tuple[int, tuple[int, int]]]:
-        """Yield place and stamp of each fingerprint that is there and undamaged."""
+    def stamps(self) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Yield place and stamp of each record that is there and undamaged."""
         for start, part in self._parts():
-            for at in np.flatnonzero(part["kind"] != NOTHING):
-                data = part[at].tobytes()
-                if zlib.crc32(data[4:]) == int(part["check"][at]):
+            for at in np.flatnonzero(part["kind"] != MISSING):
+                if zlib.crc32(part[at].tobytes()[4:]) == int(part["check"][at]):
                     yield start + int(at), (int(part["stamp"][at][0]), int(part["stamp"][at][1]))
 
-    def load(self) -> Prints:
+    def load(self) -> Fingerprints:
         """Return the fingerprints for comparing, while the file is open: 29 bytes each in memory."""
-        prints = Prints(
+        prints = Fingerprints(
             np.zeros(self.count, np.uint8),
             np.zeros((self.count, 2), np.uint64),
             np.zeros(self.count, np.uint64),
@@ -179,15 +171,15 @@ class PrintFile:
         return prints
 
     def _parts(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        for start in range(0, self.count, _PART):
-            self._file.seek(start * PRINT.itemsize)
-            data = self._file.read(min(_PART, self.count - start) * PRINT.itemsize)
-            yield start, np.frombuffer(data, PRINT)
+        for start in range(0, self.count, _READ_COUNT):
+            self._file.seek(start * RECORD.itemsize)
+            data = self._file.read(min(_READ_COUNT, self.count - start) * RECORD.itemsize)
+            yield start, np.frombuffer(data, RECORD)
 
 
 @dataclass(frozen=True, slots=True)
-class Prints:
-    """Fingerprints of images in their order; the thumbnails are read from the open file when needed."""
+class Fingerprints:
+    """Fingerprints of images in their order; thumbnails are read from the open file when needed."""
 
     kinds: NDArray[np.uint8]
     digests: Words
@@ -199,41 +191,38 @@ class Prints:
         return len(self.kinds)
 
     def thumb(self, place: int) -> NDArray[np.uint8]:
-        """Return the thumbnail of a image."""
-        self.file.seek((place + 1) * PRINT.itemsize - THUMB * THUMB)
+        """Return the thumbnail of an image."""
+        self.file.seek((place + 1) * RECORD.itemsize - THUMB * THUMB)
         return np.frombuffer(self.file.read(THUMB * THUMB), np.uint8).reshape(THUMB, THUMB)
 
     def confirm(self, place: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which of the others look like the image at ``place``: in aspect, and by thumbnails."""
+        """Return True for those of the others that look like the image at ``place``."""
         ratio = np.abs(np.log(self.aspects[others] / self.aspects[place]))
-        good = ratio <= np.log(MAX_ASPECT)
-        correlation, gain = explained(
-            self.thumb(place), np.stack([self.thumb(int(o)) for o in others])
-        )
-        return np.asarray(
-            good & (correlation >= MIN_CORRELATION) & (gain <= MAX_GAIN) & (gain >= 1 / MAX_GAIN)
-        )
+        thumbs = np.stack([self.thumb(int(other)) for other in others])
+        correlation, gain = explain(self.thumb(place), thumbs)
+        good = (correlation >= MIN_CORRELATION) & (gain <= MAX_GAIN) & (gain >= 1 / MAX_GAIN)
+        return np.asarray(good & (ratio <= np.log(MAX_ASPECT)))
 
 
-def explained(
+def explain(
     thumb: NDArray[Any], others: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how well each of N thumbnails, N x S x S, is explained by one, S x S; and the contrast ratio.
+    """Return how well one thumbnail, S x S, explains each of N others, N x S x S; and the contrast
+    ratio.
 
-    The first is the multiple correlation (0..1) of the other's samples with 1, the thumbnail, its two
-    derivatives, and these times their coordinate: level, contrast, shift and scale along both axes to first
-    order.
+    The first is the multiple correlation (0..1) of the other's samples with 1, the thumbnail, its
+    two derivatives, and these times their coordinate: level, contrast, shift and scale along both
+    axes to first order.
     """
     base = thumb.astype(np.float64)
-    side = len(base)
-    across = np.linspace(-1, 1, side)
+    across = np.linspace(-1, 1, len(base))
     down, right = np.gradient(base)
     columns = [np.ones_like(base), base, right, down, right * across, down * across[:, None]]
     basis, triangle = np.linalg.qr(np.stack([c.ravel() for c in columns], 1))
     samples = others.reshape(len(others), -1).astype(np.float64)
     parts = samples @ basis
-    varied = ((samples - samples.mean(1, keepdims=True)) ** 2).sum(1)
-    left = ((samples - parts @ basis.T) ** 2).sum(1)
-    correlation = np.sqrt(np.clip(1 - left / np.maximum(varied, 1e-9), 0, 1))
+    variation = ((samples - samples.mean(1, keepdims=True)) ** 2).sum(1)
+    residual = ((samples - parts @ basis.T) ** 2).sum(1)
+    correlation = np.sqrt(np.clip(1 - residual / np.maximum(variation, 1e-9), 0, 1))
     gain = np.linalg.lstsq(triangle, parts.T, rcond=None)[0][1]
     return correlation, gain

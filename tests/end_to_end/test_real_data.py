@@ -138,7 +138,7 @@ def test_a_shift_planted_in_real_pairs_is_found(kind: str, real_data: Path) -> N
             planted = cv2.warpAffine(second, matrix, second.shape[1::-1], flags=cv2.INTER_CUBIC)
             found = measure_shift(inner, np.ascontiguousarray(planted[8:-8, 8:-8]))
             off.append(np.hypot(found.x - own.x - x, found.y - own.y - y))
-            believed += found.believed
+            believed += found.is_reliable
     assert np.median(off) <= 0.1
     assert np.mean(np.array(off) <= 0.25) >= 0.95
     assert believed >= 0.75 * len(off)

@@ -256,7 +256,7 @@ def test_a_planted_shift_is_found(look: str, shift: tuple[float, float]) -> None
     photo = textured(1)
     first, second = (p[12:-12, 12:-12] for p in (photo, LOOKS[look](moved(photo, *shift))))
     found = measure_shift(first, second)
-    assert found.believed
+    assert found.is_reliable
     assert abs(found.x - shift[0]) <= 0.25
     assert abs(found.y - shift[1]) <= 0.25
 
@@ -265,13 +265,13 @@ def test_a_planted_shift_is_found(look: str, shift: tuple[float, float]) -> None
     "second", [np.zeros((120, 120, 3), np.uint8), textured(9)[:120, :120]], ids=["flat", "other"]
 )
 def test_unrelated_images_are_not_believed(second: np.ndarray) -> None:
-    assert not measure_shift(textured(1)[:120, :120], second).believed
+    assert not measure_shift(textured(1)[:120, :120], second).is_reliable
     Combine(max_shift=0.01).make([textured(1)[:120, :120], second], None)
 
 
 def test_a_periodic_image_is_in_doubt() -> None:
     stripes = np.tile(np.repeat(np.uint8([0, 200]), 6), 16)[None].repeat(150, 0)
-    assert not measure_shift(stripes, np.roll(stripes, 3, axis=1)).believed
+    assert not measure_shift(stripes, np.roll(stripes, 3, axis=1)).is_reliable
 
 
 def test_large_images_are_measured_in_their_own_pixels() -> None:

@@ -22,18 +22,18 @@ from img2img_data.images import io
 from img2img_data.similarity.duplicates import (
     EXACT,
     MAX_DISTANCE,
+    DuplicateGroups,
     HashIndex,
-    copies_within,
-    group,
-    leaks,
+    copies_across_splits,
+    copies_within_splits,
 )
 from img2img_data.similarity.perceptual_hash import (
     FLAT,
     HASHED,
-    PRINT,
-    PrintFile,
-    Prints,
-    explained,
+    RECORD,
+    FingerprintFile,
+    Fingerprints,
+    explain,
     fingerprint,
 )
 
@@ -48,14 +48,14 @@ OTHER: dict[str, Callable[[RGB], RGB]] = {
 
 
 @pytest.fixture
-def prints_of(tmp_path: Path) -> Iterator[Callable[..., Prints]]:
+def prints_of(tmp_path: Path) -> Iterator[Callable[..., Fingerprints]]:
     files = []
 
-    def load(*images: RGB | bytes | None) -> Prints:
-        file = PrintFile(tmp_path / f"prints{len(files)}", len(images))
+    def load(*images: RGB | bytes | None) -> Fingerprints:
+        file = FingerprintFile(tmp_path / f"prints{len(files)}", len(images))
         files.append(file)
         for place, image in enumerate(images):
-            file.put(place, image if isinstance(image, bytes) else fingerprint(image))
+            file.write(place, image if isinstance(image, bytes) else fingerprint(image))
         return file.load()
 
     yield load
@@ -65,36 +65,36 @@ def prints_of(tmp_path: Path) -> Iterator[Callable[..., Prints]]:
 
 # ---------------------------------------------------------------------------------------- one pair
 @pytest.mark.parametrize("name", NEAR)
-def test_near_copies_are_found(name: str, prints_of: Callable[..., Prints]) -> None:
+def test_near_copies_are_found(name: str, prints_of: Callable[..., Fingerprints]) -> None:
     photos = [detailed(seed) for seed in range(30)]
-    groups = group(prints_of(*photos, *map(NEAR[name], photos)), 8)
+    groups = DuplicateGroups(prints_of(*photos, *map(NEAR[name], photos)), 8)
     assert (groups.kept[30:] == np.arange(30)).sum() >= 29
     assert (groups.kept[:30] == np.arange(30)).all()
     assert (groups.distances[30:] <= 8).all()
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_other_images_are_kept(name: str, prints_of: Callable[..., Prints]) -> None:
+def test_other_images_are_kept(name: str, prints_of: Callable[..., Fingerprints]) -> None:
     photos = [detailed(seed) for seed in range(30)]
-    groups = group(prints_of(*photos, *map(OTHER[name], photos)), MAX_DISTANCE)
+    groups = DuplicateGroups(prints_of(*photos, *map(OTHER[name], photos)), MAX_DISTANCE)
     assert (groups.kept == np.arange(60)).all()
 
 
 @pytest.mark.parametrize("distance", [0, 8])
 def test_equal_pixels_are_exact_copies_whatever_the_file(
-    distance: int, prints_of: Callable[..., Prints]
+    distance: int, prints_of: Callable[..., Fingerprints]
 ) -> None:
     photo = detailed(1)
     stored = io.decode(io.encode(photo, "png")).pixels
-    groups = group(prints_of(photo, detailed(2), stored, photo[:, :-1], photo), distance)
+    groups = DuplicateGroups(prints_of(photo, detailed(2), stored, photo[:, :-1], photo), distance)
     assert groups.kept.tolist()[:3] + groups.kept.tolist()[4:] == [0, 1, 0, 0]
     assert groups.distances[[2, 4]].tolist() == [EXACT, EXACT]
     assert groups.kept[3] == (3 if distance == 0 else 0)
 
 
-def test_sixteen_bits_are_seen_and_told_apart(prints_of: Callable[..., Prints]) -> None:
+def test_sixteen_bits_are_seen_and_told_apart(prints_of: Callable[..., Fingerprints]) -> None:
     photo = detailed(1)
-    groups = group(prints_of(photo, photo.astype(np.uint16) * 257), 8)
+    groups = DuplicateGroups(prints_of(photo, photo.astype(np.uint16) * 257), 8)
     assert groups.kept.tolist() == [0, 0]
     assert groups.distances[1] == 0
 
@@ -111,31 +111,33 @@ FLATS: dict[str, RGB] = {
 
 
 @pytest.mark.parametrize("noise", [0, 3])
-def test_flat_images_have_exact_copies_only(noise: int, prints_of: Callable[..., Prints]) -> None:
+def test_flat_images_have_exact_copies_only(
+    noise: int, prints_of: Callable[..., Fingerprints]
+) -> None:
     rng = np.random.default_rng(0)
     flats = [
         np.clip(f + rng.normal(0, noise, f.shape), 0, 255).astype(np.uint8) for f in FLATS.values()
     ]
     prints = prints_of(*flats, *flats)
     assert set(prints.kinds) == {FLAT}
-    groups = group(prints, MAX_DISTANCE)
+    groups = DuplicateGroups(prints, MAX_DISTANCE)
     assert groups.kept.tolist() == [*range(5), *range(5)]
 
 
-def test_rejected_images_are_nobodys_copy(prints_of: Callable[..., Prints]) -> None:
+def test_rejected_images_are_nobodys_copy(prints_of: Callable[..., Fingerprints]) -> None:
     photo = detailed(1)
-    assert group(prints_of(None, photo, None, photo), 8).kept.tolist() == [0, 1, 2, 1]
+    assert DuplicateGroups(prints_of(None, photo, None, photo), 8).kept.tolist() == [0, 1, 2, 1]
 
 
 def test_contrast_level_and_a_small_shift_are_explained_away() -> None:
     thumb = cv2.resize(io.luminance(detailed(3)), (17, 17), interpolation=cv2.INTER_AREA)
     base, moved = thumb[:16, :16], thumb[1:, :16] // 2 + 60
     other = cv2.resize(io.luminance(detailed(4)), (16, 16), interpolation=cv2.INTER_AREA)
-    correlation, gain = explained(base, np.stack([base, base // 2 + 9, other, np.zeros_like(base)]))
+    correlation, gain = explain(base, np.stack([base, base // 2 + 9, other, np.zeros_like(base)]))
     assert correlation[:2] == pytest.approx([1, 1], abs=1e-3)
     assert gain[:2] == pytest.approx([1, 0.5], abs=0.02)
     assert correlation[2] < 0.7
-    assert explained(base, moved[None])[0][0] > np.corrcoef(base.ravel(), moved.ravel())[0, 1]
+    assert explain(base, moved[None])[0][0] > np.corrcoef(base.ravel(), moved.ravel())[0, 1]
 
 
 # ------------------------------------------------------------------------------------------ search
@@ -153,49 +155,51 @@ def test_the_index_finds_all_that_comparing_each_with_each_finds(distance: int) 
 
 
 def made_print(hash_bits: int, thumb: RGB, serial: int = 0) -> bytes:
-    record = np.zeros((), PRINT)
+    record = np.zeros((), RECORD)
     record["kind"], record["aspect"], record["hash"], record["thumb"] = HASHED, 1, hash_bits, thumb
     record["digest"] = [hash_bits, serial]
     return record.tobytes()
 
 
-def test_groups_are_stars_not_chains(prints_of: Callable[..., Prints]) -> None:
+def test_groups_are_stars_not_chains(prints_of: Callable[..., Fingerprints]) -> None:
     thumb = cv2.resize(io.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
     row = [made_print((1 << 4 * k) - 1, thumb) for k in range(10)]  # each 4 bits from the last
-    groups = group(prints_of(*row), 8)
+    groups = DuplicateGroups(prints_of(*row), 8)
     assert groups.kept.tolist() == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9]
     assert groups.distances.tolist() == [0, 4, 8, 0, 4, 8, 0, 4, 8, 0]
-    middle = group(prints_of(row[0], row[4], row[2], row[3]), 8)  # the nearest of two that are kept
+    middle = DuplicateGroups(
+        prints_of(row[0], row[4], row[2], row[3]), 8
+    )  # the nearest of two that are kept
     assert middle.kept.tolist() == [0, 1, 0, 1]
     assert {head: copies.tolist() for head, copies in middle.members()} == {0: [2], 1: [3]}
 
 
-def test_many_copies_of_one_image_are_no_burden(prints_of: Callable[..., Prints]) -> None:
+def test_many_copies_of_one_image_are_no_burden(prints_of: Callable[..., Fingerprints]) -> None:
     thumb = cv2.resize(io.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
     rng = np.random.default_rng(0)
     same = [made_print(int(rng.integers(0, 8)) << 7, thumb, serial) for serial in range(6000)]
     began = time.process_time()
-    groups = group(prints_of(*same), 8)
+    groups = DuplicateGroups(prints_of(*same), 8)
     assert (groups.kept == 0).all()
     assert time.process_time() - began < 5
 
 
 def test_a_damaged_or_missing_fingerprint_is_taken_again(tmp_path: Path) -> None:
     path = tmp_path / "prints"
-    with PrintFile(path, 3) as file:
-        file.put(0, fingerprint(detailed(1), (5, 6)))
-        file.put(2, fingerprint(None, (7, 8)))
-        assert list(file.whole()) == [(0, (5, 6)), (2, (7, 8))]
+    with FingerprintFile(path, 3) as file:
+        file.write(0, fingerprint(detailed(1), (5, 6)))
+        file.write(2, fingerprint(None, (7, 8)))
+        assert list(file.stamps()) == [(0, (5, 6)), (2, (7, 8))]
     data = bytearray(path.read_bytes())
     data[40] ^= 1
     path.write_bytes(data)
-    with PrintFile(path, 3) as file:
-        assert list(file.whole()) == [(2, (7, 8))]
+    with FingerprintFile(path, 3) as file:
+        assert list(file.stamps()) == [(2, (7, 8))]
 
 
 # ------------------------------------------------------------------------------------------- leaks
 def test_leaks_name_the_nearest_copy_in_each_earlier_split(
-    prints_of: Callable[..., Prints],
+    prints_of: Callable[..., Fingerprints],
 ) -> None:
     photos = [detailed(seed) for seed in range(6)]
     near, gray = NEAR["jpeg"](photos[1]), NEAR["gray"](photos[1])
@@ -213,11 +217,11 @@ def test_leaks_name_the_nearest_copy_in_each_earlier_split(
     ]
     splits = np.array([0, 0, 0, 0, 0, 1, 1, 2, 2, 2], np.uint8)
     prints = prints_of(*images)
-    found = {(place, other) for place, other, _ in leaks(prints, splits, 8)}
+    found = {(place, other) for place, other, _ in copies_across_splits(prints, splits, 8)}
     assert found == {(5, 0), (6, 2), (7, 1), (7, 6)}
-    assert {(p, o): d for p, o, d in leaks(prints, splits, 8)}[5, 0] == EXACT
-    assert {(p, o) for p, o, _ in leaks(prints, splits, 0)} == {(5, 0), (6, 2)}
-    assert list(copies_within(prints, splits)) == [(9, 8)]
+    assert {(p, o): d for p, o, d in copies_across_splits(prints, splits, 8)}[5, 0] == EXACT
+    assert {(p, o) for p, o, _ in copies_across_splits(prints, splits, 0)} == {(5, 0), (6, 2)}
+    assert list(copies_within_splits(prints, splits)) == [(9, 8)]
 
 
 # ------------------------------------------------------------------------------------- the command
@@ -315,9 +319,9 @@ def test_going_on_takes_changed_photos_again(tmp_path: Path) -> None:
     settings = SelectSettings(drop_duplicates=True)
     build = selection_build("select", plan, out, settings, RunSettings())
     build.folder.begin({**build.recipe, "shard": None}, plan.roots)
-    with PrintFile(out / ".building" / "fingerprints", len(plan)) as file:
+    with FingerprintFile(out / ".building" / "fingerprints", len(plan)) as file:
         for place in range(len(plan)):  # of files that had another size then
-            file.put(place, fingerprint(detailed(99), (1, 2)))
+            file.write(place, fingerprint(detailed(99), (1, 2)))
     run("select", photos, out, *options)
     assert tree(out) == tree(tmp_path / "whole")
 
@@ -338,13 +342,13 @@ REAL = ["natural/bsds500-train", "landscapes/scenes150/street", "landscapes/yose
 
 @pytest.mark.parametrize("folder", REAL)
 def test_real_photos_are_kept_and_their_copies_found(
-    folder: str, real_data: Path, prints_of: Callable[..., Prints]
+    folder: str, real_data: Path, prints_of: Callable[..., Fingerprints]
 ) -> None:
     photos = [io.read(p).pixels for p in sorted((real_data / folder).iterdir())[:60]]
-    alone = group(prints_of(*photos), 8)
+    alone = DuplicateGroups(prints_of(*photos), 8)
     assert (alone.kept == np.arange(len(photos))).all()
     for name, make in NEAR.items():
-        groups = group(prints_of(*photos, *map(make, photos)), 8)
+        groups = DuplicateGroups(prints_of(*photos, *map(make, photos)), 8)
         found = (groups.kept[len(photos) :] == np.arange(len(photos))).mean()
         assert found >= (0.98 if name != "cut" else 0.95), name
 
