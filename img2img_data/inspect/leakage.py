@@ -19,7 +19,7 @@ from img2img_data.core.progress import Progress
 from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
 from img2img_data.runner.plan import ByteColumn
 from img2img_data.runner.workers import LocalPool, default_jobs
-from img2img_data.similarity.duplicates import EXACT, leaks
+from img2img_data.similarity.duplicates import EXACT, copies_across_splits
 from img2img_data.similarity.perceptual_hash import FingerprintFile, Fingerprints, fingerprint
 
 
