@@ -50,7 +50,7 @@ class Experiment:
 
 # ------------------------------------------------------------------------------------------ tables
 def by_corpus(results: Results) -> Table:
-    """Return a table with a row per model and a column per corpus: PSNR, and the gain over the input."""
+    """Return a table with a row per model and a column per corpus: PSNR and its gain."""
     tests = list(dict.fromkeys(test for _, test in results.scores))
     first = next(iter(results.models))
     baselines = [results.scores[first, test].evaluation.input_scores["psnr"] for test in tests]
@@ -63,7 +63,7 @@ def by_corpus(results: Results) -> Table:
 
 
 def by_metric(*metrics: str) -> Callable[[Results], Table]:
-    """Return the function for a table with a row per model and a column per metric, on the one corpus."""
+    """Return a function for a table with a row per model and a column per metric."""
 
     def table(results: Results) -> Table:
         head = ["", "networks", *(LABELS[metric] for metric in metrics), "minutes"]
@@ -81,7 +81,7 @@ def by_metric(*metrics: str) -> Callable[[Results], Table]:
 
 
 def by_gap(results: Results) -> Table:
-    """Return a table with a row per model: pairs, PSNR on training and held-out pairs, last and best."""
+    """Return a table with a row per model: its PSNR on training and on held-out pairs."""
     head = [
         "",
         "pairs",
@@ -166,7 +166,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
                 better("psnr", "gaussian + resize", "gaussian", "resize"),
             ),
             Claim(
-                "Blur of random strength generalizes better to shrunk images than blur of one strength",
+                "Blur of random strength generalizes better to shrunk images than of one strength",
                 better("psnr", "random-gaussian", "gaussian", "resize"),
             ),
         ],
@@ -190,8 +190,8 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         by_gap,
         {"faces": "wiki_pairs3000"},
         split="val",
-        note="PSNR in dB; the held-out pairs are the same for all runs, the training pairs are a sample of each "
-        "run's own. The images are by the best checkpoint of each run, from before it overfits.",
+        note="PSNR in dB; the held-out pairs are the same for all runs, the training pairs a sample "
+        "of each run's own. The images are by the best checkpoint of each run, before it overfits.",
     ),
     "losses": Experiment(
         "L1, the conditional GAN, and both: labels to photos of facades",
@@ -242,7 +242,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         },
         [
             Claim(
-                "A discriminator of pixels does not make it sharper than L1 (Isola et al. 2017, 4.4)",
+                "A pixel discriminator makes it no sharper than L1 (Isola et al. 2017, 4.4)",
                 no_better(EDGES, "patch1", "l1", "facades"),
             ),
             Claim("... but more colorful: closer in a", better("lab-a", "patch1", "l1", "facades")),
@@ -251,15 +251,15 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
                 "Patches make it sharper than pixels", better(EDGES, "patch16", "patch1", "facades")
             ),
             Claim(
-                "The whole image is no better than patches of 70 (there by the FCN score, here by MAE)",
+                "The whole image does not beat patches of 70 (there by FCN score, here by MAE)",
                 no_better("mae", "patch286", "patch70", "facades"),
             ),
         ],
         FACADES,
         LABS,
         split="val",
-        note=f"{SHARP} At the small scale, 64 px, the discriminators see 1, 16, 34 and 70 px: there 70 is the "
-        "whole image, as 286 is of 256.",
+        note=f"{SHARP} At the smoke scale, 64 px, the discriminators see 1, 16, 34 and 70 px: "
+        "there 70 is the whole image, as 286 is of 256.",
     ),
     "sketches": Experiment(
         "Photos of faces from pencil sketches",

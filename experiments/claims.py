@@ -45,7 +45,7 @@ class ModelScores:
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """One trained model: its networks in words, its training pairs, its log, its training minutes."""
+    """A trained model: its networks in words, training pairs, log and training minutes."""
 
     networks: str
     pairs: int
@@ -61,7 +61,7 @@ class TrainedModel:
         return next(row for row in self.log if row["kind"] == kind)
 
     def gap(self) -> float:
-        """Return by how much the last PSNR on training pairs exceeds that on held-out pairs, in dB."""
+        """Return the last PSNR on training pairs minus that on held-out pairs, in dB."""
         row = self.last("validation")
         return float(row["psnr_train"] - row["psnr"])
 
@@ -114,7 +114,7 @@ def _span(interval: Interval, digits: int) -> str:
 
 # ------------------------------------------------------------------------------- rules on images
 def compare(first: ModelScores, second: ModelScores, metric: str) -> tuple[float, Interval]:
-    """Return by how much the first model is better (EDGES: sharper) on the same images, with interval."""
+    """Return by how much the first model is better (EDGES: sharper), and its interval."""
     if metric in COLOR_METRICS:
         difference = first.mean(metric) - second.mean(metric)
         return difference, first.colors.difference_intervals(second.colors)[metric]
@@ -131,7 +131,7 @@ def compare(first: ModelScores, second: ModelScores, metric: str) -> tuple[float
 
 
 def better(metric: str, model: str, other: str, test: str) -> Rule:
-    """Return a rule, confirmed if ``model`` is better than ``other`` on the same images, beyond chance."""
+    """Return a rule, confirmed if ``model`` is better than ``other`` beyond chance."""
 
     def rule(results: Results) -> ClaimResult:
         first, second = results.scores[model, test], results.scores[other, test]
@@ -232,7 +232,7 @@ def wider_gap(model: str, other: str, least: float = 1.0) -> Rule:
 
 
 def halves_cycle(model: str) -> Rule:
-    """Return a rule, confirmed if the cycle loss of the last epoch is at most half that of the first."""
+    """Return a rule, confirmed if the cycle loss falls to half or less from first to last epoch."""
 
     def rule(results: Results) -> ClaimResult:
         trained = results.models[model]

@@ -11,7 +11,7 @@ import numpy as np
 from img2img_data.images.pixels import Pixels
 
 SIDE: Final = 128
-"""Images are enlarged to about this width in pixels, by whole factors, so that pixels stay square."""
+"""Width in pixels to which images are enlarged, about: by whole factors, to keep pixels square."""
 GAP: Final = 6
 HEAD: Final = 22
 

@@ -108,7 +108,7 @@ def commands(run: ExperimentRun) -> list[list[str]]:
 
 
 def _seen_from(folder: Path, path: Path) -> Path:
-    """Return a path as commands in a folder need it: unchanged in the current one, else absolute."""
+    """Return a path for commands in a folder: unchanged in the current one, else absolute."""
     return path if folder.resolve() == Path.cwd() else path.resolve()
 
 
@@ -199,7 +199,7 @@ def _merged(parts: Sequence[Strip], names: Sequence[str]) -> Strip:
 
 
 def _cycle_strips(run: ExperimentRun, corpus: Corpus) -> list[Strip]:
-    """Return rows of images of the first domain: input, and each model's output and cycle output."""
+    """Return rows of images of the first domain: input, and outputs and cycles of each model."""
     from img2img_data.images import io
 
     paths = corpus.domains[run.experiment.split][0]
@@ -207,7 +207,9 @@ def _cycle_strips(run: ExperimentRun, corpus: Corpus) -> list[Strip]:
     strips: list[dict[str, Pixels]] = [{"input": image} for image in inputs]
     for name in run.experiment.models:
         folder = run.data / run.config(name).out
-        forward, inverse = (load_generator(folder, run.device, way) for way in ("AtoB", "BtoA"))
+        forward, inverse = (
+            load_generator(folder, run.device, direction) for direction in ("AtoB", "BtoA")
+        )
         for strip, image in zip(strips, inputs, strict=True):
             output = forward.restore(image[None])
             strip |= {name: output[0], f"{name}, cycle": inverse.restore(output)[0]}
@@ -246,7 +248,7 @@ def _minutes(run: Path) -> float:
 def write_results(
     run: ExperimentRun, results: Results, strips: Sequence[Strip], done: Sequence[list[str]]
 ) -> None:
-    """Write ``results.json``, ``results.md``, ``results.html`` and ``contact.png`` into ``run.out``."""
+    """Write ``results.json``, ``.md``, ``.html`` and ``contact.png`` into ``run.out``."""
     from img2img_data.images import io
 
     page = page_of(run, results, done)

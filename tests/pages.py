@@ -1,4 +1,4 @@
-"""What every page has to keep: nothing outside of it, nothing run that is not its own script."""
+"""Laws of every HTML page: self-contained, no script but its own."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Attributes: TypeAlias = Mapping[str, str]
 
 
 def attributes_of(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the attributes of a pair from its manifest row; a tag precedes what is drawn or the kind."""
+    """Return the attributes of a pair by its manifest row; a tag overrides another attribute."""
     tags = row.get("tags")
     found = _branches(row.get("drawn"))
     if row.get("kind"):
@@ -78,8 +78,9 @@ class TagChoice:
 def choose_tags(attributes: Sequence[Attributes], asked: Sequence[str] = ()) -> TagChoice:
     """Return the attributes to score by: those asked for, or all that form a few large groups.
 
-    By default an attribute with one value, with more than MAX_VALUES, or with fewer than two images per
-    value is left out. Raises UsageError if one that was asked for has more than MAX_VALUES_ASKED.
+    By default an attribute with one value, with more than MAX_VALUES, or with fewer than two images
+    per value is left out. Raises UsageError if one that was asked for has more than
+    MAX_VALUES_ASKED.
     """
     names = dict.fromkeys(name for image in attributes for name in image)
     counts = {name: Counter(image.get(name, UNKNOWN) for image in attributes) for name in names}

@@ -48,10 +48,10 @@ def evaluate_matrix(
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on the split of every corpus.
 
-    ``dropout`` and ``norm`` override the test-time behavior that the models were saved with. ``by``: tags
-    to score by; default: those with few values. ``gallery``: images for the page, of all evaluations
-    together. Raises CorpusError if a corpus has no such split or no pairs, CheckpointError if a run cannot
-    be loaded, UsageError if no image has a tag of ``by``.
+    ``dropout`` and ``norm`` override the test-time behavior that the models were saved with.
+    ``by``: tags to score by; default: those with few values. ``gallery``: images for the page, of
+    all evaluations together. Raises CorpusError if a corpus has no such split or no pairs,
+    CheckpointError if a run cannot be loaded, UsageError if no image has a tag of ``by``.
     """
     runs, corpora = list(dict.fromkeys(runs)), list(dict.fromkeys(corpora))
     if not runs or not corpora:
@@ -91,9 +91,10 @@ def evaluate_run(
 ) -> Evaluation:
     """Score one run on one split and keep the result in ``RUN/evaluation/`` for the run's report.
 
-    Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` images: the worst two thirds by
-    PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image). A run that degraded
-    its inputs itself is scored on inputs degraded likewise. Raises as ``evaluate_matrix``.
+    Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` images: the worst two
+    thirds by PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image). A
+    run that degraded its inputs itself is scored on inputs degraded likewise. Raises as
+    ``evaluate_matrix``.
     """
     opened, model = open_corpus(corpus), load_generator(run, device)
     pairs = _pairs(opened, split)
@@ -127,15 +128,15 @@ def _evaluate(
     perceptual: PerceptualNetworks | None = None,
     by: Sequence[str] = (),
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
-    """Return the scores of a model on a corpus, and ``gallery`` of its images as a page shows them."""
+    """Return the scores of a model on a corpus, and ``gallery`` of its images for a page."""
     feed = Feed(batch, model.config.direction == "BtoA", online)
     label = " on ".join(names)
     scored = evaluate_model(
         model, corpus, pairs, feed, names, lambda done: count(done, label), perceptual, by
     )
     test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
-    # The gallery is known only after all images are scored. Its few images are restored a second time,
-    # so that the images of a large corpus are never all in memory.
+    # The gallery is known only after all images are scored. Its few images are restored a second
+    # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
     again = restored_batches(model, corpus, [by_key[row.key] for row in chosen], feed)

@@ -1,4 +1,4 @@
-"""Results of an evaluation on disk: JSON, CSV, the images of the gallery, and the protocol of the scores."""
+"""Results of an evaluation on disk: JSON, CSV, gallery images, the protocol of the scores."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ THUMBNAIL_QUALITY: Final = 88
 class Matrix:
     """The evaluations of several runs on several corpora: run by run, in the order of ``corpora``.
 
-    ``files`` names the weights of perceptual networks; ``galleries`` holds the images that the page shows
-    of each evaluation.
+    ``files`` names the weights of perceptual networks; ``galleries`` holds the images that the page
+    shows of each evaluation.
     """
 
     runs: tuple[str, ...]
@@ -57,23 +57,23 @@ class Matrix:
 
 
 def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return how the scores were computed, for every result; ``files`` are the weights of networks."""
+    """Return how the scores were computed; ``files`` names the weights of networks."""
     return {
         "color": "RGB; Lab corpora too are scored as RGB",
         "data_range": 255,
-        "samples": "uint8, or uint16 divided by 257 and not rounded if the corpus has 16 bits; metrics "
-        "in float64, networks in float32",
+        "samples": "uint8, or uint16 divided by 257 and not rounded if the corpus has 16 bits; "
+        "metrics in float64, networks in float32",
         "images": "whole images at the size of the corpus; outputs are rounded to its depth first",
         "means": "over images, each weighing the same",
-        "input_scores": "the input baseline: the input scored against the target, as if it were the output",
+        "input_scores": "the input baseline: the input scored as if it were the output",
         "gain": "mean of model minus input, positive where the model is better, for MAE too",
-        "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded percentile, "
-        "Hesterberg 2015)",
+        "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded "
+        "percentile, Hesterberg 2015)",
         "resamples": RESAMPLES,
         "seed": 0,
-        "groups": "images of one group of the corpus (--group-by, such as a person), else of one source",
-        "tags": f"by default those with 2 to {MAX_VALUES} values and two images per value; means as "
-        "over all images",
+        "groups": "images of one group of the corpus (--group-by, as a person), else of one source",
+        "tags": f"by default those with 2 to {MAX_VALUES} values and two images per value; means "
+        "as over all images",
         "versions": versions(*LIBRARIES, "numpy", "opencv-python-headless"),
         **({"networks": dict(files)} if files else {}),
         "metrics": {n: {k: getattr(METRICS[n], k) for k in SHOWN_OF_METRIC} for n in metrics},
@@ -83,8 +83,8 @@ def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> 
 def write_matrix(matrix: Matrix, out: Path) -> Path:
     """Write a matrix as JSON, CSV and a page, and return the path of the page.
 
-    ``matrix.json``, ``matrix.csv`` (a row per run and corpus), ``tags.csv`` (a row per run, corpus, tag
-    and value), ``images.csv`` (a row per image), ``index.html``.
+    ``matrix.json``, ``matrix.csv`` (a row per run and corpus), ``tags.csv`` (a row per run, corpus,
+    tag and value), ``images.csv`` (a row per image), ``index.html``.
     """
     payload = {
         "runs": list(matrix.runs),
@@ -146,7 +146,7 @@ def _mean_columns(part: MeanScores) -> dict[str, object]:
 
 
 def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str]) -> bytes:
-    """Return rows as CSV: the columns ``first``, then all others in the order of their appearance."""
+    """Return rows as CSV: the columns ``first``, then all others in order of appearance."""
     text = io.StringIO()
     columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -157,7 +157,7 @@ def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str]) -> bytes
 
 # -------------------------------------------------------------------------------------- the gallery
 def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScores]:
-    """Return ``count`` images: the worst two thirds by PSNR, then others evenly through the rest."""
+    """Return ``count`` images: two thirds are the worst by PSNR, the others evenly spread."""
     ranked = sorted(rows, key=lambda row: (row.scores["psnr"], row.key))
     worst, rest = ranked[: count * 2 // 3], ranked[count * 2 // 3 :]
     room = min(count - count * 2 // 3, len(rest))

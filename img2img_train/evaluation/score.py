@@ -1,9 +1,10 @@
-"""Scores of a model on the pairs of a corpus: every image by every metric, next to the input baseline.
+"""Scores of a model on the pairs of a corpus: every image by every metric, next to the input
+baseline.
 
 The input baseline is the score of the input against the target, as if the input were the output: a
-model that does not beat it is of no use. A gain is positive where the model is better (PSNR and SSIM:
-output minus input; MAE: input minus output). Images are compared as RGB, at the depth of the corpus, in
-units of 8-bit levels.
+model that does not beat it is of no use. A gain is positive where the model is better (PSNR and
+SSIM: output minus input; MAE: input minus output). Images are compared as RGB, at the depth of the
+corpus, in units of 8-bit levels.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Restorer(Protocol):
     """A model, or anything else that turns a batch of inputs into outputs."""
 
     def restore(self, batch: Pixels) -> Pixels:
-        """Return the outputs of N x H x W x 3 inputs, uint8 or uint16, of the same shape and dtype."""
+        """Return the outputs of N x H x W x 3 inputs, uint8 or uint16, same shape and dtype."""
         ...
 
 
@@ -42,8 +43,8 @@ class Restorer(Protocol):
 class Feed:
     """The way from a pair to the input of a model, and the number of images in a batch.
 
-    ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the target,
-    the same way each time.
+    ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the
+    target, the same way each time.
     """
 
     batch: int = 64
@@ -74,9 +75,11 @@ class ImageScores:
 
 @dataclass(frozen=True, slots=True)
 class MeanScores:
-    """Mean scores of some images and of their inputs, and the gain with its 95 % interval, by metric.
+    """Mean scores of some images and of their inputs, and the gain with its 95 % interval, by
+    metric.
 
-    ``groups`` counts the groups of images. An interval is None if there is one group only, and for FID.
+    ``groups`` counts the groups of images. An interval is None if there is one group only, and for
+    FID.
     """
 
     images: int
@@ -99,8 +102,8 @@ class TagScores(MeanScores):
 class Evaluation(MeanScores):
     """The scores of one run on one corpus.
 
-    ``run`` and ``corpus`` are short names, ``test_time`` says how dropout and norms worked, ``notes`` are
-    caveats for the reader.
+    ``run`` and ``corpus`` are short names, ``test_time`` says how dropout and norms worked,
+    ``notes`` are caveats for the reader.
     """
 
     run: str
@@ -127,9 +130,8 @@ class Evaluation(MeanScores):
 def describe_gain(gain: float, interval: Interval) -> str:
     """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance."""
     if interval is None:
-        verb = "beats" if gain > 0 else "does not beat"
-        why = "all images come from one photo, so there is no interval"
-        return f"{verb} the input by {abs(gain):.2f} dB ({why})"
+        result = "beats the input" if gain > 0 else "does not beat the input: it is worse"
+        return f"{result} by {abs(gain):.2f} dB (all images come from one photo, so no interval)"
     low, high = interval
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
     if low > 0:
@@ -151,8 +153,8 @@ def evaluate_model(
 ) -> Evaluation:
     """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
 
-    ``perceptual``: networks that score too. ``by``: tags to score by; default: those with few values.
-    ``progress`` is called with the number of pairs done.
+    ``perceptual``: networks that score too. ``by``: tags to score by; default: those with few
+    values. ``progress`` is called with the number of pairs done.
     """
     rows: list[ImageScores] = []
     colors = ColorHistograms()

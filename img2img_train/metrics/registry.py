@@ -47,8 +47,8 @@ SSIM: Final = (
 )
 MS_SSIM: Final = (
     "five scales, each the 2 x 2 means of the one before, weights 0.0448, 0.2856, 0.3001, 0.2363, "
-    "0.1333; an image whose shorter side is below 176 pixels uses the scales on which the window of "
-    "11 fits, their weights scaled to sum 1, so compare only images of one size; otherwise as SSIM"
+    "0.1333; an image whose shorter side is below 176 pixels uses the scales on which the window "
+    "fits, their weights scaled to sum 1, so compare only images of one size; otherwise as SSIM"
 )
 MAE: Final = "mean absolute difference in gray levels, 0 to 255"
 OVERLAP: Final = (
@@ -60,9 +60,9 @@ LPIPS: Final = (
     "heads, mean over positions, sum over layers (Zhang et al. 2018, version 0.1)"
 )
 FID: Final = (
-    "Fréchet distance of all outputs from all targets as Gaussians of Inception features (Heusel et "
-    "al. 2017), images resized to 299 x 299 (bilinear, pixel centers, as pytorch-fid); too high for "
-    "few images, so compare only sets of equal size"
+    "Fréchet distance of all outputs from all targets as Gaussians of Inception features (Heusel "
+    "et al. 2017), images resized to 299 x 299 (bilinear, pixel centers, as pytorch-fid); too high "
+    "for few images, so compare only sets of equal size"
 )
 
 METRICS: Final[dict[str, Metric]] = {

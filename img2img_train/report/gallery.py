@@ -23,7 +23,7 @@ MAX_FILTER_VALUES: Final = 12
 """Values that an attribute may have to get a filter; it also needs two images per value."""
 
 GalleryItem: TypeAlias = Mapping[str, Any]
-"""One image: key, source, group, attributes, scores, input_scores, width, height, webp (base64 by side)."""
+"""One image: key, source, group, attributes, scores, input_scores, width, height, webp."""
 
 
 class WebpImage(NamedTuple):
@@ -48,10 +48,10 @@ def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
 class Gallery:
     """The images of a page, the worst first.
 
-    ``filters`` are (name, values), ``orders`` are (value of the option, label), ``total`` counts the images
-    that were scored. An item has, besides what was saved: ``picks``, its (number of the filter, value);
-    ``numbers``, its (number of the metric, score); ``gain`` in PSNR; and ``origin``, its run and corpus as
-    far as they vary.
+    ``filters`` are (name, values), ``orders`` are (value of the option, label), ``total`` counts
+    the images that were scored. An item has, besides its saved content: ``picks``, its (number of
+    the filter, value); ``numbers``, its (number of the metric, score); ``gain`` in PSNR; and
+    ``origin``, its run and corpus as far as they vary.
     """
 
     images: Sequence[GalleryItem]
@@ -64,7 +64,8 @@ class Gallery:
 def build_gallery(
     parts: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]], metrics: Mapping[str, Any]
 ) -> Gallery:
-    """Return the gallery of some evaluations, each (its origin, as in {"corpus": "c"}, what was saved).
+    """Return the gallery of some evaluations, each (its origin, as in {"corpus": "c"}, what was
+    saved).
 
     ``metrics`` are those of the protocol, by name.
     """
@@ -122,7 +123,7 @@ def _complete(
 
 # ----------------------------------------------------------------------------------------- size
 def _fit(items: Sequence[GalleryItem]) -> Sequence[GalleryItem]:
-    """Return the images as fine as a small page allows, without the last ones if they do not fit."""
+    """Return the images as fine as a small page allows; the last ones may be left out."""
     if _size(items) <= GALLERY_BYTES:
         return items
     probes = items[:: max(1, len(items) // PROBES)]

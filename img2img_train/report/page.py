@@ -1,8 +1,9 @@
-"""HTML pages: the report of a run, the matrix of runs and corpora, and a model that runs in the browser.
+"""HTML pages: the report of a run, the matrix of runs and corpora, and a model that runs in the
+browser.
 
-A page is self-contained: images, style and script are inline, it opens from a file and requests nothing from
-the network. It shows what is in the files of a run and computes nothing anew, so the same run folder gives
-the same bytes.
+A page is self-contained: images, style and script are inline, it opens from a file and requests
+nothing from the network. It shows the files of a run and computes nothing anew, so the
+same run folder gives the same bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ BROWSER_SIDE: Final = 256
 
 
 def write_run_report(run: Path) -> Path:
-    """Write ``RUN/report.html`` from the run's settings, log, samples and evaluations; return its path.
+    """Write ``RUN/report.html`` from the run's settings, log, samples and evaluations; return its
+    path.
 
     Raises CheckpointError if the folder holds no run.
     """
@@ -64,7 +66,8 @@ def write_run_report(run: Path) -> Path:
 def write_matrix_page(
     payload: Mapping[str, Any], path: Path, galleries: Sequence[Sequence[GalleryItem]] = ()
 ) -> Path:
-    """Write the page of a matrix, ``payload`` being the content of ``matrix.json``; return its path.
+    """Write the page of a matrix, ``payload`` being the content of ``matrix.json``; return its
+    path.
 
     ``galleries`` holds the images of each evaluation; without it the page has no images.
     """
@@ -90,7 +93,7 @@ def largest_gains(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, model: bytes) -> str:
-    """Return a page that runs an ONNX model by a runtime: a JavaScript module and its wasm binary."""
+    """Return a page that runs an ONNX model; the runtime is a JavaScript module and its wasm."""
     files = {"runtime": runtime, "wasm": wasm, "model": model}
     inline = {name: b64encode(data).decode() for name, data in files.items()}
     content = {"title": printable(title), "about": about, "side": BROWSER_SIDE, **inline}
@@ -99,7 +102,7 @@ def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, mod
 
 # ------------------------------------------------------------------------ parts of a run's report
 def _frames(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield sample grids: the first, the last and others evenly between, as far as the bytes last."""
+    """Yield sample grids: the first, the last and others evenly between, up to SAMPLE_BYTES."""
     room, count = SAMPLE_BYTES, min(len(paths), SAMPLE_FRAMES)
     last, steps = len(paths) - 1, max(1, count - 1)
     for index in sorted({round(i * last / steps) for i in range(count)}):
@@ -231,7 +234,7 @@ def draw_chart(title: str, unit: str, series: Sequence[Series]) -> Chart:
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about ``count`` round numbers, in steps of 1, 2 or 5 x 10^n, that enclose low to high."""
+    """Return about ``count`` round numbers around low to high, in steps of 1, 2 or 5 x 10^n."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(s * power for s in (1, 2, 5, 10) if s * power * count >= span)
@@ -241,7 +244,7 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 x 10^n that enclose low to high, or the powers of ten if those are too many."""
+    """Return 1, 2 and 5 x 10^n around low to high, or powers of ten if those are too many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [m * 10.0**power for power in powers for m in (1, 2, 5)]
     start = max(i for i, tick in enumerate(fine) if tick <= low * (1 + 1e-9))

@@ -188,7 +188,7 @@ def read_description(path: Path) -> Description:
 
 
 def _read(path: Path, prefix: str | tuple[str, ...] | None) -> tuple[bytes, Description]:
-    """Return a safetensors file of the tensors under ``prefix`` (None: none), and the description."""
+    """Return a safetensors file of the tensors under ``prefix`` (None: none), and a description."""
     if path.exists() and not path.is_file():
         raise _error(path, "is not a file", "give a checkpoint or the folder of a run")
     try:

@@ -22,7 +22,7 @@ from img2img_train.runs.folder import find_checkpoint
 
 
 def choose_device(name: str) -> torch.device:
-    """Return a device by name; "auto" is the first of CUDA, MPS, CPU. UsageError if it is missing."""
+    """Return a device by name; "auto": the first of CUDA, MPS, CPU. UsageError if it is missing."""
     available = ["cuda"] if torch.cuda.is_available() else []
     available += ["mps"] if torch.backends.mps.is_available() else []
     available += ["cpu"]

@@ -34,8 +34,10 @@ from img2img_train.training import fit as loop
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = """\
 corpus:
-  - blur: {source: photos, out: corpora/tiny, size: 16, sigma: 2, split: 'train=0.5,test=0.5', jobs: 1}
-run: {corpora: corpora/tiny, out: runs/tiny, loss: l1, net: unet, width: 4, batch: 4, epochs: 90, threads: 1}
+  - blur: {source: photos, out: corpora/tiny, size: 16, sigma: 2, split: 'train=0.5,test=0.5',
+      jobs: 1}
+run: {corpora: corpora/tiny, out: runs/tiny, loss: l1, net: unet, width: 4, batch: 4, epochs: 90,
+  threads: 1}
 smoke:
   run: {epochs: 2}
 """
@@ -59,7 +61,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     main([str(word) for word in words], command, "reproduce")
 
 
-# ------------------------------------------------------------------------------ the experiments there are
+# ------------------------------------------------------------------------------------ catalogue
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.parametrize("smoke", [True, False])
 def test_every_experiment_builds_what_it_names(name: str, smoke: bool) -> None:
@@ -68,15 +70,15 @@ def test_every_experiment_builds_what_it_names(name: str, smoke: bool) -> None:
     assert all(words[0] in PROGRAMS for words in done)
     assert len([words for words in done if words[0] == "img2img-train"]) == len(experiment.models)
     assert experiment.tests
-    outs = [run.config(model).out for model in experiment.models]
-    assert len(set(outs)) == len(outs)
-    made = {
+    runs = [run.config(model).out for model in experiment.models]
+    assert len(set(runs)) == len(runs)
+    outs = {
         step["out"]
         for recipe in [*experiment.models.values(), *experiment.corpora]
         for part in _corpora_of(recipe, smoke)
         for step in part.values()
     }
-    assert {str(run.corpus(test)) for test in experiment.tests} <= made
+    assert {str(run.corpus(test)) for test in experiment.tests} <= outs
 
 
 def _corpora_of(recipe: str, smoke: bool) -> list[dict[str, Any]]:
@@ -120,7 +122,7 @@ def test_steps_of_the_overfitting_runs_are_equal() -> None:
         assert len({c.batch for c in configs}) == 1
 
 
-# ----------------------------------------------------------------------------------------- the rules
+# ---------------------------------------------------------------------------------------- rules
 def scores_of(shift: float, images: int = 8) -> ModelScores:
     """Return the scores of a model whose PSNR is better by ``shift`` dB on every photo."""
     rng = np.random.default_rng(1)
@@ -138,7 +140,8 @@ def scores_of(shift: float, images: int = 8) -> ModelScores:
     names = claims.LABELS.keys() - {claims.EDGES}
     evaluation = Evaluation(
         images, images,
-        dict.fromkeys(names, 20 + shift), dict.fromkeys(names, 19.0), dict.fromkeys(names, 1 + shift),
+        dict.fromkeys(names, 20 + shift), dict.fromkeys(names, 19.0),
+        dict.fromkeys(names, 1 + shift),
         dict.fromkeys(names, (0.5 + shift, 1.5 + shift)), "run", "corpus", "test", rows,
     )  # fmt: skip
     colors = ColorHistograms()

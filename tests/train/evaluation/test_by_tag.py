@@ -1,4 +1,4 @@
-"""Scores by tag: the choice of tags, their intervals, what is left out."""
+"""Scores by tag: the choice of tags, their intervals, the tags left out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_page_without_images_or_tags(tmp_path: Path) -> None:
         assert len(elements(page, "figure")) == shown
 
 
-# -------------------------------------------------------------------------------------------- attributes
+# ----------------------------------------------------------------------------------- attributes
 def test_facts_are_kind_tags_and_branches() -> None:
     row = {
         "kind": "degrade",
@@ -112,7 +112,8 @@ def test_tags_with_few_values_are_chosen_and_others_noted() -> None:
     choice = choose_tags(attributes)
     assert choice.names == ("gender", "just")
     assert choice.notes == (
-        f"not scored by person (100 values), many ({MAX_VALUES + 1} values): too many for 100 images",
+        f"not scored by person (100 values), many ({MAX_VALUES + 1} values): too many for 100 "
+        "images",
     )
     assert choose_tags(attributes, ["many", "person"]).names == ("many", "person")
     assert choose_tags(attributes, ["gone", "gender"]) == (

@@ -41,10 +41,10 @@ def test_a_limit_is_kept_or_fallen_short_of(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("pnsr=2", "psnr"), ("psnr", "no number"), ("mae=x", "no number")]
+    ("text", "message"), [("pnsr=2", "psnr"), ("psnr", "no number"), ("mae=x", "no number")]
 )
-def test_a_wrong_limit_is_one_line(text: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_wrong_limit_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         parse_limits([text])
 
 
@@ -99,10 +99,10 @@ def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 5}, layout="combined")
-    alone, together = (score(Brighter(), corpus, Feed(batch=batch)) for batch in (1, 64))
-    assert alone == together
-    assert alone.gain["psnr"] < 0
-    assert alone.gain["mae"] < 0
+    single, batched = (score(Brighter(), corpus, Feed(batch=batch)) for batch in (1, 64))
+    assert single == batched
+    assert single.gain["psnr"] < 0
+    assert single.gain["mae"] < 0
 
 
 def test_the_direction_swaps_input_and_target(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_psnr_of_identical_images_is_capped() -> None:
     assert psnr(image, image) == PSNR_CAP
 
 
-# --------------------------------------------------------------------- agreement with other libraries
+# --------------------------------------------------------------- agreement with other libraries
 @pytest.mark.parametrize("images", IMAGES)
 @pytest.mark.parametrize("name", ["psnr", "ssim", "mae"])
 def test_metrics_agree_with_scikit_image(name: str, images: str) -> None:

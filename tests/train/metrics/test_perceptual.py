@@ -14,7 +14,12 @@ from small_corpus import degraded, write_corpus
 
 torch = pytest.importorskip("torch")
 
-from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError  # noqa: E402
+from img2img_data.core.errors import (  # noqa: E402
+    CheckpointError,
+    CorpusError,
+    Img2ImgError,
+    UsageError,
+)
 from img2img_data.corpus.reader import open_corpus  # noqa: E402
 from img2img_train.cli.main import group  # noqa: E402
 from img2img_train.evaluation.evaluate import parse_limits  # noqa: E402
@@ -170,15 +175,15 @@ def test_lpips_from_one_file_with_both(tmp_path: Path) -> None:
         for name, t in network.items()
         if "feat" in name
     }
-    torch.save(inner | heads, tmp_path / "whole.pth")
-    apart, whole = (
+    torch.save(inner | heads, tmp_path / "combined.pth")
+    apart, combined = (
         load_lpips(*files, CPU).distances(images(2), blurred(images(2)))
         for files in (
             (tmp_path / "network.pth", tmp_path / "heads.pth"),
-            (tmp_path / "whole.pth",) * 2,
+            (tmp_path / "combined.pth",) * 2,
         )
     )
-    assert apart.tolist() == whole.tolist()
+    assert apart.tolist() == combined.tolist()
 
 
 def test_lpips_rejects_images_that_are_too_small(tmp_path: Path) -> None:
@@ -315,7 +320,7 @@ def test_tensors_of_wrong_shapes_are_rejected(tmp_path: Path) -> None:
         load_inception(changed(fid, Conv2d_1a_3x3__bn__bias=torch.zeros(1_000_000)), CPU)
 
 
-# ---------------------------------------------------------------------------------- in an evaluation
+# -------------------------------------------------------------------------------- in evaluations
 def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
     opened = open_corpus(write_corpus(tmp_path / "c", {"test": 6}, crops=2))
     networks = load_perceptual_networks(

@@ -1,4 +1,4 @@
-"""The pages in a real browser: what moves moves, what filters filters, and nothing leaves the page."""
+"""Pages in a real browser: sliders, filters, orders and keys work, and nothing is requested."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-class Opened:
-    """A page in the browser, and everything it asked for or complained about."""
+class OpenedPage:
+    """A page in the browser, with its requests and errors."""
 
     def __init__(self, browser: Any, path: Path, width: int = 1280) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 800})
@@ -41,7 +41,8 @@ class Opened:
         self.errors: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on(
-            "console", lambda said: self.errors.append(said.text) if said.type != "log" else None
+            "console",
+            lambda message: self.errors.append(message.text) if message.type != "log" else None,
         )
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
@@ -82,8 +83,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(browser: Any, corpus: Path) -> Iterator[Opened]:
-    opened = Opened(browser, corpus / "show.html")
+def page(browser: Any, corpus: Path) -> Iterator[OpenedPage]:
+    opened = OpenedPage(browser, corpus / "show.html")
     yield opened
     opened.check_quiet()
     opened.page.close()
@@ -108,7 +109,7 @@ def check_slider(page: Any) -> None:
     assert slider.input_value() == "100"
 
 
-def test_slider_moves_by_hand_and_by_keys(page: Opened) -> None:
+def test_slider_moves_by_hand_and_by_keys(page: OpenedPage) -> None:
     check_slider(page.page)
     box = page.page.locator(".compare").nth(1).bounding_box()
     page.page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
@@ -119,7 +120,7 @@ def select_of(page: Any, label: str) -> Any:
     return page.locator(".controls label", has_text=label).locator("select")
 
 
-def test_filters_filter_and_together_too(page: Opened) -> None:
+def test_filters_filter_and_together_too(page: OpenedPage) -> None:
     assert len(page.shown()) == 9
     select_of(page.page, "split").select_option("test")
     assert page.shown("data-split") == ["test"] * 3
@@ -133,7 +134,7 @@ def test_filters_filter_and_together_too(page: Opened) -> None:
     assert not page.page.locator("[data-no-match]").is_visible()
 
 
-def test_search_finds_names_tags_and_settings(page: Opened) -> None:
+def test_search_finds_names_tags_and_settings(page: OpenedPage) -> None:
     search = page.page.locator("input[type=search]")
     search.fill("train-4")
     assert len(page.shown()) == 1
@@ -145,7 +146,7 @@ def test_search_finds_names_tags_and_settings(page: Opened) -> None:
     assert len(page.shown()) == 9
 
 
-def test_orders_sort(page: Opened) -> None:
+def test_orders_sort(page: OpenedPage) -> None:
     order = select_of(page.page, "order")
     for value, sign in (("difference up", 1), ("difference down", -1)):
         order.select_option(value)
@@ -157,7 +158,7 @@ def test_orders_sort(page: Opened) -> None:
     assert len(set(sigmas)) > 2
 
 
-def test_everything_can_be_reached_by_keys(page: Opened) -> None:
+def test_everything_can_be_reached_by_keys(page: OpenedPage) -> None:
     reached = set()
     for _ in range(30):
         page.page.keyboard.press("Tab")
@@ -169,7 +170,7 @@ def test_everything_can_be_reached_by_keys(page: Opened) -> None:
     assert {"A", "INPUTsearch", "SELECTselect-one", "INPUTrange"} <= reached
 
 
-def test_histograms_are_of_all_rows(page: Opened) -> None:
+def test_histograms_are_of_all_rows(page: OpenedPage) -> None:
     titles = page.page.locator(".bars h3").all_inner_texts()
     assert {"sigma", "shift_x", "kind", "gender"} <= set(titles)
     bars = page.page.locator(".bars", has_text="sigma").locator("i[title]").all()
@@ -184,7 +185,7 @@ def test_pages_fit_and_are_quiet(
 ) -> None:
     domains = write_corpus_page(write_domains(tmp_path / "h2z", 3))
     for path in (corpus / "show.html", domains):
-        opened = Opened(browser, path, width)
+        opened = OpenedPage(browser, path, width)
         opened.page.emulate_media(color_scheme=scheme)
         opened.check_fits()
         opened.check_quiet()
@@ -193,9 +194,9 @@ def test_pages_fit_and_are_quiet(
         opened.page.close()
 
 
-# -------------------------------------------------------------------------------- the trainer's pages
+# ------------------------------------------------------------------------------ pages of training
 def write_tagged_run(tmp_path: Path) -> tuple[Path, Path]:
-    """Write a run and a corpus whose images have a gender, and a name that would like to be a script."""
+    """Write a run and a corpus whose images have a gender, one of which is a script."""
     from fake_models import write_run
     from small_corpus import tagged
 
@@ -223,14 +224,14 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(params=["run", "matrix"])
 def report(
     request: pytest.FixtureRequest, browser: Any, reports: dict[str, Path]
-) -> Iterator[Opened]:
-    opened = Opened(browser, reports[request.param])
+) -> Iterator[OpenedPage]:
+    opened = OpenedPage(browser, reports[request.param])
     yield opened
     opened.check_quiet()
     opened.page.close()
 
 
-def test_slider_of_a_report_moves_by_mouse_and_keys(report: Opened) -> None:
+def test_slider_of_a_report_moves_by_mouse_and_keys(report: OpenedPage) -> None:
     check_slider(report.page)
     slider = report.page.locator(".compare input").nth(1)
     slider.scroll_into_view_if_needed()
@@ -267,7 +268,7 @@ def test_slider_of_a_report_moves_by_touch(browser: Any, reports: dict[str, Path
     context.close()
 
 
-def test_a_report_is_filtered_by_tag_and_words(report: Opened) -> None:
+def test_a_report_is_filtered_by_tag_and_words(report: OpenedPage) -> None:
     total = len(report.shown())
     select_of(report.page, "gender").select_option("male")
     assert len(report.shown()) == total // 2
@@ -281,7 +282,7 @@ def test_a_report_is_filtered_by_tag_and_words(report: Opened) -> None:
 
 
 def test_a_matrix_is_filtered_by_run(browser: Any, reports: dict[str, Path]) -> None:
-    opened = Opened(browser, reports["matrix"])
+    opened = OpenedPage(browser, reports["matrix"])
     total = len(opened.shown())
     select_of(opened.page, "run").select_option("run")
     assert len(opened.shown()) == total // 2
@@ -289,19 +290,19 @@ def test_a_matrix_is_filtered_by_run(browser: Any, reports: dict[str, Path]) -> 
     opened.page.close()
 
 
-def test_a_report_is_sorted_by_every_order(report: Opened) -> None:
+def test_a_report_is_sorted_by_every_order(report: OpenedPage) -> None:
     sorting = report.page.locator("[data-sort]")
     for option in sorting.locator("option").all():
-        name, way = str(option.get_attribute("value")).split()
+        name, direction = str(option.get_attribute("value")).split()
         sorting.select_option(label=option.inner_text())
         values = [float(value) for value in report.shown(f"data-{name}")]
-        assert values == sorted(values, reverse=way == "down")
+        assert values == sorted(values, reverse=direction == "down")
     sorting.select_option("place up")
     scores = [float(score) for score in report.shown("data-m0")]
     assert scores == sorted(scores)
 
 
-def test_j_and_k_go_from_image_to_image(report: Opened) -> None:
+def test_j_and_k_go_from_image_to_image(report: OpenedPage) -> None:
     place = "document.activeElement.closest('.card')?.dataset.place"
     seen = []
     for key in "jjjk":
@@ -329,7 +330,7 @@ def test_reports_fit_and_can_be_read(
 ) -> None:
     """Text on every colored field has the contrast of WCAG 2, level AA: 4.5 to 1."""
     for path in reports.values():
-        opened = Opened(browser, path, width)
+        opened = OpenedPage(browser, path, width)
         opened.page.emulate_media(color_scheme=scheme)
         opened.check_fits()
         opened.check_quiet()
@@ -386,7 +387,7 @@ def test_200_triples_stay_below_5_mb(browser: Any, tmp_path: Path) -> None:
     saved.write_text(json.dumps(content | {"images": 200}))
     path = write_run_report(run)
     assert 1_000_000 < path.stat().st_size < 5_000_000
-    opened = Opened(browser, path)
+    opened = OpenedPage(browser, path)
     assert opened.page.locator(".card").count() == 200
     opened.check_quiet()
     opened.page.close()
@@ -405,11 +406,11 @@ def test_report_and_matrix_of_the_trainer(browser: Any, tmp_path: Path) -> None:
     matrix = write_matrix(evaluate_matrix([run], [corpus], device="cpu"), tmp_path / "out")
     for width in WIDTHS:
         for path in (write_run_report(run), matrix):
-            opened = Opened(browser, path, width)
+            opened = OpenedPage(browser, path, width)
             opened.check_fits()
             opened.check_quiet()
             opened.page.close()
-    opened = Opened(browser, run / "report.html")
+    opened = OpenedPage(browser, run / "report.html")
     check_slider(opened.page)
     opened.page.locator("[data-slide]").select_option("input target output")
     assert opened.page.locator(".compare .right").first.inner_text() == "target"
