@@ -1,18 +1,18 @@
-"""A image of any size through a network, tile by tile: bounded memory, and no seams.
+"""Tiles: an image of any size passes a network in bounded memory, without seams.
 
-Tiles start on multiples of the network's stride, so each pixel meets the same phase of every
-convolution as in the whole image. Of the overlap of two tiles the outer part on either side is
-thrown away, for there a network sees a border that is none; the middle is blended linearly. A
-network whose receptive field fits into the part that is thrown away gives the same image in tiles
-as whole.
+Tiles start at multiples of the network's stride, so every pixel meets the same phase of each
+convolution as in the whole image. In the overlap of two tiles the outer part of either is dropped,
+because there the network saw a border that the image does not have; the middle is blended
+linearly. A network whose receptive field fits into the dropped part gives the same image in tiles
+as at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -22,19 +22,21 @@ from torch import Tensor
 from img2img_data.images.pixels import Pixels
 
 Forward: TypeAlias = Callable[[Tensor], Tensor]
-"""N x C x H x W float32 in [-1, 1] to N x C' x H x W, H and W multiples of the network's stride."""
+"""Maps N x 3 x H x W float32 in [-1, 1] to the same; H and W are multiples of the network's
+stride.
+"""
 
 BLENDED: Final = 0.25
-"""The part of an overlap in which two tiles are blended; half of the rest is thrown away on either
+"""Share of an overlap in which two tiles are blended; half of the rest is dropped on either
 side.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a image is cut: side of a tile and overlap of two, pixels, brought up to a ``multiple``.
+    """How an image is cut: side of a tile and overlap in pixels, rounded up to ``multiple``.
 
-    ``batch`` tiles go through the network at a time; none is smaller than ``smallest`` pixels.
+    ``batch`` tiles form a forward pass; no tile is smaller than ``smallest`` pixels.
     """
 
     tile: int = 512
@@ -45,124 +47,95 @@ class Tiling:
 
     @property
     def side(self) -> int:
-        """The side of a tile, at least twice the overlap so that every tile has a middle of its
+        """Side of a tile: at least twice the overlap, so that every tile has a middle of its
         own.
         """
-        return _up(max(self.tile, 2 * self.shared, self.smallest), self.multiple)
+        return self._up(max(self.tile, 2 * self.shared, self.smallest))
 
     @property
     def shared(self) -> int:
-        """The overlap."""
-        return _up(self.overlap, self.multiple)
+        """Overlap of two tiles."""
+        return self._up(self.overlap)
 
     def starts(self, length: int) -> list[int]:
-        """Return where tiles begin along a side of ``length`` pixels; one tile where it fits."""
-        end = _up(max(length, self.smallest), self.multiple)
+        """Return the starts of the tiles along ``length`` pixels; one tile if it fits."""
+        end = self._up(max(length, self.smallest))
         if end <= self.side:
             return [0]
         return [*range(0, end - self.side, self.side - self.shared), end - self.side]
 
     def size(self, length: int) -> int:
-        """Return the pixels of a tile along a side: ``side``, or less where one tile holds it
-        all.
+        """Return the size of the tiles along ``length`` pixels: ``side``, or less for a single
+        tile.
         """
-        return min(self.side, _up(max(length, self.smallest), self.multiple))
+        return min(self.side, self._up(max(length, self.smallest)))
 
     def weights(self, length: int) -> NDArray[np.float32]:
-        """Return the weights of tiles along a side: tiles x size; at each pixel they sum to 1."""
+        """Return the weights of the tiles, tiles x size; they sum to 1 at each pixel."""
         starts, size = self.starts(length), self.size(length)
         edges = np.zeros((len(starts), starts[-1] + size))
         for row, start in zip(edges, starts, strict=True):
             row[start : start + size] = 1
         for number, (before, after) in enumerate(pairwise(starts)):
             shared = before + size - after
-            ramp = _ramp(shared)
+            # 0 in the first part of the overlap, 1 in the last, a line in the blended middle.
+            middle = max(1, round(shared * BLENDED))
+            distance = np.arange(shared) - (shared - middle) / 2
+            ramp = np.clip((distance + 0.5) / middle, 0, 1)
             edges[number, after : after + shared] *= 1 - ramp
             edges[number + 1, after : after + shared] *= ramp
+        # The last two tiles may overlap by more than the others, and three then meet at a pixel.
         edges /= edges.sum(axis=0)
-        return np.stack([row[s : s + size] for row, s in zip(edges, starts, strict=True)]).astype(
-            np.float32
-        )
+        rows = [row[s : s + size] for row, s in zip(edges, starts, strict=True)]
+        return np.stack(rows).astype(np.float32)
 
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def _ramp(length: int) -> NDArray[np.float64]:
-    """Return 0 for the first part of an overlap, 1 for the last, a line between."""
-    middle = max(1, round(length * BLENDED))
-    places = np.arange(length) - (length - middle) / 2
-    return np.clip((places + 0.5) / middle, 0, 1)
+    def _up(self, length: int) -> int:
+        return -(-length // self.multiple) * self.multiple
 
 
 @torch.no_grad()
-def restore(
-    forward: Forward, pixels: Pixels, tiling: Tiling, device: torch.device, channels: int = 3
-) -> Pixels:
-    """Return what a network makes of a image: H x W x C uint8 or uint16 to H x W x ``channels``.
+def restore(forward: Forward, pixels: Pixels, tiling: Tiling, device: torch.device) -> Pixels:
+    """Return the output of a network for an image, H x W x 3 uint8 or uint16, of the same size and
+    dtype.
 
-    Never more than ``tiling.batch`` tiles are on the device. Right and bottom edges are mirrored
-    up to the network's multiple and cut back.
+    At most ``tiling.batch`` tiles are on the device at a time. Right and bottom edges are mirrored
+    up to the network's multiple and cut off again.
     """
     height, width = pixels.shape[:2]
-    top = int(np.iinfo(pixels.dtype).max)
-    out = np.empty((height, width, channels), pixels.dtype)
-    across, done = _Axis.of(width, tiling), 0
-    down = _Axis.of(height, tiling)
-    band = np.zeros((down.size, across.starts[-1] + across.size, channels), np.float32)
-    for number, (start, weight) in enumerate(zip(down.starts, down.weights, strict=True)):
-        rows = pixels[down.places[start : start + down.size]]
-        for left, weights, made in _row(forward, rows, across, tiling, device, top):
-            band[:, left : left + across.size] += made * (
-                weight[:, None, None] * weights[None, :, None]
-            )
-        finished = down.starts[number + 1] if number + 1 < len(down.starts) else start + down.size
-        whole = band[: finished - done, :width]
-        last = min(finished, height)
-        out[done:last] = _to_integers(whole, top)[: last - done]
-        band = np.concatenate([band[finished - done :], np.zeros_like(band[: finished - done])])
-        done = finished
+    top, tile_width, tile_height = (
+        np.iinfo(pixels.dtype).max,
+        tiling.size(width),
+        tiling.size(height),
+    )
+    columns = list(zip(tiling.starts(width), tiling.weights(width), strict=True))
+    starts, row_weights = tiling.starts(height), tiling.weights(height)
+    rows, cols = (
+        _mirrored(height, starts[-1] + tile_height),
+        _mirrored(width, columns[-1][0] + tile_width),
+    )
+    out = np.empty((height, width, 3), pixels.dtype)
+    # Sums of the rows that tiles still overlap: a band of one tile's height, not the whole image.
+    band = np.zeros((tile_height, len(cols), 3), np.float32)
+    for number, (start, row_weight) in enumerate(zip(starts, row_weights, strict=True)):
+        strip = pixels[rows[start : start + tile_height]]
+        for first in range(0, len(columns), tiling.batch):
+            group = columns[first : first + tiling.batch]
+            tiles = np.stack([strip[:, cols[left : left + tile_width]] for left, _ in group])
+            x = torch.from_numpy(tiles.astype(np.float32)).to(device).permute(0, 3, 1, 2)
+            output = forward(x.div_(top / 2).sub_(1.0)).float().permute(0, 2, 3, 1).cpu().numpy()
+            for (left, weight), tile in zip(group, output, strict=True):
+                weights = row_weight[:, None, None] * weight[None, :, None]
+                band[:, left : left + tile_width] += tile * weights
+        # Rows above the next tile are complete.
+        end = starts[number + 1] if number + 1 < len(starts) else start + tile_height
+        done = band[: end - start, :width]
+        scaled = np.clip(np.rint((done + 1) * np.float32(top / 2)), 0, top)
+        out[start:end] = scaled[: height - start]
+        band = np.concatenate([band[end - start :], np.zeros_like(band[: end - start])])
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """The tiles along one side; ``places`` are the pixels of the mirrored side."""
-
-    starts: list[int]
-    size: int
-    weights: NDArray[np.float32]
-    places: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, length: int, tiling: Tiling) -> _Axis:
-        starts, size = tiling.starts(length), tiling.size(length)
-        extra = (0, starts[-1] + size - length)
-        pixels = np.arange(length)
-        places = (
-            np.pad(pixels, extra, mode="reflect")
-            if length > 1
-            else np.pad(pixels, extra, mode="edge")
-        )
-        return cls(starts, size, tiling.weights(length), places)
-
-
-def _row(
-    forward: Forward, rows: Pixels, across: _Axis, tiling: Tiling, device: torch.device, top: int
-) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield (left edge, weights, output in [-1, 1]) of each tile of a row."""
-    columns = list(zip(across.starts, across.weights, strict=True))
-    step = max(1, tiling.batch)
-    for group in (columns[place : place + step] for place in range(0, len(columns), step)):
-        tiles = [rows[:, across.places[left : left + across.size]] for left, _ in group]
-        given = torch.from_numpy(np.stack(tiles).astype(np.float32)).to(device)
-        given = given.permute(0, 3, 1, 2).div_(top / 2).sub_(1.0)
-        made = forward(given).float().permute(0, 2, 3, 1).cpu().numpy()
-        for (left, weights), one in zip(group, made, strict=True):
-            yield left, weights, one
-
-
-def _to_integers(scaled: NDArray[np.float32], top: int) -> NDArray[np.float32]:
-    """Scale [-1, 1] to 0..top, rounded once and clipped."""
-    return np.asarray(np.clip(np.rint((scaled + 1) * np.float32(top / 2)), 0, top), np.float32)
+def _mirrored(length: int, end: int) -> NDArray[np.int64]:
+    """Return the indices of a side that is mirrored from ``length`` to ``end`` pixels."""
+    mode: Any = "reflect" if length > 1 else "edge"
+    return np.pad(np.arange(length), (0, end - length), mode=mode)
