@@ -177,7 +177,7 @@ def read_info(root: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         hint = "it is unfinished, or img2img did not write it"
         raise CorpusError("corpus", root, "has no corpus.json", hint) from None
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         info = None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise CorpusError("corpus", path, "is damaged", "build the corpus again")
