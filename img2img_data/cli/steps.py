@@ -554,7 +554,7 @@ def import_folder(call: StepCall) -> Report:
     if found is None:
         raise UsageError("folder", root, "has no known layout", "see --help for the layouts")
     layout = LAYOUTS[found]
-    if not layout.fits(root):
+    if not layout.places(root):
         raise UsageError("folder", root, f"does not have the layout of {found}", layout.hint)
     call.echo(f"layout {found}")
     plan = plan_entries(root.parent if root.is_file() else root, layout, layout.entries(root))

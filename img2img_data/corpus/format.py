@@ -67,6 +67,7 @@ def key_of(path: bytes, extension: bool = False) -> str:
     *folders, name = path.split(b"/")
     if not extension:
         name = os.path.splitext(name)[0]
+    # Components are made safe one by one: a name may be allowed as a file but not as a folder.
     return "/".join([*(_safe_component(f, folder=True) for f in folders), _safe_component(name)])
 
 
@@ -75,6 +76,7 @@ def _safe_component(component: bytes, folder: bool = False) -> str:
     plain = text.isascii() and text.replace("_", "a").replace("-", "a").isalnum()
     if plain and len(text) <= _LONGEST_COMPONENT:
         return text if text.casefold() not in _RESERVED else _percent(text[0]) + text[1:]
+    # macOS stores names decomposed (NFD), other systems as they were typed: both get one key.
     text = unicodedata.normalize("NFC", text)
     out = "".join(c if c.isprintable() and c not in _UNSAFE else _percent(c) for c in text)
     if out[:1] in {" ", "."} or out.partition(".")[0].casefold() in _RESERVED:
@@ -99,6 +101,7 @@ def digest(*parts: bytes, size: int = 8) -> bytes:
     """Return ``size`` bytes of BLAKE2b over the parts, each preceded by its length."""
     h = blake2b(digest_size=size)
     for part in parts:
+        # Without the lengths ("ab", "c") and ("a", "bc") would have the same digest.
         h.update(len(part).to_bytes(8, "little"))
         h.update(part)
     return h.digest()
@@ -212,6 +215,7 @@ def image_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Gen
     """
     import numpy as np
 
+    # The source's path seeds it, not the key: a key gains an extension if a second file needs it.
     # Images share no stream: the result must not depend on the number of workers, their order or a
     # resume.
     parts = [str(seed).encode(), name] + ([] if epoch is None else [str(epoch).encode()])

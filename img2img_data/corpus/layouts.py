@@ -24,7 +24,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -69,8 +69,8 @@ class FolderLayout:
     layout: ClassVar[Layout] = "folders"
     hint: ClassVar[str] = "check the path"
 
-    def fits(self, root: Path) -> bool:
-        """Return True if the names at the top of a folder show this layout."""
+    def places(self, root: Path) -> Sequence[Any]:
+        """Return the folders, lists or archives that show this layout, [] if it is another one."""
         raise NotImplementedError
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
@@ -115,15 +115,18 @@ class Pix2PixLayout(FolderLayout):
     layout = "combined"
     hint = "it needs images in train/, val/ or test/"
 
-    def fits(self, root: Path) -> bool:
-        """Return True if the folder of a split contains an image."""
-        return any(
-            any(is_image_name(i.path) for i in list_folder(root / n)) for n in _split_folders(root)
-        )
+    def places(self, root: Path) -> list[tuple[str, str]]:
+        """Return (split, folder) of the folders of splits that contain an image."""
+        folders = _split_folders(root).items()
+        return [
+            (split, folder)
+            for folder, split in folders
+            if any(is_image_name(item.path) for item in list_folder(root / folder))
+        ]
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield every image below the folders of the splits."""
-        for folder, split in _split_folders(root).items():
+        for split, folder in self.places(root):
             for key, path, rejected in _images(root, folder):
                 yield LayoutEntry(split, key, (path,), rejected=rejected)
 
@@ -134,17 +137,22 @@ class CycleGANLayout(FolderLayout):
     kind = "unpaired"
     hint = "it needs trainA/ and trainB/"
 
-    def fits(self, root: Path) -> bool:
-        """Return True if a split has both of its folders."""
-        return any(all((root / f"{n}{d}").is_dir() for d in "AB") for n in SPLITS)
+    def places(self, root: Path) -> list[tuple[int, str, str]]:
+        """Return (side, split, folder); some split must have both of its folders."""
+        found = [
+            (side, split, f"{name}{domain}")
+            for side, domain in enumerate("AB")
+            for name, split in SPLITS.items()
+            if (root / f"{name}{domain}").is_dir()
+        ]
+        names = [folder[:-1] for _, _, folder in found]
+        return found if len(set(names)) < len(names) else []
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield every image of each domain."""
-        for side, domain in enumerate("AB"):
-            for name, split in SPLITS.items():
-                if (root / f"{name}{domain}").is_dir():
-                    for key, path, rejected in _images(root, f"{name}{domain}"):
-                        yield LayoutEntry(split, key, (path,), side, rejected=rejected)
+        for side, split, folder in self.places(root):
+            for key, path, rejected in _images(root, folder):
+                yield LayoutEntry(split, key, (path,), side, rejected=rejected)
 
 
 _Files = list[tuple[bytes, Rejection | None]]
@@ -156,19 +164,16 @@ class TwoFoldersLayout(FolderLayout):
 
     hint = "it needs input/ and target/ (or A and B, lq and gt), within the splits or around them"
 
-    def fits(self, root: Path) -> bool:
-        """Return True if the folder has two folders named as in ``SIDES``."""
-        return bool(self._places(root))
-
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Pair by key, within each split."""
-        for split, *folders in self._places(root):
+        for split, *folders in self.places(root):
             first, second = (self._by_key(root, folder) for folder in folders)
             for key in sorted({*first, *second}):
                 yield from self._pair(split, key, first.get(key, []), second.get(key, []))
 
-    @staticmethod
-    def _places(root: Path) -> list[tuple[str, str, str]]:
+    def places(self, root: Path) -> list[tuple[str, str, str]]:
+        """Return (split, folder of inputs, folder of targets), named as in ``SIDES``."""
+        # The first pattern that fits is used alone: an outer input/ may lie beside train/input/.
         for pattern in ("{split}/{side}", "{side}/{split}", "{side}"):
             found = []
             for name, split in SPLITS.items() if "{split}" in pattern else [("", "train")]:
@@ -207,20 +212,17 @@ class BasicSRLayout(FolderLayout):
     hint = "it needs meta_info.txt beside gt/ and lq/"
     _line: Final = re.compile(r"(.*?)(?: \(\d+, ?\d+(?:, ?\d+)?\).*)?")
 
-    def fits(self, root: Path) -> bool:
-        """Return True if there is a meta_info*.txt."""
-        return bool(self._lists(root))
-
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield the pairs of each list, in its order."""
+        # A list may name a file twice: several inputs can have the same target.
         files = PathResolver(os.fsencode(root), unique=False)
-        for split, folder, path in self._lists(root):
+        for split, folder, path in self.places(root):
             for line in _text_lines(path):
                 if line.strip():
                     yield self._entry(root, files, split, folder, line.strip())
 
-    @staticmethod
-    def _lists(root: Path) -> list[tuple[str, str, Path]]:
+    def places(self, root: Path) -> list[tuple[str, str, Path]]:
+        """Return (split, folder, list) of each meta_info*.txt."""
         return [
             (_split_in(path.stem, split), folder, path)
             for split, folder in _list_places(root)
@@ -256,14 +258,10 @@ class HuggingFaceLayout(FolderLayout):
     hint = "it needs a metadata.jsonl or metadata.csv with two *_file_name columns"
     _names: Final = ("metadata.jsonl", "metadata.csv")
 
-    def fits(self, root: Path) -> bool:
-        """Return True if there is such a list."""
-        return bool(self._lists(root))
-
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield the rows of each list, in its order."""
         files = PathResolver(os.fsencode(root), unique=False)
-        for split, folder, path in self._lists(root):
+        for split, folder, path in self.places(root):
             columns: tuple[str, str] | None = None
             for row in _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path):
                 columns = columns or self._columns(path, row)
@@ -273,7 +271,8 @@ class HuggingFaceLayout(FolderLayout):
                 key, tags = self._key(row, names), _tags(row, columns)
                 yield LayoutEntry(split, key, sources, 0, tags, rejected)
 
-    def _lists(self, root: Path) -> list[tuple[str, str, Path]]:
+    def places(self, root: Path) -> list[tuple[str, str, Path]]:
+        """Return (split, folder, list) of each metadata.jsonl or metadata.csv."""
         places = ((s, f, root / f / n) for s, f in _list_places(root) for n in self._names)
         return [place for place in places if place[2].is_file()]
 
@@ -335,18 +334,14 @@ class WebDatasetLayout(FolderLayout):
 
     hint = "it needs .tar archives with members like 1.input.png and 1.target.png"
 
-    def fits(self, root: Path) -> bool:
-        """Return True if the path is an archive or a folder of archives."""
-        return bool(self._archives(root))
-
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield the samples of each archive, in its order."""
-        for path in self._archives(root):
+        for path in self.places(root):
             for prefix, group in webdataset_samples(path):
                 yield self._entry(path, prefix, group)
 
-    @staticmethod
-    def _archives(root: Path) -> list[Path]:
+    def places(self, root: Path) -> list[Path]:
+        """Return the archives of a folder, or the archive itself."""
         if root.is_file():
             return [root]
         return sorted(p for p in root.glob("*.tar") if p.is_file() and not p.is_symlink())
@@ -377,6 +372,8 @@ class WebDatasetLayout(FolderLayout):
 # ---------------------------------------------------------------------------------------- lists
 def _text_lines(path: Path) -> Iterator[str]:
     try:
+        # The encoding keeps names that are not UTF-8, and skips the byte order mark of Windows
+        # editors; csv needs line ends as they are.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             yield from file
     except OSError as error:
@@ -448,4 +445,4 @@ LAYOUTS: Final[dict[str, FolderLayout]] = {
 
 def find_layout(root: Path) -> str | None:
     """Return the name of the first layout that a folder has, None if it has none."""
-    return next((name for name, layout in LAYOUTS.items() if layout.fits(root)), None)
+    return next((name for name, layout in LAYOUTS.items() if layout.places(root)), None)

@@ -157,6 +157,7 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
         raise CorpusError("corpus", root, "no such folder", "check the path")
     if (root / CORPUS_FILE).is_file():
         return _open_manifests(root, rows)
+    # BUILDING of runner.build_folder, which this room must not import.
     if (root / ".building").is_dir():
         raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
     name = find_layout(root)
@@ -177,7 +178,7 @@ def read_info(root: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         hint = "it is unfinished, or img2img did not write it"
         raise CorpusError("corpus", root, "has no corpus.json", hint) from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # the latter for deeply nested JSON
         info = None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise CorpusError("corpus", path, "is damaged", "build the corpus again")
@@ -281,6 +282,7 @@ def _open_layout(root: Path, name: str) -> Corpus:
         else:
             pair = Pair(entry.key, entry.split, paths[0], paths[-1], {"tags": entry.tags})
             pairs.setdefault(entry.split, []).append(pair)
+    # Layouts yield pairs in the order of their lists, a corpus has them sorted by key.
     for found in pairs.values():
         found.sort(key=lambda p: p.key)
     return Corpus(root, layout.kind, layout.layout, "rgb", {}, pairs, domains)

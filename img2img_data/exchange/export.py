@@ -202,6 +202,7 @@ def _copied(pair: Pair, path: Path, column: str, across: int) -> EncodedImage:
 
     ``across``: number of halves side by side in the image.
     """
+    # The bytes are written, not hard-linked: a link would share every later change of the corpus.
     data = read_file(path)
     stated = pair.row.get(column.replace("file_name", "sha256"))
     if isinstance(stated, str) and sha256(data).hexdigest() != stated:

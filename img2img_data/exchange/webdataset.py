@@ -40,16 +40,7 @@ from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printa
 from img2img_data.core.files import locked, write_atomically, writing_to
 from img2img_data.core.jsonl import count_rows
 from img2img_data.core.progress import Progress
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    EXTENSIONS,
-    METADATA_FILE,
-    REJECTED_FILE,
-    columns_of,
-    hash64,
-    inside,
-    to_json_page,
-)
+from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import MemberGroup, parse_row, webdataset_samples
 from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus
 from img2img_data.images import io
@@ -57,7 +48,7 @@ from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, writ
 
 INDEX_FILE: Final = "index.json"
 SHARDS_FORMAT: Final = 1
-PAGES: Final = (CORPUS_FILE, REJECTED_FILE)
+PAGES: Final = (corpus_format.CORPUS_FILE, corpus_format.REJECTED_FILE)
 LONGEST_ROW: Final = 1 << 24
 """Bytes of a row, or of the index."""
 LARGEST_SAMPLE: Final = 8
@@ -130,7 +121,7 @@ def pack_corpus(
         echo(f"would pack {rows} in '{out}'; nothing was written")
         return Report()
     digest = sha256()
-    for path in (root / CORPUS_FILE, *manifests.values()):
+    for path in (root / corpus_format.CORPUS_FILE, *manifests.values()):
         with path.open("rb") as file:
             for line in file:
                 digest.update(line)
@@ -172,7 +163,9 @@ def write_folder(
 
 def write_page(folder: BuildFolder, name: str, page: Mapping[str, Any]) -> None:
     """Write the page that completes a folder; it must reach the disk after everything else."""
-    write_atomically(folder.root / name, to_json_page(page), folder.building / "page", sync=True)
+    write_atomically(
+        folder.root / name, corpus_format.to_json_page(page), folder.building / "page", sync=True
+    )
 
 
 def _write_shards(
@@ -225,8 +218,8 @@ def _packed_rows(manifest: Path) -> Iterator[bytes]:
             if _is_repeated(seen, prefix):
                 raise CorpusError("manifest", manifest, f"line {number} repeats a key")
             members = []
-            for column in columns_of(row):
-                path = inside(manifest.parent, row[column])
+            for column in corpus_format.columns_of(row):
+                path = corpus_format.inside(manifest.parent, row[column])
                 data, stated = read_file(path), row.get(column.replace("file_name", "sha256"))
                 if stated is not None and sha256(data).hexdigest() != stated:
                     raise CorpusError("image", path, "does not match its row", _VERIFY)
@@ -257,7 +250,7 @@ def _extension_of(column: str, name: str) -> str:
 
 def _is_repeated(seen: set[int], name: str) -> bool:
     """Return True if a name was seen before. Only hashes are kept: rows can be millions."""
-    mark = hash64(name.encode("utf-8", "surrogatepass"))
+    mark = corpus_format.hash64(name.encode("utf-8", "surrogatepass"))
     repeated = mark in seen
     seen.add(mark)
     return repeated
@@ -288,15 +281,16 @@ def unpack_corpus(
     """
     index = _read_index(root)
     rows = sum(index.splits.values())
+    # Everything is read twice, so that nothing is written unless all of it is safe.
     for done, _ in enumerate(_checked_samples(root, index), 1):
         progress(done, 2 * rows)
     if dry_run:
         splits = ", ".join(index.splits)
         echo(f"would write {rows:,} rows of {splits} to '{out}'; nothing was written")
         return Report()
-    page = out / CORPUS_FILE
+    page = out / corpus_format.CORPUS_FILE
     complete = page.is_file() and not (out / BUILDING).exists()
-    if complete and sha256(read_file(page)).hexdigest() == index.files[CORPUS_FILE]:
+    if complete and sha256(read_file(page)).hexdigest() == index.files[corpus_format.CORPUS_FILE]:
         return Report(kept=Counter(index.splits), complete=True)
     # A corpus.json has no recipe of an unpacking, so no page tells that one is complete: none is
     # named.
@@ -325,7 +319,7 @@ def _write_corpus(
                     done += 1
                     progress(done)
         (folder.root / split).mkdir(exist_ok=True)
-        manifest.replace(folder.root / split / METADATA_FILE)
+        manifest.replace(folder.root / split / corpus_format.METADATA_FILE)
     # corpus.json comes last: without it the corpus is unfinished.
     for page in (p for p in reversed(PAGES) if p in index.files):
         content = read_file(root / page)
@@ -359,7 +353,7 @@ def _check_index(path: Path, index: ShardIndex) -> None:
     urls = [s.url for s in index.shards]
     if len(set(urls)) < len(urls) or not {s.split for s in index.shards} <= index.splits.keys():
         raise ArchiveError("index", path, "lists a shard twice, or of an unknown split", _REPACK)
-    if CORPUS_FILE not in index.files or not set(index.files) <= set(PAGES):
+    if corpus_format.CORPUS_FILE not in index.files or not set(index.files) <= set(PAGES):
         raise ArchiveError("index", path, "does not list corpus.json", _REPACK)
     for name, stated in index.files.items():
         if sha256(read_file(path.parent / name)).hexdigest() != stated:
@@ -414,7 +408,7 @@ def _sample(path: Path, prefix: str, group: MemberGroup) -> tuple[bytes, SampleF
         raise ArchiveError("shard", path, why, _UNSAFE)
     files: SampleFiles = []
     used = {"json"}
-    for column in columns_of(row):
+    for column in corpus_format.columns_of(row):
         name = row[column]
         extension = _extension_of(column, name)
         if extension in used or extension not in group or not _is_safe(name):
@@ -430,7 +424,7 @@ def _sample(path: Path, prefix: str, group: MemberGroup) -> tuple[bytes, SampleF
 
 def _is_safe(name: str) -> bool:
     try:
-        inside(Path("split"), name)
+        corpus_format.inside(Path("split"), name)
     except CorpusError:
         return False
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS and name.isprintable()
+    return PurePosixPath(name).suffix.lower() in corpus_format.EXTENSIONS and name.isprintable()

@@ -51,6 +51,7 @@ def write_contact_sheet(
     except Rejected as rejected:
         why = f"cannot be used: {reason_of(rejected)}"
         raise UsageError("image", image, why, "give another one") from None
+    # Cropped, not scaled: scaling would hide the noise and the blur that the sheet is about.
     top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
     clean = np.ascontiguousarray(pixels[top : top + side, left : left + side])
     tiles, missing = [LabeledImage("clean", clean)], []

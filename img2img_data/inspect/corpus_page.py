@@ -24,15 +24,8 @@ from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.images import color, io
-from img2img_data.inspect.histogram import Histogram, draw_numbers, draw_words, number_text
-from img2img_data.inspect.statistics import (
-    CorpusStatistics,
-    count_corpus,
-    flatten,
-    is_number,
-    is_seed,
-    text_of,
-)
+from img2img_data.inspect import statistics
+from img2img_data.inspect.histogram import draw_numbers, draw_words, number_text
 
 T = TypeVar("T")
 
@@ -69,15 +62,6 @@ class Controls:
     orders: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class ChartSection:
-    """The histograms of one section, and the values that all pairs share: (name, value)."""
-
-    title: str
-    charts: list[Histogram]
-    constants: list[tuple[str, str]]
-
-
 def write_corpus_page(
     corpus: Path,
     out: Path | None = None,
@@ -103,7 +87,7 @@ def write_corpus_page(
         raise no_split(opened, split)
     splits = (split,) if split else opened.splits
     size, stated = max(MAX_READ, limit), sum(opened.kept.values())
-    found, pairs = count_corpus(
+    found, pairs = statistics.count_corpus(
         opened, splits, size, seed, lambda rows: progress(rows, max(rows, stated) + size + limit)
     )
     rows, paired = found.counts.total(), opened.kind == "paired"
@@ -132,6 +116,7 @@ def write_corpus_page(
         explanation=explanation,
         recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
     )
+    # Names may hold lone surrogates, which UTF-8 cannot encode.
     with writing_to(page):
         write_atomically(page, text.encode("utf-8", "backslashreplace"))
     return page
@@ -145,7 +130,7 @@ def _color_text(corpus: Corpus) -> str:
 
 
 def _tiles(
-    corpus: Corpus, splits: Sequence[str], found: CorpusStatistics
+    corpus: Corpus, splits: Sequence[str], found: statistics.CorpusStatistics
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (label, number, unit)."""
     for split in splits:
@@ -158,13 +143,14 @@ def _tiles(
         yield "rejected", f"{found.rejected.total():,}", f"listed in {REJECTED_FILE}"
 
 
-def _reasons(found: CorpusStatistics) -> list[tuple[str, int, str]]:
+def _reasons(found: statistics.CorpusStatistics) -> list[tuple[str, int, str]]:
     """Return (reason, images, meaning), the most frequent first."""
     ranked = sorted(found.rejected.items(), key=lambda item: (-item[1], item[0]))
     return [(reason, count, REASONS.get(reason, "")) for reason, count in ranked]
 
 
-def _sections(found: CorpusStatistics) -> Iterator[ChartSection]:
+def _sections(found: statistics.CorpusStatistics) -> Iterator[dict[str, Any]]:
+    """Yield the histograms of each section, and the values that all rows share: (name, value)."""
     for section, title in SECTIONS.items():
         numbers, words = found.numbers[section], found.words[section]
         drawn = [draw_numbers(name, counted) for name, counted in numbers.items()]
@@ -177,7 +163,7 @@ def _sections(found: CorpusStatistics) -> Iterator[ChartSection]:
             if len(w.counts) == 1 and name != "kind"
         ]
         if charts or constants:
-            yield ChartSection(title, charts, constants)
+            yield {"title": title, "charts": charts, "constants": constants}
 
 
 # ------------------------------------------------------------------------------------------ cards
@@ -221,7 +207,7 @@ def _evenly(items: Sequence[T], count: int) -> Sequence[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def _controls(found: CorpusStatistics, cards: Sequence[Card]) -> Controls:
+def _controls(found: statistics.CorpusStatistics, cards: Sequence[Card]) -> Controls:
     """Return a select for the split, the kind and each tag with few values, if it varies."""
     tags = found.words["tags"]
     few = [n for n, words in tags.items() if len(words.counts) <= FEW_VALUES and not words.more]
@@ -237,7 +223,10 @@ def _controls(found: CorpusStatistics, cards: Sequence[Card]) -> Controls:
 
 def _facts(pair: Pair) -> dict[str, str]:
     """Return the values that selects choose by; the prefix keeps tags apart from the others."""
-    facts = {f"tag {name}": text_of(value) for name, value in flatten(pair.row.get("tags"))}
+    facts = {
+        f"tag {name}": statistics.text_of(value)
+        for name, value in statistics.flatten(pair.row.get("tags"))
+    }
     if pair.row.get("kind"):
         facts["kind"] = printable(str(pair.row["kind"]))
     return {"split": pair.split, **facts}
@@ -247,6 +236,7 @@ def _card_views(
     corpus: Corpus, cards: Sequence[Card], controls: Controls, count_image: Callable[[], None]
 ) -> list[dict[str, Any]]:
     """Return the contents of each card, with thumbnails as fine as keeps the page small."""
+    # A few cards show how large the page gets; encoding all of them several times would be slow.
     some = _evenly(cards, PROBED)
     for side, quality in THUMBNAILS:
         probes = [_thumbnails(corpus, card.pair, side, quality)["images"] for card in some]
@@ -264,10 +254,12 @@ def _card_views(
 def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
     """Return the texts of a card. ``picks`` and ``numbers`` are (number of the control, value)."""
     row, facts = card.pair.row, _facts(card.pair)
-    values = [pair for pair in flatten(row.get("drawn")) if not is_seed(pair[0])]
-    values += flatten(row.get("measured"))
-    numbers = {name: float(value) for name, value in values if is_number(value)}
-    drawn = [(".".join(name.split(".")[-2:]), text_of(value)) for name, value in values]
+    values = [
+        pair for pair in statistics.flatten(row.get("drawn")) if not statistics.is_seed(pair[0])
+    ]
+    values += statistics.flatten(row.get("measured"))
+    numbers = {name: float(value) for name, value in values if statistics.is_number(value)}
+    drawn = [(".".join(name.split(".")[-2:]), statistics.text_of(value)) for name, value in values]
     selects = [name for name, _ in controls.selects]
     if "kind" in selects and "kind" in facts:
         drawn.insert(0, ("kind", facts["kind"]))
@@ -276,7 +268,9 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
         "source": printable(str(row.get("source") or card.pair.key)),
         "split": card.pair.split,
         "drawn": drawn,
-        "tags": [(name, text_of(value)) for name, value in flatten(row.get("tags"))],
+        "tags": [
+            (name, statistics.text_of(value)) for name, value in statistics.flatten(row.get("tags"))
+        ],
         "picks": [(n, facts[name]) for n, name in enumerate(selects) if name in facts],
         "numbers": [(n, numbers[x]) for n, x in enumerate(controls.orders) if x in numbers],
     }
@@ -315,6 +309,7 @@ def _thumbnails(corpus: Corpus, pair: Pair, side: int, quality: int) -> dict[str
 
 
 def _shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    # INTER_AREA averages all pixels, so noise does not turn into a pattern of its own.
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 

@@ -101,6 +101,7 @@ def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
     two_sources = corpus.kind == "paired" and first is not None and "target_source" in first.row
     combined = corpus.kind == "paired" and corpus.layout == "combined"
     for side in ("input", "target") if two_sources else ("target",):
+        # The targets of one source are enough: its inputs are degraded copies of them.
         half = {"input": "left", "target": "right"}[side] if combined else ""
         images = ComparedImages(side if two_sources else "", half, corpus.splits)
         for number, split in enumerate(corpus.splits):

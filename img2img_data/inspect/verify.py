@@ -84,7 +84,10 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
             for column in columns_of(row):
                 names.append(_hash(row[column]))
                 report.images += 1
-                report.problems += _check_file(manifest.parent, row, column, corpus, quick)
+                problem = _file_problem(manifest.parent, row, column, corpus, quick)
+                if problem:
+                    name = f"{manifest.parent.name}/{row[column]}"
+                    report.problems.append((problem[0], name, problem[1]))
             done += 1
             progress(done, total)
         row_counts[manifest.parent.name] = len(row_groups)
@@ -213,24 +216,19 @@ def _images_in(folder: Path) -> Iterator[str]:
                     yield prefix + entry.name
 
 
-def _check_file(
+def _file_problem(
     folder: Path, row: Mapping[str, Any], column: str, corpus: Corpus, quick: bool
-) -> Iterator[Problem]:
-    path = inside(folder, row[column])
-    problem: tuple[str, str] | None = None
-    if not os.path.lexists(path):
-        problem = "missing", ""
-    elif not quick:
-        problem = _content_problem(path, row, column, corpus)
-    if problem:
-        yield problem[0], f"{folder.name}/{row[column]}", problem[1]
-
-
-def _content_problem(
-    path: Path, row: Mapping[str, Any], column: str, corpus: Corpus
 ) -> tuple[str, str] | None:
+    """Return (problem, detail) of one file that a row names, None if there is none."""
+    path = inside(folder, row[column])
+    # A broken link exists: it is reported as unreadable, not as missing.
+    if not os.path.lexists(path):
+        return "missing", ""
+    if quick:
+        return None
     try:
         data = io.read_bytes(path)
+        # Nothing is converted: depth and channels are compared as they are stored.
         image = io.decode(data, io.ReadPolicy(depth="keep", channels="keep"))
     except Rejected as rejected:
         return "unreadable", reason_of(rejected)
