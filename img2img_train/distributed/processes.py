@@ -1,4 +1,4 @@
-"""Data-parallel training: the processes that torchrun started, and what they exchange.
+"""Data-parallel training: the processes that torchrun started, and their collectives.
 
 All processes hold the same weights, optimizer states, image pools and position, so the main one
 (rank 0) alone writes files.
@@ -34,7 +34,7 @@ TIMEOUT: Final = timedelta(days=1)
 # communication does not overlap the backward.
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of a run, as seen by one of them; with a single one every method is a no-op.
+    """The processes of a run, as seen by one of them. With a single one, methods return their input.
 
     All processes have to call each method in the same order, except for ``shard`` and
     ``shard_indices``. ``cpu_group`` exchanges tensors on the host, so that no method there waits
@@ -82,8 +82,6 @@ class Processes:
 
     def seed(self, seed: int, step: int) -> None:
         """Seed torch's global generators from (seed, step, rank)."""
-        if not self.is_distributed:
-            return
         # A function of seed, step and rank alone, so no random state of the other ranks is
         # checkpointed.
         (value,) = np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)
@@ -92,8 +90,6 @@ class Processes:
     # ------------------------------------------------------------------------------- on the device
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace the gradients of these parameters by their mean over all processes."""
-        if not self.is_distributed:
-            return
         # One flat buffer: a single large message instead of one per parameter.
         grads = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([grad.flatten() for grad in grads])

@@ -16,7 +16,7 @@ DROPOUT_LEVELS: Final = 3
 
 
 def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
-    """Return the norm layer for so many channels, or an empty list."""
+    """Return the norm layer for ``channels`` channels, or an empty list."""
     if norm == "batch":
         return [BatchNorm(channels)]
     return [nn.InstanceNorm2d(channels)] if norm == "instance" else []
@@ -99,7 +99,7 @@ def _encoder(spec: NetworkSpec) -> list[nn.Module]:
 class Autoencoder(PaddedGenerator):
     """Four 5x5 convolutions of stride 2 (w, 2w, 4w, 8w), and as many transposed ones back.
 
-    The output lies in (-1, 1); H and W are multiples of 16. The first and the last layer have no
+    The output is in (-1, 1); H and W are multiples of 16. The first and the last layer have no
     norm. After DCGAN (Radford, Metz, Chintala 2016).
     """
 
@@ -161,7 +161,7 @@ class UNetLevel(nn.Module):
 class Pix2PixUNet(PaddedGenerator):
     """The U-Net of pix2pix: 4x4 convolutions of stride 2 (w, 2w, 4w, then 8w) and back.
 
-    The output lies in (-1, 1); H and W are multiples of 2^levels. The three innermost levels of the
+    The output is in (-1, 1); H and W are multiples of 2^levels. The three innermost levels of the
     decoder have dropout. Without ``skips`` it is the encoder-decoder of the same paper. Isola, Zhu,
     Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks" (2017), 6.1.1;
     layers in the order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
@@ -230,7 +230,7 @@ class ResidualBlock(nn.Module):
 class ResNetGenerator(PaddedGenerator):
     """The generator of CycleGAN: two strided convolutions, residual blocks, two transposed.
 
-    The first and the last convolution are 7x7. The output lies in (-1, 1); H and W are multiples of
+    The first and the last convolution are 7x7. The output is in (-1, 1); H and W are multiples of
     4. Zhu, Park, Isola, Efros (2017), 7.1, after Johnson, Alahi, Fei-Fei (2016); layers in the
     order of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """

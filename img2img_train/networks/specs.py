@@ -155,7 +155,7 @@ def make_spec(
     bottleneck_norm: bool = False,
     residual: bool = False,
 ) -> NetworkSpec:
-    """Return the spec of a network; ``auto`` and None stand for the published norm and dropout.
+    """Return the spec of a network; ``auto`` and None mean the published norm and dropout.
 
     Raises UsageError if the network does not support a setting.
     """

@@ -81,7 +81,7 @@ class GanObjective(Objective):
         return {**defaults, "lr": 5e-5} if self.gan_mode == "wgan" else defaults
 
     def discriminator_spec(self, channels: int) -> NetworkSpec:
-        """Return the spec of a discriminator of images with so many channels."""
+        """Return the spec of a discriminator of images with ``channels`` channels."""
         norm = self.d_norm
         if norm == "auto":
             norm = self.generator_spec((3, 3)).norm

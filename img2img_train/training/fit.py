@@ -86,7 +86,7 @@ def _run(trainer: Trainer) -> bool:
     """Start or resume the run and bring it to its end; return True if it was finished."""
     folder, data, processes = trainer.folder, trainer.data, trainer.processes
     print_line = trainer.display.line
-    # The main process first: it may repair the folder, and the others read what it left.
+    # The main process first: it may repair the folder before the others read it.
     checkpoint = processes.main_first(lambda: _open_folder(trainer))
     if not processes.is_main:
         checkpoint = folder.load_newest(print_line)

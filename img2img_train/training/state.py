@@ -74,20 +74,18 @@ class TrainingState:
             for key, tensor in net.state_dict().items()
         }
 
-    # Position in the data, learning rate, augmentation and pools' draws are functions of the step;
-    # what is not has to be here, or a resumed run would not be bit-exact: weights, optimizer
-    # moments, pool images, and the global random state from which dropout and the gradient penalty
-    # draw.
+    # Position in the data, learning rate, augmentation and the draws of pools are functions of the
+    # step number. Everything else has to be here, or a resumed run would not be bit-exact: weights,
+    # optimizer moments, pool images, and the global random state from which dropout and the
+    # gradient penalty draw.
     def tensors(self) -> checkpoints.Tensors:
         """Return all tensors that later steps depend on, by name."""
         tensors = self.network_tensors() | {"rng/cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         for name, optimizer in self.optimizers.items():
-            tensors |= {
-                f"optimizer/{name}/{k}": t
-                for k, t in checkpoints.optimizer_tensors(optimizer).items()
-            }
+            moments = checkpoints.optimizer_tensors(optimizer).items()
+            tensors |= {f"optimizer/{name}/{key}": tensor for key, tensor in moments}
         for name, pool in self.pools.items():
             if pool.images is not None:
                 tensors[f"pool/{name}"] = pool.images

@@ -69,7 +69,9 @@ class TrainStep:
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.schedule.rate(number)
-        self.processes.seed(self.config.seed, number)
+        # A single process goes on with its global random state, which the checkpoint holds.
+        if self.processes.world_size > 1:
+            self.processes.seed(self.config.seed, number)
         layout = state.memory_format
         inputs, targets = (x.contiguous(memory_format=layout) for x in (batch.input, batch.target))
         micro = MicroBatches.split(Batch(inputs, targets), self.config.accumulate)
@@ -92,7 +94,9 @@ class TrainStep:
                 loss.backward()  # type: ignore[no-untyped-call]
                 for name, term in losses.items():
                     terms[name] = terms.get(name, 0) + term.detach() * fraction
-            self.processes.average_gradients(p for g in optimizer.param_groups for p in g["params"])
+            if self.processes.world_size > 1:
+                parameters = (p for group in optimizer.param_groups for p in group["params"])
+                self.processes.average_gradients(parameters)
             # In this order: weights are clipped after the optimizer has moved them, and the average
             # takes in clipped weights.
             optimizer.step()

@@ -170,4 +170,4 @@ def test_an_overfitting_run_warns_once(
 
     page = write_run_report(tmp_path).read_text()
     assert warnings[0]["text"] in page
-    assert "on training pairs" in page
+    assert "training pairs" in page

@@ -279,7 +279,7 @@ def test_images_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
         ("run: {epochs: 0}", "line 1: key 'run.epochs'.*greater than or equal to 1"),
         ("run: {corpora: [{path: a, wieght: 2}]}", "corpora.0.*'wieght'; did you mean 'weight'"),
         ("rnu: {epochs: 3}", "no section 'run'"),
-        ("- 1", "no mapping"),
+        ("- 1", "not a mapping"),
         ("run: [", "line 1 of recipe .*is not YAML"),
         ("run: !!python/object/apply:os.system ['true']", "is not YAML"),
     ],
