@@ -34,7 +34,7 @@ TIMEOUT: Final = timedelta(days=1)
 # communication does not overlap the backward.
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of a run, as seen by one of them. With a single one, methods return their input.
+    """The processes of a run, as seen by one of them; a single one exchanges nothing.
 
     All processes have to call each method in the same order, except for ``shard`` and
     ``shard_indices``. ``cpu_group`` exchanges tensors on the host, so that no method there waits

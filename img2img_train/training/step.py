@@ -81,9 +81,8 @@ class TrainStep:
         for phase in phases:
             optimizer = state.optimizers[phase.name]
             optimizer.zero_grad(set_to_none=True)
-            for index, (part, fraction) in enumerate(
-                zip(micro.parts, micro.fractions, strict=True)
-            ):
+            for index, part in enumerate(micro.parts):
+                fraction = micro.fractions[index]
                 outputs, history = self._images(phase, phases, micro, index, rngs)
                 self.require_gradients(phase)
                 with self.autocast():
@@ -123,6 +122,8 @@ class TrainStep:
         # have.
         if not first and (undivided or not trains):
             return micro.images[index]
+        # The graph of an undivided batch serves all phases of the step, so it has to be built with
+        # the gradients of all their networks.
         self.require_gradients(*(phases if undivided else [phase]))
         with self.autocast(), torch.set_grad_enabled(undivided or trains):
             outputs = objective.forward(self.nets, micro.parts[index])
