@@ -68,7 +68,7 @@ def groups_of(prints: list[bytes], distance: int) -> Any:
         for place, data in enumerate(prints):
             file.write(place, data)
         loaded = file.load()
-        return DuplicateGroups(loaded, distance), loaded.kinds
+        return DuplicateGroups(loaded, distance), loaded.types
 
 
 def measure(folders: list[Path], every: int, distance: int) -> None:

@@ -80,7 +80,7 @@ class Shift(NamedTuple):
 
     @property
     def is_reliable(self) -> bool:
-        """Return True if the peak stands out from all others."""
+        """Return True if no other peak comes near this one."""
         return self.doubt <= MAX_DOUBT
 
 
@@ -132,7 +132,7 @@ def _spectrum(pixels: Pixels) -> Plane:
 
 
 def _correlation(first: Plane, second: Plane) -> Plane:
-    """Return the fit of each shift (x, y) at [y, x] of H x W; negative shifts are at the far end."""
+    """Return the fit of each shift (x, y) at [y, x]; negative shifts are at the far end."""
     product = cv2.mulSpectrums(second, first, 0, conjB=True)
     strength = cv2.magnitude(product[..., 0], product[..., 1])
     weight = (

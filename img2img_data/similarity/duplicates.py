@@ -52,7 +52,7 @@ class HashIndex:
         """Yield pairs (places in ``queries``, places in the index) within ``distance`` bits,
         sorted.
 
-        They come in parts, to bound the memory; all pairs of one query are in one part.
+        They come in batches, to bound the memory; all pairs of one query are in one batch.
         """
         probes = [p for band in range(len(BANDS)) for p in self._probes(queries, band, distance)]
         sizes = np.sum([count for _, _, count in probes], 0)
@@ -120,9 +120,9 @@ class DuplicateGroups:
         own = self.kept == np.arange(len(prints))
         self.distances = np.where(own, 0, EXACT).astype(np.int8)
         if distance > 0:
-            self._join_near(np.flatnonzero((prints.kinds == HASHED) & own))
+            self._join_near(np.flatnonzero((prints.types == HASHED) & own))
             through = self.kept[self.kept] != self.kept
-            # An exact copy of an image that became a near copy belongs to the image kept for that one.
+            # An exact copy of a near copy belongs to the image that is kept for that one.
             self.distances[through] = self.distances[self.kept[through]]
             self.kept[through] = self.kept[self.kept[through]]
 
@@ -146,7 +146,7 @@ class DuplicateGroups:
                 for at, others in _grouped(asked, before[found]):
                     self._join_nearest(int(block[at]), others)
             fresh = block[:0]
-            # A step is compared with the block's kept images only, which are few in a row of copies.
+            # A step is compared with kept images of the block only: few, in a row of copies.
             for part in np.split(block, range(_STEP, len(block), _STEP)):
                 pool = np.concatenate((fresh, part))
                 close = _bits(hashes[part][:, None] ^ hashes[pool]) <= self._distance
@@ -167,7 +167,7 @@ class DuplicateGroups:
 def _first_of_equal(prints: Fingerprints) -> Places:
     """Return for each image the place of the first one with the same pixels."""
     first = np.arange(len(prints))
-    used = np.flatnonzero(prints.kinds >= FLAT)
+    used = np.flatnonzero(prints.types >= FLAT)
     digests = prints.digests[used]
     # A stable sort, so that the first of equal digests is the first image.
     order = np.lexsort((digests[:, 1], digests[:, 0]))
@@ -208,14 +208,14 @@ def copies_across_splits(
     number that has a copy of it.
     """
     exact = set[tuple[int, int]]()
-    for copies in _equal_images(prints):
+    for _, copies in _grouped(_first_of_equal(prints), np.arange(len(prints)), least=2):
         heads = [(split, int(same[0])) for split, same in _grouped(splits[copies], copies)]
         for place in map(int, copies):
             for split, head in heads:
                 if split < splits[place]:
                     exact.add((place, split))
                     yield place, head, EXACT
-    places = np.flatnonzero(prints.kinds == HASHED)
+    places = np.flatnonzero(prints.types == HASHED)
     if distance <= 0 or not len(places):
         return
     index = HashIndex(prints.hashes[places])
@@ -229,18 +229,3 @@ def copies_across_splits(
                     if (place, split) not in exact:
                         for other, bits in _confirmed(prints, place, candidates):
                             yield place, other, bits
-
-
-def copies_within_splits(
-    prints: Fingerprints, splits: NDArray[np.uint8]
-) -> Iterator[tuple[int, int]]:
-    """Yield (place, place of the first image with the same pixels in the same split)."""
-    for copies in _equal_images(prints):
-        for _, (head, *others) in _grouped(splits[copies], copies):
-            yield from ((int(place), int(head)) for place in others)
-
-
-def _equal_images(prints: Fingerprints) -> Iterator[Places]:
-    """Yield the places of images with equal pixels."""
-    groups = _grouped(_first_of_equal(prints), np.arange(len(prints)), least=2)
-    return (places for _, places in groups)

@@ -156,7 +156,7 @@ class FingerprintFile:
                     yield start + int(at), (int(part["stamp"][at][0]), int(part["stamp"][at][1]))
 
     def load(self) -> Fingerprints:
-        """Return the fingerprints for comparing, while the file is open: 29 bytes each in memory."""
+        """Return the fingerprints, 29 bytes each in memory; usable while the file is open."""
         prints = Fingerprints(
             np.zeros(self.count, np.uint8),
             np.zeros((self.count, 2), np.uint64),
@@ -166,7 +166,7 @@ class FingerprintFile:
         )
         for start, part in self._parts():
             here = slice(start, start + len(part))
-            prints.kinds[here], prints.digests[here] = part["kind"], part["digest"]
+            prints.types[here], prints.digests[here] = part["kind"], part["digest"]
             prints.hashes[here], prints.aspects[here] = part["hash"], part["aspect"]
         return prints
 
@@ -181,14 +181,14 @@ class FingerprintFile:
 class Fingerprints:
     """Fingerprints of images in their order; thumbnails are read from the open file when needed."""
 
-    kinds: NDArray[np.uint8]
+    types: NDArray[np.uint8]
     digests: Words
     hashes: Words
     aspects: NDArray[np.float32]
     file: FileIO
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.types)
 
     def thumb(self, place: int) -> NDArray[np.uint8]:
         """Return the thumbnail of an image."""
@@ -196,7 +196,7 @@ class Fingerprints:
         return np.frombuffer(self.file.read(THUMB * THUMB), np.uint8).reshape(THUMB, THUMB)
 
     def confirm(self, place: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return True for those of the others that look like the image at ``place``."""
+        """Return True for each of the others that is similar enough to the image at ``place``."""
         ratio = np.abs(np.log(self.aspects[others] / self.aspects[place]))
         thumbs = np.stack([self.thumb(int(other)) for other in others])
         correlation, gain = explain(self.thumb(place), thumbs)

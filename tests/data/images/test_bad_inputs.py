@@ -1,6 +1,6 @@
 """Nine hundred odd, damaged and hostile files: each is rejected, or right to two levels.
 
-Pillow, which reads most of them too, is the witness; where the two disagree, ``ONLY_PILLOW`` and
+Pillow, which reads most of them too, is the reference; where the two disagree, ``ONLY_PILLOW`` and
 ``ONLY_HERE`` say why. Both tables are exact: an entry that no file needs any more fails the test as
 well.
 """
@@ -47,24 +47,24 @@ ONLY_PILLOW = {
     "pillow/tiff_gray_2_4_bpp/*": "2 or 4 bits a sample",
     "pillow/tiff_wrong_bits_per_sample_2.tiff": "contradicts itself: 1 and 8 bits a sample",
     "pillow/16_bit_binary_pgm.tiff": "signed 32-bit samples",
-    "pillow/16bit.s.tif": "signed samples: which one is black cannot be told",
+    "pillow/16bit.s.tif": "signed samples: it is unclear which one is black",
     "pillow/8bit.s.tif": "signed samples",
     "pillow/separate_planar_extra_samples.tiff": "signed samples",
     "pillow/*lab*.tif": "Lab samples in a TIFF",
     "pillow/hopper.Lab.tif": "Lab samples in a TIFF",
     "pillow/hopper_lzma.tif": "TIFF compressed by LZMA",
-    "pillow/old-style-jpeg-compression*.tif": "TIFF compressed by JPEG in the way given up in 1995",
+    "pillow/old-style-jpeg-compression*.tif": "TIFF with old-style JPEG compression",
     "pillow/tiff_strip_cmyk_16l_jpeg.tif": "CMYK of 16 bits",
     "pillow/tiff_*_planar_16bit_RGB*.tiff": "16 bits stored plane by plane",
 }
-"""Files that Pillow opens and we reject, and why."""
+"""Files that Pillow opens and that are rejected here, and why."""
 
 ONLY_HERE = {
-    "pillow/apng/chunk_no_fctl.png": "the animation is broken, its first frame is whole",
+    "pillow/apng/chunk_no_fctl.png": "the animation is broken, its first frame is complete",
     "pillow/png_decompression_dos.png": "a text chunk is a bomb; texts are dropped unread",
-    "pillow/unknown_compression_method.png": "an unknown packing of a profile; profiles are dropped",
+    "pillow/unknown_compression_method.png": "an unknown packing of a profile, which is dropped",
 }
-"""Files that we read and Pillow does not, and why."""
+"""Files that are read here and not by Pillow, and why."""
 
 BEFORE_13 = {
     "pillow/bmp/*/pal4rle*.bmp": "its runs of 4-bit samples come out wrong",
@@ -91,8 +91,8 @@ def run(command: str, source: Path, out: Path) -> str:
         [*argv, "--jobs", "2"], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    said = [line for line in done.stderr.splitlines() if not line.startswith(f"{command}: ")]
-    assert not said, "nothing but progress"
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(f"{command}: ")]
+    assert not lines, "nothing but progress"
     return done.stdout
 
 
@@ -133,7 +133,7 @@ def test_every_file_is_kept_or_rejected_for_a_reason(folder: Path, corpus: Path)
         assert row["detail"] or row["reason"] in {"empty", "not-an-image"}
 
 
-def test_select_refuses_the_same_and_copies_the_rest(
+def test_select_rejects_the_same_and_copies_the_rest(
     folder: Path, corpus: Path, tmp_path: Path
 ) -> None:
     run("select", folder, tmp_path / "chosen")
@@ -152,19 +152,19 @@ def test_select_refuses_the_same_and_copies_the_rest(
 def test_what_is_kept_is_what_pillow_sees(folder: Path, corpus: Path) -> None:
     used = set[str]()
     for name, row in rows(corpus / "train" / "metadata.jsonl").items():
-        ours = cv2.imread(str(corpus / "train" / row["target_file_name"]), cv2.IMREAD_COLOR)[
+        decoded = cv2.imread(str(corpus / "train" / row["target_file_name"]), cv2.IMREAD_COLOR)[
             ..., ::-1
         ]
         if OLD_PILLOW and explained(name, BEFORE_13):
             continue
         try:
-            theirs = by_pillow(folder / name)
+            expected = by_pillow(folder / name)
         except Exception:
             assert explained(name, ONLY_HERE), f"{name} is read here alone"
             used.update(explained(name, ONLY_HERE))
             continue
-        assert theirs.shape == ours.shape, name
-        assert np.abs(theirs - ours).max() <= 2, name
+        assert expected.shape == decoded.shape, name
+        assert np.abs(expected - decoded).max() <= 2, name
     assert used == ONLY_HERE.keys()
 
 
@@ -188,12 +188,12 @@ def test_16_bits_are_those_that_pillow_sees(folder: Path) -> None:
             with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
                 if not image.mode.startswith("I;16") or "transparency" in image.info:
                     continue
-                theirs = np.asarray(ImageOps.exif_transpose(image))
-            ours = read(path, ReadPolicy(depth=16, channels="gray"))
+                expected = np.asarray(ImageOps.exif_transpose(image))
+            decoded = read(path, ReadPolicy(depth=16, channels="gray"))
         except Exception:
             continue
-        assert np.array_equal(ours.pixels, theirs), path.name
-        assert not {"depth", "widened"} & set(ours.notes)
+        assert np.array_equal(decoded.pixels, expected), path.name
+        assert not {"depth", "widened"} & set(decoded.notes)
         seen += 1
     assert seen >= 10
 
@@ -203,18 +203,18 @@ def test_transparency_is_what_pillow_sees(folder: Path) -> None:
     for item in list_folder(folder):
         path = folder / item.path.decode()
         try:
-            ours = read(path, ReadPolicy(channels="rgba"))
+            decoded = read(path, ReadPolicy(channels="rgba"))
             with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
-                if "opaque" in ours.notes or opened.mode in {"1", "L", "I;16"}:
-                    continue  # Pillow does not scale the transparent level of a gray PNG of 1 to 4 bits
-                theirs = np.asarray(ImageOps.exif_transpose(opened).convert("RGBA")).astype(
+                if "opaque" in decoded.notes or opened.mode in {"1", "L", "I;16"}:
+                    continue  # Pillow does not scale the transparent level of 1 to 4 bits
+                expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGBA")).astype(
                     np.int16
                 )
         except Exception:
             continue
-        visible = theirs[..., 3] > 0
-        assert np.abs(ours.pixels[..., 3] - theirs[..., 3]).max() <= 1, path.name
-        color = np.abs(ours.pixels - theirs)[visible][:, :3] * (theirs[visible][:, 3:] / 255)
+        visible = expected[..., 3] > 0
+        assert np.abs(decoded.pixels[..., 3] - expected[..., 3]).max() <= 1, path.name
+        color = np.abs(decoded.pixels - expected)[visible][:, :3] * (expected[visible][:, 3:] / 255)
         assert color.max(initial=0) <= 2, path.name
         seen += 1
     assert seen >= 100

@@ -65,10 +65,12 @@ def write_deep(folder: Path, kind: str, channels: int = 3, count: int = 7) -> di
     """Write 16-bit sources and return them by key."""
     folder.mkdir(parents=True)
     extension, encode = WRITERS[kind]
-    made = {f"{i:03d}": deep(i) if channels == 3 else deep(i)[..., 1].copy() for i in range(count)}
-    for key, pixels in made.items():
+    sources = {
+        f"{i:03d}": deep(i) if channels == 3 else deep(i)[..., 1].copy() for i in range(count)
+    }
+    for key, pixels in sources.items():
         (folder / f"{key}{extension}").write_bytes(encode(pixels))
-    return made
+    return sources
 
 
 # ---- 16 bit
@@ -77,13 +79,13 @@ def write_deep(folder: Path, kind: str, channels: int = 3, count: int = 7) -> di
 def test_16_bit_samples_reach_the_disk_and_the_reader_exactly(
     kind: str, channels: str, tmp_path: Path
 ) -> None:
-    made = write_deep(tmp_path / "a", kind, 3 if channels == "rgb" else 1)
+    sources = write_deep(tmp_path / "a", kind, 3 if channels == "rgb" else 1)
     write_deep(tmp_path / "b", kind, 3 if channels == "rgb" else 1)
     options = ("--bits", 16, "--channels", channels, "--jobs", 1)
     run("blur", tmp_path / "a", tmp_path / "blur", "--sigma", 1, *options)
     run("unpaired", tmp_path / "a", tmp_path / "b", tmp_path / "unpaired", *options)
     run("combine", tmp_path / "a", tmp_path / "b", tmp_path / "combine", *options)
-    for key, pixels in made.items():
+    for key, pixels in sources.items():
         assert np.array_equal(stored(tmp_path / f"blur/train/target/{key}.png"), pixels)
         assert np.array_equal(stored(tmp_path / f"unpaired/train/A/{key}.png"), pixels)
         assert np.array_equal(
@@ -97,11 +99,13 @@ def test_16_bit_samples_reach_the_disk_and_the_reader_exactly(
     for name in ("blur", "combine"):
         corpus = open_corpus(tmp_path / name)
         for pair in corpus.pairs("train"):
-            given, target = corpus.read(pair)
-            assert given.dtype == target.dtype == np.uint16
-            wanted = made[pair.key]
-            assert np.array_equal(target, wanted if wanted.ndim == 3 else np.dstack([wanted] * 3))
-    assert [r["notes"] for r in rows(tmp_path / "blur")] == [[]] * len(made)
+            input_pixels, target = corpus.read(pair)
+            assert input_pixels.dtype == target.dtype == np.uint16
+            expected = sources[pair.key]
+            assert np.array_equal(
+                target, expected if expected.ndim == 3 else np.dstack([expected] * 3)
+            )
+    assert [r["notes"] for r in rows(tmp_path / "blur")] == [[]] * len(sources)
 
 
 def test_a_clean_16_bit_file_is_kept_byte_for_byte(tmp_path: Path) -> None:
@@ -138,32 +142,34 @@ def test_pairings_keep_depth_and_channels(name: str, dtype: type) -> None:
     }
     for channels in sorted(pairing.takes):
         pixels = samples[channels].astype(dtype)
-        made = pairing.make([pixels, pixels], np.random.default_rng(0))
-        assert made.input.dtype == made.target.dtype == dtype
-        assert made.target.shape[2:] == pixels.shape[2:]
-        assert made.input.shape == (made.target.shape[:2] if pairing.plane else made.target.shape)
+        pair = pairing.make([pixels, pixels], np.random.default_rng(0))
+        assert pair.input.dtype == pair.target.dtype == dtype
+        assert pair.target.shape[2:] == pixels.shape[2:]
+        assert pair.input.shape == (pair.target.shape[:2] if pairing.plane else pair.target.shape)
 
 
-def test_8_bit_sources_of_a_16_bit_corpus_are_widened_and_said_so(
+def test_8_bit_sources_of_a_16_bit_corpus_are_widened_and_counted(
     photos: Path, tmp_path: Path
 ) -> None:
-    said = run("blur", photos, tmp_path / "out", "--bits", 16, "--jobs", 1)
-    assert "12 images were 8 bit and became 16 bit" in said
+    output = run("blur", photos, tmp_path / "out", "--bits", 16, "--jobs", 1)
+    assert "12 images were 8 bit and became 16 bit" in output
     for row in rows(tmp_path / "out"):
         assert row["notes"] == ["widened"]
-        wanted = io.read(photos / row["source"]).pixels.astype(np.uint16) * 257
-        assert np.array_equal(stored(tmp_path / "out" / "train" / row["target_file_name"]), wanted)
+        expected = io.read(photos / row["source"]).pixels.astype(np.uint16) * 257
+        assert np.array_equal(
+            stored(tmp_path / "out" / "train" / row["target_file_name"]), expected
+        )
 
 
 def test_16_bit_sources_of_an_8_bit_corpus_are_noted_and_counted(tmp_path: Path) -> None:
     write_deep(tmp_path / "a", "tiff")
     (tmp_path / "a" / "float.tif").write_bytes(tiff(deep(9).astype(np.float32) / 65535 * 1.5))
-    said = run("blur", tmp_path / "a", tmp_path / "out", "--jobs", 1)
+    output = run("blur", tmp_path / "a", tmp_path / "out", "--jobs", 1)
     assert (
         "8 images were 16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16"
-        in said
+        in output
     )
-    assert "1 image was float with samples outside 0..1" in said
+    assert "1 image was float with samples outside 0..1" in output
     assert json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]["notes"] == {
         "clipped": 1,
         "depth": 8,
@@ -194,8 +200,8 @@ def test_gray_stays_one_channel_and_color_becomes_it_in_the_open(tmp_path: Path)
     (folder / "grayscale.jpg").write_bytes(io.encode(gray, "jpg"))
     (folder / "three.png").write_bytes(io.encode(np.dstack([gray] * 3), "png"))
     (folder / "clear.png").write_bytes(io.encode(np.dstack([gray, gray // 2]), "png"))
-    said = run("blur", folder, tmp_path / "out", "--channels", "gray", "--jobs", 1)
-    assert "2 images were in color and became gray" in said
+    output = run("blur", folder, tmp_path / "out", "--channels", "gray", "--jobs", 1)
+    assert "2 images were in color and became gray" in output
     notes = {r["key"]: r["notes"] for r in rows(tmp_path / "out")}
     assert (notes["gray"], notes["grayscale"], notes["three"]) == ([], [], ["equal"])
     assert notes["clear"] == ["alpha"]
@@ -227,10 +233,12 @@ def test_rgba_keeps_transparency_where_no_sample_is_computed(bits: int, tmp_path
     options = ("--channels", "rgba", "--bits", bits, "--jobs", 1)
     run("combine", *sides, tmp_path / "both", *options)
     run("unpaired", *sides, tmp_path / "un", *options)
-    wanted = seen_through(3).astype(np.uint16) * 257 if bits == 16 else seen_through(3)
-    assert np.array_equal(stored(tmp_path / "un/train/A/clear.png"), wanted)
-    assert np.array_equal(stored(tmp_path / "both/train/clear.png"), np.hstack((wanted, wanted)))
-    assert (stored(tmp_path / "un/train/A/000.png")[..., 3] == np.iinfo(wanted.dtype).max).all()
+    expected = seen_through(3).astype(np.uint16) * 257 if bits == 16 else seen_through(3)
+    assert np.array_equal(stored(tmp_path / "un/train/A/clear.png"), expected)
+    assert np.array_equal(
+        stored(tmp_path / "both/train/clear.png"), np.hstack((expected, expected))
+    )
+    assert (stored(tmp_path / "un/train/A/000.png")[..., 3] == np.iinfo(expected.dtype).max).all()
     assert "opaque" in rows(tmp_path / "un")[0]["notes"]
     corpus = open_corpus(tmp_path / "both")
     assert all(half.shape == (32, 40, 4) for half in corpus.read(corpus.pairs("train")[-1]))
@@ -259,7 +267,7 @@ def test_what_is_invisible_does_not_bleed_when_scaled() -> None:
         ("blank", "--channels", "gray", "--fill", "noise"),
     ],
 )
-def test_what_corpus_json_states_is_what_is_there(
+def test_corpus_json_states_the_samples_on_disk(
     options: tuple[object, ...], photos: Path, tmp_path: Path
 ) -> None:
     run(options[0], photos, tmp_path / "out", *options[1:], "--jobs", 1)
@@ -287,8 +295,8 @@ def test_what_does_not_fit_is_one_line(
     argv: list[str], names: str, photos: Path, tmp_path: Path
 ) -> None:
     words = [w.replace("{in}", str(photos)).replace("{out}", str(tmp_path / "out")) for w in argv]
-    said = run(*words, code=2)
-    assert names in said
+    output = run(*words, code=2)
+    assert names in output
     assert not (tmp_path / "out").exists()
 
 
@@ -298,9 +306,9 @@ def test_verify_finds_files_of_another_depth_or_other_channels(tmp_path: Path) -
     run("blur", tmp_path / "a", out, "--bits", 16, "--jobs", 1)
     (out / "train/input/000.png").write_bytes(io.encode(make_photo(0), "png"))
     (out / "train/target/001.png").write_bytes(io.encode(deep(1)[..., 0].copy(), "png"))
-    said = run("verify", out, code=1)
-    assert "samples     train/input/000.png  8 bit x 3, not 16 bit x 3" in said
-    assert "samples     train/target/001.png  16 bit x 1, not 16 bit x 3" in said
+    output = run("verify", out, code=1)
+    assert "samples     train/input/000.png  8 bit x 3, not 16 bit x 3" in output
+    assert "samples     train/target/001.png  16 bit x 1, not 16 bit x 3" in output
 
 
 @pytest.mark.parametrize(
@@ -369,10 +377,10 @@ def test_16_bit_images_of_a_folder_that_says_nothing_are_not_read_as_8(tmp_path:
 
 # ---- Lab
 def test_lab_at_16_bit_is_made_from_16_bit_and_comes_back(tmp_path: Path) -> None:
-    made = write_deep(tmp_path / "a", "png")
+    sources = write_deep(tmp_path / "a", "png")
     run("lab", tmp_path / "a", tmp_path / "out", "--bits", 16, "--jobs", 1)
     assert "no problems" in run("verify", tmp_path / "out")
-    for key, pixels in made.items():
+    for key, pixels in sources.items():
         lab, plane = (stored(tmp_path / f"out/train/{n}/{key}.png") for n in ("target", "input"))
         assert lab.dtype == plane.dtype == np.uint16
         assert np.array_equal(lab[..., 0], plane)

@@ -123,7 +123,7 @@ def test_png_loses_nothing(shape: str, content: str, dtype: type[np.unsignedinte
             assert np.array_equal(np.asarray(image).squeeze(), pixels.squeeze())
 
 
-def test_png_refuses_what_it_cannot_hold() -> None:
+def test_png_rejects_what_it_cannot_hold() -> None:
     for bad in (
         np.zeros((4, 4, 3), np.float32),
         np.zeros((0, 4, 3), np.uint8),
@@ -138,13 +138,16 @@ def test_png_refuses_what_it_cannot_hold() -> None:
 @pytest.mark.parametrize("side", [64, 256])
 def test_png_of_photos_is_no_larger_than_a_quarter_over_opencv(side: int, sigma: int) -> None:
     photos = sorted(Path(os.environ["IMG2IMG_DATA"], "natural/bsds500-train").glob("*.jpg"))[::20]
-    ours = theirs = 0
+    size = opencv_size = 0
     for photo in photos:
         pixels = fit(read(photo).pixels, (side, side), "crop")
         pixels = cv2.GaussianBlur(pixels, (0, 0), sigma) if sigma else pixels
-        ours, theirs = ours + len(encode(pixels, "png")), theirs + len(by_opencv(".png", pixels))
+        size, opencv_size = (
+            size + len(encode(pixels, "png")),
+            opencv_size + len(by_opencv(".png", pixels)),
+        )
     assert photos
-    assert ours <= 1.25 * theirs
+    assert size <= 1.25 * opencv_size
 
 
 @pytest.mark.parametrize("format", ["jpg", "webp"])
@@ -163,7 +166,7 @@ ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "jpeg": lambda a: saved(a, "JPEG", quality=90),
     "progressive": lambda a: saved(a, "JPEG", progressive=True),
     "png": lambda a: saved(a, "PNG"),
-    "our png": lambda a: encode(a, "png"),
+    "own png": lambda a: encode(a, "png"),
     "webp": lambda a: saved(a, "WEBP"),
     "lossless webp": lambda a: saved(a, "WEBP", lossless=True),
     "gif": lambda a: saved(a, "GIF"),
@@ -177,14 +180,14 @@ ENCODERS: dict[str, Callable[[Any], bytes]] = {
 @pytest.mark.parametrize("name", ENCODERS)
 def test_no_cut_file_is_ever_half_read(name: str) -> None:
     data = ENCODERS[name](textured())
-    whole = decode(data).pixels
+    complete = decode(data).pixels
     for end in range(len(data)):
         try:
             cut = decode(data[:end])
         except Rejected:
             continue
         assert name == "gif", f"cut at {end} of {len(data)}"
-        assert np.array_equal(cut.pixels, whole)
+        assert np.array_equal(cut.pixels, complete)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -335,8 +338,8 @@ def test_prefixed_exif_of_webp_counts() -> None:
     body = data[at + 8 :].removeprefix(b"Exif\0\0")
     for prefix in (b"", b"Exif\0\0"):
         chunked = b"EXIF" + struct.pack("<I", len(prefix + body)) + prefix + body
-        whole = data[8:at] + chunked
-        assert decode(b"RIFF" + struct.pack("<I", len(whole)) + whole).size == (32, 24)
+        content = data[8:at] + chunked
+        assert decode(b"RIFF" + struct.pack("<I", len(content)) + content).size == (32, 24)
 
 
 def with_alpha(alpha: int, dtype: Any = np.uint8) -> Any:
@@ -370,9 +373,9 @@ def bmp32(pixels: Any) -> bytes:
 @pytest.mark.parametrize("alpha", [0, 128, 255])
 def test_transparency_is_composed_on_white_or_rejected(name: str, alpha: int) -> None:
     data = TRANSPARENT[name](alpha)
-    wanted = np.rint((quadrants() * float(alpha) + 255.0 * (255 - alpha)) / 255)
+    expected = np.rint((quadrants() * float(alpha) + 255.0 * (255 - alpha)) / 255)
     image = decode(data)
-    assert np.abs(image.pixels - wanted).max() <= (1 if name == "tiff" else 0)
+    assert np.abs(image.pixels - expected).max() <= (1 if name == "tiff" else 0)
     assert "alpha" in image.notes or (name, alpha) == ("webp", 255), (
         "an opaque WebP drops its alpha when saved"
     )
@@ -432,7 +435,7 @@ def test_pgm_and_ppm_use_the_whole_range(channels: int, largest: int) -> None:
     wide = largest > 255
     levels = np.random.default_rng(0).integers(0, largest + 1, (9, 7, channels))
     levels[0, 0], levels[0, 1] = 0, largest
-    head = f"P{5 if channels == 1 else 6} # made by hand\n7\t9 {largest}\n".encode()
+    head = f"P{5 if channels == 1 else 6} # comment\n7\t9 {largest}\n".encode()
     data = head + levels.astype(">u2" if wide else "u1").tobytes()
     image = decode(data, ReadPolicy(depth="keep", channels="keep"))
     top = 65535 if wide else 255
@@ -460,14 +463,14 @@ def test_white_is_white_in_a_16_bit_bmp(green: int) -> None:
         + head
         + both.tobytes()
     )
-    wanted = np.dstack(
+    expected = np.dstack(
         [
             red * 255 / 31,
             (levels * ((1 << green) - 1) // 10) * 255 / ((1 << green) - 1),
             blue * 255 / 31,
         ]
     )
-    assert np.abs(decode(data).pixels - wanted).max() <= 1
+    assert np.abs(decode(data).pixels - expected).max() <= 1
 
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
@@ -506,11 +509,11 @@ def text() -> PngImagePlugin.PngInfo:
 PLAIN: dict[str, Callable[[], bytes]] = {
     "jpeg": lambda: saved(quadrants(), "JPEG"),
     "progressive": lambda: saved(quadrants(), "JPEG", progressive=True),
-    "our jpeg": lambda: encode(quadrants(), "jpg"),
+    "own jpeg": lambda: encode(quadrants(), "jpg"),
     "png": lambda: saved(quadrants(), "PNG"),
-    "our png": lambda: encode(quadrants(), "png"),
+    "own png": lambda: encode(quadrants(), "png"),
     "webp": lambda: saved(quadrants(), "WEBP"),
-    "our webp": lambda: encode(quadrants(), "webp", 100),
+    "own webp": lambda: encode(quadrants(), "webp", 100),
 }
 ADORNED: dict[str, Callable[[], bytes]] = {
     "exif": lambda: saved(quadrants(), "JPEG", exif=exif(1)),
