@@ -208,7 +208,7 @@ class RunConfig(BaseModel):
         "Output", "seconds between checkpoints; 0: every step", 60.0, advanced=True, ge=0
     )
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "device", "auto")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "compute device", "auto")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "Runtime",
         "precision of training; auto: bf16 on CUDA devices that have it, else fp32",

@@ -281,16 +281,16 @@ class Edges(Pairing):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="weakest gradient that prolongs a line  [default: median]",
+        description="lower hysteresis threshold  [default: median gradient]",
     )
     high: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="weakest gradient that begins a line  [default: 3 medians]",
+        description="upper hysteresis threshold  [default: 3 times the median]",
     )
     blur: float = Field(
-        1.0, ge=0, le=100, description="standard deviation of the blur before, pixels"
+        1.0, ge=0, le=100, description="Gaussian blur before edge detection, sigma in pixels"
     )
     lines: Literal["black", "white"] = Field(
         "black", description="color of the lines; the background has the other"

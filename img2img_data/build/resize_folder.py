@@ -31,16 +31,18 @@ class ResizeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: str = Field("256", description="size of every image, as 64 or 640x480 (width x height)")
+    size: str = Field(
+        "256", description="size of every image, as 64 or 640x480; WIDTHxHEIGHT, pixels"
+    )
     fit: Fit = Field(
         "crop",
-        description="how images of another size are adapted: scale and crop, scale and mirror the "
-        "border, stretch, or reject",
+        description="adaptation of images of another size; crop: scale and crop, pad: scale and "
+        "mirror the border, error: reject",
     )
     format: Literal["png", "jpg", "webp"] = field_of(BuildSettings, "format")
     quality: int = field_of(BuildSettings, "quality")
     alpha: Literal["white", "reject"] = Field(
-        "white", description="transparent images: composite on white, or reject"
+        "white", description="transparent images; white: composite on white"
     )
 
     @field_validator("size")

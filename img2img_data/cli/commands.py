@@ -153,7 +153,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
 @click.argument("corpus", type=FOLDER)
 @click.option("--out", type=FOLDER, help="HTML file to write  [default: CORPUS/show.html]")
 @click.option("--limit", type=click.IntRange(min=1), default=200, help="pairs on the page")
-@click.option("--split", default="", metavar="NAME", help="show one split  [default: all]")
+@click.option("--split", default="", metavar="NAME", show_default="all", help="split to show")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, help="seed of the sample of a large corpus"
 )
@@ -284,7 +284,7 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="seed of the drawn parameters")
 def degradations(name: str, image: Path | None, out: Path, side: int, seed: int) -> None:
-    """List all degradations, or the settings of the degradation NAME.
+    """List all degradations, or the settings of NAME with units, ranges and defaults.
 
     \b
     Example:

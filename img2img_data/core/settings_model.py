@@ -63,10 +63,9 @@ def without_none(annotation: Any) -> Any:
 def bounds_of(field: FieldInfo) -> str:
     """Return the bounds of a field for its help, as in ">= 0, <= 1"; "" if it has none."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    bounds = [
-        f"{s} {getattr(m, a)}" for m in field.metadata for a, s in signs.items() if hasattr(m, a)
-    ]
-    return ", ".join(bounds)
+    bounds = {a: getattr(m, a) for m in field.metadata for a in signs if hasattr(m, a)}
+    # Larger bounds only keep hostile numbers out.
+    return ", ".join(f"{signs[a]} {bound}" for a, bound in bounds.items() if bound < 10**9)
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ _Interpolations = Annotated[
 ]
 Down = Annotated[
     _Interpolations,
-    Field(description="interpolation when shrinking; of several each image draws one"),
+    Field(description="interpolation when shrinking; one of several is drawn per image"),
 ]
 Up = Annotated[
     _Interpolations,
-    Field(description="interpolation when enlarging; of several each image draws one"),
+    Field(description="interpolation when enlarging; one of several is drawn per image"),
 ]
 
 
@@ -67,7 +67,10 @@ class Resize(Degradation):
     """Shrink and enlarge again; the default factor of 4 keeps 1/16 of the area (64 > 16 > 64)."""
 
     factor: Uniform = parameter(
-        4.0, ge=1, le=64, description="how many times smaller each side becomes on the way"
+        4.0,
+        ge=1,
+        le=64,
+        description="factor by which each side shrinks before it is enlarged again",
     )
     down: Down = ("area",)
     up: Up = ("linear",)

@@ -131,7 +131,7 @@ class Gray(Filter):
         2.65,
         gt=0,
         le=20,
-        description="color besides its one tone that a gray image may have, CIELAB units",
+        description="largest color deviation from one tone in a gray image, CIELAB units",
     )
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:

@@ -100,7 +100,7 @@ class FitCommand(ModelCommand):
     cls=SettingOption,
     group="Data",
     is_flag=True,
-    help="the small size of the recipe; as in its section 'smoke', written to OUT-smoke",
+    help="small size of the recipe; of its section 'smoke', written to OUT-smoke",
 )
 @click.option(
     "--report/--no-report",
@@ -230,7 +230,7 @@ def _less_memory(folder: RunFolder, corpus: str, split: str) -> str:
 
 @click.command
 @click.argument("run", type=PATH)
-@click.option("--device", type=DEVICE, help="device  [default: as begun]")
+@click.option("--device", type=DEVICE, help="compute device  [default: as begun]")
 @click.option("--threads", type=click.IntRange(0), help="CPU threads; 0: all cores")
 @click.option("--workers", type=click.IntRange(0), help="processes that load images; 0: none")
 @click.option(

@@ -383,9 +383,9 @@ def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> No
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="TRAIN_OPTIONS...")
 def compat(options: tuple[str, ...]) -> None:
-    """Print the native command for OPTIONS of the train.py of the PyTorch CycleGAN/pix2pix
+    """Print the native command for TRAIN_OPTIONS of the train.py of the PyTorch CycleGAN/pix2pix
     repository.
 
     \b

@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def device_option(command: F) -> F:
     """Add ``--device``."""
-    option = click.option("--device", type=DEVICE, default="auto", help="device")
+    option = click.option("--device", type=DEVICE, default="auto", help="compute device")
     return option(command)
 
 
