@@ -28,6 +28,7 @@ Attributes: TypeAlias = Mapping[str, str]
 def attributes_of(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the attributes of a pair by its manifest row; a tag overrides another attribute."""
     tags = row.get("tags")
+    # Rows may come from other programs, so nothing about their types is taken for granted.
     found = _branches(row.get("drawn"))
     if row.get("kind"):
         found["kind"] = printable(str(row["kind"]))
@@ -85,12 +86,15 @@ def choose_tags(attributes: Sequence[Attributes], asked: Sequence[str] = ()) -> 
     names = dict.fromkeys(name for image in attributes for name in image)
     counts = {name: Counter(image.get(name, UNKNOWN) for image in attributes) for name in names}
     if asked:
+        # Each value is a row of the page and of the CSV file.
         for name in asked:
             if len(counts.get(name, ())) > MAX_VALUES_ASKED:
                 why = f"has {len(counts[name]):,} values in these images"
                 raise UsageError("tag", name, why, f"choose one with at most {MAX_VALUES_ASKED}")
         missing = tuple(f"no image has a tag {name}" for name in asked if name not in counts)
         return TagChoice(tuple(n for n in dict.fromkeys(asked) if n in counts), missing)
+    # A person's name or a time stamp has about as many values as there are images: no groups to
+    # compare.
     chosen, crowded = [], []
     for name, values in counts.items():
         if len(values) > MAX_VALUES or (len(values) > 1 and len(values) * 2 > len(attributes)):

@@ -63,6 +63,7 @@ def evaluate_matrix(
         check_tags(by, [attributes_of(pair.row) for _, pairs in work for pair in pairs])
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
     evaluations, galleries = list[Evaluation](), list[Sequence[Mapping[str, Any]]]()
+    # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
     for run, run_name in zip(runs, run_names, strict=True):
         model = load_generator(run, device, dropout=dropout, norm=norm)

@@ -50,11 +50,6 @@ class Matrix:
         """The metrics of every evaluation, in the order of tables."""
         return tuple(name for name in METRICS if name in self.evaluations[0].scores)
 
-    def evaluation(self, run: str, corpus: str) -> Evaluation:
-        """Return the evaluation of a run on a corpus, by their names."""
-        index = self.runs.index(run) * len(self.corpora) + self.corpora.index(corpus)
-        return self.evaluations[index]
-
 
 def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return how the scores were computed; ``files`` names the weights of networks."""
@@ -101,13 +96,13 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
 
 
 def _matrix_csv(evaluations: Sequence[Evaluation]) -> bytes:
-    rows = [{**_names(e), **_mean_columns(e)} for e in evaluations]
+    rows = [{**e.names, **_mean_columns(e)} for e in evaluations]
     return _to_csv(rows, ("run", "corpus", "split", "images", "groups"))
 
 
 def _tags_csv(evaluations: Sequence[Evaluation]) -> bytes:
     rows = [
-        {**_names(e), "tag": part.tag, "value": part.value, **_mean_columns(part)}
+        {**e.names, "tag": part.tag, "value": part.value, **_mean_columns(part)}
         for e in evaluations
         for part in e.by_tag
     ]
@@ -119,7 +114,7 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
     rows = []
     for evaluation in evaluations:
         for image in evaluation.image_scores:
-            row: dict[str, object] = {**_names(evaluation), "key": image.key}
+            row: dict[str, object] = {**evaluation.names, "key": image.key}
             row |= {"group": image.group, "source": image.source}
             for name, score in image.scores.items():
                 row |= {name: rounded(score), f"{name}_input": rounded(image.input_scores[name])}
@@ -127,13 +122,10 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
     return _to_csv(rows, ("run", "corpus", "split", "key", "group", "source"))
 
 
-def _names(evaluation: Evaluation) -> dict[str, object]:
-    return {"run": evaluation.run, "corpus": evaluation.corpus, "split": evaluation.split}
-
-
 def _mean_columns(part: MeanScores) -> dict[str, object]:
     columns: dict[str, object] = {"images": part.images, "groups": part.groups}
     for name in (name for name in METRICS if name in part.scores):
+        # No interval is two empty fields: "None" is a text to spreadsheets.
         low, high = rounded(part.gain_interval[name]) or ("", "")
         columns |= {
             name: rounded(part.scores[name]),
@@ -147,6 +139,7 @@ def _mean_columns(part: MeanScores) -> dict[str, object]:
 
 def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str]) -> bytes:
     """Return rows as CSV: the columns ``first``, then all others in order of appearance."""
+    # Rows may lack columns: not every image has every tag.
     text = io.StringIO()
     columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -158,6 +151,8 @@ def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str]) -> bytes
 # -------------------------------------------------------------------------------------- the gallery
 def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScores]:
     """Return ``count`` images: two thirds are the worst by PSNR, the others evenly spread."""
+    # The worst show what goes wrong, the others how usual that is. Keys break ties, for equal
+    # pages.
     ranked = sorted(rows, key=lambda row: (row.scores["psnr"], row.key))
     worst, rest = ranked[: count * 2 // 3], ranked[count * 2 // 3 :]
     room = min(count - count * 2 // 3, len(rest))
@@ -168,6 +163,7 @@ def gallery_items(
     rows: Sequence[ImageScores], batches: Iterable[Sequence[RestoredPair]]
 ) -> Iterator[dict[str, Any]]:
     """Yield what a page shows of each image: its scores, and three thumbnails as WebP in base64."""
+    # Thumbnails are encoded batch by batch; the images themselves are never all in memory.
     restored = (pair for batch in batches for pair in batch)
     for (_, *images), row in zip(restored, rows, strict=True):
         small = [to_webp(image, THUMBNAIL_SIDE, THUMBNAIL_QUALITY) for image in images]

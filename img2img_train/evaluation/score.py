@@ -115,16 +115,21 @@ class Evaluation(MeanScores):
     notes: tuple[str, ...] = ()
 
     @property
+    def names(self) -> dict[str, str]:
+        """The names of run, corpus and split."""
+        return {"run": self.run, "corpus": self.corpus, "split": self.split}
+
+    @property
     def conclusion(self) -> str:
         """The gain in PSNR, in words."""
         return describe_gain(self.gain["psnr"], self.gain_interval["psnr"])
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the scores of single images, ready for JSON."""
-        names = {"run": self.run, "corpus": self.corpus, "split": self.split}
+        # Replaced before asdict, which would copy the scores of every image.
         content = asdict(replace(self, image_scores=()))
         del content["image_scores"]
-        return {**names, "conclusion": self.conclusion, **rounded(content)}
+        return {**self.names, "conclusion": self.conclusion, **rounded(content)}
 
 
 def describe_gain(gain: float, interval: Interval) -> str:
@@ -156,6 +161,7 @@ def evaluate_model(
     ``perceptual``: networks that score too. ``by``: tags to score by; default: those with few
     values. ``progress`` is called with the number of pairs done.
     """
+    # Metrics see what a user gets: outputs rounded to 8 or 16 bits, not the network's floats.
     rows: list[ImageScores] = []
     colors = ColorHistograms()
     networks = PerceptualScores(perceptual) if perceptual else None
@@ -196,6 +202,7 @@ def _update(
 
 def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
     """Return the fields of MeanScores for the metrics of single images."""
+    # Means of gains, not gains of means: the bootstrap resamples the paired differences.
     names, groups = list(rows[0].scores), [row.group for row in rows]
     gains = np.array(
         [[METRICS[n].gain(row.scores[n], row.input_scores[n]) for n in names] for row in rows]
@@ -258,9 +265,12 @@ def restored_batches(
         if feed.swapped:
             input, target = target, input
         if feed.online is not None:
+            # Epoch None draws the same parameters each time, and those of no training epoch.
             input = feed.online.degrade(target, pair, None)
         input, target = _as_rgb(input, target, corpus.color == "lab")
         room = min(feed.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
+        # Only images of one size can be stacked. The output of an image does not depend on its
+        # batch, so the order of the corpus is kept and no score changes.
         if held and (len(held) >= room or held[0][1].shape != input.shape):
             yield _restored(model, held)
             held = []
@@ -272,11 +282,14 @@ def restored_batches(
 def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
     """Return a pair as RGB of one depth; an L plane becomes the gray image."""
     if lab:
+        # Without colors, as a viewer sees the input of a colorization.
         neutral = np.full_like(input[..., 0], 128 * 257 if input.dtype == np.uint16 else 128)
         input = color.lab_to_rgb(np.dstack([input[..., 0], neutral, neutral]))
         target = color.lab_to_rgb(np.ascontiguousarray(target))
     if input.dtype == target.dtype == np.uint16:
         return input, target
+    # If one side has 8 bits, both are compared at 8: the other has no counterpart for its last
+    # bits.
     return io.to_uint8_rgb(input), io.to_uint8_rgb(target)
 
 

@@ -36,6 +36,7 @@ class WebpImage(NamedTuple):
 
 def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
     """Return H x W x C pixels as a lossy WebP whose longer side is at most ``side``."""
+    # Never enlarged, and by area means, which do not alias.
     scale = min(1.0, side / max(pixels.shape[:2]))
     width, height = (max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0]))
     if scale < 1:
@@ -126,11 +127,13 @@ def _fit(items: Sequence[GalleryItem]) -> Sequence[GalleryItem]:
     """Return the images as fine as a small page allows; the last ones may be left out."""
     if _size(items) <= GALLERY_BYTES:
         return items
+    # Encoding is slow, and the size of a WebP depends on its content: a sample estimates the whole.
     probes = items[:: max(1, len(items) // PROBES)]
     for side, quality in FINENESS:
         size = _size([_smaller(item, side, quality) for item in probes])
         if size * len(items) <= GALLERY_BYTES * len(probes):
             break
+    # The estimate may be wrong by some percent; then the last images, the best ones, are left out.
     room, fitted = GALLERY_BYTES * 1.05, []
     for item in items:
         fitted.append(_smaller(item, side, quality))

@@ -44,6 +44,7 @@ def write_run_report(run: Path) -> Path:
 
     Raises CheckpointError if the folder holds no run.
     """
+    # No time stamps and no absolute paths: equal runs give equal bytes.
     page, config = read_page(run / CONFIG_FILE), RunConfig.load(run)
     log = read_log(run)
     evaluations = [json.loads(p.read_bytes()) for p in sorted((run / "evaluation").glob("*.json"))]
@@ -208,12 +209,14 @@ def draw_chart(title: str, unit: str, series: Sequence[Series]) -> Chart:
     drawn = [one for one in series if one.points]
     xs = [x for one in drawn for x, _ in one.points] or [0.0]
     ys = [y for one in drawn for _, y in one.points] or [0.0]
+    # A loss that falls by orders of magnitude is a flat line on a linear axis.
     logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
     ticks = _log_ticks(min(ys), max(ys)) if logarithmic else _ticks(min(ys), max(ys), 5)
     scale = math.log10 if logarithmic else float
     low, high = scale(min(ticks[0], *ys)), scale(max(ticks[-1], *ys))
     digits = 0 if logarithmic else max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     labels = [f"{tick:g}" if logarithmic else _number(tick, digits) for tick in ticks]
+    # 7.2 pixels are the width of a digit at the font size of the axes.
     left = 12 + round(7.2 * max(map(len, labels)))
     right, bottom = CHART_WIDTH - 8, CHART_HEIGHT - 40
 

@@ -188,7 +188,7 @@ def test_matrix_is_written_as_json_csv_and_page(tmp_path: Path) -> None:
     ]
     matrix = evaluate_matrix(runs, corpora, device="cpu", batch=2)
     assert matrix.corpora == ("a/c", "b/c")
-    assert matrix.evaluation("<i>1", "b/c").images == 2
+    assert matrix.evaluations[3].images == 2
     page = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
     check_self_contained(page)
     assert "<i>0" not in page
