@@ -1,3 +1,6 @@
-"""Applying a model: images of any size, videos, and export to ONNX."""
+"""Application of trained models: images of any size, videos, and export to ONNX.
+
+Reading a checkpoint (runs) and scoring (evaluation) do not belong here.
+"""
 
 __all__ = ["inputs", "onnx_export", "translate", "video"]

@@ -24,7 +24,7 @@ def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[byte
 
     ``source`` is a folder, a file, or a pattern with ``*``, ``?`` or ``**``. Hidden files and
     folders are skipped, links to folders are not followed, and files in ``out`` are results of an
-    earlier call. UsageError if there is no image or if ``out`` is the folder itself.
+    earlier call. UsageError if nothing is found or if ``out`` is the folder itself.
     """
     if source.is_dir():
         root, paths = os.fsencode(source), sorted(_walk(os.fsencode(source), b""))

@@ -34,7 +34,7 @@ side.
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How an image is cut: side of a tile and overlap in pixels, rounded up to ``multiple``.
+    """Cut of an image into tiles: side of a tile and overlap in pixels, rounded up to ``multiple``.
 
     ``batch`` tiles form a forward pass; no tile is smaller than ``smallest`` pixels.
     """

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import file_digest, sha256
@@ -194,14 +195,10 @@ def _mean_and_spread(draws: Iterator[Pixels]) -> tuple[Pixels, Pixels]:
 def translate_file(
     model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
 ) -> TranslatedImage:
-    """Return the files of one restored image; CorpusError with its ``name`` if it cannot be
-    read.
-    """
+    """Return the files of one restored image; CorpusError with its ``name`` if unreadable."""
     settings.check(model)
-    try:
+    with _unreadable("image", name):
         return translate_bytes(model, data, settings)
-    except Rejected as rejected:
-        raise _unreadable("image", name, rejected) from None
 
 
 def translate_video_file(
@@ -211,13 +208,19 @@ def translate_video_file(
     settings: TranslateSettings,
     progress: ProgressByPart,
 ) -> VideoInfo:
-    """Restore one video into another; CorpusError with its name if it cannot be read."""
+    """Restore one video into another; CorpusError with its name if unreadable."""
     settings.check(model)
+    with _unreadable("video", str(source)), open_video(source.resolve()) as file:
+        return _translate_video(model, file, out, settings, progress)
+
+
+@contextmanager
+def _unreadable(what: str, name: str) -> Iterator[None]:
     try:
-        with open_video(source.resolve()) as file:
-            return _translate_video(model, file, out, settings, progress)
+        yield
     except Rejected as rejected:
-        raise _unreadable("video", str(source), rejected) from None
+        why = f"{rejected.reason} {rejected.detail}".strip()
+        raise CorpusError(what, name, why, "give another") from None
 
 
 def _translate_video(
@@ -227,19 +230,15 @@ def _translate_video(
     settings: TranslateSettings,
     progress: ProgressByPart,
 ) -> VideoInfo:
+    def restore_frame(frame: Pixels) -> Pixels:
+        return translate_pixels(model, frame, settings)[0]
+
+    def show(done: int, total: int) -> None:
+        progress(done, total, f"restoring {printable(out.name)}")
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    return restore_video(
-        file,
-        out,
-        settings.video_format,
-        lambda frame: translate_pixels(model, frame, settings)[0],
-        settings.max_pixels,
-        lambda done, total: progress(done, total, f"restoring {printable(out.name)}"),
-    )
-
-
-def _unreadable(what: str, name: str, rejected: Rejected) -> CorpusError:
-    return CorpusError(what, name, f"{rejected.reason} {rejected.detail}".strip(), "give another")
+    limit, kind = settings.max_pixels, settings.video_format
+    return restore_video(file, out, kind, restore_frame, limit, show)
 
 
 # --------------------------------------------------------------------------------------- a folder

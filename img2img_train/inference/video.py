@@ -8,13 +8,14 @@ odd length grows by one pixel, because most codecs need even ones.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from hashlib import sha256
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from img2img_data.core.errors import Rejected, UsageError, load_extra
 from img2img_data.core.progress import Progress
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 FrameFunction: TypeAlias = Callable[[Pixels], Pixels]
 """Maps a frame, H x W x 3 uint8 RGB, to H x W or H x W x 3 uint8."""
@@ -110,8 +114,8 @@ def restore_video(
     # is not.
     temporary = out.with_name(f".{sha256(os.fsencode(out.name)).hexdigest()[:16]}.tmp.{format}")
     try:
-        with temporary.open("wb") as sink, _opened(av, file, max_pixels) as source:
-            info = _transcode(av, source, _Sink(sink), format, first.shape, restore, progress)
+        with _Sink(temporary, "wb") as sink, _opened(av, file, max_pixels) as source:
+            info = _transcode(av, source, sink, format, first.shape, restore, progress)
         temporary.replace(out)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from None
@@ -120,33 +124,27 @@ def restore_video(
     return info
 
 
-class _Sink:
-    """A file that FFmpeg writes to. It keeps the first error, for PyAV prints the traceback of a
+class _Sink(FileIO):
+    """A file for FFmpeg that keeps the first error, because PyAV prints a traceback for the
     second.
     """
 
-    def __init__(self, file: BufferedWriter) -> None:
-        self.file, self.tell = file, file.tell
-        self.error: OSError | None = None
+    error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer) -> int:
         """Write, unless an earlier call failed."""
-        return self._try(self.file.write, data) or len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, unless an earlier call failed."""
-        return self._try(self.file.seek, offset, whence)
-
-    def _try(self, call: Callable[..., int], *values: Any) -> int:
+        size = len(memoryview(data))
         try:
-            return 0 if self.error else call(*values)
+            # Near the end of a disk a write may be shorter than asked for, without an error.
+            if self.error is None and super().write(data) < size:
+                self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.error = error
-            return 0
+        return size
 
     def check(self) -> None:
-        """Raise the OSError of an earlier call."""
-        if self.error:
+        """Raise the error of an earlier call."""
+        if self.error is not None:
             raise self.error
 
 
@@ -225,7 +223,7 @@ def _to_frame(av: Any, pixels: Pixels, format: str, time: int, tick: Fraction) -
 
 
 def _decoded(av: Any, source: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield the packets of picture and sound, each with the frames that it completes."""
+    """Yield the packets of video and sound, each with the frames that it completes."""
     video = source.streams.best("video")
     try:
         for packet in source.demux(video, *source.streams.audio):

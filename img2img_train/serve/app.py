@@ -247,13 +247,13 @@ def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
         "a model that does not beat its input is of no use.",
     )
     upload = _upload(gr, "Clean image", "clean-image")
-    kinds = [*handlers.widgets, RECIPE]
+    names = [*handlers.widgets, RECIPE]
     with gr.Row():
-        kind = gr.Dropdown(kinds, value=kinds[0], label="Degradation", elem_id="kind", scale=3)
+        kind = gr.Dropdown(names, value=names[0], label="Degradation", elem_id="kind", scale=3)
         seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed", min_width=120)
     groups, parameters = [], []
     for name, widgets in handlers.widgets.items():
-        with gr.Group(visible=name == kinds[0]) as group:
+        with gr.Group(visible=name == names[0]) as group:
             summary = (DEGRADATIONS[name].__doc__ or "").strip().partition("\n")[0]
             gr.HTML(html.escape(summary), elem_classes=["hint", "inside"])
             for parameter, widget in widgets.items():
@@ -266,7 +266,7 @@ def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
     groups.append(group)
 
     def show(chosen: str) -> list[Any]:
-        return [gr.Group(visible=name == chosen) for name in kinds]
+        return [gr.Group(visible=name == chosen) for name in names]
 
     kind.change(show, kind, groups, **QUIET)
     button = gr.Button("Degrade and restore", variant="primary", elem_id="degrade-run")
@@ -275,8 +275,8 @@ def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
     with gr.Row():
         # Without the default button that shares an image with a web service.
         looks = {"buttons": ["fullscreen"], "interactive": False, "format": "png", "height": 240}
-        names = ("clean", "degraded", "restored")
-        images = [gr.Image(label=name, min_width=100, **looks) for name in names]
+        parts = ("clean", "degraded", "restored")
+        images = [gr.Image(label=name, min_width=100, **looks) for name in parts]
     inputs, outputs = [upload, *model, kind, recipe, seed, *parameters], [slider, table, *images]
     _on(gr, [upload.upload, button.click], handlers.degrade_and_restore, inputs, outputs)
 

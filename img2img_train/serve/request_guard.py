@@ -1,7 +1,7 @@
 """Isolation of the demo page: loopback only, host and origin checks, no outbound connections.
 
 Gradio answers more requests than this page makes and can fetch addresses that a request names. The
-guard stands in front of it as ASGI middleware, and the process itself is kept from connecting
+guard is in front of it as ASGI middleware, and the process itself is kept from connecting
 anywhere.
 """
 

@@ -32,10 +32,10 @@ def serve(
     open_browser: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page for some runs or checkpoints until a signal ends it; then raise ``StoppedBySignal``.
+    """Serve the page for some runs or checkpoints until a signal ends it.
 
-    ``port`` 0 takes a free one. Raises UsageError if the extra is not installed or the port cannot
-    be used, CheckpointError if a path is not a model.
+    Then ``StoppedBySignal`` is raised. ``port`` 0 takes a free one. Raises UsageError if the extra
+    is not installed or the port cannot be used, CheckpointError if a path is not a model.
     """
     limits = limits or Limits(50_000_000, 100_000_000)
     with (

@@ -156,8 +156,8 @@ def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixt
     assert call(corpus, "--loss", "l2", *SMALL, "--out", out) == 0
     assert call("export", out, tmp_path / "bare.safetensors") == 0
     image = make_photo(1, 21, 17)[None]
-    whole, bare = (load_generator(p, "cpu") for p in (out, tmp_path / "bare.safetensors"))
-    assert np.array_equal(whole.restore(image), bare.restore(image))
+    full, bare = (load_generator(p, "cpu") for p in (out, tmp_path / "bare.safetensors"))
+    assert np.array_equal(full.restore(image), bare.restore(image))
     assert call("export", out, tmp_path / "model.tar") == 2
     assert "give a name ending in .onnx" in capsys.readouterr().err
 

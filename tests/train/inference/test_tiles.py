@@ -1,4 +1,4 @@
-"""Tiles = whole: a image cut into tiles comes out as if the network had seen it at once."""
+"""Tiles: an image cut into tiles comes out as if the network had seen it at once."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def convolutions() -> torch.nn.Module:
 def test_tiles_are_the_whole_within_one_level(size: tuple[int, int], dtype: type) -> None:
     network = convolutions()
     image = make_photo(1, *size).astype(dtype) * (257 if dtype is np.uint16 else 1)
-    whole = restore(network, image, Tiling(1024, 32, 2), CPU)
-    assert whole.shape == image.shape
-    assert whole.dtype == image.dtype
+    expected = restore(network, image, Tiling(1024, 32, 2), CPU)
+    assert expected.shape == image.shape
+    assert expected.dtype == image.dtype
     for batch in (1, 3):
         tiled = restore(network, image, Tiling(64, 32, 2, batch), CPU)
-        assert np.abs(tiled.astype(np.int64) - whole).max() <= 1
+        assert np.abs(tiled.astype(np.int64) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -65,8 +65,8 @@ def test_a_small_image_is_one_tile_whatever_the_network(name: str) -> None:
     if name not in get_args(GeneratorName):
         pytest.skip("no generator")
     image = make_photo(2, spec.multiple * 2 - 1, spec.multiple)
-    made = restore(network, image, Tiling(512, 128, spec.multiple, 1, spec.smallest), CPU)
-    assert made.shape == image.shape
+    output = restore(network, image, Tiling(512, 128, spec.multiple, 1, spec.smallest), CPU)
+    assert output.shape == image.shape
 
 
 def test_a_flat_image_has_no_seam() -> None:

@@ -1,6 +1,4 @@
-"""What a image has beside its colors comes through: size, transparency, depth, gray, profile,
-turning.
-"""
+"""Images keep their size, transparency, depth, gray and ICC profile, and come out upright."""
 
 from __future__ import annotations
 
@@ -25,7 +23,11 @@ from img2img_data.core.errors import UsageError  # noqa: E402
 from img2img_data.images import io  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
-from img2img_train.inference.translate import TranslateSettings, translate, translate_bytes  # noqa: E402
+from img2img_train.inference.translate import (  # noqa: E402
+    TranslateSettings,
+    translate,
+    translate_bytes,
+)
 from img2img_train.networks.layers import set_test_norm  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402
@@ -41,8 +43,8 @@ def negative(tmp_path: Path) -> LoadedModel:
 
 
 def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
-    made = translate_bytes(model, data, TILED.model_copy(update=settings)).image
-    return io.decode(made, KEEP).pixels
+    result = translate_bytes(model, data, TILED.model_copy(update=settings)).image
+    return io.decode(result, KEEP).pixels
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -52,27 +54,27 @@ def test_depth_channels_and_transparency_come_through(
 ) -> None:
     photo = make_photo(1, 75, 41).astype(dtype) * (257 if dtype is np.uint16 else 1)
     alpha = make_photo(2, 75, 41).astype(dtype)[..., 0]
-    given = {
+    image = {
         "gray": photo[..., 0].copy(),
         "gray+alpha": np.dstack([photo[..., 0], alpha]),
         "rgb": photo,
         "rgba": np.dstack([photo, alpha]),
     }[kind]
-    file = io.encode(given, "png")
-    made = translate_bytes(negative, file, TILED).image
-    assert made[25] == file[25], "the same kind of PNG"
-    got, kept = (io.decode(f, KEEP).pixels for f in (made, file))
+    file = io.encode(image, "png")
+    result = translate_bytes(negative, file, TILED).image
+    assert result[25] == file[25], "the same kind of PNG"
+    got, kept = (io.decode(f, KEEP).pixels for f in (result, file))
     assert (got.shape, got.dtype) == (kept.shape, kept.dtype)
-    wanted = np.iinfo(dtype).max - kept.astype(int)
+    expected = np.iinfo(dtype).max - kept.astype(int)
     clear = kind in {"gray+alpha", "rgba"}
     if clear:
         assert (got[..., 3] == alpha).all()
-        got, wanted = got[..., :3], wanted[..., :3]
-    assert np.abs(got - wanted).max() <= kind.startswith("gray")
+        got, expected = got[..., :3], expected[..., :3]
+    assert np.abs(got - expected).max() <= kind.startswith("gray")
     shared = alpha[..., None] / np.iinfo(dtype).max if clear else 1.0
-    wanted = wanted.reshape(*wanted.shape[:2], -1) * (255 / np.iinfo(dtype).max)
-    white = translated(negative, file, format="webp", quality=100).reshape(*wanted.shape[:2], -1)
-    assert np.abs(white - (wanted * shared + 255 * (1 - shared))).max() <= 3
+    expected = expected.reshape(*expected.shape[:2], -1) * (255 / np.iinfo(dtype).max)
+    white = translated(negative, file, format="webp", quality=100).reshape(*expected.shape[:2], -1)
+    assert np.abs(white - (expected * shared + 255 * (1 - shared))).max() <= 3
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])
@@ -83,14 +85,14 @@ def test_the_color_profile_stays_and_the_image_is_turned(
     exif, file = Image.Exif(), BytesIO()
     exif[0x0112] = 6
     Image.fromarray(make_photo(3, 40, 24)).save(file, "JPEG", exif=exif, icc_profile=profile)
-    made = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format)).image
-    with Image.open(BytesIO(made)) as image:
+    result = translate_bytes(negative, file.getvalue(), TranslateSettings(format=format)).image
+    with Image.open(BytesIO(result)) as image:
         assert image.size == (24, 40)
         assert image.info["icc_profile"] == profile
         assert 0x0112 not in image.getexif()
 
 
-def test_a_rerun_does_only_what_is_missing(negative: LoadedModel, tmp_path: Path) -> None:
+def test_a_rerun_restores_only_missing_results(negative: LoadedModel, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 4, 20, 20)
     (tmp_path / "in" / "bad.png").write_text("no image")
     first = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
@@ -127,23 +129,23 @@ def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> Non
     assert not is_one_file(tmp_path / "in", tmp_path / "a.png")
 
 
-def test_a_image_through_standard_input_and_output(tmp_path: Path) -> None:
+def test_an_image_through_standard_input_and_output(tmp_path: Path) -> None:
     from small_corpus import write_corpus
 
-    def command(*words: object, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def command(*words: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         line = [sys.executable, "-m", "img2img_train", *map(str, words)]
-        return subprocess.run(line, input=given, capture_output=True, cwd=tmp_path)
+        return subprocess.run(line, input=stdin, capture_output=True, cwd=tmp_path)
 
     corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
     small = ["--width", 2, "--batch", 2, "--max-steps", 1, "--device", "cpu", "--threads", 1]
     assert command(corpus, "--loss", "l2", *small, "--out", "run", "--no-report").returncode == 0
     image = io.encode(make_photo(1, 33, 17), "png")
     (tmp_path / "one.png").write_bytes(image)
-    piped = command("translate", "run", "-", "-", given=image)
+    piped = command("translate", "run", "-", "-", stdin=image)
     assert io.decode(piped.stdout).size == (33, 17)
-    assert command("translate", "run", "one.png", "made.webp").returncode == 0
-    assert io.read(tmp_path / "made.webp").format == "webp"
-    bad = command("translate", "run", "-", "-", given=b"no image")
+    assert command("translate", "run", "one.png", "output.webp").returncode == 0
+    assert io.read(tmp_path / "output.webp").format == "webp"
+    bad = command("translate", "run", "-", "-", stdin=b"no image")
     assert bad.returncode == 1
     assert b"not-an-image" in bad.stderr
     assert not bad.stdout
@@ -165,8 +167,8 @@ def test_a_result_never_depends_on_the_batch(test_dropout: bool, test_norm: str)
     model = skip_net(test_dropout, test_norm)
     images = np.stack([make_photo(seed, 64, 64) for seed in range(3)])
     together = model.restore(images)
-    alone = np.concatenate([model.restore(p[None]) for p in images[::-1]])[::-1]
-    assert np.abs(together.astype(int) - alone).max() <= 1
+    single = np.concatenate([model.restore(p[None]) for p in images[::-1]])[::-1]
+    assert np.abs(together.astype(int) - single).max() <= 1
     assert (together == model.restore(images)).all()
 
 
@@ -204,7 +206,7 @@ def test_draws_differ_their_mean_and_spread_are_written(tmp_path: Path) -> None:
         )
 
 
-def test_it_is_said_where_tiles_are_normalised_each_by_itself(tmp_path: Path) -> None:
+def test_tiles_with_statistics_of_their_own_are_noted(tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 1, 150, 64)
     (tmp_path / "model").write_bytes(b"")
     for norm, notes in (("batch", 1), ("running", 0)):
@@ -214,16 +216,16 @@ def test_it_is_said_where_tiles_are_normalised_each_by_itself(tmp_path: Path) ->
         )
         assert len(done.notes) == notes
         assert all("--tile 150" in note for note in done.notes)
-        whole = translate(
-            model, tmp_path / "in", tmp_path / "whole", settings=TranslateSettings(tile=150)
+        single = translate(
+            model, tmp_path / "in", tmp_path / "single", settings=TranslateSettings(tile=150)
         )
-        assert whole.notes == []
+        assert single.notes == []
 
 
-def test_another_way_at_test_is_done_again(tmp_path: Path) -> None:
+def test_other_settings_at_test_are_translated_again(tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 1, 64, 64)
     (tmp_path / "model").write_bytes(b"")
     for dropout, norm in ((False, "running"), (True, "running"), (True, "batch")):
         model = dataclasses.replace(skip_net(dropout, norm), path=tmp_path / "model")
-        for already in (0, 1):
-            assert translate(model, tmp_path / "in", tmp_path / "out").reused == already
+        for reused in (0, 1):
+            assert translate(model, tmp_path / "in", tmp_path / "out").reused == reused

@@ -189,7 +189,7 @@ def test_different_meanings_are_noted(text: str, option: str, note: str) -> None
         ("--dataroot d --n_epochs 0 --n_epochs_decay 0", "'--n_epochs': .*0.* see --epochs"),
         ("--dataroot d --num_threads -1", "'--num_threads': .*-1"),
         ("--dataroot d --beta1 nan", "'--beta1': "),
-        ("--dataroot d --crop_size 99999 --preprocess crop", "'--crop_size': .*99999"),
+        ("--dataroot d --lr 11", "'--lr': .*11"),
         ("--dataroot d --load_size 9 --crop_size 0", "'--crop_size'"),
         ("--dataroot= --name x", "'--dataroot': "),
     ],

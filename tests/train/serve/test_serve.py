@@ -38,7 +38,7 @@ from img2img_train.inference.translate import TranslateSettings, translate_bytes
 from img2img_train.metrics.registry import IMAGE_METRICS  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402
-from img2img_train.runs.checkpoint import Description, TrainingProgress, write_checkpoint  # noqa: E402
+from img2img_train.runs import checkpoint  # noqa: E402
 from img2img_train.runs.model import load_generator  # noqa: E402
 from img2img_train.serve.models import (  # noqa: E402
     MAX_LOADED,
@@ -67,7 +67,7 @@ def write_model(
     spec = NetworkSpec(name="unet", width=2, inputs=inputs, outputs=outputs)
     names = {"generator": 1, **({"reverse": 2} if reverse else {})}
     weights = {name: build(spec, seed).state_dict() for name, seed in names.items()}
-    about = Description(
+    about = checkpoint.Description(
         complete=False,
         generator="generator",
         reverse_generator="reverse" if reverse else None,
@@ -76,13 +76,13 @@ def write_model(
         size=(32, 32),
         versions={},
         config=RunConfig(corpora=("corpora/some",)).model_dump(mode="json"),
-        progress=TrainingProgress(),
+        progress=checkpoint.TrainingProgress(),
     )
     tensors = {
         f"network/{name}/{key}": t for name, part in weights.items() for key, t in part.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, tensors, about)
+    checkpoint.write_checkpoint(path, tensors, about)
     return path
 
 
@@ -234,7 +234,7 @@ def test_a_taken_port_and_a_missing_extra_are_one_line(
 
 # ------------------------------------------------------------------------------------ in a browser
 class Server:
-    """A server in a process of its own, and where it keeps what is uploaded."""
+    """A server in a process of its own, and the folder of its uploads."""
 
     def __init__(self, folder: Path) -> None:
         self.models = [
@@ -263,7 +263,7 @@ class Server:
         self.url, self.port = found[0], int(found[1])
 
     def end(self) -> tuple[int, str]:
-        """End it by SIGTERM; return its exit code and what it complained about."""
+        """End it by SIGTERM; return its exit code and its standard error."""
         self.process.send_signal(signal.SIGTERM)
         complaint = self.process.communicate(timeout=20)[1]
         return self.process.returncode, complaint
@@ -277,12 +277,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     code, complaint = started.end()
     assert (code, complaint.splitlines()[-1]) == (143, "the server has ended")
     # Every request passes the guard, which is therefore in the traces of other libraries.
-    ours = [
+    faults = [
         line
         for line in complaint.splitlines()
         if "img2img_train" in line and "request_guard.py" not in line
     ]
-    assert not ours, f"no fault of this program:\n{complaint}"
+    assert not faults, f"no fault of this program:\n{complaint}"
     assert list(started.temporary.iterdir()) == []
 
 
@@ -321,7 +321,7 @@ def tab(page: Any, name: str) -> None:
 
 
 def upload(page: Any, name: str, path: Path) -> None:
-    """Put a file into a box, in place of what is there."""
+    """Put a file into a box, in place of the file there."""
     box = page.locator(f"#{name}")
     if not box.locator("input[type=file]").count():
         box.get_by_label("Clear").click()
@@ -473,23 +473,23 @@ def test_an_output_is_compared_with_a_target(
     assert window.locator("#compare-scores table").count() == 0
 
 
-def test_what_cannot_be_read_is_rejected_in_a_line(
+def test_an_unreadable_image_is_rejected_in_a_line(
     window: Any, image: Path, tmp_path: Path
 ) -> None:
     tab(window, "Restore")
-    whole = image.read_bytes()
+    data = image.read_bytes()
     large = io.encode(make_photo(1, 400, 300), "jpg")
     files = {
-        "cut.png": (whole[: len(whole) // 2], "truncated: the data end before the image does"),
+        "cut.png": (data[: len(data) // 2], "truncated: the data end before the image does"),
         "<img src=x>.png": (b"no image", "not-an-image"),
         "wide.jpg": (
             large,
             "too-many-pixels: more pixels, or a longer side, than the limit (400 x 300)",
         ),
-        "heavy.png": (whole + bytes(LIMITS.bytes), "maximum allowed size"),
+        "heavy.png": (data + bytes(LIMITS.bytes), "maximum allowed size"),
     }
-    for name, (data, reason) in files.items():
-        (tmp_path / name).write_bytes(data)
+    for name, (content, reason) in files.items():
+        (tmp_path / name).write_bytes(content)
         upload(window, "restore-image", tmp_path / name)
         assert reason in rejection(window)
         assert "pixels in" not in window.locator("#restore-status").inner_text()
