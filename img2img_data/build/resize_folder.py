@@ -96,11 +96,6 @@ def resize_build(plan: Plan, out: Path, settings: ResizeSettings) -> FolderBuild
         **settings.model_dump(mode="json"),
         "source_names": plan.names_digest(),
     }
-    return FolderBuild(
-        plan,
-        BuildFolder(out, SELECTION_FILE),
-        recipe,
-        {"format": FORMAT, "kind": "resized"},
-        functools.partial(resize_image, job),
-        lambda task: ".",
-    )
+    about = {"format": FORMAT, "kind": "resized"}
+    work, folder = functools.partial(resize_image, job), BuildFolder(out, SELECTION_FILE)
+    return FolderBuild(plan, folder, recipe, about, work, lambda task: ".")

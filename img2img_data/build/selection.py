@@ -145,15 +145,9 @@ def selection_build(
 
     folder = BuildFolder(out, SELECTION_FILE)
     duplicates = DuplicatePass(job, plan, folder, settings.duplicate_distance)
-    return FolderBuild(
-        plan,
-        folder,
-        recipe,
-        {"format": FORMAT, "kind": "selection"},
-        functools.partial(copy_image, job),
-        expect,
-        duplicates if settings.drop_duplicates else None,
-    )
+    before = duplicates if settings.drop_duplicates else None
+    about, work = {"format": FORMAT, "kind": "selection"}, functools.partial(copy_image, job)
+    return FolderBuild(plan, folder, recipe, about, work, expect, before)
 
 
 # ------------------------------------------------------------------------------------- duplicates

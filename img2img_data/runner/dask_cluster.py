@@ -219,7 +219,7 @@ def process_chunk(
         why = f"has {', '.join(differ)}, so its bytes would differ"
         raise UsageError("worker", socket.gethostname(), why, "install the same versions there")
     # The time limit ends the process, so it only applies if a nanny starts the worker again.
-    return run_chunk(work, tasks, None, limit if _has_nanny() else float("inf"))
+    return run_chunk(work, tasks, None, limit if _has_nanny() else float("inf"))[1]
 
 
 def _has_nanny() -> bool:

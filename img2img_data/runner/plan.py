@@ -221,12 +221,7 @@ class Plan:
         return None
 
     def _add(
-        self,
-        side: int,
-        sources: Sequence[bytes],
-        tags: Mapping[str, Any],
-        rejected: object,
-        *external: object,
+        self, side: int, sources: Sequence[bytes], tags: object, rejected: object, *external: object
     ) -> None:
         self.sides.append(side)
         self.first.append(sources[0])

@@ -163,19 +163,15 @@ def run_build(
         folders = (*plan.roots, os.fsencode(build.folder.building))
         pools = PoolFactory(client, [os.path.abspath(os.fsdecode(f)) for f in folders], settings)
         page = {**about, "recipe": build.recipe, "versions": versions(*LIBRARIES)}
-        report = _fill(build, plan, pools, progress, page, bool(shard))
+        report = _fill(build, plan, pools, progress, page)
         build.folder.end()
         return report
 
 
 def _fill(
-    build: FolderBuild,
-    plan: Plan,
-    pools: PoolFactory,
-    progress: Progress,
-    page: Row,
-    is_shard: bool,
+    build: FolderBuild, plan: Plan, pools: PoolFactory, progress: Progress, page: Row
 ) -> Report:
+    """Process the tasks of a plan that have no outcome yet, and write the manifests."""
     report, total = Report(), len(plan)
     # The pass before the run reports the first half of the progress, up to n of 2 n.
     show = (lambda d, n: progress(n + d, 2 * n)) if build.before else progress
@@ -188,7 +184,7 @@ def _fill(
             log.add(outcome)
             report.add(outcome)
             show(done, total)
-        positions = plan.selected if is_shard else None
+        positions = plan.selected if "shard" in page else None
         write_manifests(build.folder, log.rows(), page, report, positions)
     return report
 

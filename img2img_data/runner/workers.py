@@ -67,22 +67,26 @@ _starting = threading.Lock()
 
 
 def run_chunk(
-    work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], parent: int | None, limit: float
-) -> list[ResultT]:
-    """Process a chunk in a guarded worker with one OpenCV thread.
+    work: Callable[[TaskT], ResultT],
+    tasks: Sequence[TaskT],
+    parent: int | None,
+    limit: float,
+    number: int = 0,
+) -> tuple[int, list[ResultT]]:
+    """Process a chunk in a guarded worker with one OpenCV thread; return its number and results.
 
     ``parent``: process without which the worker ends; None for a worker that outlives the run.
     ``limit``: seconds per task.
     """
-    if os.getpid() == parent:
-        return [work(t) for t in tasks]
+    if os.getpid() == parent:  # joblib starts no workers within a daemonic process
+        return number, [work(task) for task in tasks]
     guard, thread = _guard_of(parent), threading.get_ident()
     try:
         results = []
         for task in tasks:
             guard.deadlines[thread] = time.monotonic() + limit
             results.append(work(task))
-        return results
+        return number, results
     finally:
         guard.deadlines.pop(thread, None)
 
@@ -158,7 +162,7 @@ class LocalPool(Generic[TaskT, ResultT]):
                 if state[at] == 0:
                     state[at] = 1
                     tasks = [self.task_at(i) for i in todo[chunks[at] : chunks[at] + chunks.step]]
-                    yield delayed(_run_numbered)(at, self.work, tasks, os.getpid(), self.limit)
+                    yield delayed(run_chunk)(self.work, tasks, os.getpid(), self.limit, at)
 
         with _parallel(min(self.jobs, len(chunks))) as start:
             for at, results in start(calls()):
@@ -170,7 +174,7 @@ class LocalPool(Generic[TaskT, ResultT]):
 
         reason = "worker-died"
         for _ in range(2):
-            call = delayed(_run_numbered)(0, self.work, [task], os.getpid(), self.limit)
+            call = delayed(run_chunk)(self.work, [task], os.getpid(), self.limit)
             try:
                 with _parallel(2) as start:  # joblib would run a single job in this process
                     results: list[ResultT] = [r for _, done in start([call]) for r in done]
@@ -181,12 +185,6 @@ class LocalPool(Generic[TaskT, ResultT]):
                 # The message of loky contains the exit codes of its workers.
                 reason = "timeout" if f"({TIMED_OUT})" in str(error) else "worker-died"
         return self.lost(task, reason)
-
-
-def _run_numbered(
-    at: int, work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], parent: int, limit: float
-) -> tuple[int, list[ResultT]]:
-    return at, run_chunk(work, tasks, parent, limit)
 
 
 @contextlib.contextmanager
