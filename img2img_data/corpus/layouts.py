@@ -215,7 +215,7 @@ class BasicSRLayout(FolderLayout):
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield the pairs of each list, in its order."""
         # A list may name a file twice: several inputs can have the same target.
-        files = PathResolver(os.fsencode(root), unique=False)
+        files = PathResolver(os.fsencode(root))
         for split, folder, path in self.places(root):
             for line in _text_lines(path):
                 if line.strip():
@@ -260,7 +260,7 @@ class HuggingFaceLayout(FolderLayout):
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield the rows of each list, in its order."""
-        files = PathResolver(os.fsencode(root), unique=False)
+        files = PathResolver(os.fsencode(root))
         for split, folder, path in self.places(root):
             columns: tuple[str, str] | None = None
             for row in _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path):

@@ -264,6 +264,7 @@ class Degradation(BaseModel):
 
         ``rng`` may be None if ``random`` is false.
         """
+        # In the order of the fields: a field put before others changes what every seed draws.
         drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
         return drawn | self._seed(rng) if self.seeded else drawn
 

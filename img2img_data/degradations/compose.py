@@ -90,6 +90,7 @@ class Composite(Degradation):
         # A single step may be more exact on integers than by way of floats.
         if len(order) == 1:
             return self._apply_step(order[0], image, axes, drawn)
+        # Float32 between the steps: weak blurs that are rounded each time change nothing.
         degraded: Image = to_unit(image)
         for index in order:
             degraded = self._apply_step(index, degraded, axes, drawn)

@@ -34,6 +34,7 @@ class Noise(Degradation):
 
     def draw(self, rng: Generator | None) -> dict[str, float]:
         """Draw the parameters, ``gray`` (0 or 1) if its chance is neither, and the seed."""
+        # Parameters, gray, seed: this order is part of the corpus format.
         drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
         if rng is not None and 0 < self.gray < 1:
             drawn["gray"] = int(rng.random() < self.gray)

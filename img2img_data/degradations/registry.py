@@ -15,6 +15,7 @@ from img2img_data.degradations.albumentations_step import Albumentations
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.resample import Resize
 
+# The order is that of the help and of the contact sheet.
 DEGRADATIONS: Final[dict[str, type[Degradation]]] = {
     "gaussian": blur.GaussianBlur,
     "random-gaussian": blur.RandomGaussianBlur,

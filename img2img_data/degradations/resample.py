@@ -93,6 +93,7 @@ class Resize(Degradation):
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Shrink by ``drawn["factor"]`` to at least one pixel a side, enlarge to the same size."""
         height, width = image.shape[:2]
+        # Along one axis the other side keeps its size, so the identity matrix gives the operator.
         small = (
             max(1, round(width / drawn["factor"])) if "x" in axes else width,
             max(1, round(height / drawn["factor"])) if "y" in axes else height,

@@ -56,6 +56,7 @@ def parse_spec(content: Any, place: Place) -> PipelineStep:
         raise place.error([], why, "a step has one kind; start each with '- '")
     kind = str(names[0])
     step = PipelineStep(kind, _parse_kind(kind, content[names[0]], place.below(kind)))
+    # A step with a probability is a one-of with a single branch.
     if "probability" not in content:
         return step
     values = {"steps": (step,), "probability": content["probability"]}

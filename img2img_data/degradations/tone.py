@@ -22,6 +22,7 @@ class ToneCurve(Degradation):
         """Apply the curve to float samples, and by a table of all levels to integers."""
         if image.dtype.kind == "f":
             return from_unit(self.curve(to_unit(image), **drawn), image)
+        # 256 or 65536 levels, far fewer than samples; each is rounded once, as a sample would be.
         levels = np.arange(np.iinfo(image.dtype).max + 1).astype(image.dtype)
         table = from_unit(np.asarray(self.curve(to_unit(levels[None])[..., 0], **drawn)), levels)
         is_byte = image.dtype == np.uint8  # OpenCV's tables hold 256 levels

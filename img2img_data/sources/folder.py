@@ -146,6 +146,7 @@ def find_tags(root: bytes, paths: Iterable[bytes]) -> FolderTags | None:
         while folder not in folders:
             folders.add(folder)
             folder = folder[: folder.rfind(b"/", 0, -1) + 1]
+    # By depth, so that the nearest list of an image comes last and counts.
     lists: list[bytes] = []
     for folder in sorted(folders, key=lambda name: (name.count(b"/"), name)):
         names = (folder + name for name in TAG_LISTS)
@@ -159,15 +160,10 @@ _LEAVES: Final = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(?:.*[/\\])?\.\.(?:[/\\]|$)",
 
 
 class PathResolver:
-    """Resolver of the paths in a list within a folder; nothing outside of the folder is looked at.
+    """Resolver of the paths in a list within a folder; nothing outside of the folder is opened."""
 
-    With ``unique`` a file that is named again is rejected.
-    """
-
-    def __init__(self, base: bytes, unique: bool = True) -> None:
+    def __init__(self, base: bytes) -> None:
         self._base = base
-        self._unique = unique
-        self._seen: set[bytes] = set()
         self._has_link: dict[bytes, bool] = {b"": False}
 
     def resolve(self, text: str | None) -> tuple[bytes, Rejection | None]:
@@ -178,12 +174,7 @@ class PathResolver:
         if _LEAVES.match(text):
             return path, ("outside-root", "the list's entry leaves its folder")
         path = b"/".join(p for p in path.split(b"/") if p not in {b"", b"."})
-        rejection = self._rejection(path)
-        if self._unique and rejection is None:
-            if path in self._seen:
-                return path, ("duplicate", "the list names it again")
-            self._seen.add(path)
-        return path, rejection
+        return path, self._rejection(path)
 
     def _rejection(self, path: bytes) -> Rejection | None:
         if not path:
@@ -204,6 +195,7 @@ class PathResolver:
 
     def _linked(self, folder: bytes) -> bool:
         """Return True if a part of the folder's path is a link."""
+        # Remembered by folder: lists name thousands of files in each.
         if folder not in self._has_link:
             ends = [at.start() for at in re.finditer(b"/", folder)] + [len(folder)]
             modes = (os.lstat(self._base + b"/" + folder[:end]).st_mode for end in ends)

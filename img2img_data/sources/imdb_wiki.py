@@ -45,9 +45,12 @@ def list_wiki(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]
     """
     mat = find_mat(root)
     columns = _read_list(mat)
-    resolver = PathResolver(os.fsencode(mat.parent))
+    resolver, seen = PathResolver(os.fsencode(mat.parent)), set[bytes]()
     for row, text in enumerate(columns["full_path"]):
         path, rejected = resolver.resolve(text if isinstance(text, str) else None)
+        if rejected is None and path in seen:
+            rejected = "duplicate", "the list names it again"
+        seen.add(path)
         yield Item(path, NO_TAGS if rejected else _tags_of(columns, row, path), rejected)
 
 

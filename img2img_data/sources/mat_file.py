@@ -15,6 +15,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +65,7 @@ def _answer(path: str, variables: Sequence[str], fields: Sequence[str]) -> dict[
     except PermissionError as error:
         return {"error": error.strerror, "hint": "check the path"}
     except NotImplementedError:
+        # No reader of HDF5 is a dependency for this: the published lists are of version 5.
         hint = "save it in MATLAB with the option -v7"
         return {"error": "is a MATLAB 7.3 (HDF5) file", "hint": hint}
     except MemoryError:
@@ -81,7 +83,8 @@ def _read(path: str, variables: Sequence[str], fields: Sequence[str]) -> dict[st
         head = file.read(128)
     if head.startswith(b"\x89HDF"):
         raise NotImplementedError
-    codec = codecs.CodecInfo(codecs.utf_16_le_encode, _units_be if head[126:] == b"MI" else _units)
+    decode = partial(_decode, "big" if head[126:] == b"MI" else "little")
+    codec = codecs.CodecInfo(codecs.utf_16_le_encode, decode)
     codecs.register(lambda name: codec if name == "ucs2" else None)
     warnings.simplefilter("ignore")
     load: Any = loadmat  # its type stubs do not know uint16_codec
@@ -106,15 +109,11 @@ def _limit_resources() -> None:
             resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
 
 
-# scipy wants one character for each 16 bits of a text; UTF-16 would merge surrogate pairs, and the
-# list would be rejected for one emoji. JSON merges the pairs afterwards.
-def _units(data: Any, errors: str = "strict", byte_order: Any = "little") -> tuple[str, int]:
+def _decode(byte_order: Any, data: Any, errors: str = "strict") -> tuple[str, int]:
+    # scipy wants one character for each 16 bits of a text. UTF-16 would merge surrogate pairs, and
+    # one emoji would damage the list; JSON merges the pairs afterwards.
     units = (data[at : at + 2] for at in range(0, len(data), 2))
     return "".join(chr(int.from_bytes(unit, byte_order)) for unit in units), len(data)
-
-
-def _units_be(data: Any, errors: str = "strict") -> tuple[str, int]:
-    return _units(data, errors, "big")
 
 
 def _column(values: Any) -> list[str | float | None]:
@@ -124,10 +123,9 @@ def _column(values: Any) -> list[str | float | None]:
 
 
 def _text(cell: Any) -> str | None:
-    size = getattr(cell, "size", 1)
-    if size == 0:
+    if cell.size == 0:
         return ""
-    value = cell.ravel()[0] if size == 1 and hasattr(cell, "ravel") else cell
+    value = cell.ravel()[0] if cell.size == 1 else None
     return str(value) if isinstance(value, str) else None
 
 

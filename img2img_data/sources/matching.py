@@ -12,6 +12,7 @@ import re
 import signal
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ MAX_CANDIDATES: Final = 5
 PATTERN_SECONDS: Final = 1.0
 """CPU time for matching one name with a regular expression."""
 
+Paths = Sequence[bytes]
 Identify = Callable[[bytes], str | None]
 """Function from a relative path to the identity that both halves share, None if it has none."""
 
@@ -39,7 +41,7 @@ class MatchSettings(BaseModel):
     match: Literal["stem", "cuhk", "template", "regex", "csv"] = Field(
         "stem",
         description="rule to match names; stem: equal paths but for extension and case; cuhk: "
-        "names of the CUHK face sketch database; template, regex, csv: see the options of that name",
+        "names of the CUHK face sketch database; template, regex, csv: see the options so named",
     )
     template_a: str | None = Field(None, description="name of the inputs, as in '{id}.jpg'")
     template_b: str | None = Field(None, description="name of the targets, as in '{id}-sz1.jpg'")
@@ -67,9 +69,7 @@ class Matching:
     """(side 0 or 1, path, reason, detail)"""
 
 
-def match_paths(
-    first: Sequence[bytes], second: Sequence[bytes], settings: MatchSettings
-) -> Matching:
+def match_paths(first: Paths, second: Paths, settings: MatchSettings) -> Matching:
     """Pair the paths of two folders; files without a partner, or with several, are unmatched.
 
     Upper and lower case, and composed and decomposed letters (NFC, NFD), only count where names
@@ -88,9 +88,7 @@ def match_paths(
     return result
 
 
-def better_match(
-    first: Sequence[bytes], second: Sequence[bytes], settings: MatchSettings
-) -> tuple[str, int]:
+def better_match(first: Paths, second: Paths, settings: MatchSettings) -> tuple[str, int]:
     """Return the matcher without options that pairs the most, and the number of its pairs."""
     names = [name for name in ("stem", "cuhk") if name != settings.match]
     found = [(len(match_paths(first, second, MatchSettings(match=n)).pairs), n) for n in names]
@@ -161,15 +159,13 @@ def _without_extension(path: bytes) -> bytes:
     return os.path.splitext(path)[0]
 
 
-def _unique_names(paths: Iterable[bytes], name_of: Callable[[bytes], bytes]) -> dict[bytes, bytes]:
+def _unique_names(paths: set[bytes], name_of: Callable[[bytes], bytes]) -> dict[bytes, bytes]:
     """Return the paths by name, without those whose name is not unique."""
-    groups: dict[bytes, list[bytes]] = {}
-    for path in paths:
-        groups.setdefault(name_of(path), []).append(path)
-    return {name: found[0] for name, found in groups.items() if len(found) == 1}
+    counts = Counter(map(name_of, paths))
+    return {name_of(path): path for path in paths if counts[name_of(path)] == 1}
 
 
-def _some_of(paths: Sequence[bytes], path: bytes) -> str:
+def _some_of(paths: Paths, path: bytes) -> str:
     """Return a few other paths: all of them, for a thousand files, would be a million names."""
     others = [printable(p) for p in paths[: MAX_CANDIDATES + 1] if p != path][:MAX_CANDIDATES]
     more = len(paths) - 1 - len(others)
@@ -187,10 +183,10 @@ def describe_matching(matching: Matching, with_pairs: bool, limit: int = 0) -> I
         yield f"{len(matching.pairs):,} pairs, {count}"
         pairs = [(printable(a), printable(b)) for a, b in matching.pairs]
         yield from _rows(pairs, "pair  {}  |  {}", limit)
-    by_reason: dict[tuple[str, int], list[tuple[str, str]]] = {}
-    for side, path, reason, detail in sorted(matching.unmatched):
-        by_reason.setdefault((reason, side), []).append((printable(path), detail))
-    for (reason, side), rows in sorted(by_reason.items()):
+    groups = Counter((reason, side) for side, _, reason, _ in matching.unmatched)
+    for reason, side in sorted(groups):
+        found = sorted((p, d) for s, p, r, d in matching.unmatched if (r, s) == (reason, side))
+        rows = [(printable(path), detail) for path, detail in found]
         yield from _rows(rows, f"{reason}  {'AB'[side]}/{{}}  {{}}", limit)
 
 
@@ -204,6 +200,7 @@ def _rows(rows: Sequence[tuple[str, str]], form: str, limit: int) -> Iterator[st
 
 # ----------------------------------------------------------------------------------------- matchers
 def _composed(path: bytes) -> str:
+    # macOS may store names decomposed (NFD), other systems mostly composed.
     return unicodedata.normalize("NFC", path.decode("utf-8", "surrogateescape"))
 
 
@@ -242,13 +239,11 @@ def _cuhk(path: bytes) -> str | None:
 
 
 def _by_template(settings: MatchSettings) -> tuple[Identify, Identify]:
-    if not settings.template_a or not settings.template_b:
+    a, b = settings.template_a, settings.template_b
+    if not a or not b:
         hint = "give --template-a and --template-b"
         raise UsageError("option", "--match template", "needs both names", hint)
-    return (
-        _template(settings.template_a, "--template-a"),
-        _template(settings.template_b, "--template-b"),
-    )
+    return _template(a, "--template-a"), _template(b, "--template-b")
 
 
 def _template(template: str, option: str) -> Identify:
@@ -297,9 +292,7 @@ MATCHERS: Final[dict[str, Callable[[MatchSettings], tuple[Identify, Identify]]]]
 
 
 # ------------------------------------------------------------------------------------------- tables
-def _match_table(
-    first: Sequence[bytes], second: Sequence[bytes], settings: MatchSettings
-) -> Matching:
+def _match_table(first: Paths, second: Paths, settings: MatchSettings) -> Matching:
     if not settings.csv:
         hint = "give --csv FILE with columns input,target"
         raise UsageError("option", "--match csv", "needs the table", hint)
@@ -307,6 +300,7 @@ def _match_table(
     names = [{_spelling(path): path for path in paths} for paths in (first, second)]
     result, unused = Matching(), (set(first), set(second))
     existing = (frozenset(first), frozenset(second))
+    # The first row is line 2, after the names of the columns.
     for number, row in enumerate(_read_table(Path(settings.csv)), 2):
         found = [
             p if p in e else n.get(_spelling(p), p)

@@ -33,6 +33,7 @@ MAX_TAGS: Final = 64
 MAX_TEXT: Final = 1000
 """Characters of a tag's name or text; longer ones are left out."""
 
+# No link is followed, and a pipe that is called metadata.jsonl does not block.
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
