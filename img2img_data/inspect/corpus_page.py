@@ -9,7 +9,6 @@ import itertools
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -54,8 +53,7 @@ class Card(NamedTuple):
     difference: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Controls:
+class Controls(NamedTuple):
     """Controls above the cards: selects (name, values), and the numbers that order the cards."""
 
     selects: list[tuple[str, list[str]]]

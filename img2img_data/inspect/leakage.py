@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,7 @@ from img2img_data.runner.workers import LocalPool, default_jobs
 from img2img_data.similarity.duplicates import EXACT, copies_across_splits
 from img2img_data.similarity.perceptual_hash import FingerprintFile, Fingerprints, fingerprint
 
-
-class ImagePart(NamedTuple):
-    """One image to compare: a file, or its left or right half."""
-
-    place: int
-    path: Path
-    half: str
+NumberedPath = tuple[int, Path]
 
 
 @dataclass(slots=True)
@@ -116,29 +109,32 @@ def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
 
 # ---------------------------------------------------------------------------------- fingerprints
 def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator[tuple[int, bytes]]:
-    def part_at(place: int) -> ImagePart:
-        path = corpus.root / images.files[place].decode("utf-8", "surrogatepass")
-        return ImagePart(place, path, images.half)
+    def path_at(place: int) -> NumberedPath:
+        return place, corpus.root / images.files[place].decode("utf-8", "surrogatepass")
 
-    work = functools.partial(fingerprint_part, corpus)
-    pool = LocalPool(work, part_at, _lost, jobs or default_jobs())
+    work = functools.partial(fingerprint_image, corpus, images.half)
+    pool = LocalPool(work, path_at, _lost, jobs or default_jobs())
     return pool.run(range(len(images.files)))
 
 
-def _lost(part: ImagePart, reason: str) -> tuple[int, bytes]:
-    return part.place, fingerprint(None)
+def _lost(task: NumberedPath, reason: str) -> tuple[int, bytes]:
+    return task[0], fingerprint(None)
 
 
-def fingerprint_part(corpus: Corpus, part: ImagePart) -> tuple[int, bytes]:
-    """Return the number and the fingerprint of an image, an empty one if it is unreadable."""
+def fingerprint_image(corpus: Corpus, half: str, task: NumberedPath) -> tuple[int, bytes]:
+    """Return the number and the fingerprint of an image, an empty one if it is unreadable.
+
+    ``half``: left or right for one half of the image. Lab images are compared by L.
+    """
+    place, path = task
     try:
-        pixels = corpus.read_image(part.path)
+        pixels = corpus.read_image(path)
     except CorpusError:
-        return part.place, fingerprint(None)
+        return place, fingerprint(None)
     middle = pixels.shape[1] // 2
-    if part.half and middle:
-        pixels = pixels[:, :middle] if part.half == "left" else pixels[:, middle:]
-    return part.place, fingerprint(pixels[..., 0] if corpus.color == "lab" else pixels[..., :3])
+    if half and middle:
+        pixels = pixels[:, :middle] if half == "left" else pixels[:, middle:]
+    return place, fingerprint(pixels[..., 0] if corpus.color == "lab" else pixels[..., :3])
 
 
 # ---------------------------------------------------------------------------------------- results
