@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.files import write_atomically
@@ -62,23 +62,20 @@ def evaluate_matrix(
     if by:
         check_tags(by, [attributes_of(pair.row) for _, pairs in work for pair in pairs])
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
-    evaluations, galleries = list[Evaluation](), list[Sequence[Mapping[str, Any]]]()
+    evaluations = list[Evaluation]()
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
     for run, run_name in zip(runs, run_names, strict=True):
         model = load_generator(run, device, dropout=dropout, norm=norm)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
-            count, names = _counter(progress, done, total), (run_name, name)
-            scored, shown = _evaluate(
-                model, corpus, pairs, names, batch, count, each, None, perceptual, by
+            names = (run_name, name)
+            count = _counter(progress, done, total, names)
+            evaluations.append(
+                _evaluate(model, corpus, pairs, names, batch, count, each, None, perceptual, by)
             )
-            evaluations.append(scored)
-            galleries.append(shown)
             done += len(pairs)
     files = perceptual.files if perceptual else {}
-    return Matrix(
-        tuple(run_names), tuple(corpus_names), split, tuple(evaluations), files, tuple(galleries)
-    )
+    return Matrix(tuple(run_names), tuple(corpus_names), split, tuple(evaluations), files)
 
 
 def evaluate_run(
@@ -101,17 +98,18 @@ def evaluate_run(
     pairs = _pairs(opened, split)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
-    name, title = short_names(list(dict.fromkeys(known)))[0], model.config.title
+    name = short_names(list(dict.fromkeys(known)))[0]
+    names = (model.config.title, name)
     online = OnTheFly.of(model.config.degrade, model.config.seed)
-    count = _counter(progress, 0, len(pairs))
-    scored, shown = _evaluate(model, opened, pairs, (title, name), batch, count, gallery, online)
+    count = _counter(progress, 0, len(pairs), names)
+    scored = _evaluate(model, opened, pairs, names, batch, count, gallery, online)
     stem = run / "evaluation" / f"{_file_name(name)}-{_file_name(split)}"
     write_atomically(stem.with_name(f"{stem.name}.csv"), images_csv([scored]))
     payload = {
         **scored.summary(),
         "checkpoint": {"file": model.path.name, "step": model.step},
         "protocol": protocol(scored.scores),
-        "gallery": shown,
+        "gallery": scored.gallery,
     }
     write_atomically(stem.with_name(f"{stem.name}.json"), to_json_page(payload))
     return scored
@@ -123,31 +121,29 @@ def _evaluate(
     pairs: Sequence[Pair],
     names: tuple[str, str],
     batch: int,
-    count: Callable[[int, str], None],
+    count: Callable[[int], None],
     gallery: int,
     online: OnTheFly | None = None,
     perceptual: PerceptualNetworks | None = None,
     by: Sequence[str] = (),
-) -> tuple[Evaluation, list[dict[str, Any]]]:
-    """Return the scores of a model on a corpus, and ``gallery`` of its images for a page."""
+) -> Evaluation:
+    """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
     feed = Feed(batch, model.config.direction == "BtoA", online)
-    label = " on ".join(names)
-    scored = evaluate_model(
-        model, corpus, pairs, feed, names, lambda done: count(done, label), perceptual, by
-    )
+    scored = evaluate_model(model, corpus, pairs, feed, names, count, perceptual, by)
     test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
     again = restored_batches(model, corpus, [by_key[row.key] for row in chosen], feed)
-    return replace(scored, test_time=test_time), list(gallery_items(chosen, again))
+    return replace(scored, test_time=test_time, gallery=tuple(gallery_items(chosen, again)))
 
 
 def _counter(
-    progress: ProgressByPart | None, before: int, total: int
-) -> Callable[[int, str], None]:
-    return lambda done, label: progress(before + done, total, label) if progress else None
+    progress: ProgressByPart | None, before: int, total: int, names: tuple[str, str]
+) -> Callable[[int], None]:
+    label = " on ".join(names)
+    return lambda done: progress(before + done, total, label) if progress else None
 
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:

@@ -21,7 +21,7 @@ from img2img_train.evaluation.score import (
 )
 from img2img_train.metrics.bootstrap import RESAMPLES
 from img2img_train.metrics.registry import METRICS
-from img2img_train.report.gallery import GalleryItem, to_webp
+from img2img_train.report.gallery import to_webp
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
 
@@ -34,8 +34,7 @@ THUMBNAIL_QUALITY: Final = 88
 class Matrix:
     """The evaluations of several runs on several corpora: run by run, in the order of ``corpora``.
 
-    ``files`` names the weights of perceptual networks; ``galleries`` holds the images that the page
-    shows of each evaluation.
+    ``files`` names the weights of perceptual networks.
     """
 
     runs: tuple[str, ...]
@@ -43,7 +42,6 @@ class Matrix:
     split: str
     evaluations: tuple[Evaluation, ...]
     files: Mapping[str, str] = field(default_factory=dict)
-    galleries: tuple[Sequence[GalleryItem], ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -92,7 +90,8 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
     write_atomically(out / "matrix.csv", _matrix_csv(matrix.evaluations))
     write_atomically(out / "tags.csv", _tags_csv(matrix.evaluations))
     write_atomically(out / "images.csv", images_csv(matrix.evaluations))
-    return write_matrix_page(payload, out / "index.html", matrix.galleries)
+    galleries = [evaluation.gallery for evaluation in matrix.evaluations]
+    return write_matrix_page(payload, out / "index.html", galleries)
 
 
 def _matrix_csv(evaluations: Sequence[Evaluation]) -> bytes:

@@ -26,6 +26,7 @@ from img2img_train.metrics.color_overlap import ColorHistograms
 from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores
 from img2img_train.metrics.registry import IMAGE_METRICS, METRICS
+from img2img_train.report.gallery import GalleryItem
 
 BATCH_PIXELS: Final = 1 << 22
 """Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
@@ -103,7 +104,7 @@ class Evaluation(MeanScores):
     """The scores of one run on one corpus.
 
     ``run`` and ``corpus`` are short names, ``test_time`` says how dropout and norms worked,
-    ``notes`` are caveats for the reader.
+    ``notes`` are caveats for the reader, ``gallery`` holds the images for a page.
     """
 
     run: str
@@ -113,6 +114,7 @@ class Evaluation(MeanScores):
     test_time: Mapping[str, bool | str] = field(default_factory=dict)
     by_tag: tuple[TagScores, ...] = ()
     notes: tuple[str, ...] = ()
+    gallery: tuple[GalleryItem, ...] = ()
 
     @property
     def names(self) -> dict[str, str]:
@@ -125,10 +127,10 @@ class Evaluation(MeanScores):
         return describe_gain(self.gain["psnr"], self.gain_interval["psnr"])
 
     def summary(self) -> dict[str, Any]:
-        """Return everything but the scores of single images, ready for JSON."""
+        """Return everything but the scores of single images and the gallery, ready for JSON."""
         # Replaced before asdict, which would copy the scores of every image.
-        content = asdict(replace(self, image_scores=()))
-        del content["image_scores"]
+        content = asdict(replace(self, image_scores=(), gallery=()))
+        del content["image_scores"], content["gallery"]
         return {**self.names, "conclusion": self.conclusion, **rounded(content)}
 
 

@@ -65,17 +65,17 @@ def write_run_report(run: Path) -> Path:
 
 
 def write_matrix_page(
-    payload: Mapping[str, Any], path: Path, galleries: Sequence[Sequence[GalleryItem]] = ()
+    payload: Mapping[str, Any], path: Path, galleries: Sequence[Sequence[GalleryItem]]
 ) -> Path:
     """Write the page of a matrix, ``payload`` being the content of ``matrix.json``; return its
     path.
 
-    ``galleries`` holds the images of each evaluation; without it the page has no images.
+    ``galleries`` holds the images of each evaluation.
     """
     evaluations, columns = payload["evaluations"], len(payload["corpora"])
     parts = [
         ({"run": e["run"], "corpus": e["corpus"]}, {**e, "gallery": items})
-        for e, items in zip(evaluations, galleries, strict=False)
+        for e, items in zip(evaluations, galleries, strict=True)
     ]
     content = {
         "matrix": payload,

@@ -31,7 +31,7 @@ SCORED = (*IMAGE_METRICS, *COLOR_METRICS)
 
 
 @pytest.mark.parametrize("name", SCORED)
-def test_a_limit_is_kept_or_fallen_short_of(name: str, tmp_path: Path) -> None:
+def test_a_limit_is_met_or_missed(name: str, tmp_path: Path) -> None:
     scored = score(Brighter(), write_corpus(tmp_path / "c", {"test": 3}))
     matrix = Matrix(("r",), ("c",), "test", (scored,))
     reached, better = scored.scores[name], 1 if METRICS[name].better == "higher" else -1
@@ -107,9 +107,11 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
 
 def test_the_direction_swaps_input_and_target(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 2})
-    there, back = (score(Brighter(), corpus, Feed(swapped=swapped)) for swapped in (False, True))
-    assert there.input_scores == pytest.approx(back.input_scores)
-    assert there.scores != back.scores
+    forward, inverse = (
+        score(Brighter(), corpus, Feed(swapped=swapped)) for swapped in (False, True)
+    )
+    assert forward.input_scores == pytest.approx(inverse.input_scores)
+    assert forward.scores != inverse.scores
 
 
 REJECTED = {
@@ -131,7 +133,7 @@ def test_what_cannot_be_scored_is_rejected_in_one_line(tmp_path: Path, name: str
 # ------------------------------------------------------------------------------- a run, its report
 
 
-def test_report_of_a_run_is_whole_and_the_same_each_time(tmp_path: Path) -> None:
+def test_the_report_of_a_run_is_complete_and_reproducible(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 9}, crops=3, names=(EVIL,))
     run = write_run(tmp_path / "run")
     seen: list[tuple[int, int, str]] = []
