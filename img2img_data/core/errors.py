@@ -55,6 +55,8 @@ REASONS: Final[dict[str, str]] = {
 
 def printable(text: str | bytes) -> str:
     """Return a name safe to print: control, invisible and undecodable characters escaped."""
+    # A name in an archive or a folder is data of others: an escape sequence in it could rewrite the
+    # terminal, and a newline could forge a line of a log.
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return "".join(
@@ -81,6 +83,7 @@ class UsageError(Img2ImgError):
 
 def load_extra(module: str, extra: str, what: str, name: object = None) -> Any:
     """Return a module that an extra installs; ``UsageError`` gives the command if it is missing."""
+    # Imported here, where it is used: an extra that is missing must not break other commands.
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -36,6 +36,7 @@ def write_atomically(
     Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with
     ``path`` as its file name if writing fails; either way nothing is left behind.
     """
+    # A rename would replace a device such as /dev/null by a file.
     if path.exists() and not path.is_file():
         raise UsageError("file", path, "is a folder or a device", "give another name")
     temporary = temporary or path.with_name(f".{path.name}.tmp")
@@ -56,6 +57,7 @@ def write_atomically(
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        # The error names the file that was asked for, not the temporary one.
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise

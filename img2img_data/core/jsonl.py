@@ -49,7 +49,7 @@ def _parse(line: bytes, path: Path, where: str, strict: bool) -> Row:
     hint = "build the corpus again"
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # the latter for "[[[[..."
         row = None
     if not isinstance(row, dict):
         raise CorpusError("manifest", path, f"{where} is damaged", hint)
@@ -113,7 +113,7 @@ def open_rows(
             row = _parse(line, path, f"line {number}", strict=True)
             name = name_of(row)
             if name in starts:
-                make[name](row)
+                make[name](row)  # only to see that it can be made
                 starts[name].append(start)
             start += len(line)
     return {name: RowFile(path, make[name], starts[name]) for name in make}

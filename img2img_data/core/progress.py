@@ -71,7 +71,7 @@ class Display:
         now = time.monotonic()
         if now - self._shown < interval and (self._bar is None or done != self._total):
             return
-        self._shown = now
+        self._shown = now  # drawing for every image would cost more than some images do
         rate = f"{self.rate(done):,.0f} {self._unit}/s"
         if self._bar is None:
             counts = f"{done:,} of {self._total:,} {self._unit}"

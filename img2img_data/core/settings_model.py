@@ -89,6 +89,7 @@ class Place:
             named = "--" + keys[0].replace("_", "-") if keys else None
             return UsageError("option" if keys else "options", named, why, hint)
         path = (*self.keys, *keys)
+        # A missing key has no line of its own: the line of its section is the nearest.
         nearest = next((n for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
         line = f", line {self.lines[path[:nearest]]}" if nearest else ""
         return UsageError(f"{self.title}{line}: key", ".".join(path) or "all", why, hint)
@@ -118,6 +119,7 @@ def _first_error(
     error: ValidationError, model: type[BaseModel], place: Place, values: Mapping[str, Any]
 ) -> UsageError:
     """Turn pydantic's first complaint into one line."""
+    # The first is enough: the others are often its consequences, and a person fixes one at a time.
     first = error.errors(include_url=False)[0]
     path, wrong = _key_path(first["loc"], values), first["input"]
     if first["type"] == "extra_forbidden":
@@ -127,6 +129,7 @@ def _first_error(
     if first["type"] == "missing":
         return place.error(path, "missing", "give it a value")
     if first["type"] == "literal_error" and isinstance(wrong, str):
+        # pydantic gives the members as text only: "'a', 'b' or 'c'".
         members = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return place.error(path, f"'{printable(wrong)}' is unknown", did_you_mean(wrong, members))
     why = first["msg"].removeprefix("Value error, ").replace("Input should", "should")

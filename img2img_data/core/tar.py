@@ -46,12 +46,14 @@ class _Unsafe(Exception):
 
 
 class _CheckedInfo(tarfile.TarInfo):
-    """A header that is checked before anything is read or allocated by its numbers."""
+    """Header that is checked before anything is read or allocated by its numbers."""
 
     @classmethod
     def frombuf(cls, *args: Any) -> _CheckedInfo:
         """Parse one block; ``_Unsafe`` unless it is a file, a folder or a short extended header."""
         info = super().frombuf(*args)
+        # tarfile reads an extended header at once, whatever size it states, and skips a member by
+        # its size, which may be negative.
         if info.size < 0 or (info.type in EXTENSIONS and info.size > MAX_EXTENSION):
             raise _Unsafe(f"a header in it declares {info.size:,} bytes", UNSAFE)
         is_folder = info.type == tarfile.DIRTYPE and not info.size

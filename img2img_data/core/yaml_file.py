@@ -37,6 +37,7 @@ class _Fault(ValueError):
     """A fault of the file: line (0 if unknown), reason, hint."""
 
 
+# PyYAML resolves scalars by YAML 1.1; the table below replaces its rules.
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -126,6 +127,7 @@ def _parse(text: str) -> Document:
 
 
 def _text_of(path: Path) -> str:
+    # Read up to the limit instead of asking for the size first: a pipe or a device has none.
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -185,6 +187,7 @@ def _lines_of(node: Node, keys: Keys) -> Iterator[tuple[Keys, int]]:
             yield (*keys, str(number)), child.start_mark.line + 1
             yield from _lines_of(child, (*keys, str(number)))
     elif isinstance(node, MappingNode):
+        # The mapping's own keys win over merged ones, in the content as in the lines.
         for key, child in sorted(node.value, key=lambda pair: pair[0].value == "<<"):
             if key.value == "<<":
                 for merged in child.value if isinstance(child, SequenceNode) else [child]:

@@ -100,6 +100,7 @@ def _from_bgra(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
     if not opaque and policy.alpha == "reject":
         raise Rejected("alpha")
     premultiplied = found.alpha == "premultiplied" and not opaque
+    # Kept only where no sample is computed: blur and noise have no sound rule for transparency.
     if policy.keeps_alpha:
         pixels = cv2.cvtColor(raw, cv2.COLOR_BGRA2RGBA)
         return _unmultiply(pixels, found) if premultiplied else pixels
