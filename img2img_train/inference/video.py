@@ -43,22 +43,36 @@ ENCODER_THREADS: Final = 4
 
 
 class VideoFormat(NamedTuple):
-    """A format that is written: FFmpeg's names of muxer, encoder and pixel format, encoder
-    options.
+    """A format that is written: FFmpeg's names of muxer, encoder and pixel format, encoder options.
+
+    ``sounds``: codecs that are copied. FFmpeg's own list for a muxer names some that fail later.
     """
 
     muxer: str
     codec: str
     pixel_format: str
     options: dict[str, str]
+    sounds: tuple[str, ...]
     lossless: bool = False
 
 
+MP4_SOUNDS: Final = ("aac", "mp3", "mp2", "ac3", "eac3", "alac", "flac", "opus")
+PCM: Final = ("pcm_s16le", "pcm_s24le")
 VIDEO_FORMATS: Final[dict[str, VideoFormat]] = {
-    "mp4": VideoFormat("mp4", "libx264", "yuv420p", {"crf": "18"}),
-    "webm": VideoFormat("webm", "libvpx-vp9", "yuv420p", {"crf": "24", "b": "0", "cpu-used": "4"}),
-    "mkv": VideoFormat("matroska", "ffv1", "bgr0", {"level": "3"}, lossless=True),
-    "avi": VideoFormat("avi", "mjpeg", "yuvj420p", {"qmin": "2", "qmax": "2"}),
+    "mp4": VideoFormat("mp4", "libx264", "yuv420p", {"crf": "18"}, MP4_SOUNDS),
+    "webm": VideoFormat(
+        "webm",
+        "libvpx-vp9",
+        "yuv420p",
+        {"crf": "24", "b": "0", "cpu-used": "4"},
+        ("opus", "vorbis"),
+    ),
+    "mkv": VideoFormat(
+        "matroska", "ffv1", "bgr0", {"level": "3"}, (*MP4_SOUNDS, *PCM, "vorbis", "dts"), True
+    ),
+    "avi": VideoFormat(
+        "avi", "mjpeg", "yuvj420p", {"qmin": "2", "qmax": "2"}, ("mp3", "mp2", "ac3", *PCM)
+    ),
 }
 
 
@@ -152,17 +166,17 @@ def _transcode(
     av: Any, source: Any, sink: _Sink, format: str, shape: tuple[int, ...],
     restore: FrameFunction, progress: Progress,
 ) -> VideoInfo:  # fmt: skip
-    video, sounds, count, time = source.streams.best("video"), source.streams.audio, 0, -1
+    video, sounds, kind = source.streams.best("video"), source.streams.audio, VIDEO_FORMATS[format]
+    count, time = 0, -1
     # Bit-exact muxers write neither versions nor random identifiers: a rerun gives the same bytes.
     options = {"fflags": "+bitexact"}
-    with av.open(sink, "w", format=VIDEO_FORMATS[format].muxer, options=options) as target:
+    with av.open(sink, "w", format=kind.muxer, options=options) as target:
         encoder = _add_encoder(av, target, format, video, shape)
         tick = encoder.codec_context.time_base
         copies = {
             sound.index: target.add_stream_from_template(sound)
             for sound in sounds
-            if sound.codec_context
-            and sound.codec_context.codec.canonical_name in target.supported_codecs
+            if sound.codec_context and sound.codec_context.codec.canonical_name in kind.sounds
         }
         for packet, frames in _decoded(av, source):
             for frame in frames:

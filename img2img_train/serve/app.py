@@ -55,7 +55,7 @@ class Handlers:
         start, data = time.perf_counter(), self.read(upload)
         seen, file = self.registry.restore(choice, data, settings)
         seconds = time.perf_counter() - start
-        # Gradio deletes results of its own making; this one must have a telling name.
+        # In a folder of its own, because its name is that of the download; gradio deletes it later.
         result = Path(
             tempfile.mkdtemp(dir=self.folder), f"{Path(str(upload)).stem[:80]}-restored.png"
         )
