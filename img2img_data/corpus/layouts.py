@@ -210,6 +210,7 @@ class BasicSRLayout(FolderLayout):
     """Folders gt and lq, and a list of names: "name (h,w,c)", or "gt/name, lq/name"."""
 
     hint = "it needs meta_info.txt beside gt/ and lq/"
+    # Names may contain spaces, so the size in parentheses is the end of a name.
     _line: Final = re.compile(r"(.*?)(?: \(\d+, ?\d+(?:, ?\d+)?\).*)?")
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
@@ -349,6 +350,7 @@ class WebDatasetLayout(FolderLayout):
     @staticmethod
     def _entry(path: Path, prefix: str, group: MemberGroup) -> LayoutEntry:
         row: dict[str, Any] = {}
+        # Rows have a few hundred bytes; a large member is not worth reading into memory.
         if "json" in group and group["json"].size < 1 << 24:
             row = parse_row(tar.content(path, group["json"])) or {}
         images = {
@@ -423,6 +425,7 @@ def _tags(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
+    # Long texts are cut and lists are left out: tags are for filters and tables.
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()[:LONGEST_TAG]
     if isinstance(value, float):

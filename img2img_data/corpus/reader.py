@@ -78,6 +78,7 @@ class Corpus:
     @property
     def kept(self) -> dict[str, int]:
         """Numbers of rows of each split that corpus.json states, {} if it states none."""
+        # corpus.json may come from a stranger, so no type is taken for granted.
         counts = self.info.get("counts")
         kept = counts.get("kept") if isinstance(counts, dict) else None
         return (

@@ -83,6 +83,7 @@ def export_corpus(
         why = f"is {corpus.kind}, which {settings.format} cannot hold"
         raise UsageError("corpus", root, why, format.hint)
     swapped = settings.direction == "BtoA"
+    # Opening reads every row once: a damaged one is found before anything is written.
     pairs = {
         split: open_rows(path, {"": partial(_pair_of, swapped, path.parent)}, lambda row: "")[""]
         for split, path in manifests_of(corpus).items()
@@ -207,6 +208,7 @@ def _copied(pair: Pair, path: Path, column: str, across: int) -> EncodedImage:
     stated = pair.row.get(column.replace("file_name", "sha256"))
     if isinstance(stated, str) and sha256(data).hexdigest() != stated:
         raise CorpusError("image", path, "does not match its row", _VERIFY)
+    # Rows without a digest exist, so only decoding shows that the image is complete.
     try:
         width, height = io.decode(data).size
     except Rejected as rejected:

@@ -149,6 +149,8 @@ class HuggingFaceFormat(ExportFormat):
     @staticmethod
     def _row(exported: ExportedPair, place: str) -> dict[str, Any]:
         first, second = (n.removeprefix(f"{place}/") for n in exported.names)
+        # ``datasets`` needs equal columns and types in all splits, but drawn values differ by row:
+        # so the row is one text.
         row = exported.pair.row
         return {
             "key": exported.pair.key,
@@ -210,6 +212,7 @@ class LMDBFormat(BasicSRFormat):
         room = sum(f.stat().st_size + 8192 for f in files) * 2 + (1 << 20)
         try:
             with lmdb.open(os.fspath(database), map_size=room, lock=False) as environment:
+                # One transaction for all files would need much memory, one per file would be slow.
                 for start in range(0, len(files), 1000):
                     with environment.begin(write=True) as transaction:
                         for path in files[start : start + 1000]:

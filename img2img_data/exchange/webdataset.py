@@ -78,6 +78,7 @@ class ShardInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    # The pattern has no "/" and one ".", so a name cannot lead out of the folder.
     url: str = Field(pattern=rf"^{_SPLIT}-[0-9]{{6,}}\.tar$")
     split: str = Field(pattern=rf"^{_SPLIT}$")
     nsamples: int = Field(ge=0)
@@ -403,6 +404,7 @@ def _sample(path: Path, prefix: str, group: MemberGroup) -> tuple[bytes, SampleF
     has_row = "json" in group and group["json"].size <= LONGEST_ROW
     line = tar.content(path, group["json"]) if has_row else b""
     row = parse_row(line)
+    # A line end within a row would make two rows of the manifest from it.
     if row is None or b"\n" in line[:-1]:
         why = f"has no complete row for '{printable(prefix)}'"
         raise ArchiveError("shard", path, why, _UNSAFE)

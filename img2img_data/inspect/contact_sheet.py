@@ -69,6 +69,7 @@ def _degraded(
 ) -> Iterator[LabeledImage]:
     """Yield one tile with the name, or ``draws`` tiles with the drawn parameters."""
     for number in range(draws or 1):
+        # Every tile has its own stream, so a new degradation changes none of the others.
         drawn: dict[str, Any] = degradation.draw(image_rng(seed, f"{kind}/{number}".encode()))
         yield LabeledImage(_text_of(drawn) if draws else kind, degradation.apply(clean, **drawn))
 

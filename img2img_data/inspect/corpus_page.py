@@ -77,6 +77,7 @@ def write_corpus_page(
     """
     opened = open_corpus(corpus, rows=False)
     page = out or opened.root / "show.html"
+    # Checked first, because reading the images may take minutes.
     with writing_to(page):
         taken = page.is_dir()
     if taken:
@@ -88,6 +89,7 @@ def write_corpus_page(
     found, pairs = statistics.count_corpus(
         opened, splits, size, seed, lambda rows: progress(rows, max(rows, stated) + size + limit)
     )
+    # Every row counts once, then each image that is read for its difference or its thumbnail.
     rows, paired = found.counts.total(), opened.kind == "paired"
     total = rows + len(pairs) * paired + min(limit, len(pairs))
     done = itertools.count(rows + 1)

@@ -101,6 +101,7 @@ def count_corpus(
     total = found.counts.total()
     chosen: list[Pair] = []
     for part, heap in samples.items():
+        # The least share keeps a small split visible beside a large one.
         share = max(limit * found.counts[part] // total, min(MIN_SAMPLE, limit), limit // 20)
         best = heapq.nlargest(limit if total <= limit else share, heap)
         chosen += [pair for _, _, pair in sorted(best, key=lambda ranked: ranked[1])]

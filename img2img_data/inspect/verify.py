@@ -118,6 +118,7 @@ def misaligned_pairs(root: Path, max_shift: float, progress: Progress) -> Iterat
         except CorpusError:
             continue
         if first.shape[:2] == second.shape[:2]:
+            # A Lab corpus has L as input, so it is compared with L of the target.
             shift = measure_shift(first, second[..., 0] if corpus.color == "lab" else second)
             if shift.is_reliable and shift.length > max_shift:
                 yield "misaligned", f"{pair.split}/{pair.key}", str(shift)
@@ -167,6 +168,8 @@ def _repeated(hashes: NDArray[np.uint64]) -> set[int]:
 
 
 def _group_of(row: Mapping[str, Any]) -> str:
+    # Without a group the source counts: crops of one photo belong in one split. The domain joins
+    # it, because A and B are two folders that may have equal paths.
     tags = row.get("tags") or {}
     side = row.get("domain", "")
     return f"group {tags['group']}" if "group" in tags else f"source {side} {row.get('source_hex')}"
@@ -174,6 +177,7 @@ def _group_of(row: Mapping[str, Any]) -> str:
 
 def _in_two_splits(manifests: Sequence[Path], hashes: set[int]) -> Iterator[Problem]:
     """Yield the rows whose group is in an earlier split too; ``hashes`` are of such groups."""
+    # Texts are compared here, so equal hashes of different groups do no harm.
     first: dict[str, str] = {}
     for manifest in manifests if hashes else ():
         split = manifest.parent.name
