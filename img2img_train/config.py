@@ -245,6 +245,7 @@ class RunConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _write_flat(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Flat, because recipes and the command line know no sections for objectives.
         values: dict[str, Any] = handler(self)
         own: dict[str, Any] = values.pop("objective", {})
         return values | own
@@ -436,7 +437,7 @@ def read_page(path: Path) -> dict[str, Any]:
         raise CheckpointError("run", path.parent, f"has no {path.name}", hint) from None
     except OSError as error:
         raise CheckpointError("run", path, error.strerror or "cannot be read") from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # hostile files nest deeper than the parser goes
         page = None
     if not isinstance(page, dict):
         raise CheckpointError("run", path, "is damaged", "train into another folder")
@@ -464,6 +465,7 @@ def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     size = _section(path, content, "smoke")
     for name in (name for name in size if name not in SMOKE):
         raise replace(place, keys=("smoke",)).error([name], "unknown", did_you_mean(name, SMOKE))
+    # Never into the folder of the full run, which the small one would block.
     out = {"out": f"{values['out']}-smoke"} if values.get("out") else {}
     small = {**values, **out, **_section(path, size, "run", "smoke.")}
     config_of({**PLACEHOLDER, **small}, replace(place, keys=("smoke", "run")))

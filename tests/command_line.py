@@ -1,4 +1,4 @@
-"""The command line as the tests call it, and what they look at afterwards."""
+"""The command line as the tests call it, and digests and rows of its results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COMMAND = [sys.executable, "-m", "img2img_data"]
 
 
 def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
-    """Run a command in this process and return what it said: a start of Python takes longer than the work.
+    """Run a command in this process, which is faster than a new one, and return its output.
 
-    The workers of one call are there for the next; conftest ends them.
+    The workers of one call serve the next; conftest stops them.
     """
-    said = io.StringIO()
+    output = io.StringIO()
     with (
-        redirect_stdout(said),
-        redirect_stderr(said),
+        redirect_stdout(output),
+        redirect_stderr(output),
         chdir(cwd or os.curdir),
         pytest.MonkeyPatch.context() as patch,
     ):
@@ -34,9 +34,9 @@ def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
         patch.setattr("img2img_data.cli.main._stop_workers", lambda: None)
         with pytest.raises(SystemExit) as end:
             main()
-    assert (end.value.code or 0) == code, said.getvalue()
-    assert "a fault of this program" not in said.getvalue()
-    return said.getvalue()
+    assert (end.value.code or 0) == code, output.getvalue()
+    assert "a fault of this program" not in output.getvalue()
+    return output.getvalue()
 
 
 def tree(root: Path) -> dict[str, str]:

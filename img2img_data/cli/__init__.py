@@ -1,3 +1,6 @@
-"""The command line: commands, options, recipes. Parses, calls, prints."""
+"""The command line of img2img-data: commands, steps, recipes and their JSON Schemas.
+
+Parses, calls the other rooms, prints. Work on images belongs below, in ``build`` and ``inspect``.
+"""
 
 __all__ = ["main"]

@@ -144,6 +144,7 @@ def _branches(choice: KindChoice, properties: Schema, defs: Schema) -> list[Sche
     branches = []
     for name, settings in members.items():
         test: Schema = {"properties": {choice.name: {"const": name}}}
+        # Without the setting the default is chosen: its branch must hold then too.
         if name != choice.default:
             test["required"] = [choice.name]
         others: Schema = dict.fromkeys(sorted(every.keys() - settings.keys()), False)
@@ -197,6 +198,7 @@ def _properties_of(model: type[BaseModel], defs: Schema) -> Schema:
     properties: Schema = _model_schema(model, defs)["properties"]
     for name, field in model.model_fields.items():
         schema = properties[name]
+        # YAML reads size: 64 as a number, which the recipe takes as text.
         for part in [schema, *schema.get("anyOf", [])] if accepts_text(field) else []:
             if part.get("type") == "string" and "enum" not in schema:
                 part["type"] = ["string", "number"]

@@ -85,6 +85,7 @@ def _report_thread_failure(args: threading.ExceptHookArgs) -> None:
 
 
 def _stop_workers() -> None:
+    # Idle workers of loky would outlive the command by minutes.
     if "img2img_data.runner.workers" in sys.modules:
         from img2img_data.runner.workers import stop_workers
 
@@ -93,6 +94,7 @@ def _stop_workers() -> None:
 
 def main() -> None:
     """Run ``img2img-data`` and exit."""
+    # Before any worker starts, so that none is left behind by a signal.
     _catch_signals()
     threading.excepthook = _report_thread_failure
     code = run_command_line(group, name="img2img-data")

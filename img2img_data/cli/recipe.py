@@ -152,6 +152,7 @@ def _read_steps(
         ((name, values),) = entry.items()
         if name not in STEPS:
             raise here.error([name], "unknown", did_you_mean(name, STEPS))
+        # A step with a degradation of its own does not take the recipe's.
         own = DegradeSettings.model_fields.keys() & values.keys()
         if name == "degrade" and degradation is not None and not own:
             values = {**values, "degradation": degradation}
@@ -215,6 +216,7 @@ def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], echo:
         lines = [_describe_settings(step)]
         sources = list(_earlier_outputs(step, steps))
         lines += [_describe_source(source, earlier) for source, earlier in sources]
+        # Sources that earlier steps have yet to write cannot be counted.
         if all(_is_complete(earlier) for _, earlier in sources):
             worst = max(worst, _forecast_step(step, extra, lines))
         else:
@@ -227,7 +229,7 @@ def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], echo:
 def _forecast_step(step: RecipeStep, extra: Mapping[str, Any], lines: list[str]) -> int:
     try:
         return step.run({**extra, "dry_run": True}, lambda done, total: None, lines.append)[1]
-    except Img2ImgError as error:
+    except Img2ImgError as error:  # the steps after it are reported too
         lines.append(f"error: {error}")
         return error.exit_code
 

@@ -225,6 +225,7 @@ def run_step(
     name: str, paths: Sequence[Path], settings: Mapping[str, Any], progress: Progress, echo: Echo
 ) -> tuple[Report, int]:
     """Run one step; return its report and exit code."""
+    # Again, although a recipe was checked before: the command line and tests call this directly.
     check_settings(name, settings)
     _check_paths(paths)
     call = StepCall(name, paths, settings, progress, echo)
@@ -263,6 +264,7 @@ def _check_paths(paths: Sequence[Path]) -> None:
             raise UsageError("folder", shown, "no such folder", "check the path")
         if not source.is_dir() and source.suffix not in {".mat", ".tar"}:
             raise UsageError("folder", shown, "is a file, not a folder", "check the path")
+        # Output inside a source would be scanned as input by the next run.
         if out == source or out in source.parents or source in out.parents:
             hint = "choose one outside of it"
             raise UsageError("folder", paths[-1], "overlaps the source folder", hint)
@@ -325,6 +327,7 @@ def _plan_folder(call: StepCall) -> Plan:
 
 def _list_images(folder: Path, echo: Echo) -> Iterator[Item]:
     """Yield the images of a folder; report in the end which other files were skipped."""
+    # Counted, not listed: photo folders are full of thumbnails, XMP files and the like.
     skipped: Counter[str] = Counter()
     yield from list_folder(folder, skipped)
     if line := describe_skipped(skipped):
@@ -429,6 +432,7 @@ def combine(call: StepCall) -> Report:
     items = [list(_list_images(folder, call.echo)) for folder in sides]
     usable = [[item.path for item in side if not item.rejected] for side in items]
     found = matching.match_paths(usable[0], usable[1], settings)
+    # A rejected file has no counterpart either, and must show up in the exit code.
     found.unmatched += [
         (number, item.path, *item.rejected)
         for number, side in enumerate(items)
@@ -438,6 +442,7 @@ def combine(call: StepCall) -> Report:
     shown = rows if found.pairs else min(rows, 3)
     for line in matching.describe_matching(found, call.dry_run, shown):
         call.echo(line)
+    # A wrong --match pairs few files without any error: say which one would pair more.
     hint = ""
     if found.unmatched:
         other, count = matching.better_match(usable[0], usable[1], settings)

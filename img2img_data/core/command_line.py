@@ -54,8 +54,8 @@ _HELP_ALL: Final = "img2img.help_all"
 class CommandGroup(click.Group):
     """A group that loads a command only when it is used, so its own ``--help`` is quick.
 
-    ``sections`` maps headings of ``--help`` to commands (name to short help), ``load`` returns one
-    by name.
+    ``sections`` maps headings of ``--help`` to commands, name to short help; ``load`` returns a
+    command by name.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class CommandGroup(click.Group):
 class SettingOption(click.Option):
     """An option with a heading, a short and a long help text.
 
-    ``advanced`` options are listed by ``--help-all`` only. ``shown_default`` and ``bounds`` are
-    texts.
+    ``advanced`` options are listed by ``--help-all`` only; ``shown_default`` and ``bounds`` are
+    texts for the help.
     """
 
     def __init__(
@@ -190,6 +190,7 @@ class ModelCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command with the options that were given as ``settings``."""
+        # Without defaults: the models have them, and they must not override a recipe.
         names = {option.name for option in self.setting_options}
         typed = click.core.ParameterSource.COMMANDLINE
         settings = {n: v for n, v in ctx.params.items() if n in names}
@@ -201,6 +202,7 @@ class ModelCommand(click.Command):
 
 
 def _show_all(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    # Shell completion parses resiliently and must print nothing.
     if value and not ctx.resilient_parsing:
         ctx.meta[_HELP_ALL] = True
         click.echo(ctx.get_help(), color=ctx.color)
@@ -255,6 +257,7 @@ def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOp
 
 def _literal_member(annotation: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """Return the callback that turns a word into a member of the Literal, maybe a number."""
+    # click.Choice knows texts only, but a Literal may hold numbers, as bits: Literal[8, 16].
     is_literal = typing.get_origin(annotation) is typing.Literal
     members = {str(member): member for member in typing.get_args(annotation) if is_literal}
     return lambda context, option, value: members.get(value, value)
@@ -277,6 +280,7 @@ def run_command_line(
 
     ``argv`` defaults to ``sys.argv``. ``prefix`` goes before the text of an error.
     """
+    # Not click's standalone mode: it prints usage errors in four lines and knows no other errors.
     try:
         result = command.main(args=argv, prog_name=name, standalone_mode=False)
     except BaseException as error:

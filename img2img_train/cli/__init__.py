@@ -1,3 +1,6 @@
-"""The command line: commands and options. Parses, calls, prints."""
+"""The command line of img2img-train: commands and options.
+
+Parses, calls the other rooms, prints. Settings of a run belong into ``img2img_train.config``.
+"""
 
 __all__ = ["main", "options"]

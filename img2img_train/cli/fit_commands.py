@@ -160,6 +160,7 @@ def _fit(config: RunConfig, report: bool) -> None:
     from img2img_data.core.progress import Display
     from img2img_train.training.fit import fit as train
 
+    # Only rank 0 shows progress and scores the run; the others would print the same.
     if torchrun_env().rank:
         with Path(os.devnull).open("w") as nowhere:
             train(config, Display(nowhere))
@@ -247,6 +248,7 @@ def resume(run: Path, report: bool, **resources: Any) -> None:
     """
     from img2img_train.config import RunConfig
 
+    # Resources only: other settings would make it another run.
     changed = {name: value for name, value in resources.items() if value is not None}
     _fit(RunConfig.load(run).model_copy(update=changed), report)
 

@@ -55,6 +55,7 @@ class ManyAfterOn(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Repeat ``--on`` before each of its words."""
+        # click has no options with a variable number of values.
         words, after_on = [], False
         for word in args:
             if word.startswith("-") and word != "-":

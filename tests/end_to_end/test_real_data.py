@@ -1,4 +1,4 @@
-"""The commands on real images: the counts are those of the key that lies beside them."""
+"""The commands on real images; the expected counts come from the key beside them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from command_line import rows, run
 def test_wiki_sorts_by_gender_and_finds_the_gray_ones(real_data: Path, tmp_path: Path) -> None:
     from scipy.io import loadmat
 
-    said = run("wiki", real_data / "faces" / "wiki_crop", tmp_path / "faces", "--drop-gray")
+    output = run("wiki", real_data / "faces" / "wiki_crop", tmp_path / "faces", "--drop-gray")
     with (real_data / "faces" / "wiki_crop.sources.csv").open() as file:
         key = {r["full_path"]: r for r in csv.DictReader(file)}
     table = loadmat(real_data / "faces" / "wiki_crop" / "wiki.mat")["wiki"][0, 0]
@@ -45,7 +45,7 @@ def test_wiki_sorts_by_gender_and_finds_the_gray_ones(real_data: Path, tmp_path:
             first.read_bytes()
             == (real_data / "faces" / "wiki_crop" / str(kept[0]["source"])).read_bytes()
         )
-    assert "no-gender" in said
+    assert "no-gender" in output
 
 
 @pytest.mark.parametrize("scheme", ["training", "test"])
@@ -105,10 +105,12 @@ def test_resize_at_64_goes_through_16(real_data: Path, tmp_path: Path) -> None:
     run("blur", source, tmp_path / "out", "--kind", "resize", "--size", 64, "--jobs", 1)
     row = rows(tmp_path / "out" / "train" / "metadata.jsonl")[0]
     target = cv2.imread(str(tmp_path / "out" / "train" / str(row["target_file_name"])))
-    made = cv2.imread(str(tmp_path / "out" / "train" / str(row["input_file_name"])))
+    blurred = cv2.imread(str(tmp_path / "out" / "train" / str(row["input_file_name"])))
     small = cv2.resize(target.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
     assert target.shape == (64, 64, 3)
-    assert np.abs(cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR) - made).max() <= 0.51
+    assert (
+        np.abs(cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR) - blurred).max() <= 0.51
+    )
 
 
 def pairs_of(kind: str, real_data: Path) -> list[tuple[np.ndarray, np.ndarray]]:

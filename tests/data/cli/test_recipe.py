@@ -118,17 +118,17 @@ def rejection_of(path: Path) -> str:
 
 
 def test_lists_are_counted_in_items() -> None:
-    said = json.dumps(schema_of("recipe"))
-    assert '"minItems": 1' in said
+    output = json.dumps(schema_of("recipe"))
+    assert '"minItems": 1' in output
     texts = json.dumps(schema_of("degradation"))
     assert "minLength" not in texts
 
 
 @pytest.mark.parametrize("name", [*WRONG, *BROKEN])
 def test_a_mistake_is_one_line_that_says_where(tmp_path: Path, name: str) -> None:
-    text, said = (WRONG | BROKEN)[name]
+    text, message = (WRONG | BROKEN)[name]
     line = rejection_of(written(tmp_path, text))
-    assert re.search(said, line), line
+    assert re.search(message, line), line
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_an_alias_bomb_is_rejected_at_once(tmp_path: Path) -> None:
     assert "unfold" in rejection_of(written(tmp_path, "\n".join(merged)))
 
 
-def test_words_mean_what_they_look_like(tmp_path: Path) -> None:
+def test_yaml_values_are_read_as_written(tmp_path: Path) -> None:
     text = "a: no\non: 1e-3\nb: 12:30\nc: 2020-01-01\nd: 010\ne: true\nf: ~\n"
     text += "g: 0x10\nh: -.5\ni: .inf\nj: 1_0\n"
     content = read_yaml(written(tmp_path, text)).content
@@ -213,15 +213,15 @@ def test_every_recipe_loads_and_fits_the_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_every_run_has_a_small_size_and_reads_what_its_steps_make(path: Path) -> None:
+def test_every_run_has_a_small_size_and_reads_the_outputs_of_its_steps(path: Path) -> None:
     from img2img_train.config import config_of, read_recipe
 
     content = read_yaml(path).content
     assert ("run" in content) == ("smoke" in content)
     for smoke in (False, True) if "run" in content else ():
-        made = {str(step.paths[-1]) for step in load_recipe(path, smoke)}
+        outputs = {str(step.paths[-1]) for step in load_recipe(path, smoke)}
         config = config_of(read_recipe(path, smoke))
-        assert {choice.path for choice in config.corpora} <= made
+        assert {choice.path for choice in config.corpora} <= outputs
         assert content["name"] == path.stem
 
 
@@ -242,17 +242,19 @@ def test_the_experiments_recipes_have_the_published_numbers() -> None:
     }
     for name in published:
         config = config_of(read_recipe(ROOT / "recipes" / f"{name}.yaml"))
-        usual = config.objective.published_defaults() or {
+        defaults = config.objective.published_defaults() or {
             "batch": 1,
             "epochs": 200,
             "epochs_decay": 100,
         }
-        known = {key: getattr(config, key) for key in usual}
-        assert known == usual | ({"batch": 4} if name == "landscapes_colorization" else {}), name
+        known = {key: getattr(config, key) for key in defaults}
+        assert known == defaults | ({"batch": 4} if name == "landscapes_colorization" else {}), name
         assert (config.objective.width, config.lr, config.flip, config.limit) == (64, 2e-4, True, 0)
         assert getattr(config.objective, "l1_weight", 100) == 100
-    judges = {n: read_recipe(ROOT / "recipes" / f"facades_patch{n}.yaml") for n in (1, 16, 70, 286)}
-    assert all(values["discriminator"] == f"patch-{n}" for n, values in judges.items())
+    discriminators = {
+        n: read_recipe(ROOT / "recipes" / f"facades_patch{n}.yaml") for n in (1, 16, 70, 286)
+    }
+    assert all(values["discriminator"] == f"patch-{n}" for n, values in discriminators.items())
 
 
 def test_the_small_size_of_a_recipe(tmp_path: Path) -> None:
@@ -271,8 +273,8 @@ def test_the_small_size_of_a_recipe(tmp_path: Path) -> None:
 def test_a_small_size_is_built(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 4)
     steps = "smoke:\n  corpus:\n    - blur: {source: photos, out: small, size: 16, sigma: 1}\n"
-    said = run("build", written(tmp_path, PLAIN + steps), "--smoke", "--jobs", 1, cwd=tmp_path)
-    assert "'small' is complete: 4 sources" in said
+    output = run("build", written(tmp_path, PLAIN + steps), "--smoke", "--jobs", 1, cwd=tmp_path)
+    assert "'small' is complete: 4 sources" in output
     assert not (tmp_path / "corpus").exists()
 
 
@@ -403,16 +405,16 @@ corpus:
 def test_dry_run_counts_what_the_run_then_makes(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 9)
     written(tmp_path, CHAIN)
-    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
-    assert "9 sources > up to 9" in said
-    assert "made by step 1 (select), which is not done yet" in said
+    output = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
+    assert "9 sources > up to 9" in output
+    assert "made by step 1 (select), which is not done yet" in output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "r.yaml"]
 
     run("build", "r.yaml", "--jobs", "1", cwd=tmp_path)
     counts = json.loads((tmp_path / "corpus" / "corpus.json").read_bytes())["counts"]["kept"]
-    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
-    assert f"up to 9: train {counts['train']}, val {counts['val']}" in said
-    assert said.count("is complete already: nothing to do") == 2
+    output = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
+    assert f"up to 9: train {counts['train']}, val {counts['val']}" in output
+    assert output.count("is complete already: nothing to do") == 2
     single = run("blur", "chosen", "new", "--split", "train=0.5,val=0.5", "--dry-run", cwd=tmp_path)
     assert f"train {counts['train']}, val {counts['val']}" in single
     assert not (tmp_path / "new").exists()
@@ -444,16 +446,16 @@ def test_dry_run_tells_how_far_an_unfinished_run_is(
 
     with pytest.raises(KeyboardInterrupt):
         step.run({"jobs": 1}, stop, lambda line: None)
-    said: list[str] = []
-    assert forecast_recipe([step], {"jobs": 1}, said.append) == 0
+    output: list[str] = []
+    assert forecast_recipe([step], {"jobs": 1}, output.append) == 0
     assert re.search(
-        r"'corpus' is unfinished, \d+ sources done: the run would continue", "\n".join(said)
+        r"'corpus' is unfinished, \d+ sources done: the run would continue", "\n".join(output)
     )
 
 
 def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 2)
     written(tmp_path, "corpus:\n  - lab: {source: nowhere, out: a}\n" + PLAIN.partition("\n")[2])
-    said = run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
-    assert "error: folder 'nowhere': no such folder" in said
-    assert "2 sources > up to 2: train 2" in said
+    output = run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    assert "error: folder 'nowhere': no such folder" in output
+    assert "2 sources > up to 2: train 2" in output
