@@ -157,7 +157,7 @@ def _compile(trainer: Trainer) -> None:
     try:
         nets = compile_networks(trainer.state.nets, skip, trainer.device)
     except Exception as error:  # compilers raise errors of any type
-        why = printable(str(error).strip().partition("\n")[0][:160]) or type(error).__name__
+        why = printable(" ".join(str(error).split())[:160]) or type(error).__name__
         trainer.display.line(f"networks are not compiled ({why}); training continues without")
         return
     trainer.train_step.nets = nets

@@ -185,6 +185,26 @@ class Stopping(Display):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+# Before the test without a compiler: inductor remembers that there was none.
+@pytest.mark.skipif(
+    "IMG2IMG_COMPILE" not in os.environ, reason="IMG2IMG_COMPILE is not set: takes a minute"
+)
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
+)
+def test_really_compiled(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile, "BACKEND", "inductor")
+    plain, compiled = (
+        small_training("pix2pix", corpus, tmp_path, net="autoencoder") for _ in range(2)
+    )
+    loop._compile(compiled)
+    assert all(
+        net is not compiled.state.nets[name] for name, net in compiled.train_step.nets.items()
+    )
+    for actual, expected in zip(three_steps(compiled), three_steps(plain), strict=True):
+        assert actual == pytest.approx(expected, abs=1e-4, rel=1e-4)
+
+
 def test_without_a_compiler_training_continues_with_one_line(
     corpus: Path,
     tmp_path: Path,
@@ -244,22 +264,3 @@ def test_cudnn_settings_are_restored() -> None:
             assert (cudnn.benchmark, cudnn.allow_tf32) == (fast, fast)
             assert torch.get_float32_matmul_precision() == "highest"
         assert (cudnn.benchmark, cudnn.allow_tf32) == before
-
-
-@pytest.mark.skipif(
-    "IMG2IMG_COMPILE" not in os.environ, reason="IMG2IMG_COMPILE is not set: takes a minute"
-)
-@pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
-)
-def test_really_compiled(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile, "BACKEND", "inductor")
-    plain, compiled = (
-        small_training("pix2pix", corpus, tmp_path, net="autoencoder") for _ in range(2)
-    )
-    loop._compile(compiled)
-    assert all(
-        net is not compiled.state.nets[name] for name, net in compiled.train_step.nets.items()
-    )
-    for actual, expected in zip(three_steps(compiled), three_steps(plain), strict=True):
-        assert actual == pytest.approx(expected, abs=1e-4, rel=1e-4)
