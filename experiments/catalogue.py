@@ -190,8 +190,8 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         by_gap,
         {"faces": "wiki_pairs3000"},
         split="val",
-        note="PSNR in dB; the held-out pairs are the same for all runs, the training pairs a sample "
-        "of each run's own. The images are by the best checkpoint of each run, before it overfits.",
+        note="PSNR in dB; the held-out pairs are the same for all runs, the training pairs a "
+        "sample of each run's own. Images are by each run's best checkpoint, before it overfits.",
     ),
     "losses": Experiment(
         "L1, the conditional GAN, and both: labels to photos of facades",

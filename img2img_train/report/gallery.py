@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import cv2
@@ -134,13 +135,9 @@ def _fit(items: Sequence[GalleryItem]) -> Sequence[GalleryItem]:
         if size * len(items) <= GALLERY_BYTES * len(probes):
             break
     # The estimate may be wrong by some percent; then the last images, the best ones, are left out.
-    room, fitted = GALLERY_BYTES * 1.05, []
-    for item in items:
-        fitted.append(_smaller(item, side, quality))
-        room -= _size(fitted[-1:])
-        if room < 0:
-            return fitted[:-1]
-    return fitted
+    fitted = [_smaller(item, side, quality) for item in items]
+    sizes = accumulate(_size([item]) for item in fitted)
+    return [item for item, size in zip(fitted, sizes, strict=True) if size <= GALLERY_BYTES * 1.05]
 
 
 def _size(items: Sequence[GalleryItem]) -> int:

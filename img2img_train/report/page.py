@@ -130,6 +130,11 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Return the charts for which the log has values: losses, validation PSNR, cycle MAE."""
     train = [row for row in log if row.get("kind") == "train"]
     validation = [row for row in log if row.get("kind") == "validation"]
+    names = dict.fromkeys(name for row in train for name in row["losses"])
+    losses = [
+        Series(name, _by_epoch((row["epoch"], row["losses"].get(name)) for row in train))
+        for name in names
+    ]
 
     def line(label: str, key: str, style: str = "solid") -> Series:
         return Series(label, _by_epoch((row["epoch"], row.get(key)) for row in validation), style)
@@ -140,24 +145,11 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
         line("input", "psnr_input", "dashed"),
     ]
     charts = [
-        draw_chart("Loss", "", [*_losses(train), *_losses(validation, ", validation", "dashed")]),
+        draw_chart("Loss", "", losses),
         draw_chart("PSNR on the validation split", "dB", quality),
-        draw_chart(
-            "Cycle MAE on the validation split", "gray levels", [line("model", "cycle_mae")]
-        ),
+        draw_chart("Cycle MAE on the validation split", "levels", [line("model", "cycle_mae")]),
     ]
     return [chart for chart in charts if chart.lines]
-
-
-def _losses(
-    rows: Sequence[Mapping[str, Any]], suffix: str = "", style: str = "solid"
-) -> list[Series]:
-    losses = [(row["epoch"], row.get("losses") or {}) for row in rows]
-    names = dict.fromkeys(name for _, values in losses for name in values)
-    return [
-        Series(name + suffix, _by_epoch((epoch, v.get(name)) for epoch, v in losses), style)
-        for name in names
-    ]
 
 
 def _by_epoch(pairs: Iterable[tuple[Any, Any]]) -> list[Point]:
