@@ -621,6 +621,17 @@ def test_what_is_no_honest_image_is_rejected_by_reason(name: str) -> None:
     assert reason_of(lambda: decode(make())) == reason
 
 
+def test_equal_faults_have_equal_details() -> None:
+    """Rows of rejected.jsonl must not differ from run to run."""
+    cut = saved(quadrants(), "GIF")[:20]
+    details = set()
+    for _ in range(2):
+        with pytest.raises(Rejected) as caught:
+            decode(cut)
+        details.add(caught.value.detail)
+    assert len(details) == 1
+
+
 def test_text_bombs_are_never_expanded() -> None:
     data = encode(quadrants(), "png")
     bomb = zlib.compress(bytes(50_000_000), 9)
