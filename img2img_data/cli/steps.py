@@ -37,7 +37,7 @@ from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_assignments, parse_spec
 from img2img_data.exchange.export import ExportSettings, export_corpus
 from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corpus, unpack_corpus
-from img2img_data.images.io import Channels
+from img2img_data.images.pixels import Channels
 from img2img_data.runner.build_folder import Report
 from img2img_data.runner.plan import Plan, plan_entries, plan_folders, plan_pairs
 from img2img_data.runner.run import RunSettings, run_build

@@ -124,14 +124,16 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
             raise Rejected("truncated", "the file ends before the image begins")
         marker, body = data[found.end() - 1], found.end()
         if 0xD0 <= marker <= 0xD8 or marker == 1:
-            yield marker, found.start(), body, (end := body)
+            end = body
+            yield marker, found.start(), body, end
             continue
         size = int.from_bytes(data[body : body + 2], "big")
         if marker == 0xD9 or size < 2:
             raise Rejected("corrupt", "a marker out of place")
         if body + size > len(data):
             raise Rejected("truncated", "the file ends before the image begins")
-        yield marker, found.start(), body + 2, (end := body + size)
+        end = body + size
+        yield marker, found.start(), body + 2, end
         if marker == SCAN:
             return
     raise Rejected("corrupt", f"more than {MAX_MARKERS:,} markers before the image")
@@ -156,9 +158,7 @@ def jpeg_header(data: bytes) -> Header:
         raise Rejected("corrupt", "a progressive image of absurdly many scans")
     if found.plain:
         after = AFTER_SCAN.search(data, last)
-        found.plain = (
-            after is not None and after.group() == b"\xff\xd9" and after.end() == len(data)
-        )
+        found.plain = after is not None and data[after.start() :] == b"\xff\xd9"
     return found
 
 

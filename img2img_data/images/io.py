@@ -56,9 +56,6 @@ from numpy.typing import NDArray
 from img2img_data.core.errors import Rejected
 from img2img_data.images.headers import Header, read_header, strip_jpeg
 from img2img_data.images.pixels import (
-    COUNT,
-    Channels,
-    Fit,
     Pixels,
     ReadPolicy,
     apply_policy,
@@ -73,9 +70,9 @@ from img2img_data.images.pixels import (
 )
 
 # The names by which other rooms use this one.
-__all__ = ["COUNT", "Channels", "DecodedImage", "Fit", "Pixels", "ReadPolicy", "decode", "encode"]
-__all__ += ["fit", "icc_profile", "luminance", "open_regular", "read", "read_bytes"]
-__all__ += ["silent_stderr", "size_of", "to_16_bit", "to_8_bit", "to_uint8_rgb"]
+__all__ = ["DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "fit", "icc_profile"]
+__all__ += ["luminance", "open_regular", "read", "read_bytes", "size_of"]
+__all__ += ["to_16_bit", "to_8_bit", "to_uint8_rgb"]
 
 MAX_BYTES: Final = 256 << 20
 
