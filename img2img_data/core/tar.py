@@ -20,7 +20,7 @@ MAX_EXTENSION: Final = 1 << 16
 
 EXTENSIONS: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
 FILES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
-KINDS: Final = {
+MEMBER_TYPES: Final = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.CHRTYPE: "a device",
@@ -58,7 +58,7 @@ class _CheckedInfo(tarfile.TarInfo):
             raise _Unsafe(f"a header in it declares {info.size:,} bytes", UNSAFE)
         is_folder = info.type == tarfile.DIRTYPE and not info.size
         if info.type not in (*FILES, *EXTENSIONS) and not is_folder:
-            kind = KINDS.get(info.type, "neither a file nor a folder")
+            kind = MEMBER_TYPES.get(info.type, "neither a file nor a folder")
             raise _Unsafe(f"'{printable(info.name)}' in it is {kind}", UNSAFE)
         return info
 

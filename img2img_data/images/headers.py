@@ -5,9 +5,9 @@ decoded, so that no decoder ever allocates memory for a lie, warns about a comme
 chunk. Whatever is wrong raises ``Rejected``.
 
 Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0, binary
-PGM and PPM (netpbm). The first three are parsed here because their files may be published byte for
-byte, which asks for certainty that nothing else is in them; the others because OpenCV decodes them,
-whose ways with their layouts are no other library's.
+PGM and PPM (netpbm). Files of the first three may be published byte for byte, so the parsers also
+find out whether a file holds anything besides the image. Of BMP and TIFF they reject the layouts
+that OpenCV, which decodes them, reads wrongly.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Header:
     ``width``, ``height``: pixels as stored, before the orientation is applied. ``exif``, ``xmp``:
     the orientations 1..8 that those blocks state, 0 if they do not. ``plain``: the file holds gray,
     RGB or RGBA samples and nothing else: no metadata, profile, trailer. ``alpha``: meaning of the
-    decoder's fourth channel; ``clear``: the gray level that stands for transparent. ``as_color``:
+    decoder's fourth channel; ``clear``: the gray level that means transparent. ``as_color``:
     ask the decoder for BGR instead of the stored samples. ``data``: bytes for the decoder in place
     of the file, unless empty. ``min_bytes``: length of an uncut file. ``bits``: significant bits of
     blue, green and red, where OpenCV leaves the lower ones empty. ``raster`` of a PGM or PPM:
