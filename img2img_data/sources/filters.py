@@ -68,7 +68,7 @@ class NoFace(Filter):
             return
         score = tags["face_score"]
         if not isinstance(score, int | float):
-            raise Rejected(self.reason, "no face was found, by the list")
+            raise Rejected(self.reason, "the list says that no face was found")
         if not score >= self.min_face_score:  # NaN is rejected too
             raise Rejected(self.reason, f"face score {score:.4g}, below {self.min_face_score:g}")
 
@@ -138,7 +138,7 @@ class Gray(Filter):
         """Compare the spread of the colors around the one tone with the tolerance."""
         spread, chroma = tone_spread(_not_none(image).pixels)
         if spread <= self.gray_tolerance and chroma <= MAX_TONE:
-            raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} besides its one tone")
+            raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} beside its one tone")
 
 
 def tone_spread(pixels: Pixels) -> tuple[float, float]:
