@@ -32,17 +32,10 @@ def read_columns(mat: Path, variables: Sequence[str], fields: Sequence[str]) -> 
     An item is a float, a text ("" for an empty cell), or None for anything else; fields that the
     struct lacks are left out. ``UsageError`` names the file if it cannot be read.
     """
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        __name__,
-        str(mat),
-        ",".join(variables),
-        ",".join(fields),
-    ]
     # -P and this process' path: the child imports what this process would, and nothing from the
     # current folder. One thread: OpenBLAS reserves address space, which counts, for each.
+    child = [sys.executable, "-P", "-m", __name__]
+    command = [*child, str(mat), ",".join(variables), ",".join(fields)]
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     env = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
     hint = "download it again"
