@@ -38,8 +38,7 @@ class BuildSettings(BaseModel):
     option_group: ClassVar[str] = "Corpus"
 
     size: str | None = Field(
-        None,
-        description="size of every image, pixels, as 64 or 640x480 (width x height); default: unchanged",
+        None, description="size of every image, pixels, as 64 or 640x480; default: unchanged"
     )
     fit: Fit | None = Field(
         None,
