@@ -7,12 +7,12 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -28,12 +28,12 @@ from img2img_data.runner.build_folder import (
     write_manifests,
 )
 from img2img_data.runner.plan import ImageTask, Plan
-from img2img_data.runner.workers import LocalPool, default_jobs
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from img2img_data.runner.dask_cluster import ClusterPool
+    from img2img_data.runner.workers import LocalPool
 
 ResultT = TypeVar("ResultT")
 Row = dict[str, Any]
@@ -90,6 +90,18 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class SerialPool(Generic[ResultT]):
+    """Runs ``work`` over tasks in this process, one after the other."""
+
+    work: Callable[[ImageTask], ResultT]
+    task_at: Callable[[int], ImageTask]
+
+    def run(self, todo: Iterable[int]) -> Iterator[ResultT]:
+        """Yield the result of each index in ``todo``, in that order."""
+        return (self.work(self.task_at(index)) for index in todo)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolFactory:
     """Creates the worker pools that the settings of a run ask for."""
 
@@ -102,10 +114,14 @@ class PoolFactory:
         work: Callable[[ImageTask], ResultT],
         task_at: Callable[[int], ImageTask],
         lost: Callable[[ImageTask, str], ResultT],
-    ) -> LocalPool[ImageTask, ResultT] | ClusterPool[ImageTask, ResultT]:
+    ) -> SerialPool[ResultT] | LocalPool[ImageTask, ResultT] | ClusterPool[ImageTask, ResultT]:
         """Return a pool whose ``run`` yields the results of ``work``."""
         jobs, timeout = self.settings.jobs, self.settings.timeout
+        if self.client is None and jobs == 1:
+            return SerialPool(work, task_at)
         if self.client is None:
+            from img2img_data.runner.workers import LocalPool, default_jobs
+
             return LocalPool(work, task_at, lost, jobs or default_jobs(), timeout)
         from img2img_data.runner.dask_cluster import ClusterPool
 
