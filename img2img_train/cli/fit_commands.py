@@ -57,13 +57,11 @@ class FitCommand(ModelCommand):
         return super().parse_args(ctx, args)
 
     def shown_options(self, ctx: click.Context, full: bool) -> list[click.Option]:
-        """Return the options of the loss on the command line; without one, those of l2, or all in
-        full.
-        """
+        """Return the options of the given loss; without one, those of l2, or all in full."""
         from img2img_train.config import all_fields, fields_of
         from img2img_train.objectives.registry import OBJECTIVES
 
-        loss = ctx.meta["loss"]
+        loss = ctx.meta.get("loss")
         if loss is not None and loss not in OBJECTIVES:
             raise UsageError("option", "--loss", "unknown", did_you_mean(loss, OBJECTIVES))
         fields = all_fields() if full and loss is None else fields_of(loss or "l2")
@@ -74,17 +72,14 @@ class FitCommand(ModelCommand):
             elif option.name in fields:
                 # Made anew, because the default depends on the loss.
                 shown.append(option_for(option.name, fields[option.name]))
-        for option in shown:
-            if option.name in FIRST and isinstance(option, SettingOption):
-                option.group = "Options"
         return sorted(shown, key=lambda o: FIRST.index(o.name) if o.name in FIRST else len(FIRST))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Say how to see the settings of another loss."""
-        loss = ctx.meta["loss"] or "l2"
+        loss = ctx.meta.get("loss") or "l2"
         hint = "see 'fit --loss NAME --help' for others."
         formatter.write_paragraph()
-        formatter.write_text(f"These are the settings of --loss {loss}; {hint}")
+        formatter.write_text(f"The defaults are those of --loss {loss}; {hint}")
 
 
 @click.command(cls=FitCommand)

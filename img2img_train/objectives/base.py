@@ -32,7 +32,7 @@ loss_setting = partial(setting, "Objective")
 
 # An objective with other defaults repeats the annotation only: type, range and help are written
 # once.
-GeneratorField: TypeAlias = Annotated[GeneratorName, generator_setting("generator")]
+GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Options", "generator")]
 NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
 
 
