@@ -17,10 +17,9 @@ It opens from a file and makes no requests.
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -179,11 +178,7 @@ def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Path(os.devnull).open("w") as null,
-            redirect_stdout(null),
-        ):
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(level)

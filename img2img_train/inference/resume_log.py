@@ -51,6 +51,7 @@ class ResumeLog:
             with contextlib.suppress(FileNotFoundError, CorpusError):
                 rows.extend(iter_rows(path))
             valid = rows[1:] if rows[:1] == [head] else []
+            # Without the rows of other settings, before a new one is appended.
             write_atomically(path, map(to_json_line, [head, *valid]))
             with path.open("ab") as file:
                 yield cls(path, head, {str(row.get("source_hex")): row for row in valid}, file)

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
+from img2img_data.core.errors import CorpusError, Rejected, UsageError, load_extra, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
@@ -259,6 +259,9 @@ def translate(
     settings = settings or TranslateSettings()
     settings.check(model)
     root, paths = list_images(source, out)
+    if any(map(is_video, paths)):
+        # Now, and not after hours of images.
+        load_extra("av", "video", "video")
     rows = []
     # The other settings change no pixel, or only the name of a result.
     recorded = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})

@@ -102,6 +102,7 @@ def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for setting in [setting for setting in settings if setting not in known]:
         notes[origins[setting]] = f"not used by {settings['loss']}"
         del settings[setting]
+    # Checked here, so that an error names the option that the user typed.
     config_of({"corpora": [options["dataroot"]], **settings}, _JunyanzPlace(origins=origins))
     command = ["img2img-train", options["dataroot"]]
     for setting, value in settings.items():
@@ -167,6 +168,7 @@ def _combined(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("lr_policy") == "cosine":
         settings |= {"decay": "cosine", "epochs_decay": constant + falling}
     load, crop, how = _sizes(options)
+    # A window of a much larger image is a patch of it, which enlarging a small image cannot give.
     if how.endswith("crop") and (how != "resize_and_crop" or load > MAX_JITTER * crop):
         settings["crop"] = crop
     elif how == "resize_and_crop" and load != crop:
@@ -209,6 +211,7 @@ def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
     policies = {
         "step": UNSUPPORTED["lr_decay_iters"],
         "plateau": UNSUPPORTED["lr_decay_iters"],
+        # CosineAnnealingLR there has T_max = n_epochs, but runs for n_epochs + n_epochs_decay.
         "cosine": "the rate falls once over all epochs; there it rises again after --n_epochs",
     }
     policy = options.get("lr_policy", "linear")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from img2img_train.runs.model import LoadedModel
 
 REPOSITORY: Final = "the PyTorch CycleGAN/pix2pix repository"
+# Weights do not tell the size of training images; this is the default of the repository.
 SIZE: Final = (256, 256)
 STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 NORMS: Final[tuple[Norm, ...]] = ("batch", "instance")
@@ -46,6 +47,7 @@ def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> Netwo
         # The last layer of a U-Net is a transposed convolution: its kernel is input x output.
         outputs = kernels[-1][1 if name.startswith("unet") else 0]
         shape = {"inputs": kernels[0][1], "outputs": outputs, "width": kernels[0][0]}
+        # A hostile file may have any shape: specs reject sizes out of range.
         try:
             spec = NetworkSpec(name=name, norm=norm, dropout=share, **shape)
         except ValueError:
@@ -112,6 +114,7 @@ def export_pth(model: LoadedModel, out: Path) -> None:
         hint = f"it has {', '.join(GENERATORS.values())}"
         raise UsageError("network", spec.name, f"has no counterpart in {REPOSITORY}", hint)
     state = OrderedDict((n, t.cpu().clone()) for n, t in model.generator.state_dict().items())
+    # torch.save is not atomic: a reader could see half a file.
     temporary = out.with_name(f".{out.name}.tmp")
     torch.save(state, temporary)
     temporary.replace(out)

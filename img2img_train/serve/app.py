@@ -165,6 +165,7 @@ def _one_line_errors(gr: Any, function: Callable[..., Any]) -> Callable[..., Any
             else:
                 traceback.print_exc(file=sys.stderr)
                 line = f"internal error ({type(error).__name__}); details are in the terminal"
+        # Names of files and recipes are input of the user, and the page would run them as HTML.
         raise gr.Error(html.escape(line), duration=None, print_exception=False)
 
     return call

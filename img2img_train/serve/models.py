@@ -124,6 +124,7 @@ class ModelRegistry:
 
     def model(self, choice: ModelChoice) -> LoadedModel:
         """Return a model in eval mode; errors as of ``load_generator``."""
+        # Taken out and put in again: the order of the dict is that of the last use.
         model = self.loaded.pop(choice, None)
         if model is None:
             entry, (_, direction, dropout, norm) = self.entries[choice.number], choice

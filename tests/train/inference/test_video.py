@@ -232,12 +232,16 @@ def test_damaged_containers_are_rejected(tmp_path: Path) -> None:
 
 
 def test_without_pyav_one_line_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, negative: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(tmp_path / "v.mp4")
+    path = write(tmp_path / "in" / "v.mp4")
+    write_photos(tmp_path / "in", 1)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UsageError, match=r"needs 'av'.*\[video\]"):
         restored(path, tmp_path / "out.mkv")
+    with pytest.raises(UsageError, match=r"needs 'av'.*\[video\]"):
+        translate(negative, tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------------------------------- writing
