@@ -93,7 +93,7 @@ def _saved_scores(run: Path) -> list[str]:
     for path in sorted((run / "evaluation").glob("*.json")):
         try:
             saved = json.loads(path.read_bytes())
-            output, baseline = (float(saved[part]["psnr"]) for part in ("scores", "input"))
+            output, baseline = (float(saved[part]["psnr"]) for part in ("scores", "input_scores"))
             where = printable(f"{saved['corpus']} {saved['split']}")
         except (OSError, ValueError, KeyError, TypeError):
             continue

@@ -23,6 +23,7 @@ import pytest
 from command_line import run as run_data
 from conftest import make_photo
 from pydantic import ValidationError
+from small_corpus import write_corpus
 
 torch = pytest.importorskip("torch")
 
@@ -155,6 +156,15 @@ def test_models_have_unique_names_and_few_stay_loaded(tmp_path: Path) -> None:
     assert not np.array_equal(forward, reverse)
     with pytest.raises(CheckpointError, match="no such file"):
         ModelRegistry.open([tmp_path / "none"], "cpu", LIMITS)
+
+
+def test_scores_of_a_run_are_shown(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4, "test": 2}, size=(16, 16))
+    small = ["--loss", "l2", "--width", "2", "--batch", "2", "--max-steps", "1", "--device", "cpu"]
+    main([str(corpus), *small, "--out", str(tmp_path / "run")])
+    (entry,) = ModelRegistry.open([tmp_path / "run"], "cpu", LIMITS).entries
+    assert entry.description[0].endswith("1 steps")
+    assert re.fullmatch(r"corpus test: PSNR \S+ dB, input \S+ dB", entry.description[1])
 
 
 @pytest.mark.parametrize(
