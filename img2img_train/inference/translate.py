@@ -47,7 +47,9 @@ class TranslateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tile: int = Field(
-        512, ge=16, description="side of a tile, pixels; at least twice --overlap is used"
+        512,
+        ge=16,
+        description="side of a tile, pixels; at least twice --overlap, memory grows squared",
     )
     overlap: int = Field(
         128, ge=0, description="overlap of two tiles, pixels; more for a large receptive field"
@@ -67,7 +69,7 @@ class TranslateSettings(BaseModel):
         95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
     )
     video_format: Literal["mp4", "webm", "mkv", "avi"] = Field(
-        "mp4", description="format of restored videos; mkv (FFV1) is lossless"
+        "mp4", description="format of restored videos; mkv (FFV1) is lossless, the others are lossy"
     )
     max_pixels: int = Field(400_000_000, ge=1, description="largest image or frame, pixels")
 
