@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,16 +51,6 @@ class ChannelLayout:
         return 65_535 if self.bits == 16 else 255
 
     @property
-    def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """Data type of samples as read."""
-        return np.uint16 if self.bits == 16 else np.uint8
-
-    @property
-    def pair_bytes(self) -> int:
-        """Bytes of one pixel of the input and one of the target."""
-        return sum(self.stored) * self.bits // 8
-
-    @property
     def label(self) -> str:
         """A readable name, empty for 8-bit RGB to RGB."""
         names = {1: "gray", 3: "RGB"}
@@ -78,14 +67,14 @@ class ChannelLayout:
 
     def input(self, stored: Tensor) -> Tensor:
         """Return network inputs, float32 N x C x H x W in [-1, 1], from samples N x H x W x C."""
-        return _normalize(stored, self.top)
+        return normalize(stored, self.top)
 
     def target(self, stored: Tensor) -> Tensor:
         """Return targets in the range of network outputs, N x C x H x W, from samples N x H x W x
         C.
         """
         if self.color != "lab":
-            return _normalize(stored, self.top)
+            return normalize(stored, self.top)
         ab = stored.permute(0, 3, 1, 2).to(torch.float32)[:, 1:]
         return ab.div(self.top / 255).sub_(128).div_(AB_SCALE)
 
@@ -111,8 +100,20 @@ PLAIN: Final = ChannelLayout()
 """8-bit RGB to RGB."""
 
 
-def _normalize(stored: Tensor, top: int) -> Tensor:
-    return stored.permute(0, 3, 1, 2).to(torch.float32).div_(top / 2).sub_(1.0)
+def normalize(samples: Tensor, top: int = 255) -> Tensor:
+    """Return samples N x H x W x C in 0..``top`` as float32 N x C x H x W in [-1, 1]."""
+    # A copy, because samples may be float32 already: 16-bit ones, and those of jitter.
+    x = samples.permute(0, 3, 1, 2).to(torch.float32, copy=True)
+    return x.div_(top / 2).sub_(1.0)
+
+
+def denormalize(x: Tensor, top: int = 255) -> Tensor:
+    """Return N x C x H x W in [-1, 1] as samples N x H x W x C in 0..``top``, rounded once.
+
+    They are uint8 for a ``top`` of 255, else int32: torch has few operations on uint16.
+    """
+    levels = x.detach().float().add(1.0).mul(top / 2).round_().clamp_(0, top)
+    return levels.to(torch.uint8 if top == 255 else torch.int32).permute(0, 2, 3, 1)
 
 
 def _weighted(rgb: Tensor, weights: tuple[float, float, float]) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,55 +34,60 @@ Indices: TypeAlias = NDArray[np.int64]
 # --------------------------------------------------------------------------------- images on disk
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Images:
-    """Size and channels of the images of one split of several corpora.
+    """Sizes and numbers of the images of one split of several corpora.
 
-    ``size`` is the (height, width) of every image, or of the crops where ``min_side`` is not 0:
-    then images differ in size, have at least ``min_side`` pixels a side, and ``area`` pixels in
-    all. ``targets_only``: the inputs are made from the targets, so only these are read.
+    ``counts`` holds the number of inputs of each corpus, ``other_counts`` that of its targets if
+    they are independent of the inputs. ``size`` is the (height, width) of every image, or of the
+    crops where ``min_side`` is not 0: then images differ in size, have at least ``min_side`` pixels
+    a side, and ``area`` pixels in all (the larger domain). ``targets_only``: the inputs are made
+    from the targets by ``on_the_fly``, so only these are read.
     """
 
+    counts: tuple[int, ...]
+    other_counts: tuple[int, ...] | None = None
     size: checks.Size
     channel_layout: ChannelLayout = PLAIN
     min_side: int = 0
     area: int = 0
+    on_the_fly: OnTheFly | None = None
     targets_only: bool = False
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Numbers of inputs and targets that are read."""
+        inputs = 0 if self.targets_only else sum(self.counts)
+        return inputs, sum(self.other_counts or self.counts)
+
     def __len__(self) -> int:
-        raise NotImplementedError
+        return max(self.sides)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all decoded images."""
-        pixels = self.area or len(self) * self.size[0] * self.size[1]
-        return self.channel_layout.pair_bytes * pixels // (2 if self.targets_only else 1)
+        layout, pixels = self.channel_layout, self.area or len(self) * self.size[0] * self.size[1]
+        return sum(layout.stored) * layout.bits // 8 * pixels // (2 if self.targets_only else 1)
+
+    def for_training(self) -> Self:
+        """Return the images that training reads: targets alone if inputs are made on the fly."""
+        return self if self.on_the_fly is None else replace(self, targets_only=True)
+
+    def _check_size(self, path: Path, pixels: Pixels) -> None:
+        if self.min_side:
+            checks.check_min_side([(path, _size(pixels))], self.min_side)
+        else:
+            checks.check_same_size(path, _size(pixels), self.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedImages(_Images):
     """Pairs of one split of several corpora, corpus after corpus, each sorted by key.
 
-    ``counts`` holds the number of pairs of each corpus. With ``on_the_fly`` the inputs are degraded
-    targets: ``read`` degrades them in one fixed way, training reads only the targets
-    (``targets_only``).
+    With ``on_the_fly`` the inputs are degraded targets: ``read`` degrades them in one fixed way,
+    training reads only the targets (``targets_only``).
     """
 
     pairs: tuple[tuple[Corpus, Pair], ...]
-    counts: tuple[int, ...]
     swapped: bool = False
-    on_the_fly: OnTheFly | None = None
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Numbers of inputs and targets that are read."""
-        return 0 if self.targets_only else len(self.pairs), len(self.pairs)
-
-    @property
-    def other_counts(self) -> None:
-        """None: targets are drawn together with their inputs."""
-        return None
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return input and target of one pair, H x W x C as stored (with ``targets_only`` the
@@ -92,25 +97,16 @@ class PairedImages(_Images):
             CorpusError: if an image cannot be read or has another size.
         """
         corpus, pair = self.pairs[index]
-        image, target = self._read_both(corpus, pair)
-        if self.on_the_fly is not None:
-            image = target if self.targets_only else self.on_the_fly.degrade(target, pair, None)
-        return image, target
-
-    def _read_both(self, corpus: Corpus, pair: Pair) -> tuple[Pixels, Pixels]:
         image, target = corpus.read(pair, exact=True)
         paths, channels = (pair.input, pair.target), self.channel_layout.stored
         if self.swapped:
             image, target, paths = target, image, paths[::-1]
-        _check_size(paths[0], image, self.size, self.min_side)
+        self._check_size(paths[0], image)
         checks.check_same_size(paths[1], _size(target), _size(image))
-        return image[..., : channels[0]], target[..., : channels[1]]
-
-    def for_training(self) -> PairedImages:
-        """Return the images that training reads: pairs, or targets alone if inputs are made on the
-        fly.
-        """
-        return self if self.on_the_fly is None else replace(self, targets_only=True)
+        image, target = image[..., : channels[0]], target[..., : channels[1]]
+        if self.on_the_fly is not None:
+            image = target if self.targets_only else self.on_the_fly.degrade(target, pair, None)
+        return image, target
 
     def gather(
         self, indices: Indices, others: Indices, crops: Crops | None = None
@@ -155,23 +151,11 @@ class ImageFile:
 class UnpairedImages(_Images):
     """Two domains of one split of several corpora: independent inputs and targets.
 
-    Corpus after corpus in each domain, each sorted. ``counts`` holds the number of inputs of each
-    corpus, ``other_counts`` that of its targets; ``area`` is that of the larger domain.
+    Corpus after corpus in each domain, each sorted.
     """
 
     inputs: tuple[ImageFile, ...]
     targets: tuple[ImageFile, ...]
-    counts: tuple[int, ...]
-    other_counts: tuple[int, ...]
-    on_the_fly: None = field(default=None, init=False)
-
-    def __len__(self) -> int:
-        return max(self.sides)
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Numbers of inputs and targets."""
-        return len(self.inputs), len(self.targets)
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return the input and the target at ``index``; the shorter domain starts over."""
@@ -180,7 +164,7 @@ class UnpairedImages(_Images):
     def _read(self, images: tuple[ImageFile, ...], index: int, side: int) -> Pixels:
         image = images[index % len(images)]
         pixels = image.read()
-        _check_size(image.path, pixels, self.size, self.min_side)
+        self._check_size(image.path, pixels)
         return pixels[..., : self.channel_layout.stored[side]]
 
     def gather(
@@ -192,10 +176,6 @@ class UnpairedImages(_Images):
         inputs = [self._read(self.inputs, int(i), 0) for i in indices]
         targets = [self._read(self.targets, int(i), 1) for i in others]
         return stack_crops(inputs, crops, 0), stack_crops(targets, crops, 1)
-
-    def for_training(self) -> UnpairedImages:
-        """Return the images that training reads."""
-        return self
 
     @property
     def keys(self) -> Iterator[str]:
@@ -216,13 +196,6 @@ ImageSet: TypeAlias = PairedImages | UnpairedImages
 
 def _size(pixels: Pixels) -> checks.Size:
     return pixels.shape[0], pixels.shape[1]
-
-
-def _check_size(path: Path, pixels: Pixels, size: checks.Size, min_side: int) -> None:
-    if min_side:
-        checks.check_min_side([(path, _size(pixels))], min_side)
-    else:
-        checks.check_same_size(path, _size(pixels), size)
 
 
 def _fingerprint(rows: Iterator[dict[str, object]]) -> str:
@@ -256,12 +229,8 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     targets = tuple(image for _, side in domains for image in side)
     if not inputs or not targets:
         return None
-    min_side, area, size = _min_side(config, split), 0, (config.crop, config.crop)
-    if min_side:
-        sides = ([(image.path, image.size()) for image in side] for side in (inputs, targets))
-        area = max(checks.check_min_side(side, min_side) for side in sides)
-    else:
-        size = _size(inputs[0].read())
+    sizes = (((image.path, image.size()) for image in side) for side in (inputs, targets))
+    size, min_side, area = _measure(config, split, inputs[0].read, *sizes)
     return UnpairedImages(
         inputs=inputs,
         targets=targets,
@@ -274,9 +243,22 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     )
 
 
-def _min_side(config: RunConfig, split: str) -> int:
-    """Return the least side of images of any size: that of a training crop; 0 if all have one size."""
-    return 0 if not config.crop else config.crop if split == config.split else 1
+def _measure(
+    config: RunConfig,
+    split: str,
+    read_first: Callable[[], Pixels],
+    *sides: Iterable[tuple[Path, checks.Size]],
+) -> tuple[checks.Size, int, int]:
+    """Return size, least side and area of images as in ``_Images``.
+
+    ``sides`` are paths and sizes of inputs and targets, or of the targets of pairs. They are read
+    only if images are cropped, and so may differ in size.
+    """
+    if not config.crop:
+        return _size(read_first()), 0, 0
+    min_side = config.crop if split == config.split else 1
+    area = max(checks.check_min_side(side, min_side) for side in sides)
+    return (config.crop, config.crop), min_side, area
 
 
 def _domains_of(root: Path, split: str, limit: int) -> tuple[list[ImageFile], list[ImageFile]]:
@@ -285,14 +267,10 @@ def _domains_of(root: Path, split: str, limit: int) -> tuple[list[ImageFile], li
         return [], []
     if corpus.kind == "unpaired":
         inputs, targets = ([ImageFile(corpus, path) for path in d] for d in corpus.domains[split])
-    elif corpus.layout == "combined":
-        pairs = corpus.pairs(split)
-        inputs = [ImageFile(corpus, p.input, "left") for p in pairs]
-        targets = [ImageFile(corpus, p.input, "right") for p in pairs]
     else:
-        pairs = corpus.pairs(split)
-        inputs = [ImageFile(corpus, p.input) for p in pairs]
-        targets = [ImageFile(corpus, p.target) for p in pairs]
+        combined, pairs = corpus.layout == "combined", corpus.pairs(split)
+        inputs = [ImageFile(corpus, p.input, "left" if combined else "whole") for p in pairs]
+        targets = [ImageFile(corpus, p.target, "right" if combined else "whole") for p in pairs]
     if bool(inputs) != bool(targets):
         why = f"has images of one domain only in split '{split}'"
         raise CorpusError("corpus", root, why, "add the other domain")
@@ -305,29 +283,30 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     pairs = tuple(pair for part in parts for pair in part)
     if not pairs:
         return None
-    min_side, area, size = _min_side(config, split), 0, (config.crop, config.crop)
-    if min_side:
-        sizes = (
-            (pair.target, checks.stated_size(pair) or checks.size_of_file(pair.target, halves))
-            for corpus, pair in pairs
-            for halves in [2 if corpus.layout == "combined" else 1]
-        )
-        area = checks.check_min_side(sizes, min_side)
-    else:
-        corpus, first = pairs[0]
-        size = _size(corpus.read(first, exact=True)[1 if config.direction == "BtoA" else 0])
+    corpus, first = pairs[0]
+    swapped = config.direction == "BtoA"
+    size, min_side, area = _measure(
+        config, split, lambda: corpus.read(first, exact=True)[swapped], map(_target_size, pairs)
+    )
+    if not min_side:
         for _, pair in pairs:
             checks.check_same_size(pair.target, checks.stated_size(pair) or size, size)
     return PairedImages(
         pairs=pairs,
         counts=tuple(len(part) for part in parts),
         size=size,
-        swapped=config.direction == "BtoA",
+        swapped=swapped,
         channel_layout=checks.channel_layout_of(config),
         on_the_fly=OnTheFly.of(config.degrade, config.seed),
         min_side=min_side,
         area=area,
     )
+
+
+def _target_size(pair: tuple[Corpus, Pair]) -> tuple[Path, checks.Size]:
+    corpus, row = pair
+    halves = 2 if corpus.layout == "combined" else 1
+    return row.target, checks.stated_size(row) or checks.size_of_file(row.target, halves)
 
 
 def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
@@ -405,11 +384,12 @@ def cache_images(
     fits = images.nbytes <= SHARE_OF_MEMORY * free_memory()
     if cache == "off" or (cache == "auto" and (workers or not fits)):
         return images
-    layout, empty = images.channel_layout, np.empty((0, 0, 0), np.uint8)
+    layout = images.channel_layout
+    dtype = np.uint16 if layout.bits == 16 else np.uint8
     inputs, targets = (
-        [empty] * count
+        [np.empty(0, dtype)] * count
         if images.min_side
-        else np.empty((count, *images.size, channels), layout.dtype)
+        else np.empty((count, *images.size, channels), dtype)
         for count, channels in zip(images.sides, layout.stored, strict=True)
     )
 
@@ -423,9 +403,9 @@ def cache_images(
         try:
             for done, _ in enumerate(pool.map(read, range(len(images))), 1):
                 progress(done)
-        except BaseException:
+        finally:
+            # After an error or a signal nobody waits for the images that are still to be read.
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
     return CachedImages(inputs, targets)
 
 
@@ -435,5 +415,5 @@ def free_memory() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
         return int(available.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
+    except (OSError, StopIteration):
         return 2 << 30

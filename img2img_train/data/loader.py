@@ -13,21 +13,21 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from img2img_data.corpus.reader import Pair
 from img2img_data.images.pixels import Pixels
 from img2img_train.data.augment import Crops, copy_to, resize_and_crop, resize_and_crop_pixels
 from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.dataset import ImageSet, ImageStore, Indices
+from img2img_train.data.dataset import ImageSet, ImageStore, Indices, PairedImages
 from img2img_train.data.device_cache import DeviceCache
 from img2img_train.data.on_the_fly import OnTheFly, Operators
 from img2img_train.objectives.base import Batch
@@ -53,7 +53,8 @@ class SamplingPlan:
     and independently; a corpus counts as many images as its larger domain.
 
     ``crop`` cuts a square of that side from each image; a ``jitter`` above 1 then enlarges it by
-    that factor and crops it to its size. Both offsets are drawn anew in each epoch.
+    that factor and crops it to its size; ``flip`` mirrors half of the images. All of it is drawn
+    anew in each epoch.
     """
 
     counts: tuple[int, ...]
@@ -63,6 +64,7 @@ class SamplingPlan:
     others: tuple[int, ...] | None = None
     jitter: float = 1.0
     crop: int = 0
+    flip: bool = False
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -109,25 +111,24 @@ class SamplingPlan:
 
     def flips(self, epoch: int) -> NDArray[np.bool_]:
         """Return which inputs and targets of an epoch are mirrored, 2 x N; both of a pair or none."""
-        rng = np.random.default_rng([self.seed, epoch, FLIP])
-        inputs = rng.random(self.total) < 0.5
-        return np.stack([inputs, rng.random(self.total) < 0.5 if self.others else inputs])
+        return self._draw(epoch, FLIP) < 0.5
 
-    def offsets(self, epoch: int, kind: int = JITTER) -> NDArray[np.float64]:
+    def offsets(self, epoch: int, stream: int = JITTER) -> NDArray[np.float64]:
         """Return the offsets of an epoch's crops (``JITTER`` or ``CROP``), 2 x N x 2; equal within
         a pair.
         """
-        rng = np.random.default_rng([self.seed, epoch, kind])
-        inputs = rng.random((self.total, 2))
-        return np.stack([inputs, rng.random((self.total, 2)) if self.others else inputs])
+        return self._draw(epoch, stream, 2)
 
-    def step(self, number: int, flip: bool) -> StepSamples:
+    def _draw(self, epoch: int, stream: int, *shape: int) -> NDArray[np.float64]:
+        rng = np.random.default_rng([self.seed, epoch, stream])
+        inputs = rng.random((self.total, *shape))
+        return np.stack([inputs, rng.random((self.total, *shape)) if self.others else inputs])
+
+    def step(self, number: int) -> StepSamples:
         """Return the samples of step ``number``, counted from 0."""
         epoch, place = divmod(number, self.steps_per_epoch)
-        samples = _epoch_samples(self, epoch)
-        if not flip:
-            samples = replace(samples, flips=None)
-        return samples.select(slice(place * self.step_images, (place + 1) * self.step_images))
+        part = slice(place * self.step_images, (place + 1) * self.step_images)
+        return _epoch_samples(self, epoch).select(part)
 
 
 def _rounds(count: int, drawn: int, rng: np.random.Generator) -> Indices:
@@ -175,7 +176,8 @@ def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
     others = plan.order(epoch, side=1) if plan.others else order
     jitter = Jitter(plan.jitter, plan.offsets(epoch)) if plan.jitter > 1 else None
     crops = Crops(plan.crop, plan.offsets(epoch, CROP)) if plan.crop else None
-    return StepSamples(order, others, plan.flips(epoch), epoch, jitter, crops)
+    flips = plan.flips(epoch) if plan.flip else None
+    return StepSamples(order, others, flips, epoch, jitter, crops)
 
 
 # ------------------------------------------------------------------------------------------ loading
@@ -195,24 +197,19 @@ class RawBatch:
     jitter: Jitter | None = None
 
 
+@dataclass(frozen=True, slots=True)
 class _StepDataset(Dataset[RawBatch]):
     """Maps the number of a step to its images."""
 
-    def __init__(
-        self,
-        plan: SamplingPlan,
-        store: ImageStore | DeviceCache,
-        flip: bool,
-        images: ImageSet | None,
-        part: Part,
-    ) -> None:
-        self.plan, self.store, self.flip, self.part = plan, store, flip, part
-        self.images = images
+    plan: SamplingPlan
+    store: ImageStore | DeviceCache
+    images: ImageSet | None
+    part: Part
 
     def __getitem__(self, number: int) -> RawBatch:
-        step = self.plan.step(number, self.flip).select(self.part)
+        step = self.plan.step(number).select(self.part)
         inputs, targets = self.store.gather(step.indices, step.others, step.crops)
-        if self.images is None or self.images.on_the_fly is None:
+        if not isinstance(self.images, PairedImages) or self.images.on_the_fly is None:
             return RawBatch(inputs, targets, step.flips, jitter=step.jitter)
         pairs = [self.images.pairs[i][1] for i in step.indices.tolist()]
         return _degrade(self.images.on_the_fly, targets, pairs, step)
@@ -228,29 +225,15 @@ def _degrade(
     # The degradation sees the final crop, so that its border is that of the crop, as on the device.
     if step.jitter is not None:
         targets = resize_and_crop_pixels(targets, step.jitter.factor, step.jitter.offsets[1])
-    inputs = [
-        on_the_fly.degrade(target, pair, step.epoch)
-        for target, pair in zip(targets, pairs, strict=True)
-    ]
+    seen = zip(targets, pairs, strict=True)
+    inputs = [on_the_fly.degrade(target, pair, step.epoch) for target, pair in seen]
     return RawBatch(np.stack(inputs), targets, step.flips)
-
-
-class _StepNumbers(Sampler[int]):
-    def __init__(self, numbers: range) -> None:
-        self.numbers = numbers
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
 
 
 def raw_batches(
     plan: SamplingPlan,
     store: ImageStore | DeviceCache,
     numbers: range,
-    flip: bool,
     workers: int,
     images: ImageSet | None = None,
     part: Part = WHOLE_STEP,
@@ -260,17 +243,16 @@ def raw_batches(
     ``store`` holds the training images of ``images``. With ``workers`` that many processes read
     ahead, across epochs. ``part`` selects the samples of one of several processes.
     """
-    dataset = _StepDataset(plan, store, flip, images, part)
+    dataset = _StepDataset(plan, store, images, part)
     if not workers:
         yield from (dataset[number] for number in numbers)
         return
     loader: DataLoader[RawBatch] = DataLoader(
         dataset,
         batch_size=None,
-        sampler=_StepNumbers(numbers),
+        sampler=numbers,
         num_workers=workers,
-        collate_fn=_no_collate,
-        worker_init_fn=_WorkerInit(os.getpid()),
+        worker_init_fn=partial(_init_worker, os.getpid()),
         # A DataLoader without a generator draws from the global one, which would shift dropout
         # masks.
         generator=torch.Generator(),
@@ -279,25 +261,18 @@ def raw_batches(
     yield from loader
 
 
-def _no_collate(raw: Any) -> Any:
-    return raw
+def _init_worker(parent: int, worker: int) -> None:
+    """Leave signals to the parent, and end this process once the parent is gone."""
 
-
-@dataclass(frozen=True, slots=True)
-class _WorkerInit:
-    """Leaves signals to the parent, and ends a worker whose parent is gone."""
-
-    parent: int
-
-    def __call__(self, worker: int) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, HANGUP):
-            signal.signal(number, signal.SIG_IGN)
-        threading.Thread(target=self._watch_parent, daemon=True).start()
-
-    def _watch_parent(self) -> None:
-        while os.getppid() == self.parent:
+    def watch_parent() -> None:
+        while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
+
+    for number in (signal.SIGINT, signal.SIGTERM, HANGUP):
+        signal.signal(number, signal.SIG_IGN)
+    # A worker whose parent was killed would otherwise hang with a full pipe that nobody reads.
+    threading.Thread(target=watch_parent, daemon=True).start()
 
 
 # --------------------------------------------------------------------------------- onto the device
@@ -370,29 +345,6 @@ def _mirror(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
     if flips is None:
         return x
     return torch.where(copy_to(flips, x.device).view(-1, 1, 1, 1), x.flip(3), x)
-
-
-# -------------------------------------------------------------------------------------- conversions
-def from_uint8(x: Tensor) -> Tensor:
-    """Return uint8 N x H x W x C as float32 N x C x H x W in [-1, 1]."""
-    return x.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Return N x C x H x W in [-1, 1] as uint8 N x H x W x C, rounded once."""
-    levels = x.detach().float().add(1.0).mul(127.5).round_().clamp_(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def from_uint16(x: Tensor) -> Tensor:
-    """Return 16-bit samples, N x H x W x C float32, as N x C x H x W in [-1, 1]."""
-    return x.permute(0, 3, 1, 2).to(torch.float32).div(32767.5).sub_(1.0)
-
-
-def to_uint16(x: Tensor) -> Tensor:
-    """Return N x C x H x W in [-1, 1] as 16-bit samples, N x H x W x C int32, rounded once."""
-    levels = x.detach().float().add(1.0).mul(32767.5).round_().clamp_(0, 65535)
-    return levels.to(torch.int32).permute(0, 2, 3, 1)
 
 
 def evenly_spaced(count: int, number: int) -> Sequence[int]:

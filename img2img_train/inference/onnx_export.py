@@ -30,8 +30,7 @@ from torch import Tensor, nn
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import write_atomically
-from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.loader import from_uint8, to_uint8
+from img2img_train.data.color import PLAIN, ChannelLayout, denormalize, normalize
 from img2img_train.networks.generators import PaddedGenerator
 from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.report.page import render_browser_page
@@ -69,11 +68,10 @@ class ImageToImage(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return the restored images."""
         height, width = image.shape[1], image.shape[2]
-        x = self.channel_layout.network_input(
-            from_uint8(self._mirrored(self._mirrored(image, 1), 2))
-        )
+        padded = self._mirrored(self._mirrored(image, 1), 2)
+        x = self.channel_layout.network_input(normalize(padded))
         output = self.channel_layout.to_rgb(self.translate(x), x)
-        return to_uint8(output)[:, :height, :width]
+        return denormalize(output)[:, :height, :width]
 
     def _mirrored(self, image: Tensor, axis: int) -> Tensor:
         """Mirror an axis at its end, without the last pixel, up to the multiple and smallest

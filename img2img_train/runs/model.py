@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from img2img_data.core.errors import CheckpointError, UsageError
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig
-from img2img_train.data.color import ChannelLayout, ColorSpace
-from img2img_train.data.loader import from_uint8, from_uint16, to_uint8, to_uint16
+from img2img_train.data.color import ChannelLayout, ColorSpace, denormalize, normalize
 from img2img_train.networks.layers import TestNorm, dropout_at_test, dropout_seeds, set_test_norm
 from img2img_train.networks.registry import build_on_meta
 from img2img_train.networks.specs import NetworkSpec
@@ -71,13 +70,11 @@ class LoadedModel:
 
         Sides may have any length. Computes in float32.
         """
-        if batch.dtype == np.uint16:
-            # torch converts no uint16 on every device; float32 holds all of its values exactly.
-            samples = torch.from_numpy(batch.astype(np.float32)).to(self.device)
-            output = to_uint16(self.forward(from_uint16(samples)))
-        else:
-            samples = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
-            output = to_uint8(self.forward(from_uint8(samples)))
+        top = int(np.iinfo(batch.dtype).max)
+        # torch converts no uint16 on every device; float32 holds all of its values exactly.
+        dtype = np.float32 if batch.dtype == np.uint16 else np.uint8
+        samples = torch.from_numpy(np.ascontiguousarray(batch, dtype)).to(self.device)
+        output = denormalize(self.forward(normalize(samples, top)), top)
         return np.ascontiguousarray(output.cpu().numpy(), batch.dtype)
 
 

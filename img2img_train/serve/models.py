@@ -21,8 +21,7 @@ from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import config_of
-from img2img_train.data.color import ChannelLayout
-from img2img_train.data.loader import from_uint8, to_uint8
+from img2img_train.data.color import ChannelLayout, denormalize, normalize
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.translate import TranslateSettings, translate_bytes, translate_pixels
 from img2img_train.metrics.registry import IMAGE_METRICS
@@ -177,8 +176,8 @@ def as_seen(layout: ChannelLayout, image: Pixels) -> Pixels:
     # In strips: the way by float32 and Lab takes 20 times the memory of the image.
     for top in range(0, len(image), STRIP):
         strip = torch.from_numpy(image[top : top + STRIP][None].copy())
-        seen = layout.network_input(from_uint8(strip))
-        planes.append(to_uint8(layout.to_rgb(seen, seen)).numpy()[0])
+        seen = layout.network_input(normalize(strip))
+        planes.append(denormalize(layout.to_rgb(seen, seen)).numpy()[0])
     return np.concatenate(planes)
 
 

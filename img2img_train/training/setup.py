@@ -135,9 +135,9 @@ class RunData:
         check_device_cache(config.cache, train, config.workers)
         _check_patience(config, held_out)
         weights = tuple(choice.weight for choice in config.corpora)
-        window = config.jitter, config.crop
+        augmentation = config.jitter, config.crop, config.flip
         plan = SamplingPlan(
-            train.counts, weights, config.batch, config.seed, train.other_counts, *window
+            train.counts, weights, config.batch, config.seed, train.other_counts, *augmentation
         )
         dataset.indices_of_keys(held_out or train, config.grid_keys)
         for spec in config.objective.networks(train.channel_layout.channels).values():

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data.images.pixels import Pixels
-from img2img_train.data import loader
 from img2img_train.data.augment import Crops, stack_crops
-from img2img_train.data.color import PLAIN, ChannelLayout
+from img2img_train.data.color import PLAIN, ChannelLayout, denormalize
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore, indices_of_keys
+from img2img_train.data.loader import evenly_spaced
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
 from img2img_train.objectives.base import Batch, Objective
 
@@ -34,7 +34,7 @@ def sample_images(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple
     Of images of several sizes the center is shown, as large as the smallest of them,
     ``MAX_SAMPLE_SIDE`` pixels a side at most.
     """
-    indices = indices_of_keys(held, keys) or loader.evenly_spaced(len(held), count)
+    indices = indices_of_keys(held, keys) or evenly_spaced(len(held), count)
     inputs, targets = zip(*(held.read(index) for index in indices), strict=True)
     if not held.min_side:
         return np.stack(inputs), np.stack(targets)
@@ -70,7 +70,7 @@ class Validator:
                 outputs = self.objective.forward(self.nets, batch)
             images = {"input": batch.input, "target": batch.target} | outputs
             rgb = {name: layout.to_rgb(image, batch.input) for name, image in images.items()}
-            return {name: loader.to_uint8(image) for name, image in rgb.items()}
+            return {name: denormalize(image) for name, image in rgb.items()}
         finally:
             for net in self.nets.values():
                 net.train()

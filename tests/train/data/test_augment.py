@@ -16,6 +16,7 @@ from small_runs import DEGRADED, seen, small_config
 from img2img_data.images import io
 from img2img_train.data import dataset, loader
 from img2img_train.data.augment import first_pixel, resize_and_crop, resize_and_crop_pixels
+from img2img_train.data.color import denormalize
 from img2img_train.training.setup import RunData
 
 CPU = torch.device("cpu")
@@ -117,16 +118,18 @@ def test_unpaired_domains_have_offsets_of_their_own(tmp_path: Path) -> None:
     plan = RunData.open(config).plan
     inputs, targets = plan.offsets(0)
     assert not np.intersect1d(inputs, targets).size
-    step = plan.step(0, False)
+    step = plan.step(0)
     assert step.jitter is not None
     assert np.array_equal(step.jitter.offsets, plan.offsets(0))
 
 
 # -------------------------------------------------------------------------------- anew, and exactly
 def test_each_epoch_draws_other_offsets_and_nothing_else_changes(tmp_path: Path) -> None:
-    plans = [loader.SamplingPlan((6,), (1.0,), 2, 3, jitter=factor) for factor in (1.0, 1.2)]
+    plans = [
+        loader.SamplingPlan((6,), (1.0,), 2, 3, jitter=factor, flip=True) for factor in (1.0, 1.2)
+    ]
     for number in range(6):
-        plain, jittered = (plan.step(number, True) for plan in plans)
+        plain, jittered = (plan.step(number) for plan in plans)
         assert plain.jitter is None
         assert jittered.jitter is not None
         assert np.array_equal(plain.indices, jittered.indices)
@@ -135,7 +138,7 @@ def test_each_epoch_draws_other_offsets_and_nothing_else_changes(tmp_path: Path)
     first, second = (plans[1].offsets(epoch) for epoch in (0, 1))
     assert not np.intersect1d(first, second).size
     assert not np.array_equal(first, loader.SamplingPlan((6,), (1.0,), 2, 4, jitter=1.2).offsets(0))
-    share = plans[1].step(0, True).select(slice(1, 2))
+    share = plans[1].step(0).select(slice(1, 2))
     assert share.jitter is not None
     assert np.array_equal(share.jitter.offsets, first[:, 1:2])
 
@@ -162,7 +165,7 @@ def test_a_crop_is_degraded_like_an_image_on_disk(degrade: str, tmp_path: Path) 
     assert data.train.on_the_fly is not None
     order = data.plan.order(0)
     (batch,) = seen("l2", corpus, range(1), degrade=DEGRADED[degrade], jitter=1.3)
-    degraded, clean = loader.to_uint8(batch.input).numpy(), loader.to_uint8(batch.target).numpy()
+    degraded, clean = denormalize(batch.input).numpy(), denormalize(batch.target).numpy()
     for place, index in enumerate(order[:2]):
         expected = data.train.on_the_fly.degrade(clean[place], data.train.pairs[index][1], 0)
         assert np.abs(degraded[place].astype(int) - expected).max() <= 1

@@ -19,8 +19,9 @@ from small_runs import DEGRADED, seen, small_config
 from img2img_data.core.errors import CorpusError, Rejected, UsageError
 from img2img_data.core.progress import Display
 from img2img_data.images import io
-from img2img_train.data import dataset, loader
+from img2img_train.data import dataset
 from img2img_train.data.augment import Crops, stack_crops
+from img2img_train.data.color import denormalize
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log, sample_paths
@@ -68,10 +69,10 @@ def test_crops_are_parts_of_the_image_and_equal_in_both_halves(layout: str, tmp_
     data = RunData.open(config)
     found: dict[int, set[tuple[int, int]]] = {}
     for number, batch in enumerate(seen("l2", corpus, range(12), crop=20)):
-        image, target = (loader.to_uint8(x).numpy() for x in (batch.input, batch.target))
+        image, target = (denormalize(x).numpy() for x in (batch.input, batch.target))
         assert target.shape == (2, 20, 20, 3)
         assert np.array_equal(255 - image, target)
-        for index, crop in zip(data.plan.step(number, False).indices.tolist(), target, strict=True):
+        for index, crop in zip(data.plan.step(number).indices.tolist(), target, strict=True):
             (place,) = positions_of(crop, data.train.read(index)[1])
             found.setdefault(index, set()).add(place)
     assert sum(len(places) for places in found.values()) > 2 * len(SIZES), (
@@ -92,7 +93,7 @@ def test_unpaired_domains_are_cropped_independently(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 4)
     (corpus / "trainA/0.png").write_bytes(io.encode(make_photo(0, 50, 31), "png"))
     config = small_config("cyclegan", corpus, crop=16, batch=4)
-    step = RunData.open(config).plan.step(0, False)
+    step = RunData.open(config).plan.step(0)
     assert step.crops is not None
     assert not np.intersect1d(*step.crops.offsets).size
     (batch,) = seen("cyclegan", corpus, range(1), crop=16, batch=4)

@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "16 bit": {"make": write_deep},
     "degraded": {"degrade": LINEAR, "flip": True},
     "jittered": {"jitter": 1.2, "flip": True},
-    "degraded and jittered": {"degrade": LINEAR, "jitter": 1.2},
+    "degraded and jittered": {"degrade": LINEAR, "jitter": 1.2, "flip": True},
     "unpaired": {"loss": "cyclegan", "flip": True},
     "two folders": {"loss": "cyclegan", "make": lambda root, splits: write_domains(root, 5)},
 }
@@ -46,8 +46,8 @@ def data_of(kind: str, root: Path) -> RunData:
     return RunData.open(config)
 
 
-def seen(data: RunData, store: Any, device: torch.device, flip: bool) -> list[Batch]:
-    raws = loader.raw_batches(data.plan, store, range(1, 6), flip, 0, data.train)
+def seen(data: RunData, store: Any, device: torch.device) -> list[Batch]:
+    raws = loader.raw_batches(data.plan, store, range(1, 6), 0, data.train)
     return list(loader.prefetch(raws, device, data.train.channel_layout))
 
 
@@ -57,10 +57,10 @@ def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_
     device, data = torch.device(name), data_of(kind, tmp_path / "c")
     memory = dataset.cache_images(data.train.for_training(), "ram", 0)
     assert isinstance(memory, dataset.CachedImages)
-    on, flip = DeviceCache.of(memory, device), bool(KINDS[kind].get("flip"))
-    gathered = on.gather(*([data.plan.step(0, flip).indices] * 2))
+    on = DeviceCache.of(memory, device)
+    gathered = on.gather(*([data.plan.step(0).indices] * 2))
     assert all(isinstance(part, torch.Tensor) and part.device.type == name for part in gathered)
-    plain, other = (seen(data, store, device, flip) for store in (memory, on))
+    plain, other = (seen(data, store, device) for store in (memory, on))
     assert len(plain) == 5
     for first, second in zip(plain, other, strict=True):
         assert torch.equal(first.input, second.input)
@@ -72,7 +72,7 @@ def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_
 def test_prefetched_batches_are_equal(name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of("degraded and jittered", tmp_path / "c")
     store = dataset.cache_images(data.train.for_training(), "ram", 0)
-    raws = list(loader.raw_batches(data.plan, store, range(7), True, 0, data.train))
+    raws = list(loader.raw_batches(data.plan, store, range(7), 0, data.train))
     plain = [loader.to_device(raw, device, data.train.channel_layout) for raw in raws]
     for first, second in zip(
         plain, loader.prefetch(iter(raws), device, data.train.channel_layout), strict=True
@@ -115,7 +115,7 @@ def test_what_cannot_be_cached_there_is_one_line(name: str, tmp_path: Path) -> N
     ):
         RunData.open(config)
     for cache in ("auto", "ram", "off"):
-        RunData.open(config.model_copy(update={"cache": cache}), config.objective)
+        RunData.open(config.model_copy(update={"cache": cache}))
 
 
 def test_auto_uses_the_device_if_there_is_room(

@@ -24,6 +24,7 @@ from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
+from img2img_train.data.color import denormalize
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.training import fit as loop
 from img2img_train.training.setup import RunData, resolve_auto
@@ -57,9 +58,9 @@ def test_on_the_fly_equals_a_corpus_on_disk(kind: str, size: tuple[int, int]) ->
     for number, pair in enumerate(PAIRS):
         drawn = online.degradation.draw(image_rng(3, bytes([number]), 5))
         offline = online.degradation.apply(clean[number], "yx", **drawn)
-        degraded = loader.to_uint8(batch.input[number : number + 1])[0].numpy()
+        degraded = denormalize(batch.input[number : number + 1])[0].numpy()
         assert np.abs(degraded.astype(int) - offline).max() <= 1, pair
-        assert np.array_equal(loader.to_uint8(batch.target[number : number + 1])[0], clean[number])
+        assert np.array_equal(denormalize(batch.target[number : number + 1])[0], clean[number])
 
 
 def test_linear_degradations_run_on_the_device() -> None:
@@ -95,14 +96,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_readers_give_the_same_images(
     kind: str, cache: str, workers: int, corpus: Path
 ) -> None:
-    data = RunData.open(
-        small_config("l2", corpus, degrade=KINDS[kind]), small_config("l2", corpus).objective
-    )
+    data = RunData.open(small_config("l2", corpus, degrade=KINDS[kind], flip=True))
     numbers = range(1, 6)
 
     def seen(cache: str, workers: int) -> list[loader.RawBatch]:
         store = dataset.cache_images(data.train.for_training(), cache, workers)
-        return list(loader.raw_batches(data.plan, store, numbers, True, workers, data.train))
+        return list(loader.raw_batches(data.plan, store, numbers, workers, data.train))
 
     plain, other = seen("off", 0), seen(cache, workers)
     assert len(plain) == 5

@@ -223,9 +223,9 @@ def test_ranks_come_from_torchrun_only() -> None:
 
 
 def test_shards_make_up_the_step() -> None:
-    plan = SamplingPlan((10, 7), (1, 2), 4, 5)
+    plan = SamplingPlan((10, 7), (1, 2), 4, 5, flip=True)
     for number in range(6):
-        step = plan.step(number, True)
+        step = plan.step(number)
         parts = [
             step.select(Processes(rank, 2).shard_indices(plan.step_images, 1)) for rank in range(2)
         ]

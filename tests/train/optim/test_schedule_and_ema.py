@@ -96,7 +96,7 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: 
 
 
 def a_batch(training: loop.Trainer) -> Batch:
-    step = training.data.plan.step(0, False)
+    step = training.data.plan.step(0)
     raw = loader.RawBatch(*training.data.train.gather(step.indices, step.others), None)
     return loader.to_device(raw, torch.device("cpu"))
 

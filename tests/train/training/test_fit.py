@@ -23,6 +23,7 @@ from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import RunConfig, configure, read_recipe
 from img2img_train.data import dataset, loader
+from img2img_train.data.color import denormalize
 from img2img_train.data.loader import SamplingPlan
 from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.inference.translate import translate
@@ -92,9 +93,9 @@ def test_weights_are_shares_of_an_epoch(counts: Any, weights: Any, drawn: Any) -
 
 
 def test_a_step_depends_on_its_number_only() -> None:
-    plan, again = SamplingPlan((10, 7), (1, 2), 4, 5), SamplingPlan((10, 7), (1, 2), 4, 5)
-    forward = [plan.step(n, True) for n in range(12)]
-    backward = [again.step(n, True) for n in reversed(range(12))][::-1]
+    plan, again = (SamplingPlan((10, 7), (1, 2), 4, 5, flip=True) for _ in range(2))
+    forward = [plan.step(n) for n in range(12)]
+    backward = [again.step(n) for n in reversed(range(12))][::-1]
     for a, b in zip(forward, backward, strict=True):
         assert np.array_equal(a.indices, b.indices)
         assert np.array_equal(a.flips, b.flips)
@@ -108,14 +109,11 @@ def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, work
     config = RunConfig(corpora=corpus)
     pairs = dataset.open_pairs(config, "train")
     assert pairs is not None
-    plan = SamplingPlan(pairs.counts, (1,), 4, 0)
-    plain = list(loader.raw_batches(plan, pairs, range(1, 5), True, 0))
+    plan = SamplingPlan(pairs.counts, (1,), 4, 0, flip=True)
+    plain = list(loader.raw_batches(plan, pairs, range(1, 5), 0))
     state = torch.get_rng_state()
-    other = list(
-        loader.raw_batches(
-            plan, dataset.cache_images(pairs, cache, workers), range(1, 5), True, workers
-        )
-    )
+    store = dataset.cache_images(pairs, cache, workers)
+    other = list(loader.raw_batches(plan, store, range(1, 5), workers))
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(plain, other, strict=True):
         assert all(np.array_equal(x, y) for x, y in zip(vars_of(a), vars_of(b), strict=True))
@@ -131,8 +129,8 @@ def test_bytes_survive_the_device_and_a_flip_mirrors_both_images() -> None:
     batch = loader.to_device(raw, torch.device("cpu"))
     assert float(batch.input.min()) == -1
     assert float(batch.input.max()) == 1
-    assert np.array_equal(loader.to_uint8(batch.input).numpy(), values[:, :, ::-1])
-    assert np.array_equal(loader.to_uint8(batch.target).numpy(), values[:, ::-1, ::-1])
+    assert np.array_equal(denormalize(batch.input).numpy(), values[:, :, ::-1])
+    assert np.array_equal(denormalize(batch.target).numpy(), values[:, ::-1, ::-1])
 
 
 # ------------------------------------------------------------------------------ the original work

@@ -52,8 +52,8 @@ def test_sides_are_drawn_independently_and_completely() -> None:
     assert flips.shape == (2, 19)
     assert not np.array_equal(*flips)
     assert np.array_equal(*SamplingPlan((10, 3), (1, 1), 4, 0).flips(0))
-    again = SamplingPlan((10, 3), (1, 1), 4, 0, (4, 9)).step(6, True)
-    step = plan.step(6, True)
+    again = SamplingPlan((10, 3), (1, 1), 4, 0, (4, 9)).step(6)
+    step = plan.step(6)
     assert np.array_equal(step.indices, again.indices)
     assert np.array_equal(step.others, again.others)
 
