@@ -94,9 +94,7 @@ def is_video(name: bytes) -> bool:
 
 @contextlib.contextmanager
 def open_video(path: bytes | Path) -> Iterator[BufferedReader]:
-    """Open a file that may be a video; Rejected if it is a link, a pipe, not readable or not
-    there.
-    """
+    """Open a file that may be a video; Rejected if it is missing, a link, a pipe or unreadable."""
     # PyAV hands the name of a file object to FFmpeg: this one says nothing.
     with open("video", "rb", opener=lambda *_: io.open_regular(path)) as file:
         yield file
@@ -118,19 +116,20 @@ def restore_video(
     """
     av = load_extra("av", "video", "video")
     with _opened(av, file, max_pixels) as source:
-        # The encoder needs the size of an upright frame before the first packet of sound is
-        # written.
+        # The encoder needs the size of an upright frame before the first sound is written.
         frames = (frame for _, frames in _decoded(av, source) for frame in frames)
         first = next(map(_upright, frames), None)
     if first is None:
         raise Rejected("corrupt", "no frame can be decoded")
-    # A digest: two results never share a temporary name, and it is not too long where the result's
-    # is not.
+    # A digest: two results never share a temporary name, and it is never too long.
     temporary = out.with_name(f".{sha256(os.fsencode(out.name)).hexdigest()[:16]}.tmp.{format}")
     try:
         with _Sink(temporary, "wb") as sink, _opened(av, file, max_pixels) as source:
             info = _transcode(av, source, sink, format, first.shape, restore, progress)
         temporary.replace(out)
+    except av.FFmpegError as error:
+        # Such as times that the new container cannot express.
+        raise Rejected("corrupt", str(error.strerror)) from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from None
     finally:
@@ -139,9 +138,7 @@ def restore_video(
 
 
 class _Sink(FileIO):
-    """A file for FFmpeg that keeps the first error, because PyAV prints a traceback for the
-    second.
-    """
+    """A file for FFmpeg that keeps the first error: of a second PyAV prints the traceback."""
 
     error: OSError | None = None
 

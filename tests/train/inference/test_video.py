@@ -4,6 +4,7 @@ FFmpeg.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -296,6 +297,17 @@ def test_changing_frame_rates_and_sound_are_kept(format: str, tmp_path: Path) ->
     assert times_of(out) == times_of(source)
     assert sound_of(out) == sound_of(source)
     assert len(sound_of(out)) > 10
+
+
+@pytest.mark.parametrize("format", VIDEO_FORMATS)
+def test_times_that_make_no_sense_end_in_a_video_or_a_rejection(
+    format: str, tmp_path: Path
+) -> None:
+    for times in ([0, 40, 1 << 45, 1 << 50], [1 << 50, 1 << 51], [-(1 << 40), 0, 40]):
+        source, out = write_with_sound(tmp_path / "in.mkv", times), tmp_path / f"v.{format}"
+        with contextlib.suppress(Rejected):
+            assert restored(source, out).frames == len(times)
+    assert {p.name for p in tmp_path.iterdir()} <= {"in.mkv", f"v.{format}"}
 
 
 @pytest.mark.parametrize(("codec", "format"), [("aac", "webm"), ("pcm_s16le", "mp4")])
