@@ -51,6 +51,7 @@ class FitCommand(ModelCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note the loss for the help, which click shows before it parses the other options."""
+        # --help is eager: it is handled before --loss has a value in the context.
         following = dict(pairwise(args))
         joined = next((a.partition("=")[2] for a in args if a.startswith("--loss=")), None)
         ctx.meta["loss"] = following.get("--loss", joined)
@@ -163,6 +164,7 @@ def _fit(config: RunConfig, report: bool) -> None:
     with Display() as display:
         result = train(config, display, report)
     click.echo(_describe_result(result))
+    # A finished run that is given again is not scored again, unless its report is out of date.
     if report and not (result.already and result.folder.has_current_report()):
         with Display() as display:
             lines = _score(config, result, display)
@@ -198,6 +200,7 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
     folder, splits, lines = result.folder, ("test", config.validation_split), []
     for choice in config.corpora:
         name, corpus = printable(choice.path), open_corpus(choice.path)
+        # The images of an unpaired corpus have no counterpart to compare an output with.
         if corpus.kind == "unpaired":
             why = "it is unpaired, so it has no targets; see samples/"
             lines.append(f"not scored on '{name}': {why}")

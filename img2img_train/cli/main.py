@@ -49,7 +49,7 @@ class FitByDefault(CommandGroup):
         commands = self.list_commands(ctx)
         if args and args[0] not in commands and args[0] not in own:
             near = difflib.get_close_matches(args[0], commands, 1)
-            path = args[0].rpartition("=")[0] or args[0]
+            path = args[0].rpartition("=")[0] or args[0]  # CORPUS=WEIGHT
             if near and not Path(path).exists():
                 raise UsageError("command", args[0], "unknown", f"did you mean '{near[0]}'?")
             args = ["fit", *args]
@@ -89,6 +89,7 @@ def main(
 ) -> None:
     """Run ``img2img-train``, or another ``command`` in the same way; exit unless the code is 0."""
     rank = torchrun_env().rank
+    # Experiments call this in their own process, so success returns.
     code = run_command_line(command or group, argv, name, f"process {rank}: " if rank else "")
     if code:
         sys.exit(code)

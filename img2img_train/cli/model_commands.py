@@ -121,6 +121,7 @@ def evaluate(
     for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
         click.echo(f"note: {note}")
     click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
+    # After the results are written: a failed check must not lose them.
     short = shortfalls(matrix, parsed)
     for line in short:
         click.echo(line, err=True)
@@ -185,6 +186,7 @@ def translate(
 
     chosen = build_model(TranslateSettings, settings)
     single = is_one_file(images, out)
+    # Counted before the model is loaded: a wrong path fails at once.
     total = 1 if single else len(list_images(images, out)[1])
     if dry_run:
         name = printable(str(out))
@@ -283,6 +285,7 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: 
         hint = "give a name ending in .onnx, .html, .safetensors or .pth"
         raise UsageError("file", out, f"ends in '{out.suffix}'", hint)
     out.parent.mkdir(parents=True, exist_ok=True)
+    # On the CPU, so that the exported file does not depend on the device.
     loaded, about = load_generator(model, "cpu", direction), "the generator alone"
     if suffix == ".safetensors":
         export_weights(loaded, out)
