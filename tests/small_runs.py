@@ -72,7 +72,7 @@ def seen(
     config = small_config(loss, corpus, **{"net": "resnet-6", **settings})
     data = RunData.open(config)
     store = dataset.cache_images(data.train.for_training(), cache, workers)
-    raws = loader.raw_batches(data.plan, store, numbers, workers, data.train)
+    raws = loader.raw_batches(loader.StepDataset(data.plan, store, data.train), numbers, workers)
     return [loader.to_device(raw, torch.device("cpu"), data.train.channel_layout) for raw in raws]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +26,7 @@ KEYS_A: Final = -0.5
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """Square crops: their side in pixels, and their ``offsets`` in inputs and targets, 2 x N x 2."""
+    """Square crops: their side in pixels, and ``offsets`` in inputs and targets, 2 x N x 2."""
 
     side: int
     offsets: NDArray[np.float64]
@@ -72,11 +72,15 @@ def resize_and_crop(images: Tensor, factor: float, offsets: NDArray[np.float64])
     x, device = images.to(torch.float32), images.device
     image = torch.arange(len(x), device=device)[:, None]
     rows, weights = _taps_of_crops(x.shape[1], factor, offsets[:, 0], device)
-    x = _sum([x[image, rows[..., k]] * weights[..., k, None, None] for k in range(TAPS)])
+    x = reduce(
+        Tensor.add_, [x[image, rows[..., k]] * weights[..., k, None, None] for k in range(TAPS)]
+    )
     columns, weights = _taps_of_crops(x.shape[2], factor, offsets[:, 1], device)
     image, row = image[:, None], torch.arange(x.shape[1], device=device)[:, None]
     columns, weights = columns[:, None], weights[:, None, ..., None]
-    x = _sum([x[image, row, columns[..., k]] * weights[:, :, :, k] for k in range(TAPS)])
+    x = reduce(
+        Tensor.add_, [x[image, row, columns[..., k]] * weights[:, :, :, k] for k in range(TAPS)]
+    )
     return x.round_().clamp_(0, top)
 
 
@@ -92,13 +96,6 @@ def copy_to(values: NDArray[Any], device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _sum(terms: list[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total += term
-    return total
 
 
 def _taps_of_crops(

@@ -29,6 +29,7 @@ def channel_layout_of(config: RunConfig) -> ChannelLayout:
         UsageError: if two corpora differ (both are named), or if the run cannot use the layout.
     """
     paths = [choice.path for choice in config.corpora]
+    # Only corpus.json is read: it states the channels, and rows may be a million.
     layouts = [_layout_of(open_corpus(path, rows=False)) for path in paths]
     layout = layouts[0]
     for path, other in zip(paths, layouts, strict=True):
@@ -71,7 +72,7 @@ def check_no_alpha(corpus: Corpus) -> None:
 
 # ------------------------------------------------------------------------------------------ sizes
 def stated_size(pair: Pair) -> Size | None:
-    """Return the size that the manifest states for both halves of a pair, None if it states none."""
+    """Return the size that the manifest states for both halves of a pair, if any."""
     height, width = pair.row.get("height"), pair.row.get("width")
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 

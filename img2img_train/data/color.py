@@ -28,8 +28,10 @@ LUMA: Final = (0.299, 0.587, 0.114)
 LUMINANCE: Final = (0.212671, 0.715160, 0.072169)
 WHITE: Final = (0.950456, 1.0, 1.088754)
 XYZ_TO_RGB: Final = (
-    (3.240479, -1.53715, -0.498535), (-0.969256, 1.875991, 0.041556), (0.055648, -0.204043, 1.057311)
-)  # fmt: skip
+    (3.240479, -1.53715, -0.498535),
+    (-0.969256, 1.875991, 0.041556),
+    (0.055648, -0.204043, 1.057311),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,11 @@ class ChannelLayout:
     @property
     def label(self) -> str:
         """A readable name, empty for 8-bit RGB to RGB."""
-        names = {1: "gray", 3: "RGB"}
-        depth = f"{self.bits}-bit " if self.bits != 8 else ""
-        if self.color == "lab":
-            return f"{depth}L to ab"
+        if self == PLAIN:
+            return ""
+        names = {1: "L", 2: "ab"} if self.color == "lab" else {1: "gray", 3: "RGB"}
         source, target = (names.get(count, f"{count} channels") for count in self.channels)
-        return f"{depth}{source} to {target}" if self != PLAIN else ""
+        return f"{'' if self.bits == 8 else '16-bit '}{source} to {target}"
 
     @property
     def is_supported(self) -> bool:

@@ -108,13 +108,9 @@ class PairedImages(_Images):
             image = target if self.targets_only else self.on_the_fly.degrade(target, pair, None)
         return image, target
 
-    def gather(
-        self, indices: Indices, others: Indices, crops: Crops | None = None
-    ) -> tuple[Pixels, Pixels]:
-        """Return the pairs at ``indices``, or crops of them, stacked; ``others`` is equal to
-        ``indices``.
-        """
-        inputs, targets = zip(*(self.read(int(i)) for i in indices), strict=True)
+    def gather(self, indices: Indices, crops: Crops | None = None) -> tuple[Pixels, Pixels]:
+        """Return the pairs at ``indices`` (2 x N, both rows equal), or crops of them, stacked."""
+        inputs, targets = zip(*(self.read(int(i)) for i in indices[0]), strict=True)
         stacked = stack_crops(targets, crops, 1)
         return stacked if self.targets_only else stack_crops(inputs, crops, 0), stacked
 
@@ -167,14 +163,10 @@ class UnpairedImages(_Images):
         self._check_size(image.path, pixels)
         return pixels[..., : self.channel_layout.stored[side]]
 
-    def gather(
-        self, indices: Indices, others: Indices, crops: Crops | None = None
-    ) -> tuple[Pixels, Pixels]:
-        """Return the inputs at ``indices`` and the targets at ``others``, or crops of them,
-        stacked.
-        """
-        inputs = [self._read(self.inputs, int(i), 0) for i in indices]
-        targets = [self._read(self.targets, int(i), 1) for i in others]
+    def gather(self, indices: Indices, crops: Crops | None = None) -> tuple[Pixels, Pixels]:
+        """Return inputs and targets at ``indices`` (2 x N), or crops of them, stacked."""
+        inputs = [self._read(self.inputs, int(i), 0) for i in indices[0]]
+        targets = [self._read(self.targets, int(i), 1) for i in indices[1]]
         return stack_crops(inputs, crops, 0), stack_crops(targets, crops, 1)
 
     @property
@@ -218,7 +210,10 @@ def open_images(config: RunConfig, split: str) -> ImageSet | None:
 
 
 def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
-    """Return both domains of a split, of paired corpora too; errors and None as in ``open_images``."""
+    """Return both domains of a split, also of paired corpora.
+
+    Errors and None as in ``open_images``.
+    """
     if config.degrade is not None:
         why = f"makes pairs, and {config.loss} takes none"
         raise UsageError("option", "--degrade", why, "omit it, or choose a paired loss")
@@ -351,20 +346,16 @@ class CachedImages:
     inputs: Pixels | list[Pixels]
     targets: Pixels | list[Pixels]
 
-    def gather(
-        self, indices: Indices, others: Indices, crops: Crops | None = None
-    ) -> tuple[Pixels, Pixels]:
-        """Return the inputs at ``indices`` and the targets at ``others``, or crops of them,
-        stacked.
-        """
-        targets = _select(self.targets, others, crops, 1)
+    def gather(self, indices: Indices, crops: Crops | None = None) -> tuple[Pixels, Pixels]:
+        """Return inputs and targets at ``indices`` (2 x N), or crops of them, stacked."""
+        targets = _select(self.targets, indices, crops, 1)
         return (_select(self.inputs, indices, crops, 0) if len(self.inputs) else targets), targets
 
 
 def _select(
     images: Pixels | list[Pixels], indices: Indices, crops: Crops | None, side: int
 ) -> Pixels:
-    indices = indices % len(images)
+    indices = indices[side] % len(images)
     if isinstance(images, np.ndarray) and crops is None:
         return images[indices]
     return stack_crops([images[index] for index in indices.tolist()], crops, side)
@@ -412,6 +403,7 @@ def cache_images(
 def free_memory() -> int:
     """Return the available memory in bytes; a cautious 2 GiB where the system does not tell."""
     try:
+        # MemFree would leave out the page cache, which the system gives back on demand.
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
         return int(available.split()[1]) * 1024

@@ -36,12 +36,10 @@ class DeviceCache:
             inputs, targets = inputs.view(torch.int16), targets.view(torch.int16)
         return cls(inputs.to(device), targets.to(device), dtype)
 
-    def gather(
-        self, indices: Indices, others: Indices, crops: Crops | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the inputs at ``indices`` and the targets at ``others``, on the device."""
-        targets = self._select(self.targets, others)
-        return (self._select(self.inputs, indices) if len(self.inputs) else targets), targets
+    def gather(self, indices: Indices, crops: Crops | None = None) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets at ``indices`` (2 x N), on the device; it holds no crops."""
+        targets = self._select(self.targets, indices[1])
+        return (self._select(self.inputs, indices[0]) if len(self.inputs) else targets), targets
 
     def _select(self, images: Tensor, indices: Indices) -> Tensor:
         indices = indices % len(images)

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Final, TypeAlias
@@ -35,7 +35,6 @@ from img2img_train.objectives.base import Batch
 # These keep the random streams of one (seed, epoch) apart; ``image_pool`` uses 2.
 ORDER, FLIP, JITTER, CROP = 0, 1, 3, 4
 Part: TypeAlias = slice | Indices
-WHOLE_STEP: Final = slice(None)
 HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
 
 
@@ -102,6 +101,7 @@ class SamplingPlan:
         """Return the indices of an epoch in order; depends on seed, epoch and side (1: unpaired
         targets).
         """
+        # A stream of their own, or domains of equal size would be drawn in pairs.
         key = [self.seed, epoch, ORDER, side] if side else [self.seed, epoch, ORDER]
         rng = np.random.default_rng(key)
         counts = self.others if side and self.others else self.counts
@@ -110,7 +110,7 @@ class SamplingPlan:
         return rng.permutation(np.concatenate([s + _rounds(n, k, rng) for s, n, k in corpora]))
 
     def flips(self, epoch: int) -> NDArray[np.bool_]:
-        """Return which inputs and targets of an epoch are mirrored, 2 x N; both of a pair or none."""
+        """Return the mirrored inputs and targets of an epoch, 2 x N; both of a pair or none."""
         return self._draw(epoch, FLIP) < 0.5
 
     def offsets(self, epoch: int, stream: int = JITTER) -> NDArray[np.float64]:
@@ -149,14 +149,13 @@ class Jitter:
 
 @dataclass(frozen=True, slots=True)
 class StepSamples:
-    """Indices of inputs and targets (``others``), and their augmentation; equal for both halves of
-    a pair.
+    """Indices of inputs and targets, 2 x N, and their augmentation; equal for both halves of a
+    pair.
 
-    ``flips`` is 2 x N; None stands for no augmentation of that kind.
+    ``flips`` is 2 x N; None means no augmentation of that kind.
     """
 
     indices: Indices
-    others: Indices
     flips: NDArray[np.bool_] | None
     epoch: int
     jitter: Jitter | None = None
@@ -167,17 +166,17 @@ class StepSamples:
         flips = None if self.flips is None else self.flips[:, part]
         jitter = self.jitter and replace(self.jitter, offsets=self.jitter.offsets[:, part])
         crops = self.crops and replace(self.crops, offsets=self.crops.offsets[:, part])
-        return StepSamples(self.indices[part], self.others[part], flips, self.epoch, jitter, crops)
+        return StepSamples(self.indices[:, part], flips, self.epoch, jitter, crops)
 
 
 @lru_cache(maxsize=2)
 def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
     order = plan.order(epoch)
-    others = plan.order(epoch, side=1) if plan.others else order
+    indices = np.stack([order, plan.order(epoch, side=1) if plan.others else order])
     jitter = Jitter(plan.jitter, plan.offsets(epoch)) if plan.jitter > 1 else None
     crops = Crops(plan.crop, plan.offsets(epoch, CROP)) if plan.crop else None
     flips = plan.flips(epoch) if plan.flip else None
-    return StepSamples(order, others, flips, epoch, jitter, crops)
+    return StepSamples(indices, flips, epoch, jitter, crops)
 
 
 # ------------------------------------------------------------------------------------------ loading
@@ -198,20 +197,24 @@ class RawBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _StepDataset(Dataset[RawBatch]):
-    """Maps the number of a step to its images."""
+class StepDataset(Dataset[RawBatch]):
+    """Maps the number of a step to its images.
+
+    ``store`` holds the training images of ``images``. ``part`` selects the samples of one of
+    several processes.
+    """
 
     plan: SamplingPlan
     store: ImageStore | DeviceCache
-    images: ImageSet | None
-    part: Part
+    images: ImageSet
+    part: Part = field(default_factory=lambda: slice(None))
 
     def __getitem__(self, number: int) -> RawBatch:
         step = self.plan.step(number).select(self.part)
-        inputs, targets = self.store.gather(step.indices, step.others, step.crops)
+        inputs, targets = self.store.gather(step.indices, step.crops)
         if not isinstance(self.images, PairedImages) or self.images.on_the_fly is None:
             return RawBatch(inputs, targets, step.flips, jitter=step.jitter)
-        pairs = [self.images.pairs[i][1] for i in step.indices.tolist()]
+        pairs = [self.images.pairs[i][1] for i in step.indices[1].tolist()]
         return _degrade(self.images.on_the_fly, targets, pairs, step)
 
 
@@ -230,26 +233,14 @@ def _degrade(
     return RawBatch(np.stack(inputs), targets, step.flips)
 
 
-def raw_batches(
-    plan: SamplingPlan,
-    store: ImageStore | DeviceCache,
-    numbers: range,
-    workers: int,
-    images: ImageSet | None = None,
-    part: Part = WHOLE_STEP,
-) -> Generator[RawBatch, None, None]:
-    """Yield the images of the steps ``numbers``.
-
-    ``store`` holds the training images of ``images``. With ``workers`` that many processes read
-    ahead, across epochs. ``part`` selects the samples of one of several processes.
-    """
-    dataset = _StepDataset(plan, store, images, part)
+def raw_batches(dataset: StepDataset, numbers: range, workers: int) -> Generator[RawBatch]:
+    """Yield the images of the steps ``numbers``; ``workers`` processes read ahead."""
     if not workers:
         yield from (dataset[number] for number in numbers)
         return
     loader: DataLoader[RawBatch] = DataLoader(
         dataset,
-        batch_size=None,
+        batch_size=None,  # an item is a batch already
         sampler=numbers,
         num_workers=workers,
         worker_init_fn=partial(_init_worker, os.getpid()),
@@ -313,12 +304,11 @@ def to_device(raw: RawBatch, device: torch.device, channel_layout: ChannelLayout
     flips = (None, None) if raw.flips is None else raw.flips
     targets = _samples(raw, 1, device)
     if raw.operators is None:
-        inputs = channel_layout.input(_samples(raw, 0, device))
+        inputs = _samples(raw, 0, device)
     else:
-        top = channel_layout.top
-        samples = targets.permute(0, 3, 1, 2).to(torch.float32)
-        inputs = apply_operators(samples, raw.operators, top).div_(top / 2).sub_(1.0)
-    return Batch(_mirror(inputs, flips[0]), _mirror(channel_layout.target(targets), flips[1]))
+        inputs = apply_operators(targets, raw.operators, channel_layout.top)
+    x, y = channel_layout.input(inputs), channel_layout.target(targets)
+    return Batch(_mirror(x, flips[0]), _mirror(y, flips[1]))
 
 
 def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:
@@ -331,14 +321,13 @@ def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:
 
 
 def apply_operators(samples: Tensor, operators: Operators, top: int) -> Tensor:
-    """Return degraded images N x C x H x W float32, samples in 0..``top``, rounded and clipped
-    once.
-    """
+    """Return degraded images N x H x W x C, float32 in 0..``top``, rounded and clipped once."""
+    x = samples.permute(0, 3, 1, 2).to(torch.float32)
     rows, columns = (copy_to(m, samples.device) for m in (operators.rows, operators.columns))
     # bf16 has 8 bits of precision: under autocast the product would be off by a gray level or more.
     with torch.autocast(samples.device.type, enabled=False):
-        degraded = rows[:, None] @ samples @ columns.mT[:, None]
-    return degraded.round_().clamp_(0, top)
+        x = rows[:, None] @ x @ columns.mT[:, None]
+    return x.round_().clamp_(0, top).permute(0, 2, 3, 1)
 
 
 def _mirror(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:

@@ -33,7 +33,6 @@ from img2img_data.images.pixels import Pixels
 # no clipping hides in the operator.
 PROBE_BASE, PROBE_CONTRAST = np.float32(0.5), np.float32(0.25)
 OVERSHOOTS: Final = {"cubic", "lanczos"}
-CACHED_OPERATORS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class OnTheFly:
 
 
 def source_of(pair: Pair) -> bytes:
-    """Return the relative path of the source of a pair, else its key: the name that keys its RNG."""
+    """Return the name that keys the RNG of a pair: the path of its source, else its key."""
     source = pair.row.get("source_hex")
     try:
         return bytes.fromhex(source) if isinstance(source, str) and source else pair.key.encode()
@@ -106,7 +105,8 @@ def _steps_of(degradation: Degradation) -> Iterator[Degradation]:
         yield from _steps_of(step.degradation)
 
 
-@lru_cache(maxsize=CACHED_OPERATORS)
+# Without random parameters every step asks for the same two matrices.
+@lru_cache(maxsize=8)
 def _operator(
     degradation: Degradation, drawn: tuple[tuple[str, float], ...], side: int
 ) -> NDArray[np.float32]:

@@ -130,7 +130,8 @@ def _train(trainer: Trainer) -> None:
     trainer.display.begin("training", data.steps * data.plan.step_images, progress.images)
     numbers = range(progress.step, data.steps)
     shard = trainer.processes.shard_indices(data.plan.step_images, config.accumulate)
-    raw = loader.raw_batches(data.plan, store, numbers, config.workers, data.train, shard)
+    steps = loader.StepDataset(data.plan, store, data.train, shard)
+    raw = loader.raw_batches(steps, numbers, config.workers)
     with contextlib.closing(raw) as batches:
         try:
             trainer.train(loader.prefetch(batches, trainer.device, data.train.channel_layout))

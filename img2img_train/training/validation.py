@@ -110,7 +110,7 @@ class Validator:
         for start in range(0, count, batch):
             check()
             indices = np.arange(start, min(start + batch, count))
-            yield self.run(*store.gather(indices, indices))
+            yield self.run(*store.gather(np.stack([indices, indices])))
 
     def grid(self, inputs: Pixels, targets: Pixels) -> NDArray[Any]:
         """Return a sample grid, H x W x 3 uint8: a row per pair, with the objective's columns."""

@@ -72,7 +72,7 @@ def test_crops_are_parts_of_the_image_and_equal_in_both_halves(layout: str, tmp_
         image, target = (denormalize(x).numpy() for x in (batch.input, batch.target))
         assert target.shape == (2, 20, 20, 3)
         assert np.array_equal(255 - image, target)
-        for index, crop in zip(data.plan.step(number).indices.tolist(), target, strict=True):
+        for index, crop in zip(data.plan.step(number).indices[0].tolist(), target, strict=True):
             (place,) = positions_of(crop, data.train.read(index)[1])
             found.setdefault(index, set()).add(place)
     assert sum(len(places) for places in found.values()) > 2 * len(SIZES), (

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 def first_batch(loss: str, corpus: Path, **settings: Any) -> tuple[loader.Batch, RunData]:
     config = small_config(loss, corpus, **settings)
     data = RunData.open(config)
-    raw = next(loader.raw_batches(data.plan, data.train.for_training(), range(1), 0, data.train))
+    raw = loader.StepDataset(data.plan, data.train.for_training(), data.train)[0]
     return loader.to_device(raw, CPU, data.train.channel_layout), data
 
 

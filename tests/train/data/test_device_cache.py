@@ -24,7 +24,7 @@ from img2img_train.training.signals import StoppedBySignal
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SPLITS = {"train": 5, "val": 2}
 LINEAR, OTHER = {"gaussian": {"sigma": [0.5, 2]}}, {"noise": {"sigma": [5, 25]}}
-KINDS: dict[str, dict[str, Any]] = {
+CASES: dict[str, dict[str, Any]] = {
     "pairs": {},
     "flipped, to the left": {"flip": True, "direction": "BtoA"},
     "gray": {"info": {"channels": {"input": 1, "target": 3}}},
@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def data_of(kind: str, root: Path) -> RunData:
-    settings = {"loss": "l1", **KINDS[kind]}
+    settings = {"loss": "l1", **CASES[kind]}
     make, info = settings.pop("make", None), settings.pop("info", {})
     corpus = make(root, SPLITS) if make else write_corpus(root, SPLITS, size=(16, 16), info=info)
     config = small_config(corpora=corpus, **settings)
@@ -47,18 +47,18 @@ def data_of(kind: str, root: Path) -> RunData:
 
 
 def seen(data: RunData, store: Any, device: torch.device) -> list[Batch]:
-    raws = loader.raw_batches(data.plan, store, range(1, 6), 0, data.train)
+    raws = loader.raw_batches(loader.StepDataset(data.plan, store, data.train), range(1, 6), 0)
     return list(loader.prefetch(raws, device, data.train.channel_layout))
 
 
 @pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CASES)
 def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of(kind, tmp_path / "c")
     memory = dataset.cache_images(data.train.for_training(), "ram", 0)
     assert isinstance(memory, dataset.CachedImages)
     on = DeviceCache.of(memory, device)
-    gathered = on.gather(*([data.plan.step(0).indices] * 2))
+    gathered = on.gather(data.plan.step(0).indices)
     assert all(isinstance(part, torch.Tensor) and part.device.type == name for part in gathered)
     plain, other = (seen(data, store, device) for store in (memory, on))
     assert len(plain) == 5
@@ -72,7 +72,8 @@ def test_the_same_bits_from_the_device_as_from_memory(kind: str, name: str, tmp_
 def test_prefetched_batches_are_equal(name: str, tmp_path: Path) -> None:
     device, data = torch.device(name), data_of("degraded and jittered", tmp_path / "c")
     store = dataset.cache_images(data.train.for_training(), "ram", 0)
-    raws = list(loader.raw_batches(data.plan, store, range(7), 0, data.train))
+    steps = loader.StepDataset(data.plan, store, data.train)
+    raws = [steps[number] for number in range(7)]
     plain = [loader.to_device(raw, device, data.train.channel_layout) for raw in raws]
     for first, second in zip(
         plain, loader.prefetch(iter(raws), device, data.train.channel_layout), strict=True

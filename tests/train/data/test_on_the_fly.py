@@ -35,8 +35,11 @@ PAIRS = tuple(Pair(f"k{n}", "train", Path(), Path(), {"source_hex": f"{n:02x}"})
 MORE: dict[str, Any] = {
     "chain-of-blurs": [{"gaussian": {"sigma": [0.5, 2]}}, {"resize": {"factor": [1, 3]}}],
     "sharp-inside": [{"resize": {"factor": 2, "up": "lanczos"}}, {"gaussian": {"sigma": 1}}],
-    "sharp-last": [{"gaussian": {"sigma": 1}}, {"resize": {"factor": [2, 5], "up": ["cubic", "lanczos"]}}],
-}  # fmt: skip
+    "sharp-last": [
+        {"gaussian": {"sigma": 1}},
+        {"resize": {"factor": [2, 5], "up": ["cubic", "lanczos"]}},
+    ],
+}
 
 
 def on_the_fly_of(kind: str) -> OnTheFly:
@@ -53,7 +56,7 @@ def test_on_the_fly_equals_a_corpus_on_disk(kind: str, size: tuple[int, int]) ->
     online = on_the_fly_of(kind)
     clean = np.stack([make_photo(n, size[1], size[0]) for n in range(3)])
     clean[1] = np.where(make_photo(1, size[1], size[0]) > 128, 255, 0)
-    step = loader.StepSamples(np.arange(3), np.arange(3), None, 5)
+    step = loader.StepSamples(np.tile(np.arange(3), (2, 1)), None, 5)
     batch = loader.to_device(loader._degrade(online, clean, PAIRS, step), CPU)
     for number, pair in enumerate(PAIRS):
         drawn = online.degradation.draw(image_rng(3, bytes([number]), 5))
@@ -81,7 +84,7 @@ def test_every_epoch_draws_anew_and_validation_does_not() -> None:
 
 
 # ----------------------------------------------------------------------------------------- in a run
-KINDS = {"gaussian": {"gaussian": {"sigma": [0.5, 2]}}, "noise": {"noise": {"sigma": [5, 25]}}}
+RECIPES = {"gaussian": {"gaussian": {"sigma": [0.5, 2]}}, "noise": {"noise": {"sigma": [5, 25]}}}
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +94,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RECIPES)
 @pytest.mark.parametrize(("cache", "workers"), [("off", 0), ("ram", 0), ("off", 2)])
 def test_all_readers_give_the_same_images(
     kind: str, cache: str, workers: int, corpus: Path
 ) -> None:
-    data = RunData.open(small_config("l2", corpus, degrade=KINDS[kind], flip=True))
+    data = RunData.open(small_config("l2", corpus, degrade=RECIPES[kind], flip=True))
     numbers = range(1, 6)
 
     def seen(cache: str, workers: int) -> list[loader.RawBatch]:
         store = dataset.cache_images(data.train.for_training(), cache, workers)
-        return list(loader.raw_batches(data.plan, store, numbers, workers, data.train))
+        steps = loader.StepDataset(data.plan, store, data.train)
+        return list(loader.raw_batches(steps, numbers, workers))
 
     plain, other = seen("off", 0), seen(cache, workers)
     assert len(plain) == 5
@@ -112,10 +116,10 @@ def test_all_readers_give_the_same_images(
         assert not torch.equal(first.input, first.target)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RECIPES)
 def test_an_interrupted_run_resumes_exactly(kind: str, corpus: Path, tmp_path: Path) -> None:
     def fit(name: str, display: Display | None = None) -> Path:
-        settings = {"degrade": KINDS[kind], "checkpoint_seconds": 0, "flip": True}
+        settings = {"degrade": RECIPES[kind], "checkpoint_seconds": 0, "flip": True}
         loop.fit(small_config("l2", corpus, tmp_path / name, **settings), display or Display())
         return tmp_path / name
 

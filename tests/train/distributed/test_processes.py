@@ -229,7 +229,9 @@ def test_shards_make_up_the_step() -> None:
         parts = [
             step.select(Processes(rank, 2).shard_indices(plan.step_images, 1)) for rank in range(2)
         ]
-        assert np.array_equal(np.concatenate([part.indices for part in parts]), step.indices)
+        assert np.array_equal(
+            np.concatenate([part.indices for part in parts], axis=1), step.indices
+        )
         assert step.flips is not None
         flips = [part.flips for part in parts if part.flips is not None]
         assert np.array_equal(np.concatenate(flips, axis=1), step.flips)

@@ -97,7 +97,7 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: 
 
 def a_batch(training: loop.Trainer) -> Batch:
     step = training.data.plan.step(0)
-    raw = loader.RawBatch(*training.data.train.gather(step.indices, step.others), None)
+    raw = loader.RawBatch(*training.data.train.gather(step.indices), None)
     return loader.to_device(raw, torch.device("cpu"))
 
 

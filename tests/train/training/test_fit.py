@@ -110,10 +110,11 @@ def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, work
     pairs = dataset.open_pairs(config, "train")
     assert pairs is not None
     plan = SamplingPlan(pairs.counts, (1,), 4, 0, flip=True)
-    plain = list(loader.raw_batches(plan, pairs, range(1, 5), 0))
+    plain = list(loader.raw_batches(loader.StepDataset(plan, pairs, pairs), range(1, 5), 0))
     state = torch.get_rng_state()
     store = dataset.cache_images(pairs, cache, workers)
-    other = list(loader.raw_batches(plan, store, range(1, 5), workers))
+    steps = loader.StepDataset(plan, store, pairs)
+    other = list(loader.raw_batches(steps, range(1, 5), workers))
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(plain, other, strict=True):
         assert all(np.array_equal(x, y) for x, y in zip(vars_of(a), vars_of(b), strict=True))
