@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     JsonValue,
@@ -27,6 +26,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean, setting
 from img2img_train.objectives.base import Objective, PublishedDefaults
 from img2img_train.objectives.registry import OBJECTIVES
@@ -54,19 +54,15 @@ Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 AutoOnOff: TypeAlias = Literal["auto", "on", "off"]
 
 
-class CorpusChoice(BaseModel):
+class CorpusChoice(FrozenModel):
     """One corpus to train on, written ``PATH`` or ``PATH=WEIGHT`` on the command line and in
     recipes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str = Field(
-        min_length=1, description="folder of the corpus, relative to the current folder"
-    )
-    weight: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="share of the images of an epoch"
-    )
+    path: str = Field(min_length=1)
+    """folder of the corpus, relative to the current folder"""
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """share of the images of an epoch"""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,7 +80,7 @@ class CorpusChoice(BaseModel):
             return {"path": str(value)}
 
 
-class RunConfig(BaseModel):
+class RunConfig(FrozenModel):
     """Settings of one training run, written flat: those of the objective are keys too.
 
     ``RunConfig(loss="pix2pix", l1_weight=10, ...)`` gathers the objective's settings and fills in
@@ -92,151 +88,99 @@ class RunConfig(BaseModel):
     objective.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    corpora: tuple[CorpusChoice, ...] = Field(
-        min_length=1, description="corpora to train on, PATH or PATH=WEIGHT"
-    )
-    out: str = setting(
-        "Options", "folder of the run; default: runs/CORPUS-LOSS-NET", "", exclude=True
-    )
-    loss: str = setting("Options", f"objective: {', '.join(OBJECTIVES)}", "l2", enum=OBJECTIVES)
+    corpora: tuple[CorpusChoice, ...] = Field(min_length=1)
+    """corpora to train on, PATH or PATH=WEIGHT"""
+    out: str = setting("Options", "", exclude=True)
+    """folder of the run; default: runs/CORPUS-LOSS-NET"""
+    loss: str = setting("Options", "l2", f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES)
     objective: SerializeAsAny[Objective]
-    epochs: Positive = setting(
-        "Options", "passes over the corpora; one draws as many images as they hold", 50
-    )
-    batch: Positive = setting("Options", "images per step", 64)
+    epochs: Positive = setting("Options", 50)
+    """passes over the corpora; one draws as many images as they hold"""
+    batch: Positive = setting("Options", 64)
+    """images per step"""
 
-    direction: Literal["AtoB", "BtoA"] = setting(
-        "Data", "translation; AtoB: input to target, BtoA: target to input", "AtoB"
-    )
-    split: str = setting("Data", "split to train on", "train", min_length=1)
-    degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting(
-        "Data",
-        "degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a "
-        "'degradation'; in a recipe also a tree of degradations",
-        None,
-    )
-    crop: Count = setting(
-        "Data",
-        "side of random square crops, pixels; drawn anew in each epoch, the same for both images "
-        "of a pair; images may then differ in size; 0: whole images of one size",
-        0,
-    )
-    jitter: float = setting(
-        "Data",
-        "enlarge by this factor, then crop; to the size of the image, at a place drawn anew in "
-        "each epoch, the same for both images of a pair; 1.1171875 (286 for 256) in pix2pix and "
-        "CycleGAN",
-        1.0,
-        ge=1,
-        le=8,
-    )
-    flip: bool = setting("Data", "mirror half of the pairs; drawn anew in each epoch", False)
-    limit: Count = setting(
-        "Data", "pairs used of each corpus; the first by key; 0: all", 0, advanced=True
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = setting(
-        "Data", "seed of everything random; weights, order, augmentation, degradation", 0
-    )
+    direction: Literal["AtoB", "BtoA"] = setting("Data", "AtoB")
+    """translation; AtoB: input to target, BtoA: target to input"""
+    split: str = setting("Data", "train", min_length=1)
+    """split to train on"""
+    degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
+    """degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a 'degradation'; in
+    a recipe also a tree of degradations"""
+    crop: Count = setting("Data", 0)
+    """side of random square crops, pixels; drawn anew in each epoch, the same for both images of a
+    pair; images may then differ in size; 0: whole images of one size"""
+    jitter: float = setting("Data", 1.0, ge=1, le=8)
+    """enlarge by this factor, then crop; to the size of the image, at a place drawn anew in each
+    epoch, the same for both images of a pair; 1.1171875 (286 for 256) in pix2pix and CycleGAN"""
+    flip: bool = setting("Data", False)
+    """mirror half of the pairs; drawn anew in each epoch"""
+    limit: Count = setting("Data", 0, advanced=True)
+    """pairs used of each corpus; the first by key; 0: all"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = setting("Data", 0)
+    """seed of everything random; weights, order, augmentation, degradation"""
 
-    lr: float = setting("Optimization", "learning rate", 2e-4, gt=0, le=10)
-    epochs_decay: Count = setting(
-        "Optimization", "epochs of decay to 0, at the end; of the learning rate; 0: no decay", 0
-    )
-    decay: Decay = setting(
-        "Optimization",
-        "learning-rate decay; without --epochs-decay it spans the whole run, unless the objective "
-        "has a published decay",
-        "linear",
-    )
-    warmup: Count = setting(
-        "Optimization", "linear warm-up, steps; of the learning rate, starting at lr / STEPS", 0
-    )
-    ema: Fraction = setting(
-        "Optimization",
-        "EMA decay of the generator's weights; the average replaces the weights at test; 0.999 is "
-        "common, 0: no EMA",
-        0.0,
-    )
-    accumulate: Positive = setting(
-        "Optimization",
-        "micro-batches per step; they need less memory for the same step, except that batch norm "
-        "normalizes each on its own",
-        1,
-    )
-    beta1: Fraction = setting("Optimization", "decay of Adam's first moment", 0.5, advanced=True)
-    beta2: Fraction = setting("Optimization", "decay of Adam's second moment", 0.999, advanced=True)
-    max_steps: Count = setting(
-        "Optimization", "steps after which training ends; 0: after all epochs", 0, advanced=True
-    )
+    lr: float = setting("Optimization", 2e-4, gt=0, le=10)
+    """learning rate"""
+    epochs_decay: Count = setting("Optimization", 0)
+    """epochs of decay to 0, at the end; of the learning rate; 0: no decay"""
+    decay: Decay = setting("Optimization", "linear")
+    """learning-rate decay; without --epochs-decay it spans the whole run, unless the objective has
+    a published decay"""
+    warmup: Count = setting("Optimization", 0)
+    """linear warm-up, steps; of the learning rate, starting at lr / STEPS"""
+    ema: Fraction = setting("Optimization", 0.0)
+    """EMA decay of the generator's weights; the average replaces the weights at test; 0.999 is
+    common, 0: no EMA"""
+    accumulate: Positive = setting("Optimization", 1)
+    """micro-batches per step; they need less memory for the same step, except that batch norm
+    normalizes each on its own"""
+    beta1: Fraction = setting("Optimization", 0.5, advanced=True)
+    """decay of Adam's first moment"""
+    beta2: Fraction = setting("Optimization", 0.999, advanced=True)
+    """decay of Adam's second moment"""
+    max_steps: Count = setting("Optimization", 0, advanced=True)
+    """steps after which training ends; 0: after all epochs"""
 
-    validation_split: str = setting(
-        "Validation",
-        "held-out split; its PSNR selects the checkpoint of l2 and l1",
-        "val",
-        min_length=1,
-    )
-    validate_every: Count = setting(
-        "Validation", "epochs between validations; 0: the last epoch only", 1
-    )
-    patience: Count = setting(
-        "Validation",
-        "early stopping, validations without progress; that is without a better PSNR on held-out "
-        "pairs; 0: no early stopping",
-        0,
-    )
-    test_dropout: bool = setting("Validation", "keep dropout on at test; as in pix2pix", False)
-    test_norm: Literal["running", "batch"] = setting(
-        "Validation",
-        "batch norm at test; running: with the learned statistics, batch: with those of the "
-        "image, as in pix2pix",
-        "running",
-    )
+    validation_split: str = setting("Validation", "val", min_length=1)
+    """held-out split; its PSNR selects the checkpoint of l2 and l1"""
+    validate_every: Count = setting("Validation", 1)
+    """epochs between validations; 0: the last epoch only"""
+    patience: Count = setting("Validation", 0)
+    """early stopping, validations without progress; that is without a better PSNR on held-out
+    pairs; 0: no early stopping"""
+    test_dropout: bool = setting("Validation", False)
+    """keep dropout on at test; as in pix2pix"""
+    test_norm: Literal["running", "batch"] = setting("Validation", "running")
+    """batch norm at test; running: with the learned statistics, batch: with those of the image, as
+    in pix2pix"""
 
-    samples_every: Count = setting(
-        "Output", "epochs between sample grids; 0: the last epoch only", 5
-    )
-    samples: int = setting("Output", "images in a sample grid", 8, advanced=True, ge=1, le=64)
-    sample_keys: str = setting(
-        "Output", "keys of those images, KEY[,KEY...]; default: evenly spread", "", advanced=True
-    )
-    tensorboard: bool = setting(
-        "Output", "write OUT/tensorboard too; losses, scores and sample grids", False
-    )
-    checkpoint_seconds: float = setting(
-        "Output", "seconds between checkpoints; 0: every step", 60.0, advanced=True, ge=0
-    )
+    samples_every: Count = setting("Output", 5)
+    """epochs between sample grids; 0: the last epoch only"""
+    samples: int = setting("Output", 8, advanced=True, ge=1, le=64)
+    """images in a sample grid"""
+    sample_keys: str = setting("Output", "", advanced=True)
+    """keys of those images, KEY[,KEY...]; default: evenly spread"""
+    tensorboard: bool = setting("Output", False)
+    """write OUT/tensorboard too; losses, scores and sample grids"""
+    checkpoint_seconds: float = setting("Output", 60.0, advanced=True, ge=0)
+    """seconds between checkpoints; 0: every step"""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "compute device", "auto")
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "Runtime",
-        "precision of training; auto: bf16 on CUDA devices that have it, else fp32",
-        "auto",
-    )
-    compile: AutoOnOff = setting(
-        "Runtime",
-        "torch.compile the networks; slower start, faster steps, not bit-identical; auto: on with "
-        "CUDA, unless --deterministic is on",
-        "auto",
-    )
-    deterministic: AutoOnOff = setting(
-        "Runtime",
-        "bit-identical repeats; slower, on the same machine; auto: on with the CPU",
-        "auto",
-    )
-    workers: Annotated[int, Field(ge=0, le=256)] = setting(
-        "Runtime", "processes that load images; 0: none; results do not depend on it", 0
-    )
-    cache: Literal["auto", "device", "ram", "off"] = setting(
-        "Runtime",
-        "cache of decoded images; auto, without --workers: on a CUDA device if they take a quarter "
-        "of its free memory at most, else in RAM if they fit",
-        "auto",
-    )
-    threads: Annotated[int, Field(ge=0, le=1024)] = setting(
-        "Runtime", "CPU threads; 0: all cores; they change the last digits", 0, advanced=True
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "auto")
+    """compute device"""
+    precision: Literal["auto", "fp32", "bf16"] = setting("Runtime", "auto")
+    """precision of training; auto: bf16 on CUDA devices that have it, else fp32"""
+    compile: AutoOnOff = setting("Runtime", "auto")
+    """torch.compile the networks; slower start, faster steps, not bit-identical; auto: on with
+    CUDA, unless --deterministic is on"""
+    deterministic: AutoOnOff = setting("Runtime", "auto")
+    """bit-identical repeats; slower, on the same machine; auto: on with the CPU"""
+    workers: Annotated[int, Field(ge=0, le=256)] = setting("Runtime", 0)
+    """processes that load images; 0: none; results do not depend on it"""
+    cache: Literal["auto", "device", "ram", "off"] = setting("Runtime", "auto")
+    """cache of decoded images; auto, without --workers: on a CUDA device if they take a quarter of
+    its free memory at most, else in RAM if they fit"""
+    threads: Annotated[int, Field(ge=0, le=1024)] = setting("Runtime", 0, advanced=True)
+    """CPU threads; 0: all cores; they change the last digits"""
 
     @model_validator(mode="before")
     @classmethod

@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from img2img_data.core.errors import Rejected
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace
 from img2img_data.degradations.base import Degradation
@@ -39,7 +40,7 @@ class DrawnPair(NamedTuple):
     measured: dict[str, float]
 
 
-class Pairing(BaseModel):
+class Pairing(FrozenModel):
     """Base class of the pairings: frozen settings, ``draw`` and ``apply``.
 
     Attributes:
@@ -50,7 +51,6 @@ class Pairing(BaseModel):
         clean: True if the target is the source image, from which the input can be computed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     color: ClassVar[ColorSpace] = "rgb"
     takes: ClassVar[frozenset[Channels]] = frozenset({"rgb", "gray"})
     plane: ClassVar[bool] = False
@@ -92,7 +92,8 @@ class Degrade(Pairing):
     """Input: the degraded image. Target: the image."""
 
     clean: ClassVar[bool] = True
-    degradation: Degradation = Field(GaussianBlur(), description="degradation of the input")
+    degradation: Degradation = GaussianBlur()
+    """degradation of the input"""
 
     @property
     def random(self) -> bool:
@@ -125,16 +126,11 @@ class Combine(Pairing):
     """Input: one image. Target: the other image of the pair. Both upright and of one size."""
 
     takes: ClassVar[frozenset[Channels]] = ANY_CHANNELS
-    audit_shift: bool = Field(
-        False, description="measure the shift between the images of each pair (shift_x, shift_y)"
-    )
-    max_shift: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="largest shift between the images of a pair, pixels; larger ones are rejected, "
-        "unmeasurable ones kept  [default: no limit]",
-    )
+    audit_shift: bool = False
+    """measure the shift between the images of each pair (shift_x, shift_y)"""
+    max_shift: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """largest shift between the images of a pair, pixels; larger ones are rejected, unmeasurable
+    ones kept  [default: no limit]"""
 
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
         """Return both images; ``Rejected`` (misaligned) if their shift exceeds the limit."""
@@ -212,16 +208,12 @@ class Blank(Pairing):
     """
 
     clean: ClassVar[bool] = True
-    where: Literal["center", "random"] = Field(
-        "center", description="position of the hole: the center, or a random one per image"
-    )
-    share: float = Field(
-        0.5, gt=0, lt=1, description="side of the hole as a share of the image's side"
-    )
-    fill: Literal["mean", "gray", "white", "noise"] = Field(
-        "mean",
-        description="content of the hole: mean color of the rest, middle gray, white, or noise",
-    )
+    where: Literal["center", "random"] = "center"
+    """position of the hole: the center, or a random one per image"""
+    share: float = Field(0.5, gt=0, lt=1)
+    """side of the hole as a share of the image's side"""
+    fill: Literal["mean", "gray", "white", "noise"] = "mean"
+    """content of the hole: mean color of the rest, middle gray, white, or noise"""
 
     @property
     def random(self) -> bool:
@@ -277,24 +269,14 @@ class Edges(Pairing):
 
     plane: ClassVar[bool] = True
     clean: ClassVar[bool] = True
-    low: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        description="lower hysteresis threshold  [default: median gradient]",
-    )
-    high: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        description="upper hysteresis threshold  [default: 3 times the median]",
-    )
-    blur: float = Field(
-        1.0, ge=0, le=100, description="Gaussian blur before edge detection, sigma in pixels"
-    )
-    lines: Literal["black", "white"] = Field(
-        "black", description="color of the lines; the background has the other"
-    )
+    low: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """lower hysteresis threshold  [default: median gradient]"""
+    high: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """upper hysteresis threshold  [default: 3 times the median]"""
+    blur: float = Field(1.0, ge=0, le=100)
+    """Gaussian blur before edge detection, sigma in pixels"""
+    lines: Literal["black", "white"] = "black"
+    """color of the lines; the background has the other"""
 
     @model_validator(mode="after")
     def _ordered(self) -> Edges:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from img2img_data.build.pairings import DrawnPair, Pairing
 from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import CORPUS_FILE, FORMAT, Kind, Layout, image_rng, split_of
 from img2img_data.images import io
 from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
@@ -31,59 +32,41 @@ from img2img_data.runner.run import FolderBuild, source_columns
 FileFormat = Literal["png", "jpg", "webp"]
 
 
-class BuildSettings(BaseModel):
+class BuildSettings(FrozenModel):
     """Settings on which the bytes of a corpus depend, besides its pairing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     option_group: ClassVar[str] = "Corpus"
 
-    size: str | None = Field(
-        None, description="size of every image, pixels, as 64 or 640x480; default: unchanged"
-    )
-    fit: Fit | None = Field(
-        None,
-        description="adaptation of images of another size; crop: scale and crop, pad: scale and "
-        "mirror the border, error: reject; default: crop, for combine error",
-    )
-    format: FileFormat = Field(
-        "png", description="file format; a clean image that needs no change is copied byte for byte"
-    )
-    quality: int = Field(
-        95, ge=1, le=100, description="quality of jpg and webp; webp 100: lossless"
-    )
-    layout: Layout | None = Field(
-        None,
-        description="files of a pair; folders: one each in input/ and target/, combined: one A|B "
-        "image; default: folders, for combine combined",
-    )
-    split: str = Field(
-        "train=1",
-        description="shares, as train=0.8,val=0.1,test=0.1; without --stratify the split of an "
-        "image never depends on the others",
-    )
-    group_by: str | None = Field(
-        None,
-        description="keep groups in one split; by folder, by a tag, as person (a plain word) or "
-        "tag:NAME, or by a regular expression on the file name (its match or group 1)",
-    )
-    stratify: str | None = Field(
-        None,
-        description="apply the shares within strata; by folder, or by a tag, as gender or "
-        "tag:NAME; exact to one group; images added later may move old ones",
-    )
-    bits: Literal[8, 16] = Field(
-        8, description="bits per sample; 16: keep those of 16-bit and float sources (png only)"
-    )
-    channels: Channels = Field(
-        "rgb",
-        description="channels of every image; gray: the luma of color images (png, jpg), "
-        "rgba: with transparency (png, for combine and unpaired only)",
-    )
-    alpha: Literal["white", "reject"] = Field(
-        "white",
-        description="transparent images; white: composite on white; not with --channels rgba",
-    )
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    size: str | None = None
+    """size of every image, pixels, as 64 or 640x480; default: unchanged"""
+    fit: Fit | None = None
+    """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
+    error: reject; default: crop, for combine error"""
+    format: FileFormat = "png"
+    """file format; a clean image that needs no change is copied byte for byte"""
+    quality: int = Field(95, ge=1, le=100)
+    """quality of jpg and webp; webp 100: lossless"""
+    layout: Layout | None = None
+    """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
+    folders, for combine combined"""
+    split: str = "train=1"
+    """shares, as train=0.8,val=0.1,test=0.1; without --stratify the split of an image never depends
+    on the others"""
+    group_by: str | None = None
+    """keep groups in one split; by folder, by a tag, as person (a plain word) or tag:NAME, or by a
+    regular expression on the file name (its match or group 1)"""
+    stratify: str | None = None
+    """apply the shares within strata; by folder, or by a tag, as gender or tag:NAME; exact to one
+    group; images added later may move old ones"""
+    bits: Literal[8, 16] = 8
+    """bits per sample; 16: keep those of 16-bit and float sources (png only)"""
+    channels: Channels = "rgb"
+    """channels of every image; gray: the luma of color images (png, jpg), rgba: with transparency
+    (png, for combine and unpaired only)"""
+    alpha: Literal["white", "reject"] = "white"
+    """transparent images; white: composite on white; not with --channels rgba"""
+    seed: int = Field(0, ge=0)
+    """seed of everything random"""
 
     @field_validator("size")
     @classmethod

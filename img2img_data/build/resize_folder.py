@@ -14,10 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import field_validator
 
 from img2img_data.build.pairs import BuildSettings, LoadedSource, encode_image, parse_size
 from img2img_data.build.selection import SELECTION_FILE, field_of
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT
 from img2img_data.images import io
 from img2img_data.images.pixels import Fit, ReadPolicy
@@ -26,24 +27,18 @@ from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, source_columns
 
 
-class ResizeSettings(BaseModel):
+class ResizeSettings(FrozenModel):
     """Settings of a resized folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: str = Field(
-        "256", description="size of every image, as 64 or 640x480; WIDTHxHEIGHT, pixels"
-    )
-    fit: Fit = Field(
-        "crop",
-        description="adaptation of images of another size; crop: scale and crop, pad: scale and "
-        "mirror the border, error: reject",
-    )
+    size: str = "256"
+    """size of every image, as 64 or 640x480; WIDTHxHEIGHT, pixels"""
+    fit: Fit = "crop"
+    """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
+    error: reject"""
     format: Literal["png", "jpg", "webp"] = field_of(BuildSettings, "format")
     quality: int = field_of(BuildSettings, "quality")
-    alpha: Literal["white", "reject"] = Field(
-        "white", description="transparent images; white: composite on white"
-    )
+    alpha: Literal["white", "reject"] = "white"
+    """transparent images; white: composite on white"""
 
     @field_validator("size")
     @classmethod

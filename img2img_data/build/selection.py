@@ -12,9 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
@@ -39,25 +40,18 @@ def field_of(model: type[BaseModel], name: str) -> Any:
     return copy.deepcopy(model.model_fields[name])
 
 
-class SelectSettings(BaseModel):
+class SelectSettings(FrozenModel):
     """Settings of a selection."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     min_side: int = field_of(filters.MinSide, "min_side")
-    drop_gray: bool = Field(False, description="leave out black-and-white images, toned ones too")
+    drop_gray: bool = False
+    """leave out black-and-white images, toned ones too"""
     gray_tolerance: float = field_of(filters.Gray, "gray_tolerance")
-    drop_duplicates: bool = Field(
-        False,
-        description="leave out exact and near copies of other images, all but the first by key; "
-        "duplicates.jsonl lists them; each image is read twice",
-    )
-    duplicate_distance: int = Field(
-        8,
-        ge=0,
-        le=MAX_DISTANCE,
-        description="bits of 64 in which near copies may differ; 0: only exact copies",
-    )
+    drop_duplicates: bool = False
+    """leave out exact and near copies of other images, all but the first by key; duplicates.jsonl
+    lists them; each image is read twice"""
+    duplicate_distance: int = Field(8, ge=0, le=MAX_DISTANCE)
+    """bits of 64 in which near copies may differ; 0: only exact copies"""
 
     def filters(self) -> tuple[Filter, ...]:
         """Return the filters, in the order of precedence of their reasons."""

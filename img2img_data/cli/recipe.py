@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from img2img_data.build.selection import SELECTION_FILE
 from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_step
 from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import Img2ImgError, UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Progress
 from img2img_data.core.settings_model import Place, accepts_text, build_model, did_you_mean
 from img2img_data.core.yaml_file import read_yaml
@@ -49,37 +50,30 @@ SHOWN_LINES: Final = 12
 """First and last lines of a step that a dry run shows, if it has more than twice as many."""
 
 
-class Smoke(BaseModel):
+class Smoke(FrozenModel):
     """The small size of a recipe; img2img-train reads its section ``run``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
-        (), description="steps of img2img-data build --smoke; default: those of the recipe"
-    )
-    run: dict[str, Any] = Field(
-        {}, description="settings of img2img-train --smoke, which override those of the recipe"
-    )
+    corpus: tuple[dict[str, dict[str, Any]], ...] = ()
+    """steps of img2img-data build --smoke; default: those of the recipe"""
+    run: dict[str, Any] = Field(default={})
+    """settings of img2img-train --smoke, which override those of the recipe"""
 
 
-class Recipe(BaseModel):
+class Recipe(FrozenModel):
     """The content of a recipe file; img2img-train reads the section ``run``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field("", description="name of the experiment")
-    about: str = Field("", description="purpose of the experiment, in one sentence")
-    corpus: tuple[dict[str, dict[str, Any]], ...] = Field(
-        (), description="steps of img2img-data build, in order, each {command: settings}"
-    )
-    degradation: Any = Field(
-        None,
-        description="a tree of degradations: for degrade steps without one, and degrade --recipe",
-    )
-    run: dict[str, Any] = Field(
-        {}, description="settings of img2img-train; see 'img2img-train schema'"
-    )
-    smoke: Smoke | None = Field(None, description="the small size, for --smoke")
+    name: str = ""
+    """name of the experiment"""
+    about: str = ""
+    """purpose of the experiment, in one sentence"""
+    corpus: tuple[dict[str, dict[str, Any]], ...] = ()
+    """steps of img2img-data build, in order, each {command: settings}"""
+    degradation: Any = None
+    """a tree of degradations: for degrade steps without one, and degrade --recipe"""
+    run: dict[str, Any] = Field(default={})
+    """settings of img2img-train; see 'img2img-train schema'"""
+    smoke: Smoke | None = None
+    """the small size, for --smoke"""
 
 
 @dataclass(frozen=True, slots=True)

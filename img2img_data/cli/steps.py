@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from img2img_data.build import pairings, selection
 from img2img_data.build.pairs import BuildSettings, corpus_build
 from img2img_data.build.resize_folder import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Progress
 from img2img_data.core.settings_model import (
     OPTIONS,
@@ -49,10 +50,8 @@ Models = tuple[type[BaseModel], ...]
 
 
 # ------------------------------------------------------------------------- settings of single steps
-class BlurSettings(BaseModel):
+class BlurSettings(FrozenModel):
     """The kind of blur."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str = Field(
         "gaussian",
@@ -68,20 +67,15 @@ class BlurSettings(BaseModel):
         return _check_known(value, BLUR_KINDS)
 
 
-class DegradeSettings(BaseModel):
+class DegradeSettings(FrozenModel):
     """The degradation: one kind, or a tree of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str | None = Field(
-        None,
-        description="one degradation, by name; 'img2img-data degradations' lists them",
-        json_schema_extra={"enum": [*DEGRADATIONS, None]},
-    )
-    set: tuple[str, ...] = Field(
-        (), description="setting of that kind, as in sigma=3 or sigma=1..5; may be repeated"
-    )
-    degradation: Any = Field(None, description="a tree of degradations, in a recipe")
+    kind: str | None = Field(None, json_schema_extra={"enum": [*DEGRADATIONS, None]})
+    """one degradation, by name; 'img2img-data degradations' lists them"""
+    set: tuple[str, ...] = ()
+    """setting of that kind, as in sigma=3 or sigma=1..5; may be repeated"""
+    degradation: Any = None
+    """a tree of degradations, in a recipe"""
 
     @field_validator("kind")
     @classmethod
@@ -89,26 +83,22 @@ class DegradeSettings(BaseModel):
         return value if value is None else _check_known(value, DEGRADATIONS)
 
 
-class UnmatchedSettings(BaseModel):
+class UnmatchedSettings(FrozenModel):
     """The handling of files without a counterpart."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    allow_unpaired: bool = Field(False, description="exit with 0 although files are unmatched")
+    allow_unpaired: bool = False
+    """exit with 0 although files are unmatched"""
 
 
 class TableSettings(UnmatchedSettings):
     """The matching table that ``combine`` prints."""
 
-    rows: int = Field(
-        20, ge=0, description="rows of the matching table shown of each kind; 0: all rows"
-    )
+    rows: int = Field(20, ge=0)
+    """rows of the matching table shown of each kind; 0: all rows"""
 
 
-class ImportSettings(BaseModel):
+class ImportSettings(FrozenModel):
     """The layout of the folder to import."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = Field(
         "auto",
@@ -124,10 +114,8 @@ class ImportSettings(BaseModel):
         return _check_known(value, ["auto", *LAYOUTS])
 
 
-class DryRun(BaseModel):
+class DryRun(FrozenModel):
     """The dry run of a step that has no workers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dry_run: bool = selection.field_of(RunSettings, "dry_run")
 
@@ -135,7 +123,8 @@ class DryRun(BaseModel):
 class Workers(DryRun):
     """The workers of a step that runs on one machine."""
 
-    jobs: int = Field(0, ge=0, le=1024, description="worker processes; 0: one per core")
+    jobs: int = Field(0, ge=0, le=1024)
+    """worker processes; 0: one per core"""
 
 
 def _check_known(value: str, known: Sequence[str] | Mapping[str, object]) -> str:

@@ -32,13 +32,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def setting(
     group: str,
-    description: str,
     default: Any = ...,
+    description: str | None = None,
     advanced: bool = False,
     enum: Iterable[str] = (),
     **limits: Any,
 ) -> Any:
-    """Return the field of a setting that is an option too.
+    """Return the field of a setting that is an option too; its docstring is the description.
 
     ``--help`` lists it under the heading ``group`` with the first clause of the description (up to
     ``; ``); only ``--help-all`` lists an ``advanced`` one. ``enum`` are the values of a text that a

@@ -64,11 +64,12 @@ class Albumentations(Degradation):
 
     seeded: ClassVar[bool] = True
 
-    transform: str = Field(
-        description="name of the transform; those that would move the image are rejected"
-    )
-    parameters: dict[str, Any] = Field({}, description="its parameters, by name, in its own units")
-    version: str = Field("", description="version of albumentations  [default: the one installed]")
+    transform: str
+    """name of the transform; those that would move the image are rejected"""
+    parameters: dict[str, Any] = Field(default={})
+    """its parameters, by name, in its own units"""
+    version: str = ""
+    """version of albumentations  [default: the one installed]"""
 
     @classmethod
     def example(cls) -> Degradation:

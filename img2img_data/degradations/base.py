@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _BOUNDS: Final = {
 
 # ------------------------------------------------------------------------------------- parameters
 def parameter(default: float | list[float | str] | None, **about: Any) -> Any:
-    """Return the field of a parameter: a default as in a recipe, bounds and ``description``."""
+    """Return the field of a parameter: a default as in a recipe, and bounds; its docstring is the help."""
     return Field(default, json_schema_extra=_bound, **about)
 
 
@@ -218,7 +219,7 @@ def _is_number(value: Any) -> bool:
 
 
 # ------------------------------------------------------------------------------------ degradation
-class Degradation(BaseModel):
+class Degradation(FrozenModel):
     """Base class of all degradations.
 
     A subclass declares each parameter as a field of type ``Uniform`` (or ``IntRange``, ``OddInt``)
@@ -227,7 +228,7 @@ class Degradation(BaseModel):
     ``draw``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     seeded: ClassVar[bool] = False
     identity_settings: ClassVar[Mapping[str, Any] | None] = None

@@ -52,9 +52,8 @@ class GaussianBlur(SeparableGaussian):
     The kernel ends at 4 sigma. The border is symmetric, the edge pixel repeated (c b a | a b c).
     """
 
-    sigma: Uniform = parameter(
-        3.0, gt=0, le=100, description="standard deviation of the blur, pixels of the output"
-    )
+    sigma: Uniform = parameter(3.0, gt=0, le=100)
+    """standard deviation of the blur, pixels of the output"""
     identity_settings: ClassVar = {"sigma": 0.1}  # 4 sigma round to a kernel of one pixel
 
 
@@ -64,8 +63,10 @@ class RandomGaussianBlur(SeparableGaussian):
     The kernel ends at 4 sigma. The border is symmetric, the edge pixel repeated (c b a | a b c).
     """
 
-    sigma_min: float = Field(1.0, gt=0, le=100, description="lowest standard deviation, pixels")
-    sigma_max: float = Field(5.0, gt=0, le=100, description="highest standard deviation, pixels")
+    sigma_min: float = Field(1.0, gt=0, le=100)
+    """lowest standard deviation, pixels"""
+    sigma_max: float = Field(5.0, gt=0, le=100)
+    """highest standard deviation, pixels"""
     identity_settings: ClassVar = {"sigma_min": 0.1, "sigma_max": 0.1}
 
     @model_validator(mode="after")
@@ -90,9 +91,8 @@ class MedianFilter(Degradation):
     The border is the edge pixel, replicated (a a a | a b c).
     """
 
-    size: OddInt = parameter(
-        5, ge=1, le=31, description="side of the square, an odd number of pixels; 1 is none"
-    )
+    size: OddInt = parameter(5, ge=1, le=31)
+    """side of the square, an odd number of pixels; 1 is none"""
     identity_settings: ClassVar = {"size": 1}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:

@@ -46,9 +46,8 @@ class Composite(Degradation):
     identity_settings: ClassVar[Mapping[str, Any] | None] = {}
 
     # Steps are validated where a recipe is read (``spec``), which can name the key of a mistake.
-    steps: Annotated[tuple[PipelineStep, ...], SkipValidation] = Field(
-        (), description="the steps, each {kind: settings}"
-    )
+    steps: Annotated[tuple[PipelineStep, ...], SkipValidation] = ()
+    """the steps, each {kind: settings}"""
 
     @field_serializer("steps")
     def _plain(self, steps: tuple[PipelineStep, ...]) -> list[dict[str, Any]]:
@@ -113,12 +112,10 @@ class Chain(Composite):
 class OneOf(Composite):
     """One of the steps, drawn by weight; with ``probability`` below 1 sometimes none."""
 
-    weights: tuple[float, ...] = Field(
-        (), description="how often each step is taken, relative to the others  [default: equally]"
-    )
-    probability: float = Field(
-        1.0, ge=0, le=1, description="chance that any step is applied, 0 to 1"
-    )
+    weights: tuple[float, ...] = ()
+    """how often each step is taken, relative to the others  [default: equally]"""
+    probability: float = Field(1.0, ge=0, le=1)
+    """chance that any step is applied, 0 to 1"""
     identity_settings: ClassVar = {"probability": 0}
 
     @model_validator(mode="after")
@@ -200,9 +197,8 @@ class Shuffle(Composite):
 class AtScale(Composite):
     """Resize the image, apply the steps, resize it back: noise grows with it."""
 
-    scale: Uniform = parameter(
-        0.25, gt=0.01, le=4, description="size of each side, relative to the image; 1 is the same"
-    )
+    scale: Uniform = parameter(0.25, gt=0.01, le=4)
+    """size of each side, relative to the image; 1 is the same"""
     down: Down = ("area",)
     up: Up = ("linear",)
     identity_settings: ClassVar = {"scale": 1}

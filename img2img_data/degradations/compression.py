@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from pydantic import Field
 
 from img2img_data.core.errors import Rejected
 from img2img_data.degradations.base import Axes, Degradation, IntRange, parameter
@@ -40,12 +39,10 @@ class JpegCompression(Degradation):
 
     # jpeg_range of Real-ESRGAN (github.com/xinntao/Real-ESRGAN,
     # options/train_realesrgan_x4plus.yml).
-    quality: IntRange = parameter(
-        [30, 95], ge=1, le=100, description="JPEG quality, 1 (worst) to 100"
-    )
-    chroma: Literal[420, 422, 444] = Field(
-        420, description="resolution of the color: 420 is half both ways"
-    )
+    quality: IntRange = parameter([30, 95], ge=1, le=100)
+    """JPEG quality, 1 (worst) to 100"""
+    chroma: Literal[420, 422, 444] = 420
+    """resolution of the color: 420 is half both ways"""
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Encode at ``drawn["quality"]`` (libjpeg-turbo) and decode."""
@@ -63,9 +60,8 @@ class JpegCompression(Degradation):
 class WebpCompression(Degradation):
     """Lossy WebP compression and back, also at 100. Works in 8 bit; up to 16,383 pixels a side."""
 
-    quality: IntRange = parameter(
-        [30, 95], ge=1, le=100, description="WebP quality, 1 (worst) to 100"
-    )
+    quality: IntRange = parameter([30, 95], ge=1, le=100)
+    """WebP quality, 1 (worst) to 100"""
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Encode at ``drawn["quality"]`` and decode; ``Rejected`` if a side is too long."""

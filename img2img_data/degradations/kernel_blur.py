@@ -87,7 +87,8 @@ class GeneralizedGaussianBlur(KernelBlur):
     rotation: Uniform = parameter(0.0, ge=-360, le=360, description=_ROTATION)
     # betag_range of Real-ESRGAN (github.com/xinntao/Real-ESRGAN,
     # options/train_realesrgan_x4plus.yml).
-    beta: Uniform = parameter([0.5, 4], ge=0.3, le=20, description="shape; 1 is the Gaussian")
+    beta: Uniform = parameter([0.5, 4], ge=0.3, le=20)
+    """shape; 1 is the Gaussian"""
     size: OddInt | None = parameter(
         None,
         ge=1,
@@ -115,7 +116,8 @@ class PlateauBlur(KernelBlur):
     sigma_y: Uniform | None = parameter(None, gt=0, le=50, description=_SIGMA_Y + _AS_X)
     rotation: Uniform = parameter(0.0, ge=-360, le=360, description=_ROTATION)
     # betap_range and blur_kernel_size of Real-ESRGAN's options.
-    beta: Uniform = parameter([1, 2], ge=0.5, le=20, description="shape; the larger the flatter")
+    beta: Uniform = parameter([1, 2], ge=0.5, le=20)
+    """shape; the larger the flatter"""
     size: OddInt = parameter(21, ge=1, le=401, description=_ODD_SIZE)
     identity_settings: ClassVar = {"size": 1}
 
@@ -134,12 +136,10 @@ class MotionBlur(KernelBlur):
     symmetric, the edge pixel repeated (c b a | a b c).
     """
 
-    length: Uniform = parameter(
-        [3, 15], ge=1, le=200, description="length of the line, pixels; 1 means no blur"
-    )
-    angle: Uniform = parameter(
-        [-90, 90], ge=-360, le=360, description="degrees counter-clockwise; 0 is horizontal"
-    )
+    length: Uniform = parameter([3, 15], ge=1, le=200)
+    """length of the line, pixels; 1 means no blur"""
+    angle: Uniform = parameter([-90, 90], ge=-360, le=360)
+    """degrees counter-clockwise; 0 is horizontal"""
     identity_settings: ClassVar = {"length": 1}
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
@@ -156,9 +156,8 @@ class DefocusBlur(KernelBlur):
     The border is symmetric, the edge pixel repeated (c b a | a b c).
     """
 
-    radius: Uniform = parameter(
-        [1, 5], ge=0, le=100, description="radius of the disk, pixels; up to 0.5 means no blur"
-    )
+    radius: Uniform = parameter([1, 5], ge=0, le=100)
+    """radius of the disk, pixels; up to 0.5 means no blur"""
     identity_settings: ClassVar = {"radius": 0}
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
@@ -175,9 +174,8 @@ class SincFilter(KernelBlur):
     """
 
     # pi / 3 to pi, and 7 to 21 pixels: the kernels of Real-ESRGAN's dataset.
-    cutoff: Uniform = parameter(
-        [1.05, 3.14], gt=0, le=3.15, description="low-pass cutoff, radians per pixel; 3.14 is all"
-    )
+    cutoff: Uniform = parameter([1.05, 3.14], gt=0, le=3.15)
+    """low-pass cutoff, radians per pixel; 3.14 is all"""
     size: OddInt = parameter([7, 21], ge=1, le=101, description=_ODD_SIZE)
     identity_settings: ClassVar = {"size": 1}
 

@@ -28,9 +28,8 @@ class Noise(Degradation):
     seeded: ClassVar[bool] = True
     identity_settings: ClassVar = {"sigma": 0}
 
-    gray: float = Field(
-        0.0, ge=0, le=1, description="chance that all channels get the same noise, 0 to 1"
-    )
+    gray: float = Field(0.0, ge=0, le=1)
+    """chance that all channels get the same noise, 0 to 1"""
 
     def draw(self, rng: Generator | None) -> dict[str, float]:
         """Draw the parameters, ``gray`` (0 or 1) if its chance is neither, and the seed."""

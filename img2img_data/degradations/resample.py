@@ -66,12 +66,8 @@ def interpolation_flag(name: str, choices: tuple[Interpolation, ...], drawn: dic
 class Resize(Degradation):
     """Shrink and enlarge again; the default factor of 4 keeps 1/16 of the area (64 > 16 > 64)."""
 
-    factor: Uniform = parameter(
-        4.0,
-        ge=1,
-        le=64,
-        description="factor by which each side shrinks before it is enlarged again",
-    )
+    factor: Uniform = parameter(4.0, ge=1, le=64)
+    """factor by which each side shrinks before it is enlarged again"""
     down: Down = ("area",)
     up: Up = ("linear",)
     identity_settings: ClassVar = {"factor": 1}

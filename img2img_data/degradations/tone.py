@@ -32,9 +32,8 @@ class ToneCurve(Degradation):
 class Posterize(ToneCurve):
     """Fewer gray levels, evenly spaced from black to white, without dithering."""
 
-    levels: IntRange = parameter(
-        [4, 32], ge=2, le=65536, description="gray levels left in each channel; 65536 is all"
-    )
+    levels: IntRange = parameter([4, 32], ge=2, le=65536)
+    """gray levels left in each channel; 65536 is all"""
     identity_settings: ClassVar = {"levels": 65536}
 
     def curve(self, samples: FloatImage, **drawn: Any) -> Image:
@@ -46,9 +45,8 @@ class Posterize(ToneCurve):
 class Gamma(ToneCurve):
     """A power curve: above 1 darker, below 1 brighter."""
 
-    gamma: Uniform = parameter(
-        [0.5, 2, "log"], gt=0, le=20, description="exponent of the samples in 0..1; 1 is none"
-    )
+    gamma: Uniform = parameter([0.5, 2, "log"], gt=0, le=20)
+    """exponent of the samples in 0..1; 1 is none"""
     identity_settings: ClassVar = {"gamma": 1}
 
     def curve(self, samples: FloatImage, **drawn: Any) -> Image:
@@ -59,7 +57,8 @@ class Gamma(ToneCurve):
 class Desaturate(Degradation):
     """Color removed: BT.601 luma in all three channels."""
 
-    amount: Uniform = parameter(1.0, ge=0, le=1, description="share of the color removed, 0 to 1")
+    amount: Uniform = parameter(1.0, ge=0, le=1)
+    """share of the color removed, 0 to 1"""
     identity_settings: ClassVar = {"amount": 0}
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:

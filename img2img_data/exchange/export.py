@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import RowFile, open_rows
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, inside, to_json_line
@@ -35,15 +35,13 @@ EXPORT_FILE: Final = "export.json"
 _VERIFY: Final = "see 'img2img-data verify'"
 
 
-class ExportSettings(BaseModel):
+class ExportSettings(FrozenModel):
     """Format, and which half is the input."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["pix2pix", "cyclegan", "basicsr", "hf", "lmdb"] = Field(
-        "pix2pix", description="layout to write; see above"
-    )
-    direction: Literal["AtoB", "BtoA"] = Field("AtoB", description="BtoA swaps inputs and targets")
+    format: Literal["pix2pix", "cyclegan", "basicsr", "hf", "lmdb"] = "pix2pix"
+    """layout to write; see above"""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """BtoA swaps inputs and targets"""
 
 
 @dataclass(frozen=True, slots=True)

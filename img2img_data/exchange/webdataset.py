@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import count_rows
 from img2img_data.core.progress import Progress
 from img2img_data.corpus import format as corpus_format
@@ -62,15 +63,13 @@ SampleFiles = list[tuple[str, Callable[[], bytes]]]
 """(name in the split's folder, function that reads the bytes)."""
 
 
-class PackSettings(BaseModel):
+class PackSettings(FrozenModel):
     """Sizes of the shards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    per_shard: int = Field(10_000, ge=1, description="largest number of pairs per shard")
-    shard_bytes: int = Field(
-        1_000_000_000, ge=1, description="largest size of a shard with several pairs, bytes"
-    )
+    per_shard: int = Field(10_000, ge=1)
+    """largest number of pairs per shard"""
+    shard_bytes: int = Field(1_000_000_000, ge=1)
+    """largest size of a shard with several pairs, bytes"""
 
 
 class ShardInfo(BaseModel):

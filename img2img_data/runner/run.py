@@ -14,10 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import locked, versions
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import inside, to_json_line
 from img2img_data.runner.build_folder import (
@@ -39,38 +40,25 @@ ResultT = TypeVar("ResultT")
 Row = dict[str, Any]
 
 
-class RunSettings(BaseModel):
+class RunSettings(FrozenModel):
     """Settings of a run; none of them changes a byte of the result."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     option_group: ClassVar[str] = "Run"
 
-    jobs: int = Field(
-        0,
-        ge=0,
-        le=1024,
-        description="worker processes; 0: one per core, or the size of the cluster",
-    )
-    max_bad: float = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="largest tolerated share of rejected images; exit code 1 above it",
-    )
-    timeout: float = Field(60.0, gt=0, description="time limit of one image, seconds")
-    shard: str | None = Field(
-        None,
-        description="part i of n to process, as 3/16; in its own folder; 'merge' joins the parts",
-    )
-    backend: Literal["loky", "dask"] = Field(
-        "loky",
-        description="workers; loky: processes on this machine, dask: a Dask cluster that shares "
-        "its folders",
-    )
-    scheduler: str | None = Field(
-        None, description="address of the Dask scheduler; as tcp://host:8786, for --backend dask"
-    )
-    dry_run: bool = Field(False, description="print what would be done, write nothing")
+    jobs: int = Field(0, ge=0, le=1024)
+    """worker processes; 0: one per core, or the size of the cluster"""
+    max_bad: float = Field(0.1, ge=0, le=1)
+    """largest tolerated share of rejected images; exit code 1 above it"""
+    timeout: float = Field(60.0, gt=0)
+    """time limit of one image, seconds"""
+    shard: str | None = None
+    """part i of n to process, as 3/16; in its own folder; 'merge' joins the parts"""
+    backend: Literal["loky", "dask"] = "loky"
+    """workers; loky: processes on this machine, dask: a Dask cluster that shares its folders"""
+    scheduler: str | None = None
+    """address of the Dask scheduler; as tcp://host:8786, for --backend dask"""
+    dry_run: bool = False
+    """print what would be done, write nothing"""
 
     @field_validator("shard")
     @classmethod

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from img2img_data.core.errors import Rejected
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.sources.tags import Tags
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ MAX_TONE: Final = 40.0
 """Chroma (CIELAB) above which a single tone is a colored surface or light, not a toned image."""
 
 
-class Filter(BaseModel):
+class Filter(FrozenModel):
     """Base class of filters: frozen settings, one reason, and ``check``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     reason: ClassVar[str]
     reads_pixels: ClassVar[bool] = True
 
@@ -56,11 +56,8 @@ class NoFace(Filter):
 
     reason: ClassVar[str] = "no-face"
     reads_pixels: ClassVar[bool] = False
-    min_face_score: float = Field(
-        0.0,
-        allow_inf_nan=False,
-        description="lowest score of the face detector; images without a face are left out",
-    )
+    min_face_score: float = Field(0.0, allow_inf_nan=False)
+    """lowest score of the face detector; images without a face are left out"""
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Compare the tag with the lowest score."""
@@ -89,7 +86,8 @@ class MinSide(Filter):
     """Reject images whose shorter side is too short."""
 
     reason: ClassVar[str] = "too-small"
-    min_side: int = Field(2, ge=1, description="shortest side an image may have, pixels")
+    min_side: int = Field(2, ge=1)
+    """shortest side an image may have, pixels"""
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Compare the shorter side, in pixels, with the limit."""
@@ -127,12 +125,8 @@ class Gray(Filter):
     """
 
     reason: ClassVar[str] = "gray"
-    gray_tolerance: float = Field(
-        2.65,
-        gt=0,
-        le=20,
-        description="largest color deviation from one tone in a gray image, CIELAB units",
-    )
+    gray_tolerance: float = Field(2.65, gt=0, le=20)
+    """largest color deviation from one tone in a gray image, CIELAB units"""
 
     def check(self, image: DecodedImage | None, tags: Tags) -> None:
         """Compare the spread of the colors around the one tone with the tolerance."""

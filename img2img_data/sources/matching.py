@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 
 MAX_CANDIDATES: Final = 5
 """Number of other candidates in the row of an ambiguous file."""
@@ -33,21 +34,22 @@ Identify = Callable[[bytes], str | None]
 """Function from a relative path to the identity that both halves share, None if it has none."""
 
 
-class MatchSettings(BaseModel):
+class MatchSettings(FrozenModel):
     """Settings of the matching of two folders."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    match: Literal["stem", "cuhk", "template", "regex", "csv"] = Field(
-        "stem",
-        description="rule to match names; stem: equal paths but for extension and case; cuhk: "
-        "names of the CUHK face sketch database; template, regex, csv: see the options so named",
-    )
-    template_a: str | None = Field(None, description="name of the inputs, as in '{id}.jpg'")
-    template_b: str | None = Field(None, description="name of the targets, as in '{id}-sz1.jpg'")
-    regex_a: str | None = Field(None, description="pattern of the inputs with a group (?P<id>...)")
-    regex_b: str | None = Field(None, description="pattern of the targets  [default: as --regex-a]")
-    csv: str | None = Field(None, description="table with the columns input,target: relative paths")
+    match: Literal["stem", "cuhk", "template", "regex", "csv"] = "stem"
+    """rule to match names; stem: equal paths but for extension and case; cuhk: names of the CUHK
+    face sketch database; template, regex, csv: see the options so named"""
+    template_a: str | None = None
+    """name of the inputs, as in '{id}.jpg'"""
+    template_b: str | None = None
+    """name of the targets, as in '{id}-sz1.jpg'"""
+    regex_a: str | None = None
+    """pattern of the inputs with a group (?P<id>...)"""
+    regex_b: str | None = None
+    """pattern of the targets  [default: as --regex-a]"""
+    csv: str | None = None
+    """table with the columns input,target: relative paths"""
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, load_extra, printable
 from img2img_data.core.files import write_atomically
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
@@ -41,37 +42,26 @@ from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
 
 
-class TranslateSettings(BaseModel):
+class TranslateSettings(FrozenModel):
     """Settings of ``translate``: tiles, averaging, formats of results."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tile: int = Field(
-        512,
-        ge=16,
-        description="side of a tile, pixels; at least twice --overlap, memory grows squared",
-    )
-    overlap: int = Field(
-        128, ge=0, description="overlap of two tiles, pixels; more for a large receptive field"
-    )
-    batch: int = Field(1, ge=1, le=4096, description="tiles per forward pass")
-    draws: int = Field(
-        1,
-        ge=1,
-        le=1000,
-        description="dropout samples to average; more than 1 also writes NAME.spread.png, their "
-        "standard deviation in 1/256 of a gray level",
-    )
-    format: Literal["png", "jpg", "webp"] = Field(
-        "png", description="format of restored images; jpg and webp: 8 bits, no transparency"
-    )
-    quality: int = Field(
-        95, ge=1, le=100, description="quality of jpg and webp; webp at 100 is lossless"
-    )
-    video_format: Literal["mp4", "webm", "mkv", "avi"] = Field(
-        "mp4", description="format of restored videos; mkv (FFV1) is lossless, the others are lossy"
-    )
-    max_pixels: int = Field(400_000_000, ge=1, description="largest image or frame, pixels")
+    tile: int = Field(512, ge=16)
+    """side of a tile, pixels; at least twice --overlap, memory grows squared"""
+    overlap: int = Field(128, ge=0)
+    """overlap of two tiles, pixels; more for a large receptive field"""
+    batch: int = Field(1, ge=1, le=4096)
+    """tiles per forward pass"""
+    draws: int = Field(1, ge=1, le=1000)
+    """dropout samples to average; more than 1 also writes NAME.spread.png, their standard deviation
+    in 1/256 of a gray level"""
+    format: Literal["png", "jpg", "webp"] = "png"
+    """format of restored images; jpg and webp: 8 bits, no transparency"""
+    quality: int = Field(95, ge=1, le=100)
+    """quality of jpg and webp; webp at 100 is lossless"""
+    video_format: Literal["mp4", "webm", "mkv", "avi"] = "mp4"
+    """format of restored videos; mkv (FFV1) is lossless, the others are lossy"""
+    max_pixels: int = Field(400_000_000, ge=1)
+    """largest image or frame, pixels"""
 
     def check(self, model: LoadedModel) -> None:
         """Raise UsageError if the model cannot use a setting."""

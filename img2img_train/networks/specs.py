@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from img2img_data.core.errors import UsageError
+from img2img_data.core.frozen_model import FrozenModel
 
 GeneratorName: TypeAlias = Literal[
     "autoencoder", "unet", "unet-64", "unet-128", "unet-256", "encoder-decoder-64",
@@ -85,15 +86,13 @@ NETWORKS: Final[dict[GeneratorName | DiscriminatorName, Architecture]] = {
 }
 
 
-class NetworkSpec(BaseModel):
+class NetworkSpec(FrozenModel):
     """Everything needed to rebuild a network; checkpoints store it.
 
     ``inputs`` and ``outputs`` are channels, ``width`` the channels of the first layer, ``dropout``
     the probability in the network's dropout layers. ``bottleneck_norm`` also normalizes the
     innermost layer of a pix2pix U-Net; a ``residual`` generator adds its input to its output.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: GeneratorName | DiscriminatorName
     inputs: int = Field(3, ge=1, le=64)

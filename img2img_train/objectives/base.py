@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, TypedDict
 
-from pydantic import BaseModel, ConfigDict
-
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import setting
 from img2img_train.networks.specs import GeneratorName, NetworkSpec, make_spec
 
@@ -32,7 +31,7 @@ loss_setting = partial(setting, "Objective")
 
 # An objective with other defaults repeats the annotation only: type, range and help are written
 # once.
-GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Options", "generator")]
+GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Options", description="generator")]
 NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
 
 
@@ -65,7 +64,7 @@ class PublishedDefaults(TypedDict, total=False):
     test_norm: Literal["running", "batch"]
 
 
-class Objective(BaseModel):
+class Objective(FrozenModel):
     """Base class of objectives.
 
     A step calls ``forward`` once, then ``losses`` and ``after_update`` for each phase.
@@ -77,7 +76,6 @@ class Objective(BaseModel):
     images of ``forward``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     paired: ClassVar[bool] = True
     # Whether the checkpoint with the best PSNR on held-out images is handed over, or the newest.
     best_by_psnr: ClassVar[bool] = True
@@ -85,27 +83,16 @@ class Objective(BaseModel):
     sample_columns: ClassVar[tuple[str, ...]] = ("input", "output", "target")
 
     net: GeneratorField = "autoencoder"
-    width: int = generator_setting(
-        "channels of the generator's first layer; deeper layers have multiples of it",
-        64,
-        ge=1,
-        le=1024,
-    )
-    norm: NormName = generator_setting(
-        "normalization; of the generator; auto: as published", "auto"
-    )
-    bottleneck_norm: bool = generator_setting(
-        "normalize the innermost layer of a unet-N too", False, advanced=True
-    )
-    dropout: float | None = generator_setting(
-        "dropout rate; of a unet-N or encoder-decoder-N (default: 0.5) or resnet-N (0)",
-        None,
-        ge=0,
-        lt=1,
-    )
-    residual: bool = generator_setting(
-        "predict the difference from the input; an untrained generator returns its input", False
-    )
+    width: int = generator_setting(64, ge=1, le=1024)
+    """channels of the generator's first layer; deeper layers have multiples of it"""
+    norm: NormName = generator_setting("auto")
+    """normalization; of the generator; auto: as published"""
+    bottleneck_norm: bool = generator_setting(False, advanced=True)
+    """normalize the innermost layer of a unet-N too"""
+    dropout: float | None = generator_setting(None, ge=0, lt=1)
+    """dropout rate; of a unet-N or encoder-decoder-N (default: 0.5) or resnet-N (0)"""
+    residual: bool = generator_setting(False)
+    """predict the difference from the input; an untrained generator returns its input"""
 
     def generators(self) -> tuple[str, ...]:
         """Return the names of the networks that ``forward`` runs; they may be averaged."""

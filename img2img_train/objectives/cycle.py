@@ -22,7 +22,9 @@ from img2img_train.objectives.gan import DiscriminatorWeight, GanModeField, GanO
 CycleWeight: TypeAlias = Annotated[
     float,
     loss_setting(
-        "weight of the cycle-consistency loss; L1 of an image and its cycle", ge=0, le=1e6
+        description="weight of the cycle-consistency loss; L1 of an image and its cycle",
+        ge=0,
+        le=1e6,
     ),
 ]
 
@@ -111,16 +113,11 @@ class CycleGan(CycleObjective):
 
     net: GeneratorField = "resnet-9"
     gan_mode: GanModeField = "lsgan"
-    identity_weight: float = loss_setting(
-        "weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); needs "
-        "equal channels",
-        0.5,
-        ge=0,
-        le=1e3,
-    )
-    pool_size: int = discriminator_setting(
-        "images in the history shown to the discriminators; 0: no history", 50, ge=0, le=10_000
-    )
+    identity_weight: float = loss_setting(0.5, ge=0, le=1e3)
+    """weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); needs equal
+    channels"""
+    pool_size: int = discriminator_setting(50, ge=0, le=10_000)
+    """images in the history shown to the discriminators; 0: no history"""
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return the networks; UsageError for an identity loss between unequal channels."""

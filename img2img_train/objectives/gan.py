@@ -27,16 +27,19 @@ if TYPE_CHECKING:
 GanModeField: TypeAlias = Annotated[
     GanMode,
     loss_setting(
-        "adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, RMSProp), wgan-gp "
+        description="adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, RMSProp), wgan-gp "
         "(gradient penalty)"
     ),
 ]
 DiscriminatorWeight: TypeAlias = Annotated[
     float,
-    discriminator_setting("multiplier of the discriminator loss; 0.5 as in pix2pix", gt=0, le=1000),
+    discriminator_setting(
+        description="multiplier of the discriminator loss; 0.5 as in pix2pix", gt=0, le=1000
+    ),
 ]
 NCritic: TypeAlias = Annotated[
-    int, discriminator_setting("discriminator updates per generator update", ge=1, le=100)
+    int,
+    discriminator_setting(description="discriminator updates per generator update", ge=1, le=100),
 ]
 
 
@@ -49,22 +52,17 @@ class GanObjective(Objective):
 
     net: GeneratorField = "unet-256"
     gan_mode: GanModeField = "vanilla"
-    discriminator: DiscriminatorName = discriminator_setting(
-        "discriminator; patch-N sees N x N pixels per logit, global the image", "patch-70"
-    )
-    d_width: int = discriminator_setting(
-        "channels of the discriminator's first layer", 64, ge=1, le=1024
-    )
-    d_norm: NormName = discriminator_setting(
-        "normalization; of the discriminator; auto: the generator's, but with wgan-gp instance for "
-        "batch",
-        "auto",
-    )
+    discriminator: DiscriminatorName = discriminator_setting("patch-70")
+    """discriminator; patch-N sees N x N pixels per logit, global the image"""
+    d_width: int = discriminator_setting(64, ge=1, le=1024)
+    """channels of the discriminator's first layer"""
+    d_norm: NormName = discriminator_setting("auto")
+    """normalization; of the discriminator; auto: the generator's, but with wgan-gp instance for
+    batch"""
     d_weight: DiscriminatorWeight = 0.5
     n_critic: NCritic = 1
-    clip_value: float = discriminator_setting(
-        "weight clipping bound, with --gan-mode wgan", 0.01, gt=0, le=1
-    )
+    clip_value: float = discriminator_setting(0.01, gt=0, le=1)
+    """weight clipping bound, with --gan-mode wgan"""
 
     @model_validator(mode="after")
     def _check_clip_value(self) -> Self:
@@ -161,7 +159,8 @@ class CGan(Gan):
 class L1Gan(Gan):
     """L1 and the unconditional adversarial loss. "L1+GAN" in Isola et al. (2017), 4.1."""
 
-    l1_weight: float = loss_setting("weight of the L1 loss", 100.0, ge=0, le=1e6)
+    l1_weight: float = loss_setting(100.0, ge=0, le=1e6)
+    """weight of the L1 loss"""
 
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images

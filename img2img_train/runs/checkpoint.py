@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
 from img2img_data.core.files import write_atomically
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_train.config import RunConfig, config_of
 from img2img_train.networks.specs import NetworkSpec
 
@@ -47,7 +48,7 @@ DTYPES: Final = {
 Tensors: TypeAlias = dict[str, Tensor]
 
 
-class TrainingProgress(BaseModel):
+class TrainingProgress(FrozenModel):
     """The position of a run, and what its next log row needs.
 
     ``logged_step`` is the last step whose epoch is in the log, ``loss_sums`` are the losses since
@@ -55,28 +56,24 @@ class TrainingProgress(BaseModel):
     the best one, ``log_bytes`` is the length of the log.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     step: int = Field(default=0, ge=0)
     images: int = Field(default=0, ge=0)
     logged_step: int = Field(default=0, ge=0)
-    loss_sums: dict[str, float] = {}
-    loss_counts: dict[str, int] = {}
+    loss_sums: dict[str, float] = Field(default={})
+    loss_counts: dict[str, int] = Field(default={})
     best_psnr: float | None = None
     best_step: int | None = None
     stale_validations: int = Field(default=0, ge=0)
     log_bytes: int = Field(default=0, ge=0)
 
 
-class Description(BaseModel):
+class Description(FrozenModel):
     """The description in a checkpoint: enough to rebuild the model and use it.
 
     ``complete`` checkpoints can be resumed; others hold networks only. ``generator`` names the
     network from input to target, ``reverse_generator`` that from target to input, if there is one.
     ``size`` is height and width in training.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2] = FORMAT
     complete: bool

@@ -10,12 +10,13 @@ import click
 import pytest
 from click.testing import CliRunner
 from command_line import run
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from img2img_data.cli.main import SECTIONS, group
 from img2img_data.cli.steps import STEPS
 from img2img_data.core.command_line import EXIT_CODES, ModelCommand, run_command_line
 from img2img_data.core.errors import DivergedError, UsageError
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import setting
 
 NAMES = [name for commands in SECTIONS.values() for name in commands]
@@ -85,9 +86,11 @@ def test_a_mistake_is_one_line(argv: list[str], message: str) -> None:
     assert text.count("\n") == 1
 
 
-class Settings(BaseModel):
-    plain: int = Field(3, ge=1, description="a number; the long part")
-    hidden: float = setting("Other", "a rare setting; with more to say", 0.5, advanced=True)
+class Settings(FrozenModel):
+    plain: int = Field(3, ge=1)
+    """a number; the long part"""
+    hidden: float = setting("Other", 0.5, advanced=True)
+    """a rare setting; with more to say"""
 
 
 def a_command(error: BaseException | None = None) -> click.Command:

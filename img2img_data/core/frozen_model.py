@@ -1,0 +1,19 @@
+"""Base class of settings: frozen models that reject unknown keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class FrozenModel(BaseModel):
+    """A frozen pydantic model; the docstring below a field is its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        # A docstring may wrap; options, widgets and lists of parameters wrap it themselves.
+        for field in cls.model_fields.values():
+            field.description = field.description and " ".join(field.description.split())
