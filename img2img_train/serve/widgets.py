@@ -53,7 +53,7 @@ def widgets_of(cls: type[Degradation]) -> dict[str, Widget] | None:
         if widget is None:
             return None
         # A field without a default says in its help what an empty value means.
-        info = (field.description or "").replace("  [default: ", "; empty: ").removesuffix("]")
+        info = (field.description or "").replace(" [default: ", "; empty: ").removesuffix("]")
         common = {"label": name.replace("_", " "), "info": info}
         widgets[name] = Widget(widget.component, common | widget.arguments)
     return widgets
