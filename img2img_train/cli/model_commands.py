@@ -22,11 +22,10 @@ from img2img_train.cli.options import (
     test_mode_options,
 )
 from img2img_train.distributed.memory import catch_out_of_memory
+from img2img_train.inference.settings import TranslateSettings
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from img2img_train.inference.translate import Translated, TranslateSettings
+    from img2img_train.inference.translate import Translated
     from img2img_train.networks.layers import TestNorm
     from img2img_train.runs.model import LoadedModel
 
@@ -128,13 +127,7 @@ def evaluate(
     sys.exit(1 if short else 0)
 
 
-def _translate_models() -> Sequence[type[BaseModel]]:
-    from img2img_train.inference.translate import TranslateSettings
-
-    return (TranslateSettings,)
-
-
-@click.command(cls=ModelCommand, models=_translate_models)
+@click.command(cls=ModelCommand, models=lambda: (TranslateSettings,))
 @click.argument("model", type=PATH)
 @click.argument("images", type=PATH)
 @click.argument("out", type=PATH)
@@ -180,7 +173,6 @@ def translate(
     """
     from img2img_data.core.settings_model import build_model
     from img2img_train.inference.inputs import is_one_file, list_images
-    from img2img_train.inference.translate import TranslateSettings
     from img2img_train.inference.translate import translate as restore
     from img2img_train.runs.model import load_generator
 
@@ -231,7 +223,11 @@ def _translate_one(
     """Translate one file; the suffix of the output sets the format, unless an option does."""
     from img2img_data.core.files import write_atomically
     from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
-    from img2img_train.inference.translate import translate_file, translate_video_file
+    from img2img_train.inference.translate import (
+        notes_on_tiles,
+        translate_file,
+        translate_video_file,
+    )
     from img2img_train.inference.video import VIDEO_FORMATS
 
     suffix = out.suffix.lower()
@@ -242,13 +238,13 @@ def _translate_one(
                 model, source, out, chosen, display.report("restoring", "files", "frames")
             )
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
-        _print_notes([*seen.notes, *settings.note(model, max(seen.width, seen.height))])
+        _print_notes([*seen.notes, *notes_on_tiles(settings, model, max(seen.width, seen.height))])
         return
     if "format" not in options and suffix in IMAGE_FORMATS:
         settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
     result = translate_file(model, data, str(source), settings)
-    _print_notes(settings.note(model, result.longest_side))
+    _print_notes(notes_on_tiles(settings, model, result.longest_side))
     if str(out) == STDIO:
         sys.stdout.buffer.write(result.image)
         return

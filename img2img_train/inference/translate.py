@@ -22,67 +22,23 @@ from functools import partial
 from hashlib import file_digest, sha256
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, load_extra, printable
 from img2img_data.core.files import write_atomically
-from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.inference.inputs import list_images
 from img2img_train.inference.resume_log import ResumeLog
+from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import Tiling, restore
 from img2img_train.inference.video import VideoInfo, is_video, open_video, restore_video
 from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
-
-
-class TranslateSettings(FrozenModel):
-    """Settings of ``translate``: tiles, averaging, formats of results."""
-
-    tile: int = Field(512, ge=16)
-    """side of a tile, pixels; at least twice --overlap, memory grows squared"""
-    overlap: int = Field(128, ge=0)
-    """overlap of two tiles, pixels; more for a large receptive field"""
-    batch: int = Field(1, ge=1, le=4096)
-    """tiles per forward pass"""
-    draws: int = Field(1, ge=1, le=1000)
-    """dropout samples to average; more than 1 also writes NAME.spread.png, their standard deviation
-    in 1/256 of a gray level"""
-    format: Literal["png", "jpg", "webp"] = "png"
-    """format of restored images; jpg and webp: 8 bits, no transparency"""
-    quality: int = Field(95, ge=1, le=100)
-    """quality of jpg and webp; webp at 100 is lossless"""
-    video_format: Literal["mp4", "webm", "mkv", "avi"] = "mp4"
-    """format of restored videos; mkv (FFV1) is lossless, the others are lossy"""
-    max_pixels: int = Field(400_000_000, ge=1)
-    """largest image or frame, pixels"""
-
-    def check(self, model: LoadedModel) -> None:
-        """Raise UsageError if the model cannot use a setting."""
-        if self.draws > 1 and not model.config.test_dropout:
-            why = "gives equal results without dropout"
-            raise UsageError("option", "--draws", why, "give --dropout on")
-
-    def note(self, model: LoadedModel, longest_side: int) -> list[str]:
-        """Return notes for the user about results whose longest side is ``longest_side`` pixels."""
-        tiling = self.tiling(model)
-        if len(tiling.starts(longest_side)) == 1 or not uses_image_statistics(model.generator):
-            return []
-        why = (
-            "each tile is normalized by its own statistics, so contrast may change across an image"
-        )
-        return [f"{why}; --tile {longest_side} uses one tile for the largest, if memory allows"]
-
-    def tiling(self, model: LoadedModel) -> Tiling:
-        """Return the tiling for a model."""
-        spec = model.spec
-        return Tiling(self.tile, self.overlap, spec.multiple, self.batch, spec.smallest)
 
 
 @dataclass(slots=True)
@@ -114,6 +70,28 @@ class TranslatedImage(NamedTuple):
     image: bytes
     spread: bytes
     longest_side: int
+
+
+# --------------------------------------------------------------------------- settings and the model
+def check_settings(settings: TranslateSettings, model: LoadedModel) -> None:
+    """Raise UsageError if the model cannot use a setting."""
+    if settings.draws > 1 and not model.config.test_dropout:
+        why = "gives equal results without dropout"
+        raise UsageError("option", "--draws", why, "give --dropout on")
+
+
+def notes_on_tiles(settings: TranslateSettings, model: LoadedModel, longest_side: int) -> list[str]:
+    """Return notes for the user about results whose longest side is ``longest_side`` pixels."""
+    one_tile = len(_tiling(settings, model).starts(longest_side)) == 1
+    if one_tile or not uses_image_statistics(model.generator):
+        return []
+    why = "each tile is normalized by its own statistics, so contrast may change across an image"
+    return [f"{why}; --tile {longest_side} uses one tile for the largest, if memory allows"]
+
+
+def _tiling(settings: TranslateSettings, model: LoadedModel) -> Tiling:
+    spec = model.spec
+    return Tiling(settings.tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
 
 
 # -------------------------------------------------------------------------------------- one image
@@ -150,7 +128,7 @@ def translate_pixels(
     gray = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
     color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
     draws = (
-        restore(partial(model.forward, draw=draw), color, settings.tiling(model), model.device)
+        restore(partial(model.forward, draw=draw), color, _tiling(settings, model), model.device)
         for draw in range(settings.draws)
     )
     output, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
@@ -188,7 +166,7 @@ def translate_file(
     model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
 ) -> TranslatedImage:
     """Return the files of one restored image; CorpusError with its ``name`` if unreadable."""
-    settings.check(model)
+    check_settings(settings, model)
     with _unreadable("image", name):
         return translate_bytes(model, data, settings)
 
@@ -201,7 +179,7 @@ def translate_video_file(
     progress: ProgressByPart,
 ) -> VideoInfo:
     """Restore one video into another; CorpusError with its name if unreadable."""
-    settings.check(model)
+    check_settings(settings, model)
     with _unreadable("video", str(source)), open_video(source.resolve()) as file:
         return _translate_video(model, file, out, settings, progress)
 
@@ -249,7 +227,7 @@ def translate(
     FolderInUseError if another process works in it.
     """
     settings = settings or TranslateSettings()
-    settings.check(model)
+    check_settings(settings, model)
     root, paths = list_images(source, out)
     if any(map(is_video, paths)):
         # Now, and not after hours of images.
@@ -269,7 +247,7 @@ def translate(
                 row |= {"reason": rejected.reason, "detail": printable(rejected.detail)}
                 rows.append(row)
             progress(number, len(paths))
-        job.done.notes += settings.note(model, job.done.longest_side)
+        job.done.notes += notes_on_tiles(settings, model, job.done.longest_side)
         log.sort()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
     return job.done

@@ -25,7 +25,7 @@ from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images import io
 from img2img_train.distributed.memory import is_out_of_memory
-from img2img_train.inference.translate import TranslateSettings
+from img2img_train.inference.settings import TranslateSettings
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.serve.models import ModelChoice, ModelRegistry, degraded
 from img2img_train.serve.widgets import Widget, all_widgets, settings_of

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -34,6 +36,19 @@ def test_help_opens_with_an_example(name: str) -> None:
     example = next(n for n, line in enumerate(lines) if line.strip() == "Example:")
     assert example <= 5, "only the first paragraph precedes the example"
     assert "img2img-train" in lines[example + 1]
+
+
+def test_no_help_imports_torch() -> None:
+    # In a process of its own: other tests import torch.
+    code = """
+import sys
+from click.testing import CliRunner
+from img2img_train.cli.main import group
+for name in sys.argv[1:]:
+    assert CliRunner().invoke(group, [name, "--help"]).exit_code == 0, name
+    assert "torch" not in sys.modules, name
+"""
+    subprocess.run([sys.executable, "-c", code, *NAMES], check=True)
 
 
 def test_help_of_fit_fits_two_screens() -> None:

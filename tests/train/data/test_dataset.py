@@ -18,7 +18,8 @@ from img2img_data.images import color, io
 from img2img_train.data import loader
 from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
 from img2img_train.evaluation.evaluate import evaluate_matrix
-from img2img_train.inference.translate import TranslateSettings, translate_bytes
+from img2img_train.inference.settings import TranslateSettings
+from img2img_train.inference.translate import translate_bytes
 from img2img_train.networks.specs import GeneratorName, make_spec
 from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder, read_log, sample_paths

@@ -23,11 +23,8 @@ from img2img_data.core.errors import UsageError  # noqa: E402
 from img2img_data.images import io  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
-from img2img_train.inference.translate import (  # noqa: E402
-    TranslateSettings,
-    translate,
-    translate_bytes,
-)
+from img2img_train.inference.settings import TranslateSettings  # noqa: E402
+from img2img_train.inference.translate import translate, translate_bytes  # noqa: E402
 from img2img_train.networks.layers import set_test_norm  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402

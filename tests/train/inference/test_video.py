@@ -29,7 +29,8 @@ from img2img_data.core.errors import FolderInUseError, Rejected, UsageError  # n
 from img2img_train.inference import video  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
 from img2img_train.inference.resume_log import ResumeLog  # noqa: E402
-from img2img_train.inference.translate import TranslateSettings, translate  # noqa: E402
+from img2img_train.inference.settings import TranslateSettings  # noqa: E402
+from img2img_train.inference.translate import translate  # noqa: E402
 from img2img_train.inference.video import VIDEO_FORMATS, VideoInfo  # noqa: E402
 from img2img_train.runs.model import LoadedModel  # noqa: E402
 

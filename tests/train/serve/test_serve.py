@@ -35,7 +35,8 @@ from img2img_data.degradations.registry import DEGRADATIONS  # noqa: E402
 from img2img_data.images import io  # noqa: E402
 from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
-from img2img_train.inference.translate import TranslateSettings, translate_bytes  # noqa: E402
+from img2img_train.inference.settings import TranslateSettings  # noqa: E402
+from img2img_train.inference.translate import translate_bytes  # noqa: E402
 from img2img_train.metrics.registry import IMAGE_METRICS  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402

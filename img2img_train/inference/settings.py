@@ -1,0 +1,34 @@
+"""Settings of translating, which are options of the command line too.
+
+A module of its own, because ``--help`` must not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from img2img_data.core.frozen_model import FrozenModel
+
+
+class TranslateSettings(FrozenModel):
+    """Settings of ``translate``: tiles, averaging, formats of results."""
+
+    tile: int = Field(512, ge=16)
+    """side of a tile, pixels; at least twice --overlap, memory grows squared"""
+    overlap: int = Field(128, ge=0)
+    """overlap of two tiles, pixels; more for a large receptive field"""
+    batch: int = Field(1, ge=1, le=4096)
+    """tiles per forward pass"""
+    draws: int = Field(1, ge=1, le=1000)
+    """dropout samples to average; more than 1 also writes NAME.spread.png, their standard deviation
+    in 1/256 of a gray level"""
+    format: Literal["png", "jpg", "webp"] = "png"
+    """format of restored images; jpg and webp: 8 bits, no transparency"""
+    quality: int = Field(95, ge=1, le=100)
+    """quality of jpg and webp; webp at 100 is lossless"""
+    video_format: Literal["mp4", "webm", "mkv", "avi"] = "mp4"
+    """format of restored videos; mkv (FFV1) is lossless, the others are lossy"""
+    max_pixels: int = Field(400_000_000, ge=1)
+    """largest image or frame, pixels"""
