@@ -266,7 +266,7 @@ def _literal_member(annotation: Any) -> Callable[[click.Context, click.Parameter
 def _click_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal:
         return click.Choice([str(member) for member in typing.get_args(annotation)])
-    return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
+    return {int: click.INT, float: click.FLOAT, Path: FOLDER}.get(annotation, click.STRING)
 
 
 # ------------------------------------------------------------------------------------------ running
