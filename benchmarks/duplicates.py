@@ -23,6 +23,7 @@ import numpy as np
 
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
+from img2img_data.images.pixels import luminance
 from img2img_data.similarity.duplicates import DuplicateGroups
 from img2img_data.similarity.perceptual_hash import (
     FLAT,
@@ -52,7 +53,7 @@ PLANTS: dict[str, Callable[[Pixels], Pixels]] = {
     "JPEG of quality 50": lambda p: io.decode(io.encode(p, "jpg", 50)).pixels,
     "10 levels brighter": lambda p: cv2.add(p, np.full_like(p, 10)),
     "blurred, sigma 1.5": lambda p: cv2.GaussianBlur(p, (0, 0), 1.5),
-    "without color": lambda p: cv2.cvtColor(io.luminance(p), cv2.COLOR_GRAY2RGB),
+    "without color": lambda p: cv2.cvtColor(luminance(p), cv2.COLOR_GRAY2RGB),
     "cut by 1 % on each side": lambda p: cut(p, 0.01, 0.01, 0.01, 0.01),
     "cut by 2 % on two sides": lambda p: cut(p, 0.02, 0.02, 0, 0),
     "cut by 2 % on each side": lambda p: cut(p, 0.02, 0.02, 0.02, 0.02),

@@ -27,7 +27,7 @@ from img2img_data.core.files import versions, write_atomically
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, open_corpus
-from img2img_data.images.pixels import Pixels
+from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.cli.main import main
 from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe
@@ -200,10 +200,9 @@ def _merged(parts: Sequence[Strip], names: Sequence[str]) -> Strip:
 
 def _cycle_strips(run: ExperimentRun, corpus: Corpus) -> list[Strip]:
     """Return rows of images of the first domain: input, and outputs and cycles of each model."""
-    from img2img_data.images import io
 
     paths = corpus.domains[run.experiment.split][0]
-    inputs = [io.to_uint8_rgb(corpus.read_image(paths[index])) for index in _evenly(len(paths), 1)]
+    inputs = [to_uint8_rgb(corpus.read_image(paths[index])) for index in _evenly(len(paths), 1)]
     strips: list[dict[str, Pixels]] = [{"input": image} for image in inputs]
     for name in run.experiment.models:
         folder = run.data / run.config(name).out

@@ -14,6 +14,7 @@ from conftest import make_photo
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.format import FORMAT
 from img2img_data.images import color, io
+from img2img_data.images.pixels import to_16_bit
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -116,7 +117,7 @@ def write_lab(
     write_corpus(root, splits, size=size, info={"color": "lab", "bits": bits})
     for path in root.glob("*/target/*.png"):
         rgb = make_photo(int(path.stem), *size)
-        lab = color.rgb_to_lab(io.to_16_bit(rgb) if bits == 16 else rgb)
+        lab = color.rgb_to_lab(to_16_bit(rgb) if bits == 16 else rgb)
         path.write_bytes(io.encode(lab, "png"))
         given = path.parent.parent / "input" / path.name
         given.write_bytes(io.encode(np.ascontiguousarray(lab[..., 0]), "png"))
@@ -127,7 +128,7 @@ def write_deep(root: Path, splits: dict[str, int], channels: int = 3) -> Path:
     info = {"bits": 16, "channels": {"input": channels, "target": channels}}
     write_corpus(root, splits, size=(16, 16), info=info)
     for path in root.glob("*/*/*.png"):
-        pixels = io.to_16_bit(io.read(path).pixels) // 2 + 77
+        pixels = to_16_bit(io.read(path).pixels) // 2 + 77
         pixels = pixels if channels == 3 else np.ascontiguousarray(pixels[..., 0])
         path.write_bytes(io.encode(pixels, "png"))
     return root

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from img2img_data.images import io
+from img2img_data.images.pixels import luminance
 
 RGB = np.ndarray
 
@@ -35,7 +36,7 @@ NEAR: dict[str, Callable[[RGB], RGB]] = {
     "jpeg": lambda p: io.decode(io.encode(p, "jpg", 50)).pixels,
     "brighter": lambda p: cv2.add(p, np.full_like(p, 10)),
     "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 1.2),
-    "gray": lambda p: cv2.cvtColor(io.luminance(p), cv2.COLOR_GRAY2RGB),
+    "gray": lambda p: cv2.cvtColor(luminance(p), cv2.COLOR_GRAY2RGB),
     "cut": lambda p: np.ascontiguousarray(p[1:-1, 1:-1]),
 }
 

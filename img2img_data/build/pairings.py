@@ -24,9 +24,8 @@ from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec, to_spec
-from img2img_data.images import io
 from img2img_data.images.color import lab_to_rgb, outside_srgb, rgb_to_lab
-from img2img_data.images.pixels import COUNT, Channels, Pixels
+from img2img_data.images.pixels import COUNT, Channels, Pixels, luminance
 
 ANY_CHANNELS: Final[frozenset[Channels]] = frozenset(COUNT)
 
@@ -195,7 +194,7 @@ class Grayscale(Pairing):
 
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
         """Compute the luma; the target is the same array, not a copy."""
-        return DrawnPair(io.luminance(images[0]), images[0], {}, {})
+        return DrawnPair(luminance(images[0]), images[0], {}, {})
 
 
 class Blank(Pairing):
@@ -309,7 +308,7 @@ class Edges(Pairing):
         return DrawnPair(lines, image, drawn, {"edge_share": round(float(found.mean()), 4)})
 
     def _gradients(self, image: Pixels, depth: int) -> tuple[Pixels, Pixels]:
-        gray = image if image.ndim == 2 else io.luminance(image)
+        gray = image if image.ndim == 2 else luminance(image)
         # Thresholds are in 8-bit gray levels, whatever the depth of the image.
         if gray.dtype != np.uint8:
             gray = cv2.convertScaleAbs(gray, alpha=255 / np.iinfo(gray.dtype).max)

@@ -24,7 +24,7 @@ from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import CORPUS_FILE, FORMAT, Kind, Layout, image_rng, split_of
 from img2img_data.images import io
-from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
+from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy, fit
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
 from img2img_data.runner.run import FolderBuild, source_columns
@@ -179,9 +179,7 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
             if number and size is None:
                 # Both images of a pair must have one size; without --size the first one sets it.
                 size = out[0].pixels.shape[1], out[0].pixels.shape[0]
-            pixels = (
-                io.fit(image.pixels, size, job.settings.fit or "crop") if size else image.pixels
-            )
+            pixels = fit(image.pixels, size, job.settings.fit or "crop") if size else image.pixels
             out.append(LoadedSource(data, sha256(data).hexdigest(), image, pixels))
         except Rejected as rejected:
             if len(task.sources) == 1:

@@ -21,7 +21,7 @@ from img2img_data.build.selection import SELECTION_FILE, field_of
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT
 from img2img_data.images import io
-from img2img_data.images.pixels import Fit, ReadPolicy
+from img2img_data.images.pixels import Fit, ReadPolicy, fit
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, source_columns
@@ -63,7 +63,7 @@ def resize_image(job: ResizeJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     assert size is not None
     data = io.read_bytes(os.path.join(job.root, *task.sources[0].split(b"/")))
     image = io.decode(data, job.policy)
-    pixels = io.fit(image.pixels, size, job.settings.fit)
+    pixels = fit(image.pixels, size, job.settings.fit)
     source = LoadedSource(data, sha256(data).hexdigest(), image, pixels)
     content, extension = encode_image(pixels, [source], job.settings.format, job.settings.quality)
     name = f"{task.key}.{extension}"

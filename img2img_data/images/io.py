@@ -59,20 +59,14 @@ from img2img_data.images.pixels import (
     Pixels,
     ReadPolicy,
     apply_policy,
-    fit,
     from_decoder,
     from_raster,
-    luminance,
-    to_8_bit,
-    to_16_bit,
-    to_uint8_rgb,
     upright,
 )
 
 # The names by which other rooms use this one.
-__all__ = ["DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "fit", "icc_profile"]
-__all__ += ["luminance", "open_regular", "read", "read_bytes", "size_of"]
-__all__ += ["to_16_bit", "to_8_bit", "to_uint8_rgb"]
+__all__ = ["DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "icc_profile"]
+__all__ += ["open_regular", "read", "read_bytes", "size_of"]
 
 MAX_BYTES: Final = 256 << 20
 

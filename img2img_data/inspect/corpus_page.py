@@ -23,6 +23,7 @@ from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.images import color, io
+from img2img_data.images.pixels import to_uint8_rgb
 from img2img_data.inspect import statistics
 from img2img_data.inspect.histogram import draw_numbers, draw_words, number_text
 
@@ -291,8 +292,8 @@ def _pixels(corpus: Corpus, pair: Pair) -> tuple[NDArray[np.uint8], ...]:
     if corpus.kind == "paired":
         first, second = corpus.read(pair)
         second = color.lab_to_rgb(second) if corpus.color == "lab" else second
-        return io.to_uint8_rgb(first), io.to_uint8_rgb(second)
-    return (io.to_uint8_rgb(corpus.read_image(pair.input)),)
+        return to_uint8_rgb(first), to_uint8_rgb(second)
+    return (to_uint8_rgb(corpus.read_image(pair.input)),)
 
 
 def _thumbnails(corpus: Corpus, pair: Pair, side: int, quality: int) -> dict[str, Any]:

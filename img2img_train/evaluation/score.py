@@ -17,8 +17,8 @@ import numpy as np
 
 from img2img_data.core.errors import CorpusError
 from img2img_data.corpus.reader import Corpus, Pair
-from img2img_data.images import color, io
-from img2img_data.images.pixels import Pixels
+from img2img_data.images import color
+from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
@@ -292,7 +292,7 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
         return input, target
     # If one side has 8 bits, both are compared at 8: the other has no counterpart for its last
     # bits.
-    return io.to_uint8_rgb(input), io.to_uint8_rgb(target)
+    return to_uint8_rgb(input), to_uint8_rgb(target)
 
 
 def _restored(model: Restorer, held: Sequence[tuple[Pair, Pixels, Pixels]]) -> list[RestoredPair]:

@@ -31,7 +31,7 @@ from img2img_data.core.files import write_atomically
 from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
-from img2img_data.images.pixels import Pixels
+from img2img_data.images.pixels import Pixels, to_8_bit
 from img2img_train.inference.inputs import list_images
 from img2img_train.inference.resume_log import ResumeLog
 from img2img_train.inference.settings import TranslateSettings
@@ -108,7 +108,7 @@ def translate_bytes(
     )
     output, deviation = translate_pixels(model, io.decode(data, policy).pixels, settings)
     if settings.format != "png":
-        output = _on_white(io.to_8_bit(output) if output.dtype == np.uint16 else output)
+        output = _on_white(to_8_bit(output) if output.dtype == np.uint16 else output)
     profile = io.icc_profile(data, 1 if output.shape[2:] in {(), (2,)} else 3)
     spread = b"" if deviation is None else io.encode(deviation, "png")
     file = io.encode(np.ascontiguousarray(output), settings.format, settings.quality, profile)

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.images.color import rgb_to_lab
-from img2img_data.images.io import to_uint8_rgb
-from img2img_data.images.pixels import Pixels
+from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.metrics.bootstrap import (
     RESAMPLES,
     Interval,

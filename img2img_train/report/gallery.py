@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from img2img_data.images import io
-from img2img_data.images.pixels import Pixels
+from img2img_data.images.pixels import Pixels, to_uint8_rgb
 
 GALLERY_BYTES: Final = 3_300_000
 """Base64 characters of all images of a gallery."""
@@ -42,7 +42,7 @@ def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
     width, height = (max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0]))
     if scale < 1:
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
-    small = np.ascontiguousarray(io.to_uint8_rgb(pixels))
+    small = np.ascontiguousarray(to_uint8_rgb(pixels))
     return WebpImage(b64encode(io.encode(small, "webp", quality)).decode(), width, height)
 
 

@@ -19,7 +19,7 @@ from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
-from img2img_data.images.pixels import Pixels
+from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.config import config_of
 from img2img_train.data.color import ChannelLayout, denormalize, normalize
 from img2img_train.evaluation.evaluate import short_names
@@ -165,7 +165,7 @@ class ModelRegistry:
         if model.spec.outputs == 1:
             target = as_seen(GRAY, target)
         seen = as_seen(model.channel_layout, image)
-        output = io.to_uint8_rgb(translate_pixels(model, image, settings)[0])
+        output = to_uint8_rgb(translate_pixels(model, image, settings)[0])
         return ScoredRestoration(seen, output, target, scores(target, seen), scores(target, output))
 
 

@@ -16,6 +16,7 @@ from img2img_data.build.replay import replay_pair
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
+from img2img_data.images.pixels import luminance
 from img2img_data.inspect.verify import verify_corpus
 from img2img_data.similarity.alignment import measure_shift
 
@@ -241,7 +242,7 @@ LOOKS = {
     "same": lambda p: p,
     "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 2),
     "negative": lambda p: 255 - p,
-    "gray": io.luminance,
+    "gray": luminance,
     "sixteen": lambda p: p.astype(np.uint16) * 257,
     "levels": lambda p: (p // 64) * 64,
     "noisy": lambda p: np.clip(p + np.random.default_rng(0).normal(0, 12, p.shape), 0, 255).astype(

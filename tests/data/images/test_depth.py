@@ -19,6 +19,7 @@ from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.images import color, io
 from img2img_data.images.io import ReadPolicy
+from img2img_data.images.pixels import fit, to_16_bit, to_uint8_rgb
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 
@@ -252,7 +253,7 @@ def test_what_is_invisible_does_not_bleed_when_scaled() -> None:
     pixels[:, :16] = (200, 100, 50, 255)
     pixels[:, 16:] = (0, 255, 0, 0)
     for size in ((8, 8), (9, 9), (70, 70)):
-        scaled = io.fit(pixels, size, "crop").astype(int)
+        scaled = fit(pixels, size, "crop").astype(int)
         visible = scaled[..., 3] > 8
         assert np.abs(scaled[visible][:, :3] - (200, 100, 50)).max() <= 2
 
@@ -346,11 +347,11 @@ def test_a_image_without_notes_is_exactly_its_file() -> None:
 def test_any_image_can_be_looked_at(shape: tuple[int, ...], dtype: type) -> None:
     top = np.iinfo(dtype).max
     pixels = np.full((5, 6, *shape), top, dtype)
-    assert (io.to_uint8_rgb(pixels) == 255).all()
-    assert io.to_uint8_rgb(pixels).shape == (5, 6, 3)
-    assert io.to_uint8_rgb(np.zeros((5, 6, 3), dtype)).max() == 0
+    assert (to_uint8_rgb(pixels) == 255).all()
+    assert to_uint8_rgb(pixels).shape == (5, 6, 3)
+    assert to_uint8_rgb(np.zeros((5, 6, 3), dtype)).max() == 0
     if shape == (4,):
-        assert (io.to_uint8_rgb(pixels * 0) == 255).all(), "nothing but white shows through"
+        assert (to_uint8_rgb(pixels * 0) == 255).all(), "nothing but white shows through"
 
 
 def test_a_page_that_does_not_state_its_samples_means_8_bit_rgb(tmp_path: Path) -> None:
@@ -383,9 +384,7 @@ def test_lab_at_16_bit_is_made_from_16_bit_and_comes_back(tmp_path: Path) -> Non
         assert lab.dtype == plane.dtype == np.uint16
         assert np.array_equal(lab[..., 0], plane)
         assert np.abs(color.lab_to_rgb(lab).astype(int) - pixels).max() < 257 / 3
-        assert not np.array_equal(
-            lab, color.rgb_to_lab(io.to_16_bit((pixels >> 8).astype(np.uint8)))
-        )
+        assert not np.array_equal(lab, color.rgb_to_lab(to_16_bit((pixels >> 8).astype(np.uint8))))
     measured = json.loads((tmp_path / "out" / "corpus.json").read_text())["measured"]
     assert measured["round_trip_max"] < 1 / 3
     assert measured["out_of_gamut_share"] == 0

@@ -22,8 +22,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from img2img_data.core.errors import Rejected
-from img2img_data.images import color, io
-from img2img_data.images.io import ReadPolicy, decode, encode, fit, read, read_bytes
+from img2img_data.images import color
+from img2img_data.images.io import ReadPolicy, decode, encode, read, read_bytes
+from img2img_data.images.pixels import fit, luminance, to_8_bit, to_16_bit
 
 RED, GREEN, BLUE, YELLOW = (220, 40, 40), (40, 180, 60), (40, 60, 200), (230, 210, 50)
 UPRIGHT = {
@@ -738,8 +739,8 @@ def test_lab_comes_back() -> None:
         [[255, 128, 128], [0, 128, 128]]
     ]
     assert np.abs(color.lab_to_rgb(lab).astype(int) - pixels).mean() < 1.5
-    wide = io.to_16_bit(pixels)
+    wide = to_16_bit(pixels)
     back = color.lab_to_rgb(color.rgb_to_lab(wide))
     assert back.dtype == np.uint16
-    assert np.abs(io.to_8_bit(back).astype(int) - pixels).max() <= 1
-    assert io.luminance(pixels).shape == (64, 64)
+    assert np.abs(to_8_bit(back).astype(int) - pixels).max() <= 1
+    assert luminance(pixels).shape == (64, 64)

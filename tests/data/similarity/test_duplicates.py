@@ -19,6 +19,7 @@ from command_line import COMMAND, rows, run, tree
 from small_photos import NEAR, RGB, detailed, resized, write
 
 from img2img_data.images import io
+from img2img_data.images.pixels import luminance
 from img2img_data.similarity.duplicates import (
     EXACT,
     MAX_DISTANCE,
@@ -131,9 +132,9 @@ def test_rejected_images_are_nobodys_copy(prints_of: Callable[..., Fingerprints]
 
 
 def test_contrast_level_and_a_small_shift_are_explained_away() -> None:
-    thumb = cv2.resize(io.luminance(detailed(3)), (17, 17), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(luminance(detailed(3)), (17, 17), interpolation=cv2.INTER_AREA)
     base, moved = thumb[:16, :16], thumb[1:, :16] // 2 + 60
-    other = cv2.resize(io.luminance(detailed(4)), (16, 16), interpolation=cv2.INTER_AREA)
+    other = cv2.resize(luminance(detailed(4)), (16, 16), interpolation=cv2.INTER_AREA)
     correlation, gain = explain(base, np.stack([base, base // 2 + 9, other, np.zeros_like(base)]))
     assert correlation[:2] == pytest.approx([1, 1], abs=1e-3)
     assert gain[:2] == pytest.approx([1, 0.5], abs=0.02)
@@ -163,7 +164,7 @@ def made_record(hash_bits: int, thumb: RGB, serial: int = 0) -> bytes:
 
 
 def test_groups_are_stars_not_chains(prints_of: Callable[..., Fingerprints]) -> None:
-    thumb = cv2.resize(io.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
     row = [made_record((1 << 4 * k) - 1, thumb) for k in range(10)]  # each 4 bits from the last
     groups = DuplicateGroups(prints_of(*row), 8)
     assert groups.kept.tolist() == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9]
@@ -176,7 +177,7 @@ def test_groups_are_stars_not_chains(prints_of: Callable[..., Fingerprints]) -> 
 
 
 def test_many_copies_of_one_image_are_no_burden(prints_of: Callable[..., Fingerprints]) -> None:
-    thumb = cv2.resize(io.luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(luminance(detailed(5)), (16, 16), interpolation=cv2.INTER_AREA)
     rng = np.random.default_rng(0)
     same = [made_record(int(rng.integers(0, 8)) << 7, thumb, serial) for serial in range(6000)]
     began = time.process_time()

@@ -14,6 +14,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import DEGRADED, seen, small_config
 
 from img2img_data.images import io
+from img2img_data.images.pixels import to_16_bit
 from img2img_train.data import dataset, loader
 from img2img_train.data.augment import first_pixel, resize_and_crop, resize_and_crop_pixels
 from img2img_train.data.color import denormalize
@@ -31,7 +32,7 @@ def same_halves(root: Path, layout: str = "folders", bits: int = 8, channels: in
     for path in root.glob("train/**/*.png"):
         pixels = make_photo(int(path.stem), 20, 24)
         pixels = pixels if channels == 3 else np.ascontiguousarray(pixels[..., 0])
-        pixels = io.to_16_bit(pixels) // 2 + 77 if bits == 16 else pixels
+        pixels = to_16_bit(pixels) // 2 + 77 if bits == 16 else pixels
         both = np.hstack([pixels, pixels]) if layout == "combined" else pixels
         path.write_bytes(io.encode(both, "png"))
     return root

@@ -15,6 +15,7 @@ from small_runs import small_config
 from img2img_data.core.errors import UsageError
 from img2img_data.core.progress import Display
 from img2img_data.images import color, io
+from img2img_data.images.pixels import to_uint8_rgb
 from img2img_train.data import loader
 from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
 from img2img_train.evaluation.evaluate import evaluate_matrix
@@ -93,7 +94,7 @@ def test_a_colorization_from_training_to_a_photo(loss: str, tmp_path: Path) -> N
         output = translate_bytes(model, io.encode(pixels, "png"), TranslateSettings()).image
         colored = io.decode(output).pixels
         assert colored.shape == (24, 40, 3)
-        before, after = (color.cielab(io.to_uint8_rgb(p))[..., 0] for p in (pixels, colored))
+        before, after = (color.cielab(to_uint8_rgb(p))[..., 0] for p in (pixels, colored))
         assert np.median(np.abs(before - after)) < 1, "L stays"
 
 

@@ -13,6 +13,7 @@ from small_corpus import degraded, write_corpus
 
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
+from img2img_data.images.pixels import to_uint8_rgb
 from img2img_train.metrics.color_overlap import ColorHistograms, intersection, lab_histogram
 from img2img_train.metrics.image import PSNR_CAP, psnr
 from img2img_train.metrics.registry import COLOR_METRICS, IMAGE_METRICS, METRICS, PERCEPTUAL_METRICS
@@ -104,7 +105,7 @@ def real_images(real_data: Path) -> dict[str, np.ndarray]:
     found["16 bit"] = np.rint(wide).astype(np.uint16)
     found["odd"] = np.ascontiguousarray(second[:101, :57])
     sketch = sorted((real_data / "cuhk").rglob("*sz1.jpg"))[0]
-    found["gray"] = io.to_uint8_rgb(io.read(sketch).pixels)
+    found["gray"] = to_uint8_rgb(io.read(sketch).pixels)
     return found
 
 
