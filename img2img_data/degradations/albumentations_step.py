@@ -63,6 +63,8 @@ class Albumentations(Degradation):
     """
 
     seeded: ClassVar[bool] = True
+    # Camera noise.
+    example_settings: ClassVar = {"ISONoise": {"intensity": [0.2, 0.6]}}
 
     transform: str
     """name of the transform; those that would move the image are rejected"""
@@ -70,11 +72,6 @@ class Albumentations(Degradation):
     """its parameters, by name, in its own units"""
     version: str = ""
     """version of albumentations  [default: the one installed]"""
-
-    @classmethod
-    def example(cls) -> Degradation:
-        """Return camera noise."""
-        return cls(transform="ISONoise", parameters={"intensity": [0.2, 0.6]})
 
     @model_validator(mode="before")
     @classmethod
@@ -92,13 +89,10 @@ class Albumentations(Degradation):
         known = transforms()
         if name in known:
             return name
-        if name in _UNSUPPORTED:
-            why = f"{_UNSUPPORTED[name]}, so it cannot be used here"
-        elif hasattr(_library(), name):
-            why = "would move the image against its target, or is not a transform"
-        else:
+        if not hasattr(_library(), name):
             raise InvalidKeyError([name], "unknown", did_you_mean(name, known))
-        raise InvalidKeyError([name], why, "choose another")
+        why = "would move the image against its target, or is not a transform"
+        raise InvalidKeyError([name], _UNSUPPORTED.get(name, why), "choose another")
 
     @field_validator("parameters")
     @classmethod
@@ -168,13 +162,11 @@ class Albumentations(Degradation):
 
 def transforms() -> dict[str, type[Any]]:
     """Return the transforms that only change samples, by name."""
-    library = _library()
-    base = library.ImageOnlyTransform
-    members = {n: getattr(library, n) for n in dir(library) if n not in _UNSUPPORTED}
+    base = _library().ImageOnlyTransform
     return {
         name: member
-        for name, member in members.items()
-        if inspect.isclass(member) and issubclass(member, base) and member is not base
+        for name, member in inspect.getmembers(_library(), inspect.isclass)
+        if issubclass(member, base) and member is not base and name not in _UNSUPPORTED
     }
 
 

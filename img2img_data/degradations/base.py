@@ -16,16 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
-
-if TYPE_CHECKING:
-    from typing import Self
 
 Axes = Literal["yx", "y", "x"]
 
@@ -45,7 +42,10 @@ _BOUNDS: Final = {
 
 # ------------------------------------------------------------------------------------- parameters
 def parameter(default: float | list[float | str] | None, **about: Any) -> Any:
-    """Return the field of a parameter: a default as in a recipe, and bounds; its docstring is the help."""
+    """Return the field of a parameter: a default as in a recipe, and bounds.
+
+    The docstring below the field is its help.
+    """
     return Field(default, json_schema_extra=_bound, **about)
 
 
@@ -137,9 +137,9 @@ class Uniform:
             return cls._of_text(value)
         if isinstance(value, Sequence) and len(value) in {2, 3}:
             low, high, *scale = value
-            if scale in ([], ["log"]) and all(_is_number(v) for v in (low, high)):
+            if scale in ([], ["log"]) and all(is_number(v) for v in (low, high)):
                 return cls(low, high, bool(scale))
-        if _is_number(value):
+        if is_number(value):
             return cls(value)
         raise ValueError("is neither a number nor a range [low, high] or [low, high, log]")
 
@@ -164,7 +164,7 @@ class Uniform:
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        serialization = core_schema.plain_serializer_function_ser_schema(_plain)
+        serialization = core_schema.plain_serializer_function_ser_schema(cls.plain)
         return core_schema.no_info_plain_validator_function(cls.parse, serialization=serialization)
 
     @classmethod
@@ -210,11 +210,8 @@ class OddInt(IntRange):
         return 2 * int(rng.integers(int(self.low) // 2, int(self.high) // 2 + 1)) + 1
 
 
-def _plain(value: Any) -> Any:
-    return value.plain() if isinstance(value, Uniform) else value
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return True for an integer or a float; booleans are integers in Python, but not here."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -233,6 +230,8 @@ class Degradation(FrozenModel):
     seeded: ClassVar[bool] = False
     identity_settings: ClassVar[Mapping[str, Any] | None] = None
     """Settings that leave every image unchanged, None if there are none."""
+    example_settings: ClassVar[Mapping[str, Any]] = {}
+    """Settings with a visible effect, if the defaults have none."""
 
     @property
     def separable(self) -> bool:
@@ -252,8 +251,8 @@ class Degradation(FrozenModel):
 
     @classmethod
     def example(cls) -> Degradation:
-        """Return settings with a visible effect; the laws of the tests run on them."""
-        return cls()
+        """Return a degradation with a visible effect; the laws of the tests run on it."""
+        return cls.model_validate(cls.example_settings)
 
     def ranges(self) -> dict[str, Uniform]:
         """Return the parameters that each image may draw, by name."""

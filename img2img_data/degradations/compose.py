@@ -9,7 +9,7 @@ Between the steps the image is float32, so integers are rounded once, at the end
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import cv2
@@ -19,7 +19,11 @@ from pydantic import Field, SkipValidation, field_serializer, model_validator
 from img2img_data.degradations.base import Axes, Degradation, Uniform, checked_rng, parameter
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.noise import GaussianNoise
-from img2img_data.degradations.resample import Down, Up, draw_interpolations, interpolation_flag
+from img2img_data.degradations.resample import (
+    Interpolations,
+    draw_interpolations,
+    interpolation_flags,
+)
 from img2img_data.degradations.samples import Image, from_unit, to_unit
 
 
@@ -41,9 +45,10 @@ _EXAMPLE: Final = (
 
 
 class Composite(Degradation):
-    """Base class of degradations with steps; draws the steps in the order of the list."""
+    """Base class of degradations with steps; draws and applies them in the order of the list."""
 
     identity_settings: ClassVar[Mapping[str, Any] | None] = {}
+    example_settings: ClassVar[Mapping[str, Any]] = {"steps": _EXAMPLE}
 
     # Steps are validated where a recipe is read (``spec``), which can name the key of a mistake.
     steps: Annotated[tuple[PipelineStep, ...], SkipValidation] = ()
@@ -58,24 +63,19 @@ class Composite(Degradation):
         """True if a parameter or a step is."""
         return super().random or any(step.degradation.random for step in self.steps)
 
-    @classmethod
-    def example(cls) -> Degradation:
-        """Return blur and noise."""
-        return cls(steps=_EXAMPLE)
-
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Draw the parameters, then each step."""
-        return super().draw(rng) | self._draw_steps(rng)
+        return super().draw(rng) | self._draw_steps(rng, range(len(self.steps)))
 
-    def _draw_steps(self, rng: np.random.Generator | None) -> dict[str, float]:
+    def _draw_steps(
+        self, rng: np.random.Generator | None, indices: Iterable[int]
+    ) -> dict[str, float]:
         drawn: dict[str, float] = {}
-        for index in range(len(self.steps)):
-            drawn |= self._draw_step(index, rng)
+        for index in indices:
+            kind, degradation = self.steps[index]
+            own = degradation.draw(rng)
+            drawn |= {f"{index}.{kind}.{name}": value for name, value in own.items()}
         return drawn
-
-    def _draw_step(self, index: int, rng: np.random.Generator | None) -> dict[str, float]:
-        kind, degradation = self.steps[index]
-        return {f"{index}.{kind}.{name}": value for name, value in degradation.draw(rng).items()}
 
     def _apply_step(self, index: int, image: Image, axes: Axes, drawn: Mapping[str, Any]) -> Image:
         kind, degradation = self.steps[index]
@@ -83,9 +83,15 @@ class Composite(Degradation):
         own = {n.removeprefix(prefix): v for n, v in drawn.items() if n.startswith(prefix)}
         return degradation.apply(image, axes, **own)
 
-    def _apply_steps(
-        self, order: Sequence[int], image: Image, axes: Axes, drawn: Mapping[str, Any]
-    ) -> Image:
+    def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
+        """Return the indices of the steps to apply, the first one first."""
+        return range(len(self.steps))
+
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+        """Apply the drawn steps in their order."""
+        order = self._order(drawn)
+        if not order:
+            return image.copy()
         # A single step may be more exact on integers than by way of floats.
         if len(order) == 1:
             return self._apply_step(order[0], image, axes, drawn)
@@ -104,10 +110,6 @@ class Chain(Composite):
         """True if every step is."""
         return all(step.degradation.separable for step in self.steps)
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Apply the steps in order."""
-        return self._apply_steps(range(len(self.steps)), image, axes, drawn)
-
 
 class OneOf(Composite):
     """One of the steps, drawn by weight; with ``probability`` below 1 sometimes none."""
@@ -117,6 +119,7 @@ class OneOf(Composite):
     probability: float = Field(1.0, ge=0, le=1)
     """chance that any step is applied, 0 to 1"""
     identity_settings: ClassVar = {"probability": 0}
+    example_settings: ClassVar = {"steps": _EXAMPLE, "weights": (3, 1), "probability": 0.9}
 
     @model_validator(mode="after")
     def _check_weights(self) -> OneOf:
@@ -130,30 +133,26 @@ class OneOf(Composite):
     def random(self) -> bool:
         """True if the branch, or anything in a branch of positive weight, is drawn."""
         branches = self._branches()
-        if self.probability == 0 or not branches:
-            return False
-        any_random = any(self.steps[index].degradation.random for index in branches)
-        return len(branches) > 1 or self.probability < 1 or any_random
-
-    @classmethod
-    def example(cls) -> Degradation:
-        """Return blur three times as often as noise, sometimes neither."""
-        return cls(steps=_EXAMPLE, weights=(3, 1), probability=0.9)
+        if len(branches) == 1 and self.probability == 1:
+            return self.steps[branches[0]].degradation.random
+        return bool(branches)
 
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Draw the branch (-1: none), then its parameters."""
-        index = self._draw_branch(rng)
-        return {"branch": index} | (self._draw_step(index, rng) if index >= 0 else {})
+        drawn: dict[str, float] = {"branch": self._draw_branch(rng)}
+        return drawn | self._draw_steps(rng, self._order(drawn))
 
     def _weights(self) -> tuple[float, ...]:
         return self.weights or (1.0,) * len(self.steps)
 
     def _branches(self) -> list[int]:
-        return [index for index, weight in enumerate(self._weights()) if weight > 0]
+        """Return the indices of the steps that may be drawn."""
+        possible = self.probability > 0
+        return [i for i, weight in enumerate(self._weights()) if possible and weight > 0]
 
     def _draw_branch(self, rng: np.random.Generator | None) -> int:
         branches = self._branches()
-        if self.probability == 0 or not branches:
+        if not branches:
             return -1
         if self.probability == 1 and len(branches) == 1:
             return branches[0]
@@ -167,10 +166,8 @@ class OneOf(Composite):
                 return index
         return branches[-1]  # rounding errors of the sum
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Apply the branch that was drawn."""
-        index = int(drawn["branch"])
-        return image.copy() if index < 0 else self._apply_step(index, image, axes, drawn)
+    def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
+        return [] if drawn["branch"] < 0 else [int(drawn["branch"])]
 
 
 class Shuffle(Composite):
@@ -186,12 +183,10 @@ class Shuffle(Composite):
         order = range(len(self.steps))
         permuted = checked_rng(rng).permutation(len(order)) if len(order) > 1 else order
         drawn: dict[str, float] = {f"order.{n}": int(step) for n, step in enumerate(permuted)}
-        return drawn | self._draw_steps(rng)
+        return drawn | super().draw(rng)
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Apply the steps in the order that was drawn."""
-        order = [int(drawn[f"order.{n}"]) for n in range(len(self.steps))]
-        return self._apply_steps(order, image, axes, drawn)
+    def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
+        return [int(drawn[f"order.{n}"]) for n in range(len(self.steps))]
 
 
 class AtScale(Composite):
@@ -199,35 +194,32 @@ class AtScale(Composite):
 
     scale: Uniform = parameter(0.25, gt=0.01, le=4)
     """size of each side, relative to the image; 1 is the same"""
-    down: Down = ("area",)
-    up: Up = ("linear",)
+    down: Interpolations = ("area",)
+    """interpolation when shrinking; one of several is drawn per image"""
+    up: Interpolations = ("linear",)
+    """interpolation when enlarging; one of several is drawn per image"""
     identity_settings: ClassVar = {"scale": 1}
+    # About half the size, with drawn interpolations.
+    _several: ClassVar = {"down": ["area", "linear"], "up": ["linear", "cubic"]}
+    example_settings: ClassVar = {"steps": _EXAMPLE, "scale": [0.4, 1.5], **_several}
 
     @property
     def random(self) -> bool:
         """True if the scale, an interpolation or a step is drawn."""
         return super().random or len(self.down) > 1 or len(self.up) > 1
 
-    @classmethod
-    def example(cls) -> Degradation:
-        """Return blur and noise at about half the size, with drawn interpolations."""
-        return cls(
-            steps=_EXAMPLE, scale=Uniform(0.4, 1.5), down=("area", "linear"), up=("linear", "cubic")
-        )
-
     def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
         """Draw the scale, the interpolations that have a choice, then each step."""
         scale = {"scale": self.scale.draw(rng)}
         resizing = draw_interpolations(rng, down=self.down, up=self.up)
-        return scale | resizing | self._draw_steps(rng)
+        return scale | resizing | self._draw_steps(rng, range(len(self.steps)))
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the steps at ``drawn["scale"]`` times the size, at least one pixel a side."""
         height, width = image.shape[:2]
         scale = drawn["scale"]
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        down = interpolation_flag("down", self.down, drawn)
-        up = interpolation_flag("up", self.up, drawn)
+        down, up = interpolation_flags(drawn, down=self.down, up=self.up)
         first, second = (down, up) if scale <= 1 else (up, down)
         degraded = _resize(to_unit(image), size, first)
         for index in range(len(self.steps)):

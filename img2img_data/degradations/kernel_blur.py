@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -19,12 +19,6 @@ from img2img_data.degradations.samples import Image, to_dtype
 
 Kernel = NDArray[np.float32]
 _Grid = NDArray[np.float64]
-
-_SIGMA_X: Final = "standard deviation along the x axis before the rotation, pixels"
-_SIGMA_Y: Final = "standard deviation along the y axis before the rotation, pixels"
-_AS_X: Final = "  [default: as sigma_x, a round kernel]"
-_ROTATION: Final = "rotation of the x axis, degrees counter-clockwise"
-_ODD_SIZE: Final = "width and height of the kernel, an odd number of pixels"
 
 
 class KernelBlur(Degradation):
@@ -52,28 +46,37 @@ def normalized_kernel(blur: KernelBlur, **drawn: float) -> Kernel:
     return np.asarray(weights / weights.sum(), np.float32)
 
 
-class AnisotropicGaussianBlur(KernelBlur):
+class BellBlur(KernelBlur):
+    """Base class of generalized Gaussian blurs with rotated axes; without a ``beta`` it is 1."""
+
+    def kernel(self, **drawn: Any) -> NDArray[Any]:
+        """Return exp(-d^(2 beta) / 2), d the Mahalanobis distance from the center."""
+        x, beta = drawn["sigma_x"], drawn.get("beta", 1.0)
+        y = drawn.get("sigma_y", x)
+        # By default as far as exp(-8) of the peak, which a Gaussian reaches at 4 sigma.
+        size = int(drawn.get("size", 2 * math.ceil(max(x, y) * 16 ** (0.5 / beta)) + 1))
+        distance = _mahalanobis(min(401, size), x, y, drawn["rotation"])
+        return np.asarray(np.exp(-0.5 * distance**beta))
+
+
+class AnisotropicGaussianBlur(BellBlur):
     """Gaussian blur of another strength along two rotated axes.
 
     The border is symmetric, the edge pixel repeated (c b a | a b c).
     """
 
-    sigma_x: Uniform = parameter([0.5, 4], gt=0, le=50, description=_SIGMA_X)
-    sigma_y: Uniform = parameter([0.5, 4], gt=0, le=50, description=_SIGMA_Y)
-    rotation: Uniform = parameter([-180, 180], ge=-360, le=360, description=_ROTATION)
-    size: OddInt | None = parameter(
-        None, ge=1, le=401, description=_ODD_SIZE + "  [default: 4 sigma to each side]"
-    )
+    sigma_x: Uniform = parameter([0.5, 4], gt=0, le=50)
+    """standard deviation along the x axis before the rotation, pixels"""
+    sigma_y: Uniform = parameter([0.5, 4], gt=0, le=50)
+    """standard deviation along the y axis before the rotation, pixels"""
+    rotation: Uniform = parameter([-180, 180], ge=-360, le=360)
+    """rotation of the x axis, degrees counter-clockwise"""
+    size: OddInt | None = parameter(None, ge=1, le=401)
+    """width and height of the kernel, an odd number of pixels  [default: 4 sigma to each side]"""
     identity_settings: ClassVar = {"size": 1}
 
-    def kernel(self, **drawn: Any) -> NDArray[Any]:
-        """Return exp(-d^2 / 2), d the Mahalanobis distance from the center."""
-        x, y = drawn["sigma_x"], drawn["sigma_y"]
-        size = int(drawn.get("size", 0)) or _bell_size(max(x, y), 1)
-        return _bell(size, x, y, drawn["rotation"], 1.0)
 
-
-class GeneralizedGaussianBlur(KernelBlur):
+class GeneralizedGaussianBlur(BellBlur):
     """Generalized Gaussian blur: sharper peak and heavier tails (beta < 1), or flatter (beta > 1).
 
     The kernel exp(-d^(2 beta) / 2), d the Mahalanobis distance: Pascal, Bombrun, Tourneret,
@@ -82,27 +85,21 @@ class GeneralizedGaussianBlur(KernelBlur):
     the edge pixel repeated (c b a | a b c).
     """
 
-    sigma_x: Uniform = parameter([0.5, 3], gt=0, le=25, description=_SIGMA_X)
-    sigma_y: Uniform | None = parameter(None, gt=0, le=25, description=_SIGMA_Y + _AS_X)
-    rotation: Uniform = parameter(0.0, ge=-360, le=360, description=_ROTATION)
+    sigma_x: Uniform = parameter([0.5, 3], gt=0, le=25)
+    """standard deviation along the x axis before the rotation, pixels"""
+    sigma_y: Uniform | None = parameter(None, gt=0, le=25)
+    """standard deviation along the y axis before the rotation, pixels
+    [default: as sigma_x, a round kernel]"""
+    rotation: Uniform = parameter(0.0, ge=-360, le=360)
+    """rotation of the x axis, degrees counter-clockwise"""
     # betag_range of Real-ESRGAN (github.com/xinntao/Real-ESRGAN,
     # options/train_realesrgan_x4plus.yml).
     beta: Uniform = parameter([0.5, 4], ge=0.3, le=20)
     """shape; 1 is the Gaussian"""
-    size: OddInt | None = parameter(
-        None,
-        ge=1,
-        le=401,
-        description=_ODD_SIZE + "  [default: as far as exp(-8) of the peak, up to 401]",
-    )
+    size: OddInt | None = parameter(None, ge=1, le=401)
+    """width and height of the kernel, an odd number of pixels
+    [default: as far as exp(-8) of the peak, up to 401]"""
     identity_settings: ClassVar = {"size": 1}
-
-    def kernel(self, **drawn: Any) -> NDArray[Any]:
-        """Return exp(-d^(2 beta) / 2), d the Mahalanobis distance from the center."""
-        x, beta = drawn["sigma_x"], drawn["beta"]
-        y = drawn.get("sigma_y", x)
-        size = int(drawn.get("size", 0)) or min(401, _bell_size(max(x, y), beta))
-        return _bell(size, x, y, drawn["rotation"], beta)
 
 
 class PlateauBlur(KernelBlur):
@@ -112,13 +109,18 @@ class PlateauBlur(KernelBlur):
     symmetric, the edge pixel repeated (c b a | a b c).
     """
 
-    sigma_x: Uniform = parameter([0.5, 3], gt=0, le=50, description=_SIGMA_X)
-    sigma_y: Uniform | None = parameter(None, gt=0, le=50, description=_SIGMA_Y + _AS_X)
-    rotation: Uniform = parameter(0.0, ge=-360, le=360, description=_ROTATION)
+    sigma_x: Uniform = parameter([0.5, 3], gt=0, le=50)
+    """standard deviation along the x axis before the rotation, pixels"""
+    sigma_y: Uniform | None = parameter(None, gt=0, le=50)
+    """standard deviation along the y axis before the rotation, pixels
+    [default: as sigma_x, a round kernel]"""
+    rotation: Uniform = parameter(0.0, ge=-360, le=360)
+    """rotation of the x axis, degrees counter-clockwise"""
     # betap_range and blur_kernel_size of Real-ESRGAN's options.
     beta: Uniform = parameter([1, 2], ge=0.5, le=20)
     """shape; the larger the flatter"""
-    size: OddInt = parameter(21, ge=1, le=401, description=_ODD_SIZE)
+    size: OddInt = parameter(21, ge=1, le=401)
+    """width and height of the kernel, an odd number of pixels"""
     identity_settings: ClassVar = {"size": 1}
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
@@ -176,7 +178,8 @@ class SincFilter(KernelBlur):
     # pi / 3 to pi, and 7 to 21 pixels: the kernels of Real-ESRGAN's dataset.
     cutoff: Uniform = parameter([1.05, 3.14], gt=0, le=3.15)
     """low-pass cutoff, radians per pixel; 3.14 is all"""
-    size: OddInt = parameter([7, 21], ge=1, le=101, description=_ODD_SIZE)
+    size: OddInt = parameter([7, 21], ge=1, le=101)
+    """width and height of the kernel, an odd number of pixels"""
     identity_settings: ClassVar = {"size": 1}
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
@@ -191,15 +194,6 @@ class SincFilter(KernelBlur):
 
 
 # ---------------------------------------------------------------------------------------- formulas
-def _bell(size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float) -> _Grid:
-    return np.exp(-0.5 * _mahalanobis(size, sigma_x, sigma_y, rotation) ** beta)
-
-
-def _bell_size(sigma: float, beta: float) -> int:
-    """Return the size at which a bell has fallen to exp(-8), as a Gaussian has at 4 sigma."""
-    return 2 * math.ceil(sigma * 16 ** (0.5 / beta)) + 1
-
-
 def _mahalanobis(size: int, sigma_x: float, sigma_y: float, rotation: float) -> _Grid:
     """Return the squared distance from the center in units of the sigmas."""
     along, across = _rotated(size, rotation)

@@ -18,10 +18,6 @@ _NONE: Final = 1e-4
 """Standard deviation in gray levels below which noise is none: too weak for a 16-bit sample."""
 
 
-def _sigma(about: str) -> Any:
-    return parameter(10, ge=0, le=255, description=f"{about}, gray levels (0 to 255)")
-
-
 class Noise(Degradation):
     """Base class of noises that may be gray. Subclasses implement ``field``."""
 
@@ -59,7 +55,8 @@ def _normal(image: FloatImage, gray: bool, rng: Generator) -> FloatImage:
 class GaussianNoise(Noise):
     """Gaussian noise, independent of the image."""
 
-    sigma: Uniform = _sigma("standard deviation of the noise")
+    sigma: Uniform = parameter(10, ge=0, le=255)
+    """standard deviation of the noise, gray levels (0 to 255)"""
 
     def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
         """Return sigma times a standard normal field."""
@@ -72,7 +69,8 @@ class GrayNoise(Degradation):
     seeded: ClassVar[bool] = True
     identity_settings: ClassVar = {"sigma": 0}
 
-    sigma: Uniform = _sigma("standard deviation of the noise")
+    sigma: Uniform = parameter(10, ge=0, le=255)
+    """standard deviation of the noise, gray levels (0 to 255)"""
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
         """Add one noise field to all channels."""
@@ -83,7 +81,8 @@ class GrayNoise(Degradation):
 class SpeckleNoise(Noise):
     """Speckle: Gaussian noise in proportion to the brightness."""
 
-    sigma: Uniform = _sigma("standard deviation of the noise at white")
+    sigma: Uniform = parameter(10, ge=0, le=255)
+    """standard deviation of the noise at white, gray levels (0 to 255)"""
 
     def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
         """Return the image times sigma times a standard normal field."""
@@ -97,7 +96,8 @@ class PoissonNoise(Noise):
     luma.
     """
 
-    sigma: Uniform = _sigma("standard deviation of the noise at white")
+    sigma: Uniform = parameter(10, ge=0, le=255)
+    """standard deviation of the noise at white, gray levels (0 to 255)"""
 
     def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
         """Return the counted minus the expected brightness."""

@@ -32,19 +32,13 @@ def _as_recipe(value: tuple[str, ...]) -> str | list[str]:
     return value[0] if len(value) == 1 else list(value)
 
 
-_Interpolations = Annotated[
-    Annotated[tuple[Interpolation, ...], Field(min_length=1)],
+Interpolations = Annotated[
+    tuple[Interpolation, ...],
+    Field(min_length=1),
     BeforeValidator(_as_tuple),
     PlainSerializer(_as_recipe),
 ]
-Down = Annotated[
-    _Interpolations,
-    Field(description="interpolation when shrinking; one of several is drawn per image"),
-]
-Up = Annotated[
-    _Interpolations,
-    Field(description="interpolation when enlarging; one of several is drawn per image"),
-]
+"""One or more interpolations; a recipe may write a single one as a text."""
 
 
 def draw_interpolations(
@@ -58,9 +52,10 @@ def draw_interpolations(
     }
 
 
-def interpolation_flag(name: str, choices: tuple[Interpolation, ...], drawn: dict[str, Any]) -> int:
-    """Return OpenCV's flag of the interpolation that was drawn, or of the only choice."""
-    return INTERPOLATIONS[_NAMES[int(drawn[name])] if name in drawn else choices[0]]
+def interpolation_flags(drawn: dict[str, Any], **choices: tuple[Interpolation, ...]) -> list[int]:
+    """Return OpenCV's flag of the interpolation that was drawn for each name, or its only choice."""
+    names = (_NAMES[int(drawn[n])] if n in drawn else among[0] for n, among in choices.items())
+    return [INTERPOLATIONS[name] for name in names]
 
 
 class Resize(Degradation):
@@ -68,8 +63,10 @@ class Resize(Degradation):
 
     factor: Uniform = parameter(4.0, ge=1, le=64)
     """factor by which each side shrinks before it is enlarged again"""
-    down: Down = ("area",)
-    up: Up = ("linear",)
+    down: Interpolations = ("area",)
+    """interpolation when shrinking; one of several is drawn per image"""
+    up: Interpolations = ("linear",)
+    """interpolation when enlarging; one of several is drawn per image"""
     identity_settings: ClassVar = {"factor": 1}
 
     @property
@@ -94,8 +91,7 @@ class Resize(Degradation):
             max(1, round(width / drawn["factor"])) if "x" in axes else width,
             max(1, round(height / drawn["factor"])) if "y" in axes else height,
         )
-        down = interpolation_flag("down", self.down, drawn)
-        up = interpolation_flag("up", self.up, drawn)
+        down, up = interpolation_flags(drawn, down=self.down, up=self.up)
         # The small image stays float32: rounding it too would round twice.
         shrunk = cv2.resize(image.astype(np.float32), small, interpolation=down)
         return to_dtype(cv2.resize(shrunk, (width, height), interpolation=up), image)

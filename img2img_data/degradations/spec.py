@@ -25,7 +25,7 @@ from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place, bounds_of, did_you_mean
 from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.albumentations_step import InvalidKeyError
-from img2img_data.degradations.base import Degradation, Uniform
+from img2img_data.degradations.base import Degradation, Uniform, is_number
 from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
 from img2img_data.degradations.registry import DEGRADATIONS, find_degradation
 
@@ -120,12 +120,11 @@ def _parse_steps(
         keys = [str(number), "weight"]
         if weight is not None and not weighted:
             raise place.error(keys, "has no meaning here", "weights belong to the steps of one-of")
-        if weight is not None and (not isinstance(weight, int | float) or isinstance(weight, bool)):
+        if weight is not None and not is_number(weight):
             why = f"is not a number (got {weight!r})"
             raise place.error(keys, why, "1 is as often as the others")
-    if all(weight is None for weight in weights):
-        return steps, []
-    return steps, [1.0 if weight is None else weight for weight in weights]
+    given = any(weight is not None for weight in weights)
+    return steps, [1.0 if weight is None else weight for weight in weights] if given else []
 
 
 def _build(cls: type[Degradation], values: Mapping[str, Any], place: Place) -> Degradation:
@@ -143,7 +142,7 @@ def _first_mistake(error: ValidationError, cls: type[Degradation], place: Place)
         return place.error(inner.keys, inner.why, inner.hint)
     if first["type"] == "extra_forbidden":
         return place.error(path, "unknown", did_you_mean(path[-1], cls.model_fields))
-    about = (cls.model_fields[path[0]].description or "").split("  [")[0] if path else ""
+    about = (cls.model_fields[path[0]].description or "").split(" [default")[0] if path else ""
     if first["type"] == "missing":
         return place.error(path, "missing", about)
     why = str(first["msg"]).removeprefix("Value error, ").replace("Input should", "should")
