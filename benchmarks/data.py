@@ -1,18 +1,20 @@
-"""How fast the data side is, as ratios measured in one run.
+"""Speed of img2img-data, as ratios to other programs measured in the same run.
 
-    python benchmarks/data.py --photos PHOTOS            everything, about ten minutes on 2 cores
+::
+
+    python benchmarks/data.py --photos PHOTOS        all parts, about ten minutes on 2 cores
     python benchmarks/data.py --photos PHOTOS --only photos --count 2000 --rounds 3
-    python benchmarks/data.py --scale                    a million tiny sources: memory, start, time for each
+    python benchmarks/data.py --scale                memory, start and time with a million sources
 
-PHOTOS is any folder of JPEG photos; the images measured on are cut from them. In each round, in turn:
+PHOTOS is any folder of JPEG photos; the images are cut from them. Each round runs in turn:
 
-    naive    a Pillow loop: open, GaussianBlur, save as PNG (on a tenth of the images)
-    opencv   imread, GaussianBlur, imwrite under joblib, one image a task
-    ours     img2img-data blur as a whole process, from start to the last byte of the manifests
-    limit    bare forked processes that only read, decode, blur, encode and write, by the fastest codecs
+    pillow   a loop over Pillow: open, GaussianBlur, save as PNG (a tenth of the images)
+    opencv   imread, GaussianBlur, imwrite under joblib, one image per task
+    img2img  img2img-data blur as a process, from its start to the last byte of the manifests
+    limit    forked processes that only read, decode, blur, encode and write, with the same codecs
 
-The figures are images per second, medians over the rounds; "ours" includes its start-up, which is also
-shown apart (the same command on four images).
+The figures are images per second, medians over the rounds. "img2img" includes its start-up, which
+is also measured alone (the same command on five images).
 """
 
 from __future__ import annotations
@@ -28,47 +30,44 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from scale import measure_scale
+from scale import measure_scale, peak_memory_kb
 
 SIGMA = 3.0
 JOBS = os.cpu_count() or 1
 COMMAND = [sys.executable, "-m", "img2img_data"]
-ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
-}
-"""Where that is set, as images for containers do, each process translates all of its modules anew."""
+# Where this variable is set, as in many containers, each process compiles all of its modules.
+ENVIRONMENT = {k: value for k, value in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+Program: TypeAlias = Callable[[Sequence[Path], Path], int]
+"""Writes the results of images into a folder and returns the number of images."""
 
 
 def make_images(photos: Path, out: Path, count: int, side: int) -> list[Path]:
-    """Cut ``count`` crops of ``side`` pixels out of the photos and save them as JPEG, quality 92."""
-    files = sorted(
-        p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"} and p.is_file()
-    )
-    big = [
-        p
-        for p in (
-            cv2.imdecode(np.fromfile(f, np.uint8), 1) for f in files[:: max(1, len(files) // 400)]
-        )
-        if p is not None and min(p.shape[:2]) >= side
-    ]
-    rng, made = np.random.default_rng(0), []
+    # Where this variable is set, as in many containers, every process compiles all its modules anew.
+    names = (p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"})
+    files = sorted(path for path in names if path.is_file())
+    decoded = (cv2.imdecode(np.fromfile(f, np.uint8), 1) for f in files[:: len(files) // 400 or 1])
+    big = [photo for photo in decoded if photo is not None and min(photo.shape[:2]) >= side]
+    if not big:
+        raise SystemExit(f"'{photos}' has no JPEG photo with sides of {side} pixels or more")
+    rng, paths = np.random.default_rng(0), []
     out.mkdir(parents=True)
     for number in range(count):
         photo = big[number % len(big)]
         top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
-        path = out / f"{number:06d}.jpg"
         crop = photo[top : top + side, left : left + side]
+        path = out / f"{number:06d}.jpg"
         path.write_bytes(cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
-# ------------------------------------------------------------------------------------- the four ways
-def naive(paths: Sequence[Path], out: Path) -> int:
+# --------------------------------------------------------------------------------------- programs
+def pillow(paths: Sequence[Path], out: Path) -> int:
+    """Blur a tenth of the images with Pillow."""
     from PIL import Image, ImageFilter
 
     part = paths[: max(1, len(paths) // 10)]
@@ -82,30 +81,23 @@ def _opencv_one(path: str, out: str) -> None:
 
 
 def opencv(paths: Sequence[Path], out: Path) -> int:
+    """Blur the images with OpenCV under joblib."""
     from joblib import Parallel, delayed
 
     Parallel(n_jobs=JOBS)(delayed(_opencv_one)(str(p), str(out / f"{p.stem}.png")) for p in paths)
     return len(paths)
 
 
-def ours(paths: Sequence[Path], out: Path) -> int:
-    command = [
-        *COMMAND,
-        "blur",
-        str(paths[0].parent),
-        str(out / "corpus"),
-        "--kind",
-        "gaussian",
-        "--jobs",
-        str(JOBS),
-    ]
-    _run(command)
+def img2img(paths: Sequence[Path], out: Path) -> int:
+    """Blur the images with img2img-data."""
+    _start("blur", paths[0].parent, out / "corpus", "--kind", "gaussian")
     return len(paths)
 
 
-def _run(command: Sequence[str]) -> None:
+def _start(*arguments: Any) -> None:
+    words = [*COMMAND, *map(str, arguments), "--jobs", str(JOBS)]
     subprocess.run(
-        command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        words, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 
@@ -119,14 +111,13 @@ def _limit_worker(paths: Sequence[Path], out: Path) -> None:
     kernel = np.exp(-0.5 * (x / SIGMA) ** 2)
     kernel = (kernel / kernel.sum()).astype(np.float32)
     for path in paths:
-        with open(path, "rb") as file:
-            pixels = simplejpeg.decode_jpeg(file.read(), fastdct=True, fastupsample=True)
+        pixels = simplejpeg.decode_jpeg(path.read_bytes(), fastdct=True, fastupsample=True)
         pixels = cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT)
-        with open(out / f"{path.stem}.png", "wb") as file:
-            file.write(encode(pixels, "png"))
+        (out / f"{path.stem}.png").write_bytes(encode(pixels, "png"))
 
 
 def limit(paths: Sequence[Path], out: Path) -> int:
+    """Blur the images in forked processes that do nothing else."""
     children = []
     for part in range(JOBS):
         child = os.fork()
@@ -141,6 +132,7 @@ def limit(paths: Sequence[Path], out: Path) -> int:
 
 
 def pillow_combine(paths: Sequence[Path], out: Path) -> int:
+    """Join a tenth of the pairs side by side with Pillow."""
     from PIL import Image
 
     part = paths[: max(1, len(paths) // 10)]
@@ -153,85 +145,81 @@ def pillow_combine(paths: Sequence[Path], out: Path) -> int:
     return len(part)
 
 
-def our_combine(paths: Sequence[Path], out: Path) -> int:
-    sides = (str(paths[0].parent), str(paths[0].parent.with_name("other")))
-    command = [*COMMAND, "combine", *sides, str(out / "corpus"), "--jobs", str(JOBS)]
-    _run(command)
+def img2img_combine(paths: Sequence[Path], out: Path) -> int:
+    """Join the pairs side by side with img2img-data."""
+    folder = paths[0].parent
+    _start("combine", folder, folder.with_name("other"), out / "corpus")
     return len(paths)
 
 
-# ------------------------------------------------------------------------------------------ measuring
-def rate(way: Callable[[Sequence[Path], Path], int], paths: Sequence[Path], work: Path) -> float:
+# --------------------------------------------------------------------------------------- measuring
+def rate(program: Program, paths: Sequence[Path], work: Path) -> float:
     """Return images per second into a new folder."""
     out = Path(tempfile.mkdtemp(dir=work))
     began = time.perf_counter()
-    done = way(paths, out)
+    count = program(paths, out)
     seconds = time.perf_counter() - began
     shutil.rmtree(out)
-    return done / seconds
+    return count / seconds
 
 
-def compare(
-    ways: Sequence[Callable[[Sequence[Path], Path], int]],
-    paths: Sequence[Path],
-    work: Path,
-    rounds: int,
+def median_rates(
+    programs: Sequence[Program], paths: Sequence[Path], work: Path, rounds: int
 ) -> dict[str, float]:
-    rates: dict[str, list[float]] = {way.__name__: [] for way in ways}
+    """Return images per second of each program, medians over rounds that run them in turn."""
+    rates: dict[str, list[float]] = {program.__name__: [] for program in programs}
     for _ in range(rounds):
-        for way in ways:
-            rates[way.__name__].append(rate(way, paths, work))
-    return {name: statistics.median(found) for name, found in rates.items()}
+        for program in programs:
+            rates[program.__name__].append(rate(program, paths, work))
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def start_up(paths: Sequence[Path], work: Path, rounds: int) -> float:
-    few = work / "few"
-    few.mkdir()
-    copies = [Path(shutil.copy(p, few / p.name)) for p in paths[:5]]
-    return statistics.median(5 / rate(ours, copies, work) for _ in range(rounds))
+def _row(what: str, count: int, rates: dict[str, float]) -> dict[str, Any]:
+    """Return a line of output: rates, and the ratios of img2img-data to the other programs."""
+    own = next(name for name in rates if name.startswith("img2img"))
+    ratios = {f"{own}/{n}": round(rates[own] / rates[n], 2) for n in rates if n != own}
+    per_second = {name: round(value) for name, value in rates.items()}
+    return {"what": what, "count": count, "per_second": per_second, **ratios}
 
 
 def photos(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure images of 256 pixels, and the start-up."""
     paths = make_images(args.photos, work / "photos", args.count, 256)
-    found = compare([naive, opencv, ours, limit], paths, work, args.rounds)
-    return _with_ratios("256 px photos", args.count, found) | {
-        "start_up_s": round(start_up(paths, work, 3), 2)
-    }
+    rates = median_rates([pillow, opencv, img2img, limit], paths, work, args.rounds)
+    few = work / "few"
+    few.mkdir()
+    copies = [Path(shutil.copy(path, few)) for path in paths[:5]]
+    start_up = statistics.median(len(copies) / rate(img2img, copies, work) for _ in range(3))
+    return _row("256 px photos", args.count, rates) | {"start_up_s": round(start_up, 2)}
 
 
 def faces(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure images of 64 pixels, five times as many."""
     paths = make_images(args.photos, work / "faces", args.count * 5, 64)
-    return _with_ratios(
-        "64 px images", args.count * 5, compare([ours, limit], paths, work, args.rounds)
-    )
+    rates = median_rates([img2img, limit], paths, work, args.rounds)
+    return _row("64 px images", len(paths), rates)
 
 
 def combine(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    paths = make_images(args.photos, work / "one" / "inputs", args.count // 3, 256)
+    """Measure pairs of 256 pixels side by side, a third as many."""
+    paths = make_images(args.photos, work / "one" / "inputs", args.count // 3 or 1, 256)
     shutil.copytree(work / "one" / "inputs", work / "one" / "other")
-    found = compare([pillow_combine, our_combine], paths, work, args.rounds)
-    return {
-        "what": "combine, 256 px",
-        "count": len(paths),
-        "per_second": _rounded(found),
-        "ours/naive": round(found["our_combine"] / found["pillow_combine"], 2),
-    }
+    rates = median_rates([pillow_combine, img2img_combine], paths, work, args.rounds)
+    return _row("combine, 256 px", len(paths), rates)
 
 
 def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure the peak memory of the parent process, with ten times as many images too."""
     peaks = {}
     for count in (args.count, args.count * 10):
         paths = make_images(args.photos, work / f"m{count}", count, 64)
-        peaks[count] = round(_parent_peak(paths, work), 1)
+        peaks[count] = round(_parent_peak_mb(paths, work), 1)
     low, high = peaks.values()
-    return {
-        "what": "peak memory of the parent, MB",
-        "peaks": peaks,
-        "difference": round(high - low, 1),
-    }
+    difference = round(high - low, 1)
+    return {"what": "peak memory of the parent, MB", "peaks": peaks, "difference": difference}
 
 
-def _parent_peak(paths: Sequence[Path], work: Path) -> float:
+def _parent_peak_mb(paths: Sequence[Path], work: Path) -> float:
     out = Path(tempfile.mkdtemp(dir=work)) / "corpus"
     command = [*COMMAND, "blur", str(paths[0].parent), str(out), "--jobs", str(JOBS)]
     process = subprocess.Popen(
@@ -239,77 +227,57 @@ def _parent_peak(paths: Sequence[Path], work: Path) -> float:
     )
     peak = 0
     while process.poll() is None:
-        try:
-            text = Path(f"/proc/{process.pid}/status").read_text()
-            peak = max(
-                peak,
-                *(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM")),
-                0,
-            )
-        except OSError:
-            pass
+        peak = max(peak, peak_memory_kb(process.pid))
         time.sleep(0.05)
     return peak / 1024
 
 
-def _rounded(found: dict[str, float]) -> dict[str, int]:
-    return {name: round(value) for name, value in found.items()}
-
-
-def _with_ratios(what: str, count: int, found: dict[str, float]) -> dict[str, Any]:
-    ratios = {
-        f"ours/{n}": round(found["ours"] / found[n], 2)
-        for n in ("naive", "opencv", "limit")
-        if n in found
-    }
-    return {"what": what, "count": count, "per_second": _rounded(found), **ratios}
-
-
 def ram_disk() -> Path | None:
-    """Return a place in memory: file systems differ by more than the ways compared.
+    """Return a folder in memory if it has 8 GB free, else None.
 
-    On ext4 the round after a deletion is slow (inodes freed a moment ago are passed over one by one), on a
-    virtual machine so is every page that the cache grows by.
+    File systems differ by more than the programs: ext4 is slow in the round after a deletion
+    (inodes freed a moment ago are skipped one by one), and on a virtual machine every page by which
+    the page cache grows is slow.
     """
     shm = Path("/dev/shm")
     return shm if shm.is_dir() and shutil.disk_usage(shm).free > 8 << 30 else None
+
+
+def work_folder(parent: Path | None = None) -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary folder in ``parent``, by default on a RAM disk if there is one."""
+    return tempfile.TemporaryDirectory(prefix="img2img-bench-", dir=parent or ram_disk())
+
+
+def argument_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help is the docstring of a benchmark."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 PARTS = {"photos": photos, "faces": faces, "combine": combine, "memory": memory}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--photos", type=Path, help="any folder of JPEG photos; all but --scale need it"
-    )
-    parser.add_argument(
-        "--count", type=int, default=6000, help="256 px images; five times as many of 64 px"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--work", type=Path, help="where to write; default: a RAM disk if there is one"
-    )
-    parser.add_argument("--only", choices=PARTS, action="append")
-    parser.add_argument(
-        "--scale", type=int, nargs="?", const=1_000_000, help="so many tiny sources, and 10,000"
-    )
+    """Measure the selected parts and print a line of JSON for each."""
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    add("--photos", type=Path, help="any folder of JPEG photos; not needed for --scale")
+    add("--count", type=int, default=6000, help="256 px images; five times as many of 64 px")
+    add("--rounds", type=int, default=3)
+    add("--work", type=Path, help="folder for temporary files; default: a RAM disk if possible")
+    add("--only", choices=PARTS, action="append", help="part to run; may be repeated")
+    add("--scale", type=int, nargs="?", const=1_000_000, help="number of tiny sources")
     args = parser.parse_args()
     if args.scale:
-        with tempfile.TemporaryDirectory(
-            prefix="img2img-bench-", dir=args.work or ram_disk()
-        ) as work:
+        with work_folder(args.work) as work:
             measure_scale(args.scale, args.rounds, JOBS, Path(work))
         return
     if args.photos is None:
-        parser.error("--photos: say which folder of JPEG photos")
+        parser.error("--photos is missing: give a folder of JPEG photos")
     print(json.dumps({"cores": JOBS, "opencv": cv2.__version__, "rounds": args.rounds}))
     for name in args.only or PARTS:
-        with tempfile.TemporaryDirectory(
-            prefix="img2img-bench-", dir=args.work or ram_disk()
-        ) as work:
+        with work_folder(args.work) as work:
             print(json.dumps(PARTS[name](args, Path(work))), flush=True)
 
 

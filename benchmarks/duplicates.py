@@ -1,16 +1,16 @@
-"""How many planted copies are found, which real images are called copies, and what a million cost.
+"""Near copies: recall on planted copies, copies among real photos, cost of a million hashes.
 
 ::
 
-    python benchmarks/duplicates.py --photos FOLDER [--photos FOLDER ...]    recall, and pairs to look at
-    python benchmarks/duplicates.py --hashes 1000000                         time and memory of the search
+    python benchmarks/duplicates.py --photos FOLDER [--photos FOLDER ...]    recall and real copies
+    python benchmarks/duplicates.py --hashes 1000000                         time and memory
 
-Plants are made of every ``--every``-th photo. Copies among the photos themselves are printed: look at them.
+Altered copies of every ``--every``-th photo are planted. Copies among the photos themselves are
+printed, to be checked by eye.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import tempfile
 import time
@@ -20,6 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from data import argument_parser
 
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
@@ -38,17 +39,19 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def cut(photo: Pixels, left: float, top: float, right: float, bottom: float) -> Pixels:
+    """Return a photo without some shares of its width and height at the borders."""
     height, width = photo.shape[:2]
     rows = slice(round(top * height), height - round(bottom * height))
     return np.ascontiguousarray(photo[rows, round(left * width) : width - round(right * width)])
 
 
 def scaled(photo: Pixels, factor: float) -> Pixels:
+    """Return a photo resized by a factor."""
     size = max(1, round(photo.shape[1] * factor)), max(1, round(photo.shape[0] * factor))
     return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
 
-PLANTS: dict[str, Callable[[Pixels], Pixels]] = {
+ALTERATIONS: dict[str, Callable[[Pixels], Pixels]] = {
     "scaled to 70 %": lambda p: scaled(p, 0.7),
     "JPEG of quality 50": lambda p: io.decode(io.encode(p, "jpg", 50)).pixels,
     "10 levels brighter": lambda p: cv2.add(p, np.full_like(p, 10)),
@@ -61,7 +64,10 @@ PLANTS: dict[str, Callable[[Pixels], Pixels]] = {
 }
 
 
-def groups_of(prints: list[bytes], distance: int) -> Any:
+def group(
+    prints: list[bytes], distance: int
+) -> tuple[DuplicateGroups, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Return the groups of fingerprints, and their types (``HASHED``, ``FLAT`` ...)."""
     with (
         tempfile.TemporaryDirectory() as folder,
         FingerprintFile(Path(folder) / "prints", len(prints)) as file,
@@ -72,9 +78,10 @@ def groups_of(prints: list[bytes], distance: int) -> Any:
         return DuplicateGroups(loaded, distance), loaded.types
 
 
-def measure(folders: list[Path], every: int, distance: int) -> None:
+def measure_recall(folders: list[Path], every: int, distance: int) -> None:
+    """Print the copies among photos, and the share of planted copies that is found."""
     names, prints = [], []
-    plants: dict[str, list[tuple[int, bytes]]] = {name: [] for name in PLANTS}
+    planted: dict[str, list[tuple[int, bytes]]] = {name: [] for name in ALTERATIONS}
     for folder in folders:
         for number, item in enumerate(list_folder(folder)):
             try:
@@ -82,26 +89,26 @@ def measure(folders: list[Path], every: int, distance: int) -> None:
             except Rejected:
                 continue
             if min(pixels.shape[:2]) >= 16 and number % every == 0:
-                for name, make in PLANTS.items():
-                    plants[name].append((len(names), fingerprint(make(pixels))))
+                for name, alter in ALTERATIONS.items():
+                    planted[name].append((len(names), fingerprint(alter(pixels))))
             names.append(f"{folder.name}/{item.path.decode()}")
             prints.append(fingerprint(pixels))
-    groups, kinds = groups_of(prints, distance)
-    print(f"{len(names):,} photos, {(kinds == FLAT).sum()} flat")
+    groups, types = group(prints, distance)
+    print(f"{len(names):,} photos, {(types == FLAT).sum()} flat")
     for place in np.flatnonzero(groups.kept != np.arange(len(names))):
         print(f"  {names[place]}  is  {names[groups.kept[place]]}  at {groups.distances[place]}")
-    for name, made in plants.items():
+    for name, copies in planted.items():
         found = 0
-        for at in range(0, len(made), 400):
-            part = made[at : at + 400]
+        for start in range(0, len(copies), 400):
+            part = copies[start : start + 400]
             both = [x for place, data in part for x in (prints[place], data)]
-            kept = groups_of(both, distance)[0].kept
-            roots = kept[1::2]
-            found += int((kept[0::2] == roots).sum())
-        print(f"{name:<26} {found / max(len(made), 1):.4f} of {len(made):,}")
+            kept = group(both, distance)[0].kept
+            found += int((kept[0::2] == kept[1::2]).sum())
+        print(f"{name:<26} {found / max(len(copies), 1):.4f} of {len(copies):,}")
 
 
-def search(count: int, distance: int) -> None:
+def measure_search(count: int, distance: int) -> None:
+    """Print time and memory of the search among random hashes, 1 % of them near copies."""
     rng = np.random.default_rng(0)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -129,16 +136,20 @@ def search(count: int, distance: int) -> None:
     )
 
 
+def main() -> None:
+    """Run the measurements that options ask for."""
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    add("--photos", type=Path, action="append", default=[], help="folder of photos")
+    add("--every", type=int, default=1, help="plant copies of every N-th photo")
+    add("--hashes", type=int, default=0, help="number of random hashes to search")
+    add("--distance", type=int, default=8, help="largest distance of copies, in bits")
+    args = parser.parse_args()
+    if args.photos:
+        measure_recall(args.photos, args.every, args.distance)
+    if args.hashes:
+        measure_search(args.hashes, args.distance)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--photos", type=Path, action="append", default=[])
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--hashes", type=int, default=0)
-    parser.add_argument("--distance", type=int, default=8)
-    given = parser.parse_args()
-    if given.photos:
-        measure(given.photos, given.every, given.distance)
-    if given.hashes:
-        search(given.hashes, given.distance)
+    main()

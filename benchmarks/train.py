@@ -1,20 +1,23 @@
-"""How fast training is, beside a plain loop, measured in turn in one run.
+"""Training speed of img2img-train, beside a plain loop measured in the same run.
+
+::
 
     python benchmarks/train.py --photos PHOTOS                          every case
     python benchmarks/train.py --photos PHOTOS --only unet-1 --seconds 20
-    python benchmarks/train.py --photos PHOTOS --seconds 8 --steps 1    where a step may take a minute
+    python benchmarks/train.py --photos PHOTOS --seconds 8 --steps 1    if a step takes a minute
 
-PHOTOS is any folder of JPEG photos; the images trained on are cut from them. Each case runs in processes of
-its own, in turn, ``--rounds`` times:
+PHOTOS is any folder of JPEG photos; the training images are cut from them. Each case runs
+``--rounds`` times, both loops in turn, each in a process of its own:
 
-    plain   a fp32 eager loop the way tutorials write it: a Dataset that opens PNG files with Pillow, a
-            DataLoader with two workers, networks in plain PyTorch, Adam, ``loss.item()`` at every step
-    ours    img2img-train on the same images as a corpus, with its defaults
+    plain    a float32 eager loop as in tutorials: a Dataset that opens PNG files with Pillow, a
+             DataLoader with two workers, networks in plain PyTorch, Adam, ``loss.item()`` per step
+    img2img  img2img-train on the same images as a corpus, with its defaults
 
-The plain loop takes a step to warm up, then steps for ``--seconds``, ``--steps`` at the least; ours as many
-up to a whole epoch, after an epoch to warm up. Figures: images per second, the share of the time spent
-waiting for data, the peak of the process's memory (on CUDA: of the device's), and with ``--peak-tflops`` the
-share of the chip's peak: operations of the plain step (``torch.utils.flop_counter``) times our rate.
+The plain loop runs one step to warm up, then for ``--seconds``, at least ``--steps`` steps. The
+other one runs one epoch to warm up, then as many steps, rounded up to a complete epoch. Figures:
+images per second, the share of the time spent waiting for data, the peak memory of the process (on
+CUDA: of the device), and with ``--peak-tflops`` the share of the chip's peak: operations of the
+plain step (``torch.utils.flop_counter``) times the rate of img2img-train.
 """
 
 from __future__ import annotations
@@ -25,28 +28,28 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import torch
-from data import make_images, ram_disk
+from data import argument_parser, make_images, work_folder
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-MOST = 100_000
-"""Steps that a plain loop may take."""
+MAX_STEPS = 100_000
 
 
-# -------------------------------------------------------------------------- networks as tutorials write them
+# ------------------------------------------------------------------- networks as in tutorials
 class PlainAutoencoder(nn.Module):
+    """Convolutional autoencoder of the original work: four levels."""
+
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, 64, 5, 2, 2), nn.LeakyReLU(0.2)]
@@ -83,16 +86,18 @@ class PlainUNet(nn.Module):
         self.last = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(128, 3, 4, 2, 1), nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = []
+        skips = []
         for down in self.down:
             x = down(x)
-            seen.append(x)
-        for up, skip in zip(self.up, reversed(seen[:-1]), strict=True):
+            skips.append(x)
+        for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = torch.cat([up(x), skip], 1)
         return self.last(x)
 
 
 class PlainPatchGAN(nn.Module):
+    """PatchGAN discriminator with a receptive field of 70 pixels."""
+
     def __init__(self, channels: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(channels, 64, 4, 2, 1), nn.LeakyReLU(0.2)]
@@ -105,11 +110,15 @@ class PlainPatchGAN(nn.Module):
 
 
 class PlainBlock(nn.Module):
+    """Residual block of CycleGAN."""
+
     def __init__(self) -> None:
         super().__init__()
-        half = [nn.ReflectionPad2d(1), nn.Conv2d(256, 256, 3), nn.InstanceNorm2d(256)]
-        more = [nn.ReflectionPad2d(1), nn.Conv2d(256, 256, 3), nn.InstanceNorm2d(256)]
-        self.net = nn.Sequential(*half, nn.ReLU(), *more)
+        first, second = (
+            [nn.ReflectionPad2d(1), nn.Conv2d(256, 256, 3), nn.InstanceNorm2d(256)]
+            for _ in range(2)
+        )
+        self.net = nn.Sequential(*first, nn.ReLU(), *second)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.net(x)
@@ -137,15 +146,18 @@ class PlainResNet(nn.Module):
         return self.net(x)
 
 
-# ------------------------------------------------------------------------------ steps as tutorials write them
-Step = Callable[[Tensor, Tensor], float]
+# ---------------------------------------------------------------------- steps as in tutorials
+Step: TypeAlias = Callable[[Tensor, Tensor], float]
+"""Trains on inputs and targets and returns the loss."""
 
 
 def adam(*networks: nn.Module) -> torch.optim.Adam:
+    """Return an optimizer of networks with the settings of pix2pix and CycleGAN."""
     return torch.optim.Adam([p for n in networks for p in n.parameters()], 2e-4, (0.5, 0.999))
 
 
 def plain_l2() -> Step:
+    """Return a step of an autoencoder with MSE."""
     net = PlainAutoencoder().to(DEVICE)
     optimizer = adam(net)
 
@@ -160,21 +172,23 @@ def plain_l2() -> Step:
 
 
 def plain_pix2pix() -> Step:
-    net, judge = PlainUNet().to(DEVICE), PlainPatchGAN(6, nn.BatchNorm2d).to(DEVICE)
-    optimizer, judges = adam(net), adam(judge)
+    """Return a step of pix2pix: U-Net and a conditional PatchGAN, BCE and L1."""
+    net, discriminator = PlainUNet().to(DEVICE), PlainPatchGAN(6, nn.BatchNorm2d).to(DEVICE)
+    optimizer, d_optimizer = adam(net), adam(discriminator)
     bce = nn.BCEWithLogitsLoss()
 
     def step(a: Tensor, b: Tensor) -> float:
         fake = net(a)
-        real_said, fake_said = judge(torch.cat([a, b], 1)), judge(torch.cat([a, fake.detach()], 1))
+        on_real = discriminator(torch.cat([a, b], 1))
+        on_fake = discriminator(torch.cat([a, fake.detach()], 1))
         loss = (
-            bce(real_said, torch.ones_like(real_said)) + bce(fake_said, torch.zeros_like(fake_said))
+            bce(on_real, torch.ones_like(on_real)) + bce(on_fake, torch.zeros_like(on_fake))
         ) / 2
-        judges.zero_grad()
+        d_optimizer.zero_grad()
         loss.backward()
-        judges.step()
-        said = judge(torch.cat([a, fake], 1))
-        total = bce(said, torch.ones_like(said)) + 100 * nn.functional.l1_loss(fake, b)
+        d_optimizer.step()
+        logits = discriminator(torch.cat([a, fake], 1))
+        total = bce(logits, torch.ones_like(logits)) + 100 * nn.functional.l1_loss(fake, b)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -184,36 +198,39 @@ def plain_pix2pix() -> Step:
 
 
 def plain_cyclegan() -> Step:
-    there, back = PlainResNet().to(DEVICE), PlainResNet().to(DEVICE)
-    judge_a, judge_b = (PlainPatchGAN(3, nn.InstanceNorm2d).to(DEVICE) for _ in range(2))
-    optimizer, judges = adam(there, back), adam(judge_a, judge_b)
+    """Return a step of CycleGAN: two ResNets, two PatchGANs, cycle and identity losses."""
+    g_a, g_b = PlainResNet().to(DEVICE), PlainResNet().to(DEVICE)
+    d_a, d_b = (PlainPatchGAN(3, nn.InstanceNorm2d).to(DEVICE) for _ in range(2))
+    optimizer, d_optimizer = adam(g_a, g_b), adam(d_a, d_b)
     mse, l1 = nn.functional.mse_loss, nn.functional.l1_loss
 
-    def fooled(said: Tensor) -> Tensor:
-        return mse(said, torch.ones_like(said))
+    def generator_loss(logits: Tensor) -> Tensor:
+        return mse(logits, torch.ones_like(logits))
 
-    def judged(judge: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        said = judge(fake.detach())
-        return (fooled(judge(real)) + mse(said, torch.zeros_like(said))) / 2
+    def discriminator_loss(net: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        logits = net(fake.detach())
+        return (generator_loss(net(real)) + mse(logits, torch.zeros_like(logits))) / 2
 
     def step(a: Tensor, b: Tensor) -> float:
-        fake_b, fake_a = there(a), back(b)
-        cycle = 10 * (l1(back(fake_b), a) + l1(there(fake_a), b))
-        identity = 5 * (l1(there(b), b) + l1(back(a), a))
-        total = fooled(judge_b(fake_b)) + fooled(judge_a(fake_a)) + cycle + identity
+        fake_b, fake_a = g_a(a), g_b(b)
+        cycle = 10 * (l1(g_b(fake_b), a) + l1(g_a(fake_a), b))
+        identity = 5 * (l1(g_a(b), b) + l1(g_b(a), a))
+        total = generator_loss(d_b(fake_b)) + generator_loss(d_a(fake_a)) + cycle + identity
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        loss = judged(judge_a, a, fake_a) + judged(judge_b, b, fake_b)
-        judges.zero_grad()
+        loss = discriminator_loss(d_a, a, fake_a) + discriminator_loss(d_b, b, fake_b)
+        d_optimizer.zero_grad()
         loss.backward()
-        judges.step()
+        d_optimizer.step()
         return total.item() + loss.item()
 
     return step
 
 
 class PlainPairs(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of images, float32 in [-1, 1], opened with Pillow."""
+
     def __init__(self, corpus: Path, sides: tuple[str, str]) -> None:
         first, second = (sorted((corpus / "train" / side).glob("*")) for side in sides)
         self.files = list(zip(first, second, strict=True))
@@ -227,10 +244,12 @@ class PlainPairs(Dataset[tuple[Tensor, Tensor]]):
         return a, b
 
 
-# --------------------------------------------------------------------------------------------------- cases
+# -------------------------------------------------------------------------------------- cases
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is trained: the plain step, our options, side of the images, batch, and where they lie."""
+    """One comparison: the plain step, options of ``fit``, side of the images, batch size, and the
+    folders of inputs and targets.
+    """
 
     plain: Callable[[], Step]
     options: tuple[str, ...]
@@ -252,9 +271,9 @@ CASES = {
 
 
 def run_plain(case: Case, corpus: Path, seconds: float, least: int) -> dict[str, Any]:
-    """One step, then as many as there is time for."""
+    """Run the plain loop for ``seconds``, at least ``least`` steps, after one step to warm up."""
     step, pairs = case.plain(), PlainPairs(corpus, case.sides)
-    order = RandomSampler(pairs, replacement=True, num_samples=(1 + MOST) * case.batch)
+    order = RandomSampler(pairs, replacement=True, num_samples=(1 + MAX_STEPS) * case.batch)
     loader = DataLoader(pairs, case.batch, sampler=order, num_workers=2)
     began, waited, done = 0.0, 0.0, -1
     for a, b, spent in _timed(iter(loader)):
@@ -279,24 +298,18 @@ def _timed(batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor, float]]:
         yield a, b, time.perf_counter() - began
 
 
-def run_ours(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, Any]:
-    """The same by img2img-train, in this process so that its memory is seen."""
+def run_img2img(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, Any]:
+    """Run img2img-train in this process, which makes its memory measurable."""
     from img2img_train.cli.main import main
 
     epoch = min(steps, images_of(case) // case.batch)
     epochs = 1 + -(-steps // epoch)
-    words = [str(corpus), *case.options, "--out", str(out), "--no-report", "--device", DEVICE.type]
-    words += [
-        "--limit",
-        str(epoch * case.batch),
-        "--batch",
-        str(case.batch),
-        "--epochs",
-        str(epochs),
-    ]
-    words += ["--samples-every", "0", "--validate-every", "0", "--checkpoint-seconds", "100000"]
+    values = {"out": out, "device": DEVICE.type, "batch": case.batch, "epochs": epochs}
+    values |= {"limit": epoch * case.batch, "checkpoint-seconds": 100_000}
+    values |= {"samples-every": 0, "validate-every": 0}
+    options = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     try:
-        main(words)
+        main(["fit", str(corpus), *case.options, *options, "--no-report"])
     except SystemExit as end:
         if end.code:
             raise
@@ -308,7 +321,7 @@ def run_ours(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, Any]:
 
 
 def images_of(case: Case) -> int:
-    """Return how many images a case is measured on: on a GPU enough for epochs that take a while."""
+    """Return the number of images of a case: on a GPU enough for an epoch of some seconds."""
     return case.batch * 64 if DEVICE.type == "cuda" else max(case.batch, 64)
 
 
@@ -320,7 +333,7 @@ def _memory() -> dict[str, float]:
 
 
 def flops(case: Case) -> float:
-    """Return the floating-point operations of one plain step, a image, by torch's own counter."""
+    """Return the floating-point operations per image of one plain step, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
     step = case.plain()
@@ -346,9 +359,8 @@ def make_corpus(photos: Path, out: Path, case: Case, count: int) -> Path:
         rows += _rows(path.stem, name, case)
     (out / "train" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kind = "unpaired" if case.sides == ("A", "B") else "paired"
-    (out / CORPUS_FILE).write_text(
-        json.dumps({"format": FORMAT, "kind": kind, "layout": "folders", "color": "rgb"})
-    )
+    page = {"format": FORMAT, "kind": kind, "layout": "folders", "color": "rgb"}
+    (out / CORPUS_FILE).write_text(json.dumps(page))
     return out
 
 
@@ -358,88 +370,73 @@ def _rows(key: str, name: str, case: Case) -> list[dict[str, str]]:
     return [{"key": key, **{f"{side}_file_name": f"{side}/{name}" for side in case.sides}}]
 
 
-# ----------------------------------------------------------------------------------------------- measuring
-def alone(*words: str) -> dict[str, Any]:
-    """Run one measurement in a process of its own and return what it printed last."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", *words], stdout=subprocess.PIPE, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+# ---------------------------------------------------------------------------------- measuring
+def in_own_process(*words: Any) -> dict[str, Any]:
+    """Run one measurement in a process of its own and return its last line of output."""
+    command = [sys.executable, __file__, "--one", *map(str, words)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return figures
 
 
-def one(words: list[str]) -> None:
-    way, name, corpus, *numbers, out = words
+def measure_one(loop: str, name: str, corpus: str, seconds: str, steps: str, out: str) -> None:
+    """Run one measurement and print its figures: loop "plain", "img2img", or "flops"."""
     case = CASES[name]
-    if way == "plain":
-        found = run_plain(case, Path(corpus), float(numbers[0]), int(numbers[1]))
-    elif way == "ours":
-        found = run_ours(case, Path(corpus), int(numbers[1]), Path(out))
+    if loop == "plain":
+        figures = run_plain(case, Path(corpus), float(seconds), int(steps))
+    elif loop == "img2img":
+        figures = run_img2img(case, Path(corpus), int(steps), Path(out))
     else:
-        found = {"flops": flops(case)}
-    print(json.dumps(found))
+        figures = {"flops": flops(case)}
+    print(json.dumps(figures))
 
 
 def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Return the figures of a case, medians over the rounds."""
     case = CASES[name]
     corpus = make_corpus(args.photos, work / "corpus", case, images_of(case))
-    found: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
-    steps = args.steps
+    found: dict[str, list[dict[str, Any]]] = {"plain": [], "img2img": []}
     for number in range(args.rounds):
-        for way, rows in found.items():
-            rows.append(
-                alone(
-                    way,
-                    name,
-                    str(corpus),
-                    str(args.seconds),
-                    str(steps),
-                    str(work / f"run{number}"),
-                )
-            )
-            steps = rows[-1]["steps"] if way == "plain" else args.steps
+        steps, out = args.steps, work / f"run{number}"
+        for loop, rows in found.items():
+            rows.append(in_own_process(loop, name, corpus, args.seconds, steps, out))
+            steps = rows[-1]["steps"]
     row: dict[str, Any] = {"what": name, "side": case.side, "batch": case.batch}
-    for way, rows in found.items():
+    for loop, rows in found.items():
         median = {key: statistics.median(r[key] for r in rows) for key in rows[0]}
-        row[way] = {"images/s": round(median["rate"], 2), "waiting": f"{median['waiting']:.1%}"}
-        row[way] |= {"peak MB": round(median["peak_mb"]), "steps": int(median["steps"])}
-    rates = [statistics.median(r["rate"] for r in rows) for rows in found.values()]
-    row["ours/plain"] = round(rates[1] / rates[0], 2)
+        row[loop] = {"images/s": round(median["rate"], 2), "waiting": f"{median['waiting']:.1%}"}
+        row[loop] |= {"peak MB": round(median["peak_mb"]), "steps": int(median["steps"])}
+    plain, own = (statistics.median(r["rate"] for r in rows) for rows in found.values())
+    row["img2img/plain"] = round(own / plain, 2)
     if args.peak_tflops:
-        a_image = alone("flops", name, "-", "0", "0", "-")["flops"]
-        row["share of peak"] = f"{a_image * rates[1] / (args.peak_tflops * 1e12):.1%}"
+        per_image = in_own_process("flops", name, "-", 0, 0, "-")["flops"]
+        row["share of peak"] = f"{per_image * own / (args.peak_tflops * 1e12):.1%}"
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--photos", type=Path, help="any folder of JPEG photos")
-    parser.add_argument(
-        "--seconds", type=float, default=15, help="how long the plain loop is measured"
-    )
-    parser.add_argument("--steps", type=int, default=2, help="but for so many steps at least")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", choices=CASES, action="append")
-    parser.add_argument(
-        "--peak-tflops", type=float, help="the chip's peak in bf16, from its data sheet"
-    )
-    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
+    """Measure the selected cases and print a line of JSON for each."""
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    add("--photos", type=Path, help="any folder of JPEG photos")
+    add("--seconds", type=float, default=15, help="duration of the plain loop")
+    add("--steps", type=int, default=2, help="least number of steps of the plain loop")
+    add("--rounds", type=int, default=1)
+    add("--only", choices=CASES, action="append", help="case to run; may be repeated")
+    add("--peak-tflops", type=float, help="peak of the chip in bf16, from its data sheet")
+    add("--one", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        one(args.one)
+        measure_one(*args.one)
         return
-    chip = (
-        torch.cuda.get_device_name()
-        if DEVICE.type == "cuda"
-        else f"{torch.get_num_threads()} CPU threads"
-    )
-    print(
-        json.dumps({"device": chip, "torch": torch.__version__, "rounds": args.rounds}), flush=True
-    )
+    if args.photos is None:
+        parser.error("--photos is missing: give a folder of JPEG photos")
+    cuda = DEVICE.type == "cuda"
+    chip = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU threads"
+    start = {"device": chip, "torch": torch.__version__, "rounds": args.rounds}
+    print(json.dumps(start), flush=True)
     for name in args.only or CASES:
-        with tempfile.TemporaryDirectory(prefix="img2img-bench-", dir=ram_disk()) as work:
+        with work_folder() as work:
             print(json.dumps(measure(name, args, Path(work))), flush=True)
 
 
