@@ -55,14 +55,7 @@ from numpy.typing import NDArray
 
 from img2img_data.core.errors import Rejected
 from img2img_data.images.headers import Header, read_header, strip_jpeg
-from img2img_data.images.pixels import (
-    Pixels,
-    ReadPolicy,
-    apply_policy,
-    from_decoder,
-    from_raster,
-    upright,
-)
+from img2img_data.images.pixels import Pixels, ReadPolicy, apply_policy, from_decoder, from_raster
 
 # The names by which other rooms use this one.
 __all__ = ["DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "icc_profile"]
@@ -94,12 +87,8 @@ class DecodedImage:
 
 
 # ------------------------------------------------------------------------------------------ bytes
-# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-OPEN_FLAGS: Final = functools.reduce(
-    int.__or__,
-    (getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "CLOEXEC", "BINARY")),
-    os.O_RDONLY,
-)
+# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Not every system has all.
+OPEN_FLAGS: Final = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "BINARY"))
 OPEN_ERRORS: Final[dict[int, str]] = {
     **dict.fromkeys((errno.ELOOP, errno.EMLINK), "link"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "vanished"),
@@ -134,18 +123,14 @@ def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
     Raises ``Rejected`` as ``open_regular`` does, and: empty, file-too-big.
     """
     # The size is taken from the open file: the name could mean another one by now.
-    handle = open_regular(path)
-    try:
-        size = os.fstat(handle).st_size
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise Rejected("file-too-big", f"{size} bytes, limit {limit}")
-        data = os.read(handle, size)
-        while len(data) < size and (more := os.read(handle, size - len(data))):
-            data += more
-    except OSError as error:
-        raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
-    finally:
-        os.close(handle)
+        try:
+            data = file.read(size)
+        except OSError as error:
+            raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
     if not data:
         raise Rejected("empty")
     return data
@@ -176,9 +161,6 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
         decoder = {"gif": _decode_gif, "pnm": from_raster}.get(found.format, _decode_opencv)
         pixels = from_decoder(decoder(data, found), found, policy)
     pixels = apply_policy(pixels, found, policy)
-    if found.orientation != 1:
-        pixels = upright(pixels, found.orientation)
-        found.notes.add("orientation")
     verbatim = found.plain and not found.notes
     return DecodedImage(pixels, verbatim, found.format, tuple(sorted(found.notes)))
 
@@ -207,21 +189,14 @@ def _decode_jpeg(data: bytes, found: Header) -> Pixels:
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
     except ValueError as error:
-        if "extraneous bytes before marker" not in str(error) and "ICC" not in str(error):
-            raise _jpeg_rejection(error, data) from None
-    try:
-        pixels = np.asarray(simplejpeg.decode_jpeg(strip_jpeg(data), "RGB", strict=True))
-    except ValueError as error:
-        raise _jpeg_rejection(error, data) from None
-    found.notes.add("repaired")
-    return pixels
-
-
-def _jpeg_rejection(error: ValueError, data: bytes) -> Rejected:
-    text = str(error).removeprefix("tjDecompressHeader3(): ")
+        text = str(error).removeprefix("tjDecompressHeader3(): ")
+    repairable = "extraneous bytes before marker" in text or "ICC" in text
+    if repairable and "repaired" not in found.notes:
+        found.notes.add("repaired")
+        return _decode_jpeg(strip_jpeg(data), found)
     if "remature end" in text or b"\xff\xd9" not in data:
-        return Rejected("truncated", text)
-    return Rejected("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
+        raise Rejected("truncated", text)
+    raise Rejected("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
 
 
 def _decode_opencv(data: bytes, found: Header) -> Pixels:

@@ -66,14 +66,14 @@ def from_decoder(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
     if raw.dtype not in (np.uint8, np.uint16):
         raise Rejected("unsupported-depth", f"{raw.dtype} samples")
     channels = raw.shape[2] if raw.ndim == 3 else 1
+    if channels == 1 and found.clear is not None:
+        # The transparent gray level of a PNG, which OpenCV drops.
+        opacity = np.where(raw == found.clear, 0, np.iinfo(raw.dtype).max).astype(raw.dtype)
+        raw, channels, found.alpha = np.dstack((raw, raw, raw, opacity)), 4, "straight"
     if channels == 4 and found.alpha != "none":
         return _from_bgra(raw, found, policy)
-    if channels > 1:
-        return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if channels == 4 else cv2.COLOR_BGR2RGB)
-    pixels = cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
-    if found.clear is None:
-        return pixels
-    return _clear_gray(pixels, raw.reshape(raw.shape[:2]) == found.clear, found, policy)
+    code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
+    return cv2.cvtColor(raw, code)
 
 
 def from_raster(data: bytes, found: Header) -> Pixels:
@@ -131,23 +131,9 @@ def _unmultiply(pixels: Pixels, found: Header) -> Pixels:
     return np.dstack((color * (pixels[..., 3:] > 0), pixels[..., 3])).astype(pixels.dtype)
 
 
-def _clear_gray(
-    pixels: Pixels, clear: NDArray[np.bool_], found: Header, policy: ReadPolicy
-) -> Pixels:
-    """Apply the transparent gray level of a PNG, which OpenCV drops."""
-    if clear.any() and policy.alpha == "reject":
-        raise Rejected("alpha")
-    white = np.iinfo(pixels.dtype).max
-    if policy.keeps_alpha:
-        return np.dstack((pixels, np.where(clear, 0, white).astype(pixels.dtype)))
-    pixels[clear] = white
-    found.notes.add("alpha")
-    return pixels
-
-
 # ------------------------------------------------------------------------------ channels and depth
 def apply_policy(pixels: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
-    """Bring RGB or RGBA samples to the channels and the depth of the policy."""
+    """Bring RGB or RGBA samples to the channels and the depth of the policy, and upright."""
     if policy.channels == "rgba" and pixels.shape[2] == 3:
         found.notes.add("opaque")
         opaque = np.full(pixels.shape[:2], np.iinfo(pixels.dtype).max, pixels.dtype)
@@ -157,10 +143,13 @@ def apply_policy(pixels: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
     if pixels.dtype == np.uint16 and policy.depth == 8:
         found.notes.discard("float")
         found.notes.add("depth")
-        return to_8_bit(pixels)
-    if pixels.dtype == np.uint8 and policy.depth == 16:
+        pixels = to_8_bit(pixels)
+    elif pixels.dtype == np.uint8 and policy.depth == 16:
         found.notes.add("widened")
-        return to_16_bit(pixels)
+        pixels = to_16_bit(pixels)
+    if found.orientation != 1:
+        found.notes.add("orientation")
+        pixels = _upright(pixels, found.orientation)
     return pixels
 
 
@@ -208,8 +197,7 @@ def to_uint8_rgb(pixels: Pixels) -> NDArray[np.uint8]:
     return np.asarray(pixels, np.uint8)
 
 
-# ---------------------------------------------------------------------------- orientation and size
-def upright(pixels: Pixels, orientation: int) -> Pixels:
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation 2..8."""
     if orientation in (2, 3, 4):
         return cv2.flip(pixels, {2: 1, 3: -1, 4: 0}[orientation])
