@@ -46,7 +46,7 @@ Program: TypeAlias = Callable[[Sequence[Path], Path], int]
 
 
 def make_images(photos: Path, out: Path, count: int, side: int) -> list[Path]:
-    # Where this variable is set, as in many containers, every process compiles all its modules anew.
+    """Cut ``count`` crops of ``side`` pixels out of the photos; save them as JPEG, quality 92."""
     names = (p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"})
     files = sorted(path for path in names if path.is_file())
     decoded = (cv2.imdecode(np.fromfile(f, np.uint8), 1) for f in files[:: len(files) // 400 or 1])

@@ -1,4 +1,4 @@
-"""The command line as the tests call it, and digests and rows of its results."""
+"""img2img-data run in this process, and readers of its results: digests of files, rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ COMMAND = [sys.executable, "-m", "img2img_data"]
 
 
 def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
-    """Run a command in this process, which is faster than a new one, and return its output.
+    """Run a command in this process and return its output; assert its exit code.
 
-    The workers of one call serve the next; conftest stops them.
+    Starting a process takes longer. Workers are kept from one call to the next; conftest stops
+    them.
     """
     output = io.StringIO()
     with (
@@ -40,13 +41,11 @@ def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Return the digest of every file below a folder."""
-    files = (p for p in sorted(root.rglob("*")) if p.is_file())
-    return {
-        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
-    }
+    """Return the digest of every file below a folder, by relative path."""
+    files = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 def rows(path: Path) -> list[dict[str, object]]:
-    """Return the rows of a manifest."""
+    """Return the rows of a manifest or a log."""
     return [json.loads(line) for line in path.read_text().splitlines()]

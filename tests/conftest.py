@@ -1,3 +1,5 @@
+"""Fixtures of all tests, and smooth random photos."""
+
 from __future__ import annotations
 
 import os
@@ -12,7 +14,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_end() -> Iterator[None]:
-    """Workers are kept from one test to the next; here they end."""
+    """Stop the workers, which are kept from one test to the next."""
     yield
     if "img2img_data.runner.workers" in sys.modules:
         from img2img_data.runner.workers import stop_workers
@@ -22,7 +24,7 @@ def _workers_end() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """For tiny networks, which several threads slow down; results depend on their number."""
+    """Use one thread: several slow down tiny networks, and results depend on their number."""
     import torch
 
     before = torch.get_num_threads()
@@ -33,7 +35,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images, or a skip."""
+    """Return the folder of real images; skip the test if IMG2IMG_DATA names none."""
     folder = os.environ.get("IMG2IMG_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("IMG2IMG_DATA names no folder")
@@ -41,7 +43,7 @@ def real_data() -> Path:
 
 
 def make_photo(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
-    """A smooth color image with some noise, H x W x 3 RGB uint8, another one for each seed."""
+    """Return a smooth color image with some noise, H x W x 3 RGB uint8, different for each seed."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     smooth = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
@@ -51,6 +53,7 @@ def make_photo(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
 def write_photos(
     folder: Path, count: int, width: int = 40, height: int = 32, suffix: str = ".jpg"
 ) -> Path:
+    """Write ``count`` photos, 000.jpg and so on, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         bgr = np.ascontiguousarray(make_photo(number, width, height)[..., ::-1])
@@ -60,4 +63,5 @@ def write_photos(
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
+    """Return a folder of 12 photos."""
     return write_photos(tmp_path / "photos", 12)

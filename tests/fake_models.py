@@ -1,4 +1,4 @@
-"""Shared by several tests."""
+"""Models without a network, their scores, and run folders without a training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ from img2img_train.evaluation.score import evaluate_model
 
 
 class Identity:
+    """A model that returns its input."""
+
     def restore(self, batch: np.ndarray) -> np.ndarray:
         return batch
 
 
 class Brighter:
-    """A model that is worse than its input, by another amount for each image."""
+    """A model that is worse than its input, by a different amount for each image."""
 
     def restore(self, batch: np.ndarray) -> np.ndarray:
         return np.clip(batch.astype(np.int16) + 20, 0, 255).astype(np.uint8)
 
 
 def score(model: Any, corpus: Path, *settings: Any, **more: Any) -> Any:
+    """Evaluate a model on the test split of a corpus."""
     opened = open_corpus(corpus)
     return evaluate_model(model, opened, opened.pairs("test"), *settings, **more)
 
 
 def strict_json(path: Path) -> Any:
+    """Return the content of a JSON file; reject NaN and infinities, which JSON does not have."""
+
     def reject(constant: str) -> Any:
         raise ValueError(constant)
 
@@ -43,7 +48,7 @@ def strict_json(path: Path) -> Any:
 def write_run(
     root: Path, seed: int = 0, corpora: Sequence[Path] = (Path("corpora/other"),)
 ) -> Path:
-    """Write a run folder as training would, with an untrained network."""
+    """Write a run folder as ``fit`` does: untrained checkpoint, log of three epochs, samples."""
     pytest.importorskip("torch")
     from img2img_data.corpus.format import to_json_page
     from img2img_train.config import RUN_FORMAT, RunConfig

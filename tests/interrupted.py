@@ -1,4 +1,4 @@
-"""Shared by several tests."""
+"""Runs that a signal interrupts at a chosen step, and the files to compare afterwards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SETTINGS: dict[str, Any] = {
     "flip": True, "device": "cpu", "checkpoint_seconds": 0, "validate_every": 1,
 }  # fmt: skip
 
-
 IMAGES = 4
+"""Images of one step."""
 
 
 class Killer(Display):
-    """A display that sends this process a signal when a bar reaches ``at`` units."""
+    """A display that sends signal ``number`` to this process when bar ``title`` reaches ``at``."""
 
     def __init__(self, title: str, at: int, number: int) -> None:
         super().__init__()
@@ -38,12 +38,14 @@ class Killer(Display):
 
 
 def fit(corpora: list[str], out: Path, display: Display | None = None, **settings: Any) -> Path:
+    """Train with ``SETTINGS`` and return the run folder."""
     config = RunConfig(**{**SETTINGS, **settings, "corpora": corpora, "out": str(out)})
     loop.fit(config, display or Display())
     return out
 
 
 def tree(root: Path) -> dict[str, bytes]:
+    """Return the content of every file of a run that does not depend on the clock or its place."""
     names = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
     return {
         name: path.read_bytes()

@@ -1,4 +1,4 @@
-"""Laws of every HTML page: self-contained, no script but its own."""
+"""Checks of HTML pages: self-contained, with a content security policy and one script."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def elements(page: str, tag: str = "") -> list[dict[str, str | None]]:
 
 
 def check_self_contained(page: str) -> None:
+    """Assert that a page loads nothing and runs only its own script."""
     for attributes in elements(page):
         for name in ("src", "href", "srcset", "action", "data", "xlink:href"):
             assert attributes.get(name) is None or str(attributes[name]).startswith(("data:", "#"))

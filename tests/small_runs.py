@@ -1,4 +1,4 @@
-"""Tiny runs of every objective, with the settings that make one small."""
+"""Tiny runs of every objective: their settings, trainers, models and batches."""
 
 from __future__ import annotations
 
@@ -33,17 +33,14 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any) -> RunConfig:
-    """The configuration of a tiny run with a small U-Net, for images from 16 x 16 on."""
-    model = OBJECTIVES[loss]
-    known = {*model.model_fields, *RunConfig.model_fields}
-    values = {name: value for name, value in SMALL.items() if name in known}
-    return RunConfig(
-        **{"net": "unet", **values, **settings}, loss=loss, corpora=corpora, out=str(out)
-    )
+    """Return the configuration of a tiny run with a U-Net, for images of 16 x 16 and more."""
+    known = {*OBJECTIVES[loss].model_fields, *RunConfig.model_fields}
+    values = {"net": "unet"} | {name: value for name, value in SMALL.items() if name in known}
+    return RunConfig(**values | settings, loss=loss, corpora=corpora, out=str(out))
 
 
 def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.Trainer:
-    """A tiny run before its first step."""
+    """Return the trainer of a tiny run before its first step."""
     config = resolve_auto(small_config(loss, corpus, out, **settings))
     data = RunData.open(config)
     device = torch.device("cpu")
@@ -51,14 +48,14 @@ def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.
 
 
 class Negative(torch.nn.Module):
-    """A network with a known output, whatever the tile."""
+    """A network with a known output, which does not depend on the tile."""
 
     def forward(self, x: Any) -> Any:
         return -x
 
 
 def negative_model(folder: Path) -> LoadedModel:
-    """A model that makes negatives, with a file in the folder."""
+    """Return a model whose outputs are negatives, with a file in the folder."""
     (folder / "model").write_bytes(b"negative")
     spec, config = NetworkSpec(name="autoencoder"), RunConfig(corpora=("c",), out="run")
     cpu = torch.device("cpu")
@@ -68,7 +65,7 @@ def negative_model(folder: Path) -> LoadedModel:
 def seen(
     loss: str, corpus: Path, numbers: range, workers: int = 0, cache: str = "off", **settings: Any
 ) -> list[loader.Batch]:
-    """The batches of some steps, as networks get them."""
+    """Return the batches of some steps, as networks take them."""
     config = small_config(loss, corpus, **{"net": "resnet-6", **settings})
     data = RunData.open(config)
     store = dataset.cache_images(data.train.for_training(), cache, workers)
@@ -81,3 +78,4 @@ DEGRADED: dict[str, Any] = {
     "linear": {"gaussian": {"sigma": [0.5, 2]}},
     "not linear": [{"gaussian": {"sigma": [0.5, 2]}}, {"jpeg": {"quality": [20, 80]}}],
 }
+"""Values of ``degrade`` with inputs from the corpus, from the device, and from the loader."""

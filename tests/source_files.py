@@ -1,4 +1,4 @@
-"""Shared by the tests of sources."""
+"""Source folders whose files hold one byte: sources list names and do not open files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from img2img_data.sources.folder import Item
 
 
 def put(root: Path, *names: str | bytes) -> Path:
+    """Write a file for each name and return the folder."""
     for name in names:
         path = root / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,4 +18,5 @@ def put(root: Path, *names: str | bytes) -> Path:
 
 
 def paths(items: list[Item]) -> list[bytes]:
-    return [i.path for i in items]
+    """Return the relative paths of items."""
+    return [item.path for item in items]

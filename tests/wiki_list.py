@@ -1,4 +1,4 @@
-"""Shared by several tests."""
+"""Lists in the format of IMDB-WIKI: MATLAB files with a struct of columns."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import scipy.io
 
 
 def cells(values: list[Any]) -> np.ndarray:
+    """Return a MATLAB cell array, 1 x N."""
     out = np.empty((1, len(values)), object)
     out[0, :] = values
     return out
 
 
 def write_mat(file: Path, entries: list[Any], variable: str = "wiki", **fields: Any) -> Path:
+    """Write a list of images; ``fields`` replace columns, or remove them if they are None."""
     count = len(entries)
     table: dict[str, Any] = {
         "dob": np.full((1, count), 720191.0),
@@ -29,7 +31,6 @@ def write_mat(file: Path, entries: list[Any], variable: str = "wiki", **fields: 
     }
     table |= fields
     file.parent.mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(
-        file, {variable: {k: v for k, v in table.items() if v is not None}}, do_compression=True
-    )
+    columns = {name: column for name, column in table.items() if column is not None}
+    scipy.io.savemat(file, {variable: columns}, do_compression=True)
     return file

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Each room imports only rooms that stand before it. A new file needs no entry here, a new room does.
+# Each room imports only rooms listed before it. A new room needs an entry, a new file does not.
 ROOMS = {
     "img2img_data": (
         "core", "images", "degradations", "sources", "corpus", "similarity", "runner", "build",
