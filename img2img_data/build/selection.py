@@ -21,7 +21,7 @@ from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
-from img2img_data.runner.run import FolderBuild, PoolFactory, RunSettings, source_columns
+from img2img_data.runner.run import FolderBuild, RunSettings, WorkerPool, source_columns
 from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, DuplicateGroups
 from img2img_data.similarity.perceptual_hash import FingerprintFile, fingerprint
 from img2img_data.sources import filters
@@ -157,6 +157,10 @@ def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
         return task.index, fingerprint(None, stamp)
 
 
+def _lost(task: ImageTask, reason: str) -> tuple[int, bytes]:
+    return task.index, fingerprint(None)
+
+
 def _stamp(root: bytes, task: ImageTask) -> tuple[int, int]:
     """Return size and time of a file; its fingerprint is valid while they stay the same."""
     try:
@@ -175,14 +179,14 @@ class DuplicatePass:
     folder: BuildFolder
     distance: int
 
-    def __call__(self, pools: PoolFactory, progress: Progress) -> Callable[[int], ImageTask]:
+    def __call__(self, pool: WorkerPool, progress: Progress) -> Callable[[int], ImageTask]:
         """Compute all fingerprints, list the groups; return a function that rejects the copies."""
         count = len(self.plan)
         with FingerprintFile(self.folder.building / "fingerprints", count) as file:
             todo = self._missing(file)
             work = functools.partial(fingerprint_image, self.job)
-            pool = pools(work, self.plan.task, lambda task, _: (task.index, fingerprint(None)))
-            for done, (index, data) in enumerate(pool.run(todo), count - len(todo) + 1):
+            results = pool.run(work, self.plan.task, _lost, todo)
+            for done, (index, data) in enumerate(results, count - len(todo) + 1):
                 file.write(index, data)
                 progress(done, 2 * count)  # the run itself is the second half
             groups = DuplicateGroups(file.load(), self.distance)

@@ -29,7 +29,7 @@ from img2img_data.exchange.webdataset import read_file, write_folder, write_page
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, Report, write_file
 from img2img_data.runner.run import RunSettings
-from img2img_data.runner.workers import LocalPool, default_jobs
+from img2img_data.runner.workers import LocalPool
 
 EXPORT_FILE: Final = "export.json"
 _VERIFY: Final = "see 'img2img-data verify'"
@@ -123,13 +123,8 @@ def _write_splits(
     for split, rows in pairs.items():
         # Results come in any order: they go to a file, and only their positions stay in memory.
         results, starts = folder.building / "written.jsonl", array("q", bytes(8 * len(rows)))
-        pool = LocalPool(
-            partial(write_pair, job),
-            partial(_numbered, rows),
-            _lost,
-            run.jobs or default_jobs(),
-            run.timeout,
-        )
+        work, pair_at = partial(write_pair, job), partial(_numbered, rows)
+        pool = LocalPool(work, pair_at, _lost, run.jobs, run.timeout)
         with results.open("wb") as file:
             for number, names, size in pool.run(range(len(rows))):
                 starts[number] = file.tell()

@@ -17,7 +17,7 @@ from img2img_data.core.errors import CorpusError, printable
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
 from img2img_data.runner.plan import ByteColumn
-from img2img_data.runner.workers import LocalPool, default_jobs
+from img2img_data.runner.workers import LocalPool
 from img2img_data.similarity.duplicates import EXACT, copies_across_splits
 from img2img_data.similarity.perceptual_hash import FingerprintFile, Fingerprints, fingerprint
 
@@ -113,7 +113,7 @@ def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator
         return place, corpus.root / images.files[place].decode("utf-8", "surrogatepass")
 
     work = functools.partial(fingerprint_image, corpus, images.half)
-    pool = LocalPool(work, path_at, _lost, jobs or default_jobs())
+    pool = LocalPool(work, path_at, _lost, jobs)
     return pool.run(range(len(images.files)))
 
 

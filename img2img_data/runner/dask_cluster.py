@@ -13,12 +13,12 @@ from __future__ import annotations
 # generator that yields in any order, which then waits forever (joblib 1.6, ``_dask.py``).
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,20 +82,15 @@ async def _check_scheduler(scheduler: str) -> None:
 
 @contextlib.contextmanager
 def _without_messages() -> Iterator[None]:
-    """Hide Dask's logs and warnings: every failure is reported as one error line."""
-    names = [
-        name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"
-    ]
-    before = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-    for logger in before:
-        logger.setLevel(logging.CRITICAL + 1)
+    """Hide logs, and Dask's warnings: every failure is reported as one error line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"distributed|dask|tornado")
             yield
     finally:
-        for logger, level in before.items():
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @dataclass(slots=True)
@@ -120,40 +115,42 @@ class ClusterPool(Generic[TaskT, ResultT]):
         """Yield one result for each index in ``todo``."""
         self._count_threads()
         size = max(1, min(CHUNK, len(todo) // (4 * self.threads)))
-        waiting = deque(range(at, min(at + size, len(todo))) for at in range(0, len(todo), size))
+        chunks = (todo[start : start + size] for start in range(0, len(todo), size))
         suspects: list[int] = []
-        yield from self._run_chunks(todo, waiting, suspects)
+        yield from self._run_chunks(chunks, suspects)
         # Dask blames a worker's death on every chunk that waited there; only a task that kills its
         # worker while it runs alone is lost.
         for index in suspects:
             blamed: list[int] = []
             began = time.monotonic()
-            yield from self._run_chunks([index], deque([range(1)]), blamed)
+            yield from self._run_chunks(iter([[index]]), blamed)
             if blamed:
                 late = time.monotonic() - began > self.limit
                 yield self.lost(self.task_at(index), "timeout" if late else "worker-died")
 
     def _run_chunks(
-        self, todo: Sequence[int], waiting: deque[range], suspects: list[int]
+        self, chunks: Iterator[Sequence[int]], suspects: list[int]
     ) -> Iterator[ResultT]:
-        """Process the waiting chunks; tasks whose workers died too often become suspects."""
+        """Process all chunks; tasks whose workers died too often become suspects."""
         from distributed import KilledWorker, as_completed
 
-        flying: dict[Future, range] = {}
+        in_flight: dict[Future, Sequence[int]] = {}
         ready = as_completed(loop=self.client.loop)
-        while waiting or flying:
+        while True:
             self._count_threads()
-            while waiting and len(flying) < (self.jobs or _CHUNKS_PER_THREAD * self.threads):
-                chunk = waiting.popleft()
-                future = self._submit([todo[at] for at in chunk])
-                flying[future] = chunk
+            room = (self.jobs or _CHUNKS_PER_THREAD * self.threads) - len(in_flight)
+            for chunk in itertools.islice(chunks, max(0, room)):
+                future = self._submit(chunk)
+                in_flight[future] = chunk
                 ready.add(future)
+            if not in_flight:
+                return
             future = next(ready)
-            chunk = flying.pop(future)
+            chunk = in_flight.pop(future)
             try:
                 yield from self._results(future)
             except KilledWorker:
-                suspects.extend(todo[at] for at in chunk)
+                suspects.extend(chunk)
 
     def _submit(self, indices: Sequence[int]) -> Future:
         tasks = [self.task_at(index) for index in indices]
@@ -165,10 +162,8 @@ class ClusterPool(Generic[TaskT, ResultT]):
     def _results(self, future: Future) -> list[ResultT]:
         """Return the results of a chunk, or raise the error that its work raised."""
         # An OSError may be the task's own or a lost connection; only the status tells them apart.
-        if future.status == "error":
-            with self._connection_errors(OSError):
-                future.result()
-        with self._connection_errors():
+        own = (OSError,) if future.status == "error" else ()
+        with self._connection_errors(*own):
             results: list[ResultT] = future.result()
         return results
 
@@ -209,6 +204,8 @@ def process_chunk(
     Raises ``UsageError`` if the worker lacks a folder or has other library versions than
     ``required``.
     """
+    from distributed import get_worker
+
     for folder in folders:
         if not Path(folder).is_dir():
             why = f"does not exist on the worker {socket.gethostname()}"
@@ -218,12 +215,6 @@ def process_chunk(
     if differ:
         why = f"has {', '.join(differ)}, so its bytes would differ"
         raise UsageError("worker", socket.gethostname(), why, "install the same versions there")
-    # The time limit ends the process, so it only applies if a nanny starts the worker again.
-    return run_chunk(work, tasks, None, limit if _has_nanny() else float("inf"))[1]
-
-
-def _has_nanny() -> bool:
-    from distributed import get_worker
-
     nanny: Any = get_worker().nanny
-    return nanny is not None
+    # The time limit ends the process, so it only applies if a nanny starts the worker again.
+    return run_chunk(work, tasks, None, float("inf") if nanny is None else limit)[1]

@@ -7,12 +7,12 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
@@ -32,9 +32,6 @@ from img2img_data.runner.plan import ImageTask, Plan
 
 if TYPE_CHECKING:
     from distributed import Client
-
-    from img2img_data.runner.dask_cluster import ClusterPool
-    from img2img_data.runner.workers import LocalPool
 
 ResultT = TypeVar("ResultT")
 Row = dict[str, Any]
@@ -78,42 +75,32 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class SerialPool(Generic[ResultT]):
-    """Runs ``work`` over tasks in this process, one after the other."""
-
-    work: Callable[[ImageTask], ResultT]
-    task_at: Callable[[int], ImageTask]
-
-    def run(self, todo: Iterable[int]) -> Iterator[ResultT]:
-        """Yield the result of each index in ``todo``, in that order."""
-        return (self.work(self.task_at(index)) for index in todo)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolFactory:
-    """Creates the worker pools that the settings of a run ask for."""
+class WorkerPool:
+    """Workers that the settings of a run ask for: this process, local processes or a cluster."""
 
     client: Client | None
     folders: Sequence[str]
     settings: RunSettings
 
-    def __call__(
+    def run(
         self,
         work: Callable[[ImageTask], ResultT],
         task_at: Callable[[int], ImageTask],
         lost: Callable[[ImageTask, str], ResultT],
-    ) -> SerialPool[ResultT] | LocalPool[ImageTask, ResultT] | ClusterPool[ImageTask, ResultT]:
-        """Return a pool whose ``run`` yields the results of ``work``."""
+        todo: Sequence[int],
+    ) -> Iterator[ResultT]:
+        """Yield one result of ``work`` for each index in ``todo``, in any order."""
         jobs, timeout = self.settings.jobs, self.settings.timeout
-        if self.client is None and jobs == 1:
-            return SerialPool(work, task_at)
-        if self.client is None:
-            from img2img_data.runner.workers import LocalPool, default_jobs
+        if self.client is not None:
+            from img2img_data.runner.dask_cluster import ClusterPool
 
-            return LocalPool(work, task_at, lost, jobs or default_jobs(), timeout)
-        from img2img_data.runner.dask_cluster import ClusterPool
+            pool = ClusterPool(self.client, work, task_at, lost, self.folders, jobs, timeout)
+            return pool.run(todo)
+        if jobs == 1:
+            return (work(task_at(index)) for index in todo)
+        from img2img_data.runner.workers import LocalPool
 
-        return ClusterPool(self.client, work, task_at, lost, self.folders, jobs, timeout)
+        return LocalPool(work, task_at, lost, jobs, timeout).run(todo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +121,7 @@ class FolderBuild:
     about: Row
     work: Callable[[ImageTask], tuple[str, Row]]
     expect: Callable[[ImageTask], str]
-    before: Callable[[PoolFactory, Progress], Callable[[int], ImageTask]] | None = None
+    before: Callable[[WorkerPool, Progress], Callable[[int], ImageTask]] | None = None
 
 
 def run_build(
@@ -165,15 +152,15 @@ def run_build(
         if not build.folder.begin(recipe, plan.roots):
             return build.folder.report()
         folders = (*plan.roots, os.fsencode(build.folder.building))
-        pools = PoolFactory(client, [os.path.abspath(os.fsdecode(f)) for f in folders], settings)
+        pool = WorkerPool(client, [os.path.abspath(os.fsdecode(f)) for f in folders], settings)
         page = {**about, "recipe": build.recipe, "versions": versions(*LIBRARIES)}
-        report = _fill(build, plan, pools, progress, page)
+        report = _fill(build, plan, pool, progress, page)
         build.folder.end()
         return report
 
 
 def _fill(
-    build: FolderBuild, plan: Plan, pools: PoolFactory, progress: Progress, page: Row
+    build: FolderBuild, plan: Plan, pool: WorkerPool, progress: Progress, page: Row
 ) -> Report:
     """Process the tasks of a plan that have no outcome yet, and write the manifests."""
     report, total = Report(), len(plan)
@@ -182,9 +169,10 @@ def _fill(
     with build.folder.outcomes(total, _finder_of_earlier(plan, build.folder.root, show)) as log:
         report.kept.update(log.kept)
         todo = log.pending()
-        task_at = build.before(pools, progress) if build.before else plan.task
-        pool = pools(functools.partial(_outcome_of, build.work), task_at, rejection)
-        for done, outcome in enumerate(pool.run(todo), total - len(todo) + 1):
+        task_at = build.before(pool, progress) if build.before else plan.task
+        work = functools.partial(_outcome_of, build.work)
+        outcomes = pool.run(work, task_at, rejection, todo)
+        for done, outcome in enumerate(outcomes, total - len(todo) + 1):
             log.add(outcome)
             report.add(outcome)
             show(done, total)

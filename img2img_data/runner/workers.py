@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -101,19 +102,14 @@ def _guard_of(parent: int | None) -> WorkerGuard:
             # One worker per core already: threads of OpenCV would only compete with the other
             # workers.
             cv2.setNumThreads(1)
-            _keep_memory()
+            # By default glibc returns the memory of each image to the system, and the next image is
+            # faulted in again page by page.
+            with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+                for option, size in MALLOPT.items():
+                    ctypes.CDLL(None).mallopt(option, size)
             guard = _guards[process] = WorkerGuard(parent)
             threading.Thread(target=guard.watch, daemon=True, name="img2img-guard").start()
         return guard
-
-
-def _keep_memory() -> None:
-    # By default glibc returns the memory of each image to the system, and the next image is
-    # faulted in again page by page.
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, size in MALLOPT.items():
-            mallopt(option, size)
 
 
 # ----------------------------------------------------------------------------------- in the parent
@@ -122,52 +118,47 @@ class LocalPool(Generic[TaskT, ResultT]):
     """Runs ``work`` over tasks in processes; ``task_at(i)`` creates the i-th; in any order.
 
     ``lost(task, reason)`` creates the result of a task whose worker died ("worker-died") or
-    exceeded the time limit ("timeout") twice. Memory grows by one byte per chunk of tasks.
+    exceeded the time limit ("timeout") twice. ``jobs``: number of processes; 0: one per core.
     """
 
     work: Callable[[TaskT], ResultT]
     task_at: Callable[[int], TaskT]
     lost: Callable[[TaskT, str], ResultT]
-    jobs: int
+    jobs: int = 0
     limit: float = 60.0
 
     def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
         """Yield one result for each index in ``todo``."""
-        if self.jobs == 1 or len(todo) <= 4:
-            for index in todo:
-                yield self.work(self.task_at(index))
+        import joblib
+
+        jobs = self.jobs or int(joblib.cpu_count())
+        if jobs == 1 or len(todo) <= 4:
+            yield from (self.work(self.task_at(index)) for index in todo)
             return
-        size = max(1, min(CHUNK, len(todo) // (4 * self.jobs)))
-        chunks = range(0, len(todo), size)
-        state = bytearray(len(chunks))  # 0 waiting, 1 in flight, 2 done
-        while 0 in state:
+        size = max(1, min(CHUNK, len(todo) // (4 * jobs)))
+        waiting = deque(range(0, len(todo), size))
+        workers, in_flight = min(jobs, len(waiting)), set[int]()
+
+        def calls() -> Iterator[Any]:
+            while waiting:
+                in_flight.add(start := waiting.popleft())
+                tasks = [self.task_at(index) for index in todo[start : start + size]]
+                yield joblib.delayed(run_chunk)(self.work, tasks, os.getpid(), self.limit, start)
+
+        while waiting:
             try:
-                yield from self._run_chunks(todo, chunks, state)
+                with _parallel(workers, calls()) as finished:
+                    for start, results in finished:
+                        in_flight.remove(start)
+                        yield from results
             except Exception as error:
                 if not _is_dead_worker(error):
                     raise
                 # loky does not say which task killed the worker, so each one in flight runs alone.
-                for at in [i for i, s in enumerate(state) if s == 1]:
-                    for index in todo[chunks[at] : chunks[at] + size]:
+                for start in sorted(in_flight):
+                    for index in todo[start : start + size]:
                         yield self._run_single(self.task_at(index))
-                    state[at] = 2
-
-    def _run_chunks(
-        self, todo: Sequence[int], chunks: range, state: bytearray
-    ) -> Iterator[ResultT]:
-        from joblib import delayed
-
-        def calls() -> Iterator[Any]:
-            for at in range(len(chunks)):
-                if state[at] == 0:
-                    state[at] = 1
-                    tasks = [self.task_at(i) for i in todo[chunks[at] : chunks[at] + chunks.step]]
-                    yield delayed(run_chunk)(self.work, tasks, os.getpid(), self.limit, at)
-
-        with _parallel(min(self.jobs, len(chunks))) as start:
-            for at, results in start(calls()):
-                state[at] = 2
-                yield from results
+                in_flight.clear()
 
     def _run_single(self, task: TaskT) -> ResultT:
         from joblib import delayed
@@ -176,8 +167,8 @@ class LocalPool(Generic[TaskT, ResultT]):
         for _ in range(2):
             call = delayed(run_chunk)(self.work, [task], os.getpid(), self.limit)
             try:
-                with _parallel(2) as start:  # joblib would run a single job in this process
-                    results: list[ResultT] = [r for _, done in start([call]) for r in done]
+                with _parallel(2, [call]) as finished:  # joblib would run one job in this process
+                    results: list[ResultT] = [r for _, done in finished for r in done]
                     return results[0]
             except Exception as error:
                 if not _is_dead_worker(error):
@@ -188,8 +179,8 @@ class LocalPool(Generic[TaskT, ResultT]):
 
 
 @contextlib.contextmanager
-def _parallel(jobs: int) -> Iterator[Callable[[Iterable[Any]], Generator[Any, None, None]]]:
-    """Yield a function that starts calls in workers and returns their results as they complete."""
+def _parallel(jobs: int, calls: Iterable[Any]) -> Iterator[Iterable[Any]]:
+    """Start calls in workers and yield their results, which come as they complete."""
     from joblib import Parallel, parallel_config
 
     with (
@@ -205,14 +196,11 @@ def _parallel(jobs: int) -> Iterator[Callable[[Iterable[Any]], Generator[Any, No
             pre_dispatch="6*n_jobs",
             max_nbytes=None,
         )
-
-        def start(calls: Iterable[Any]) -> Generator[Any, None, None]:
-            # A signal that arrives meanwhile is handled when the block ends. The results must be
-            # registered for closing by then, or loky's threads would outlive the run.
-            with _signals_blocked():
-                return started.enter_context(contextlib.closing(parallel(calls)))
-
-        yield start
+        # A signal that arrives meanwhile is handled when the block ends. The results must be
+        # registered for closing by then, or loky's threads would outlive the run.
+        with _signals_blocked():
+            results = started.enter_context(contextlib.closing(parallel(calls)))
+        yield results
 
 
 @contextlib.contextmanager
@@ -222,27 +210,20 @@ def _signals_blocked() -> Iterator[None]:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+    sys.warnoptions.append(NO_LEAK_WARNING)
     try:
-        _start_trackers()
-        # Starting the standard library's tracker unblocks some signals.
+        from multiprocessing import resource_tracker
+
+        from joblib.externals.loky.backend import resource_tracker as loky_tracker
+
+        # The trackers clean up after loky. Starting the standard library's unblocks some signals.
+        loky_tracker.ensure_running()
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_trackers() -> None:
-    """Start the processes that clean up after loky, unless they run."""
-    from multiprocessing import resource_tracker
-
-    from joblib.externals.loky.backend import resource_tracker as loky_tracker
-
-    sys.warnoptions.append(NO_LEAK_WARNING)
-    try:
-        loky_tracker.ensure_running()
-        resource_tracker.ensure_running()
-    finally:
         sys.warnoptions.remove(NO_LEAK_WARNING)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_dead_worker(error: Exception) -> bool:
@@ -261,10 +242,3 @@ def stop_workers() -> None:
     executor = getattr(loky, "_executor", None)
     if executor is not None:
         executor.shutdown(wait=False, kill_workers=True)
-
-
-def default_jobs() -> int:
-    """Return the number of processes that this process may keep busy."""
-    import joblib
-
-    return int(joblib.cpu_count())

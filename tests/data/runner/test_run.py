@@ -89,7 +89,9 @@ def test_workers_are_never_more_than_the_chunks(monkeypatch: pytest.MonkeyPatch)
 
     asked: list[int] = []
     parallel = workers._parallel
-    monkeypatch.setattr(workers, "_parallel", lambda jobs: asked.append(jobs) or parallel(2))
+    monkeypatch.setattr(
+        workers, "_parallel", lambda jobs, calls: asked.append(jobs) or parallel(2, calls)
+    )
     pool: workers.LocalPool[int, int] = workers.LocalPool(abs, lambda i: i, lambda i, _: i, 1000)
     assert sorted(pool.run(range(9))) == list(range(9))
     assert asked == [9]
