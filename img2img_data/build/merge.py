@@ -123,7 +123,7 @@ def merge_shards(
         report = Report()
         with folder.dropped_unused(), writing_to(folder.building):
             rows = _rows(shards, out, copy, report, progress)
-            build_folder.write_manifests(folder, rows, page, report)
+            folder.write_manifests(rows, page, report)
         folder.end()
         return report
 

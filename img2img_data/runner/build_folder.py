@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+import fileinput
 import functools
 import json
 import os
@@ -45,7 +46,6 @@ SHARD_FILE: Final = "shard.tsv"
 LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
 """Packages on which the bytes of an image depend; the page of a corpus has their versions."""
 
-EXIT_BAD: Final = 1
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
@@ -115,18 +115,14 @@ class Report:
 
         ``expected`` reasons were asked for by the user (a filter's) and do not count as bad images.
         """
-        if self.unmatched and not unmatched_ok:
-            return EXIT_BAD
         expected |= PAIRING_REASONS
         bad = sum(n for reason, n in self.rejected.items() if reason not in expected)
-        usable = self.kept.total() + bad
-        return EXIT_BAD if usable and bad > max_bad * usable else 0
+        too_many = bad > max_bad * (self.kept.total() + bad)
+        return int(too_many or (self.unmatched > 0 and not unmatched_ok))
 
     def lines(self) -> list[str]:
         """Return the summary, one line per fact; reasons are explained."""
-        parts = ", ".join(
-            f"{split} {n:,}" for split, n in sorted(self.kept.items()) if split != "."
-        )
+        parts = ", ".join(f"{name} {n:,}" for name, n in sorted(self.kept.items()) if name != ".")
         out = [f"kept {self.kept.total():,}" + (f" ({parts})" if parts else "")]
         for note, text in CONVERTED.items():
             if count := self.notes[note]:
@@ -165,10 +161,8 @@ class OutcomeLog:
         return array("q", (index for index, place in enumerate(self._positions) if place < 0))
 
     def rows(self) -> Iterator[tuple[int, str, bytes]]:
-        """Yield (index, manifest, line) in the order of the keys."""
-        finished = array("q", (i for i, place in enumerate(self._positions) if place >= 0))
-        lines = self._journal.lines_at(self._positions[index] for index in finished)
-        for index, line in zip(finished, lines, strict=True):
+        """Yield (index, manifest, line) in the order of the keys, once every task has an outcome."""
+        for index, line in enumerate(self._journal.lines_at(self._positions)):
             manifest, _, row = line.partition(b"\t")
             yield index, manifest.decode(), row
 
@@ -213,9 +207,8 @@ class BuildFolder:
                 self._check_same(_read_json(note), _with_folders(recipe, roots))
                 return "unfinished"
             if self.root.is_dir() and any(p.name not in OWN_NAMES for p in self.root.iterdir()):
-                raise UsageError(
-                    "folder", self.root, "holds other files", "choose a new or an empty folder"
-                )
+                hint = "choose a new or an empty folder"
+                raise UsageError("folder", self.root, "holds other files", hint)
         return "new"
 
     def begin(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> bool:
@@ -284,6 +277,56 @@ class BuildFolder:
         """Remove the files that only an unfinished run needs."""
         shutil.rmtree(self.building, ignore_errors=True)
 
+    def write_manifests(
+        self,
+        rows: Iterable[tuple[int, str, bytes]],
+        page: Mapping[str, Any],
+        report: Report,
+        positions: Sequence[int] | None = None,
+    ) -> None:
+        """Write metadata.jsonl of each manifest, rejected.jsonl, then the page, all by rename.
+
+        ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the
+        counts. ``positions``, for a shard: the position of each index in the complete plan, saved
+        in ``SHARD_FILE``.
+        """
+        parts = self.building / "manifests"
+        parts.mkdir(exist_ok=True)
+        # The images of a selection are copied, so their notes describe no conversion.
+        gathered = ManifestStatistics(count_notes=page["kind"] != "selection")
+        with contextlib.ExitStack() as stack:
+            files: dict[str, BinaryIO] = {"": stack.enter_context((parts / "rejected").open("wb"))}
+            order = stack.enter_context((parts / "order").open("wb"))
+            for index, name, line in rows:
+                if name not in files:
+                    files[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
+                files[name].write(line)
+                gathered.add(line)
+                if positions is not None:
+                    order.write(f"{positions[index]}\t{name}\n".encode())
+            # The page says that the folder is complete, so the manifests must be on disk before it.
+            for file in (order, *files.values()):
+                file.flush()
+                os.fsync(file.fileno())
+        report.notes.update(gathered.notes)
+        kept = {name: parts / f"kept-{name}" for name in files if name}
+        report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
+        for name, path in kept.items():
+            path.replace(self.root / name / METADATA_FILE)
+        (parts / "rejected").replace(self.root / REJECTED_FILE)
+        if positions is not None:
+            (parts / "order").replace(self.root / SHARD_FILE)
+        counts: dict[str, Any] = {
+            "kept": dict(sorted(report.kept.items())),
+            "rejected": dict(sorted(report.rejected.items())),
+            "total": report.total,
+        }
+        if gathered.notes:
+            counts["notes"] = dict(sorted(gathered.notes.items()))
+        measured = {"measured": gathered.measured()} if gathered.measurements else {}
+        content = to_json_page({**page, "counts": counts, **measured})
+        write_atomically(self.root / self.page, content, self.building / "page", sync=True)
+
     def report(self) -> Report:
         """Return the counts of a complete folder."""
         report = Report(complete=True)
@@ -331,60 +374,9 @@ def _writer(process: int, thread: int) -> str:
     return f"{process}-{thread}-{os.urandom(8).hex()}"
 
 
-# ---------------------------------------------------------------------------------------- manifests
+# --------------------------------------------------------------------------------------- statistics
 _NOTES: Final = b'"notes": ["'
 _TARGET: Final = re.compile(rb'"target_source_sha256": "([0-9a-f]{16})')
-
-
-def write_manifests(
-    folder: BuildFolder,
-    rows: Iterable[tuple[int, str, bytes]],
-    page: Mapping[str, Any],
-    report: Report,
-    positions: Sequence[int] | None = None,
-) -> None:
-    """Write metadata.jsonl of each manifest and rejected.jsonl, then the folder's page, by rename.
-
-    ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the
-    counts. ``positions``, for a shard: the position of each index in the complete plan, saved in
-    ``SHARD_FILE``.
-    """
-    parts = folder.building / "manifests"
-    parts.mkdir(exist_ok=True)
-    # The images of a selection are copied, so their notes describe no conversion.
-    gathered = ManifestStatistics(count_notes=page["kind"] != "selection")
-    with contextlib.ExitStack() as stack:
-        files: dict[str, BinaryIO] = {"": stack.enter_context((parts / "rejected").open("wb"))}
-        order = stack.enter_context((parts / "order").open("wb"))
-        for index, name, line in rows:
-            if name not in files:
-                files[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
-            files[name].write(line)
-            gathered.add(line)
-            if positions is not None:
-                order.write(f"{positions[index]}\t{name}\n".encode())
-        # The page says that the folder is complete, so the manifests must be on disk before it.
-        for file in (order, *files.values()):
-            file.flush()
-            os.fsync(file.fileno())
-    report.notes.update(gathered.notes)
-    kept = {name: parts / f"kept-{name}" for name in files if name}
-    report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
-    for name, path in kept.items():
-        path.replace(folder.root / name / METADATA_FILE)
-    (parts / "rejected").replace(folder.root / REJECTED_FILE)
-    if positions is not None:
-        (parts / "order").replace(folder.root / SHARD_FILE)
-    counts: dict[str, Any] = {
-        "kept": dict(sorted(report.kept.items())),
-        "rejected": dict(sorted(report.rejected.items())),
-        "total": report.total,
-    }
-    if gathered.notes:
-        counts["notes"] = dict(sorted(gathered.notes.items()))
-    measured = {"measured": gathered.measured()} if gathered.worst else {}
-    content = to_json_page({**page, "counts": counts, **measured})
-    write_atomically(folder.root / folder.page, content, folder.building / "page", sync=True)
 
 
 @dataclass(slots=True)
@@ -393,9 +385,8 @@ class ManifestStatistics:
 
     count_notes: bool
     notes: Counter[str] = field(default_factory=Counter)
-    worst: dict[str, float] = field(default_factory=dict)
-    sums: dict[str, float] = field(default_factory=dict)
-    measurements: Counter[str] = field(default_factory=Counter)
+    measurements: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+    """Worst value, sum and number of the measurements of each name."""
     targets: array[int] = field(default_factory=lambda: array("Q"))
     """First 8 bytes of each target's SHA-256."""
 
@@ -406,17 +397,17 @@ class ManifestStatistics:
             self.notes.update(json.loads(line[at + len(_NOTES) - 2 : line.index(b"]", at) + 1]))
         if b'"measured"' in line:
             for name, value in json.loads(line).get("measured", {}).items():
-                self.worst[name] = max(self.worst.get(name, value), value, key=abs)
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.measurements[name] += 1
+                worst, total, count = self.measurements.get(name, (value, 0.0, 0))
+                worst = max(worst, value, key=abs)
+                self.measurements[name] = worst, total + value, count + 1
         if target := _TARGET.search(line):
             self.targets.append(int(target[1], 16))
 
     def measured(self) -> dict[str, float]:
         """Return the mean of measurements named mean or share, the worst value of the others."""
-        means = {n: round(self.sums[n] / self.measurements[n], 6) for n in self.sums}
         return {
-            n: means[n] if n.endswith(("_mean", "_share")) else v for n, v in self.worst.items()
+            name: round(total / count, 6) if name.endswith(("_mean", "_share")) else worst
+            for name, (worst, total, count) in self.measurements.items()
         }
 
     def duplicate_targets(self, manifests: Iterable[Path]) -> list[str]:
@@ -427,21 +418,17 @@ class ManifestStatistics:
 
         known, counts = np.unique(np.frombuffer(self.targets, np.uint64), return_counts=True)
         repeated = set(map(int, known[counts > 1]))
-        first: dict[str, str] = {}
+        if not repeated:
+            return []
+        names: dict[str, str] = {}
         warnings = []
-        for row in _rows_with(repeated, manifests) if repeated else ():
-            name = first.setdefault(row["target_source_sha256"], row["target_source"])
-            if name != row["target_source"]:
-                warnings.append(
-                    f"'{row['target_source']}' and '{name}' are the same image, duplicated"
-                )
-        return warnings
-
-
-def _rows_with(targets: set[int], manifests: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for path in manifests:
-        with path.open("rb") as lines:
+        with fileinput.FileInput(manifests, mode="rb") as lines:
             for line in lines:
-                found = _TARGET.search(line)
-                if found and int(found[1], 16) in targets:
-                    yield json.loads(line)
+                target = _TARGET.search(line)
+                if target and int(target[1], 16) in repeated:
+                    row = json.loads(line)
+                    name = row["target_source"]
+                    first = names.setdefault(row["target_source_sha256"], name)
+                    if name != first:
+                        warnings.append(f"'{name}' and '{first}' are the same image, duplicated")
+        return warnings

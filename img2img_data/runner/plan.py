@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import heapq
 import json
-import math
 import os
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain, pairwise
@@ -24,7 +24,7 @@ from unicodedata import normalize
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.corpus.format import Kind, digest, key_forms, key_in_form, split_place
+from img2img_data.corpus.format import Kind, digest, hash64, key_forms, key_in_form, split_place
 from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
 from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
@@ -76,10 +76,7 @@ class ByteColumn:
         return bytes(self.data[self.ends[row - 1] if row else 0 : self.ends[row]])
 
     def __iter__(self) -> Iterator[bytes]:
-        start = 0
-        for end in self.ends:
-            yield bytes(self.data[start:end])
-            start = end
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(slots=True)
@@ -127,10 +124,8 @@ class Plan:
             spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in parts)
         if self.tags:
             tags = {**self._listed_tags(self.sides[row], sources), **tags}
-        rejected = rejected and tuple(rejected)
-        return ImageTask(
-            index, self._key(row), self.sides[row], sources, tags, rejected, split, spans
-        )
+        key, side, rejected = self._key(row), self.sides[row], rejected and tuple(rejected)
+        return ImageTask(index, key, side, sources, tags, rejected, split, spans)
 
     def _listed_tags(self, root: int, sources: tuple[bytes, ...]) -> dict[str, Any]:
         """Return the tags of a task's sources from the folders' lists; the first source wins."""
@@ -145,7 +140,7 @@ class Plan:
         """Read the lists of tags beside the images; return the plan itself."""
         for root, name in enumerate(self.roots):
             first = (p for p, side in zip(self.first, self.sides, strict=True) if side == root)
-            second = (p for p in (self.second if root else ()) if p)
+            second = filter(None, self.second if root else ())
             self.tags += (find_tags(name, chain(first, second)),)
         return self
 
@@ -168,17 +163,21 @@ class Plan:
             return
         import numpy as np
 
-        strata, usable = Strata(seed), array("q")
-        for position in range(len(self.order)):
-            task = self._task(position, position)
-            if not task.rejected:
-                # The two domains of an unpaired corpus are split separately.
-                path, side = task.sources[0], f"{task.root}/" if self.kind == "unpaired" else ""
-                group = group_of(path, task.tags, group_by)
-                strata.add(group, side + stratum_of(path, task.tags, stratify))
-                usable.append(position)
+        usable = array("q")
+
+        def images() -> Iterator[tuple[bytes, str]]:
+            for position in range(len(self.order)):
+                task = self._task(position, position)
+                if not task.rejected:
+                    usable.append(position)
+                    # The two domains of an unpaired corpus are split separately.
+                    path, side = task.sources[0], f"{task.root}/" if self.kind == "unpaired" else ""
+                    group = group_of(path, task.tags, group_by)
+                    yield group, side + stratum_of(path, task.tags, stratify)
+
+        found = stratified_splits(images(), shares.values(), seed)
         splits = np.zeros(len(self.order), np.uint8)
-        splits[np.frombuffer(usable, np.int64)] = strata.split(shares.values())
+        splits[np.frombuffer(usable, np.int64)] = found
         self.splits, self.split_at = tuple(shares), splits.tobytes()
 
     def names_digest(self) -> str:
@@ -196,12 +195,9 @@ class Plan:
         Keys and ``names_digest`` stay those of the complete plan, so merged shards equal a plain
         run.
         """
-
-        def is_member(position: int) -> bool:
-            path = self.first[self.order[position]]
-            return int.from_bytes(digest(b"shard", path), "little") % count == number - 1
-
-        return replace(self, selected=array("q", filter(is_member, self.selected)))
+        paths = ((position, self.first[self.order[position]]) for position in self.selected)
+        chosen = (p for p, path in paths if hash64(b"shard", path) % count == number - 1)
+        return replace(self, selected=array("q", chosen))
 
     def find(self, root: int, path: bytes, key: str) -> int | None:
         """Return the index of the usable task with this first source and key, or None."""
@@ -245,33 +241,32 @@ class Plan:
         Without pairs, rows of one key have one path and stay in the order in which they were found.
         """
         of_pairs = len(self.second) > 0
-        key = (lambda r: (self._key(r), self.sides[r], self._sources(r))) if of_pairs else self._key
-        self.order.extend(_sorted_rows(array("q", rows), key))
+
+        def key(row: int) -> Any:
+            name = self._key(row)
+            return (name, self.sides[row], self._sources(row)) if of_pairs else name
+
+        found = array("q", rows)
+        # All keys of a million sources at once would take 100 MB. A scanned folder is almost
+        # sorted, so its sorted runs follow each other and need no merge.
+        starts = range(0, len(found), _SORTED_AT_ONCE)
+        runs = [array("q", sorted(found[i : i + _SORTED_AT_ONCE], key=key)) for i in starts]
+        is_sorted = all(key(a[-1]) <= key(b[0]) for a, b in pairwise(runs))
+        self.order.extend(chain(*runs) if is_sorted else heapq.merge(*runs, key=key))
         self.selected = range(len(self.order))
-
-
-def _sorted_rows(rows: array[int], key: Callable[[int], Any]) -> Iterable[int]:
-    # All keys of a million sources at once would take 100 MB. A scanned folder is almost sorted, so
-    # its sorted runs follow each other and need no merge.
-    starts = range(0, len(rows), _SORTED_AT_ONCE)
-    runs = [array("q", sorted(rows[i : i + _SORTED_AT_ONCE], key=key)) for i in starts]
-    if all(key(a[-1]) <= key(b[0]) for a, b in pairwise(runs)):
-        return (row for run in runs for row in run)
-    return heapq.merge(*runs, key=key)
 
 
 def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Item]]) -> Plan:
     """Plan one task per source: of one folder, or of the two domains of an unpaired corpus."""
     plan = Plan(tuple(os.fsencode(r) for r in roots), kind)
-    ends = [0]
     for side, found in enumerate(items):
+        start = len(plan.first)
         for item in found:
             plan._add(side, (item.path,), item.tags, item.rejected)
-        ends.append(len(plan.first))
-        plan.forms += key_forms(plan.first, ends[-2], ends[-1])
-    # The domains of an unpaired corpus are sorted one after the other, as their rows are written.
-    for start, end in pairwise(ends):
-        plan._sort(range(start, end))
+        plan.forms += key_forms(plan.first, start)
+        # The domains of an unpaired corpus are sorted one after the other, as their rows are
+        # written.
+        plan._sort(range(start, len(plan.first)))
     return plan._find_tags()
 
 
@@ -284,7 +279,7 @@ def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
         start = len(plan.first) if side else 0
         for path, reason, detail in ((p, r, d) for s, p, r, d in matching.unmatched if s == side):
             plan._add(side, (path,), {}, (reason, detail))
-        plan.forms += key_forms(plan.first, start, len(plan.first))
+        plan.forms += key_forms(plan.first, start)
     plan._sort(range(len(plan.first)))
     return plan._find_tags()
 
@@ -327,14 +322,11 @@ def parse_split(text: str) -> Mapping[str, float]:
         name, _, number = part.partition("=")
         if name in shares:
             raise ValueError(f"'{name}' appears twice")
-        try:
+        with suppress(ValueError):
             shares[name] = float(number)
-        except ValueError:
-            shares[name] = math.nan
-        if not _SPLIT_NAME.fullmatch(name) or not 0 <= shares[name] <= 1:
-            raise ValueError(
-                f"'{part}' is not NAME=SHARE (0 to 1), as in train=0.8,val=0.1,test=0.1"
-            )
+        if not _SPLIT_NAME.fullmatch(name) or not 0 <= shares.get(name, -1) <= 1:
+            example = "as in train=0.8,val=0.1,test=0.1"
+            raise ValueError(f"'{part}' is not NAME=SHARE (0 to 1), {example}")
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
     return shares
@@ -392,11 +384,13 @@ def check_tag(rule: str | None, option: str, known: Iterable[str]) -> None:
         raise UsageError("option", f"{option} {rule}", "no image has this tag", hint)
 
 
-class Strata:
-    """Collects the group and the stratum of each image, then splits each stratum exactly.
+def stratified_splits(
+    images: Iterable[tuple[bytes, str]], shares: Iterable[float], seed: int
+) -> NDArray[np.uint8]:
+    """Return for each image, a group and a stratum, the index of its split among ``shares``.
 
-    Call ``add`` once per image; ``split`` returns the index of each image's split, in that order.
-    Memory: 12 bytes per image, and about 100 more while splitting.
+    ``shares`` sum to 1, and each stratum is split exactly. Memory: 12 bytes per image, and about
+    100 more while splitting.
 
     Method: systematic sampling with a random start (Madow & Madow 1944, "On the theory of
     systematic sampling I"). The groups of a stratum lie side by side on a circle, in the order of
@@ -409,43 +403,31 @@ class Strata:
     A group in several strata counts in the one with most of its images; if equal, in the first by
     name.
     """
+    import numpy as np
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._places = array("Q")
-        self._strata = array("i")
-        self._names: dict[str, int] = {}
-
-    def add(self, group: bytes, stratum: str) -> None:
-        """Add the group and the stratum of the next image."""
-        self._places.append(split_place(group, self._seed))
-        self._strata.append(self._names.setdefault(stratum, len(self._names)))
-
-    def split(self, shares: Iterable[float]) -> NDArray[np.uint8]:
-        """Return for each image the index of its split among ``shares``, which sum to 1."""
-        import numpy as np
-
-        names = sorted(self._names)
-        rank = np.empty(len(names), np.int64)
-        rank[[self._names[n] for n in names]] = np.arange(len(names))
-        # np.unique sorts by the hash, so a group's number is also its position on the circle.
-        _, group = np.unique(np.frombuffer(self._places, np.uint64), return_inverse=True)
-        sizes = np.bincount(group)
-        stratum = _majority(group, rank[np.frombuffer(self._strata, np.int32)], len(names))
-        turns = np.array(
-            [split_place(n.encode("utf-8", "surrogateescape"), self._seed) for n in names]
-        )
-        order = np.lexsort((np.arange(len(sizes)), stratum))
-        ends = np.cumsum(sizes[order])
-        totals = np.bincount(stratum, sizes, len(names))
-        starts = np.concatenate(([0], np.cumsum(totals)[:-1]))
-        of = stratum[order]
-        middles = (ends - sizes[order] / 2 - starts[of]) / totals[of]
-        angles = (middles + turns[of] / 2.0**64) % 1
-        bounds = np.cumsum(list(shares))[:-1]
-        splits = np.empty(len(sizes), np.uint8)
-        splits[order] = np.searchsorted(bounds, angles, side="right")
-        return splits[group]
+    places, strata, numbers = array("Q"), array("i"), dict[str, int]()
+    for member, name in images:
+        places.append(split_place(member, seed))
+        strata.append(numbers.setdefault(name, len(numbers)))
+    names = sorted(numbers)
+    rank = np.empty(len(names), np.int64)
+    rank[[numbers[n] for n in names]] = np.arange(len(names))
+    # np.unique sorts by the hash, so a group's number is also its position on the circle.
+    _, group = np.unique(np.frombuffer(places, np.uint64), return_inverse=True)
+    sizes = np.bincount(group)
+    stratum = _majority(group, rank[np.frombuffer(strata, np.int32)], len(names))
+    turns = np.array([split_place(n.encode("utf-8", "surrogateescape"), seed) for n in names])
+    order = np.lexsort((np.arange(len(sizes)), stratum))
+    ends = np.cumsum(sizes[order])
+    totals = np.bincount(stratum, sizes, len(names))
+    starts = np.concatenate(([0], np.cumsum(totals)[:-1]))
+    of = stratum[order]
+    middles = (ends - sizes[order] / 2 - starts[of]) / totals[of]
+    angles = (middles + turns[of] / 2.0**64) % 1
+    bounds = np.cumsum(list(shares))[:-1]
+    splits = np.empty(len(sizes), np.uint8)
+    splits[order] = np.searchsorted(bounds, angles, side="right")
+    return splits[group]
 
 
 def _majority(group: NDArray[Any], stratum: NDArray[Any], strata: int) -> NDArray[np.int64]:

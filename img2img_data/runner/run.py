@@ -21,13 +21,7 @@ from img2img_data.core.files import locked, versions
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import inside, to_json_line
-from img2img_data.runner.build_folder import (
-    LIBRARIES,
-    BuildFolder,
-    Outcome,
-    Report,
-    write_manifests,
-)
+from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
 from img2img_data.runner.plan import ImageTask, Plan
 
 if TYPE_CHECKING:
@@ -177,7 +171,7 @@ def _fill(
             report.add(outcome)
             show(done, total)
         positions = plan.selected if "shard" in page else None
-        write_manifests(build.folder, log.rows(), page, report, positions)
+        build.folder.write_manifests(log.rows(), page, report, positions)
     return report
 
 
@@ -195,11 +189,8 @@ def _connection(settings: RunSettings) -> AbstractContextManager[Client | None]:
 
 def _check_not_empty(plan: Plan) -> None:
     """Raise ``Img2ImgError`` if there are no images, or none for a domain of an unpaired corpus."""
-    domains = range(len(plan.roots)) if plan.kind == "unpaired" else ()
-    empty = [plan.roots[side] for side in domains if side not in plan.sides]
-    if not len(plan):
-        empty = list(plan.roots)
-    if empty:
+    empty = [root for side, root in enumerate(plan.roots) if side not in plan.sides]
+    if empty and (plan.kind == "unpaired" or not len(plan)):
         names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in dict.fromkeys(empty))
         raise Img2ImgError(f"no images in {names}", why="nothing to do", hint="check the path")
 

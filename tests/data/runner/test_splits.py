@@ -15,7 +15,14 @@ from conftest import make_photo, write_photos
 from img2img_data.core.errors import UsageError
 from img2img_data.corpus.format import split_of
 from img2img_data.images import io
-from img2img_data.runner.plan import Strata, check_tag, group_of, parse_split, stratum_of, tag_in
+from img2img_data.runner.plan import (
+    check_tag,
+    group_of,
+    parse_split,
+    stratified_splits,
+    stratum_of,
+    tag_in,
+)
 from img2img_data.sources.folder import find_tags
 from img2img_data.sources.tags import MAX_TAGS, tags_of
 
@@ -62,10 +69,7 @@ def test_an_unknown_tag_names_the_known_ones() -> None:
 def split_all(
     members: list[tuple[bytes, str]], shares: dict[str, float], seed: int = 0
 ) -> list[str]:
-    strata = Strata(seed)
-    for group, stratum in members:
-        strata.add(group, stratum)
-    return [list(shares)[at] for at in strata.split(shares.values())]
+    return [list(shares)[at] for at in stratified_splits(members, shares.values(), seed)]
 
 
 def test_whole_shares_hold_exactly_in_each_stratum() -> None:
