@@ -1,86 +1,39 @@
-"""Commands of ``img2img-data``: one for each step, and those for recipes, shards and inspection.
+"""Commands of ``img2img-data`` that are no steps: recipes, shards, inspection, catalogs.
 
-OpenCV, pydantic and the rooms are imported inside the functions, so ``--help`` stays quick.
+The rooms are imported inside the functions, so that each command loads only what it uses.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
+from pydantic import Field
 
 from img2img_data.core.command_line import FOLDER, ModelCommand
 from img2img_data.core.errors import printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import progress_of
-
-if TYPE_CHECKING:
-    from img2img_data.runner.build_folder import Report
+from img2img_data.core.settings_model import build_model
 
 
-def print_report(report: Report, out: Path, dry_run: bool, start: float) -> None:
-    """Print the summary of a step that began at ``start``; nothing after a dry run."""
-    if dry_run:
-        return
-    lines, name = list(report.lines()), printable(str(out))
-    if report.complete:
-        lines.append(f"'{name}' was complete already")
-    else:
-        seconds = time.monotonic() - start
-        rate = f"{report.total / max(seconds, 1e-3):,.0f} images/s"
-        lines.append(f"'{name}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}")
-    click.echo("\n".join(lines))
+class BuildOptions(FrozenModel):
+    """Options of ``build``."""
+
+    smoke: bool = False
+    """build the small size, of the recipe's section 'smoke'"""
+    jobs: int | None = Field(None, ge=0, le=1024)
+    """worker processes, overrides the recipe; 0: one per core"""
+    dry_run: bool = False
+    """print the plan with counts, write nothing"""
 
 
-# -------------------------------------------------------------------------------------------- steps
-def step_command(name: str) -> click.Command:
-    """Return the command of a step: its folders as arguments, its settings as options."""
-    from img2img_data.cli.steps import STEPS, run_step
-
-    step = STEPS[name]
-
-    def run(settings: dict[str, Any], degradation: Any = None, **folders: Path) -> None:
-        if degradation is not None:
-            settings["degradation"] = degradation
-        paths, start = tuple(folders[path] for path in step.paths), time.monotonic()
-        with progress_of(name) as progress:
-            report, code = run_step(name, paths, settings, progress, click.echo)
-        print_report(report, paths[-1], bool(settings.get("dry_run")), start)
-        sys.exit(code)
-
-    params: list[click.Parameter] = [click.Argument([path], type=FOLDER) for path in step.paths]
-    params += [_RECIPE] if name == "degrade" else []
-    text = step.run.__doc__
-    return ModelCommand(name, params=params, callback=run, help=text, models=lambda: step.models)
-
-
-def _load_degradation(ctx: click.Context, option: click.Parameter, path: Path | None) -> Any:
-    from img2img_data.cli.recipe import load_degradation
-
-    return None if path is None else load_degradation(path)
-
-
-_RECIPE: Final = click.Option(
-    ["--recipe", "degradation"],
-    type=FOLDER,
-    callback=_load_degradation,
-    help="YAML file with a tree of degradations under the key 'degradation'",
-)
-
-
-@click.command
+@click.command(cls=ModelCommand, models=lambda: (BuildOptions,))
 @click.argument("recipe", type=FOLDER)
-@click.option("--smoke", is_flag=True, help="build the small size, of the recipe's section 'smoke'")
-@click.option(
-    "--jobs",
-    type=click.IntRange(0, 1024),
-    help="worker processes, overrides the recipe; 0: one per core",
-)
-@click.option("--dry-run", is_flag=True, help="print the plan with counts, write nothing")
-def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
+def build(recipe: Path, settings: dict[str, Any]) -> int:
     """Run the corpus steps of RECIPE, a YAML file, in order.
 
     \b
@@ -93,33 +46,34 @@ def build(recipe: Path, smoke: bool, jobs: int | None, dry_run: bool) -> None:
     first step. Complete corpora are not built again.
     """
     from img2img_data.cli.recipe import forecast_recipe, load_recipe
+    from img2img_data.cli.steps import run_and_print
 
-    extra: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
-    steps = load_recipe(recipe, smoke)
-    if dry_run:
-        sys.exit(forecast_recipe(steps, extra, click.echo))
+    options = build_model(BuildOptions, settings)
+    steps = [step.with_jobs(options.jobs) for step in load_recipe(recipe, options.smoke)]
+    if options.dry_run:
+        return forecast_recipe(steps, click.echo)
     for step in steps:
         click.echo(step.line)
-        start = time.monotonic()
-        with progress_of(step.name) as progress:
-            report, code = step.run(extra, progress, click.echo)
-        print_report(report, step.paths[-1], bool(step.settings.get("dry_run")), start)
+        code = run_and_print(step.name, step.paths, step.settings)
         if code:
-            sys.exit(code)
+            return code
+    return 0
 
 
-@click.command
+class MergeOptions(FrozenModel):
+    """Options of ``merge``."""
+
+    max_bad: float = Field(0.1, ge=0, le=1)
+    """exit with 1 if a larger share of all images was rejected"""
+    dry_run: bool = False
+    """check that the shards fit together, write nothing"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (MergeOptions,))
 @click.argument("shards", type=FOLDER, nargs=-1, required=True)
 @click.argument("out", type=FOLDER)
 @click.option("--copy", is_flag=True, help="copy the files even where hard links are possible")
-@click.option(
-    "--max-bad",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    help="exit with 1 if a larger share of all images was rejected",
-)
-@click.option("--dry-run", is_flag=True, help="check that the shards fit together, write nothing")
-def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_run: bool) -> None:
+def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, Any]) -> int:
     """Join all SHARDS of a build in OUT: byte for byte the corpus of a build without --shard.
 
     \b
@@ -133,31 +87,39 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, max_bad: float, dry_r
     afterwards.
     """
     from img2img_data.build.merge import exit_code_of, merge_shards, open_shards
+    from img2img_data.cli.steps import print_report
 
-    start = time.monotonic()
+    options, start = build_model(MergeOptions, settings), time.monotonic()
     opened = open_shards(shards, out)
-    if dry_run:
+    if options.dry_run:
         sources, name = opened[0].info["shard"]["sources"], printable(str(out))
         click.echo(f"would join {len(opened)} shards with {sources:,} sources in '{name}'")
-        return
+        return 0
     with progress_of("merge") as progress:
         report = merge_shards(opened, out, progress, copy)
-    print_report(report, out, False, start)
+    print_report(report, out, start)
     if not copy and not report.complete:
         click.echo("only files changed after their shard was built were read; 'verify' reads all")
-    sys.exit(exit_code_of(opened, report, max_bad))
+    return exit_code_of(opened, report, options.max_bad)
 
 
 # --------------------------------------------------------------------------------------- inspection
-@click.command
+class ShowOptions(FrozenModel):
+    """Options of ``show``."""
+
+    out: Path | None = None
+    """HTML file to write, by default CORPUS/show.html"""
+    limit: int = Field(200, ge=1)
+    """pairs on the page"""
+    split: str = ""
+    """split to show, by default all"""
+    seed: int = Field(0, ge=0)
+    """seed of the sample of a large corpus"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (ShowOptions,))
 @click.argument("corpus", type=FOLDER)
-@click.option("--out", type=FOLDER, help="HTML file to write  [default: CORPUS/show.html]")
-@click.option("--limit", type=click.IntRange(min=1), default=200, help="pairs on the page")
-@click.option("--split", default="", metavar="NAME", show_default="all", help="split to show")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, help="seed of the sample of a large corpus"
-)
-def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> None:
+def show(corpus: Path, settings: dict[str, Any]) -> None:
     """Write a self-contained HTML page: the most degraded pairs and typical ones, a slider on each.
 
     \b
@@ -171,42 +133,30 @@ def show(corpus: Path, out: Path | None, limit: int, split: str, seed: int) -> N
     """
     from img2img_data.inspect.corpus_page import write_corpus_page
 
+    options = build_model(ShowOptions, settings)
     with progress_of("show") as progress:
-        page = write_corpus_page(corpus, out, limit, split, seed, progress)
+        page = write_corpus_page(corpus, progress=progress, **dict(options))
     click.echo(printable(str(page)))
 
 
-@click.command
+class VerifyOptions(FrozenModel):
+    """Options of ``verify``."""
+
+    quick: bool = False
+    """compare names only, read no image"""
+    max_shift: float | None = Field(None, gt=0)
+    """also list pairs whose images are shifted by more than this, pixels"""
+    leaks: bool = False
+    """also list images with an exact or near copy in another split"""
+    duplicate_distance: int = Field(8, ge=0, le=9)
+    """bits of 64 in which near copies may differ; 0: exact copies only"""
+    jobs: int = Field(0, ge=0, le=1024)
+    """worker processes of --leaks; 0: one per core"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (VerifyOptions,))
 @click.argument("corpus", type=FOLDER)
-@click.option("--quick", is_flag=True, help="compare names only, read no image")
-@click.option(
-    "--max-shift",
-    type=click.FloatRange(min=0, min_open=True),
-    help="also list pairs whose images are shifted by more than this, pixels",
-)
-@click.option(
-    "--leaks", is_flag=True, help="also list images with an exact or near copy in another split"
-)
-@click.option(
-    "--duplicate-distance",
-    type=click.IntRange(0, 9),
-    default=8,
-    help="bits of 64 in which near copies may differ; 0: exact copies only",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(0, 1024),
-    default=0,
-    help="worker processes of --leaks; 0: one per core",
-)
-def verify(
-    corpus: Path,
-    quick: bool,
-    max_shift: float | None,
-    leaks: bool,
-    duplicate_distance: int,
-    jobs: int,
-) -> None:
+def verify(corpus: Path, settings: dict[str, Any]) -> int:
     """List missing, extra, unreadable, changed and resized files of CORPUS.
 
     \b
@@ -217,40 +167,42 @@ def verify(
 
     The exit code is 1 if a problem is found.
     """
-    from img2img_data.inspect.verify import verify_corpus
+    from img2img_data.inspect import leakage
+    from img2img_data.inspect.verify import misaligned_pairs, verify_corpus
 
+    options = build_model(VerifyOptions, settings)
     with progress_of("verify") as progress:
-        found = verify_corpus(corpus, progress, quick)
-    lost = any(
-        problem == "manifest" and not (corpus / name).is_file()
-        for problem, name, _ in found.problems
-    )
-    if lost and (leaks or max_shift is not None):
+        found = verify_corpus(corpus, progress, options.quick)
+    max_shift, leaks = options.max_shift, options.leaks
+    lost = [n for problem, n, _ in found.problems if problem == "manifest"]
+    if (leaks or max_shift) and not all((corpus / name).is_file() for name in lost):
         found.notes.append("--max-shift and --leaks were skipped: they need every manifest")
-        leaks, max_shift = False, None
+        max_shift, leaks = None, False
     if max_shift is not None:
-        from img2img_data.inspect.verify import misaligned_pairs
-
         with progress_of("measure") as progress:
             found.problems += misaligned_pairs(corpus, max_shift, progress)
     if leaks:
-        from img2img_data.inspect.leakage import find_leaks
-
         with progress_of("leaks") as progress:
-            leaked = find_leaks(corpus, duplicate_distance, jobs, progress)
+            leaked = leakage.find_leaks(corpus, options.duplicate_distance, options.jobs, progress)
         found.problems += [("leak", *one) for one in leaked.found]
         found.notes += leaked.notes
-    for line in found.lines():
-        click.echo(line)
-    sys.exit(1 if found.problems else 0)
+    click.echo("\n".join(found.lines()))
+    return 1 if found.problems else 0
 
 
-@click.command
+class ReplayOptions(FrozenModel):
+    """Options of ``replay``."""
+
+    source: Path | None = None
+    """folder of the source images of the corpus"""
+    out: Path | None = None
+    """file to write the input to"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (ReplayOptions,))
 @click.argument("corpus", type=FOLDER)
 @click.argument("key")
-@click.option("--source", type=FOLDER, help="folder of the source images of the corpus")
-@click.option("--out", type=FOLDER, help="file to write the input to")
-def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> None:
+def replay(corpus: Path, key: str, settings: dict[str, Any]) -> int:
     """Compute the input of the pair KEY of CORPUS again and compare it, byte for byte.
 
     \b
@@ -263,27 +215,29 @@ def replay(corpus: Path, key: str, source: Path | None, out: Path | None) -> Non
     """
     from img2img_data.build.replay import replay_pair
 
-    result = replay_pair(corpus, key, source, out)
-    for line in result.lines:
-        click.echo(line)
-    sys.exit(0 if result.equal else 1)
+    options = build_model(ReplayOptions, settings)
+    result = replay_pair(corpus, key, options.source, options.out)
+    click.echo("\n".join(result.lines))
+    return 0 if result.equal else 1
 
 
 # ---------------------------------------------------------------------------------------- catalogue
-@click.command
+class DegradationsOptions(FrozenModel):
+    """Options of ``degradations``."""
+
+    on: Path | None = None
+    """image to show the degradations on"""
+    out: Path = Path("degradations.png")
+    """contact sheet to write, with --on"""
+    side: int = Field(160, ge=16, le=1024)
+    """side of the square cut from the middle of the image, pixels"""
+    seed: int = Field(0, ge=0)
+    """seed of the drawn parameters"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (DegradationsOptions,))
 @click.argument("name", default="")
-@click.option("--on", "image", type=FOLDER, help="image to show the degradations on")
-@click.option(
-    "--out", type=FOLDER, default=Path("degradations.png"), help="contact sheet to write, with --on"
-)
-@click.option(
-    "--side",
-    type=click.IntRange(16, 1024),
-    default=160,
-    help="side of the square cut from the middle of the image, pixels",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="seed of the drawn parameters")
-def degradations(name: str, image: Path | None, out: Path, side: int, seed: int) -> None:
+def degradations(name: str, settings: dict[str, Any]) -> None:
     """List all degradations, or the settings of NAME with units, ranges and defaults.
 
     \b
@@ -298,17 +252,16 @@ def degradations(name: str, image: Path | None, out: Path, side: int, seed: int)
     With --on a contact sheet is written instead: the image degraded by each kind, or nine times by
     NAME.
     """
-    if image is not None:
-        from img2img_data.inspect.contact_sheet import write_contact_sheet
-
-        for line in write_contact_sheet(image, out, name, side, seed):
-            click.echo(line)
-        click.echo(f"sheet: {printable(str(out))}")
-        return
     from img2img_data.degradations.spec import describe_degradations
+    from img2img_data.inspect.contact_sheet import write_contact_sheet
 
-    for line in describe_degradations(name):
-        click.echo(line)
+    options = build_model(DegradationsOptions, settings)
+    if options.on is None:
+        lines = list(describe_degradations(name))
+    else:
+        lines = write_contact_sheet(options.on, options.out, name, options.side, options.seed)
+        lines.append(f"sheet: {printable(str(options.out))}")
+    click.echo("\n".join(lines))
 
 
 @click.command
@@ -333,11 +286,18 @@ def schema(what: str) -> None:
     click.echo(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
 
 
-@click.command
+class SampleOptions(FrozenModel):
+    """Options of ``sample``."""
+
+    size: int = Field(64, ge=16)
+    """side of a crop, pixels"""
+    limit: int = Field(128, ge=1)
+    """crops per photo"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (SampleOptions,))
 @click.argument("out", type=FOLDER)
-@click.option("--size", type=click.IntRange(min=16), default=64, help="side of a crop, pixels")
-@click.option("--limit", type=click.IntRange(min=1), default=128, help="crops per photo")
-def sample(out: Path, size: int, limit: int) -> None:
+def sample(out: Path, settings: dict[str, Any]) -> None:
     """Write crops of the photos that ship with scikit-image, one folder per photo.
 
     \b
@@ -346,13 +306,9 @@ def sample(out: Path, size: int, limit: int) -> None:
     """
     from img2img_data.inspect.demo_photos import write_demo_photos
 
-    for name, count in write_demo_photos(out, size, limit).items():
+    options = build_model(SampleOptions, settings)
+    for name, count in write_demo_photos(out, options.size, options.limit).items():
         click.echo(f"{name}: {count} crops")
 
 
-_OTHERS: Final = (build, merge, show, verify, replay, degradations, schema, sample)
-
-
-def load_command(name: str) -> click.Command:
-    """Return a command by name; the slow modules of the steps are imported only for one of them."""
-    return next((c for c in _OTHERS if c.name == name), None) or step_command(name)
+COMMANDS: Final = (build, merge, show, verify, replay, degradations, schema, sample)

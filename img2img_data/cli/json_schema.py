@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
 
 from img2img_data.cli.recipe import Recipe
-from img2img_data.cli.steps import STEPS, BuildStep, KindChoice
+from img2img_data.cli.steps import STEPS, BuildStep
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import accepts_text, did_you_mean
+from img2img_data.core.settings_model import did_you_mean
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.compose import Composite
 from img2img_data.degradations.registry import DEGRADATIONS
@@ -96,75 +97,52 @@ def recipe_schema() -> Schema:
     """Return the schema of a recipe; its ``run`` sections belong to img2img-train: any object."""
     defs: Schema = {}
     schema = _model_schema(Recipe, defs)
-    steps = []
-    for name, step in STEPS.items():
-        defs[f"step-{name}"] = {
-            "type": "object",
-            "description": _first_line(step.run.__doc__),
-            "properties": {name: step_schema(step, defs)},
-            "required": [name],
-            "additionalProperties": False,
-        }
-        steps.append({"$ref": f"#/$defs/step-{name}"})
-    for text in ("name", "about"):
-        schema["properties"][text]["type"] = ["string", "number"]
+    defs["step"] = {
+        "type": "object",
+        "properties": {name: step_schema(step, defs) for name, step in STEPS.items()},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
     schema["properties"]["degradation"] |= tree_schema(defs)
-    schema["properties"]["corpus"] |= {"items": {"oneOf": steps}}
-    defs["Smoke"]["properties"]["corpus"] |= {"items": {"oneOf": steps}}
+    for part in (schema, defs["Smoke"]):
+        part["properties"]["corpus"]["items"] = {"$ref": "#/$defs/step"}
     return {**schema, "title": "a recipe of img2img", "$defs": defs}
 
 
 def step_schema(step: BuildStep, defs: Schema) -> Schema:
-    """Return the schema of a step's folders and settings; shared parts go into ``defs``."""
-    chosen = set(step.choice.members.values()) if step.choice else set()
-    properties: Schema = {
-        path: {"type": ["string", "number"], "minLength": 1, "description": _FOLDERS[path]}
-        for path in step.paths
-    }
-    for model in step.models:
-        if model not in chosen:
-            properties |= _properties_of(model, defs)
-    if "degradation" in properties:
-        properties["degradation"] = tree_schema(defs)
-    schema: Schema = {"type": "object", "properties": properties}
-    if step.choice:
-        schema["allOf"] = _branches(step.choice, properties, defs)
-    return {**schema, "required": list(step.paths), "additionalProperties": False}
+    """Return the schema of a step's folders and settings; shared parts go into ``defs``.
 
-
-def _branches(choice: KindChoice, properties: Schema, defs: Schema) -> list[Schema]:
-    """Return an if-then for each member of a choice, which forbids the settings of the others.
-
-    Every name also joins ``properties`` with its description, so that editors complete it.
+    A step whose setting ``kind`` selects a model has one alternative for each kind.
     """
-    members = {name: _properties_of(model, defs) for name, model in choice.members.items()}
-    every = {name: about for settings in members.values() for name, about in settings.items()}
-    for name, about in every.items():
-        properties.setdefault(name, {"description": about.get("description", "")})
-    branches = []
-    for name, settings in members.items():
-        test: Schema = {"properties": {choice.name: {"const": name}}}
-        # Without the setting the default is chosen: its branch must hold then too.
-        if name != choice.default:
-            test["required"] = [choice.name]
-        others: Schema = dict.fromkeys(sorted(every.keys() - settings.keys()), False)
-        branches.append({"if": test, "then": {"properties": {**settings, **others}}})
-    return branches
+    schemas: list[Schema] = []
+    for kind in step.kinds or [""]:
+        properties: Schema = {
+            path: {"type": ["string", "number"], "minLength": 1, "description": _FOLDERS[path]}
+            for path in step.paths
+        }
+        for model in step.models_for(kind):
+            properties |= _model_schema(model, defs)["properties"]
+        if "degradation" in properties:
+            properties["degradation"] = tree_schema(defs)
+        schema = _object(_first_line(step.run.__doc__), properties, list(step.paths))
+        if step.kinds:
+            properties["kind"]["enum"] = [kind]
+            # Without the setting the first kind is chosen.
+            schema["required"] += ["kind"] if schemas else []
+        schemas.append(schema)
+    return {"anyOf": schemas} if step.kinds else schemas[0]
 
 
 def tree_schema(defs: Schema) -> Schema:
     """Return the schema of a tree of degradations, as ``parse_spec`` reads it."""
     tree: Schema = {"$ref": "#/$defs/degradation"}
     if "degradation" not in defs:
-        kinds = {kind: _kind_schema(model, tree) for kind, model in DEGRADATIONS.items()}
         share = _of("number", "share of the images to degrade", minimum=0, maximum=1)
         weight = _of("number", "relative frequency within a one-of", minimum=0)
-        one: Schema = {
-            "type": "object",
-            "properties": {**kinds, "weight": weight, "probability": share},
-            "additionalProperties": False,
-            "oneOf": [{"required": [kind]} for kind in kinds],
-        }
+        kinds = {kind: _kind_schema(model, tree) for kind, model in DEGRADATIONS.items()}
+        one = _object("one kind", {**kinds, "weight": weight, "probability": share}, [])
+        one["oneOf"] = [{"required": [kind]} for kind in kinds]
         chain = {"type": "array", "items": tree, "minItems": 1}
         defs["degradation"] = {"anyOf": [{"enum": list(DEGRADATIONS)}, chain, one]}
     return tree
@@ -172,43 +150,36 @@ def tree_schema(defs: Schema) -> Schema:
 
 def _kind_schema(model: type[Degradation], tree: Schema) -> Schema:
     """Return the schema of one kind's settings; a composite may also be a plain list of steps."""
-    about = _first_line(model.__doc__)
-    if "transform" in model.model_fields:
+    about, properties = _first_line(model.__doc__), _model_schema(model, {})["properties"]
+    if "transform" in properties:
         return _of("object", about)
-    settings: Schema = {
-        "description": about,
-        "type": ["object", "null"],
-        "properties": _model_schema(model, {})["properties"],
-        "additionalProperties": False,
-    }
-    for setting in settings["properties"].values():
+    for setting in properties.values():
+        # A list of words may be one word.
         if setting.get("type") == "array" and "enum" in setting.get("items", {}):
-            setting["anyOf"] = [setting["items"], {"type": "array", "items": setting.pop("items")}]
-            del setting["type"]
+            items, _ = setting.pop("items"), setting.pop("type")
+            setting["anyOf"] = [items, {"type": "array", "items": items}]
     if not issubclass(model, Composite):
-        return settings
-    steps = {"type": "array", "items": tree}
-    settings["properties"]["steps"] = steps
-    full = {**settings, "type": "object", "required": ["steps"]}
-    return {"description": about, "anyOf": [{**steps, "minItems": 1}, full]}
+        return {**_object(about, properties, []), "type": ["object", "null"]}
+    properties["steps"] = {"type": "array", "items": tree}
+    plain = {**properties["steps"], "minItems": 1}
+    return {"description": about, "anyOf": [plain, _object(about, properties, ["steps"])]}
 
 
-def _properties_of(model: type[BaseModel], defs: Schema) -> Schema:
-    """Return the properties of a model, with numbers allowed where recipes take them for text."""
-    properties: Schema = _model_schema(model, defs)["properties"]
-    for name, field in model.model_fields.items():
-        schema = properties[name]
-        # YAML reads size: 64 as a number, which the recipe takes as text.
-        for part in [schema, *schema.get("anyOf", [])] if accepts_text(field) else []:
-            if part.get("type") == "string" and "enum" not in schema:
-                part["type"] = ["string", "number"]
-    return properties
+class _GenerateSchema(GenerateJsonSchema):
+    def str_schema(self, schema: Any) -> Schema:
+        """Return the schema of a text, which a file may give as a number: ``size: 64``."""
+        return {**super().str_schema(schema), "type": ["string", "number"]}
 
 
 def _model_schema(model: type[BaseModel], defs: Schema) -> Schema:
-    schema = model.model_json_schema()
+    schema = model.model_json_schema(schema_generator=_GenerateSchema)
     defs |= schema.pop("$defs", {})
     return {"properties": {}, **schema}
+
+
+def _object(description: str, properties: Schema, required: list[str]) -> Schema:
+    closed = {"additionalProperties": False, "required": required}
+    return _of("object", description, properties=properties, **closed)
 
 
 def _first_line(text: str | None) -> str:

@@ -1,15 +1,25 @@
-"""``img2img-data``: the group of all commands and the entry point."""
+"""``img2img-data``: the group of all commands, one command for each step, the entry point.
+
+OpenCV, pydantic and the rooms are imported inside the functions, so ``--help`` stays quick.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
-from img2img_data.core.command_line import CONTEXT, CommandGroup, run_command_line
+from img2img_data.core.command_line import (
+    CONTEXT,
+    FOLDER,
+    CommandGroup,
+    ModelCommand,
+    run_command_line,
+)
 
 SECTIONS: Final = {
     "Make corpora": {
@@ -47,9 +57,30 @@ SECTIONS: Final = {
 
 
 def _load_command(name: str) -> click.Command:
-    from img2img_data.cli.commands import load_command
+    from img2img_data.cli.commands import COMMANDS
 
-    return load_command(name)
+    return next((c for c in COMMANDS if c.name == name), None) or _step_command(name)
+
+
+def _step_command(name: str) -> click.Command:
+    """Return the command of a step: its folders as arguments, its settings as options."""
+    from img2img_data.cli.steps import STEPS, run_and_print
+
+    step = STEPS[name]
+
+    def run(settings: dict[str, Any], recipe: Path | None = None, **folders: Path) -> int:
+        if recipe is not None:
+            from img2img_data.cli.recipe import load_degradation
+
+            settings["degradation"] = load_degradation(recipe)
+        return run_and_print(name, [folders[path] for path in step.paths], settings)
+
+    params: list[click.Parameter] = [click.Argument([path], type=FOLDER) for path in step.paths]
+    if name == "degrade":
+        about = "YAML file with a tree of degradations under the key 'degradation'"
+        params.append(click.Option(["--recipe"], type=FOLDER, help=about))
+    text = step.run.__doc__
+    return ModelCommand(name, params=params, callback=run, help=text, models=lambda: step.models)
 
 
 @click.group(cls=CommandGroup, sections=SECTIONS, load=_load_command, context_settings=CONTEXT)

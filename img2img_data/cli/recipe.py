@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,14 +33,12 @@ from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_s
 from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import Img2ImgError, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.progress import Progress
-from img2img_data.core.settings_model import Place, accepts_text, build_model, did_you_mean
+from img2img_data.core.settings_model import Place, build_model, did_you_mean
 from img2img_data.core.yaml_file import read_yaml
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.exchange.export import EXPORT_FILE
 from img2img_data.exchange.webdataset import INDEX_FILE
-from img2img_data.runner.build_folder import Report
 
 LAST_FILES: Final = (CORPUS_FILE, SELECTION_FILE, EXPORT_FILE, INDEX_FILE)
 """Files that a step writes last: a folder that has one of them is complete."""
@@ -85,11 +83,11 @@ class RecipeStep:
     paths: tuple[Path, ...]
     settings: Mapping[str, Any]
 
-    def run(self, extra: Mapping[str, Any], progress: Progress, echo: Echo) -> tuple[Report, int]:
-        """Run the step; ``extra`` settings, of those that it has, override its own."""
-        known = STEPS[self.name].fields()
-        overrides = {key: value for key, value in extra.items() if key in known}
-        return run_step(self.name, self.paths, {**self.settings, **overrides}, progress, echo)
+    def with_jobs(self, jobs: int | None) -> RecipeStep:
+        """Return the step with that number of workers, if it has workers and ``jobs`` is given."""
+        if jobs is None or "jobs" not in STEPS[self.name].fields():
+            return self
+        return replace(self, settings={**self.settings, "jobs": jobs})
 
     @property
     def line(self) -> str:
@@ -106,10 +104,7 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
     """
     content, lines = read_yaml(path)
     place = Place(f"recipe '{printable(str(path))}'", lines=lines)
-    texts: dict[str, Any] = {
-        key: _as_text(content[key]) for key in ("name", "about") if key in content
-    }
-    recipe = build_model(Recipe, {**content, **texts}, place)
+    recipe = build_model(Recipe, content, place)
     if not recipe.corpus:
         raise UsageError("recipe", path, "has no 'corpus' steps", "see the files in recipes/")
     if recipe.degradation is not None:
@@ -129,9 +124,8 @@ def load_degradation(path: Path) -> Any:
     if "degradation" not in content:
         hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
         raise UsageError("recipe", path, "has no 'degradation'", hint)
-    parse_spec(
-        content["degradation"], Place(f"recipe '{printable(str(path))}'", ("degradation",), lines)
-    )
+    place = Place(f"recipe '{printable(str(path))}'", ("degradation",), lines)
+    parse_spec(content["degradation"], place)
     return content["degradation"]
 
 
@@ -139,8 +133,8 @@ def _read_steps(
     chain: Sequence[Mapping[str, Mapping[str, Any]]], degradation: Any, place: Place
 ) -> tuple[RecipeStep, ...]:
     steps: list[RecipeStep] = []
-    for index, entry in enumerate(chain):
-        here = place.below(str(index))
+    for number, entry in enumerate(chain, 1):
+        here = place.below(str(number - 1))
         if len(entry) != 1:
             raise here.error([], "is not one {command: settings}", "start each command with '- '")
         ((name, values),) = entry.items()
@@ -150,56 +144,32 @@ def _read_steps(
         own = DegradeSettings.model_fields.keys() & values.keys()
         if name == "degrade" and degradation is not None and not own:
             values = {**values, "degradation": degradation}
-        steps.append(_read_step(index + 1, name, values, here.below(name)))
-        _check_output(steps, here.below(name))
+        here, folders = here.below(name), STEPS[name].paths
+        settings = {key: value for key, value in values.items() if key not in folders}
+        check_settings(name, settings, here)
+        paths = tuple(_read_path(name, key, values, here) for key in folders)
+        for step in steps:
+            if os.path.abspath(step.paths[-1]) == os.path.abspath(paths[-1]):
+                why = f"is the output of step {step.number} ({step.name}) too"
+                raise here.error([folders[-1]], why, "give each step a folder of its own")
+        steps.append(RecipeStep(number, name, paths, settings))
     return tuple(steps)
-
-
-def _read_step(number: int, name: str, values: Mapping[str, Any], place: Place) -> RecipeStep:
-    step = STEPS[name]
-    known = {*step.paths, *step.fields()}
-    for key in values:
-        if key not in known:
-            raise place.error([key], "unknown", did_you_mean(key, known))
-    paths = tuple(_read_path(name, key, values, place) for key in step.paths)
-    texts = {f for m in step.models for f, field in m.model_fields.items() if accepts_text(field)}
-    settings = {
-        key: _as_text(value) if key in texts else value
-        for key, value in values.items()
-        if key not in step.paths
-    }
-    check_settings(name, settings, place)
-    return RecipeStep(number, name, paths, settings)
 
 
 def _read_path(name: str, key: str, values: Mapping[str, Any], place: Place) -> Path:
     if key not in values:
         raise place.error([key], "missing", f"name the folder; see 'img2img-data {name} --help'")
-    value = _as_text(values[key])
+    value = values[key]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a folder may be called 2024
     if not isinstance(value, str) or not value or "\0" in value:
-        why = f"is not a path (got {printable(repr(values[key]))[:80]})"
+        why = f"is not a path (got {printable(repr(value))[:80]})"
         raise place.error([key], why, "name a folder")
     return Path(value)
 
 
-def _check_output(steps: Sequence[RecipeStep], place: Place) -> None:
-    """Raise ``UsageError`` if the last step writes into the folder of an earlier one."""
-    *earlier, last = steps
-    for step in earlier:
-        if os.path.abspath(step.paths[-1]) == os.path.abspath(last.paths[-1]):
-            why = f"is the output of step {step.number} ({step.name}) too"
-            key = STEPS[last.name].paths[-1]
-            raise place.error([key], why, "give each step a folder of its own")
-
-
-def _as_text(value: Any) -> Any:
-    """Return a number as the text that it was written as, for keys that take text: ``size: 64``."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else value
-
-
 # ------------------------------------------------------------------------------------------ dry run
-def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], echo: Echo) -> int:
+def forecast_recipe(steps: Sequence[RecipeStep], echo: Echo) -> int:
     """Print what each step would read and write, and what exists already; nothing is written.
 
     Returns the largest exit code of the mistakes found on the way.
@@ -212,7 +182,7 @@ def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], echo:
         lines += [_describe_source(source, earlier) for source, earlier in sources]
         # Sources that earlier steps have yet to write cannot be counted.
         if all(_is_complete(earlier) for _, earlier in sources):
-            worst = max(worst, _forecast_step(step, extra, lines))
+            worst = max(worst, _forecast_step(step, lines))
         else:
             lines.append("its sources are counted once they exist")
         for line in _abridge(lines, step.name):
@@ -220,9 +190,10 @@ def forecast_recipe(steps: Sequence[RecipeStep], extra: Mapping[str, Any], echo:
     return worst
 
 
-def _forecast_step(step: RecipeStep, extra: Mapping[str, Any], lines: list[str]) -> int:
+def _forecast_step(step: RecipeStep, lines: list[str]) -> int:
+    settings = {**step.settings, "dry_run": True}
     try:
-        return step.run({**extra, "dry_run": True}, lambda done, total: None, lines.append)[1]
+        return run_step(step.name, step.paths, settings, lambda done, total: None, lines.append)[1]
     except Img2ImgError as error:  # the steps after it are reported too
         lines.append(f"error: {error}")
         return error.exit_code

@@ -8,13 +8,16 @@ group of ``main``.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field, field_validator
+import click
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from img2img_data.build import pairings, selection
 from img2img_data.build.pairs import BuildSettings, corpus_build
@@ -22,7 +25,7 @@ from img2img_data.build.resize_folder import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.progress import Progress
+from img2img_data.core.progress import Progress, progress_of
 from img2img_data.core.settings_model import (
     OPTIONS,
     ModelT,
@@ -50,6 +53,16 @@ Models = tuple[type[BaseModel], ...]
 
 
 # ------------------------------------------------------------------------- settings of single steps
+def _check_known(value: str, known: Collection[str]) -> str:
+    if value not in known:
+        raise ValueError(f"unknown; {did_you_mean(value, known)}")
+    return value
+
+
+DegradationName = Annotated[str, AfterValidator(partial(_check_known, known=DEGRADATIONS))]
+LayoutName = Annotated[str, AfterValidator(partial(_check_known, known=("auto", *LAYOUTS)))]
+
+
 class BlurSettings(FrozenModel):
     """The kind of blur."""
 
@@ -70,17 +83,12 @@ class BlurSettings(FrozenModel):
 class DegradeSettings(FrozenModel):
     """The degradation: one kind, or a tree of them."""
 
-    kind: str | None = Field(None, json_schema_extra={"enum": [*DEGRADATIONS, None]})
+    kind: DegradationName | None = Field(None, json_schema_extra={"enum": [*DEGRADATIONS, None]})
     """one degradation, by name; 'img2img-data degradations' lists them"""
     set: tuple[str, ...] = ()
     """setting of that kind, as in sigma=3 or sigma=1..5; may be repeated"""
     degradation: Any = None
     """a tree of degradations, in a recipe"""
-
-    @field_validator("kind")
-    @classmethod
-    def _check_kind(cls, value: str | None) -> str | None:
-        return value if value is None else _check_known(value, DEGRADATIONS)
 
 
 class UnmatchedSettings(FrozenModel):
@@ -100,18 +108,13 @@ class TableSettings(UnmatchedSettings):
 class ImportSettings(FrozenModel):
     """The layout of the folder to import."""
 
-    format: str = Field(
+    format: LayoutName = Field(
         "auto",
         description=f"layout of the folder: auto, {', '.join(LAYOUTS)}",
         json_schema_extra={"enum": ["auto", *LAYOUTS]},
     )
     bits: Literal[8, 16] = selection.field_of(BuildSettings, "bits")
     channels: Channels = selection.field_of(BuildSettings, "channels")
-
-    @field_validator("format")
-    @classmethod
-    def _check_format(cls, value: str) -> str:
-        return _check_known(value, ["auto", *LAYOUTS])
 
 
 class DryRun(FrozenModel):
@@ -125,12 +128,6 @@ class Workers(DryRun):
 
     jobs: int = Field(0, ge=0, le=1024)
     """worker processes; 0: one per core"""
-
-
-def _check_known(value: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    if value not in known:
-        raise ValueError(f"unknown; {did_you_mean(value, known)}")
-    return value
 
 
 # ----------------------------------------------------------------------------------- what a step is
@@ -155,44 +152,27 @@ class StepCall:
 
 
 @dataclass(frozen=True, slots=True)
-class KindChoice:
-    """A setting whose value selects which one of several models the other settings belong to."""
-
-    name: str
-    members: Mapping[str, type[BaseModel]]
-    default: str
-
-
-@dataclass(frozen=True, slots=True)
 class BuildStep:
     """One way to fill a folder: folders (the output last), models of its settings.
 
-    With a ``choice``, only the selected one of its members takes part. ``check`` raises
-    ``UsageError`` for mistakes that no model finds.
+    The setting ``kind`` selects one of the models in ``kinds``, by default the first; the others
+    take no part. ``check`` raises ``UsageError`` for mistakes that no model finds.
     """
 
     run: Callable[[StepCall], Report]
     paths: tuple[str, ...]
     models: Models
-    choice: KindChoice | None = None
+    kinds: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     check: Callable[[Mapping[str, Any], Place], object] | None = None
 
-    def models_for(self, settings: Mapping[str, Any]) -> Models:
-        """Return the models that settings must fit."""
-        if self.choice is None:
-            return self.models
-        selected = self.choice.members.get(self.selected(settings))
-        left_out = set(self.choice.members.values()) - {selected}
-        return tuple(model for model in self.models if model not in left_out)
+    def models_for(self, kind: str) -> Models:
+        """Return the models that settings with this ``kind`` must fit."""
+        others = self.kinds.keys() - {kind}
+        return tuple(m for m in self.models if all(m is not self.kinds[other] for other in others))
 
-    def selected(self, settings: Mapping[str, Any]) -> str:
-        """Return the value of the choice, "" without one."""
-        return str(settings.get(self.choice.name, self.choice.default)) if self.choice else ""
-
-    def fields(self, settings: Mapping[str, Any] | None = None) -> set[str]:
-        """Return the names of all settings, or of those that act beside ``settings``."""
-        models = self.models if settings is None else self.models_for(settings)
-        return {name for model in models for name in model.model_fields}
+    def fields(self) -> set[str]:
+        """Return the names of all settings."""
+        return {name for model in self.models for name in model.model_fields}
 
 
 STEPS: Final[dict[str, BuildStep]] = {}
@@ -208,6 +188,26 @@ def step(
         return run
 
     return register
+
+
+def run_and_print(name: str, paths: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Run one step with a progress bar, print its summary and return its exit code."""
+    start = time.monotonic()
+    with progress_of(name) as progress:
+        report, code = run_step(name, paths, settings, progress, click.echo)
+    if not settings.get("dry_run"):
+        print_report(report, paths[-1], start)
+    return code
+
+
+def print_report(report: Report, out: Path, start: float) -> None:
+    """Print the summary of a run that began at ``start``."""
+    name, seconds = printable(str(out)), time.monotonic() - start
+    last = f"'{name}' was complete already"
+    if not report.complete:
+        rate = f"{report.total / max(seconds, 1e-3):,.0f} images/s"
+        last = f"'{name}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}"
+    click.echo("\n".join([*report.lines(), last]))
 
 
 def run_step(
@@ -230,17 +230,18 @@ def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTION
     Nothing is read from disk, so that a whole recipe can be checked before any work.
     """
     step = STEPS[name]
-    known, acting = step.fields(), step.fields(settings)
+    known = {*step.fields(), *step.paths}
     for key in settings:
         if key not in known:
             why = "unknown" if place.title else f"not an option of '{name}'"
             raise place.error([key], why, did_you_mean(key, known))
-    for model in step.models_for(settings):
+    kind = str(settings.get("kind", next(iter(step.kinds), "")))
+    models = step.models_for(kind)
+    for model in models:
         build_model(model, split_settings(settings, model), place)
     for key in settings:
-        if key not in acting and step.choice:
-            why = f"does not belong to {step.choice.name} '{step.selected(settings)}'"
-            raise place.error([key], why, "leave it out")
+        if all(key not in model.model_fields for model in models):
+            raise place.error([key], f"does not belong to kind '{kind}'", "leave it out")
     if step.check:
         step.check(settings, place)
 
@@ -324,8 +325,9 @@ def _list_images(folder: Path, echo: Echo) -> Iterator[Item]:
 
 
 def _warn_of_tags(plan: Plan, echo: Echo) -> None:
-    for fault in (fault for table in plan.tags if table for fault in table.faults):
-        echo(f"warning: {fault}")
+    for table in filter(None, plan.tags):
+        for fault in table.faults:
+            echo(f"warning: {fault}")
 
 
 # ------------------------------------------------------------------------------------------ corpora
@@ -339,14 +341,7 @@ def _build(call: StepCall, plan: Plan, pairing: pairings.Pairing) -> Report:
     return run_build(build, call.get(RunSettings), call.progress, call.echo)
 
 
-@step(
-    "blur",
-    ("source", "out"),
-    BlurSettings,
-    *BLUR_KINDS.values(),
-    *_BUILD,
-    choice=KindChoice("kind", BLUR_KINDS, "gaussian"),
-)
+@step("blur", ("source", "out"), BlurSettings, *BLUR_KINDS.values(), *_BUILD, kinds=BLUR_KINDS)
 def blur(call: StepCall) -> Report:
     """Make (blurred, original) pairs of the images of SOURCE, for deblurring and super-resolution.
 
@@ -398,14 +393,10 @@ def degrade(call: StepCall) -> Report:
     return _build(call, _plan_folder(call), pairing)
 
 
-@step(
-    "combine",
-    ("inputs", "targets", "out"),
-    matching.MatchSettings,
-    TableSettings,
-    pairings.Combine,
-    *_BUILD,
-)
+_COMBINE: Final = (matching.MatchSettings, TableSettings, pairings.Combine, *_BUILD)
+
+
+@step("combine", ("inputs", "targets", "out"), *_COMBINE)
 def combine(call: StepCall) -> Report:
     """Pair the images of INPUTS with those of TARGETS by name, never by sort order.
 
@@ -438,9 +429,8 @@ def combine(call: StepCall) -> Report:
         hint = f"--match {other} would pair {count:,}" if count > len(found.pairs) else ""
     if not found.pairs and not call.dry_run:
         names, why = f"{sides[0]}' and '{sides[1]}", "no image of one matches one of the other"
-        raise UsageError(
-            "folders", names, why, hint or "try another --match; --dry-run shows the table"
-        )
+        hint = hint or "try another --match; --dry-run shows the table"
+        raise UsageError("folders", names, why, hint)
     if hint:
         call.echo(f"{hint} of them")
     report = _build(call, plan_pairs(sides, found), call.get(pairings.Combine))
@@ -552,8 +542,8 @@ def import_folder(call: StepCall) -> Report:
         raise UsageError("folder", root, f"does not have the layout of {found}", layout.hint)
     call.echo(f"layout {found}")
     plan = plan_entries(root.parent if root.is_file() else root, layout, layout.entries(root))
-    settings = {name: call.settings[name] for name in ("bits", "channels") if name in call.settings}
-    settings |= split_settings(call.settings, RunSettings)
+    # Of a corpus, --format is the format of its images.
+    settings = {key: value for key, value in call.settings.items() if key != "format"}
     if layout.kind == "unpaired":
         return _build(replace(call, settings=settings), plan, pairings.Unpaired())
     # Sizes are left as they are: a resized half would no longer be the other tool's file.

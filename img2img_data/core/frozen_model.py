@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict
 class FrozenModel(BaseModel):
     """A frozen pydantic model; the docstring below a field is its help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # YAML reads size: 64 as a number, and a folder or tag may be called 2024.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

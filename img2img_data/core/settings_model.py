@@ -167,8 +167,3 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
 def split_settings(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Return those of the settings that are fields of ``model``."""
     return {k: v for k, v in settings.items() if k in model.model_fields}
-
-
-def accepts_text(field: FieldInfo) -> bool:
-    """Return True if a field holds any text; a file may then hold a number (``size: 64``)."""
-    return without_none(field.annotation) is str

@@ -304,12 +304,13 @@ def test_a_demo_is_built_by_its_recipe_and_shown(
 ) -> None:
     pytest.importorskip("skimage")
     from img2img_data.cli.recipe import load_recipe
+    from img2img_data.cli.steps import run_and_print
     from img2img_data.inspect.demo_photos import write_demo_photos
 
     (step,) = load_recipe(Path(__file__).parents[3] / "recipes" / "demo.yaml")
     monkeypatch.chdir(tmp_path)
     assert write_demo_photos(step.paths[0], 64, 3)
-    step.run({"jobs": 1}, lambda done, total: None, lambda line: None)
+    run_and_print(step.name, step.paths, {**step.settings, "jobs": 1})
     page = write_corpus_page(step.paths[-1], limit=6).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6
