@@ -53,7 +53,7 @@ def draw_interpolations(
 
 
 def interpolation_flags(drawn: dict[str, Any], **choices: tuple[Interpolation, ...]) -> list[int]:
-    """Return OpenCV's flag of the interpolation that was drawn for each name, or its only choice."""
+    """Return OpenCV's flag of the interpolation drawn for each name, or of its only choice."""
     names = (_NAMES[int(drawn[n])] if n in drawn else among[0] for n, among in choices.items())
     return [INTERPOLATIONS[name] for name in names]
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 GanModeField: TypeAlias = Annotated[
     GanMode,
     loss_setting(
-        description="adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, RMSProp), wgan-gp "
-        "(gradient penalty)"
+        description="adversarial loss; vanilla (BCE), lsgan (MSE), "
+        "wgan (weight clipping, RMSProp), wgan-gp (gradient penalty)"
     ),
 ]
 DiscriminatorWeight: TypeAlias = Annotated[
