@@ -161,7 +161,7 @@ class OutcomeLog:
         return array("q", (index for index, place in enumerate(self._positions) if place < 0))
 
     def rows(self) -> Iterator[tuple[int, str, bytes]]:
-        """Yield (index, manifest, line) in the order of the keys, once every task has an outcome."""
+        """Yield (index, manifest, line) in the order of keys, once all tasks have an outcome."""
         for index, line in enumerate(self._journal.lines_at(self._positions)):
             manifest, _, row = line.partition(b"\t")
             yield index, manifest.decode(), row
