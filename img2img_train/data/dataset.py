@@ -33,7 +33,7 @@ Indices: TypeAlias = NDArray[np.int64]
 
 # --------------------------------------------------------------------------------- images on disk
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Images:
+class _ImageSetFields:
     """Sizes and numbers of the images of one split of several corpora.
 
     ``counts`` holds the number of inputs of each corpus, ``other_counts`` that of its targets if
@@ -79,7 +79,7 @@ class _Images:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairedImages(_Images):
+class PairedImages(_ImageSetFields):
     """Pairs of one split of several corpora, corpus after corpus, each sorted by key.
 
     With ``on_the_fly`` the inputs are degraded targets: ``read`` degrades them in one fixed way,
@@ -144,7 +144,7 @@ class ImageFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnpairedImages(_Images):
+class UnpairedImages(_ImageSetFields):
     """Two domains of one split of several corpora: independent inputs and targets.
 
     Corpus after corpus in each domain, each sorted.
@@ -244,7 +244,7 @@ def _measure(
     read_first: Callable[[], Pixels],
     *sides: Iterable[tuple[Path, checks.Size]],
 ) -> tuple[checks.Size, int, int]:
-    """Return size, least side and area of images as in ``_Images``.
+    """Return size, least side and area of images as in ``_ImageSetFields``.
 
     ``sides`` are paths and sizes of inputs and targets, or of the targets of pairs. They are read
     only if images are cropped, and so may differ in size.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,6 @@ from examples import KINDS, LIGHT, example
 
 from img2img_data.core.errors import Rejected, UsageError
 from img2img_data.core.settings_model import Place
-from img2img_data.degradations import tone
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.kernel_blur import KernelBlur, normalized_kernel
 from img2img_data.degradations.registry import DEGRADATIONS
@@ -373,31 +371,6 @@ def test_resize_draws_interpolations() -> None:
     fixed = [Resize(down=down).apply(image, factor=3.0) for down in ("area", "cubic")]
     chosen = {d["down"]: resize.apply(image, factor=3.0, down=d["down"]) for d in draws}
     assert {o.tobytes() for o in chosen.values()} == {o.tobytes() for o in fixed}
-
-
-# ------------------------------------------------------------------------------ documented example
-@pytest.mark.xfail(
-    raises=NameError, strict=True, reason="CONTRIBUTING.md still uses the names before Uniform"
-)
-def test_the_laws_hold_for_the_example_in_contributing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example is in the registry during this test only."""
-    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
-    code, rows = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[:2]
-    namespace = {**vars(tone), "__name__": tone.__name__}
-    exec(code, namespace)
-    name = re.findall(r"^class (\w+)", code, flags=re.MULTILINE)[-1]
-    (kind,) = re.findall(rf'"([\w-]+)": (?:\w+\.)?{name}\b', rows)
-    monkeypatch.setitem(DEGRADATIONS, kind, namespace[name])
-    for dtype in DTYPES:
-        test_shape_dtype_and_range_are_kept(kind, dtype)
-        test_identity_leaves_every_image_unchanged(kind, dtype)
-    for law in (
-        test_drawn_parameters_replay_the_pixels,
-        test_random_is_true_if_the_generator_is_used,
-        test_the_example_changes_something,
-        test_integers_are_rounded_once,
-    ):
-        law(kind)
 
 
 # --------------------------------------------------------------------------------- albumentations

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import Field
 from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig, all_fields, config_of
-from img2img_train.objectives import base as objectives
 from img2img_train.objectives import losses as adversarial
 from img2img_train.objectives.base import Batch, Objective
 from img2img_train.objectives.cycle import CycleGan, DualGan
@@ -146,6 +143,7 @@ def test_every_gan_in_every_mode_stays_finite(
 
 @pytest.mark.parametrize("loss", [loss for loss in OBJECTIVES if loss not in ("gan", "cgan")])
 def test_reconstruction_losses_fall(corpus: Path, tmp_path: Path, loss: str) -> None:
+    torch.manual_seed(0)  # the gradient penalty draws from the global generator
     state, batch = small_training(loss, corpus, tmp_path, width=8, lr=4e-3), a_batch()
     terms = (
         ("g_l1", "cycle") if loss in GANS else ()
@@ -263,21 +261,3 @@ def test_defaults_are_the_published_weights() -> None:
         50,
     )
     assert (DualGan().cycle_weight, DualGan().clip_value) == (500, 0.01)
-
-
-def test_the_example_of_contributing_works(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
-    code, row = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[2:]
-    assert '"charbonnier": Charbonnier' in row
-    monkeypatch.setattr(objectives, "Field", Field, raising=False)
-    names = {**vars(objectives), "__name__": objectives.__name__}
-    exec("from __future__ import annotations\n" + code, names)
-    monkeypatch.setitem(OBJECTIVES, "charbonnier", names["Charbonnier"])
-    state = small_training("charbonnier", corpus, tmp_path / "run", epsilon=0.01)
-    assert state.config.objective.model_dump()["epsilon"] == 0.01
-    (loss,) = state.step(a_batch()).values()
-    assert math.isfinite(float(loss.detach()))
-    with pytest.raises(UsageError, match=r"'--epsilon'.*it is one of charbonnier"):
-        config_of({"corpora": "c", "loss": "l2", "epsilon": 0.1})
