@@ -14,12 +14,7 @@ from small_corpus import degraded, write_corpus
 
 torch = pytest.importorskip("torch")
 
-from img2img_data.core.errors import (  # noqa: E402
-    CheckpointError,
-    CorpusError,
-    Img2ImgError,
-    UsageError,
-)
+from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError  # noqa: E402
 from img2img_data.corpus.reader import open_corpus  # noqa: E402
 from img2img_train.cli.main import group  # noqa: E402
 from img2img_train.evaluation.evaluate import parse_limits  # noqa: E402
