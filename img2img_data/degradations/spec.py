@@ -123,8 +123,8 @@ def _parse_steps(
         if weight is not None and not is_number(weight):
             why = f"is not a number (got {weight!r})"
             raise place.error(keys, why, "1 is as often as the others")
-    given = any(weight is not None for weight in weights)
-    return steps, [1.0 if weight is None else weight for weight in weights] if given else []
+    weighted = any(weight is not None for weight in weights)
+    return steps, [1.0 if weight is None else weight for weight in weights] if weighted else []
 
 
 def _build(cls: type[Degradation], values: Mapping[str, Any], place: Place) -> Degradation:
