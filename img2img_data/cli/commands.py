@@ -1,4 +1,4 @@
-"""Commands of ``img2img-data`` that are no steps: recipes, shards, inspection, catalogs.
+"""Commands of ``img2img-data`` that are not steps: recipes, shards, inspection, catalogs.
 
 The rooms are imported inside the functions, so that each command loads only what it uses.
 """
