@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_rooms import MODULES, ROOT
+from test_rooms import MODULES, ROOMS, ROOT
 
 # Names in the code: a whole name, or a part of one between underscores or capitals.
 NAMES = {
@@ -88,7 +88,7 @@ PAGES = [
     ROOT / "ARCHITECTURE.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "recipes").glob("*.yaml")),
-    *sorted(p for package in ("img2img_data", "img2img_train") for p in (ROOT / package).rglob("templates/*")),
+    *sorted(path for package in ROOMS for path in (ROOT / package).rglob("templates/*")),
 ]  # fmt: skip
 
 
