@@ -248,8 +248,6 @@ def _translate_one(
     if str(out) == STDIO:
         sys.stdout.buffer.write(result.image)
         return
-    if result.spread:
-        write_atomically(out.with_name(f"{out.stem}.spread.png"), result.spread)
     write_atomically(out, result.image)
 
 

@@ -13,7 +13,7 @@ from img2img_data.core.frozen_model import FrozenModel
 
 
 class TranslateSettings(FrozenModel):
-    """Settings of ``translate``: tiles, averaging, formats of results."""
+    """Settings of ``translate``: tiles, formats of results."""
 
     tile: int = Field(512, ge=16)
     """side of a tile, pixels; at least twice --overlap, memory grows squared"""
@@ -21,9 +21,6 @@ class TranslateSettings(FrozenModel):
     """overlap of two tiles, pixels; more for a large receptive field"""
     batch: int = Field(1, ge=1, le=4096)
     """tiles per forward pass"""
-    draws: int = Field(1, ge=1, le=1000)
-    """dropout samples to average; more than 1 also writes NAME.spread.png, their standard deviation
-    in 1/256 of a gray level"""
     format: Literal["png", "jpg", "webp"] = "png"
     """format of restored images; jpg and webp: 8 bits, no transparency"""
     quality: int = Field(95, ge=1, le=100)

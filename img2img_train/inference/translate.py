@@ -16,29 +16,30 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import file_digest, sha256
 from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from img2img_data.core.errors import CorpusError, Rejected, UsageError, load_extra, printable
-from img2img_data.core.files import write_atomically
+from img2img_data.core.errors import CorpusError, Rejected, load_extra, printable
+from img2img_data.core.files import locked, write_atomically
+from img2img_data.core.jsonl import iter_rows
 from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit
 from img2img_train.inference.inputs import list_images
-from img2img_train.inference.resume_log import ResumeLog
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import Tiling, restore
 from img2img_train.inference.video import VideoInfo, is_video, open_video, restore_video
 from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
+
+LOG_FILE: Final = "translated.jsonl"
 
 
 @dataclass(slots=True)
@@ -62,22 +63,10 @@ class Translated:
 
 
 class TranslatedImage(NamedTuple):
-    """Files of a restored image: itself, and the spread of several draws (else empty).
-
-    ``longest_side`` is that of the image, in pixels.
-    """
+    """File of a restored image, and the longest side of the image in pixels."""
 
     image: bytes
-    spread: bytes
     longest_side: int
-
-
-# --------------------------------------------------------------------------- settings and the model
-def check_settings(settings: TranslateSettings, model: LoadedModel) -> None:
-    """Raise UsageError if the model cannot use a setting."""
-    if settings.draws > 1 and not model.config.test_dropout:
-        why = "gives equal results without dropout"
-        raise UsageError("option", "--draws", why, "give --dropout on")
 
 
 def notes_on_tiles(settings: TranslateSettings, model: LoadedModel, longest_side: int) -> list[str]:
@@ -94,31 +83,26 @@ def _tiling(settings: TranslateSettings, model: LoadedModel) -> Tiling:
     return Tiling(settings.tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
 
 
-# -------------------------------------------------------------------------------------- one image
+# -------------------------------------------------------------------------------------- one file
 def translate_bytes(
     model: LoadedModel, data: bytes, settings: TranslateSettings
 ) -> TranslatedImage:
-    """Return the file of a restored image from the file of an image; Rejected if it cannot be read.
-
-    With several draws the result is their mean; the spread is a 16-bit gray PNG of their standard
-    deviation, averaged over the channels, in 1/256 of an 8-bit gray level.
+    """Return the file of a restored image from the file of an image; Rejected if it cannot be
+    read.
     """
     policy = io.ReadPolicy(
         depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
     )
-    output, deviation = translate_pixels(model, io.decode(data, policy).pixels, settings)
+    output = translate_pixels(model, io.decode(data, policy).pixels, settings)
     if settings.format != "png":
         output = _on_white(to_8_bit(output) if output.dtype == np.uint16 else output)
     profile = io.icc_profile(data, 1 if output.shape[2:] in {(), (2,)} else 3)
-    spread = b"" if deviation is None else io.encode(deviation, "png")
     file = io.encode(np.ascontiguousarray(output), settings.format, settings.quality, profile)
-    return TranslatedImage(file, spread, max(output.shape[:2]))
+    return TranslatedImage(file, max(output.shape[:2]))
 
 
-def translate_pixels(
-    model: LoadedModel, pixels: Pixels, settings: TranslateSettings
-) -> tuple[Pixels, Pixels | None]:
-    """Return a restored image, and the spread of several draws (H x W uint16, else None).
+def translate_pixels(model: LoadedModel, pixels: Pixels, settings: TranslateSettings) -> Pixels:
+    """Return a restored image.
 
     ``pixels``: H x W, H x W x 3 or H x W x 4 with alpha, uint8 or uint16; the result has the same
     size and dtype. Alpha is kept. A gray image gives a gray one, unless the model colorizes; a
@@ -127,14 +111,10 @@ def translate_pixels(
     alpha = pixels.shape[2:] == (4,)
     gray = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
     color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
-    draws = (
-        restore(partial(model.forward, draw=draw), color, _tiling(settings, model), model.device)
-        for draw in range(settings.draws)
-    )
-    output, deviation = _mean_and_spread(draws) if settings.draws > 1 else (next(draws), None)
+    output = restore(model.forward, color, _tiling(settings, model), model.device)
     if model.spec.outputs == 1 or (gray and model.spec.inputs == model.spec.outputs):
         output = np.asarray(np.rint(output.mean(axis=2)), pixels.dtype)
-    return np.dstack([output, pixels[..., 3]]) if alpha else output, deviation
+    return np.dstack([output, pixels[..., 3]]) if alpha else output
 
 
 def _on_white(pixels: Pixels) -> Pixels:
@@ -146,27 +126,10 @@ def _on_white(pixels: Pixels) -> Pixels:
     return opaque[..., 0] if opaque.shape[2] == 1 else opaque
 
 
-def _mean_and_spread(draws: Iterator[Pixels]) -> tuple[Pixels, Pixels]:
-    """Return the rounded mean, and the standard deviation in 1/256 of an 8-bit level (uint16)."""
-    first = next(draws)
-    # Running sums: one draw is in memory at a time.
-    total, squares, count = first.astype(np.float64), np.square(first, dtype=np.float64), 1
-    for output in draws:
-        total += output
-        squares += np.square(output, dtype=np.float64)
-        count += 1
-    # Rounding may leave a negative variance where all draws are equal.
-    variance = np.maximum(squares / count - np.square(total / count), 0)
-    level = np.iinfo(first.dtype).max / 255
-    spread = np.rint(np.sqrt(variance).mean(axis=2) / level * 256)
-    return np.rint(total / count).astype(first.dtype), np.minimum(spread, 65535).astype(np.uint16)
-
-
 def translate_file(
     model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
 ) -> TranslatedImage:
-    """Return the files of one restored image; CorpusError with its ``name`` if unreadable."""
-    check_settings(settings, model)
+    """Return the file of one restored image; CorpusError with its ``name`` if unreadable."""
     with _unreadable("image", name):
         return translate_bytes(model, data, settings)
 
@@ -179,7 +142,6 @@ def translate_video_file(
     progress: ProgressByPart,
 ) -> VideoInfo:
     """Restore one video into another; CorpusError with its name if unreadable."""
-    check_settings(settings, model)
     with _unreadable("video", str(source)), open_video(source.resolve()) as file:
         return _translate_video(model, file, out, settings, progress)
 
@@ -200,15 +162,15 @@ def _translate_video(
     settings: TranslateSettings,
     progress: ProgressByPart,
 ) -> VideoInfo:
-    def restore_frame(frame: Pixels) -> Pixels:
-        return translate_pixels(model, frame, settings)[0]
-
-    def show(done: int, total: int) -> None:
-        progress(done, total, f"restoring {printable(out.name)}")
-
     out.parent.mkdir(parents=True, exist_ok=True)
-    limit, kind = settings.max_pixels, settings.video_format
-    return restore_video(file, out, kind, restore_frame, limit, show)
+    return restore_video(
+        file,
+        out,
+        settings.video_format,
+        lambda frame: translate_pixels(model, frame, settings),
+        settings.max_pixels,
+        lambda done, total: progress(done, total, f"restoring {printable(out.name)}"),
+    )
 
 
 # --------------------------------------------------------------------------------------- a folder
@@ -227,15 +189,13 @@ def translate(
     FolderInUseError if another process works in it.
     """
     settings = settings or TranslateSettings()
-    check_settings(settings, model)
     root, paths = list_images(source, out)
     if any(map(is_video, paths)):
         # Now, and not after hours of images.
         load_extra("av", "video", "video")
     rows = []
-    # The other settings change no pixel, or only the name of a result.
-    recorded = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
-    with ResumeLog.open(out, model, recorded) as log:
+    with locked(out, "output", "wait for it, or give another folder"):
+        log = _ResumeLog(out, model, settings)
         job = _FolderJob(model, settings, root, UniqueKeys(paths), log, progress, Translated(out))
         for number, path in enumerate(paths, 1):
             try:
@@ -248,9 +208,60 @@ def translate(
                 rows.append(row)
             progress(number, len(paths))
         job.done.notes += notes_on_tiles(settings, model, job.done.longest_side)
-        log.sort()
+        log.write()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
     return job.done
+
+
+class _ResumeLog:
+    """Results in a folder: rows by source, behind a first row that names the model and settings.
+
+    The runner's journal does not fit here: it counts the rows of a fixed plan, while these results
+    stay valid if sources come, go or change, so each row holds the hashes of its source and of its
+    result.
+    """
+
+    def __init__(self, out: Path, model: LoadedModel, settings: TranslateSettings) -> None:
+        # The other settings change no pixel, or only the name of a result.
+        recorded = settings.model_dump(mode="json", exclude={"batch", "max_pixels", "video_format"})
+        config = model.config
+        policy = {"dropout": config.test_dropout, "norm": config.test_norm}
+        self.head = {"model": _sha256(model.path), "direction": config.direction}
+        self.head |= policy | recorded
+        self.path, rows = out / LOG_FILE, list[dict[str, Any]]()
+        # The last line of an interrupted run may be incomplete: it and all behind it are done
+        # again.
+        with suppress(FileNotFoundError, CorpusError):
+            rows.extend(iter_rows(self.path))
+        valid = rows[1:] if rows[:1] == [self.head] else []
+        self.rows = {str(row.get("source_hex")): row for row in valid}
+        # Without the rows of another model or other settings, before a new one is appended.
+        self.write()
+
+    def has(self, source: bytes, name: str, digest: str) -> bool:
+        """Return True if the result of a source with this SHA-256 is in the folder, undamaged."""
+        row, result = self.rows.get(source.hex(), {}), self.path.parent / name
+        if (row.get("file_name"), row.get("source_sha256")) != (name, digest):
+            return False
+        return result.is_file() and _sha256(result) == row.get("sha256")
+
+    def add(self, source: bytes, name: str, digest: str, **more: Any) -> None:
+        """Append a result; the row is with the system when the function returns."""
+        row = {"source": printable(source), "source_hex": source.hex(), "source_sha256": digest}
+        row |= {"file_name": name, "sha256": _sha256(self.path.parent / name), **more}
+        self.rows[source.hex()] = row
+        with self.path.open("ab") as file:
+            file.write(to_json_line(row))
+
+    def write(self) -> None:
+        """Rewrite the log in the order of the sources, so that equal work leaves equal bytes."""
+        rows = [self.head, *(self.rows[name] for name in sorted(self.rows))]
+        write_atomically(self.path, map(to_json_line, rows))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,27 +270,21 @@ class _FolderJob:
     settings: TranslateSettings
     root: bytes
     keys: UniqueKeys
-    log: ResumeLog
+    log: _ResumeLog
     progress: ProgressByPart
     done: Translated
 
     def image(self, path: bytes) -> None:
         """Restore an image unless its result is in the folder; Rejected if it cannot be read."""
-        data = io.read_bytes(os.path.join(self.root, path))
+        data, done = io.read_bytes(os.path.join(self.root, path)), self.done
         name, digest = f"{self.keys[path]}.{self.settings.format}", sha256(data).hexdigest()
         if self.log.has(path, name, digest):
-            self.done.reused += 1
+            done.reused += 1
             return
-        if self.settings.draws > 1 and self.keys[path].endswith(".spread"):
-            raise Rejected("name-collision", "another image's spread has this name")
         result = translate_bytes(self.model, data, self.settings)
         # A name may be as long as names can be, so the temporary one is not derived from it.
-        temporary = self.done.out / ".image.tmp"
-        if result.spread:
-            spread = self.done.out / f"{self.keys[path]}.spread.png"
-            write_atomically(spread, result.spread, temporary)
-        write_atomically(self.done.out / name, result.image, temporary)
-        self.done.longest_side = max(self.done.longest_side, result.longest_side)
+        write_atomically(done.out / name, result.image, done.out / ".image.tmp")
+        done.longest_side = max(done.longest_side, result.longest_side)
         self.log.add(path, name, digest)
 
     def video(self, path: bytes) -> None:

@@ -165,7 +165,7 @@ class ModelRegistry:
         if model.spec.outputs == 1:
             target = as_seen(GRAY, target)
         seen = as_seen(model.channel_layout, image)
-        output = to_uint8_rgb(translate_pixels(model, image, settings)[0])
+        output = to_uint8_rgb(translate_pixels(model, image, settings))
         return ScoredRestoration(seen, output, target, scores(target, seen), scores(target, output))
 
 

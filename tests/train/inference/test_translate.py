@@ -181,28 +181,6 @@ def test_batch_statistics_are_those_of_training_with_one_image() -> None:
     assert torch.allclose(got, model.generator(x), atol=1e-5)
 
 
-def test_draws_differ_their_mean_and_spread_are_written(tmp_path: Path) -> None:
-    model = skip_net(True, "batch")
-    (tmp_path / "model").write_bytes(b"")
-    model = dataclasses.replace(model, path=tmp_path / "model")
-    write_photos(tmp_path / "in", 1, 64, 64)
-    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    draws = [model.forward(x, draw) for draw in range(2)]
-    assert not torch.equal(*draws)
-    assert torch.equal(draws[1], model.forward(x, 1))
-    translate(model, tmp_path / "in", tmp_path / "out", settings=TranslateSettings(draws=4))
-    spread = io.read(tmp_path / "out" / "000.spread.png", KEEP).pixels
-    assert (spread.shape, spread.dtype) == ((64, 64), np.uint16)
-    assert spread.max() > 0
-    with pytest.raises(UsageError, match="--dropout on"):
-        translate(
-            skip_net(False, "batch"),
-            tmp_path / "in",
-            tmp_path / "o",
-            settings=TranslateSettings(draws=2),
-        )
-
-
 def test_tiles_with_statistics_of_their_own_are_noted(tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 1, 150, 64)
     (tmp_path / "model").write_bytes(b"")

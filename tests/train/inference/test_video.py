@@ -26,9 +26,9 @@ av = pytest.importorskip("av")
 from small_runs import negative_model  # noqa: E402
 
 from img2img_data.core.errors import FolderInUseError, Rejected, UsageError  # noqa: E402
+from img2img_data.core.files import locked  # noqa: E402
 from img2img_train.inference import video  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
-from img2img_train.inference.resume_log import ResumeLog  # noqa: E402
 from img2img_train.inference.settings import TranslateSettings  # noqa: E402
 from img2img_train.inference.translate import translate  # noqa: E402
 from img2img_train.inference.video import VIDEO_FORMATS, VideoInfo  # noqa: E402
@@ -433,5 +433,5 @@ def test_results_are_not_sources_and_overwrite_none(tmp_path: Path, negative: Lo
         assert done.restored == 2
     assert len(list_images(tmp_path / "in" / "**" / "*.png", tmp_path / "in" / "out")[1]) == 2
     assert before == [p.read_bytes() for p in sorted((tmp_path / "in").glob("*.png"))]
-    with ResumeLog.open(tmp_path / "in" / "out", negative, {}), pytest.raises(FolderInUseError):
+    with locked(tmp_path / "in" / "out"), pytest.raises(FolderInUseError):
         translate(negative, tmp_path / "in", tmp_path / "in" / "out")
