@@ -8,14 +8,13 @@ odd length grows by one pixel, because most codecs need even ones.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from hashlib import sha256
-from io import BufferedReader, FileIO
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -23,9 +22,6 @@ from img2img_data.core.errors import Rejected, UsageError, load_extra
 from img2img_data.core.progress import Progress
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 FrameFunction: TypeAlias = Callable[[Pixels], Pixels]
 """Maps a frame, H x W x 3 uint8 RGB, to H x W or H x W x 3 uint8."""
@@ -53,26 +49,17 @@ class VideoFormat(NamedTuple):
     pixel_format: str
     options: dict[str, str]
     sounds: tuple[str, ...]
-    lossless: bool = False
 
 
+VP9_OPTIONS: Final = {"crf": "24", "b": "0", "cpu-used": "4"}
+AVI_SOUNDS: Final = ("mp3", "mp2", "ac3", "pcm_s16le", "pcm_s24le")
 MP4_SOUNDS: Final = ("aac", "mp3", "mp2", "ac3", "eac3", "alac", "flac", "opus")
-PCM: Final = ("pcm_s16le", "pcm_s24le")
+MKV_SOUNDS: Final = (*MP4_SOUNDS, "pcm_s16le", "pcm_s24le", "vorbis", "dts")
 VIDEO_FORMATS: Final[dict[str, VideoFormat]] = {
     "mp4": VideoFormat("mp4", "libx264", "yuv420p", {"crf": "18"}, MP4_SOUNDS),
-    "webm": VideoFormat(
-        "webm",
-        "libvpx-vp9",
-        "yuv420p",
-        {"crf": "24", "b": "0", "cpu-used": "4"},
-        ("opus", "vorbis"),
-    ),
-    "mkv": VideoFormat(
-        "matroska", "ffv1", "bgr0", {"level": "3"}, (*MP4_SOUNDS, *PCM, "vorbis", "dts"), True
-    ),
-    "avi": VideoFormat(
-        "avi", "mjpeg", "yuvj420p", {"qmin": "2", "qmax": "2"}, ("mp3", "mp2", "ac3", *PCM)
-    ),
+    "webm": VideoFormat("webm", "libvpx-vp9", "yuv420p", VP9_OPTIONS, ("opus", "vorbis")),
+    "mkv": VideoFormat("matroska", "ffv1", "bgr0", {"level": "3"}, MKV_SOUNDS),
+    "avi": VideoFormat("avi", "mjpeg", "yuvj420p", {"qmin": "2", "qmax": "2"}, AVI_SOUNDS),
 }
 
 
@@ -124,50 +111,29 @@ def restore_video(
     # A digest: two results never share a temporary name, and it is never too long.
     temporary = out.with_name(f".{sha256(os.fsencode(out.name)).hexdigest()[:16]}.tmp.{format}")
     try:
-        with _Sink(temporary, "wb") as sink, _opened(av, file, max_pixels) as source:
-            info = _transcode(av, source, sink, format, first.shape, restore, progress)
+        with _opened(av, file, max_pixels) as source:
+            info = _transcode(av, source, temporary, format, first.shape, restore, progress)
         temporary.replace(out)
     except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(out)) from None
         # Such as times that the new container cannot express.
         raise Rejected("corrupt", str(error.strerror)) from None
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from None
     finally:
         temporary.unlink(missing_ok=True)
     return info
 
 
-class _Sink(FileIO):
-    """A file for FFmpeg that keeps the first error: of a second PyAV prints the traceback."""
-
-    error: OSError | None = None
-
-    def write(self, data: Buffer) -> int:
-        """Write, unless an earlier call failed."""
-        size = len(memoryview(data))
-        try:
-            # Near the end of a disk a write may be shorter than asked for, without an error.
-            if self.error is None and super().write(data) < size:
-                self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            self.error = error
-        return size
-
-    def check(self) -> None:
-        """Raise the error of an earlier call."""
-        if self.error is not None:
-            raise self.error
-
-
 def _transcode(
-    av: Any, source: Any, sink: _Sink, format: str, shape: tuple[int, ...],
+    av: Any, source: Any, out: Path, format: str, shape: tuple[int, ...],
     restore: FrameFunction, progress: Progress,
 ) -> VideoInfo:  # fmt: skip
     video, sounds, kind = source.streams.best("video"), source.streams.audio, VIDEO_FORMATS[format]
     count, time = 0, -1
     # Bit-exact muxers write neither versions nor random identifiers: a rerun gives the same bytes.
     options = {"fflags": "+bitexact"}
-    with av.open(sink, "w", format=kind.muxer, options=options) as target:
+    # An absolute path, because FFmpeg takes a name such as "a:b" for a protocol.
+    with av.open(str(out.absolute()), "w", format=kind.muxer, options=options) as target:
         encoder = _add_encoder(av, target, format, video, shape)
         tick = encoder.codec_context.time_base
         copies = {
@@ -185,13 +151,11 @@ def _transcode(
                 # Encoders need increasing times; damaged files have equal, decreasing or no times.
                 count, time = count + 1, max(time + 1, stated or 0)
                 target.mux(encoder.encode(_to_frame(av, restore(pixels), format, time, tick)))
-                sink.check()
                 progress(count, max(count, video.frames))
             if packet.stream.index in copies and packet.dts is not None:
                 packet.stream = copies[packet.stream.index]
                 target.mux(packet)
         target.mux(encoder.encode(None))
-    sink.check()
     notes = []
     if len(copies) < len(sounds):
         notes.append(f"the sound was left out: {format} cannot hold its codec")
