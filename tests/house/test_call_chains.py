@@ -1,4 +1,4 @@
-"""An image passes through few modules between the command and the disk."""
+"""An image and a training step pass through few modules."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import pytest
 from command_line import run
+from small_corpus import write_corpus
+from small_runs import seen, small_training
+
+from img2img_train.objectives.registry import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
-MODULES = 19  # a step of an image that needs another module is a reason to look for one that can go
+IMAGE_MODULES = 19
+STEP_MODULES = 12
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -46,4 +52,15 @@ def test_an_image_passes_through_few_modules(photos: Path, tmp_path: Path) -> No
     blur("first")  # imports and caches are not on the way of every image
     entered = modules_entered("img2img_data", lambda: blur("second"))
     assert "images/io.py" in entered, "the search for modules works"
-    assert len(entered) <= MODULES, sorted(entered)
+    assert len(entered) <= IMAGE_MODULES, sorted(entered)
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_a_training_step_passes_through_few_modules(loss: str, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 8}, size=(24, 24))
+    trainer = small_training(loss, corpus, tmp_path / "run")
+    first, second = seen(loss, corpus, range(2), net="unet")
+    trainer.step(first)
+    entered = modules_entered("img2img_train", lambda: trainer.step(second))
+    assert "training/step.py" in entered, "the search for modules works"
+    assert len(entered) <= STEP_MODULES, sorted(entered)
