@@ -40,16 +40,20 @@ class _Fault(ValueError):
 # PyYAML resolves scalars by YAML 1.1; the table below replaces its rules.
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    root: Node | None = None
+
+    def get_single_node(self) -> Node | None:
+        """Return the only document, None if there is none; ``_Fault`` if it is hostile."""
+        self.root = super().get_single_node()
+        # Checked before any value is made of it: the values of an alias bomb fill the memory.
+        if self.root is not None:
+            _count(self.root, {}, set())
+        return self.root
 
 
 def _make_int(loader: _Loader, node: ScalarNode) -> int:
     text = loader.construct_scalar(node)
     return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
-
-
-def _make_float(loader: _Loader, node: ScalarNode) -> float:
-    text = loader.construct_scalar(node).lower()
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _NUMBER: Final = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
@@ -66,14 +70,17 @@ for _name, (_pattern, _first) in _SCALARS.items():
         f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), list(_first)
     )
 _Loader.add_constructor("tag:yaml.org,2002:int", _make_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _make_float)
 
 
 def read_yaml(path: Path) -> Document:
     """Return the mapping in a recipe. Raises ``UsageError`` with file, line and fault."""
     line, hint = 0, "correct the file"
     try:
-        return _parse(_text_of(path))
+        loader = _Loader(_text_of(path))
+        content = loader.get_single_data()
+        if isinstance(content, dict):
+            return Document(content, dict(_lines_of(loader.root, ())))
+        why, hint = "is not a mapping of keys to values", "see the files in recipes/"
     except OSError as error:
         raise UsageError("recipe", path, error.strerror or str(error), "check the path") from None
     except _Fault as fault:
@@ -93,37 +100,12 @@ def read_yaml(path: Path) -> Document:
 
 def read_value(text: str) -> Any:
     """Return one value, written as behind a key in a file; ``ValueError`` if it is not YAML."""
-    loader = None
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _count(node, {}, set())
-        return loader.construct_document(node)
+        return yaml.load(text, _Loader)
     except _Fault as fault:
         raise ValueError(fault.args[1]) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(printable(str(error).partition("\n")[0])) from None
-    finally:
-        if loader:
-            loader.dispose()
-
-
-def _parse(text: str) -> Document:
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if not isinstance(node, MappingNode):
-            raise _Fault(0, "is not a mapping of keys to values", "see the files in recipes/")
-        _count(node, {}, set())
-        lines: dict[Keys, int] = {}
-        for keys, line in _lines_of(node, ()):
-            lines.setdefault(keys, line)
-        content: dict[str, Any] = loader.construct_document(node)
-        return Document(content, lines)
-    finally:
-        loader.dispose()
 
 
 def _text_of(path: Path) -> str:
@@ -180,18 +162,15 @@ def _check_keys(node: MappingNode) -> None:
             key.tag = "tag:yaml.org,2002:str"  # keys are names, also where they could be numbers
 
 
-def _lines_of(node: Node, keys: Keys) -> Iterator[tuple[Keys, int]]:
-    """Yield (keys, line); the keys of a mapping come before those that it merges by ``<<``."""
-    if isinstance(node, SequenceNode):
-        for number, child in enumerate(node.value):
-            yield (*keys, str(number)), child.start_mark.line + 1
-            yield from _lines_of(child, (*keys, str(number)))
-    elif isinstance(node, MappingNode):
-        # The mapping's own keys win over merged ones, in the content as in the lines.
-        for key, child in sorted(node.value, key=lambda pair: pair[0].value == "<<"):
-            if key.value == "<<":
-                for merged in child.value if isinstance(child, SequenceNode) else [child]:
-                    yield from _lines_of(merged, keys)
-            else:
-                yield (*keys, key.value), key.start_mark.line + 1
-                yield from _lines_of(child, (*keys, key.value))
+def _lines_of(node: Node | None, keys: Keys) -> Iterator[tuple[Keys, int]]:
+    """Yield (keys, line) of everything below a node whose values were made; the last counts."""
+    # By then PyYAML has put the pairs that a mapping merges by "<<" before those of its own.
+    if isinstance(node, MappingNode):
+        children = [(key.value, key, child) for key, child in node.value]
+    elif isinstance(node, SequenceNode):
+        children = [(str(number), child, child) for number, child in enumerate(node.value)]
+    else:
+        children = []
+    for name, marked, child in children:
+        yield (*keys, name), marked.start_mark.line + 1
+        yield from _lines_of(child, (*keys, name))
