@@ -101,8 +101,8 @@ class CommandGroup(click.Group):
 class SettingOption(click.Option):
     """An option with a heading, a short and a long help text.
 
-    ``advanced`` options are listed by ``--help-all`` only; ``shown_default`` and ``bounds`` are
-    texts for the help.
+    ``advanced`` options are listed by ``--help-all`` only; ``bounds`` is a text for the help, as is
+    click's own ``show_default``.
     """
 
     def __init__(
@@ -110,13 +110,11 @@ class SettingOption(click.Option):
         *args: Any,
         group: str = "Options",
         advanced: bool = False,
-        shown_default: str = "",
         bounds: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.group, self.advanced = group, advanced
-        self.shown_default, self.bounds = shown_default, bounds
+        self.group, self.advanced, self.bounds = group, advanced, bounds
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """Return flags and help: the first clause only, or with ``--help-all`` the whole text."""
@@ -133,8 +131,8 @@ class SettingOption(click.Option):
             choices = ", ".join(map(str, self.type.choices))
             metavar, text = "NAME", f"{text}  [{choices}]" if full else f"{text}: {choices}"
         # A default of zero mostly means "off" or "all", which the long text explains.
-        shown = full or self.shown_default not in {"0", "0.0"}
-        notes = [f"[default: {self.shown_default}]"] if self.shown_default and shown else []
+        shown = full or self.show_default not in {"0", "0.0"}
+        notes = [f"[default: {self.show_default}]"] if self.show_default and shown else []
         notes += [f"[{self.bounds}]"] if full and self.bounds else []
         return f"{flag} {metavar}".strip(), "  ".join([text, *notes])
 
@@ -142,8 +140,9 @@ class SettingOption(click.Option):
 class ModelCommand(click.Command):
     """A command whose options are the fields of pydantic models, listed by group.
 
-    ``models`` is called when the options are first needed. The callback gets one keyword
-    ``settings``: the values that were on the command line, and only those.
+    A model's class variable ``option_group`` is their heading. ``models`` is called when the options
+    are first needed. The callback gets one keyword ``settings``: the values that were on the command
+    line, and only those.
     """
 
     group_order: tuple[str, ...] = ("Options",)
@@ -163,7 +162,8 @@ class ModelCommand(click.Command):
             for name, field in model.model_fields.items():
                 # A field of any type holds a tree of degradations, which only a recipe can give.
                 if name not in taken and field.annotation is not Any:
-                    options.setdefault(name, option_for(name, field, group_of(model)))
+                    group = getattr(model, "option_group", "Options")
+                    options.setdefault(name, option_for(name, field, group))
         return list(options.values())
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -191,13 +191,12 @@ class ModelCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command with the options that were given as ``settings``."""
         # Without defaults: the models have them, and they must not override a recipe.
-        names = {option.name for option in self.setting_options}
-        typed = click.core.ParameterSource.COMMANDLINE
-        settings = {n: v for n, v in ctx.params.items() if n in names}
-        ctx.params = {n: v for n, v in ctx.params.items() if n not in names}
-        ctx.params["settings"] = {
-            n: v for n, v in settings.items() if ctx.get_parameter_source(n) is typed
-        }
+        settings: dict[str, Any] = {}
+        for name in [option.name or "" for option in self.setting_options]:
+            value = ctx.params.pop(name)
+            if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+                settings[name] = value
+        ctx.params["settings"] = settings
         return super().invoke(ctx)
 
 
@@ -219,11 +218,6 @@ _SHOW_ALL: Final = click.Option(
 )
 
 
-def group_of(model: type[BaseModel]) -> str:
-    """Return the heading of a model's options: its class variable ``option_group``."""
-    return getattr(model, "option_group", "Options")
-
-
 def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOption:
     """Return the click option of a model's field.
 
@@ -242,30 +236,16 @@ def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOp
     if annotation is bool:
         return SettingOption([f"{flag}/--no-{flag[2:]}", name], default=default, **options)
     options["metavar"] = "NAME" if "enum" in extra else getattr(annotation, "metavar", None)
-    options["shown_default"] = "" if shown is None else str(shown)
-    if typing.get_origin(annotation) is tuple and ... in typing.get_args(annotation):
-        item = typing.get_args(annotation)[0]
-        return SettingOption([flag, name], multiple=True, type=_click_type(item), **options)
-    return SettingOption(
-        [flag, name],
-        type=_click_type(annotation),
-        callback=_literal_member(annotation),
-        bounds=bounds_of(field),
-        **options,
-    )
-
-
-def _literal_member(annotation: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return the callback that turns a word into a member of the Literal, maybe a number."""
-    # click.Choice knows texts only, but a Literal may hold numbers, as bits: Literal[8, 16].
-    is_literal = typing.get_origin(annotation) is typing.Literal
-    members = {str(member): member for member in typing.get_args(annotation) if is_literal}
-    return lambda context, option, value: members.get(value, value)
+    options["show_default"] = None if shown is None else str(shown)
+    is_list = typing.get_origin(annotation) is tuple and ... in typing.get_args(annotation)
+    kind = _click_type(typing.get_args(annotation)[0] if is_list else annotation)
+    bounds = bounds_of(field)
+    return SettingOption([flag, name], type=kind, multiple=is_list, bounds=bounds, **options)
 
 
 def _click_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal:
-        return click.Choice([str(member) for member in typing.get_args(annotation)])
+        return click.Choice(typing.get_args(annotation))
     return {int: click.INT, float: click.FLOAT, Path: FOLDER}.get(annotation, click.STRING)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import sys
 import time
@@ -41,9 +40,8 @@ def write_atomically(
         raise UsageError("file", path, "is a folder or a device", "give another name")
     temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
-        if (
-            not path.parent.is_dir()
-        ):  # the common case costs one stat, and this runs for every image
+        # The common case costs one stat, and this runs for every image.
+        if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             for part in (data,) if isinstance(data, bytes) else data:
@@ -233,18 +231,12 @@ def versions(*names: str) -> dict[str, str]:
 
     ``"python"`` is the version of the interpreter.
     """
-    return {name: _version(name) for name in names}
-
-
-@functools.cache
-def _version(name: str) -> str:
     # Imported here: importlib.metadata loads the email package, which slows down --help.
     from importlib import metadata
     from platform import python_version
 
-    if name == "python":
-        return python_version()
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    found = dict.fromkeys(names, "unknown")
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = python_version() if name == "python" else metadata.version(name)
+    return found
