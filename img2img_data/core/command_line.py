@@ -140,9 +140,9 @@ class SettingOption(click.Option):
 class ModelCommand(click.Command):
     """A command whose options are the fields of pydantic models, listed by group.
 
-    A model's class variable ``option_group`` is their heading. ``models`` is called when the options
-    are first needed. The callback gets one keyword ``settings``: the values that were on the command
-    line, and only those.
+    A model's class variable ``option_group`` is their heading. ``models`` is called when the
+    options are first needed. The callback gets one keyword ``settings``: the values that were on
+    the command line, and only those.
     """
 
     group_order: tuple[str, ...] = ("Options",)
