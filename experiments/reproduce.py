@@ -22,6 +22,7 @@ from catalogue import EXPERIMENTS, Experiment, listing
 from claims import ModelScores, Results, TrainedModel
 from contact_sheet import Strip, draw_sheet
 
+from img2img_data.core.command_line import FOLDER
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.core.settings_model import did_you_mean
@@ -29,9 +30,8 @@ from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.cli.main import main
-from img2img_train.cli.options import DEVICE, PATH
 from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe
-from img2img_train.evaluation.score import Feed, evaluate_model, group_of, restored_batches
+from img2img_train.evaluation.score import Scoring, evaluate_model, group_of, restored_batches
 from img2img_train.metrics.color_overlap import ColorHistograms
 from img2img_train.objectives.gan import GanObjective
 from img2img_train.report.page import flatten, render, write_page
@@ -178,11 +178,12 @@ def _score(
     """Return the scores of one model on one corpus, and rows of some of its images."""
     config = run.config(name)
     model = load_generator(run.data / config.out, run.device)
-    pairs, feed = corpus.pairs(run.experiment.split), Feed(swapped=config.direction == "BtoA")
-    evaluation = evaluate_model(model, corpus, pairs, feed, (name, test))
+    pairs = corpus.pairs(run.experiment.split)
+    scoring = Scoring(swapped=config.direction == "BtoA")
+    evaluation = evaluate_model(model, corpus, pairs, scoring, (name, test))
     colors, edges, strips = ColorHistograms(), list[float](), list[Strip]()
     chosen = {pairs[index].key for index in _evenly(len(pairs), len(run.experiment.tests))}
-    for batch in restored_batches(model, corpus, pairs, feed):
+    for batch in restored_batches(model, corpus, pairs, scoring):
         for pair, input, output, target in batch:
             colors.update(group_of(pair), input, output, target)
             edges.append(mean_gradient(output) / max(mean_gradient(target), 1e-6))
@@ -390,14 +391,14 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 )
 @click.option(
     "--data",
-    type=PATH,
+    type=FOLDER,
     default=Path(),
     help="folder of the source images, corpora and runs  [default: the current one]",
 )
-@click.option("--out", type=PATH, help="folder of the results  [default: results/NAME-SCALE]")
+@click.option("--out", type=FOLDER, help="folder of the results  [default: results/NAME-SCALE]")
 @click.option(
     "--recipes",
-    type=PATH,
+    type=FOLDER,
     default=Path(__file__).parents[1] / "recipes",
     show_default=True,
     help="folder of the recipes",
@@ -409,7 +410,11 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     help="worker processes for building; 0: one per core",
 )
 @click.option(
-    "--device", type=DEVICE, default="auto", show_default=True, help="device to compute on"
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="device to compute on",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores")
 @click.option(

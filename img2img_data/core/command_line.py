@@ -221,7 +221,8 @@ _SHOW_ALL: Final = click.Option(
 def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOption:
     """Return the click option of a model's field.
 
-    ``json_schema_extra`` of the field may name its ``group`` and mark it as ``advanced``.
+    ``json_schema_extra`` of the field may name its ``group`` and its ``metavar``, and mark it as
+    ``advanced``. A tuple of two types is an option with two values.
     """
     annotation = without_none(field.annotation)
     flag = "--" + name.replace("_", "-")
@@ -235,7 +236,8 @@ def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOp
     }
     if annotation is bool:
         return SettingOption([f"{flag}/--no-{flag[2:]}", name], default=default, **options)
-    options["metavar"] = "NAME" if "enum" in extra else getattr(annotation, "metavar", None)
+    metavar = extra.get("metavar", getattr(annotation, "metavar", None))
+    options["metavar"] = "NAME" if "enum" in extra else metavar
     options["show_default"] = None if shown is None else str(shown)
     is_list = typing.get_origin(annotation) is tuple and ... in typing.get_args(annotation)
     kind = _click_type(typing.get_args(annotation)[0] if is_list else annotation)
@@ -244,6 +246,8 @@ def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOp
 
 
 def _click_type(annotation: Any) -> Any:
+    if typing.get_origin(annotation) is tuple:
+        return tuple(map(_click_type, typing.get_args(annotation)))
     if typing.get_origin(annotation) is typing.Literal:
         return click.Choice(typing.get_args(annotation))
     return {int: click.INT, float: click.FLOAT, Path: FOLDER}.get(annotation, click.STRING)

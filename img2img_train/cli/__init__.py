@@ -3,4 +3,4 @@
 Parses, calls the other rooms, prints. Settings of a run belong into ``img2img_train.config``.
 """
 
-__all__ = ["main", "options"]
+__all__ = ["main"]

@@ -7,14 +7,15 @@ import os
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
+from pydantic import Field
 
-from img2img_data.core.command_line import ModelCommand, SettingOption, option_for
+from img2img_data.core.command_line import FOLDER, ModelCommand, SettingOption, option_for
 from img2img_data.core.errors import UsageError, printable
-from img2img_data.core.settings_model import did_you_mean
-from img2img_train.cli.options import DEVICE, PATH
+from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.core.settings_model import build_model, did_you_mean, setting, split_settings
 from img2img_train.distributed.torchrun import torchrun_env
 
 if TYPE_CHECKING:
@@ -27,27 +28,34 @@ FIRST: Final = ("recipe", "loss", "net", "out", "epochs", "batch")
 """Options listed first; the others follow by group."""
 
 
+class FitOptions(FrozenModel):
+    """Options of ``fit`` that are no settings of the run."""
+
+    recipe: Path | None = None
+    """YAML recipe; its section 'run' holds the settings, which options override"""
+    smoke: bool = setting("Data", False)
+    """small size of the recipe; of its section 'smoke', written to OUT-smoke"""
+    report: bool = setting("Output", True)
+    """score the finished run and write report.html"""
+    dry_run: bool = setting("Output", False)
+    """check everything and print the plan, write nothing"""
+
+
 class FitCommand(ModelCommand):
     """The command ``fit``: it takes the settings of all losses, its help lists those of one."""
 
     group_order = (
-        "Options",
-        "Data",
-        "Objective",
-        "Generator",
-        "Discriminator",
-        "Optimization",
-        "Validation",
-        "Output",
-        "Runtime",
+        *("Options", "Data", "Objective", "Generator", "Discriminator"),
+        *("Optimization", "Validation", "Output", "Runtime"),
     )
 
     @functools.cached_property
     def setting_options(self) -> list[SettingOption]:
-        """One option for each setting of all losses."""
+        """One option for each setting of all losses, after those of the command itself."""
         from img2img_train.config import all_fields
 
-        return [option_for(n, field) for n, field in all_fields().items() if n != "corpora"]
+        fields = FitOptions.model_fields | all_fields()
+        return [option_for(n, field) for n, field in fields.items() if n != "corpora"]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note the loss for the help, which click shows before it parses the other options."""
@@ -66,13 +74,14 @@ class FitCommand(ModelCommand):
         if loss is not None and loss not in OBJECTIVES:
             raise UsageError("option", "--loss", "unknown", did_you_mean(loss, OBJECTIVES))
         fields = all_fields() if full and loss is None else fields_of(loss or "l2")
-        shown = []
+        fields = FitOptions.model_fields | fields
+        shown = list[click.Option]()
         for option in super().shown_options(ctx, full):
-            if option not in self.setting_options:
-                shown.append(option)
-            elif option.name in fields:
-                # Made anew, because the default depends on the loss.
+            if option.name in fields:
+                # Built anew, because the default depends on the loss.
                 shown.append(option_for(option.name, fields[option.name]))
+            elif option not in self.setting_options:
+                shown.append(option)
         return sorted(shown, key=lambda o: FIRST.index(o.name) if o.name in FIRST else len(FIRST))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,41 +94,7 @@ class FitCommand(ModelCommand):
 
 @click.command(cls=FitCommand)
 @click.argument("corpora", nargs=-1, metavar="[CORPUS[=WEIGHT]]...")
-@click.option(
-    "--recipe",
-    cls=SettingOption,
-    type=PATH,
-    help="YAML recipe; its section 'run' holds the settings, which options override",
-)
-@click.option(
-    "--smoke",
-    cls=SettingOption,
-    group="Data",
-    is_flag=True,
-    help="small size of the recipe; of its section 'smoke', written to OUT-smoke",
-)
-@click.option(
-    "--report/--no-report",
-    cls=SettingOption,
-    group="Output",
-    default=True,
-    help="score the finished run and write report.html",
-)
-@click.option(
-    "--dry-run",
-    cls=SettingOption,
-    group="Output",
-    is_flag=True,
-    help="check everything and print the plan, write nothing",
-)
-def fit(
-    corpora: tuple[str, ...],
-    recipe: Path | None,
-    smoke: bool,
-    dry_run: bool,
-    report: bool,
-    settings: dict[str, object],
-) -> None:
+def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     """Train on corpora: folders of img2img-data, pix2pix or CycleGAN.
 
     \b
@@ -131,18 +106,21 @@ def fit(
     """
     from img2img_train.config import configure, read_recipe
 
+    options = build_model(FitOptions, split_settings(settings, FitOptions))
+    recipe, smoke = options.recipe, options.smoke
     if smoke and recipe is None:
         raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")
     values = read_recipe(recipe, smoke) if recipe is not None else {}
-    config = configure(values, {**settings, **({"corpora": corpora} if corpora else {})})
+    given = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
+    config = configure(values, {**given, **({"corpora": corpora} if corpora else {})})
     if recipe is not None and not corpora:
         _check_built(config, recipe, smoke)
-    if dry_run:
-        from img2img_train.training.fit import dry_run as describe
+    if options.dry_run:
+        from img2img_train.training.fit import dry_run
 
-        click.echo("\n".join(describe(config)))
+        click.echo("\n".join(dry_run(config)))
         return
-    _fit(config, report)
+    _fit(config, options.report)
 
 
 def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
@@ -193,6 +171,7 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
     from img2img_data.corpus.reader import open_corpus
     from img2img_train.distributed.memory import catch_out_of_memory
     from img2img_train.evaluation.evaluate import evaluate_run
+    from img2img_train.evaluation.settings import EvaluateSettings
     from img2img_train.report.page import write_run_report
     from img2img_train.runs.model import choose_device
 
@@ -212,9 +191,8 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
         progress = display.report(f"scoring on {name}")
         hint = partial(_less_memory, folder, name, split)
         with catch_out_of_memory("scoring run", folder.root, device, hint):
-            evaluation = evaluate_run(
-                folder.root, Path(choice.path), split, config.device, config.batch, progress
-            )
+            settings = EvaluateSettings(device=config.device, split=split, batch=config.batch)
+            evaluation = evaluate_run(folder.root, Path(choice.path), settings, progress)
         psnr = f"PSNR {evaluation.scores['psnr']:.2f} dB"
         lines.append(f"'{name}' {split}: {psnr}, {evaluation.conclusion}")
     write_run_report(folder.root)
@@ -227,15 +205,22 @@ def _less_memory(folder: RunFolder, corpus: str, split: str) -> str:
     return f"the run is finished; '{command}' needs less"
 
 
-@click.command
-@click.argument("run", type=PATH)
-@click.option("--device", type=DEVICE, help="compute device  [default: as begun]")
-@click.option("--threads", type=click.IntRange(0), help="CPU threads; 0: all cores")
-@click.option("--workers", type=click.IntRange(0), help="processes that load images; 0: none")
-@click.option(
-    "--report/--no-report", default=True, help="score the finished run and write report.html"
-)
-def resume(run: Path, report: bool, **resources: Any) -> None:
+class ResumeOptions(FrozenModel):
+    """Options of ``resume``: resources only, because other settings would make it another run."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """compute device [default: as begun]"""
+    threads: int | None = Field(None, ge=0)
+    """CPU threads; 0: all cores"""
+    workers: int | None = Field(None, ge=0)
+    """processes that load images; 0: none"""
+    report: bool = True
+    """score the finished run and write report.html"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (ResumeOptions,))
+@click.argument("run", type=FOLDER)
+def resume(run: Path, settings: dict[str, Any]) -> None:
     """Continue the run in folder RUN as if it had never stopped.
 
     \b
@@ -246,8 +231,8 @@ def resume(run: Path, report: bool, **resources: Any) -> None:
     """
     from img2img_train.config import RunConfig
 
-    # Resources only: other settings would make it another run.
-    changed = {name: value for name, value in resources.items() if value is not None}
+    report = build_model(ResumeOptions, settings).report
+    changed = {name: value for name, value in settings.items() if name != "report"}
     _fit(RunConfig.load(run).model_copy(update=changed), report)
 
 

@@ -6,27 +6,22 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
+from pydantic import Field
 
-from img2img_data.core.command_line import ModelCommand
+from img2img_data.core.command_line import FOLDER, ModelCommand
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Display
-from img2img_train.cli.options import (
-    PATH,
-    ManyAfterOn,
-    as_switch,
-    device_option,
-    direction_option,
-    test_mode_options,
-)
+from img2img_data.core.settings_model import build_model, split_settings
 from img2img_train.distributed.memory import catch_out_of_memory
+from img2img_train.evaluation.settings import EvaluateSettings, ModelSettings
 from img2img_train.inference.settings import TranslateSettings
 
 if TYPE_CHECKING:
     from img2img_train.inference.translate import Translated
-    from img2img_train.networks.layers import TestNorm
     from img2img_train.runs.model import LoadedModel
 
 LESS_MEMORY: Final = (
@@ -34,58 +29,40 @@ LESS_MEMORY: Final = (
 )
 
 
-@click.command(cls=ManyAfterOn)
-@click.argument("runs", type=PATH, nargs=-1, required=True)
-@click.option(
-    "--on",
-    "corpora",
-    type=PATH,
-    multiple=True,
-    required=True,
-    metavar="CORPUS...",
-    help="corpora to score on",
-)
-@click.option("--out", type=PATH, default=Path("evaluation"), help="folder of the results")
-@click.option("--split", default="test", help="split of the corpora")
-@device_option
-@click.option("--batch", type=click.IntRange(1), default=64, help="images per batch")
-@click.option(
-    "--fail-under",
-    "limits",
-    multiple=True,
-    metavar="METRIC=NUMBER",
-    help="exit with 1 if a mean is worse, as in psnr=24 or mae=10; may be repeated",
-)
-@click.option(
-    "--by",
-    multiple=True,
-    metavar="TAG",
-    help="score by this tag; may be repeated  [default: all tags with few values]",
-)
-@click.option(
-    "--lpips",
-    type=(PATH, PATH),
-    metavar="NETWORK HEADS",
-    help="LPIPS with these weights: AlexNet or VGG-16 of torchvision, linear heads of LPIPS 0.1",
-)
-@click.option(
-    "--fid", type=PATH, metavar="WEIGHTS", help="FID with the Inception weights of pytorch-fid"
-)
-@test_mode_options
-def evaluate(
-    runs: tuple[Path, ...],
-    corpora: tuple[Path, ...],
-    out: Path,
-    split: str,
-    device: str,
-    batch: int,
-    limits: tuple[str, ...],
-    by: tuple[str, ...],
-    lpips: tuple[Path, Path] | None,
-    fid: Path | None,
-    dropout: str | None,
-    norm: TestNorm | None,
-) -> None:
+class ManyAfterOn(ModelCommand):
+    """A command whose ``--on`` takes all words up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat ``--on`` before each of its words."""
+        # click has no options with a variable number of values.
+        words, after_on = [], False
+        for word in args:
+            if word.startswith("-") and word != "-":
+                after_on = word == "--on"
+                words += [] if after_on else [word]
+            else:
+                words += ["--on", word] if after_on else [word]
+        return super().parse_args(ctx, words)
+
+
+class EvaluateOptions(EvaluateSettings):
+    """Options of ``evaluate``."""
+
+    on: tuple[Path, ...] = Field(json_schema_extra={"metavar": "CORPUS..."}, min_length=1)
+    """corpora to score on [required]"""
+    out: Path = Path("evaluation")
+    """folder of the results"""
+    fail_under: tuple[str, ...] = Field((), json_schema_extra={"metavar": "METRIC=NUMBER"})
+    """exit with 1 if a mean is worse, as in psnr=24 or mae=10, may be repeated"""
+    lpips: tuple[Path, Path] | None = Field(None, json_schema_extra={"metavar": "NETWORK HEADS"})
+    """LPIPS with these weights: AlexNet or VGG-16 of torchvision, linear heads of LPIPS 0.1"""
+    fid: Path | None = Field(None, json_schema_extra={"metavar": "WEIGHTS"})
+    """FID with the Inception weights of pytorch-fid"""
+
+
+@click.command(cls=ManyAfterOn, models=lambda: (EvaluateOptions,))
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     """Score RUNS (run folders or checkpoints) on corpora, beside the input baseline.
 
     \b
@@ -102,57 +79,50 @@ def evaluate(
     from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls
     from img2img_train.evaluation.results import write_matrix
     from img2img_train.metrics.perceptual import load_perceptual_networks
+    from img2img_train.metrics.registry import PERCEPTUAL_METRICS
     from img2img_train.runs.model import choose_device
 
-    where, hint = choose_device(device).type, "give a smaller --batch or another --device"
-    supplied = [name for name, weights in (("lpips", lpips), ("fid", fid)) if weights]
-    parsed = parse_limits(limits, supplied)
-    perceptual = load_perceptual_networks(lpips, fid, device)
+    options = build_model(EvaluateOptions, settings)
+    where, hint = choose_device(options.device).type, "give a smaller --batch or another --device"
+    limits = parse_limits(options.fail_under, settings.keys() & PERCEPTUAL_METRICS)
+    perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
     with Display() as display, catch_out_of_memory("scoring", None, where, lambda: hint):
-        progress, keep_dropout = display.report("scoring"), as_switch(dropout)
-        matrix = evaluate_matrix(
-            runs, corpora, split, device, batch, progress, keep_dropout, norm, by, perceptual
-        )
+        matrix = evaluate_matrix(runs, options.on, options, display.report("scoring"), perceptual)
     for e in matrix.evaluations:
         model, baseline, gain = (part["psnr"] for part in (e.scores, e.input_scores, e.gain))
         name = f"{printable(e.run)} on {printable(e.corpus)}, {e.images:,} images"
         click.echo(f"{name}: PSNR {model:.2f} dB, input {baseline:.2f}, gain {gain:+.2f}")
     for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
         click.echo(f"note: {note}")
-    click.echo(f"matrix: {printable(str(write_matrix(matrix, out)))}")
+    click.echo(f"matrix: {printable(str(write_matrix(matrix, options.out)))}")
     # After the results are written: a failed check must not lose them.
-    short = shortfalls(matrix, parsed)
+    short = shortfalls(matrix, limits)
     for line in short:
         click.echo(line, err=True)
     sys.exit(1 if short else 0)
 
 
-@click.command(cls=ModelCommand, models=lambda: (TranslateSettings,))
-@click.argument("model", type=PATH)
-@click.argument("images", type=PATH)
-@click.argument("out", type=PATH)
-@device_option
-@direction_option
-@click.option(
-    "--max-bad",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    help="exit with 1 if a larger share is rejected",
-)
-@click.option("--dry-run", is_flag=True, help="count the files, write nothing")
-@test_mode_options
-def translate(
-    model: Path,
-    images: Path,
-    out: Path,
-    device: str,
-    direction: str | None,
-    max_bad: float,
-    dry_run: bool,
-    dropout: str | None,
-    norm: TestNorm | None,
-    settings: dict[str, object],
-) -> None:
+class DirectionOption(FrozenModel):
+    """Option of the commands that can use either model of a run for both directions."""
+
+    direction: Literal["AtoB", "BtoA"] | None = None
+    """translation, of a model that has both [default: as trained]"""
+
+
+class TranslateOptions(ModelSettings, DirectionOption):
+    """Options of ``translate`` beside those of each image."""
+
+    max_bad: float = Field(0.1, ge=0, le=1)
+    """exit with 1 if a larger share is rejected"""
+    dry_run: bool = False
+    """count the files, write nothing"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (TranslateOptions, TranslateSettings))
+@click.argument("model", type=FOLDER)
+@click.argument("images", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) -> None:
     """Apply MODEL (a run or a checkpoint) to IMAGES and write the results into the folder OUT.
 
     \b
@@ -171,20 +141,22 @@ def translate(
     Videos (mp4, mov, mkv, webm, avi) are processed frame by frame at 8 bits; size and frame rate
     are kept, and the sound if the new file can hold it.
     """
-    from img2img_data.core.settings_model import build_model
     from img2img_train.inference.inputs import is_one_file, list_images
     from img2img_train.inference.translate import translate as restore
     from img2img_train.runs.model import load_generator
 
-    chosen = build_model(TranslateSettings, settings)
+    options = build_model(TranslateOptions, split_settings(settings, TranslateOptions))
+    chosen = build_model(TranslateSettings, split_settings(settings, TranslateSettings))
     single = is_one_file(images, out)
     # Counted before the model is loaded: a wrong path fails at once.
     total = 1 if single else len(list_images(images, out)[1])
-    if dry_run:
+    if options.dry_run:
         name = printable(str(out))
         click.echo(f"would restore {total:,} files into '{name}'; nothing was written")
         return
-    loaded = load_generator(model, device, direction, as_switch(dropout), norm)
+    loaded = load_generator(
+        model, options.device, options.direction, options.keep_dropout, options.norm
+    )
     less = catch_out_of_memory("model", model, loaded.device.type, lambda: LESS_MEMORY)
     if single:
         with less:
@@ -197,7 +169,7 @@ def translate(
     rows = printable(str(out / "rejected.jsonl"))
     for reason, count in done.rejected.most_common():
         click.echo(f"  rejected {count:,}: {reason} (rows in {rows})")
-    if done.rejected.total() > max_bad * total:
+    if done.rejected.total() > options.max_bad * total:
         sys.exit(1)
 
 
@@ -251,13 +223,19 @@ def _translate_one(
     write_atomically(out, result.image)
 
 
-@click.command
-@click.argument("model", type=PATH)
-@click.argument("out", type=PATH)
-@click.option("--opset", type=click.IntRange(18, 25), default=18, help="ONNX operator set")
-@click.option("--runtime", type=PATH, help="folder of the npm package onnxruntime-web, for .html")
-@direction_option
-def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: str | None) -> None:
+class ExportOptions(DirectionOption):
+    """Options of ``export``."""
+
+    opset: int = Field(18, ge=18, le=25)
+    """ONNX operator set"""
+    runtime: Path | None = None
+    """folder of the npm package onnxruntime-web, for .html"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (ExportOptions,))
+@click.argument("model", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
     """Write the generator of MODEL (a run or a checkpoint) to OUT, for use without this program.
 
     \b
@@ -274,22 +252,22 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: 
     from img2img_train.interop.junyanz_weights import export_pth
     from img2img_train.runs.model import load_generator
 
-    suffix = out.suffix.lower()
+    options, suffix = build_model(ExportOptions, settings), out.suffix.lower()
     if suffix not in {".onnx", ".html", ".safetensors", ".pth"}:
         hint = "give a name ending in .onnx, .html, .safetensors or .pth"
         raise UsageError("file", out, f"ends in '{out.suffix}'", hint)
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the CPU, so that the exported file does not depend on the device.
-    loaded, about = load_generator(model, "cpu", direction), "the generator alone"
+    loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
     if suffix == ".safetensors":
         export_weights(loaded, out)
     elif suffix == ".pth":
         export_pth(loaded, out)
     else:
         parity = (
-            export_page(loaded, out, runtime, opset)
+            export_page(loaded, out, options.runtime, options.opset)
             if suffix == ".html"
-            else export_onnx(loaded, out, opset)
+            else export_onnx(loaded, out, options.opset)
         )
         about = (
             f"differs from torch by {parity.worst} levels at most, on {parity.images} images "
@@ -300,33 +278,24 @@ def export(model: Path, out: Path, opset: int, runtime: Path | None, direction: 
     click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {about}")
 
 
-@click.command
-@click.argument("runs", type=PATH, nargs=-1, required=True)
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=7860, help="port on 127.0.0.1; 0: a free one"
-)
-@device_option
-@click.option(
-    "--max-megapixels",
-    type=click.FloatRange(0, 1000, min_open=True),
-    default=50,
-    help="largest image, megapixels",
-)
-@click.option(
-    "--max-megabytes",
-    type=click.FloatRange(0, 256, min_open=True),
-    default=100,
-    help="largest upload, megabytes",
-)
-@click.option("--open/--no-open", "show", default=False, help="open the page in a browser")
-def serve(
-    runs: tuple[Path, ...],
-    port: int,
-    device: str,
-    max_megapixels: float,
-    max_megabytes: float,
-    show: bool,
-) -> None:
+class ServeOptions(FrozenModel):
+    """Options of ``serve``."""
+
+    port: int = Field(7860, ge=0, le=65535)
+    """port on 127.0.0.1; 0: a free one"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """compute device"""
+    max_megapixels: float = Field(50, gt=0, le=1000)
+    """largest image, megapixels"""
+    max_megabytes: float = Field(100, gt=0, le=256)
+    """largest upload, megabytes"""
+    open: bool = False
+    """open the page in a browser"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (ServeOptions,))
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+def serve(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     """Serve a web page to try RUNS (run folders or checkpoints) on images, on this machine only.
 
     \b
@@ -342,25 +311,24 @@ def serve(
     from img2img_train.serve.models import Limits
     from img2img_train.serve.server import serve as serve_page
 
-    limits = Limits(int(max_megapixels * 1e6), int(max_megabytes * 1e6))
-    serve_page(runs, port, device, limits, show, click.echo)
+    options = build_model(ServeOptions, settings)
+    limits = Limits(int(options.max_megapixels * 1e6), int(options.max_megabytes * 1e6))
+    serve_page(runs, options.port, options.device, limits, options.open, click.echo)
 
 
-@click.command
-@click.argument("weights", type=PATH)
-@click.argument("out", type=PATH)
-@click.option(
-    "--direction",
-    type=click.Choice(["AtoB", "BtoA"]),
-    default="AtoB",
-    help="translation that the weights are of",
-)
-@click.option(
-    "--dropout",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="dropout rate  [default: as published]",
-)
-def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> None:
+class AdoptOptions(FrozenModel):
+    """Options of ``adopt``."""
+
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """translation that the weights are of"""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """dropout rate [default: as published]"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (AdoptOptions,))
+@click.argument("weights", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def adopt(weights: Path, out: Path, settings: dict[str, Any]) -> None:
     """Import WEIGHTS, a latest_net_G.pth of the PyTorch CycleGAN/pix2pix repository, as the model
     OUT.
 
@@ -373,7 +341,8 @@ def adopt(weights: Path, out: Path, direction: str, dropout: float | None) -> No
     """
     from img2img_train.interop.junyanz_weights import import_weights
 
-    spec = import_weights(weights, out, direction, dropout)
+    options = build_model(AdoptOptions, settings)
+    spec = import_weights(weights, out, options.direction, options.dropout)
     channels = f"{spec.inputs} to {spec.outputs} channels"
     about = f"{spec.name} of width {spec.width}, {spec.norm} norm, {channels}"
     click.echo(f"'{printable(str(out))}': {about}")
@@ -413,7 +382,7 @@ def schema() -> None:
 
 
 @click.command
-@click.argument("run", type=PATH)
+@click.argument("run", type=FOLDER)
 def report(run: Path) -> None:
     """Write RUN/report.html from what the run has so far.
 

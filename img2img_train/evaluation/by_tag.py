@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from img2img_data.core.errors import UsageError, printable
@@ -18,7 +17,6 @@ MAX_VALUES: Final = 20
 """Distinct values that an attribute may have to be scored by default."""
 MAX_VALUES_ASKED: Final = 200
 UNKNOWN: Final = "unknown"
-NONE: Final = "none"
 _BRANCH: Final = re.compile(r"((?:(\d{1,4})\.)?one-of)\.branch")
 
 Attributes: TypeAlias = Mapping[str, str]
@@ -54,7 +52,7 @@ def _branches(drawn: object) -> dict[str, str]:
         inner = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
         kind = next(inner, "").partition(".")[0]
         # A branch without parameters leaves no name; a negative branch means that none was applied.
-        unnamed = NONE if isinstance(branch, int) and branch < 0 else f"branch {branch}"
+        unnamed = "none" if isinstance(branch, int) and branch < 0 else f"branch {branch}"
         number = f" {int(match[2]) + 1}" if len(matches) > 1 and match[2] else ""
         found[f"degradation{number}"] = printable(kind or unnamed)
     return found
@@ -68,16 +66,11 @@ def _as_text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
 
 
-@dataclass(frozen=True, slots=True)
-class TagChoice:
-    """The attributes to score by, and a sentence about those that were left out."""
-
-    names: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def choose_tags(attributes: Sequence[Attributes], asked: Sequence[str] = ()) -> TagChoice:
-    """Return the attributes to score by: those asked for, or all that form a few large groups.
+def choose_tags(
+    attributes: Sequence[Attributes], asked: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return the attributes to score by (those asked for, or all that form a few large groups), and
+    notes about those that were left out.
 
     By default an attribute with one value, with more than MAX_VALUES, or with fewer than two images
     per value is left out. Raises UsageError if one that was asked for has more than
@@ -91,8 +84,8 @@ def choose_tags(attributes: Sequence[Attributes], asked: Sequence[str] = ()) -> 
             if len(counts.get(name, ())) > MAX_VALUES_ASKED:
                 why = f"has {len(counts[name]):,} values in these images"
                 raise UsageError("tag", name, why, f"choose one with at most {MAX_VALUES_ASKED}")
-        missing = tuple(f"no image has a tag {name}" for name in asked if name not in counts)
-        return TagChoice(tuple(n for n in dict.fromkeys(asked) if n in counts), missing)
+        missing = [f"no image has a tag {name}" for name in asked if name not in counts]
+        return [name for name in dict.fromkeys(asked) if name in counts], missing
     # A person's name or a time stamp has about as many values as there are images: no groups to
     # compare.
     chosen, crowded = [], []
@@ -102,7 +95,7 @@ def choose_tags(attributes: Sequence[Attributes], asked: Sequence[str] = ()) -> 
         elif len(values) > 1:
             chosen.append(name)
     note = f"not scored by {', '.join(crowded)}: too many for {len(attributes):,} images"
-    return TagChoice(tuple(chosen), (note,) if crowded else ())
+    return chosen, [note] if crowded else []
 
 
 def check_tags(asked: Sequence[str], attributes: Sequence[Attributes]) -> None:

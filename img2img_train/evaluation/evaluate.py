@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.files import write_atomically
@@ -24,10 +24,16 @@ from img2img_train.evaluation.results import (
     protocol,
     worst_and_typical,
 )
-from img2img_train.evaluation.score import Evaluation, Feed, evaluate_model, restored_batches
+from img2img_train.evaluation.score import (
+    NO_NETWORKS,
+    Evaluation,
+    Scoring,
+    evaluate_model,
+    restored_batches,
+)
+from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.metrics.perceptual import PerceptualNetworks
 from img2img_train.metrics.registry import METRICS, PERCEPTUAL_METRICS
-from img2img_train.networks.layers import TestNorm
 from img2img_train.runs.model import LoadedModel, load_generator
 
 GALLERY_IMAGES: Final = 96
@@ -36,106 +42,104 @@ GALLERY_IMAGES: Final = 96
 def evaluate_matrix(
     runs: Sequence[Path],
     corpora: Sequence[Path],
-    split: str = "test",
-    device: str = "auto",
-    batch: int = 64,
+    settings: EvaluateSettings,
     progress: ProgressByPart | None = None,
-    dropout: bool | None = None,
-    norm: TestNorm | None = None,
-    by: Sequence[str] = (),
-    perceptual: PerceptualNetworks | None = None,
+    perceptual: PerceptualNetworks = NO_NETWORKS,
     gallery: int = GALLERY_IMAGES,
 ) -> Matrix:
-    """Score every run (a run folder or a checkpoint) on the split of every corpus.
+    """Score every run (a run folder or a checkpoint) on every corpus, at least one of each.
 
-    ``dropout`` and ``norm`` override the test-time behavior that the models were saved with.
-    ``by``: tags to score by; default: those with few values. ``gallery``: images for the page, of
-    all evaluations together. Raises CorpusError if a corpus has no such split or no pairs,
-    CheckpointError if a run cannot be loaded, UsageError if no image has a tag of ``by``.
+    ``gallery``: images for the page, of all evaluations together. Raises CorpusError if a corpus
+    has no such split or no pairs, CheckpointError if a run cannot be loaded, UsageError if no image
+    has a tag of ``settings.by``.
     """
     runs, corpora = list(dict.fromkeys(runs)), list(dict.fromkeys(corpora))
-    if not runs or not corpora:
-        raise UsageError("evaluate", why="needs at least one run and one corpus")
     run_names, corpus_names = short_names(runs), short_names(corpora)
     opened = [open_corpus(path) for path in corpora]
-    work = [(corpus, _pairs(corpus, split)) for corpus in opened]
-    if by:
-        check_tags(by, [attributes_of(pair.row) for _, pairs in work for pair in pairs])
+    work = [(corpus, _pairs(corpus, settings.split)) for corpus in opened]
+    if settings.by:
+        known = [attributes_of(pair.row) for _, pairs in work for pair in pairs]
+        check_tags(settings.by, known)
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
     evaluations = list[Evaluation]()
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
     for run, run_name in zip(runs, run_names, strict=True):
-        model = load_generator(run, device, dropout=dropout, norm=norm)
+        model = _load(run, settings)
+        scoring = _scoring(model, settings, perceptual=perceptual)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
             names = (run_name, name)
             count = _counter(progress, done, total, names)
-            evaluations.append(
-                _evaluate(model, corpus, pairs, names, batch, count, each, None, perceptual, by)
-            )
+            evaluations.append(_evaluate(model, corpus, pairs, scoring, names, count, each))
             done += len(pairs)
-    files = perceptual.files if perceptual else {}
-    return Matrix(tuple(run_names), tuple(corpus_names), split, tuple(evaluations), files)
+    return Matrix(
+        tuple(run_names), tuple(corpus_names), settings.split, tuple(evaluations), perceptual.files
+    )
 
 
 def evaluate_run(
     run: Path,
     corpus: Path,
-    split: str = "test",
-    device: str = "auto",
-    batch: int = 64,
+    settings: EvaluateSettings,
     progress: ProgressByPart | None = None,
     gallery: int = GALLERY_IMAGES,
 ) -> Evaluation:
-    """Score one run on one split and keep the result in ``RUN/evaluation/`` for the run's report.
+    """Score one run on one corpus and keep the result in ``RUN/evaluation/`` for the run's report.
 
     Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` images: the worst two
     thirds by PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image). A
     run that degraded its inputs itself is scored on inputs degraded likewise. Raises as
     ``evaluate_matrix``.
     """
-    opened, model = open_corpus(corpus), load_generator(run, device)
-    pairs = _pairs(opened, split)
+    opened, model = open_corpus(corpus), _load(run, settings)
+    pairs = _pairs(opened, settings.split)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
     name = short_names(list(dict.fromkeys(known)))[0]
     names = (model.config.title, name)
     online = OnTheFly.of(model.config.degrade, model.config.seed)
     count = _counter(progress, 0, len(pairs), names)
-    scored = _evaluate(model, opened, pairs, names, batch, count, gallery, online)
-    stem = run / "evaluation" / f"{_file_name(name)}-{_file_name(split)}"
-    write_atomically(stem.with_name(f"{stem.name}.csv"), images_csv([scored]))
+    scoring = _scoring(model, settings, online=online)
+    scored = _evaluate(model, opened, pairs, scoring, names, count, gallery)
+    stem = f"{_file_name(name)}-{_file_name(settings.split)}"
+    write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
     payload = {
         **scored.summary(),
         "checkpoint": {"file": model.path.name, "step": model.step},
         "protocol": protocol(scored.scores),
         "gallery": scored.gallery,
     }
-    write_atomically(stem.with_name(f"{stem.name}.json"), to_json_page(payload))
+    write_atomically(run / "evaluation" / f"{stem}.json", to_json_page(payload))
     return scored
+
+
+def _load(run: Path, settings: EvaluateSettings) -> LoadedModel:
+    dropout, norm = settings.keep_dropout, settings.norm
+    return load_generator(run, settings.device, dropout=dropout, norm=norm)
+
+
+def _scoring(model: LoadedModel, settings: EvaluateSettings, **more: Any) -> Scoring:
+    swapped = model.config.direction == "BtoA"
+    return Scoring(settings.batch, swapped, by=settings.by, **more)
 
 
 def _evaluate(
     model: LoadedModel,
     corpus: Corpus,
     pairs: Sequence[Pair],
+    scoring: Scoring,
     names: tuple[str, str],
-    batch: int,
     count: Callable[[int], None],
     gallery: int,
-    online: OnTheFly | None = None,
-    perceptual: PerceptualNetworks | None = None,
-    by: Sequence[str] = (),
 ) -> Evaluation:
     """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
-    feed = Feed(batch, model.config.direction == "BtoA", online)
-    scored = evaluate_model(model, corpus, pairs, feed, names, count, perceptual, by)
+    scored = evaluate_model(model, corpus, pairs, scoring, names, count)
     test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
-    again = restored_batches(model, corpus, [by_key[row.key] for row in chosen], feed)
+    again = restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
     return replace(scored, test_time=test_time, gallery=tuple(gallery_items(chosen, again)))
 
 

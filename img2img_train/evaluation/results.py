@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
@@ -25,10 +26,6 @@ from img2img_train.report.gallery import to_webp
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
 
-SHOWN_OF_METRIC: Final = ("label", "unit", "digits", "better", "definition")
-THUMBNAIL_SIDE: Final = 256
-THUMBNAIL_QUALITY: Final = 88
-
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
@@ -43,14 +40,10 @@ class Matrix:
     evaluations: tuple[Evaluation, ...]
     files: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics of every evaluation, in the order of tables."""
-        return tuple(name for name in METRICS if name in self.evaluations[0].scores)
 
-
-def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
+def protocol(scores: Collection[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return how the scores were computed; ``files`` names the weights of networks."""
+    shown = ("label", "unit", "digits", "better", "definition")
     return {
         "color": "RGB; Lab corpora too are scored as RGB",
         "data_range": 255,
@@ -69,7 +62,11 @@ def protocol(metrics: Iterable[str], files: Mapping[str, str] | None = None) -> 
         "as over all images",
         "versions": versions(*LIBRARIES, "numpy", "opencv-python-headless"),
         **({"networks": dict(files)} if files else {}),
-        "metrics": {n: {k: getattr(METRICS[n], k) for k in SHOWN_OF_METRIC} for n in metrics},
+        "metrics": {
+            name: {key: getattr(metric, key) for key in shown}
+            for name, metric in METRICS.items()
+            if name in scores
+        },
     }
 
 
@@ -79,33 +76,27 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
     ``matrix.json``, ``matrix.csv`` (a row per run and corpus), ``tags.csv`` (a row per run, corpus,
     tag and value), ``images.csv`` (a row per image), ``index.html``.
     """
+    evaluations = matrix.evaluations
     payload = {
         "runs": list(matrix.runs),
         "corpora": list(matrix.corpora),
         "split": matrix.split,
-        "protocol": protocol(matrix.metrics, matrix.files),
-        "evaluations": [evaluation.summary() for evaluation in matrix.evaluations],
+        "protocol": protocol(evaluations[0].scores, matrix.files),
+        "evaluations": [e.summary() for e in evaluations],
     }
-    write_atomically(out / "matrix.json", to_json_page(payload))
-    write_atomically(out / "matrix.csv", _matrix_csv(matrix.evaluations))
-    write_atomically(out / "tags.csv", _tags_csv(matrix.evaluations))
-    write_atomically(out / "images.csv", images_csv(matrix.evaluations))
-    galleries = [evaluation.gallery for evaluation in matrix.evaluations]
-    return write_matrix_page(payload, out / "index.html", galleries)
-
-
-def _matrix_csv(evaluations: Sequence[Evaluation]) -> bytes:
-    rows = [{**e.names, **_mean_columns(e)} for e in evaluations]
-    return _to_csv(rows, ("run", "corpus", "split", "images", "groups"))
-
-
-def _tags_csv(evaluations: Sequence[Evaluation]) -> bytes:
-    rows = [
+    means = [{**e.names, **_mean_columns(e)} for e in evaluations]
+    tags = [
         {**e.names, "tag": part.tag, "value": part.value, **_mean_columns(part)}
         for e in evaluations
         for part in e.by_tag
     ]
-    return _to_csv(rows, ("run", "corpus", "split", "tag", "value", "images", "groups"))
+    # Without tags there is still a header.
+    columns = ("run", "corpus", "split", "tag", "value", "images", "groups")
+    write_atomically(out / "matrix.json", to_json_page(payload))
+    write_atomically(out / "matrix.csv", _to_csv(means))
+    write_atomically(out / "tags.csv", _to_csv(tags, columns))
+    write_atomically(out / "images.csv", images_csv(evaluations))
+    return write_matrix_page(payload, out / "index.html", [e.gallery for e in evaluations])
 
 
 def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
@@ -118,7 +109,7 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
             for name, score in image.scores.items():
                 row |= {name: rounded(score), f"{name}_input": rounded(image.input_scores[name])}
             rows.append(row | {f"tag {name}": text for name, text in image.attributes.items()})
-    return _to_csv(rows, ("run", "corpus", "split", "key", "group", "source"))
+    return _to_csv(rows)
 
 
 def _mean_columns(part: MeanScores) -> dict[str, object]:
@@ -136,12 +127,11 @@ def _mean_columns(part: MeanScores) -> dict[str, object]:
     return columns
 
 
-def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str]) -> bytes:
+def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str] = ()) -> bytes:
     """Return rows as CSV: the columns ``first``, then all others in order of appearance."""
     # Rows may lack columns: not every image has every tag.
-    text = io.StringIO()
-    columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    text, columns = io.StringIO(), dict.fromkeys([*first, *(name for row in rows for name in row)])
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
@@ -163,15 +153,12 @@ def gallery_items(
 ) -> Iterator[dict[str, Any]]:
     """Yield what a page shows of each image: its scores, and three thumbnails as WebP in base64."""
     # Thumbnails are encoded batch by batch; the images themselves are never all in memory.
-    restored = (pair for batch in batches for pair in batch)
-    for (_, *images), row in zip(restored, rows, strict=True):
-        small = [to_webp(image, THUMBNAIL_SIDE, THUMBNAIL_QUALITY) for image in images]
+    for pair, row in zip(itertools.chain.from_iterable(batches), rows, strict=True):
+        sides = {side: getattr(pair, side) for side in ("input", "output", "target")}
+        webp = {side: to_webp(image, side=256, quality=88) for side, image in sides.items()}
         yield {
             **rounded(asdict(row)),
-            "width": small[0].width,
-            "height": small[0].height,
-            "webp": {
-                side: image.base64
-                for side, image in zip(("input", "output", "target"), small, strict=True)
-            },
+            "width": webp["input"].width,
+            "height": webp["input"].height,
+            "webp": {side: image.base64 for side, image in webp.items()},
         }

@@ -30,6 +30,7 @@ from img2img_train.report.gallery import GalleryItem
 
 BATCH_PIXELS: Final = 1 << 22
 """Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
+NO_NETWORKS: Final = PerceptualNetworks()
 
 
 class Restorer(Protocol):
@@ -41,16 +42,19 @@ class Restorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
-    """The way from a pair to the input of a model, and the number of images in a batch.
+class Scoring:
+    """The images per batch, the way from a pair to the input of a model, and what is scored.
 
     ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the
-    target, the same way each time.
+    target, the same way each time. ``by``: tags to score by; default: those with few values.
+    ``perceptual``: networks that score too.
     """
 
     batch: int = 64
     swapped: bool = False
     online: OnTheFly | None = None
+    by: tuple[str, ...] = ()
+    perceptual: PerceptualNetworks = NO_NETWORKS
 
 
 class RestoredPair(NamedTuple):
@@ -152,54 +156,50 @@ def evaluate_model(
     model: Restorer,
     corpus: Corpus,
     pairs: Sequence[Pair],
-    feed: Feed = Feed(),
+    scoring: Scoring = Scoring(),
     names: tuple[str, str] = ("model", "corpus"),
     progress: Callable[[int], None] = lambda done: None,
-    perceptual: PerceptualNetworks | None = None,
-    by: Sequence[str] = (),
 ) -> Evaluation:
     """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
 
-    ``perceptual``: networks that score too. ``by``: tags to score by; default: those with few
-    values. ``progress`` is called with the number of pairs done.
+    ``progress`` is called with the number of pairs done.
     """
     # Metrics see what a user gets: outputs rounded to 8 or 16 bits, not the network's floats.
     rows: list[ImageScores] = []
-    colors = ColorHistograms()
-    networks = PerceptualScores(perceptual) if perceptual else None
-    for restored in restored_batches(model, corpus, pairs, feed):
-        extra = [({}, {})] * len(restored) if networks is None else _update(networks, restored)
-        for (pair, input, output, target), (scores, baseline) in zip(restored, extra, strict=True):
-            group = group_of(pair)
+    colors, networks = ColorHistograms(), PerceptualScores(scoring.perceptual)
+    for restored in restored_batches(model, corpus, pairs, scoring):
+        _, *images = map(list, zip(*restored, strict=True))
+        perceptual = networks.update(*map(np.stack, images))
+        for (pair, input, output, target), (more, more_input) in zip(
+            restored, perceptual, strict=True
+        ):
+            scores = {name: m.compute(output, target) for name, m in IMAGE_METRICS.items()}
+            baseline = {name: m.compute(input, target) for name, m in IMAGE_METRICS.items()}
+            group, attributes = group_of(pair), attributes_of(pair.row)
             row = ImageScores(
-                pair.key,
-                group,
-                source_of(pair),
-                {name: m.compute(output, target) for name, m in IMAGE_METRICS.items()} | scores,
-                {name: m.compute(input, target) for name, m in IMAGE_METRICS.items()} | baseline,
-                attributes_of(pair.row),
+                pair.key, group, source_of(pair), scores | more, baseline | more_input, attributes
             )
             rows.append(row)
             colors.update(group, input, output, target)
         progress(len(rows))
-    means, choice = _means(rows), choose_tags([row.attributes for row in rows], by)
-    _add_set_scores(means, colors, networks)
+    means = _means(rows)
+    # FID has no interval: a bootstrap of 2,048 x 2,048 covariances costs more than it tells.
+    intervals = colors.gain_intervals()
+    for scores, baseline in (colors.scores(), networks.set_scores()):
+        means["scores"] |= scores
+        means["input_scores"] |= baseline
+        means["gain"] |= {n: METRICS[n].gain(score, baseline[n]) for n, score in scores.items()}
+        means["gain_interval"] |= {n: intervals.get(n) for n in scores}
+    tags, notes = choose_tags([row.attributes for row in rows], scoring.by)
     return Evaluation(
         **means,
         run=names[0],
         corpus=names[1],
         split=pairs[0].split,
         image_scores=tuple(rows),
-        by_tag=tuple(_tag_scores(rows, choice.names)),
-        notes=(*_equal_pairs(rows), *(networks.notes() if networks else ()), *choice.notes),
+        by_tag=tuple(_tag_scores(rows, tags)),
+        notes=(*_equal_pairs(rows), *networks.notes(), *notes),
     )
-
-
-def _update(
-    networks: PerceptualScores, restored: Sequence[RestoredPair]
-) -> list[tuple[dict[str, float], dict[str, float]]]:
-    _, inputs, outputs, targets = zip(*restored, strict=True)
-    return networks.update(np.stack(inputs), np.stack(outputs), np.stack(targets))
 
 
 def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
@@ -217,21 +217,6 @@ def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
         "gain": dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
         "gain_interval": dict(zip(names, bootstrap_interval(gains, groups), strict=True)),
     }
-
-
-def _add_set_scores(
-    means: dict[str, Any], colors: ColorHistograms, networks: PerceptualScores | None
-) -> None:
-    scores, baseline = colors.scores()
-    if networks is not None:
-        more, more_baseline = networks.set_scores()
-        scores, baseline = scores | more, baseline | more_baseline
-    # FID has no interval: a bootstrap of 2,048 x 2,048 covariances costs more than it tells.
-    intervals = colors.gain_intervals()
-    means["scores"] |= scores
-    means["input_scores"] |= baseline
-    means["gain"] |= {n: METRICS[n].gain(score, baseline[n]) for n, score in scores.items()}
-    means["gain_interval"] |= {n: intervals.get(n) for n in scores}
 
 
 def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[TagScores]:
@@ -252,7 +237,7 @@ def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
 
 # ------------------------------------------------------------------------------------- restoration
 def restored_batches(
-    model: Restorer, corpus: Corpus, pairs: Sequence[Pair], feed: Feed
+    model: Restorer, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring
 ) -> Iterator[list[RestoredPair]]:
     """Yield the pairs with their outputs, in order, in batches of consecutive pairs of one size.
 
@@ -264,13 +249,13 @@ def restored_batches(
         if input.shape != target.shape:
             why = "is of another size than its target"
             raise CorpusError("image", pair.input, why, "verify the corpus")
-        if feed.swapped:
+        if scoring.swapped:
             input, target = target, input
-        if feed.online is not None:
+        if scoring.online is not None:
             # Epoch None draws the same parameters each time, and those of no training epoch.
-            input = feed.online.degrade(target, pair, None)
+            input = scoring.online.degrade(target, pair, None)
         input, target = _as_rgb(input, target, corpus.color == "lab")
-        room = min(feed.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
+        room = min(scoring.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
         # Only images of one size can be stacked. The output of an image does not depend on its
         # batch, so the order of the corpus is kept and no score changes.
         if held and (len(held) >= room or held[0][1].shape != input.shape):

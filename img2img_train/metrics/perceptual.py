@@ -27,21 +27,19 @@ FEATURES: Final = 2048
 class PerceptualNetworks:
     """The networks that were asked for; ``files`` names their weights, for the protocol."""
 
-    lpips: Lpips | None
-    inception: Inception | None
-    files: dict[str, str]
+    lpips: Lpips | None = None
+    inception: Inception | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def load_perceptual_networks(
     lpips: tuple[Path, Path] | None, fid: Path | None, device: str
-) -> PerceptualNetworks | None:
-    """Return the networks with the weights of the files, None if no file is given.
+) -> PerceptualNetworks:
+    """Return the networks with the weights of the files that are given.
 
     ``lpips`` is the file of the network and that of its heads. Raises CheckpointError, naming the
     file, if one is damaged or of something else.
     """
-    if lpips is None and fid is None:
-        return None
     chosen, files = choose_device(device), {}
     distance = load_lpips(*lpips, chosen) if lpips else None
     inception = load_inception(fid, chosen) if fid else None

@@ -23,6 +23,7 @@ from img2img_train.data import dataset
 from img2img_train.data.augment import Crops, stack_crops
 from img2img_train.data.color import denormalize
 from img2img_train.evaluation.evaluate import evaluate_matrix
+from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log, sample_paths
 from img2img_train.training import fit as loop
@@ -148,7 +149,9 @@ def test_whole_images_are_scored(degrade: str | None, mixed: Path, tmp_path: Pat
     loop.fit(config, Display())
     logged = [row for row in read_log(tmp_path) if row["kind"] == "validation"][-1]
     if degrade is None:
-        evaluation = evaluate_matrix([tmp_path], [mixed], "val", "cpu").evaluations[0]
+        evaluation = evaluate_matrix(
+            [tmp_path], [mixed], EvaluateSettings(split="val", device="cpu")
+        ).evaluations[0]
         assert logged["psnr"] == pytest.approx(evaluation.scores["psnr"], abs=1e-3)
         assert logged["psnr_input"] == pytest.approx(evaluation.input_scores["psnr"], abs=1e-3)
     assert io.read(sample_paths(tmp_path)[-1]).pixels.shape == (3 * 24, 3 * 24, 3)

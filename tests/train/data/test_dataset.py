@@ -19,6 +19,7 @@ from img2img_data.images.pixels import to_uint8_rgb
 from img2img_train.data import loader
 from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
 from img2img_train.evaluation.evaluate import evaluate_matrix
+from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.translate import translate_bytes
 from img2img_train.networks.specs import GeneratorName, make_spec
@@ -86,7 +87,9 @@ def test_a_colorization_from_training_to_a_photo(loss: str, tmp_path: Path) -> N
     grid = io.read(sample_paths(out)[-1]).pixels
     assert grid.shape == (2 * 16, 3 * 16, 3)
     assert (grid[:, :16].max(2) - grid[:, :16].min(2)).max() <= 1, "the input is shown gray"
-    evaluation = evaluate_matrix([out], [corpus], "val", "cpu").evaluations[0]
+    evaluation = evaluate_matrix(
+        [out], [corpus], EvaluateSettings(split="val", device="cpu")
+    ).evaluations[0]
     logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
     assert evaluation.input_scores["psnr"] == pytest.approx(logged["psnr_input"], abs=0.1)
     model = load_generator(out, "cpu")
@@ -116,7 +119,7 @@ def test_gray_and_deep_corpora_train(channels: int, bits: int, tmp_path: Path) -
     loop.fit(small_config("l2", corpus, tmp_path / "run"), Display())
     model = load_generator(tmp_path / "run", "cpu")
     assert (model.spec.inputs, model.spec.outputs) == (channels, channels)
-    evaluate_matrix([tmp_path / "run"], [corpus], "val", "cpu")
+    evaluate_matrix([tmp_path / "run"], [corpus], EvaluateSettings(split="val", device="cpu"))
     photo = io.encode(make_photo(5, 40, 24), "png")
     output = io.decode(translate_bytes(model, photo, TranslateSettings()).image, KEEP).pixels
     assert output.shape == ((24, 40) if channels == 1 else (24, 40, 3))
@@ -152,7 +155,9 @@ def test_images_of_any_size_train_and_are_scored_as_they_are(
     loop.fit(config, Display())
     grid = io.read(sample_paths(out)[-1]).pixels
     assert grid.shape == (2 * height, 3 * width, 3)
-    evaluation = evaluate_matrix([out], [corpus], "val", "cpu").evaluations[0]
+    evaluation = evaluate_matrix(
+        [out], [corpus], EvaluateSettings(split="val", device="cpu")
+    ).evaluations[0]
     logged = [row for row in read_log(out) if row["kind"] == "validation"][-1]
     assert logged["psnr"] == pytest.approx(evaluation.scores["psnr"], abs=1e-3)
     output = io.decode(

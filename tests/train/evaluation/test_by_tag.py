@@ -22,7 +22,8 @@ from img2img_train.evaluation.by_tag import (
 )
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.results import Matrix, write_matrix
-from img2img_train.evaluation.score import Evaluation, evaluate_model
+from img2img_train.evaluation.score import Evaluation, Scoring, evaluate_model
+from img2img_train.evaluation.settings import EvaluateSettings
 
 
 def gender(number: int) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def test_a_page_without_images_or_tags(tmp_path: Path) -> None:
 
     run, corpus = write_run(tmp_path / "run"), write_corpus(tmp_path / "c", {"test": 2})
     for count, shown in ((0, 0), (1, 1), (9, 2)):
-        matrix = evaluate_matrix([run], [corpus], device="cpu", gallery=count)
+        matrix = evaluate_matrix([run], [corpus], EvaluateSettings(device="cpu"), gallery=count)
         page = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
         check_self_contained(page)
         assert len(elements(page, "figure")) == shown
@@ -109,16 +110,11 @@ def test_tags_with_few_values_are_chosen_and_others_noted() -> None:
         }
         for n in range(100)
     ]
-    choice = choose_tags(attributes)
-    assert choice.names == ("gender", "just")
-    assert choice.notes == (
-        f"not scored by person (100 values), many ({MAX_VALUES + 1} values): too many for 100 "
-        "images",
-    )
-    assert choose_tags(attributes, ["many", "person"]).names == ("many", "person")
-    assert choose_tags(attributes, ["gone", "gender"]) == (
-        type(choice)(("gender",), ("no image has a tag gone",))
-    )
+    crowded = f"person (100 values), many ({MAX_VALUES + 1} values)"
+    note = f"not scored by {crowded}: too many for 100 images"
+    assert choose_tags(attributes) == (["gender", "just"], [note])
+    assert choose_tags(attributes, ["many", "person"])[0] == ["many", "person"]
+    assert choose_tags(attributes, ["gone", "gender"]) == (["gender"], ["no image has a tag gone"])
     with pytest.raises(UsageError, match="person"):
         choose_tags([{"person": str(n)} for n in range(MAX_VALUES_ASKED + 1)], ["person"])
 
@@ -132,7 +128,7 @@ def test_an_image_without_the_tag_is_unknown(tmp_path: Path) -> None:
 def test_a_tag_that_no_corpus_has_is_rejected(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 6, gender)
     with pytest.raises(UsageError, match="gender"):
-        evaluate_matrix([tmp_path / "run"], [corpus], by=["gander"])
+        evaluate_matrix([tmp_path / "run"], [corpus], EvaluateSettings(by=["gander"]))
 
 
 # ------------------------------------------------------------------------------------------- scores
@@ -187,7 +183,7 @@ def test_the_input_has_no_gain_over_itself_for_any_tag(tmp_path: Path) -> None:
 
 def test_tags_are_in_json_csv_and_on_the_page(tmp_path: Path) -> None:
     corpus = tagged(tmp_path / "c", 6, lambda n: {"odd": ("yes", EVIL)[n % 2], "person": str(n)})
-    scored = score(Brighter(), corpus, by=["odd"])
+    scored = score(Brighter(), corpus, Scoring(by=("odd",)))
     page = write_matrix(Matrix(("r",), ("c",), "test", (scored,)), tmp_path / "out").read_text(
         "utf-8"
     )

@@ -22,11 +22,13 @@ from img2img_train.evaluation.evaluate import (
     shortfalls,
 )
 from img2img_train.evaluation.results import Matrix, write_matrix
-from img2img_train.evaluation.score import Feed, describe_gain
+from img2img_train.evaluation.score import Scoring, describe_gain
+from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.metrics.image import psnr
 from img2img_train.metrics.registry import COLOR_METRICS, IMAGE_METRICS, METRICS
 from img2img_train.report.page import write_run_report
 
+CPU = EvaluateSettings(device="cpu")
 SCORED = (*IMAGE_METRICS, *COLOR_METRICS)
 
 
@@ -99,7 +101,7 @@ def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 5}, layout="combined")
-    single, batched = (score(Brighter(), corpus, Feed(batch=batch)) for batch in (1, 64))
+    single, batched = (score(Brighter(), corpus, Scoring(batch=batch)) for batch in (1, 64))
     assert single == batched
     assert single.gain["psnr"] < 0
     assert single.gain["mae"] < 0
@@ -108,7 +110,7 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
 def test_the_direction_swaps_input_and_target(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 2})
     forward, inverse = (
-        score(Brighter(), corpus, Feed(swapped=swapped)) for swapped in (False, True)
+        score(Brighter(), corpus, Scoring(swapped=swapped)) for swapped in (False, True)
     )
     assert forward.input_scores == pytest.approx(inverse.input_scores)
     assert forward.scores != inverse.scores
@@ -126,7 +128,7 @@ REJECTED = {
 def test_what_cannot_be_scored_is_rejected_in_one_line(tmp_path: Path, name: str) -> None:
     corpus = REJECTED[name](tmp_path / "c")
     with pytest.raises((CorpusError, UsageError)) as rejected:
-        evaluate_matrix([tmp_path / "run"], [corpus])
+        evaluate_matrix([tmp_path / "run"], [corpus], EvaluateSettings())
     assert "\n" not in str(rejected.value)
 
 
@@ -137,9 +139,7 @@ def test_the_report_of_a_run_is_complete_and_reproducible(tmp_path: Path) -> Non
     corpus = write_corpus(tmp_path / "c", {"test": 9}, crops=3, names=(EVIL,))
     run = write_run(tmp_path / "run")
     seen: list[tuple[int, int, str]] = []
-    scored = evaluate_run(
-        run, corpus, device="cpu", progress=lambda *what: seen.append(what), gallery=6
-    )
+    scored = evaluate_run(run, corpus, CPU, progress=lambda *what: seen.append(what), gallery=6)
     assert seen[-1] == (9, 9, "l2 unet on other on c")
     saved = strict_json(run / "evaluation" / "c-test.json")
     assert saved["conclusion"] == scored.conclusion
@@ -160,7 +160,7 @@ def test_the_report_of_a_run_is_complete_and_reproducible(tmp_path: Path) -> Non
     again = tmp_path / "elsewhere" / "run"
     shutil.copytree(run, again)
     (again / "report.html").unlink()
-    evaluate_run(again, corpus, device="cpu", gallery=6)
+    evaluate_run(again, corpus, CPU, gallery=6)
     assert write_run_report(again).read_text("utf-8") == page
 
 
@@ -175,7 +175,7 @@ def test_report_before_anything_was_evaluated_and_of_no_run(tmp_path: Path) -> N
 def test_corpora_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     corpora = [write_corpus(tmp_path / side / "c", {"test": 1}) for side in "ab"]
     run = write_run(tmp_path / "run", corpora=corpora)
-    names = [evaluate_run(run, corpus, device="cpu").corpus for corpus in corpora]
+    names = [evaluate_run(run, corpus, CPU).corpus for corpus in corpora]
     assert names == ["a/c", "b/c"]
     assert sorted(p.name for p in (run / "evaluation").glob("*.json")) == [
         "a_c-test.json",
@@ -188,7 +188,7 @@ def test_matrix_is_written_as_json_csv_and_page(tmp_path: Path) -> None:
     corpora = [
         write_corpus(tmp_path / side / "c", {"test": count}) for side, count in (("a", 3), ("b", 2))
     ]
-    matrix = evaluate_matrix(runs, corpora, device="cpu", batch=2)
+    matrix = evaluate_matrix(runs, corpora, EvaluateSettings(device="cpu", batch=2))
     assert matrix.corpora == ("a/c", "b/c")
     assert matrix.evaluations[3].images == 2
     page = write_matrix(matrix, tmp_path / "out").read_text("utf-8")

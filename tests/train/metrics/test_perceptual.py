@@ -18,7 +18,7 @@ from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError,
 from img2img_data.corpus.reader import open_corpus  # noqa: E402
 from img2img_train.cli.main import group  # noqa: E402
 from img2img_train.evaluation.evaluate import parse_limits  # noqa: E402
-from img2img_train.evaluation.score import evaluate_model  # noqa: E402
+from img2img_train.evaluation.score import Scoring, evaluate_model  # noqa: E402
 from img2img_train.metrics.fid import Gaussian, frechet_distance, load_inception  # noqa: E402
 from img2img_train.metrics.lpips import STAGES, load_lpips  # noqa: E402
 from img2img_train.metrics.perceptual import load_perceptual_networks  # noqa: E402
@@ -321,7 +321,7 @@ def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
     networks = load_perceptual_networks(
         lpips_files(tmp_path), inception_file(tmp_path / "i.pth"), "cpu"
     )
-    scored = evaluate_model(Identity(), opened, opened.pairs("test"), perceptual=networks)
+    scored = evaluate_model(Identity(), opened, opened.pairs("test"), Scoring(perceptual=networks))
     for name in ("lpips", "fid"):
         assert scored.scores[name] == scored.input_scores[name] > 0
         assert scored.gain[name] == 0
@@ -335,7 +335,7 @@ def test_fid_of_one_image_is_rejected(tmp_path: Path) -> None:
     opened = open_corpus(write_corpus(tmp_path / "c", {"test": 1}))
     networks = load_perceptual_networks(None, inception_file(tmp_path / "i.pth"), "cpu")
     with pytest.raises(CorpusError, match="two images"):
-        evaluate_model(Identity(), opened, opened.pairs("test"), perceptual=networks)
+        evaluate_model(Identity(), opened, opened.pairs("test"), Scoring(perceptual=networks))
 
 
 def run_command(*argv: str) -> tuple[int, str]:

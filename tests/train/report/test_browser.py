@@ -210,13 +210,14 @@ def write_tagged_run(tmp_path: Path) -> tuple[Path, Path]:
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from img2img_train.evaluation.evaluate import evaluate_matrix, evaluate_run
     from img2img_train.evaluation.results import write_matrix
+    from img2img_train.evaluation.settings import EvaluateSettings
     from img2img_train.report.page import write_run_report
 
     root = tmp_path_factory.mktemp("reports")
     run, corpus = write_tagged_run(root)
-    evaluate_run(run, corpus, device="cpu")
+    evaluate_run(run, corpus, EvaluateSettings(device="cpu"))
     matrix = evaluate_matrix(
-        [run, run / "checkpoints" / "best.safetensors"], [corpus], device="cpu"
+        [run, run / "checkpoints" / "best.safetensors"], [corpus], EvaluateSettings(device="cpu")
     )
     return {"run": write_run_report(run), "matrix": write_matrix(matrix, root / "out")}
 
@@ -369,13 +370,14 @@ def test_200_triples_stay_below_5_mb(browser: Any, tmp_path: Path) -> None:
     from fake_models import write_run
 
     from img2img_train.evaluation.evaluate import evaluate_run
+    from img2img_train.evaluation.settings import EvaluateSettings
     from img2img_train.report.page import write_run_report
 
     corpus, run = (
         write_corpus(tmp_path / "c", {"test": 4}, size=(256, 256)),
         write_run(tmp_path / "run"),
     )
-    evaluate_run(run, corpus, device="cpu")
+    evaluate_run(run, corpus, EvaluateSettings(device="cpu"))
     (saved,) = (run / "evaluation").glob("*.json")
     content = json.loads(saved.read_text())
     content["gallery"] = [
@@ -398,12 +400,15 @@ def test_report_and_matrix_of_the_trainer(browser: Any, tmp_path: Path) -> None:
 
     from img2img_train.evaluation.evaluate import evaluate_matrix, evaluate_run
     from img2img_train.evaluation.results import write_matrix
+    from img2img_train.evaluation.settings import EvaluateSettings
     from img2img_train.report.page import write_run_report
 
     corpus = write_corpus(tmp_path / "c", {"test": 6}, crops=2, names=(EVIL,))
     run = write_run(tmp_path / "run")
-    evaluate_run(run, corpus, device="cpu", gallery=6)
-    matrix = write_matrix(evaluate_matrix([run], [corpus], device="cpu"), tmp_path / "out")
+    evaluate_run(run, corpus, EvaluateSettings(device="cpu"), gallery=6)
+    matrix = write_matrix(
+        evaluate_matrix([run], [corpus], EvaluateSettings(device="cpu")), tmp_path / "out"
+    )
     for width in WIDTHS:
         for path in (write_run_report(run), matrix):
             opened = OpenedPage(browser, path, width)

@@ -1,0 +1,39 @@
+"""Settings of evaluations and of models at test, which are options of the command line too.
+
+A module of its own, because ``--help`` must not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from img2img_data.core.frozen_model import FrozenModel
+
+
+class ModelSettings(FrozenModel):
+    """Device and test-time behavior of a model, which override those that it was saved with."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """compute device"""
+    dropout: Literal["on", "off"] | None = None
+    """dropout at test [default: as saved]; on: one mask per image, seeded by it"""
+    norm: Literal["batch", "running"] | None = None
+    """batch-norm statistics at test, of the image or learned [default: as saved]"""
+
+    @property
+    def keep_dropout(self) -> bool | None:
+        """``dropout`` as a boolean, None if it is as saved."""
+        return None if self.dropout is None else self.dropout == "on"
+
+
+class EvaluateSettings(ModelSettings):
+    """Settings of an evaluation."""
+
+    split: str = "test"
+    """split of the corpora"""
+    batch: int = Field(64, ge=1)
+    """images per batch"""
+    by: tuple[str, ...] = Field((), json_schema_extra={"metavar": "TAG"})
+    """score by this tag, may be repeated [default: all tags with few values]"""
