@@ -111,8 +111,8 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     if smoke and recipe is None:
         raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")
     values = read_recipe(recipe, smoke) if recipe is not None else {}
-    given = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
-    config = configure(values, {**given, **({"corpora": corpora} if corpora else {})})
+    chosen = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
+    config = configure(values, {**chosen, **({"corpora": corpora} if corpora else {})})
     if recipe is not None and not corpora:
         _check_built(config, recipe, smoke)
     if options.dry_run:
