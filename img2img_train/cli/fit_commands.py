@@ -29,7 +29,7 @@ FIRST: Final = ("recipe", "loss", "net", "out", "epochs", "batch")
 
 
 class FitOptions(FrozenModel):
-    """Options of ``fit`` that are no settings of the run."""
+    """Options of ``fit`` that are not settings of the run."""
 
     recipe: Path | None = None
     """YAML recipe; its section 'run' holds the settings, which options override"""
