@@ -26,14 +26,13 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
-from img2img_data.core.errors import CorpusError
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from img2img_data.core.errors import CorpusError
 
 FORMAT: Final = 2
 """Version of the names and columns on disk; readers reject any other."""
@@ -142,8 +141,6 @@ def key_forms(paths: PathSequence, start: int = 0, stop: int | None = None) -> b
     the extension joins the key; if that does not help, a hash of the path's bytes joins too. A
     path that occurs twice does not collide with itself. Temporary memory: 24 bytes per path.
     """
-    import numpy as np
-
     rows = range(start, len(paths) if stop is None else stop)
     keys = _hashes(_folded(key_of(paths[row])) for row in rows)
     known = np.sort(keys)
@@ -159,8 +156,6 @@ def key_forms(paths: PathSequence, start: int = 0, stop: int | None = None) -> b
 
 
 def _hashes(texts: Iterable[bytes]) -> NDArray[np.uint64]:
-    import numpy as np
-
     buffer = bytearray()
     for text in texts:
         buffer += blake2b(text, digest_size=8).digest()
@@ -169,8 +164,6 @@ def _hashes(texts: Iterable[bytes]) -> NDArray[np.uint64]:
 
 def _among(hashes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Return a mask of the hashes that are in ``known``, which is sorted."""
-    import numpy as np
-
     if not known.size:
         return np.zeros(hashes.shape, np.bool_)
     # np.isin would sort both together, which takes several times the memory.
@@ -180,8 +173,6 @@ def _among(hashes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.
 
 def _shared(hashes: NDArray[np.uint64], owners: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Return a mask of the hashes that belong to more than one owner."""
-    import numpy as np
-
     _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
     shared = np.zeros(first.size, np.bool_)
     shared[number[owners != owners[first][number]]] = True
@@ -213,8 +204,6 @@ def image_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Gen
     ``name`` is the relative path of the source. Degradations on the fly pass ``epoch`` to draw new
     values in each epoch.
     """
-    import numpy as np
-
     # The source's path seeds it, not the key: a key gains an extension if a second file needs it.
     # Images share no stream: the result must not depend on the number of workers, their order or a
     # resume.

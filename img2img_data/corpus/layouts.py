@@ -25,6 +25,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -55,7 +56,7 @@ class LayoutEntry(NamedTuple):
 
     split: str
     key: str
-    sources: tuple[bytes, ...]
+    sources: tuple[bytes, ...] = ()
     side: int = 0
     tags: Mapping[str, Any] = {}
     rejected: Rejection | None = None
@@ -74,8 +75,13 @@ class FolderLayout:
         raise NotImplementedError
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
-        """Yield the entries of a folder; ``UsageError`` if a list in it is damaged."""
-        raise NotImplementedError
+        """Yield the entries of a folder; ``UsageError`` if a list in it is damaged.
+
+        By default every image below the places, which are (split, side, folder).
+        """
+        for split, side, folder in self.places(root):
+            for key, path, rejected in _images(root, folder):
+                yield LayoutEntry(split, key, (path,), side, rejected=rejected)
 
 
 def _split_folders(root: Path) -> dict[str, str]:
@@ -101,12 +107,11 @@ def _images(root: Path, folder: str) -> Iterator[tuple[str, bytes, Rejection | N
         yield as_key(os.path.splitext(item.path)[0]), path, item.rejected
 
 
-def _listed_pair(
-    files: PathResolver, names: Iterable[str | None]
-) -> tuple[tuple[bytes, ...], Rejection | None]:
-    """Return the paths of a pair that a list names, and the first reason to reject it."""
+def _listed(entry: LayoutEntry, files: PathResolver, names: Iterable[str | None]) -> LayoutEntry:
+    """Return the entry with the paths that a list names, and the first reason to reject one."""
     found = [files.resolve(name) for name in names]
-    return tuple(path for path, _ in found), next((why for _, why in found if why), None)
+    rejected = next((why for _, why in found if why), None)
+    return entry._replace(sources=tuple(path for path, _ in found), rejected=rejected)
 
 
 class Pix2PixLayout(FolderLayout):
@@ -115,20 +120,13 @@ class Pix2PixLayout(FolderLayout):
     layout = "combined"
     hint = "it needs images in train/, val/ or test/"
 
-    def places(self, root: Path) -> list[tuple[str, str]]:
-        """Return (split, folder) of the folders of splits that contain an image."""
-        folders = _split_folders(root).items()
+    def places(self, root: Path) -> list[tuple[str, int, str]]:
+        """Return (split, 0, folder) of the folders of splits that contain an image."""
         return [
-            (split, folder)
-            for folder, split in folders
+            (split, 0, folder)
+            for folder, split in _split_folders(root).items()
             if any(is_image_name(item.path) for item in list_folder(root / folder))
         ]
-
-    def entries(self, root: Path) -> Iterator[LayoutEntry]:
-        """Yield every image below the folders of the splits."""
-        for split, folder in self.places(root):
-            for key, path, rejected in _images(root, folder):
-                yield LayoutEntry(split, key, (path,), rejected=rejected)
 
 
 class CycleGANLayout(FolderLayout):
@@ -137,22 +135,16 @@ class CycleGANLayout(FolderLayout):
     kind = "unpaired"
     hint = "it needs trainA/ and trainB/"
 
-    def places(self, root: Path) -> list[tuple[int, str, str]]:
-        """Return (side, split, folder); some split must have both of its folders."""
+    def places(self, root: Path) -> list[tuple[str, int, str]]:
+        """Return (split, side, folder); some split must have both of its folders."""
         found = [
-            (side, split, f"{name}{domain}")
+            (split, side, f"{name}{domain}")
             for side, domain in enumerate("AB")
             for name, split in SPLITS.items()
             if (root / f"{name}{domain}").is_dir()
         ]
         names = [folder[:-1] for _, _, folder in found]
         return found if len(set(names)) < len(names) else []
-
-    def entries(self, root: Path) -> Iterator[LayoutEntry]:
-        """Yield every image of each domain."""
-        for side, split, folder in self.places(root):
-            for key, path, rejected in _images(root, folder):
-                yield LayoutEntry(split, key, (path,), side, rejected=rejected)
 
 
 _Files = list[tuple[bytes, Rejection | None]]
@@ -167,31 +159,26 @@ class TwoFoldersLayout(FolderLayout):
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Pair by key, within each split."""
         for split, *folders in self.places(root):
-            first, second = (self._by_key(root, folder) for folder in folders)
-            for key in sorted({*first, *second}):
-                yield from self._pair(split, key, first.get(key, []), second.get(key, []))
+            found: dict[str, tuple[_Files, _Files]] = {}
+            for side, folder in enumerate(folders):
+                for key, path, rejected in _images(root, folder):
+                    found.setdefault(key, ([], []))[side].append((path, rejected))
+            for key, halves in sorted(found.items()):
+                yield from self._pair(split, key, *halves)
 
     def places(self, root: Path) -> list[tuple[str, str, str]]:
         """Return (split, folder of inputs, folder of targets), named as in ``SIDES``."""
         # The first pattern that fits is used alone: an outer input/ may lie beside train/input/.
         for pattern in ("{split}/{side}", "{side}/{split}", "{side}"):
-            found = []
-            for name, split in SPLITS.items() if "{split}" in pattern else [("", "train")]:
-                for sides in SIDES:
-                    first, second = (pattern.format(split=name, side=s) for s in sides)
-                    if (root / first).is_dir() and (root / second).is_dir():
-                        found.append((split, first, second))
-                        break
+            names = SPLITS if "{split}" in pattern else {"": "train"}
+            found: dict[str, tuple[str, str, str]] = {}
+            for (name, split), sides in product(names.items(), SIDES):
+                first, second = (pattern.format(split=name, side=side) for side in sides)
+                if (root / first).is_dir() and (root / second).is_dir():
+                    found.setdefault(name, (split, first, second))
             if found:
-                return found
+                return [*found.values()]
         return []
-
-    @staticmethod
-    def _by_key(root: Path, folder: str) -> dict[str, _Files]:
-        found: dict[str, _Files] = {}
-        for key, path, rejected in _images(root, folder):
-            found.setdefault(key, []).append((path, rejected))
-        return found
 
     @staticmethod
     def _pair(split: str, key: str, first: _Files, second: _Files) -> Iterator[LayoutEntry]:
@@ -211,16 +198,20 @@ class BasicSRLayout(FolderLayout):
 
     hint = "it needs meta_info.txt beside gt/ and lq/"
     # Names may contain spaces, so the size in parentheses is the end of a name.
-    _line: Final = re.compile(r"(.*?)(?: \(\d+, ?\d+(?:, ?\d+)?\).*)?")
+    _size: Final = re.compile(r" \(\d+, ?\d+(?:, ?\d+)?\).*")
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield the pairs of each list, in its order."""
         # A list may name a file twice: several inputs can have the same target.
         files = PathResolver(os.fsencode(root))
         for split, folder, path in self.places(root):
-            for line in _text_lines(path):
-                if line.strip():
-                    yield self._entry(root, files, split, folder, line.strip())
+            for line in filter(None, map(str.strip, _text_lines(path))):
+                target, comma, other = self._size.sub("", line).partition(", ")
+                name = target.removeprefix("gt/").encode("utf-8", "surrogateescape")
+                entry = LayoutEntry(split, as_key(os.path.splitext(name)[0]))
+                names = enumerate((other if comma else target, target))
+                paths = (self._path(root, folder, side, n, bool(comma)) for side, n in names)
+                yield _listed(entry, files, paths)
 
     def places(self, root: Path) -> list[tuple[str, str, Path]]:
         """Return (split, folder, list) of each meta_info*.txt."""
@@ -229,17 +220,6 @@ class BasicSRLayout(FolderLayout):
             for split, folder in _list_places(root)
             for path in sorted((root / folder).glob("meta_info*.txt"))
         ]
-
-    def _entry(
-        self, root: Path, files: PathResolver, split: str, folder: str, line: str
-    ) -> LayoutEntry:
-        match = self._line.fullmatch(line)
-        target, comma, other = (match[1] if match else line).partition(", ")
-        names = (other if comma else target, target)
-        paths = (self._path(root, folder, side, n, bool(comma)) for side, n in enumerate(names))
-        sources, rejected = _listed_pair(files, paths)
-        name = target.removeprefix("gt/").encode("utf-8", "surrogateescape")
-        return LayoutEntry(split, as_key(os.path.splitext(name)[0]), sources, rejected=rejected)
 
     @staticmethod
     def _path(root: Path, folder: str, side: int, name: str, both: bool) -> str:
@@ -257,7 +237,6 @@ class HuggingFaceLayout(FolderLayout):
     """A metadata.jsonl or metadata.csv in each split, whose columns *_file_name name the halves."""
 
     hint = "it needs a metadata.jsonl or metadata.csv with two *_file_name columns"
-    _names: Final = ("metadata.jsonl", "metadata.csv")
 
     def entries(self, root: Path) -> Iterator[LayoutEntry]:
         """Yield the rows of each list, in its order."""
@@ -267,14 +246,14 @@ class HuggingFaceLayout(FolderLayout):
             for row in _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path):
                 columns = columns or self._columns(path, row)
                 names = [row.get(c) for c in columns]
+                entry = LayoutEntry(split, self._key(row, names), tags=_tags(row, columns))
                 paths = (f"{folder}{n}" if isinstance(n, str) and n else None for n in names)
-                sources, rejected = _listed_pair(files, paths)
-                key, tags = self._key(row, names), _tags(row, columns)
-                yield LayoutEntry(split, key, sources, 0, tags, rejected)
+                yield _listed(entry, files, paths)
 
     def places(self, root: Path) -> list[tuple[str, str, Path]]:
         """Return (split, folder, list) of each metadata.jsonl or metadata.csv."""
-        places = ((s, f, root / f / n) for s, f in _list_places(root) for n in self._names)
+        names = ("metadata.jsonl", "metadata.csv")
+        places = ((s, f, root / f / n) for s, f in _list_places(root) for n in names)
         return [place for place in places if place[2].is_file()]
 
     @staticmethod
@@ -313,21 +292,20 @@ def webdataset_samples(path: Path) -> Iterator[tuple[str, MemberGroup]]:
 
     Raises ``ArchiveError`` if the archive is damaged, unsafe, or has a member twice.
     """
-    prefix, group = "", dict[str, tar.Member]()
-    for member in tar.members(path):
-        folder, slash, name = member.name.rpartition("/")
-        base, _, extension = name.partition(".")
-        base = folder + slash + base
-        if group and base != prefix:
-            yield prefix, group
-            group = {}
-        prefix = base
-        if extension in group:
-            why = f"contains '{printable(member.name)}' twice"
-            raise ArchiveError("archive", path, why, "do not use it")
-        group[extension] = member
-    if group:
+    for prefix, members in groupby(tar.members(path), key=_sample_of):
+        group = dict[str, tar.Member]()
+        for member in members:
+            extension = member.name[len(prefix) + 1 :]
+            if extension in group:
+                why = f"contains '{printable(member.name)}' twice"
+                raise ArchiveError("archive", path, why, "do not use it")
+            group[extension] = member
         yield prefix, group
+
+
+def _sample_of(member: tar.Member) -> str:
+    folder, slash, name = member.name.rpartition("/")
+    return folder + slash + name.partition(".")[0]
 
 
 class WebDatasetLayout(FolderLayout):

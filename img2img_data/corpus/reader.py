@@ -8,19 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import iter_rows, open_rows
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    FORMAT,
-    METADATA_FILE,
-    ColorSpace,
-    Kind,
-    Layout,
-    inside,
-)
+from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 
 if TYPE_CHECKING:
@@ -47,9 +39,9 @@ class Corpus:
     """
 
     root: Path
-    kind: Kind
-    layout: Layout
-    color: ColorSpace
+    kind: corpus_format.Kind
+    layout: corpus_format.Layout
+    color: corpus_format.ColorSpace
     info: Mapping[str, Any]
     by_split: Mapping[str, Sequence[Pair]]
     domains: Mapping[str, tuple[Sequence[Path], Sequence[Path]]] = field(default_factory=dict)
@@ -61,7 +53,7 @@ class Corpus:
         return tuple(sorted(names, key=lambda s: (s != "train", s)))
 
     @property
-    def bits(self) -> int:
+    def bits(self) -> Literal[8, 16]:
         """Bits per sample, 8 or 16."""
         return 16 if self.info.get("bits") == 16 else 8
 
@@ -69,11 +61,10 @@ class Corpus:
     def channels(self) -> dict[str, int]:
         """Numbers of channels of ``input`` and ``target`` on disk: 1, 3 or 4."""
         stated = self.info.get("channels")
-        defaults = {"input": 1 if self.color == "lab" else 3, "target": 3}
-        valid = (
-            {s: n for s, n in stated.items() if n in (1, 3, 4)} if isinstance(stated, dict) else {}
-        )
-        return {side: valid.get(side, count) for side, count in defaults.items()}
+        channels = {"input": 1 if self.color == "lab" else 3, "target": 3}
+        if isinstance(stated, dict):
+            channels |= {s: n for s, n in stated.items() if s in channels and n in (1, 3, 4)}
+        return channels
 
     @property
     def kept(self) -> dict[str, int]:
@@ -81,9 +72,8 @@ class Corpus:
         # corpus.json may come from a stranger, so no type is taken for granted.
         counts = self.info.get("counts")
         kept = counts.get("kept") if isinstance(counts, dict) else None
-        return (
-            {s: n for s, n in kept.items() if isinstance(n, int)} if isinstance(kept, dict) else {}
-        )
+        stated = kept.items() if isinstance(kept, dict) else ()
+        return {split: count for split, count in stated if isinstance(count, int)}
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Return the pairs of a split, sorted by key.
@@ -118,9 +108,7 @@ class Corpus:
         from img2img_data.images import io
 
         alpha = 4 in self.channels.values()
-        policy = io.ReadPolicy(
-            depth=16 if self.bits == 16 else 8, channels="rgba" if alpha else "rgb"
-        )
+        policy = io.ReadPolicy(depth=self.bits, channels="rgba" if alpha else "rgb")
         try:
             image = io.read(path, policy)
         except Rejected as rejected:
@@ -135,10 +123,8 @@ class Corpus:
 
 def no_split(corpus: Corpus, split: str) -> CorpusError:
     """Return the error for a split that a corpus does not have."""
-    have = ", ".join(corpus.splits) or "none"
-    return CorpusError(
-        "corpus", corpus.root, f"has no split '{printable(split)}'", f"it has {have}"
-    )
+    why, have = f"has no split '{printable(split)}'", ", ".join(corpus.splits) or "none"
+    return CorpusError("corpus", corpus.root, why, f"it has {have}")
 
 
 def reason_of(rejected: Rejected) -> str:
@@ -156,7 +142,7 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
     root = Path(root)
     if not root.is_dir():
         raise CorpusError("corpus", root, "no such folder", "check the path")
-    if (root / CORPUS_FILE).is_file():
+    if (root / corpus_format.CORPUS_FILE).is_file():
         return _open_manifests(root, rows)
     # BUILDING of runner.build_folder, which this room must not import.
     if (root / ".building").is_dir():
@@ -173,7 +159,7 @@ def read_info(root: Path) -> dict[str, Any]:
 
     Raises ``CorpusError`` if it is missing, damaged, or of another format version.
     """
-    path = root / CORPUS_FILE
+    path = root / corpus_format.CORPUS_FILE
     try:
         info = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -183,10 +169,10 @@ def read_info(root: Path) -> dict[str, Any]:
         info = None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise CorpusError("corpus", path, "is damaged", "build the corpus again")
-    if info["format"] != FORMAT:
-        older = info["format"] < FORMAT
+    if info["format"] != corpus_format.FORMAT:
+        older = info["format"] < corpus_format.FORMAT
         why = f"was written by {'an older' if older else 'a newer'} version of img2img"
-        why += f" (format {info['format']}, this version reads {FORMAT})"
+        why += f" (format {info['format']}, this version reads {corpus_format.FORMAT})"
         raise CorpusError("corpus", root, why, "build it again" if older else "update img2img")
     return info
 
@@ -206,13 +192,13 @@ def manifests_of(corpus: Corpus) -> dict[str, Path]:
 
     Raises ``CorpusError`` if corpus.json states a split that has no manifest.
     """
-    found = {path.parent.name: path for path in sorted(corpus.root.glob(f"*/{METADATA_FILE}"))}
+    manifests = sorted(corpus.root.glob(f"*/{corpus_format.METADATA_FILE}"))
+    found = {path.parent.name: path for path in manifests}
     lost = sorted(split for split, count in corpus.kept.items() if count and split not in found)
     if lost:
         why = f"has lost the manifest of '{printable(lost[0])}'"
-        raise CorpusError(
-            "corpus", corpus.root, why, "see 'img2img-data verify', or build it again"
-        )
+        hint = "see 'img2img-data verify', or build it again"
+        raise CorpusError("corpus", corpus.root, why, hint)
     return found
 
 
@@ -222,9 +208,8 @@ def _open_manifests(root: Path, rows: bool) -> Corpus:
     if corpus.kind == "unpaired":
         domains = {s: _open_domains(p) if rows else ((), ()) for s, p in manifests.items()}
         return replace(corpus, domains=domains)
-    return replace(
-        corpus, by_split={s: _open_pairs(p) if rows else () for s, p in manifests.items()}
-    )
+    by_split = {s: _open_pairs(p) if rows else () for s, p in manifests.items()}
+    return replace(corpus, by_split=by_split)
 
 
 def _open_pairs(manifest: Path) -> Sequence[Pair]:
@@ -239,14 +224,14 @@ def _open_domains(manifest: Path) -> tuple[Sequence[Path], Sequence[Path]]:
 
 
 def _image_of(folder: Path, row: Mapping[str, Any]) -> Path:
-    return inside(folder, row.get("file_name"))
+    return corpus_format.inside(folder, row.get("file_name"))
 
 
 def pair_of(folder: Path, row: Mapping[str, Any]) -> Pair:
     """Return the pair of a row in the folder of its split; ``CorpusError`` if a file is outside."""
     both = row.get("file_name")
     names = (both, both) if both else (row.get("input_file_name"), row.get("target_file_name"))
-    first, second = (inside(folder, n) for n in names)
+    first, second = (corpus_format.inside(folder, n) for n in names)
     return Pair(str(row.get("key", "")), folder.name, first, second, row)
 
 
@@ -257,7 +242,8 @@ def iter_pairs(corpus: Corpus, split: str) -> Iterator[Pair]:
     """
     folder = corpus.root / split
     if corpus.info:
-        yield from (pair_of(folder, row) for row in iter_rows(folder / METADATA_FILE))
+        rows = iter_rows(folder / corpus_format.METADATA_FILE)
+        yield from (pair_of(folder, row) for row in rows)
     elif corpus.kind == "paired":
         yield from corpus.pairs(split)
     else:
