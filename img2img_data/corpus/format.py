@@ -192,8 +192,6 @@ class UniqueKeys:
 
 
 def _folded(key: str) -> bytes:
-    if key.isascii():
-        return key.lower().encode()
     return unicodedata.normalize("NFC", key.casefold()).encode("utf-8", "replace")
 
 
@@ -222,8 +220,6 @@ def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
     A hash decides, not a count, so adding images never moves old ones. ``splits`` maps names to
     shares that sum to 1.
     """
-    if len(splits) == 1:
-        return next(iter(splits))
     place = split_place(group, seed) / 2**64
     for name, share in splits.items():
         place -= share

@@ -77,9 +77,9 @@ def export_corpus(
     if not (root / CORPUS_FILE).is_file():
         raise UsageError("folder", root, "is not a corpus", "'img2img-data import' makes one of it")
     corpus, format = open_corpus(root, rows=False), EXPORTS[settings.format]
-    if corpus.kind not in format.kinds_of_corpus:
-        why = f"is {corpus.kind}, which {settings.format} cannot hold"
-        raise UsageError("corpus", root, why, format.hint)
+    if corpus.kind == "unpaired" and not format.holds_domains:
+        why = f"is unpaired, which {settings.format} cannot hold"
+        raise UsageError("corpus", root, why, "--format cyclegan can hold it")
     swapped = settings.direction == "BtoA"
     # Opening reads every row once: a damaged one is found before anything is written.
     pairs = {
@@ -156,7 +156,7 @@ def write_pair(job: ExportJob, task: NumberedPair) -> WrittenFiles:
     extensions = {pair.input.suffix.lower(), pair.target.suffix.lower()}
     as_png = format.one_extension and len(extensions) > 1
     names, size = [], (0, 0)
-    for name, content in format.files(pair):
+    for content, name in format.files(pair).items():
         data, extension, size = _content(job, pair, content, as_png)
         names.append(f"{name}{extension}")
         write_file(job.out, names[-1], data)
@@ -164,16 +164,13 @@ def write_pair(job: ExportJob, task: NumberedPair) -> WrittenFiles:
 
 
 def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> EncodedImage:
-    if job.corpus.layout == "combined" and content != "image":
-        if content == "both" and not job.swapped:
-            return _copied(pair, pair.input, "file_name", 2)
+    combined = job.corpus.layout == "combined" and content != "image"
+    if combined and content == "both" and not job.swapped:
+        return _copied(pair, pair.input, "file_name", 2)
+    if combined or content == "both":
         return _encoded(job, pair, content)
-    if content == "both":
-        return _encoded(job, pair, content)
-    path, column = pair.input, "input_file_name"
-    if content == "image":
-        column = "file_name"
-    elif (content == "target") != job.swapped:
+    path, column = pair.input, "file_name" if content == "image" else "input_file_name"
+    if content != "image" and (content == "target") != job.swapped:
         path, column = pair.target, "target_file_name"
     data, extension, size = _copied(pair, path, column, 1)
     if as_png and extension != ".png":
@@ -185,10 +182,8 @@ def _encoded(job: ExportJob, pair: Pair, content: Content) -> EncodedImage:
     """Return one half of a pair, or both side by side, as PNG."""
     halves = job.corpus.read(pair)
     first, second = reversed(halves) if job.swapped else halves
-    pixels = {"input": first, "target": second}.get(content)
-    if pixels is None:
-        pixels = np.hstack((first, second))
-    return io.encode(np.ascontiguousarray(pixels), "png"), ".png", first.shape[:2]
+    parts = {"input": (first,), "target": (second,), "both": (first, second)}[content]
+    return io.encode(np.hstack(parts), "png"), ".png", first.shape[:2]
 
 
 def _copied(pair: Pair, path: Path, column: str, across: int) -> EncodedImage:

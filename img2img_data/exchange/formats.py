@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
-from img2img_data.corpus.format import METADATA_FILE, Kind, to_json_line
+from img2img_data.corpus.format import METADATA_FILE, to_json_line
 from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.runner.build_folder import BUILDING, BuildFolder
 
@@ -22,13 +22,6 @@ Content = Literal["input", "target", "both", "image"]
 """Content of a file: one half, both side by side, or the one image of an unpaired corpus."""
 PairsBySplit = Mapping[str, Sequence[Pair]]
 """Rows of a corpus. A row of an unpaired corpus is a pair whose halves are the same file."""
-
-
-class ExportFile(NamedTuple):
-    """One file of an export: its name without extension, and its content."""
-
-    name: str
-    content: Content
 
 
 class ExportedPair(NamedTuple):
@@ -39,25 +32,36 @@ class ExportedPair(NamedTuple):
     size: tuple[int, int]
 
 
+Exported = Sequence[ExportedPair]
+"""The pairs of a split that were written, in the order of the corpus."""
+
+
 class ExportFormat:
     """Base class of the formats."""
 
-    kinds_of_corpus: ClassVar[tuple[Kind, ...]] = ("paired",)
-    hint: ClassVar[str] = "--format cyclegan can hold it"
+    names: ClassVar[Mapping[Content, str]]
+    """The files of a pair: content > name without extension, of {split} and {key}."""
+    splits: ClassVar[Mapping[str, str]] = {}
+    """Splits that have another name in the format."""
+    unsafe: ClassVar[str] = ""
+    """Characters of a key that are percent-encoded."""
+    holds_domains: ClassVar[bool] = False
+    """True if the format can hold an unpaired corpus: A is named as the input, B as the target."""
     one_extension: ClassVar[bool] = False
     """True if both halves must have the same extension; if they differ, both become PNG."""
 
     def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
         """Raise ``UsageError`` if the format cannot hold the corpus, or a package is missing."""
 
-    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
-        """Return the files of a pair."""
-        raise NotImplementedError
+    def files(self, pair: Pair) -> dict[Content, str]:
+        """Return the names of the files of a pair, or of an image of a domain, by their content."""
+        split, key = self.splits.get(pair.split, pair.split), flat_key(pair.key, self.unsafe)
+        files = {half: name.format(split=split, key=key) for half, name in self.names.items()}
+        domain = pair.row.get("domain")
+        return {"image": files["target" if domain == "B" else "input"]} if domain else files
 
-    def finish(
-        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
-    ) -> None:
-        """Write the lists of a split. ``exported`` has the order of the corpus."""
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, exported: Exported) -> None:
+        """Write the lists of a split."""
 
 
 class Pix2PixFormat(ExportFormat):
@@ -66,29 +70,20 @@ class Pix2PixFormat(ExportFormat):
     Source: https://github.com/phillipi/pix2pix, docs/datasets.
     """
 
+    names = {"both": "{split}/{key}"}
+
     def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
         """Reject Lab: one image cannot hold an L plane and a Lab target."""
         if corpus.color == "lab":
             why = "is a Lab corpus, which an A|B image cannot hold"
             raise UsageError("corpus", corpus.root, why, "--format hf can hold it")
 
-    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
-        """Return one file with both halves."""
-        return (ExportFile(f"{pair.split}/{pair.key}", "both"),)
-
 
 class CycleGANFormat(ExportFormat):
     """``trainA/KEY.png`` and ``trainB/KEY.png``; of pairs, A is the input and B the target."""
 
-    kinds_of_corpus = ("unpaired", "paired")
-
-    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
-        """Return a file in the folder of each domain."""
-        domain = pair.row.get("domain")
-        if domain:
-            return (ExportFile(f"{pair.split}{domain}/{pair.key}", "image"),)
-        a, b = f"{pair.split}A/{pair.key}", f"{pair.split}B/{pair.key}"
-        return ExportFile(a, "input"), ExportFile(b, "target")
+    names = {"input": "{split}A/{key}", "target": "{split}B/{key}"}
+    holds_domains = True
 
 
 class BasicSRFormat(ExportFormat):
@@ -99,17 +94,11 @@ class BasicSRFormat(ExportFormat):
     of a key are written %2F and %20.
     """
 
+    names = {"input": "{split}/lq/{key}", "target": "{split}/gt/{key}"}
+    unsafe = "/ "
     one_extension = True
 
-    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
-        """Return the input in lq and the target in gt."""
-        name = flat_key(pair.key)
-        lq, gt = f"{pair.split}/lq/{name}", f"{pair.split}/gt/{name}"
-        return ExportFile(lq, "input"), ExportFile(gt, "target")
-
-    def finish(
-        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
-    ) -> None:
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, exported: Exported) -> None:
         """Write meta_info.txt."""
         lines = (_meta_line(e, 1, corpus.channels["target"]) for e in exported)
         _write_list(folder, f"{split}/meta_info.txt", (f"{line}\n".encode() for line in lines))
@@ -123,26 +112,19 @@ class HuggingFaceFormat(ExportFormat):
     https://huggingface.co/docs/datasets.
     """
 
-    _splits: Final[Mapping[str, str]] = {"train": "train", "val": "validation", "test": "test"}
+    names = {"input": "{split}/input/{key}", "target": "{split}/target/{key}"}
+    splits = {"train": "train", "val": "validation", "test": "test"}
 
     def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
         """Reject splits whose names ``datasets`` would not recognize."""
         for split in pairs:
-            if split not in self._splits:
-                known = ", ".join(self._splits)
+            if split not in self.splits:
+                known = ", ".join(self.splits)
                 raise UsageError("split", split, "has no name in this format", f"it knows {known}")
 
-    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
-        """Return the halves in input and target."""
-        place = self._splits[pair.split]
-        first, second = f"{place}/input/{pair.key}", f"{place}/target/{pair.key}"
-        return ExportFile(first, "input"), ExportFile(second, "target")
-
-    def finish(
-        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
-    ) -> None:
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, exported: Exported) -> None:
         """Write metadata.jsonl."""
-        place = self._splits[split]
+        place = self.splits[split]
         rows = (to_json_line(self._row(e, place)) for e in exported)
         _write_list(folder, f"{place}/{METADATA_FILE}", rows)
 
@@ -171,6 +153,9 @@ class LMDBFormat(BasicSRFormat):
     BasicSR reads names up to the first dot.
     """
 
+    # Staged: ``finish`` moves the files into the databases.
+    names = {half: f"{BUILDING}/stage/{name}" for half, name in BasicSRFormat.names.items()}
+    unsafe = "/ ."
     _longest_key: Final = 511
     """Bytes of a key; LMDB's limit as it is built."""
 
@@ -178,17 +163,10 @@ class LMDBFormat(BasicSRFormat):
         """Reject if the package is missing, or a key is too long."""
         load_extra("lmdb", "lmdb", "format", "lmdb")
         for pair in (pair for rows in pairs.values() for pair in rows):
-            if len(flat_key(pair.key, "/ .").encode()) > self._longest_key:
+            if len(flat_key(pair.key, self.unsafe).encode()) > self._longest_key:
                 raise UsageError("key", pair.key, "is too long for LMDB", "choose another format")
 
-    def files(self, pair: Pair) -> tuple[ExportFile, ...]:
-        """Stage the files; ``finish`` moves them into the databases."""
-        name, place = flat_key(pair.key, "/ ."), f"{BUILDING}/stage/{pair.split}"
-        return ExportFile(f"{place}/lq/{name}", "input"), ExportFile(f"{place}/gt/{name}", "target")
-
-    def finish(
-        self, corpus: Corpus, folder: BuildFolder, split: str, exported: Sequence[ExportedPair]
-    ) -> None:
+    def finish(self, corpus: Corpus, folder: BuildFolder, split: str, exported: Exported) -> None:
         """Fill both databases, then rename them into place."""
         for number, (side, half) in enumerate((("lq", "input"), ("gt", "target"))):
             database, final = folder.building / f"{side}.lmdb", folder.root / split / f"{side}.lmdb"
@@ -237,7 +215,7 @@ def _write_list(folder: BuildFolder, name: str, lines: Iterable[bytes]) -> None:
     (folder.building / "list").replace(folder.root / name)
 
 
-def flat_key(key: str, unsafe: str = "/ ") -> str:
+def flat_key(key: str, unsafe: str) -> str:
     """Return a key with the characters that a list or database cannot hold percent-encoded."""
     return "".join(f"%{ord(c):02X}" if c in unsafe else c for c in key)
 

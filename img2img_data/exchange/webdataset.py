@@ -33,7 +33,7 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
@@ -72,10 +72,8 @@ class PackSettings(FrozenModel):
     """largest size of a shard with several pairs, bytes"""
 
 
-class ShardInfo(BaseModel):
+class ShardInfo(BaseModel, frozen=True):
     """One shard in the index."""
-
-    model_config = ConfigDict(frozen=True)
 
     # The pattern has no "/" and one ".", so a name cannot lead out of the folder.
     url: str = Field(pattern=rf"^{_SPLIT}-[0-9]{{6,}}\.tar$")
@@ -85,10 +83,8 @@ class ShardInfo(BaseModel):
     sha256: str
 
 
-class ShardIndex(BaseModel):
+class ShardIndex(BaseModel, frozen=True):
     """Contents of a folder of shards. ``files``: SHA-256 of corpus.json and rejected.jsonl."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int
     recipe: dict[str, Any]
@@ -123,8 +119,7 @@ def pack_corpus(
     digest = sha256()
     for path in (root / corpus_format.CORPUS_FILE, *manifests.values()):
         with path.open("rb") as file:
-            for line in file:
-                digest.update(line)
+            file_digest(file, lambda: digest)
     recipe = {"command": "pack", **settings.model_dump(), "corpus": digest.hexdigest()}
 
     def write(folder: BuildFolder) -> None:
@@ -139,10 +134,8 @@ def pack_corpus(
             write_file(os.fspath(out), name, data)
         for shard in shards:
             (folder.building / "shards" / shard.url).replace(out / shard.url)
-        index = ShardIndex(
-            format=SHARDS_FORMAT, recipe=recipe, splits=counts, files=files, shards=shards
-        )
-        write_page(folder, INDEX_FILE, index.model_dump())
+        page = {"format": SHARDS_FORMAT, "recipe": recipe, "splits": counts, "files": files}
+        write_page(folder, INDEX_FILE, {**page, "shards": [s.model_dump() for s in shards]})
 
     complete = not write_folder(BuildFolder(out, INDEX_FILE), recipe, root, write)
     return Report(kept=Counter(counts), complete=complete)
@@ -163,9 +156,8 @@ def write_folder(
 
 def write_page(folder: BuildFolder, name: str, page: Mapping[str, Any]) -> None:
     """Write the page that completes a folder; it must reach the disk after everything else."""
-    write_atomically(
-        folder.root / name, corpus_format.to_json_page(page), folder.building / "page", sync=True
-    )
+    data, staged = corpus_format.to_json_page(page), folder.building / "page"
+    write_atomically(folder.root / name, data, staged, sync=True)
 
 
 def _write_shards(
