@@ -70,7 +70,7 @@ class Pix2PixFormat(ExportFormat):
     Source: https://github.com/phillipi/pix2pix, docs/datasets.
     """
 
-    names = {"both": "{split}/{key}"}
+    names: ClassVar = {"both": "{split}/{key}"}
 
     def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
         """Reject Lab: one image cannot hold an L plane and a Lab target."""
@@ -82,7 +82,7 @@ class Pix2PixFormat(ExportFormat):
 class CycleGANFormat(ExportFormat):
     """``trainA/KEY.png`` and ``trainB/KEY.png``; of pairs, A is the input and B the target."""
 
-    names = {"input": "{split}A/{key}", "target": "{split}B/{key}"}
+    names: ClassVar = {"input": "{split}A/{key}", "target": "{split}B/{key}"}
     holds_domains = True
 
 
@@ -94,7 +94,7 @@ class BasicSRFormat(ExportFormat):
     of a key are written %2F and %20.
     """
 
-    names = {"input": "{split}/lq/{key}", "target": "{split}/gt/{key}"}
+    names: ClassVar = {"input": "{split}/lq/{key}", "target": "{split}/gt/{key}"}
     unsafe = "/ "
     one_extension = True
 
@@ -112,8 +112,8 @@ class HuggingFaceFormat(ExportFormat):
     https://huggingface.co/docs/datasets.
     """
 
-    names = {"input": "{split}/input/{key}", "target": "{split}/target/{key}"}
-    splits = {"train": "train", "val": "validation", "test": "test"}
+    names: ClassVar = {"input": "{split}/input/{key}", "target": "{split}/target/{key}"}
+    splits: ClassVar = {"train": "train", "val": "validation", "test": "test"}
 
     def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
         """Reject splits whose names ``datasets`` would not recognize."""
@@ -154,7 +154,9 @@ class LMDBFormat(BasicSRFormat):
     """
 
     # Staged: ``finish`` moves the files into the databases.
-    names = {half: f"{BUILDING}/stage/{name}" for half, name in BasicSRFormat.names.items()}
+    names: ClassVar = {
+        half: f"{BUILDING}/stage/{name}" for half, name in BasicSRFormat.names.items()
+    }
     unsafe = "/ ."
     _longest_key: Final = 511
     """Bytes of a key; LMDB's limit as it is built."""
