@@ -331,8 +331,8 @@ def degradation_of(value: Any) -> dict[str, Any]:
     if isinstance(value, str) and (
         Path(value).suffix in {".yaml", ".yml"} or Path(value).is_file()
     ):
-        content, lines = read_yaml(Path(value))
-        place = Place(f"recipe '{printable(value)}'", ("degradation",), lines)
+        content, file = read_yaml(Path(value))
+        place = file.below("degradation")
         if "degradation" not in content:
             hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
             raise UsageError("recipe", value, "has no 'degradation'", hint)
@@ -400,8 +400,8 @@ def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     from img2img_data.core.yaml_file import read_yaml
 
     path = Path(path)
-    content, lines = read_yaml(path)
-    place = Place(f"recipe '{printable(str(path))}'", ("run",), lines)
+    content, file = read_yaml(path)
+    place = file.below("run")
     values = _section(path, content, "run")
     config_of({**PLACEHOLDER, **values}, place)
     if not smoke:

@@ -13,13 +13,8 @@ from typing import Any, Final
 
 import click
 
-from img2img_data.core.command_line import (
-    CONTEXT,
-    FOLDER,
-    CommandGroup,
-    ModelCommand,
-    run_command_line,
-)
+from img2img_data.core import command_line
+from img2img_data.core.command_line import CommandGroup
 
 SECTIONS: Final = {
     "Make corpora": {
@@ -75,15 +70,19 @@ def _step_command(name: str) -> click.Command:
             settings["degradation"] = load_degradation(recipe)
         return run_and_print(name, [folders[path] for path in step.paths], settings)
 
-    params: list[click.Parameter] = [click.Argument([path], type=FOLDER) for path in step.paths]
+    folder = command_line.FOLDER
+    params: list[click.Parameter] = [click.Argument([path], type=folder) for path in step.paths]
     if name == "degrade":
         about = "YAML file with a tree of degradations under the key 'degradation'"
-        params.append(click.Option(["--recipe"], type=FOLDER, help=about))
-    text = step.run.__doc__
-    return ModelCommand(name, params=params, callback=run, help=text, models=lambda: step.models)
+        params.append(click.Option(["--recipe"], type=folder, help=about))
+    return command_line.ModelCommand(
+        name, params=params, callback=run, help=step.run.__doc__, models=lambda: step.models
+    )
 
 
-@click.group(cls=CommandGroup, sections=SECTIONS, load=_load_command, context_settings=CONTEXT)
+@click.group(
+    cls=CommandGroup, sections=SECTIONS, load=_load_command, context_settings=command_line.CONTEXT
+)
 @click.version_option(package_name="img2img", prog_name="img2img-data")
 def group() -> None:
     """Turn folders of images into paired corpora: degraded | clean, photo | sketch, L | ab.
@@ -128,7 +127,7 @@ def main() -> None:
     # Before any worker starts, so that none is left behind by a signal.
     _catch_signals()
     threading.excepthook = _report_thread_failure
-    code = run_command_line(group, name="img2img-data")
+    code = command_line.run_command_line(group, name="img2img-data")
     _stop_workers()
     sys.exit(code)
 

@@ -102,8 +102,7 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
 
     ``UsageError`` names file, line and key of the first mistake.
     """
-    content, lines = read_yaml(path)
-    place = Place(f"recipe '{printable(str(path))}'", lines=lines)
+    content, place = read_yaml(path)
     recipe = build_model(Recipe, content, place)
     if not recipe.corpus:
         raise UsageError("recipe", path, "has no 'corpus' steps", "see the files in recipes/")
@@ -120,12 +119,11 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
 
 def load_degradation(path: Path) -> Any:
     """Return the tree of degradations of a recipe; ``UsageError`` names the first mistake."""
-    content, lines = read_yaml(path)
+    content, place = read_yaml(path)
     if "degradation" not in content:
         hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
         raise UsageError("recipe", path, "has no 'degradation'", hint)
-    place = Place(f"recipe '{printable(str(path))}'", ("degradation",), lines)
-    parse_spec(content["degradation"], place)
+    parse_spec(content["degradation"], place.below("degradation"))
     return content["degradation"]
 
 
@@ -182,21 +180,22 @@ def forecast_recipe(steps: Sequence[RecipeStep], echo: Echo) -> int:
         lines += [_describe_source(source, earlier) for source, earlier in sources]
         # Sources that earlier steps have yet to write cannot be counted.
         if all(_is_complete(earlier) for _, earlier in sources):
-            worst = max(worst, _forecast_step(step, lines))
+            settings = {**step.settings, "dry_run": True}
+            try:
+                code = run_step(step.name, step.paths, settings, lambda *_: None, lines.append)[1]
+            except Img2ImgError as error:  # the steps after it are reported too
+                lines.append(f"error: {error}")
+                code = error.exit_code
+            worst = max(worst, code)
         else:
             lines.append("its sources are counted once they exist")
-        for line in _abridge(lines, step.name):
+        left_out = len(lines) - 2 * SHOWN_LINES
+        if left_out > 0:
+            note = f"... {left_out:,} more lines; 'img2img-data {step.name} --dry-run' shows all"
+            lines[SHOWN_LINES:-SHOWN_LINES] = [note]
+        for line in lines:
             echo(f"   {line}")
     return worst
-
-
-def _forecast_step(step: RecipeStep, lines: list[str]) -> int:
-    settings = {**step.settings, "dry_run": True}
-    try:
-        return run_step(step.name, step.paths, settings, lambda done, total: None, lines.append)[1]
-    except Img2ImgError as error:  # the steps after it are reported too
-        lines.append(f"error: {error}")
-        return error.exit_code
 
 
 def _describe_settings(step: RecipeStep) -> str:
@@ -229,11 +228,3 @@ def _earlier_outputs(
 
 def _is_complete(step: RecipeStep) -> bool:
     return any((step.paths[-1] / name).is_file() for name in LAST_FILES)
-
-
-def _abridge(lines: Sequence[str], name: str) -> list[str]:
-    left_out = len(lines) - 2 * SHOWN_LINES
-    if left_out <= 0:
-        return list(lines)
-    note = f"... {left_out:,} more lines; 'img2img-data {name} --dry-run' shows all"
-    return [*lines[:SHOWN_LINES], note, *lines[-SHOWN_LINES:]]

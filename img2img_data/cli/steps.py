@@ -26,14 +26,7 @@ from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Progress, progress_of
-from img2img_data.core.settings_model import (
-    OPTIONS,
-    ModelT,
-    Place,
-    build_model,
-    did_you_mean,
-    split_settings,
-)
+from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.degradations.compose import PipelineStep
@@ -143,7 +136,7 @@ class StepCall:
 
     def get(self, model: type[ModelT]) -> ModelT:
         """Return the settings that are fields of a model."""
-        return build_model(model, split_settings(self.settings, model))
+        return build_part(model, self.settings)
 
     @property
     def dry_run(self) -> bool:
@@ -238,7 +231,7 @@ def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTION
     kind = str(settings.get("kind", next(iter(step.kinds), "")))
     models = step.models_for(kind)
     for model in models:
-        build_model(model, split_settings(settings, model), place)
+        build_part(model, settings, place)
     for key in settings:
         if all(key not in model.model_fields for model in models):
             raise place.error([key], f"does not belong to kind '{kind}'", "leave it out")
@@ -359,7 +352,7 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
     """Return the degradation that the settings of ``degrade`` describe; ``UsageError`` names the
     key.
     """
-    chosen = build_model(DegradeSettings, split_settings(settings, DegradeSettings), place)
+    chosen = build_part(DegradeSettings, settings, place)
     if chosen.kind is not None and chosen.degradation is not None:
         hint = "keep one of the two"
         raise place.error(["kind"], "conflicts with a tree of degradations", hint)

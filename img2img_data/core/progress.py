@@ -32,7 +32,6 @@ class Display:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._bar: rich_progress.Progress | None = None
-        self._task: rich_progress.TaskID | None = None
         self._title, self._total, self._unit, self._first = "", 0, "", 0
         self._began = self._shown = time.monotonic()
 
@@ -59,9 +58,9 @@ class Display:
         self._title, self._total, self._unit, self._first = title, total, unit, done
         self._began = self._shown = time.monotonic()
         if self._bar is not None:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(title, total=total, completed=done, rate="")
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._bar.add_task(title, total=total, completed=done, rate="")
             self._bar.refresh()
 
     def advance(self, done: int, total: int | None = None) -> None:
@@ -76,8 +75,9 @@ class Display:
         if self._bar is None:
             counts = f"{done:,} of {self._total:,} {self._unit}"
             self.line(f"{self._title}: {counts}, {rate}, {self.time_left(done)} left")
-        elif self._task is not None:
-            self._bar.update(self._task, completed=done, total=self._total, rate=rate, refresh=True)
+            return
+        for task in self._bar.task_ids:
+            self._bar.update(task, completed=done, total=self._total, rate=rate, refresh=True)
 
     def report(
         self, title: str, unit: str = "images", part_unit: str | None = None

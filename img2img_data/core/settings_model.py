@@ -115,6 +115,12 @@ def build_model(
         raise _first_error(error, model, place, values) from None
 
 
+def build_part(model: type[ModelT], settings: Mapping[str, Any], place: Place = OPTIONS) -> ModelT:
+    """Return ``model`` of those settings that are its fields; errors as in ``build_model``."""
+    own = {key: value for key, value in settings.items() if key in model.model_fields}
+    return build_model(model, own, place)
+
+
 def _first_error(
     error: ValidationError, model: type[BaseModel], place: Place, values: Mapping[str, Any]
 ) -> UsageError:
@@ -162,8 +168,3 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
             items = typing.get_args(here) if part.isdigit() else ()
             here = next((a for a in items if a is not ...), None)
     return tuple(getattr(here, "model_fields", ()))
-
-
-def split_settings(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Return those of the settings that are fields of ``model``."""
-    return {k: v for k, v in settings.items() if k in model.model_fields}

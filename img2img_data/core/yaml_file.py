@@ -9,7 +9,7 @@ aliases that expand without bound or contain themselves. Nothing in a file is ev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +17,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.settings_model import Place
 
 MAX_BYTES: Final = 1 << 20
 """Size of a file."""
@@ -27,10 +28,10 @@ Keys = tuple[str, ...]
 
 
 class Document(NamedTuple):
-    """Content of a file, and the line of each key: {("corpus", "0", "blur", "sigma"): 5}."""
+    """Content of a file, and its place, which knows the line of each key."""
 
     content: dict[str, Any]
-    lines: Mapping[Keys, int]
+    place: Place
 
 
 class _Fault(ValueError):
@@ -79,7 +80,8 @@ def read_yaml(path: Path) -> Document:
         loader = _Loader(_text_of(path))
         content = loader.get_single_data()
         if isinstance(content, dict):
-            return Document(content, dict(_lines_of(loader.root, ())))
+            lines = dict(_lines_of(loader.root, ()))
+            return Document(content, Place(f"recipe '{printable(str(path))}'", lines=lines))
         why, hint = "is not a mapping of keys to values", "see the files in recipes/"
     except OSError as error:
         raise UsageError("recipe", path, error.strerror or str(error), "check the path") from None
@@ -134,18 +136,20 @@ def _count(node: Node, known: dict[int, int], above: set[int]) -> int:
         above.add(name)
         if isinstance(node, MappingNode):
             _check_keys(node)
-        known[name] = 1 + sum(_count(child, known, above) for child in _children(node))
+        known[name] = 1 + sum(_count(child, known, above) for _, _, child in _children(node))
         above.remove(name)
     if known[name] > MAX_VALUES:
         raise _Fault(line, "its aliases unfold without bound", "write the values out")
     return known[name]
 
 
-def _children(node: Node) -> Iterator[Node]:
+def _children(node: Node | None) -> list[tuple[str, Node, Node]]:
+    """Return the items of a mapping or a sequence: key or index, node with its line, value."""
+    if isinstance(node, MappingNode):
+        return [(key.value, key, value) for key, value in node.value]
     if isinstance(node, SequenceNode):
-        yield from node.value
-    elif isinstance(node, MappingNode):
-        yield from (value for _, value in node.value)
+        return [(str(index), value, value) for index, value in enumerate(node.value)]
+    return []
 
 
 def _check_keys(node: MappingNode) -> None:
@@ -165,12 +169,6 @@ def _check_keys(node: MappingNode) -> None:
 def _lines_of(node: Node | None, keys: Keys) -> Iterator[tuple[Keys, int]]:
     """Yield (keys, line) of everything below a node whose values were made; the last counts."""
     # By then PyYAML has put the pairs that a mapping merges by "<<" before those of its own.
-    if isinstance(node, MappingNode):
-        children = [(key.value, key, child) for key, child in node.value]
-    elif isinstance(node, SequenceNode):
-        children = [(str(number), child, child) for number, child in enumerate(node.value)]
-    else:
-        children = []
-    for name, marked, child in children:
+    for name, marked, child in _children(node):
         yield (*keys, name), marked.start_mark.line + 1
         yield from _lines_of(child, (*keys, name))
