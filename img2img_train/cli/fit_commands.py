@@ -15,7 +15,7 @@ from pydantic import Field
 from img2img_data.core.command_line import FOLDER, ModelCommand, SettingOption, option_for
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.settings_model import build_model, did_you_mean, setting, split_settings
+from img2img_data.core.settings_model import build_model, build_part, did_you_mean, setting
 from img2img_train.distributed.torchrun import torchrun_env
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     """
     from img2img_train.config import configure, read_recipe
 
-    options = build_model(FitOptions, split_settings(settings, FitOptions))
+    options = build_part(FitOptions, settings)
     recipe, smoke = options.recipe, options.smoke
     if smoke and recipe is None:
         raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")

@@ -15,7 +15,7 @@ from img2img_data.core.command_line import FOLDER, ModelCommand
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.progress import Display
-from img2img_data.core.settings_model import build_model, split_settings
+from img2img_data.core.settings_model import build_model, build_part
 from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.evaluation.settings import EvaluateSettings, ModelSettings
 from img2img_train.inference.settings import TranslateSettings
@@ -145,8 +145,8 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     from img2img_train.inference.translate import translate as restore
     from img2img_train.runs.model import load_generator
 
-    options = build_model(TranslateOptions, split_settings(settings, TranslateOptions))
-    chosen = build_model(TranslateSettings, split_settings(settings, TranslateSettings))
+    options = build_part(TranslateOptions, settings)
+    chosen = build_part(TranslateSettings, settings)
     single = is_one_file(images, out)
     # Counted before the model is loaded: a wrong path fails at once.
     total = 1 if single else len(list_images(images, out)[1])
