@@ -235,9 +235,6 @@ def _degrade(
 
 def raw_batches(dataset: StepDataset, numbers: range, workers: int) -> Generator[RawBatch]:
     """Yield the images of the steps ``numbers``; ``workers`` processes read ahead."""
-    if not workers:
-        yield from (dataset[number] for number in numbers)
-        return
     loader: DataLoader[RawBatch] = DataLoader(
         dataset,
         batch_size=None,  # an item is a batch already
@@ -247,7 +244,7 @@ def raw_batches(dataset: StepDataset, numbers: range, workers: int) -> Generator
         # A DataLoader without a generator draws from the global one, which would shift dropout
         # masks.
         generator=torch.Generator(),
-        prefetch_factor=4,
+        prefetch_factor=4 if workers else None,
     )
     yield from loader
 
