@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypedDict
 
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import setting
@@ -28,10 +28,6 @@ generator_setting = partial(setting, "Generator")
 discriminator_setting = partial(setting, "Discriminator")
 loss_setting = partial(setting, "Objective")
 
-
-# An objective with other defaults repeats the annotation only: type, range and help are written
-# once.
-GeneratorField: TypeAlias = Annotated[GeneratorName, setting("Options", description="generator")]
 NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
 
 
@@ -82,7 +78,10 @@ class Objective(FrozenModel):
     reverse_generator: ClassVar[str | None] = None
     sample_columns: ClassVar[tuple[str, ...]] = ("input", "output", "target")
 
-    net: GeneratorField = "autoencoder"
+    # A subclass with another default repeats type and field, so that range and help are written
+    # once: ``net: Annotated[GeneratorName, Objective.model_fields["net"]] = "unet-256"``.
+    net: GeneratorName = setting("Options", "autoencoder")
+    """generator"""
     width: int = generator_setting(64, ge=1, le=1024)
     """channels of the generator's first layer; deeper layers have multiples of it"""
     norm: NormName = generator_setting("auto")

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar
 
 from img2img_data.core.errors import UsageError
-from img2img_train.networks.specs import NetworkSpec
-from img2img_train.objectives.base import (
-    Batch,
-    GeneratorField,
-    Images,
-    Losses,
-    Nets,
-    Phase,
-    PublishedDefaults,
-    discriminator_setting,
-    loss_setting,
-)
-from img2img_train.objectives.gan import DiscriminatorWeight, GanModeField, GanObjective, NCritic
-
-CycleWeight: TypeAlias = Annotated[
-    float,
-    loss_setting(
-        description="weight of the cycle-consistency loss; L1 of an image and its cycle",
-        ge=0,
-        le=1e6,
-    ),
-]
+from img2img_train.networks.specs import GanMode, GeneratorName, NetworkSpec
+from img2img_train.objectives import base
+from img2img_train.objectives.base import Batch, Images, Losses, Nets, Phase
+from img2img_train.objectives.gan import GanObjective
 
 
 class CycleObjective(GanObjective):
@@ -44,7 +26,8 @@ class CycleObjective(GanObjective):
         "input", "output", "reconstructed_input", "target", "reverse_output", "reconstructed_target"
     )  # fmt: skip
 
-    cycle_weight: CycleWeight = 10.0
+    cycle_weight: float = base.loss_setting(10.0, ge=0, le=1e6)
+    """weight of the cycle-consistency loss; L1 of an image and its cycle"""
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return both generators and both discriminators."""
@@ -111,12 +94,12 @@ class CycleGan(CycleObjective):
     https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
     """
 
-    net: GeneratorField = "resnet-9"
-    gan_mode: GanModeField = "lsgan"
-    identity_weight: float = loss_setting(0.5, ge=0, le=1e3)
+    net: Annotated[GeneratorName, GanObjective.model_fields["net"]] = "resnet-9"
+    gan_mode: Annotated[GanMode, GanObjective.model_fields["gan_mode"]] = "lsgan"
+    identity_weight: float = base.loss_setting(0.5, ge=0, le=1e3)
     """weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); needs equal
     channels"""
-    pool_size: int = discriminator_setting(50, ge=0, le=10_000)
+    pool_size: int = base.discriminator_setting(50, ge=0, le=10_000)
     """images in the history shown to the discriminators; 0: no history"""
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
@@ -159,12 +142,12 @@ class DualGan(CycleObjective):
     4), not halved.
     """
 
-    gan_mode: GanModeField = "wgan-gp"
-    d_weight: DiscriminatorWeight = 1.0
-    n_critic: NCritic = 2
-    cycle_weight: CycleWeight = 500.0
+    gan_mode: Annotated[GanMode, GanObjective.model_fields["gan_mode"]] = "wgan-gp"
+    d_weight: Annotated[float, GanObjective.model_fields["d_weight"]] = 1.0
+    n_critic: Annotated[int, GanObjective.model_fields["n_critic"]] = 2
+    cycle_weight: Annotated[float, CycleObjective.model_fields["cycle_weight"]] = 500.0
 
-    def published_defaults(self) -> PublishedDefaults:
+    def published_defaults(self) -> base.PublishedDefaults:
         """Return the published settings; the learning rate of the authors' code does not decay."""
         # https://github.com/duxingren14/DualGAN
         return {**super().published_defaults(), "epochs_decay": 0}

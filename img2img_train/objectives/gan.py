@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import model_validator
 
-from img2img_train.networks.specs import DiscriminatorName, GanMode, NetworkSpec, make_spec
-from img2img_train.objectives.base import (
-    Batch,
-    GeneratorField,
-    Images,
-    Losses,
-    Nets,
-    NormName,
-    Objective,
-    Phase,
-    PublishedDefaults,
-    discriminator_setting,
-    loss_setting,
-)
+from img2img_train.networks import specs
+from img2img_train.objectives import base
+from img2img_train.objectives.base import Batch, Images, Losses, Nets, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-GanModeField: TypeAlias = Annotated[
-    GanMode,
-    loss_setting(
-        description="adversarial loss; vanilla (BCE), lsgan (MSE), "
-        "wgan (weight clipping, RMSProp), wgan-gp (gradient penalty)"
-    ),
-]
-DiscriminatorWeight: TypeAlias = Annotated[
-    float,
-    discriminator_setting(
-        description="multiplier of the discriminator loss; 0.5 as in pix2pix", gt=0, le=1000
-    ),
-]
-NCritic: TypeAlias = Annotated[
-    int,
-    discriminator_setting(description="discriminator updates per generator update", ge=1, le=100),
-]
 
 
 class GanObjective(Objective):
@@ -50,35 +21,38 @@ class GanObjective(Objective):
     # images: the newest checkpoint is handed over.
     best_by_psnr: ClassVar[bool] = False
 
-    net: GeneratorField = "unet-256"
-    gan_mode: GanModeField = "vanilla"
-    discriminator: DiscriminatorName = discriminator_setting("patch-70")
+    net: Annotated[specs.GeneratorName, Objective.model_fields["net"]] = "unet-256"
+    gan_mode: specs.GanMode = base.loss_setting("vanilla")
+    """adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, RMSProp), wgan-gp
+    (gradient penalty)"""
+    discriminator: specs.DiscriminatorName = base.discriminator_setting("patch-70")
     """discriminator; patch-N sees N x N pixels per logit, global the image"""
-    d_width: int = discriminator_setting(64, ge=1, le=1024)
+    d_width: int = base.discriminator_setting(64, ge=1, le=1024)
     """channels of the discriminator's first layer"""
-    d_norm: NormName = discriminator_setting("auto")
+    d_norm: base.NormName = base.discriminator_setting("auto")
     """normalization; of the discriminator; auto: the generator's, but with wgan-gp instance for
     batch"""
-    d_weight: DiscriminatorWeight = 0.5
-    n_critic: NCritic = 1
-    clip_value: float = discriminator_setting(0.01, gt=0, le=1)
+    d_weight: float = base.discriminator_setting(0.5, gt=0, le=1000)
+    """multiplier of the discriminator loss; 0.5 as in pix2pix"""
+    n_critic: int = base.discriminator_setting(1, ge=1, le=100)
+    """discriminator updates per generator update"""
+    clip_value: float = base.discriminator_setting(0.01, gt=0, le=1)
     """weight clipping bound, with --gan-mode wgan"""
 
     @model_validator(mode="after")
     def _check_clip_value(self) -> Self:
         default = type(self).model_fields["clip_value"].default
         if self.gan_mode != "wgan" and self.clip_value != default:
-            raise ValueError(
-                "--clip-value belongs to --gan-mode wgan; give that too, or leave it out"
-            )
+            why, hint = "--clip-value belongs to --gan-mode wgan", "give that too, or leave it out"
+            raise ValueError(f"{why}; {hint}")
         return self
 
-    def published_defaults(self) -> PublishedDefaults:
+    def published_defaults(self) -> base.PublishedDefaults:
         """Return those of Isola et al. (2017), 6.2; the rate of wgan is Arjovsky et al. (2017)."""
-        defaults: PublishedDefaults = {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        defaults: base.PublishedDefaults = {"batch": 1, "epochs": 200, "epochs_decay": 100}
         return {**defaults, "lr": 5e-5} if self.gan_mode == "wgan" else defaults
 
-    def discriminator_spec(self, channels: int) -> NetworkSpec:
+    def discriminator_spec(self, channels: int) -> specs.NetworkSpec:
         """Return the spec of a discriminator of images with ``channels`` channels."""
         norm = self.d_norm
         if norm == "auto":
@@ -86,7 +60,7 @@ class GanObjective(Objective):
             # The gradient penalty is defined per image; batch norm would make it depend on the
             # others.
             norm = "instance" if norm == "batch" and self.gan_mode == "wgan-gp" else norm
-        return make_spec(self.discriminator, (channels, 1), self.d_width, norm)
+        return specs.make_spec(self.discriminator, (channels, 1), self.d_width, norm)
 
     def needs_double_backward(self) -> tuple[str, ...]:
         """Return the discriminators with ``wgan-gp``: its penalty differentiates gradients."""
@@ -101,8 +75,8 @@ class GanObjective(Objective):
             names = (name for name in nets if name.startswith("discriminator"))
             clip_weights([nets[name] for name in names], self.clip_value)
 
-    def _phase(self, name: str, *modules: str, every: int = 1) -> Phase:
-        return Phase(name, modules, "rmsprop" if self.gan_mode == "wgan" else "adam", every)
+    def _phase(self, name: str, *modules: str, every: int = 1) -> base.Phase:
+        return base.Phase(name, modules, "rmsprop" if self.gan_mode == "wgan" else "adam", every)
 
 
 class Gan(GanObjective):
@@ -113,17 +87,17 @@ class Gan(GanObjective):
 
     conditional: ClassVar[bool] = False
 
-    def published_defaults(self) -> PublishedDefaults:
+    def published_defaults(self) -> base.PublishedDefaults:
         """Return the published settings; dropout and batch statistics stay on at test (3.4)."""
         return {**super().published_defaults(), "test_dropout": True, "test_norm": "batch"}
 
-    def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
+    def networks(self, channels: tuple[int, int]) -> dict[str, specs.NetworkSpec]:
         """Return the generator and its discriminator."""
         inputs = channels[1] + (channels[0] if self.conditional else 0)
-        specs = self.generator_spec(channels), self.discriminator_spec(inputs)
-        return {"generator": specs[0], "discriminator": specs[1]}
+        spec = self.discriminator_spec(inputs)
+        return {"generator": self.generator_spec(channels), "discriminator": spec}
 
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[base.Phase, ...]:
         """Return the discriminator's update, then the generator's."""
         return (
             self._phase("discriminator", "discriminator"),
@@ -159,7 +133,7 @@ class CGan(Gan):
 class L1Gan(Gan):
     """L1 and the unconditional adversarial loss. "L1+GAN" in Isola et al. (2017), 4.1."""
 
-    l1_weight: float = loss_setting(100.0, ge=0, le=1e6)
+    l1_weight: float = base.loss_setting(100.0, ge=0, le=1e6)
     """weight of the L1 loss"""
 
     def losses(
