@@ -37,6 +37,8 @@ class PaddedGenerator(nn.Module):
     3.2; Kupyn et al. (2018), DeblurGAN, 3.2.
     """
 
+    model: nn.Module
+
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         # Plain numbers: torch.compile cannot trace the properties of a pydantic model.
@@ -61,8 +63,8 @@ class PaddedGenerator(nn.Module):
         return x + self.translate(x) if self.residual else self.translate(x)
 
     def translate(self, x: Tensor) -> Tensor:
-        """Return the output of the layers, for sides that fit ``multiple`` and ``smallest``."""
-        raise NotImplementedError
+        """Return the output of ``model``, for sides that fit ``multiple`` and ``smallest``."""
+        return self.model(x)  # type: ignore[no-any-return]
 
 
 def mirror_pad(x: Tensor, axis: int, length: int) -> Tensor:
@@ -170,39 +172,23 @@ class Pix2PixUNet(PaddedGenerator):
     def __init__(self, spec: NetworkSpec, levels: int, skips: bool) -> None:
         super().__init__(spec)
         widths = [spec.width * min(2**n, 8) for n in range(levels)]
-        inner: UNetLevel | None = None
+        bias, inner = needs_bias(spec.norm), list[nn.Module]()
         for number in range(levels - 1, 0, -1):
-            drop = spec.dropout if levels - number <= DROPOUT_LEVELS else 0.0
-            inner = _level(spec, widths[number - 1], widths[number], inner, skips, drop)
-        assert inner is not None
-        down = nn.Conv2d(spec.inputs, widths[0], 4, 2, 1, bias=needs_bias(spec.norm))
-        up = nn.ConvTranspose2d(widths[0] * (2 if skips else 1), spec.outputs, 4, 2, 1)
-        self.model = UNetLevel([down, inner, nn.ReLU(), up, nn.Tanh()], skip=False)
-
-    def translate(self, x: Tensor) -> Tensor:
-        """Return the translated batch."""
-        return self.model(x)  # type: ignore[no-any-return]
-
-
-def _level(
-    spec: NetworkSpec,
-    width: int,
-    inner_width: int,
-    inner: UNetLevel | None,
-    skips: bool,
-    drop: float,
-) -> UNetLevel:
-    bias = needs_bias(spec.norm)
-    down = [nn.LeakyReLU(LEAKY_SLOPE), nn.Conv2d(width, inner_width, 4, 2, 1, bias=bias)]
-    # The innermost layer has no norm unless asked for: with one image a step batch norm would make
-    # it zero (erratum to the paper).
-    if inner is not None or spec.bottleneck_norm:
-        down += norm_layers(spec.norm, inner_width)
-    inputs = inner_width * (2 if skips and inner is not None else 1)
-    up = [nn.ReLU(), nn.ConvTranspose2d(inputs, width, 4, 2, 1, bias=bias)]
-    up += norm_layers(spec.norm, width)
-    dropout = [Dropout(drop)] if drop else []
-    return UNetLevel([*down, *([] if inner is None else [inner]), *up, *dropout], skips)
+            width, deeper = widths[number - 1], widths[number]
+            down = [nn.LeakyReLU(LEAKY_SLOPE), nn.Conv2d(width, deeper, 4, 2, 1, bias=bias)]
+            # The innermost layer has no norm unless asked for: with one image a step batch norm
+            # would make it zero (erratum to the paper).
+            if inner or spec.bottleneck_norm:
+                down += norm_layers(spec.norm, deeper)
+            inputs = deeper * (2 if skips and inner else 1)
+            up = [nn.ReLU(), nn.ConvTranspose2d(inputs, width, 4, 2, 1, bias=bias)]
+            up += norm_layers(spec.norm, width)
+            if spec.dropout and levels - number <= DROPOUT_LEVELS:
+                up.append(Dropout(spec.dropout))
+            inner = [UNetLevel([*down, *inner, *up], skips)]
+        first = nn.Conv2d(spec.inputs, widths[0], 4, 2, 1, bias=bias)
+        last = nn.ConvTranspose2d(widths[0] * (2 if skips else 1), spec.outputs, 4, 2, 1)
+        self.model = UNetLevel([first, *inner, nn.ReLU(), last, nn.Tanh()], skip=False)
 
 
 # ------------------------------------------------------------------------------------ CycleGAN
@@ -211,16 +197,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, norm: Norm, dropout: float) -> None:
         super().__init__()
-        first, second = (
-            [
-                ReflectionPad(1),
-                nn.Conv2d(width, width, 3, bias=needs_bias(norm)),
-                *norm_layers(norm, width),
-            ]
-            for _ in range(2)
-        )
+
+        def convolution() -> list[nn.Module]:
+            conv = nn.Conv2d(width, width, 3, bias=needs_bias(norm))
+            return [ReflectionPad(1), conv, *norm_layers(norm, width)]
+
         drop = [Dropout(dropout)] if dropout else []
-        self.conv_block = nn.Sequential(*first, nn.ReLU(), *drop, *second)
+        self.conv_block = nn.Sequential(*convolution(), nn.ReLU(), *drop, *convolution())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input plus the output of the convolutions."""
@@ -249,7 +232,3 @@ class ResNetGenerator(PaddedGenerator):
             layers += [up, *norm_layers(norm, outputs), nn.ReLU()]
         layers += [ReflectionPad(3), nn.Conv2d(w, spec.outputs, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
-
-    def translate(self, x: Tensor) -> Tensor:
-        """Return the translated batch."""
-        return self.model(x)  # type: ignore[no-any-return]
