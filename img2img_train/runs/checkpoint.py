@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import struct
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import IO, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
@@ -26,24 +26,12 @@ from img2img_train.config import RunConfig, config_of
 from img2img_train.networks.specs import NetworkSpec
 
 FORMAT: Final = 2
-READ_BYTES: Final = 1 << 20
 MAX_HEADER_BYTES: Final = 16 << 20
 DESCRIPTION: Final = "img2img"
 DIGEST: Final = "sha256"
-# In the order in which safetensors writes them, widest first, so that every tensor is aligned.
-DTYPES: Final = {
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+# The types that the state of a run has, in the order in which safetensors writes them, widest first,
+# so that every tensor is aligned.
+DTYPES: Final = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 
 Tensors: TypeAlias = dict[str, Tensor]
 
@@ -130,27 +118,23 @@ def write_checkpoint(path: Path, tensors: Tensors, description: Description) -> 
     names = sorted(tensors, key=lambda n: (list(DTYPES).index(tensors[n].dtype), n))
     header, start, digest = dict[str, Any](), 0, sha256()
     for name in names:
-        data = _bytes_of(tensors[name])
+        data, tensor = _bytes_of(tensors[name]), tensors[name]
         header[name] = {
-            "dtype": DTYPES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
+            "dtype": DTYPES[tensor.dtype],
+            "shape": tensor.shape,
             "data_offsets": [start, start := start + len(data)],
         }
         digest.update(data)
     about = json.dumps(description.model_dump(mode="json"), sort_keys=True, allow_nan=False)
     header["__metadata__"] = {DESCRIPTION: about, DIGEST: digest.hexdigest()}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # safetensors aligns the tensors to 8 bytes
     parts = (_bytes_of(tensors[name]) for name in names)
-    write_atomically(path, itertools.chain([_encode_header(header)], parts), sync=True)
+    write_atomically(path, itertools.chain([struct.pack("<Q", len(text)), text], parts), sync=True)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _encode_header(header: dict[str, Any]) -> bytes:
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # safetensors aligns the tensors to 8 bytes
-    return struct.pack("<Q", len(text)) + text
 
 
 def first_nonfinite(tensors: Tensors) -> str | None:
@@ -164,81 +148,44 @@ def first_nonfinite(tensors: Tensors) -> str | None:
 # ----------------------------------------------------------------------------------------- reading
 def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoint:
     """Return a checkpoint with the tensors under ``prefix``; CheckpointError if it is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    content, description = _read(path, prefix)
+    if path.exists() and not path.is_file():
+        raise _error(path, "is not a file", "give a checkpoint or the folder of a run")
     try:
-        tensors = load(content)
+        with path.open("rb") as file:
+            # The length of the header is checked before a library reads a hostile one.
+            start, size = file.read(8), path.stat().st_size
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                why = "is not a safetensors file (pickles such as .pt and .pth are never loaded)"
+                raise _error(path, why if size else "is empty", "give a checkpoint of a run")
+            with safe_open(path, "pt") as content:
+                metadata, names = content.metadata() or {}, content.keys()
+                if not {DESCRIPTION, DIGEST} <= metadata.keys():
+                    listed = ", ".join(sorted(map(printable, names))[:3]) or "no tensors"
+                    why = "was not written by img2img-train: it has no description"
+                    raise _error(path, f"{why} (and holds {listed})", "give a checkpoint of a run")
+                file.seek(8 + length)
+                # Before anything is used, and all of it, whatever the prefix.
+                if file_digest(file, "sha256").hexdigest() != metadata[DIGEST]:
+                    raise _error(path, "is damaged: its SHA-256 does not agree")
+                # Copies, one tensor at a time: the library maps the file into memory, and a file
+                # that is overwritten later would change the tensors.
+                chosen = [name for name in names if name.startswith(prefix)]
+                tensors = {name: content.get_tensor(name).clone() for name in chosen}
+    except OSError as error:
+        raise _error(path, error.strerror or "cannot be read", "check the path") from None
     except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
         why = printable(str(error).partition("\n")[0])[:200]
         raise _error(path, f"is damaged ({why})") from None
     name = first_nonfinite(tensors)
     if name is not None:
         raise _error(path, f"{printable(name)} is not finite", "use an earlier one")
-    return Checkpoint(path, description, tensors)
+    return Checkpoint(path, _parse_description(path, metadata[DESCRIPTION]), tensors)
 
 
 def read_description(path: Path) -> Description:
     """Return the description in an intact checkpoint; errors as ``read_checkpoint``."""
-    return _read(path, None)[1]
-
-
-def _read(path: Path, prefix: str | tuple[str, ...] | None) -> tuple[bytes, Description]:
-    """Return a safetensors file of the tensors under ``prefix`` (None: none), and a description."""
-    if path.exists() and not path.is_file():
-        raise _error(path, "is not a file", "give a checkpoint or the folder of a run")
-    try:
-        with path.open("rb") as file:
-            header = _read_header(path, file)
-            metadata = header.pop("__metadata__", None)
-            if not isinstance(metadata, dict) or not {DESCRIPTION, DIGEST} <= metadata.keys():
-                names = ", ".join(sorted(map(printable, header))[:3]) or "no tensors"
-                why = "was not written by img2img-train: it has no description"
-                raise _error(path, f"{why} (and holds {names})", "give a checkpoint of a run")
-            start, digest = file.tell(), sha256()
-            while part := file.read(READ_BYTES):
-                digest.update(part)
-            if digest.hexdigest() != metadata[DIGEST]:
-                raise _error(path, "is damaged: its SHA-256 does not agree")
-            content = b"" if prefix is None else _extract(path, file, header, start, prefix)
-    except OSError as error:
-        raise _error(path, error.strerror or "cannot be read", "check the path") from None
-    return content, _parse_description(path, metadata[DESCRIPTION])
-
-
-def _read_header(path: Path, file: IO[bytes]) -> dict[str, Any]:
-    start, size = file.read(8), path.stat().st_size
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-        why = "is not a safetensors file (pickles such as .pt and .pth are never loaded)"
-        raise _error(path, why if size else "is empty", "give a checkpoint of a run")
-    try:
-        header = json.loads(file.read(length))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise _error(path, "is damaged: its header is not JSON")
-    return header
-
-
-def _extract(
-    path: Path, file: IO[bytes], header: dict[str, Any], start: int, prefix: str | tuple[str, ...]
-) -> bytes:
-    """Return a safetensors file of some tensors of a file."""
-    # The generator is a third of a complete checkpoint; the rest is never held in memory.
-    kept, parts, offset, end = {}, [], 0, file.seek(0, os.SEEK_END) - start
-    for name, entry in header.items():
-        match entry.get("data_offsets") if isinstance(entry, dict) else None:
-            case [int(first), int(last)] if 0 <= first <= last <= end:
-                if name.startswith(prefix):
-                    file.seek(start + first)
-                    parts.append(file.read(last - first))
-                    kept[name] = {**entry, "data_offsets": [offset, offset + last - first]}
-                    offset += last - first
-            case _:
-                raise _error(path, f"is damaged ({printable(name)})")
-    return b"".join([_encode_header(kept), *parts])
+    return read_checkpoint(path, ()).description
 
 
 def _parse_description(path: Path, text: object) -> Description:

@@ -346,9 +346,9 @@ def damaged(path: Path) -> dict[str, bytes]:
     return {
         "is empty": b"",
         "not a safetensors": content[:7],
-        "SHA-256": content[:-4],
-        "SHA-256 ": bytes(flipped),
-        "header is not JSON": struct.pack("<Q", 100_000) + b"[" * 200_000,
+        "is damaged": content[:-4],
+        "SHA-256": bytes(flipped),
+        "is damaged ": struct.pack("<Q", 100_000) + b"[" * 200_000,
         "does not fit its network": struct.pack("<Q", len(lying)) + lying + content[8 + length :],
         "describes an unknown model": struct.pack("<Q", len(deep)) + deep + content[8 + length :],
     }
