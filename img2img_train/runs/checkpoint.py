@@ -29,8 +29,8 @@ FORMAT: Final = 2
 MAX_HEADER_BYTES: Final = 16 << 20
 DESCRIPTION: Final = "img2img"
 DIGEST: Final = "sha256"
-# The types that the state of a run has, in the order in which safetensors writes them, widest first,
-# so that every tensor is aligned.
+# The types of a run's state, in the order in which safetensors writes them: widest first, so that
+# every tensor is aligned.
 DTYPES: Final = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 
 Tensors: TypeAlias = dict[str, Tensor]
