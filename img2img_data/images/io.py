@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import io
 import os
 import stat
@@ -227,13 +226,14 @@ def _decode_gif(data: bytes, found: Header) -> Pixels:
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
             Image.open(io.BytesIO(data), formats=["GIF"]) as image,
         ):
-            same_size = image.size == (found.width, found.height)
             if getattr(image, "is_animated", False):
                 found.notes.add("first-frame")
             image.seek(0)
             transparent = "transparency" in image.info or image.mode == "RGBA"
             found.alpha = "straight" if transparent else "none"
-            pixels = np.asarray(image.convert("RGBA")) if same_size else None
+            if image.size != (found.width, found.height):
+                raise ValueError("a frame larger than the screen")
+            return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
     except Image.DecompressionBombError:
         raise Rejected("too-many-pixels", "a frame larger than the screen") from None
     except UnidentifiedImageError:  # its text holds an address, which would differ from run to run
@@ -241,20 +241,9 @@ def _decode_gif(data: bytes, found: Header) -> Pixels:
     except Exception as error:
         reason = "truncated" if "truncated" in str(error) else "corrupt"
         raise Rejected(reason, str(error)[:200]) from None
-    if pixels is None:
-        raise Rejected("corrupt", "a frame larger than the screen")
-    return cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA)
 
 
 _STDERR: Final = threading.Lock()
-
-
-@functools.cache
-def _silence_opencv() -> None:
-    if hasattr(cv2, "setLogLevel"):
-        cv2.setLogLevel(0)
-    else:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @contextlib.contextmanager
@@ -263,7 +252,9 @@ def silent_stderr() -> Iterator[None]:
 
     libpng and libtiff inside OpenCV write warnings there, past any log level.
     """
-    _silence_opencv()
+    # The first name is that of OpenCV 4, the second that of OpenCV 5.
+    set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_log_level(0)
     with _STDERR:  # the descriptor belongs to the process: one thread at a time
         try:
             saved = os.dup(2)

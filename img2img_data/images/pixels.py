@@ -48,11 +48,6 @@ class ReadPolicy:
     max_aspect: float = 500.0
     max_bytes: int = 256 << 20
 
-    @property
-    def keeps_alpha(self) -> bool:
-        """Return True if transparency is kept."""
-        return self.channels in ("rgba", "keep")
-
 
 # ------------------------------------------------------------------------------- from the decoder
 def from_decoder(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
@@ -101,7 +96,7 @@ def _from_bgra(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
         raise Rejected("alpha")
     premultiplied = found.alpha == "premultiplied" and not opaque
     # Kept only where no sample is computed: blur and noise have no sound rule for transparency.
-    if policy.keeps_alpha:
+    if policy.channels in ("rgba", "keep"):
         pixels = cv2.cvtColor(raw, cv2.COLOR_BGRA2RGBA)
         return _unmultiply(pixels, found) if premultiplied else pixels
     found.notes.add("alpha")
