@@ -80,9 +80,8 @@ def write_corpus_page(
     page = out or opened.root / "show.html"
     # Checked first, because reading the images may take minutes.
     with writing_to(page):
-        taken = page.is_dir()
-    if taken:
-        raise UsageError("file", page, "is a folder", "name the page itself, as in page.html")
+        if page.is_dir():
+            raise UsageError("file", page, "is a folder", "name the page itself, as in page.html")
     if split and split not in opened.splits:
         raise no_split(opened, split)
     splits = (split,) if split else opened.splits
@@ -99,22 +98,22 @@ def write_corpus_page(
         progress(next(done), total)
 
     if paired:
-        cards, explanation = _paired_cards(opened, pairs, rows, limit, count_image)
+        cards = _paired_cards(opened, pairs, limit, count_image)
     else:
-        cards, explanation = _domain_cards(pairs, limit)
+        cards = _domain_cards(pairs, limit)
     controls = _controls(found, cards)
     text = _render(
         "show.html",
         name=printable(opened.root.resolve().name),
-        kind=opened.kind,
-        layout=opened.layout,
-        color=_color_text(opened),
-        tiles=list(_tiles(opened, splits, found)),
-        reasons=_reasons(found),
+        corpus=opened,
+        splits=splits,
+        found=found,
+        sampled=len(pairs),
+        rejected_file=REJECTED_FILE if (opened.root / REJECTED_FILE).is_file() else "",
+        meanings=REASONS,
         cards=_card_views(opened, cards, controls, count_image),
         controls=controls,
         sections=list(_sections(found)),
-        explanation=explanation,
         recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
     )
     # Names may hold lone surrogates, which UTF-8 cannot encode.
@@ -123,55 +122,23 @@ def write_corpus_page(
     return page
 
 
-# --------------------------------------------------------------------------------------- all rows
-def _color_text(corpus: Corpus) -> str:
-    """Return the color space, and the depth unless it is 8 bits."""
-    color = {1: "gray", 4: "rgba"}.get(corpus.channels["target"], corpus.color)
-    return color if corpus.bits == 8 else f"{color} · {corpus.bits} bit"
-
-
-def _tiles(
-    corpus: Corpus, splits: Sequence[str], found: statistics.CorpusStatistics
-) -> Iterator[tuple[str, str, str]]:
-    """Yield (label, number, unit)."""
-    for split in splits:
-        if corpus.kind == "paired":
-            yield split, f"{found.counts[split, '']:,}", "pairs"
-        else:
-            a, b = (found.counts[split, domain] for domain in "AB")
-            yield split, f"{a:,} + {b:,}", "images of A and B"
-    if (corpus.root / REJECTED_FILE).is_file():
-        yield "rejected", f"{found.rejected.total():,}", f"listed in {REJECTED_FILE}"
-
-
-def _reasons(found: statistics.CorpusStatistics) -> list[tuple[str, int, str]]:
-    """Return (reason, images, meaning), the most frequent first."""
-    ranked = sorted(found.rejected.items(), key=lambda item: (-item[1], item[0]))
-    return [(reason, count, REASONS.get(reason, "")) for reason, count in ranked]
-
-
 def _sections(found: statistics.CorpusStatistics) -> Iterator[dict[str, Any]]:
     """Yield the histograms of each section, and the values that all rows share: (name, value)."""
     for section, title in SECTIONS.items():
         numbers, words = found.numbers[section], found.words[section]
-        drawn = [draw_numbers(name, counted) for name, counted in numbers.items()]
-        drawn += [draw_words(name, counted) for name, counted in words.items()]
+        drawn = [draw_numbers(*item) for item in numbers.items()]
+        drawn += [draw_words(*item) for item in words.items()]
         charts = [chart for chart in drawn if chart]
         constants = [(name, number_text(n.low)) for name, n in numbers.items() if n.low == n.high]
-        constants += [
-            (name, next(iter(w.counts)))
-            for name, w in words.items()
-            if len(w.counts) == 1 and name != "kind"
-        ]
+        constants += [(n, max(w)) for n, w in words.items() if len(w) == 1 and n != "kind"]
         if charts or constants:
             yield {"title": title, "charts": charts, "constants": constants}
 
 
 # ------------------------------------------------------------------------------------------ cards
 def _paired_cards(
-    corpus: Corpus, pairs: Sequence[Pair], total: int, limit: int, count_image: Callable[[], None]
-) -> tuple[list[Card], str]:
-    """Return the cards and a text that says how they were chosen."""
+    corpus: Corpus, pairs: Sequence[Pair], limit: int, count_image: Callable[[], None]
+) -> list[Card]:
     measured = []
     for pair in pairs:
         measured.append((_difference(corpus, pair), pair))
@@ -180,26 +147,15 @@ def _paired_cards(
     half = (min(limit, len(ranked)) + 1) // 2
     rest = sorted(ranked[half:], key=lambda m: (m[1].split, m[1].key))
     cards = [Card(pair, "worst", difference) for difference, pair in ranked[:half]]
-    typical = [
-        Card(pair, "typical", difference) for difference, pair in _evenly(rest, limit - half)
-    ]
-    of = f"{total:,} pairs"
-    if len(pairs) < total:
-        of = f"a sample of {len(pairs):,} of {total:,} pairs"
-    return cards + typical, (
-        f"Of {of}: the {len(cards)} with the largest mean absolute difference between input and "
-        f"target (in gray levels, 0 to 255), then {len(typical)} taken evenly from the rest. "
-        "Drag across an image, or focus it and use the arrow keys."
-    )
+    return cards + [Card(pair, "typical", d) for d, pair in _evenly(rest, limit - half)]
 
 
-def _domain_cards(pairs: Sequence[Pair], limit: int) -> tuple[list[Card], str]:
-    cards = [
+def _domain_cards(pairs: Sequence[Pair], limit: int) -> list[Card]:
+    return [
         Card(pair, domain)
         for domain in "AB"
         for pair in _evenly([e for e in pairs if e.row.get("domain") == domain], max(1, limit // 2))
     ]
-    return cards, "These images are not paired: each column is taken evenly from its domain."
 
 
 def _evenly(items: Sequence[T], count: int) -> Sequence[T]:
@@ -211,7 +167,7 @@ def _evenly(items: Sequence[T], count: int) -> Sequence[T]:
 def _controls(found: statistics.CorpusStatistics, cards: Sequence[Card]) -> Controls:
     """Return a select for the split, the kind and each tag with few values, if it varies."""
     tags = found.words["tags"]
-    few = [n for n, words in tags.items() if len(words.counts) <= FEW_VALUES and not words.more]
+    few = [name for name, words in tags.items() if len(words) <= FEW_VALUES]
     facts, selects = [_facts(card.pair) for card in cards], []
     for name in ("split", "kind", *(f"tag {name}" for name in few)):
         values = sorted({fact[name] for fact in facts if name in fact})
@@ -224,10 +180,8 @@ def _controls(found: statistics.CorpusStatistics, cards: Sequence[Card]) -> Cont
 
 def _facts(pair: Pair) -> dict[str, str]:
     """Return the values that selects choose by; the prefix keeps tags apart from the others."""
-    facts = {
-        f"tag {name}": statistics.text_of(value)
-        for name, value in statistics.flatten(pair.row.get("tags"))
-    }
+    tags = statistics.values_of(pair.row, "tags")
+    facts = {f"tag {name}": statistics.text_of(value) for name, value in tags}
     if pair.row.get("kind"):
         facts["kind"] = printable(str(pair.row["kind"]))
     return {"split": pair.split, **facts}
@@ -240,8 +194,8 @@ def _card_views(
     # A few cards show how large the page gets; encoding all of them several times would be slow.
     some = _evenly(cards, PROBED)
     for side, quality in THUMBNAILS:
-        probes = [_thumbnails(corpus, card.pair, side, quality)["images"] for card in some]
-        size = sum(len(image) for images in probes for image in images)
+        probes = (_thumbnails(corpus, card.pair, side, quality)["images"] for card in some)
+        size = sum(map(len, itertools.chain.from_iterable(probes)))
         if size * len(cards) <= IMAGE_BYTES * len(some):
             break
     views = []
@@ -255,10 +209,7 @@ def _card_views(
 def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
     """Return the texts of a card. ``picks`` and ``numbers`` are (number of the control, value)."""
     row, facts = card.pair.row, _facts(card.pair)
-    values = [
-        pair for pair in statistics.flatten(row.get("drawn")) if not statistics.is_seed(pair[0])
-    ]
-    values += statistics.flatten(row.get("measured"))
+    values = [*statistics.values_of(row, "drawn"), *statistics.values_of(row, "measured")]
     numbers = {name: float(value) for name, value in values if statistics.is_number(value)}
     drawn = [(".".join(name.split(".")[-2:]), statistics.text_of(value)) for name, value in values]
     selects = [name for name, _ in controls.selects]
@@ -267,11 +218,8 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
     return {
         "key": printable(card.pair.key),
         "source": printable(str(row.get("source") or card.pair.key)),
-        "split": card.pair.split,
         "drawn": drawn,
-        "tags": [
-            (name, statistics.text_of(value)) for name, value in statistics.flatten(row.get("tags"))
-        ],
+        "tags": [(name, statistics.text_of(v)) for name, v in statistics.values_of(row, "tags")],
         "picks": [(n, facts[name]) for n, name in enumerate(selects) if name in facts],
         "numbers": [(n, numbers[x]) for n, x in enumerate(controls.orders) if x in numbers],
     }
@@ -281,8 +229,7 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
 def _difference(corpus: Corpus, pair: Pair) -> float:
     """Return the mean absolute difference of input and target in gray levels."""
     first, second = _pixels(corpus, pair)
-    if first.shape != second.shape:
-        first = _shrink(first, second.shape[1], second.shape[0])
+    first = _shrink(first, second.shape[1], second.shape[0])
     # Rounded, so that equal differences stay equal whatever the order of the summation.
     return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
 
@@ -297,14 +244,13 @@ def _pixels(corpus: Corpus, pair: Pair) -> tuple[NDArray[np.uint8], ...]:
 
 
 def _thumbnails(corpus: Corpus, pair: Pair, side: int, quality: int) -> dict[str, Any]:
-    """Return the images of an pair as data URIs, and their common width and height."""
+    """Return the images of a pair as data URIs, and their common width and height."""
     images = _pixels(corpus, pair)
     height, width = images[-1].shape[:2]
     scale = min(1.0, side / max(height, width))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    if any(image.shape[:2] != (height, width) for image in images):
-        images = tuple(_shrink(image, width, height) for image in images)
-    encoded = (b64encode(io.encode(image, "webp", quality)).decode() for image in images)
+    shrunk = (_shrink(image, width, height) for image in images)
+    encoded = (b64encode(io.encode(image, "webp", quality)).decode() for image in shrunk)
     uris = [f"data:image/webp;base64,{text}" for text in encoded]
     return {"images": uris, "width": width, "height": height}
 

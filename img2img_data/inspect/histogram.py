@@ -6,13 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
+
+import numpy as np
 
 FINEST: Final = 2.0**-30
 MAX_BINS: Final = 4096
 """Bins while counting; far more than are drawn, so that drawn ones get round borders."""
-MAX_WORDS: Final = 64
-"""Different words that are counted per name."""
 MAX_BARS: Final = 44
 MAX_LABELED: Final = 6
 """Bars of integers up to this number have a label each."""
@@ -27,28 +27,23 @@ class NumberCounts:
     """
 
     width: float = FINEST
-    bins: dict[int, int] = field(default_factory=dict)
-    count: int = 0
+    bins: Counter[int] = field(default_factory=Counter)
     low: float = math.inf
     high: float = -math.inf
     integers: bool = True
     """True if all of them are integers."""
 
     def add(self, value: float) -> None:
-        """Count one number; NaN and infinity are skipped."""
-        if not math.isfinite(value):
-            return
-        self.count += 1
+        """Count one finite number."""
         self.low, self.high = min(self.low, value), max(self.high, value)
         self.integers = self.integers and float(value).is_integer()
-        place = math.floor(value / self.width)
-        self.bins[place] = self.bins.get(place, 0) + 1
+        self.bins[math.floor(value / self.width)] += 1
         while len(self.bins) > MAX_BINS:
             self.width *= 2
             merged = Counter[int]()
             for place, count in self.bins.items():
                 merged[place >> 1] += count
-            self.bins = dict(merged)
+            self.bins = merged
 
     def value_of(self, place: int) -> float:
         """Return the value of a bin: its start if it counts one integer, else its center."""
@@ -57,40 +52,20 @@ class NumberCounts:
 
     def median(self) -> float:
         """Return the median, as exactly as the bins are."""
-        left = (self.count + 1) // 2
-        for place, count in sorted(self.bins.items()):
-            left -= count
-            if left <= 0:
-                return self.value_of(place)
-        return math.nan
-
-
-@dataclass(slots=True)
-class WordCounts:
-    """Words and their counts; after ``MAX_WORDS`` different ones only ``more`` is counted."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    more: int = 0
-
-    def add(self, word: str) -> None:
-        """Count one word."""
-        if word in self.counts or len(self.counts) < MAX_WORDS:
-            self.counts[word] += 1
-        else:
-            self.more += 1
+        places = sorted(self.bins)
+        below = np.cumsum([self.bins[place] for place in places])
+        return self.value_of(places[int(np.searchsorted(below, (below[-1] + 1) // 2))])
 
 
 # --------------------------------------------------------------------------------------- drawing
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar: its height in percent of the highest one, and its text."""
 
     height: float
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
+class Histogram(NamedTuple):
     """A histogram. ``ticks`` are one label per bar, or those of the two ends."""
 
     title: str
@@ -101,7 +76,7 @@ class Histogram:
 
 def draw_numbers(title: str, numbers: NumberCounts) -> Histogram | None:
     """Return the histogram of numbers, None unless there are two different ones."""
-    if not numbers.count or numbers.low == numbers.high:
+    if numbers.low >= numbers.high:
         return None
     step = _round_step(numbers.high - numbers.low, MAX_BARS)
     if numbers.integers:
@@ -120,10 +95,10 @@ def draw_numbers(title: str, numbers: NumberCounts) -> Histogram | None:
     return Histogram(title, f"{low} to {high}, median {median}", bars, ticks)
 
 
-def draw_words(title: str, words: WordCounts) -> Histogram | None:
+def draw_words(title: str, words: Counter[str]) -> Histogram | None:
     """Return a bar per word, the most frequent first; None if there is one word, or too many."""
-    ranked = dict(words.counts.most_common())
-    if not 2 <= len(ranked) <= MAX_BARS // 3 or words.more:
+    ranked = dict(words.most_common())
+    if not 2 <= len(ranked) <= MAX_BARS // 3:
         return None
     summary = ", ".join(f"{word} {count:,}" for word, count in ranked.items())
     return Histogram(title, summary, _bars(ranked, ranked.values()), list(ranked))

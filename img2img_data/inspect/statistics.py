@@ -16,10 +16,12 @@ from img2img_data.core.errors import printable
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import REJECTED_FILE, hash64
 from img2img_data.corpus.reader import Corpus, Pair, iter_pairs
-from img2img_data.inspect.histogram import NumberCounts, WordCounts
+from img2img_data.inspect.histogram import NumberCounts
 
 MAX_NAMES: Final = 200
 """Different names that are counted per section. Rows come from strangers too, so it is bounded."""
+MAX_WORDS: Final = 64
+"""Different words that are counted per name."""
 LARGEST: Final = 1e100
 MIN_SAMPLE: Final = 8
 """Rows that a split, or a domain, has in the sample at least."""
@@ -32,37 +34,33 @@ class CorpusStatistics:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(split, domain) > pairs or images."""
     numbers: dict[str, dict[str, NumberCounts]] = field(default_factory=lambda: defaultdict(dict))
-    words: dict[str, dict[str, WordCounts]] = field(default_factory=lambda: defaultdict(dict))
+    words: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: defaultdict(dict))
     rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, part: tuple[str, str], row: Mapping[str, Any]) -> None:
         """Count one row of a part: (split, domain)."""
         self.counts[part] += 1
-        if row.get("kind"):
-            self._add_word("drawn", "kind", str(row["kind"]))
-        for name, value in flatten(row.get("tags")):
-            self._add_word("tags", name, value)
-        for name, value in flatten(row.get("drawn")):
-            if is_number(value) and not is_seed(name):
-                self._add_number("drawn", name, value)
-            elif not is_seed(name):
-                self._add_word("drawn", name, value)
-        for name, value in flatten(row.get("measured")):
-            if is_number(value):
-                self._add_number("measured", name, value)
-        for name in ("width", "height"):
-            if is_number(row.get(name)):
-                self._add_number("sizes", f"{name}, pixels", row[name])
+        for section, name, value in _values(row):
+            if section != "tags" and is_number(value):
+                numbers = self.numbers[section]
+                if name in numbers or len(numbers) < MAX_NAMES:
+                    numbers.setdefault(name, NumberCounts()).add(value)
+            elif section in ("tags", "drawn"):
+                words = self.words[section]
+                if name in words or len(words) < MAX_NAMES:
+                    counts, word = words.setdefault(name, Counter()), text_of(value)
+                    if word in counts or len(counts) < MAX_WORDS:
+                        counts[word] += 1
 
-    def _add_number(self, section: str, name: str, value: float) -> None:
-        known = self.numbers[section]
-        if name in known or len(known) < MAX_NAMES:
-            known.setdefault(name, NumberCounts()).add(value)
 
-    def _add_word(self, section: str, name: str, value: object) -> None:
-        known = self.words[section]
-        if name in known or len(known) < MAX_NAMES:
-            known.setdefault(name, WordCounts()).add(text_of(value))
+def _values(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield (section, name, value) of all that is counted."""
+    if row.get("kind"):
+        yield "drawn", "kind", str(row["kind"])
+    for section in ("tags", "drawn", "measured"):
+        yield from ((section, *item) for item in values_of(row, section))
+    for name in ("width", "height"):
+        yield "sizes", f"{name}, pixels", row.get(name)
 
 
 def count_corpus(
@@ -91,10 +89,9 @@ def count_corpus(
             key = pair.key.encode("utf-8", "surrogatepass")
             # Negative, for the root of the heap must be the largest hash; ``rows`` breaks ties.
             ranked = (-hash64(b"show", str(seed).encode(), key), rows, pair)
-            if len(heap) < limit:
-                heapq.heappush(heap, ranked)
-            else:
-                heapq.heappushpop(heap, ranked)
+            heapq.heappush(heap, ranked)
+            if len(heap) > limit:
+                heapq.heappop(heap)
     rejected = corpus.root / REJECTED_FILE
     for row in iter_rows(rejected) if rejected.is_file() else ():
         found.rejected[printable(str(row.get("reason")))] += 1
@@ -108,20 +105,22 @@ def count_corpus(
     return found, chosen
 
 
-def flatten(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def values_of(row: Mapping[str, Any], section: str) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of a section of a row: tags, measured, or drawn without seeds."""
+    for name, value in _flatten(row.get(section)):
+        if section != "drawn" or name.rpartition(".")[2] != "seed":
+            yield name, value
+
+
+def _flatten(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of nested mappings and lists."""
     if isinstance(values, list):
         values = dict(enumerate(values))
     for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping | list):
-            yield from flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield printable(f"{prefix}{name}"), value
-
-
-def is_seed(name: str) -> bool:
-    """Return True for a drawn seed, which says nothing to a reader."""
-    return name.rpartition(".")[2] == "seed"
 
 
 def is_number(value: object) -> bool:
