@@ -12,17 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    JsonValue,
-    SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    create_model,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+import pydantic
+from pydantic import BeforeValidator, Field, JsonValue
 from pydantic.fields import FieldInfo
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
@@ -38,20 +29,27 @@ RUN_FORMAT: Final = 2
 SMOKE: Final = ("corpus", "run")
 """Keys of a recipe's section ``smoke``: steps for img2img-data build --smoke, and settings."""
 PLACEHOLDER: Final = {"corpora": ["filled from the command line"]}
-RESOURCES: Final = frozenset(
-    {
-        *("out", "device", "threads", "workers", "cache"),
-        *("checkpoint_seconds", "compile", "deterministic", "tensorboard"),
-    }
-)
+RESOURCES: Final = {
+    *("out", "device", "threads", "workers", "cache"),
+    *("checkpoint_seconds", "compile", "deterministic", "tensorboard"),
+}
 """Settings of where and how a run is computed; a run may be resumed with others."""
+
+
+def _as_word(value: Any) -> Any:
+    # YAML reads an unquoted on or off as a boolean.
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _as_several(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path | Mapping) else value
 
 
 # Bounds keep hostile numbers from overflowing floats; no real run comes near them.
 Count: TypeAlias = Annotated[int, Field(ge=0, le=10**9)]
 Positive: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
-AutoOnOff: TypeAlias = Literal["auto", "on", "off"]
+AutoOnOff: TypeAlias = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
 
 
 class CorpusChoice(FrozenModel):
@@ -64,12 +62,9 @@ class CorpusChoice(FrozenModel):
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """share of the images of an epoch"""
 
-    @model_validator(mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
     def _parse_text(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            for key in (str(key) for key in value if key not in cls.model_fields):
-                raise ValueError(f"unknown key '{key}'; {did_you_mean(key, cls.model_fields)}")
         if not isinstance(value, str | Path):
             return value
         path, sign, weight = str(value).rpartition("=")
@@ -88,12 +83,12 @@ class RunConfig(FrozenModel):
     objective.
     """
 
-    corpora: tuple[CorpusChoice, ...] = Field(min_length=1)
+    corpora: Annotated[tuple[CorpusChoice, ...], BeforeValidator(_as_several)] = Field(min_length=1)
     """corpora to train on, PATH or PATH=WEIGHT"""
     out: str = setting("Options", "", exclude=True)
     """folder of the run; default: runs/CORPUS-LOSS-NET"""
     loss: str = setting("Options", "l2", f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES)
-    objective: SerializeAsAny[Objective]
+    objective: pydantic.SerializeAsAny[Objective]
     epochs: Positive = setting("Options", 50)
     """passes over the corpora; one draws as many images as they hold"""
     batch: Positive = setting("Options", 64)
@@ -182,30 +177,19 @@ class RunConfig(FrozenModel):
     threads: Annotated[int, Field(ge=0, le=1024)] = setting("Runtime", 0, advanced=True)
     """CPU threads; 0: all cores; they change the last digits"""
 
-    @model_validator(mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
     def _gather_objective(cls, values: Any) -> Any:
         return values if "objective" in values else gather(values)
 
-    @model_serializer(mode="wrap")
-    def _write_flat(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    @pydantic.model_serializer(mode="wrap")
+    def _write_flat(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Flat, because recipes and the command line know no sections for objectives.
         values: dict[str, Any] = handler(self)
         own: dict[str, Any] = values.pop("objective", {})
         return values | own
 
-    @field_validator("compile", "deterministic", mode="before")
-    @classmethod
-    def _accept_booleans(cls, value: Any) -> Any:
-        # YAML reads an unquoted on or off as a boolean.
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-    @field_validator("corpora", mode="before")
-    @classmethod
-    def _accept_one(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | Path | Mapping) else value
-
-    @field_validator("degrade", mode="before")
+    @pydantic.field_validator("degrade", mode="before")
     @classmethod
     def _resolve_degradation(cls, value: Any) -> Any:
         # The whole tree is saved, so a run does not depend on a recipe file that may change.
@@ -241,7 +225,7 @@ class RunConfig(FrozenModel):
         """Return the settings that differ from ``other``: name to (self's, other's), without
         RESOURCES.
         """
-        old, new = (config.model_dump(exclude=set(RESOURCES)) for config in (self, other))
+        old, new = (config.model_dump(exclude=RESOURCES) for config in (self, other))
         both = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
         return {name: values for name, values in both.items() if values[0] != values[1]}
 
@@ -267,10 +251,9 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
         raise place.error(
             ["loss"], f"'{printable(loss)}' is unknown", did_you_mean(loss, OBJECTIVES)
         )
-    known, shared = OBJECTIVES[loss].model_fields, RunConfig.model_fields.keys() - {"objective"}
-    own = {name: value for name, value in values.items() if name in known}
-    common = {name: value for name, value in values.items() if name not in known}
-    for name in common.keys() - shared:
+    own = {n: value for n, value in values.items() if n in OBJECTIVES[loss].model_fields}
+    common = {name: value for name, value in values.items() if name not in own}
+    for name in common.keys() - (RunConfig.model_fields.keys() - {"objective"}):
         owners = [other for other, model in OBJECTIVES.items() if name in model.model_fields]
         if not owners:
             raise place.error([str(name)], "unknown", did_you_mean(str(name), all_fields()))
@@ -342,11 +325,9 @@ def degradation_of(value: Any) -> dict[str, Any]:
 
 def run_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the section ``run`` of a recipe."""
-    fields: dict[str, Any] = {
-        name: (field.annotation, field) for name, field in all_fields().items()
-    }
-    model = create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
-    schema: dict[str, Any] = model.model_json_schema()
+    fields: dict[str, Any] = {n: (field.annotation, field) for n, field in all_fields().items()}
+    model: type[FrozenModel] = pydantic.create_model("Run", __base__=FrozenModel, **fields)
+    schema = model.model_json_schema()
     by_loss = [fields_of(loss) for loss in OBJECTIVES]
     for name, about in schema["properties"].items():
         if len({str(known[name].default) for known in by_loss if name in known}) > 1:
