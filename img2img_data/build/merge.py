@@ -142,17 +142,15 @@ def _rows(
     done, total = 0, int(shards[0].info["shard"]["sources"])
     # Each shard is in the order of the complete plan, so only one row per shard is in memory.
     merged = heapq.merge(*(_read(s) for s in shards), key=lambda row: row[0])
-    for position, name, line, shard in merged:
-        if position != done:
-            why = (
-                "holds an image that another shard holds too" if position < done else "lacks images"
-            )
+    for done, (position, name, line, shard) in enumerate(merged, 1):
+        if position != done - 1:
+            lacking = position >= done
+            why = "lacks images" if lacking else "holds an image that another shard holds too"
             raise CorpusError("shard", shard.root, why, "build it again")
         row = json.loads(line)
         if name:
             _bring_files(shard, out, name, row, copy)
         report.add(Outcome(position, name, "" if name else str(row.get("reason")), line))
-        done += 1
         progress(done, total)
         yield position, name, line
     if done != total:
@@ -162,18 +160,15 @@ def _rows(
 
 def _read(shard: CorpusShard) -> Iterator[tuple[int, str, bytes, CorpusShard]]:
     """Yield (position in the complete plan, manifest, line) of one shard from all its manifests."""
-    damaged = CorpusError(
-        "shard", shard.root, "its manifests contradict each other", "build it again"
-    )
+    why = "its manifests contradict each other"
+    damaged = CorpusError("shard", shard.root, why, "build it again")
     files: dict[str, BinaryIO] = {}
     with ExitStack() as stack:
         for entry in stack.enter_context((shard.root / build_folder.SHARD_FILE).open("rb")):
-            position, _, rest = entry.decode().partition("\t")
-            name = rest.removesuffix("\n")
+            position, _, name = entry.decode().removesuffix("\n").partition("\t")
             if name not in files:
-                path = shard.root / REJECTED_FILE
-                if name:
-                    path = inside(shard.root, name) / METADATA_FILE
+                root = shard.root
+                path = inside(root, name) / METADATA_FILE if name else root / REJECTED_FILE
                 if not path.is_file():
                     raise damaged
                 files[name] = stack.enter_context(path.open("rb"))
@@ -190,7 +185,7 @@ def _bring_files(
 ) -> None:
     """Link or copy the files of a row."""
     for column in [c for c in row if c.endswith("file_name")]:
-        source = inside(shard.root / name, row[column])
+        source, path = inside(shard.root / name, row[column]), f"{name}/{row[column]}"
         digest = str(row.get(column.replace("file_name", "sha256")))
         if not source.is_file() or source.is_symlink():
             raise CorpusError("image", source, "is missing in its shard", "build the shard again")
@@ -198,13 +193,11 @@ def _bring_files(
         # can have been overwritten by accident.
         if not copy and source.stat().st_mtime_ns > shard.written:
             _content(source, digest)
-        target = out / name / str(row[column])
+        target = out / path
         if not copy and _linked(source, target):
             continue
         if not target.is_file() or sha256(target.read_bytes()).hexdigest() != digest:
-            build_folder.write_file(
-                os.fspath(out), f"{name}/{row[column]}", _content(source, digest)
-            )
+            build_folder.write_file(os.fspath(out), path, _content(source, digest))
 
 
 def _linked(source: Path, target: Path) -> bool:

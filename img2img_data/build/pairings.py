@@ -133,19 +133,17 @@ class Combine(Pairing):
 
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
         """Return both images; ``Rejected`` (misaligned) if their shift exceeds the limit."""
-        return DrawnPair(images[0], images[1], {}, self._audit(*images))
+        first, second = images
+        measured: dict[str, float] = {}
+        if self.audit_shift or self.max_shift is not None:
+            from img2img_data.similarity.alignment import measure_shift
 
-    def _audit(self, first: Pixels, second: Pixels) -> dict[str, float]:
-        if not self.audit_shift and self.max_shift is None:
-            return {}
-        from img2img_data.similarity.alignment import measure_shift
-
-        shift = measure_shift(first, second)
-        if not shift.is_reliable:
-            return {"shift_doubt": shift.doubt}
-        if self.max_shift is not None and shift.length > self.max_shift:
-            raise Rejected("misaligned", str(shift))
-        return {"shift_x": shift.x, "shift_y": shift.y, "shift_doubt": shift.doubt}
+            shift = measure_shift(first, second)
+            if self.max_shift is not None and shift.is_reliable and shift.length > self.max_shift:
+                raise Rejected("misaligned", str(shift))
+            measured = {"shift_x": shift.x, "shift_y": shift.y} if shift.is_reliable else {}
+            measured["shift_doubt"] = shift.doubt
+        return DrawnPair(first, second, {}, measured)
 
 
 class Halves(Pairing):

@@ -9,16 +9,16 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from img2img_data.build.pairings import DrawnPair, Pairing
+from img2img_data.build.pairings import Pairing
 from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
@@ -27,9 +27,30 @@ from img2img_data.images import io
 from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy, fit
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
-from img2img_data.runner.run import FolderBuild, source_columns
+from img2img_data.runner.run import FolderBuild, checked_by, source_columns
 
 FileFormat = Literal["png", "jpg", "webp"]
+
+
+@functools.cache
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of "64" or "640x480". Raises ``ValueError``."""
+    if not re.fullmatch(r"\d{1,5}(x\d{1,5})?", text) or 0 in map(int, text.split("x")):
+        raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
+    width, _, height = text.partition("x")
+    return int(width), int(height or width)
+
+
+def _check_group(rule: str) -> None:
+    try:
+        re.compile("" if tag_in(rule) is not None else rule)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+
+
+def _check_strata(rule: str) -> None:
+    if rule != FOLDER_RULE and not tag_in(rule):
+        raise ValueError("strata are 'folder', a tag's name, or tag:NAME")
 
 
 class BuildSettings(FrozenModel):
@@ -37,7 +58,7 @@ class BuildSettings(FrozenModel):
 
     option_group: ClassVar[str] = "Corpus"
 
-    size: str | None = None
+    size: Annotated[str | None, checked_by(parse_size)] = None
     """size of every image, pixels, as 64 or 640x480; default: unchanged"""
     fit: Fit | None = None
     """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
@@ -49,13 +70,13 @@ class BuildSettings(FrozenModel):
     layout: Layout | None = None
     """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
     folders, for combine combined"""
-    split: str = "train=1"
+    split: Annotated[str, checked_by(parse_split)] = "train=1"
     """shares, as train=0.8,val=0.1,test=0.1; without --stratify the split of an image never depends
     on the others"""
-    group_by: str | None = None
+    group_by: Annotated[str | None, checked_by(_check_group)] = None
     """keep groups in one split; by folder, by a tag, as person (a plain word) or tag:NAME, or by a
     regular expression on the file name (its match or group 1)"""
-    stratify: str | None = None
+    stratify: Annotated[str | None, checked_by(_check_strata)] = None
     """apply the shares within strata; by folder, or by a tag, as gender or tag:NAME; exact to one
     group; images added later may move old ones"""
     bits: Literal[8, 16] = 8
@@ -68,50 +89,11 @@ class BuildSettings(FrozenModel):
     seed: int = Field(0, ge=0)
     """seed of everything random"""
 
-    @field_validator("size")
-    @classmethod
-    def _check_size(cls, value: str | None) -> str | None:
-        parse_size(value)
-        return value
-
-    @field_validator("split")
-    @classmethod
-    def _check_split(cls, value: str) -> str:
-        parse_split(value)
-        return value
-
-    @field_validator("group_by")
-    @classmethod
-    def _check_group(cls, value: str | None) -> str | None:
-        try:
-            re.compile("" if tag_in(value) is not None else value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        return value
-
-    @field_validator("stratify")
-    @classmethod
-    def _check_stratify(cls, value: str | None) -> str | None:
-        if value is not None and value != FOLDER_RULE and not tag_in(value):
-            raise ValueError("strata are 'folder', a tag's name, or tag:NAME")
-        return value
-
     @model_validator(mode="after")
     def _check_shares(self) -> BuildSettings:
         if self.stratify is not None and len(parse_split(self.split)) < 2:
             raise ValueError("--stratify needs two shares, as in --split train=0.8,test=0.2")
         return self
-
-
-@functools.cache
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Return (width, height) of "64" or "640x480". Raises ``ValueError``."""
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{1,5}(x\d{1,5})?", text) or 0 in map(int, text.split("x")):
-        raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
-    width, _, height = text.partition("x")
-    return int(width), int(height or width)
 
 
 # --------------------------------------------------------------------------------------- one task
@@ -165,13 +147,27 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     tags = {name: value for name, value in task.tags.items() if name != "group"}
     if job.settings.group_by:
         tags["group"] = printable(group)
-    return split, _row(job, task, tags, sources, pair, files)
+    row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
+    if job.kind == "unpaired":
+        row["domain"] = "AB"[task.root]
+    row |= source_columns(task.sources[0])
+    if len(sources) > 1:
+        row |= {f"target_{k}": v for k, v in source_columns(task.sources[1]).items()}
+    height, width = pair.target.shape[:2]
+    row |= {"tags": tags, "kind": job.name, "drawn": pair.drawn, "width": width, "height": height}
+    if pair.measured:
+        row["measured"] = pair.measured
+    row["notes"] = sorted({n for s in sources for n in s.image.notes})
+    row["source_sha256"] = sources[0].sha256
+    if len(sources) > 1:
+        row["target_source_sha256"] = sources[1].sha256
+    return split, row | {f.column.replace("file_name", "sha256"): f.sha256 for f in files}
 
 
 def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     """Read and resize the sources of a task; ``Rejected`` names the one that cannot be used."""
     out: list[LoadedSource] = []
-    size = parse_size(job.settings.size)
+    size = parse_size(job.settings.size) if job.settings.size else None
     for number, path in enumerate(task.sources):
         try:
             data = _read_source(job, task, number)
@@ -247,32 +243,6 @@ def _side_by_side(first: Pixels, second: Pixels, sources: Sequence[LoadedSource]
     return np.hstack((first, second))
 
 
-def _row(
-    job: CorpusJob,
-    task: ImageTask,
-    tags: Mapping[str, Any],
-    sources: Sequence[LoadedSource],
-    pair: DrawnPair,
-    files: Sequence[EncodedFile],
-) -> dict[str, Any]:
-    height, width = pair.target.shape[:2]
-    row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
-    if job.kind == "unpaired":
-        row["domain"] = "AB"[task.root]
-    row |= source_columns(task.sources[0])
-    if len(sources) > 1:
-        row |= {f"target_{k}": v for k, v in source_columns(task.sources[1]).items()}
-    row |= {"tags": dict(tags), "kind": job.name, "drawn": dict(pair.drawn)}
-    row |= {"width": width, "height": height}
-    if pair.measured:
-        row["measured"] = dict(pair.measured)
-    row["notes"] = sorted({n for s in sources for n in s.image.notes})
-    row["source_sha256"] = sources[0].sha256
-    if len(sources) > 1:
-        row["target_source_sha256"] = sources[1].sha256
-    return row | {f.column.replace("file_name", "sha256"): f.sha256 for f in files}
-
-
 # ------------------------------------------------------------------------------------ whole corpus
 def corpus_build(
     plan: Plan, pairing: Pairing, out: Path, settings: BuildSettings, name: str
@@ -342,11 +312,8 @@ def _conflicts(
         why = f"does not fit --format {file}, which has no transparency here"
         yield "--channels rgba", why, "use png"
     if channels == "gray" and file == "webp":
-        yield (
-            "--channels gray",
-            "does not fit --format webp, which has no single channel",
-            "use png",
-        )
+        why = "does not fit --format webp, which has no single channel"
+        yield "--channels gray", why, "use png"
     if channels not in pairing.takes:
         hint = f"use {' or '.join(c for c in COUNT if c in pairing.takes)}"
         yield f"--channels {channels}", f"does not fit a {name} corpus", hint

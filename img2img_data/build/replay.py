@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ from img2img_data.core.errors import CorpusError, Rejected, UsageError, printabl
 from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import METADATA_FILE, inside
-from img2img_data.corpus.reader import read_info
+from img2img_data.corpus.reader import read_info, reason_of
 from img2img_data.images import io
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -65,8 +66,7 @@ def replay_pair(
             (loaded,) = pairs.read_sources(job, task)
     except Rejected as rejected:
         what = "the clean image in the corpus" if source is None else f"the source '{name}'"
-        why = f"{rejected.reason} {rejected.detail}".strip()
-        raise CorpusError(f"{what} cannot be used", None, why) from None
+        raise CorpusError(f"{what} cannot be used", None, reason_of(rejected)) from None
     if loaded.sha256 and loaded.sha256 != row.get("source_sha256"):
         why = "is not the image from which the corpus was built"
         raise CorpusError("source", name, why, "its bytes differ")
@@ -74,14 +74,19 @@ def replay_pair(
     if out is not None:
         with writing_to(out):
             write_atomically(out, file.data)
-    return _compared(root / split, info, row, file, loaded, source is None)
+    numbers = ((n, f"{v:.6g}" if isinstance(v, float) else v) for n, v in row["drawn"].items())
+    drawn = ", ".join(f"{n}={v}" for n, v in numbers)
+    checked = "its SHA-256 is as recorded" if loaded.sha256 else "its SHA-256 was not checked"
+    shown = "the clean image of the pair" if source is None else row.get("source")
+    equal, lines = _compared(root / split, row, file, info.get("versions"))
+    head = (f"drawn    {drawn or 'nothing'}", f"source   {shown}, {checked}")
+    return ReplayResult(equal, (*head, *lines))
 
 
 def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJob:
     """Return the job with which the corpus was built."""
-    recipe = info.get("recipe")
-    paired = isinstance(recipe, dict) and info.get("kind") == "paired"
-    if not isinstance(recipe, dict) or not paired or recipe.get("pairing") in _NOT_COMPUTED:
+    recipe = info.get("recipe") if info.get("kind") == "paired" else None
+    if not isinstance(recipe, dict) or recipe.get("pairing") in _NOT_COMPUTED:
         why, hint = "was not computed from single images", "only computed inputs can be replayed"
         raise CorpusError("corpus", root, why, hint)
     place = Place(f"corpus '{printable(str(root))}'", ("recipe",))
@@ -167,40 +172,19 @@ def _compute(
 
 
 def _compared(
-    folder: Path,
-    info: Mapping[str, Any],
-    row: Mapping[str, Any],
-    file: EncodedFile,
-    source: LoadedSource,
-    own: bool,
-) -> ReplayResult:
+    folder: Path, row: Mapping[str, Any], file: EncodedFile, saved: object
+) -> tuple[bool, list[str]]:
+    """Return True if a file is as recorded and on disk, and the lines about it."""
     name = f"{folder.name}/{row.get(file.column)}"
-    drawn = ", ".join(
-        f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in row["drawn"].items()
-    )
-    checked = "its SHA-256 is as recorded" if source.sha256 else "its SHA-256 was not checked"
-    lines = [
-        f"drawn    {drawn or 'nothing'}",
-        f"source   {'the clean image of the pair' if own else row.get('source')}, {checked}",
-    ]
     recorded = row.get(file.column.replace("file_name", "sha256"))
     if file.sha256 == recorded:
-        with_row = _read_or_none(folder, row.get(file.column)) == file.data
-        differs = f"differs  the row is right, but the file '{name}' has other bytes"
-        return ReplayResult(
-            with_row, (*lines, f"equal    {name}, byte for byte" if with_row else differs)
-        )
-    lines.append(f"differs  {name}: computed {file.sha256[:16]}, recorded {str(recorded)[:16]}")
-    saved = info.get("versions")
+        with suppress(Rejected):
+            if io.read_bytes(inside(folder, row.get(file.column))) == file.data:
+                return True, [f"equal    {name}, byte for byte"]
+        return False, [f"differs  the row is right, but the file '{name}' has other bytes"]
+    lines = [f"differs  {name}: computed {file.sha256[:16]}, recorded {str(recorded)[:16]}"]
     for library, version in saved.items() if isinstance(saved, dict) else ():
         here = versions(library)[library]
         if here != version:
             lines.append(f"         built with {library} {version}, here {here}")
-    return ReplayResult(False, tuple(lines))
-
-
-def _read_or_none(folder: Path, name: object) -> bytes | None:
-    try:
-        return io.read_bytes(inside(folder, name))
-    except Rejected:
-        return None
+    return False, lines

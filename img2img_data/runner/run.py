@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import locked, versions
@@ -31,6 +31,25 @@ ResultT = TypeVar("ResultT")
 Row = dict[str, Any]
 
 
+def checked_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return the validator of a text that ``parse`` must be able to read; None passes."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            parse(value)
+        return value
+
+    return AfterValidator(check)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return (i, n) of "i/n", numbered from 1. Raises ``ValueError``."""
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError("a shard is NUMBER/COUNT, as in 1/4, 2/4, 3/4, 4/4")
+    return int(found[1]), int(found[2])
+
+
 class RunSettings(FrozenModel):
     """Settings of a run; none of them changes a byte of the result."""
 
@@ -42,7 +61,7 @@ class RunSettings(FrozenModel):
     """largest tolerated share of rejected images; exit code 1 above it"""
     timeout: float = Field(60.0, gt=0)
     """time limit of one image, seconds"""
-    shard: str | None = None
+    shard: Annotated[str | None, checked_by(parse_shard)] = None
     """part i of n to process, as 3/16; in its own folder; 'merge' joins the parts"""
     backend: Literal["loky", "dask"] = "loky"
     """workers; loky: processes on this machine, dask: a Dask cluster that shares its folders"""
@@ -50,22 +69,6 @@ class RunSettings(FrozenModel):
     """address of the Dask scheduler; as tcp://host:8786, for --backend dask"""
     dry_run: bool = False
     """print what would be done, write nothing"""
-
-    @field_validator("shard")
-    @classmethod
-    def _check_shard(cls, value: str | None) -> str | None:
-        parse_shard(value)
-        return value
-
-
-def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """Return (i, n) of "i/n", numbered from 1. Raises ``ValueError``."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
-    if not found or int(found[1]) > int(found[2]):
-        raise ValueError("a shard is NUMBER/COUNT, as in 1/4, 2/4, 3/4, 4/4")
-    return int(found[1]), int(found[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +133,10 @@ def run_build(
     """
     plan, about = build.plan, build.about
     _check_not_empty(plan)
-    shard = parse_shard(settings.shard)
-    if shard:
-        about = {**about, "shard": {"number": shard[0], "of": shard[1], "sources": len(plan)}}
-        plan = plan.shard(*shard)
+    if settings.shard:
+        number, count = parse_shard(settings.shard)
+        about = {**about, "shard": {"number": number, "of": count, "sources": len(plan)}}
+        plan = plan.shard(number, count)
     # A shard is part of the identity of the folder, but not of the recipe that its page states:
     # merged shards must give the page of a plain run.
     recipe = {**build.recipe, "shard": settings.shard}
