@@ -78,12 +78,12 @@ def schema_of(what: str) -> Schema:
 
     Raises ``UsageError`` for any other word.
     """
-    if what == "recipe":
-        return {"$schema": DRAFT, **recipe_schema()}
-    if what == "corpus-row":
-        return {"$schema": DRAFT, **ROW}
     defs: Schema = {}
-    if what == "degradation":
+    if what == "recipe":
+        schema = _recipe_schema(defs)
+    elif what == "corpus-row":
+        schema = ROW
+    elif what == "degradation":
         schema = {"title": "a tree of degradations", **tree_schema(defs)}
     elif what in STEPS:
         schema = {"title": f"settings of {what}", **step_schema(STEPS[what], defs)}
@@ -93,21 +93,16 @@ def schema_of(what: str) -> Schema:
     return {"$schema": DRAFT, **schema, **({"$defs": defs} if defs else {})}
 
 
-def recipe_schema() -> Schema:
+def _recipe_schema(defs: Schema) -> Schema:
     """Return the schema of a recipe; its ``run`` sections belong to img2img-train: any object."""
-    defs: Schema = {}
-    schema = _model_schema(Recipe, defs)
-    defs["step"] = {
-        "type": "object",
-        "properties": {name: step_schema(step, defs) for name, step in STEPS.items()},
-        "additionalProperties": False,
-        "minProperties": 1,
-        "maxProperties": 1,
-    }
+    schema = {**_model_schema(Recipe, defs), "title": "a recipe of img2img"}
+    steps = {name: step_schema(step, defs) for name, step in STEPS.items()}
+    defs["step"] = _object("one {command: settings}", steps, [])
+    defs["step"] |= {"minProperties": 1, "maxProperties": 1}
     schema["properties"]["degradation"] |= tree_schema(defs)
     for part in (schema, defs["Smoke"]):
         part["properties"]["corpus"]["items"] = {"$ref": "#/$defs/step"}
-    return {**schema, "title": "a recipe of img2img", "$defs": defs}
+    return schema
 
 
 def step_schema(step: BuildStep, defs: Schema) -> Schema:

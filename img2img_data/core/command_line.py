@@ -1,8 +1,7 @@
 """Command lines: groups, commands whose options are fields of pydantic models, and exit codes.
 
-A field states type, default, range, unit and help once; ``option_for`` makes a click option of it.
-The first clause of a description (up to ``; ``) is the short help; ``--help-all`` shows the whole
-text.
+A field states type, default, range, unit and help once; ``SettingOption`` makes an option of it.
+The first clause of a description (up to ``; ``) is the short help; ``--help-all`` shows it whole.
 """
 
 from __future__ import annotations
@@ -99,22 +98,35 @@ class CommandGroup(click.Group):
 
 # ------------------------------------------------------------------------ options made from a model
 class SettingOption(click.Option):
-    """An option with a heading, a short and a long help text.
+    """The option of a model's field, with a heading, a short and a long help text.
 
-    ``advanced`` options are listed by ``--help-all`` only; ``bounds`` is a text for the help, as is
-    click's own ``show_default``.
+    ``json_schema_extra`` of the field may name another heading as its ``group`` and a ``metavar``,
+    and mark it as ``advanced``: such options are listed by ``--help-all`` only. A tuple of two
+    types is an option with two values.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        group: str = "Options",
-        advanced: bool = False,
-        bounds: str = "",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.group, self.advanced, self.bounds = group, advanced, bounds
+    def __init__(self, name: str, field: FieldInfo, group: str = "Options") -> None:
+        stated = field.json_schema_extra
+        extra: dict[str, Any] = stated if isinstance(stated, dict) else {}
+        self.group, self.advanced = extra.get("group", group), extra.get("advanced", False)
+        self.bounds = bounds_of(field)
+        annotation, flag = without_none(field.annotation), "--" + name.replace("_", "-")
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if annotation is bool:
+            names = [f"{flag}/--no-{flag[2:]}", name]
+            super().__init__(names, default=default, help=field.description)
+            return
+        of_type = getattr(annotation, "metavar", None)
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+        is_list = typing.get_origin(annotation) is tuple and ... in typing.get_args(annotation)
+        super().__init__(
+            [flag, name],
+            type=_click_type(typing.get_args(annotation)[0] if is_list else annotation),
+            multiple=is_list,
+            metavar="NAME" if "enum" in extra else extra.get("metavar", of_type),
+            show_default=None if shown is None else str(shown),
+            help=field.description,
+        )
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """Return flags and help: the first clause only, or with ``--help-all`` the whole text."""
@@ -155,15 +167,14 @@ class ModelCommand(click.Command):
 
     @functools.cached_property
     def setting_options(self) -> list[SettingOption]:
-        """One option for each field that no written parameter takes; the first model wins."""
+        """One option for each field; of several models that have it, the first wins."""
         options: dict[str, SettingOption] = {}
-        taken = {parameter.name for parameter in self.params}
         for model in self._models():
             for name, field in model.model_fields.items():
                 # A field of any type holds a tree of degradations, which only a recipe can give.
-                if name not in taken and field.annotation is not Any:
+                if field.annotation is not Any:
                     group = getattr(model, "option_group", "Options")
-                    options.setdefault(name, option_for(name, field, group))
+                    options.setdefault(name, SettingOption(name, field, group))
         return list(options.values())
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -216,33 +227,6 @@ _SHOW_ALL: Final = click.Option(
     callback=_show_all,
     help="Show all options with explanations and exit.",
 )
-
-
-def option_for(name: str, field: FieldInfo, group: str = "Options") -> SettingOption:
-    """Return the click option of a model's field.
-
-    ``json_schema_extra`` of the field may name its ``group`` and its ``metavar``, and mark it as
-    ``advanced``. A tuple of two types is an option with two values.
-    """
-    annotation = without_none(field.annotation)
-    flag = "--" + name.replace("_", "-")
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
-    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-    options: dict[str, Any] = {
-        "help": field.description,
-        "group": extra.get("group", group),
-        "advanced": extra.get("advanced", False),
-    }
-    if annotation is bool:
-        return SettingOption([f"{flag}/--no-{flag[2:]}", name], default=default, **options)
-    metavar = extra.get("metavar", getattr(annotation, "metavar", None))
-    options["metavar"] = "NAME" if "enum" in extra else metavar
-    options["show_default"] = None if shown is None else str(shown)
-    is_list = typing.get_origin(annotation) is tuple and ... in typing.get_args(annotation)
-    kind = _click_type(typing.get_args(annotation)[0] if is_list else annotation)
-    bounds = bounds_of(field)
-    return SettingOption([flag, name], type=kind, multiple=is_list, bounds=bounds, **options)
 
 
 def _click_type(annotation: Any) -> Any:

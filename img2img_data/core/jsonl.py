@@ -56,9 +56,8 @@ def _parse(line: bytes, path: Path, where: str, strict: bool) -> Row:
     for name, types in COLUMN_TYPES.items() if strict else ():
         if name in row and not isinstance(row[name], types):
             found = printable(json.dumps(row[name]))[:40]
-            raise CorpusError(
-                "manifest", path, f"{where} is damaged, its '{name}' is {found}", hint
-            )
+            why = f"{where} is damaged, its '{name}' is {found}"
+            raise CorpusError("manifest", path, why, hint)
     return row
 
 

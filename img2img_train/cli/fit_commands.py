@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 from pydantic import Field
 
-from img2img_data.core.command_line import FOLDER, ModelCommand, SettingOption, option_for
+from img2img_data.core.command_line import FOLDER, ModelCommand, SettingOption
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part, did_you_mean, setting
@@ -55,7 +55,7 @@ class FitCommand(ModelCommand):
         from img2img_train.config import all_fields
 
         fields = FitOptions.model_fields | all_fields()
-        return [option_for(n, field) for n, field in fields.items() if n != "corpora"]
+        return [SettingOption(n, field) for n, field in fields.items() if n != "corpora"]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note the loss for the help, which click shows before it parses the other options."""
@@ -79,7 +79,7 @@ class FitCommand(ModelCommand):
         for option in super().shown_options(ctx, full):
             if option.name in fields:
                 # Built anew, because the default depends on the loss.
-                shown.append(option_for(option.name, fields[option.name]))
+                shown.append(SettingOption(option.name, fields[option.name]))
             elif option not in self.setting_options:
                 shown.append(option)
         return sorted(shown, key=lambda o: FIRST.index(o.name) if o.name in FIRST else len(FIRST))
