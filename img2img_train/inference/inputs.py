@@ -12,9 +12,7 @@ from img2img_data.core.errors import UsageError
 from img2img_data.images.headers import is_image_name
 from img2img_train.inference.video import VIDEO_FORMATS, is_video
 
-IMAGE_FORMATS: Final[dict[str, str]] = {
-    ".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp",
-}  # fmt: skip
+IMAGE_FORMATS: Final = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 """Formats of written images by file name extension."""
 STDIO: Final = "-"
 

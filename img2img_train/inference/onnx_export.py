@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import write_atomically
-from img2img_train.data.color import PLAIN, ChannelLayout, denormalize, normalize
+from img2img_train.data.color import denormalize, normalize
 from img2img_train.networks.generators import PaddedGenerator
 from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.report.page import render_browser_page
@@ -50,20 +50,14 @@ AXES: Final = ("batch", "height", "width")
 class ImageToImage(nn.Module):
     """A generator between uint8 images, N x H x W x 3 RGB, with sides of any length."""
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        multiple: int,
-        smallest: int = 1,
-        channel_layout: ChannelLayout = PLAIN,
-    ) -> None:
+    def __init__(self, model: LoadedModel) -> None:
         super().__init__()
-        self.channel_layout = channel_layout
-        self.generator, self.multiple, self.smallest = generator, multiple, smallest
+        self.channel_layout, self.generator = model.channel_layout, model.generator
+        self.multiple, self.smallest = model.spec.multiple, model.spec.smallest
         # The padding of PaddedGenerator branches on the size, which a graph cannot: it is done
         # here.
-        padded = isinstance(generator, PaddedGenerator)
-        self.translate: Any = generator.forward_padded if padded else generator
+        padded = isinstance(self.generator, PaddedGenerator)
+        self.translate: Any = self.generator.forward_padded if padded else self.generator
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the restored images."""
@@ -114,29 +108,24 @@ def export_weights(model: LoadedModel, out: Path) -> None:
 
 
 def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
-    """Write the generator as ONNX, for any batch and size, and compare it with torch.
+    """Write a generator on the CPU as ONNX, for any batch and size, and compare it with torch.
 
     Raises UsageError if the extra is not installed, and Img2ImgError if the outputs differ by more
     than ``TOLERANCE``; then no file is left behind.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         load_extra(name, "export", "export")
-    spec = model.spec
-    network = ImageToImage(
-        model.generator.cpu(), spec.multiple, spec.smallest, model.channel_layout
-    ).eval()
+    network = ImageToImage(model).eval()
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         _write_graph(network, model, temporary, opset)
-        batches = _test_batches(spec.multiple, uses_image_statistics(model.generator))
-        parity = compare(network, temporary, batches)
+        parity = _compare(network, temporary, _test_batches(model))
         if parity.worst > TOLERANCE:
             why = f"differs from torch by {parity.worst} levels on an image"
             raise Img2ImgError("ONNX file", out, why, "it was not written; try another --opset")
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
-        model.generator.to(model.device)
     return parity
 
 
@@ -145,17 +134,10 @@ def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: i
     side = 2 * model.spec.multiple + 1
     example = torch.zeros(2, side, side + 2, 3, dtype=torch.uint8)
     free = {axis: torch.export.Dim(name, min=1, max=MAX_SIDE) for axis, name in enumerate(AXES)}
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["restored"]}
+    names |= {"opset_version": opset, "dynamic_shapes": (free,)}
     with _quiet():
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=(free,),
-            input_names=["image"],
-            output_names=["restored"],
-            opset_version=opset,
-            verbose=False,
-        )
+        program = torch.onnx.export(network, (example,), dynamo=True, verbose=False, **names)
     if program is None:
         raise Img2ImgError("ONNX file", path, "the exporter failed", "try another --opset")
     proto = program.model_proto
@@ -182,12 +164,12 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _test_batches(multiple: int, uses_statistics: bool) -> list[NDArray[np.uint8]]:
+def _test_batches(model: LoadedModel) -> list[NDArray[np.uint8]]:
     """Return noise and ramps of odd sizes, N x H x W x 3, in batches of 1 and 2."""
     rng, batches = np.random.default_rng(0), []
     for number in range(TEST_BATCHES):
-        height, width = rng.integers(2, 5 * multiple, 2).tolist() if number else (1, 1)
-        if not number and uses_statistics:
+        height, width = rng.integers(2, 5 * model.spec.multiple, 2).tolist() if number else (1, 1)
+        if not number and uses_image_statistics(model.generator):
             # Of a single pixel the deviation is 0: only rounding errors would be left to compare.
             height, width = 2, 3
         noise = rng.integers(0, 256, (1 + number % 2, height, width, 3))
@@ -197,7 +179,7 @@ def _test_batches(multiple: int, uses_statistics: bool) -> list[NDArray[np.uint8
     return batches
 
 
-def compare(network: ImageToImage, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
+def _compare(network: ImageToImage, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
     """Run an ONNX file and torch on batches, N x H x W x 3 uint8, and return their difference."""
     onnxruntime = load_extra("onnxruntime", "export", "export")
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])

@@ -102,17 +102,12 @@ def restore(forward: Forward, pixels: Pixels, tiling: Tiling, device: torch.devi
     up to the network's multiple and cut off again.
     """
     height, width = pixels.shape[:2]
-    top, tile_width, tile_height = (
-        np.iinfo(pixels.dtype).max,
-        tiling.size(width),
-        tiling.size(height),
-    )
+    top = np.iinfo(pixels.dtype).max
+    tile_height, tile_width = tiling.size(height), tiling.size(width)
     columns = list(zip(tiling.starts(width), tiling.weights(width), strict=True))
     starts, row_weights = tiling.starts(height), tiling.weights(height)
-    rows, cols = (
-        _mirrored(height, starts[-1] + tile_height),
-        _mirrored(width, columns[-1][0] + tile_width),
-    )
+    rows = _mirrored(height, starts[-1] + tile_height)
+    cols = _mirrored(width, columns[-1][0] + tile_width)
     out = np.empty((height, width, 3), pixels.dtype)
     # Sums of the rows that tiles still overlap: a band of one tile's height, not the whole image.
     band = np.zeros((tile_height, len(cols), 3), np.float32)

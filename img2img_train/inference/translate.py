@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import file_digest, sha256
 from io import BufferedReader
 from pathlib import Path
@@ -162,15 +163,12 @@ def _translate_video(
     settings: TranslateSettings,
     progress: ProgressByPart,
 ) -> VideoInfo:
+    def show(done: int, total: int) -> None:
+        progress(done, total, f"restoring {printable(out.name)}")
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    return restore_video(
-        file,
-        out,
-        settings.video_format,
-        lambda frame: translate_pixels(model, frame, settings),
-        settings.max_pixels,
-        lambda done, total: progress(done, total, f"restoring {printable(out.name)}"),
-    )
+    restore_frame = partial(translate_pixels, model, settings=settings)
+    return restore_video(file, out, settings, restore_frame, show)
 
 
 # --------------------------------------------------------------------------------------- a folder

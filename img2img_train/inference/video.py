@@ -22,6 +22,7 @@ from img2img_data.core.errors import Rejected, UsageError, load_extra
 from img2img_data.core.progress import Progress
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
+from img2img_train.inference.settings import TranslateSettings
 
 FrameFunction: TypeAlias = Callable[[Pixels], Pixels]
 """Maps a frame, H x W x 3 uint8 RGB, to H x W or H x W x 3 uint8."""
@@ -90,19 +91,18 @@ def open_video(path: bytes | Path) -> Iterator[BufferedReader]:
 def restore_video(
     file: BufferedReader,
     out: Path,
-    format: str,
+    settings: TranslateSettings,
     restore: FrameFunction,
-    max_pixels: int,
     progress: Progress = lambda done, total: None,
 ) -> VideoInfo:
     """Restore an open video into the file ``out``, one frame in memory at a time.
 
     Raises Rejected (empty, not-an-image, truncated, corrupt, too-many-pixels, unsupported-format),
-    UsageError if PyAV or its encoder for ``format`` is missing, and OSError if the disk is full. A
+    UsageError if PyAV or its encoder for the format is missing, and OSError if the disk is full. A
     video that fails leaves no file.
     """
-    av = load_extra("av", "video", "video")
-    with _opened(av, file, max_pixels) as source:
+    av, format = load_extra("av", "video", "video"), settings.video_format
+    with _opened(av, file, settings.max_pixels) as source:
         # The encoder needs the size of an upright frame before the first sound is written.
         frames = (frame for _, frames in _decoded(av, source) for frame in frames)
         first = next(map(_upright, frames), None)
@@ -111,7 +111,7 @@ def restore_video(
     # A digest: two results never share a temporary name, and it is never too long.
     temporary = out.with_name(f".{sha256(os.fsencode(out.name)).hexdigest()[:16]}.tmp.{format}")
     try:
-        with _opened(av, file, max_pixels) as source:
+        with _opened(av, file, settings.max_pixels) as source:
             info = _transcode(av, source, temporary, format, first.shape, restore, progress)
         temporary.replace(out)
     except av.FFmpegError as error:

@@ -43,7 +43,8 @@ def model_of(name: str, **channels: Any) -> LoadedModel:
 @pytest.mark.parametrize("size", SIZES)
 def test_mirroring_in_the_graph_is_that_of_numpy(size: tuple[int, int]) -> None:
     image = make_photo(1, *size)[None]
-    wrapped = export.ImageToImage(torch.nn.Identity(), 16)
+    model = replace(model_of("autoencoder"), generator=torch.nn.Identity())
+    wrapped = export.ImageToImage(model)
     assert np.array_equal(wrapped(torch.from_numpy(image)).numpy(), image)
     padded = wrapped._mirrored(torch.from_numpy(image), 1).numpy()
     mode = "reflect" if size[1] > 1 else "edge"
@@ -90,9 +91,7 @@ def run_onnx(path: Path, batch: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", get_args(GeneratorName))
 def test_the_exported_module_gives_what_the_model_gives(name: str, residual: bool) -> None:
     model = model_of(name, residual=residual)
-    module = export.ImageToImage(
-        model.generator, model.spec.multiple, model.spec.smallest, model.channel_layout
-    )
+    module = export.ImageToImage(model)
     for size in SIZES:
         batch = make_photo(2, *size)[None]
         assert (

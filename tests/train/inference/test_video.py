@@ -97,12 +97,11 @@ def sound_of(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in source.demux(audio=0) if packet.size]
 
 
-def restored(path: Path, out: Path, max_pixels: int = 10**6, **options: Any) -> VideoInfo:
+def restored(path: Path, out: Path, max_pixels: int = 10**6) -> VideoInfo:
     """Copy a video by way of an identity."""
     with video.open_video(path) as file:
-        return video.restore_video(
-            file, out, out.suffix[1:], lambda frame: frame, max_pixels, **options
-        )
+        settings = TranslateSettings(video_format=out.suffix[1:], max_pixels=max_pixels)
+        return video.restore_video(file, out, settings, lambda frame: frame)
 
 
 def reason(path: Path, max_pixels: int = 10**6) -> str:
@@ -282,8 +281,8 @@ def test_grays_stay_gray_and_as_light(format: str, tmp_path: Path) -> None:
     frames = [np.full((32, 32, 3), level, np.uint8) for level in levels]
     source = write_lossless(tmp_path / "in.mkv", frames)
     with video.open_video(source) as file:
-        out = tmp_path / f"v.{format}"
-        video.restore_video(file, out, format, lambda frame: frame[..., 0], 10**6)
+        out, settings = tmp_path / f"v.{format}", TranslateSettings(video_format=format)
+        video.restore_video(file, out, settings, lambda frame: frame[..., 0])
     got = frames_of(out)[:, 16, 16].astype(int)
     assert np.abs(got - levels[:, None]).max() <= 2
     assert np.abs(got - got.mean(axis=1, keepdims=True)).max() <= 1
@@ -328,7 +327,7 @@ def test_nothing_is_left_of_a_video_that_fails(tmp_path: Path) -> None:
         raise KeyError
 
     with pytest.raises(KeyError), video.open_video(source) as file:
-        video.restore_video(file, tmp_path / "v.mp4", "mp4", fail, 10**6)
+        video.restore_video(file, tmp_path / "v.mp4", TranslateSettings(), fail)
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -348,11 +347,13 @@ def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     code = """
 import pathlib, sys
 from img2img_train.inference import video
+from img2img_train.inference.settings import TranslateSettings
 for format in video.VIDEO_FORMATS:
     with video.open_video(pathlib.Path(sys.argv[1])) as file:
         try:
             out = pathlib.Path(sys.argv[1]).with_name(f"v.{format}")
-            video.restore_video(file, out, format, lambda frame: frame, 10**6)
+            settings = TranslateSettings(video_format=format)
+            video.restore_video(file, out, settings, lambda frame: frame)
         except OSError as error:
             print(format, error.strerror)
 """
