@@ -313,7 +313,7 @@ def serve(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
 
     options = build_model(ServeOptions, settings)
     limits = Limits(int(options.max_megapixels * 1e6), int(options.max_megabytes * 1e6))
-    serve_page(runs, options.port, options.device, limits, options.open, click.echo)
+    serve_page(runs, options.port, options.device, limits, options.open)
 
 
 class AdoptOptions(FrozenModel):

@@ -19,11 +19,9 @@ from img2img_train.networks.specs import GeneratorName
 from img2img_train.objectives.registry import OBJECTIVES
 
 GENERATORS: Final[dict[str, GeneratorName]] = {
-    "unet_256": "unet-256",
-    "unet_128": "unet-128",
-    "resnet_9blocks": "resnet-9",
-    "resnet_6blocks": "resnet-6",
-}
+    "unet_256": "unet-256", "unet_128": "unet-128",
+    "resnet_9blocks": "resnet-9", "resnet_6blocks": "resnet-6",
+}  # fmt: skip
 MODELS: Final = {"pix2pix": "pix2pix", "cycle_gan": "cyclegan", "colorization": "pix2pix"}
 DATASETS: Final = {"pix2pix": "aligned", "cycle_gan": "unaligned", "colorization": "colorization"}
 PATCHES: Final = {1: "patch-16", 2: "patch-34", 3: "patch-70", 4: "patch-142", 5: "patch-286"}
@@ -55,28 +53,22 @@ SETTINGS: Final = {
 }  # fmt: skip
 """Options that become one setting; ``_combined`` translates the others."""
 
-_DISPLAY: Final = (
-    "no counterpart; losses are in log.jsonl, samples in report.html (--samples-every)"
-)
-_SAVING: Final = (
-    "no counterpart; checkpoints are written by time (--checkpoint-seconds), the best is kept"
-)
-_RESUME: Final = "no counterpart; the same command resumes from the latest checkpoint of its --out"
-_INIT: Final = "no counterpart; weights are drawn from N(0, 0.02)"
-_CHANNELS: Final = "no counterpart; the corpus determines the channels"
-_TEST: Final = "belongs to test.py; see 'img2img-train translate --help'"
-UNSUPPORTED: Final[dict[str, str]] = {
-    **dict.fromkeys(("display_freq", "display_ncols", "display_id", "display_server", "display_env",
-                     "display_port", "display_winsize", "update_html_freq", "print_freq", "no_html",
-                     "verbose", "use_wandb", "wandb_project_name"), _DISPLAY),
-    **dict.fromkeys(("save_latest_freq", "save_epoch_freq", "save_by_iter"), _SAVING),
-    **dict.fromkeys(("continue_train", "epoch_count", "epoch", "load_iter"), _RESUME),
-    **dict.fromkeys(("init_type", "init_gain"), _INIT),
-    **dict.fromkeys(("input_nc", "output_nc"), _CHANNELS),
-    **dict.fromkeys(("results_dir", "aspect_ratio", "eval", "num_test", "model_suffix"), _TEST),
+_GROUPS: Final = {
+    "display_freq display_ncols display_id display_server display_env display_port display_winsize "
+    "update_html_freq print_freq no_html verbose use_wandb wandb_project_name":
+        "no counterpart; losses are in log.jsonl, samples in report.html (--samples-every)",
+    "save_latest_freq save_epoch_freq save_by_iter":
+        "no counterpart; checkpoints are written by time (--checkpoint-seconds), the best is kept",
+    "continue_train epoch_count epoch load_iter":
+        "no counterpart; the same command resumes from the latest checkpoint of its --out",
+    "init_type init_gain": "no counterpart; weights are drawn from N(0, 0.02)",
+    "input_nc output_nc": "no counterpart; the corpus determines the channels",
+    "results_dir aspect_ratio eval num_test model_suffix":
+        "belongs to test.py; see 'img2img-train translate --help'",
     "serial_batches": "no counterpart; images are shuffled by --seed",
     "lr_decay_iters": "no counterpart; the rate falls linearly over --epochs-decay",
 }  # fmt: skip
+UNSUPPORTED: Final = {name: note for names, note in _GROUPS.items() for name in names.split()}
 """Options without a counterpart, and what holds instead."""
 MAX_JITTER: Final = 1.5
 """Ratio of load to crop size up to which windows become --jitter; above, they become --crop."""
@@ -157,9 +149,8 @@ def _combined(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("netD") == "n_layers":
         layers = options.get("n_layers_D", 3)
         if layers not in PATCHES:
-            raise UsageError(
-                "option", "--n_layers_D", f"{layers} has no counterpart", "give 1 to 5"
-            )
+            why = f"{layers} has no counterpart"
+            raise UsageError("option", "--n_layers_D", why, "give 1 to 5")
         settings["discriminator"] = PATCHES[layers]
     if "no_dropout" in options:
         settings["dropout"] = 0
@@ -177,10 +168,8 @@ def _combined(options: Mapping[str, Any]) -> dict[str, Any]:
         settings["flip"] = True
     if options.get("gpu_ids", "").startswith("-"):
         settings["device"] = "cpu"
-    folder, name = (
-        options.get("checkpoints_dir", "./checkpoints"),
-        options.get("name", "experiment_name"),
-    )
+    folder = options.get("checkpoints_dir", "./checkpoints")
+    name = options.get("name", "experiment_name")
     suffix = f"_{options['suffix']}" if options.get("suffix") else ""
     return settings | {"out": f"{folder}/{name}{suffix}".removeprefix("./")}
 
@@ -208,13 +197,7 @@ def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
     }
     model, norm, gpus = options["model"], options.get("norm", ""), options.get("gpu_ids", "")
     weights = [options.get(f"lambda_{side}", options.get("lambda_A", 10.0)) for side in "AB"]
-    policies = {
-        "step": UNSUPPORTED["lr_decay_iters"],
-        "plateau": UNSUPPORTED["lr_decay_iters"],
-        # CosineAnnealingLR there has T_max = n_epochs, but runs for n_epochs + n_epochs_decay.
-        "cosine": "the rate falls once over all epochs; there it rises again after --n_epochs",
-    }
-    policy = options.get("lr_policy", "linear")
+    policy = options.get("lr_policy")
     rules = (
         ("preprocess" if "preprocess" in options else "load_size", True, sizes[how]),
         ("model", model == "colorization", "needs a corpus of L and ab: img2img-data lab"),
@@ -231,7 +214,10 @@ def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
         ("gpu_ids", len(gpus.split(",")) > 1, "for several GPUs use torchrun --nproc-per-node "
          f"{len(gpus.split(','))} -m img2img_train"),
         ("suffix", "{" in options.get("suffix", ""), "names in braces are not replaced"),
-        ("lr_policy", policy in policies, policies.get(policy, "")),
+        ("lr_policy", policy in ("step", "plateau"), UNSUPPORTED["lr_decay_iters"]),
+        # CosineAnnealingLR there has T_max = n_epochs, but runs for n_epochs + n_epochs_decay.
+        ("lr_policy", policy == "cosine",
+         "the rate falls once over all epochs; there it rises again after --n_epochs"),
     )  # fmt: skip
     notes = {name: note for name, applies, note in rules if applies}
     return notes | {name: UNSUPPORTED[name] for name in options if name in UNSUPPORTED}

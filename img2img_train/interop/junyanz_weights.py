@@ -9,29 +9,27 @@ from __future__ import annotations
 from collections import OrderedDict
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import torch
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
+from img2img_data.core.files import versions
 from img2img_train.config import config_of
 from img2img_train.interop.junyanz_options import GENERATORS
 from img2img_train.networks.registry import build_on_meta
 from img2img_train.networks.specs import NetworkSpec, Norm
+from img2img_train.runs import checkpoint
+from img2img_train.runs.checkpoint import Tensors
+from img2img_train.runs.folder import LIBRARIES
+from img2img_train.runs.model import LoadedModel
 from img2img_train.runs.weight_files import read_tensors
-
-if TYPE_CHECKING:
-    from img2img_train.runs.checkpoint import Tensors
-    from img2img_train.runs.model import LoadedModel
 
 REPOSITORY: Final = "the PyTorch CycleGAN/pix2pix repository"
 # Weights do not tell the size of training images; this is the default of the repository.
 SIZE: Final = (256, 256)
 STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 NORMS: Final[tuple[Norm, ...]] = ("batch", "instance")
-
-
-def read_pth(path: Path) -> Tensors:
-    """Return the tensors of a ``.pth`` file without running code in it; else CheckpointError."""
-    return read_tensors(path, "give a latest_net_G.pth")
 
 
 def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> NetworkSpec:
@@ -75,11 +73,7 @@ def import_weights(
 
     At test U-Nets keep dropout on and use the statistics of the image, as pix2pix does.
     """
-    from img2img_data.core.files import versions
-    from img2img_train.runs import checkpoint
-    from img2img_train.runs.folder import LIBRARIES
-
-    tensors = read_pth(path)
+    tensors = read_tensors(path, "give a latest_net_G.pth")
     spec = spec_of(tensors, path, dropout)
     network = build_on_meta(spec)
     checkpoint.load_into_network(network, _used(tensors, spec.norm), path)
@@ -107,8 +101,6 @@ def export_pth(model: LoadedModel, out: Path) -> None:
     """Write a generator as ``latest_net_G.pth``; UsageError if the repository has no such
     network.
     """
-    import torch
-
     spec = model.spec
     if spec.name not in GENERATORS.values() or spec.bottleneck_norm or spec.residual:
         hint = f"it has {', '.join(GENERATORS.values())}"

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from img2img_data.images import io
 from img2img_train.distributed.memory import is_out_of_memory
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.metrics.registry import IMAGE_METRICS
-from img2img_train.serve.models import ModelChoice, ModelRegistry, degraded
+from img2img_train.serve.models import ModelChoice, ModelRegistry, ScoredRestoration, degraded
 from img2img_train.serve.widgets import Widget, all_widgets, settings_of
 
 RECIPE: Final = "recipe"
@@ -56,9 +57,8 @@ class Handlers:
         seen, file = self.registry.restore(choice, data, settings)
         seconds = time.perf_counter() - start
         # In a folder of its own, because its name is that of the download; gradio deletes it later.
-        result = Path(
-            tempfile.mkdtemp(dir=self.folder), f"{Path(str(upload)).stem[:80]}-restored.png"
-        )
+        name = f"{Path(str(upload)).stem[:80]}-restored.png"
+        result = Path(tempfile.mkdtemp(dir=self.folder), name)
         result.write_bytes(file)
         entry = self.registry.entries[choice.number]
         direction = f", {choice.direction}" if len(entry.directions) > 1 else ""
@@ -73,7 +73,7 @@ class Handlers:
         clean, name = self.registry.decode(self.read(upload)), Path(str(upload)).name
         image, drawn = degraded(degradation, clean, int(seed or 0), name)
         result = self.registry.score(choice, clean, image, settings)
-        table = _score_table(result.input_scores, result.scores)
+        table = _score_table(result)
         if drawn:
             pairs = (f"{html.escape(name)} {value:g}" for name, value in drawn.items())
             table += f"<p>Drawn: {', '.join(pairs)}.</p>"
@@ -85,8 +85,7 @@ class Handlers:
         choice, settings = _choice(*model)
         image, clean = (self.registry.decode(self.read(path)) for path in (upload, target))
         result = self.registry.score(choice, clean, image, settings)
-        table = _score_table(result.input_scores, result.scores)
-        return (result.output, result.target), table
+        return (result.output, result.target), _score_table(result)
 
     def degradation(self, kind: str, recipe: str, values: Sequence[Any]) -> Degradation:
         """Return the degradation of a recipe, or of the values of all widgets; UsageError if
@@ -96,15 +95,13 @@ class Handlers:
             try:
                 return parse_spec(read_value(recipe), Place(RECIPE)).degradation
             except ValueError as error:
-                raise UsageError(
-                    RECIPE, None, f"is not YAML ({error})", "see the example"
-                ) from None
-        start = 0
+                why = f"is not YAML ({error})"
+                raise UsageError(RECIPE, None, why, "see the example") from None
+        remaining = iter(values)
         for name, widgets in self.widgets.items():
+            settings = settings_of(widgets, list(islice(remaining, len(widgets))))
             if name == kind:
-                settings = settings_of(widgets, values[start : start + len(widgets)])
                 return build_model(DEGRADATIONS[kind], settings, Place(kind))
-            start += len(widgets)
         raise UsageError("degradation", kind, "unknown", "choose one of the list")
 
     def read(self, upload: str | None) -> bytes:
@@ -127,17 +124,17 @@ def _choice(
     return ModelChoice(int(number), direction, switch, statistics), settings
 
 
-def _score_table(baseline: Mapping[str, float], scores: Mapping[str, float]) -> str:
+def _score_table(result: ScoredRestoration) -> str:
+    baseline, scores = result.input_scores, result.scores
     rows = [["", "input", "model", "gain"]]
     for name, m in IMAGE_METRICS.items():
-        title = (
-            f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.better == 'higher' else '↓'}"
-        )
+        unit, arrow = f" ({m.unit})" if m.unit else "", "↑" if m.better == "higher" else "↓"
         numbers = [f"{part[name]:.{m.digits}f}" for part in (baseline, scores)]
-        rows.append([title, *numbers, f"{m.gain(scores[name], baseline[name]):+.{m.digits}f}"])
+        gain = f"{m.gain(scores[name], baseline[name]):+.{m.digits}f}"
+        rows.append([f"{m.label}{unit} {arrow}", *numbers, gain])
     cells = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
-    gain = IMAGE_METRICS["psnr"].gain(scores["psnr"], baseline["psnr"])
-    verb = f"beats the input by {gain:.2f} dB" if gain > 0 else "does not beat the input"
+    decibels = IMAGE_METRICS["psnr"].gain(scores["psnr"], baseline["psnr"])
+    verb = f"beats the input by {decibels:.2f} dB" if decibels > 0 else "does not beat the input"
     return (
         f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
         f"<p>On this image the model <b>{verb}</b>. One image says little: "
@@ -177,18 +174,26 @@ def build_page(gr: Any, registry: ModelRegistry, folder: Path) -> Any:
     handlers = Handlers(registry, folder)
     caching = (600, KEEP_SECONDS)
     with gr.Blocks(title="img2img", analytics_enabled=False, delete_cache=caching) as page:
-        gr.Markdown(
-            "# img2img\nEverything runs on this computer: no image leaves it, "
-            "and uploads are deleted when the server ends.",
-            elem_id="head",
-        )
+        where = "no image leaves it, and uploads are deleted when the server ends."
+        gr.Markdown(f"# img2img\nEverything runs on this computer: {where}", elem_id="head")
         model = _model_settings(gr, registry)
         with gr.Tab("Restore"):
-            _restore_tab(gr, handlers, model)
+            _hint(gr, "Upload an image of any size; drag the line to see it before and after.")
+            upload = _upload(gr, "Image", "restore-image")
+            button, slider, status = _results(gr, "restore", "Restore", "input | output", "status")
+            download = gr.DownloadButton("Download the output (PNG)", elem_id="restore-download")
+            events, outputs = [upload.upload, button.click], [slider, status, download]
+            _on(gr, events, handlers.restore, [upload, *model], outputs)
         with gr.Tab("Degrade and restore"):
             _degrade_tab(gr, handlers, model)
         with gr.Tab("Compare"):
-            _compare_tab(gr, handlers, model)
+            _hint(gr, "Upload both halves of a pair: the input and the target.")
+            with gr.Row():
+                upload = _upload(gr, "Input", "pair-input")
+                target = _upload(gr, "Target", "pair-target")
+            button, slider, table = _results(gr, "compare", "Compare", "output | target", "scores")
+            inputs = [upload, target, *model]
+            _on(gr, [button.click], handlers.compare, inputs, [slider, table])
     page.queue(default_concurrency_limit=1, max_size=MAX_WAITING, api_open=False)
     return page
 
@@ -230,23 +235,9 @@ def _model_settings(gr: Any, registry: ModelRegistry) -> list[Any]:
     return [model, direction, dropout, norm, *numbers]
 
 
-def _restore_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
-    _hint(gr, "Upload an image of any size; drag the line to see it before and after.")
-    upload = _upload(gr, "Image", "restore-image")
-    button = gr.Button("Restore", variant="primary", elem_id="restore-run")
-    slider = _slider(gr, "input | output", "restore-slider")
-    status = gr.HTML(elem_id="restore-status", elem_classes="status", padding=False)
-    download = gr.DownloadButton("Download the output (PNG)", elem_id="restore-download")
-    outputs = [slider, status, download]
-    _on(gr, [upload.upload, button.click], handlers.restore, [upload, *model], outputs)
-
-
 def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
-    _hint(
-        gr,
-        "Upload a clean image. It is degraded and restored, and both are scored against it: "
-        "a model that does not beat its input is of no use.",
-    )
+    what = "Upload a clean image. It is degraded and restored, and both are scored against it"
+    _hint(gr, f"{what}: a model that does not beat its input is of no use.")
     upload = _upload(gr, "Clean image", "clean-image")
     names = [*handlers.widgets, RECIPE]
     with gr.Row():
@@ -270,9 +261,8 @@ def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
         return [gr.Group(visible=name == chosen) for name in names]
 
     kind.change(show, kind, groups, **QUIET)
-    button = gr.Button("Degrade and restore", variant="primary", elem_id="degrade-run")
-    slider = _slider(gr, "degraded | restored", "degrade-slider")
-    table = gr.HTML(elem_id="degrade-scores", elem_classes="scores", padding=False)
+    labels = ("Degrade and restore", "degraded | restored")
+    button, slider, table = _results(gr, "degrade", *labels, "scores")
     with gr.Row():
         # Without the default button that shares an image with a web service.
         looks = {"buttons": ["fullscreen"], "interactive": False, "format": "png", "height": 240}
@@ -280,16 +270,6 @@ def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
         images = [gr.Image(label=name, min_width=100, **looks) for name in parts]
     inputs, outputs = [upload, *model, kind, recipe, seed, *parameters], [slider, table, *images]
     _on(gr, [upload.upload, button.click], handlers.degrade_and_restore, inputs, outputs)
-
-
-def _compare_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
-    _hint(gr, "Upload both halves of a pair: the input and the target.")
-    with gr.Row():
-        upload, target = _upload(gr, "Input", "pair-input"), _upload(gr, "Target", "pair-target")
-    button = gr.Button("Compare", variant="primary", elem_id="compare-run")
-    slider = _slider(gr, "output | target", "compare-slider")
-    table = gr.HTML(elem_id="compare-scores", elem_classes="scores", padding=False)
-    _on(gr, [button.click], handlers.compare, [upload, target, *model], [slider, table])
 
 
 def _hint(gr: Any, text: str) -> None:
@@ -301,10 +281,16 @@ def _upload(gr: Any, label: str, name: str) -> Any:
     return gr.File(label=label, elem_id=name, height=140, min_width=260)
 
 
-def _slider(gr: Any, label: str, name: str) -> Any:
-    buttons = ["fullscreen"]
-    looks = {"buttons": buttons, "max_height": 600, "interactive": False, "format": "png"}
-    return gr.ImageSlider(label=label, elem_id=name, **looks)
+def _results(gr: Any, name: str, action: str, images: str, kind: str) -> tuple[Any, Any, Any]:
+    """Lay out the button of a tab and its results: two images, and a text ("status" or
+    "scores").
+    """
+    button = gr.Button(action, variant="primary", elem_id=f"{name}-run")
+    # Without the default button that shares an image with a web service.
+    looks = {"buttons": ["fullscreen"], "max_height": 600, "interactive": False, "format": "png"}
+    slider = gr.ImageSlider(label=images, elem_id=f"{name}-slider", **looks)
+    text = gr.HTML(elem_id=f"{name}-{kind}", elem_classes=kind, padding=False)
+    return button, slider, text
 
 
 def _on(

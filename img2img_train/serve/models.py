@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
-from img2img_data.core.errors import CheckpointError, UsageError, printable
+from img2img_data.core.errors import UsageError, printable
 from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
@@ -116,9 +116,6 @@ class ModelRegistry:
     def open(cls, paths: Sequence[Path], device: str, limits: Limits) -> ModelRegistry:
         """Read all descriptions; CheckpointError or UsageError if a path is not a model."""
         choose_device(device)
-        for path in paths:
-            if not path.exists():
-                raise CheckpointError("run", path, "no such file or folder", "check the path")
         entries = map(ModelEntry.read, paths, short_names(paths))
         return cls(tuple(entries), device, limits)
 
@@ -140,9 +137,8 @@ class ModelRegistry:
         """Return an image as H x W x 3 uint8; Rejected if it is damaged, too large or not an
         image.
         """
-        policy = io.ReadPolicy(
-            max_pixels=self.limits.pixels, max_bytes=self.limits.bytes, max_aspect=1e9
-        )
+        pixels, size = self.limits
+        policy = io.ReadPolicy(max_pixels=pixels, max_bytes=size, max_aspect=1e9)
         return io.decode(data, policy).pixels
 
     def restore(

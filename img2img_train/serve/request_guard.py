@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST: Final = "127.0.0.1"
 HOST_NAMES: Final = (HOST, "localhost")
@@ -32,21 +35,16 @@ HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
 )  # fmt: skip
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
-
 
 class RequestGuard:
     """ASGI middleware: passes requests of the page that this server delivered, and rejects all
     others.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; WebSockets, which the page does not use, get no answer."""
         from starlette.requests import Request
         from starlette.responses import PlainTextResponse
@@ -64,7 +62,7 @@ class RequestGuard:
             await app(scope, receive, send_with_headers)
 
 
-def _rejection(request: Any) -> tuple[int, str] | None:
+def _rejection(request: Request) -> tuple[int, str] | None:
     """Return status and reason if a request is rejected, else None."""
     # A host name that an attacker points to 127.0.0.1 must not reach the page (DNS rebinding).
     # Ports are not compared, because a tunnel may change them.

@@ -9,10 +9,12 @@ import os
 import signal
 import tempfile
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
+
+import click
 
 from img2img_data.core.errors import load_extra
 from img2img_train.serve.models import Limits, ModelRegistry
@@ -24,20 +26,12 @@ CLOSING_SECONDS: Final = 1
 STYLE: Final = Path(__file__).parent / "templates" / "page.css"
 
 
-def serve(
-    paths: Sequence[Path],
-    port: int = 7860,
-    device: str = "auto",
-    limits: Limits | None = None,
-    open_browser: bool = False,
-    echo: Callable[[str], None] = print,
-) -> None:
+def serve(paths: Sequence[Path], port: int, device: str, limits: Limits, browser: bool) -> None:
     """Serve the page for some runs or checkpoints until a signal ends it.
 
     Then ``StoppedBySignal`` is raised. ``port`` 0 takes a free one. Raises UsageError if the extra
     is not installed or the port cannot be used, CheckpointError if a path is not a model.
     """
-    limits = limits or Limits(50_000_000, 100_000_000)
     with (
         contextlib.ExitStack() as handlers,
         listen(port) as listener,
@@ -53,17 +47,12 @@ def serve(
         block_connections()
         port = listener.getsockname()[1]
         app = RequestGuard(_mounted(gr, registry, Path(folder), port))
-        config = uvicorn.Config(
-            app,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=CLOSING_SECONDS,
-        )
+        quiet = {"log_level": "error", "access_log": False, "server_header": False}
+        config = uvicorn.Config(app, timeout_graceful_shutdown=CLOSING_SECONDS, **quiet)
         models = "1 model" if len(paths) == 1 else f"{len(paths):,} models"
         # The socket listens already: a browser that is faster than the server waits.
-        echo(f"serving {models} on http://{HOST}:{port} (Ctrl-C ends)")
-        if open_browser:
+        click.echo(f"serving {models} on http://{HOST}:{port} (Ctrl-C ends)")
+        if browser:
             webbrowser.open(f"http://{HOST}:{port}")
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -96,20 +85,11 @@ def _mounted(gr: Any, registry: ModelRegistry, folder: Path, port: int) -> Any:
     page = build_page(gr, registry, folder)
     app = load_extra("fastapi", "serve", "serve").FastAPI(openapi_url=None)
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
-    gr.mount_gradio_app(
-        app,
-        page,
-        "/",
-        server_name=HOST,
-        server_port=port,
-        footer_links=[],
-        run_history=False,
-        max_file_size=registry.limits.bytes,
-        ssr_mode=False,
-        enable_monitoring=False,
-        theme=gr.themes.Default(primary_hue="blue", **fonts),
-        css_paths=[STYLE],
-    )
+    looks = {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css_paths": [STYLE]}
+    looks |= {"footer_links": [], "run_history": False}
+    limits = {"max_file_size": registry.limits.bytes, "enable_monitoring": False}
+    address = {"server_name": HOST, "server_port": port, "ssr_mode": False}
+    gr.mount_gradio_app(app, page, "/", **address, **limits, **looks)
     # Gradio checks whether a requested file is in an allowed folder only if the page was launched.
     page.has_launched = True
     return app

@@ -7,17 +7,15 @@ parameter that may be a range is one number: a page shows one image, not the spr
 from __future__ import annotations
 
 import math
-import types
-import typing
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
+from img2img_data.core.settings_model import without_none
 from img2img_data.degradations.base import Degradation, OddInt
 from img2img_data.degradations.compose import Composite
 from img2img_data.degradations.registry import DEGRADATIONS
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
 
 REACH: Final = 10
 """A slider ends at this multiple of its default if the field allows more: common values are near
@@ -37,15 +35,12 @@ def all_widgets() -> dict[str, dict[str, Widget]]:
 
     Composites are left out, and kinds with a parameter that has no widget (a mapping).
     """
-    widgets = {}
-    for kind, cls in DEGRADATIONS.items():
-        found = widgets_of(cls)
-        if found is not None and not issubclass(cls, Composite):
-            widgets[kind] = found
-    return widgets
+    simple = {k: cls for k, cls in DEGRADATIONS.items() if not issubclass(cls, Composite)}
+    found = ((kind, _widgets_of(cls)) for kind, cls in simple.items())
+    return {kind: widgets for kind, widgets in found if widgets is not None}
 
 
-def widgets_of(cls: type[Degradation]) -> dict[str, Widget] | None:
+def _widgets_of(cls: type[Degradation]) -> dict[str, Widget] | None:
     """Return the widgets of one degradation by parameter, None if a parameter has none."""
     widgets = {}
     for name, field in cls.model_fields.items():
@@ -70,11 +65,9 @@ def settings_of(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
 
 
 def _widget(field: FieldInfo) -> Widget | None:
-    types_ = [field.annotation]
-    if typing.get_origin(field.annotation) in (typing.Union, types.UnionType):
-        types_ = [t for t in typing.get_args(field.annotation) if t is not type(None)]
-    kind, several = types_[0], typing.get_origin(types_[0]) is tuple
-    members = typing.get_args(typing.get_args(kind)[0] if several else kind)
+    kind = without_none(field.annotation)
+    several = get_origin(kind) is tuple
+    members = get_args(get_args(kind)[0] if several else kind)
     if kind is bool:
         return Widget("Checkbox", {"value": field.default})
     if members and Ellipsis not in members:
@@ -93,8 +86,7 @@ def _number(field: FieldInfo, kind: Any) -> Widget:
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     integer, default = kind is int or getattr(kind, "json_type", "") == "integer", field.default
     if default is None or low is None or high is None:
-        precision = 0 if integer else None
-        limits = {"minimum": low, "maximum": high, "precision": precision}
+        limits = {"minimum": low, "maximum": high, "precision": 0 if integer else None}
         return Widget("Number", {"value": default, **limits})
     ends = default if isinstance(default, list) else [default, default]
     value = math.sqrt(ends[0] * ends[1]) if "log" in ends else (ends[0] + ends[1]) / 2
@@ -110,7 +102,6 @@ def _number(field: FieldInfo, kind: Any) -> Widget:
         low, high = int(low), int(low + (high - low) // step * step)
         value = low + round((value - low) / step) * step
     # Without the last digits of binary fractions, which the page would show.
-    low, high, value = (
-        number if integer else float(f"{number:.6g}") for number in (low, high, value)
-    )
-    return Widget("Slider", {"minimum": low, "maximum": high, "value": value, "step": step})
+    ends = [number if integer else float(f"{number:.6g}") for number in (low, high, value)]
+    arguments = dict(zip(("minimum", "maximum", "value"), ends, strict=True))
+    return Widget("Slider", arguments | {"step": step})

@@ -155,7 +155,7 @@ def test_models_have_unique_names_and_few_stay_loaded(tmp_path: Path) -> None:
         for direction in ("AtoB", "BtoA")
     )
     assert not np.array_equal(forward, reverse)
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="No such file"):
         ModelRegistry.open([tmp_path / "none"], "cpu", LIMITS)
 
 
@@ -240,7 +240,7 @@ def test_a_taken_port_and_a_missing_extra_are_one_line(
         text = rejected(capsys, model, "--port", port)
         assert text.startswith(f"error: option '--port': {port} cannot be used")
     assert "-e '.[serve]'" in rejected(capsys, model, "--port", 0)
-    assert "no such file" in rejected(capsys, tmp_path / "none", "--port", 0)
+    assert "No such file" in rejected(capsys, tmp_path / "none", "--port", 0)
 
 
 # ------------------------------------------------------------------------------------ in a browser
