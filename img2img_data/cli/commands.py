@@ -183,9 +183,11 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
             found.problems += misaligned_pairs(corpus, max_shift, progress)
     if leaks:
         with progress_of("leaks") as progress:
-            leaked = leakage.find_leaks(corpus, options.duplicate_distance, options.jobs, progress)
-        found.problems += [("leak", *one) for one in leaked.found]
-        found.notes += leaked.notes
+            copies, notes = leakage.find_leaks(
+                corpus, options.duplicate_distance, options.jobs, progress
+            )
+        found.problems += copies
+        found.notes += notes
     click.echo("\n".join(found.lines()))
     return 1 if found.problems else 0
 

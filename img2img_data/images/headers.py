@@ -67,8 +67,7 @@ class Header:
 
 def is_image_name(name: bytes) -> bool:
     """Return True if a file name ends in the extension of an image format, in any case."""
-    _, dot, extension = name.rpartition(b".")
-    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
+    return b"." in name and name.lower().rpartition(b".")[2] in IMAGE_EXTENSIONS
 
 
 OTHER_FORMATS: Final = re.compile(

@@ -369,8 +369,7 @@ ICC_SEGMENT_BYTES: Final = 65_519
 
 
 def icc_profile(data: bytes, channels: int) -> bytes:
-    """Return the ICC profile in an image file, empty if there is none for so many channels (1 or
-    3).
+    """Return the ICC profile in an image file, empty if there is none for ``channels`` (1 or 3).
 
     A profile of another color space (CMYK, Lab) does not describe the decoded samples and is left
     out.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -24,13 +24,6 @@ LABEL_HEIGHT: Final = 20
 """Height in pixels of the label below a tile."""
 
 
-class LabeledImage(NamedTuple):
-    """A tile of the sheet: its label, and an image, H x W x 3 uint8."""
-
-    label: str
-    pixels: io.Pixels
-
-
 def write_contact_sheet(
     image: Path, out: Path, name: str = "", side: int = 160, seed: int = 0
 ) -> list[str]:
@@ -42,9 +35,8 @@ def write_contact_sheet(
     be read, or ``out`` is not a PNG.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(
-            "file", out, "is not the name of a PNG file", "give a name that ends in .png"
-        )
+        hint = "give a name that ends in .png"
+        raise UsageError("file", out, "is not the name of a PNG file", hint)
     members = {name: find_degradation(name)} if name else DEGRADATIONS
     try:
         pixels = io.read(image).pixels
@@ -54,7 +46,7 @@ def write_contact_sheet(
     # Cropped, not scaled: scaling would hide the noise and the blur that the sheet is about.
     top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
     clean = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-    tiles, missing = [LabeledImage("clean", clean)], []
+    tiles, missing = [("clean", clean)], []
     for kind, cls in members.items():
         try:
             tiles += _degraded(kind, cls.example(), clean, seed, DRAWS if name else 0)
@@ -66,33 +58,26 @@ def write_contact_sheet(
 
 def _degraded(
     kind: str, degradation: Degradation, clean: io.Pixels, seed: int, draws: int
-) -> Iterator[LabeledImage]:
+) -> Iterator[tuple[str, io.Pixels]]:
     """Yield one tile with the name, or ``draws`` tiles with the drawn parameters."""
     for number in range(draws or 1):
         # Every tile has its own stream, so a new degradation changes none of the others.
         drawn: dict[str, Any] = degradation.draw(image_rng(seed, f"{kind}/{number}".encode()))
-        yield LabeledImage(_text_of(drawn) if draws else kind, degradation.apply(clean, **drawn))
+        shown = ((n, v) for n, v in drawn.items() if n.rpartition(".")[2] != "seed")
+        label = ", ".join(f"{name} {value:.3g}" for name, value in shown) if draws else kind
+        yield label, degradation.apply(clean, **drawn)
 
 
-def _text_of(drawn: Mapping[str, float]) -> str:
-    shown = ((n, v) for n, v in drawn.items() if n.rpartition(".")[2] != "seed")
-    return ", ".join(f"{name} {value:.3g}" for name, value in shown)
-
-
-def _arranged(tiles: Sequence[LabeledImage]) -> io.Pixels:
-    height, width = tiles[0].pixels.shape[:2]
+def _arranged(tiles: Sequence[tuple[str, io.Pixels]]) -> io.Pixels:
+    """Return one image with the tiles, labels and images H x W x 3, in rows of ``COLUMNS``."""
+    height, width = tiles[0][1].shape[:2]
     rows, columns = -(-len(tiles) // COLUMNS), min(COLUMNS, len(tiles))
     pitch = height + LABEL_HEIGHT
     sheet = np.full((rows * pitch, columns * width, 3), 255, np.uint8)
-    for place, tile in enumerate(tiles):
+    for place, (label, pixels) in enumerate(tiles):
         row, column = divmod(place, COLUMNS)
         cell = sheet[row * pitch : (row + 1) * pitch, column * width : (column + 1) * width]
-        cell[:height] = tile.pixels
-        cell[height:] = _label(tile.label, width)
+        cell[:height] = pixels
+        font = cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(cell[height:], label, (3, 14), font, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
     return sheet
-
-
-def _label(text: str, width: int) -> io.Pixels:
-    strip = np.full((LABEL_HEIGHT, width, 3), 255, np.uint8)
-    cv2.putText(strip, text, (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip

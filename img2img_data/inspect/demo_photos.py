@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,27 +34,25 @@ def write_demo_photos(out: Path, size: int, limit: int) -> dict[str, int]:
     # Some photos are downloads in some versions of scikit-image: only those that are there are
     # used.
     return {
-        name: _write_crops(out / name, io.read(folder / file), size, limit)
+        name: _write_crops(out / name, io.read(folder / file).pixels, size, limit)
         for name, file in PHOTOS.items()
         if (folder / file).is_file()
     }
 
 
-def _write_crops(folder: Path, photo: io.DecodedImage, size: int, limit: int) -> int:
-    crops = list(_crops(photo.pixels, size))
+def _write_crops(folder: Path, photo: io.Pixels, size: int, limit: int) -> int:
+    """Write up to ``limit`` overlapping crops of the photo at half its size and at full size."""
+    height, width = photo.shape[:2]
+    half = cv2.resize(photo, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    crops = [
+        scaled[top : top + size, left : left + size]
+        for scaled in (half, photo)
+        for top in range(0, scaled.shape[0] - size + 1, size * 3 // 4)
+        for left in range(0, scaled.shape[1] - size + 1, size * 3 // 4)
+    ]
     chosen = [crops[i] for i in np.linspace(0, len(crops) - 1, min(limit, len(crops))).astype(int)]
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for number, crop in enumerate(chosen):
-            (folder / f"{number:03d}.png").write_bytes(io.encode(np.ascontiguousarray(crop), "png"))
+            (folder / f"{number:03d}.png").write_bytes(io.encode(crop, "png"))
     return len(chosen)
-
-
-def _crops(photo: io.Pixels, size: int) -> Iterator[io.Pixels]:
-    """Yield overlapping crops of the photo at half its size, then at full size."""
-    height, width = photo.shape[:2]
-    half = cv2.resize(photo, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    for scaled in (half, photo):
-        for top in range(0, scaled.shape[0] - size + 1, size * 3 // 4):
-            for left in range(0, scaled.shape[1] - size + 1, size * 3 // 4):
-                yield scaled[top : top + size, left : left + size]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from img2img_data.core.errors import CorpusError, printable
 from img2img_data.core.progress import Progress
 from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
+from img2img_data.inspect.verify import Problem
 from img2img_data.runner.plan import ByteColumn
 from img2img_data.runner.workers import LocalPool
 from img2img_data.similarity.duplicates import EXACT, copies_across_splits
@@ -41,22 +42,11 @@ class ComparedImages:
         """Return split and key of an image."""
         return f"{self.splits[self.split_at[place]]}/{self.keys[place].decode()}"
 
-    @property
-    def suffix(self) -> str:
-        """The side in parentheses, for messages."""
-        return f" ({self.side})" if self.side else ""
 
-
-@dataclass(frozen=True, slots=True)
-class LeakReport:
-    """Copies in earlier splits, as (image, detail), and other observations."""
-
-    found: list[tuple[str, str]]
-    notes: list[str]
-
-
-def find_leaks(root: Path, distance: int, jobs: int, progress: Progress) -> LeakReport:
-    """Compare the images of each split with those of the others.
+def find_leaks(
+    root: Path, distance: int, jobs: int, progress: Progress
+) -> tuple[list[Problem], list[str]]:
+    """Compare the images of each split with those of the others; return copies and notes.
 
     Pairs from one source are compared by their targets, pairs from two sources by both halves, and
     unpaired corpora by all images of both domains together. Each image is listed with its nearest
@@ -66,7 +56,7 @@ def find_leaks(root: Path, distance: int, jobs: int, progress: Progress) -> Leak
     """
     corpus = open_corpus(root, rows=False)
     sides = list(_compared(corpus))
-    report = LeakReport([], [])
+    problems = list[Problem]()
     done, total = 0, sum(len(images.files) for images in sides)
     for images in sides:
         splits = np.array(images.split_at, np.uint8)
@@ -79,11 +69,11 @@ def find_leaks(root: Path, distance: int, jobs: int, progress: Progress) -> Leak
                 done += 1
                 progress(done, total)
             prints = file.load()
-            report.found.extend(_leaks(images, prints, splits, distance))
-    if not report.found:
-        several = len(corpus.splits) > 1
-        report.notes.append("no image is in two splits" if several else "there is only one split")
-    return report
+            problems += _leaks(images, prints, splits, distance)
+    if problems:
+        return problems, []
+    several = len(corpus.splits) > 1
+    return [], ["no image is in two splits" if several else "there is only one split"]
 
 
 def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
@@ -113,8 +103,7 @@ def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator
         return place, corpus.root / images.files[place].decode("utf-8", "surrogatepass")
 
     work = functools.partial(fingerprint_image, corpus, images.half)
-    pool = LocalPool(work, path_at, _lost, jobs)
-    return pool.run(range(len(images.files)))
+    return LocalPool(work, path_at, _lost, jobs).run(range(len(images.files)))
 
 
 def _lost(task: NumberedPath, reason: str) -> tuple[int, bytes]:
@@ -140,11 +129,9 @@ def fingerprint_image(corpus: Corpus, half: str, task: NumberedPath) -> tuple[in
 # ---------------------------------------------------------------------------------------- results
 def _leaks(
     images: ComparedImages, prints: Fingerprints, splits: NDArray[np.uint8], distance: int
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[Problem]:
+    side = f" ({images.side})" if images.side else ""
     for place, other, bits in copies_across_splits(prints, splits, distance):
-        name = f"{printable(images.name(other))}{images.suffix}"
-        exact = bits == EXACT
-        detail = (
-            f"exact copy of {name}" if exact else f"near copy of {name}, {bits} of 64 bits differ"
-        )
-        yield images.name(place), detail
+        of = f"copy of {printable(images.name(other))}{side}"
+        detail = f"exact {of}" if bits == EXACT else f"near {of}, {bits} of 64 bits differ"
+        yield "leak", images.name(place), detail

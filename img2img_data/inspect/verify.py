@@ -73,7 +73,7 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
     columns = _columns_of(corpus)
     report, manifests = VerifyReport(), sorted(root.glob(f"*/{METADATA_FILE}"))
     row_counts = dict.fromkeys(corpus.kept, 0)
-    total, groups = sum(count_rows(path) for path in manifests), list[NDArray[np.uint64]]()
+    total, groups = sum(map(count_rows, manifests)), [np.array([], np.uint64)]
     done = 0
     for manifest in manifests:
         # Only hashes stay in memory; names are read again if two hashes are equal.
@@ -85,9 +85,7 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
                 names.append(_hash(row[column]))
                 report.images += 1
                 problem = _file_problem(manifest.parent, row, column, corpus, quick)
-                if problem:
-                    name = f"{manifest.parent.name}/{row[column]}"
-                    report.problems.append((problem[0], name, problem[1]))
+                report.problems += [problem] if problem else []
             done += 1
             progress(done, total)
         row_counts[manifest.parent.name] = len(row_groups)
@@ -95,11 +93,12 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
         named = np.sort(np.array(names, np.uint64))
         report.problems += _twice(manifest, _repeated(named))
         report.problems += _extra(manifest.parent, named)
-    if groups:
-        report.problems += _in_two_splits(manifests, _repeated(np.concatenate(groups)))
+    report.problems += _in_two_splits(manifests, _repeated(np.concatenate(groups)))
     report.problems += _wrong_counts(root, corpus.kept, row_counts)
-    for folder in _folders_without_manifest(root):
-        report.problems += _extra(folder, np.array([], np.uint64))
+    folders = (p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+    for folder in sorted(folders):
+        if not (folder / METADATA_FILE).is_file():
+            report.problems += _extra(folder, np.array([], np.uint64))
     return report
 
 
@@ -122,11 +121,6 @@ def misaligned_pairs(root: Path, max_shift: float, progress: Progress) -> Iterat
             shift = measure_shift(first, second[..., 0] if corpus.color == "lab" else second)
             if shift.is_reliable and shift.length > max_shift:
                 yield "misaligned", f"{pair.split}/{pair.key}", str(shift)
-
-
-def _folders_without_manifest(root: Path) -> list[Path]:
-    folders = (p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
-    return sorted(p for p in folders if not (p / METADATA_FILE).is_file())
 
 
 def _wrong_counts(
@@ -222,12 +216,12 @@ def _images_in(folder: Path) -> Iterator[str]:
 
 def _file_problem(
     folder: Path, row: Mapping[str, Any], column: str, corpus: Corpus, quick: bool
-) -> tuple[str, str] | None:
-    """Return (problem, detail) of one file that a row names, None if there is none."""
-    path = inside(folder, row[column])
+) -> Problem | None:
+    """Return the problem of one file that a row names, None if there is none."""
+    path, name = inside(folder, row[column]), f"{folder.name}/{row[column]}"
     # A broken link exists: it is reported as unreadable, not as missing.
     if not os.path.lexists(path):
-        return "missing", ""
+        return "missing", name, ""
     if quick:
         return None
     try:
@@ -235,16 +229,16 @@ def _file_problem(
         # Nothing is converted: depth and channels are compared as they are stored.
         image = io.decode(data, io.ReadPolicy(depth="keep", channels="keep"))
     except Rejected as rejected:
-        return "unreadable", reason_of(rejected)
+        return "unreadable", name, reason_of(rejected)
     width, height = image.size
     size = (row.get("width", 0) * (2 if corpus.layout == "combined" else 1), row.get("height", 0))
     if (width, height) != size:
-        return "size", f"{width}x{height}, not {size[0]}x{size[1]}"
+        return "size", name, f"{width}x{height}, not {size[0]}x{size[1]}"
     bits = 8 * image.pixels.itemsize
     channels = 1 if image.pixels.ndim == 2 else image.pixels.shape[2]
     expected = corpus.channels["input" if column.startswith("input") else "target"]
     if (bits, channels) != (corpus.bits, expected):
-        return "samples", f"{bits} bit x {channels}, not {corpus.bits} bit x {expected}"
+        return "samples", name, f"{bits} bit x {channels}, not {corpus.bits} bit x {expected}"
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
-        return "changed", ""
+        return "changed", name, ""
     return None
