@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import chain, starmap
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.files import write_atomically
@@ -16,24 +17,14 @@ from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.on_the_fly import OnTheFly
+from img2img_train.evaluation import score
 from img2img_train.evaluation.by_tag import attributes_of, check_tags
-from img2img_train.evaluation.results import (
-    Matrix,
-    gallery_items,
-    images_csv,
-    protocol,
-    worst_and_typical,
-)
-from img2img_train.evaluation.score import (
-    NO_NETWORKS,
-    Evaluation,
-    Scoring,
-    evaluate_model,
-    restored_batches,
-)
+from img2img_train.evaluation.results import Matrix, images_csv, protocol
+from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores, Scoring
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.metrics.perceptual import PerceptualNetworks
 from img2img_train.metrics.registry import METRICS, PERCEPTUAL_METRICS
+from img2img_train.report.gallery import GalleryItem, to_webp
 from img2img_train.runs.model import LoadedModel, load_generator
 
 GALLERY_IMAGES: Final = 96
@@ -65,8 +56,9 @@ def evaluate_matrix(
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
     for run, run_name in zip(runs, run_names, strict=True):
-        model = _load(run, settings)
-        scoring = _scoring(model, settings, perceptual=perceptual)
+        model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
+        swapped = model.config.direction == "BtoA"
+        scoring = Scoring(settings.batch, swapped, None, settings.by, perceptual)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
             names = (run_name, name)
             count = _counter(progress, done, total, names)
@@ -91,7 +83,8 @@ def evaluate_run(
     run that degraded its inputs itself is scored on inputs degraded likewise. Raises as
     ``evaluate_matrix``.
     """
-    opened, model = open_corpus(corpus), _load(run, settings)
+    opened = open_corpus(corpus)
+    model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
     pairs = _pairs(opened, settings.split)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
@@ -99,7 +92,7 @@ def evaluate_run(
     names = (model.config.title, name)
     online = OnTheFly.of(model.config.degrade, model.config.seed)
     count = _counter(progress, 0, len(pairs), names)
-    scoring = _scoring(model, settings, online=online)
+    scoring = Scoring(settings.batch, model.config.direction == "BtoA", online, settings.by)
     scored = _evaluate(model, opened, pairs, scoring, names, count, gallery)
     stem = f"{_file_name(name)}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
@@ -113,16 +106,6 @@ def evaluate_run(
     return scored
 
 
-def _load(run: Path, settings: EvaluateSettings) -> LoadedModel:
-    dropout, norm = settings.keep_dropout, settings.norm
-    return load_generator(run, settings.device, dropout=dropout, norm=norm)
-
-
-def _scoring(model: LoadedModel, settings: EvaluateSettings, **more: Any) -> Scoring:
-    swapped = model.config.direction == "BtoA"
-    return Scoring(settings.batch, swapped, by=settings.by, **more)
-
-
 def _evaluate(
     model: LoadedModel,
     corpus: Corpus,
@@ -133,14 +116,34 @@ def _evaluate(
     gallery: int,
 ) -> Evaluation:
     """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
-    scored = evaluate_model(model, corpus, pairs, scoring, names, count)
+    scored = score.evaluate_model(model, corpus, pairs, scoring, names, count)
     test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
-    again = restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
-    return replace(scored, test_time=test_time, gallery=tuple(gallery_items(chosen, again)))
+    again = score.restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
+    restored = zip(chosen, chain.from_iterable(again), strict=True)
+    return replace(scored, test_time=test_time, gallery=tuple(starmap(_gallery_item, restored)))
+
+
+def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScores]:
+    """Return ``count`` images: two thirds are the worst by PSNR, the others evenly spread."""
+    # The worst show what goes wrong, the others how usual that is. Keys break ties, for equal
+    # pages.
+    ranked = sorted(rows, key=lambda row: (row.scores["psnr"], row.key))
+    worst, rest = ranked[: count * 2 // 3], ranked[count * 2 // 3 :]
+    room = min(count - count * 2 // 3, len(rest))
+    return worst + [rest[index * len(rest) // room] for index in range(room)]
+
+
+def _gallery_item(row: ImageScores, pair: score.RestoredPair) -> GalleryItem:
+    """Return what a page shows of an image: its scores, and three thumbnails as WebP in base64."""
+    sides = {"input": pair.input, "output": pair.output, "target": pair.target}
+    webp = {side: to_webp(image, side=256, quality=88) for side, image in sides.items()}
+    size = {"width": webp["input"].width, "height": webp["input"].height}
+    files = {side: image.base64 for side, image in webp.items()}
+    return {**score.rounded(asdict(row)), **size, "webp": files}
 
 
 def _counter(
@@ -187,12 +190,12 @@ def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
     lines = []
     for evaluation in matrix.evaluations:
         for name, limit in limits.items():
-            metric, score = METRICS[name], evaluation.scores[name]
+            metric, mean = METRICS[name], evaluation.scores[name]
             # Written so that a NaN falls short too.
-            if not metric.gain(score, limit) >= 0:
+            if not metric.gain(mean, limit) >= 0:
                 lines.append(
                     f"{evaluation.run} on {evaluation.corpus}: {metric.label} "
-                    f"{score:.{metric.digits}f} is worse than {limit:g} ({metric.better} is better)"
+                    f"{mean:.{metric.digits}f} is worse than {limit:g} ({metric.better} is better)"
                 )
     return lines
 

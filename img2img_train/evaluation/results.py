@@ -1,28 +1,20 @@
-"""Results of an evaluation on disk: JSON, CSV, gallery images, the protocol of the scores."""
+"""Results of an evaluation on disk: JSON, CSV, the protocol of the scores."""
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
 from img2img_train.evaluation.by_tag import MAX_VALUES
-from img2img_train.evaluation.score import (
-    Evaluation,
-    ImageScores,
-    MeanScores,
-    RestoredPair,
-    rounded,
-)
+from img2img_train.evaluation.score import Evaluation, MeanScores, rounded
 from img2img_train.metrics.bootstrap import RESAMPLES
 from img2img_train.metrics.registry import METRICS
-from img2img_train.report.gallery import to_webp
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
 
@@ -135,30 +127,3 @@ def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str] = ()) -> 
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-# -------------------------------------------------------------------------------------- the gallery
-def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScores]:
-    """Return ``count`` images: two thirds are the worst by PSNR, the others evenly spread."""
-    # The worst show what goes wrong, the others how usual that is. Keys break ties, for equal
-    # pages.
-    ranked = sorted(rows, key=lambda row: (row.scores["psnr"], row.key))
-    worst, rest = ranked[: count * 2 // 3], ranked[count * 2 // 3 :]
-    room = min(count - count * 2 // 3, len(rest))
-    return worst + [rest[index * len(rest) // room] for index in range(room)]
-
-
-def gallery_items(
-    rows: Sequence[ImageScores], batches: Iterable[Sequence[RestoredPair]]
-) -> Iterator[dict[str, Any]]:
-    """Yield what a page shows of each image: its scores, and three thumbnails as WebP in base64."""
-    # Thumbnails are encoded batch by batch; the images themselves are never all in memory.
-    for pair, row in zip(itertools.chain.from_iterable(batches), rows, strict=True):
-        sides = {side: getattr(pair, side) for side in ("input", "output", "target")}
-        webp = {side: to_webp(image, side=256, quality=88) for side, image in sides.items()}
-        yield {
-            **rounded(asdict(row)),
-            "width": webp["input"].width,
-            "height": webp["input"].height,
-            "webp": {side: image.base64 for side, image in webp.items()},
-        }

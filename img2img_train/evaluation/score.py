@@ -170,16 +170,12 @@ def evaluate_model(
     for restored in restored_batches(model, corpus, pairs, scoring):
         _, *images = map(list, zip(*restored, strict=True))
         perceptual = networks.update(*map(np.stack, images))
-        for (pair, input, output, target), (more, more_input) in zip(
-            restored, perceptual, strict=True
-        ):
+        for (pair, input, output, target), extra in zip(restored, perceptual, strict=True):
             scores = {name: m.compute(output, target) for name, m in IMAGE_METRICS.items()}
             baseline = {name: m.compute(input, target) for name, m in IMAGE_METRICS.items()}
-            group, attributes = group_of(pair), attributes_of(pair.row)
-            row = ImageScores(
-                pair.key, group, source_of(pair), scores | more, baseline | more_input, attributes
-            )
-            rows.append(row)
+            all_scores, group = (scores | extra[0], baseline | extra[1]), group_of(pair)
+            attributes = attributes_of(pair.row)
+            rows.append(ImageScores(pair.key, group, source_of(pair), *all_scores, attributes))
             colors.update(group, input, output, target)
         progress(len(rows))
     means = _means(rows)
