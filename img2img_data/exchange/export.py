@@ -25,7 +25,7 @@ from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, inside, to_json_line
 from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, reason_of
 from img2img_data.exchange.formats import EXPORTS, Content, ExportedPair, PairsBySplit
-from img2img_data.exchange.webdataset import read_file, write_folder, write_page
+from img2img_data.exchange.webdataset import read_file, write_folder
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, Report, write_file
 from img2img_data.runner.run import RunSettings
@@ -97,12 +97,13 @@ def export_corpus(
     recipe = {"command": "export", **settings.model_dump(), "corpus": digest}
     job = ExportJob(corpus, settings.format, swapped, os.fspath(out))
 
-    def write(folder: BuildFolder) -> None:
-        _write_splits(job, folder, pairs, run, progress)
-        page = {"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts}
-        write_page(folder, EXPORT_FILE, page)
+    folder = BuildFolder(out, EXPORT_FILE)
 
-    complete = not write_folder(BuildFolder(out, EXPORT_FILE), recipe, root, write)
+    def write() -> dict[str, Any]:
+        _write_splits(job, folder, pairs, run, progress)
+        return {"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts}
+
+    complete = not write_folder(folder, recipe, root, write)
     return Report(kept=Counter(counts), complete=complete)
 
 

@@ -20,7 +20,6 @@ files that the rows name, all before it writes the first file.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 import tarfile
@@ -31,7 +30,7 @@ from hashlib import file_digest, sha256
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -57,8 +56,7 @@ LARGEST_SAMPLE: Final = 8
 _VERIFY: Final = "check the corpus with 'img2img-data verify'"
 _REPACK: Final = "pack the corpus again"
 _REFETCH: Final = "fetch it again"
-_UNSAFE: Final = "do not use it"
-_SPLIT: Final = r"[A-Za-z0-9_-]+"
+Split = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 SampleFiles = list[tuple[str, Callable[[], bytes]]]
 """(name in the split's folder, function that reads the bytes)."""
 
@@ -76,8 +74,8 @@ class ShardInfo(BaseModel, frozen=True):
     """One shard in the index."""
 
     # The pattern has no "/" and one ".", so a name cannot lead out of the folder.
-    url: str = Field(pattern=rf"^{_SPLIT}-[0-9]{{6,}}\.tar$")
-    split: str = Field(pattern=rf"^{_SPLIT}$")
+    url: str = Field(pattern=r"^[A-Za-z0-9_-]+-[0-9]{6,}\.tar$")
+    split: Split
     nsamples: int = Field(ge=0)
     filesize: int = Field(ge=0)
     sha256: str
@@ -88,7 +86,7 @@ class ShardIndex(BaseModel, frozen=True):
 
     format: int
     recipe: dict[str, Any]
-    splits: dict[str, int]
+    splits: dict[Split, int]
     files: dict[str, str]
     shards: tuple[ShardInfo, ...]
 
@@ -122,7 +120,9 @@ def pack_corpus(
             file_digest(file, lambda: digest)
     recipe = {"command": "pack", **settings.model_dump(), "corpus": digest.hexdigest()}
 
-    def write(folder: BuildFolder) -> None:
+    folder = BuildFolder(out, INDEX_FILE)
+
+    def write() -> dict[str, Any]:
         total = sum(counts.values())
         shards = tuple(
             _write_shards(folder, manifests, settings, lambda done: progress(done, total))
@@ -135,29 +135,28 @@ def pack_corpus(
         for shard in shards:
             (folder.building / "shards" / shard.url).replace(out / shard.url)
         page = {"format": SHARDS_FORMAT, "recipe": recipe, "splits": counts, "files": files}
-        write_page(folder, INDEX_FILE, {**page, "shards": [s.model_dump() for s in shards]})
+        return {**page, "shards": [shard.model_dump() for shard in shards]}
 
-    complete = not write_folder(BuildFolder(out, INDEX_FILE), recipe, root, write)
+    complete = not write_folder(folder, recipe, root, write)
     return Report(kept=Counter(counts), complete=complete)
 
 
 def write_folder(
-    folder: BuildFolder, recipe: Mapping[str, Any], root: Path, write: Callable[[BuildFolder], None]
+    folder: BuildFolder, recipe: Mapping[str, Any], root: Path, write: Callable[[], dict[str, Any]]
 ) -> bool:
-    """Run ``write`` in a locked folder; return False if an earlier run had completed it."""
+    """Run ``write`` in a locked folder, then write the page that it returns.
+
+    Returns False if an earlier run had completed the folder.
+    """
     with locked(folder.root):
         if not folder.begin(recipe, [os.fsencode(root)]):
             return False
         with folder.dropped_unused(), writing_to(folder.root):
-            write(folder)
+            page = corpus_format.to_json_page(write())
+            # It completes the folder, so it must reach the disk after everything else.
+            write_atomically(folder.root / folder.page, page, folder.building / "page", sync=True)
         folder.end()
     return True
-
-
-def write_page(folder: BuildFolder, name: str, page: Mapping[str, Any]) -> None:
-    """Write the page that completes a folder; it must reach the disk after everything else."""
-    data, staged = corpus_format.to_json_page(page), folder.building / "page"
-    write_atomically(folder.root / name, data, staged, sync=True)
 
 
 def _write_shards(
@@ -333,23 +332,18 @@ def _read_index(root: Path) -> ShardIndex:
     if index.format != SHARDS_FORMAT:
         why = f"has format {index.format}, this version reads {SHARDS_FORMAT}"
         raise ArchiveError("index", path, why, "use the version that packed it")
-    _check_index(path, index)
-    return index
-
-
-def _check_index(path: Path, index: ShardIndex) -> None:
-    for split, count in index.splits.items():
-        listed = sum(s.nsamples for s in index.shards if s.split == split)
-        if not re.fullmatch(_SPLIT, split) or count != listed:
-            raise ArchiveError("index", path, f"contradicts itself about '{split}'", _REPACK)
-    urls = [s.url for s in index.shards]
-    if len(set(urls)) < len(urls) or not {s.split for s in index.shards} <= index.splits.keys():
-        raise ArchiveError("index", path, "lists a shard twice, or of an unknown split", _REPACK)
+    listed = dict.fromkeys(index.splits, 0)
+    for shard in index.shards:
+        listed[shard.split] = listed.get(shard.split, 0) + shard.nsamples
+    urls = {shard.url for shard in index.shards}
+    if listed != index.splits or len(urls) < len(index.shards):
+        raise ArchiveError("index", path, "contradicts itself about its shards", _REPACK)
     if corpus_format.CORPUS_FILE not in index.files or not set(index.files) <= set(PAGES):
         raise ArchiveError("index", path, "does not list corpus.json", _REPACK)
     for name, stated in index.files.items():
-        if sha256(read_file(path.parent / name)).hexdigest() != stated:
-            raise ArchiveError("file", path.parent / name, "does not match the index", _REFETCH)
+        if sha256(read_file(root / name)).hexdigest() != stated:
+            raise ArchiveError("file", root / name, "does not match the index", _REFETCH)
+    return index
 
 
 def _checked_samples(root: Path, index: ShardIndex) -> Iterator[None]:
@@ -363,7 +357,7 @@ def _checked_samples(root: Path, index: ShardIndex) -> Iterator[None]:
             for name, _ in files:
                 # Files that differ in case only would overwrite each other on some file systems.
                 if _is_repeated(seen[shard.split], name.casefold()):
-                    raise ArchiveError("shard", path, f"has '{printable(name)}' twice", _UNSAFE)
+                    raise ArchiveError("shard", path, f"has '{printable(name)}' twice", tar.UNSAFE)
             yield
         if count != shard.nsamples:
             why = f"has {count} rows, the index states {shard.nsamples}"
@@ -387,7 +381,7 @@ def _samples(path: Path) -> Iterator[tuple[bytes, SampleFiles]]:
     for prefix, group in webdataset_samples(path):
         too_big = next((m for m in group.values() if m.size > io.MAX_BYTES), None)
         if too_big or len(group) > LARGEST_SAMPLE:
-            raise ArchiveError("shard", path, f"'{printable(prefix)}' in it is too big", _UNSAFE)
+            raise ArchiveError("shard", path, f"'{printable(prefix)}' in it is too big", tar.UNSAFE)
         yield _sample(path, prefix, group)
 
 
@@ -398,7 +392,7 @@ def _sample(path: Path, prefix: str, group: MemberGroup) -> tuple[bytes, SampleF
     # A line end within a row would make two rows of the manifest from it.
     if row is None or b"\n" in line[:-1]:
         why = f"has no complete row for '{printable(prefix)}'"
-        raise ArchiveError("shard", path, why, _UNSAFE)
+        raise ArchiveError("shard", path, why, tar.UNSAFE)
     files: SampleFiles = []
     used = {"json"}
     for column in corpus_format.columns_of(row):
@@ -406,12 +400,12 @@ def _sample(path: Path, prefix: str, group: MemberGroup) -> tuple[bytes, SampleF
         extension = _extension_of(column, name)
         if extension in used or extension not in group or not _is_safe(name):
             why = f"the row of '{printable(prefix)}' names {name!r}, which is not allowed"
-            raise ArchiveError("shard", path, why, _UNSAFE)
+            raise ArchiveError("shard", path, why, tar.UNSAFE)
         used.add(extension)
         files.append((name, partial(tar.content, path, group[extension])))
     if used != set(group):
         why = f"'{printable(prefix)}' has files that its row does not name"
-        raise ArchiveError("shard", path, why, _UNSAFE)
+        raise ArchiveError("shard", path, why, tar.UNSAFE)
     return line, files
 
 
