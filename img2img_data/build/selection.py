@@ -106,10 +106,10 @@ def copy_image(job: SelectJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
 
 def _read(job: SelectJob, task: ImageTask) -> tuple[bytes, io.DecodedImage]:
     """Return the bytes and the image of a source that passes the filters; raises ``Rejected``."""
-    filters.check_tags(job.filters, task.tags)
+    filters.apply_filters(job.filters, task.tags)
     data = io.read_bytes(os.path.join(job.root, *task.sources[0].split(b"/")))
     image = io.decode(data)
-    filters.check_image(job.filters, image, task.tags)
+    filters.apply_filters(job.filters, task.tags, image)
     return data, image
 
 
@@ -134,7 +134,7 @@ def selection_build(
     }
 
     def expect(task: ImageTask) -> str:
-        filters.check_tags(job.filters, task.tags)
+        filters.apply_filters(job.filters, task.tags)
         return job.folder_of(task)
 
     folder = BuildFolder(out, SELECTION_FILE)

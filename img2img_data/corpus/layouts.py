@@ -20,7 +20,6 @@ file that cannot be used becomes a rejected entry. To add a layout, write a clas
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -34,6 +33,7 @@ from img2img_data.core.errors import ArchiveError, UsageError, printable
 from img2img_data.corpus.format import Kind, Layout, as_key
 from img2img_data.images.headers import is_image_name
 from img2img_data.sources.folder import PathResolver, Rejection, list_folder
+from img2img_data.sources.tags import parse_row
 
 SPLITS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -368,15 +368,6 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
             raise UsageError("list", path, f"line {number} is damaged", "correct the file")
         if row:
             yield row
-
-
-def parse_row(line: str | bytes) -> dict[str, Any] | None:
-    """Return the JSON object in a line, None if there is none."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -41,10 +41,11 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import count_rows
 from img2img_data.core.progress import Progress
 from img2img_data.corpus import format as corpus_format
-from img2img_data.corpus.layouts import MemberGroup, parse_row, webdataset_samples
+from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
 from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
+from img2img_data.sources.tags import parse_row
 
 INDEX_FILE: Final = "index.json"
 SHARDS_FORMAT: Final = 1

@@ -11,20 +11,19 @@ precedence of the reasons: an image that fails several filters is counted under 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from img2img_data.core.errors import Rejected
 from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.images import color
+from img2img_data.images.io import DecodedImage
+from img2img_data.images.pixels import Pixels
 from img2img_data.sources.tags import Tags
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from img2img_data.images.io import DecodedImage
-    from img2img_data.images.pixels import Pixels
 
 TONE_SIDE: Final = 32
 """Side in pixels to which ``tone_spread`` shrinks an image."""
@@ -144,8 +143,6 @@ def tone_spread(pixels: Pixels) -> tuple[float, float]:
     P98 / 2.5) of the samples' distances from it, the second the 90th percentile of chroma. Takes
     0.2 ms for an image of 200 x 200.
     """
-    import numpy as np
-
     lab = _samples(pixels)
     lab = lab[:, np.argsort(lab[0], kind="stable")]
     count = lab.shape[1]
@@ -164,11 +161,6 @@ def tone_spread(pixels: Pixels) -> tuple[float, float]:
 
 def _samples(pixels: Pixels) -> NDArray[np.float32]:
     """Return the samples of the small image, 3 x N CIELAB (L 0..100, a and b about -128..127)."""
-    import cv2
-    import numpy as np
-
-    from img2img_data.images import color
-
     height, width = pixels.shape[:2]
     # Averaging removes the chroma noise of JPEG and film.
     size = min(width, TONE_SIDE), min(height, TONE_SIDE)
@@ -183,17 +175,13 @@ def _not_none(image: DecodedImage | None) -> DecodedImage:
     return image
 
 
-def check_tags(filters: Iterable[Filter], tags: Tags) -> None:
-    """Apply the filters that need no image; raises the first one's ``Rejected``."""
-    for one in filters:
-        if not one.reads_pixels:
-            one.check(None, tags)
+def apply_filters(filters: Iterable[Filter], tags: Tags, image: DecodedImage | None = None) -> None:
+    """Apply the filters that read the image, or those that need none if there is no image.
 
-
-def check_image(filters: Iterable[Filter], image: DecodedImage, tags: Tags) -> None:
-    """Apply the filters that read the image; raises the first one's ``Rejected``."""
+    Raises the first one's ``Rejected``.
+    """
     for one in filters:
-        if one.reads_pixels:
+        if one.reads_pixels == (image is not None):
             one.check(image, tags)
 
 

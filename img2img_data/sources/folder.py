@@ -107,7 +107,8 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
             elif name in LISTS:
                 continue
             elif not is_image_name(name):
-                linked = entry.is_symlink() and _is_folder(entry)
+                # The entry and Path raise on a link to itself, or into a folder without permission.
+                linked = entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
                 ignored[LINKED if linked else Path(os.fsdecode(name)).suffix.lower()] += 1
             elif entry.is_file(follow_symlinks=False):
                 names.append(name)
@@ -115,13 +116,6 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
                 names.append(name + (b"\0link" if entry.is_symlink() else b"\0special"))
     names.sort(reverse=True)
     return names
-
-
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder without permission
-        return False
 
 
 def describe_skipped(ignored: Mapping[str, int]) -> str:

@@ -299,25 +299,18 @@ def _match_table(first: Paths, second: Paths, settings: MatchSettings) -> Matchi
         hint = "give --csv FILE with columns input,target"
         raise UsageError("option", "--match csv", "needs the table", hint)
     # A table of another system may spell a path differently: by its letters, slashes or "./".
-    names = [{_spelling(path): path for path in paths} for paths in (first, second)]
+    names = [{_spelling(p): p for p in paths} | {p: p for p in paths} for paths in (first, second)]
     result, unused = Matching(), (set(first), set(second))
-    existing = (frozenset(first), frozenset(second))
     # The first row is line 2, after the names of the columns.
     for number, row in enumerate(_read_table(Path(settings.csv)), 2):
-        found = [
-            p if p in e else n.get(_spelling(p), p)
-            for p, e, n in zip(row, existing, names, strict=True)
-        ]
-        usable = True
-        for side, path in enumerate(found):
-            if path in unused[side]:
-                continue
-            reason = "ambiguous-pair" if path in existing[side] else "missing"
-            again = " again" if path in existing[side] else ""
-            detail = f"line {number} of the table names it{again}"
+        found = [n.get(p) or n.get(_spelling(p), p) for p, n in zip(row, names, strict=True)]
+        unusable = [(side, path) for side, path in enumerate(found) if path not in unused[side]]
+        for side, path in unusable:
+            reason, detail = "missing", f"line {number} of the table names it"
+            if path in names[side]:
+                reason, detail = "ambiguous-pair", f"{detail} again"
             result.unmatched.append((side, path, reason, detail))
-            usable = False
-        if usable:
+        if not unusable:
             result.pairs.append((found[0], found[1]))
         for side, path in enumerate(found):
             unused[side].discard(path)

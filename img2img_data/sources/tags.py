@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, BinaryIO, Final
 
+import numpy as np
+
 Tags = Mapping[str, Any]
 _Row = dict[str, Any]
 
@@ -47,8 +49,6 @@ class FolderTags:
     """
 
     def __init__(self, root: bytes, lists: Iterable[bytes]) -> None:
-        import numpy as np
-
         self.names: set[str] = set()
         self.faults: list[str] = []
         self._root = root
@@ -58,7 +58,7 @@ class FolderTags:
         self._hash = blake2b(digest_size=8)
         columns = array("Q"), array("q"), array("i")
         for path in lists:
-            self._index(path, *columns)
+            self._index(path, columns)
         self.digest = self._hash.hexdigest()
         # Stable: of equal keys the last is that of the nearest list.
         order = np.argsort(np.array(columns[0]), kind="stable")
@@ -66,8 +66,6 @@ class FolderTags:
 
     def get(self, path: bytes) -> Tags:
         """Return the tags of an image by its path within the folder; {} if there are none."""
-        import numpy as np
-
         key = np.uint64(_key(path))
         at = int(np.searchsorted(self._keys, key, side="right")) - 1
         if at < 0 or self._keys[at] != key:
@@ -81,24 +79,23 @@ class FolderTags:
         # The list may have changed, and two paths may share a hash.
         return tags_of(row) if row and _image_path(self._lists[number][0], row) == path else {}
 
-    def _index(
-        self, path: bytes, keys: array[int], offsets: array[int], list_of: array[int]
-    ) -> None:
-        """Note the offset of each row of a list."""
+    def _index(self, path: bytes, columns: Iterable[array[int]]) -> None:
+        """Append key, offset and number of the list of each row of a list to the columns."""
         shown, damaged = os.fsdecode(path), 0
         try:
             with _open_regular(os.path.join(self._root, path)) as file:
-                columns = _columns_of(file) if path.endswith(b".csv") else ()
-                self._lists.append((path, columns))
+                head = next(_cells(_lines(file)), []) if path.endswith(b".csv") else []
+                names = tuple(name.removeprefix("\ufeff").strip() for name in head)
+                self._lists.append((path, names))
                 self._hash.update(len(path).to_bytes(8, "little") + path)
-                for offset, row in _rows(file, columns, self._hash):
-                    image = _image_path(path, row) if row is not None else None
+                for offset, row in _rows(file, names, self._hash):
                     damaged += row is None
+                    image = _image_path(path, row or {})
                     if row is None or image is None:
                         continue
-                    keys.append(_key(image))
-                    offsets.append(offset)
-                    list_of.append(len(self._lists) - 1)
+                    values = _key(image), offset, len(self._lists) - 1
+                    for column, value in zip(columns, values, strict=True):
+                        column.append(value)
                     if len(self.names) < MAX_TAGS:
                         self.names.update(tags_of(row))
         except OSError as error:
@@ -157,15 +154,11 @@ def _key(path: bytes) -> int:
 
 def _rows(file: BinaryIO, columns: Sequence[str], hashed: Any) -> Iterator[tuple[int, _Row | None]]:
     """Yield the offset of each row from here on, and the row, None if it is damaged."""
-    rows = _parsed(_lines(file, hashed), columns)
-    while True:
-        offset = file.tell()
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
+    offset = file.tell()
+    for row in _parsed(_lines(file, hashed), columns):
         if row != {}:
             yield offset, row
+        offset = file.tell()
 
 
 def _row_at(file: BinaryIO, offset: int, columns: Sequence[str]) -> _Row | None:
@@ -174,11 +167,6 @@ def _row_at(file: BinaryIO, offset: int, columns: Sequence[str]) -> _Row | None:
         return next(_parsed(_lines(file), columns), None)
     except OSError:
         return None
-
-
-def _columns_of(file: BinaryIO) -> tuple[str, ...]:
-    names = next(_cells(_lines(file)), [])
-    return tuple(name.removeprefix("\ufeff").strip() for name in names)
 
 
 def _lines(file: BinaryIO, hashed: Any = None) -> Iterator[bytes]:
@@ -193,16 +181,18 @@ def _lines(file: BinaryIO, hashed: Any = None) -> Iterator[bytes]:
 def _parsed(lines: Iterable[bytes], columns: Sequence[str]) -> Iterator[_Row | None]:
     """Yield each row of JSON lines, of CSV if there are ``columns``; None: damaged, {}: empty."""
     if not columns:
-        yield from (_json_row(line) if line.strip() else {} for line in lines)
+        plain = (line.removeprefix(b"\xef\xbb\xbf") for line in lines)
+        yield from (parse_row(line) if line.strip() else {} for line in plain)
         return
     for cells in _cells(lines):
         equal = len(cells) in {0, len(columns)}
         yield {n: c or None for n, c in zip(columns, cells, strict=False)} if equal else None
 
 
-def _json_row(line: bytes) -> _Row | None:
+def parse_row(line: str | bytes) -> _Row | None:
+    """Return the JSON object in a line, None if there is none."""
     try:
-        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        row = json.loads(line)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -24,8 +24,7 @@ from img2img_data.sources.filters import (
     MinSide,
     NoFace,
     NoGender,
-    check_image,
-    check_tags,
+    apply_filters,
     tone_spread,
 )
 from img2img_data.sources.imdb_wiki import list_wiki
@@ -127,12 +126,12 @@ def test_the_first_reason_counts() -> None:
     every = [model() for model in FILTERS.values()]
     unknown = {"face_score": None, "gender": None}
     with pytest.raises(Rejected) as caught:
-        check_tags(every, unknown)
+        apply_filters(every, unknown)
     assert caught.value.reason == "no-face"
     with pytest.raises(Rejected) as caught:
-        check_image(every, image(np.zeros((1, 1, 3), np.uint8)), unknown)
+        apply_filters(every, unknown, image(np.zeros((1, 1, 3), np.uint8)))
     assert caught.value.reason == "too-small"
-    check_tags([MinSide(min_side=99), Gray()], unknown)
+    apply_filters([MinSide(min_side=99), Gray()], unknown)
 
 
 # ------------------------------------------------------------------------------------------- tags
@@ -275,7 +274,7 @@ def test_counts_of_the_real_list(case: str, real_data: Path) -> None:
     toned = 0
     for item in list_wiki(root):
         try:
-            check_tags(of_tags, item.tags)
+            apply_filters(of_tags, item.tags)
             result = outcome[item.path.decode()][0]
             result = result if result in of_pixels else ""
         except Rejected as rejected:
