@@ -54,8 +54,7 @@ def build(recipe: Path, settings: dict[str, Any]) -> int:
         return forecast_recipe(steps, click.echo)
     for step in steps:
         click.echo(step.line)
-        code = run_and_print(step.name, step.paths, step.settings)
-        if code:
+        if code := run_and_print(step.name, step.paths, step.settings):
             return code
     return 0
 
@@ -173,15 +172,14 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
     options = build_model(VerifyOptions, settings)
     with progress_of("verify") as progress:
         found = verify_corpus(corpus, progress, options.quick)
-    max_shift, leaks = options.max_shift, options.leaks
-    lost = [n for problem, n, _ in found.problems if problem == "manifest"]
-    if (leaks or max_shift) and not all((corpus / name).is_file() for name in lost):
+    manifests = [name for problem, name, _ in found.problems if problem == "manifest"]
+    complete = all((corpus / name).is_file() for name in manifests)
+    if not complete and (options.leaks or options.max_shift):
         found.notes.append("--max-shift and --leaks were skipped: they need every manifest")
-        max_shift, leaks = None, False
-    if max_shift is not None:
+    if complete and options.max_shift:
         with progress_of("measure") as progress:
-            found.problems += misaligned_pairs(corpus, max_shift, progress)
-    if leaks:
+            found.problems += misaligned_pairs(corpus, options.max_shift, progress)
+    if complete and options.leaks:
         with progress_of("leaks") as progress:
             copies, notes = leakage.find_leaks(
                 corpus, options.duplicate_distance, options.jobs, progress

@@ -27,6 +27,8 @@ if typing.TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 Echo: TypeAlias = Callable[[str], None]
+LoadCommand: TypeAlias = Callable[[str], click.Command]
+Sections: TypeAlias = Mapping[str, Mapping[str, str]]
 
 EXIT_CODES: Final = {
     "0": "done",
@@ -43,8 +45,6 @@ CONTEXT: Final = {
     "max_content_width": 100,
     "show_default": True,
 }
-EXTRAS: Final = {"torch": "train", "safetensors": "train"}
-"""Modules that only an extra installs, and that commands import without a check of their own."""
 LONGEST_METAVAR: Final = 21
 _HELP_ALL: Final = "img2img.help_all"
 
@@ -57,13 +57,7 @@ class CommandGroup(click.Group):
     command by name.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        sections: Mapping[str, Mapping[str, str]],
-        load: Callable[[str], click.Command],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, sections: Sections, load: LoadCommand, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sections, self.load = sections, load
 
@@ -239,10 +233,7 @@ def _click_type(annotation: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------ running
 def run_command_line(
-    command: click.Command,
-    argv: Sequence[str] | None = None,
-    name: str | None = None,
-    prefix: str = "",
+    command: click.Command, argv: Sequence[str] | None = None, name: str = "", prefix: str = ""
 ) -> int:
     """Run a command line and return its exit code; an error is one line on stderr.
 
@@ -250,7 +241,7 @@ def run_command_line(
     """
     # Not click's standalone mode: it prints usage errors in four lines and knows no other errors.
     try:
-        result = command.main(args=argv, prog_name=name, standalone_mode=False)
+        result = command.main(args=argv, prog_name=name or None, standalone_mode=False)
     except BaseException as error:
         return _report_error(error, prefix)
     return result if isinstance(result, int) else 0
@@ -292,8 +283,9 @@ def _print_error(text: str) -> None:
 
 def _describe(error: BaseException) -> str:
     """Return one line about an error that no command expects: an extra, the disk, a bug."""
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        return f"'{error.name}' is not installed; {install_hint(EXTRAS[error.name])}"
+    # Of the modules that only an extra installs, these are imported without a check of their own.
+    if isinstance(error, ModuleNotFoundError) and error.name in {"torch", "safetensors"}:
+        return f"'{error.name}' is not installed; {install_hint('train')}"
     if isinstance(error, OSError) and error.strerror:
         name = f"file '{printable(os.fsdecode(error.filename))}': " if error.filename else ""
         too_long = error.errno == errno.ENAMETOOLONG
