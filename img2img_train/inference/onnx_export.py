@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -136,8 +135,14 @@ def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: i
     free = {axis: torch.export.Dim(name, min=1, max=MAX_SIDE) for axis, name in enumerate(AXES)}
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["restored"]}
     names |= {"opset_version": opset, "dynamic_shapes": (free,)}
-    with _quiet():
-        program = torch.onnx.export(network, (example,), dynamo=True, verbose=False, **names)
+    level = logging.root.manager.disable
+    # The exporter logs its own steps and warns of its own deprecations.
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.onnx.export(network, (example,), dynamo=True, verbose=False, **names)
+    finally:
+        logging.disable(level)
     if program is None:
         raise Img2ImgError("ONNX file", path, "the exporter failed", "try another --opset")
     proto = program.model_proto
@@ -150,18 +155,6 @@ def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: i
     for key, text in {**about, "input": sides, "output": sides}.items():
         proto.metadata_props.add(key=key, value=text)
     path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the messages of the exporter."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _test_batches(model: LoadedModel) -> list[NDArray[np.uint8]]:
@@ -195,13 +188,11 @@ def _compare(network: ImageToImage, path: Path, batches: Sequence[NDArray[np.uin
     return Parity(sum(map(len, batches)), max(max(b.shape[1:3]) for b in batches), worst)
 
 
-def export_page(
-    model: LoadedModel, out: Path, runtime: Path | None = None, opset: int = OPSET
-) -> Parity:
+def export_page(model: LoadedModel, out: Path, runtime: Path | None, opset: int = OPSET) -> Parity:
     """Write a page that runs the model in a browser, from a file, without a network.
 
-    ``runtime`` is the folder of the npm package onnxruntime-web, by default that in
-    ``node_modules``. Raises UsageError if it is missing or the model is too large, and as
+    ``runtime`` is the folder of the npm package onnxruntime-web; None: that in ``node_modules``.
+    Raises UsageError if it is missing or the model is too large, and as
     ``export_onnx``.
     """
     count = sum(p.numel() for p in model.generator.parameters())

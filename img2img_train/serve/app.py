@@ -6,7 +6,6 @@ becomes one line in the page.
 
 from __future__ import annotations
 
-import functools
 import html
 import sys
 import tempfile
@@ -35,7 +34,6 @@ RECIPE: Final = "recipe"
 EXAMPLE: Final = "- gaussian: {sigma: 1.5}\n- noise: {sigma: 8}\n- jpeg: {quality: [30, 60]}\n"
 MAX_WAITING: Final = 16
 """Number of clicks that may wait for the device."""
-KEEP_SECONDS: Final = 3600
 QUIET: Final = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Arguments of events that compute nothing: they do not wait for the device."""
 
@@ -147,7 +145,6 @@ def _one_line_errors(gr: Any, function: Callable[..., Any]) -> Callable[..., Any
     printed.
     """
 
-    @functools.wraps(function)
     def call(*values: Any) -> Any:
         try:
             return function(*values)
@@ -172,8 +169,8 @@ def _one_line_errors(gr: Any, function: Callable[..., Any]) -> Callable[..., Any
 def build_page(gr: Any, registry: ModelRegistry, folder: Path) -> Any:
     """Return the page as gradio's Blocks."""
     handlers = Handlers(registry, folder)
-    caching = (600, KEEP_SECONDS)
-    with gr.Blocks(title="img2img", analytics_enabled=False, delete_cache=caching) as page:
+    # Files older than an hour are deleted, every ten minutes.
+    with gr.Blocks(title="img2img", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         where = "no image leaves it, and uploads are deleted when the server ends."
         gr.Markdown(f"# img2img\nEverything runs on this computer: {where}", elem_id="head")
         model = _model_settings(gr, registry)
