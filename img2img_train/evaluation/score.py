@@ -43,7 +43,7 @@ class Restorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """The images per batch, the way from a pair to the input of a model, and what is scored.
+    """Images per batch, the way from a pair to the input of a model, tags and networks that score.
 
     ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the
     target, the same way each time. ``by``: tags to score by; default: those with few values.

@@ -114,6 +114,28 @@ def test_other_words_are_corpora(tmp_path: object, capsys: pytest.CaptureFixture
     assert "error: corpus '" in capsys.readouterr().err
 
 
+WRONG = {
+    "evaluate run --on c --batch 0": "--batch",
+    "evaluate run --batch 2 --on": "--on",
+    "translate run photos out --max-bad 2": "--max-bad",
+    "translate run photos out --tile 1": "--tile",
+    "export run x.onnx --opset 17": "--opset",
+    "serve run --port 70000": "--port",
+    "adopt x.pth x.safetensors --dropout 1": "--dropout",
+    "resume run --threads -1": "--threads",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_option_is_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: option '{WRONG[words]}': ")
+    assert text.count("\n") == 1
+
+
 def test_main_returns_after_success(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert "img2img-train" in capsys.readouterr().out
