@@ -135,9 +135,8 @@ def _correlation(first: Plane, second: Plane) -> Plane:
     """Return the fit of each shift (x, y) at [y, x]; negative shifts are at the far end."""
     product = cv2.mulSpectrums(second, first, 0, conjB=True)
     strength = cv2.magnitude(product[..., 0], product[..., 1])
-    weight = (
-        _band(strength.shape) / np.maximum(strength, 1e-9 * strength.max() + 1e-30) ** WHITENING
-    )
+    divisor = np.maximum(strength, 1e-9 * strength.max() + 1e-30) ** WHITENING
+    weight = _band(strength.shape) / divisor
     back = cv2.dft(product * weight[..., None], flags=cv2.DFT_INVERSE | cv2.DFT_SCALE)
     return np.asarray(back[..., 0], np.float32)
 

@@ -82,8 +82,6 @@ BANDS: Final = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 """First bit and number of bits of each band of a hash; all hold low and high frequencies alike."""
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-_READ_COUNT: Final = 4096
-"""Fingerprints read at once."""
 
 Words = NDArray[np.uint64]
 
@@ -150,31 +148,21 @@ class FingerprintFile:
 
     def stamps(self) -> Iterator[tuple[int, tuple[int, int]]]:
         """Yield place and stamp of each record that is there and undamaged."""
-        for start, part in self._parts():
-            for at in np.flatnonzero(part["kind"] != MISSING):
-                if zlib.crc32(part[at].tobytes()[4:]) == int(part["check"][at]):
-                    yield start + int(at), (int(part["stamp"][at][0]), int(part["stamp"][at][1]))
+        records = self._records()
+        for place in map(int, np.flatnonzero(records["kind"] != MISSING)):
+            if zlib.crc32(records[place].tobytes()[4:]) == int(records["check"][place]):
+                size, time = map(int, records["stamp"][place])
+                yield place, (size, time)
 
     def load(self) -> Fingerprints:
         """Return the fingerprints, 29 bytes each in memory; usable while the file is open."""
-        prints = Fingerprints(
-            np.zeros(self.count, np.uint8),
-            np.zeros((self.count, 2), np.uint64),
-            np.zeros(self.count, np.uint64),
-            np.zeros(self.count, np.float32),
-            self._file,
-        )
-        for start, part in self._parts():
-            here = slice(start, start + len(part))
-            prints.types[here], prints.digests[here] = part["kind"], part["digest"]
-            prints.hashes[here], prints.aspects[here] = part["hash"], part["aspect"]
-        return prints
+        names, records = ("kind", "digest", "hash", "aspect"), self._records()
+        kinds, digests, hashes, aspects = (np.array(records[name]) for name in names)
+        return Fingerprints(kinds, digests, hashes, aspects, self._file)
 
-    def _parts(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        for start in range(0, self.count, _READ_COUNT):
-            self._file.seek(start * RECORD.itemsize)
-            data = self._file.read(min(_READ_COUNT, self.count - start) * RECORD.itemsize)
-            yield start, np.frombuffer(data, RECORD)
+    def _records(self) -> NDArray[Any]:
+        # Mapped, not read: thumbnails are most of the file. An empty file cannot be mapped.
+        return np.memmap(self.path, RECORD, "r") if self.count else np.zeros(0, RECORD)
 
 
 @dataclass(frozen=True, slots=True)
