@@ -112,10 +112,8 @@ def step_schema(step: BuildStep, defs: Schema) -> Schema:
     """
     schemas: list[Schema] = []
     for kind in step.kinds or [""]:
-        properties: Schema = {
-            path: {"type": ["string", "number"], "minLength": 1, "description": _FOLDERS[path]}
-            for path in step.paths
-        }
+        text = {"type": ["string", "number"], "minLength": 1}
+        properties: Schema = {p: {**text, "description": _FOLDERS[p]} for p in step.paths}
         for model in step.models_for(kind):
             properties |= _model_schema(model, defs)["properties"]
         if "degradation" in properties:
