@@ -184,7 +184,7 @@ def _check_size(found: Header, policy: ReadPolicy) -> None:
 
 def _decode_jpeg(data: bytes, found: Header) -> Pixels:
     """Decode strictly; only junk between header segments and bad profiles are cut out."""
-    # simplejpeg and not OpenCV, whose decoder fills up what is missing with gray and says nothing.
+    # simplejpeg and not OpenCV, whose decoder fills missing parts with gray and reports nothing.
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
     except ValueError as error:

@@ -31,7 +31,7 @@ LEVELS: Final = 257
 
 @dataclass(frozen=True, slots=True)
 class ReadPolicy:
-    """Limits of what is read, and the form that it is brought to.
+    """Limits on images that are read, and the form that they are converted to.
 
     ``alpha``: composite transparency on white, or reject images that have any. ``depth``: bits per
     sample, or "keep" as stored. ``channels``: "rgb" expands gray; "gray" takes the luma of color;

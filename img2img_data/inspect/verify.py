@@ -94,7 +94,7 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
         report.problems += _twice(manifest, _repeated(named))
         report.problems += _extra(manifest.parent, named)
     report.problems += _in_two_splits(manifests, _repeated(np.concatenate(groups)))
-    report.problems += _wrong_counts(root, corpus.kept, row_counts)
+    report.problems += _wrong_counts(corpus, row_counts)
     folders = (p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
     for folder in sorted(folders):
         if not (folder / METADATA_FILE).is_file():
@@ -123,13 +123,12 @@ def misaligned_pairs(root: Path, max_shift: float, progress: Progress) -> Iterat
                 yield "misaligned", f"{pair.split}/{pair.key}", str(shift)
 
 
-def _wrong_counts(
-    root: Path, kept: Mapping[str, int], row_counts: Mapping[str, int]
-) -> Iterator[Problem]:
+def _wrong_counts(corpus: Corpus, row_counts: Mapping[str, int]) -> Iterator[Problem]:
     """Yield the splits whose manifest is missing, or shorter or longer than corpus.json states."""
+    kept = corpus.kept
     for split, count in row_counts.items() if kept else ():
         if count != kept.get(split, 0):
-            exists = (root / split / METADATA_FILE).is_file()
+            exists = (corpus.root / split / METADATA_FILE).is_file()
             stated = f"corpus.json says {kept.get(split, 0):,}"
             detail = f"{count:,} rows, {stated}" if exists else f"not there, {stated} rows"
             yield "manifest", f"{split}/{METADATA_FILE}", detail
