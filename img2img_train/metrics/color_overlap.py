@@ -6,7 +6,6 @@ section 4.2 and table 5, compare the same marginals in Lab.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,12 +14,7 @@ from numpy.typing import NDArray
 
 from img2img_data.images.color import rgb_to_lab
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
-from img2img_train.metrics.bootstrap import (
-    RESAMPLES,
-    Interval,
-    percentile_intervals,
-    resample_counts,
-)
+from img2img_train.metrics import bootstrap
 from img2img_train.metrics.registry import COLOR_METRICS
 
 # 1,000 x 3 x 3 x 256 float64 are 18 MB; the histograms of every image of a corpus would not fit.
@@ -76,30 +70,27 @@ class ColorHistograms:
         )
         return outputs, inputs
 
-    def gain_intervals(self) -> dict[str, Interval]:
+    def gain_intervals(self) -> dict[str, bootstrap.Interval]:
         """Return the 95 % interval of the gain in overlap over the inputs, by metric."""
-        return self._intervals(
-            lambda counts: self._overlaps(counts, OUTPUT) - self._overlaps(counts, INPUT)
-        )
+        return self._intervals(self, INPUT)
 
-    def difference_intervals(self, other: ColorHistograms) -> dict[str, Interval]:
+    def difference_intervals(self, other: ColorHistograms) -> dict[str, bootstrap.Interval]:
         """Return the 95 % interval of the overlap of these outputs minus that of ``other``'s, by
         metric.
 
         Both must hold the same images.
         """
-        return self._intervals(
-            lambda counts: self._overlaps(counts, OUTPUT) - other._overlaps(counts, OUTPUT)
-        )
+        return self._intervals(other, OUTPUT)
 
-    def _intervals(
-        self, statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]]
-    ) -> dict[str, Interval]:
+    def _intervals(self, other: ColorHistograms, side: int) -> dict[str, bootstrap.Interval]:
         groups = int((self.images > 0).sum())
         if groups < 2:
             return dict.fromkeys(COLOR_METRICS)
-        values = [statistic(counts) for counts in resample_counts(groups, RESAMPLES)]
-        intervals = percentile_intervals(np.concatenate(values), groups)
+        differences = [
+            self._overlaps(counts, OUTPUT) - other._overlaps(counts, side)
+            for counts in bootstrap.resample_counts(groups, bootstrap.RESAMPLES)
+        ]
+        intervals = bootstrap.percentile_intervals(np.concatenate(differences), groups)
         return dict(zip(COLOR_METRICS, intervals, strict=True))
 
     def _overlaps(self, counts: NDArray[np.int64], side: int) -> NDArray[np.float64]:

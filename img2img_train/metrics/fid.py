@@ -13,7 +13,7 @@ the connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ from img2img_data.images.pixels import Pixels
 from img2img_train.runs.weight_files import MAX_CHANNELS, read_tensors
 
 Features = NDArray[np.float64]
+Branches = Sequence[Sequence[str]]
 
 INPUT_SIDE: Final = 299
 EPSILON: Final = 1e-3
@@ -89,7 +90,13 @@ BRANCHES_5: Final = (["branch1x1"], _numbered("branch5x5", 2), DOUBLE_3X3)
 BRANCHES_6A: Final = (["branch3x3"], DOUBLE_3X3)
 BRANCHES_6: Final = (["branch1x1"], _numbered("branch7x7", 3), _numbered("branch7x7dbl", 5))
 BRANCHES_7A: Final = (_numbered("branch3x3", 2), _numbered("branch7x7x3", 4))
+BRANCHES_7: Final = (["branch1x1"], ["branch3x3_1"], _numbered("branch3x3dbl", 2))
 """Convolutions of the branches of each kind of block, by the names in the file."""
+FORKS: Final = {
+    "branch3x3_1": ("branch3x3_2a", "branch3x3_2b"),
+    "branch3x3dbl_2": ("branch3x3dbl_3a", "branch3x3dbl_3b"),
+}
+"""The two convolutions that follow the last one of a branch of BRANCHES_7, on the same features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,63 +114,56 @@ class Inception:
             batch = images[start : start + BATCH_IMAGES]
             scaled = batch.astype(np.float32) / np.float32(np.iinfo(batch.dtype).max)
             x = torch.from_numpy(scaled).to(self.device).permute(0, 3, 1, 2)
-            x = functional.interpolate(
-                x, size=(INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False
-            )
+            x = functional.interpolate(x, INPUT_SIDE, mode="bilinear", align_corners=False)
             parts.append(self._forward(2 * x - 1).cpu().double().numpy())
         return np.concatenate(parts)
 
     def _forward(self, x: Tensor) -> Tensor:
-        x = self._layer(x, "Conv2d_1a_3x3", stride=2, padding=(0, 0))
-        x = self._layer(x, "Conv2d_2a_3x3", padding=(0, 0))
+        x = self._layer(x, "Conv2d_1a_3x3", stride=2, padding="valid")
+        x = self._layer(x, "Conv2d_2a_3x3", padding="valid")
         x = _max_pool(self._layer(x, "Conv2d_2b_3x3"))
         x = self._layer(x, "Conv2d_3b_1x1")
-        x = _max_pool(self._layer(x, "Conv2d_4a_3x3", padding=(0, 0)))
+        x = _max_pool(self._layer(x, "Conv2d_4a_3x3", padding="valid"))
         for letter in "bcd":
             x = self._block(x, f"Mixed_5{letter}", BRANCHES_5)
         x = self._reduction(x, "Mixed_6a", BRANCHES_6A)
         for letter in "bcde":
             x = self._block(x, f"Mixed_6{letter}", BRANCHES_6)
         x = self._reduction(x, "Mixed_7a", BRANCHES_7A)
-        x = self._forked_block(x, "Mixed_7b", _average_pool)
+        x = self._block(x, "Mixed_7b", BRANCHES_7)
         # The published network pools by maximum in its last block only; torchvision's averages.
-        x = self._forked_block(x, "Mixed_7c", lambda x: functional.max_pool2d(x, 3, 1, padding=1))
+        pooled = functional.max_pool2d(x, 3, stride=1, padding=1)
+        x = self._block(x, "Mixed_7c", BRANCHES_7, pooled)
         return x.mean(dim=(2, 3))
 
-    def _layer(
-        self, x: Tensor, name: str, stride: int = 1, padding: tuple[int, int] | None = None
-    ) -> Tensor:
+    def _layer(self, x: Tensor, name: str, stride: int = 1, padding: str = "same") -> Tensor:
         weight, scale, shift, mean, variance = (self.tensors[f"{name}.{t}"] for t in LAYER_TENSORS)
-        same = (weight.shape[2] // 2, weight.shape[3] // 2)
-        x = functional.conv2d(
-            x, weight, stride=stride, padding=same if padding is None else padding
-        )
+        x = functional.conv2d(x, weight, stride=stride, padding=padding)
         return functional.relu(functional.batch_norm(x, mean, variance, scale, shift, eps=EPSILON))
 
-    def _chain(self, x: Tensor, block: str, *names: str) -> Tensor:
+    def _chain(self, x: Tensor, block: str, names: Sequence[str]) -> Tensor:
         for name in names:
             x = self._layer(x, f"{block}.{name}")
         return x
 
-    def _block(self, x: Tensor, block: str, branches: Sequence[Sequence[str]]) -> Tensor:
-        outputs = [self._chain(x, block, *names) for names in branches]
-        return torch.cat([*outputs, self._chain(_average_pool(x), block, "branch_pool")], 1)
+    def _block(
+        self, x: Tensor, block: str, branches: Branches, pooled: Tensor | None = None
+    ) -> Tensor:
+        """Concatenate the branches and a convolution of ``pooled``, by default local means."""
+        outputs = []
+        for names in branches:
+            inner, forks = self._chain(x, block, names), FORKS.get(names[-1], ())
+            outputs += [self._layer(inner, f"{block}.{fork}") for fork in forks] or [inner]
+        pooled = _average_pool(x) if pooled is None else pooled
+        return torch.cat([*outputs, self._chain(pooled, block, ["branch_pool"])], 1)
 
-    def _reduction(self, x: Tensor, block: str, branches: Sequence[Sequence[str]]) -> Tensor:
+    def _reduction(self, x: Tensor, block: str, branches: Branches) -> Tensor:
         """Halve the sides: the last convolution of each branch has stride 2, as has the pooling."""
         outputs = []
         for *before, last in branches:
-            inner = self._chain(x, block, *before)
-            outputs.append(self._layer(inner, f"{block}.{last}", stride=2, padding=(0, 0)))
+            inner = self._chain(x, block, before)
+            outputs.append(self._layer(inner, f"{block}.{last}", stride=2, padding="valid"))
         return torch.cat([*outputs, _max_pool(x)], 1)
-
-    def _forked_block(self, x: Tensor, block: str, pool: Callable[[Tensor], Tensor]) -> Tensor:
-        outputs = [self._chain(x, block, "branch1x1")]
-        double = ("branch3x3dbl_1", "branch3x3dbl_2")
-        for stem, fork in ((("branch3x3_1",), "branch3x3_2"), (double, "branch3x3dbl_3")):
-            inner = self._chain(x, block, *stem)
-            outputs += [self._chain(inner, block, f"{fork}{side}") for side in "ab"]
-        return torch.cat([*outputs, self._chain(pool(x), block, "branch_pool")], 1)
 
 
 def _max_pool(x: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ Samples are measured in gray levels, 0 to 255: 16-bit samples are divided by 257
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.images.pixels import Pixels
+
+Levels: TypeAlias = NDArray[np.float64]
 
 PSNR_CAP: Final = 100.0
 SSIM_WINDOW: Final = 11
@@ -23,7 +25,7 @@ MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales (Wang, Simoncelli, Bovik 2003, section 3.2)."""
 
 
-def to_levels(pixels: Pixels) -> NDArray[np.float64]:
+def to_levels(pixels: Pixels) -> Levels:
     """Return the samples in gray levels, float64, 0 to 255."""
     values = pixels.astype(np.float64)
     # 65535 = 257 x 255. No rounding: it would hide errors below one 8-bit level.
@@ -85,20 +87,18 @@ def ms_ssim(output: Pixels, target: Pixels) -> float:
     return float(product.mean())
 
 
-def _halved(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _halved(values: Levels) -> Levels:
     """Return the means of 2 x 2 blocks; an odd last row or column is left out."""
     height, width = values.shape[0] // 2, values.shape[1] // 2
     even = values[: 2 * height, : 2 * width]
     return np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.float64)
 
 
-def _similarity_maps(
-    x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _similarity_maps(x: Levels, y: Levels) -> tuple[Levels, Levels]:
     """Return the maps of luminance and of contrast times structure, H x W x C."""
     window = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
 
-    def local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def local_mean(values: Levels) -> Levels:
         smooth = cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_REFLECT)
         return np.asarray(smooth, np.float64)
 
@@ -112,7 +112,7 @@ def _similarity_maps(
     return luminance, (2 * covariance + c2) / (var_x + var_y + c2)
 
 
-def _without_border(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _without_border(values: Levels) -> Levels:
     """Return a map without the border where the window leaves the image, if it fits at all."""
     border = SSIM_WINDOW // 2 if min(values.shape[:2]) >= SSIM_WINDOW else 0
     return values[border : values.shape[0] - border, border : values.shape[1] - border]

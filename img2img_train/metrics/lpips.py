@@ -12,9 +12,10 @@ both, a saved ``lpips.LPIPS().state_dict()``.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +34,7 @@ EPSILON: Final = 1e-10
 BATCH_PIXELS: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(NamedTuple):
     """Convolutions, each with a ReLU; the output of the last one is compared.
 
     ``pool`` is the kernel of the max pooling before them (stride 2), 0 for none; a convolution is
@@ -42,29 +42,22 @@ class Stage:
     """
 
     pool: int
-    convolutions: tuple[tuple[int, int, int, int], ...]
+    convolutions: Sequence[tuple[int, int, int, int]]
 
 
 def _stage_3x3(pool: int, *indices: int) -> Stage:
-    return Stage(pool, tuple((index, 3, 1, 1) for index in indices))
+    return Stage(pool, [(index, 3, 1, 1) for index in indices])
 
 
-STAGES: Final[dict[str, tuple[Stage, ...]]] = {
-    "alex": (
-        Stage(0, ((0, 11, 4, 2),)),
-        Stage(3, ((3, 5, 1, 2),)),
-        _stage_3x3(3, 6),
-        _stage_3x3(0, 8),
-        _stage_3x3(0, 10),
-    ),
-    "vgg": (
-        _stage_3x3(0, 0, 2),
-        _stage_3x3(2, 5, 7),
-        _stage_3x3(2, 10, 12, 14),
-        _stage_3x3(2, 17, 19, 21),
-        _stage_3x3(2, 24, 26, 28),
-    ),
-}
+ALEX: Final = (
+    *(Stage(0, [(0, 11, 4, 2)]), Stage(3, [(3, 5, 1, 2)])),
+    *(_stage_3x3(3, 6), _stage_3x3(0, 8), _stage_3x3(0, 10)),
+)
+VGG: Final = (
+    *(_stage_3x3(0, 0, 2), _stage_3x3(2, 5, 7), _stage_3x3(2, 10, 12, 14)),
+    *(_stage_3x3(2, 17, 19, 21), _stage_3x3(2, 24, 26, 28)),
+)
+STAGES: Final[dict[str, tuple[Stage, ...]]] = {"alex": ALEX, "vgg": VGG}
 """The networks by name. To add one, add its stages."""
 MIN_SIDE: Final = {"alex": 31, "vgg": 16}
 """Shortest image side, in pixels, that leaves a feature in the last stage."""
@@ -102,10 +95,9 @@ class Lpips:
         """Return N x 3 x H x W float32, normalized as the network was trained."""
         scaled = images.astype(np.float32) * np.float32(2 / np.iinfo(images.dtype).max) - 1
         x = torch.from_numpy(scaled).to(self.device).permute(0, 3, 1, 2)
-        shift, scale = (
-            torch.tensor(values, device=self.device)[:, None, None] for values in (SHIFT, SCALE)
-        )
-        return (x - shift) / scale
+        shift, scale = torch.tensor([SHIFT, SCALE], device=self.device)[:, :, None, None]
+        normalized: Tensor = (x - shift) / scale
+        return normalized
 
     def _distances(self, x: Tensor, y: Tensor) -> NDArray[np.float64]:
         total = torch.zeros(len(x), device=self.device)
@@ -144,39 +136,29 @@ def load_lpips(network: Path, heads: Path, device: torch.device) -> Lpips:
     if net is None:
         raise CheckpointError("weights", network, "hold neither AlexNet nor VGG-16", hint)
     weights, widths, width = {}, list[int](), 3
+    other = "use another file"
     for stage in STAGES[net]:
         for index, kernel, _, _ in stage.convolutions:
-            name, shape = f"features.{index}", (width, kernel, kernel)
-            weights[index] = _convolution(renamed, name, shape, network, device)
-            width = len(weights[index][1])
+            name = f"features.{index}"
+            weight, bias = (renamed.get(f"{name}.{part}") for part in ("weight", "bias"))
+            if weight is None or bias is None:
+                raise CheckpointError("weights", network, f"hold no {name}", other)
+            # Checked before anything is allocated: the file comes from elsewhere.
+            channels = bias.numel()
+            shapes = (channels, width, kernel, kernel), (channels,)
+            if (weight.shape, bias.shape) != shapes or not 0 < channels <= MAX_CHANNELS:
+                raise CheckpointError("weights", network, f"hold a {name} of a wrong shape", other)
+            weights[index] = weight.float().to(device), bias.float().to(device)
+            width = channels
         widths.append(width)
     if heads != network:
         tensors = read_tensors(heads, "give alex.pth or vgg.pth of LPIPS")
-    linear = tuple(_head(tensors, k, width, heads, device) for k, width in enumerate(widths))
-    return Lpips(net, weights, linear, device)
-
-
-def _convolution(
-    tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], path: Path, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
-    if weight is None or bias is None:
-        raise CheckpointError("weights", path, f"hold no {name}", "use another file")
-    # Checked before anything is allocated: the file comes from elsewhere.
-    channels = len(weight) if weight.dim() else 0
-    if weight.shape[1:] != shape or bias.shape != (channels,) or not 0 < channels <= MAX_CHANNELS:
-        raise CheckpointError(
-            "weights", path, f"hold a {name} of a wrong shape", "use another file"
-        )
-    return weight.float().to(device), bias.float().to(device)
-
-
-def _head(
-    tensors: dict[str, Tensor], index: int, width: int, path: Path, device: torch.device
-) -> Tensor:
-    name = f"lin{index}.model.1.weight"
-    head = tensors.get(name)
-    if head is None or head.shape != (1, width, 1, 1):
-        hint = "give the heads of this network, alex.pth or vgg.pth"
-        raise CheckpointError("weights", path, f"hold no {name} for {width} channels", hint)
-    return head.float().to(device)
+    linear = []
+    for number, width in enumerate(widths):
+        name = f"lin{number}.model.1.weight"
+        head = tensors.get(name)
+        if head is None or head.shape != (1, width, 1, 1):
+            hint = "give the heads of this network, alex.pth or vgg.pth"
+            raise CheckpointError("weights", heads, f"hold no {name} for {width} channels", hint)
+        linear.append(head.float().to(device))
+    return Lpips(net, weights, tuple(linear), device)

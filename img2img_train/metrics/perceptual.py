@@ -68,9 +68,9 @@ class PerceptualScores:
         """Add a batch, N x H x W x 3 each; return the scores of each image, and of its input."""
         inception, lpips = self.networks.inception, self.networks.lpips
         if inception is not None:
-            self.inputs.update(inception.features(inputs))
-            self.outputs.update(inception.features(outputs))
-            self.targets.update(inception.features(targets))
+            sets = self.inputs, self.outputs, self.targets
+            for gaussian, images in zip(sets, (inputs, outputs, targets), strict=True):
+                gaussian.update(inception.features(images))
         if lpips is None:
             return [({}, {}) for _ in outputs]
         scores, baseline = lpips.distances(outputs, targets), lpips.distances(inputs, targets)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +25,8 @@ from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, wr
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.format import to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
-from img2img_train.runs.checkpoint import (
-    Checkpoint,
-    Description,
-    Tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
+from img2img_train.runs import checkpoint as checkpoints
+from img2img_train.runs.checkpoint import Checkpoint, read_checkpoint, read_description
 
 # The workers of a killed run hold its lock until they notice that their parent is gone.
 LOCK_WAIT_SECONDS: Final = 2.0
@@ -61,16 +56,14 @@ class RunFolder:
             return False
         return self.report.stat().st_mtime_ns >= self.latest.stat().st_mtime_ns
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder, creating it if missing; FolderInUseError if another process holds it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             why = error.strerror or "cannot be created"
             raise UsageError("run", self.root, why, OUT_HINT) from None
-        with locked(self.root, "run", f"wait for it, or {OUT_HINT}", LOCK_WAIT_SECONDS):
-            yield
+        return locked(self.root, "run", f"wait for it, or {OUT_HINT}", LOCK_WAIT_SECONDS)
 
     def check_free(self) -> None:
         """Raise UsageError if the folder holds something other than a run."""
@@ -115,16 +108,22 @@ class RunFolder:
         for path in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
             path.unlink(missing_ok=True)
 
-    def write_latest(self, tensors: Tensors, description: Description) -> None:
+    def write_latest(
+        self, tensors: checkpoints.Tensors, description: checkpoints.Description
+    ) -> None:
         """Write the latest checkpoint; the one before becomes the previous one."""
         # Complete on the disk before anything is renamed: between the two renames there is no
         # latest checkpoint, but a previous one, which ``load_newest`` finds.
         fresh = self.latest.with_name(".next.safetensors.tmp")
-        write_checkpoint(fresh, tensors, description)
+        checkpoints.write_checkpoint(fresh, tensors, description)
         if self.latest.exists():
             self.latest.replace(self.previous)
         fresh.replace(self.latest)
         sync_folder(self.checkpoints)
+
+    def latest_step(self) -> int | None:
+        """Return the step of the latest checkpoint, None if there is none."""
+        return read_description(self.latest).progress.step if self.latest.exists() else None
 
     def load_newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """Return the newest intact checkpoint, None if there is none.

@@ -15,7 +15,7 @@ from collections.abc import Container, Mapping
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from img2img_train.networks.layers import BatchNorm
 
@@ -45,20 +45,16 @@ def compile_networks(
     # A tiny graph shows whether there is a compiler at all, before any state of the run has
     # changed.
     config.suppress_errors = False
-    torch.compile(_probe, backend=BACKEND)(torch.ones(2, device=device))
+    torch.compile(lambda x: 2 * x + 1, backend=BACKEND)(torch.ones(2, device=device))
     config.suppress_errors = True
     for module in (m for net in nets.values() for m in net.modules()):
         if isinstance(module, BatchNorm) and module.world_size > 1:
             # No compiler traces an all-reduce inside an autograd function of our own.
             module.forward_synced = torch.compiler.disable(module.forward_synced)  # type: ignore[method-assign,no-untyped-call]
-    compiled = dict[str, nn.Module](nets)
-    for name in (name for name in nets if name not in skip):
-        compiled[name] = torch.compile(nets[name], dynamic=False, backend=BACKEND)  # type: ignore[assignment]
-    return compiled
-
-
-def _probe(x: Tensor) -> Tensor:
-    return 2 * x + 1
+    return {
+        name: net if name in skip else torch.compile(net, dynamic=False, backend=BACKEND)  # type: ignore[misc]
+        for name, net in nets.items()
+    }
 
 
 def use_private_cache() -> None:

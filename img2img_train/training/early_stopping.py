@@ -39,8 +39,3 @@ def overfitting_warning(rows: Sequence[LogRow], pairs: int, options: Sequence[st
     *others, final = "more pairs", *options
     hint = f"{', '.join(others)} or {final} help" if others else f"{final} help"
     return f"overfitting: {now} {before}, on {pairs:,} pairs; {hint}"
-
-
-def stop_message(epoch: int, validations: int) -> str:
-    """Return the log line of a run that stops early."""
-    return f"stopped early after epoch {epoch}: no better PSNR in {validations:,} validations"

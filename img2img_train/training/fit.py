@@ -23,7 +23,7 @@ from img2img_train.training import setup, signals
 from img2img_train.training.compile import compile_networks
 from img2img_train.training.early_stopping import TRAIN_SAMPLE
 from img2img_train.training.loggers import LiveReport, TensorBoardLogger
-from img2img_train.training.trainer import Trainer, checkpoint_step
+from img2img_train.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +100,11 @@ def _run(trainer: Trainer) -> bool:
             print_line(line)
         if trainer.progress.step:
             print_line(f"resuming from step {trainer.progress.step:,}")
-        if trainer.config.tensorboard and processes.is_main:
-            steps = data.plan.steps_per_epoch
-            trainer.tensorboard = TensorBoardLogger.start(folder.root, steps)
-        try:
+        with contextlib.ExitStack() as stack:
+            if trainer.config.tensorboard and processes.is_main:
+                writer = TensorBoardLogger.start(folder.root, data.plan.steps_per_epoch)
+                trainer.tensorboard = stack.enter_context(contextlib.closing(writer))
             _train(trainer)
-        finally:
-            if trainer.tensorboard is not None:
-                trainer.tensorboard.close()
         trainer.save()
     # A finished run needs no checkpoint to fall back to.
     processes.main_first(lambda: folder.previous.unlink(missing_ok=True))
@@ -207,10 +204,7 @@ def _memory_hint(config: RunConfig, folder: RunFolder) -> str:
 
 
 def _stopped(stop: signals.StopSignal, folder: RunFolder) -> signals.StoppedBySignal:
-    number, step = stop.number or signal.SIGTERM, "before the first step"
-    if folder.latest.exists():
-        step = f"at step {checkpoint_step(folder.latest):,}"
+    number, step = signal.Signals(stop.number or signal.SIGTERM), folder.latest_step()
+    where = "before the first step" if step is None else f"at step {step:,}"
     hint = f"the same command, or 'img2img-train resume {folder.root}', continues from there"
-    return signals.StoppedBySignal(
-        number, f"stopped by {signal.Signals(number).name} {step}; {hint}"
-    )
+    return signals.StoppedBySignal(number, f"stopped by {number.name} {where}; {hint}")

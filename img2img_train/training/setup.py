@@ -49,9 +49,8 @@ def resolve_auto(config: RunConfig) -> RunConfig:
 
 def _default_threads() -> int:
     """Return this process's share of the cores of the machine."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
+    affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // torchrun_env().local_world_size)
 
 
@@ -134,11 +133,9 @@ class RunData:
             raise CorpusError("corpus", where, why, "build it with --size")
         check_device_cache(config.cache, train, config.workers)
         _check_patience(config, held_out)
-        weights = tuple(choice.weight for choice in config.corpora)
-        augmentation = config.jitter, config.crop, config.flip
-        plan = SamplingPlan(
-            train.counts, weights, config.batch, config.seed, train.other_counts, *augmentation
-        )
+        weights, others = tuple(c.weight for c in config.corpora), train.other_counts
+        settings = config.jitter, config.crop, config.flip
+        plan = SamplingPlan(train.counts, weights, config.batch, config.seed, others, *settings)
         dataset.indices_of_keys(held_out or train, config.grid_keys)
         for spec in config.objective.networks(train.channel_layout.channels).values():
             spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))
@@ -200,9 +197,8 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     networks = objective.networks(layout.channels)
     spec = networks["generator"]
     padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
-    images = (
-        f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} {width}x{height}"
-    )
+    images = f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} "
+    images += f"{width}x{height}"
     images += f", enlarged by {config.jitter:g} and cropped again" if config.jitter > 1 else ""
     images += f", {layout.label}" if layout.label else ""
     images += f", padded to {padded} and cropped back" if padded != f"{width}x{height}" else ""

@@ -64,15 +64,17 @@ class TrainingState:
         """The networks for validation and samples: moving averages where there are any."""
         return self.nets | self.ema.nets if self.ema is not None else self.nets
 
+    @property
+    def _saved_nets(self) -> dict[str, nn.Module]:
+        """The networks by their prefix in a checkpoint: ``network/NAME/`` and ``ema/NAME/``."""
+        averaged = self.ema.nets if self.ema is not None else {}
+        saved = {f"network/{name}/": net for name, net in self.nets.items()}
+        return saved | {f"ema/{name}/": net for name, net in averaged.items()}
+
     def network_tensors(self) -> checkpoints.Tensors:
         """Return all weights and buffers: ``network/NAME/KEY`` and ``ema/NAME/KEY``."""
-        groups = {"network": self.nets, "ema": self.ema.nets if self.ema is not None else {}}
-        return {
-            f"{group}/{name}/{key}": tensor
-            for group, nets in groups.items()
-            for name, net in nets.items()
-            for key, tensor in net.state_dict().items()
-        }
+        nets = self._saved_nets.items()
+        return {prefix + key: t for prefix, net in nets for key, t in net.state_dict().items()}
 
     # Position in the data, learning rate, augmentation and the draws of pools are functions of the
     # step number. Everything else has to be here, or a resumed run would not be bit-exact: weights,
@@ -96,11 +98,8 @@ class TrainingState:
 
         ``size`` is the height and width of the images in the pools.
         """
-        groups = {"network": self.nets, "ema": self.ema.nets if self.ema is not None else {}}
-        for group, nets in groups.items():
-            for name, net in nets.items():
-                tensors = checkpoint.tensors_under(f"{group}/{name}/")
-                checkpoints.load_into_network(net, tensors, checkpoint.path)
+        for prefix, net in self._saved_nets.items():
+            checkpoints.load_into_network(net, checkpoint.tensors_under(prefix), checkpoint.path)
         for name, optimizer in self.optimizers.items():
             tensors = checkpoint.tensors_under(f"optimizer/{name}/")
             checkpoints.load_into_optimizer(optimizer, tensors, checkpoint.path)

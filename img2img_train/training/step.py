@@ -22,21 +22,24 @@ from img2img_train.training.state import TrainingState
 class MicroBatches:
     """The parts of a batch for gradient accumulation, and the fraction of the images that each has.
 
-    ``images`` holds for each part the images of ``forward`` and those of the image pools.
+    ``images`` holds for each part the images of ``forward`` and those of the image pools, which
+    draw from ``rngs``.
     """
 
     parts: list[Batch]
     fractions: list[float]
+    rngs: Mapping[str, np.random.Generator]
     images: list[tuple[Images, Images]] = field(default_factory=list)
 
     @classmethod
-    def split(cls, batch: Batch, count: int) -> MicroBatches:
+    def split(
+        cls, batch: Batch, count: int, rngs: Mapping[str, np.random.Generator]
+    ) -> MicroBatches:
         """Split a batch of N into ``count`` parts, at most N, as equal as possible."""
         total = len(batch.input)
-        count = min(count, total)
-        pairs = zip(batch.input.tensor_split(count), batch.target.tensor_split(count), strict=True)
-        parts = [Batch(inputs, targets) for inputs, targets in pairs]
-        return cls(parts, [len(part.input) / total for part in parts])
+        sides = (x.tensor_split(min(count, total)) for x in (batch.input, batch.target))
+        parts = [Batch(inputs, targets) for inputs, targets in zip(*sides, strict=True)]
+        return cls(parts, [len(part.input) / total for part in parts], rngs)
 
 
 @dataclass(slots=True)
@@ -74,8 +77,8 @@ class TrainStep:
             self.processes.seed(self.config.seed, number)
         layout = state.memory_format
         inputs, targets = (x.contiguous(memory_format=layout) for x in (batch.input, batch.target))
-        micro = MicroBatches.split(Batch(inputs, targets), self.config.accumulate)
         rngs = {name: pool.rng(number) for name, pool in state.pools.items()}
+        micro = MicroBatches.split(Batch(inputs, targets), self.config.accumulate, rngs)
         phases = [phase for phase in objective.phases() if (number + 1) % phase.every == 0]
         terms = dict[str, Tensor]()
         for phase in phases:
@@ -83,7 +86,7 @@ class TrainStep:
             optimizer.zero_grad(set_to_none=True)
             for index, part in enumerate(micro.parts):
                 fraction = micro.fractions[index]
-                outputs, history = self._images(phase, phases, micro, index, rngs)
+                outputs, history = self._images(phase, phases, micro, index)
                 self.require_gradients(phase)
                 with self.autocast():
                     losses = objective.losses(phase.name, self.nets, part, outputs, history)
@@ -105,12 +108,7 @@ class TrainStep:
         return terms
 
     def _images(
-        self,
-        phase: Phase,
-        phases: list[Phase],
-        micro: MicroBatches,
-        index: int,
-        rngs: Mapping[str, np.random.Generator],
+        self, phase: Phase, phases: list[Phase], micro: MicroBatches, index: int
     ) -> tuple[Images, Images]:
         """Return the images generated from a micro-batch, and the images of the pools for it."""
         objective = self.config.objective
@@ -129,7 +127,9 @@ class TrainStep:
             outputs = objective.forward(self.nets, micro.parts[index])
         if first:
             pools = self.state.pools.items()
-            history = {name: self._query(pool, outputs[name], rngs[name]) for name, pool in pools}
+            history = {
+                name: self._query(pool, outputs[name], micro.rngs[name]) for name, pool in pools
+            }
             kept = outputs if undivided else {name: x.detach() for name, x in outputs.items()}
             micro.images.append((kept, history))
         return outputs, micro.images[index][1]

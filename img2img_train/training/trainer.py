@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from img2img_train.distributed.processes import Processes
 from img2img_train.objectives.base import Batch, Losses, Objective
 from img2img_train.optim.lr_schedule import LrSchedule
 from img2img_train.runs import checkpoint as checkpoints
+from img2img_train.runs.checkpoint import TrainingProgress
 from img2img_train.runs.folder import LIBRARIES, RunFolder
 from img2img_train.training import early_stopping
 from img2img_train.training.loggers import EpochTimer, LiveReport, LossBuffer, TensorBoardLogger
@@ -48,7 +48,7 @@ class Trainer:
     display: Display
     stop: StopSignal
     processes: Processes = field(default_factory=Processes)
-    progress: checkpoints.TrainingProgress = field(default_factory=checkpoints.TrainingProgress)
+    progress: TrainingProgress = field(default_factory=TrainingProgress)
     state: TrainingState = field(init=False)
     train_step: TrainStep = field(init=False)
     validation_store: ImageStore | None = None
@@ -134,10 +134,10 @@ class Trainer:
         self.progress = self.progress.model_copy(update=update)
 
     def _diverged(self, step: int, what: str) -> DivergedError:
-        latest, good = self.folder.latest, "there is no checkpoint from before"
-        if latest.exists():
-            good = f"the last good checkpoint is '{printable(str(latest))}', "
-            good += f"step {checkpoint_step(latest):,}"
+        saved, good = self.folder.latest_step(), "there is no checkpoint from before"
+        if saved is not None:
+            path = printable(str(self.folder.latest))
+            good = f"the last good checkpoint is '{path}', step {saved:,}"
         why = f"diverged at step {step:,} ({what})"
         hint = f"lower --lr and give another --out; {good}"
         return DivergedError("run", self.folder.root, why, hint)
@@ -150,16 +150,14 @@ class Trainer:
             self._log_epoch()
         if self.processes.is_distributed:
             text = self.processes.broadcast_text(self.progress.model_dump_json())
-            self.progress = checkpoints.TrainingProgress.model_validate_json(text)
+            self.progress = TrainingProgress.model_validate_json(text)
 
     def _log_epoch(self) -> None:
         p, trained = self.progress, time.monotonic()
         last, epoch = p.step == self.data.steps, math.ceil(p.step / self.data.plan.steps_per_epoch)
         at = {"epoch": epoch, "step": p.step}
-        means = {
-            name: round_score(total / p.loss_counts[name])
-            for name, total in sorted(p.loss_sums.items())
-        }
+        sums = sorted(p.loss_sums.items())
+        means = {name: round_score(total / p.loss_counts[name]) for name, total in sums}
         rows: list[dict[str, Any]] = [{"kind": "train", **at, "images": p.images, "losses": means}]
         update: dict[str, Any] = {"loss_sums": {}, "loss_counts": {}, "logged_step": p.step}
         if self.data.held_out and (last or _is_due(epoch, self.config.validate_every)):
@@ -170,7 +168,11 @@ class Trainer:
                 update |= {"best_psnr": rows[-1]["psnr"], "best_step": p.step}
                 self._keep_best(p.model_copy(update=update))
         early = not last and 0 < self.config.patience <= update.get("stale_validations", 0)
-        rows += self._remarks(rows, at, early)
+        rows += self._remarks(rows, at)
+        if early:
+            text = f"stopped early after epoch {epoch}: no better PSNR in "
+            text += f"{self.config.patience:,} validations"
+            rows.append({"kind": "stopped", **at, "text": text})
         if last or early or _is_due(epoch, self.config.samples_every):
             self._write_samples(epoch)
         # Rows are written last and at once: a signal that interrupts validation leaves no
@@ -198,18 +200,12 @@ class Trainer:
         before = self.progress.best_psnr
         return scores | {"best": psnr is not None and (before is None or psnr > before)}
 
-    def _remarks(
-        self, rows: list[dict[str, Any]], at: dict[str, int], early: bool
-    ) -> Iterator[dict[str, Any]]:
+    def _remarks(self, rows: list[dict[str, Any]], at: dict[str, int]) -> list[dict[str, Any]]:
         settings = {"--flip": self.config.flip, "--patience": self.config.patience}
         options = [option for option, value in settings.items() if not value]
         pairs, all_rows = len(self.data.train), [*self.log_rows, *rows]
         warning = early_stopping.overfitting_warning(all_rows, pairs, options)
-        if warning is not None:
-            yield {"kind": "warning", **at, "text": warning}
-        if early:
-            text = early_stopping.stop_message(at["epoch"], self.config.patience)
-            yield {"kind": "stopped", **at, "text": text}
+        return [{"kind": "warning", **at, "text": warning}] if warning is not None else []
 
     def _print_epoch(self, rows: list[dict[str, Any]], timing: dict[str, Any]) -> None:
         self.folder.append(self.folder.timing, [timing])
@@ -238,23 +234,21 @@ class Trainer:
             self.tensorboard.add_grid(path, self.progress.step)
 
     # -------------------------------------------------------------------------------- checkpoints
-    def _describe(
-        self, progress: checkpoints.TrainingProgress, complete: bool
-    ) -> checkpoints.Description:
-        train = self.data.train
+    def _describe(self, progress: TrainingProgress, complete: bool) -> checkpoints.Description:
+        train, layout = self.data.train, self.data.train.channel_layout
         return checkpoints.Description(
             complete=complete,
             generator="generator",
             reverse_generator=self.objective.reverse_generator,
-            networks=self.objective.networks(train.channel_layout.channels),
-            color=train.channel_layout.color,
+            networks=self.objective.networks(layout.channels),
+            color=layout.color,
             size=train.size,
             versions=versions(*LIBRARIES),
             config=self.config.model_dump(mode="json"),
             progress=progress,
         )
 
-    def _keep_best(self, progress: checkpoints.TrainingProgress) -> None:
+    def _keep_best(self, progress: TrainingProgress) -> None:
         # A copy on the host, which ``save`` writes: an epoch may take less time than a file.
         networks = self.state.network_tensors().items()
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in networks}
@@ -271,8 +265,8 @@ class Trainer:
         if self.best is not None:
             checkpoints.write_checkpoint(self.folder.best, *self.best)
             self.best = None
-        update = {"log_bytes": self.folder.sync_log()}
-        self.progress = self.progress.model_copy(update=update)
+        log_bytes = self.folder.sync_log()
+        self.progress = self.progress.model_copy(update={"log_bytes": log_bytes})
         tensors = self.state.tensors()
         bad = checkpoints.first_nonfinite(tensors)
         if bad is not None:
@@ -295,8 +289,3 @@ def _format_validation(row: dict[str, Any]) -> str:
     train = f", train {row['psnr_train']:.2f}" if "psnr_train" in row else ""
     best = ", best" if row["best"] else ""
     return f"PSNR {row['psnr']:.2f} dB (input {row['psnr_input']:.2f}{train}){best}"
-
-
-def checkpoint_step(path: Path) -> int:
-    """Return the step of a checkpoint; raises as ``read_description``."""
-    return checkpoints.read_description(path).progress.step

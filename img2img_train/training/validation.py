@@ -60,13 +60,10 @@ class Validator:
         for net in self.nets.values():
             net.eval()
         try:
-            batch = Batch(
-                layout.input(torch.from_numpy(inputs).to(self.device)),
-                layout.target(torch.from_numpy(targets).to(self.device)),
-            )
-            with dropout_at_test(
-                self.nets.values(), dropout_seeds(batch.input) if self.dropout else ()
-            ):
+            input, target = (torch.from_numpy(x).to(self.device) for x in (inputs, targets))
+            batch = Batch(layout.input(input), layout.target(target))
+            seeds = dropout_seeds(batch.input) if self.dropout else ()
+            with dropout_at_test(self.nets.values(), seeds):
                 outputs = self.objective.forward(self.nets, batch)
             images = {"input": batch.input, "target": batch.target} | outputs
             rgb = {name: layout.to_rgb(image, batch.input) for name, image in images.items()}
@@ -115,10 +112,9 @@ class Validator:
     def grid(self, inputs: Pixels, targets: Pixels) -> NDArray[Any]:
         """Return a sample grid, H x W x 3 uint8: a row per pair, with the objective's columns."""
         images = self.run(inputs, targets)
-        columns = [images[name].cpu().numpy() for name in self.objective.sample_columns]
-        return np.ascontiguousarray(
-            np.concatenate([np.concatenate(list(c)) for c in columns], axis=1)
-        )
+        arrays = (images[name].cpu().numpy() for name in self.objective.sample_columns)
+        columns = [np.concatenate(list(array)) for array in arrays]
+        return np.ascontiguousarray(np.concatenate(columns, axis=1))
 
 
 def batch_psnr(output: Tensor, target: Tensor) -> Tensor:
