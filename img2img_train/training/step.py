@@ -28,18 +28,16 @@ class MicroBatches:
 
     parts: list[Batch]
     fractions: list[float]
-    rngs: Mapping[str, np.random.Generator]
     images: list[tuple[Images, Images]] = field(default_factory=list)
+    rngs: dict[str, np.random.Generator] = field(default_factory=dict)
 
     @classmethod
-    def split(
-        cls, batch: Batch, count: int, rngs: Mapping[str, np.random.Generator]
-    ) -> MicroBatches:
+    def split(cls, batch: Batch, count: int) -> MicroBatches:
         """Split a batch of N into ``count`` parts, at most N, as equal as possible."""
         total = len(batch.input)
         sides = (x.tensor_split(min(count, total)) for x in (batch.input, batch.target))
         parts = [Batch(inputs, targets) for inputs, targets in zip(*sides, strict=True)]
-        return cls(parts, [len(part.input) / total for part in parts], rngs)
+        return cls(parts, [len(part.input) / total for part in parts])
 
 
 @dataclass(slots=True)
@@ -77,8 +75,8 @@ class TrainStep:
             self.processes.seed(self.config.seed, number)
         layout = state.memory_format
         inputs, targets = (x.contiguous(memory_format=layout) for x in (batch.input, batch.target))
-        rngs = {name: pool.rng(number) for name, pool in state.pools.items()}
-        micro = MicroBatches.split(Batch(inputs, targets), self.config.accumulate, rngs)
+        micro = MicroBatches.split(Batch(inputs, targets), self.config.accumulate)
+        micro.rngs = {name: pool.rng(number) for name, pool in state.pools.items()}
         phases = [phase for phase in objective.phases() if (number + 1) % phase.every == 0]
         terms = dict[str, Tensor]()
         for phase in phases:
