@@ -73,15 +73,12 @@ def build_gallery(
     """
     origins = [origin for origin, _ in parts]
     varied = [n for n in (origins[0] if origins else ()) if len({o[n] for o in origins}) > 1]
-    items = [
-        {
-            **item,
-            "origin": {name: origin[name] for name in varied},
-            "attributes": {**origin, **item["attributes"]},
-        }
-        for origin, saved in parts
-        for item in saved["gallery"]
-    ]
+    items = []
+    for origin, saved in parts:
+        varying = {name: origin[name] for name in varied}
+        for item in saved["gallery"]:
+            attributes = {**origin, **item["attributes"]}
+            items.append({**item, "origin": varying, "attributes": attributes})
     items.sort(key=lambda item: (item["scores"]["psnr"], item["key"]))
     shared = {
         name: metric
@@ -89,9 +86,15 @@ def build_gallery(
         if all(name in item["scores"] for item in items)
     }
     filters = list(_filters(items))
-    complete = [_complete(item, filters, list(shared)) for item in _fit(items)]
+    images = []
+    for item in _fit(items):
+        scores, values = item["scores"], item["attributes"]
+        picks = [(n, values[name]) for n, (name, _) in enumerate(filters) if name in values]
+        numbers = [(n, scores[name]) for n, name in enumerate(shared)]
+        gain = round(scores["psnr"] - item["input_scores"]["psnr"], 6)
+        images.append({**item, "picks": picks, "numbers": numbers, "gain": gain})
     total = sum(saved["images"] for _, saved in parts)
-    return Gallery(complete, filters, list(_orders(shared)), shared, total)
+    return Gallery(images, filters, list(_orders(shared)), shared, total)
 
 
 def _filters(items: Sequence[GalleryItem]) -> Iterator[tuple[str, list[str]]]:
@@ -109,18 +112,6 @@ def _orders(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str
         if name != "psnr":
             direction = "up" if metric["better"] == "higher" else "down"
             yield f"m{number} {direction}", f"worst {metric['label']} first"
-
-
-def _complete(
-    item: GalleryItem, filters: Sequence[tuple[str, Sequence[str]]], metrics: Sequence[str]
-) -> GalleryItem:
-    values = item["attributes"]
-    return {
-        **item,
-        "picks": [(n, values[name]) for n, (name, _) in enumerate(filters) if name in values],
-        "numbers": [(n, item["scores"][name]) for n, name in enumerate(metrics)],
-        "gain": round(item["scores"]["psnr"] - item["input_scores"]["psnr"], 6),
-    }
 
 
 # ----------------------------------------------------------------------------------------- size

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -126,18 +126,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, text
 
 
-def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def _charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the charts for which the log has values: losses, validation PSNR, cycle MAE."""
     train = [row for row in log if row.get("kind") == "train"]
     validation = [row for row in log if row.get("kind") == "validation"]
     names = dict.fromkeys(name for row in train for name in row["losses"])
-    losses = [
-        Series(name, _by_epoch((row["epoch"], row["losses"].get(name)) for row in train))
-        for name in names
-    ]
+    rows = [{**row["losses"], "epoch": row["epoch"]} for row in train]
+    losses = [Series(name, _by_epoch(rows, name)) for name in names]
 
     def line(label: str, key: str, style: str = "solid") -> Series:
-        return Series(label, _by_epoch((row["epoch"], row.get(key)) for row in validation), style)
+        return Series(label, _by_epoch(validation, key), style)
 
     quality = [
         line("model", "psnr"),
@@ -149,15 +147,16 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
         draw_chart("PSNR on the validation split", "dB", quality),
         draw_chart("Cycle MAE on the validation split", "levels", [line("model", "cycle_mae")]),
     ]
-    return [chart for chart in charts if chart.lines]
+    return [chart for chart in charts if chart["lines"]]
 
 
-def _by_epoch(pairs: Iterable[tuple[Any, Any]]) -> list[Point]:
-    """Return one point per epoch, the mean of its finite values."""
+def _by_epoch(rows: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
+    """Return one point per epoch, the mean of its finite values under ``key``."""
     values: dict[float, list[float]] = {}
-    for epoch, value in pairs:
+    for row in rows:
+        value = row.get(key)
         if isinstance(value, int | float) and math.isfinite(value):
-            values.setdefault(float(epoch), []).append(float(value))
+            values.setdefault(float(row["epoch"]), []).append(float(value))
     return [(epoch, sum(v) / len(v)) for epoch, v in sorted(values.items())]
 
 
@@ -171,33 +170,12 @@ class Series:
     style: str = "solid"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line in pixels: ``path`` for SVG, its ``last`` point, and the value there as text."""
+def draw_chart(title: str, unit: str, series: Sequence[Series]) -> dict[str, Any]:
+    """Return a line chart over epochs for ``chart.html``; series without points are left out.
 
-    label: str
-    style: str
-    path: str
-    last: Point
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart in pixels; ticks are (position, label)."""
-
-    title: str
-    unit: str
-    width: int
-    height: int
-    left: int
-    x_ticks: Sequence[tuple[float, str]]
-    y_ticks: Sequence[tuple[float, str]]
-    lines: Sequence[Line]
-
-
-def draw_chart(title: str, unit: str, series: Sequence[Series]) -> Chart:
-    """Return the layout of a line chart over epochs; series without points are left out."""
+    All positions are pixels: ticks are (position, label), lines are label, style, ``path`` for SVG,
+    its ``last`` point, and the ``value`` there as text.
+    """
     drawn = [one for one in series if one.points]
     xs = [x for one in drawn for x, _ in one.points] or [0.0]
     ys = [y for one in drawn for _, y in one.points] or [0.0]
@@ -221,11 +199,13 @@ def draw_chart(title: str, unit: str, series: Sequence[Series]) -> Chart:
     for one in drawn:
         points = [place(*point) for point in one.points]
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
-        lines.append(Line(one.label, one.style, path, points[-1], f"{one.points[-1][1]:.4g}"))
+        line = {"label": one.label, "style": one.style, "path": path, "last": points[-1]}
+        lines.append({**line, "value": f"{one.points[-1][1]:.4g}"})
     epochs = [x for x in _ticks(min(xs), max(xs), 6) if x.is_integer() and min(xs) <= x <= max(xs)]
     x_ticks = [(place(x, ys[0])[0], f"{x:g}") for x in epochs]
     y_ticks = [(place(xs[0], y)[1], label) for y, label in zip(ticks, labels, strict=True)]
-    return Chart(title, unit, CHART_WIDTH, CHART_HEIGHT, left, x_ticks, y_ticks, lines)
+    chart = {"title": title, "unit": unit, "width": CHART_WIDTH, "height": CHART_HEIGHT}
+    return {**chart, "left": left, "x_ticks": x_ticks, "y_ticks": y_ticks, "lines": lines}
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:

@@ -18,9 +18,9 @@ LINES = {
 @pytest.mark.parametrize("name", LINES)
 def test_charts_keep_lines_and_ticks_inside(name: str) -> None:
     chart = draw_chart("t", "", [Series("line", LINES[name]), Series("none", [])])
-    (line,) = chart.lines
-    numbers = [float(part) for part in line.path.replace("M", "").replace("L", " ").split()]
-    assert all(0 <= x <= chart.width for x in numbers[::2])
-    assert all(0 <= y <= chart.height for y in numbers[1::2])
-    assert 2 <= len(chart.y_ticks) <= 9
-    assert len({label for _, label in chart.y_ticks}) == len(chart.y_ticks)
+    (line,) = chart["lines"]
+    numbers = [float(part) for part in line["path"].replace("M", "").replace("L", " ").split()]
+    assert all(0 <= x <= chart["width"] for x in numbers[::2])
+    assert all(0 <= y <= chart["height"] for y in numbers[1::2])
+    assert 2 <= len(chart["y_ticks"]) <= 9
+    assert len({label for _, label in chart["y_ticks"]}) == len(chart["y_ticks"])
