@@ -195,7 +195,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     objective, (height, width) = config.objective, data.train.size
     layout = data.train.channel_layout
     networks = objective.networks(layout.channels)
-    spec = networks["generator"]
+    spec = networks.pop("generator")
     padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
     images = f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} "
     images += f"{width}x{height}"
@@ -206,7 +206,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     held_out = _count(data.held_out) if data.held_out else no_split
     counts = zip(data.plan.drawn(), config.corpora, strict=True)
     drawn = " + ".join(f"{count:,} of {corpus.path}" for count, corpus in counts)
-    others = {f"{n.name} of width {n.width}" for k, n in networks.items() if k != "generator"}
+    others = {f"{other.name} of width {other.width}" for other in networks.values()}
     network = f"{spec.name} of width {spec.width}{' with ' if others else ''}"
     network += f"{', '.join(sorted(others))}, {config.precision} on {config.device}"
     unit = "pair(s)" if objective.paired else "image(s) of each side"

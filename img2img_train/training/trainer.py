@@ -188,14 +188,17 @@ class Trainer:
 
     def _validate(self, held_out: ImageSet) -> dict[str, Any]:
         """Return the scores on held-out images, ``psnr_train`` on training pairs, and ``best``."""
-        batch, validator = self.config.batch, self.validator
+        validator, sample = self.validator, self.train_sample
+        # Images of different sizes do not stack.
+        batch = 1 if held_out.min_side else self.config.batch
         # With several processes a signal has to wait for the next ``agree``: the others are not
         # validating.
         check = (lambda: None) if self.processes.is_distributed else self.stop.check
         store = self.validation_store or held_out
-        scores: dict[str, Any] = validator.scores(held_out, store, batch, check)
-        if self.train_sample is not None:
-            scores["psnr_train"] = validator.psnr(self.train_sample, batch, check)
+        scores: dict[str, Any] = validator.scores(store, len(held_out), batch, check)
+        if sample is not None:
+            count = len(sample.targets)
+            scores["psnr_train"] = validator.scores(sample, count, batch, check)["psnr"]
         psnr = scores.get("psnr") if self.objective.best_by_psnr else None
         before = self.progress.best_psnr
         return scores | {"best": psnr is not None and (before is None or psnr > before)}

@@ -6,7 +6,7 @@ from bad ones; the error of the cycles is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from img2img_data.images.pixels import Pixels
 from img2img_train.data.augment import Crops, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout, denormalize
-from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore, indices_of_keys
+from img2img_train.data.dataset import ImageSet, ImageStore, indices_of_keys
 from img2img_train.data.loader import evenly_spaced
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
 from img2img_train.objectives.base import Batch, Objective
@@ -73,17 +73,19 @@ class Validator:
                 net.train()
 
     def scores(
-        self, held_out: ImageSet, store: ImageStore, batch: int, check: Callable[[], None]
+        self, store: ImageStore, count: int, batch: int, check: Callable[[], None]
     ) -> dict[str, float]:
-        """Return mean scores of held-out images: ``psnr``, ``psnr_input`` (dB), or ``cycle_mae``.
+        """Return mean scores of ``count`` images: ``psnr``, ``psnr_input`` (dB), or ``cycle_mae``.
 
         ``psnr_input`` is the input baseline, the input scored as if it were the output.
         ``cycle_mae`` is the mean absolute error of both cycles, in gray levels of 255. ``check`` is
         called before each batch.
         """
         values: dict[str, list[Tensor]] = {}
-        batch = 1 if held_out.min_side else batch
-        for images in self._batches(store, len(held_out), batch, check):
+        for start in range(0, count, batch):
+            check()
+            indices = np.arange(start, min(start + batch, count))
+            images = self.run(*store.gather(np.stack([indices, indices])))
             if self.objective.paired:
                 columns = {"psnr": "output", "psnr_input": "input"}
                 found = {k: batch_psnr(images[x], images["target"]) for k, x in columns.items()}
@@ -93,21 +95,6 @@ class Validator:
             for name, scores in found.items():
                 values.setdefault(name, []).append(scores)
         return {name: round_score(float(torch.cat(x).mean())) for name, x in values.items()}
-
-    def psnr(self, store: CachedImages, batch: int, check: Callable[[], None]) -> float:
-        """Return the mean PSNR of all images of a store, dB; ``check`` as in ``scores``."""
-        batch = 1 if isinstance(store.inputs, list) else batch
-        batches = self._batches(store, len(store.targets), batch, check)
-        values = [batch_psnr(images["output"], images["target"]) for images in batches]
-        return round_score(float(torch.cat(values).mean()))
-
-    def _batches(
-        self, store: ImageStore, count: int, batch: int, check: Callable[[], None]
-    ) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, count, batch):
-            check()
-            indices = np.arange(start, min(start + batch, count))
-            yield self.run(*store.gather(np.stack([indices, indices])))
 
     def grid(self, inputs: Pixels, targets: Pixels) -> NDArray[Any]:
         """Return a sample grid, H x W x 3 uint8: a row per pair, with the objective's columns."""
