@@ -157,8 +157,8 @@ class FingerprintFile:
     def load(self) -> Fingerprints:
         """Return the fingerprints, 29 bytes each in memory; usable while the file is open."""
         names, records = ("kind", "digest", "hash", "aspect"), self._records()
-        kinds, digests, hashes, aspects = (np.array(records[name]) for name in names)
-        return Fingerprints(kinds, digests, hashes, aspects, self._file)
+        types, digests, hashes, aspects = (np.array(records[name]) for name in names)
+        return Fingerprints(types, digests, hashes, aspects, self._file)
 
     def _records(self) -> NDArray[Any]:
         # Mapped, not read: thumbnails are most of the file. An empty file cannot be mapped.
