@@ -99,10 +99,8 @@ def _common_entries(shard: CorpusShard) -> dict[str, Any]:
     """Return what the pages of all shards of one run have in common, as one flat mapping."""
     flat = {k: v for k, v in shard.info.items() if k not in _DIFFERENT and not isinstance(v, dict)}
     flat |= (shard.info.get("recipe") or {}) | (shard.info.get("versions") or {})
-    return flat | {
-        "number of shards": shard.count,
-        "number of sources": shard.info["shard"].get("sources"),
-    }
+    sources = shard.info["shard"].get("sources")
+    return flat | {"number of shards": shard.count, "number of sources": sources}
 
 
 def merge_shards(

@@ -254,24 +254,14 @@ def corpus_build(
     job = make_job(plan, pairing, out, settings, name)
     shares = parse_split(settings.split)
     plan.assign_splits(shares, settings.group_by, settings.stratify, settings.seed)
-    recipe = {
-        "command": name,
-        **pairing.settings(),
-        **job.settings.model_dump(mode="json"),
-        "source_names": plan.names_digest(),
-        **plan.tags_digest(),
-    }
+    dumped = {**pairing.settings(), **job.settings.model_dump(mode="json")}
+    recipe = {"command": name, **dumped, **plan.digests()}
     channels = COUNT[settings.channels]
     # WebP has no single channel, and in the combined layout the plane gets those of the target.
     plane = pairing.plane and job.settings.layout == "folders" and settings.format != "webp"
-    about = {
-        "format": FORMAT,
-        "kind": job.kind,
-        "layout": job.settings.layout,
-        "color": pairing.color,
-        "bits": settings.bits,
-        "channels": {"input": 1 if plane else channels, "target": channels},
-    }
+    about: dict[str, Any] = {"format": FORMAT, "kind": job.kind, "layout": job.settings.layout}
+    about |= {"color": pairing.color, "bits": settings.bits}
+    about["channels"] = {"input": 1 if plane else channels, "target": channels}
 
     def expect(task: ImageTask) -> str:
         split = _group_and_split(job, task)[1]

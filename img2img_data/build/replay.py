@@ -9,10 +9,9 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from img2img_data.build import pairs
 from img2img_data.build.pairings import pairing_of
@@ -29,8 +28,7 @@ _NOT_COMPUTED: Final = ("combine", "halves", "unpaired")
 """Pairings whose input is a source image as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayResult:
+class ReplayResult(NamedTuple):
     """Result of a replay: True if the bytes are equal, and the lines to print."""
 
     equal: bool

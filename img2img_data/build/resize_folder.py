@@ -45,19 +45,15 @@ def resize_image(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     content, extension = encode_image(source.pixels, [source], format, quality)
     name = f"{task.key}.{extension}"
     write_file(job.out, name, content)
-    height, width = source.pixels.shape[:2]
-    return ".", {
+    row: dict[str, Any] = {
         "file_name": name,
         **source_columns(task.sources[0]),
         "tags": dict(task.tags),
-        "width": width,
-        "height": height,
-        "source_width": source.image.size[0],
-        "source_height": source.image.size[1],
-        "notes": list(source.image.notes),
-        "source_sha256": source.sha256,
-        "sha256": sha256(content).hexdigest(),
     }
+    (height, width), old = source.pixels.shape[:2], source.image.size
+    row |= {"width": width, "height": height, "source_width": old[0], "source_height": old[1]}
+    row |= {"notes": list(source.image.notes), "source_sha256": source.sha256}
+    return ".", {**row, "sha256": sha256(content).hexdigest()}
 
 
 def resize_build(plan: Plan, out: Path, settings: ResizeSettings) -> FolderBuild:

@@ -92,16 +92,13 @@ def copy_image(job: SelectJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     extension = os.path.splitext(os.fsdecode(task.sources[0]))[1]
     name = task.key if task.key.endswith(extension) else task.key + extension
     write_file(job.out, f"{folder}/{name}", data)
-    width, height = image.size
-    return folder, {
+    row: dict[str, Any] = {
         "file_name": name,
         **source_columns(task.sources[0]),
         "tags": dict(task.tags),
-        "width": width,
-        "height": height,
-        "notes": list(image.notes),
-        "sha256": sha256(data).hexdigest(),
     }
+    row |= {"width": image.size[0], "height": image.size[1], "notes": list(image.notes)}
+    return folder, {**row, "sha256": sha256(data).hexdigest()}
 
 
 def _read(job: SelectJob, task: ImageTask) -> tuple[bytes, io.DecodedImage]:
@@ -126,12 +123,7 @@ def selection_build(
     by_gender = isinstance(settings, WikiSettings)
     root, target = os.path.abspath(plan.roots[0]), os.path.abspath(out)
     job = SelectJob(root, target, settings.filters(), by_gender)
-    recipe = {
-        "command": name,
-        **settings.model_dump(mode="json"),
-        "source_names": plan.names_digest(),
-        **plan.tags_digest(),
-    }
+    recipe = {"command": name, **settings.model_dump(mode="json"), **plan.digests()}
 
     def expect(task: ImageTask) -> str:
         filters.apply_filters(job.filters, task.tags)
@@ -183,7 +175,10 @@ class DuplicatePass:
         """Compute all fingerprints, list the groups; return a function that rejects the copies."""
         count = len(self.plan)
         with FingerprintFile(self.folder.building / "fingerprints", count) as file:
-            todo = self._missing(file)
+            valid = bytearray(count)
+            for place, stamp in file.stamps():
+                valid[place] = stamp == _stamp(self.job.root, self.plan.task(place))
+            todo = array("q", (index for index, is_valid in enumerate(valid) if not is_valid))
             work = functools.partial(fingerprint_image, self.job)
             results = pool.run(work, self.plan.task, _lost, todo)
             for done, (index, data) in enumerate(results, count - len(todo) + 1):
@@ -192,12 +187,6 @@ class DuplicatePass:
             groups = DuplicateGroups(file.load(), self.distance)
         self._list(groups)
         return functools.partial(self._task, groups)
-
-    def _missing(self, file: FingerprintFile) -> array[int]:
-        found = bytearray(len(self.plan))
-        for place, stamp in file.stamps():
-            found[place] = stamp == _stamp(self.job.root, self.plan.task(place))
-        return array("q", (index for index, valid in enumerate(found) if not valid))
 
     def _list(self, groups: DuplicateGroups) -> None:
         def columns(index: int) -> dict[str, str]:

@@ -26,20 +26,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
+from img2img_data.core import files
 from img2img_data.core.errors import REASONS, CorpusError, UsageError
-from img2img_data.core.files import (
-    LOCK_FILE,
-    Journal,
-    cannot_write,
-    complete_lines,
-    write_atomically,
-    writing_to,
-)
+from img2img_data.core.files import Journal, complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, to_json_page
 
 BUILDING: Final = ".building"
-OWN_NAMES: Final = frozenset({BUILDING, LOCK_FILE})
+JOURNAL_FILE: Final = "journal.jsonl"
+OWN_NAMES: Final = frozenset({BUILDING, files.LOCK_FILE})
 """Names that a run uses in its folder until it is complete."""
 SHARD_FILE: Final = "shard.tsv"
 """In a shard: position in the complete plan, and manifest, of each row; 'merge' sorts by it."""
@@ -183,10 +178,6 @@ class BuildFolder:
         """Folder of the unfinished run's own files."""
         return self.root / BUILDING
 
-    @property
-    def _journal(self) -> Path:
-        return self.building / "journal.jsonl"
-
     def state(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> FolderState:
         """Return the state of a run of this recipe; nothing is written.
 
@@ -227,7 +218,7 @@ class BuildFolder:
 
     def count_done(self) -> int:
         """Return the number of sources that an unfinished run has processed, kept or rejected."""
-        return sum(1 for _ in complete_lines(self._journal))
+        return sum(1 for _ in complete_lines(self.building / JOURNAL_FILE))
 
     def _check_same(self, found: object, recipe: Mapping[str, Any]) -> None:
         recipe = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
@@ -247,9 +238,9 @@ class BuildFolder:
         ``index_of(manifest, line)`` returns the index of an earlier row's task, or None to repeat
         it.
         """
-        with writing_to(self.building), Journal(self._journal) as journal:
+        with writing_to(self.building), Journal(self.building / JOURNAL_FILE) as journal:
             log = OutcomeLog(journal, count)
-            for entry in complete_lines(self._journal):
+            for entry in complete_lines(journal.path):
                 head, _, line = entry.partition(b"\t")
                 manifest = head.decode("utf-8", "replace")
                 # Rejected sources are tried again: the reason may have been removed meanwhile.
@@ -295,32 +286,31 @@ class BuildFolder:
         # The images of a selection are copied, so their notes describe no conversion.
         gathered = ManifestStatistics(count_notes=page["kind"] != "selection")
         with contextlib.ExitStack() as stack:
-            files: dict[str, BinaryIO] = {"": stack.enter_context((parts / "rejected").open("wb"))}
+            manifests: dict[str, BinaryIO] = {
+                "": stack.enter_context((parts / "rejected").open("wb"))
+            }
             order = stack.enter_context((parts / "order").open("wb"))
             for index, name, line in rows:
-                if name not in files:
-                    files[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
-                files[name].write(line)
+                if name not in manifests:
+                    manifests[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
+                manifests[name].write(line)
                 gathered.add(line)
                 if positions is not None:
                     order.write(f"{positions[index]}\t{name}\n".encode())
             # The page says that the folder is complete, so the manifests must be on disk before it.
-            for file in (order, *files.values()):
+            for file in (order, *manifests.values()):
                 file.flush()
                 os.fsync(file.fileno())
         report.notes.update(gathered.notes)
-        kept = {name: parts / f"kept-{name}" for name in files if name}
+        kept = {name: parts / f"kept-{name}" for name in manifests if name}
         report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
         for name, path in kept.items():
             path.replace(self.root / name / METADATA_FILE)
         (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)
-        counts: dict[str, Any] = {
-            "kept": dict(sorted(report.kept.items())),
-            "rejected": dict(sorted(report.rejected.items())),
-            "total": report.total,
-        }
+        kept_counts, rejected = (dict(sorted(c.items())) for c in (report.kept, report.rejected))
+        counts: dict[str, Any] = {"kept": kept_counts, "rejected": rejected, "total": report.total}
         if gathered.notes:
             counts["notes"] = dict(sorted(gathered.notes.items()))
         measured = {"measured": gathered.measured()} if gathered.measurements else {}
@@ -365,7 +355,7 @@ def write_file(out: str, name: str, data: bytes) -> None:
     try:
         write_atomically(path, data, temporary)
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise files.cannot_write(path, error) from None
 
 
 @functools.cache

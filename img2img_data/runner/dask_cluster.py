@@ -56,9 +56,8 @@ def connected(scheduler: str | None) -> Iterator[Client]:
     with _without_messages(), contextlib.ExitStack() as stack:
         try:
             asyncio.run(_check_scheduler(scheduler))
-            client = stack.enter_context(
-                Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-            )
+            opened = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+            client = stack.enter_context(opened)
         except (OSError, ValueError, TypeError) as error:
             why = f"no scheduler answers ({type(error).__name__})"
             raise UsageError("option --scheduler", scheduler, why, "check the address") from None

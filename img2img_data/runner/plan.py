@@ -17,10 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import chain, pairwise
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from unicodedata import normalize
+
+import numpy as np
+from numpy.typing import NDArray
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import did_you_mean
@@ -29,10 +32,6 @@ from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
 from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
 from img2img_data.sources.tags import FolderTags
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _SORTED_AT_ONCE: Final = 1 << 16
 """Sources per sorted run; the keys of only one run exist as text at a time."""
@@ -122,19 +121,11 @@ class Plan:
         if external:
             _, split, parts = external
             spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in parts)
-        if self.tags:
-            tags = {**self._listed_tags(self.sides[row], sources), **tags}
         key, side, rejected = self._key(row), self.sides[row], rejected and tuple(rejected)
+        # Of the lists beside the images, that of the first source wins.
+        for path, listed in zip(sources, self.tags[side:], strict=False):
+            tags = {**(listed.get(path) if listed else {}), **tags}
         return ImageTask(index, key, side, sources, tags, rejected, split, spans)
-
-    def _listed_tags(self, root: int, sources: tuple[bytes, ...]) -> dict[str, Any]:
-        """Return the tags of a task's sources from the folders' lists; the first source wins."""
-        out: dict[str, Any] = {}
-        for number in reversed(range(len(sources))):
-            found = self.tags[root + number]
-            if found is not None:
-                out.update(found.get(sources[number]))
-        return out
 
     def _find_tags(self) -> Plan:
         """Read the lists of tags beside the images; return the plan itself."""
@@ -144,10 +135,11 @@ class Plan:
             self.tags += (find_tags(name, chain(first, second)),)
         return self
 
-    def tags_digest(self) -> dict[str, str]:
-        """Return the recipe's entry for the lists of tags; empty if there are none."""
+    def digests(self) -> dict[str, str]:
+        """Return the recipe's entries for the sources: of their names, and of any lists of tags."""
         found = [t.digest if t else "" for t in self.tags]
-        return {"source_tags": " ".join(found)} if any(found) else {}
+        tags = {"source_tags": " ".join(found)} if any(found) else {}
+        return {"source_names": self.names_digest(), **tags}
 
     def assign_splits(
         self, shares: Mapping[str, float], group_by: str | None, stratify: str | None, seed: int
@@ -161,9 +153,7 @@ class Plan:
         check_tag(stratify, "--stratify", known)
         if stratify is None:
             return
-        import numpy as np
-
-        usable = array("q")
+            usable: array[int] = array("q")
 
         def images() -> Iterator[tuple[bytes, str]]:
             for position in range(len(self.order)):
@@ -209,12 +199,9 @@ class Plan:
             return self.sides[row] if by_side else 0, self._key(row)
 
         start = bisect_left(self.selected, (root if by_side else 0, key), key=place)
-        for task in map(self.task, range(start, len(self))):
-            if task.key != key:
-                break
-            if (task.root, task.sources[0], task.rejected) == (root, path, None):
-                return task.index
-        return None
+        tasks = takewhile(lambda task: task.key == key, map(self.task, range(start, len(self))))
+        usable = (t for t in tasks if (t.root, t.sources[0], t.rejected) == (root, path, None))
+        return next((task.index for task in usable), None)
 
     def _add(
         self, side: int, sources: Sequence[bytes], tags: object, rejected: object, *external: object
@@ -403,8 +390,6 @@ def stratified_splits(
     A group in several strata counts in the one with most of its images; if equal, in the first by
     name.
     """
-    import numpy as np
-
     places, strata, numbers = array("Q"), array("i"), dict[str, int]()
     for member, name in images:
         places.append(split_place(member, seed))
@@ -432,8 +417,6 @@ def stratified_splits(
 
 def _majority(group: NDArray[Any], stratum: NDArray[Any], strata: int) -> NDArray[np.int64]:
     """Return for each group the stratum of most of its members; the lowest if equal."""
-    import numpy as np
-
     both, counts = np.unique(group.astype(np.int64) * strata + stratum, return_counts=True)
     ranked = both[np.lexsort((both, -counts, both // strata))]
     _, first = np.unique(ranked // strata, return_index=True)
