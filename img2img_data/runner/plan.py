@@ -153,7 +153,7 @@ class Plan:
         check_tag(stratify, "--stratify", known)
         if stratify is None:
             return
-            usable: array[int] = array("q")
+        usable: array[int] = array("q")
 
         def images() -> Iterator[tuple[bytes, str]]:
             for position in range(len(self.order)):
