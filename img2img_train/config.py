@@ -100,7 +100,7 @@ class RunConfig(FrozenModel):
     """split to train on"""
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
     """degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a 'degradation'; in
-    a recipe also a tree of degradations"""
+    a recipe also a pipeline of degradations"""
     crop: Count = setting("Data", 0)
     """side of random square crops, pixels; drawn anew in each epoch, the same for both images of a
     pair; images may then differ in size; 0: whole images of one size"""
@@ -302,7 +302,7 @@ def all_fields() -> dict[str, FieldInfo]:
 
 
 def degradation_of(value: Any) -> dict[str, Any]:
-    """Return a tree of degradations with all defaults, from a tree, a kind, or the path of a
+    """Return a pipeline of degradations with all defaults, from a tree, a kind, or the path of a
     recipe.
 
     Raises ``UsageError`` for a wrong one.
@@ -317,7 +317,7 @@ def degradation_of(value: Any) -> dict[str, Any]:
         content, file = read_yaml(Path(value))
         place = file.below("degradation")
         if "degradation" not in content:
-            hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
+            hint = "write a pipeline of degradations under that key, as in recipes/mixed.yaml"
             raise UsageError("recipe", value, "has no 'degradation'", hint)
         value = content["degradation"]
     return to_spec(parse_spec(value, place).degradation)

@@ -108,7 +108,7 @@ class Degrade(Pairing):
         return DrawnPair(self.degradation.apply(images[0], "yx", **drawn), images[0], drawn, {})
 
     def settings(self) -> dict[str, Any]:
-        """Return the complete tree of degradations, with all defaults."""
+        """Return the complete pipeline of degradations, with all defaults."""
         return {"pairing": "degrade", "degradation": to_spec(self.degradation)}
 
 

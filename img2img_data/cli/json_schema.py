@@ -84,7 +84,7 @@ def schema_of(what: str) -> Schema:
     elif what == "corpus-row":
         schema = ROW
     elif what == "degradation":
-        schema = {"title": "a tree of degradations", **tree_schema(defs)}
+        schema = {"title": "a pipeline of degradations", **pipeline_schema(defs)}
     elif what in STEPS:
         schema = {"title": f"settings of {what}", **step_schema(STEPS[what], defs)}
     else:
@@ -99,7 +99,7 @@ def _recipe_schema(defs: Schema) -> Schema:
     steps = {name: step_schema(step, defs) for name, step in STEPS.items()}
     defs["step"] = _object("one {command: settings}", steps, [])
     defs["step"] |= {"minProperties": 1, "maxProperties": 1}
-    schema["properties"]["degradation"] |= tree_schema(defs)
+    schema["properties"]["degradation"] |= pipeline_schema(defs)
     for part in (schema, defs["Smoke"]):
         part["properties"]["corpus"]["items"] = {"$ref": "#/$defs/step"}
     return schema
@@ -117,7 +117,7 @@ def step_schema(step: BuildStep, defs: Schema) -> Schema:
         for model in step.models_for(kind):
             properties |= _model_schema(model, defs)["properties"]
         if "degradation" in properties:
-            properties["degradation"] = tree_schema(defs)
+            properties["degradation"] = pipeline_schema(defs)
         schema = _object(_first_line(step.run.__doc__), properties, list(step.paths))
         if step.kinds:
             properties["kind"]["enum"] = [kind]
@@ -127,21 +127,21 @@ def step_schema(step: BuildStep, defs: Schema) -> Schema:
     return {"anyOf": schemas} if step.kinds else schemas[0]
 
 
-def tree_schema(defs: Schema) -> Schema:
-    """Return the schema of a tree of degradations, as ``parse_spec`` reads it."""
-    tree: Schema = {"$ref": "#/$defs/degradation"}
+def pipeline_schema(defs: Schema) -> Schema:
+    """Return the schema of a pipeline of degradations, as ``parse_spec`` reads it."""
+    pipeline: Schema = {"$ref": "#/$defs/degradation"}
     if "degradation" not in defs:
         share = _of("number", "share of the images to degrade", minimum=0, maximum=1)
         weight = _of("number", "relative frequency within a one-of", minimum=0)
-        kinds = {kind: _kind_schema(model, tree) for kind, model in DEGRADATIONS.items()}
+        kinds = {kind: _kind_schema(model, pipeline) for kind, model in DEGRADATIONS.items()}
         one = _object("one kind", {**kinds, "weight": weight, "probability": share}, [])
         one["oneOf"] = [{"required": [kind]} for kind in kinds]
-        chain = {"type": "array", "items": tree, "minItems": 1}
+        chain = {"type": "array", "items": pipeline, "minItems": 1}
         defs["degradation"] = {"anyOf": [{"enum": list(DEGRADATIONS)}, chain, one]}
-    return tree
+    return pipeline
 
 
-def _kind_schema(model: type[Degradation], tree: Schema) -> Schema:
+def _kind_schema(model: type[Degradation], pipeline: Schema) -> Schema:
     """Return the schema of one kind's settings; a composite may also be a plain list of steps."""
     about, properties = _first_line(model.__doc__), _model_schema(model, {})["properties"]
     if "transform" in properties:
@@ -153,7 +153,7 @@ def _kind_schema(model: type[Degradation], tree: Schema) -> Schema:
             setting["anyOf"] = [items, {"type": "array", "items": items}]
     if not issubclass(model, Composite):
         return {**_object(about, properties, []), "type": ["object", "null"]}
-    properties["steps"] = {"type": "array", "items": tree}
+    properties["steps"] = {"type": "array", "items": pipeline}
     plain = {**properties["steps"], "minItems": 1}
     return {"description": about, "anyOf": [plain, _object(about, properties, ["steps"])]}
 

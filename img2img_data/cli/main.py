@@ -73,7 +73,7 @@ def _step_command(name: str) -> click.Command:
     folder = command_line.FOLDER
     params: list[click.Parameter] = [click.Argument([path], type=folder) for path in step.paths]
     if name == "degrade":
-        about = "YAML file with a tree of degradations under the key 'degradation'"
+        about = "YAML file with a pipeline of degradations under the key 'degradation'"
         params.append(click.Option(["--recipe"], type=folder, help=about))
     return command_line.ModelCommand(
         name, params=params, callback=run, help=step.run.__doc__, models=lambda: step.models

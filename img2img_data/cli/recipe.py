@@ -43,7 +43,7 @@ from img2img_data.exchange.webdataset import INDEX_FILE
 LAST_FILES: Final = (CORPUS_FILE, SELECTION_FILE, EXPORT_FILE, INDEX_FILE)
 """Files that a step writes last: a folder that has one of them is complete."""
 MAX_SHOWN: Final = 60
-"""Characters of a setting that a dry run shows; a tree of degradations may fill a page."""
+"""Characters of a setting that a dry run shows; a pipeline of degradations may fill a page."""
 SHOWN_LINES: Final = 12
 """First and last lines of a step that a dry run shows, if it has more than twice as many."""
 
@@ -67,7 +67,7 @@ class Recipe(FrozenModel):
     corpus: tuple[dict[str, dict[str, Any]], ...] = ()
     """steps of img2img-data build, in order, each {command: settings}"""
     degradation: Any = None
-    """a tree of degradations: for degrade steps without one, and degrade --recipe"""
+    """a pipeline of degradations: for degrade steps without one, and degrade --recipe"""
     run: dict[str, Any] = Field(default={})
     """settings of img2img-train; see 'img2img-train schema'"""
     smoke: Smoke | None = None
@@ -118,10 +118,10 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
 
 
 def load_degradation(path: Path) -> Any:
-    """Return the tree of degradations of a recipe; ``UsageError`` names the first mistake."""
+    """Return the pipeline of degradations of a recipe; ``UsageError`` names the first mistake."""
     content, place = read_yaml(path)
     if "degradation" not in content:
-        hint = "write a tree of degradations under that key, as in recipes/mixed.yaml"
+        hint = "write a pipeline of degradations under that key, as in recipes/mixed.yaml"
         raise UsageError("recipe", path, "has no 'degradation'", hint)
     parse_spec(content["degradation"], place.below("degradation"))
     return content["degradation"]

@@ -74,14 +74,14 @@ class BlurSettings(FrozenModel):
 
 
 class DegradeSettings(FrozenModel):
-    """The degradation: one kind, or a tree of them."""
+    """The degradation: one kind, or a pipeline of them."""
 
     kind: DegradationName | None = Field(None, json_schema_extra={"enum": [*DEGRADATIONS, None]})
     """one degradation, by name; 'img2img-data degradations' lists them"""
     set: tuple[str, ...] = ()
     """setting of that kind, as in sigma=3 or sigma=1..5; may be repeated"""
     degradation: Any = None
-    """a tree of degradations, in a recipe"""
+    """a pipeline of degradations, in a recipe"""
 
 
 class UnmatchedSettings(FrozenModel):
@@ -355,12 +355,12 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
     chosen = build_part(DegradeSettings, settings, place)
     if chosen.kind is not None and chosen.degradation is not None:
         hint = "keep one of the two"
-        raise place.error(["kind"], "conflicts with a tree of degradations", hint)
+        raise place.error(["kind"], "conflicts with a pipeline of degradations", hint)
     if chosen.kind is not None:
         where = place.below("set") if place.title else Place("option --set")
         return parse_spec({chosen.kind: parse_assignments(chosen.set, where)}, where)
     if chosen.set:
-        raise place.error(["set"], "needs --kind", "change the tree of degradations instead")
+        raise place.error(["set"], "needs --kind", "change the pipeline of degradations instead")
     if chosen.degradation is None:
         hint = "name one ('img2img-data degradations' lists them), or a recipe with a 'degradation'"
         raise place.error(["kind"], "missing, so nothing would be degraded", hint)
@@ -370,7 +370,7 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
 
 @step("degrade", ("source", "out"), DegradeSettings, *_BUILD, check=degradation_of)
 def degrade(call: StepCall) -> Report:
-    """Make (degraded, original) pairs of the images of SOURCE: blur, noise, compression, or a tree
+    """Make (degraded, original) pairs of the images of SOURCE: blur, noise, compression, or a pipeline
     of them.
 
     \b
@@ -380,7 +380,7 @@ def degrade(call: StepCall) -> Report:
       img2img-data degradations              # lists all kinds
       img2img-data degradations noise        # lists the settings of one
 
-    A recipe holds the tree under the key 'degradation'; a single kind needs no recipe.
+    A recipe holds the pipeline under the key 'degradation'; a single kind needs no recipe.
     """
     pairing = pairings.Degrade(degradation=degradation_of(call.settings).degradation)
     return _build(call, _plan_folder(call), pairing)
