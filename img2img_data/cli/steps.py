@@ -370,8 +370,7 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
 
 @step("degrade", ("source", "out"), DegradeSettings, *_BUILD, check=degradation_of)
 def degrade(call: StepCall) -> Report:
-    """Make (degraded, original) pairs of the images of SOURCE: blur, noise, compression, or a pipeline
-    of them.
+    """Make (degraded, original) pairs of SOURCE: blur, noise, compression, or a pipeline of them.
 
     \b
     Example:
