@@ -165,7 +165,7 @@ class ModelCommand(click.Command):
         options: dict[str, SettingOption] = {}
         for model in self._models():
             for name, field in model.model_fields.items():
-                # A field of any type holds a pipeline of degradations, as only a recipe can give it.
+                # A field of any type holds a pipeline of degradations, for recipes alone.
                 if field.annotation is not Any:
                     group = getattr(model, "option_group", "Options")
                     options.setdefault(name, SettingOption(name, field, group))
