@@ -176,6 +176,8 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
         raise _error(path, error.strerror or "cannot be read", "check the path") from None
     except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
         why = printable(str(error).partition("\n")[0])[:200]
+        if isinstance(error, MemoryError) or "allocate memory" in why:
+            raise _error(path, f"does not fit into memory ({why})", "free some memory") from None
         raise _error(path, f"is damaged ({why})") from None
     name = first_nonfinite(tensors)
     if name is not None:
