@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+# Some tests import ONNX Runtime themselves; it sends telemetry unless this is set before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_end() -> Iterator[None]:

@@ -17,6 +17,7 @@ It opens from a file and makes no requests.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,8 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
     Raises UsageError if the extra is not installed, and Img2ImgError if the outputs differ by more
     than ``TOLERANCE``; then no file is left behind.
     """
+    # ONNX Runtime sends telemetry unless this is set before its import.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     for name in ("onnx", "onnxscript", "onnxruntime"):
         load_extra(name, "export", "export")
     network = ImageToImage(model).eval()

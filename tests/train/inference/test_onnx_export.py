@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from conftest import make_photo
+from fake_models import write_run
 from small_corpus import write_corpus, write_domains
 
 torch = pytest.importorskip("torch")
@@ -238,3 +241,14 @@ def test_a_page_needs_its_runtime_and_a_small_model(
     with pytest.raises(UsageError, match="parameters"):
         export.export_page(model_of("unet"), tmp_path / "m.html", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_an_export_opens_no_connection(tmp_path: Path) -> None:
+    """ONNX Runtime looks up addresses of its maker unless it is told not to before its import."""
+    run, trace = write_run(tmp_path / "run"), tmp_path / "trace"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    watch = ["strace", "-f", "-qq", "-e", "trace=socket,connect", "-o", trace]
+    command = [sys.executable, "-m", "img2img_train", "export", run, tmp_path / "m.onnx"]
+    subprocess.run([*watch, *command], env=environment, check=True, capture_output=True)
+    assert "AF_INET" not in trace.read_text()
