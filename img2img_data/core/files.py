@@ -1,22 +1,75 @@
-"""Files: atomic writes, the lock of a folder, journals, errors of writing, versions of packages."""
+"""Files: regular files, atomic writes, the lock of a folder, journals, versions of packages."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from img2img_data.core.errors import FolderInUseError, Img2ImgError, UsageError
+from img2img_data.core.errors import FolderInUseError, Img2ImgError, Rejected, UsageError
 
 LOCK_FILE: Final = ".lock"
 """Name of the file that marks a folder as in use; scans of a folder skip it."""
 
 _RETRY_SECONDS: Final = 0.1
+
+
+# ---------------------------------------------------------------------------------- regular files
+MAX_BYTES: Final = 256 << 20
+
+# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Not every system has all.
+OPEN_FLAGS: Final = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "BINARY"))
+OPEN_ERRORS: Final[dict[int, str]] = {
+    **dict.fromkeys((errno.ELOOP, errno.EMLINK), "link"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "vanished"),
+    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.EISDIR), "not-a-regular-file"),
+    errno.ENAMETOOLONG: "name",
+}
+
+
+def open_regular(path: bytes | str | Path) -> int:
+    """Return a descriptor for reading a regular file of any size; links and pipes are never opened.
+
+    Raises ``Rejected``: link, vanished, unreadable, not-a-regular-file, name.
+    """
+    try:
+        if not hasattr(os, "O_NOFOLLOW") and Path(os.fsdecode(path)).is_symlink():
+            raise Rejected("link")
+        handle = os.open(path, OPEN_FLAGS)
+    except ValueError as error:
+        raise Rejected("name", str(error)) from None
+    except OSError as error:
+        number = error.errno or 0
+        raise Rejected(OPEN_ERRORS.get(number, "unreadable"), os.strerror(number)) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Rejected("not-a-regular-file")
+    return handle
+
+
+def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most ``limit`` bytes.
+
+    Raises ``Rejected`` as ``open_regular`` does, and: empty, file-too-big.
+    """
+    # The size is taken from the open file: the name could mean another one by now.
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise Rejected("file-too-big", f"{size} bytes, limit {limit}")
+        try:
+            data = file.read(size)
+        except OSError as error:
+            raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
+    if not data:
+        raise Rejected("empty")
+    return data
 
 
 # ---------------------------------------------------------------------------------- atomic writes

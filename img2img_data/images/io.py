@@ -34,10 +34,8 @@ Notes, which are part of the corpus format:
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
-import stat
 import struct
 import threading
 import warnings
@@ -53,14 +51,13 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from img2img_data.core.errors import Rejected
+from img2img_data.core.files import MAX_BYTES, open_regular, read_bytes
 from img2img_data.images.headers import Header, read_header, strip_jpeg
 from img2img_data.images.pixels import Pixels, ReadPolicy, apply_policy, from_decoder, from_raster
 
 # The names by which other rooms use this one.
-__all__ = ["DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "icc_profile"]
+__all__ = ["MAX_BYTES", "DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "icc_profile"]
 __all__ += ["open_regular", "read", "read_bytes", "size_of"]
-
-MAX_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,56 +80,6 @@ class DecodedImage:
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
-
-
-# ------------------------------------------------------------------------------------------ bytes
-# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Not every system has all.
-OPEN_FLAGS: Final = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "BINARY"))
-OPEN_ERRORS: Final[dict[int, str]] = {
-    **dict.fromkeys((errno.ELOOP, errno.EMLINK), "link"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "vanished"),
-    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.EISDIR), "not-a-regular-file"),
-    errno.ENAMETOOLONG: "name",
-}
-
-
-def open_regular(path: bytes | str | Path) -> int:
-    """Return a descriptor for reading a regular file of any size; links and pipes are never opened.
-
-    Raises ``Rejected``: link, vanished, unreadable, not-a-regular-file, name.
-    """
-    try:
-        if not hasattr(os, "O_NOFOLLOW") and Path(os.fsdecode(path)).is_symlink():
-            raise Rejected("link")
-        handle = os.open(path, OPEN_FLAGS)
-    except ValueError as error:
-        raise Rejected("name", str(error)) from None
-    except OSError as error:
-        number = error.errno or 0
-        raise Rejected(OPEN_ERRORS.get(number, "unreadable"), os.strerror(number)) from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise Rejected("not-a-regular-file")
-    return handle
-
-
-def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most ``limit`` bytes.
-
-    Raises ``Rejected`` as ``open_regular`` does, and: empty, file-too-big.
-    """
-    # The size is taken from the open file: the name could mean another one by now.
-    with open(open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise Rejected("file-too-big", f"{size} bytes, limit {limit}")
-        try:
-            data = file.read(size)
-        except OSError as error:
-            raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
-    if not data:
-        raise Rejected("empty")
-    return data
 
 
 # --------------------------------------------------------------------------------------- decoding
