@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from img2img_data.core.progress import Display
+from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
 from img2img_train.training import fit as loop
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from img2img_data.core.progress import Display
+from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.networks.specs import NetworkSpec

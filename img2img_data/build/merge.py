@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from img2img_data.build.selection import EXPECTED_REASONS, SELECTION_FILE
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write, locked, writing_to
-from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
 from img2img_data.runner import build_folder
 from img2img_data.runner.build_folder import BuildFolder, Outcome, Report, shard_name

@@ -1,124 +1,29 @@
-"""Pairings: how the input and the target of a pair are computed from the source images.
+"""Pairings: one image and the other, halves, Lab, grayscale, a hole, edges; and their registry.
 
-A pairing draws the parameters that vary between images, and computes the pair from them, in two
-functions: with the drawn values of its row, any pair can be computed again. To add one, write a
-frozen model with ``apply`` (and ``draw`` if it has random parameters) and add a row to
-``PAIRINGS``. Input and target have one size. Which files of two folders belong together is decided
-in ``sources.matching``.
+To add one, write a frozen model with ``apply`` (and ``draw`` if it has random parameters) and add
+a row to ``PAIRINGS`` under its name in lower case. Which files of two folders belong together is
+decided in ``sources.matching``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal
 
 import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
+from img2img_data.build.pairs import Degrade, DrawnPair, Pairing
 from img2img_data.core.errors import Rejected
-from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace
-from img2img_data.degradations.base import Degradation
-from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
-from img2img_data.degradations.spec import parse_spec, to_spec
+from img2img_data.degradations.spec import parse_spec
 from img2img_data.images.color import lab_to_rgb, outside_srgb, rgb_to_lab
 from img2img_data.images.pixels import COUNT, Channels, Pixels, luminance
 
 ANY_CHANNELS: Final[frozenset[Channels]] = frozenset(COUNT)
-
-
-class DrawnPair(NamedTuple):
-    """A pair in memory, the parameters drawn for it, and the values measured on it."""
-
-    input: Pixels
-    target: Pixels
-    drawn: dict[str, float]
-    measured: dict[str, float]
-
-
-class Pairing(FrozenModel):
-    """Base class of the pairings: frozen settings, ``draw`` and ``apply``.
-
-    Attributes:
-        color: color space of the target.
-        takes: channels that ``apply`` accepts. RGBA only if no sample is computed from others:
-            degradations have no rule for the color of a half-transparent pixel.
-        plane: True if the input has one channel, whatever the channels of the target.
-        clean: True if the target is the source image, from which the input can be computed.
-    """
-
-    color: ClassVar[ColorSpace] = "rgb"
-    takes: ClassVar[frozenset[Channels]] = frozenset({"rgb", "gray"})
-    plane: ClassVar[bool] = False
-    clean: ClassVar[bool] = False
-
-    @property
-    def random(self) -> bool:
-        """True if ``draw`` uses its generator."""
-        return False
-
-    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
-        """Return the parameters of one pair; ``apply`` with them always gives the same pixels.
-
-        ``rng`` may be None if ``random`` is False.
-        """
-        return {}
-
-    def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
-        """Compute a pair with the drawn values of its row.
-
-        Args:
-            images: the upright sources, one or two: H x W gray, H x W x 3 RGB or H x W x 4 RGBA as
-                in ``takes``, uint8 or uint16. They are not modified. The pair has the same dtype.
-
-        Raises ``Rejected`` if the images do not form a pair.
-        """
-        raise NotImplementedError
-
-    def make(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> DrawnPair:
-        """Draw the parameters and compute the pair."""
-        return self.apply(images, self.draw(images, rng))
-
-    def settings(self) -> dict[str, Any]:
-        """Return the recipe's entries for this pairing, from which ``pairing_of`` restores it."""
-        return {"pairing": _name_of(type(self), PAIRINGS), **self.model_dump(mode="json")}
-
-
-class Degrade(Pairing):
-    """Input: the degraded image. Target: the image."""
-
-    clean: ClassVar[bool] = True
-    degradation: Degradation = GaussianBlur()
-    """degradation of the input"""
-
-    @property
-    def random(self) -> bool:
-        """True if the degradation is random."""
-        return self.degradation.random
-
-    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
-        """Draw the parameters of the degradation."""
-        return self.degradation.draw(rng)
-
-    def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
-        """Degrade the image; the target is the same array, not a copy."""
-        return DrawnPair(self.degradation.apply(images[0], "yx", **drawn), images[0], drawn, {})
-
-    def settings(self) -> dict[str, Any]:
-        """Return the complete pipeline of degradations, with all defaults."""
-        return {"pairing": "degrade", "degradation": to_spec(self.degradation)}
-
-
-class Blur(Degrade):
-    """One of the simple blurs; its parameters are top-level entries of the recipe."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return the kind of the degradation and its parameters."""
-        kind = _name_of(type(self.degradation), DEGRADATIONS)
-        return {"pairing": "degrade", "kind": kind, **self.degradation.model_dump(mode="json")}
 
 
 class Combine(Pairing):
@@ -159,7 +64,7 @@ class Halves(Pairing):
         return DrawnPair(images[0][:, : width // 2], images[0][:, width // 2 :], {}, {})
 
 
-class Colorize(Pairing):
+class Lab(Pairing):
     """Input: the L plane. Target: Lab (D65; 8 bit: L*255/100, a+128, b+128; 16 bit: x 257)."""
 
     color: ClassVar[ColorSpace] = "lab"
@@ -329,7 +234,7 @@ PAIRINGS: Final[dict[str, type[Pairing]]] = {
     "degrade": Degrade,
     "combine": Combine,
     "halves": Halves,
-    "lab": Colorize,
+    "lab": Lab,
     "grayscale": Grayscale,
     "blank": Blank,
     "edges": Edges,
@@ -353,7 +258,3 @@ def pairing_of(recipe: Mapping[str, Any], place: Place) -> Pairing:
         known = DEGRADATIONS[kind].model_fields if kind in DEGRADATIONS else {}
         step = parse_spec({kind: {n: recipe[n] for n in known if n in recipe}}, place)
     return Degrade(degradation=step.degradation)
-
-
-def _name_of(cls: type[Any], names: Mapping[str, type[Any]]) -> str:
-    return next(name for name, member in names.items() if member is cls)

@@ -1,4 +1,4 @@
-"""Corpora: the settings of a corpus, and the work that turns one task into one pair on disk.
+"""Pairs: the base class of the pairings, and the work that turns one task into one pair on disk.
 
 The same plan and settings give the same bytes for any number of workers, in any order, in one run
 or after any number of kills.
@@ -18,17 +18,126 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from img2img_data.build.pairings import Pairing
 from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.corpus.format import CORPUS_FILE, FORMAT, Kind, Layout, image_rng, split_of
+from img2img_data.corpus.format import (
+    CORPUS_FILE,
+    FORMAT,
+    ColorSpace,
+    Kind,
+    Layout,
+    image_rng,
+    split_of,
+)
+from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.blur import GaussianBlur
+from img2img_data.degradations.registry import DEGRADATIONS
+from img2img_data.degradations.spec import to_spec
 from img2img_data.images import io
-from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy, fit
+from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
 from img2img_data.runner.run import FolderBuild, checked_by, source_columns
 
+
+# --------------------------------------------------------------------------------------- pairings
+class DrawnPair(NamedTuple):
+    """A pair in memory, the parameters drawn for it, and the values measured on it."""
+
+    input: Pixels
+    target: Pixels
+    drawn: dict[str, float]
+    measured: dict[str, float]
+
+
+class Pairing(FrozenModel):
+    """Base class of the pairings: frozen settings, ``draw`` and ``apply``.
+
+    A pairing computes the input and the target of a pair, of one size, from one or two sources. It
+    draws the parameters that vary between images, and computes the pair from them, in two
+    functions: with the drawn values of its row, any pair can be computed again.
+
+    Attributes:
+        color: color space of the target.
+        takes: channels that ``apply`` accepts. RGBA only if no sample is computed from others:
+            degradations have no rule for the color of a half-transparent pixel.
+        plane: True if the input has one channel, whatever the channels of the target.
+        clean: True if the target is the source image, from which the input can be computed.
+    """
+
+    color: ClassVar[ColorSpace] = "rgb"
+    takes: ClassVar[frozenset[Channels]] = frozenset({"rgb", "gray"})
+    plane: ClassVar[bool] = False
+    clean: ClassVar[bool] = False
+
+    @property
+    def random(self) -> bool:
+        """True if ``draw`` uses its generator."""
+        return False
+
+    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
+        """Return the parameters of one pair; ``apply`` with them always gives the same pixels.
+
+        ``rng`` may be None if ``random`` is False.
+        """
+        return {}
+
+    def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
+        """Compute a pair with the drawn values of its row.
+
+        Args:
+            images: the upright sources, one or two: H x W gray, H x W x 3 RGB or H x W x 4 RGBA as
+                in ``takes``, uint8 or uint16. They are not modified. The pair has the same dtype.
+
+        Raises ``Rejected`` if the images do not form a pair.
+        """
+        raise NotImplementedError
+
+    def make(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> DrawnPair:
+        """Draw the parameters and compute the pair."""
+        return self.apply(images, self.draw(images, rng))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the recipe's entries for this pairing, from which ``pairing_of`` restores it."""
+        return {"pairing": type(self).__name__.lower(), **self.model_dump(mode="json")}
+
+
+class Degrade(Pairing):
+    """Input: the degraded image. Target: the image."""
+
+    clean: ClassVar[bool] = True
+    degradation: Degradation = GaussianBlur()
+    """degradation of the input"""
+
+    @property
+    def random(self) -> bool:
+        """True if the degradation is random."""
+        return self.degradation.random
+
+    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
+        """Draw the parameters of the degradation."""
+        return self.degradation.draw(rng)
+
+    def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
+        """Degrade the image; the target is the same array, not a copy."""
+        return DrawnPair(self.degradation.apply(images[0], "yx", **drawn), images[0], drawn, {})
+
+    def settings(self) -> dict[str, Any]:
+        """Return the complete pipeline of degradations, with all defaults."""
+        return {"pairing": "degrade", "degradation": to_spec(self.degradation)}
+
+
+class Blur(Degrade):
+    """One of the simple blurs; its parameters are top-level entries of the recipe."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the kind of the degradation and its parameters."""
+        kind = next(k for k, cls in DEGRADATIONS.items() if cls is type(self.degradation))
+        return {"pairing": "degrade", "kind": kind, **self.degradation.model_dump(mode="json")}
+
+
+# --------------------------------------------------------------------------------------- settings
 FileFormat = Literal["png", "jpg", "webp"]
 
 
@@ -175,7 +284,9 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
             if number and size is None:
                 # Both images of a pair must have one size; without --size the first one sets it.
                 size = out[0].pixels.shape[1], out[0].pixels.shape[0]
-            pixels = fit(image.pixels, size, job.settings.fit or "crop") if size else image.pixels
+            pixels = (
+                io.fit(image.pixels, size, job.settings.fit or "crop") if size else image.pixels
+            )
             out.append(LoadedSource(data, sha256(data).hexdigest(), image, pixels))
         except Rejected as rejected:
             if len(task.sources) == 1:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, write_file

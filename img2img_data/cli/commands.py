@@ -13,10 +13,9 @@ from typing import Any, Final
 import click
 from pydantic import Field
 
-from img2img_data.core.command_line import FOLDER, ModelCommand
+from img2img_data.core.command_line import FOLDER, ModelCommand, progress_of
 from img2img_data.core.errors import printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.progress import progress_of
 from img2img_data.core.settings_model import build_model
 
 

@@ -19,13 +19,12 @@ from typing import Annotated, Any, Final, Literal
 import click
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
-from img2img_data.build import pairings, selection
+from img2img_data.build import pairings, pairs, selection
 from img2img_data.build.pairs import BuildSettings, corpus_build
 from img2img_data.build.resize_folder import ResizeSettings, resize_build
-from img2img_data.core.command_line import Echo
+from img2img_data.core.command_line import Echo, Progress, progress_of
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.progress import Progress, progress_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
@@ -327,7 +326,7 @@ def _warn_of_tags(plan: Plan, echo: Echo) -> None:
 _BUILD: Final = (BuildSettings, RunSettings)
 
 
-def _build(call: StepCall, plan: Plan, pairing: pairings.Pairing) -> Report:
+def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     """Build a corpus, or with --dry-run report what would be built."""
     _warn_of_tags(plan, call.echo)
     build = corpus_build(plan, pairing, call.paths[-1], call.get(BuildSettings), call.name)
@@ -345,7 +344,7 @@ def blur(call: StepCall) -> Report:
       img2img-data blur faces corpora/both --split train=0.8,test=0.2 --group-by person
     """
     degradation = call.get(BLUR_KINDS[call.get(BlurSettings).kind])
-    return _build(call, _plan_folder(call), pairings.Blur(degradation=degradation))
+    return _build(call, _plan_folder(call), pairs.Blur(degradation=degradation))
 
 
 def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> PipelineStep:
@@ -381,7 +380,7 @@ def degrade(call: StepCall) -> Report:
 
     A recipe holds the pipeline under the key 'degradation'; a single kind needs no recipe.
     """
-    pairing = pairings.Degrade(degradation=degradation_of(call.settings).degradation)
+    pairing = pairs.Degrade(degradation=degradation_of(call.settings).degradation)
     return _build(call, _plan_folder(call), pairing)
 
 
@@ -431,7 +430,7 @@ def combine(call: StepCall) -> Report:
     return report
 
 
-@step("lab", ("source", "out"), pairings.Colorize, *_BUILD)
+@step("lab", ("source", "out"), pairings.Lab, *_BUILD)
 def lab(call: StepCall) -> Report:
     """Make (L, Lab) pairs of the images of SOURCE, for colorization.
 
@@ -439,7 +438,7 @@ def lab(call: StepCall) -> Report:
     Example:
       img2img-data lab photos/ corpora/color --size 256
     """
-    return _build(call, _plan_folder(call), call.get(pairings.Colorize))
+    return _build(call, _plan_folder(call), call.get(pairings.Lab))
 
 
 @step("grayscale", ("source", "out"), *_BUILD)

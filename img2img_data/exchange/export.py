@@ -18,10 +18,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import RowFile, open_rows
-from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, inside, to_json_line
 from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, reason_of
 from img2img_data.exchange.formats import EXPORTS, Content, ExportedPair, PairsBySplit

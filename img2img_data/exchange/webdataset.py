@@ -35,11 +35,11 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, Field, ValidationError
 
 from img2img_data.core import tar
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import locked, write_atomically, writing_to
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import count_rows
-from img2img_data.core.progress import Progress
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
 from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus

@@ -1,4 +1,4 @@
-"""Arrays of samples: channels, depth, transparency, orientation and size.
+"""Arrays of samples: channels, depth and transparency.
 
 Arrays are H x W (gray), H x W x 3 (RGB) or H x W x 4 (RGBA, color not multiplied by alpha), uint8
 or uint16 over their whole range. Every change made to an image is noted in its header's ``notes``,
@@ -126,42 +126,7 @@ def _unmultiply(pixels: Pixels, found: Header) -> Pixels:
     return np.dstack((color * (pixels[..., 3:] > 0), pixels[..., 3])).astype(pixels.dtype)
 
 
-# ------------------------------------------------------------------------------ channels and depth
-def apply_policy(pixels: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
-    """Bring RGB or RGBA samples to the channels and the depth of the policy, and upright."""
-    if policy.channels == "rgba" and pixels.shape[2] == 3:
-        found.notes.add("opaque")
-        opaque = np.full(pixels.shape[:2], np.iinfo(pixels.dtype).max, pixels.dtype)
-        pixels = np.dstack((pixels, opaque))
-    elif policy.channels in ("gray", "keep") and pixels.shape[2] == 3:
-        pixels = _to_gray(pixels, found, keep_color=policy.channels == "keep")
-    if pixels.dtype == np.uint16 and policy.depth == 8:
-        found.notes.discard("float")
-        found.notes.add("depth")
-        pixels = to_8_bit(pixels)
-    elif pixels.dtype == np.uint8 and policy.depth == 16:
-        found.notes.add("widened")
-        pixels = to_16_bit(pixels)
-    if found.orientation != 1:
-        found.notes.add("orientation")
-        pixels = _upright(pixels, found.orientation)
-    return pixels
-
-
-def _to_gray(pixels: Pixels, found: Header, keep_color: bool) -> Pixels:
-    if "gray" in found.notes:
-        found.notes.discard("gray")
-        return cv2.extractChannel(pixels, 0)
-    if keep_color:
-        return pixels
-    first = cv2.extractChannel(pixels, 0)
-    if all(np.array_equal(first, pixels[..., i]) for i in (1, 2)):
-        found.notes.add("equal")
-        return first
-    found.notes.add("luma")
-    return luminance(pixels)
-
-
+# ------------------------------------------------------------------------------------- conversions
 def luminance(pixels: Pixels) -> Pixels:
     """Return the H x W luma of RGB (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), same depth."""
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -190,64 +155,3 @@ def to_uint8_rgb(pixels: Pixels) -> NDArray[np.uint8]:
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     return np.asarray(pixels, np.uint8)
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation 2..8."""
-    if orientation in (2, 3, 4):
-        return cv2.flip(pixels, {2: 1, 3: -1, 4: 0}[orientation])
-    turned = cv2.transpose(pixels)
-    return turned if orientation == 5 else cv2.flip(turned, {6: 1, 7: -1, 8: 0}[orientation])
-
-
-def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
-    """Bring an image to ``size`` (width, height); its samples keep their type and number.
-
-    ``crop`` scales it to cover the frame and cuts the center; ``pad`` scales it to fit inside and
-    reflects its border (no invented color, edge pixels not repeated); ``stretch`` ignores the
-    aspect; ``error`` raises ``Rejected("size")``. Area averaging downwards, bicubic upwards.
-    Returns the same array if it fits already.
-    """
-    height, width = pixels.shape[:2]
-    if (width, height) == size:
-        return pixels
-    if how == "error":
-        raise Rejected("size", f"{width} x {height}, not {size[0]} x {size[1]}")
-    if how == "stretch":
-        return _resize(pixels, size)
-    scales = size[0] / width, size[1] / height
-    scale = max(scales) if how == "crop" else min(scales)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    return _frame(_resize(pixels, inner), size)
-
-
-def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    height, width = pixels.shape[:2]
-    if (width, height) == size:
-        return pixels
-    shrinks = size[0] <= width and size[1] <= height
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    if pixels.ndim == 2 or pixels.shape[2] < 4:
-        return cv2.resize(pixels, size, interpolation=interpolation)
-    # Color is scaled multiplied by alpha, so that invisible pixels do not bleed into visible ones.
-    top = np.float32(np.iinfo(pixels.dtype).max)
-    seen = pixels.astype(np.float32) / top
-    seen[..., :3] *= seen[..., 3:]
-    scaled = np.asarray(cv2.resize(seen, size, interpolation=interpolation), np.float32)
-    alpha = scaled[..., 3:]
-    color = np.divide(scaled[..., :3], alpha, out=np.zeros_like(scaled[..., :3]), where=alpha > 0)
-    rgba = np.clip(np.dstack((color, alpha)), 0, 1) * top
-    return np.asarray(np.rint(rgba), pixels.dtype)
-
-
-def _frame(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Cut or reflect around the center."""
-    height, width = pixels.shape[:2]
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    if left < 0 or top < 0:
-        left, top = max(0, -left), max(0, -top)
-        return np.ascontiguousarray(pixels[top : top + size[1], left : left + size[0]])
-    edges = (top, size[1] - height - top, left, size[0] - width - left)
-    # Reflection without the edge pixel needs two pixels to reflect.
-    border = cv2.BORDER_REFLECT_101 if min(height, width) > 1 else cv2.BORDER_REPLICATE
-    return cv2.copyMakeBorder(pixels, *edges, border)

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
-from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.images import color, io

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, printable
-from img2img_data.core.progress import Progress
 from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
 from img2img_data.inspect.verify import Problem
 from img2img_data.runner.plan import ByteColumn

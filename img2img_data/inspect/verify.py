@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import count_rows, iter_rows
-from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
 from img2img_data.corpus.reader import Corpus, open_corpus, reason_of, stated_corpus
 from img2img_data.images import io

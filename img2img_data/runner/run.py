@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import locked, versions
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.progress import Progress
 from img2img_data.corpus.format import inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
 from img2img_data.runner.plan import ImageTask, Plan

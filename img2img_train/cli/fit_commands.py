@@ -19,7 +19,7 @@ from img2img_data.core.settings_model import build_model, build_part, did_you_me
 from img2img_train.distributed.torchrun import torchrun_env
 
 if TYPE_CHECKING:
-    from img2img_data.core.progress import Display
+    from img2img_data.core.command_line import Display
     from img2img_train.config import RunConfig
     from img2img_train.runs.folder import RunFolder
     from img2img_train.training.fit import FitResult
@@ -131,7 +131,7 @@ def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
 
 
 def _fit(config: RunConfig, report: bool) -> None:
-    from img2img_data.core.progress import Display
+    from img2img_data.core.command_line import Display
     from img2img_train.training.fit import fit as train
 
     # Only rank 0 shows progress and scores the run; the others would print the same.
@@ -152,7 +152,7 @@ def _fit(config: RunConfig, report: bool) -> None:
 
 
 def _describe_result(result: FitResult) -> str:
-    from img2img_data.core.progress import format_duration
+    from img2img_data.core.command_line import format_duration
 
     p, root, more = result.progress, printable(str(result.folder.root)), ""
     if p.best_psnr is not None:

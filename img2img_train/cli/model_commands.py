@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 from pydantic import Field
 
-from img2img_data.core.command_line import FOLDER, ModelCommand
+from img2img_data.core.command_line import FOLDER, Display, ModelCommand
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.progress import Display
 from img2img_data.core.settings_model import build_model, build_part
 from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.evaluation.settings import EvaluateSettings, ModelSettings

@@ -9,9 +9,9 @@ from itertools import chain, starmap
 from pathlib import Path
 from typing import Final
 
+from img2img_data.core.command_line import ProgressByPart
 from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.core.files import write_atomically
-from img2img_data.core.progress import ProgressByPart
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus

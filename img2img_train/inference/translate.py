@@ -26,10 +26,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from img2img_data.core.command_line import ProgressByPart
 from img2img_data.core.errors import CorpusError, Rejected, load_extra, printable
 from img2img_data.core.files import locked, write_atomically
 from img2img_data.core.jsonl import iter_rows
-from img2img_data.core.progress import ProgressByPart
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, load_extra
-from img2img_data.core.progress import Progress
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.inference.settings import TranslateSettings

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import DivergedError, Img2ImgError, printable
-from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import DivergedError, printable
 from img2img_data.core.files import versions, write_atomically
-from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore

@@ -22,8 +22,8 @@ from reproduce import PROGRAMS, ExperimentRun, command, commands, markdown, meas
 from small_corpus import write_domains
 from small_runs import small_config
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import config_of, read_recipe

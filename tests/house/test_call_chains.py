@@ -15,7 +15,7 @@ from small_runs import seen, small_training
 from img2img_train.objectives.registry import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
-IMAGE_MODULES = 19
+IMAGE_MODULES = 16
 STEP_MODULES = 12
 
 

@@ -14,7 +14,6 @@ from conftest import make_photo, write_photos
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import UsageError
 from img2img_data.images import io
-from img2img_data.images import pixels as image_pixels
 
 
 def resize(source: Path, out: Path, **settings: object) -> tuple[int, list[dict[str, object]]]:
@@ -44,7 +43,7 @@ def test_every_image_gets_the_size_and_is_what_fit_says(fit: str, tmp_path: Path
     for row in found:
         before = io.read(tmp_path / "in" / str(row["source"]))
         after = io.read(tmp_path / "out" / str(row["file_name"])).pixels
-        assert (after == image_pixels.fit(before.pixels, (48, 32), fit)).all()
+        assert (after == io.fit(before.pixels, (48, 32), fit)).all()
         assert (row["source_width"], row["source_height"]) == before.size
     same = tmp_path / "out" / "sub folder" / "2.png"
     assert same.read_bytes() == (tmp_path / "in" / "sub folder" / "2.png").read_bytes()

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from img2img_data.core import progress
-from img2img_data.core.progress import Display, format_duration
+from img2img_data.core import command_line
+from img2img_data.core.command_line import Display, format_duration
 
 
 class Terminal(io.StringIO):
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock: a list whose last item is the time."""
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[-1])
+    monkeypatch.setattr(command_line.time, "monotonic", lambda: clock[-1])
     return clock
 
 
@@ -64,7 +64,7 @@ def test_work_done_before_does_not_count_in_the_rate(seconds: list[float]) -> No
 
 def test_on_a_terminal_there_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(command_line, "REFRESH_SECONDS", 0.0)
     stream = Terminal()
     with Display(stream) as display:
         report = display.report("merge")

@@ -18,8 +18,8 @@ from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.images import color, io
-from img2img_data.images.io import ReadPolicy
-from img2img_data.images.pixels import fit, to_16_bit, to_uint8_rgb
+from img2img_data.images.io import ReadPolicy, fit
+from img2img_data.images.pixels import to_16_bit, to_uint8_rgb
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 

@@ -23,8 +23,8 @@ from PIL import Image, PngImagePlugin
 
 from img2img_data.core.errors import Rejected
 from img2img_data.images import color
-from img2img_data.images.io import ReadPolicy, decode, encode, read, read_bytes
-from img2img_data.images.pixels import fit, luminance, to_8_bit, to_16_bit
+from img2img_data.images.io import ReadPolicy, decode, encode, fit, read, read_bytes
+from img2img_data.images.pixels import luminance, to_8_bit, to_16_bit
 
 RED, GREEN, BLUE, YELLOW = (220, 40, 40), (40, 180, 60), (40, 60, 200), (230, 210, 50)
 UPRIGHT = {

@@ -16,8 +16,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus, write_domains
 from small_runs import DEGRADED, seen, small_config
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CorpusError, Rejected, UsageError
-from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.data import dataset
 from img2img_train.data.augment import Crops, stack_crops

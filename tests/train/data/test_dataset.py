@@ -12,8 +12,8 @@ from conftest import make_photo
 from small_corpus import write_corpus, write_deep, write_lab
 from small_runs import small_config
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_data.images import color, io
 from img2img_data.images.pixels import to_uint8_rgb
 from img2img_train.data import loader

@@ -12,8 +12,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus, write_deep, write_domains, write_lab
 from small_runs import small_config
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_train.data import dataset, device_cache, loader
 from img2img_train.data.device_cache import DeviceCache, check_device_cache, uses_device_cache
 from img2img_train.data.loader import Batch

@@ -15,8 +15,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus
 from small_runs import small_config
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_data.core.settings_model import Place
 from img2img_data.corpus.format import image_rng
 from img2img_data.corpus.reader import Pair

@@ -23,8 +23,8 @@ from small_corpus import write_corpus
 from small_runs import small_config
 from two_processes import fit
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import Img2ImgError, UsageError
-from img2img_data.core.progress import Display
 from img2img_train.data.loader import SamplingPlan
 from img2img_train.distributed.processes import Processes, local_device
 from img2img_train.distributed.torchrun import TorchrunEnv, torchrun_env

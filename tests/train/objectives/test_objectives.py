@@ -11,8 +11,8 @@ import torch
 from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_train.config import RunConfig, all_fields, config_of
 from img2img_train.objectives import losses as adversarial
 from img2img_train.objectives.base import Batch, Objective

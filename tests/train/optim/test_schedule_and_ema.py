@@ -16,8 +16,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus
 from small_runs import small_config, small_training
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CheckpointError, UsageError
-from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.config import RunConfig, config_of
 from img2img_train.data import loader

@@ -14,7 +14,7 @@ from interrupted import tree
 from small_corpus import write_corpus
 from small_runs import small_config, small_training
 
-from img2img_data.core.progress import Display
+from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
 from img2img_train.networks.layers import BatchNorm
 from img2img_train.objectives.base import Batch

@@ -11,8 +11,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_train.cli import fit_commands
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import early_stopping

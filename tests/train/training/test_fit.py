@@ -17,8 +17,8 @@ import torch
 from conftest import make_photo, write_photos
 from small_corpus import write_corpus
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
-from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.cli.main import main
 from img2img_train.config import RunConfig, configure, read_recipe

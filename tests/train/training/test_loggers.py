@@ -13,8 +13,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus
 from small_runs import small_config
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_train.runs.folder import read_log, sample_paths
 from img2img_train.training import fit as loop
 from img2img_train.training import loggers

@@ -12,8 +12,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus
 from small_runs import small_config, small_training
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_data.core.progress import Display
 from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.training import fit as loop

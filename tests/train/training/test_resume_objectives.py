@@ -12,8 +12,8 @@ from interrupted import Killer, tree
 from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CheckpointError, DivergedError
-from img2img_data.core.progress import Display
 from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs import checkpoint as checkpoints

@@ -14,7 +14,7 @@ from small_runs import small_config, small_training
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from img2img_data.core.progress import Display
+from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
 from img2img_train.networks.specs import GanMode
 from img2img_train.objectives import losses as adversarial

@@ -9,8 +9,8 @@ import pytest
 from small_corpus import write_corpus, write_domains
 from small_runs import small_config
 
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
-from img2img_data.core.progress import Display
 from img2img_data.images import io
 from img2img_train.data import dataset
 from img2img_train.data.loader import SamplingPlan
