@@ -42,6 +42,22 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "MotionBlur": {"allow_shifted": False, "direction_range": (0.0, 0.0)}
 }
 
+SUGGESTED: Final = (
+    "SaltAndPepper: {amount: [0.01, 0.06]}",
+    "ISONoise: {intensity: [0.1, 0.5]}",
+    "ChromaticAberration: {primary_distortion_limit: 0.05}",
+    "HueSaturationValue: {hue_shift_limit: 10}",
+    "PlanckianJitter: {}",
+    "RandomToneCurve: {scale: 0.2}",
+    "Illumination: {intensity_range: [0.05, 0.2]}",
+    "ZoomBlur: {max_factor: [1.02, 1.1]}",
+    "GlassBlur: {sigma: 0.5, max_delta: 2, iterations: 1}",
+    "RandomRain: {rain_type: drizzle}",
+    "RandomFog: {fog_coef_range: [0.2, 0.5]}",
+    "Spatter: {mode: rain}",
+)
+"""Transforms that suit image restoration, as the value of ``albumentations`` in a recipe."""
+
 _SMALL: Final = 16
 """Shorter side in pixels below which a failing transform rejects the image as too small."""
 

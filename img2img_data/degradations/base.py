@@ -228,6 +228,8 @@ class Degradation(FrozenModel):
     model_config = ConfigDict(validate_default=True)
 
     seeded: ClassVar[bool] = False
+    keeps_mean: ClassVar[bool] = False
+    """True if the mean of an image stays the same, but for its border, clipping and noise."""
     identity_settings: ClassVar[Mapping[str, Any] | None] = None
     """Settings that leave every image unchanged, None if there are none."""
     example_settings: ClassVar[Mapping[str, Any]] = {}

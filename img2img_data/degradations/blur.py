@@ -1,4 +1,4 @@
-"""Gaussian blur (separable) and median filter."""
+"""Gaussian blur (separable), median filter, and sharpening by an unsharp mask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from img2img_data.degradations.base import Axes, Degradation, OddInt, Uniform, parameter
-from img2img_data.degradations.samples import Image
+from img2img_data.degradations.samples import FloatImage, Image
 
 _IDENTITY: Final = np.ones(1, np.float32)
 
@@ -30,6 +30,8 @@ def gaussian_kernel(sigma: float) -> NDArray[np.float32]:
 
 class SeparableGaussian(Degradation):
     """Base class of Gaussian blurs of ``drawn["sigma"]`` pixels."""
+
+    keeps_mean: ClassVar[bool] = True
 
     @property
     def separable(self) -> bool:
@@ -109,3 +111,33 @@ class MedianFilter(Degradation):
         square = (size, size) if image.ndim == 2 else (size, size, 1)
         # Mode "nearest" is the border of cv2.medianBlur, BORDER_REPLICATE.
         return np.asarray(median_filter(image, square, mode="nearest"))
+
+
+class Sharpen(Degradation):
+    """Unsharp mask: halos around edges, as of cameras and web images.
+
+    ``usm_sharp`` of BasicSR (basicsr/utils/img_process_util.py), which Real-ESRGAN applies to its
+    targets with sigma 8, amount 0.5 and threshold 10.
+    """
+
+    sigma: Uniform = parameter([0.5, 3], gt=0, le=100)
+    """standard deviation of the blur that is subtracted, pixels"""
+    amount: Uniform = parameter([0.5, 2], ge=0, le=10)
+    """weight of the difference between the image and its blur; 0 is none"""
+    threshold: Uniform = parameter(0, ge=0, le=255)
+    """difference below which pixels are left alone, gray levels (0 to 255)"""
+    identity_settings: ClassVar = {"amount": 0}
+
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Add ``amount`` times the difference to the blur, where it exceeds the threshold."""
+        kernel = gaussian_kernel(drawn["sigma"])
+
+        def blur(samples: FloatImage) -> Image:
+            result = cv2.sepFilter2D(samples, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT)
+            return result.reshape(image.shape)
+
+        halo = image - blur(image)
+        if drawn["threshold"] > 0:
+            # The mask is blurred too: a hard one would leave seams at its border.
+            halo *= blur((np.abs(halo) * 255 > drawn["threshold"]).astype(np.float32))
+        return image + halo * np.float32(drawn["amount"])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from pydantic import Field
 
 from img2img_data.core.errors import Rejected
-from img2img_data.degradations.base import Axes, Degradation, IntRange, parameter
-from img2img_data.degradations.samples import Image, from_unit, to_unit
+from img2img_data.degradations.base import Axes, Degradation, IntRange, Uniform, parameter
+from img2img_data.degradations.samples import FloatImage, Image, from_unit, luma, to_unit
 
 ByteImage = NDArray[np.uint8]
 Codec = Callable[[ByteImage], ByteImage]
@@ -79,3 +82,72 @@ class WebpCompression(Degradation):
             return decoded if gray else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
         return apply_codec(image, codec)
+
+
+def pillow_codec(format: str, **options: Any) -> Codec:
+    """Return the codec of a format that Pillow writes and reads."""
+    # Imported here: most corpora need no such codec.
+    from PIL import Image as pillow
+
+    def codec(pixels: ByteImage) -> ByteImage:
+        file = io.BytesIO()
+        flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        pillow.fromarray(flat).save(file, format, **options)
+        with pillow.open(file, formats=[format]) as image:
+            return np.array(image.convert("L" if flat.ndim == 2 else "RGB")).reshape(pixels.shape)
+
+    return codec
+
+
+class AvifCompression(Degradation):
+    """AVIF compression (AV1 still image, 4:2:0) and back. Works in 8 bit; slower than JPEG."""
+
+    quality: IntRange = parameter([20, 80], ge=0, le=100)
+    """AVIF quality, 0 (worst) to 100"""
+    speed: int = Field(8, ge=0, le=10)
+    """speed of the encoder, 0 (best) to 10"""
+
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+        """Encode at ``drawn["quality"]`` by one thread (Pillow, libavif) and decode."""
+        options = {"quality": int(drawn["quality"]), "speed": self.speed, "max_threads": 1}
+        return apply_codec(image, pillow_codec("AVIF", **options))
+
+
+class Jpeg2000Compression(Degradation):
+    """JPEG 2000 compression (irreversible 9/7 wavelet) and back. Works in 8 bit."""
+
+    ratio: Uniform = parameter([10, 100, "log"], ge=1, le=1000)
+    """compression ratio, bytes before to bytes after"""
+
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+        """Encode at ``drawn["ratio"]`` (Pillow, OpenJPEG) and decode."""
+        # More resolutions than the shorter side can be halved are an error of OpenJPEG.
+        halvings = min(6, 1 + int(math.log2(min(image.shape[:2]))))
+        options = {"quality_layers": [drawn["ratio"]], "num_resolutions": halvings}
+        return apply_codec(image, pillow_codec("JPEG2000", irreversible=True, **options))
+
+
+class ChromaSubsample(Degradation):
+    """Color at a lower resolution than the luma, as video and JPEG store it; nothing else is lost.
+
+    The names are those of the samples J:a:b. 420: half both ways; 422: half the width; 411: a
+    quarter of the width; 444: all.
+    """
+
+    keeps_mean: ClassVar[bool] = True
+
+    chroma: Literal[411, 420, 422, 444] = 420
+    """resolution of the color"""
+    identity_settings: ClassVar = {"chroma": 444}
+
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Average the differences to the BT.601 luma, and interpolate them linearly."""
+        if self.chroma == 444 or image.shape[2] != 3:
+            return image
+        height, width = image.shape[:2]
+        across, down = {411: (4, 1), 420: (2, 2), 422: (2, 1)}[self.chroma]
+        small = math.ceil(width / across), math.ceil(height / down)
+        # Cb and Cr are linear in these differences: both ways of averaging give the same image.
+        gray = luma(image)
+        color = cv2.resize(image - gray, small, interpolation=cv2.INTER_AREA)
+        return gray + cv2.resize(color, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -24,6 +24,8 @@ _Grid = NDArray[np.float64]
 class KernelBlur(Degradation):
     """Base class of blurs whose kernel is not separable; symmetric border (c b a | a b c)."""
 
+    keeps_mean: ClassVar[bool] = True
+
     def kernel(self, **drawn: Any) -> NDArray[Any]:
         """Return the weights, odd-sized and point-symmetric, of any positive sum."""
         raise NotImplementedError

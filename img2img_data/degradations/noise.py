@@ -21,6 +21,7 @@ _NONE: Final = 1e-4
 class Noise(Degradation):
     """Base class of noises that may be gray. Subclasses implement ``field``."""
 
+    keeps_mean: ClassVar[bool] = True
     seeded: ClassVar[bool] = True
     identity_settings: ClassVar = {"sigma": 0}
 
@@ -66,6 +67,7 @@ class GaussianNoise(Noise):
 class GrayNoise(Degradation):
     """Gaussian noise that is the same in all channels."""
 
+    keeps_mean: ClassVar[bool] = True
     seeded: ClassVar[bool] = True
     identity_settings: ClassVar = {"sigma": 0}
 
@@ -76,6 +78,24 @@ class GrayNoise(Degradation):
         """Add one noise field to all channels."""
         image += _normal(image, True, generator(drawn["seed"])) * np.float32(drawn["sigma"] / 255)
         return image
+
+
+class ChromaNoise(Degradation):
+    """Gaussian noise of the color alone: the BT.601 luma of every pixel stays the same."""
+
+    keeps_mean: ClassVar[bool] = True
+    seeded: ClassVar[bool] = True
+    identity_settings: ClassVar = {"sigma": 0}
+
+    sigma: Uniform = parameter(20, ge=0, le=255)
+    """standard deviation of the noise before its luma is taken out, gray levels (0 to 255)"""
+
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Add a noise field without luma; an image without three channels has no color."""
+        if drawn["sigma"] < _NONE or image.shape[2] != 3:
+            return image
+        noise = _normal(image, False, generator(drawn["seed"])) * np.float32(drawn["sigma"] / 255)
+        return image + (noise - luma(noise))
 
 
 class SpeckleNoise(Noise):

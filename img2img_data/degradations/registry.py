@@ -13,7 +13,7 @@ from img2img_data.core.settings_model import did_you_mean
 from img2img_data.degradations import blur, compose, compression, kernel_blur, noise, tone
 from img2img_data.degradations.albumentations_step import Albumentations
 from img2img_data.degradations.base import Degradation
-from img2img_data.degradations.resample import Resize
+from img2img_data.degradations.resample import ChannelShift, Resize
 
 # The order is that of the help and of the contact sheet.
 DEGRADATIONS: Final[dict[str, type[Degradation]]] = {
@@ -26,14 +26,22 @@ DEGRADATIONS: Final[dict[str, type[Degradation]]] = {
     "defocus": kernel_blur.DefocusBlur,
     "sinc": kernel_blur.SincFilter,
     "median": blur.MedianFilter,
+    "sharpen": blur.Sharpen,
     "resize": Resize,
     "noise": noise.GaussianNoise,
     "gray-noise": noise.GrayNoise,
+    "chroma-noise": noise.ChromaNoise,
     "speckle": noise.SpeckleNoise,
     "poisson": noise.PoissonNoise,
     "jpeg": compression.JpegCompression,
     "webp": compression.WebpCompression,
+    "avif": compression.AvifCompression,
+    "jpeg2000": compression.Jpeg2000Compression,
+    "chroma-subsample": compression.ChromaSubsample,
+    "channel-shift": ChannelShift,
     "posterize": tone.Posterize,
+    "dither": tone.Dither,
+    "halftone": tone.Halftone,
     "gamma": tone.Gamma,
     "grayscale": tone.Desaturate,
     "chain": compose.Chain,

@@ -1,4 +1,4 @@
-"""Shrinking and enlarging, and the interpolations that it draws."""
+"""Shrinking and enlarging, the interpolations that it draws, and shifts of channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from img2img_data.degradations.base import Axes, Degradation, Uniform, checked_rng, parameter
-from img2img_data.degradations.samples import Image, to_dtype
+from img2img_data.degradations.samples import FloatImage, Image, to_dtype
 
 Interpolation = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 
@@ -61,6 +61,8 @@ def interpolation_flags(drawn: dict[str, Any], **choices: tuple[Interpolation, .
 class Resize(Degradation):
     """Shrink and enlarge again; the default factor of 4 keeps 1/16 of the area (64 > 16 > 64)."""
 
+    keeps_mean: ClassVar[bool] = True
+
     factor: Uniform = parameter(4.0, ge=1, le=64)
     """factor by which each side shrinks before it is enlarged again"""
     down: Interpolations = ("area",)
@@ -95,3 +97,33 @@ class Resize(Degradation):
         # The small image stays float32: rounding it too would round twice.
         shrunk = cv2.resize(image.astype(np.float32), small, interpolation=down)
         return to_dtype(cv2.resize(shrunk, (width, height), interpolation=up), image)
+
+
+class ChannelShift(Degradation):
+    """Red and blue shifted against green, in opposite directions: fringes of color at edges.
+
+    The border is the edge pixel, replicated.
+    """
+
+    keeps_mean: ClassVar[bool] = True
+
+    x: Uniform = parameter([-2, 2], ge=-100, le=100)
+    """shift of red to the right and of blue to the left, pixels"""
+    y: Uniform = parameter([-2, 2], ge=-100, le=100)
+    """shift of red downwards and of blue upwards, pixels"""
+    identity_settings: ClassVar = {"x": 0, "y": 0}
+
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Shift both, linearly interpolated; an image without three channels stays as it is."""
+        if image.shape[2] != 3 or not (drawn["x"] or drawn["y"]):
+            return image
+        height, width = image.shape[:2]
+        for channel, sign in ((0, -1), (2, 1)):
+            y, x = np.indices((height, width), np.float32)
+            x += np.float32(sign * drawn["x"])
+            y += np.float32(sign * drawn["y"])
+            plane = np.ascontiguousarray(image[..., channel])
+            image[..., channel] = cv2.remap(
+                plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+        return image

@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place, bounds_of, did_you_mean
 from img2img_data.core.yaml_file import read_value
-from img2img_data.degradations.albumentations_step import InvalidKeyError
+from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations, InvalidKeyError
 from img2img_data.degradations.base import Degradation, Uniform, is_number
 from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
 from img2img_data.degradations.registry import DEGRADATIONS, find_degradation
@@ -163,6 +163,8 @@ def describe_degradations(name: str = "") -> Iterator[str]:
         width = max(map(len, DEGRADATIONS))
         for kind, cls in DEGRADATIONS.items():
             yield f"{kind:<{width}}  {(cls.__doc__ or '').strip().splitlines()[0]}"
+        some = ", ".join(line.partition(":")[0] for line in SUGGESTED)
+        yield f"Of albumentations: {some}, ...; 'degradations albumentations' has a line of each"
         return
     cls = find_degradation(name)
     yield f"{name}: {' '.join((cls.__doc__ or '').split())}"
@@ -171,6 +173,9 @@ def describe_degradations(name: str = "") -> Iterator[str]:
         bounds = f"  [{bounds_of(field)}]" if bounds_of(field) else ""
         about = (field.description or "") + bounds
         yield f"  {setting:<{width}}  {about}{_default_of(field)}"
+    if cls is Albumentations:
+        yield "Some of its transforms, as steps of a recipe:"
+        yield from (f"  - albumentations: {{{line}}}" for line in SUGGESTED)
 
 
 def _default_of(field: FieldInfo) -> str:

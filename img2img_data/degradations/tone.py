@@ -1,14 +1,19 @@
-"""Tone and color, changed pixel by pixel."""
+"""Tone and color, changed pixel by pixel, and tones shown by dots."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import cv2
 import numpy as np
 
 from img2img_data.degradations.base import Axes, Degradation, IntRange, Uniform, parameter
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, luma, to_unit
+
+# Screen angles of red, green and blue: those of cyan, magenta and yellow in print, in degrees.
+SCREEN_ANGLES: Final = (15.0, 75.0, 0.0)
+# Shares of the error that the next pixel and the three below it take (Floyd, Steinberg 1976).
+DIFFUSION: Final = {(0, 1): 7 / 16, (1, -1): 3 / 16, (1, 0): 5 / 16, (1, 1): 1 / 16}
 
 
 class ToneCurve(Degradation):
@@ -66,4 +71,52 @@ class Desaturate(Degradation):
         if image.shape[2] != 3 or drawn["amount"] == 0:
             return image
         image += (luma(image) - image) * np.float32(drawn["amount"])
+        return image
+
+
+class Dither(Degradation):
+    """Few gray levels, whose rounding errors are diffused to the neighboring pixels.
+
+    Floyd and Steinberg, Proceedings of the Society for Information Display 17(2), 1976.
+    """
+
+    levels: IntRange = parameter([2, 8], ge=2, le=256)
+    """gray levels left in each channel"""
+
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Round each pixel to the nearest level, its error added to the pixels that follow."""
+        height, width, channels = image.shape
+        last = np.float32(drawn["levels"] - 1)
+        # A margin takes the errors that leave the image.
+        work = np.zeros((height + 1, width + 2, channels), np.float32)
+        work[:height, 1:-1] = image
+        # Pixels with the same x + 2 y do not depend on each other: all are rounded at once.
+        for diagonal in range(width + 2 * height - 2):
+            y = np.arange(max(0, (diagonal - width + 2) // 2), min(height, diagonal // 2 + 1))
+            x = diagonal - 2 * y + 1
+            exact = work[y, x]
+            work[y, x] = np.rint(np.clip(exact, 0, 1) * last) / last
+            error = exact - work[y, x]
+            for (down, right), share in DIFFUSION.items():
+                work[y + down, x + right] += error * np.float32(share)
+        return work[:height, 1:-1]
+
+
+class Halftone(Degradation):
+    """Dots of print: each channel is black or white, by a screen that is turned per channel."""
+
+    period: Uniform = parameter([3, 8], ge=2, le=64)
+    """distance of the dots, pixels"""
+
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Compare each channel to its screen, whose levels are equally frequent."""
+        y, x = np.indices(image.shape[:2])
+        for channel in range(image.shape[2]):
+            angle = np.deg2rad(SCREEN_ANGLES[channel % 3])
+            turned = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            u, v = (2 * np.pi / drawn["period"] * axis for axis in turned)
+            order = np.argsort((np.cos(u) + np.cos(v)).round(9), axis=None, kind="stable")
+            screen = np.empty(order.size, np.float32)
+            screen[order] = (np.arange(order.size, dtype=np.float32) + 0.5) / order.size
+            image[..., channel] = image[..., channel] > screen.reshape(x.shape)
         return image

@@ -15,11 +15,13 @@ from examples import KINDS, LIGHT, example
 
 from img2img_data.core.errors import Rejected, UsageError
 from img2img_data.core.settings_model import Place
+from img2img_data.core.yaml_file import read_value
+from img2img_data.degradations.albumentations_step import SUGGESTED
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.kernel_blur import KernelBlur, normalized_kernel
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.resample import Resize
-from img2img_data.degradations.spec import parse_spec, to_spec
+from img2img_data.degradations.spec import describe_degradations, parse_spec, to_spec
 from img2img_data.images import io
 from img2img_data.inspect.contact_sheet import write_contact_sheet
 
@@ -125,6 +127,75 @@ def test_separable_degradations_are_two_matrices(kind: str) -> None:
     rows = degradation.apply(np.eye(image.shape[0], dtype=np.float32), axes="y", **drawn)
     columns = degradation.apply(np.eye(image.shape[1], dtype=np.float32), axes="y", **drawn)
     assert np.abs(rows @ image @ columns.T - degradation.apply(image, **drawn)).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if DEGRADATIONS[k].keeps_mean])
+def test_four_applications_keep_the_mean(kind: str) -> None:
+    """Truncation instead of rounding would lose half a level each time."""
+    image, rng = np.full((160, 160, 3), 128, np.uint8), np.random.default_rng(0)
+    image[32:128, 32:128] = np.clip(make_photo(3, 96, 96), 64, 192)  # the border is flat
+    degradation, out = example(kind), image
+    for _ in range(4):
+        out = degradation.apply(out, **degradation.draw(rng))
+    noise = 4 * (out.astype(float) - image).std() / image.size**0.5 if degradation.seeded else 0
+    assert abs(out.mean() - image.mean()) <= 0.05 + noise
+
+
+def test_blur_and_jpeg_in_turns_keep_the_mean() -> None:
+    image = np.full((160, 160, 3), 128, np.uint8)
+    image[32:128, 32:128] = np.clip(make_photo(3, 96, 96), 64, 192)
+    step = parse_spec([{"gaussian": {"sigma": 2}}, {"jpeg": {"quality": 90}}], PLACE).degradation
+    out = image
+    for _ in range(3):
+        out = step.apply(out, **step.draw(None))
+    assert abs(out.mean() - image.mean()) <= 0.05
+
+
+def test_sharpen_is_the_published_mask() -> None:
+    """``usm_sharp`` of BasicSR, but for its clipping in between."""
+    image = typed(np.float32, 64, 64) * 0.5 + 0.25
+    out = DEGRADATIONS["sharpen"]().apply(image, sigma=8.0, amount=0.5, threshold=10.0)
+    blurred = cv2.GaussianBlur(image, (65, 65), 8.0, borderType=cv2.BORDER_REFLECT)
+    mask = (np.abs(image - blurred) * 255 > 10).astype(np.float32)
+    soft = cv2.GaussianBlur(mask, (65, 65), 8.0, borderType=cv2.BORDER_REFLECT)
+    expected = soft * (image + 0.5 * (image - blurred)) + (1 - soft) * image
+    assert np.abs(out - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["dither", "halftone"])
+def test_dots_show_the_tone_with_few_levels(kind: str) -> None:
+    flat = np.full((64, 64, 3), 64, np.uint8)
+    out = DEGRADATIONS[kind]().apply(flat, levels=2, period=4.0)
+    assert set(np.unique(out)) == {0, 255}
+    assert np.abs(out.mean((0, 1)) - 64).max() < 3
+
+
+def test_floyd_steinberg_agrees_with_a_plain_loop() -> None:
+    image = typed(np.float32, 13, 11)
+    work, (height, width) = np.pad(image, ((0, 1), (1, 1), (0, 0))), image.shape[:2]
+    for y, x in itertools.product(range(height), range(1, width + 1)):
+        level = np.rint(np.clip(work[y, x], 0, 1) * 3) / 3
+        error, work[y, x] = work[y, x] - level, level
+        work[y, x + 1] += error * 7 / 16
+        work[y + 1, x - 1 : x + 2] += error * np.array([[3], [5], [1]]) / 16
+    out = DEGRADATIONS["dither"]().apply(image, levels=4)
+    assert np.abs(out - work[:height, 1:-1]).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["chroma-noise", "chroma-subsample"])
+def test_color_changes_and_luma_does_not(kind: str) -> None:
+    image = typed(np.float32) * 0.4 + 0.3
+    out = example(kind).apply(image, sigma=5.0, seed=1)
+    weights = np.array([0.299, 0.587, 0.114])
+    assert np.abs((out - image) @ weights).max() < 1e-5
+    assert np.abs(out - image).max() > 0.01
+
+
+def test_channels_shift_in_opposite_directions() -> None:
+    point = np.zeros((9, 9, 3), np.uint8)
+    point[4, 4] = 255
+    out = DEGRADATIONS["channel-shift"]().apply(point, x=2.0, y=-1.0)
+    assert [np.argwhere(out[..., c]).tolist() for c in range(3)] == [[[3, 6]], [[4, 4]], [[5, 2]]]
 
 
 def test_separable_kinds() -> None:
@@ -382,6 +453,16 @@ def test_motion_blur_of_albumentations_stays_in_place() -> None:
     for seed in range(6):
         spread = blur.apply(point, seed=seed).sum(axis=(1, 2)).astype(float)
         assert abs((spread * np.arange(41)).sum() / spread.sum() - 20) < 1
+
+
+@pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
+@pytest.mark.parametrize("line", SUGGESTED)
+def test_the_suggested_transforms_work(line: str) -> None:
+    assert any(line in listed for listed in describe_degradations("albumentations"))
+    degradation = parse_spec([read_value(f"albumentations: {{{line}}}")], PLACE).degradation
+    image = typed(np.uint8, 64, 64)
+    drawn = degradation.draw(np.random.default_rng(1))
+    assert (degradation.apply(image, **drawn) != image).any()
 
 
 @pytest.mark.skipif("albumentations" not in KINDS, reason="albumentations is not installed")
