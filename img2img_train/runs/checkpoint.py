@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file with all tensors, a description of the model and a SHA-256.
 
 The header of the file (https://github.com/huggingface/safetensors) holds the description as JSON
-and the SHA-256 of all tensors. Reading a checkpoint runs no code.
+and the SHA-256 of the whole file, in which the digest itself counts as zeros. Reading a checkpoint
+runs no code.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import struct
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -23,17 +24,23 @@ from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_train.config import RunConfig, config_of
-from img2img_train.networks.specs import NetworkSpec
+from img2img_train.networks.specs import GeneratorName, NetworkSpec
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 MAX_HEADER_BYTES: Final = 16 << 20
 DESCRIPTION: Final = "img2img"
-DIGEST: Final = "sha256"
+DIGEST: Final = "digest"
+OLD_DIGEST: Final = "sha256"
+"""The digest of formats before 3, which covered the tensors alone."""
+NO_DIGEST: Final = "0" * 64
 # The types of a run's state, in the order in which safetensors writes them: widest first, so that
 # every tensor is aligned.
 DTYPES: Final = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 
 Tensors: TypeAlias = dict[str, Tensor]
+# Bounds keep hostile numbers from overflowing; no real run comes near them.
+Count: TypeAlias = Annotated[int, Field(ge=0, le=10**15)]
+Side: TypeAlias = Annotated[int, Field(ge=1, le=10**6)]
 
 
 class TrainingProgress(FrozenModel):
@@ -44,15 +51,23 @@ class TrainingProgress(FrozenModel):
     the best one, ``log_bytes`` is the length of the log.
     """
 
-    step: int = Field(default=0, ge=0)
-    images: int = Field(default=0, ge=0)
-    logged_step: int = Field(default=0, ge=0)
-    loss_sums: dict[str, float] = Field(default={})
-    loss_counts: dict[str, int] = Field(default={})
-    best_psnr: float | None = None
-    best_step: int | None = None
-    stale_validations: int = Field(default=0, ge=0)
-    log_bytes: int = Field(default=0, ge=0)
+    step: Count = 0
+    images: Count = 0
+    logged_step: Count = 0
+    loss_sums: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default={})
+    loss_counts: dict[str, Annotated[Count, Field(ge=1)]] = Field(default={})
+    best_psnr: float | None = Field(default=None, ge=-1000, le=1000)
+    best_step: Count | None = None
+    stale_validations: Count = 0
+    log_bytes: Count = 0
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if max(self.logged_step, self.best_step or 0) > self.step:
+            raise ValueError(f"a step is after the last one, {self.step:,}")
+        if self.loss_sums.keys() != self.loss_counts.keys():
+            raise ValueError("the losses and their counts differ in their names")
+        return self
 
 
 class Description(FrozenModel):
@@ -63,17 +78,25 @@ class Description(FrozenModel):
     ``size`` is height and width in training.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     complete: bool
     generator: str
     reverse_generator: str | None = None
     networks: dict[str, NetworkSpec] = Field(min_length=1, max_length=16)
     color: Literal["rgb", "lab"] = "rgb"
     value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
-    size: tuple[int, int]
+    size: tuple[Side, Side]
     versions: dict[str, str]
     config: dict[str, Any]
     progress: TrainingProgress
+
+    @model_validator(mode="after")
+    def _check_generators(self) -> Self:
+        names = {self.generator, self.reverse_generator or self.generator}
+        specs = [self.networks.get(name) for name in names]
+        if not all(spec and spec.name in get_args(GeneratorName) for spec in specs):
+            raise ValueError("a generator is not among the networks")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +127,11 @@ def _error(path: Path, why: str, hint: str = "use another one") -> CheckpointErr
     return CheckpointError("checkpoint", path, why, hint)
 
 
+def _older_version(path: Path) -> CheckpointError:
+    why = "was written by an older version of img2img-train"
+    return _error(path, why, "train it again with this version")
+
+
 # ----------------------------------------------------------------------------------------- writing
 def write_checkpoint(path: Path, tensors: Tensors, description: Description) -> None:
     """Write a checkpoint atomically; equal contents give equal bytes.
@@ -116,21 +144,31 @@ def write_checkpoint(path: Path, tensors: Tensors, description: Description) -> 
     if name is not None:
         raise _error(path, f"not written: {printable(name)} is not finite", "lower --lr")
     names = sorted(tensors, key=lambda n: (list(DTYPES).index(tensors[n].dtype), n))
-    header, start, digest = dict[str, Any](), 0, sha256()
+    header, start = dict[str, Any](), 0
     for name in names:
-        data, tensor = _bytes_of(tensors[name]), tensors[name]
+        tensor = tensors[name]
         header[name] = {
             "dtype": DTYPES[tensor.dtype],
             "shape": tensor.shape,
-            "data_offsets": [start, start := start + len(data)],
+            "data_offsets": [start, start := start + tensor.nbytes],
         }
-        digest.update(data)
     about = json.dumps(description.model_dump(mode="json"), sort_keys=True, allow_nan=False)
-    header["__metadata__"] = {DESCRIPTION: about, DIGEST: digest.hexdigest()}
+    header["__metadata__"] = {DESCRIPTION: about, DIGEST: NO_DIGEST}
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # safetensors aligns the tensors to 8 bytes
+    start_of_file = struct.pack("<Q", len(text)) + text
+    digest = sha256(start_of_file)
+    for name in names:
+        digest.update(_bytes_of(tensors[name]))
+    start_of_file = _replace_digest(start_of_file, NO_DIGEST, digest.hexdigest())
     parts = (_bytes_of(tensors[name]) for name in names)
-    write_atomically(path, itertools.chain([struct.pack("<Q", len(text)), text], parts), sync=True)
+    write_atomically(path, itertools.chain([start_of_file], parts), sync=True)
+
+
+def _replace_digest(start_of_file: bytes, old: str, new: str) -> bytes:
+    # In the JSON inside the JSON quotes are escaped, so only the digest itself looks like this.
+    before, after = (f'"{DIGEST}":"{value}"'.encode() for value in (old, new))
+    return start_of_file.replace(before, after, 1)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -160,13 +198,17 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
                 raise _error(path, why if size else "is empty", "give a checkpoint of a run")
             with safe_open(path, "pt") as content:
                 metadata, names = content.metadata() or {}, content.keys()
+                if metadata.keys() == {DESCRIPTION, OLD_DIGEST}:
+                    raise _older_version(path)
                 if not {DESCRIPTION, DIGEST} <= metadata.keys():
                     listed = ", ".join(sorted(map(printable, names))[:3]) or "no tensors"
                     why = "was not written by img2img-train: it has no description"
                     raise _error(path, f"{why} (and holds {listed})", "give a checkpoint of a run")
-                file.seek(8 + length)
+                file.seek(0)
+                first = _replace_digest(file.read(8 + length), metadata[DIGEST], NO_DIGEST)
                 # Before anything is used, and all of it, whatever the prefix.
-                if file_digest(file, "sha256").hexdigest() != metadata[DIGEST]:
+                digest = file_digest(file, lambda: sha256(first))
+                if digest.hexdigest() != metadata[DIGEST]:
                     raise _error(path, "is damaged: its SHA-256 does not agree")
                 # Copies, one tensor at a time: the library maps the file into memory, and a file
                 # that is overwritten later would change the tensors.
@@ -196,8 +238,7 @@ def _parse_description(path: Path, text: object) -> Description:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     if first["loc"] == ("format",) and first["input"] == FORMAT - 1:
-        why = "was written by an older version of img2img-train"
-        raise _error(path, why, "train it again with this version")
+        raise _older_version(path)
     where = printable(".".join(map(str, first["loc"])) or "description")
     why = f"describes an unknown model ({where}: {printable(str(first['msg']))})"
     raise _error(path, why, "update, or use another one")

@@ -102,8 +102,6 @@ def load_generator(
             why = f"was trained for {config.direction} and has no generator for {direction}"
             raise UsageError("model", file, why, "leave --direction out, or train with it")
         name, config = about.reverse_generator, config.model_copy(update={"direction": direction})
-    if name not in about.networks:
-        raise CheckpointError("checkpoint", file, "describes no generator", "use another one")
     try:
         network = build_on_meta(about.networks[name])
     except UsageError as error:

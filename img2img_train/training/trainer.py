@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from img2img_data.core.command_line import Display
-from img2img_data.core.errors import DivergedError, printable
+from img2img_data.core.errors import CheckpointError, DivergedError, printable
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.images import io
 from img2img_train.config import RunConfig
@@ -277,9 +277,13 @@ class Trainer:
         self.folder.write_latest(tensors, self._describe(self.progress, complete=True))
 
     def load(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Restore the state and the progress of a checkpoint."""
+        """Restore state and progress of a checkpoint; CheckpointError if it does not fit."""
+        progress = checkpoint.description.progress
+        if progress.step > self.data.steps:
+            why = f"is at step {progress.step:,} of {self.data.steps:,}"
+            raise CheckpointError("checkpoint", checkpoint.path, why, "use another one")
         self.state.load(checkpoint, self.data.train.size)
-        self.progress = checkpoint.description.progress
+        self.progress = progress
 
 
 def _is_due(epoch: int, every: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import struct
 import sys
@@ -334,26 +335,30 @@ def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ checkpoints
+def with_description(content: bytes, description: str) -> bytes:
+    """The content of a checkpoint with another description, and a digest that agrees."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = {"img2img": description, "digest": "0" * 64}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    changed = struct.pack("<Q", len(text)) + text + content[8 + length :]
+    return changed.replace(b"0" * 64, hashlib.sha256(changed).hexdigest().encode())
+
+
 def damaged(path: Path) -> dict[str, bytes]:
     content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
     flipped = bytearray(content)
     flipped[-5] ^= 1
-    header = json.loads(content[8 : 8 + length])
-    message = json.loads(header["__metadata__"]["img2img"])
-    message["networks"]["generator"]["width"] = 8
-    header["__metadata__"]["img2img"] = json.dumps(message)
-    lying = json.dumps(header).encode()
-    header["__metadata__"]["img2img"] = "[" * 100_000
-    deep = json.dumps(header).encode()
+    about = checkpoints.read_description(path).model_dump(mode="json")
+    about["networks"]["generator"]["width"] = 8
     return {
         "is empty": b"",
         "not a safetensors": content[:7],
         "is damaged": content[:-4],
         "SHA-256": bytes(flipped),
         "is damaged ": struct.pack("<Q", 100_000) + b"[" * 200_000,
-        "does not fit its network": struct.pack("<Q", len(lying)) + lying + content[8 + length :],
-        "describes an unknown model": struct.pack("<Q", len(deep)) + deep + content[8 + length :],
+        "does not fit its network": with_description(content, json.dumps(about)),
+        "describes an unknown model": with_description(content, "[" * 100_000),
     }
 
 

@@ -158,6 +158,18 @@ def test_some_tensors_of_a_checkpoint_can_be_read_alone(corpora: list[str], tmp_
         checkpoints.read_checkpoint(path, "network/")
 
 
+def test_a_checkpoint_from_behind_the_end_of_the_run_is_rejected(
+    corpora: list[str], tmp_path: Path
+) -> None:
+    folder = stopped(corpora, tmp_path)
+    good = checkpoints.read_checkpoint(folder.latest)
+    progress = good.description.progress.model_copy(update={"step": 10**9})
+    about = good.description.model_copy(update={"progress": progress})
+    checkpoints.write_checkpoint(folder.latest, good.tensors, about)
+    with pytest.raises(CheckpointError, match=r"latest.* is at step 1,000,000,000 of [0-9]+;"):
+        fit(corpora, tmp_path)
+
+
 def test_divergence_names_the_step(corpora: list[str], tmp_path: Path) -> None:
     folder = stopped(corpora, tmp_path)
     good = checkpoints.read_checkpoint(folder.latest)
