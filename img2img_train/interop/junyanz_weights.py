@@ -16,9 +16,10 @@ import torch
 from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.core.files import versions
 from img2img_train.config import config_of
+from img2img_train.data.color import ChannelLayout, ColorSpace
 from img2img_train.interop.junyanz_options import GENERATORS
 from img2img_train.networks.registry import build_on_meta
-from img2img_train.networks.specs import NetworkSpec, Norm
+from img2img_train.networks.specs import GeneratorName, NetworkSpec, Norm
 from img2img_train.runs import checkpoint
 from img2img_train.runs.checkpoint import Tensors
 from img2img_train.runs.folder import LIBRARIES
@@ -29,7 +30,11 @@ REPOSITORY: Final = "the PyTorch CycleGAN/pix2pix repository"
 # Weights do not tell the size of training images; this is the default of the repository.
 SIZE: Final = (256, 256)
 STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
-NORMS: Final[tuple[Norm, ...]] = ("batch", "instance")
+CONVOLUTIONS: Final[dict[int, GeneratorName]] = {
+    14: "unet-128", 16: "unet-256", 18: "resnet-6", 24: "resnet-9",
+}  # fmt: skip
+"""Generators by their number of convolutions."""
+NORMS: Final[tuple[Norm, ...]] = ("batch", "instance", "none")
 
 
 def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> NetworkSpec:
@@ -37,11 +42,12 @@ def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> Netwo
     to.
 
     A U-Net's weights do not show its dropout: it is 0.5, as published, unless ``dropout`` says
-    otherwise. CheckpointError if no generator of the repository has these tensors.
+    otherwise. CheckpointError if no generator of the repository has these tensors, UsageError if
+    they tell another ``dropout``.
     """
     kernels = [tensor.shape for tensor in tensors.values() if tensor.ndim == 4]
-    candidates = product(GENERATORS.values(), NORMS, (0.5, 0.0)) if kernels else ()
-    for name, norm, share in candidates:
+    name = CONVOLUTIONS.get(len(kernels), "unet-256")
+    for norm, share in product(NORMS, (0.5, 0.0)) if kernels else ():
         # The last layer of a U-Net is a transposed convolution: its kernel is input x output.
         outputs = kernels[-1][1 if name.startswith("unet") else 0]
         shape = {"inputs": kernels[0][1], "outputs": outputs, "width": kernels[0][0]}
@@ -50,20 +56,42 @@ def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> Netwo
             spec = NetworkSpec(name=name, norm=norm, dropout=share, **shape)
         except ValueError:
             continue
-        expected = {n: tensor.shape for n, tensor in build_on_meta(spec).state_dict().items()}
+        state = build_on_meta(spec).state_dict()
+        expected = {there: state[here].shape for there, here in _names(spec).items()}
         if expected == {n: t.shape for n, t in _used(tensors, norm).items()}:
-            return spec if dropout is None else spec.model_copy(update={"dropout": dropout})
-    names = ", ".join(map(printable, list(tensors)[:3]))
-    why = f"are not those of a generator of {REPOSITORY} (they begin with {names})"
-    raise CheckpointError("weights", path, why, f"known are {', '.join(GENERATORS)}")
+            break
+    else:
+        names = ", ".join(map(printable, list(tensors)[:3]))
+        why = f"are not those of a generator of {REPOSITORY} (they begin with {names})"
+        raise CheckpointError("weights", path, why, f"known are {', '.join(GENERATORS)}")
+    if dropout is None:
+        return spec
+    # The dropout layers of a ResNet shift the numbers in the names of the layers behind them.
+    if spec.name.startswith("resnet") and bool(dropout) != bool(spec.dropout):
+        why = f"the weights are of a {spec.name} with{'' if spec.dropout else 'out'} dropout"
+        raise UsageError("option", "--dropout", why, "leave it out")
+    return spec.model_copy(update={"dropout": dropout})
+
+
+def _names(spec: NetworkSpec) -> dict[str, str]:
+    """Return the names of a generator's tensors in the repository, and those here."""
+    names = list(build_on_meta(spec).state_dict())
+    if spec.norm != "none":
+        return dict(zip(names, names, strict=True))
+    # There an empty layer takes the place of the norm, and only the last convolution has a bias.
+    numbered = build_on_meta(spec.model_copy(update={"norm": "instance"})).state_dict()
+    pairs = zip(numbered, names, strict=True)
+    return {n: here for n, here in pairs if here.endswith("weight") or here == names[-1]}
 
 
 def _used(tensors: Tensors, norm: Norm) -> Tensors:
-    # Files written before PyTorch 0.4 hold running statistics of instance norms, which are never
-    # used.
-    if norm == "batch":
-        return tensors
-    return {name: t for name, t in tensors.items() if not name.endswith(STATISTICS)}
+    # Before PyTorch 0.4 instance norms had running statistics, which were never used, and batch
+    # norms had no counter, which only a momentum of None reads.
+    if norm != "batch":
+        return {name: t for name, t in tensors.items() if not name.endswith(STATISTICS)}
+    means = [name for name in tensors if name.endswith(STATISTICS[0])]
+    counters = {f"{n.removesuffix(STATISTICS[0])}{STATISTICS[2]}": torch.tensor(0) for n in means}
+    return counters | tensors
 
 
 def import_weights(
@@ -75,8 +103,15 @@ def import_weights(
     """
     tensors = read_tensors(path, "give a latest_net_G.pth")
     spec = spec_of(tensors, path, dropout)
-    network = build_on_meta(spec)
-    checkpoint.load_into_network(network, _used(tensors, spec.norm), path)
+    color: ColorSpace = "lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb"
+    if not ChannelLayout(color, (spec.inputs, spec.outputs)).is_supported:
+        why = f"take {spec.inputs} channels to {spec.outputs}"
+        raise CheckpointError("weights", path, why, "images are RGB or gray, or L to ab")
+    network, used = build_on_meta(spec), _used(tensors, spec.norm)
+    # Biases that the repository does not have are zero.
+    state = {name: torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
+    state |= {here: used[there] for there, here in _names(spec).items()}
+    checkpoint.load_into_network(network, state, path)
     loss = "cyclegan" if spec.name.startswith("resnet") and spec.norm == "instance" else "pix2pix"
     settings = {name: getattr(spec, name) for name in ("width", "norm", "dropout")}
     settings |= {"corpora": [path.stem], "loss": loss, "direction": direction, "net": spec.name}
@@ -85,7 +120,7 @@ def import_weights(
     about = checkpoint.Description(
         complete=False,
         generator="generator",
-        color="lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb",
+        color=color,
         networks={"generator": spec},
         size=SIZE,
         versions=versions(*LIBRARIES),
@@ -105,7 +140,11 @@ def export_pth(model: LoadedModel, out: Path) -> None:
     if spec.name not in GENERATORS.values() or spec.bottleneck_norm or spec.residual:
         hint = f"it has {', '.join(GENERATORS.values())}"
         raise UsageError("network", spec.name, f"has no counterpart in {REPOSITORY}", hint)
-    state = OrderedDict((n, t.cpu().clone()) for n, t in model.generator.state_dict().items())
+    own, names = model.generator.state_dict(), _names(spec)
+    if any(bool(own[name].any()) for name in own.keys() - names.values()):
+        why, hint = "has biases, which it does not have there", "train with another --norm"
+        raise UsageError("network", f"{spec.name} with --norm none", why, hint)
+    state = OrderedDict((there, own[here].cpu().clone()) for there, here in names.items())
     # torch.save is not atomic: a reader could see half a file.
     temporary = out.with_name(f".{out.name}.tmp")
     torch.save(state, temporary)

@@ -22,7 +22,7 @@ LEGACY_MAGIC: Final = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
     """Return the tensors of a ``.pth`` file by name, without the prefix ``module.`` of
-    DataParallel.
+    DataParallel; those of the network in it, if they are wrapped in a dict.
 
     ``hint`` names the file to give instead. Raises CheckpointError if anything is wrong with the
     file.
@@ -56,8 +56,21 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
         raise error(f"{not_torch}, or damaged", hint) from None
     if not isinstance(content, dict) or not content:
         raise error("hold no tensors by name", hint)
+    # Trainers wrap the network: {"epoch": 3, "state_dict": {...}, "optimizer": {...}}.
+    states = {str(n): c for n, c in content.items() if isinstance(c, dict) and _is_state(c)}
+    if len(states) > 1 and "state_dict" not in states:
+        names = ", ".join(map(printable, list(states)[:4]))
+        raise error(f"hold several networks ({names})", "save one of them alone")
+    if states:
+        content = states.get("state_dict") or next(iter(states.values()))
     tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or not bool(torch.isfinite(tensor.double()).all()):
             raise error(f"hold no finite tensor {printable(name)}")
     return tensors
+
+
+def _is_state(content: dict[object, object]) -> bool:
+    import torch
+
+    return bool(content) and all(isinstance(t, torch.Tensor) for t in content.values())

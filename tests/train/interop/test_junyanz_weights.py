@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import make_photo
+from junyanz_networks import original
 
 torch = pytest.importorskip("torch")
 
@@ -117,6 +119,97 @@ def test_old_instance_statistics_and_parallel_names_are_skipped(tmp_path: Path) 
     assert np.array_equal(
         load_generator(tmp_path / "m.safetensors", "cpu").restore(image), model.restore(image)
     )
+
+
+FORMS = ["plain", "before torch 0.4", "parallel", "checkpoint", "wrapped"]
+
+
+def as_saved(network: torch.nn.Module, form: str) -> object:
+    """The state of a network as a version of torch, or another trainer, saves it."""
+    state = network.state_dict()
+    if form == "before torch 0.4":
+        state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    state = OrderedDict((f"module.{n}" if form == "parallel" else n, t) for n, t in state.items())
+    if form == "checkpoint":
+        return {"epoch": 3, "state_dict": state, "lr": 2e-4, "note": "best"}
+    return {"netG": state} if form == "wrapped" else state
+
+
+NORMS = ["batch", "instance", "none"]
+CASES = [*product(junyanz.GENERATORS, NORMS, [True, False], FORMS[:1])]
+CASES += product(["unet_128", "resnet_6blocks"], NORMS, [False], FORMS[1:])
+
+
+@pytest.mark.parametrize(("net", "norm", "dropout", "form"), CASES)
+def test_every_generator_of_the_repository_is_adopted_and_gives_its_outputs(
+    net: str, norm: str, dropout: bool, form: str, tmp_path: Path
+) -> None:
+    network = original(net, norm, dropout, statistics=form == "before torch 0.4")
+    torch.save(as_saved(network, form), tmp_path / "g.pth")
+    spec = junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
+    assert (spec.name, spec.norm, spec.width) == (junyanz.GENERATORS[net], norm, 2)
+    if net.startswith("resnet"):
+        assert spec.dropout == (0.5 if dropout else 0)
+    model = load_generator(tmp_path / "m.safetensors", "cpu", dropout=False, norm="batch")
+    # test.py of the repository normalizes by the image, as in training.
+    for module in network.modules():
+        module.train(not isinstance(module, torch.nn.Dropout))
+    side = 8 if net.startswith("resnet") else int(net[-3:])
+    x = torch.rand(1, 3, side, side) * 2 - 1
+    with torch.no_grad():
+        expected = network(x)
+        assert torch.allclose(model.generator(x), expected, atol=1e-6)
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("net", junyanz.GENERATORS)
+def test_channels_that_images_do_not_have_are_rejected(net: str, tmp_path: Path) -> None:
+    torch.save(original(net, "batch", channels=(6, 3)).state_dict(), tmp_path / "g.pth")
+    with pytest.raises(CheckpointError, match=r"g.pth': take 6 channels to 3.*RGB or gray"):
+        junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_file_of_several_networks_is_rejected_by_their_names(tmp_path: Path) -> None:
+    state = original("resnet_6blocks", "instance").state_dict()
+    torch.save({"netG_A": state, "netG_B": state}, tmp_path / "g.pth")
+    with pytest.raises(CheckpointError, match=r"several networks \(netG_A, netG_B\)"):
+        junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
+    torch.save({"ema": state, "state_dict": state}, tmp_path / "g.pth")
+    junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_a_dropout_that_the_weights_contradict_is_rejected(dropout: bool, tmp_path: Path) -> None:
+    torch.save(original("resnet_6blocks", "batch", dropout).state_dict(), tmp_path / "g.pth")
+    with pytest.raises(UsageError, match=r"resnet-6 with(out)? dropout; leave it out"):
+        junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m", dropout=0 if dropout else 0.3)
+    rate = 0.3 if dropout else 0.0
+    assert junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m", dropout=rate).dropout == rate
+
+
+@pytest.mark.parametrize("net", ["resnet_6blocks", "unet_128"])
+def test_weights_without_norm_are_exported_as_they_came(net: str, tmp_path: Path) -> None:
+    network = original(net, "none")
+    torch.save(network.state_dict(), tmp_path / "g.pth")
+    junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
+    model = load_generator(tmp_path / "m.safetensors", "cpu")
+    junyanz.export_pth(model, tmp_path / "again.pth")
+    network.load_state_dict(torch.load(tmp_path / "again.pth"))
+    for name, parameter in model.generator.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.fill_(1)
+    with pytest.raises(UsageError, match=r"--norm none.* has biases"):
+        junyanz.export_pth(model, tmp_path / "again.pth")
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("net", junyanz.GENERATORS)
+def test_exported_weights_open_in_the_repository(net: str, norm: str, tmp_path: Path) -> None:
+    model = model_of(make_spec(junyanz.GENERATORS[net], (3, 3), 2, norm))
+    junyanz.export_pth(model, tmp_path / "g.pth")
+    dropout = net.startswith("unet")
+    original(net, norm, dropout).load_state_dict(torch.load(tmp_path / "g.pth"))
 
 
 class Bomb:
