@@ -39,7 +39,7 @@ DTYPES: Final = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 
 Tensors: TypeAlias = dict[str, Tensor]
 # Bounds keep hostile numbers from overflowing; no real run comes near them.
-Count: TypeAlias = Annotated[int, Field(ge=0, le=10**15)]
+LongCount: TypeAlias = Annotated[int, Field(ge=0, le=10**15)]
 Side: TypeAlias = Annotated[int, Field(ge=1, le=10**6)]
 
 
@@ -51,15 +51,15 @@ class TrainingProgress(FrozenModel):
     the best one, ``log_bytes`` is the length of the log.
     """
 
-    step: Count = 0
-    images: Count = 0
-    logged_step: Count = 0
+    step: LongCount = 0
+    images: LongCount = 0
+    logged_step: LongCount = 0
     loss_sums: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default={})
-    loss_counts: dict[str, Annotated[Count, Field(ge=1)]] = Field(default={})
+    loss_counts: dict[str, Annotated[LongCount, Field(ge=1)]] = Field(default={})
     best_psnr: float | None = Field(default=None, ge=-1000, le=1000)
-    best_step: Count | None = None
-    stale_validations: Count = 0
-    log_bytes: Count = 0
+    best_step: LongCount | None = None
+    stale_validations: LongCount = 0
+    log_bytes: LongCount = 0
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
