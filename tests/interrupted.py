@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,15 @@ def tree(root: Path) -> dict[str, bytes]:
         for name, path in names.items()
         if name not in {"timing.jsonl", "config.json"}
     }
+
+
+def members_gone(group: int, seconds: float = 5) -> bool:
+    """Return True if no process of a group is left after some seconds at most."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False

@@ -7,8 +7,11 @@ batches.
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -23,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from img2img_data.core.errors import Img2ImgError
 from img2img_data.corpus.reader import Pair
 from img2img_data.images.pixels import Pixels
 from img2img_train.data.augment import Crops, copy_to, resize_and_crop, resize_and_crop_pixels
@@ -233,29 +237,56 @@ def _degrade(
     return RawBatch(np.stack(inputs), targets, step.flips)
 
 
+@dataclass(frozen=True, slots=True)
+class _ErrorsAsItems(Dataset[RawBatch | Exception]):
+    """Returns the errors of a dataset: one that a worker raises would arrive as a traceback."""
+
+    dataset: StepDataset
+
+    def __getitem__(self, number: int) -> RawBatch | Exception:
+        try:
+            return self.dataset[number]
+        except (Img2ImgError, OSError, MemoryError) as error:
+            return error
+
+
 def raw_batches(dataset: StepDataset, numbers: range, workers: int) -> Generator[RawBatch]:
-    """Yield the images of the steps ``numbers``; ``workers`` processes read ahead."""
-    loader: DataLoader[RawBatch] = DataLoader(
-        dataset,
+    """Yield the images of the steps ``numbers``; ``workers`` processes read ahead.
+
+    The processes have ended, or end within a second, when the generator ends.
+    """
+    # Shared memory without a lock, which a killed worker could hold forever.
+    ended = multiprocessing.RawValue(ctypes.c_bool, False)
+    loader: DataLoader[RawBatch | Exception] = DataLoader(
+        _ErrorsAsItems(dataset),
         batch_size=None,  # an item is a batch already
         sampler=numbers,
         num_workers=workers,
-        worker_init_fn=partial(_init_worker, os.getpid()),
+        worker_init_fn=partial(_init_worker, os.getpid(), ended),
         # A DataLoader without a generator draws from the global one, which would shift dropout
         # masks.
         generator=torch.Generator(),
         prefetch_factor=4 if workers else None,
+        # A forked worker imports nothing, so it watches its parent from its first moment on.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
-    yield from loader
+    try:
+        for item in loader:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        # Workers ignore the SIGTERM by which Python ends them, and it would wait for them forever.
+        ended.value = True
 
 
-def _init_worker(parent: int, worker: int) -> None:
-    """Leave signals to the parent, and end this process once the parent is gone."""
+def _init_worker(parent: int, ended: ctypes.c_bool, worker: int) -> None:
+    """Leave signals to the parent, and end this process when told to or when the parent is gone."""
 
     def watch_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
+        while os.getppid() == parent and not ended.value:
+            time.sleep(0.25)
+        os._exit(0)
 
     for number in (signal.SIGINT, signal.SIGTERM, HANGUP):
         signal.signal(number, signal.SIG_IGN)

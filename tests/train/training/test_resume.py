@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupted import IMAGES, Killer, fit, tree
+from interrupted import IMAGES, Killer, fit, members_gone, tree
 from small_corpus import write_corpus
 
 from img2img_data.core.errors import CheckpointError, DivergedError
@@ -90,17 +88,6 @@ def test_a_killed_run_resumes(
     assert members_gone(done.pid)
     fit(corpora, tmp_path, workers=workers, cache=cache)
     assert _without_resources(tree(tmp_path)) == _without_resources(uninterrupted)
-
-
-def members_gone(group: int, seconds: float = 5) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def _without_resources(files: dict[str, bytes]) -> dict[str, Any]:
