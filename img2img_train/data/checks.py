@@ -106,14 +106,15 @@ def check_min_side(sizes: Iterable[tuple[Path, Size]], min_side: int) -> int:
         CorpusError: if an image has a side below ``min_side``; it names the smallest one and counts
             the rest.
     """
-    area, small = 0, list[tuple[Path, Size]]()
+    area, small, smallest = 0, 0, (Path(), (min_side, min_side))
     for path, size in sizes:
         area += size[0] * size[1]
-        if min(size) < min_side:
-            small.append((path, size))
+        small += min(size) < min_side
+        if min(size) < min(smallest[1]):
+            smallest = path, size
     if small:
-        path, (height, width) = min(small, key=lambda one: min(one[1]))
-        more = f", and {len(small) - 1:,} more are too small" if len(small) > 1 else ""
+        path, (height, width) = smallest
+        more = f", and {small - 1:,} more are too small" if small > 1 else ""
         why = f"is {width}x{height}, smaller than --crop {min_side}{more}"
         skip = f"'img2img-data select --min-side {min_side}'"
         raise CorpusError("image", path, why, f"give a smaller --crop, or skip them with {skip}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +31,43 @@ from img2img_train.objectives.registry import OBJECTIVES
 
 SHARE_OF_MEMORY: Final = 0.5
 READERS: Final = 4
+READ_AT_ONCE: Final = 4096
 Indices: TypeAlias = NDArray[np.int64]
+ItemT = TypeVar("ItemT", covariant=True)
+Half = Literal["whole", "left", "right"]
+_Rows: TypeAlias = tuple[Sequence[Any], Callable[[Any], Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(Generic[ItemT]):
+    """Items of several corpora, corpus after corpus.
+
+    An item is made of its row when it is asked for, so a million items take 8 MB. ``parts`` holds
+    the rows of each corpus and a function that makes an item of one; ``limit`` of each are used,
+    all if it is 0.
+    """
+
+    parts: tuple[tuple[Sequence[Any], Callable[[Any], ItemT]], ...]
+    limit: int = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of items of each corpus."""
+        return tuple(min(len(rows), self.limit or len(rows)) for rows, _ in self.parts)
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def __getitem__(self, index: int) -> ItemT:
+        for (rows, make), count in zip(self.parts, self.counts, strict=True):
+            if index < count:
+                return make(rows[index])
+            index -= count
+        raise IndexError(index)
+
+    def __iter__(self) -> Iterator[ItemT]:
+        for rows, make in self.parts:
+            yield from map(make, islice(rows, self.limit or None))
 
 
 # --------------------------------------------------------------------------------- images on disk
@@ -83,10 +122,12 @@ class PairedImages(_ImageSetFields):
     """Pairs of one split of several corpora, corpus after corpus, each sorted by key.
 
     With ``on_the_fly`` the inputs are degraded targets: ``read`` degrades them in one fixed way,
-    training reads only the targets (``targets_only``).
+    training reads only the targets (``targets_only``). ``fingerprint`` is a hash of the pairs:
+    their keys, their rows, their order.
     """
 
-    pairs: tuple[tuple[Corpus, Pair], ...]
+    pairs: Joined[tuple[Corpus, Pair]]
+    fingerprint: str
     swapped: bool = False
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
@@ -119,10 +160,6 @@ class PairedImages(_ImageSetFields):
         """Keys of the pairs."""
         return (pair.key for _, pair in self.pairs)
 
-    def fingerprint(self) -> str:
-        """Return a hash of the pairs: their keys, their rows, their order."""
-        return _fingerprint({"key": pair.key, "row": dict(pair.row)} for _, pair in self.pairs)
-
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -130,7 +167,7 @@ class ImageFile:
 
     corpus: Corpus
     path: Path
-    half: Literal["whole", "left", "right"] = "whole"
+    half: Half = "whole"
 
     def read(self) -> Pixels:
         """Return it as H x W x 3, as stored; CorpusError if it cannot be read."""
@@ -150,14 +187,14 @@ class UnpairedImages(_ImageSetFields):
     Corpus after corpus in each domain, each sorted.
     """
 
-    inputs: tuple[ImageFile, ...]
-    targets: tuple[ImageFile, ...]
+    inputs: Joined[ImageFile]
+    targets: Joined[ImageFile]
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return the input and the target at ``index``; the shorter domain starts over."""
         return self._read(self.inputs, index, 0), self._read(self.targets, index, 1)
 
-    def _read(self, images: tuple[ImageFile, ...], index: int, side: int) -> Pixels:
+    def _read(self, images: Joined[ImageFile], index: int, side: int) -> Pixels:
         image = images[index % len(images)]
         pixels = image.read()
         self._check_size(image.path, pixels)
@@ -174,13 +211,19 @@ class UnpairedImages(_ImageSetFields):
         """Names of the inputs without their extensions."""
         return (image.path.stem for image in self.inputs)
 
+    @property
     def fingerprint(self) -> str:
-        """Return a hash of the names of the images and of their order."""
-        sides = (self.inputs, self.targets)
-        return _fingerprint(
-            {"side": [[os.fsencode(image.path.name).hex(), image.half] for image in side]}
-            for side in sides
-        )
+        """Hash of the names of the images and of their order."""
+        digest = blake2b(digest_size=16)
+        for side in (self.inputs, self.targets):
+            # One JSON object per side, written in pieces because a side may have a million images.
+            before = b'{"side": ['
+            for image in side:
+                name = os.fsencode(image.path.name).hex()
+                digest.update(before + json.dumps([name, image.half]).encode())
+                before = b", "
+            digest.update(b"]}\n")
+        return digest.hexdigest()
 
 
 ImageSet: TypeAlias = PairedImages | UnpairedImages
@@ -188,13 +231,6 @@ ImageSet: TypeAlias = PairedImages | UnpairedImages
 
 def _size(pixels: Pixels) -> checks.Size:
     return pixels.shape[0], pixels.shape[1]
-
-
-def _fingerprint(rows: Iterator[dict[str, object]]) -> str:
-    digest = blake2b(digest_size=16)
-    for row in rows:
-        digest.update(to_json_line(row))
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------- opening
@@ -217,11 +253,10 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     if config.degrade is not None:
         why = f"makes pairs, and {config.loss} takes none"
         raise UsageError("option", "--degrade", why, "omit it, or choose a paired loss")
-    domains = [_domains_of(Path(choice.path), split, config.limit) for choice in config.corpora]
+    domains = [_domains_of(Path(choice.path), split) for choice in config.corpora]
     if config.direction == "BtoA":
         domains = [(targets, inputs) for inputs, targets in domains]
-    inputs = tuple(image for side, _ in domains for image in side)
-    targets = tuple(image for _, side in domains for image in side)
+    inputs, targets = (Joined(side, config.limit) for side in zip(*domains, strict=True))
     if not inputs or not targets:
         return None
     sizes = (((image.path, image.size()) for image in side) for side in (inputs, targets))
@@ -229,8 +264,8 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     return UnpairedImages(
         inputs=inputs,
         targets=targets,
-        counts=tuple(len(side) for side, _ in domains),
-        other_counts=tuple(len(side) for _, side in domains),
+        counts=inputs.counts,
+        other_counts=targets.counts,
         size=size,
         channel_layout=checks.channel_layout_of(config),
         min_side=min_side,
@@ -256,26 +291,30 @@ def _measure(
     return (config.crop, config.crop), min_side, area
 
 
-def _domains_of(root: Path, split: str, limit: int) -> tuple[list[ImageFile], list[ImageFile]]:
+def _domains_of(root: Path, split: str) -> tuple[_Rows, _Rows]:
+    """Return the rows of both domains and what makes images of them."""
     corpus = open_corpus(root)
-    if split not in corpus.splits:
-        return [], []
-    if corpus.kind == "unpaired":
-        inputs, targets = ([ImageFile(corpus, path) for path in d] for d in corpus.domains[split])
-    else:
-        combined, pairs = corpus.layout == "combined", corpus.pairs(split)
-        inputs = [ImageFile(corpus, p.input, "left" if combined else "whole") for p in pairs]
-        targets = [ImageFile(corpus, p.target, "right" if combined else "whole") for p in pairs]
-    if bool(inputs) != bool(targets):
+    rows: tuple[Sequence[Any], Sequence[Any]] = (), ()
+    if split in corpus.splits:
+        unpaired = corpus.kind == "unpaired"
+        rows = corpus.domains[split] if unpaired else (corpus.pairs(split),) * 2
+    if bool(rows[0]) != bool(rows[1]):
         why = f"has images of one domain only in split '{split}'"
         raise CorpusError("corpus", root, why, "add the other domain")
-    return (inputs[:limit], targets[:limit]) if limit else (inputs, targets)
+    return (rows[0], partial(_image_of, corpus, 0)), (rows[1], partial(_image_of, corpus, 1))
+
+
+def _image_of(corpus: Corpus, side: int, row: Pair | Path) -> ImageFile:
+    if isinstance(row, Path):
+        return ImageFile(corpus, row)
+    half: Half = ("left", "right")[side] if corpus.layout == "combined" else "whole"
+    return ImageFile(corpus, (row.input, row.target)[side], half)
 
 
 def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     """Return the pairs of a split; errors and None as in ``open_images``."""
-    parts = [_pairs_of(Path(choice.path), split, config.limit) for choice in config.corpora]
-    pairs = tuple(pair for part in parts for pair in part)
+    parts = (_pairs_of(Path(choice.path), split) for choice in config.corpora)
+    pairs = Joined(tuple(parts), config.limit)
     if not pairs:
         return None
     corpus, first = pairs[0]
@@ -283,12 +322,15 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     size, min_side, area = _measure(
         config, split, lambda: corpus.read(first, exact=True)[swapped], map(_target_size, pairs)
     )
-    if not min_side:
-        for _, pair in pairs:
+    digest = blake2b(digest_size=16)
+    for _, pair in pairs:
+        digest.update(to_json_line({"key": pair.key, "row": dict(pair.row)}))
+        if not min_side:
             checks.check_same_size(pair.target, checks.stated_size(pair) or size, size)
     return PairedImages(
         pairs=pairs,
-        counts=tuple(len(part) for part in parts),
+        fingerprint=digest.hexdigest(),
+        counts=pairs.counts,
         size=size,
         swapped=swapped,
         channel_layout=checks.channel_layout_of(config),
@@ -304,14 +346,17 @@ def _target_size(pair: tuple[Corpus, Pair]) -> tuple[Path, checks.Size]:
     return row.target, checks.stated_size(row) or checks.size_of_file(row.target, halves)
 
 
-def _pairs_of(root: Path, split: str, limit: int) -> list[tuple[Corpus, Pair]]:
+def _pairs_of(root: Path, split: str) -> _Rows:
     corpus = open_corpus(root)
     if corpus.kind != "paired":
         losses = " or ".join(name for name, loss in OBJECTIVES.items() if not loss.paired)
         why = "is unpaired, and this loss needs pairs"
         raise CorpusError("corpus", root, why, f"give a paired corpus, or --loss {losses}")
-    pairs = corpus.pairs(split) if split in corpus.splits else []
-    return [(corpus, pair) for pair in (pairs[:limit] if limit else pairs)]
+    return corpus.pairs(split) if split in corpus.splits else (), partial(_with_corpus, corpus)
+
+
+def _with_corpus(corpus: Corpus, pair: Pair) -> tuple[Corpus, Pair]:
+    return corpus, pair
 
 
 def list_splits(config: RunConfig) -> list[str]:
@@ -323,12 +368,13 @@ def indices_of_keys(images: ImageSet, keys: Sequence[str]) -> list[int]:
     """Return the index of each key; UsageError names an unknown key and the nearest one."""
     if not keys:
         return []
-    indices: dict[str, int] = {}
+    wanted, indices = set(keys), dict[str, int]()
     for index, key in enumerate(images.keys):
-        indices.setdefault(key, index)
+        if key in wanted:
+            indices.setdefault(key, index)
     for key in keys:
         if key not in indices:
-            near, example = get_close_matches(key, indices, 1), printable(next(iter(indices)))
+            near, example = get_close_matches(key, images.keys, 1), printable(next(images.keys))
             hint = did_you_mean(key, near) if near else f"keys look like '{example}'"
             raise UsageError("option", "--sample-keys", f"unknown key '{printable(key)}'", hint)
     return [indices[key] for key in keys]
@@ -392,8 +438,11 @@ def cache_images(
     # Threads, not processes: decoders release the GIL, and the arrays need no copy.
     with ThreadPoolExecutor(READERS) as pool:
         try:
-            for done, _ in enumerate(pool.map(read, range(len(images))), 1):
-                progress(done)
+            # In parts, because a call that waits takes more memory than a small image.
+            for start in range(0, len(images), READ_AT_ONCE):
+                part = range(start, min(start + READ_AT_ONCE, len(images)))
+                for done, _ in zip(part, pool.map(read, part), strict=True):
+                    progress(done + 1)
         finally:
             # After an error or a signal nobody waits for the images that are still to be read.
             pool.shutdown(wait=False, cancel_futures=True)

@@ -187,7 +187,7 @@ def _summary(images: ImageSet) -> dict[str, Any]:
     counts: dict[str, Any] = {"pairs": list(images.counts)}
     if images.other_counts is not None:
         counts = {"inputs": list(images.counts), "targets": list(images.other_counts)}
-    return {**counts, "fingerprint": images.fingerprint()}
+    return {**counts, "fingerprint": images.fingerprint}
 
 
 def describe_run(config: RunConfig, data: RunData) -> list[str]:

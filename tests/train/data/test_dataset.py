@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import tracemalloc
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,9 +16,11 @@ from small_runs import small_config
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
+from img2img_data.core.jsonl import read_rows
+from img2img_data.corpus.format import to_json_line
 from img2img_data.images import color, io
 from img2img_data.images.pixels import to_uint8_rgb
-from img2img_train.data import loader
+from img2img_train.data import dataset, loader
 from img2img_train.data.color import ChannelLayout, lab_to_rgb, lightness
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.settings import EvaluateSettings
@@ -218,3 +222,43 @@ def test_identity_needs_equal_channels(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--identity-weight"):
         RunData.open(config)
     first_batch("cyclegan", corpus, identity_weight=0)
+
+
+# ------------------------------------------------------------------------------------------- memory
+@pytest.mark.parametrize("loss", ["l2", "cyclegan"])
+def test_memory_is_flat_in_the_number_of_images(loss: str, tmp_path: Path) -> None:
+    """A million pairs take 150 MB at most, their order and crops included."""
+    number, corpus = 1500, write_corpus(tmp_path / "c", {"train": 4}, size=(16, 16))
+    manifest = corpus / "train" / "metadata.jsonl"
+    rows = read_rows(manifest)
+    many = ({**rows[i % 4], "key": f"person {i // 9}/photo {i:09}"} for i in range(number))
+    config = small_config(loss, corpus, crop=8, jitter=1.5, flip=True)
+
+    def held() -> tuple[int, int]:
+        """Return the number of pairs, and the bytes that a run holds after its first step."""
+        tracemalloc.start()
+        data = RunData.open(config)
+        assert (data.plan.step(0).indices < len(data.train)).all()
+        assert data.summary()["train"]["fingerprint"]
+        # pathlib interns names in a table of the interpreter, which grows at any moment.
+        ignored = tracemalloc.Filter(False, pathlib.__file__)
+        traces = tracemalloc.take_snapshot().filter_traces([ignored]).traces
+        tracemalloc.stop()
+        return len(data.train), sum(trace.size for trace in traces)
+
+    held()  # imports and caches
+    few = held()[1]
+    manifest.write_bytes(b"".join(map(to_json_line, many)))
+    count, size = held()
+    assert count == number
+    assert (size - few) / number < 150
+
+
+def test_images_are_cached_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "READ_AT_ONCE", 2)
+    data = RunData.open(small_config("l2", write_corpus(tmp_path / "c", {"train": 5})))
+    seen = list[int]()
+    store = dataset.cache_images(data.train, "ram", 0, seen.append)
+    assert seen == [1, 2, 3, 4, 5]
+    both = np.array([[4, 0]] * 2)
+    assert np.array_equal(store.gather(both)[0], data.train.gather(both)[0])
