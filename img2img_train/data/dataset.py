@@ -368,9 +368,9 @@ def indices_of_keys(images: ImageSet, keys: Sequence[str]) -> list[int]:
     """Return the index of each key; UsageError names an unknown key and the nearest one."""
     if not keys:
         return []
-    wanted, indices = set(keys), dict[str, int]()
+    chosen, indices = set(keys), dict[str, int]()
     for index, key in enumerate(images.keys):
-        if key in wanted:
+        if key in chosen:
             indices.setdefault(key, index)
     for key in keys:
         if key not in indices:
