@@ -402,7 +402,7 @@ def combine(call: StepCall) -> Report:
     settings, rows = call.get(matching.MatchSettings), call.get(TableSettings).rows
     items = [list(_list_images(folder, call.echo)) for folder in sides]
     usable = [[item.path for item in side if not item.rejected] for side in items]
-    found = matching.match_paths(usable[0], usable[1], settings)
+    found = matching.match_paths(usable[0], usable[1], settings, sides)
     # A rejected file has no counterpart either, and must show up in the exit code.
     found.unmatched += [
         (number, item.path, *item.rejected)
@@ -416,8 +416,8 @@ def combine(call: StepCall) -> Report:
     # A wrong --match pairs few files without any error: say which one would pair more.
     hint = ""
     if found.unmatched:
-        other, count = matching.better_match(usable[0], usable[1], settings)
-        hint = f"--match {other} would pair {count:,}" if count > len(found.pairs) else ""
+        options, count = matching.better_match(usable[0], usable[1])
+        hint = f"{options} would pair {count:,}" if count > len(found.pairs) else ""
     if not found.pairs and not call.dry_run:
         names, why = f"{sides[0]}' and '{sides[1]}", "no image of one matches one of the other"
         hint = hint or "try another --match; --dry-run shows the table"

@@ -7,13 +7,15 @@ of either side are read, and add a row to ``MATCHERS``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
+import shlex
 import signal
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -25,6 +27,9 @@ from img2img_data.core.frozen_model import FrozenModel
 
 MAX_CANDIDATES: Final = 5
 """Number of other candidates in the row of an ambiguous file."""
+
+MAX_RATED: Final = 1000
+"""Number of names of each folder by which patterns are rated; the best then sees all names."""
 
 PATTERN_SECONDS: Final = 1.0
 """CPU time for matching one name with a regular expression."""
@@ -49,7 +54,7 @@ class MatchSettings(FrozenModel):
     regex_b: str | None = None
     """pattern of the targets  [default: as --regex-a]"""
     csv: str | None = None
-    """table with the columns input,target: relative paths"""
+    """table with the columns input,target: paths from INPUTS and TARGETS, or absolute ones"""
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
@@ -71,14 +76,17 @@ class Matching:
     """(side 0 or 1, path, reason, detail)"""
 
 
-def match_paths(first: Paths, second: Paths, settings: MatchSettings) -> Matching:
+def match_paths(
+    first: Paths, second: Paths, settings: MatchSettings, roots: Sequence[Path] = (Path(), Path())
+) -> Matching:
     """Pair the paths of two folders; files without a partner, or with several, are unmatched.
 
     Upper and lower case, and composed and decomposed letters (NFC, NFD), only count where names
-    would be ambiguous otherwise. ``UsageError`` for wrong templates, patterns and tables.
+    would be ambiguous otherwise. ``roots`` are the two folders: the paths of a table may contain
+    them. ``UsageError`` for wrong templates, patterns and tables.
     """
     if settings.match == "csv":
-        return _match_table(first, second, settings)
+        return _match_table(first, second, settings, roots)
     identify = MATCHERS[settings.match](settings)
     sides = [_by_identity(paths, identify[i]) for i, paths in enumerate((first, second))]
     result = Matching()
@@ -90,12 +98,25 @@ def match_paths(first: Paths, second: Paths, settings: MatchSettings) -> Matchin
     return result
 
 
-def better_match(first: Paths, second: Paths, settings: MatchSettings) -> tuple[str, int]:
-    """Return the matcher without options that pairs the most, and the number of its pairs."""
-    names = [name for name in ("stem", "cuhk") if name != settings.match]
-    found = [(len(match_paths(first, second, MatchSettings(match=n)).pairs), n) for n in names]
-    count, name = max(found)
-    return name, count
+def better_match(first: Paths, second: Paths) -> tuple[str, int]:
+    """Return the options that pair the most files, and the number of their pairs.
+
+    The matchers without options, then patterns for names that differ in the padding of numbers, in
+    a folder, a suffix or a prefix; of equals the first.
+    """
+    guesses = [MatchSettings(match="stem"), MatchSettings(match="cuhk")]
+    for head, *tails in itertools.product(_HEADS, _TAILS, _TAILS):
+        a, b = (head + tail for tail in tails)
+        guesses.append(MatchSettings(match="regex", regex_a=a, regex_b=b if b != a else None))
+
+    def count(guess: MatchSettings, limit: int | None) -> int:
+        with contextlib.suppress(UsageError):  # a pattern that takes too long with these names
+            return len(match_paths(first[:limit], second[:limit], guess).pairs)
+        return 0
+
+    best = max(guesses, key=lambda guess: count(guess, MAX_RATED))
+    options = [(f"--{k.replace('_', '-')}", v) for k, v in best if v]
+    return shlex.join(itertools.chain(*options)), count(best, None)
 
 
 def _by_identity(paths: Iterable[bytes], identify: Identify) -> dict[str | None, list[bytes]]:
@@ -293,22 +314,40 @@ MATCHERS: Final[dict[str, Callable[[MatchSettings], tuple[Identify, Identify]]]]
 }
 
 
+# Parts of the patterns that ``better_match`` tries, simple ones first.
+_HEADS: Final = (
+    r"(?P<id>.+)",
+    r"0*(?P<id>.+)",
+    r"(?:.*/)?(?P<id>.+)",
+    r"(?:.*/)?0*(?P<id>.+)",
+    r"(?:.*[/_-])?(?P<id>.+)",
+    r"(?:.*\D)?0*(?P<id>\d+)",
+)
+_TAILS: Final = (r"\.\w+", r"[-_. ][^-_. /]+\.\w+")
+"""An extension, without and with a suffix before it."""
+
+
 # ------------------------------------------------------------------------------------------- tables
-def _match_table(first: Paths, second: Paths, settings: MatchSettings) -> Matching:
+def _match_table(
+    first: Paths, second: Paths, settings: MatchSettings, roots: Sequence[Path]
+) -> Matching:
     if not settings.csv:
         hint = "give --csv FILE with columns input,target"
         raise UsageError("option", "--match csv", "needs the table", hint)
     # A table of another system may spell a path differently: by its letters, slashes or "./".
     names = [{_spelling(p): p for p in paths} | {p: p for p in paths} for paths in (first, second)]
+    above = [os.fsencode(os.path.join(os.path.abspath(root), "")) for root in roots]
     result, unused = Matching(), (set(first), set(second))
     # The first row is line 2, after the names of the columns.
     for number, row in enumerate(_read_table(Path(settings.csv)), 2):
-        found = [n.get(p) or n.get(_spelling(p), p) for p, n in zip(row, names, strict=True)]
+        found = [_find(*side) for side in zip(row, names, above, strict=True)]
         unusable = [(side, path) for side, path in enumerate(found) if path not in unused[side]]
         for side, path in unusable:
             reason, detail = "missing", f"line {number} of the table names it"
             if path in names[side]:
                 reason, detail = "ambiguous-pair", f"{detail} again"
+            elif Path(os.fsdecode(path)).is_absolute():
+                detail += " by an absolute path that is not of an image in the folder"
             result.unmatched.append((side, path, reason, detail))
         if not unusable:
             result.pairs.append((found[0], found[1]))
@@ -318,6 +357,13 @@ def _match_table(first: Paths, second: Paths, settings: MatchSettings) -> Matchi
         left = [path for path in paths if path in unused[side]]
         result.unmatched += [(side, path, "unpaired", "not in the table") for path in left]
     return result
+
+
+def _find(path: bytes, names: Mapping[str | bytes, bytes], root: bytes) -> bytes:
+    """Return the file that a path in a table names, the path itself if there is none."""
+    # Spreadsheets often hold absolute paths, or paths from the folder of the command.
+    below = os.path.abspath(path).removeprefix(root)
+    return names.get(path) or names.get(_spelling(path)) or names.get(_spelling(below), path)
 
 
 def _spelling(name: bytes) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import shlex
 import time
 import unicodedata
 from pathlib import Path
@@ -12,6 +15,7 @@ from conftest import make_photo
 
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import REASONS, UsageError
+from img2img_data.core.jsonl import iter_rows
 from img2img_data.images import io
 from img2img_data.sources.matching import (
     MATCHERS,
@@ -252,6 +256,30 @@ def test_a_table_with_paths_outside_and_used_twice(tmp_path: Path) -> None:
         match(["1.jpg"], ["p.png"], "csv", csv=str(tmp_path / "t.csv"))
 
 
+def test_a_table_may_hold_paths_that_contain_the_folder(tmp_path: Path) -> None:
+    for name in ("A/x/1.png", "A/2.png", "A/3.png", "B/p.png", "B/q.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(io.encode(make_photo(1), "png"))
+    there, table, paths = tmp_path / "A", tmp_path / "t.csv", [tmp_path / n for n in "AB"]
+    relative = os.path.relpath(tmp_path / "B" / "q.png")
+    lines = ["input,target", f"{there}/x/1.png,{tmp_path}/B/p.png", f"2.png,{relative}"]
+    table.write_text("\n".join(lines))
+    settings = {"match": "csv", "csv": str(table), "allow_unpaired": True, "jobs": 1}
+    report, code = run_step("combine", [*paths, tmp_path / "out"], settings, lambda *_: None, print)
+    assert (code, report.kept["train"], report.unmatched) == (0, 2, 1)
+    table.write_text("\n".join([*lines, "/nowhere/3.png,p.png", f"{tmp_path}/A2/3.png,p.png"]))
+    matching = match_paths(
+        [b"x/1.png", b"2.png", b"3.png"],
+        [b"p.png", b"q.png"],
+        MatchSettings(match="csv", csv=str(table)),
+        paths,
+    )
+    assert len(matching.pairs) == 2
+    details = [detail for _, _, reason, detail in matching.unmatched if reason == "missing"]
+    assert len(details) == 2
+    assert all("an absolute path" in detail for detail in details)
+
+
 def test_a_long_table_is_shown_by_its_head() -> None:
     names = [f"{n:05d}.jpg" for n in range(10_000)]
     found = match(names, names[:-30])
@@ -270,9 +298,52 @@ def test_the_better_matcher_is_suggested(tmp_path: Path) -> None:
             (tmp_path / side).mkdir(exist_ok=True)
             (tmp_path / side / name).write_bytes(io.encode(make_photo(number), "png"))
     sides = [[n.encode() for n in names] for names in (photos, sketches)]
-    assert better_match(sides[0], sides[1], MatchSettings()) == ("cuhk", 2)
+    assert better_match(sides[0], sides[1]) == ("--match cuhk", 2)
     paths = [tmp_path / n for n in ("A", "B", "out")]
     with pytest.raises(UsageError, match="--match cuhk would pair 2"):
         run_step("combine", paths, {}, lambda *_: None, print)
     _, code = run_step("combine", paths, {"match": "cuhk", "jobs": 1}, lambda *_: None, print)
     assert code == 0
+
+
+NUMBERS = range(1, 13)
+DIFFERENT: dict[str, tuple[list[str], list[str]]] = {
+    "zero padding": ([f"{n}.jpg" for n in NUMBERS], [f"{n:03d}.png" for n in NUMBERS]),
+    "suffixes": ([f"{n}_A.jpg" for n in NUMBERS], [f"{n}_B.png" for n in NUMBERS]),
+    "suffixes of words": (["ann_A.jpg", "bob_A.jpg"], ["ann_B.jpg", "bob_B.jpg"]),
+    "a suffix on one side": ([f"{n}.jpg" for n in NUMBERS], [f"{n}-mask.png" for n in NUMBERS]),
+    "a folder on one side": ([f"{n}.jpg" for n in NUMBERS], [f"images/{n}.jpg" for n in NUMBERS]),
+    "a folder and padding": ([f"{n}.jpg" for n in NUMBERS], [f"x/{n:02d}.jpg" for n in NUMBERS]),
+    "prefixes": ([f"photo_{n}.jpg" for n in NUMBERS], [f"map_{n:02d}.jpg" for n in NUMBERS]),
+    "prefixes of words": ([f"in-{n}.jpg" for n in ("ann", "bob")], ["out-ann.jpg", "out-bob.jpg"]),
+}
+
+
+@pytest.mark.parametrize("difference", DIFFERENT)
+def test_the_hint_names_the_options_that_pair_all(difference: str, tmp_path: Path) -> None:
+    sides, paths = DIFFERENT[difference], [tmp_path / n for n in ("A", "B", "out")]
+    for folder, names in zip(paths, sides, strict=False):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(io.encode(make_photo(0), "png"))
+    with pytest.raises(UsageError) as caught:
+        run_step("combine", paths, {}, lambda *_: None, print)
+    hint = str(caught.value).rpartition("; ")[2]
+    options, count = hint.split(" would pair ")
+    assert int(count) == len(sides[0])
+    words = shlex.split(options)
+    settings = {o[2:].replace("-", "_"): v for o, v in zip(words[::2], words[1::2], strict=True)}
+    report, code = run_step("combine", paths, {**settings, "jobs": 1}, lambda *_: None, print)
+    assert (code, report.kept["train"]) == (0, len(sides[0]))
+    for row in iter_rows(tmp_path / "out" / "train" / "metadata.jsonl"):
+        # Each name has one part, a number or a word, that identifies it.
+        first, second = (
+            re.findall(r"[1-9]\d*|ann|bob", str(row[c])) for c in ("source", "target_source")
+        )
+        assert first == second
+
+
+def test_names_without_anything_in_common_get_no_hint() -> None:
+    assert better_match([b"a1.jpg", b"a2.jpg"], [b"b7.jpg", b"b8.jpg"])[1] == 0
+    long = [b"_" * 240 + b"%d!" % n for n in range(50)]
+    assert better_match(long, [b"-" + name for name in long])[1] == 0
