@@ -49,6 +49,8 @@ class EvaluateOptions(EvaluateSettings):
 
     on: tuple[Path, ...] = Field(json_schema_extra={"metavar": "CORPUS..."}, min_length=1)
     """corpora to score on [required]"""
+    images: tuple[Path, ...] = Field((), json_schema_extra={"metavar": "FOLDER"})
+    """outputs of another program, named as the keys or the sources, may be repeated"""
     out: Path = Path("evaluation")
     """folder of the results"""
     fail_under: tuple[str, ...] = Field((), json_schema_extra={"metavar": "METRIC=NUMBER"})
@@ -60,7 +62,7 @@ class EvaluateOptions(EvaluateSettings):
 
 
 @click.command(cls=ManyAfterOn, models=lambda: (EvaluateOptions,))
-@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+@click.argument("runs", type=FOLDER, nargs=-1)
 def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     """Score RUNS (run folders or checkpoints) on corpora, beside the input baseline.
 
@@ -68,6 +70,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     Example:
       img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
       img2img-train evaluate runs/l2 --on corpora/gaussian --by gender --fail-under psnr=24
+      img2img-train evaluate runs/l2 --images results/nafnet --on corpora/gaussian
 
     PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as means with
     95 % intervals. LPIPS and FID need weights that you supply; nothing is downloaded, and no code
@@ -78,15 +81,19 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls
     from img2img_train.evaluation.results import write_matrix
     from img2img_train.metrics.perceptual import load_perceptual_networks
-    from img2img_train.metrics.registry import PERCEPTUAL_METRICS
     from img2img_train.runs.model import choose_device
 
     options = build_model(EvaluateOptions, settings)
+    if not (runs or options.images):
+        raise UsageError("argument", "RUNS", "missing", "name a run, or --images of outputs")
     where, hint = choose_device(options.device).type, "give a smaller --batch or another --device"
-    limits = parse_limits(options.fail_under, settings.keys() & PERCEPTUAL_METRICS)
+    limits = parse_limits(options.fail_under, {*settings, *options.metrics.split(",")})
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
     with Display() as display, catch_out_of_memory("scoring", None, where, lambda: hint):
-        matrix = evaluate_matrix(runs, options.on, options, display.report("scoring"), perceptual)
+        progress = display.report("scoring")
+        matrix = evaluate_matrix(
+            runs, options.on, options, progress, perceptual, folders=options.images
+        )
     for e in matrix.evaluations:
         model, baseline, gain = (part["psnr"] for part in (e.scores, e.input_scores, e.gain))
         name = f"{printable(e.run)} on {printable(e.corpus)}, {e.images:,} images"

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, starmap
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
+import numpy as np
+
 from img2img_data.core.command_line import ProgressByPart
-from img2img_data.core.errors import CorpusError, UsageError, printable
+from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
+from img2img_data.images import io
+from img2img_data.images.headers import is_image_name
+from img2img_data.images.pixels import Pixels, ReadPolicy
 from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation import score
@@ -23,7 +30,7 @@ from img2img_train.evaluation.results import Matrix, images_csv, protocol
 from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores, Scoring
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.metrics.perceptual import PerceptualNetworks
-from img2img_train.metrics.registry import METRICS, PERCEPTUAL_METRICS
+from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, PERCEPTUAL_METRICS
 from img2img_train.report.gallery import GalleryItem, to_webp
 from img2img_train.runs.model import LoadedModel, load_generator
 
@@ -37,15 +44,18 @@ def evaluate_matrix(
     progress: ProgressByPart | None = None,
     perceptual: PerceptualNetworks = NO_NETWORKS,
     gallery: int = GALLERY_IMAGES,
+    folders: Sequence[Path] = (),
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on every corpus, at least one of each.
 
-    ``gallery``: images for the page, of all evaluations together. Raises CorpusError if a corpus
-    has no such split or no pairs, CheckpointError if a run cannot be loaded, UsageError if no image
-    has a tag of ``settings.by``.
+    ``gallery``: images for the page, of all evaluations together. ``folders`` hold the outputs of
+    other programs, which are scored after the runs. Raises CorpusError if a corpus has no such
+    split or no pairs or a folder lacks an output, CheckpointError if a run cannot be loaded,
+    UsageError if no image has a tag of ``settings.by``.
     """
-    runs, corpora = list(dict.fromkeys(runs)), list(dict.fromkeys(corpora))
+    runs, corpora = list(dict.fromkeys((*runs, *folders))), list(dict.fromkeys(corpora))
     run_names, corpus_names = short_names(runs), short_names(corpora)
+    metrics = _image_metrics(settings.metrics)
     opened = [open_corpus(path) for path in corpora]
     work = [(corpus, _pairs(corpus, settings.split)) for corpus in opened]
     if settings.by:
@@ -56,9 +66,12 @@ def evaluate_matrix(
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
     for run, run_name in zip(runs, run_names, strict=True):
-        model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
-        swapped = model.config.direction == "BtoA"
-        scoring = Scoring(settings.batch, swapped, None, settings.by, perceptual)
+        model: LoadedModel | score.OutputsOfPairs = outputs_in(run)
+        swapped = False
+        if run not in folders:
+            model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
+            swapped = model.config.direction == "BtoA"
+        scoring = Scoring(settings.batch, swapped, None, settings.by, metrics, perceptual)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
             names = (run_name, name)
             count = _counter(progress, done, total, names)
@@ -92,7 +105,8 @@ def evaluate_run(
     names = (model.config.title, name)
     online = OnTheFly.of(model.config.degrade, model.config.seed)
     count = _counter(progress, 0, len(pairs), names)
-    scoring = Scoring(settings.batch, model.config.direction == "BtoA", online, settings.by)
+    swapped, metrics = model.config.direction == "BtoA", _image_metrics(settings.metrics)
+    scoring = Scoring(settings.batch, swapped, online, settings.by, metrics)
     scored = _evaluate(model, opened, pairs, scoring, names, count, gallery)
     stem = f"{_file_name(name)}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
@@ -107,7 +121,7 @@ def evaluate_run(
 
 
 def _evaluate(
-    model: LoadedModel,
+    model: LoadedModel | score.OutputsOfPairs,
     corpus: Corpus,
     pairs: Sequence[Pair],
     scoring: Scoring,
@@ -117,7 +131,9 @@ def _evaluate(
 ) -> Evaluation:
     """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
     scored = score.evaluate_model(model, corpus, pairs, scoring, names, count)
-    test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
+    test_time: dict[str, bool | str] = {}
+    if isinstance(model, LoadedModel):
+        test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
@@ -125,6 +141,41 @@ def _evaluate(
     again = score.restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
     restored = zip(chosen, chain.from_iterable(again), strict=True)
     return replace(scored, test_time=test_time, gallery=tuple(starmap(_gallery_item, restored)))
+
+
+def outputs_in(folder: Path) -> score.OutputsOfPairs:
+    """Return a function that reads the outputs of pairs from a folder of another program.
+
+    The image of a pair is the one whose path below ``folder``, or name alone, is the key of the
+    pair or the name of its source, without extensions. The function raises CorpusError if there is
+    none, or more than one, or one of another size than the input.
+    """
+    found = defaultdict[str, list[Path]](list)
+    for path in sorted(folder.rglob("*")):
+        if is_image_name(os.fsencode(path.name)):
+            relative = path.relative_to(folder).with_suffix("").as_posix()
+            for name in {relative, path.stem}:
+                found[name].append(path)
+
+    def read(pair: Pair, input: Pixels) -> Pixels:
+        names = (pair.key, PurePosixPath(pair.key).name, PurePosixPath(score.source_of(pair)).stem)
+        paths = next((found[name] for name in names if name in found), [])
+        if len(paths) != 1:
+            why = f"has {len(paths) or 'no'} images for '{printable(pair.key)}'"
+            hint = "name the outputs after the keys of the corpus or after its sources"
+            raise CorpusError("folder", folder, why, hint)
+        policy = ReadPolicy(depth=16 if input.dtype == np.uint16 else 8)
+        try:
+            output = io.read(paths[0], policy).pixels
+        except Rejected as rejected:
+            raise CorpusError("image", paths[0], str(rejected), "write it again") from None
+        if output.shape != input.shape:
+            sizes = [f"{p.shape[1]} x {p.shape[0]} pixels" for p in (output, input)]
+            hint = "outputs are scored at the size of the corpus"
+            raise CorpusError("image", paths[0], f"is {sizes[0]}, its input {sizes[1]}", hint)
+        return output
+
+    return lambda pairs, inputs: np.stack(list(map(read, pairs, inputs)))
 
 
 def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScores]:
@@ -161,11 +212,20 @@ def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
     return pairs
 
 
+def _image_metrics(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, text.replace(" ", "").split(",")))
+    for name in names:
+        if name not in IMAGE_METRICS:
+            hint = did_you_mean(name, IMAGE_METRICS)
+            raise UsageError("option", "--metrics", f"knows no '{name}'", hint)
+    return names
+
+
 # ------------------------------------------------------------------------------------------- limits
 def parse_limits(texts: Sequence[str], supplied: Collection[str] = ()) -> dict[str, float]:
     """Return the limits written as "psnr=24"; UsageError if a metric or number is wrong.
 
-    ``supplied`` names the perceptual metrics whose weights are there.
+    ``supplied`` names those computed on demand.
     """
     limits = {}
     for text in texts:
@@ -173,9 +233,13 @@ def parse_limits(texts: Sequence[str], supplied: Collection[str] = ()) -> dict[s
         if name not in METRICS:
             hint = did_you_mean(name, METRICS)
             raise UsageError("option", "--fail-under", f"knows no '{name}'", hint)
-        if name in PERCEPTUAL_METRICS and name not in supplied:
-            why = f"asks for {METRICS[name].label}, which needs weights"
-            raise UsageError("option", "--fail-under", why, f"give --{name} too")
+        if name not in supplied:
+            why, hint = f"asks for {METRICS[name].label}", f"give --metrics {name} too"
+            if name in PERCEPTUAL_METRICS:
+                why, hint = f"{why}, which needs weights", f"give --{name} too"
+                raise UsageError("option", "--fail-under", why, hint)
+            if name in IMAGE_METRICS and not IMAGE_METRICS[name].always:
+                raise UsageError("option", "--fail-under", why, hint)
         try:
             limits[name] = float(number)
         except ValueError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -41,19 +41,25 @@ class Restorer(Protocol):
         ...
 
 
+OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
+"""A function that returns the outputs of N pairs, as `Restorer.restore` does of their inputs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """Images per batch, the way from a pair to the input of a model, tags and networks that score.
 
     ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the
     target, the same way each time. ``by``: tags to score by; default: those with few values.
-    ``perceptual``: networks that score too.
+    ``metrics``: names of image metrics beside the usual ones. ``perceptual``: networks that score
+    too.
     """
 
     batch: int = 64
     swapped: bool = False
     online: OnTheFly | None = None
     by: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     perceptual: PerceptualNetworks = NO_NETWORKS
 
 
@@ -153,7 +159,7 @@ def describe_gain(gain: float, interval: Interval) -> str:
 
 
 def evaluate_model(
-    model: Restorer,
+    model: Restorer | OutputsOfPairs,
     corpus: Corpus,
     pairs: Sequence[Pair],
     scoring: Scoring = Scoring(),
@@ -167,12 +173,13 @@ def evaluate_model(
     # Metrics see what a user gets: outputs rounded to 8 or 16 bits, not the network's floats.
     rows: list[ImageScores] = []
     colors, networks = ColorHistograms(), PerceptualScores(scoring.perceptual)
+    metrics = {n: m for n, m in IMAGE_METRICS.items() if m.always or n in scoring.metrics}
     for restored in restored_batches(model, corpus, pairs, scoring):
         _, *images = map(list, zip(*restored, strict=True))
         perceptual = networks.update(*map(np.stack, images))
         for (pair, input, output, target), extra in zip(restored, perceptual, strict=True):
-            scores = {name: m.compute(output, target) for name, m in IMAGE_METRICS.items()}
-            baseline = {name: m.compute(input, target) for name, m in IMAGE_METRICS.items()}
+            scores = {name: m.compute(output, target) for name, m in metrics.items()}
+            baseline = {name: m.compute(input, target) for name, m in metrics.items()}
             all_scores, group = (scores | extra[0], baseline | extra[1]), group_of(pair)
             attributes = attributes_of(pair.row)
             rows.append(ImageScores(pair.key, group, source_of(pair), *all_scores, attributes))
@@ -233,7 +240,7 @@ def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
 
 # ------------------------------------------------------------------------------------- restoration
 def restored_batches(
-    model: Restorer, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring
+    model: Restorer | OutputsOfPairs, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring
 ) -> Iterator[list[RestoredPair]]:
     """Yield the pairs with their outputs, in order, in batches of consecutive pairs of one size.
 
@@ -276,8 +283,12 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
     return to_uint8_rgb(input), to_uint8_rgb(target)
 
 
-def _restored(model: Restorer, held: Sequence[tuple[Pair, Pixels, Pixels]]) -> list[RestoredPair]:
-    outputs = model.restore(np.stack([input for _, input, _ in held]))
+def _restored(
+    model: Restorer | OutputsOfPairs, held: Sequence[tuple[Pair, Pixels, Pixels]]
+) -> list[RestoredPair]:
+    inputs = np.stack([input for _, input, _ in held])
+    pairs = [pair for pair, _, _ in held]
+    outputs = model(pairs, inputs) if callable(model) else model.restore(inputs)
     return [
         RestoredPair(pair, input, output, target)
         for (pair, input, target), output in zip(held, outputs, strict=True)

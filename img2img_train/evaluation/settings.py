@@ -35,5 +35,7 @@ class EvaluateSettings(ModelSettings):
     """split of the corpora"""
     batch: int = Field(64, ge=1)
     """images per batch"""
+    metrics: str = ""
+    """further metrics, with commas: psnr_y, ssim_y (of the luma)"""
     by: tuple[str, ...] = Field((), json_schema_extra={"metavar": "TAG"})
     """score by this tag, may be repeated [default: all tags with few values]"""

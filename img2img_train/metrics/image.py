@@ -1,4 +1,4 @@
-"""Metrics of two images: PSNR, MAE, SSIM, MS-SSIM.
+"""Metrics of two images: PSNR, MAE, SSIM, MS-SSIM, and PSNR and SSIM of the luma.
 
 Every function takes an output and its target, both H x W x C, uint8 or uint16 and of one dtype.
 Samples are measured in gray levels, 0 to 255: 16-bit samples are divided by 257 and not rounded.
@@ -40,6 +40,33 @@ def psnr(output: Pixels, target: Pixels) -> float:
     error = float(np.mean(np.square(to_levels(output) - to_levels(target))))
     # Capped, because the ratio of identical images is infinite and would make the mean infinite.
     return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * float(np.log10(255**2 / error)))
+
+
+def psnr_y(output: Pixels, target: Pixels) -> float:
+    """Return the PSNR of the luma of RGB, as `luma` gives it, with a peak of 255.
+
+    The definition of ``calculate_psnr(test_y_channel=True, crop_border=0)`` of BasicSR
+    (basicsr/metrics/psnr_ssim.py). Agrees with scikit-image on its own luma to 1e-6 dB.
+    """
+    error = float(np.mean(np.square(luma(output) - luma(target))))
+    return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * float(np.log10(255**2 / error)))
+
+
+def ssim_y(output: Pixels, target: Pixels) -> float:
+    """Return the structural similarity of the luma of RGB, otherwise as `ssim`.
+
+    The definition of ``calculate_ssim(test_y_channel=True, crop_border=0)`` of BasicSR.
+    """
+    luminance, structure = _similarity_maps(luma(output), luma(target))
+    return float(_without_border(luminance * structure).mean())
+
+
+def luma(pixels: Pixels) -> Levels:
+    """Return Y of YCbCr (ITU-R BT.601), H x W, 16 to 235, not rounded.
+
+    The weights of MATLAB's ``rgb2ycbcr``, which papers on restoration use.
+    """
+    return np.asarray(to_levels(pixels) / 255 @ (65.481, 128.553, 24.966) + 16, np.float64)
 
 
 def mae(output: Pixels, target: Pixels) -> float:

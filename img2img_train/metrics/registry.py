@@ -32,9 +32,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class ImageMetric(Metric):
-    """A metric of one image: ``compute(output, target)``, both H x W x 3, uint8 or uint16."""
+    """A metric of one image: ``compute(output, target)``, both H x W x 3, uint8 or uint16.
+
+    ``always``: computed unasked.
+    """
 
     compute: Callable[[Pixels, Pixels], float]
+    always: bool = True
 
 
 PSNR: Final = (
@@ -49,6 +53,10 @@ MS_SSIM: Final = (
     "five scales, each the 2 x 2 means of the one before, weights 0.0448, 0.2856, 0.3001, 0.2363, "
     "0.1333; an image whose shorter side is below 176 pixels uses the scales on which the window "
     "fits, their weights scaled to sum 1, so compare only images of one size; otherwise as SSIM"
+)
+LUMA: Final = (
+    "on Y of YCbCr (BT.601, range 16 to 235, not rounded), as test_y_channel of BasicSR with "
+    "crop_border 0; peak 255; otherwise as {}"
 )
 MAE: Final = "mean absolute difference in gray levels, 0 to 255"
 OVERLAP: Final = (
@@ -69,6 +77,8 @@ METRICS: Final[dict[str, Metric]] = {
     "psnr": ImageMetric("PSNR", "dB", 2, "higher", PSNR, image.psnr),
     "ssim": ImageMetric("SSIM", "", 4, "higher", SSIM, image.ssim),
     "ms-ssim": ImageMetric("MS-SSIM", "", 4, "higher", MS_SSIM, image.ms_ssim),
+    "psnr_y": ImageMetric("PSNR Y", "dB", 2, "higher", LUMA.format("PSNR"), image.psnr_y, False),
+    "ssim_y": ImageMetric("SSIM Y", "", 4, "higher", LUMA.format("SSIM"), image.ssim_y, False),
     "mae": ImageMetric("MAE", "levels", 2, "lower", MAE, image.mae),
     "lab-l": Metric("L overlap", "", 3, "higher", OVERLAP.format("L")),
     "lab-a": Metric("a overlap", "", 3, "higher", OVERLAP.format("a")),
@@ -79,7 +89,7 @@ METRICS: Final[dict[str, Metric]] = {
 """All metrics by name, in the order of tables."""
 
 IMAGE_METRICS: Final = {n: m for n, m in METRICS.items() if isinstance(m, ImageMetric)}
-"""Computed per image, always."""
+"""Computed per image."""
 COLOR_METRICS: Final = ("lab-l", "lab-a", "lab-b")
 """Computed over a set of images, always (`color_overlap`); in the order of Lab channels."""
 PERCEPTUAL_METRICS: Final = ("lpips", "fid")

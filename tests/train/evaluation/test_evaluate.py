@@ -15,6 +15,8 @@ from small_corpus import EVIL, write_corpus, write_domains
 
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
 from img2img_data.corpus.reader import open_corpus
+from img2img_data.images import io
+from img2img_train.evaluation import score as score_module
 from img2img_train.evaluation.evaluate import (
     evaluate_matrix,
     evaluate_run,
@@ -29,12 +31,14 @@ from img2img_train.metrics.registry import COLOR_METRICS, IMAGE_METRICS, METRICS
 from img2img_train.report.page import write_run_report
 
 CPU = EvaluateSettings(device="cpu")
-SCORED = (*IMAGE_METRICS, *COLOR_METRICS)
+ON_DEMAND = tuple(name for name, metric in IMAGE_METRICS.items() if not metric.always)
+SCORED = (*(name for name in IMAGE_METRICS if name not in ON_DEMAND), *COLOR_METRICS)
 
 
-@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("name", [*SCORED, *ON_DEMAND])
 def test_a_limit_is_met_or_missed(name: str, tmp_path: Path) -> None:
-    scored = score(Brighter(), write_corpus(tmp_path / "c", {"test": 3}))
+    scoring = Scoring(metrics=ON_DEMAND)
+    scored = score(Brighter(), write_corpus(tmp_path / "c", {"test": 3}), scoring)
     matrix = Matrix(("r",), ("c",), "test", (scored,))
     reached, better = scored.scores[name], 1 if METRICS[name].better == "higher" else -1
     assert not shortfalls(matrix, {name: reached})
@@ -72,6 +76,50 @@ def test_a_model_restores_16_bit_as_it_restores_8(tmp_path: Path) -> None:
     assert deep.dtype == np.uint16
     assert np.abs(deep / 257 - shallow).max() <= 0.51
     assert np.any(deep % 257)
+
+
+# ---------------------------------------------------------------------- outputs of other programs
+@pytest.mark.parametrize("name", ["key", "source", "nested"])
+def test_outputs_of_another_program_are_scored_beside_runs(name: str, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 3})
+    opened, folder = open_corpus(corpus), tmp_path / "results"
+    for pair in opened.pairs("test"):
+        stem = Path(score_module.source_of(pair)).stem if name == "source" else pair.key
+        file = folder / ("deep" if name == "nested" else "") / f"{stem}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        input = opened.read(pair)[0]
+        file.write_bytes(io.encode(Brighter().restore(input), "png"))
+    settings = EvaluateSettings(metrics=",".join(ON_DEMAND))
+    matrix = evaluate_matrix([], [corpus], settings, folders=[folder])
+    (evaluation,) = matrix.evaluations
+    expected = score(Brighter(), corpus, Scoring(metrics=ON_DEMAND))
+    assert evaluation.scores == expected.scores
+    assert evaluation.gain["psnr_y"] < 0
+    assert "crop_border 0" in write_matrix(matrix, tmp_path / "out").read_text("utf-8")
+
+
+def test_a_missing_or_odd_output_is_one_line(tmp_path: Path) -> None:
+    corpus, folder = write_corpus(tmp_path / "c", {"test": 1}), tmp_path / "results"
+    (pair,) = open_corpus(corpus).pairs("test")
+    folder.mkdir()
+
+    def evaluate() -> Matrix:
+        return evaluate_matrix([], [corpus], CPU, folders=[folder])
+
+    with pytest.raises(CorpusError, match=f"has no images for '{pair.key}'"):
+        evaluate()
+    (folder / f"{pair.key}.png").write_bytes(io.encode(make_photo(1, 20, 10), "png"))
+    with pytest.raises(CorpusError, match="is 20 x 10 pixels, its input "):
+        evaluate()
+    (folder / f"{pair.key}.png").write_bytes(b"no image")
+    with pytest.raises(CorpusError, match="not-an-image"):
+        evaluate()
+
+
+def test_a_metric_on_demand_has_a_limit_only_if_it_is_computed() -> None:
+    with pytest.raises(UsageError, match="give --metrics psnr_y too"):
+        parse_limits(["psnr_y=20"])
+    assert parse_limits(["psnr_y=20"], {"psnr_y"}) == {"psnr_y": 20}
 
 
 # ------------------------------------------------------------------------------------------- gains

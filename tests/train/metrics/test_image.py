@@ -95,6 +95,22 @@ def test_metrics_agree_with_scikit_image(name: str, images: str) -> None:
     assert IMAGE_METRICS[name].compute(output, target) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("images", IMAGES)
+@pytest.mark.parametrize("name", ["psnr_y", "ssim_y"])
+def test_metrics_of_the_luma_agree_with_scikit_image(name: str, images: str) -> None:
+    """Its ``rgb2ycbcr`` has the weights of MATLAB, as that of BasicSR."""
+    from skimage.color import rgb2ycbcr
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    output, target = (rgb2ycbcr(image)[..., 0] for image in IMAGES[images])
+    if name == "psnr_y":
+        expected = peak_signal_noise_ratio(target, output, data_range=255)
+    else:
+        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        expected = structural_similarity(target, output, data_range=255, **options)
+    assert IMAGE_METRICS[name].compute(*IMAGES[images]) == pytest.approx(expected, abs=1e-6)
+
+
 def real_images(real_data: Path) -> dict[str, np.ndarray]:
     """Photos as they come: portrait and landscape, odd sides, one with 16 bits, one gray."""
     photos = sorted((real_data / "natural" / "bsds500-train").glob("*.jpg"))[:3]
