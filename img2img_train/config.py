@@ -101,6 +101,10 @@ class RunConfig(FrozenModel):
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
     """degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a 'degradation'; in
     a recipe also a pipeline of degradations"""
+    load_size: Annotated[int, Field(ge=0, le=8192)] = setting("Data", 0)
+    """side that images are resized to when read, pixels; bicubic, both sides, before --crop cuts a
+    part out and --jitter enlarges that part and cuts again; so images may have any size; 286 with
+    --crop 256 in pix2pix and CycleGAN, 0: as they are"""
     crop: Count = setting("Data", 0)
     """side of random square crops, pixels; drawn anew in each epoch, the same for both images of a
     pair; images may then differ in size; 0: whole images of one size"""

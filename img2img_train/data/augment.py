@@ -1,5 +1,5 @@
-"""Random crops, and crops of enlarged images (the jitter of pix2pix), at offsets drawn anew in each
-epoch.
+"""Resizing of images when they are read, random crops, and crops of enlarged images (the jitter of
+pix2pix), at offsets drawn anew in each epoch.
 
 An offset is a pair of fractions in [0, 1) of the free space, (vertical, horizontal), so what is
 drawn does not depend on the sizes of the images.
@@ -35,6 +35,23 @@ class Crops:
     def center(cls, side: int, count: int) -> Crops:
         """Return the center crops of ``count`` images."""
         return cls(side, np.full((2, count, 2), 0.5))
+
+
+def resize_to(pixels: Pixels, side: int) -> Pixels:
+    """Return H x W x C, uint8 or uint16, resized to side x side x C, whatever the aspect.
+
+    Bicubic and antialiased by Pillow, as in https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix,
+    data/base_dataset.py.
+    """
+    from PIL import Image
+
+    planes = []
+    for plane in np.moveaxis(pixels, 2, 0):
+        # Pillow resizes planes of 8 bits or of floats.
+        image = Image.fromarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
+        planes.append(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)))
+    top = np.iinfo(pixels.dtype).max
+    return np.asarray(np.rint(np.stack(planes, -1)).clip(0, top), pixels.dtype)
 
 
 def stack_crops(images: Sequence[Pixels], crops: Crops | None, half: int) -> Pixels:

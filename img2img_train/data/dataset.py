@@ -24,7 +24,7 @@ from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig
 from img2img_train.data import checks
-from img2img_train.data.augment import Crops, stack_crops
+from img2img_train.data.augment import Crops, resize_to, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.objectives.registry import OBJECTIVES
@@ -78,8 +78,9 @@ class _ImageSetFields:
     ``counts`` holds the number of inputs of each corpus, ``other_counts`` that of its targets if
     they are independent of the inputs. ``size`` is the (height, width) of every image, or of the
     crops where ``min_side`` is not 0: then images differ in size, have at least ``min_side`` pixels
-    a side, and ``area`` pixels in all (the larger domain). ``targets_only``: the inputs are made
-    from the targets by ``on_the_fly``, so only these are read.
+    a side, and ``area`` pixels in all (the larger domain). Images are resized to ``load_size``
+    pixels a side when they are read, if it is not 0. ``targets_only``: the inputs are made from the
+    targets by ``on_the_fly``, so only these are read.
     """
 
     counts: tuple[int, ...]
@@ -88,6 +89,7 @@ class _ImageSetFields:
     channel_layout: ChannelLayout = PLAIN
     min_side: int = 0
     area: int = 0
+    load_size: int = 0
     on_the_fly: OnTheFly | None = None
     targets_only: bool = False
 
@@ -110,11 +112,15 @@ class _ImageSetFields:
         """Return the images that training reads: targets alone if inputs are made on the fly."""
         return self if self.on_the_fly is None else replace(self, targets_only=True)
 
-    def _check_size(self, path: Path, pixels: Pixels) -> None:
+    def _fitted(self, path: Path, pixels: Pixels) -> Pixels:
+        """Return an image resized to ``load_size``, or as it is if its size is right."""
+        if self.load_size:
+            return resize_to(pixels, self.load_size)
         if self.min_side:
             checks.check_min_side([(path, _size(pixels))], self.min_side)
         else:
             checks.check_same_size(path, _size(pixels), self.size)
+        return pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +148,8 @@ class PairedImages(_ImageSetFields):
         paths, channels = (pair.input, pair.target), self.channel_layout.stored
         if self.swapped:
             image, target, paths = target, image, paths[::-1]
-        self._check_size(paths[0], image)
         checks.check_same_size(paths[1], _size(target), _size(image))
+        image, target = map(self._fitted, paths, (image, target))
         image, target = image[..., : channels[0]], target[..., : channels[1]]
         if self.on_the_fly is not None:
             image = target if self.targets_only else self.on_the_fly.degrade(target, pair, None)
@@ -196,8 +202,7 @@ class UnpairedImages(_ImageSetFields):
 
     def _read(self, images: Joined[ImageFile], index: int, side: int) -> Pixels:
         image = images[index % len(images)]
-        pixels = image.read()
-        self._check_size(image.path, pixels)
+        pixels = self._fitted(image.path, image.read())
         return pixels[..., : self.channel_layout.stored[side]]
 
     def gather(self, indices: Indices, crops: Crops | None = None) -> tuple[Pixels, Pixels]:
@@ -270,6 +275,7 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
         channel_layout=checks.channel_layout_of(config),
         min_side=min_side,
         area=area,
+        load_size=config.load_size,
     )
 
 
@@ -284,10 +290,17 @@ def _measure(
     ``sides`` are paths and sizes of inputs and targets, or of the targets of pairs. They are read
     only if images are cropped, and so may differ in size.
     """
+    load_size = config.load_size
+    if config.crop > load_size > 0:
+        why = f"is {config.crop}, more than --load-size {load_size}"
+        raise UsageError("option", "--crop", why, "give a smaller one")
     if not config.crop:
-        return _size(read_first()), 0, 0
+        return (load_size,) * 2 if load_size else _size(read_first()), 0, 0
     min_side = config.crop if split == config.split else 1
-    area = max(checks.check_min_side(side, min_side) for side in sides)
+    if load_size:
+        area = load_size**2 * max(sum(1 for _ in side) for side in sides)
+    else:
+        area = max(checks.check_min_side(side, min_side) for side in sides)
     return (config.crop, config.crop), min_side, area
 
 
@@ -325,7 +338,7 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     digest = blake2b(digest_size=16)
     for _, pair in pairs:
         digest.update(to_json_line({"key": pair.key, "row": dict(pair.row)}))
-        if not min_side:
+        if not (min_side or config.load_size):
             checks.check_same_size(pair.target, checks.stated_size(pair) or size, size)
     return PairedImages(
         pairs=pairs,
@@ -337,6 +350,7 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
         on_the_fly=OnTheFly.of(config.degrade, config.seed),
         min_side=min_side,
         area=area,
+        load_size=config.load_size,
     )
 
 

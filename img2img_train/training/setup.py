@@ -199,6 +199,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
     images = f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} "
     images += f"{width}x{height}"
+    images += f", read at {config.load_size}x{config.load_size}" if config.load_size else ""
     images += f", enlarged by {config.jitter:g} and cropped again" if config.jitter > 1 else ""
     images += f", {layout.label}" if layout.label else ""
     images += f", padded to {padded} and cropped back" if padded != f"{width}x{height}" else ""

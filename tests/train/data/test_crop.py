@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import make_photo
 from interrupted import Killer, tree
+from PIL import Image
 from small_corpus import write_corpus, write_domains
 from small_runs import DEGRADED, seen, small_config
 
@@ -20,7 +21,7 @@ from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CorpusError, Rejected, UsageError
 from img2img_data.images import io
 from img2img_train.data import dataset
-from img2img_train.data.augment import Crops, stack_crops
+from img2img_train.data.augment import Crops, resize_to, stack_crops
 from img2img_train.data.color import denormalize
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.settings import EvaluateSettings
@@ -79,6 +80,35 @@ def test_crops_are_parts_of_the_image_and_equal_in_both_halves(layout: str, tmp_
     assert sum(len(places) for places in found.values()) > 2 * len(SIZES), (
         "other places in other epochs"
     )
+
+
+@pytest.mark.parametrize("loss", ["l2", "cyclegan"])
+@pytest.mark.parametrize("crop", [0, 16])
+def test_images_of_any_size_are_read_at_one_size(loss: str, crop: int, mixed: Path) -> None:
+    """286 and crops of 256, as pix2pix reads its images, in small."""
+    config = small_config(loss, mixed, load_size=20, crop=crop, batch=3)
+    images = RunData.open(config).train
+    number = SIZES.index((40, 24))
+    source = io.read(sorted((mixed / "train/target").iterdir())[number]).pixels
+    expected = Image.fromarray(source).resize((20, 20), Image.Resampling.BICUBIC)
+    assert np.array_equal(images.read(number)[1], np.asarray(expected))
+    plain = seen(loss, mixed, range(3), load_size=20, crop=crop, batch=3)
+    cached = seen(loss, mixed, range(3), cache="ram", load_size=20, crop=crop, batch=3)
+    for one, two in zip(plain, cached, strict=True):
+        assert one.target.shape == (3, 3, crop or 20, crop or 20)
+        assert torch.equal(one.target, two.target)
+
+
+def test_16_bits_are_resized_as_8() -> None:
+    image = make_photo(1, 30, 20)
+    deep = resize_to(image.astype(np.uint16) * 257, 13)
+    assert deep.dtype == np.uint16
+    assert np.abs(deep / 257 - resize_to(image, 13)).max() <= 1
+
+
+def test_a_crop_beyond_the_load_size_is_one_line(mixed: Path) -> None:
+    with pytest.raises(UsageError, match="more than --load-size 20"):
+        RunData.open(small_config("l2", mixed, load_size=20, crop=24))
 
 
 def test_every_position_can_be_drawn() -> None:
