@@ -31,7 +31,8 @@ class Combine(Pairing):
 
     takes: ClassVar[frozenset[Channels]] = ANY_CHANNELS
     audit_shift: bool = False
-    """measure the shift between the images of each pair (shift_x, shift_y)"""
+    """measure the shift between the images of each pair (shift_x, shift_y); warn if the images of
+    pairs fit no better than others"""
     max_shift: float | None = Field(None, gt=0, allow_inf_nan=False)
     """largest shift between the images of a pair, pixels; larger ones are rejected, unmeasurable
     ones kept  [default: no limit]"""

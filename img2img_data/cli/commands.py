@@ -166,7 +166,7 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
     The exit code is 1 if a problem is found.
     """
     from img2img_data.inspect import leakage
-    from img2img_data.inspect.verify import misaligned_pairs, verify_corpus
+    from img2img_data.inspect.verify import misaligned_pairs, mismatch, verify_corpus
 
     options = build_model(VerifyOptions, settings)
     with progress_of("verify") as progress:
@@ -178,6 +178,7 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
     if complete and options.max_shift:
         with progress_of("measure") as progress:
             found.problems += misaligned_pairs(corpus, options.max_shift, progress)
+        found.notes += [f"warning: {text}" for text in mismatch(corpus)]
     if complete and options.leaks:
         with progress_of("leaks") as progress:
             copies, notes = leakage.find_leaks(

@@ -424,9 +424,14 @@ def combine(call: StepCall) -> Report:
         raise UsageError("folders", names, why, hint)
     if hint:
         call.echo(f"{hint} of them")
-    report = _build(call, plan_pairs(sides, found), call.get(pairings.Combine))
+    pairing = call.get(pairings.Combine)
+    report = _build(call, plan_pairs(sides, found), pairing)
     if call.dry_run:
         report.unmatched = len(found.unmatched)
+    elif pairing.audit_shift or pairing.max_shift:
+        from img2img_data.inspect.verify import mismatch
+
+        report.warnings += mismatch(call.paths[2])
     return report
 
 

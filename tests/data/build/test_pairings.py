@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from command_line import rows, run, tree
 from conftest import make_photo, write_photos
+from small_photos import write
 
 from img2img_data.build.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
 from img2img_data.build.replay import replay_pair
@@ -17,7 +19,7 @@ from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
 from img2img_data.images.pixels import luminance
-from img2img_data.inspect.verify import verify_corpus
+from img2img_data.inspect.verify import mismatch, verify_corpus
 from img2img_data.similarity.alignment import measure_shift
 
 TWO_SOURCES = {"combine"}
@@ -314,3 +316,41 @@ def test_pairs_apart_are_rejected_and_the_others_tell_their_shift(tmp_path: Path
     assert "misaligned  train/bad  5.0 pixels apart: +5.0 to the right, +0.0 down" in output
     with pytest.raises(Rejected):
         Combine(max_shift=2).make([textured(4), moved(textured(4), 0, -3)], None)
+
+
+@pytest.mark.parametrize("offset", [0, 1, -1])
+def test_pairs_with_wrong_numbers_are_reported(offset: int, tmp_path: Path) -> None:
+    for number in range(24):
+        photo = textured(number)[:96, :96]
+        edges = 255 - cv2.Canny(textured((number + offset) % 24)[:96, :96], 60, 120)
+        for side, image in (("A", photo), ("B", edges)):
+            write(tmp_path / side / f"{number:02d}.png", image)
+    out = tmp_path / "out"
+    output = run("combine", tmp_path / "A", tmp_path / "B", out, "--audit-shift", "--jobs", 1)
+    assert ("fit each other no better than others" in output) == (offset != 0)
+    verified = run("verify", out, "--max-shift", 1000)
+    assert ("fit each other no better than others" in verified) == (offset != 0)
+
+
+def test_flat_and_few_pairs_are_not_reported(tmp_path: Path) -> None:
+    for number in range(30):
+        flat, few = np.full((40, 40, 3), number, np.uint8), textured(number)[:40, :40]
+        for side in "AB":
+            write(tmp_path / "flat" / side / f"{number}.png", flat)
+            write(tmp_path / "few" / side / f"{number}.png", few if number < 9 else flat)
+    for name in ("flat", "few"):
+        source = tmp_path / name
+        output = run("combine", source / "A", source / "B", source / "out", "--audit-shift")
+        assert "no better" not in output
+
+
+def test_real_sketches_with_wrong_numbers_are_reported(real_data: Path, tmp_path: Path) -> None:
+    photos = sorted((real_data / "cuhk" / "Training photo").iterdir())[:50]
+    sketches = sorted((real_data / "cuhk" / "Training sketch").iterdir())[:50]
+    for offset in (0, 1, -1):
+        folder = tmp_path / str(offset)
+        for number, photo in enumerate(photos):
+            for side, path in (("input", photo), ("target", sketches[(number + offset) % 50])):
+                (folder / side).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / side / f"{number:02d}.jpg")
+        assert bool(mismatch(folder)) == (offset != 0)
