@@ -38,7 +38,7 @@ PROBLEMS: Final = {
 }
 
 COMPARED: Final = 60
-"""Pairs of a corpus by which ``mismatch`` judges; with fewer than a third of them it does not."""
+"""Largest number of pairs that ``mismatch`` measures; a third of it must be measurable."""
 
 # Median doubt of pairs relative to that of inputs with the target of the next pair. Measured on 88
 # photos | sketches, 100 facades | label maps, and photos | edges, blur, noise and JPEG (150 to 200
