@@ -8,6 +8,7 @@ Each option becomes a setting or a note that says what holds instead; none is dr
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -38,12 +39,14 @@ OPTIONS: Final[dict[str, type | Mapping[str, str] | Sequence[str]]] = {
     "ngf": int, "ndf": int, "batch_size": int, "lr": float, "beta1": float, "num_threads": int,
     "phase": str, "max_dataset_size": int, "pool_size": int, "lambda_L1": float, "lambda_A": float,
     "lambda_B": float, "lambda_identity": float, "n_epochs": int, "n_epochs_decay": int,
-    "lr_policy": ("linear", "step", "plateau", "cosine"), "load_size": int, "crop_size": int,
+    "lr_policy": ("linear", "lambda", "step", "plateau", "cosine"), "load_size": int,
     "preprocess": ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"),
     "no_flip": bool, "no_dropout": bool, "serial_batches": bool, "verbose": bool, "use_wandb": bool,
-    "no_html": bool, "save_by_iter": bool, "continue_train": bool, "eval": bool,
+    "no_html": bool, "save_by_iter": bool, "continue_train": bool, "eval": bool, "crop_size": int,
 }  # fmt: skip
 """Types or values of the options; a mapping translates the values."""
+RENAMED: Final = {"n_epochs": "niter", "n_epochs_decay": "niter_decay", "num_test": "ntest"}
+"""Names of options until 2020, which many tutorials have."""
 SETTINGS: Final = {
     "model": "loss", "direction": "direction", "netG": "net", "netD": "discriminator",
     "norm": "norm", "gan_mode": "gan_mode", "ngf": "width", "ndf": "d_width", "batch_size": "batch",
@@ -104,19 +107,21 @@ def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError("options of train.py", None, message, "see options/ of the repository")
+        hint = "see options/ of the repository; its test.py is 'img2img-train translate'"
+        raise UsageError("options of train.py", None, message, hint)
 
 
 def _parser() -> _Parser:
     # A parser like the repository's own, which takes --name=value and unique abbreviations too.
     parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     for name, kind in {**dict.fromkeys(UNSUPPORTED, str), **OPTIONS}.items():
+        names = [f"--{name}", *([f"--{RENAMED[name]}"] if name in RENAMED else [])]
         if kind is bool:
-            parser.add_argument(f"--{name}", action="store_true")
+            parser.add_argument(*names, action="store_true")
         elif isinstance(kind, type):
-            parser.add_argument(f"--{name}", type=kind, required=name == "dataroot")
+            parser.add_argument(*names, type=kind, required=name == "dataroot")
         else:
-            parser.add_argument(f"--{name}", choices=list(kind))
+            parser.add_argument(*names, choices=list(kind))
     return parser
 
 
@@ -135,12 +140,15 @@ class _JunyanzPlace(Place):
 
 
 def _model_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    cycle, net = options["model"] == "cycle_gan", options.get("netG", "")
+    # test.py normalizes by the image, unless it is told --eval; here pix2pix alone does so.
+    batch = cycle and "batch" in options.get("norm", "")
+    settings: dict[str, Any] = {"test_norm": "batch"} if batch else {}
     # There norm and dropout have a default per model, here per network: state them where the two
     # differ.
-    cycle, net = options["model"] == "cycle_gan", options.get("netG", "")
-    if not net.startswith("unet" if cycle else "resnet"):
-        return {}
-    return {"norm": "instance", "dropout": 0} if cycle else {"norm": "batch", "dropout": 0.5}
+    if net.startswith("unet" if cycle else "resnet"):
+        settings["norm"], settings["dropout"] = ("instance", 0) if cycle else ("batch", 0.5)
+    return settings
 
 
 def _combined(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,34 +191,49 @@ def _sizes(options: Mapping[str, Any]) -> tuple[int, int, str]:
     return load, crop, how
 
 
+def _resizing(options: Mapping[str, Any], side: int) -> str:
+    """Return commands that make a corpus of square images from those of ``--dataroot``."""
+    root, model = shlex.quote(options["dataroot"]), options["model"]
+    if model == "colorization":
+        return f"img2img-data lab {root}/train corpus --size {side} --fit stretch"
+    layout, size = ("cyclegan", side) if model == "cycle_gan" else ("pix2pix", f"{2 * side}x{side}")
+    resize = f"img2img-data resize {root} resized --size {size} --fit stretch"
+    return f"{resize} && img2img-data import resized corpus --format {layout}"
+
+
 def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
     """Return a note for each option that means something else here, by the name of the option."""
     load, crop, how = _sizes(options)
     size = load if "crop" in settings else crop
     sizes = {
         "resize_and_crop": f"there images are resized to {load} x {load}, then cropped to "
-        f"{crop} x {crop}; here they keep their size: build the corpus with --size {size}",
+        f"{crop} x {crop}; here they keep their size, so first run: {_resizing(options, size)}; "
+        "then train on 'corpus' instead",
         "crop": "images smaller than --crop are rejected",
         "scale_width": f"images keep their size: resize them to a width of {load} first",
         "scale_width_and_crop": f"images are cropped only: resize them to a width of {load} first",
         "none": "images are mirrored up to the multiple that the network needs, not resized",
     }
     model, norm, gpus = options["model"], options.get("norm", ""), options.get("gpu_ids", "")
-    weights = [options.get(f"lambda_{side}", options.get("lambda_A", 10.0)) for side in "AB"]
+    weights = [options.get(f"lambda_{side}", 10.0) for side in "AB"]
     policy = options.get("lr_policy")
     rules = (
         ("preprocess" if "preprocess" in options else "load_size", True, sizes[how]),
         ("model", model == "colorization", "needs a corpus of L and ab: img2img-data lab"),
         ("dataset_mode", options.get("dataset_mode", DATASETS[model]) != DATASETS[model],
          "no counterpart; the corpus determines how images are paired"),
-        ("lambda_B", weights[0] != weights[1], "no counterpart; both cycles have --cycle-weight"),
+        ("lambda_B" if "lambda_B" in options else "lambda_A", weights[0] != weights[1],
+         f"both cycles have --cycle-weight, there they have {weights[0]:g} and {weights[1]:g}"),
         ("n_layers_D", "n_layers_D" in options and options.get("netD") != "n_layers",
          "has no effect without --netD n_layers, as there"),
         # There the penalty is defined, but no model calls it.
         ("gan_mode", options.get("gan_mode") == "wgangp",
-         "there no gradient penalty is computed, here it is"),
+         "there the critic has neither a gradient penalty nor clipped weights; here it has the "
+         "penalty, and instance norm in place of batch norm"),
         ("norm", norm == "none", "here convolutions then have biases, there they have none"),
         ("norm", norm.startswith("sync"), "processes of torchrun always share statistics"),
+        ("gpu_ids", gpus.strip("0") and "device" not in settings,
+         f"select the GPU by CUDA_VISIBLE_DEVICES={gpus}"),
         ("gpu_ids", len(gpus.split(",")) > 1, "for several GPUs use torchrun --nproc-per-node "
          f"{len(gpus.split(','))} -m img2img_train"),
         ("suffix", "{" in options.get("suffix", ""), "names in braces are not replaced"),

@@ -30,9 +30,8 @@ REPOSITORY: Final = "the PyTorch CycleGAN/pix2pix repository"
 # Weights do not tell the size of training images; this is the default of the repository.
 SIZE: Final = (256, 256)
 STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
-CONVOLUTIONS: Final[dict[int, GeneratorName]] = {
-    14: "unet-128", 16: "unet-256", 18: "resnet-6", 24: "resnet-9",
-}  # fmt: skip
+CONVOLUTIONS: Final[dict[int, GeneratorName]] = {14: "unet-128", 16: "unet-256",
+                                                 18: "resnet-6", 24: "resnet-9"}  # fmt: skip
 """Generators by their number of convolutions."""
 NORMS: Final[tuple[Norm, ...]] = ("batch", "instance", "none")
 
@@ -42,12 +41,13 @@ def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> Netwo
     to.
 
     A U-Net's weights do not show its dropout: it is 0.5, as published, unless ``dropout`` says
-    otherwise. CheckpointError if no generator of the repository has these tensors, UsageError if
-    they tell another ``dropout``.
+    otherwise. CheckpointError if no generator of the repository has these tensors.
     """
     kernels = [tensor.shape for tensor in tensors.values() if tensor.ndim == 4]
     name = CONVOLUTIONS.get(len(kernels), "unet-256")
-    for norm, share in product(NORMS, (0.5, 0.0)) if kernels else ():
+    # The dropout layers of a ResNet shift the numbers in the names of the layers behind them.
+    shares = (0.5, 0.0) if dropout is None else (dropout,)
+    for norm, share in product(NORMS, shares) if kernels else ():
         # The last layer of a U-Net is a transposed convolution: its kernel is input x output.
         outputs = kernels[-1][1 if name.startswith("unet") else 0]
         shape = {"inputs": kernels[0][1], "outputs": outputs, "width": kernels[0][0]}
@@ -59,18 +59,12 @@ def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> Netwo
         state = build_on_meta(spec).state_dict()
         expected = {there: state[here].shape for there, here in _names(spec).items()}
         if expected == {n: t.shape for n, t in _used(tensors, norm).items()}:
-            break
-    else:
-        names = ", ".join(map(printable, list(tensors)[:3]))
-        why = f"are not those of a generator of {REPOSITORY} (they begin with {names})"
-        raise CheckpointError("weights", path, why, f"known are {', '.join(GENERATORS)}")
-    if dropout is None:
-        return spec
-    # The dropout layers of a ResNet shift the numbers in the names of the layers behind them.
-    if spec.name.startswith("resnet") and bool(dropout) != bool(spec.dropout):
-        why = f"the weights are of a {spec.name} with{'' if spec.dropout else 'out'} dropout"
-        raise UsageError("option", "--dropout", why, "leave it out")
-    return spec.model_copy(update={"dropout": dropout})
+            return spec
+    names = ", ".join(map(printable, list(tensors)[:3]))
+    why = f"are not those of a generator of {REPOSITORY} (they begin with {names})"
+    hint = f"known are {', '.join(GENERATORS)}"
+    hint += "" if dropout is None else f"; or leave --dropout {dropout:g} out"
+    raise CheckpointError("weights", path, why, hint)
 
 
 def _names(spec: NetworkSpec) -> dict[str, str]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_train.config import RunConfig, config_of
+from img2img_train.config import Positive, RunConfig, config_of
 from img2img_train.networks.specs import GeneratorName, NetworkSpec
 
 FORMAT: Final = 3
@@ -31,7 +31,7 @@ MAX_HEADER_BYTES: Final = 16 << 20
 DESCRIPTION: Final = "img2img"
 DIGEST: Final = "digest"
 OLD_DIGEST: Final = "sha256"
-"""The digest of formats before 3, which covered the tensors alone."""
+"""The digest of formats before 3, which covered the tensors alone; they are rejected by format."""
 NO_DIGEST: Final = "0" * 64
 # The types of a run's state, in the order in which safetensors writes them: widest first, so that
 # every tensor is aligned.
@@ -40,7 +40,6 @@ DTYPES: Final = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 Tensors: TypeAlias = dict[str, Tensor]
 # Bounds keep hostile numbers from overflowing; no real run comes near them.
 LongCount: TypeAlias = Annotated[int, Field(ge=0, le=10**15)]
-Side: TypeAlias = Annotated[int, Field(ge=1, le=10**6)]
 
 
 class TrainingProgress(FrozenModel):
@@ -55,18 +54,17 @@ class TrainingProgress(FrozenModel):
     images: LongCount = 0
     logged_step: LongCount = 0
     loss_sums: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default={})
-    loss_counts: dict[str, Annotated[LongCount, Field(ge=1)]] = Field(default={})
+    loss_counts: dict[str, Positive] = Field(default={})
     best_psnr: float | None = Field(default=None, ge=-1000, le=1000)
     best_step: LongCount | None = None
     stale_validations: LongCount = 0
     log_bytes: LongCount = 0
 
     @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if max(self.logged_step, self.best_step or 0) > self.step:
-            raise ValueError(f"a step is after the last one, {self.step:,}")
-        if self.loss_sums.keys() != self.loss_counts.keys():
-            raise ValueError("the losses and their counts differ in their names")
+    def _check_agreement(self) -> Self:
+        last = max(self.logged_step, self.best_step or 0)
+        if last > self.step or self.loss_sums.keys() != self.loss_counts.keys():
+            raise ValueError("steps or losses contradict each other")
         return self
 
 
@@ -85,16 +83,15 @@ class Description(FrozenModel):
     networks: dict[str, NetworkSpec] = Field(min_length=1, max_length=16)
     color: Literal["rgb", "lab"] = "rgb"
     value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
-    size: tuple[Side, Side]
+    size: tuple[Positive, Positive]
     versions: dict[str, str]
     config: dict[str, Any]
     progress: TrainingProgress
 
     @model_validator(mode="after")
     def _check_generators(self) -> Self:
-        names = {self.generator, self.reverse_generator or self.generator}
-        specs = [self.networks.get(name) for name in names]
-        if not all(spec and spec.name in get_args(GeneratorName) for spec in specs):
+        generators = {n for n, s in self.networks.items() if s.name in get_args(GeneratorName)}
+        if not {self.generator, self.reverse_generator or self.generator} <= generators:
             raise ValueError("a generator is not among the networks")
         return self
 
@@ -125,11 +122,6 @@ class Checkpoint:
 
 def _error(path: Path, why: str, hint: str = "use another one") -> CheckpointError:
     return CheckpointError("checkpoint", path, why, hint)
-
-
-def _older_version(path: Path) -> CheckpointError:
-    why = "was written by an older version of img2img-train"
-    return _error(path, why, "train it again with this version")
 
 
 # ----------------------------------------------------------------------------------------- writing
@@ -199,7 +191,7 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
             with safe_open(path, "pt") as content:
                 metadata, names = content.metadata() or {}, content.keys()
                 if metadata.keys() == {DESCRIPTION, OLD_DIGEST}:
-                    raise _older_version(path)
+                    _parse_description(path, metadata[DESCRIPTION])
                 if not {DESCRIPTION, DIGEST} <= metadata.keys():
                     listed = ", ".join(sorted(map(printable, names))[:3]) or "no tensors"
                     why = "was not written by img2img-train: it has no description"
@@ -237,8 +229,9 @@ def _parse_description(path: Path, text: object) -> Description:
         return Description.model_validate_json(text)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    if first["loc"] == ("format",) and first["input"] == FORMAT - 1:
-        raise _older_version(path)
+    if first["loc"] == ("format",) and first["input"] in range(FORMAT):
+        why = "was written by an older version of img2img-train"
+        raise _error(path, why, "train it again with this version")
     where = printable(".".join(map(str, first["loc"])) or "description")
     why = f"describes an unknown model ({where}: {printable(str(first['msg']))})"
     raise _error(path, why, "update, or use another one")

@@ -54,23 +54,15 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
             why = "hold more than tensors, and nothing else is loaded"
             raise error(why, "save the model's state_dict() there") from None
         raise error(f"{not_torch}, or damaged", hint) from None
+    if isinstance(content, dict):
+        # Trainers wrap the network: {"epoch": 3, "state_dict": {...}, "optimizer": {...}}.
+        inner = [value for value in content.values() if isinstance(value, dict)]
+        content = content.get("state_dict", inner[0] if len(inner) == 1 else content)
     if not isinstance(content, dict) or not content:
         raise error("hold no tensors by name", hint)
-    # Trainers wrap the network: {"epoch": 3, "state_dict": {...}, "optimizer": {...}}.
-    states = {str(n): c for n, c in content.items() if isinstance(c, dict) and _is_state(c)}
-    if len(states) > 1 and "state_dict" not in states:
-        names = ", ".join(map(printable, list(states)[:4]))
-        raise error(f"hold several networks ({names})", "save one of them alone")
-    if states:
-        content = states.get("state_dict") or next(iter(states.values()))
     tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or not bool(torch.isfinite(tensor.double()).all()):
-            raise error(f"hold no finite tensor {printable(name)}")
+            why = f"hold no finite tensor {printable(name)}"
+            raise error(why, "save the state_dict of one network alone")
     return tensors
-
-
-def _is_state(content: dict[object, object]) -> bool:
-    import torch
-
-    return bool(content) and all(isinstance(t, torch.Tensor) for t in content.values())

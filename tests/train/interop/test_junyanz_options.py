@@ -4,13 +4,18 @@ not.
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import write_photos
 
 pytest.importorskip("torch")
 
+from img2img_data.cli.main import group as data_group
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_train.cli.main import group
 from img2img_train.config import RunConfig, all_fields
@@ -144,6 +149,58 @@ def test_no_option_is_dropped_silently(name: str) -> None:
     assert all(note.startswith((f"--{name}:", "--load_size:")) for note in more)
 
 
+DEFAULTS = {"model": "cycle_gan", "direction": "AtoB", "netG": "resnet_9blocks", "netD": "basic",
+            "norm": "instance", "gan_mode": "lsgan", "lr_policy": "linear",
+            "preprocess": "resize_and_crop", "gpu_ids": "0"}  # fmt: skip
+CHOICES = [(name, value) for name, kind in junyanz.OPTIONS.items()
+           if not isinstance(kind, type) for value in kind]  # fmt: skip
+CHOICES += [("gpu_ids", ids) for ids in ("0", "1", "-1", "0,1")]
+
+
+@pytest.mark.parametrize(("name", "value"), CHOICES)
+def test_no_value_is_dropped_silently(name: str, value: str) -> None:
+    plain, notes = junyanz.native_command(["--dataroot", "d"])
+    command, more = junyanz.native_command(["--dataroot", "d", f"--{name}", value])
+    changed = " ".join(command) != " ".join(plain) or {*notes} != {*more}
+    native = " ".join(command[2:])
+    same = value == DEFAULTS[name] or (name, value) == ("lr_policy", "lambda")
+    assert changed or same, native
+    config_of(command)
+
+
+@pytest.mark.parametrize("model", ["pix2pix", "cycle_gan"])
+def test_the_commands_of_a_note_make_images_of_the_size_of_the_original(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("train", "val") if model == "pix2pix" else ("trainA", "trainB"):
+        write_photos(Path("my data") / folder, 2, 60, 24)
+    words = ["--dataroot", "my data", "--model", model, "--load_size=36", "--crop_size=32"]
+    command, notes = junyanz.native_command(words)
+    assert command[1] == "my data"
+    (line,) = re.findall(r"run: (.*); then", notes[0])
+    for text in line.split(" && "):
+        name, *arguments = shlex.split(text)
+        assert name == "img2img-data"
+        assert CliRunner().invoke(data_group, arguments).exit_code == 0
+    words = ["corpus", *command[2:], "--net=unet", "--dry-run"]
+    done = CliRunner().invoke(group, words)
+    assert done.exit_code == 0, done
+    assert "of 32x32, enlarged by 1.125 and cropped again" in done.output
+
+
+def test_weights_of_a_model_with_batch_norm_are_tested_as_in_the_repository() -> None:
+    config, _ = translated("--model cycle_gan --norm batch")
+    assert config.test_norm == "batch"
+    config, _ = translated("--model cycle_gan")
+    assert config.test_norm == "running"
+
+
+def test_older_names_of_options_are_known() -> None:
+    old, new = (translated(f"--{name} 3 --{name}_decay 4")[0] for name in ("niter", "n_epochs"))
+    assert (old.epochs, old.epochs_decay) == (new.epochs, new.epochs_decay) == (7, 4)
+
+
 def test_every_known_option_is_one_of_the_repository() -> None:
     assert set(ALL) == set(junyanz.OPTIONS) | set(junyanz.UNSUPPORTED)
 
@@ -151,7 +208,8 @@ def test_every_known_option_is_one_of_the_repository() -> None:
 @pytest.mark.parametrize(
     ("text", "option", "note"),
     [
-        ("--gan_mode wgangp", "gan_mode", "no gradient penalty"),
+        ("--gan_mode wgangp", "gan_mode", "neither a gradient penalty nor clipped weights"),
+        ("--model pix2pix --gan_mode wgangp", "gan_mode", "instance norm"),
         ("--norm none", "norm", "they have none"),
         ("--norm sync_batch", "norm", "share statistics"),
         ("--continue_train", "continue_train", "resumes from the latest checkpoint"),
@@ -159,7 +217,10 @@ def test_every_known_option_is_one_of_the_repository() -> None:
         ("--display_id 0", "display_id", "report.html"),
         ("--num_test 50", "num_test", "belongs to test.py"),
         ("--lambda_A 10 --lambda_B 5", "lambda_B", "both cycles"),
+        ("--lambda_A 5", "lambda_A", "both cycles"),
+        ("--lambda_B 5", "lambda_B", "both cycles"),
         ("--gpu_ids 0,1", "gpu_ids", "--nproc-per-node 2"),
+        ("--gpu_ids 3", "gpu_ids", "CUDA_VISIBLE_DEVICES=3"),
         ("--lr_policy cosine", "lr_policy", "rises again"),
         ("--model colorization", "model", "L and ab"),
         ("--model pix2pix --pool_size 5", "pool_size", "not used by pix2pix"),
@@ -177,6 +238,7 @@ def test_different_meanings_are_noted(text: str, option: str, note: str) -> None
     [
         ("--dataroot d --netGG x", "--netGG"),
         ("--name x", "--dataroot"),
+        ("--dataroot d --model test", r"'test'.*test.py is 'img2img-train translate'"),
         ("--dataroot", "expected one argument"),
         ("--dataroot d --netG unet_512", "unet_512"),
         ("--dataroot d --load_size 128", "--crop_size"),

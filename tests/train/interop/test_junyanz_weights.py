@@ -173,7 +173,7 @@ def test_channels_that_images_do_not_have_are_rejected(net: str, tmp_path: Path)
 def test_a_file_of_several_networks_is_rejected_by_their_names(tmp_path: Path) -> None:
     state = original("resnet_6blocks", "instance").state_dict()
     torch.save({"netG_A": state, "netG_B": state}, tmp_path / "g.pth")
-    with pytest.raises(CheckpointError, match=r"several networks \(netG_A, netG_B\)"):
+    with pytest.raises(CheckpointError, match=r"no finite tensor netG_A.*one network alone"):
         junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
     torch.save({"ema": state, "state_dict": state}, tmp_path / "g.pth")
     junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
@@ -182,7 +182,7 @@ def test_a_file_of_several_networks_is_rejected_by_their_names(tmp_path: Path) -
 @pytest.mark.parametrize("dropout", [True, False])
 def test_a_dropout_that_the_weights_contradict_is_rejected(dropout: bool, tmp_path: Path) -> None:
     torch.save(original("resnet_6blocks", "batch", dropout).state_dict(), tmp_path / "g.pth")
-    with pytest.raises(UsageError, match=r"resnet-6 with(out)? dropout; leave it out"):
+    with pytest.raises(CheckpointError, match=r"or leave --dropout [0.3]+ out"):
         junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m", dropout=0 if dropout else 0.3)
     rate = 0.3 if dropout else 0.0
     assert junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m", dropout=rate).dropout == rate

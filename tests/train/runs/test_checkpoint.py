@@ -127,7 +127,8 @@ def write_older(path: Path) -> None:
 
 def rename_digest(path: Path) -> None:
     """Rename the digest as in formats before 3, whose digest did not cover the description."""
-    path.write_bytes(path.read_bytes().replace(b'"digest":', b'"sha256":', 1))
+    content = path.read_bytes().replace(b'"digest":', b'"sha256":', 1)
+    path.write_bytes(content.replace(rb"\"format\": %d" % FORMAT, rb"\"format\": 1", 1))
 
 
 @pytest.mark.parametrize("change", [write_older, rename_digest])
