@@ -7,7 +7,7 @@ chunk. Whatever is wrong raises ``Rejected``.
 Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0, binary
 PGM and PPM (netpbm). Files of the first three may be published byte for byte, so the parsers also
 find out whether a file holds anything besides the image. Of BMP and TIFF they reject the layouts
-that OpenCV, which decodes them, reads wrongly.
+that no decoder here reads rightly.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Header:
     RGB or RGBA samples and nothing else: no metadata, profile, trailer. ``alpha``: meaning of the
     decoder's fourth channel; ``clear``: the gray level that means transparent. ``as_color``:
     ask the decoder for BGR instead of the stored samples. ``data``: bytes for the decoder in place
-    of the file, unless empty. ``min_bytes``: length of an uncut file. ``bits``: significant bits of
-    blue, green and red, where OpenCV leaves the lower ones empty. ``raster`` of a PGM or PPM:
-    offset of the samples, samples per pixel, maximum value.
+    of the file, unless empty. ``min_bytes``: length of an uncut file. ``raster`` of a PGM or PPM:
+    offset of the samples, samples per pixel, maximum value; of a BMP with ``masks`` (bit fields of
+    blue, green, red and perhaps alpha): offset, bits per pixel, 1 if its first row is the top one.
     """
 
     format: str
@@ -56,7 +56,7 @@ class Header:
     notes: set[str] = field(default_factory=set)
     data: bytes = b""
     min_bytes: int = 0
-    bits: tuple[int, ...] = ()
+    masks: tuple[int, ...] = ()
     raster: tuple[int, int, int] = (0, 0, 0)
 
     @property
@@ -296,11 +296,15 @@ def gif_header(data: bytes) -> Header:
     return Header("gif", width, height, notes={"palette"})
 
 
+BMP_PACKINGS: Final = {4: "JPEG data or runs", 5: "PNG data", 11: "CMYK", 12: "CMYK", 13: "CMYK"}
+DEFAULT_FIELDS: Final = struct.pack("<III", 0x7C00, 0x3E0, 0x1F)
+
+
 def bmp_header(data: bytes) -> Header:
     """Read size and layout from a Windows or OS/2 bitmap header.
 
-    Not by Pillow: it does not tell what OpenCV does with bit fields, nor that the pixels overlap
-    the palette.
+    Not by Pillow: it does not read every bit field, and does not tell that the pixels overlap the
+    palette.
     """
     if len(data) < 54:
         raise Rejected("truncated" if len(data) > 5 else "not-an-image")
@@ -314,7 +318,10 @@ def bmp_header(data: bytes) -> Header:
     else:
         reason = "unsupported-format" if length == 16 else "not-an-image"
         raise Rejected(reason, f"a bitmap header of {length} bytes")
-    if width < 0 or bits not in (1, 2, 4, 8, 16, 24, 32):
+    if packing in BMP_PACKINGS or bits == 2 or (packing, bits) == (3, 1):  # 3, 1: a fax of OS/2
+        why = BMP_PACKINGS.get(packing, f"{bits} bits a pixel, packing {packing}")
+        raise Rejected("unsupported-format", f"a bitmap of {why}")
+    if width < 0 or bits not in (1, 4, 8, 16, 24, 32):
         raise Rejected("corrupt", f"width {width}, {bits} bits a pixel")
     found = Header("bmp", width, abs(height), as_color=True)
     if bits <= 8:
@@ -322,20 +329,24 @@ def bmp_header(data: bytes) -> Header:
         palette = 6 if length == 12 else 4 * min(colors or 1 << bits, 1 << bits)
         if offset < 14 + length + palette:
             raise Rejected("corrupt", "the pixels begin inside the palette")
-    if packing in (0, 3):
+    if packing in (0, 3, 6):
         found.min_bytes = offset + (width * bits + 31) // 32 * 4 * abs(height)
-    if bits == 16:
-        green_mask = data[58:62]
-        found.bits = (5, 6, 5) if packing == 3 and green_mask == b"\xe0\x07\0\0" else (5, 5, 5)
-    if packing == 3 and bits == 32:
-        masks = data[54:70]
-        if length >= 56:
-            has_alpha = any(masks[12:])
-            found.alpha, found.as_color = "straight" if has_alpha else "none", not has_alpha
-        elif masks[:12] != b"\0\0\xff\0\0\xff\0\0\xff\0\0\0":
-            # OpenCV ignores the bit fields of short headers and reads blue, green, red.
-            raise Rejected("unsupported-format", "bit fields in an unusual order")
+    if bits == 16 or (packing in (3, 6) and bits == 32):
+        found.raster = offset, bits, int(height < 0)
+        end = 70 if length >= 56 or (packing, length) == (6, 40) else 66
+        _read_bit_fields(found, data[54:end] if packing else DEFAULT_FIELDS)
     return found
+
+
+def _read_bit_fields(found: Header, fields: bytes) -> None:
+    """Read the masks of red, green, blue and alpha; 0 is no alpha."""
+    red, green, blue, alpha = struct.unpack("<4I", fields.ljust(16, b"\0"))
+    found.masks = (blue, green, red, alpha) if alpha else (blue, green, red)
+    found.alpha = "straight" if alpha else "none"
+    for mask in found.masks:
+        top = mask // (mask & -mask or 1)
+        if not mask or mask >> found.raster[1] or top & (top + 1) or top >= 1 << 16:
+            raise Rejected("unsupported-format", f"a bitmap with the bit field {mask:#x}")
 
 
 # ------------------------------------------------------------------------------------------- TIFF

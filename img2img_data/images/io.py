@@ -57,6 +57,7 @@ from img2img_data.images.pixels import (
     Fit,
     Pixels,
     ReadPolicy,
+    from_bit_fields,
     from_decoder,
     from_raster,
     luminance,
@@ -113,7 +114,8 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
     if found.format == "jpeg":
         pixels = _decode_jpeg(data, found)
     else:
-        decoder = {"gif": _decode_gif, "pnm": from_raster}.get(found.format, _decode_opencv)
+        decoders = {"gif": _decode_gif, "pnm": from_raster}
+        decoder = from_bit_fields if found.masks else decoders.get(found.format, _decode_opencv)
         pixels = from_decoder(decoder(data, found), found, policy)
     pixels = apply_policy(pixels, found, policy)
     verbatim = found.plain and not found.notes
@@ -151,7 +153,9 @@ def _decode_jpeg(data: bytes, found: Header) -> Pixels:
         return _decode_jpeg(strip_jpeg(data), found)
     if "remature end" in text or b"\xff\xd9" not in data:
         raise Rejected("truncated", text)
-    raise Rejected("unsupported-format" if text.startswith("Unsupported") else "corrupt", text)
+    # TurboJPEG gives up at odd chroma subsampling; other decoders would not tell a damaged image.
+    is_valid = text.startswith("Unsupported") or "determine subsampling" in text
+    raise Rejected("unsupported-format" if is_valid else "corrupt", text)
 
 
 def _decode_opencv(data: bytes, found: Header) -> Pixels:

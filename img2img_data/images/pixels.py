@@ -52,10 +52,6 @@ class ReadPolicy:
 # ------------------------------------------------------------------------------- from the decoder
 def from_decoder(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
     """Return decoded samples (gray, BGR, BGRA; uint8, uint16, float32) as RGB or RGBA."""
-    if found.bits:
-        # The lower bits of each channel become its upper ones, so that white is white.
-        low = [raw[..., channel] >> bits for channel, bits in enumerate(found.bits)]
-        raw = np.asarray(raw | np.stack(low, -1))
     if raw.dtype == np.float32:
         raw = _from_float(raw, found)
     if raw.dtype not in (np.uint8, np.uint16):
@@ -80,6 +76,23 @@ def from_raster(data: bytes, found: Header) -> Pixels:
     if maximum != top:
         raw = (np.minimum(raw, maximum).astype(np.uint32) * top + maximum // 2) // maximum
     return np.ascontiguousarray(raw, np.uint8 if top == 255 else np.uint16)
+
+
+def from_bit_fields(data: bytes, found: Header) -> Pixels:
+    """Return the samples of a bitmap with bit fields in BGR or BGRA order, rounded to 8 bit."""
+    # OpenCV reads few bit fields, those of some headers not at all or wrongly.
+    start, bits, downwards = found.raster
+    stride = (found.width * bits + 31) // 32 * 4
+    rows = np.frombuffer(data, np.uint8, stride * found.height, start).reshape(-1, stride)
+    words = rows[:: 1 if downwards else -1, : found.width * bits // 8].view(f"<u{bits // 8}")
+    pixels = np.empty((found.height, found.width, len(found.masks)), np.uint8)
+    for channel, mask in enumerate(found.masks):
+        unit = mask & -mask
+        top = mask // unit
+        levels = ((np.arange(top + 1) * 510 + top) // (2 * top)).astype(np.uint8)
+        for y in range(0, found.height, 256):  # slabs of rows, to bound the memory of the indices
+            pixels[y : y + 256, :, channel] = levels[(words[y : y + 256] & mask) // unit]
+    return pixels
 
 
 def _from_float(raw: Pixels, found: Header) -> Pixels:

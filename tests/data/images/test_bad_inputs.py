@@ -37,7 +37,6 @@ ONLY_PILLOW = {
     "pillow/hopper_bad_exif.jpg": "a wrong length in its header: 1,214 coded bytes are skipped",
     "pillow/bmp/b/badrle.bmp": "its run lengths leave the image",
     "pillow/hopper_rle8_row_overflow.bmp": "its run lengths leave the row",
-    "pillow/bmp/q/rgb32h52.bmp": "unusual bit fields, which OpenCV reads as the usual ones",
     "pillow/mmap_error.bmp": "its pixels begin inside the palette",
     "pngsuite/xcsn0g01.png": "a wrong checksum, which Pillow does not check",
     "pillow/*hopper_bigtiff.tif": "BigTIFF is not read here",
@@ -60,6 +59,11 @@ ONLY_PILLOW = {
 """Files that Pillow opens and that are rejected here, and why."""
 
 ONLY_HERE = {
+    "pillow/bmp/g/rgb32bf.bmp": "bit fields that Pillow does not know",
+    "pillow/bmp/q/rgb16-231.bmp": "bit fields that Pillow does not know",
+    "pillow/bmp/q/rgb32-111110.bmp": "bit fields that Pillow does not know",
+    "pillow/bmp/q/rgba16-4444.bmp": "bit fields that Pillow does not know",
+    "pillow/bmp/q/rgba32abf.bmp": "bit fields that Pillow does not know",
     "pillow/apng/chunk_no_fctl.png": "the animation is broken, its first frame is complete",
     "pillow/png_decompression_dos.png": "a text chunk is a bomb; texts are dropped unread",
     "pillow/unknown_compression_method.png": "an unknown packing of a profile, which is dropped",

@@ -4,6 +4,7 @@ loss.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -447,31 +448,86 @@ def test_pgm_and_ppm_use_the_whole_range(channels: int, largest: int) -> None:
     assert reason_of(lambda: decode(head.replace(b"7", b"99999999"))) == "too-many-pixels"
 
 
-@pytest.mark.parametrize("green", [5, 6])
-def test_white_is_white_in_a_16_bit_bmp(green: int) -> None:
-    levels = np.indices((4, 8)).sum(0)
-    red, blue = levels * 31 // 10, 31 - levels * 31 // 10
-    both = (red << (5 + green) | (levels * ((1 << green) - 1) // 10) << 5 | blue).astype("<u2")
-    masks = (
-        struct.pack("<III", 0xF800, 0x7E0, 0x1F)
-        if green == 6
-        else struct.pack("<III", 0x7C00, 0x3E0, 0x1F)
-    )
-    head = struct.pack("<IiiHHIIiiII", 40, 8, -4, 1, 16, 3, both.nbytes, 0, 0, 0, 0) + masks
-    data = (
-        b"BM"
-        + struct.pack("<IHHI", 14 + len(head) + both.nbytes, 0, 0, 14 + len(head))
-        + head
-        + both.tobytes()
-    )
-    expected = np.dstack(
-        [
-            red * 255 / 31,
-            (levels * ((1 << green) - 1) // 10) * 255 / ((1 << green) - 1),
-            blue * 255 / 31,
-        ]
-    )
-    assert np.abs(decode(data).pixels - expected).max() <= 1
+BIT_FIELDS = {  # red, green, blue, alpha
+    "565": (0xF800, 0x7E0, 0x1F, 0),
+    "555": (0x7C00, 0x3E0, 0x1F, 0),
+    "1555": (0x7C00, 0x3E0, 0x1F, 0x8000),
+    "4444": (0xF00, 0xF0, 0xF, 0xF000),
+    "blue first": (0x1F, 0x7E0, 0xF800, 0),
+    "8888": (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+    "10 bits": (0x3FF00000, 0xFFC00, 0x3FF, 0),
+}
+
+
+def bitmap(fields: tuple[int, ...], header: int, packing: int, height: int) -> tuple[bytes, Any]:
+    """Return a bitmap with bit fields, and its words from top to bottom."""
+    word = "<u4" if max(fields) >= 1 << 16 else "<u2"
+    top = np.iinfo(word).max
+    words = np.random.default_rng(0).integers(0, top, (4, 5), word, endpoint=True)
+    rows = np.pad(words, ((0, 0), (0, 1))) if word == "<u2" else words  # 4 bytes a row
+    samples = rows[:: 1 if height < 0 else -1].tobytes()
+    size, bits = len(samples), 8 * words.itemsize
+    head = struct.pack("<IiiHHIIiiII", header, 5, height, 1, bits, packing, size, 0, 0, 0, 0)
+    masks = struct.pack("<4I", *fields)
+    behind = {0: 0, 3: 12, 6: 16}[packing] if header == 40 else header - 40
+    head += masks.ljust(behind, b"\0")[:behind]
+    start = 14 + len(head)
+    return b"BM" + struct.pack("<IHHI", start + size, 0, 0, start) + head + samples, words
+
+
+@pytest.mark.parametrize("height", [4, -4])
+@pytest.mark.parametrize("header", [40, 52, 56, 64, 108, 124])
+@pytest.mark.parametrize("fields", BIT_FIELDS)
+def test_bit_fields_of_a_bitmap_are_rounded_once(fields: str, header: int, height: int) -> None:
+    for packing in (0, 3, 6):
+        masks = BIT_FIELDS[fields]
+        if (packing == 0 and fields != "555") or (packing == 6 and header != 40):
+            continue
+        data, words = bitmap(masks, header, packing, height)
+        expected = [np.rint((words & m) // (m & -m) * 255.0 / (m // (m & -m))) for m in masks if m]
+        image = decode(data, ReadPolicy(channels="keep"))
+        has_alpha = len(expected) == 4 and (header >= 56 or packing == 6)
+        assert np.array_equal(image.pixels, np.dstack(expected[: 4 if has_alpha else 3]))
+        with pytest.raises(Rejected, match="truncated"):
+            decode(data[:-1])
+
+
+@pytest.mark.parametrize("mask", [0, 0b101, 0x1F0000])
+def test_bit_fields_that_are_none_are_rejected(mask: int) -> None:
+    data, _ = bitmap((0xF800, 0x7E0, 0x1F, 0), 40, 3, 4)
+    broken = data[:62] + struct.pack("<I", mask) + data[66:]
+    assert reason_of(lambda: decode(broken)) == "unsupported-format"
+
+
+WRITERS: dict[str, list[dict[str, Any]]] = {
+    "BMP": [{}],
+    "GIF": [{}, {"interlace": 1}],
+    "JPEG": [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"keep_rgb": True}],
+    "PNG": [{}, {"optimize": True}],
+    "PPM": [{}],
+    "TIFF": [{}, *({"compression": c} for c in ("tiff_lzw", "tiff_deflate", "packbits", "lzma"))],
+    "WEBP": [{}, {"lossless": True}],
+}
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("format", WRITERS)
+def test_no_valid_file_is_called_damaged(format: str) -> None:
+    written = 0
+    for mode, options in itertools.product(MODES, WRITERS[format]):
+        try:
+            data = saved(Image.fromarray(quadrants()).convert("L").convert(mode), format, **options)
+        except (OSError, ValueError, KeyError):
+            continue  # the format does not hold this mode
+        written += 1
+        reason = ""
+        try:
+            decode(data)
+        except Rejected as rejected:
+            reason = rejected.reason
+        assert reason in {"", "unsupported-format", "unsupported-depth"}, (mode, options)
+    assert written > 1
 
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
