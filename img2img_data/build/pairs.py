@@ -266,7 +266,7 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     row |= {"tags": tags, "kind": job.name, "drawn": pair.drawn, "width": width, "height": height}
     if pair.measured:
         row["measured"] = pair.measured
-    row["notes"] = sorted({n for s in sources for n in s.image.notes})
+    row |= io.note_columns(*(source.image for source in sources))
     row["source_sha256"] = sources[0].sha256
     if len(sources) > 1:
         row["target_source_sha256"] = sources[1].sha256

@@ -18,6 +18,7 @@ from img2img_data.build.pairs import BuildSettings, CorpusJob, encode_image, rea
 from img2img_data.build.selection import SELECTION_FILE, field_of
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT
+from img2img_data.images.io import note_columns
 from img2img_data.images.pixels import Fit, ReadPolicy
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
@@ -52,7 +53,7 @@ def resize_image(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     }
     (height, width), old = source.pixels.shape[:2], source.image.size
     row |= {"width": width, "height": height, "source_width": old[0], "source_height": old[1]}
-    row |= {"notes": list(source.image.notes), "source_sha256": source.sha256}
+    row |= {**note_columns(source.image), "source_sha256": source.sha256}
     return ".", {**row, "sha256": sha256(content).hexdigest()}
 
 

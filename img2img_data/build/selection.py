@@ -97,7 +97,7 @@ def copy_image(job: SelectJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
         **source_columns(task.sources[0]),
         "tags": dict(task.tags),
     }
-    row |= {"width": image.size[0], "height": image.size[1], "notes": list(image.notes)}
+    row |= {"width": image.size[0], "height": image.size[1], **io.note_columns(image)}
     return folder, {**row, "sha256": sha256(data).hexdigest()}
 
 

@@ -51,6 +51,7 @@ ROW: Final[Schema] = {
         "width": _of("integer", "width of one image, pixels", minimum=1),
         "height": _of("integer", "height of one image, pixels", minimum=1),
         "notes": {"type": "array", "items": {"type": "string"}},
+        "source_frames": _of("integer", "frames or pages of the source, if several", minimum=2),
         "source_sha256": _SHA256,
         "target_source_sha256": _SHA256,
         "input_sha256": _SHA256,

@@ -12,12 +12,13 @@ that no decoder here reads rightly.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final, Literal
 
 from img2img_data.core.errors import Rejected
@@ -34,7 +35,8 @@ of another format becomes a rejected row instead of a silent gap."""
 class Header:
     """Facts about an image file that are known before decoding.
 
-    ``width``, ``height``: pixels as stored, before the orientation is applied. ``exif``, ``xmp``:
+    ``width``, ``height``: pixels as stored, before the orientation is applied. ``frames``: number
+    of frames or pages, of which the first is read. ``exif``, ``xmp``:
     the orientations 1..8 that those blocks state, 0 if they do not. ``plain``: the file holds gray,
     RGB or RGBA samples and nothing else: no metadata, profile, trailer. ``alpha``: meaning of the
     decoder's fourth channel; ``clear``: the gray level that means transparent. ``as_color``:
@@ -47,6 +49,7 @@ class Header:
     format: str
     width: int = 0
     height: int = 0
+    frames: int = 1
     exif: int = 0
     xmp: int = 0
     plain: bool = False
@@ -88,7 +91,9 @@ def read_header(data: bytes) -> Header:
     """
     for signature, parse in PARSERS.items():  # the content decides, never the name
         if re.match(signature, data, re.DOTALL):
-            return parse(data)
+            found = parse(data)
+            found.notes |= {"first-frame"} if found.frames > 1 else set()
+            return found
     if OTHER_FORMATS.match(data):
         why = "an image, but not JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM"
         raise Rejected("unsupported-format", why)
@@ -195,7 +200,6 @@ PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PNG_PIXELS: Final = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
 PNG_TEXTS: Final = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 PNG_HARMLESS: Final = frozenset((b"IHDR", b"IDAT", b"IEND", b"sRGB", b"pHYs"))
-PNG_NOTES: Final = {b"iCCP": "profile", b"acTL": "first-frame"}
 
 
 def png_header(data: bytes) -> Header:
@@ -215,7 +219,7 @@ def png_header(data: bytes) -> Header:
         raise Rejected("unsupported-format", f"critical chunk {min(unknown)!r}")
     if color not in PNG_CHANNELS or depth not in (1, 2, 4, 8, 16):
         raise Rejected("corrupt", f"color type {color}, depth {depth}")
-    found = Header("png", width, height, exif_orientation(bytes(body.get(b"eXIf", b""))))
+    found = Header("png", width, height, exif=exif_orientation(bytes(body.get(b"eXIf", b""))))
     ends = 8 + sum(len(chunk) for _, chunk in chunks) == len(data)
     found.plain = color in (0, 2, 6) and depth >= 8 and names <= PNG_HARMLESS and ends
     if color in (4, 6) or (color in (2, 3) and b"tRNS" in names):
@@ -227,7 +231,12 @@ def png_header(data: bytes) -> Header:
         texts = (bytes(chunk[4:-4]) for name, chunk in chunks if name in PNG_TEXTS)
         found.exif, found.xmp = png_text_orientation(texts)
     found.notes |= {0: {"gray"}, 3: {"palette"}, 4: {"gray"}}.get(color, set())
-    found.notes |= {note for name, note in PNG_NOTES.items() if name in names}
+    found.notes |= {"profile"} if b"iCCP" in names else set()
+    if b"acTL" in names:
+        order = [name for name, _ in chunks]
+        # An image before the first frame control is for readers without animation.
+        still = b"fcTL" not in takewhile(b"IDAT".__ne__, order)
+        found.frames = order.count(b"fcTL") + still
     if not names <= PNG_PIXELS:
         found.data = data[:8] + b"".join(chunk for name, chunk in chunks if name in PNG_PIXELS)
     return found
@@ -251,7 +260,7 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
 def webp_header(data: bytes) -> Header:
     """Read the RIFF chunks: size of canvas or frame, alpha, animation, profile, orientation."""
     size = int.from_bytes(data[4:8], "little") + 8
-    found, at, first = Header("webp", min_bytes=size), 12, b""
+    found, at, first, frames = Header("webp", min_bytes=size), 12, b"", 0
     while at + 8 <= min(size, len(data)):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + min(length, 1 << 16)]
@@ -264,7 +273,9 @@ def webp_header(data: bytes) -> Header:
             found.exif = exif_orientation(body)
         elif name == b"XMP ":
             found.xmp = xmp_orientation(body)
+        frames += name == b"ANMF"
         at += 8 + length + length % 2
+    found.frames = max(1, frames)
     found.plain = first in (b"VP8 ", b"VP8L") and at == len(data) == size
     return found
 
@@ -275,7 +286,6 @@ def _read_webp_frame(found: Header, name: bytes, body: bytes) -> None:
         found.height = int.from_bytes(body[7:10], "little") + 1
         found.alpha = "straight" if body[0] & 0x10 else "none"
         found.notes |= {"profile"} if body[0] & 0x20 else set()
-        found.notes |= {"first-frame"} if body[0] & 0x02 else set()
     elif name == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
         bits = int.from_bytes(body[1:5], "little")
         found.width, found.height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -288,12 +298,30 @@ def _read_webp_frame(found: Header, name: bytes, body: bytes) -> None:
 
 
 # ------------------------------------------------------------------------------------- GIF and BMP
+MAX_BLOCKS: Final = 100_000
+"""Blocks of a GIF, and pages of a TIFF, that are looked at to count frames."""
+
+
 def gif_header(data: bytes) -> Header:
-    """Read the size of the logical screen."""
+    """Read the size of the logical screen, and count the frames."""
     if len(data) < 14:
         raise Rejected("truncated", "the file ends before the image begins")
     width, height = struct.unpack("<HH", data[6:10])
-    return Header("gif", width, height, notes={"palette"})
+    at, frames = 13 + _gif_palette_bytes(data[10]), 0
+    for _ in range(MAX_BLOCKS):
+        kind = data[at : at + 1]
+        if kind not in (b"!", b",") or at + 10 > len(data):
+            break
+        frames += kind == b","
+        at += 2 if kind == b"!" else 11 + _gif_palette_bytes(data[at + 9])
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    return Header("gif", width, height, max(1, frames), notes={"palette"})
+
+
+def _gif_palette_bytes(flags: int) -> int:
+    return 6 << (flags & 7) if flags & 0x80 else 0
 
 
 BMP_PACKINGS: Final = {4: "JPEG data or runs", 5: "PNG data", 11: "CMYK", 12: "CMYK", 13: "CMYK"}
@@ -339,7 +367,7 @@ def bmp_header(data: bytes) -> Header:
 
 
 def _read_bit_fields(found: Header, fields: bytes) -> None:
-    """Read the masks of red, green, blue and alpha; 0 is no alpha."""
+    """Read the masks of red, green, blue and alpha; 0 means without alpha."""
     red, green, blue, alpha = struct.unpack("<4I", fields.ljust(16, b"\0"))
     found.masks = (blue, green, red, alpha) if alpha else (blue, green, red)
     found.alpha = "straight" if alpha else "none"
@@ -369,11 +397,24 @@ class Directory:
         self.block, self.order = block, "<" if block[:2] == b"II" else ">"
         if block[:4] not in (b"II*\0", b"MM\0*"):
             raise struct.error("not a TIFF block")
-        start = self.unpack("I", 4)[0] + 2
-        self.end = start + 12 * self.unpack("H", start - 2)[0]
+        self.start = self.unpack("I", 4)[0]
+        start, self.end = self.start + 2, self._end(self.start)
         self.entries: dict[int, int] = {}
         for at in range(start, self.end, 12):
             self.entries.setdefault(self.unpack("HHI", at)[0], at)
+
+    def _end(self, start: int) -> int:
+        """Return the offset behind the entries of a directory, where the next one is named."""
+        return start + 2 + 12 * self.unpack("H", start)[0]
+
+    def pages(self) -> int:
+        """Return the number of directories; those that are out of the file end the count."""
+        following, seen = self.unpack("I", self.end)[0], {0, self.start}
+        with contextlib.suppress(struct.error):
+            while following not in seen and len(seen) < MAX_BLOCKS:
+                seen.add(following)
+                following = self.unpack("I", self._end(following))[0]
+        return len(seen) - 1
 
     def unpack(self, layout: str, at: int) -> tuple[int, ...]:
         """Return the numbers at an offset."""
@@ -406,13 +447,14 @@ def tiff_header(data: bytes) -> Header:
     """Read size and sample layout; reject layouts that OpenCV reads wrongly."""
     try:
         tags = Directory(data)
-        found = Header("tiff", tags.first(WIDTH, 0), tags.first(HEIGHT, 0), tags.orientation())
+        found = Header("tiff", tags.first(WIDTH, 0), tags.first(HEIGHT, 0))
+        found.exif = tags.orientation()
         compression = tags.first(COMPRESSION, 1)
         if compression not in COMPRESSIONS:
             why = f"TIFF compressed by {_name_of(COMPRESSION, compression)}"
             raise Rejected("unsupported-format", why)
         _check_tiff_layout(found, tags)
-        found.notes |= {"first-frame"} if tags.unpack("I", tags.end)[0] else set()
+        found.frames = tags.pages()
     except struct.error:
         raise Rejected("truncated", "the file ends before its directory") from None
     found.notes |= {"profile"} if PROFILE in tags.entries else set()

@@ -17,7 +17,7 @@ Notes, which are part of the corpus format:
 ``cmyk``         was CMYK or YCCK: converted without a profile
 ``depth``        was 16 bit or float: scaled to 8 bit
 ``equal``        had three equal channels: one was taken
-``first-frame``  had more frames or pages: the first was taken
+``first-frame``  had more frames or pages: the first was taken; ``source_frames`` counts them
 ``float``        was float: scaled to 16 bit
 ``gray``         was single-channel: expanded
 ``luma``         was color: its luma was taken
@@ -42,7 +42,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import cv2
 import deflate
@@ -67,7 +67,7 @@ from img2img_data.images.pixels import (
 
 # The names by which other rooms use this one.
 __all__ = ["MAX_BYTES", "DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "fit"]
-__all__ += ["icc_profile", "open_regular", "read", "read_bytes", "size_of"]
+__all__ += ["icc_profile", "note_columns", "open_regular", "read", "read_bytes", "size_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,26 @@ class DecodedImage:
     x W gray, H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this image and nothing
     else (upright; no profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be
     published unchanged. ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words
-    of the table above.
+    of the table above. ``frames``: number of frames or pages in the file.
     """
 
     pixels: Pixels
     verbatim: bool
     format: str
     notes: tuple[str, ...]
+    frames: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+
+def note_columns(*images: DecodedImage) -> dict[str, Any]:
+    """Return the columns of a row that say how its images were read."""
+    frames = max(image.frames for image in images)
+    columns: dict[str, Any] = {"source_frames": frames} if frames > 1 else {}
+    return {"notes": sorted({note for image in images for note in image.notes}), **columns}
 
 
 # --------------------------------------------------------------------------------------- decoding
@@ -119,7 +127,8 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
         pixels = from_decoder(decoder(data, found), found, policy)
     pixels = apply_policy(pixels, found, policy)
     verbatim = found.plain and not found.notes
-    return DecodedImage(pixels, verbatim, found.format, tuple(sorted(found.notes)))
+    notes = tuple(sorted(found.notes))
+    return DecodedImage(pixels, verbatim, found.format, notes, found.frames)
 
 
 def size_of(path: bytes | str | Path) -> tuple[int, int]:
@@ -167,7 +176,7 @@ def _decode_opencv(data: bytes, found: Header) -> Pixels:
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
     except cv2.error as error:
         raise Rejected("corrupt", str(error.err)[:200]) from None
-    if raw is None and "first-frame" in found.notes and not hasattr(cv2, "imreadanimation"):
+    if raw is None and b"ANMF" in data and not hasattr(cv2, "imreadanimation"):
         raise Rejected("animated", "OpenCV before 4.11 reads no animated WebP")
     if raw is None or raw.shape[:2] != (found.height, found.width):
         raise Rejected("corrupt", "the decoder gave up: its data or checksums are damaged")
@@ -186,8 +195,6 @@ def _decode_gif(data: bytes, found: Header) -> Pixels:
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
             Image.open(io.BytesIO(data), formats=["GIF"]) as image,
         ):
-            if getattr(image, "is_animated", False):
-                found.notes.add("first-frame")
             image.seek(0)
             transparent = "transparency" in image.info or image.mode == "RGBA"
             found.alpha = "straight" if transparent else "none"

@@ -45,6 +45,7 @@ SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
 CONVERTED: Final[dict[str, str]] = {
+    "first-frame": "the first of several frames or pages, which source_frames in a row counts",
     "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
     "float": "float and became 16 bit",
     "clipped": "float with samples outside 0..1, which were clipped",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from command_line import run
 from conftest import make_photo, write_photos
+from PIL import Image
 
 from img2img_data.build.pairings import PAIRINGS
 from img2img_data.core.errors import CorpusError, UsageError
@@ -160,6 +161,28 @@ def test_8_bit_sources_of_a_16_bit_corpus_are_widened_and_counted(
         assert np.array_equal(
             stored(tmp_path / "out" / "train" / row["target_file_name"]), expected
         )
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [("blur", "train"), ("combine", "train"), ("resize", "."), ("select", ".")],
+)
+def test_frames_that_are_not_used_are_noted_and_counted(
+    command: str, folder: str, tmp_path: Path
+) -> None:
+    frames = [Image.fromarray(make_photo(seed, 80, 80)) for seed in range(3)]
+    for name, count in (("a/one.png", 1), ("a/two.gif", 2), ("b/one.png", 1), ("b/two.tif", 3)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        more = {"save_all": True, "append_images": frames[1:count]} if count > 1 else {}
+        frames[0].save(tmp_path / name, **more)
+    sources = [tmp_path / "a", *([tmp_path / "b"] if command == "combine" else [])]
+    output = run(command, *sources, tmp_path / "out", "--jobs", 1)
+    one, two = rows(tmp_path / "out", folder)
+    assert "source_frames" not in one
+    assert two["source_frames"] == (3 if command == "combine" else 2)
+    assert "first-frame" in two["notes"]
+    # A selection copies files with all their frames.
+    assert ("1 image was the first of several frames or pages" in output) != (command == "select")
 
 
 def test_16_bit_sources_of_an_8_bit_corpus_are_noted_and_counted(tmp_path: Path) -> None:

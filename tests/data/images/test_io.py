@@ -538,18 +538,40 @@ def test_cmyk_is_no_negative(format: str) -> None:
     assert image.notes == ("cmyk",)
 
 
-def test_gray_one_bit_and_several_frames() -> None:
+def test_gray_and_one_bit() -> None:
     gray = decode(saved(quadrants()[..., 1], "JPEG", quality=95))
     assert gray.pixels.shape == (24, 32, 3)
     assert gray.notes == ("gray",)
     bits = np.indices((6, 7)).sum(0) % 2 == 0
     assert np.array_equal(decode(saved(bits, "PNG")).pixels[..., 0], bits * np.uint8(255))
-    frames = [Image.fromarray(quadrants()), Image.fromarray(quadrants()[::-1].copy())]
-    for format in ("GIF", "PNG", "TIFF"):
-        data = saved(frames[0], format, save_all=True, append_images=frames[1:])
-        image = decode(data)
-        assert "first-frame" in image.notes
-        assert np.abs(image.pixels.astype(int) - quadrants()).max() < 12
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 40])
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_the_first_frame_is_read_and_all_are_counted(format: str, more: int) -> None:
+    first, *others = [Image.fromarray(np.roll(quadrants(), n, 1)) for n in range(more + 1)]
+    options: dict[str, Any] = {"lossless": True} if format == "WEBP" else {}
+    if format == "PNG":
+        options["default_image"] = more == 2
+    data = saved(first, format, save_all=True, append_images=others, **options)
+    image = decode(data)
+    assert image.frames == more + 1
+    assert ("first-frame" in image.notes) == (more > 0)
+    assert np.abs(image.pixels.astype(int) - quadrants()).max() < 12
+
+
+def test_a_damaged_chain_of_pages_ends_the_count() -> None:
+    pages = [Image.fromarray(quadrants())] * 3
+    data = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    following, count = 0, 0
+    at = int.from_bytes(data[4:8], "little")
+    while at:
+        following = at + 2 + 12 * int.from_bytes(data[at : at + 2], "little")
+        at, count = int.from_bytes(data[following : following + 4], "little"), count + 1
+    assert count == 3
+    for number, frames in ((int.from_bytes(data[4:8], "little"), 3), (1 << 31, 4)):
+        looped = data[:following] + number.to_bytes(4, "little") + data[following + 4 :]
+        assert decode(looped).frames == frames
 
 
 # ---- files that may be published unchanged
