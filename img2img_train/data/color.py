@@ -20,6 +20,8 @@ from typing import Final, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from img2img_data.images.pixels import Pixels
+
 ColorSpace: TypeAlias = Literal["rgb", "lab"]
 
 AB_SCALE: Final = 110.0
@@ -115,6 +117,11 @@ def denormalize(x: Tensor, top: int = 255) -> Tensor:
     """
     levels = x.detach().float().add(1.0).mul(top / 2).round_().clamp_(0, top)
     return levels.to(torch.uint8 if top == 255 else torch.int32).permute(0, 2, 3, 1)
+
+
+def is_gray(pixels: Pixels) -> bool:
+    """Return True if the channels of an image, H x W x C, are equal."""
+    return bool((pixels[..., :-1] == pixels[..., 1:]).all())
 
 
 def _weighted(rgb: Tensor, weights: tuple[float, float, float]) -> Tensor:

@@ -33,6 +33,7 @@ from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit
+from img2img_train.data.color import is_gray
 from img2img_train.inference.inputs import list_images
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import Tiling, restore
@@ -106,14 +107,15 @@ def translate_pixels(model: LoadedModel, pixels: Pixels, settings: TranslateSett
     """Return a restored image.
 
     ``pixels``: H x W, H x W x 3 or H x W x 4 with alpha, uint8 or uint16; the result has the same
-    size and dtype. Alpha is kept. A gray image gives a gray one, unless the model colorizes; a
-    gray result is H x W, or H x W x 2 with alpha.
+    size and dtype. Alpha is kept. The channels are those of the model's target: a gray image gives
+    a gray one only if gray inputs had gray targets in training. A gray result is H x W, or H x W x
+    2 with alpha.
     """
     alpha = pixels.shape[2:] == (4,)
-    gray = pixels.ndim == 2 or (alpha and (pixels[..., :2] == pixels[..., 1:3]).all())
+    gray = pixels.ndim == 2 or (alpha and is_gray(pixels[..., :3]))
     color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
     output = restore(model.forward, color, _tiling(settings, model), model.device)
-    if model.spec.outputs == 1 or (gray and model.spec.inputs == model.spec.outputs):
+    if model.spec.outputs == 1 or (gray and model.keeps_gray):
         output = np.asarray(np.rint(output.mean(axis=2)), pixels.dtype)
     return np.dstack([output, pixels[..., 3]]) if alpha else output
 

@@ -73,7 +73,7 @@ class Description(FrozenModel):
 
     ``complete`` checkpoints can be resumed; others hold networks only. ``generator`` names the
     network from input to target, ``reverse_generator`` that from target to input, if there is one.
-    ``size`` is height and width in training.
+    ``size`` is height and width in training. ``keeps_gray``: gray inputs had gray targets there.
     """
 
     format: Literal[3] = FORMAT
@@ -84,6 +84,7 @@ class Description(FrozenModel):
     color: Literal["rgb", "lab"] = "rgb"
     value_range: tuple[Literal[-1], Literal[1]] = (-1, 1)
     size: tuple[Positive, Positive]
+    keeps_gray: bool = False
     versions: dict[str, str]
     config: dict[str, Any]
     progress: TrainingProgress

@@ -33,7 +33,10 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A trained generator in eval mode, with its description."""
+    """A trained generator in eval mode, with its description.
+
+    ``keeps_gray``: gray inputs had gray targets in training, so the output of one is gray.
+    """
 
     generator: nn.Module
     spec: NetworkSpec
@@ -42,6 +45,7 @@ class LoadedModel:
     config: RunConfig
     device: torch.device
     path: Path
+    keeps_gray: bool = False
 
     @property
     def channel_layout(self) -> ChannelLayout:
@@ -114,4 +118,5 @@ def load_generator(
     set_test_norm(network, config.test_norm)
     network.eval().requires_grad_(False).to(chosen)
     spec, step = about.networks[name], about.progress.step
-    return LoadedModel(network, spec, about.color, step, config, chosen, file)
+    more = config, chosen, file, about.keeps_gray
+    return LoadedModel(network, spec, about.color, step, *more)

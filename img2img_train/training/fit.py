@@ -174,6 +174,8 @@ def _read_images(trainer: Trainer) -> ImageStore | DeviceCache:
             trainer.validation_store = _read(trainer, data.held_out, 0)
             if trainer.objective.paired:
                 trainer.train_sample = data.train_sample(TRAIN_SAMPLE)
+        if trainer.processes.is_main:
+            trainer.keeps_gray = data.keeps_gray(TRAIN_SAMPLE)
     finally:
         # A signal that interrupts one process while it reads has to stop the others too.
         trainer.agree()

@@ -17,6 +17,7 @@ import torch.utils.deterministic
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
+from img2img_train.data.color import is_gray
 from img2img_train.data.dataset import CachedImages, ImageSet
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
@@ -165,6 +166,20 @@ class RunData:
         if self.train.min_side:
             return CachedImages(list(inputs), list(targets))
         return CachedImages(np.stack(inputs), np.stack(targets))
+
+    def keeps_gray(self, limit: int) -> bool:
+        """Return True if gray inputs have gray targets: a model then answers gray with gray.
+
+        Looks at ``limit`` evenly spaced training images. Where inputs and targets are independent,
+        all of them have to be gray.
+        """
+        if self.train.channel_layout.channels != (3, 3):
+            return False
+        pairs = (self.train.read(index) for index in evenly_spaced(len(self.train), limit))
+        gray = [(is_gray(image), is_gray(target)) for image, target in pairs]
+        if self.train.other_counts is not None:
+            return all(map(all, gray))
+        return any(target for _, target in gray) and all(target for image, target in gray if image)
 
     def is_end_of_epoch(self, step: int) -> bool:
         """Return True if an epoch, or the run, ends with this step (counted from 1)."""

@@ -53,6 +53,7 @@ class Trainer:
     train_step: TrainStep = field(init=False)
     validation_store: ImageStore | None = None
     train_sample: CachedImages | None = None
+    keeps_gray: bool = False
     log_rows: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[checkpoints.Tensors, checkpoints.Description] | None = None
     live_report: LiveReport | None = None
@@ -246,6 +247,7 @@ class Trainer:
             networks=self.objective.networks(layout.channels),
             color=layout.color,
             size=train.size,
+            keeps_gray=self.keeps_gray,
             versions=versions(*LIBRARIES),
             config=self.config.model_dump(mode="json"),
             progress=progress,
