@@ -148,7 +148,7 @@ class RunConfig(FrozenModel):
     """early stopping, validations without progress; that is without a better PSNR on held-out
     pairs; 0: no early stopping"""
     test_dropout: bool = setting("Validation", False)
-    """keep dropout on at test; as in pix2pix"""
+    """keep dropout on at test; as in pix2pix and DualGAN"""
     test_norm: Literal["running", "batch"] = setting("Validation", "running")
     """batch norm at test; running: with the learned statistics, batch: with those of the image, as
     in pix2pix"""

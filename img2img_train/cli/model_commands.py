@@ -141,8 +141,9 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
 
     IMAGES is a folder, a file, a pattern in quotes, or - for one image on standard input; OUT may
     also be the name of one image or video, or - for standard output. Images may have any size: they
-    are processed in blended tiles. Transparency, 16 bits, gray and ICC profiles are kept. The same
-    command continues an interrupted one.
+    are processed in blended tiles, or whole by networks that normalize by statistics of the image.
+    Transparency, 16 bits and ICC profiles are kept; a gray image gives a gray one if gray inputs
+    had gray targets in training. The same command continues an interrupted one.
 
     Videos (mp4, mov, mkv, webm, avi) are processed frame by frame at 8 bits; size and frame rate
     are kept, and the sound if the new file can hold it.
@@ -279,7 +280,7 @@ def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
             f"differs from torch by {parity.worst} levels at most, on {parity.images} images "
             f"up to {parity.side} px"
         )
-        if loaded.config.test_dropout:
+        if loaded.config.test_dropout and loaded.spec.dropout:
             about += "; dropout, which the model keeps on at test, is off"
     click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {about}")
 

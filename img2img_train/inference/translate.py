@@ -1,8 +1,8 @@
 """Apply a model to images of any size, depth and channels, and to videos.
 
-An image keeps its transparency, 16 bits per sample, single channel and ICC profile. EXIF
-orientation is applied, other metadata is not copied. Each frame of a video is restored on its own;
-an interrupted video starts again from its first frame.
+An image keeps its transparency, 16 bits per sample and ICC profile; the output has the channels of
+the model's target. EXIF orientation is applied, other metadata is not copied. Each frame of a video
+is restored on its own; an interrupted video starts again from its first frame.
 
 ::
 

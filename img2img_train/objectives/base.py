@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, TypedDict
 
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import setting
@@ -29,6 +29,10 @@ discriminator_setting = partial(setting, "Discriminator")
 loss_setting = partial(setting, "Objective")
 
 NormName: TypeAlias = Literal["auto", "batch", "instance", "none"]
+
+# Samples lie in [-1, 1]: errors stay below 1 at a learning rate of 0.01, from the first step on. At
+# 10 a network without tanh has errors of 200 and more.
+MAX_ERROR: Final = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,11 @@ class Objective(FrozenModel):
         ``outputs`` are the images of ``forward``, ``history`` as many images from the image pools.
         """
         raise NotImplementedError
+
+    def loss_limit(self, term: str) -> float:
+        """Return the largest magnitude of a loss term in a run that has not diverged."""
+        # Of a squared error, the largest of the pixel losses.
+        return MAX_ERROR**2
 
     def after_update(self, phase: str, nets: Nets) -> None:
         """Run after the update of a phase, for instance to clip weights."""

@@ -54,6 +54,11 @@ class CycleObjective(GanObjective):
             "reconstructed_target": generator(reverse_output),
         }
 
+    def loss_limit(self, term: str) -> float:
+        """Return the limit of a term."""
+        cycle = term.startswith(("cycle", "idt"))
+        return self.cycle_weight * base.MAX_ERROR if cycle else super().loss_limit(term)
+
     def _generator_losses(self, nets: Nets, batch: Batch, outputs: Images) -> Losses:
         from img2img_train.objectives.losses import generator_loss, l1_loss
 
@@ -137,9 +142,24 @@ class CycleGan(CycleObjective):
 class DualGan(CycleObjective):
     """Yi, Zhang, Tan, Gong (2017), eq. 1 to 3: Wasserstein critics, L1 cycle loss, lambda 500.
 
-    The default is a gradient penalty in place of the paper's clipped weights (``--gan-mode wgan``:
-    clip 0.01, RMSProp, 5e-5). Two updates of the critics per update of the generators (3.4: 2 to
-    4), not halved.
+    The cycle weight and the two updates of the critics, not halved, per update of the generators
+    are within the paper's ranges (100 to 1,000; 2 to 4). The authors' code
+    (https://github.com/duxingren14/DualGAN) differs from the defaults here in the following; the
+    first values are those of its first version (commit fabe044), the second those of its last::
+
+        here                                         there
+        gradient penalty (``--gan-mode wgan-gp``)    clipped to 0.01 (wgan); cross-entropy
+        Adam, 2e-4                                   RMSProp, decay 0.9, 5e-5 (as with wgan here)
+        200 epochs                                   50 epochs; 45 in its examples
+        cycle weight 500                             200; 20
+        n_critic 2                                   3; 1, and two updates of the generators
+        patch-70: 4x4, one logit a patch             5x5 and a global linear layer; 5x5, patches
+        instance norm in the critics, no scale       statistics of each image, scale and offset
+        U-Net of 4x4 convolutions, no norm in its    5x5 convolutions, a norm in the innermost
+        innermost layer, no bias before a norm       layer, biases everywhere
+        independent order of the two sides           the same, up to the end of the shorter side
+
+    Alike are the constant rate, one image a step, and dropout and statistics of the image at test.
     """
 
     gan_mode: Annotated[GanMode, GanObjective.model_fields["gan_mode"]] = "wgan-gp"
@@ -149,7 +169,6 @@ class DualGan(CycleObjective):
 
     def published_defaults(self) -> base.PublishedDefaults:
         """Return the published settings; the learning rate of the authors' code does not decay."""
-        # https://github.com/duxingren14/DualGAN
         return {**super().published_defaults(), "epochs_decay": 0}
 
     def phases(self) -> tuple[Phase, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from img2img_train.objectives.base import Batch, Images, Losses, Nets, Objective
+from img2img_train.objectives.base import MAX_ERROR, Batch, Images, Losses, Nets, Objective
 
 
 class L2(Objective):
@@ -27,3 +27,7 @@ class L1(Objective):
         from img2img_train.objectives.losses import l1_loss
 
         return {"l1": l1_loss(outputs["output"], batch.target)}
+
+    def loss_limit(self, term: str) -> float:
+        """Return the limit of an error that is not squared."""
+        return MAX_ERROR

@@ -23,9 +23,10 @@ class LrSchedule:
     """The learning rates of a run of ``steps`` steps, counted from 0.
 
     Over the first ``warmup`` steps the rate rises linearly from ``lr / warmup`` (Goyal et al. 2017,
-    2.2); over the last ``decay_steps`` it falls to zero: ``linear`` as in Isola et al. (2017) and
-    Zhu et al. (2017), ``cosine`` as in Loshchilov and Hutter (2017), eq. 5, without restarts. Where
-    both overlap they multiply. A decay longer than the run starts below ``lr``.
+    2.2); over the last ``decay_steps`` it falls to zero: ``linear`` as in Zhu et al. (2017) and
+    their later PyTorch code, also of pix2pix (the rate of Isola et al. 2017 is constant);
+    ``cosine`` as in Loshchilov and Hutter (2017), eq. 5, without restarts. Where both overlap they
+    multiply. A decay longer than the run starts below ``lr``.
     """
 
     lr: float

@@ -121,12 +121,15 @@ class Trainer:
         return p.logged_step == p.step and (early or p.step == self.data.steps)
 
     def read_losses(self) -> None:
-        """Add up the losses of the last steps; DivergedError names the first non-finite one."""
+        """Add up the losses of the last steps; DivergedError names the first that went wrong."""
         block = self.loss_buffer.take()
         sums, counts = dict(self.progress.loss_sums), dict(self.progress.loss_counts)
         for row, losses in enumerate(block):
-            if not all(map(math.isfinite, losses.values())):
+            limits = {name: self.objective.loss_limit(name) for name in losses}
+            over = [name for name, value in losses.items() if abs(value) > limits[name]]
+            if over or not all(map(math.isfinite, losses.values())):
                 values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+                values += "".join(f"; {n} is over {limits[n]:,.0f}" for n in over[:1])
                 raise self._diverged(self.progress.step - len(block) + row + 1, values)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value

@@ -58,6 +58,7 @@ def test_depth_channels_and_transparency_come_through(
         "rgba": np.dstack([photo, alpha]),
     }[kind]
     file = io.encode(image, "png")
+    negative = dataclasses.replace(negative, keeps_gray=True)
     result = translate_bytes(negative, file, TILED).image
     assert result[25] == file[25], "the same kind of PNG"
     got, kept = (io.decode(f, KEEP).pixels for f in (result, file))
@@ -72,6 +73,70 @@ def test_depth_channels_and_transparency_come_through(
     expected = expected.reshape(*expected.shape[:2], -1) * (255 / np.iinfo(dtype).max)
     white = translated(negative, file, format="webp", quality=100).reshape(*expected.shape[:2], -1)
     assert np.abs(white - (expected * shared + 255 * (1 - shared))).max() <= 3
+
+
+class Tint(torch.nn.Module):
+    """A network that colors what it gets, as a model of sketches to photos does."""
+
+    def forward(self, x: Any) -> Any:
+        return x * torch.tensor([1.0, 0.5, 0.1])[None, :, None, None]
+
+
+@pytest.mark.parametrize("kind", ["png", "png 16", "jpg", "LA", "RGBA", "P", "tif"])
+def test_a_gray_image_is_answered_in_the_channels_of_the_target(
+    kind: str, negative: LoadedModel
+) -> None:
+    photo, file = make_photo(1, 75, 41)[..., 0].copy(), BytesIO()
+    if kind == "png 16":
+        file.write(io.encode(photo.astype(np.uint16) * 257, "png"))
+    else:
+        suffix = {"jpg": "JPEG", "tif": "TIFF"}.get(kind, "PNG")
+        mode = kind if kind in {"LA", "RGBA", "P"} else "L"
+        Image.fromarray(photo).convert(mode).save(file, suffix)
+    for keeps_gray in (False, True):
+        model = dataclasses.replace(negative, generator=Tint(), keeps_gray=keeps_gray)
+        output = translated(model, file.getvalue())
+        colored = output.ndim == 3 and np.ptp(output[..., :3].astype(int), axis=2).mean() > 10
+        assert colored != (keeps_gray and kind != "P")
+
+
+@pytest.mark.parametrize(
+    ("loss", "gray", "expected"),
+    [
+        ("l1", "none", False),
+        ("l1", "input", False),
+        ("l1", "target", True),
+        ("l1", "both", True),
+        ("l1", "some pairs", True),
+        ("cyclegan", "both", True),
+        ("cyclegan", "target", False),
+        ("cyclegan", "some pairs", False),
+    ],
+)
+def test_training_records_whether_gray_inputs_had_gray_targets(
+    loss: str, gray: str, expected: bool, tmp_path: Path
+) -> None:
+    from small_corpus import write_corpus
+    from small_runs import small_config
+
+    from img2img_data.core.command_line import Display
+    from img2img_train.runs.model import load_generator
+    from img2img_train.training import fit
+
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
+    sides = {"input": ["input"], "target": ["target"], "none": []}.get(gray, ["input", "target"])
+    for side in sides:
+        for path in sorted((corpus / "train" / side).iterdir())[: 2 if gray == "some pairs" else 4]:
+            pixels = io.read(path).pixels
+            path.write_bytes(io.encode(np.dstack([pixels[..., 0]] * 3), "png"))
+    config = small_config(loss, corpus, tmp_path / "run", max_steps=1, net="unet")
+    fit.fit(config, Display())
+    model = load_generator(tmp_path / "run", "cpu")
+    assert model.keeps_gray is expected
+    image = io.encode(make_photo(1, 33, 17)[..., 0].copy(), "png")
+    assert io.decode(translate_bytes(model, image, TILED).image, KEEP).pixels.shape == (
+        (17, 33) if expected else (17, 33, 3)
+    )
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config, small_training
 
 from img2img_data.core.command_line import Display
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import DivergedError, UsageError
 from img2img_train.config import RunConfig, all_fields, config_of
 from img2img_train.objectives import losses as adversarial
 from img2img_train.objectives.base import Batch, Objective
@@ -95,6 +96,12 @@ def test_published_defaults_are_filled_in_and_overridden() -> None:
 def test_a_wrong_setting_is_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config_of({"corpora": "c", **wrong})
+
+
+@pytest.mark.parametrize("loss", GANS)
+def test_norm_and_dropout_are_at_test_as_in_training_with_one_image(loss: str) -> None:
+    config = RunConfig(corpora="c", loss=loss)
+    assert (config.batch, config.test_norm, config.test_dropout) == (1, "batch", True)
 
 
 # ------------------------------------------------------------------------------------------ laws
@@ -261,3 +268,27 @@ def test_defaults_are_the_published_weights() -> None:
         50,
     )
     assert (DualGan().cycle_weight, DualGan().clip_value) == (500, 0.01)
+
+
+# -------------------------------------------------------------------------------- divergence
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_finite_losses_that_no_working_run_shows_end_it(
+    loss: str, corpus: Path, tmp_path: Path
+) -> None:
+    more: dict[str, Any] = {"batch": 1, "lr": 10, "epochs": 4, "width": 8}
+    more |= {"discriminator": "patch-34", "d_width": 64} if loss in GANS else {}
+    with pytest.raises(
+        DivergedError, match=r"diverged at step \d+ \(.* is over [\d,]+\); lower --lr"
+    ):
+        loop.fit(small_config(loss, corpus, tmp_path, **more), Display())
+
+
+@pytest.mark.parametrize(("loss", "mode"), [*product(GANS, MODES), ("l1", ""), ("l2", "")])
+def test_a_high_rate_that_works_is_not_called_diverged(
+    loss: str, mode: str, corpus: Path, tmp_path: Path
+) -> None:
+    more = {"d_width": 16, "gan_mode": mode} if mode else {}
+    trainer = small_training(loss, corpus, tmp_path, **more, batch=1, lr=0.01)
+    for _ in range(3):
+        for name, value in trainer.step(a_batch()).items():
+            assert abs(float(value.detach())) < trainer.objective.loss_limit(name) / 10

@@ -49,6 +49,12 @@ def test_a_rate_is_constant_then_falls_to_zero() -> None:
     assert {LrSchedule(0.5, 200).rate(step) for step in (0, 100, 199)} == {0.5}
 
 
+def test_the_linear_fall_is_credited_to_those_who_use_it() -> None:
+    credit = " ".join((LrSchedule.__doc__ or "").split())
+    assert "linear`` as in Zhu et al. (2017) and their later PyTorch code" in credit
+    assert "the rate of Isola et al. 2017 is constant" in credit
+
+
 def test_a_cosine_is_half_way_at_half_time_and_flat_at_both_ends() -> None:
     falling = LrSchedule(2.0, 300, 100, "cosine")
     assert falling.rate(200) == 2
