@@ -203,6 +203,7 @@ def _translate_one(
     from img2img_data.core.files import write_atomically
     from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
     from img2img_train.inference.translate import (
+        notes_on_frames,
         notes_on_tiles,
         translate_file,
         translate_video_file,
@@ -224,6 +225,7 @@ def _translate_one(
     data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
     result = translate_file(model, data, str(source), settings)
     _print_notes(notes_on_tiles(settings, model, result.longest_side))
+    _print_notes(notes_on_frames({printable(str(source)): result.source_frames}))
     if str(out) == STDIO:
         sys.stdout.buffer.write(result.image)
         return

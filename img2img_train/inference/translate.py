@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,10 +65,11 @@ class Translated:
 
 
 class TranslatedImage(NamedTuple):
-    """File of a restored image, and the longest side of the image in pixels."""
+    """File of a restored image, its longest side in pixels, and the frames of its source."""
 
     image: bytes
     longest_side: int
+    source_frames: int = 1
 
 
 def notes_on_tiles(settings: TranslateSettings, model: LoadedModel, longest_side: int) -> list[str]:
@@ -78,6 +79,13 @@ def notes_on_tiles(settings: TranslateSettings, model: LoadedModel, longest_side
         return []
     why = "each tile is normalized by its own statistics, so contrast may change across an image"
     return [f"{why}; --tile {longest_side} uses one tile for the largest, if memory allows"]
+
+
+def notes_on_frames(sources: Mapping[str, int]) -> list[str]:
+    """Return a note for the user about images, by name, of which only the first frame was used."""
+    many = [f"'{name}' (the first of {n:,} frames)" for name, n in sources.items() if n > 1]
+    rest = f" and {len(many) - 3:,} more" if len(many) > 3 else ""
+    return [f"only one frame or page was restored of {', '.join(many[:3])}{rest}"] if many else []
 
 
 def _tiling(settings: TranslateSettings, model: LoadedModel) -> Tiling:
@@ -95,12 +103,13 @@ def translate_bytes(
     policy = io.ReadPolicy(
         depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
     )
-    output = translate_pixels(model, io.decode(data, policy).pixels, settings)
+    image = io.decode(data, policy)
+    output = translate_pixels(model, image.pixels, settings)
     if settings.format != "png":
         output = _on_white(to_8_bit(output) if output.dtype == np.uint16 else output)
     profile = io.icc_profile(data, 1 if output.shape[2:] in {(), (2,)} else 3)
     file = io.encode(np.ascontiguousarray(output), settings.format, settings.quality, profile)
-    return TranslatedImage(file, max(output.shape[:2]))
+    return TranslatedImage(file, max(output.shape[:2]), image.frames)
 
 
 def translate_pixels(model: LoadedModel, pixels: Pixels, settings: TranslateSettings) -> Pixels:
@@ -208,6 +217,7 @@ def translate(
                 rows.append(row)
             progress(number, len(paths))
         job.done.notes += notes_on_tiles(settings, model, job.done.longest_side)
+        job.done.notes += notes_on_frames(log.source_frames(paths))
         log.write()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
     return job.done
@@ -253,6 +263,11 @@ class _ResumeLog:
         with self.path.open("ab") as file:
             file.write(to_json_line(row))
 
+    def source_frames(self, sources: Iterable[bytes]) -> dict[str, int]:
+        """Return the number of frames of each restored image with several, by printable name."""
+        rows = (self.rows.get(source.hex(), {}) for source in sources)
+        return {row["source"]: row["source_frames"] for row in rows if "source_frames" in row}
+
     def write(self) -> None:
         """Rewrite the log in the order of the sources, so that equal work leaves equal bytes."""
         rows = [self.head, *(self.rows[name] for name in sorted(self.rows))]
@@ -285,7 +300,8 @@ class _FolderJob:
         # A name may be as long as names can be, so the temporary one is not derived from it.
         write_atomically(done.out / name, result.image, done.out / ".image.tmp")
         done.longest_side = max(done.longest_side, result.longest_side)
-        self.log.add(path, name, digest)
+        frames = {"source_frames": result.source_frames} if result.source_frames > 1 else {}
+        self.log.add(path, name, digest, **frames)
 
     def video(self, path: bytes) -> None:
         """Restore a video unless its result is in the folder; Rejected if it cannot be read."""

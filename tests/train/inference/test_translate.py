@@ -176,6 +176,24 @@ def test_a_rerun_restores_only_missing_results(negative: LoadedModel, tmp_path: 
     assert third.reused == 0
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
+def test_frames_that_are_not_restored_are_reported(
+    suffix: str, negative: LoadedModel, tmp_path: Path
+) -> None:
+    frames = [Image.fromarray(make_photo(seed, 40, 40)) for seed in range(3)]
+    write_photos(tmp_path / "in", 1)
+    path = tmp_path / "in" / f"many.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    for _ in range(2):  # those that an earlier call restored are reported too
+        done = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
+        assert done.restored == 2
+        (note,) = done.notes
+        assert f"'many.{suffix}' (the first of 3 frames)" in note
+    rows = [json.loads(line) for line in (tmp_path / "out" / "translated.jsonl").open()][1:]
+    assert [row.get("source_frames") for row in rows] == [None, 3]
+    assert translate_bytes(negative, path.read_bytes(), TILED).source_frames == 3
+
+
 def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> None:
     write_photos(tmp_path / "in" / "deep", 2, 20, 20)
     write_photos(tmp_path / "in", 1, 20, 20, ".png")
