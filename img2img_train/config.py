@@ -59,7 +59,7 @@ class CorpusChoice(FrozenModel):
 
     path: str = Field(min_length=1)
     """folder of the corpus, relative to the current folder"""
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(1.0, gt=0, le=1e9)
     """share of the images of an epoch"""
 
     @pydantic.model_validator(mode="before")
@@ -161,7 +161,7 @@ class RunConfig(FrozenModel):
     """keys of those images, KEY[,KEY...]; default: evenly spread"""
     tensorboard: bool = setting("Output", False)
     """write OUT/tensorboard too; losses, scores and sample grids"""
-    checkpoint_seconds: float = setting("Output", 60.0, advanced=True, ge=0)
+    checkpoint_seconds: float = setting("Output", 60.0, advanced=True, ge=0, le=1e9)
     """seconds between checkpoints; 0: every step"""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "auto")

@@ -8,7 +8,6 @@ Each option becomes a setting or a note that says what holds instead; none is dr
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -73,8 +72,6 @@ _GROUPS: Final = {
 }  # fmt: skip
 UNSUPPORTED: Final = {name: note for names, note in _GROUPS.items() for name in names.split()}
 """Options without a counterpart, and what holds instead."""
-MAX_JITTER: Final = 1.5
-"""Ratio of load to crop size up to which windows become --jitter; above, they become --crop."""
 
 
 def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -85,7 +82,7 @@ def native_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
     options = vars(_parser().parse_args(words))
     options = {"model": "cycle_gan"} | options
     settings: dict[str, Any] = _model_defaults(options)
-    origins = {"jitter": "load_size", "crop": "crop_size", "epochs": "n_epochs",
+    origins = {"load_size": "load_size", "crop": "crop_size", "epochs": "n_epochs",
                "epochs_decay": "n_epochs_decay", "corpora": "dataroot"}  # fmt: skip
     for name in [name for name in options if name in SETTINGS]:
         kind, value = OPTIONS[name], options[name]
@@ -167,11 +164,10 @@ def _combined(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("lr_policy") == "cosine":
         settings |= {"decay": "cosine", "epochs_decay": constant + falling}
     load, crop, how = _sizes(options)
-    # A window of a much larger image is a patch of it, which enlarging a small image cannot give.
-    if how.endswith("crop") and (how != "resize_and_crop" or load > MAX_JITTER * crop):
+    if how == "resize_and_crop":
+        settings["load_size"] = load
+    if how.endswith("crop") and (how, load) != ("resize_and_crop", crop):
         settings["crop"] = crop
-    elif how == "resize_and_crop" and load != crop:
-        settings["jitter"] = load / crop
     if "no_flip" not in options:
         settings["flip"] = True
     if options.get("gpu_ids", "").startswith("-"):
@@ -191,24 +187,12 @@ def _sizes(options: Mapping[str, Any]) -> tuple[int, int, str]:
     return load, crop, how
 
 
-def _resizing(options: Mapping[str, Any], side: int) -> str:
-    """Return commands that make a corpus of square images from those of ``--dataroot``."""
-    root, model = shlex.quote(options["dataroot"]), options["model"]
-    if model == "colorization":
-        return f"img2img-data lab {root}/train corpus --size {side} --fit stretch"
-    layout, size = ("cyclegan", side) if model == "cycle_gan" else ("pix2pix", f"{2 * side}x{side}")
-    resize = f"img2img-data resize {root} resized --size {size} --fit stretch"
-    return f"{resize} && img2img-data import resized corpus --format {layout}"
-
-
 def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
     """Return a note for each option that means something else here, by the name of the option."""
     load, crop, how = _sizes(options)
-    size = load if "crop" in settings else crop
     sizes = {
-        "resize_and_crop": f"there images are resized to {load} x {load}, then cropped to "
-        f"{crop} x {crop}; here they keep their size, so first run: {_resizing(options, size)}; "
-        "then train on 'corpus' instead",
+        "resize_and_crop": f"validation sees images of {load} x {load}; test.py resizes them to "
+        f"{crop} x {crop}, 'img2img-train translate' keeps their size",
         "crop": "images smaller than --crop are rejected",
         "scale_width": f"images keep their size: resize them to a width of {load} first",
         "scale_width_and_crop": f"images are cropped only: resize them to a width of {load} first",
@@ -218,7 +202,8 @@ def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
     weights = [options.get(f"lambda_{side}", 10.0) for side in "AB"]
     policy = options.get("lr_policy")
     rules = (
-        ("preprocess" if "preprocess" in options else "load_size", True, sizes[how]),
+        ("preprocess" if "preprocess" in options else "load_size",
+         (how, load) != ("resize_and_crop", crop), sizes[how]),
         ("model", model == "colorization", "needs a corpus of L and ab: img2img-data lab"),
         ("dataset_mode", options.get("dataset_mode", DATASETS[model]) != DATASETS[model],
          "no counterpart; the corpus determines how images are paired"),

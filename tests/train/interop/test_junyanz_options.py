@@ -4,8 +4,6 @@ not.
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from conftest import write_photos
 
 pytest.importorskip("torch")
 
-from img2img_data.cli.main import group as data_group
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_train.cli.main import group
 from img2img_train.config import RunConfig, all_fields
@@ -67,7 +64,7 @@ def test_all_settings_of_a_long_command_arrive() -> None:
     assert (objective.net, objective.width, objective.discriminator) == ("resnet-6", 32, "patch-34")
     assert (objective.cycle_weight, objective.identity_weight, objective.pool_size) == (5, 0, 7)
     assert (config.epochs, config.epochs_decay, config.limit) == (15, 5, 30)
-    assert (config.jitter, config.crop, config.flip) == (143 / 128, 0, False)
+    assert (config.load_size, config.crop, config.flip) == (143, 128, False)
     assert config.out == "checkpoints/experiment_name_b"
     assert set(notes) == {"load_size"}
 
@@ -82,22 +79,22 @@ def test_layers_count_for_the_discriminator_n_layers_only(swapped: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "jitter", "crop", "size"),
+    ("text", "load", "crop", "note"),
     [
-        ("", 286 / 256, 0, "--size 256"),
-        ("--preprocess resize_and_crop --load_size 256", 1, 0, "--size 256"),
-        ("--load_size 542 --crop_size 512", 542 / 512, 0, "--size 512"),
-        ("--load_size 1024", 1, 256, "--size 1024"),
-        ("--preprocess crop --crop_size 128", 1, 128, "smaller than --crop"),
-        ("--preprocess scale_width_and_crop --load_size 1024 --crop_size 360", 1, 360, "1024"),
-        ("--preprocess scale_width --load_size 1024", 1, 0, "width of 1024"),
-        ("--preprocess none", 1, 0, "not resized"),
+        ("", 286, 256, "resizes them to 256"),
+        ("--preprocess resize_and_crop --load_size 256", 256, 0, None),
+        ("--load_size 542 --crop_size 512", 542, 512, "images of 542 x 542"),
+        ("--preprocess crop --crop_size 128", 0, 128, "smaller than --crop"),
+        ("--preprocess scale_width_and_crop --load_size 1024 --crop_size 360", 0, 360, "1024"),
+        ("--preprocess scale_width --load_size 1024", 0, 0, "width of 1024"),
+        ("--preprocess none", 0, 0, "not resized"),
     ],
 )
-def test_sizes_are_mapped_and_always_noted(text: str, jitter: float, crop: int, size: str) -> None:
+def test_sizes_are_mapped_or_noted(text: str, load: int, crop: int, note: str | None) -> None:
     config, notes = translated(text)
-    assert (config.jitter, config.crop, config.flip) == (jitter, crop, True)
-    assert size in notes["preprocess" if "preprocess" in text else "load_size"]
+    assert (config.load_size, config.crop, config.jitter, config.flip) == (load, crop, 1, True)
+    name = "preprocess" if "preprocess" in text else "load_size"
+    assert notes.get(name) is None if note is None else note in notes[name]
 
 
 def test_norm_and_dropout_default_to_those_of_the_model() -> None:
@@ -169,24 +166,14 @@ def test_no_value_is_dropped_silently(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["pix2pix", "cycle_gan"])
-def test_the_commands_of_a_note_make_images_of_the_size_of_the_original(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_images_are_resized_and_cropped_as_in_the_repository(model: str, tmp_path: Path) -> None:
+    root = tmp_path / "my data"
     for folder in ("train", "val") if model == "pix2pix" else ("trainA", "trainB"):
-        write_photos(Path("my data") / folder, 2, 60, 24)
-    words = ["--dataroot", "my data", "--model", model, "--load_size=36", "--crop_size=32"]
-    command, notes = junyanz.native_command(words)
-    assert command[1] == "my data"
-    (line,) = re.findall(r"run: (.*); then", notes[0])
-    for text in line.split(" && "):
-        name, *arguments = shlex.split(text)
-        assert name == "img2img-data"
-        assert CliRunner().invoke(data_group, arguments).exit_code == 0
-    words = ["corpus", *command[2:], "--net=unet", "--dry-run"]
-    done = CliRunner().invoke(group, words)
+        write_photos(root / folder, 2, 60, 24)
+    command, _ = junyanz.native_command(["--dataroot", str(root), "--model", model])
+    done = CliRunner().invoke(group, [*command[1:], "--dry-run"])
     assert done.exit_code == 0, done
-    assert "of 32x32, enlarged by 1.125 and cropped again" in done.output
+    assert "cropped to 256x256, read at 286x286" in done.output
 
 
 def test_weights_of_a_model_with_batch_norm_are_tested_as_in_the_repository() -> None:

@@ -13,10 +13,11 @@ from small_corpus import write_corpus
 
 pytest.importorskip("torch")
 
-from img2img_data.core.errors import CheckpointError
+from img2img_data.core.errors import CheckpointError, UsageError
 from img2img_train.cli.main import main
-from img2img_train.config import RUN_FORMAT, RunConfig
+from img2img_train.config import RUN_FORMAT, RunConfig, all_fields, config_of, fields_of
 from img2img_train.networks.specs import NetworkSpec
+from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.checkpoint import (
     FORMAT,
     TrainingProgress,
@@ -104,6 +105,26 @@ def test_a_number_out_of_range_is_rejected(changes: dict[str, Any], tmp_path: Pa
     with pytest.raises(CheckpointError, match="describes an unknown model") as rejected:
         read_description(path)
     assert "\n" not in str(rejected.value)
+
+
+NUMBERS = {
+    name: next(loss for loss in OBJECTIVES if name in fields_of(loss))
+    for name, field in all_fields().items()
+    if field.annotation in (int, float, float | None)
+}
+
+
+@pytest.mark.parametrize(("name", "loss"), NUMBERS.items())
+def test_every_number_of_a_configuration_has_bounds(name: str, loss: str) -> None:
+    for value in (10**30, -1, "nan", "inf", "-inf"):
+        with pytest.raises(UsageError, match=f"'--{name.replace('_', '-')}'"):
+            config_of({"corpora": ["c"], "loss": loss, name: value})
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1e300", "nan", "inf"])
+def test_the_weight_of_a_corpus_has_bounds(weight: str) -> None:
+    with pytest.raises(UsageError, match="'--corpora'"):
+        config_of({"corpora": [f"c={weight}"]})
 
 
 def test_a_checkpoint_is_rejected_at_each_of_its_lengths(tmp_path: Path) -> None:
