@@ -30,7 +30,7 @@ SMOKE: Final = ("corpus", "run")
 """Keys of a recipe's section ``smoke``: steps for img2img-data build --smoke, and settings."""
 PLACEHOLDER: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = {
-    *("out", "device", "threads", "workers", "cache"),
+    *("out", "device", "threads", "workers", "cache", "keep_every"),
     *("checkpoint_seconds", "compile", "deterministic", "tensorboard"),
 }
 """Settings of where and how a run is computed; a run may be resumed with others."""
@@ -89,6 +89,10 @@ class RunConfig(FrozenModel):
     """folder of the run; default: runs/CORPUS-LOSS-NET"""
     loss: str = setting("Options", "l2", f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES)
     objective: pydantic.SerializeAsAny[Objective]
+    init: str = setting("Options", "")
+    """run or checkpoint to start from; also an adopted or exported one; its networks are taken,
+    averaged where they were, and its generator's settings are the defaults; optimizers, schedule
+    and order start anew"""
     epochs: Positive = setting("Options", 50)
     """passes over the corpora; one draws as many images as they hold"""
     batch: Positive = setting("Options", 64)
@@ -153,7 +157,10 @@ class RunConfig(FrozenModel):
     """batch norm at test; running: with the learned statistics, batch: with those of the image, as
     in pix2pix"""
 
-    samples_every: Count = setting("Output", 5)
+    keep_every: Count = setting("Output", 0, advanced=True)
+    """epochs between checkpoints that are kept; checkpoints/epoch-00010.safetensors; networks only;
+    0: none are kept"""
+    samples_every: Count = setting("Output", 5, advanced=True)
     """epochs between sample grids; 0: the last epoch only"""
     samples: int = setting("Output", 8, advanced=True, ge=1, le=64)
     """images in a sample grid"""

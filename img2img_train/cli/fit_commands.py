@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from img2img_train.runs.folder import RunFolder
     from img2img_train.training.fit import FitResult
 
-FIRST: Final = ("recipe", "loss", "net", "out", "epochs", "batch")
+FIRST: Final = ("recipe", "loss", "net", "init", "out", "epochs", "batch")
 """Options listed first; the others follow by group."""
 
 
@@ -112,6 +113,8 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
         raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")
     values = read_recipe(recipe, smoke) if recipe is not None else {}
     chosen = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
+    if init := chosen.get("init", values.get("init")):
+        values = _generator_settings(Path(init), {**values, **chosen}) | values
     config = configure(values, {**chosen, **({"corpora": corpora} if corpora else {})})
     if recipe is not None and not corpora:
         _check_built(config, recipe, smoke)
@@ -123,6 +126,19 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     _fit(config, options.report)
 
 
+def _generator_settings(init: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the generator's settings of a checkpoint that the loss of a new run has too."""
+    from img2img_train.config import fields_of
+    from img2img_train.runs.checkpoint import read_description
+    from img2img_train.runs.folder import find_checkpoint
+
+    saved = read_description(find_checkpoint(init)).config
+    known = fields_of(str(settings.get("loss", saved.get("loss"))))
+    groups = {n: field.json_schema_extra for n, field in known.items()}
+    generator = [n for n, g in groups.items() if isinstance(g, dict) and g["group"] == "Generator"]
+    return {name: saved[name] for name in ("net", *generator) if name in saved}
+
+
 def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
     for choice in config.corpora:
         if not Path(choice.path).exists():
@@ -130,17 +146,17 @@ def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
             raise UsageError("corpus", choice.path, "does not exist yet", f"'{command}' makes it")
 
 
-def _fit(config: RunConfig, report: bool) -> None:
+def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
     from img2img_data.core.command_line import Display
     from img2img_train.training.fit import fit as train
 
     # Only rank 0 shows progress and scores the run; the others would print the same.
     if torchrun_env().rank:
         with Path(os.devnull).open("w") as nowhere:
-            train(config, Display(nowhere))
+            train(config, Display(nowhere), changed=changed)
         return
     with Display() as display:
-        result = train(config, display, report)
+        result = train(config, display, report, changed)
     click.echo(_describe_result(result))
     # A finished run that is given again is not scored again, unless its report is out of date.
     if report and not (result.already and result.folder.has_current_report()):
@@ -206,8 +222,14 @@ def _less_memory(folder: RunFolder, corpus: str, split: str) -> str:
 
 
 class ResumeOptions(FrozenModel):
-    """Options of ``resume``: resources only, because other settings would make it another run."""
+    """Options of ``resume``: more epochs, and resources; others would make it another run."""
 
+    epochs: int | None = Field(None, ge=1)
+    """passes over the corpora in all, more than before"""
+    lr: float | None = Field(None, gt=0, le=10)
+    """learning rate from here on"""
+    epochs_decay: int | None = Field(None, ge=0)
+    """epochs of decay to 0, at the new end"""
     device: Literal["auto", "cpu", "cuda", "mps"] | None = None
     """compute device [default: as begun]"""
     threads: int | None = Field(None, ge=0)
@@ -221,19 +243,27 @@ class ResumeOptions(FrozenModel):
 @click.command(cls=ModelCommand, models=lambda: (ResumeOptions,))
 @click.argument("run", type=FOLDER)
 def resume(run: Path, settings: dict[str, Any]) -> None:
-    """Continue the run in folder RUN as if it had never stopped.
+    """Continue the run in folder RUN as if it had never stopped, or a finished one for more epochs.
 
     \b
     Example:
       img2img-train resume runs/l2
+      img2img-train resume runs/l2 --epochs 100 --lr 1e-4
 
-    Another number of threads, or another device, changes the last digits of the results.
+    Optimizer, averages and image pools are kept, the log goes on, and config.json notes the change
+    with its step. The schedule is that of a run with the new settings from its start. Another
+    number of threads, or another device, changes the last digits of the results.
     """
-    from img2img_train.config import RunConfig
+    from img2img_train.config import RunConfig, config_of
 
     report = build_model(ResumeOptions, settings).report
     changed = {name: value for name, value in settings.items() if name != "report"}
-    _fit(RunConfig.load(run).model_copy(update=changed), report)
+    config = RunConfig.load(run)
+    if changed.get("epochs", config.epochs) < config.epochs:
+        why = f"is {changed['epochs']}, and the run has {config.epochs}"
+        raise UsageError("option", "--epochs", why, "give more")
+    # Built anew: the settings check each other.
+    _fit(config_of({**config.model_dump(), "out": config.out, **changed}), report, changed=True)
 
 
 COMMANDS: Final = (fit, resume)

@@ -165,13 +165,36 @@ class RunFolder:
         write_atomically(self.config, to_json_page(page), sync=True)
         return False
 
+    def change_config(self, config: RunConfig, data: Mapping[str, Any]) -> None:
+        """Replace the settings of a begun run; config.json notes the step and the old values.
+
+        Raises UsageError if it was begun on other images, or stopped early.
+        """
+        page, begun = read_page(self.config), RunConfig.load(self.config)
+        changes = begun.changes(config)
+        if not changes:
+            return
+        stopped = [row for row in read_log(self.root) if row["kind"] == "stopped"]
+        if stopped:
+            why, hint = stopped[-1]["text"], f"start another run: fit --init {self.root}"
+            raise UsageError("run", self.root, why, hint)
+        # The number of steps follows from the settings.
+        self._check_data({**page.get("data", {}), "steps": data["steps"]}, data)
+        change = {"step": self.latest_step() or 0, **{n: list(v) for n, v in changes.items()}}
+        page |= {"config": config.model_dump(mode="json"), "data": data}
+        page["changes"] = [*page.get("changes", []), change]
+        write_atomically(self.config, to_json_page(page), sync=True)
+
     def check_unchanged(self, config: RunConfig, data: Mapping[str, Any]) -> None:
         """Raise UsageError if the run in this folder has other settings or other images."""
         for name, (old, new) in RunConfig.load(self.config).changes(config).items():
             change = f"{name} was {_as_text(old)}, now {_as_text(new)}"
             why = f"was begun with another configuration ({change})"
             raise UsageError("run", self.root, why, f"{OUT_HINT}, or the same settings")
-        if read_page(self.config).get("data") != data:
+        self._check_data(read_page(self.config).get("data"), data)
+
+    def _check_data(self, begun: object, data: Mapping[str, Any]) -> None:
+        if begun != data:
             why = "was begun on other pairs: a corpus has changed"
             raise UsageError("run", self.root, why, OUT_HINT)
 

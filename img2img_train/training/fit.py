@@ -17,8 +17,8 @@ from img2img_train.data.device_cache import DeviceCache, uses_device_cache
 from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.distributed.processes import join_processes, local_device
 from img2img_train.distributed.torchrun import torchrun_env
-from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress
-from img2img_train.runs.folder import RunFolder, read_log
+from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress, read_checkpoint
+from img2img_train.runs.folder import RunFolder, find_checkpoint, read_log
 from img2img_train.training import setup, signals
 from img2img_train.training.compile import compile_networks
 from img2img_train.training.early_stopping import TRAIN_SAMPLE
@@ -40,11 +40,15 @@ class FitResult:
     early: bool = False
 
 
-def fit(config: RunConfig, display: Display, report: bool = False) -> FitResult:
+def fit(
+    config: RunConfig, display: Display, report: bool = False, changed: bool = False
+) -> FitResult:
     """Train the run of a configuration, resume it, or find it finished.
 
-    ``report`` keeps the run's report up to date while it trains. Raises StoppedBySignal after a
-    signal, DivergedError, and the errors of corpora, options and checkpoints.
+    ``report`` keeps the run's report up to date while it trains. ``changed``: the settings may
+    differ from those that the run was begun with, which config.json then notes. Raises
+    StoppedBySignal after a signal, DivergedError, and the errors of corpora, options and
+    checkpoints.
     """
     began, env, config = time.monotonic(), torchrun_env(), setup.resolve_auto(config)
     folder, device = RunFolder(Path(config.out)), local_device(config.device, env)
@@ -60,7 +64,7 @@ def fit(config: RunConfig, display: Display, report: bool = False) -> FitResult:
             data = setup.RunData.open(config)
             processes.check_batch(data.plan.step_images)
             processes.main_first(lambda: lock.enter_context(folder.lock()))
-            trainer = Trainer(config, data, device, folder, display, stop, processes)
+            trainer = Trainer(config, data, device, folder, display, stop, processes, changed)
             if report and processes.is_main:
                 trainer.live_report = LiveReport(folder.root)
             already = _run(trainer)
@@ -85,7 +89,12 @@ def dry_run(config: RunConfig) -> list[str]:
 def _run(trainer: Trainer) -> bool:
     """Start or resume the run and bring it to its end; return True if it was finished."""
     folder, data, processes = trainer.folder, trainer.data, trainer.processes
-    print_line = trainer.display.line
+    print_line, start = trainer.display.line, list[str]()
+    # Before anything is written: a checkpoint that does not fit must leave no folder behind. All
+    # processes find the same, because the first checkpoint of a run needs all of them.
+    if trainer.config.init and not (folder.latest.exists() or folder.previous.exists()):
+        source = read_checkpoint(find_checkpoint(trainer.config.init), ("network/", "ema/"))
+        start.append(trainer.state.initialize(source, trainer.config))
     # The main process first: it may repair the folder before the others read it.
     checkpoint = processes.main_first(lambda: _open_folder(trainer))
     if not processes.is_main:
@@ -96,7 +105,7 @@ def _run(trainer: Trainer) -> bool:
     trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
     already = trainer.is_over
     if not already:
-        for line in setup.describe_run(trainer.config, data):
+        for line in (*setup.describe_run(trainer.config, data), *start):
             print_line(line)
         if trainer.progress.step:
             print_line(f"resuming from step {trainer.progress.step:,}")
@@ -115,6 +124,8 @@ def _open_folder(trainer: Trainer) -> Checkpoint | None:
     """Create or check the run folder; return the checkpoint to resume from, if any."""
     folder = trainer.folder
     folder.remove_temporaries()
+    if trainer.changed and folder.config.is_file():
+        folder.change_config(trainer.config, trainer.data.summary())
     exists = folder.write_config(trainer.config, trainer.data.summary())
     return folder.load_newest(trainer.display.line) if exists else None
 

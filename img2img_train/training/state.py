@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from img2img_data.core.errors import CheckpointError
+from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_train.config import RunConfig
 from img2img_train.networks.layers import set_test_norm
 from img2img_train.networks.registry import build
@@ -92,6 +92,28 @@ class TrainingState:
             if pool.images is not None:
                 tensors[f"pool/{name}"] = pool.images
         return tensors
+
+    def initialize(self, checkpoint: checkpoints.Checkpoint, config: RunConfig) -> str:
+        """Take over the networks of a checkpoint of another run; return a line that names them.
+
+        Raises UsageError if one does not fit.
+        """
+        taken, fresh = list[str](), list[str]()
+        for name, net in self.nets.items():
+            source = checkpoint.description.generator if name == "generator" else name
+            prefixes = (f"ema/{source}/", f"network/{source}/")
+            tensors = next(filter(None, map(checkpoint.tensors_under, prefixes)), None)
+            (taken if tensors else fresh).append(name)
+            if tensors:
+                try:
+                    checkpoints.load_into_network(net, tensors, checkpoint.path)
+                except CheckpointError as error:
+                    why, hint = str(error), "give its --net and --width, or omit them"
+                    raise UsageError("option", "--init", f"{why} ({name})", hint) from None
+        if self.ema is not None:
+            self.ema = ModelEma.of(config.ema, self.nets, config.objective.generators())
+        line = f"starting from '{printable(str(checkpoint.path))}': {', '.join(taken)}"
+        return line + (f"; {', '.join(fresh)} initialized anew" if fresh else "")
 
     def load(self, checkpoint: checkpoints.Checkpoint, size: tuple[int, int]) -> None:
         """Restore the state of a checkpoint; CheckpointError if it does not fit.

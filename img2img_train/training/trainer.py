@@ -48,6 +48,7 @@ class Trainer:
     display: Display
     stop: StopSignal
     processes: Processes = field(default_factory=Processes)
+    changed: bool = False
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     state: TrainingState = field(init=False)
     train_step: TrainStep = field(init=False)
@@ -179,6 +180,10 @@ class Trainer:
             rows.append({"kind": "stopped", **at, "text": text})
         if last or early or _is_due(epoch, self.config.samples_every):
             self._write_samples(epoch)
+        if _is_due(epoch, self.config.keep_every):
+            kept = self.folder.checkpoints / f"epoch-{epoch:05d}.safetensors"
+            about = self._describe(p.model_copy(update={"log_bytes": 0}), complete=False)
+            checkpoints.write_checkpoint(kept, self.state.network_tensors(), about)
         # Rows are written last and at once: a signal that interrupts validation leaves no
         # half-logged epoch.
         self.folder.append(self.folder.log, rows)

@@ -57,7 +57,8 @@ def test_help_of_fit_fits_two_screens() -> None:
     order = [text.index(f"\n{group}:\n") for group in ["Options", *GROUPS]]
     assert order == sorted(order)
     first = text[order[0] : order[1]]
-    assert options_in(first) == {"recipe", "loss", "net", "out", "epochs", "batch", "help_all"}
+    most_used = {"recipe", "loss", "net", "init", "out", "epochs", "batch"}
+    assert options_in(first) == {*most_used, "help_all"}
     assert text == shown("fit", "--loss", "l2", "--help")
     assert "--loss NAME --help" in text
 

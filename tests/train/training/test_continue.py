@@ -1,0 +1,166 @@
+"""Runs that start from the networks of another run, and finished runs that go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_corpus import write_corpus
+from small_runs import small_config, small_training
+
+from img2img_data.core.command_line import Display
+from img2img_data.core.errors import CorpusError, UsageError
+from img2img_train.cli.main import main
+from img2img_train.objectives.registry import OBJECTIVES
+from img2img_train.runs.checkpoint import Tensors, read_checkpoint
+from img2img_train.runs.folder import RunFolder, read_log
+from img2img_train.training import fit as loop
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "corpus"
+    return write_corpus(root, {"train": 6, "val": 2}, size=(18, 30))
+
+
+@pytest.fixture(scope="module")
+def restorer(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a generator alone, with averaged weights."""
+    out = tmp_path_factory.mktemp("runs") / "l1"
+    loop.fit(small_config("l1", corpus, out, epochs=1, ema=0.5), Display())
+    return out
+
+
+def latest(run: Path) -> Tensors:
+    return read_checkpoint(RunFolder(run).latest).tensors
+
+
+def same(one: Tensors, two: Tensors) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# ------------------------------------------------------------------------------------------- init
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_a_run_starts_from_the_networks_that_another_has(
+    loss: str, corpus: Path, restorer: Path, tmp_path: Path
+) -> None:
+    """The averaged generator is taken, the other networks are those of a run from scratch."""
+    trainer, scratch = (
+        small_training(loss, corpus, tmp_path / name, ema=ema)
+        for name, ema in (("tuned", 0.9), ("scratch", 0))
+    )
+    source = read_checkpoint(RunFolder(restorer).best)
+    line = trainer.state.initialize(source, trainer.config)
+    for name, net in trainer.state.nets.items():
+        weights, fresh = net.state_dict(), scratch.state.nets[name].state_dict()
+        assert same(
+            weights, source.tensors_under("ema/generator/") if name == "generator" else fresh
+        )
+        assert name in line
+    assert ("anew" in line) == (len(trainer.state.nets) > 1)
+    assert trainer.state.ema is not None
+    averaged = trainer.state.ema.nets["generator"].state_dict()
+    assert same(averaged, trainer.state.nets["generator"].state_dict())
+
+
+def test_a_discriminator_is_taken_along(corpus: Path, tmp_path: Path) -> None:
+    loop.fit(small_config("pix2pix", corpus, tmp_path / "first", epochs=1), Display())
+    trainer = small_training("pix2pix", corpus, tmp_path / "second", seed=9)
+    first = read_checkpoint(RunFolder(tmp_path / "first").latest)
+    assert "anew" not in trainer.state.initialize(first, trainer.config)
+    for name, net in trainer.state.nets.items():
+        assert same(net.state_dict(), first.tensors_under(f"network/{name}/"))
+
+
+def test_an_interrupted_start_needs_the_source_only_once(
+    corpus: Path, restorer: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source.safetensors"
+    source.write_bytes(RunFolder(restorer).best.read_bytes())
+    config = small_config("l1", corpus, tmp_path / "run", init=str(source), lr=1e-4)
+    loop.fit(config, Display())
+    source.unlink()
+    assert loop.fit(config, Display()).already
+
+
+def test_networks_that_do_not_fit_are_one_line_and_leave_nothing(
+    corpus: Path, restorer: Path, tmp_path: Path
+) -> None:
+    config = small_config("l2", corpus, tmp_path / "run", init=str(restorer), width=6)
+    with pytest.raises(UsageError, match=r"is \(4, .*in the network it is \(6, ") as error:
+        loop.fit(config, Display())
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_the_generators_settings_are_those_of_the_source(
+    corpus: Path, restorer: Path, tmp_path: Path
+) -> None:
+    words = f"--init {restorer} --loss pix2pix --epochs 1 --out {tmp_path / 'run'}"
+    words += " --d-width 4 --discriminator patch-16"
+    main(["fit", str(corpus), "--no-report", *words.split()])
+    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    assert (config["net"], config["width"], config["batch"]) == ("unet", 4, 1)
+
+
+# ------------------------------------------------------------------------------------------ resume
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_a_finished_run_goes_on_as_if_it_had_been_longer(
+    loss: str, corpus: Path, tmp_path: Path
+) -> None:
+    def fit(out: str, **settings: Any) -> Path:
+        config = small_config(loss, corpus, tmp_path / out, ema=0.9, flip=True, **settings)
+        loop.fit(config, Display(), changed=True)
+        return tmp_path / out
+
+    long, prolonged = fit("long", epochs=3), fit("prolonged", epochs=1)
+    fit("prolonged", epochs=3)
+    assert same(latest(long), latest(prolonged))
+    assert read_log(long) == read_log(prolonged)
+    page = json.loads((prolonged / "config.json").read_text())
+    assert page["changes"] == [{"step": 3 * 2 // 2, "epochs": [1, 3]}]
+    fit("prolonged", epochs=3)
+    assert json.loads((prolonged / "config.json").read_text()) == page
+
+
+def test_a_change_is_refused_on_other_images_and_after_early_stopping(
+    corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings: dict[str, Any] = {"patience": 1, "lr": 1e-9}
+    loop.fit(small_config("l2", corpus, run, epochs=6, **settings), Display())
+    assert read_log(run)[-1]["kind"] == "stopped"
+    longer = small_config("l2", corpus, run, epochs=9, **settings)
+    with pytest.raises(UsageError, match="fit --init"):
+        loop.fit(longer, Display(), changed=True)
+    other = write_corpus(tmp_path / "c", {"train": 4, "val": 2}, size=(18, 30))
+    loop.fit(small_config("l2", other, tmp_path / "b", epochs=1), Display())
+    shutil.rmtree(other)
+    write_corpus(other, {"train": 5, "val": 2}, size=(18, 30))
+    before = (tmp_path / "b/config.json").read_bytes()
+    with pytest.raises((UsageError, CorpusError)):
+        loop.fit(small_config("l2", other, tmp_path / "b", epochs=2), Display(), changed=True)
+    assert (tmp_path / "b/config.json").read_bytes() == before
+
+
+def test_fewer_epochs_are_refused(restorer: Path) -> None:
+    main(["resume", str(restorer), "--epochs", "1", "--no-report"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["resume", str(restorer), "--epochs", "0"])
+
+
+def test_checkpoints_of_epochs_are_kept(corpus: Path, tmp_path: Path) -> None:
+    loop.fit(small_config("l2", corpus, tmp_path / "run", epochs=4, keep_every=2), Display())
+    kept = sorted((tmp_path / "run/checkpoints").glob("epoch-*"))
+    assert [path.name for path in kept] == ["epoch-00002.safetensors", "epoch-00004.safetensors"]
+    last = read_checkpoint(kept[-1])
+    assert not last.description.complete
+    assert same(
+        last.tensors, {n: t for n, t in latest(tmp_path / "run").items() if n[:7] == "network"}
+    )
