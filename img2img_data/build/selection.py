@@ -19,7 +19,7 @@ from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
-from img2img_data.runner.build_folder import BuildFolder, write_file
+from img2img_data.runner.build_folder import DUPLICATES_FILE, BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, RunSettings, WorkerPool, source_columns
 from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, DuplicateGroups
@@ -28,7 +28,6 @@ from img2img_data.sources import filters
 from img2img_data.sources.filters import Filter
 
 SELECTION_FILE: Final = "selection.json"
-DUPLICATES_FILE: Final = "duplicates.jsonl"
 EXPECTED_REASONS: Final = frozenset(
     {*(f.reason for f in filters.FILTERS.values()), "missing", "duplicate"}
 )

@@ -116,7 +116,7 @@ def _report_thread_failure(args: threading.ExceptHookArgs) -> None:
 
 def _stop_workers() -> None:
     # Idle workers of loky would outlive the command by minutes.
-    if "joblib" in sys.modules:  # else no worker was started
+    if "img2img_data.runner.workers" in sys.modules:  # else no worker was started
         from img2img_data.runner.workers import stop_workers
 
         stop_workers()

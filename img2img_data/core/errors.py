@@ -52,6 +52,18 @@ REASONS: Final[dict[str, str]] = {
 }
 """Reasons for which an image is rejected. The words are part of the corpus format."""
 
+HINTS: Final[dict[str, str]] = {
+    "alpha": "leave out --alpha reject",
+    "gray": "leave out --drop-gray, or raise --gray-tolerance",
+    "misaligned": "raise --max-shift",
+    "no-face": "lower --min-face-score",
+    "size": "--fit crop or --fit pad changes the size",
+    "timeout": "raise --timeout",
+    "too-small": "lower --min-side",
+    "unpaired": "try another --match",
+}
+"""The option that helps if a reason rejects all images."""
+
 
 def printable(text: str | bytes) -> str:
     """Return a name safe to print: control, invisible and undecodable characters escaped."""

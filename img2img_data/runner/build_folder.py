@@ -27,15 +27,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 from img2img_data.core import files
-from img2img_data.core.errors import REASONS, CorpusError, UsageError
+from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, UsageError
 from img2img_data.core.files import Journal, complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, to_json_page
 
 BUILDING: Final = ".building"
 JOURNAL_FILE: Final = "journal.jsonl"
-OWN_NAMES: Final = frozenset({BUILDING, files.LOCK_FILE})
-"""Names that a run uses in its folder until it is complete."""
+DUPLICATES_FILE: Final = "duplicates.jsonl"
+OWN_NAMES: Final = frozenset({BUILDING, files.LOCK_FILE, REJECTED_FILE, DUPLICATES_FILE})
+"""Names that a run uses in its folder until it is complete, or leaves there if it kept no image."""
 SHARD_FILE: Final = "shard.tsv"
 """In a shard: position in the complete plan, and manifest, of each row; 'merge' sorts by it."""
 LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
@@ -281,6 +282,9 @@ class BuildFolder:
         ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the
         counts. ``positions``, for a shard: the position of each index in the complete plan, saved
         in ``SHARD_FILE``.
+
+        If no image was kept, only rejected.jsonl is written, the folder is free for another run,
+        and ``Img2ImgError`` names the most frequent reason; a shard may be empty.
         """
         parts = self.building / "manifests"
         parts.mkdir(exist_ok=True)
@@ -302,6 +306,10 @@ class BuildFolder:
             for file in (order, *manifests.values()):
                 file.flush()
                 os.fsync(file.fileno())
+        if positions is None and not report.kept:
+            (parts / "rejected").replace(self.root / REJECTED_FILE)
+            self.end()
+            raise self._nothing_kept(report)
         report.notes.update(gathered.notes)
         kept = {name: parts / f"kept-{name}" for name in manifests if name}
         report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
@@ -317,6 +325,14 @@ class BuildFolder:
         measured = {"measured": gathered.measured()} if gathered.measurements else {}
         content = to_json_page({**page, "counts": counts, **measured})
         write_atomically(self.root / self.page, content, self.building / "page", sync=True)
+
+    def _nothing_kept(self, report: Report) -> Img2ImgError:
+        ((reason, count),) = report.rejected.most_common(1)
+        rows = (json.loads(line) for _, line in report.shown)
+        detail = next((f", as {r['source']}" for r in rows if r["reason"] == reason), "")
+        why = f"{count:,} of {report.total:,} images are rejected with '{reason}'"
+        hint = "; ".join([*filter(None, [HINTS.get(reason)]), f"{REJECTED_FILE} lists all"])
+        return Img2ImgError("nothing for", self.root, f"{why} ({REASONS[reason]}){detail}", hint)
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""

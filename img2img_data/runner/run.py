@@ -73,7 +73,7 @@ class RunSettings(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class WorkerPool:
-    """Workers that the settings of a run ask for: this process, local processes or a cluster."""
+    """Workers that the settings of a run ask for: local processes or a cluster."""
 
     client: Client | None
     folders: Sequence[str]
@@ -93,8 +93,6 @@ class WorkerPool:
 
             pool = ClusterPool(self.client, work, task_at, lost, self.folders, jobs, timeout)
             return pool.run(todo)
-        if jobs == 1:
-            return (work(task_at(index)) for index in todo)
         from img2img_data.runner.workers import LocalPool
 
         return LocalPool(work, task_at, lost, jobs, timeout).run(todo)

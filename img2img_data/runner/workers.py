@@ -1,15 +1,19 @@
 """Worker processes: work in chunks, results as they complete, a dead worker loses one image.
 
-Built on joblib's loky backend, with what loky lacks: a killed worker loses its whole call, so the
-tasks in flight are repeated one by one, and a task that kills twice is reported; workers end when
-their parent is gone; an image that takes too long ends its worker; only the parent handles a
-signal that is sent to all processes, as Ctrl-C is.
+No task runs in the parent, however few there are: a decoder may crash or hang. Few tasks, and those
+of a single worker, run in forks, which have all modules already; the others in joblib's loky
+backend, with what loky lacks: a killed worker loses its whole call, so the tasks in flight are
+repeated one by one. A task that kills twice is reported; workers end when their parent is gone; an
+image that takes too long ends its worker; only the parent handles a signal that is sent to all
+processes, as Ctrl-C is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,6 +23,9 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from typing import Any, Final, Generic, TypeVar
 
 TaskT = TypeVar("TaskT")
@@ -26,6 +33,12 @@ ResultT = TypeVar("ResultT")
 
 CHUNK: Final = 64
 """Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
+
+FORK_CHUNK: Final = 1024
+"""Tasks per fork, which costs about 10 milliseconds."""
+
+PR_SET_PDEATHSIG: Final = 1
+"""Option of Linux' prctl(2): the signal that a process gets when its parent ends."""
 
 TIMED_OUT: Final = 75
 """Exit code of a worker whose task exceeded its time limit."""
@@ -52,9 +65,9 @@ class WorkerGuard:
     """Time at which the task of each thread must be finished."""
 
     def watch(self) -> None:
-        """Check twice a second; runs in a thread of the worker."""
+        """Check ten times a second; runs in a thread of the worker."""
         while True:
-            time.sleep(0.5)
+            time.sleep(0.1)
             if self.parent is not None and os.getppid() != self.parent:
                 os._exit(1)
             # A decoder that hangs in C holds no Python code that could be interrupted: the process
@@ -112,13 +125,41 @@ def _guard_of(parent: int | None) -> WorkerGuard:
         return guard
 
 
+def _work_through(
+    work: Callable[[TaskT], ResultT],
+    tasks: Iterable[TaskT],
+    parent: int,
+    limit: float,
+    sender: Connection,
+) -> None:
+    """Process tasks in a fork, in order; send (None, result) of each, or (error, None) and end."""
+    # A fork shares the lock of the folder, so it ends with its parent, not a moment later.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        for task in tasks:
+            sender.send((None, *run_chunk(work, [task], parent, limit)[1]))
+    except Exception as error:
+        sender.send((ExceptionWithTraceback(error, error.__traceback__), None))
+
+
 # ----------------------------------------------------------------------------------- in the parent
+RunningFork = tuple[ForkProcess, deque[TaskT], bool]
+"""A fork, its unfinished tasks, and True if the first of them killed an earlier fork."""
+
+
+def _can_fork() -> bool:
+    # A fork has only the thread that forked; a lock held by another would stay locked for ever.
+    has_one_thread = threading.active_count() == 1
+    may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    return has_one_thread and may_fork
+
+
 @dataclass(slots=True)
 class LocalPool(Generic[TaskT, ResultT]):
     """Runs ``work`` over tasks in processes; ``task_at(i)`` creates the i-th; in any order.
 
-    ``lost(task, reason)`` creates the result of a task whose worker died ("worker-died") or
-    exceeded the time limit ("timeout") twice. ``jobs``: number of processes; 0: one per core.
+    ``lost(task, reason)`` creates the result of a task whose worker died twice ("worker-died") or
+    exceeded the time limit ("timeout"). ``jobs``: number of processes; 0: one per core.
     """
 
     work: Callable[[TaskT], ResultT]
@@ -129,12 +170,12 @@ class LocalPool(Generic[TaskT, ResultT]):
 
     def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
         """Yield one result for each index in ``todo``."""
+        if _can_fork() and (self.jobs == 1 or len(todo) <= CHUNK):
+            yield from self._run_forked(todo, self.jobs or len(os.sched_getaffinity(0)))
+            return
         import joblib
 
         jobs = self.jobs or int(joblib.cpu_count())
-        if jobs == 1 or len(todo) <= 4:
-            yield from (self.work(self.task_at(index)) for index in todo)
-            return
         size = max(1, min(CHUNK, len(todo) // (4 * jobs)))
         waiting = deque(range(0, len(todo), size))
         workers, in_flight = min(jobs, len(waiting)), set[int]()
@@ -160,6 +201,60 @@ class LocalPool(Generic[TaskT, ResultT]):
                         yield self._run_single(self.task_at(index))
                 in_flight.clear()
 
+    def _run_forked(self, todo: Sequence[int], jobs: int) -> Iterator[ResultT]:
+        """Process the tasks in up to ``jobs`` forks at a time, each with tasks of its own."""
+        size = min(FORK_CHUNK, max(4, -(-len(todo) // jobs)))
+        chunks = (todo[start : start + size] for start in range(0, len(todo), size))
+        # The tasks are created here: all forks would read the lists of tags at one file position.
+        waiting = (self._fork(deque(map(self.task_at, chunk))) for chunk in chunks)
+        running: dict[Any, RunningFork[TaskT]] = {}
+        try:
+            running.update(itertools.islice(waiting, jobs))
+            while running:
+                ready: list[Any] = wait(list(running))
+                for results in ready:
+                    process, tasks, again = running[results]
+                    try:
+                        error, result = results.recv()
+                    except (EOFError, OSError):  # the fork has ended, perhaps amid a result
+                        process.join()
+                        timeout = process.exitcode == TIMED_OUT
+                        lost = again or timeout
+                        if tasks and lost:
+                            reason = "timeout" if timeout else "worker-died"
+                            yield self.lost(tasks.popleft(), reason)
+                        del running[results]
+                        repeated = [self._fork(tasks, not lost)] if tasks else waiting
+                        running.update(itertools.islice(repeated, 1))
+                        continue
+                    if error is not None:
+                        raise error
+                    tasks.popleft()
+                    running[results] = process, tasks, False
+                    yield result
+        finally:
+            for process, *_ in running.values():
+                process.kill()
+                process.join()
+
+    def _fork(self, tasks: deque[TaskT], again: bool = False) -> tuple[Any, RunningFork[TaskT]]:
+        """Start a fork that works through the tasks; ``again``: the first one killed a fork."""
+        import cv2
+
+        results, sender = multiprocessing.Pipe(duplex=False)
+        arguments = (self.work, tasks, os.getpid(), self.limit, sender)
+        process = ForkProcess(target=_work_through, args=arguments)
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # ends OpenCV's own threads: a fork would wait for them for ever
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            cv2.setNumThreads(threads)
+            sender.close()
+        return results, (process, tasks, again)
+
     def _run_single(self, task: TaskT) -> ResultT:
         from joblib import delayed
 
@@ -167,7 +262,7 @@ class LocalPool(Generic[TaskT, ResultT]):
         for _ in range(2):
             call = delayed(run_chunk)(self.work, [task], os.getpid(), self.limit)
             try:
-                with _parallel(2, [call]) as finished:  # joblib would run one job in this process
+                with _parallel(1, [call]) as finished:
                     results: list[ResultT] = [r for _, done in finished for r in done]
                     return results[0]
             except Exception as error:
@@ -190,10 +285,10 @@ def _parallel(jobs: int, calls: Iterable[Any]) -> Iterator[Iterable[Any]]:
     ):
         warnings.filterwarnings("ignore", module=r"joblib|loky")
         parallel = Parallel(
-            n_jobs=jobs,
+            n_jobs=max(2, jobs),  # joblib would run a single job in this process
             return_as="generator_unordered",
             batch_size=1,
-            pre_dispatch="6*n_jobs",
+            pre_dispatch="6*n_jobs" if jobs > 1 else 1,
             max_nbytes=None,
         )
         # A signal that arrives meanwhile is handled when the block ends. The results must be
@@ -237,6 +332,9 @@ def _is_dead_worker(error: Exception) -> bool:
 
 def stop_workers() -> None:
     """Kill the worker processes: they are idle, or their results are not needed any more."""
+    for process in multiprocessing.active_children():
+        if isinstance(process, ForkProcess):  # a signal arrived while it was started
+            process.kill()
     # Looked up, not imported: a signal may have interrupted the import.
     loky = sys.modules.get("joblib.externals.loky.reusable_executor")
     executor = getattr(loky, "_executor", None)

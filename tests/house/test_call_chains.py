@@ -9,6 +9,7 @@ from types import FrameType
 
 import pytest
 from command_line import run
+from serial_pool import work_in_this_process
 from small_corpus import write_corpus
 from small_runs import seen, small_training
 
@@ -45,7 +46,11 @@ def modules_entered(package: str, action: Callable[[], object]) -> set[str]:
     return {name.removeprefix(folder) for name in found}
 
 
-def test_an_image_passes_through_few_modules(photos: Path, tmp_path: Path) -> None:
+def test_an_image_passes_through_few_modules(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_in_this_process(monkeypatch)
+
     def blur(out: str) -> str:
         return run("blur", photos, tmp_path / out, "--size", "32", "--jobs", "1")
 

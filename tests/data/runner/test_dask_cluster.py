@@ -101,7 +101,7 @@ def test_a_killed_worker_loses_nothing(
     assert tree(out) == plain
 
 
-@pytest.mark.parametrize(("work", "limit", "reason"), LOST)
+@pytest.mark.parametrize(("work", "limit", "reason"), LOST.values())
 def test_a_deadly_task_costs_only_itself(
     work: Any, limit: float, reason: str, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,13 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
-from typing import Any
 
 import cv2
+import deadly
 import numpy as np
 import pytest
 from command_line import COMMAND, rows, run, tree
@@ -59,10 +60,18 @@ def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the workers in /proc")
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code", "count", "processes"),
+    [
+        (signal.SIGINT, 130, 16, 2),  # two forks
+        (signal.SIGINT, 130, 70, 4),  # two trackers and two workers
+        (signal.SIGTERM, 143, 70, 4),
+        (signal.SIGHUP, 129, 70, 4),
+    ],
 )
-def test_a_signal_to_all_its_processes_is_one_line(number: int, code: int, tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 12, 700, 700)
+def test_a_signal_to_all_its_processes_is_one_line(
+    number: int, code: int, count: int, processes: int, tmp_path: Path
+) -> None:
+    photos = write_photos(tmp_path / "photos", count, 1400 - 10 * count, 700)
     argv = [*COMMAND, "blur", str(photos), str(tmp_path / "out"), "--jobs", "2"]
     process = subprocess.Popen(
         argv,
@@ -73,9 +82,9 @@ def test_a_signal_to_all_its_processes_is_one_line(number: int, code: int, tmp_p
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while process.poll() is None and len(children.read_text().split()) < 4:
-        time.sleep(0.01)  # two trackers and two workers
-    time.sleep(0.15)  # amid their imports
+    while process.poll() is None and len(children.read_text().split()) < processes:
+        time.sleep(0.01)
+    time.sleep(0.15)  # amid the imports of the workers, or amid an image of the forks
     os.killpg(process.pid, number)
     _, output = process.communicate(timeout=20)
     assert process.returncode == code
@@ -192,19 +201,38 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 5
 
 
-@pytest.mark.parametrize(("work", "limit", "reason"), LOST)
-def test_a_deadly_task_costs_only_itself(work: Any, limit: float, reason: str) -> None:
-    from img2img_data.runner.workers import LocalPool
+@pytest.mark.parametrize(("jobs", "count"), [(1, 1), (2, 40)])
+@pytest.mark.parametrize("name", LOST)
+def test_a_deadly_task_costs_only_itself(name: str, jobs: int, count: int) -> None:
+    """In forks, as in a command: a process of its own has one thread."""
+    argv = [sys.executable, deadly.__file__, name, str(jobs), str(count)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == deadly.expected(name, count), done.stderr
 
-    lost: list[tuple[int, str]] = []
 
-    def note(task: int, why: str) -> int:
-        lost.append((task, why))
-        return -1
+@pytest.mark.parametrize(("name", "jobs", "count"), [("dies", 2, 40), ("hangs", 1, 4)])
+def test_a_deadly_task_costs_only_itself_in_loky(
+    name: str, jobs: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("img2img_data.runner.workers._can_fork", lambda: False)
+    assert deadly.results(name, jobs, count) == deadly.expected(name, count)
 
-    pool: Any = LocalPool(work, lambda i: i, note, 2, limit)
-    assert sorted(pool.run(range(40))) == sorted([-1, *(i for i in range(40) if i != 7)])
-    assert lost == [(7, reason)]
+
+def test_an_error_of_a_fork_is_raised_with_its_traceback() -> None:
+    argv = [sys.executable, deadly.__file__, "fails", "1", "4"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.count("\nZeroDivisionError:") == 2, "there and here"
+    assert "in fails_on_first" in done.stderr
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_time_limit_holds_for_few_images(jobs: int, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    slow = ["--size", 3000, "--timeout", 0.1, "--max-bad", 1, "--jobs", jobs]
+    output = run("blur", photos, tmp_path / "out", *slow, code=1)
+    assert "timeout" in output
+    reasons = [row["reason"] for row in rows(tmp_path / "out" / "rejected.jsonl")]
+    assert reasons == ["timeout", "timeout"]
 
 
 def write_pairs(root: Path, names: dict[str, str]) -> None:
