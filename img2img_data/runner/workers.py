@@ -258,7 +258,6 @@ class LocalPool(Generic[TaskT, ResultT]):
     def _run_single(self, task: TaskT) -> ResultT:
         from joblib import delayed
 
-        reason = "worker-died"
         for _ in range(2):
             call = delayed(run_chunk)(self.work, [task], os.getpid(), self.limit)
             try:
@@ -269,8 +268,9 @@ class LocalPool(Generic[TaskT, ResultT]):
                 if not _is_dead_worker(error):
                     raise
                 # The message of loky contains the exit codes of its workers.
-                reason = "timeout" if f"({TIMED_OUT})" in str(error) else "worker-died"
-        return self.lost(task, reason)
+                if f"({TIMED_OUT})" in str(error):
+                    return self.lost(task, "timeout")
+        return self.lost(task, "worker-died")
 
 
 @contextlib.contextmanager

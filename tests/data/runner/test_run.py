@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import deadly
@@ -122,6 +123,37 @@ def test_going_on_keeps_what_is_whole_and_mends_what_is_not(photos: Path, tmp_pa
     assert tree(out) == plain
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "hint", "then"),
+    [
+        (["combine", "--size", 8], [], "--fit crop", ["--fit", "crop"]),
+        (["combine", "--size", 8], ["--fit", "error"], "--fit crop", ["--fit", "pad"]),
+        (["select"], ["--min-side", 999], "--min-side", ["--min-side", 9]),
+        (["select", "--drop-duplicates"], ["--min-side", 999], "--min-side", []),
+        (["blur"], ["--kind", "gaussian"], "", ["--kind", "resize"]),
+    ],
+)
+def test_a_run_that_keeps_nothing_is_an_error_and_leaves_its_folder_free(
+    command: list[Any], option: list[Any], hint: str, then: list[Any], tmp_path: Path
+) -> None:
+    photos, out = write_photos(tmp_path / "photos", 3), tmp_path / "out"
+    damaged = {path: path.read_bytes() for path in photos.iterdir() if not hint}
+    for path, content in damaged.items():
+        path.write_bytes(content[:99])
+    paths = [photos] * (2 if command[0] == "combine" else 1)
+    words = [command[0], *paths, out, *command[1:], "--jobs", 1]
+    output = run(*words, *option, code=1)
+    error = output.splitlines()[-1]
+    assert error.startswith(f"error: nothing for '{out}': 3 of 3 images are rejected with '")
+    assert hint in error
+    assert "complete" not in output
+    assert len(rows(out / "rejected.jsonl")) == 3
+    for path, content in damaged.items():
+        path.write_bytes(content)
+    run(*words, *then)
+    assert (out / "rejected.jsonl").read_bytes() == b""
+
+
 def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("blur", photos, out, "--jobs", 1)
@@ -229,8 +261,9 @@ def test_an_error_of_a_fork_is_raised_with_its_traceback() -> None:
 def test_the_time_limit_holds_for_few_images(jobs: int, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
     slow = ["--size", 3000, "--timeout", 0.1, "--max-bad", 1, "--jobs", jobs]
-    output = run("blur", photos, tmp_path / "out", *slow, code=1)
-    assert "timeout" in output
+    argv = [*COMMAND, *map(str, ["blur", photos, tmp_path / "out", *slow])]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "raise --timeout" in done.stderr) == (1, True), done.stderr
     reasons = [row["reason"] for row in rows(tmp_path / "out" / "rejected.jsonl")]
     assert reasons == ["timeout", "timeout"]
 
