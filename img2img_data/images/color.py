@@ -1,7 +1,7 @@
 """CIE L*a*b* (D65) as 8-bit and 16-bit samples, and as numbers.
 
 8 bit is OpenCV's convention: L x 255 / 100, a + 128, b + 128. 16 bit is L x 65535 / 100, (a + 128)
-x 257, (b + 128) x 257.
+x 257, (b + 128) x 257. Both are rounded once, in both directions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.images.pixels import Pixels, to_16_bit
+from img2img_data.images.pixels import LEVELS, Pixels
 
 LAB_SHIFT: Final = np.array([0, 128, 128], np.float32)
 LAB_SCALE: Final = np.array([655.35, 257, 257], np.float32)
@@ -34,29 +34,31 @@ WHITE: Final = np.array([0.950456, 1, 1.088754], np.float32)
 
 
 def rgb_to_lab(pixels: Pixels) -> Pixels:
-    """Convert H x W x 3 RGB to Lab samples of the same depth, uint8 or uint16."""
-    if pixels.dtype != np.uint16:
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab)
-    # The sRGB curve is exact here: OpenCV's own conversion interpolates in a coarse table, which
-    # costs up to one gray level of 255.
-    lab = cv2.cvtColor(_linear_light()[pixels], cv2.COLOR_LRGB2Lab)
-    return np.asarray(np.rint((lab + LAB_SHIFT) * LAB_SCALE), np.uint16)
+    """Convert H x W x 3 RGB to Lab samples of the same depth, uint8 or uint16, rounded once."""
+    # Not by OpenCV's conversion of bytes, which is up to 2 levels off.
+    lab = (cielab(pixels) + LAB_SHIFT) * _scale(pixels)
+    return np.asarray(np.rint(lab, out=lab), pixels.dtype)
 
 
 def lab_to_rgb(lab: Pixels) -> Pixels:
-    """Convert Lab samples to RGB of the same depth; colors outside sRGB are clipped.
+    """Convert Lab samples to RGB of the same depth, rounded once; colors outside sRGB are clipped.
 
     In 16 bit it undoes ``rgb_to_lab`` within a fifth of an 8-bit gray level.
     """
-    if lab.dtype != np.uint16:
-        return cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)
-    pixels = cv2.cvtColor(lab / LAB_SCALE - LAB_SHIFT, cv2.COLOR_Lab2RGB)
-    return np.asarray(np.rint(np.clip(pixels, 0, 1) * 65535), np.uint16)
+    pixels = cv2.cvtColor(lab / _scale(lab) - LAB_SHIFT, cv2.COLOR_Lab2RGB)
+    return np.asarray(np.rint(np.clip(pixels, 0, 1) * np.iinfo(lab.dtype).max), lab.dtype)
 
 
-def cielab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return CIE L*a*b* of RGB pixels: L 0..100, a and b about -128..127, within half a unit."""
-    return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab), np.float32)
+def cielab(pixels: Pixels) -> NDArray[np.float32]:
+    """Return CIE L*a*b* of uint8 or uint16 RGB pixels: L 0..100, a and b about -128..127."""
+    # The sRGB curve is exact here: OpenCV's own conversion interpolates in a coarse table, which
+    # costs up to one gray level of 255.
+    light = _linear_light() if pixels.dtype == np.uint16 else _linear_light()[::LEVELS]
+    return np.asarray(cv2.cvtColor(light[pixels], cv2.COLOR_LRGB2Lab), np.float32)
+
+
+def _scale(samples: Pixels) -> NDArray[np.float32]:
+    return LAB_SCALE if samples.dtype == np.uint16 else LAB_SCALE / np.float32(LEVELS)
 
 
 @functools.cache
@@ -75,11 +77,10 @@ def outside_srgb(lab: Pixels) -> float:
     white, and is clipped. The colors of an image are in the gamut: rounding to Lab is what moves
     some out of it.
     """
-    wide = lab if lab.dtype == np.uint16 else to_16_bit(lab)
-    wide = wide / LAB_SCALE - LAB_SHIFT
+    wide = lab / _scale(lab) - LAB_SHIFT
     lightness = (wide[..., 0] + 16) / 116
     bent = np.stack((lightness + wide[..., 1] / 500, lightness, lightness - wide[..., 2] / 200), -1)
-    xyz = np.where(bent > 6 / 29, bent**3, (bent - 16 / 116) / 7.787037) * WHITE
+    xyz = np.where(bent > 6 / 29, bent * bent * bent, (bent - 16 / 116) / 7.787037) * WHITE
     linear = xyz @ XYZ_TO_LINEAR_RGB.T
     out = (linear < HALF_LEVEL_BELOW) | (linear > HALF_LEVEL_ABOVE)
     return float(out.any(-1).mean())

@@ -413,6 +413,46 @@ def test_lab_at_16_bit_is_made_from_16_bit_and_comes_back(tmp_path: Path) -> Non
     assert measured["out_of_gamut_share"] == 0
 
 
+def exact_lab(rgb: Pixels) -> Pixels:
+    """CIE L*a*b* of RGB 0..1 in double precision, with the matrix and white that OpenCV states."""
+    light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = light @ TO_XYZ.T / color.WHITE
+    bent = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * 841 / 108 + 4 / 29)
+    x, y, z = np.moveaxis(bent, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def exact_rgb(lab: Pixels) -> Pixels:
+    """RGB 0..1 of CIE L*a*b*, clipped to sRGB, in double precision."""
+    y = (lab[..., 0] + 16) / 116
+    bent = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], -1)
+    xyz = np.where(bent > 6 / 29, bent**3, (bent - 4 / 29) * 108 / 841) * color.WHITE
+    light = np.clip(xyz @ np.linalg.inv(TO_XYZ).T, 0, 1)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+TO_XYZ = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lab_is_rounded_once_in_both_directions(dtype: type) -> None:
+    top, levels = np.iinfo(dtype).max, 257 if dtype is np.uint16 else 1
+    pixels = np.random.default_rng(0).integers(0, top, (200, 300, 3), dtype, endpoint=True)
+    scale, shift = np.array([2.55, 1, 1]) * levels, np.array([0, 128, 128])
+    lab = color.rgb_to_lab(pixels)
+    expected = (exact_lab(pixels / top) + shift) * scale
+    # Within the precision of OpenCV's cube root.
+    assert np.abs(lab - expected).max() < 0.5 + 0.05 * levels
+    back = color.lab_to_rgb(lab)
+    assert back.dtype == lab.dtype == dtype
+    expected = exact_rgb(lab / scale - shift) * top
+    assert np.abs(back - expected).max() < 0.5 + 0.2 * levels
+    if dtype is np.uint8:
+        assert (np.rint(expected) != back).mean() < 1e-3
+
+
 def test_the_share_outside_srgb_is_what_clips() -> None:
     inside = color.rgb_to_lab(np.full((8, 8, 3), 127, np.uint8))
     assert color.outside_srgb(inside) == 0

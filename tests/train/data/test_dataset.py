@@ -64,18 +64,21 @@ def test_lab_goes_to_the_range_of_networks(bits: int, tmp_path: Path) -> None:
     assert data.train.channel_layout == ChannelLayout("lab", (1, 2), bits)
 
 
-def test_lab_in_torch_equals_lab_in_numpy() -> None:
-    rng = np.random.default_rng(0)
-    rgb = rng.integers(0, 65536, (64, 64, 3), dtype=np.uint16)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_lab_in_torch_equals_lab_in_numpy(bits: int) -> None:
+    rng, levels = np.random.default_rng(0), 257 if bits == 16 else 1
+    rgb = rng.integers(0, 1 << bits, (64, 64, 3), dtype=f"uint{bits}")
     rgb[:8] = rgb[:8, :, :1]
     rgb[0] = 0
-    rgb[1] = 65535
+    rgb[1] = 255 * levels
     lab = color.rgb_to_lab(rgb)
-    scaled = torch.from_numpy((lab / 257 - CENTER) / SCALE).permute(2, 0, 1)[None].float()
+    scaled = torch.from_numpy((lab / levels - CENTER) / SCALE).permute(2, 0, 1)[None].float()
     converted = (lab_to_rgb(scaled[:, :1], scaled[:, 1:])[0].permute(1, 2, 0).numpy() + 1) * 127.5
-    assert np.abs(converted - color.lab_to_rgb(lab) / 257).max() < 0.2
-    image = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1)[None] / 32767.5 - 1
-    assert np.abs(lightness(image)[0, 0].numpy() - scaled[0, 0].numpy()).max() < 2e-3
+    rounding = 0.5 if bits == 8 else 0
+    assert np.abs(converted - color.lab_to_rgb(lab) / levels).max() < 0.2 + rounding
+    image = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1)[None] / (127.5 * levels) - 1
+    difference = np.abs(lightness(image)[0, 0].numpy() - scaled[0, 0].numpy())
+    assert difference.max() < (0.51 / 127.5 if bits == 8 else 2e-3)
 
 
 @pytest.mark.parametrize("loss", ["l1", "pix2pix"])
