@@ -3,6 +3,7 @@
 ::
 
     python benchmarks/duplicates.py --photos FOLDER [--photos FOLDER ...]    recall and real copies
+    python benchmarks/duplicates.py --photos FOLDER ... --mirrored           the same of all turns
     python benchmarks/duplicates.py --hashes 1000000                         time and memory
 
 Altered copies of every ``--every``-th photo are planted. Copies among the photos themselves are
@@ -25,7 +26,7 @@ from data import argument_parser
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
 from img2img_data.images.pixels import luminance
-from img2img_data.similarity.duplicates import DuplicateGroups
+from img2img_data.similarity.duplicates import DuplicateGroups, Places, copies_across_splits
 from img2img_data.similarity.perceptual_hash import (
     FLAT,
     HASHED,
@@ -107,6 +108,52 @@ def measure_recall(folders: list[Path], every: int, distance: int) -> None:
         print(f"{name:<26} {found / max(len(copies), 1):.4f} of {len(copies):,}")
 
 
+def turns_of(photo: Pixels) -> list[bytes]:
+    """Return the fingerprints of a photo, turned and mirrored."""
+    return [fingerprint(np.rot90(p, turn)) for p in (photo, photo[:, ::-1]) for turn in range(4)]
+
+
+def measure_turned(folders: list[Path], every: int, distance: int) -> None:
+    """Print the turned copies among photos, and the share of planted ones that is found."""
+    names, prints = [], []
+    planted: dict[str, list[bytes]] = {name: [] for name in ALTERATIONS}
+    for folder in folders:
+        for number, item in enumerate(list_folder(folder)):
+            try:
+                pixels = io.read(folder / Path(item.path.decode())).pixels
+            except Rejected:
+                continue
+            turns = turns_of(pixels)
+            if min(pixels.shape[:2]) >= 16 and number % every == 0:
+                for name, alter in ALTERATIONS.items():
+                    # Turned by another number of steps for each photo.
+                    turned = np.rot90(alter(pixels[:, ::-1]), len(names))
+                    planted[name] += [*turns, *turns_of(np.ascontiguousarray(turned))]
+            names.append(f"{folder.name}/{item.path.decode()}")
+            prints += turns
+    print(f"{len(names):,} photos in 8 turns")
+    # The numbers of any two photos differ in one bit at least.
+    for bit in range(len(names).bit_length()):
+        for place, other, bits in across(prints, np.arange(len(names)) >> bit & 1, distance):
+            if other % 8:
+                print(f"  {names[place // 8]}  is  {names[other // 8]}  at {bits}, turned")
+    for name, both in planted.items():
+        groups = [both[start : start + 16] for start in range(0, len(both), 16)]
+        found = sum(bool(across(group, np.arange(2), distance)) for group in groups)
+        print(f"{name:<26} {found / max(len(groups), 1):.4f} of {len(groups):,}, mirrored, turned")
+
+
+def across(prints: list[bytes], splits: Places, distance: int) -> list[tuple[int, int, int]]:
+    """Return the copies of photos of split 1 in split 0, each with 8 fingerprints."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        FingerprintFile(Path(folder) / "prints", len(prints)) as file,
+    ):
+        file.write(0, b"".join(prints))
+        splits = np.repeat(splits.astype(np.uint8), 8)
+        return list(copies_across_splits(file.load(), splits, distance, 8))
+
+
 def measure_search(count: int, distance: int) -> None:
     """Print time and memory of the search among random hashes, 1 % of them near copies."""
     rng = np.random.default_rng(0)
@@ -142,11 +189,13 @@ def main() -> None:
     add = parser.add_argument
     add("--photos", type=Path, action="append", default=[], help="folder of photos")
     add("--every", type=int, default=1, help="plant copies of every N-th photo")
+    add("--mirrored", action="store_true", help="find mirrored and turned copies instead")
     add("--hashes", type=int, default=0, help="number of random hashes to search")
     add("--distance", type=int, default=8, help="largest distance of copies, in bits")
     args = parser.parse_args()
     if args.photos:
-        measure_recall(args.photos, args.every, args.distance)
+        measure = measure_turned if args.mirrored else measure_recall
+        measure(args.photos, args.every, args.distance)
     if args.hashes:
         measure_search(args.hashes, args.distance)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
@@ -47,8 +47,10 @@ class SelectSettings(FrozenModel):
     """leave out black-and-white images, toned ones too"""
     gray_tolerance: float = field_of(filters.Gray, "gray_tolerance")
     drop_duplicates: bool = False
-    """leave out exact and near copies of other images, all but the first by key; duplicates.jsonl
-    lists them; each image is read twice"""
+    """leave out exact and near copies of other images; duplicates.jsonl lists them; each image is
+    read twice"""
+    keep: Literal["first", "largest"] = "first"
+    """of copies, the image that is kept; first: by key, largest: by pixels, then by size of file"""
     duplicate_distance: int = Field(8, ge=0, le=MAX_DISTANCE)
     """bits of 64 in which near copies may differ; 0: only exact copies"""
 
@@ -129,7 +131,7 @@ def selection_build(
         return job.folder_of(task)
 
     folder = BuildFolder(out, SELECTION_FILE)
-    duplicates = DuplicatePass(job, plan, folder, settings.duplicate_distance)
+    duplicates = DuplicatePass(job, plan, folder, settings)
     before = duplicates if settings.drop_duplicates else None
     about, work = {"format": FORMAT, "kind": "selection"}, functools.partial(copy_image, job)
     return FolderBuild(plan, folder, recipe, about, work, expect, before)
@@ -168,7 +170,7 @@ class DuplicatePass:
     job: SelectJob
     plan: Plan
     folder: BuildFolder
-    distance: int
+    settings: SelectSettings
 
     def __call__(self, pool: WorkerPool, progress: Progress) -> Callable[[int], ImageTask]:
         """Compute all fingerprints, list the groups; return a function that rejects the copies."""
@@ -183,7 +185,8 @@ class DuplicatePass:
             for done, (index, data) in enumerate(results, count - len(todo) + 1):
                 file.write(index, data)
                 progress(done, 2 * count)  # the run itself is the second half
-            groups = DuplicateGroups(file.load(), self.distance)
+            prints = file.load(largest_first=self.settings.keep == "largest")
+            groups = DuplicateGroups(prints, self.settings.duplicate_distance)
         self._list(groups)
         return functools.partial(self._task, groups)
 

@@ -146,6 +146,8 @@ class VerifyOptions(FrozenModel):
     """also list pairs whose images are shifted by more than this, pixels"""
     leaks: bool = False
     """also list images with an exact or near copy in another split"""
+    mirrored: bool = False
+    """as --leaks, and list mirrored and turned copies too, which takes longer"""
     duplicate_distance: int = Field(8, ge=0, le=9)
     """bits of 64 in which near copies may differ; 0: exact copies only"""
     jobs: int = Field(0, ge=0, le=1024)
@@ -169,20 +171,22 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
     from img2img_data.inspect.verify import misaligned_pairs, mismatch, verify_corpus
 
     options = build_model(VerifyOptions, settings)
+    leaks = options.leaks or options.mirrored
     with progress_of("verify") as progress:
         found = verify_corpus(corpus, progress, options.quick)
     manifests = [name for problem, name, _ in found.problems if problem == "manifest"]
     complete = all((corpus / name).is_file() for name in manifests)
-    if not complete and (options.leaks or options.max_shift):
+    if not complete and (leaks or options.max_shift):
         found.notes.append("--max-shift and --leaks were skipped: they need every manifest")
     if complete and options.max_shift:
         with progress_of("measure") as progress:
             found.problems += misaligned_pairs(corpus, options.max_shift, progress)
         found.notes += [f"warning: {text}" for text in mismatch(corpus)]
-    if complete and options.leaks:
+    if complete and leaks:
         with progress_of("leaks") as progress:
+            turns = 8 if options.mirrored else 1
             copies, notes = leakage.find_leaks(
-                corpus, options.duplicate_distance, options.jobs, progress
+                corpus, options.duplicate_distance, options.jobs, progress, turns
             )
         found.problems += copies
         found.notes += notes

@@ -44,32 +44,32 @@ class ComparedImages:
 
 
 def find_leaks(
-    root: Path, distance: int, jobs: int, progress: Progress
+    root: Path, distance: int, jobs: int, progress: Progress, turns: int = 1
 ) -> tuple[list[Problem], list[str]]:
     """Compare the images of each split with those of the others; return copies and notes.
 
     Pairs from one source are compared by their targets, pairs from two sources by both halves, and
     unpaired corpora by all images of both domains together. Each image is listed with its nearest
     copy in every earlier split (train, then by name). ``distance``: largest number of differing
-    bits, as in ``duplicates``. ``jobs`` 0: every core. Memory: names and 29 bytes per image.
-    Raises ``CorpusError``.
+    bits, as in ``duplicates``. ``jobs`` 0: every core. ``turns`` 8: mirrored and turned copies too.
+    Memory: names, and 37 bytes per image and turn. Raises ``CorpusError``.
     """
     corpus = open_corpus(root, rows=False)
     sides = list(_compared(corpus))
     problems = list[Problem]()
     done, total = 0, sum(len(images.files) for images in sides)
     for images in sides:
-        splits = np.array(images.split_at, np.uint8)
+        splits = np.repeat(np.array(images.split_at, np.uint8), turns)
         with (
             tempfile.TemporaryDirectory() as folder,
             FingerprintFile(Path(folder) / "p", len(splits)) as file,
         ):
-            for place, data in _fingerprints(corpus, images, jobs):
-                file.write(place, data)
+            for place, data in _fingerprints(corpus, images, jobs, turns):
+                file.write(place * turns, data)
                 done += 1
                 progress(done, total)
             prints = file.load()
-            problems += _leaks(images, prints, splits, distance)
+            problems += _leaks(images, prints, splits, distance, turns)
     if problems:
         return problems, []
     several = len(corpus.splits) > 1
@@ -98,40 +98,53 @@ def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
 
 
 # ---------------------------------------------------------------------------------- fingerprints
-def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator[tuple[int, bytes]]:
+def _fingerprints(
+    corpus: Corpus, images: ComparedImages, jobs: int, turns: int
+) -> Iterator[tuple[int, bytes]]:
     def path_at(place: int) -> NumberedPath:
         return place, corpus.root / images.files[place].decode("utf-8", "surrogatepass")
 
-    work = functools.partial(fingerprint_image, corpus, images.half)
-    return LocalPool(work, path_at, _lost, jobs).run(range(len(images.files)))
+    def lost(task: NumberedPath, reason: str) -> tuple[int, bytes]:
+        return task[0], fingerprint(None) * turns
+
+    work = functools.partial(fingerprint_image, corpus, images.half, turns)
+    return LocalPool(work, path_at, lost, jobs).run(range(len(images.files)))
 
 
-def _lost(task: NumberedPath, reason: str) -> tuple[int, bytes]:
-    return task[0], fingerprint(None)
+def fingerprint_image(
+    corpus: Corpus, half: str, turns: int, task: NumberedPath
+) -> tuple[int, bytes]:
+    """Return the number and the fingerprints of an image, empty ones if it is unreadable.
 
-
-def fingerprint_image(corpus: Corpus, half: str, task: NumberedPath) -> tuple[int, bytes]:
-    """Return the number and the fingerprint of an image, an empty one if it is unreadable.
-
-    ``half``: left or right for one half of the image. Lab images are compared by L.
+    ``half``: left or right for one half of the image. Lab images are compared by L. The fingerprint
+    of turn t is that of the image mirrored, if t is 4 or more, and then turned by t % 4 times 90
+    degrees counterclockwise.
     """
     place, path = task
     try:
         pixels = corpus.read_image(path)
     except CorpusError:
-        return place, fingerprint(None)
+        return place, fingerprint(None) * turns
     middle = pixels.shape[1] // 2
     if half and middle:
         pixels = pixels[:, :middle] if half == "left" else pixels[:, middle:]
-    return place, fingerprint(pixels[..., 0] if corpus.color == "lab" else pixels[..., :3])
+    pixels = pixels[..., 0] if corpus.color == "lab" else pixels[..., :3]
+    views = (np.rot90(pixels[:, ::-1] if turn > 3 else pixels, turn) for turn in range(turns))
+    return place, b"".join(map(fingerprint, views))
 
 
 # ---------------------------------------------------------------------------------------- results
 def _leaks(
-    images: ComparedImages, prints: Fingerprints, splits: NDArray[np.uint8], distance: int
+    images: ComparedImages,
+    prints: Fingerprints,
+    splits: NDArray[np.uint8],
+    distance: int,
+    turns: int,
 ) -> Iterator[Problem]:
     side = f" ({images.side})" if images.side else ""
-    for place, other, bits in copies_across_splits(prints, splits, distance):
-        of = f"copy of {printable(images.name(other))}{side}"
+    for place, other, bits in copies_across_splits(prints, splits, distance, turns):
+        turn = other % turns
+        change = ("mirrored " if turn > 3 else "") + ("turned " if turn % 4 else "")
+        of = f"{change}copy of {printable(images.name(other // turns))}{side}"
         detail = f"exact {of}" if bits == EXACT else f"near {of}, {bits} of 64 bits differ"
-        yield "leak", images.name(place), detail
+        yield "leak", images.name(place // turns), detail

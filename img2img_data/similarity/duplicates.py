@@ -104,14 +104,15 @@ def _bits(words: Words) -> NDArray[np.uint8]:
 class DuplicateGroups:
     """Groups of copies: exact ones, and near ones if ``distance`` > 0.
 
-    ``kept[i]`` is the place of the image that is kept instead of image i, i itself if it is kept.
-    ``distances`` are 0..9 bits, or ``EXACT``. A rejected image is its own group.
+    ``kept[i]`` is the place of the image that is kept instead of image i, i itself if it is kept;
+    places are those in the file of fingerprints. ``distances`` are 0..9 bits, or ``EXACT``. A
+    rejected image is its own group.
 
-    Groups are stars, not chains: going through the images in order, each that is near an earlier
-    *kept* one becomes a copy of the nearest such (of the first, if equally near); any other is
-    kept. So a copy is near the image that is kept for it, no two kept ones are near each other, and
-    a row of images that each differ a little from the last does not end up in one group. Copies of
-    a copy count with it.
+    Groups are stars, not chains: going through the images in the order of ``prints``, each that is
+    near an earlier *kept* one becomes a copy of the nearest such (of the first, if equally near);
+    any other is kept. So a copy is near the image that is kept for it, no two kept ones are near
+    each other, and a row of images that each differ a little from the last does not end up in one
+    group. Copies of a copy count with it.
     """
 
     def __init__(self, prints: Fingerprints, distance: int) -> None:
@@ -125,6 +126,8 @@ class DuplicateGroups:
             # An exact copy of a near copy belongs to the image that is kept for that one.
             self.distances[through] = self.distances[self.kept[through]]
             self.kept[through] = self.kept[self.kept[through]]
+        order = prints.order
+        self.kept[order], self.distances[order] = order[self.kept], self.distances.copy()
 
     def members(self) -> Iterator[tuple[int, Places]]:
         """Yield each kept image that has copies, with the places of its copies, in order."""
@@ -200,17 +203,18 @@ def _grouped(
 
 # ------------------------------------------------------------------------------------------- splits
 def copies_across_splits(
-    prints: Fingerprints, splits: NDArray[np.uint8], distance: int
+    prints: Fingerprints, splits: NDArray[np.uint8], distance: int, turns: int = 1
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (place, place of its nearest copy in an earlier split, distance in bits or ``EXACT``).
 
-    ``splits`` numbers the split of each image. One row for each image and each split of a lower
-    number that has a copy of it.
+    ``splits`` numbers the split of each fingerprint. One row for each image and each split of a
+    lower number that has a copy of it. Each image has ``turns`` fingerprints, one after the other:
+    its first is compared with all of the others.
     """
     exact = set[tuple[int, int]]()
     for _, copies in _grouped(_first_of_equal(prints), np.arange(len(prints)), least=2):
         heads = [(split, int(same[0])) for split, same in _grouped(splits[copies], copies)]
-        for place in map(int, copies):
+        for place in map(int, copies[copies % turns == 0]):
             for split, head in heads:
                 if split < splits[place]:
                     exact.add((place, split))
@@ -218,9 +222,9 @@ def copies_across_splits(
     places = np.flatnonzero(prints.types == HASHED)
     if distance <= 0 or not len(places):
         return
-    index = HashIndex(prints.hashes[places])
-    for start in range(0, len(places), _BLOCK):
-        block = places[start : start + _BLOCK]
+    index, upright = HashIndex(prints.hashes[places]), places[places % turns == 0]
+    for start in range(0, len(upright), _BLOCK):
+        block = upright[start : start + _BLOCK]
         for asked, found in index.near(prints.hashes[block], distance):
             across = splits[places[found]] < splits[block[asked]]
             for at, others in _grouped(asked[across], places[found[across]]):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import rows, run
-from small_photos import NEAR, detailed, write
+from small_photos import NEAR, RGB, detailed, write
 
 from img2img_data.images import io
 
@@ -172,3 +173,35 @@ def test_real_leaks_of_yosemite(real_data: Path, tmp_path: Path) -> None:
         assert sources[test] == sources[train]
     assert "exact copy" in output
     assert "near copy" not in output
+
+
+CHANGES: dict[str, Callable[[RGB], RGB]] = {
+    "mirrored": lambda p: p[:, ::-1],
+    "turned": lambda p: np.rot90(p, 2),
+    "mirrored turned": lambda p: np.rot90(p[:, ::-1]),
+}
+
+
+@pytest.mark.parametrize("layout", ["folders", "combined"])
+def test_mirrored_and_turned_copies_are_found_if_asked_for(layout: str, tmp_path: Path) -> None:
+    for number in range(12):
+        photo = detailed(number, 64, 64)
+        write(tmp_path / "photos" / f"{number:02d}.png", photo)
+        name = list(CHANGES)[number % 3]
+        copy = np.ascontiguousarray(CHANGES[name](photo))
+        write(
+            tmp_path / "photos" / f"{number:02d}-copy.png",
+            NEAR["jpeg"](copy) if number % 2 else copy,
+        )
+    out = tmp_path / "out"
+    run("blur", tmp_path / "photos", out, "--layout", layout, *SPLIT, "--jobs", 1)
+    planted = expected(out)
+    assert len(planted) >= 4
+    assert "no image is in two splits" in run("verify", out, "--leaks", "--jobs", 1)
+    output = run("verify", out, "--mirrored", "--jobs", 1, code=1)
+    found = re.findall(r"^leak +(\S+)  (exact|near) (.+) copy of (\w+)/(\d+)", output, re.MULTILINE)
+    assert {(name, split) for name, _, _, split, _ in found} == planted
+    for _, exactness, change, _, number in found:
+        assert exactness == ("near" if int(number) % 2 else "exact")
+        assert change == list(CHANGES)[int(number) % 3]
+    assert run("verify", out, "--mirrored", "--jobs", 2, code=1) == output

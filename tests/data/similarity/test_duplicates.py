@@ -265,6 +265,30 @@ def test_select_drops_copies_and_lists_them_for_any_jobs(tmp_path: Path) -> None
     assert {str(r["source"]) for r in rows(tmp_path / "exact" / "rejected.jsonl")} == exact
 
 
+def test_of_copies_the_largest_can_be_kept(tmp_path: Path) -> None:
+    photos, best = tmp_path / "photos", set()
+    for number in range(6):
+        photo = detailed(number, 120, 100)
+        small, name = resized(photo, 0.6), f"{number}c.png"
+        write(photos / f"{number}a.jpg", small)
+        write(photos / f"{number}b.png", small)  # the same size, but a larger file
+        write(photos / name, photo if number % 2 else small)
+        best.add(name if number % 2 else f"{number}b.png")  # then by key
+    options = ["--drop-duplicates", "--keep", "largest", "--jobs", 1]
+    run("select", photos, tmp_path / "out", *options)
+    chosen = {str(r["source"]) for r in rows(tmp_path / "out" / "metadata.jsonl")}
+    assert chosen == best
+    rejected = rows(tmp_path / "out" / "rejected.jsonl")
+    assert len(rejected) == 12
+    assert all(str(r["source"])[0] in str(r["detail"]).split("'")[1] for r in rejected)
+    listed = rows(tmp_path / "out" / "duplicates.jsonl")
+    assert {g["kept"]["source"] for g in listed} == best  # type: ignore
+    assert sum(len(g["copies"]) for g in listed) == 12  # type: ignore
+    run("select", photos, tmp_path / "first", "--drop-duplicates", "--jobs", 1)
+    first = {str(r["source"]) for r in rows(tmp_path / "first" / "metadata.jsonl")}
+    assert first == {f"{n}a.jpg" for n in range(6)}
+
+
 def test_without_copies_the_list_is_empty_and_without_the_option_there_is_none(
     tmp_path: Path,
 ) -> None:
