@@ -164,6 +164,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     loaded = load_generator(
         model, options.device, options.direction, options.keep_dropout, options.norm
     )
+    _print_notes(loaded.notes)
     less = catch_out_of_memory("model", model, loaded.device.type, lambda: LESS_MEMORY)
     if single:
         with less:
@@ -268,6 +269,7 @@ def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the CPU, so that the exported file does not depend on the device.
     loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
+    _print_notes(loaded.notes)
     if suffix == ".safetensors":
         export_weights(loaded, out)
     elif suffix == ".pth":

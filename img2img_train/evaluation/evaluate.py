@@ -132,7 +132,9 @@ def _evaluate(
     """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
     scored = score.evaluate_model(model, corpus, pairs, scoring, names, count)
     test_time: dict[str, bool | str] = {}
+    notes: tuple[str, ...] = ()
     if isinstance(model, LoadedModel):
+        notes = model.notes
         test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.
@@ -140,7 +142,8 @@ def _evaluate(
     by_key = {pair.key: pair for pair in pairs}
     again = score.restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
     restored = zip(chosen, chain.from_iterable(again), strict=True)
-    return replace(scored, test_time=test_time, gallery=tuple(starmap(_gallery_item, restored)))
+    items = tuple(starmap(_gallery_item, restored))
+    return replace(scored, test_time=test_time, gallery=items, notes=(*notes, *scored.notes))
 
 
 def outputs_in(folder: Path) -> score.OutputsOfPairs:

@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.core.errors import CheckpointError, UsageError, printable
+from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import read_rows
-from img2img_data.corpus.format import to_json_line, to_json_page
+from img2img_data.corpus.format import digest, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.checkpoint import Checkpoint, read_checkpoint, read_description
@@ -161,16 +161,29 @@ class RunFolder:
             "config": config.model_dump(mode="json"),
             "versions": versions(*LIBRARIES),
             "data": data,
+            "folders": _folders_of(config),
         }
-        write_atomically(self.config, to_json_page(page), sync=True)
+        self._write_config(page)
         return False
+
+    def _write_config(self, page: Mapping[str, Any]) -> None:
+        page = {**page, "digest": _digest_of(page)}
+        write_atomically(self.config, to_json_page(page), sync=True)
+
+    def _read_config(self) -> dict[str, Any]:
+        page = read_page(self.config)
+        # Without this an edit would look like another corpus, or change a run in its middle.
+        if page.pop("digest", None) not in (None, _digest_of(page)):
+            why = f"its {CONFIG_FILE} was edited after the run began"
+            raise UsageError("run", self.root, why, f"undo the edit, or {OUT_HINT}")
+        return page
 
     def change_config(self, config: RunConfig, data: Mapping[str, Any]) -> None:
         """Replace the settings of a begun run; config.json notes the step and the old values.
 
         Raises UsageError if it was begun on other images, or stopped early.
         """
-        page, begun = read_page(self.config), RunConfig.load(self.config)
+        page, begun = self._read_config(), RunConfig.load(self.config)
         changes = begun.changes(config)
         if not changes:
             return
@@ -183,20 +196,45 @@ class RunFolder:
         change = {"step": self.latest_step() or 0, **{n: list(v) for n, v in changes.items()}}
         page |= {"config": config.model_dump(mode="json"), "data": data}
         page["changes"] = [*page.get("changes", []), change]
-        write_atomically(self.config, to_json_page(page), sync=True)
+        self._write_config(page)
 
     def check_unchanged(self, config: RunConfig, data: Mapping[str, Any]) -> None:
         """Raise UsageError if the run in this folder has other settings or other images."""
-        for name, (old, new) in RunConfig.load(self.config).changes(config).items():
+        page, begun = self._read_config(), RunConfig.load(self.config)
+        # Another spelling of a path, or a start from another folder, changes nothing.
+        if _folders_of(config) in (_folders_of(begun), page.get("folders")):
+            begun = begun.model_copy(update={"corpora": config.corpora})
+        for name, (old, new) in begun.changes(config).items():
             change = f"{name} was {_as_text(old)}, now {_as_text(new)}"
             why = f"was begun with another configuration ({change})"
             raise UsageError("run", self.root, why, f"{OUT_HINT}, or the same settings")
-        self._check_data(read_page(self.config).get("data"), data)
+        self._check_data(page.get("data"), data)
 
     def _check_data(self, begun: object, data: Mapping[str, Any]) -> None:
         if begun != data:
             why = "was begun on other pairs: a corpus has changed"
             raise UsageError("run", self.root, why, OUT_HINT)
+
+
+def _folders_of(config: RunConfig) -> list[list[Any]]:
+    return [[str(Path(choice.path).resolve()), choice.weight] for choice in config.corpora]
+
+
+def _digest_of(page: Mapping[str, Any]) -> str:
+    """Return a digest of the content of config.json, however it is indented."""
+    return digest(to_json_line(page)).hex()
+
+
+def notes_on_run(path: Path | str) -> tuple[str, ...]:
+    """Return a note if the path is the folder of a run that is unfinished."""
+    # A model needs its checkpoint alone, so a damaged file beside it is no error here.
+    with contextlib.suppress(Img2ImgError, KeyError, TypeError, ValueError):
+        steps, log = read_page(Path(path) / CONFIG_FILE)["data"]["steps"], read_log(path)
+        step = log[-1]["step"] if log else 0
+        if step != steps and not (log and log[-1]["kind"] == "stopped"):
+            name = printable(str(path))
+            return (f"run '{name}' is unfinished: step {step:,} of {steps:,}",)
+    return ()
 
 
 def _as_text(value: object) -> str:

@@ -17,7 +17,7 @@ from img2img_train.networks.layers import TestNorm, dropout_at_test, dropout_see
 from img2img_train.networks.registry import build_on_meta
 from img2img_train.networks.specs import NetworkSpec
 from img2img_train.runs.checkpoint import load_into_network, read_checkpoint
-from img2img_train.runs.folder import find_checkpoint
+from img2img_train.runs.folder import find_checkpoint, notes_on_run
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A trained generator in eval mode, with its description.
+    """A trained generator in eval mode, with its description, and notes about its run.
 
     ``keeps_gray``: gray inputs had gray targets in training, so the output of one is gray.
     """
@@ -46,6 +46,7 @@ class LoadedModel:
     device: torch.device
     path: Path
     keeps_gray: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def channel_layout(self) -> ChannelLayout:
@@ -118,5 +119,5 @@ def load_generator(
     set_test_norm(network, config.test_norm)
     network.eval().requires_grad_(False).to(chosen)
     spec, step = about.networks[name], about.progress.step
-    more = config, chosen, file, about.keeps_gray
+    more = config, chosen, file, about.keeps_gray, notes_on_run(path)
     return LoadedModel(network, spec, about.color, step, *more)

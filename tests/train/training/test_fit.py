@@ -237,8 +237,29 @@ def test_other_settings_or_other_pairs_are_rejected(
     copied.mkdir()
     page["config"]["corpora"] = [{"path": str(other), "weight": 1.0}]
     (copied / "config.json").write_text(json.dumps(page))
+    with pytest.raises(UsageError, match=r"its config.json was edited .*; undo the edit"):
+        loop.fit(config.model_copy(update={"out": str(copied)}), Display())
+    del page["digest"]
+    (copied / "config.json").write_text(json.dumps(page))
     with pytest.raises(UsageError, match="other pairs"):
         loop.fit(config.model_copy(update={"out": str(copied)}), Display())
+
+
+@pytest.mark.parametrize("spelling", ["relative", "dots", "link", "elsewhere"])
+def test_another_spelling_of_a_corpus_is_the_same_run(
+    spelling: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpus.parent)
+    first = corpus.name if spelling == "elsewhere" else str(corpus)
+    out = train(first, tmp_path / "run", max_steps=1)
+    (tmp_path / "link").symlink_to(corpus)
+    if spelling == "elsewhere":
+        monkeypatch.chdir(corpus)
+    spelled = {"link": tmp_path / "link", "elsewhere": "../" + corpus.name, "dots": f"{corpus}/./"}
+    same = RunConfig(**TINY, corpora=spelled.get(spelling, corpus.name), out=str(out), max_steps=1)
+    assert loop.fit(same, Display()).already
+    with pytest.raises(UsageError, match=r"another configuration \(corpora was"):
+        train(f"{corpus}=2", out, max_steps=1)
 
 
 def test_resources_may_change(finished: Path, corpus: Path) -> None:

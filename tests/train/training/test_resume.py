@@ -14,8 +14,11 @@ from interrupted import IMAGES, Killer, fit, members_gone, tree
 from small_corpus import write_corpus
 
 from img2img_data.core.errors import CheckpointError, DivergedError
+from img2img_train.evaluation.evaluate import evaluate_matrix
+from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.model import load_generator
 from img2img_train.training.signals import StoppedBySignal
 
 
@@ -119,6 +122,21 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
     fit(corpora, tmp_path)
     assert "is damaged: its SHA-256 does not agree" in capsys.readouterr().err
     assert tree(tmp_path) == uninterrupted
+
+
+def test_scores_of_an_unfinished_run_say_so(corpora: list[str], tmp_path: Path) -> None:
+    folder, settings = stopped(corpora, tmp_path), EvaluateSettings(split="val", device="cpu")
+    path = Path(corpora[0].partition("=")[0])
+    scored = evaluate_matrix([tmp_path], [path], settings).evaluations[0]
+    assert scored.notes[0].endswith("' is unfinished: step 3 of 9")
+    log = folder.log.read_bytes()
+    for damaged in (b"damaged\n", b"damaged\nhalf", b"{}\n"):
+        folder.log.write_bytes(damaged)
+        assert not load_generator(tmp_path).notes, "a model needs its checkpoint alone"
+    folder.log.write_bytes(log)
+    fit(corpora, tmp_path)
+    scored = evaluate_matrix([tmp_path], [path], settings).evaluations[0]
+    assert not any("unfinished" in note for note in scored.notes)
 
 
 def test_two_damaged_checkpoints_are_an_error(corpora: list[str], tmp_path: Path) -> None:
