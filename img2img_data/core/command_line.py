@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import sys
 import time
@@ -35,8 +36,8 @@ Sections: TypeAlias = Mapping[str, Mapping[str, str]]
 
 EXIT_CODES: Final = {
     "0": "done",
-    "1": "could not finish, too many images rejected, or unmatched files",
-    "2": "wrong option, recipe, checkpoint or folder, or a folder in use",
+    "1": "not finished: too many rejected images, unmatched files, a damaged or unfinished corpus",
+    "2": "wrong command, option, recipe, path, checkpoint; a folder in use; an extra is missing",
     "3": "training diverged",
     "129 / 130 / 143": "ended by SIGHUP / SIGINT / SIGTERM; the same command continues",
     "141": "the reader of the output closed it",
@@ -226,11 +227,21 @@ _SHOW_ALL: Final = click.Option(
 )
 
 
+class _Choice(click.Choice):  # type: ignore[type-arg]
+    """A choice that names the value nearest to a mistyped one; click lists all of them."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        if str(value) not in map(str, self.choices):
+            why, hint = f"'{printable(str(value))}' is unknown", did_you_mean(value, self.choices)
+            raise UsageError("option", param.opts[-1], why, hint)
+        return super().convert(value, param, ctx)
+
+
 def _click_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple:
         return tuple(map(_click_type, typing.get_args(annotation)))
     if typing.get_origin(annotation) is typing.Literal:
-        return click.Choice(typing.get_args(annotation))
+        return _Choice(typing.get_args(annotation))
     return {int: click.INT, float: click.FLOAT, Path: FOLDER}.get(annotation, click.STRING)
 
 
@@ -242,12 +253,37 @@ def run_command_line(
 
     ``argv`` defaults to ``sys.argv``. ``prefix`` goes before the text of an error.
     """
+    _open_streams()
     # Not click's standalone mode: it prints usage errors in four lines and knows no other errors.
     try:
         result = command.main(args=argv, prog_name=name or None, standalone_mode=False)
     except BaseException as error:
         return _report_error(error, prefix)
     return result if isinstance(result, int) else 0
+
+
+def _open_streams() -> None:
+    """Make a command work as well without its standard streams, or without a reader of its log."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Otherwise the next file that is opened would take the place of the stream.
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r"))  # noqa: SIM115
+    stderr = sys.__stderr__
+    if stderr is not None and stderr is sys.stderr and not stderr.isatty():
+        log = io.BufferedWriter(_Log(stderr.fileno(), "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(log, errors="backslashreplace", line_buffering=True)
+
+
+class _Log(io.FileIO):
+    """Standard error: a full disk or a reader that has gone ends no command."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _report_error(error: BaseException, prefix: str) -> int:
@@ -266,6 +302,9 @@ def _report_error(error: BaseException, prefix: str) -> int:
     if isinstance(error, click.ClickException):
         _print_usage_error(error)
         return error.exit_code
+    # Of the modules that only an extra installs, these are imported without a check of their own.
+    if isinstance(error, ModuleNotFoundError) and error.name in {"torch", "safetensors"}:
+        error = UsageError(f"'{error.name}'", None, "is not installed", install_hint("train"))
     if isinstance(error, Img2ImgError):
         _print_error(f"{prefix}{error}")
         return error.exit_code
@@ -285,10 +324,7 @@ def _print_error(text: str) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """Return one line about an error that no command expects: an extra, the disk, a bug."""
-    # Of the modules that only an extra installs, these are imported without a check of their own.
-    if isinstance(error, ModuleNotFoundError) and error.name in {"torch", "safetensors"}:
-        return f"'{error.name}' is not installed; {install_hint('train')}"
+    """Return one line about an error that no command expects: the disk, a bug."""
     if isinstance(error, OSError) and error.strerror:
         name = f"file '{printable(os.fsdecode(error.filename))}': " if error.filename else ""
         too_long = error.errno == errno.ENAMETOOLONG

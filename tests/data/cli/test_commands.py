@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -74,7 +75,7 @@ def test_exit_codes_are_in_the_help() -> None:
             ["blur", "a", "b", "--sigma-min", "1"],
             "'--sigma-min': does not belong to kind 'gaussian'",
         ),
-        (["blur", "a", "b", "--bits", "9"], "'9' is not one of '8', '16'"),
+        (["blur", "a", "b", "--bits", "9"], "option '--bits': '9' is unknown; choose one of 16, 8"),
         (["blur", "nowhere", "b"], "folder 'nowhere': no such folder"),
         (["schema", "blurr"], "schema 'blurr': unknown; did you mean 'blur'?"),
     ],
@@ -129,7 +130,7 @@ def test_the_first_clause_is_the_short_help() -> None:
             1,
             "error: file 'x': No space left on device",
         ),
-        (ModuleNotFoundError("no", name="torch"), 1, "error: 'torch' is not installed; "),
+        (ModuleNotFoundError("no", name="torch"), 2, "error: 'torch': is not installed; "),
         (ValueError("odd"), 1, "error: a fault of this program in test_commands.py, line "),
     ],
 )
@@ -145,3 +146,41 @@ def test_every_error_is_one_line_and_a_code(
 def test_help_of_a_group_loads_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group, "load", None)
     assert "deblurring" in run("--help")
+
+
+STREAMS = {"closed": "2>&-", "full": "2>/dev/full", "all closed": "0<&- 1>&- 2>&-"}
+PROGRESS = """
+import sys
+from img2img_data.core.command_line import Display, run_command_line
+import click
+
+@click.command
+@click.argument("out", type=click.File("w"))
+def work(out):
+    with Display() as display:
+        display.line("begins")
+    out.write("done" * 100_000)
+    click.echo("a note", err=True)
+
+sys.exit(run_command_line(work))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize("state", STREAMS)
+def test_a_command_works_without_a_reader_of_its_log(state: str, tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(PROGRESS)
+    line = f"exec '{sys.executable}' work.py out {STREAMS[state]}"
+    assert subprocess.run(line, shell=True, cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "out").read_text() == "done" * 100_000, "and nothing else"
+    line = f"exec '{sys.executable}' -m img2img_data blur nowhere b {STREAMS[state]}"
+    assert subprocess.run(line, shell=True, cwd=tmp_path, check=False).returncode == 2
+
+
+def test_a_reader_that_goes_away_ends_no_command(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(PROGRESS)
+    command = [sys.executable, "work.py", "out"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.wait(30) == 0
