@@ -78,6 +78,8 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
 
 
 def _open_shard(root: Path) -> CorpusShard:
+    if not root.is_dir():
+        raise UsageError("shard", root, "no such folder", "check the path")
     for page in (CORPUS_FILE, SELECTION_FILE):
         path, hint = root / page, "build the shard again"
         if path.is_file():

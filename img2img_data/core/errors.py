@@ -6,7 +6,7 @@
     ├── UsageError              an option, recipe or setting is wrong     exit 2
     │   ├── FolderInUseError    another process holds the folder          exit 2
     │   └── ArchiveError        an archive is damaged or unsafe           exit 2
-    ├── CorpusError             a corpus is missing, unfinished, damaged  exit 1
+    ├── CorpusError             a corpus is unfinished or damaged         exit 1
     ├── CheckpointError         a checkpoint is damaged or foreign        exit 2
     └── DivergedError           a loss or weight is not finite            exit 3
 
@@ -118,7 +118,7 @@ class ArchiveError(UsageError):
 
 
 class CorpusError(Img2ImgError):
-    """A corpus is missing, unfinished or damaged."""
+    """A corpus is unfinished or damaged."""
 
 
 class CheckpointError(Img2ImgError):

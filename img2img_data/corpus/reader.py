@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from img2img_data.core.errors import CorpusError, Rejected, printable
+from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.jsonl import iter_rows, open_rows
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
@@ -78,7 +78,7 @@ class Corpus:
     def pairs(self, split: str) -> Sequence[Pair]:
         """Return the pairs of a split, sorted by key.
 
-        Raises ``CorpusError`` if the corpus is unpaired or has no such split.
+        Raises ``CorpusError`` if the corpus is unpaired, ``UsageError`` if it has no such split.
         """
         if self.kind == "unpaired":
             raise CorpusError("corpus", self.root, "is unpaired", "use a paired one here")
@@ -121,10 +121,15 @@ class Corpus:
         return image.pixels
 
 
-def no_split(corpus: Corpus, split: str) -> CorpusError:
+def no_folder(root: Path) -> UsageError:
+    """Return the error for a corpus that does not exist."""
+    return UsageError("corpus", root, "no such folder", "check the path")
+
+
+def no_split(corpus: Corpus, split: str) -> UsageError:
     """Return the error for a split that a corpus does not have."""
     why, have = f"has no split '{printable(split)}'", ", ".join(corpus.splits) or "none"
-    return CorpusError("corpus", corpus.root, why, f"it has {have}")
+    return UsageError("corpus", corpus.root, why, f"it has {have}")
 
 
 def reason_of(rejected: Rejected) -> str:
@@ -136,12 +141,12 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
     """Open a corpus, or a folder in one of the ``layouts`` of other tools, for reading.
 
     Without ``rows`` the manifests stay unread: every split is there but empty, which takes no time
-    however large the corpus is. Raises ``CorpusError`` if the folder is missing or unfinished, was
-    written by another version, or has no known layout.
+    however large the corpus is. Raises ``UsageError`` if there is no such folder, ``CorpusError``
+    if it is unfinished, was written by another version, or has no known layout.
     """
     root = Path(root)
     if not root.is_dir():
-        raise CorpusError("corpus", root, "no such folder", "check the path")
+        raise no_folder(root)
     if (root / corpus_format.CORPUS_FILE).is_file():
         return _open_manifests(root, rows)
     # BUILDING of runner.build_folder, which this room must not import.
@@ -157,12 +162,15 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
 def read_info(root: Path) -> dict[str, Any]:
     """Return corpus.json.
 
-    Raises ``CorpusError`` if it is missing, damaged, or of another format version.
+    Raises ``CorpusError`` if it is missing, damaged, or of another format version, ``UsageError``
+    if there is no such folder.
     """
     path = root / corpus_format.CORPUS_FILE
     try:
         info = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
+        if not root.is_dir():
+            raise no_folder(root) from None
         hint = "it is unfinished, or img2img did not write it"
         raise CorpusError("corpus", root, "has no corpus.json", hint) from None
     except (ValueError, RecursionError):  # the latter for deeply nested JSON
@@ -180,7 +188,7 @@ def read_info(root: Path) -> dict[str, Any]:
 def stated_corpus(root: Path) -> Corpus:
     """Return the corpus that corpus.json states, without its splits.
 
-    Raises ``CorpusError`` as ``read_info`` does.
+    Raises as ``read_info`` does.
     """
     info = read_info(root)
     kind, layout = info.get("kind", "paired"), info.get("layout", "folders")

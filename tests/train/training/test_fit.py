@@ -634,7 +634,7 @@ def test_every_out_of_memory_error_is_recognized(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (("nowhere", "--out", "r"), 1, "nowhere"),
+        (("nowhere", "--out", "r"), 2, "nowhere"),
         (("--loss", "l2"), 2, "name at least one corpus"),
         (("x", "--lr", "-1"), 2, "--lr"),
         (("x", "--lrr", "1"), 2, "--lr"),
