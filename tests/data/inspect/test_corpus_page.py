@@ -156,7 +156,7 @@ def test_one_split(tmp_path: Path) -> None:
     assert {
         c["data-split"] for c in cards(write_corpus_page(corpus, split="test").read_text("utf-8"))
     } == {"test"}
-    with pytest.raises(CorpusError, match="it has train, test"):
+    with pytest.raises(UsageError, match="it has train, test"):
         write_corpus_page(corpus, split="tset")
 
 
