@@ -227,7 +227,7 @@ def _digest_of(page: Mapping[str, Any]) -> str:
 
 def notes_on_run(path: Path | str) -> tuple[str, ...]:
     """Return a note if the path is the folder of a run that is unfinished."""
-    # A model needs its checkpoint alone, so a damaged file beside it is no error here.
+    # A model needs its checkpoint alone, so damaged files beside it do not matter here.
     with contextlib.suppress(Img2ImgError, KeyError, TypeError, ValueError):
         steps, log = read_page(Path(path) / CONFIG_FILE)["data"]["steps"], read_log(path)
         step = log[-1]["step"] if log else 0
