@@ -184,10 +184,8 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
         found.notes += [f"warning: {text}" for text in mismatch(corpus)]
     if complete and leaks:
         with progress_of("leaks") as progress:
-            turns = 8 if options.mirrored else 1
-            copies, notes = leakage.find_leaks(
-                corpus, options.duplicate_distance, options.jobs, progress, turns
-            )
+            distance, jobs = options.duplicate_distance, options.jobs
+            copies, notes = leakage.find_leaks(corpus, distance, jobs, progress, options.mirrored)
         found.problems += copies
         found.notes += notes
     click.echo("\n".join(found.lines()))

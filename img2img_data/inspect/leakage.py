@@ -34,6 +34,8 @@ class ComparedImages:
     half: str
     """left or right in the combined layout; "" for the whole image."""
     splits: tuple[str, ...]
+    turns: int
+    """8 to compare with mirrored and turned images too, else 1."""
     split_at: array[int] = field(default_factory=lambda: array("B"))
     keys: ByteColumn = field(default_factory=ByteColumn)
     files: ByteColumn = field(default_factory=ByteColumn)
@@ -44,39 +46,40 @@ class ComparedImages:
 
 
 def find_leaks(
-    root: Path, distance: int, jobs: int, progress: Progress, turns: int = 1
+    root: Path, distance: int, jobs: int, progress: Progress, mirrored: bool = False
 ) -> tuple[list[Problem], list[str]]:
     """Compare the images of each split with those of the others; return copies and notes.
 
     Pairs from one source are compared by their targets, pairs from two sources by both halves, and
     unpaired corpora by all images of both domains together. Each image is listed with its nearest
     copy in every earlier split (train, then by name). ``distance``: largest number of differing
-    bits, as in ``duplicates``. ``jobs`` 0: every core. ``turns`` 8: mirrored and turned copies too.
-    Memory: names, and 37 bytes per image and turn. Raises ``CorpusError``.
+    bits, as in ``duplicates``. ``jobs`` 0: every core. ``mirrored``: compare mirrored and turned
+    images too. Memory: names and 37 bytes per image, or per each of 8 turns. Raises
+    ``CorpusError``.
     """
     corpus = open_corpus(root, rows=False)
-    sides = list(_compared(corpus))
+    sides = list(_compared(corpus, 8 if mirrored else 1))
     problems = list[Problem]()
     done, total = 0, sum(len(images.files) for images in sides)
     for images in sides:
-        splits = np.repeat(np.array(images.split_at, np.uint8), turns)
+        splits = np.repeat(np.array(images.split_at, np.uint8), images.turns)
         with (
             tempfile.TemporaryDirectory() as folder,
             FingerprintFile(Path(folder) / "p", len(splits)) as file,
         ):
-            for place, data in _fingerprints(corpus, images, jobs, turns):
-                file.write(place * turns, data)
+            for place, data in _fingerprints(corpus, images, jobs):
+                file.write(place * images.turns, data)
                 done += 1
                 progress(done, total)
             prints = file.load()
-            problems += _leaks(images, prints, splits, distance, turns)
+            problems += _leaks(images, prints, splits, distance)
     if problems:
         return problems, []
     several = len(corpus.splits) > 1
     return [], ["no image is in two splits" if several else "there is only one split"]
 
 
-def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
+def _compared(corpus: Corpus, turns: int) -> Iterator[ComparedImages]:
     """Yield the images of each side: targets, inputs and targets, or the images of both domains."""
     if len(corpus.splits) > 255:  # their numbers are bytes
         raise CorpusError("corpus", corpus.root, "has more than 255 splits", "merge some")
@@ -86,7 +89,7 @@ def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
     for side in ("input", "target") if two_sources else ("target",):
         # The targets of one source are enough: its inputs are degraded copies of them.
         half = {"input": "left", "target": "right"}[side] if combined else ""
-        images = ComparedImages(side if two_sources else "", half, corpus.splits)
+        images = ComparedImages(side if two_sources else "", half, corpus.splits, turns)
         for number, split in enumerate(corpus.splits):
             for pair in iter_pairs(corpus, split):
                 path = (pair.input if side == "input" else pair.target).relative_to(corpus.root)
@@ -98,16 +101,14 @@ def _compared(corpus: Corpus) -> Iterator[ComparedImages]:
 
 
 # ---------------------------------------------------------------------------------- fingerprints
-def _fingerprints(
-    corpus: Corpus, images: ComparedImages, jobs: int, turns: int
-) -> Iterator[tuple[int, bytes]]:
+def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator[tuple[int, bytes]]:
     def path_at(place: int) -> NumberedPath:
         return place, corpus.root / images.files[place].decode("utf-8", "surrogatepass")
 
     def lost(task: NumberedPath, reason: str) -> tuple[int, bytes]:
-        return task[0], fingerprint(None) * turns
+        return task[0], fingerprint(None) * images.turns
 
-    work = functools.partial(fingerprint_image, corpus, images.half, turns)
+    work = functools.partial(fingerprint_image, corpus, images.half, images.turns)
     return LocalPool(work, path_at, lost, jobs).run(range(len(images.files)))
 
 
@@ -135,16 +136,12 @@ def fingerprint_image(
 
 # ---------------------------------------------------------------------------------------- results
 def _leaks(
-    images: ComparedImages,
-    prints: Fingerprints,
-    splits: NDArray[np.uint8],
-    distance: int,
-    turns: int,
+    images: ComparedImages, prints: Fingerprints, splits: NDArray[np.uint8], distance: int
 ) -> Iterator[Problem]:
     side = f" ({images.side})" if images.side else ""
-    for place, other, bits in copies_across_splits(prints, splits, distance, turns):
-        turn = other % turns
+    for place, other, bits in copies_across_splits(prints, splits, distance, images.turns):
+        at, turn = divmod(other, images.turns)
         change = ("mirrored " if turn > 3 else "") + ("turned " if turn % 4 else "")
-        of = f"{change}copy of {printable(images.name(other // turns))}{side}"
+        of = f"{change}copy of {printable(images.name(at))}{side}"
         detail = f"exact {of}" if bits == EXACT else f"near {of}, {bits} of 64 bits differ"
-        yield "leak", images.name(place // turns), detail
+        yield "leak", images.name(place // images.turns), detail
