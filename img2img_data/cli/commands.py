@@ -84,7 +84,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
     those of the shards where the file system supports them, else copies; the shards may be deleted
     afterwards.
     """
-    from img2img_data.build.merge import exit_code_of, merge_shards, open_shards
+    from img2img_data.builds.merge import exit_code_of, merge_shards, open_shards
     from img2img_data.cli.steps import print_report
 
     options, start = build_model(MergeOptions, settings), time.monotonic()
@@ -215,7 +215,7 @@ def replay(corpus: Path, key: str, settings: dict[str, Any]) -> int:
     Without --source the target in the corpus is degraded, if it was stored without loss; 'lab'
     corpora have no such target. The exit code is 1 if a byte differs.
     """
-    from img2img_data.build.replay import replay_pair
+    from img2img_data.builds.replay import replay_pair
 
     options = build_model(ReplayOptions, settings)
     result = replay_pair(corpus, key, options.source, options.out)

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Final, Literal
 import click
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
-from img2img_data.build import pairings, pairs, selection
-from img2img_data.build.pairs import BuildSettings, corpus_build
-from img2img_data.build.resize_folder import ResizeSettings, resize_build
+from img2img_data.builds import pairings, pairs, selection
+from img2img_data.builds.pairs import BuildSettings, corpus_build
+from img2img_data.builds.resize_folder import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo, Progress, progress_of
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel

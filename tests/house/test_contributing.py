@@ -25,11 +25,11 @@ COPIED = (
     "pyproject.toml",
 )
 LAWS = {
-    "vignette": ["tests/data/degradations", "tests/data/build/test_replay.py"],
+    "vignette": ["tests/data/degradations", "tests/data/builds/test_replay.py"],
     "charbonnier": ["tests/train/objectives", "tests/train/training/test_resume_objectives.py"],
     "srcnn": ["tests/train/networks"],
     "rmse": ["tests/train/metrics"],
-    "mirror": ["tests/data/build/test_pairings.py"],
+    "mirror": ["tests/data/builds/test_pairings.py"],
     "text": ["tests/data/sources"],
 }
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Each room imports only rooms listed before it. A new room needs an entry, a new file does not.
 ROOMS = {
     "img2img_data": (
-        "core", "images", "degradations", "sources", "corpus", "similarity", "runner", "build",
+        "core", "images", "degradations", "sources", "corpus", "similarity", "runner", "builds",
         "exchange", "inspect", "cli",
     ),
     "img2img_train": (

@@ -14,7 +14,7 @@ from command_line import run
 from conftest import make_photo, write_photos
 from PIL import Image
 
-from img2img_data.build.pairings import PAIRINGS
+from img2img_data.builds.pairings import PAIRINGS
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS

@@ -95,7 +95,7 @@ def test_a_second_run_is_complete_and_another_size_is_rejected(
 
 
 def test_two_shards_and_a_dry_run(photos: Path, tmp_path: Path) -> None:
-    from img2img_data.build.merge import merge_shards, open_shards
+    from img2img_data.builds.merge import merge_shards, open_shards
 
     output: list[str] = []
     run_step(

@@ -16,7 +16,7 @@ from command_line import COMMAND, rows, run, tree
 from conftest import write_photos
 from wiki_list import write_mat
 
-from img2img_data.build.merge import merge_shards, open_shards
+from img2img_data.builds.merge import merge_shards, open_shards
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.corpus.reader import open_corpus

@@ -13,9 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from img2img_data.build import pairs
-from img2img_data.build.pairings import pairing_of
-from img2img_data.build.pairs import BuildSettings, CorpusJob, EncodedFile, LoadedSource
+from img2img_data.builds import pairs
+from img2img_data.builds.pairings import pairing_of
+from img2img_data.builds.pairs import BuildSettings, CorpusJob, EncodedFile, LoadedSource
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.settings_model import Place, build_model

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
-from img2img_data.build.pairs import Degrade, DrawnPair, Pairing
+from img2img_data.builds.pairs import Degrade, DrawnPair, Pairing
 from img2img_data.core.errors import Rejected
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace

@@ -13,9 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from img2img_data.build import pairings, pairs
-from img2img_data.build.pairs import BuildSettings, CorpusJob, encode_image, read_sources
-from img2img_data.build.selection import SELECTION_FILE, field_of
+from img2img_data.builds import pairings, pairs
+from img2img_data.builds.pairs import BuildSettings, CorpusJob, encode_image, read_sources
+from img2img_data.builds.selection import SELECTION_FILE, field_of
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT
 from img2img_data.images.io import note_columns

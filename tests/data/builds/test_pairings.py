@@ -13,8 +13,8 @@ from command_line import rows, run, tree
 from conftest import make_photo, write_photos
 from small_photos import write
 
-from img2img_data.build.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
-from img2img_data.build.replay import replay_pair
+from img2img_data.builds.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
+from img2img_data.builds.replay import replay_pair
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io

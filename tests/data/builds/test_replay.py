@@ -14,7 +14,7 @@ from command_line import run, tree
 from conftest import write_photos
 from examples import KINDS, LIGHT, example
 
-from img2img_data.build.replay import replay_pair
+from img2img_data.builds.replay import replay_pair
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.core.settings_model import OPTIONS
