@@ -299,7 +299,7 @@ class ServeOptions(FrozenModel):
     max_megapixels: float = Field(50, gt=0, le=1000)
     """largest image, megapixels"""
     max_megabytes: float = Field(100, gt=0, le=256)
-    """largest upload, megabytes"""
+    """largest upload, megabytes; the oldest uploads are removed where all take ten times that"""
     open: bool = False
     """open the page in a browser"""
 

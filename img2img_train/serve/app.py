@@ -7,7 +7,6 @@ becomes one line in the page.
 from __future__ import annotations
 
 import html
-import sys
 import tempfile
 import time
 import traceback
@@ -114,9 +113,11 @@ class Handlers:
 
 
 def _choice(
-    number: int, direction: str | None, dropout: str, norm: str, tile: float, overlap: float
+    number: int | None, direction: str | None, dropout: str, norm: str, tile: Any, overlap: Any
 ) -> tuple[ModelChoice, TranslateSettings]:
-    settings = build_model(TranslateSettings, {"tile": int(tile), "overlap": int(overlap)})
+    settings = build_model(TranslateSettings, {"tile": tile, "overlap": overlap})
+    if number is None:
+        raise UsageError("model", None, "is missing", "choose one")
     switch: Any = {"on": True, "off": False}.get(dropout)
     statistics: Any = norm if norm in ("batch", "running") else None
     return ModelChoice(int(number), direction, switch, statistics), settings
@@ -157,7 +158,7 @@ def _one_line_errors(gr: Any, function: Callable[..., Any]) -> Callable[..., Any
             if is_out_of_memory(error):
                 line = "not enough memory: choose a smaller tile or a smaller image"
             else:
-                traceback.print_exc(file=sys.stderr)
+                traceback.print_exception(error)
                 line = f"internal error ({type(error).__name__}); details are in the terminal"
         # Names of files and recipes are input of the user, and the page would run them as HTML.
         raise gr.Error(html.escape(line), duration=None, print_exception=False)
@@ -169,8 +170,7 @@ def _one_line_errors(gr: Any, function: Callable[..., Any]) -> Callable[..., Any
 def build_page(gr: Any, registry: ModelRegistry, folder: Path) -> Any:
     """Return the page as gradio's Blocks."""
     handlers = Handlers(registry, folder)
-    # Files older than an hour are deleted, every ten minutes.
-    with gr.Blocks(title="img2img", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="img2img", analytics_enabled=False) as page:
         where = "no image leaves it, and uploads are deleted when the server ends."
         gr.Markdown(f"# img2img\nEverything runs on this computer: {where}", elem_id="head")
         model = _model_settings(gr, registry)

@@ -7,9 +7,13 @@ anywhere.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import socket
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import UsageError
@@ -20,9 +24,18 @@ if TYPE_CHECKING:
 
 HOST: Final = "127.0.0.1"
 HOST_NAMES: Final = (HOST, "localhost")
+UPLOAD: Final = "/gradio_api/upload"
+MOST_BODY: Final = 1 << 20
+"""Bytes of a request without an upload."""
+BODIES_AT_ONCE: Final = 4
+KEPT_UPLOADS: Final = 10
+"""Uploads and results take as much as so many of the largest uploads at most."""
+KEPT_SECONDS: Final = 3600
+LEAST_BYTES: Final = 4096
+"""What an empty file takes."""
 PATHS: Final = (
     "/theme.css", "/favicon.ico", "/assets/", "/static/", "/gradio_api/heartbeat/",
-    "/gradio_api/queue/", "/gradio_api/run/predict", "/gradio_api/upload", "/gradio_api/file=",
+    "/gradio_api/queue/", "/gradio_api/run/predict", UPLOAD, "/gradio_api/file=",
 )  # fmt: skip
 """Beginnings of the paths that the page asks for."""
 HEADERS: Final = (
@@ -38,31 +51,61 @@ HEADERS: Final = (
 
 class RequestGuard:
     """ASGI middleware: passes requests of the page that this server delivered, and rejects all
-    others.
+    others, as well as those that gradio fails on.
+
+    ``folder`` holds the uploads, each of ``largest`` bytes at most.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, folder: Path, largest: int) -> None:
+        self.app, self.folder, self.largest = app, folder, largest
+        self.bodies = asyncio.Semaphore(BODIES_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; WebSockets, which the page does not use, get no answer."""
         from starlette.requests import Request
         from starlette.responses import PlainTextResponse
 
-        async def send_with_headers(message: Message) -> None:
+        passed = False
+
+        async def send_checked(message: Message) -> None:
+            nonlocal passed
             if message["type"] == "http.response.start":
+                passed = message["status"] != 500
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
-            await send(message)
+            if passed:
+                await send(message)
 
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            rejection = _rejection(Request(scope))
-            app = PlainTextResponse(rejection[1], rejection[0]) if rejection else self.app
-            await app(scope, receive, send_with_headers)
+            rejection = _rejection(Request(scope), self.largest)
+            with contextlib.suppress(Exception):
+                if rejection is None and scope["method"] == "POST":
+                    async with self.bodies:
+                        remove_old_files(self.folder, KEPT_UPLOADS * self.largest)
+                        await self.app(scope, receive, send_checked)
+                elif rejection is None:
+                    await self.app(scope, receive, send_checked)
+            if not passed:
+                # Gradio fails on requests that contradict the page.
+                status, why = rejection or (400, "the request does not fit the page\n")
+                await PlainTextResponse(why, status)(scope, receive, send_checked)
 
 
-def _rejection(request: Request) -> tuple[int, str] | None:
+def remove_old_files(folder: Path, total: int) -> None:
+    """Remove the uploads and results that are older than an hour, and the oldest ones beyond
+    ``total`` bytes.
+    """
+    files = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
+    for path, about in sorted(files, key=lambda file: -file[1].st_mtime):
+        total -= max(about.st_size, LEAST_BYTES)
+        if total < 0 or about.st_mtime < time.time() - KEPT_SECONDS:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # fails unless empty
+
+
+def _rejection(request: Request, largest: int) -> tuple[int, str] | None:
     """Return status and reason if a request is rejected, else None."""
     # A host name that an attacker points to 127.0.0.1 must not reach the page (DNS rebinding).
     # Ports are not compared, because a tunnel may change them.
@@ -72,6 +115,10 @@ def _rejection(request: Request) -> tuple[int, str] | None:
     if not set(origins) <= {f"http://{hosts[0]}"}:
         return 403, "requests of other pages are rejected\n"
     path = request.scope["path"]
+    if request.method == "POST":
+        length, upload = request.headers.get("content-length", ""), path == UPLOAD
+        if not length.isdigit() or int(length) > MOST_BODY + largest * upload:
+            return 413, "the request is too large\n"
     return None if path == "/" or path.startswith(PATHS) else (404, "not found\n")
 
 

@@ -5,9 +5,11 @@ loopback.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import tempfile
+import traceback
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,8 +48,12 @@ def serve(paths: Sequence[Path], port: int, device: str, limits: Limits, browser
         gr, uvicorn = (load_extra(name, "serve", "serve") for name in ("gradio", "uvicorn"))
         block_connections()
         port = listener.getsockname()[1]
-        app = RequestGuard(_mounted(gr, registry, Path(folder), port))
-        quiet = {"log_level": "error", "access_log": False, "server_header": False}
+        app = RequestGuard(_mounted(gr, registry, Path(folder), port), Path(folder), limits.bytes)
+        # Gradio prints a traceback for each request that does not fit the page.
+        logging.disable()
+        handlers.callback(setattr, traceback, "print_exc", traceback.print_exc)
+        traceback.print_exc = lambda *_, **__: None
+        quiet = {"log_config": None, "access_log": False, "server_header": False}
         config = uvicorn.Config(app, timeout_graceful_shutdown=CLOSING_SECONDS, **quiet)
         models = "1 model" if len(paths) == 1 else f"{len(paths):,} models"
         # The socket listens already: a browser that is faster than the server waits.
