@@ -292,7 +292,7 @@ def _report_error(error: BaseException, prefix: str) -> int:
         error = SystemExit(130)
     if isinstance(error, SystemExit):
         if error.code in INTERRUPTED:
-            click.echo("interrupted; the same command goes on from here", err=True)
+            click.echo("interrupted; the same command continues from here", err=True)
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, BrokenPipeError):
         # The buffer must not fail again when the interpreter flushes stdout at its end.
@@ -328,7 +328,7 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = f"file '{printable(os.fsdecode(error.filename))}': " if error.filename else ""
         too_long = error.errno == errno.ENAMETOOLONG
-        hint = "give a shorter name" if too_long else "once that is fixed, the same command goes on"
+        hint = "give a shorter name" if too_long else "once it is fixed, the same command continues"
         return f"{name}{error.strerror}; {hint}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
@@ -341,12 +341,14 @@ def _print_usage_error(error: click.ClickException) -> None:
 
     A command without any arguments shows its help.
     """
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    if context is None or isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return
+    # click's parser does not name the command of an option that lacks a value.
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"see '{context.command_path} --help'" if context else "see --help"
     text = " ".join(error.format_message().split()).rstrip(".")
-    _print_error(f"{text[:1].lower()}{text[1:]}; see '{context.command_path} --help'")
+    _print_error(f"{text[:1].lower()}{text[1:]}; {hint}")
 
 
 # ----------------------------------------------------------------------------------------- progress

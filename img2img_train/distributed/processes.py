@@ -170,7 +170,7 @@ def collective() -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         why = f"another process ended ({str(error).partition(chr(10))[0][:100]})"
-        hint = "see its message; the same command goes on from the last checkpoint"
+        hint = "see its message; the same command continues from the last checkpoint"
         raise Img2ImgError("run", why=why, hint=hint) from None
 
 

@@ -101,6 +101,11 @@ def test_a_mistyped_command_or_option_is_2_and_the_nearest_is_named(
         assert (code, line.startswith("error: no such option")) == (2, True), line
 
 
+def test_an_option_that_lacks_a_value_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = run("img2img-train evaluate", ["run", "--lpips", "a"], capsys)
+    assert (code, line) == (2, "error: option '--lpips' requires 2 arguments; see --help")
+
+
 def test_a_missing_extra_is_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

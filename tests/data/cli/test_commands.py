@@ -71,6 +71,7 @@ def test_exit_codes_are_in_the_help() -> None:
     [
         (["blurr"], "error: command 'blurr': unknown; did you mean 'blur'?"),
         (["blur", "a", "b", "--sgima", "3"], "no such option"),
+        (["blur", "a", "b", "--size"], "option '--size' requires an argument; see --help"),
         (
             ["blur", "a", "b", "--sigma-min", "1"],
             "'--sigma-min': does not belong to kind 'gaussian'",
@@ -122,8 +123,8 @@ def test_the_first_clause_is_the_short_help() -> None:
     [
         (UsageError("folder", "x", "is missing"), 2, "error: folder 'x': is missing"),
         (DivergedError("loss", why="is not finite"), 3, "error: loss: is not finite"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
-        (SystemExit(143), 143, "interrupted; the same command goes on from here"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command continues from here"),
+        (SystemExit(143), 143, "interrupted; the same command continues from here"),
         (SystemExit(1), 1, ""),
         (
             OSError(28, "No space left on device", "x"),

@@ -90,7 +90,7 @@ def test_a_signal_to_all_its_processes_is_one_line(
     _, output = process.communicate(timeout=20)
     assert process.returncode == code
     assert [s for s in output.splitlines() if s and not s.startswith("blur")] == [
-        "interrupted; the same command goes on from here"
+        "interrupted; the same command continues from here"
     ]
 
 
