@@ -7,12 +7,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 
+def _join_lines(schema: dict[str, Any]) -> None:
+    for part in (schema, *schema.get("properties", {}).values()):
+        if "description" in part:
+            part["description"] = " ".join(part["description"].split())
+
+
 class FrozenModel(BaseModel):
     """A frozen pydantic model; the docstring below a field is its help."""
 
     # YAML reads size: 64 as a number, and a folder or tag may be called 2024.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,
+        json_schema_extra=_join_lines,
     )
 
     @classmethod

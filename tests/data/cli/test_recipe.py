@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,29 @@ def test_a_mutated_recipe_fails_in_both(tmp_path: Path, path: Path, change: str)
 )
 def test_the_schema_sees_the_same_mistakes(tmp_path: Path, name: str) -> None:
     assert check(read_yaml(written(tmp_path, WRONG[name][0])).content)
+
+
+def descriptions(schema: object) -> Iterator[str]:
+    """Yield the descriptions at any depth."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("description"), str):
+            yield schema["description"]
+        schema = list(schema.values())
+    for part in schema if isinstance(schema, list) else ():
+        yield from descriptions(part)
+
+
+@pytest.mark.parametrize("what", ["recipe", "degradation", "corpus-row", *STEPS])
+def test_descriptions_in_a_schema_are_lines(what: str) -> None:
+    texts = list(descriptions(schema_of(what)))
+    assert texts
+    assert not [text for text in texts if "\n" in text]
+
+
+def test_descriptions_in_the_schema_of_a_run_are_lines() -> None:
+    from img2img_train.config import run_schema
+
+    assert not [text for text in descriptions(run_schema()) if "\n" in text]
 
 
 @pytest.mark.parametrize("name", STEPS)
