@@ -137,15 +137,12 @@ class _JunyanzPlace(Place):
 
 
 def _model_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    cycle, net = options["model"] == "cycle_gan", options.get("netG", "")
-    # test.py normalizes by the image, unless it is told --eval; here pix2pix alone does so.
-    batch = cycle and "batch" in options.get("norm", "")
-    settings: dict[str, Any] = {"test_norm": "batch"} if batch else {}
     # There norm and dropout have a default per model, here per network: state them where the two
     # differ.
-    if net.startswith("unet" if cycle else "resnet"):
-        settings["norm"], settings["dropout"] = ("instance", 0) if cycle else ("batch", 0.5)
-    return settings
+    cycle, net = options["model"] == "cycle_gan", options.get("netG", "")
+    if not net.startswith("unet" if cycle else "resnet"):
+        return {}
+    return {"norm": "instance", "dropout": 0} if cycle else {"norm": "batch", "dropout": 0.5}
 
 
 def _combined(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,10 +177,8 @@ def test_images_are_resized_and_cropped_as_in_the_repository(model: str, tmp_pat
 
 
 def test_weights_of_a_model_with_batch_norm_are_tested_as_in_the_repository() -> None:
-    config, _ = translated("--model cycle_gan --norm batch")
-    assert config.test_norm == "batch"
-    config, _ = translated("--model cycle_gan")
-    assert config.test_norm == "running"
+    for model in ("cycle_gan", "pix2pix"):
+        assert translated(f"--model {model} --norm batch")[0].test_norm == "batch"
 
 
 def test_older_names_of_options_are_known() -> None:
