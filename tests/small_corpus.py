@@ -13,7 +13,7 @@ from conftest import make_photo
 from small_photos import write
 
 from img2img_data.core.jsonl import read_rows
-from img2img_data.corpus.format import FORMAT
+from img2img_data.corpus.format import FORMAT, as_key
 from img2img_data.images import color, io
 from img2img_data.images.pixels import to_16_bit
 
@@ -50,8 +50,8 @@ def write_corpus(
             if deep:
                 target = target.astype(np.uint16) * 256 + make_photo(seed + 1000, *size)
             sigma = 0.6 + 0.3 * number
-            key = names[number] if number < len(names) else f"photo {seed}"
-            row = {"source": f"{key}.jpg", "kind": "gaussian", "key": key}
+            name = names[number] if number < len(names) else f"photo {seed}"
+            row = {"source": f"{name}.jpg", "kind": "gaussian", "key": as_key(name.encode())}
             row |= {"drawn": {"sigma": sigma}, "tags": {"group": f"{split}{number // crops}"}}
             sides = degraded(target, sigma), target
             rows.append(row | _write_pair(root / split, f"{number:03d}.png", *sides, layout))

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import errno
 import heapq
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from img2img_data.builds.selection import EXPECTED_REASONS, SELECTION_FILE
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write, locked, writing_to
+from img2img_data.core.jsonl import checked_row, lines_of, read_object
 from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
+from img2img_data.corpus.reader import read_info
 from img2img_data.runner import build_folder
 from img2img_data.runner.build_folder import BuildFolder, Outcome, Report, shard_name
 
@@ -84,11 +84,11 @@ def _open_shard(root: Path) -> CorpusShard:
         path, hint = root / page, "build the shard again"
         if path.is_file():
             try:
-                info = json.loads(path.read_bytes())
+                info = read_info(root) if page == CORPUS_FILE else read_object(path)
                 if not shard_name(info):
                     raise UsageError("folder", root, "is not a shard", "merge what --shard wrote")
                 number, count = int(info["shard"]["number"]), int(info["shard"]["of"])
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise CorpusError("shard", path, "is damaged", hint) from None
             if not 1 <= number <= count or not (root / build_folder.SHARD_FILE).is_file():
                 raise CorpusError("shard", path, "is damaged", hint)
@@ -147,7 +147,7 @@ def _rows(
             lacking = position >= done
             why = "lacks images" if lacking else "holds an image that another shard holds too"
             raise CorpusError("shard", shard.root, why, "build it again")
-        row = json.loads(line)
+        row = checked_row(line, shard.root, f"the row of source {position}")
         if name:
             _bring_files(shard, out, name, row, copy)
         report.add(Outcome(position, name, "" if name else str(row.get("reason")), line))
@@ -162,22 +162,21 @@ def _read(shard: CorpusShard) -> Iterator[tuple[int, str, bytes, CorpusShard]]:
     """Yield (position in the complete plan, manifest, line) of one shard from all its manifests."""
     why = "its manifests contradict each other"
     damaged = CorpusError("shard", shard.root, why, "build it again")
-    files: dict[str, BinaryIO] = {}
-    with ExitStack() as stack:
-        for entry in stack.enter_context((shard.root / build_folder.SHARD_FILE).open("rb")):
-            position, _, name = entry.decode().removesuffix("\n").partition("\t")
-            if name not in files:
-                root = shard.root
-                path = inside(root, name) / METADATA_FILE if name else root / REJECTED_FILE
-                if not path.is_file():
-                    raise damaged
-                files[name] = stack.enter_context(path.open("rb"))
-            line = files[name].readline()
-            if not position.isdigit() or not line.endswith(b"\n"):
+    files: dict[str, Iterator[bytes]] = {}
+    for entry in lines_of(shard.root / build_folder.SHARD_FILE):
+        position, _, name = entry.decode().removesuffix("\n").partition("\t")
+        if name not in files:
+            manifest = f"{name}/{METADATA_FILE}".removeprefix("./") if name else REJECTED_FILE
+            path = inside(shard.root, manifest)
+            if not path.is_file():
                 raise damaged
-            yield int(position), name, line, shard
-        if any(file.read(1) for file in files.values()):
+            files[name] = lines_of(path)
+        line = next(files[name], b"")
+        if not position.isdigit() or not line.endswith(b"\n"):
             raise damaged
+        yield int(position), name, line, shard
+    if any(next(file, b"") for file in files.values()):
+        raise damaged
 
 
 def _bring_files(

@@ -18,9 +18,10 @@ from img2img_data.builds.pairings import pairing_of
 from img2img_data.builds.pairs import BuildSettings, CorpusJob, EncodedFile, LoadedSource
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import versions, write_atomically, writing_to
+from img2img_data.core.jsonl import checked_row, lines_of
 from img2img_data.core.settings_model import Place, build_model
-from img2img_data.corpus.format import METADATA_FILE, inside
-from img2img_data.corpus.reader import read_info, reason_of
+from img2img_data.corpus.format import inside
+from img2img_data.corpus.reader import read_info, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -103,19 +104,14 @@ def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
     # Parsing every line of a large corpus takes minutes, so lines without the key are skipped.
     text = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
     first = ""
-    for manifest in sorted(root.glob(f"*/{METADATA_FILE}")):
-        with manifest.open("rb") as file:
-            for line in file:
-                if first and text not in line:
-                    continue
-                try:
-                    row = dict(json.loads(line))
-                except (ValueError, TypeError, RecursionError):
-                    why, hint = "has a damaged line", "build it again"
-                    raise CorpusError("manifest", manifest, why, hint) from None
-                if row.get("key") == key:
-                    return manifest.parent.name, row
-                first = first or str(row.get("key"))
+    for manifest in stated_corpus(root).manifests:
+        for number, line in enumerate(lines_of(manifest), 1):
+            if first and text not in line:
+                continue
+            row = checked_row(line, manifest, f"line {number}")
+            if row.get("key") == key:
+                return manifest.parent.name, row
+            first = first or str(row.get("key"))
     hint = f"its first key is '{first}'" if first else "it has no pairs"
     raise UsageError("key", key, "is not in the corpus", hint)
 

@@ -1,64 +1,146 @@
-"""JSON Lines files: manifests of one JSON object per line, read row by row to keep memory flat."""
+"""JSON Lines files: manifests of one JSON object per line, read row by row to keep memory flat.
+
+Files may come from strangers: only regular files are opened, and no line is longer than
+``LONGEST_LINE``.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, BinaryIO, Final, Generic, TypeVar, overload
 
-from img2img_data.core.errors import CorpusError, printable
+from img2img_data.core.errors import REASONS, CorpusError, Rejected
+from img2img_data.core.files import open_regular, read_bytes
 
 ItemT = TypeVar("ItemT", covariant=True)
 Row = dict[str, Any]
+Columns = Mapping[str, Callable[[Any], bool]]
+"""Column > a function that returns True if a value can be there. A row may lack the column."""
+NOT_IN_KEYS: Final = frozenset('<>:"\\|?*')
+"""Characters that some file system cannot have in a name; keys have them percent-encoded."""
 
-COLUMN_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
-    "key": str,
-    "domain": str,
-    "width": int,
-    "height": int,
-    "tags": (dict, type(None)),
+LONGEST_LINE: Final = 1 << 20
+"""Bytes of a line. Parsed, a line takes up to forty times its bytes."""
+LARGEST_PAGE: Final = 1 << 24
+"""Bytes of a file that is one JSON object."""
+
+
+def _is_key(value: object) -> bool:
+    if not isinstance(value, str) or {"", ".", ".."} & {*value.split("/")}:
+        return False
+    return value.isprintable() and not NOT_IN_KEYS & {*value}
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 0 < value < 1 << 31
+
+
+COLUMNS: Final[Columns] = {
+    "key": _is_key,
+    "domain": ("A", "B").__contains__,
+    **dict.fromkeys(("width", "height"), _is_side),
+    **dict.fromkeys(("source", "target_source", "kind"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("tags", "drawn", "measured"), lambda value: isinstance(value, dict | None)),
 }
-"""Columns that readers rely on; a row may lack them. File names are checked by the reader."""
+"""Columns of manifests that readers rely on. File names are checked by the reader."""
 
 
+# ------------------------------------------------------------------------------------------- lines
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file; ``CorpusError`` if it is not regular, or if a line is too long."""
+    with _open(path) as file:
+        lines = iter(partial(file.readline, LONGEST_LINE + 1), b"")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LONGEST_LINE:
+                why = f"line {number} has more than {LONGEST_LINE:,} bytes"
+                raise CorpusError("manifest", path, why, "do not use it")
+            yield line
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(open_regular(path), "rb")
+    except Rejected as rejected:
+        why = f"cannot be used: {REASONS[rejected.reason]}"
+        raise CorpusError("manifest", path, why, "check the path") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+
+
+def parse_object(text: bytes) -> Row | None:
+    """Return the JSON object in a text, None if there is none.
+
+    None also for what could not be written again: not finite numbers, halves of surrogate pairs.
+    """
+    try:
+        row = _DECODER.decode(text.decode())
+        if b"\\u" in text:
+            json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # the latter for "[[[[..."
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def read_object(path: Path) -> Row:
+    """Return the JSON object in a regular file; ``CorpusError`` if there is none."""
+    try:
+        content = parse_object(read_bytes(path, LARGEST_PAGE))
+    except Rejected:
+        content = None
+    if content is None:
+        raise CorpusError("corpus", path, "is damaged", "build the corpus again")
+    return content
+
+
+# -------------------------------------------------------------------------------------------- rows
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a file; ``CorpusError`` names file and line of a damaged one."""
     return list(iter_rows(path))
 
 
-def iter_rows(path: Path, strict: bool = False) -> Iterator[Row]:
+def iter_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file one by one; ``CorpusError`` names file and line of a damaged one.
 
-    With ``strict``, a row whose columns are not of their ``COLUMN_TYPES`` counts as damaged too.
+    A row with a value that cannot be in one of ``COLUMNS`` counts as damaged too.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            yield _parse(line, path, f"line {number}", strict)
+    for number, line in enumerate(lines_of(path), 1):
+        yield checked_row(line, path, f"line {number}")
 
 
 def count_rows(path: Path) -> int:
     """Return the number of lines of a file."""
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
+    return sum(1 for _ in lines_of(path))
 
 
-def _parse(line: bytes, path: Path, where: str, strict: bool) -> Row:
-    hint = "build the corpus again"
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):  # the latter for "[[[[..."
-        row = None
-    if not isinstance(row, dict):
-        raise CorpusError("manifest", path, f"{where} is damaged", hint)
-    for name, types in COLUMN_TYPES.items() if strict else ():
-        if name in row and not isinstance(row[name], types):
-            found = printable(json.dumps(row[name]))[:40]
-            why = f"{where} is damaged, its '{name}' is {found}"
-            raise CorpusError("manifest", path, why, hint)
+def checked_row(line: bytes, path: Path, where: str) -> Row:
+    """Return the row of a line; ``CorpusError`` says where in the file a damaged one is."""
+    row = parse_object(line)
+    wrong = wrong_value(row or {})
+    if row is None or wrong:
+        raise CorpusError("manifest", path, f"{where} is damaged{wrong}", "build the corpus again")
     return row
+
+
+def wrong_value(row: Row, columns: Columns = COLUMNS) -> str:
+    """Return ", its 'NAME' is VALUE" of the first value that cannot be in its column, or ""."""
+    for name, is_valid in columns.items():
+        if name in row and not is_valid(row[name]):
+            return f", its '{name}' is {json.dumps(row[name])[:40]}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +171,12 @@ class RowFile(Sequence[ItemT], Generic[ItemT]):
         return self._items(self.starts)
 
     def _items(self, starts: Sequence[int]) -> Iterator[ItemT]:
-        with self.path.open("rb") as file:
+        with _open(self.path) as file:
             for start in starts:
                 if start != file.tell():  # a seek would drop the buffer of a sequential read
                     file.seek(start)
-                where = f"the row at byte {start}"
-                yield self.make(_parse(file.readline(), self.path, where, strict=False))
+                line = file.readline(LONGEST_LINE)
+                yield self.make(checked_row(line, self.path, f"the row at byte {start}"))
 
 
 def open_rows(
@@ -102,17 +184,16 @@ def open_rows(
 ) -> dict[str, RowFile[ItemT]]:
     """Return the rows of a file by group: those of each name of ``make``, as ``name_of`` tells.
 
-    Reads the file once and makes every item once, so that a damaged row is a ``CorpusError`` here
-    and not in the middle of a run.
+    Reads the file once and makes every item once, so that a damaged row, as in ``iter_rows``, is a
+    ``CorpusError`` here and not in the middle of a run.
     """
     starts = {name: array("q") for name in make}
     start = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            row = _parse(line, path, f"line {number}", strict=True)
-            name = name_of(row)
-            if name in starts:
-                make[name](row)  # only to see that it can be made
-                starts[name].append(start)
-            start += len(line)
+    for number, line in enumerate(lines_of(path), 1):
+        row = checked_row(line, path, f"line {number}")
+        name = name_of(row)
+        if name in starts:
+            make[name](row)  # only to see that it can be made
+            starts[name].append(start)
+        start += len(line)
     return {name: RowFile(path, make[name], starts[name]) for name in make}

@@ -3,6 +3,7 @@
 ::
 
     corpus.json                 what the corpus is; written last, so without it it is unfinished
+    README.md                   dataset card: names the files of each split for ``datasets``
     rejected.jsonl              one row per rejected image
     train/metadata.jsonl        one row per pair, sorted by key
     train/input/KEY.png         train/target/KEY.png           (layout "folders")
@@ -20,11 +21,13 @@ follows pix2pix (https://github.com/phillipi/pix2pix).
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import unquote_to_bytes
@@ -33,12 +36,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.errors import CorpusError
+from img2img_data.core.jsonl import NOT_IN_KEYS
 
 FORMAT: Final = 2
 """Version of the names and columns on disk; readers reject any other."""
 CORPUS_FILE: Final = "corpus.json"
+README: Final = "README.md"
 REJECTED_FILE: Final = "rejected.jsonl"
 METADATA_FILE: Final = "metadata.jsonl"
+LINKED: Final = "is a link, and links within a corpus are not followed"
 EXTENSIONS: Final = {".png", ".jpg", ".jpeg", ".webp"}
 """File name extensions of the images in a corpus."""
 
@@ -50,7 +56,7 @@ ColorSpace = Literal["rgb", "lab"]
 _RESERVED: Final = {"con", "prn", "aux", "nul"} | {
     f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10)
 }
-_UNSAFE: Final = frozenset('<>:"/\\|?*%')
+_UNSAFE: Final = NOT_IN_KEYS | {"/", "%"}
 # File systems allow 255 bytes; the rest is left for the extension and for temporary names.
 _LONGEST_COMPONENT: Final = 160
 
@@ -248,10 +254,38 @@ def columns_of(row: Mapping[str, Any]) -> list[str]:
 def inside(folder: Path, name: object) -> Path:
     """Return ``folder/name``.
 
-    Raises ``CorpusError`` if ``name`` is not a relative path or leaves the folder.
+    Raises ``CorpusError`` if ``name`` is not a relative path or leaves the folder, or if a folder
+    on the way is a link. The folder itself may be one.
     """
     parts = name.split("/") if isinstance(name, str) else [".."]
     if ".." in parts or "" in parts or ":" in parts[0] or "\\" in str(name):
         why = f"its manifest names a file outside of it: {name!r}"
         raise CorpusError("corpus", folder, why, "do not use it")
+    if link := first_link(folder, *parts[:-1]):
+        raise CorpusError("folder", link, LINKED, "put the folder itself there")
     return folder.joinpath(*parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def first_link(folder: Path, *names: str) -> Path | None:
+    """Return the first link among the folders of a path within a folder, None if there is none.
+
+    Results are remembered, because the rows of a corpus name many files of few folders; opening a
+    corpus clears them.
+    """
+    folders = accumulate(names, Path.__truediv__, initial=folder)
+    return next((path for path in islice(folders, 1, None) if path.is_symlink()), None)
+
+
+# ------------------------------------------------------------------------------------------- card
+def to_card(splits: Iterable[str]) -> bytes:
+    """Return README.md, a dataset card that names the files of each split.
+
+    ``datasets.load_dataset(FOLDER)`` reads it. Without it every folder called train, test, dev...
+    is a split there, at any depth.
+    """
+    # Names of splits have no "-" there.
+    names = ((split.replace("-", "_"), split) for split in splits)
+    files = "".join(f'  - split: "{name}"\n    path: "{split}/**"\n' for name, split in names)
+    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
+    return f"{head}\nWritten by img2img; the rows of metadata.jsonl describe the images.\n".encode()

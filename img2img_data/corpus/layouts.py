@@ -30,7 +30,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, UsageError, printable
-from img2img_data.corpus.format import Kind, Layout, as_key
+from img2img_data.core.jsonl import lines_of
+from img2img_data.corpus.format import LINKED, Kind, Layout, as_key, first_link
 from img2img_data.images.headers import is_image_name
 from img2img_data.sources.folder import PathResolver, Rejection, list_folder
 from img2img_data.sources.tags import parse_row
@@ -38,9 +39,9 @@ from img2img_data.sources.tags import parse_row
 SPLITS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-"""Names of folders and files of a split > the split."""
+"""Names of folders and files of a split > the split; all that ``datasets`` knows are among them."""
 
 SIDES: Final = (("input", "target"), ("source", "target"), ("A", "B"), ("lq", "gt"), ("LQ", "GT"))
 """Names of the folders, columns and members of inputs and targets."""
@@ -102,6 +103,8 @@ def _split_in(stem: str, default: str = "train") -> str:
 
 def _images(root: Path, folder: str) -> Iterator[tuple[str, bytes, Rejection | None]]:
     """Yield (key, path relative to ``root``, rejection) of the images below one of its folders."""
+    if link := first_link(root, *folder.split("/")):
+        raise UsageError("folder", link, LINKED, "put the folder itself there")
     for item in list_folder(root / folder):
         path = os.fsencode(folder) + b"/" + item.path
         yield as_key(os.path.splitext(item.path)[0]), path, item.rejected
@@ -351,14 +354,9 @@ class WebDatasetLayout(FolderLayout):
 
 # ---------------------------------------------------------------------------------------- lists
 def _text_lines(path: Path) -> Iterator[str]:
-    try:
-        # The encoding keeps names that are not UTF-8, and skips the byte order mark of Windows
-        # editors; csv needs line ends as they are.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield from file
-    except OSError as error:
-        why = error.strerror or "cannot be read"
-        raise UsageError("list", path, why, "check the path") from None
+    for number, line in enumerate(lines_of(path)):
+        # This keeps names that are not UTF-8, and skips the byte order mark of Windows editors.
+        yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
-from img2img_data.core.jsonl import iter_rows, open_rows
+from img2img_data.core.jsonl import Columns, iter_rows, open_rows, read_object, wrong_value
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 
@@ -60,11 +59,14 @@ class Corpus:
     @property
     def channels(self) -> dict[str, int]:
         """Numbers of channels of ``input`` and ``target`` on disk: 1, 3 or 4."""
-        stated = self.info.get("channels")
         channels = {"input": 1 if self.color == "lab" else 3, "target": 3}
-        if isinstance(stated, dict):
-            channels |= {s: n for s, n in stated.items() if s in channels and n in (1, 3, 4)}
-        return channels
+        return channels | {side: int(n) for side, n in self.info.get("channels", {}).items()}
+
+    @property
+    def manifests(self) -> list[Path]:
+        """The manifests of the splits, sorted; ``CorpusError`` if a split's folder is a link."""
+        found = sorted(self.root.glob(f"*/{corpus_format.METADATA_FILE}"))
+        return [corpus_format.inside(self.root, f"{p.parent.name}/{p.name}") for p in found]
 
     @property
     def kept(self) -> dict[str, int]:
@@ -94,13 +96,20 @@ class Corpus:
         converted to 8 bits, or raise ``CorpusError`` with ``exact``.
         """
         first = self.read_image(pair.input, exact)
+        middle = first.shape[1] // 2
         if self.layout == "folders":
-            return first, self.read_image(pair.target, exact)
-        if first.shape[1] % 2:
+            halves = first, self.read_image(pair.target, exact)
+        elif first.shape[1] % 2:
             why = "has an odd width, so it is not an A|B image"
             raise CorpusError("image", pair.input, why, "check the layout")
-        middle = first.shape[1] // 2
-        return first[:, :middle], first[:, middle:]
+        else:
+            halves = first[:, :middle], first[:, middle:]
+        # JPEG and WebP change the halves of a Lab pair differently, so only PNG is compared.
+        is_lab = self.color == "lab" and pair.input.suffix == ".png"
+        if is_lab and halves[0][..., 0].tobytes() != halves[1][..., 0].tobytes():
+            why = "is not the L plane of its target, but corpus.json says 'lab'"
+            raise CorpusError("image", pair.input, why, "build the corpus again")
+        return halves
 
     def read_image(self, path: Path, exact: bool = False) -> NDArray[Any]:
         """Return one image of the corpus, as ``read`` does."""
@@ -159,6 +168,19 @@ def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
     return _open_layout(root, name)
 
 
+_STATED: Final[Columns] = {
+    "kind": get_args(corpus_format.Kind).__contains__,
+    "layout": get_args(corpus_format.Layout).__contains__,
+    "color": get_args(corpus_format.ColorSpace).__contains__,
+    "bits": (8, 16).__contains__,
+    "channels": lambda value: (
+        isinstance(value, dict)
+        and all(side in ("input", "target") and n in (1, 3, 4) for side, n in value.items())
+    ),
+}
+"""Entries of corpus.json that readers rely on; it may lack them."""
+
+
 def read_info(root: Path) -> dict[str, Any]:
     """Return corpus.json.
 
@@ -166,22 +188,22 @@ def read_info(root: Path) -> dict[str, Any]:
     if there is no such folder.
     """
     path = root / corpus_format.CORPUS_FILE
-    try:
-        info = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        if not root.is_dir():
-            raise no_folder(root) from None
+    corpus_format.first_link.cache_clear()
+    if not root.is_dir():
+        raise no_folder(root)
+    if not path.exists():
         hint = "it is unfinished, or img2img did not write it"
-        raise CorpusError("corpus", root, "has no corpus.json", hint) from None
-    except (ValueError, RecursionError):  # the latter for deeply nested JSON
-        info = None
-    if not isinstance(info, dict) or not isinstance(info.get("format"), int):
+        raise CorpusError("corpus", root, "has no corpus.json", hint)
+    info = read_object(path)
+    if not isinstance(info.get("format"), int):
         raise CorpusError("corpus", path, "is damaged", "build the corpus again")
     if info["format"] != corpus_format.FORMAT:
         older = info["format"] < corpus_format.FORMAT
         why = f"was written by {'an older' if older else 'a newer'} version of img2img"
         why += f" (format {info['format']}, this version reads {corpus_format.FORMAT})"
         raise CorpusError("corpus", root, why, "build it again" if older else "update img2img")
+    if wrong := wrong_value(info, _STATED):
+        raise CorpusError("corpus", path, f"is damaged{wrong}", "build the corpus again")
     return info
 
 
@@ -200,8 +222,7 @@ def manifests_of(corpus: Corpus) -> dict[str, Path]:
 
     Raises ``CorpusError`` if corpus.json states a split that has no manifest.
     """
-    manifests = sorted(corpus.root.glob(f"*/{corpus_format.METADATA_FILE}"))
-    found = {path.parent.name: path for path in manifests}
+    found = {path.parent.name: path for path in corpus.manifests}
     lost = sorted(split for split, count in corpus.kept.items() if count and split not in found)
     if lost:
         why = f"has lost the manifest of '{printable(lost[0])}'"

@@ -8,13 +8,16 @@ in ``corpus`` read an export back with equal pixels, keys and splits.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
-from img2img_data.corpus.format import METADATA_FILE, to_json_line
+from img2img_data.corpus.format import METADATA_FILE, README, to_card, to_json_line
+from img2img_data.corpus.layouts import SPLITS
 from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.runner.build_folder import BUILDING, BuildFolder
 
@@ -109,11 +112,18 @@ class HuggingFaceFormat(ExportFormat):
 
     Every split has the same columns of the same types, whatever was drawn for the corpus; the row
     of the corpus is there as JSON text. The split val is called validation, as in
-    https://huggingface.co/docs/datasets.
+    https://huggingface.co/docs/datasets, where a folder called train, test, dev... is a split at
+    any depth: so the last letter of such a word in a key's folders is percent-encoded, trai%6E.
     """
 
     names: ClassVar = {"input": "{split}/input/{key}", "target": "{split}/target/{key}"}
     splits: ClassVar = {"train": "train", "val": "validation", "test": "test"}
+    _split_word: Final = re.compile(rf"(?<![^-._ 0-9/])({'|'.join(SPLITS)})(?=/|[-._ 0-9][^/]*/)")
+
+    def files(self, pair: Pair) -> dict[Content, str]:
+        """Return the names of the files of a pair, none in a folder with the name of a split."""
+        key = self._split_word.sub(lambda m: f"{m[0][:-1]}%{ord(m[0][-1]):02X}", pair.key)
+        return super().files(replace(pair, key=key))
 
     def check(self, corpus: Corpus, pairs: PairsBySplit) -> None:
         """Reject splits whose names ``datasets`` would not recognize."""
@@ -127,6 +137,8 @@ class HuggingFaceFormat(ExportFormat):
         place = self.splits[split]
         rows = (to_json_line(self._row(e, place)) for e in exported)
         _write_list(folder, f"{place}/{METADATA_FILE}", rows)
+        done = [p for p in self.splits.values() if (folder.root / p / METADATA_FILE).is_file()]
+        _write_list(folder, README, [to_card(done)])
 
     @staticmethod
     def _row(exported: ExportedPair, place: str) -> dict[str, Any]:

@@ -34,24 +34,20 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, ValidationError
 
-from img2img_data.core import tar
+from img2img_data.core import jsonl, tar
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import locked, write_atomically, writing_to
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.jsonl import count_rows
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
 from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
-from img2img_data.sources.tags import parse_row
 
 INDEX_FILE: Final = "index.json"
 SHARDS_FORMAT: Final = 1
-PAGES: Final = (corpus_format.CORPUS_FILE, corpus_format.REJECTED_FILE)
-LONGEST_ROW: Final = 1 << 24
-"""Bytes of a row, or of the index."""
+PAGES: Final = (corpus_format.CORPUS_FILE, corpus_format.README, corpus_format.REJECTED_FILE)
 LARGEST_SAMPLE: Final = 8
 """Members of one sample."""
 _VERIFY: Final = "check the corpus with 'img2img-data verify'"
@@ -107,7 +103,7 @@ def pack_corpus(
     ``root`` is not a corpus or a file does not match its row, ``UsageError`` if ``out`` is taken.
     """
     manifests = manifests_of(stated_corpus(root))
-    counts = {split: count_rows(path) for split, path in manifests.items()}
+    counts = {split: jsonl.count_rows(path) for split, path in manifests.items()}
     skipped = sorted(p.name for p in root.iterdir() if p.name not in {*PAGES, *manifests})
     if skipped:
         echo(f"not packed, because no manifest names it: {printable(', '.join(skipped))}")
@@ -200,23 +196,19 @@ def _numbered(manifest: Path, settings: PackSettings) -> Iterator[tuple[int, byt
 def _packed_rows(manifest: Path) -> Iterator[bytes]:
     """Yield the members of each row as they are in an archive: its files, then the row itself."""
     seen: set[int] = set()
-    with manifest.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            row = parse_row(line)
-            if row is None:
-                why = f"line {number} is damaged"
-                raise CorpusError("manifest", manifest, why, "build the corpus again")
-            prefix = member_prefix(str(row.get("key", "")), row.get("domain"))
-            if _is_repeated(seen, prefix):
-                raise CorpusError("manifest", manifest, f"line {number} repeats a key")
-            members = []
-            for column in corpus_format.columns_of(row):
-                path = corpus_format.inside(manifest.parent, row[column])
-                data, stated = read_file(path), row.get(column.replace("file_name", "sha256"))
-                if stated is not None and sha256(data).hexdigest() != stated:
-                    raise CorpusError("image", path, "does not match its row", _VERIFY)
-                members.append(_member(f"{prefix}.{_extension_of(column, row[column])}", data))
-            yield b"".join([*members, _member(f"{prefix}.json", line)])
+    for number, line in enumerate(jsonl.lines_of(manifest), 1):
+        row = jsonl.checked_row(line, manifest, f"line {number}")
+        prefix = member_prefix(str(row.get("key", "")), row.get("domain"))
+        if _is_repeated(seen, prefix):
+            raise CorpusError("manifest", manifest, f"line {number} repeats a key")
+        members = []
+        for column in corpus_format.columns_of(row):
+            path = corpus_format.inside(manifest.parent, row[column])
+            data, stated = read_file(path), row.get(column.replace("file_name", "sha256"))
+            if stated is not None and sha256(data).hexdigest() != stated:
+                raise CorpusError("image", path, "does not match its row", _VERIFY)
+            members.append(_member(f"{prefix}.{_extension_of(column, row[column])}", data))
+        yield b"".join([*members, _member(f"{prefix}.json", line)])
 
 
 def _member(name: str, data: bytes) -> bytes:
@@ -327,7 +319,7 @@ def _read_index(root: Path) -> ShardIndex:
         hint = "'img2img-data import --format webdataset' reads shards of other generators"
         raise ArchiveError("shards", root, f"has no {INDEX_FILE}", hint)
     try:
-        index = ShardIndex.model_validate_json(io.read_bytes(path, LONGEST_ROW))
+        index = ShardIndex.model_validate_json(io.read_bytes(path, jsonl.LARGEST_PAGE))
     except (ValidationError, Rejected, RecursionError):
         raise ArchiveError("index", path, "is damaged", _REPACK) from None
     if index.format != SHARDS_FORMAT:
@@ -387,11 +379,11 @@ def _samples(path: Path) -> Iterator[tuple[bytes, SampleFiles]]:
 
 
 def _sample(path: Path, prefix: str, group: MemberGroup) -> tuple[bytes, SampleFiles]:
-    has_row = "json" in group and group["json"].size <= LONGEST_ROW
+    has_row = "json" in group and group["json"].size <= jsonl.LONGEST_LINE
     line = tar.content(path, group["json"]) if has_row else b""
-    row = parse_row(line)
+    row = jsonl.parse_object(line)
     # A line end within a row would make two rows of the manifest from it.
-    if row is None or b"\n" in line[:-1]:
+    if row is None or jsonl.wrong_value(row) or b"\n" in line[:-1]:
         why = f"has no complete row for '{printable(prefix)}'"
         raise ArchiveError("shard", path, why, tar.UNSAFE)
     files: SampleFiles = []

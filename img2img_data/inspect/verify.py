@@ -18,7 +18,7 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import count_rows, iter_rows
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
-from img2img_data.corpus.reader import Corpus, open_corpus, reason_of, stated_corpus
+from img2img_data.corpus.reader import Corpus, open_corpus, pair_of, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.similarity.alignment import measure_shift
 
@@ -80,26 +80,29 @@ class VerifyReport:
 def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> VerifyReport:
     """Compare a corpus with its manifests; ``quick`` compares names only.
 
-    Memory: 24 bytes per image. Raises ``CorpusError`` if corpus.json is missing or a manifest is
-    damaged.
+    Memory: 24 bytes per image. Raises ``CorpusError`` if corpus.json is missing, or if it or a
+    manifest is damaged.
     """
     corpus = stated_corpus(root)
     columns = _columns_of(corpus)
-    report, manifests = VerifyReport(), sorted(root.glob(f"*/{METADATA_FILE}"))
+    report, manifests = VerifyReport(), corpus.manifests
     row_counts = dict.fromkeys(corpus.kept, 0)
     total, groups = sum(map(count_rows, manifests)), [np.array([], np.uint64)]
     done = 0
     for manifest in manifests:
         # Only hashes stay in memory; names are read again if two hashes are equal.
         row_groups, names = array("Q"), array("Q")
-        for row in iter_rows(manifest, strict=True):
+        for row in iter_rows(manifest):
             row_groups.append(_hash(_group_of(row)))
-            report.problems += _incomplete(manifest.parent.name, row, columns)
+            problems = list(_incomplete(manifest.parent.name, row, columns))
             for column in columns_of(row):
                 names.append(_hash(row[column]))
                 report.images += 1
                 problem = _file_problem(manifest.parent, row, column, corpus, quick)
-                report.problems += [problem] if problem else []
+                problems += [problem] if problem else []
+            if corpus.color == "lab" and not (quick or problems):
+                corpus.read(pair_of(manifest.parent, row))  # raises if the corpus is not Lab
+            report.problems += problems
             done += 1
             progress(done, total)
         row_counts[manifest.parent.name] = len(row_groups)
@@ -179,9 +182,9 @@ def _wrong_counts(corpus: Corpus, row_counts: Mapping[str, int]) -> Iterator[Pro
 def _columns_of(corpus: Corpus) -> tuple[str, ...]:
     """Return the columns that every row must have."""
     if corpus.kind == "unpaired":
-        return "file_name", "domain"
+        return "key", "file_name", "domain"
     combined = corpus.layout == "combined"
-    return ("file_name",) if combined else ("input_file_name", "target_file_name")
+    return ("key", "file_name") if combined else ("key", "input_file_name", "target_file_name")
 
 
 def _incomplete(split: str, row: Mapping[str, Any], columns: tuple[str, ...]) -> Iterator[Problem]:
@@ -189,8 +192,6 @@ def _incomplete(split: str, row: Mapping[str, Any], columns: tuple[str, ...]) ->
     lacking = [column for column in columns if not row.get(column)]
     if lacking:
         yield "incomplete", name, f"has no {', '.join(lacking)}"
-    elif "domain" in columns and row["domain"] not in ("A", "B"):
-        yield "incomplete", name, f"its domain is '{printable(row['domain'])}'"
 
 
 def _hash(text: str) -> int:

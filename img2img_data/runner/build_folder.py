@@ -30,7 +30,7 @@ from img2img_data.core import files
 from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, UsageError
 from img2img_data.core.files import Journal, complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import iter_rows
-from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, to_json_page
+from img2img_data.corpus.format import METADATA_FILE, README, REJECTED_FILE, to_card, to_json_page
 
 BUILDING: Final = ".building"
 JOURNAL_FILE: Final = "journal.jsonl"
@@ -318,6 +318,8 @@ class BuildFolder:
         (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)
+        if page["kind"] != "selection":
+            write_atomically(self.root / README, to_card(sorted(kept)), self.building / "card")
         kept_counts, rejected = (dict(sorted(c.items())) for c in (report.kept, report.rejected))
         counts: dict[str, Any] = {"kept": kept_counts, "rejected": rejected, "total": report.total}
         if gathered.notes:

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from conftest import make_photo
 
+from img2img_data.cli.json_schema import ROW
 from img2img_data.core.errors import CorpusError
+from img2img_data.core.jsonl import COLUMNS
 from img2img_data.corpus.format import FORMAT, UniqueKeys, image_rng, key_of, split_of
 from img2img_data.corpus.reader import open_corpus
 
@@ -41,6 +43,18 @@ GOLDEN = {
 @pytest.mark.parametrize("path", GOLDEN, ids=repr)
 def test_keys_are_fixed(path: bytes) -> None:
     assert key_of(path) == GOLDEN[path]
+    assert COLUMNS["key"](GOLDEN[path])
+
+
+EXAMPLES = {"string": "a", "integer": 1, "object": {}, "array": ["a"]}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_columns_are_checked_as_their_schema_says(column: str) -> None:
+    schema = ROW["properties"][column]
+    values = {kind: EXAMPLES[kind] == EXAMPLES.get(schema.get("type")) for kind in EXAMPLES}
+    assert {kind: COLUMNS[column](EXAMPLES[kind]) for kind in EXAMPLES} == values
+    assert all(COLUMNS[column](value) for value in schema.get("enum", ()))
 
 
 def test_keys_never_collide_on_any_file_system() -> None:

@@ -18,6 +18,7 @@ from conftest import make_photo, write_photos
 
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.corpus import layouts
 from img2img_data.corpus.format import as_key, key_of
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.corpus.reader import Corpus, open_corpus
@@ -237,7 +238,7 @@ def test_a_damaged_image_is_not_exported(corpora: Mapping[str, Path], tmp_path: 
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
-def test_a_domain_outside_the_folder_is_ignored(
+def test_a_domain_outside_the_folder_is_rejected(
     direction: str, corpora: Mapping[str, Path], tmp_path: Path
 ) -> None:
     corpus = tmp_path / "box" / "corpus"
@@ -245,10 +246,10 @@ def test_a_domain_outside_the_folder_is_ignored(
     manifest = corpus / "train" / "metadata.jsonl"
     hostile = [r | {"domain": "/../../../evil"} for r in rows(manifest)]
     manifest.write_text("".join(json.dumps(r) + "\n" for r in hostile))
-    step("export", corpus, tmp_path / "box" / "out", format="cyclegan", direction=direction)
+    with pytest.raises(CorpusError, match="its 'domain' is"):
+        step("export", corpus, tmp_path / "box" / "out", format="cyclegan", direction=direction)
     assert [p.name for p in tmp_path.iterdir()] == ["box"]
-    names = {p.name for p in (tmp_path / "box" / "out").iterdir()}
-    assert {name[:-1] for name in names - {"export.json"}} == {"train", "val", "test"}
+    assert not (tmp_path / "box" / "out").exists()
 
 
 @pytest.mark.parametrize("key", ["../../evil", "/tmp/evil-abs", "a/../../evil", "C:evil", "a\\b"])
@@ -260,7 +261,7 @@ def test_a_key_outside_the_folder_is_rejected(format: str, key: str, tmp_path: P
     manifest = corpus / "train" / "metadata.jsonl"
     manifest.write_text("".join(json.dumps(r | {"key": key}) + "\n" for r in rows(manifest)))
     before = tree(tmp_path)
-    with pytest.raises(CorpusError, match="outside"):
+    with pytest.raises(CorpusError, match="its 'key' is"):
         step("export", corpus, tmp_path / "box" / "out", format=format)
     assert tree(tmp_path) == before
     assert not (tmp_path / "box" / "out").exists()
@@ -311,13 +312,16 @@ def test_a_plain_pix2pix_reader(
         assert (b[..., ::-1] == second).all()
 
 
-def load_with_datasets(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def load_with_datasets(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, packaged: bool = True
+) -> Any:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(cache))
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
-    return datasets.load_dataset("imagefolder", data_dir=str(root), cache_dir=str(cache))
+    place = {"path": "imagefolder", "data_dir": str(root)} if packaged else {"path": str(root)}
+    return datasets.load_dataset(**place, cache_dir=str(cache))
 
 
 @pytest.mark.parametrize("how", ["as it is", "exported"])
@@ -339,6 +343,64 @@ def test_hugging_face_reads_it(
         first, second = corpus.read(corpus.pairs(own)[0])
         assert (np.asarray(found[split][0]["input"]) == first).all()
         assert (np.asarray(found[split][0]["target"]) == second).all()
+
+
+SPLIT_WORDS = [*layouts.SPLITS, "my test", "dev-1", "x.train", "a_val 2/eval", "__x", "ok/dev/y"]
+
+
+@pytest.fixture(scope="session")
+def named_as_splits(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Corpora of photos in folders that ``datasets`` takes for splits."""
+    root = tmp_path_factory.mktemp("words")
+    for number, name in enumerate(SPLIT_WORDS):
+        for photo in range(2):
+            path = root / "photos" / name / f"train_{photo}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(io.encode(make_photo(2 * number + photo), "png"))
+    splits = {
+        "some": ("folders", "train=0.6,test=0.4"),
+        "own": ("combined", "train=0.5,hold-out=0.3,no=0.2"),
+    }
+    for name, (layout, split) in splits.items():
+        step("blur", root / "photos", root / name, layout=layout, split=split)
+    step("unpaired", root / "photos", root / "photos", root / "unpaired", split="train=1")
+    return {name: root / name for name in (*splits, "unpaired")}
+
+
+@pytest.mark.parametrize("name", ["some", "own", "unpaired"])
+def test_hugging_face_reads_a_corpus_whatever_its_folders_are_called(
+    name: str, named_as_splits: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = named_as_splits[name]
+    found = load_with_datasets(root, tmp_path / "cache", monkeypatch, packaged=False)
+    lists = {p.parent.name: [r["key"] for r in rows(p)] for p in root.glob("*/metadata.jsonl")}
+    assert {split: found[split]["key"][:] for split in found} == {
+        split.replace("-", "_"): keys for split, keys in lists.items()
+    }
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_hugging_face_reads_an_export_whatever_its_folders_are_called(
+    packaged: bool,
+    named_as_splits: Mapping[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, corpus = tmp_path / "out", open_corpus(named_as_splits["some"])
+    step("export", named_as_splits["some"], root, format="hf")
+    found = load_with_datasets(root, tmp_path / "cache", monkeypatch, packaged)
+    assert set(found) == set(corpus.splits)
+    for split in found:
+        assert found[split]["key"][:] == [p.key for p in corpus.pairs(split)]
+        for number, pair in enumerate(corpus.pairs(split)):
+            assert (np.asarray(found[split][number]["input"]) == corpus.read(pair)[0]).all()
+    step("import", root, tmp_path / "back")
+    assert_same(images(open_corpus(tmp_path / "back")), images(corpus))
+
+
+def test_the_split_words_are_those_of_datasets() -> None:
+    words = pytest.importorskip("datasets").data_files.SPLIT_KEYWORDS
+    assert {w for found in words.values() for w in found} <= set(layouts.SPLITS)
 
 
 def test_hugging_face_reads_an_export_whose_splits_differ(

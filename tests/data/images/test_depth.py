@@ -382,7 +382,7 @@ def test_a_page_that_does_not_state_its_samples_means_8_bit_rgb(tmp_path: Path) 
         return Corpus(tmp_path, "paired", "folders", "rgb", info, {})
 
     assert (reading({}).bits, reading({}).channels) == (8, {"input": 3, "target": 3})
-    odd = {"bits": "many", "channels": ["x"], "recipe": 3}
+    odd = {"recipe": 3}
     assert (reading(odd).bits, reading(odd).channels) == (8, {"input": 3, "target": 3})
 
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pages import check_self_contained, elements
-from small_corpus import EVIL, write_corpus, write_domains
+from small_corpus import EVIL, write_corpus, write_domains, write_lab
 
 from img2img_data.core.errors import REASONS, CorpusError, Img2ImgError, UsageError
 from img2img_data.core.jsonl import read_rows
+from img2img_data.corpus.format import FORMAT
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
 from img2img_data.inspect.corpus_page import write_corpus_page
@@ -95,12 +96,10 @@ def test_same_corpus_same_bytes(tmp_path: Path) -> None:
 
 
 def test_lab_targets_are_shown_in_their_colors(tmp_path: Path) -> None:
-    plain, lab = (
-        write_corpus_page(
-            write_corpus(tmp_path / color, {"train": 1}, info={"color": color})
-        ).read_text("utf-8")
-        for color in ("rgb", "lab")
-    )
+    root = write_lab(tmp_path / "c", {"train": 1})
+    lab = write_corpus_page(root).read_text("utf-8")
+    (root / "corpus.json").write_text(json.dumps({"format": FORMAT}))
+    plain = write_corpus_page(root).read_text("utf-8")
     plain_images, lab_images = ([a["src"] for a in elements(page, "img")] for page in (plain, lab))
     assert sum(a != b for a, b in zip(plain_images, lab_images, strict=True)) == 1
 
@@ -205,15 +204,10 @@ def test_strange_rows_are_shown(tmp_path: Path) -> None:
     path = corpus / "train" / "metadata.jsonl"
     rows = read_rows(path)
     strange = [
-        {"tags": [1, {"a": None}], "drawn": 7, "measured": "x", "width": "a", "kind": {"a": 1}},
-        {
-            "drawn": {"sigma": 10**400, "a": [[[1.5]]]},
-            "tags": {"a": 10**400},
-            "source": 5,
-            "key": 5,
-        },
-        {"drawn": {"sigma": float("nan"), "\u202e": "\ud800"}, "measured": {"m": float("inf")}},
-        {"drawn": {"sigma": 1e308}, "measured": {"m": -1e308}, "width": 10**400, "height": -1},
+        {"tags": {"a": [1, {"b": None}]}, "drawn": None, "measured": None, "kind": ""},
+        {"drawn": {"sigma": 10**400, "a": [[[1.5]]]}, "tags": {"a": 10**400}, "source": ""},
+        {"drawn": {"\u202e": "\0"}, "measured": {"m": True}},
+        {"drawn": {"sigma": 1e308}, "measured": {"m": -1e308}, "width": 2**31 - 1},
         {"drawn": {f"p{n}": n for n in range(1000)}, "tags": {str(n): "x" for n in range(1000)}},
     ]
     fakes = [{**row, **odd} for row, odd in zip(rows, strange, strict=False)]

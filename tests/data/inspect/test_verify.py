@@ -83,7 +83,7 @@ def test_memory_per_row_is_small(tmp_path: Path) -> None:
         for n in range(count):
             (root / "train" / f"{n:05d}.png").touch()
         lines = (
-            json.dumps({"file_name": f"{n:05d}.png", "source_hex": f"{n:010x}"})
+            json.dumps({"key": str(n), "file_name": f"{n:05d}.png", "source_hex": f"{n:010x}"})
             for n in range(count)
         )
         (root / "train" / "metadata.jsonl").write_text("".join(f"{line}\n" for line in lines))
