@@ -80,7 +80,7 @@ class Lab(Pairing):
         """
         lab = rgb_to_lab(images[0])
         levels = 257 if lab.dtype == np.uint16 else 1
-        error = np.abs(lab_to_rgb(lab).astype(np.int32) - images[0])
+        error = cv2.absdiff(lab_to_rgb(lab), images[0])
         measured = {
             "round_trip_max": round(float(error.max()) / levels, 4),
             "round_trip_mean": round(float(error.mean()) / levels, 4),

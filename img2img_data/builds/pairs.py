@@ -35,7 +35,7 @@ from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import to_spec
 from img2img_data.images import io
-from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
+from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy, check_pixels
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
 from img2img_data.runner.run import FolderBuild, checked_by, source_columns
@@ -144,10 +144,15 @@ FileFormat = Literal["png", "jpg", "webp"]
 @functools.cache
 def parse_size(text: str) -> tuple[int, int]:
     """Return (width, height) of "64" or "640x480". Raises ``ValueError``."""
-    if not re.fullmatch(r"\d{1,5}(x\d{1,5})?", text) or 0 in map(int, text.split("x")):
+    if not re.fullmatch(r"\d{1,9}(x\d{1,9})?", text) or 0 in map(int, text.split("x")):
         raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
     width, _, height = text.partition("x")
-    return int(width), int(height or width)
+    size = int(width), int(height or width)
+    try:
+        ReadPolicy().check(*size)  # what is written must be read again
+    except Rejected as rejected:
+        raise ValueError(rejected.detail) from None
+    return size
 
 
 def _check_group(rule: str) -> None:
@@ -168,7 +173,8 @@ class BuildSettings(FrozenModel):
     option_group: ClassVar[str] = "Corpus"
 
     size: Annotated[str | None, checked_by(parse_size)] = None
-    """size of every image, pixels, as 64 or 640x480; default: unchanged"""
+    """size of every image, pixels, as 64 or 640x480; at most 100 million pixels; default:
+    unchanged"""
     fit: Fit | None = None
     """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
     error: reject; default: crop, for combine error"""
@@ -349,6 +355,9 @@ def _side_by_side(first: Pixels, second: Pixels, sources: Sequence[LoadedSource]
     image = sources[0].image.pixels
     if len(sources) == 1 and first.base is image and second.base is image:
         return image
+    check_pixels(
+        2 * second.shape[1], second.shape[0], " side by side (--layout folders needs less)"
+    )
     if first.ndim < second.ndim:
         first = np.repeat(first[..., None], second.shape[2], axis=2)
     return np.hstack((first, second))

@@ -29,7 +29,7 @@ class ResizeSettings(FrozenModel):
     """Settings of a resized folder."""
 
     size: Annotated[str, checked_by(pairs.parse_size)] = "256"
-    """size of every image, as 64 or 640x480; WIDTHxHEIGHT, pixels"""
+    """size of every image, as 64 or 640x480; WIDTHxHEIGHT, at most 100 million pixels"""
     fit: Fit = "crop"
     """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
     error: reject"""

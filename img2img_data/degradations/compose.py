@@ -25,6 +25,7 @@ from img2img_data.degradations.resample import (
     interpolation_flags,
 )
 from img2img_data.degradations.samples import Image, from_unit, to_unit
+from img2img_data.images.pixels import check_pixels
 
 
 class PipelineStep(NamedTuple):
@@ -215,10 +216,14 @@ class AtScale(Composite):
         return scale | resizing | self._draw_steps(rng, range(len(self.steps)))
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Apply the steps at ``drawn["scale"]`` times the size, at least one pixel a side."""
+        """Apply the steps at ``drawn["scale"]`` times the size, at least one pixel a side.
+
+        Raises ``Rejected`` if that is too large.
+        """
         height, width = image.shape[:2]
         scale = drawn["scale"]
         size = max(1, round(width * scale)), max(1, round(height * scale))
+        check_pixels(*size, f" at {scale:g} times its size (a smaller --size needs less)")
         down, up = interpolation_flags(drawn, down=self.down, up=self.up)
         first, second = (down, up) if scale <= 1 else (up, down)
         degraded = _resize(to_unit(image), size, first)

@@ -7,6 +7,7 @@ x 257, (b + 128) x 257. Both are rounded once, in both directions.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Final
 
 import cv2
@@ -17,6 +18,7 @@ from img2img_data.images.pixels import LEVELS, Pixels
 
 LAB_SHIFT: Final = np.array([0, 128, 128], np.float32)
 LAB_SCALE: Final = np.array([655.35, 257, 257], np.float32)
+STRIP_PIXELS: Final = 1 << 20
 
 # Linear light half a gray level below black and above white, by the slopes of the sRGB curve there.
 HALF_LEVEL_BELOW, HALF_LEVEL_ABOVE = -0.5 / 255 / 12.92, 1 + 0.5 / 255 * 2.4 / 1.055
@@ -35,9 +37,9 @@ WHITE: Final = np.array([0.950456, 1, 1.088754], np.float32)
 
 def rgb_to_lab(pixels: Pixels) -> Pixels:
     """Convert H x W x 3 RGB to Lab samples of the same depth, uint8 or uint16, rounded once."""
-    # Not by OpenCV's conversion of bytes, which is up to 2 levels off.
-    lab = (cielab(pixels) + LAB_SHIFT) * _scale(pixels)
-    return np.asarray(np.rint(lab, out=lab), pixels.dtype)
+    # Not by OpenCV's conversion of bytes, which is up to 3 levels off.
+    parts = ((cielab(part) + LAB_SHIFT) * _scale(part) for part in _strips(pixels))
+    return np.concatenate([np.asarray(np.rint(part), pixels.dtype) for part in parts])
 
 
 def lab_to_rgb(lab: Pixels) -> Pixels:
@@ -45,8 +47,16 @@ def lab_to_rgb(lab: Pixels) -> Pixels:
 
     In 16 bit it undoes ``rgb_to_lab`` within a fifth of an 8-bit gray level.
     """
-    pixels = cv2.cvtColor(lab / _scale(lab) - LAB_SHIFT, cv2.COLOR_Lab2RGB)
-    return np.asarray(np.rint(np.clip(pixels, 0, 1) * np.iinfo(lab.dtype).max), lab.dtype)
+    numbers = (part / _scale(part) - LAB_SHIFT for part in _strips(lab))
+    parts = (np.clip(cv2.cvtColor(part, cv2.COLOR_Lab2RGB), 0, 1) for part in numbers)
+    top = np.iinfo(lab.dtype).max
+    return np.concatenate([np.asarray(np.rint(part * top), lab.dtype) for part in parts])
+
+
+def _strips(samples: Pixels) -> Iterator[Pixels]:
+    """Yield strips of rows: as floats, the whole image would take many times its memory."""
+    rows = max(1, STRIP_PIXELS // samples.shape[1])
+    return (samples[top : top + rows] for top in range(0, samples.shape[0], rows))
 
 
 def cielab(pixels: Pixels) -> NDArray[np.float32]:
@@ -77,10 +87,14 @@ def outside_srgb(lab: Pixels) -> float:
     white, and is clipped. The colors of an image are in the gamut: rounding to Lab is what moves
     some out of it.
     """
+    return sum(map(_count_outside, _strips(lab))) * 3 / lab.size
+
+
+def _count_outside(lab: Pixels) -> int:
     wide = lab / _scale(lab) - LAB_SHIFT
     lightness = (wide[..., 0] + 16) / 116
     bent = np.stack((lightness + wide[..., 1] / 500, lightness, lightness - wide[..., 2] / 200), -1)
     xyz = np.where(bent > 6 / 29, bent * bent * bent, (bent - 16 / 116) / 7.787037) * WHITE
     linear = xyz @ XYZ_TO_LINEAR_RGB.T
     out = (linear < HALF_LEVEL_BELOW) | (linear > HALF_LEVEL_ABOVE)
-    return float(out.any(-1).mean())
+    return int(out.any(-1).sum())

@@ -57,6 +57,7 @@ from img2img_data.images.pixels import (
     Fit,
     Pixels,
     ReadPolicy,
+    check_pixels,
     from_bit_fields,
     from_decoder,
     from_raster,
@@ -143,10 +144,7 @@ def _check_size(found: Header, policy: ReadPolicy) -> None:
     width, height = found.width, found.height
     if not (width and height):
         raise Rejected("corrupt", f"{width} x {height} pixels")
-    if width * height > policy.max_pixels or max(width, height) > policy.max_side:
-        raise Rejected("too-many-pixels", f"{width} x {height}")
-    if max(width, height) > policy.max_aspect * min(width, height):
-        raise Rejected("too-small", f"{width} x {height}: longer than {policy.max_aspect:g} : 1")
+    policy.check(width, height)
 
 
 def _decode_jpeg(data: bytes, found: Header) -> Pixels:
@@ -288,7 +286,8 @@ def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
     ``crop`` scales it to cover the frame and cuts the center; ``pad`` scales it to fit inside and
     reflects its border (no invented color, edge pixels not repeated); ``stretch`` ignores the
     aspect; ``error`` raises ``Rejected("size")``. Area averaging downwards, bicubic upwards.
-    Returns the same array if it fits already.
+    Returns the same array if it fits already. Raises ``Rejected("too-many-pixels")`` rather than
+    scale a long image to a huge one before its center is cut.
     """
     height, width = pixels.shape[:2]
     if (width, height) == size:
@@ -300,6 +299,7 @@ def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
     scales = size[0] / width, size[1] / height
     scale = max(scales) if how == "crop" else min(scales)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
+    check_pixels(*inner, " before it is cropped (pad and stretch need less)")
     return _frame(_resize(pixels, inner), size)
 
 

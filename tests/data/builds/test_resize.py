@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import run
 from conftest import make_photo, write_photos
 
 from img2img_data.cli.steps import run_step
@@ -120,3 +121,26 @@ def test_tags_travel_on(tmp_path: Path) -> None:
     resize(tmp_path / "in", tmp_path / "once", size="20")
     _, found = resize(tmp_path / "once", tmp_path / "twice", size="16")
     assert [row["tags"] for row in found] == [{}, {"person": "Ada"}, {}]
+
+
+@pytest.mark.parametrize("size", ["30000", "65535x1", "123456789"])
+def test_a_size_that_cannot_be_read_again_is_rejected_at_once(size: str, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 1)
+    for command in ("resize", "blur"):
+        said = run(command, tmp_path / "in", tmp_path / "out", "--size", size, code=2)
+        assert "pixels (got" in said
+        assert len(said.splitlines()) == 1
+    step = {"blur": {"source": "in", "out": "out", "size": size}}
+    (tmp_path / "r.yaml").write_text(json.dumps({"name": "r", "corpus": [step]}))
+    assert "pixels (got" in run("build", tmp_path / "r.yaml", code=2, cwd=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_halves_too_large_side_by_side_are_rejected(tmp_path: Path) -> None:
+    for folder in "ab":
+        write_photos(tmp_path / folder, 1)
+    options = ("--size", 7100, "--fit", "stretch", "--channels", "gray", "--jobs", 1)
+    run("combine", tmp_path / "a", tmp_path / "b", tmp_path / "out", *options, code=1)
+    (row,) = map(json.loads, (tmp_path / "out/rejected.jsonl").read_text().splitlines())
+    assert row["reason"] == "too-many-pixels"
+    assert "--layout folders" in row["detail"]

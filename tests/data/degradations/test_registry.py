@@ -424,6 +424,17 @@ def test_gaussian_agrees_with_scipy(real_data: object) -> None:
     assert seen >= 190
 
 
+@pytest.mark.parametrize("scales", [[4], [2, 2]])
+def test_an_intermediate_of_too_many_pixels_is_rejected(scales: list[float]) -> None:
+    steps: list[object] = [{"noise": {"sigma": 1}}]
+    for scale in scales:
+        steps = [{"at-scale": {"scale": scale, "steps": steps}}]
+    degradation = parse_spec(steps, PLACE).degradation
+    image = np.broadcast_to(np.uint8(0), (2600, 2600, 1))
+    with pytest.raises(Rejected, match=r"10400 x 10400 at .* more than 100,000,000 pixels"):
+        degradation.apply(image, **degradation.draw(np.random.default_rng(0)))
+
+
 def test_resize_keeps_a_sixteenth_of_the_area() -> None:
     image = typed(np.float32, 64, 64)
     drawn = Resize().draw(None)

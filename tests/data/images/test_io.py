@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from img2img_data.build.pairs import parse_size
 from img2img_data.core.errors import Rejected
 from img2img_data.images import color
 from img2img_data.images.io import ReadPolicy, decode, encode, fit, read, read_bytes
@@ -782,6 +783,22 @@ def test_pipes_sockets_links_and_odd_names(tmp_path: Path, monkeypatch: pytest.M
     with open(odd, "wb") as file:
         file.write(Path("good.jpg").read_bytes())
     assert read(odd).size == (32, 24)
+
+
+def test_fit_rejects_what_it_would_scale_to_a_huge_image_to_cut_it() -> None:
+    long = np.zeros((40, 20_000, 3), np.uint8)
+    with pytest.raises(Rejected, match=r"too-many-pixels.*500000 x 1000.*100,000,000"):
+        fit(long, (1000, 1000), "crop")
+    assert fit(long, (1000, 1000), "stretch").shape == (1000, 1000, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (65_501, 200), (501, 1)])
+def test_what_is_too_large_to_be_read_says_the_limit(width: int, height: int) -> None:
+    limits = "more than 100,000,000 pixels|more than 65,500 pixels|longer than 500 : 1"
+    with pytest.raises(Rejected, match=limits):
+        decode(resized_png(width, height))
+    with pytest.raises(ValueError, match=limits):
+        parse_size(f"{width}x{height}")
 
 
 # ---- framing and color
