@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from img2img_data.build.pairs import parse_size
+from img2img_data.builds.pairs import parse_size
 from img2img_data.core.errors import Rejected
 from img2img_data.images import color
 from img2img_data.images.io import ReadPolicy, decode, encode, fit, read, read_bytes
