@@ -35,7 +35,7 @@ from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import to_spec
 from img2img_data.images import io
-from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy, check_pixels
+from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
 from img2img_data.runner.run import FolderBuild, checked_by, source_columns
@@ -149,7 +149,7 @@ def parse_size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     size = int(width), int(height or width)
     try:
-        ReadPolicy().check(*size)  # what is written must be read again
+        io.check_size(*size)  # what is written must be read again
     except Rejected as rejected:
         raise ValueError(rejected.detail) from None
     return size
@@ -355,9 +355,8 @@ def _side_by_side(first: Pixels, second: Pixels, sources: Sequence[LoadedSource]
     image = sources[0].image.pixels
     if len(sources) == 1 and first.base is image and second.base is image:
         return image
-    check_pixels(
-        2 * second.shape[1], second.shape[0], " side by side (--layout folders needs less)"
-    )
+    height, width = second.shape[:2]
+    io.check_pixels(2 * width, height, " side by side (--layout folders needs less)")
     if first.ndim < second.ndim:
         first = np.repeat(first[..., None], second.shape[2], axis=2)
     return np.hstack((first, second))

@@ -25,7 +25,7 @@ from img2img_data.degradations.resample import (
     interpolation_flags,
 )
 from img2img_data.degradations.samples import Image, from_unit, to_unit
-from img2img_data.images.pixels import check_pixels
+from img2img_data.images.io import check_pixels
 
 
 class PipelineStep(NamedTuple):

@@ -54,10 +54,10 @@ from img2img_data.core.errors import Rejected
 from img2img_data.core.files import MAX_BYTES, open_regular, read_bytes
 from img2img_data.images.headers import Header, read_header, strip_jpeg
 from img2img_data.images.pixels import (
+    MAX_PIXELS,
     Fit,
     Pixels,
     ReadPolicy,
-    check_pixels,
     from_bit_fields,
     from_decoder,
     from_raster,
@@ -68,7 +68,8 @@ from img2img_data.images.pixels import (
 
 # The names by which other rooms use this one.
 __all__ = ["MAX_BYTES", "DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "fit"]
-__all__ += ["icc_profile", "note_columns", "open_regular", "read", "read_bytes", "size_of"]
+__all__ += ["check_pixels", "check_size", "icc_profile", "note_columns", "open_regular"]
+__all__ += ["read", "read_bytes", "size_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +142,27 @@ def size_of(path: bytes | str | Path) -> tuple[int, int]:
 
 
 def _check_size(found: Header, policy: ReadPolicy) -> None:
-    width, height = found.width, found.height
-    if not (width and height):
-        raise Rejected("corrupt", f"{width} x {height} pixels")
-    policy.check(width, height)
+    if not (found.width and found.height):
+        raise Rejected("corrupt", f"{found.width} x {found.height} pixels")
+    check_size(found.width, found.height, policy)
+
+
+def check_size(width: int, height: int, policy: ReadPolicy | None = None) -> None:
+    """Raise ``Rejected`` if an image of this size is not read."""
+    policy = policy or ReadPolicy()
+    check_pixels(width, height, limit=policy.max_pixels)
+    if max(width, height) > policy.max_side:
+        why = f"a side of more than {policy.max_side:,} pixels"
+        raise Rejected("too-many-pixels", f"{width} x {height}, {why}")
+    if max(width, height) > policy.max_aspect * min(width, height):
+        raise Rejected("too-small", f"{width} x {height}, longer than {policy.max_aspect:g} : 1")
+
+
+def check_pixels(width: int, height: int, what: str = "", limit: int = MAX_PIXELS) -> None:
+    """Raise ``Rejected`` if an image has more pixels than the limit; ``what`` follows the size."""
+    if width * height > limit:
+        detail = f"{width} x {height}{what}, more than {limit:,} pixels"
+        raise Rejected("too-many-pixels", detail)
 
 
 def _decode_jpeg(data: bytes, found: Header) -> Pixels:

@@ -33,13 +33,6 @@ MAX_PIXELS: Final = 100_000_000
 """Pixels, width x height, of an image that is read, written or an intermediate of a step."""
 
 
-def check_pixels(width: int, height: int, what: str = "", limit: int = MAX_PIXELS) -> None:
-    """Raise ``Rejected`` if an image has more pixels than the limit; ``what`` follows the size."""
-    if width * height > limit:
-        detail = f"{width} x {height}{what}, more than {limit:,} pixels"
-        raise Rejected("too-many-pixels", detail)
-
-
 @dataclass(frozen=True, slots=True)
 class ReadPolicy:
     """Limits on images that are read, and the form that they are converted to.
@@ -58,15 +51,6 @@ class ReadPolicy:
     max_side: int = 65_500
     max_aspect: float = 500.0
     max_bytes: int = 256 << 20
-
-    def check(self, width: int, height: int) -> None:
-        """Raise ``Rejected`` if a size is over the limits."""
-        check_pixels(width, height, limit=self.max_pixels)
-        if max(width, height) > self.max_side:
-            why = f"a side of more than {self.max_side:,} pixels"
-            raise Rejected("too-many-pixels", f"{width} x {height}, {why}")
-        if max(width, height) > self.max_aspect * min(width, height):
-            raise Rejected("too-small", f"{width} x {height}, longer than {self.max_aspect:g} : 1")
 
 
 # ------------------------------------------------------------------------------- from the decoder
