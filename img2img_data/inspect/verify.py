@@ -50,6 +50,9 @@ COMPARED: Final = 60
 # doubt of the pairs alone does not tell: 0.54 for right label maps, 0.53 for wrong sketches.
 MISMATCH: Final = 0.85
 """Ratio above which the images of pairs fit no better than images of different pairs."""
+# Wrong pairs have 0.48 and more. Frames of a still camera fit each other, right or wrong.
+LEAST_DOUBT: Final = 0.4
+"""Median doubt below which pairs are right, whatever the ratio."""
 
 Problem = tuple[str, str, str]
 """(a key of ``PROBLEMS``, file, detail)."""
@@ -161,7 +164,7 @@ def mismatch(root: Path) -> list[str]:
         # 1 means an image that is too small or too flat to be measured.
         doubts += [found] if max(found) < 1 else []
     own, others = np.median(doubts, axis=0) if 3 * len(doubts) >= COMPARED else (0, 1)
-    if own <= MISMATCH * others:
+    if own <= max(LEAST_DOUBT, MISMATCH * others):
         return []
     why = f"no better than others (median doubt {own:.2f}, of others {others:.2f})"
     hint = "is one folder numbered differently? 'img2img-data show' shows them"

@@ -332,13 +332,16 @@ def test_pairs_with_wrong_numbers_are_reported(offset: int, tmp_path: Path) -> N
     assert ("fit each other no better than others" in verified) == (offset != 0)
 
 
-def test_flat_and_few_pairs_are_not_reported(tmp_path: Path) -> None:
+def test_flat_few_and_still_pairs_are_not_reported(tmp_path: Path) -> None:
+    still = textured(1)[:96, :96]
     for number in range(30):
         flat, few = np.full((40, 40, 3), number, np.uint8), textured(number)[:40, :40]
         for side in ("input", "target"):
             write(tmp_path / "flat" / side / f"{number}.png", flat)
             write(tmp_path / "few" / side / f"{number}.png", few if number < 9 else flat)
-    assert mismatch(tmp_path / "flat") == mismatch(tmp_path / "few") == []
+            frame = cv2.circle(still.copy(), (40, 40), 3, (8 * number, 0, 0), -1)
+            write(tmp_path / "still" / side / f"{number}.png", frame)
+    assert [mismatch(tmp_path / name) for name in ("flat", "few", "still")] == [[], [], []]
 
 
 def test_real_sketches_with_wrong_numbers_are_reported(real_data: Path, tmp_path: Path) -> None:
