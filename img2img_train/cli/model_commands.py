@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LESS_MEMORY: Final = (
     "give a smaller --tile, with --overlap half of it at most, or --batch, or another --device"
 )
+NAMES_SHOWN: Final = 8
 
 
 class ManyAfterOn(ModelCommand):
@@ -175,9 +176,10 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     click.echo(_describe_translated(done, total))
     _print_notes(done.notes)
     rows = printable(str(out / "rejected.jsonl"))
-    for reason, count in done.rejected.most_common():
-        click.echo(f"  rejected {count:,}: {reason} (rows in {rows})")
-    if done.rejected.total() > options.max_bad * total:
+    for reason, names in sorted(done.rejected.items()):
+        shown = ", ".join(names[:NAMES_SHOWN]) + ", ..." * (len(names) > NAMES_SHOWN)
+        click.echo(f"  rejected {len(names):,}: {reason}: {shown} (rows in {rows})")
+    if sum(map(len, done.rejected.values())) > options.max_bad * total:
         sys.exit(1)
 
 
@@ -189,8 +191,10 @@ def _describe_translated(done: Translated, total: int) -> str:
 
 
 def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
+    for note in notes[:NAMES_SHOWN]:
         click.echo(f"note: {note}", err=True)
+    if len(notes) > NAMES_SHOWN:
+        click.echo(f"note: {len(notes) - NAMES_SHOWN:,} more like these", err=True)
 
 
 def _translate_one(
@@ -205,7 +209,6 @@ def _translate_one(
     from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
     from img2img_train.inference.translate import (
         notes_on_frames,
-        notes_on_tiles,
         translate_file,
         translate_video_file,
     )
@@ -219,14 +222,14 @@ def _translate_one(
                 model, source, out, chosen, display.report("restoring", "files", "frames")
             )
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
-        _print_notes([*seen.notes, *notes_on_tiles(settings, model, max(seen.width, seen.height))])
+        _print_notes(seen.notes)
         return
     if "format" not in options and suffix in IMAGE_FORMATS:
         settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
     result = translate_file(model, data, str(source), settings)
-    _print_notes(notes_on_tiles(settings, model, result.longest_side))
-    _print_notes(notes_on_frames({printable(str(source)): result.source_frames}))
+    frames = notes_on_frames({printable(str(source)): result.source_frames})
+    _print_notes([*result.notes, *frames])
     if str(out) == STDIO:
         sys.stdout.buffer.write(result.image)
         return

@@ -8,17 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import Rejected, UsageError
 from img2img_data.images.headers import is_image_name
 from img2img_train.inference.video import VIDEO_FORMATS, is_video
 
 IMAGE_FORMATS: Final = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 """Formats of written images by file name extension."""
+NOT_READ: Final = frozenset(
+    b"tga pcx qoi dds svg eps xcf dng raw nef nrw cr2 cr3 crw arw srf sr2 orf rw2 raf pef srw x3f "
+    b"3fr iiq erf kdc mpg mpeg m2v mts m2ts wmv flv 3gp ogv vob".split()
+)
+"""Extensions of other images and videos: each such file is a rejected row, not a silent gap."""
 STDIO: Final = "-"
 
 
 def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[bytes]]:
-    """Return a folder and the paths of its images and videos relative to it, sorted.
+    """Return a folder and the paths of its images and videos relative to it, sorted, including
+    those of formats that are not read.
 
     ``source`` is a folder, a file, or a pattern with ``*``, ``?`` or ``**``. Hidden files and
     folders are skipped, links to folders are not followed, and files in ``out`` are results of an
@@ -87,4 +93,15 @@ def _matches(pattern: Path) -> tuple[bytes, list[bytes]]:
 
 
 def _is_input(name: bytes) -> bool:
-    return is_image_name(name) or is_video(name)
+    return is_image_name(name) or is_video(name) or _suffix(name) in NOT_READ
+
+
+def _suffix(name: bytes) -> bytes:
+    return os.path.splitext(name)[1][1:].lower()
+
+
+def check_readable(name: bytes) -> None:
+    """Raise Rejected if a file name ends as those of a format that is not read."""
+    # By the name: raw files of cameras are TIFF files, of which only a preview could be read.
+    if _suffix(name) in NOT_READ:
+        raise Rejected("unsupported-format", f".{_suffix(name).decode()} is not read; convert it")

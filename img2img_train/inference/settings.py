@@ -15,8 +15,9 @@ from img2img_data.core.frozen_model import FrozenModel
 class TranslateSettings(FrozenModel):
     """Settings of ``translate``: tiles, formats of results."""
 
-    tile: int = Field(512, ge=16)
-    """side of a tile, pixels; at least twice --overlap, memory grows squared"""
+    tile: int | None = Field(None, ge=16)
+    """side of a tile, pixels; at least twice --overlap, memory grows squared [default: 512, or the
+    whole image for a network that normalizes by its statistics, if half of the free memory does]"""
     overlap: int = Field(128, ge=0)
     """overlap of two tiles, pixels; more for a large receptive field"""
     batch: int = Field(1, ge=1, le=4096)

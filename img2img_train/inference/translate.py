@@ -14,11 +14,10 @@ is restored on its own; an interrupted video starts again from its first frame.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import file_digest, sha256
 from io import BufferedReader
 from pathlib import Path
@@ -34,7 +33,9 @@ from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit
 from img2img_train.data.color import is_gray
-from img2img_train.inference.inputs import list_images
+from img2img_train.data.dataset import SHARE_OF_MEMORY
+from img2img_train.inference.inputs import check_readable, list_images
+from img2img_train.inference.memory import bytes_per_pixel, free_memory
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import Tiling, restore
 from img2img_train.inference.video import VideoInfo, is_video, open_video, restore_video
@@ -42,6 +43,8 @@ from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
 
 LOG_FILE: Final = "translated.jsonl"
+TILE: Final = 512
+"""Side of a tile by default, pixels."""
 
 
 @dataclass(slots=True)
@@ -49,9 +52,8 @@ class Translated:
     """Results of a call of ``translate``.
 
     ``restored`` files have a result, ``reused`` of them from an earlier call; ``videos`` of them
-    are videos, of which ``frames`` were restored now. ``longest_side`` is the longest side of what
-    was restored now, in pixels; ``rejected`` counts the other files by reason; ``notes`` are lines
-    for the user.
+    are videos, of which ``frames`` were restored now. ``rejected`` holds the names of the other
+    files by reason; ``notes`` are lines for the user.
     """
 
     out: Path
@@ -59,26 +61,16 @@ class Translated:
     reused: int = 0
     videos: int = 0
     frames: int = 0
-    longest_side: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 class TranslatedImage(NamedTuple):
-    """File of a restored image, its longest side in pixels, and the frames of its source."""
+    """File of a restored image, notes for the user, and the frames of its source."""
 
     image: bytes
-    longest_side: int
+    notes: list[str]
     source_frames: int = 1
-
-
-def notes_on_tiles(settings: TranslateSettings, model: LoadedModel, longest_side: int) -> list[str]:
-    """Return notes for the user about results whose longest side is ``longest_side`` pixels."""
-    one_tile = len(_tiling(settings, model).starts(longest_side)) == 1
-    if one_tile or not uses_image_statistics(model.generator):
-        return []
-    why = "each tile is normalized by its own statistics, so contrast may change across an image"
-    return [f"{why}; --tile {longest_side} uses one tile for the largest, if memory allows"]
 
 
 def notes_on_frames(sources: Mapping[str, int]) -> list[str]:
@@ -88,9 +80,28 @@ def notes_on_frames(sources: Mapping[str, int]) -> list[str]:
     return [f"only one frame or page was restored of {', '.join(many[:3])}{rest}"] if many else []
 
 
-def _tiling(settings: TranslateSettings, model: LoadedModel) -> Tiling:
-    spec = model.spec
-    return Tiling(settings.tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
+def choose_tiling(
+    settings: TranslateSettings, model: LoadedModel, height: int, width: int
+) -> tuple[Tiling, list[str]]:
+    """Return how an image is cut into tiles, and a note if its contrast may change between them.
+
+    By default a network that normalizes by statistics of the image gets the whole image, if that
+    takes at most half of the free memory.
+    """
+    spec, side, tile = model.spec, max(height, width), settings.tile or TILE
+    hint = f"--tile {side} uses one, if memory allows"
+    by_image = uses_image_statistics(model.generator)
+    if by_image and settings.tile is None and side > tile:
+        pixels = spec.padded_side(height) * spec.padded_side(width)
+        need, free = pixels * bytes_per_pixel(model), free_memory(model.device)
+        tile = side if need <= free * SHARE_OF_MEMORY else tile
+        figures = f"up to {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        hint = f"the whole takes {figures}; {hint}"
+    tiling = Tiling(tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
+    if not by_image or len(tiling.starts(side)) == 1:
+        return tiling, []
+    why = "each tile is normalized by its own statistics, so contrast may change across the image"
+    return tiling, [f"{why}; {hint}"]
 
 
 # -------------------------------------------------------------------------------------- one file
@@ -104,15 +115,16 @@ def translate_bytes(
         depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
     )
     image = io.decode(data, policy)
-    output = translate_pixels(model, image.pixels, settings)
+    tiling, notes = choose_tiling(settings, model, *image.pixels.shape[:2])
+    output = translate_pixels(model, image.pixels, tiling)
     if settings.format != "png":
         output = _on_white(to_8_bit(output) if output.dtype == np.uint16 else output)
     profile = io.icc_profile(data, 1 if output.shape[2:] in {(), (2,)} else 3)
     file = io.encode(np.ascontiguousarray(output), settings.format, settings.quality, profile)
-    return TranslatedImage(file, max(output.shape[:2]), image.frames)
+    return TranslatedImage(file, notes, image.frames)
 
 
-def translate_pixels(model: LoadedModel, pixels: Pixels, settings: TranslateSettings) -> Pixels:
+def translate_pixels(model: LoadedModel, pixels: Pixels, tiling: Tiling) -> Pixels:
     """Return a restored image.
 
     ``pixels``: H x W, H x W x 3 or H x W x 4 with alpha, uint8 or uint16; the result has the same
@@ -123,7 +135,7 @@ def translate_pixels(model: LoadedModel, pixels: Pixels, settings: TranslateSett
     alpha = pixels.shape[2:] == (4,)
     gray = pixels.ndim == 2 or (alpha and is_gray(pixels[..., :3]))
     color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
-    output = restore(model.forward, color, _tiling(settings, model), model.device)
+    output = restore(model.forward, color, tiling, model.device)
     if model.spec.outputs == 1 or (gray and model.keeps_gray):
         output = np.asarray(np.rint(output.mean(axis=2)), pixels.dtype)
     return np.dstack([output, pixels[..., 3]]) if alpha else output
@@ -143,6 +155,7 @@ def translate_file(
 ) -> TranslatedImage:
     """Return the file of one restored image; CorpusError with its ``name`` if unreadable."""
     with _unreadable("image", name):
+        check_readable(os.fsencode(name))
         return translate_bytes(model, data, settings)
 
 
@@ -178,8 +191,14 @@ def _translate_video(
         progress(done, total, f"restoring {printable(out.name)}")
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    restore_frame = partial(translate_pixels, model, settings=settings)
-    return restore_video(file, out, settings, restore_frame, show)
+    # Chosen once: free memory changes, and so would the contrast of frames.
+    choose = lru_cache(partial(choose_tiling, settings, model))
+
+    def restore_frame(pixels: Pixels) -> Pixels:
+        return translate_pixels(model, pixels, choose(*pixels.shape[:2])[0])
+
+    info = restore_video(file, out, settings, restore_frame, show)
+    return info._replace(notes=(*info.notes, *choose(info.height, info.width)[1]))
 
 
 # --------------------------------------------------------------------------------------- a folder
@@ -192,8 +211,9 @@ def translate(
 ) -> Translated:
     """Restore a file, or the files of a folder or a pattern, into the same folders below ``out``.
 
-    A file that cannot be read is a row in ``out/rejected.jsonl``. Equal inputs give equal bytes;
-    results of an earlier call with the same model and settings are kept. Raises UsageError if the
+    A file that cannot be read is a row in ``out/rejected.jsonl``. Equal inputs give equal bytes,
+    unless memory decides whether an image is cut into tiles (``choose_tiling``); results of an
+    earlier call with the same model and settings are kept. Raises UsageError if the
     source holds no images or ``out`` holds the sources, Img2ImgError if ``out`` cannot be written,
     FolderInUseError if another process works in it.
     """
@@ -211,12 +231,12 @@ def translate(
                 job.video(path) if is_video(path) else job.image(path)
                 job.done.restored += 1
             except Rejected as rejected:
-                job.done.rejected[rejected.reason] += 1
-                row = {"source": printable(path), "source_hex": path.hex()}
+                name = printable(path)
+                job.done.rejected.setdefault(rejected.reason, []).append(name)
+                row = {"source": name, "source_hex": path.hex()}
                 row |= {"reason": rejected.reason, "detail": printable(rejected.detail)}
                 rows.append(row)
             progress(number, len(paths))
-        job.done.notes += notes_on_tiles(settings, model, job.done.longest_side)
         job.done.notes += notes_on_frames(log.source_frames(paths))
         log.write()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
@@ -291,6 +311,7 @@ class _FolderJob:
 
     def image(self, path: bytes) -> None:
         """Restore an image unless its result is in the folder; Rejected if it cannot be read."""
+        check_readable(path)
         data, done = io.read_bytes(os.path.join(self.root, path)), self.done
         name, digest = f"{self.keys[path]}.{self.settings.format}", sha256(data).hexdigest()
         if self.log.has(path, name, digest):
@@ -299,7 +320,7 @@ class _FolderJob:
         result = translate_bytes(self.model, data, self.settings)
         # A name may be as long as names can be, so the temporary one is not derived from it.
         write_atomically(done.out / name, result.image, done.out / ".image.tmp")
-        done.longest_side = max(done.longest_side, result.longest_side)
+        done.notes += [f"'{printable(path)}': {note}" for note in result.notes]
         frames = {"source_frames": result.source_frames} if result.source_frames > 1 else {}
         self.log.add(path, name, digest, **frames)
 
@@ -315,6 +336,5 @@ class _FolderJob:
                 info = _translate_video(self.model, file, out, self.settings, self.progress)
                 self.log.add(path, name, digest, frames=info.frames)
                 done.frames += info.frames
-                done.longest_side = max(done.longest_side, info.width, info.height)
                 done.notes += [f"'{printable(path)}': {note}" for note in info.notes]
         done.videos += 1

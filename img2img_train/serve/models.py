@@ -24,7 +24,7 @@ from img2img_train.config import config_of
 from img2img_train.data.color import ChannelLayout, denormalize, normalize
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.settings import TranslateSettings
-from img2img_train.inference.translate import translate_bytes, translate_pixels
+from img2img_train.inference.translate import choose_tiling, translate_bytes, translate_pixels
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
 from img2img_train.runs.checkpoint import read_description
@@ -161,7 +161,8 @@ class ModelRegistry:
         if model.spec.outputs == 1:
             target = as_seen(GRAY, target)
         seen = as_seen(model.channel_layout, image)
-        output = to_uint8_rgb(translate_pixels(model, image, settings))
+        tiling, _ = choose_tiling(settings, model, *image.shape[:2])
+        output = to_uint8_rgb(translate_pixels(model, image, tiling))
         return ScoredRestoration(seen, output, target, scores(target, seen), scores(target, output))
 
 

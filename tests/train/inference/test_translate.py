@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
+import os
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -19,12 +22,19 @@ torch = pytest.importorskip("torch")
 from PIL import Image, ImageCms  # noqa: E402
 from small_runs import negative_model  # noqa: E402
 
-from img2img_data.core.errors import UsageError  # noqa: E402
+from img2img_data.core.errors import CorpusError, UsageError  # noqa: E402
 from img2img_data.images import io  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
+from img2img_train.inference import memory  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
+from img2img_train.inference.memory import bytes_per_pixel  # noqa: E402
 from img2img_train.inference.settings import TranslateSettings  # noqa: E402
-from img2img_train.inference.translate import translate, translate_bytes  # noqa: E402
+from img2img_train.inference.translate import (  # noqa: E402
+    choose_tiling,
+    translate,
+    translate_bytes,
+    translate_file,
+)
 from img2img_train.networks.layers import set_test_norm  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402
@@ -161,7 +171,7 @@ def test_a_rerun_restores_only_missing_results(negative: LoadedModel, tmp_path: 
     before = {
         p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted((tmp_path / "out").iterdir())
     }
-    assert (first.restored, first.reused, first.rejected) == (4, 0, {"not-an-image": 1})
+    assert (first.restored, first.reused, first.rejected) == (4, 0, {"not-an-image": ["bad.png"]})
     (tmp_path / "out" / "002.png").write_bytes(b"torn")
     second = translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
     assert (second.restored, second.reused) == (4, 3)
@@ -174,6 +184,33 @@ def test_a_rerun_restores_only_missing_results(negative: LoadedModel, tmp_path: 
         negative, tmp_path / "in", tmp_path / "out", settings=TILED.model_copy(update={"tile": 64})
     )
     assert third.reused == 0
+
+
+def test_files_of_other_formats_are_named(negative: LoadedModel, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    write_photos(source / "deep", 1, 20, 20)
+    preview = BytesIO()
+    Image.new("RGB", (16, 16)).save(preview, "TIFF")
+    others = {
+        "h.heic": b"\0\0\0\x20ftypheic" + bytes(99),
+        "j.jxl": b"\xff\x0a" + bytes(99),
+        "raw.NEF": preview.getvalue(),
+        "t.tga": bytes(99),
+        "i.ico": b"\0\0\1\0" + bytes(99),
+        "deep/v.mpg": b"\0\0\1\xba" + bytes(99),
+    }
+    for name, content in others.items():
+        (source / name).write_bytes(content)
+    (source / "notes.txt").write_text("no image, and not called one")
+    done = translate(negative, source, tmp_path / "out", settings=TILED)
+    assert done.restored == 1
+    assert {name for names in done.rejected.values() for name in names} == others.keys()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").open()]
+    assert {row["source"] for row in rows} == others.keys()
+    with pytest.raises(CorpusError, match=r"raw.NEF': unsupported-format .nef is not read"):
+        translate_file(negative, preview.getvalue(), "raw.NEF", TILED)
+    with pytest.raises(UsageError, match="not the name of an image that can be written"):
+        is_one_file(source / "deep" / "000.jpg", tmp_path / "x.tga")
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
@@ -278,6 +315,57 @@ def test_tiles_with_statistics_of_their_own_are_noted(tmp_path: Path) -> None:
             model, tmp_path / "in", tmp_path / "single", settings=TranslateSettings(tile=150)
         )
         assert single.notes == []
+
+
+def instance_net() -> LoadedModel:
+    spec = NetworkSpec(name="resnet-6", width=4, norm="instance")
+    network = build(spec, 5).eval().requires_grad_(False)
+    config = RunConfig(corpora=("c",), out="run")
+    return LoadedModel(network, spec, "rgb", 0, config, torch.device("cpu"), Path("model"))
+
+
+def test_an_image_passes_whole_if_its_statistics_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = instance_net(), make_photo(3, 700, 516)
+    image[:, :350] //= 4
+    file = io.encode(image, "png")
+    result = translate_bytes(model, file, TranslateSettings())
+    assert result.notes == []
+    output = io.decode(result.image).pixels.astype(int)
+    assert np.abs(output - model.restore(image[None])[0]).max() <= 1
+    monkeypatch.setattr(memory.dataset, "free_memory", lambda: 100_000_000)
+    tiled = translate_bytes(model, file, TranslateSettings())
+    assert np.abs(io.decode(tiled.image).pixels - output).max() > 1
+    pattern = r"own statistics.* takes up to 0\.\d GB, and 0\.1 GB are free; --tile 700 uses one"
+    assert re.search(pattern, tiled.notes[0])
+    whole = translate_bytes(model, file, TranslateSettings(tile=700))
+    assert whole == result
+    plain = skip_net(False, "running")
+    assert choose_tiling(TranslateSettings(), plain, 700, 516)[0].tile == 512
+
+
+@pytest.mark.parametrize("name", ["resnet-6", "unet-64", "unet"])
+def test_memory_is_estimated_from_above(name: str) -> None:
+    reset = Path("/proc/self/clear_refs")
+    if not os.access(reset, os.W_OK):
+        pytest.skip("peaks of memory cannot be measured here")
+
+    def status(key: str) -> int:
+        text = Path("/proc/self/status").read_text()
+        return int(re.findall(rf"{key}:\s+(\d+) kB", text)[0]) * 1024
+
+    spec = NetworkSpec(name=name, width=8, norm="instance")
+    network = build(spec, 5).eval().requires_grad_(False)
+    model = dataclasses.replace(instance_net(), generator=network, spec=spec)
+    image = make_photo(3, 768, 768)
+    model.restore(image[None, :64, :64])
+    estimate = bytes_per_pixel(model) * 768 * 768
+    # Memory that is free inside the process would hide what is used.
+    ctypes.CDLL(None).malloc_trim(0)
+    reset.write_text("5")
+    before = status("VmRSS")
+    translate_bytes(model, io.encode(image, "png"), TranslateSettings())
+    used = status("VmHWM") - before
+    assert used < estimate
 
 
 def test_other_settings_at_test_are_translated_again(tmp_path: Path) -> None:

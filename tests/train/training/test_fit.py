@@ -466,7 +466,7 @@ def test_translate_takes_any_size_and_lists_the_bad(finished: Path, tmp_path: Pa
     (tmp_path / "in" / ".hidden.png").write_text("skipped")
     model = load_generator(finished, "cpu")
     done = translate(model, tmp_path / "in", tmp_path / "out")
-    assert (done.restored, done.rejected) == (3, {"not-an-image": 1})
+    assert (done.restored, done.rejected) == (3, {"not-an-image": ["text.jpg"]})
     sizes = {
         p.relative_to(tmp_path / "out").as_posix(): io.read(p).size
         for p in (tmp_path / "out").rglob("*.png")
