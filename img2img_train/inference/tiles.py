@@ -9,6 +9,7 @@ as at once.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,15 +18,22 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from img2img_data.images.pixels import Pixels
+from img2img_train.data import dataset
+from img2img_train.inference.settings import TranslateSettings
+from img2img_train.networks.layers import uses_image_statistics
+from img2img_train.runs.model import LoadedModel
 
 Forward: TypeAlias = Callable[[Tensor], Tensor]
 """Maps N x 3 x H x W float32 in [-1, 1] to the same; H and W are multiples of the network's
 stride.
 """
 
+TILE: Final = 512
+"""Side of a tile by default, pixels."""
 BLENDED: Final = 0.25
 """Share of an overlap in which two tiles are blended; half of the rest is dropped on either
 side.
@@ -134,3 +142,78 @@ def _mirrored(length: int, end: int) -> NDArray[np.int64]:
     """Return the indices of a side that is mirrored from ``length`` to ``end`` pixels."""
     mode: Any = "reflect" if length > 1 else "edge"
     return np.pad(np.arange(length), (0, end - length), mode=mode)
+
+
+# --------------------------------------------------------------------------- the whole or tiles
+SAMPLE_SIDE: Final = 128
+WORKSPACE: Final = 3.0
+PIXEL: Final = 150
+"""Memory in use over that of the tensors of a network, and bytes per pixel for the image itself.
+Operations have buffers and other layouts of their own. The sum is 1.2 to 1.9 times what was
+measured on a CPU, for each kind of network and widths of 1 to 64."""
+_KNOWN: Final = weakref.WeakKeyDictionary[nn.Module, float]()
+
+
+def choose_tiling(
+    settings: TranslateSettings, model: LoadedModel, height: int, width: int
+) -> tuple[Tiling, list[str]]:
+    """Return how an image is cut into tiles, and a note if its contrast may change between them.
+
+    By default a network that normalizes by statistics of the image gets the whole image, if that
+    takes at most half of the free memory.
+    """
+    spec, side, tile = model.spec, max(height, width), settings.tile or TILE
+    hint = f"--tile {side} uses one, if memory allows"
+    by_image = uses_image_statistics(model.generator)
+    if by_image and settings.tile is None and side > tile:
+        pixels = spec.padded_side(height) * spec.padded_side(width)
+        need, free = pixels * bytes_per_pixel(model), free_memory(model.device)
+        tile = side if need <= free * dataset.SHARE_OF_MEMORY else tile
+        figures = f"up to {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        hint = f"the whole takes {figures}; {hint}"
+    tiling = Tiling(tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
+    if not by_image or len(tiling.starts(side)) == 1:
+        return tiling, []
+    why = "each tile is normalized by its own statistics, so contrast may change across the image"
+    return tiling, [f"{why}; {hint}"]
+
+
+class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors that are created, while they exist."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self.seen = set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else (output,):
+            # Views share a storage, which is counted once.
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage._cdata not in self.seen:
+                self.seen.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return output
+
+    def _free(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+def bytes_per_pixel(model: LoadedModel) -> float:
+    """Return the memory per pixel that a model takes at most, in bytes, apart from its weights."""
+    network, side = model.generator, model.spec.padded_side(SAMPLE_SIDE)
+    if network not in _KNOWN:
+        x = torch.zeros(1, model.spec.inputs, side, side, device=model.device)
+        with torch.no_grad(), _LiveTensors() as live:
+            network(x)
+        _KNOWN[network] = PIXEL + WORKSPACE * live.peak / side**2
+    return _KNOWN[network]
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the free memory of a device in bytes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else dataset.free_memory()

@@ -33,18 +33,13 @@ from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit
 from img2img_train.data.color import is_gray
-from img2img_train.data.dataset import SHARE_OF_MEMORY
 from img2img_train.inference.inputs import check_readable, list_images
-from img2img_train.inference.memory import bytes_per_pixel, free_memory
 from img2img_train.inference.settings import TranslateSettings
-from img2img_train.inference.tiles import Tiling, restore
+from img2img_train.inference.tiles import Tiling, choose_tiling, restore
 from img2img_train.inference.video import VideoInfo, is_video, open_video, restore_video
-from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
 
 LOG_FILE: Final = "translated.jsonl"
-TILE: Final = 512
-"""Side of a tile by default, pixels."""
 
 
 @dataclass(slots=True)
@@ -78,30 +73,6 @@ def notes_on_frames(sources: Mapping[str, int]) -> list[str]:
     many = [f"'{name}' (the first of {n:,} frames)" for name, n in sources.items() if n > 1]
     rest = f" and {len(many) - 3:,} more" if len(many) > 3 else ""
     return [f"only one frame or page was restored of {', '.join(many[:3])}{rest}"] if many else []
-
-
-def choose_tiling(
-    settings: TranslateSettings, model: LoadedModel, height: int, width: int
-) -> tuple[Tiling, list[str]]:
-    """Return how an image is cut into tiles, and a note if its contrast may change between them.
-
-    By default a network that normalizes by statistics of the image gets the whole image, if that
-    takes at most half of the free memory.
-    """
-    spec, side, tile = model.spec, max(height, width), settings.tile or TILE
-    hint = f"--tile {side} uses one, if memory allows"
-    by_image = uses_image_statistics(model.generator)
-    if by_image and settings.tile is None and side > tile:
-        pixels = spec.padded_side(height) * spec.padded_side(width)
-        need, free = pixels * bytes_per_pixel(model), free_memory(model.device)
-        tile = side if need <= free * SHARE_OF_MEMORY else tile
-        figures = f"up to {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        hint = f"the whole takes {figures}; {hint}"
-    tiling = Tiling(tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
-    if not by_image or len(tiling.starts(side)) == 1:
-        return tiling, []
-    why = "each tile is normalized by its own statistics, so contrast may change across the image"
-    return tiling, [f"{why}; {hint}"]
 
 
 # -------------------------------------------------------------------------------------- one file

@@ -24,7 +24,8 @@ from img2img_train.config import config_of
 from img2img_train.data.color import ChannelLayout, denormalize, normalize
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.settings import TranslateSettings
-from img2img_train.inference.translate import choose_tiling, translate_bytes, translate_pixels
+from img2img_train.inference.tiles import choose_tiling
+from img2img_train.inference.translate import translate_bytes, translate_pixels
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
 from img2img_train.runs.checkpoint import read_description

@@ -25,16 +25,11 @@ from small_runs import negative_model  # noqa: E402
 from img2img_data.core.errors import CorpusError, UsageError  # noqa: E402
 from img2img_data.images import io  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
-from img2img_train.inference import memory  # noqa: E402
+from img2img_train.inference import tiles  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
-from img2img_train.inference.memory import bytes_per_pixel  # noqa: E402
 from img2img_train.inference.settings import TranslateSettings  # noqa: E402
-from img2img_train.inference.translate import (  # noqa: E402
-    choose_tiling,
-    translate,
-    translate_bytes,
-    translate_file,
-)
+from img2img_train.inference.tiles import bytes_per_pixel, choose_tiling  # noqa: E402
+from img2img_train.inference.translate import translate, translate_bytes, translate_file  # noqa: E402
 from img2img_train.networks.layers import set_test_norm  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402
@@ -332,7 +327,7 @@ def test_an_image_passes_whole_if_its_statistics_count(monkeypatch: pytest.Monke
     assert result.notes == []
     output = io.decode(result.image).pixels.astype(int)
     assert np.abs(output - model.restore(image[None])[0]).max() <= 1
-    monkeypatch.setattr(memory.dataset, "free_memory", lambda: 100_000_000)
+    monkeypatch.setattr(tiles.dataset, "free_memory", lambda: 100_000_000)
     tiled = translate_bytes(model, file, TranslateSettings())
     assert np.abs(io.decode(tiled.image).pixels - output).max() > 1
     pattern = r"own statistics.* takes up to 0\.\d GB, and 0\.1 GB are free; --tile 700 uses one"
