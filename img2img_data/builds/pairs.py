@@ -21,15 +21,7 @@ from pydantic import Field, model_validator
 from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    FORMAT,
-    ColorSpace,
-    Kind,
-    Layout,
-    image_rng,
-    split_of,
-)
+from img2img_data.corpus.format import CORPUS_FILE, FORMAT, ColorSpace, Kind, Layout, image_rng
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
@@ -37,7 +29,14 @@ from img2img_data.degradations.spec import to_spec
 from img2img_data.images import io
 from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
 from img2img_data.runner.build_folder import BuildFolder, write_file
-from img2img_data.runner.plan import FOLDER_RULE, ImageTask, Plan, group_of, parse_split, tag_in
+from img2img_data.runner.plan import (
+    FOLDER_RULE,
+    ImageTask,
+    Plan,
+    group_and_split,
+    parse_split,
+    tag_in,
+)
 from img2img_data.runner.run import FolderBuild, checked_by, source_columns
 
 
@@ -185,9 +184,10 @@ class BuildSettings(FrozenModel):
     layout: Layout | None = None
     """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
     folders, for combine combined"""
-    split: Annotated[str, checked_by(parse_split)] = "train=1"
-    """shares, as train=0.8,val=0.1,test=0.1; without --stratify the split of an image never depends
-    on the others"""
+    split: Annotated[str | None, checked_by(parse_split)] = None
+    """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; without --stratify the split
+    of an image never depends on the others; folder: its first folder, tag:NAME: its tag names the
+    split; default: tag:split if images have it, else train=1"""
     group_by: Annotated[str | None, checked_by(_check_group)] = None
     """keep groups in one split; by folder, by a tag, as person (a plain word) or tag:NAME, or by a
     regular expression on the file name (its match or group 1)"""
@@ -206,7 +206,7 @@ class BuildSettings(FrozenModel):
 
     @model_validator(mode="after")
     def _check_shares(self) -> BuildSettings:
-        if self.stratify is not None and len(parse_split(self.split)) < 2:
+        if self.stratify is not None and len(parse_split(self.split or "train=1")) < 2:
             raise ValueError("--stratify needs two shares, as in --split train=0.8,test=0.2")
         return self
 
@@ -216,7 +216,7 @@ class BuildSettings(FrozenModel):
 class CorpusJob:
     """Everything that a worker needs to know; the same for all tasks of a corpus.
 
-    ``settings`` are resolved: ``fit`` and ``layout`` are not None.
+    ``settings`` are resolved: ``fit``, ``layout`` and ``split`` are not None.
     """
 
     roots: tuple[bytes, ...]
@@ -254,13 +254,15 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     # colliding file is added.
     rng = image_rng(job.settings.seed, task.sources[0]) if job.pairing.random else None
     pair = job.pairing.make([s.pixels for s in sources], rng)
-    group, split = _group_and_split(job, task)
+    group, split = group_and_split(
+        task, job.settings.split or "", job.settings.group_by, job.settings.seed
+    )
     files = encode_files(job, task, pair.input, pair.target, sources)
     for file in files:
         write_file(job.out, f"{split}/{file.name}", file.data)
     # "group" is reserved for the group by which the splits were assigned.
     tags = {name: value for name, value in task.tags.items() if name != "group"}
-    if job.settings.group_by:
+    if job.settings.group_by or task.group_path:
         tags["group"] = printable(group)
     row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
     if job.kind == "unpaired":
@@ -311,13 +313,6 @@ def _read_source(job: CorpusJob, task: ImageTask, number: int) -> bytes:
         raise Rejected("file-too-big" if size else "empty", f"{size} bytes, limit {io.MAX_BYTES}")
     path = Path(os.fsdecode(os.path.join(root, archive)))
     return tar.content(path, tar.Member("", start, size))
-
-
-def _group_and_split(job: CorpusJob, task: ImageTask) -> tuple[bytes, str]:
-    # Decided by name and tags, not by pixels, so that a dry run knows it.
-    group = group_of(task.sources[0], task.tags, job.settings.group_by)
-    split = task.split or split_of(group, parse_split(job.settings.split), job.settings.seed)
-    return group, split
 
 
 def encode_files(
@@ -371,8 +366,8 @@ def corpus_build(
     Raises ``UsageError`` if settings contradict each other or the kind of corpus.
     """
     job = make_job(plan, pairing, out, settings, name)
-    shares = parse_split(settings.split)
-    plan.assign_splits(shares, settings.group_by, settings.stratify, settings.seed)
+    rule = job.settings.split or ""
+    plan.assign_splits(parse_split(rule), settings.group_by, settings.stratify, settings.seed)
     dumped = {**pairing.settings(), **job.settings.model_dump(mode="json")}
     recipe = {"command": name, **dumped, **plan.digests()}
     channels = COUNT[settings.channels]
@@ -383,7 +378,7 @@ def corpus_build(
     about["channels"] = {"input": 1 if plane else channels, "target": channels}
 
     def expect(task: ImageTask) -> str:
-        split = _group_and_split(job, task)[1]
+        split = group_and_split(task, rule, settings.group_by, settings.seed)[1]
         return f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split
 
     work = functools.partial(write_pair, job)
@@ -400,7 +395,8 @@ def make_job(
     two_folders = len(plan.roots) == 2 and plan.kind == "paired"
     fit = settings.fit or ("error" if two_folders else "crop")
     layout = settings.layout or ("combined" if two_folders else "folders")
-    settings = settings.model_copy(update={"fit": fit, "layout": layout})
+    split = settings.split or ("tag:split" if "split" in plan.tag_names else "train=1")
+    settings = settings.model_copy(update={"fit": fit, "layout": layout, "split": split})
     for option, why, hint in _conflicts(plan, pairing, settings, name):
         raise UsageError("option", option, why, hint)
     policy = ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels)

@@ -13,6 +13,7 @@ import os
 import re
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,18 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.corpus.format import Kind, digest, hash64, key_forms, key_in_form, split_place
+from img2img_data.corpus.format import (
+    Kind,
+    digest,
+    hash64,
+    key_forms,
+    key_in_form,
+    key_of,
+    split_of,
+    split_place,
+)
 from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
 from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
@@ -54,6 +64,8 @@ class ImageTask:
     """The split if the plan or the source decides it; empty if a hash of the group does."""
     spans: tuple[Span, ...] = ()
     """Positions of the sources within archives, if they are in archives."""
+    group_path: bytes = b""
+    """The first of several tasks that share a source: all of them get its split."""
 
 
 @dataclass(slots=True)
@@ -100,6 +112,8 @@ class Plan:
     selected: Sequence[int] = ()
     tags: tuple[FolderTags | None, ...] = ()
     """Tags from the lists beside the images, one entry per root."""
+    columns: frozenset[str] = frozenset()
+    """Names of the tags from a table of pairs."""
     splits: Sequence[str] = ()
     split_at: Sequence[int] = ()
     """Index into ``splits`` for each position in the order; empty if hashes of groups decide."""
@@ -114,7 +128,7 @@ class Plan:
     def _task(self, index: int, position: int) -> ImageTask:
         row = self.order[position]
         note = self.notes[row]
-        tags, rejected, *external = json.loads(note) if note else ({}, None)
+        tags, rejected, group, *external = json.loads(note) if note else ({}, None, "")
         split = self.splits[self.split_at[position]] if self.split_at else ""
         sources = self._sources(row)
         spans: tuple[Span, ...] = ()
@@ -125,7 +139,8 @@ class Plan:
         # Of the lists beside the images, that of the first source wins.
         for path, listed in zip(sources, self.tags[side:], strict=False):
             tags = {**(listed.get(path) if listed else {}), **tags}
-        return ImageTask(index, key, side, sources, tags, rejected, split, spans)
+        shared = bytes.fromhex(group)
+        return ImageTask(index, key, side, sources, tags, rejected, split, spans, shared)
 
     def _find_tags(self) -> Plan:
         """Read the lists of tags beside the images; return the plan itself."""
@@ -134,6 +149,11 @@ class Plan:
             second = filter(None, self.second if root else ())
             self.tags += (find_tags(name, chain(first, second)),)
         return self
+
+    @property
+    def tag_names(self) -> set[str]:
+        """Names of the tags of the images, from lists beside them or from a table of pairs."""
+        return {name for found in self.tags if found for name in found.names} | self.columns
 
     def digests(self) -> dict[str, str]:
         """Return the recipe's entries for the sources: of their names, and of any lists of tags."""
@@ -148,9 +168,8 @@ class Plan:
 
         Raises ``UsageError`` for an unknown tag.
         """
-        known = {name for found in self.tags if found is not None for name in found.names}
-        check_tag(group_by, "--group-by", known)
-        check_tag(stratify, "--stratify", known)
+        check_tag(group_by, "--group-by", self.tag_names)
+        check_tag(stratify, "--stratify", self.tag_names)
         if stratify is None:
             return
         usable: array[int] = array("q")
@@ -162,7 +181,7 @@ class Plan:
                     usable.append(position)
                     # The two domains of an unpaired corpus are split separately.
                     path, side = task.sources[0], f"{task.root}/" if self.kind == "unpaired" else ""
-                    group = group_of(path, task.tags, group_by)
+                    group = group_of(task.group_path or path, task.tags, group_by)
                     yield group, side + stratum_of(path, task.tags, stratify)
 
         found = stratified_splits(images(), shares.values(), seed)
@@ -204,14 +223,20 @@ class Plan:
         return next((task.index for task in usable), None)
 
     def _add(
-        self, side: int, sources: Sequence[bytes], tags: object, rejected: object, *external: object
+        self,
+        side: int,
+        sources: Sequence[bytes],
+        tags: object,
+        rejected: object,
+        *external: object,
+        group: bytes = b"",
     ) -> None:
         self.sides.append(side)
         self.first.append(sources[0])
         if len(self.roots) > 1 and self.kind == "paired":
             self.second.append(sources[1] if len(sources) > 1 else b"")
-        noted = tags or rejected or external
-        self.notes.append(json.dumps([tags, rejected, *external]).encode() if noted else b"")
+        note = json.dumps([tags, rejected, group.hex(), *external]).encode()
+        self.notes.append(note if tags or rejected or group or external else b"")
 
     def _sources(self, row: int) -> tuple[bytes, ...]:
         other = self.second[row] if len(self.second) else b""
@@ -219,7 +244,7 @@ class Plan:
 
     def _key(self, row: int) -> str:
         if self.forms[row] == EXTERNAL_KEY:
-            return str(json.loads(self.notes[row])[2])
+            return str(json.loads(self.notes[row])[3])
         return key_in_form(self.first[row], self.forms[row])
 
     def _sort(self, rows: Iterable[int]) -> None:
@@ -260,15 +285,40 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
 def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
     """Plan one task per matched pair, and one rejection per unmatched file."""
     plan = Plan(tuple(os.fsencode(r) for r in roots))
+    plan.columns = frozenset(chain.from_iterable(matching.tags.values()))
+    groups, uses = _groups_of_shared(matching.pairs), Counter(a for a, _ in matching.pairs)
+    repeated = [row for row, pair in enumerate(matching.pairs) if uses[pair[0]] > 1]
     for pair in matching.pairs:
-        plan._add(0, pair, {}, None)
+        # An input of several targets gives its name to none of them alone.
+        key = f"{key_of(pair[0], extension=True)}~{digest(pair[1]).hex()}"
+        external = (key, "", ()) if uses[pair[0]] > 1 else ()
+        tags, group = matching.tags.get(pair, {}), groups.get(pair, b"")
+        plan._add(0, pair, tags, None, *external, group=group)
     for side in (0, 1):
         start = len(plan.first) if side else 0
         for path, reason, detail in ((p, r, d) for s, p, r, d in matching.unmatched if s == side):
             plan._add(side, (path,), {}, (reason, detail))
         plan.forms += key_forms(plan.first, start)
+    for row in repeated:
+        plan.forms[row] = EXTERNAL_KEY
     plan._sort(range(len(plan.first)))
     return plan._find_tags()
+
+
+def _groups_of_shared(pairs: Sequence[tuple[bytes, bytes]]) -> dict[tuple[bytes, bytes], bytes]:
+    """Return for each pair that shares a file with another the first input of all such pairs."""
+    above: dict[tuple[int, bytes], tuple[int, bytes]] = {}
+
+    def top(file: tuple[int, bytes]) -> tuple[int, bytes]:
+        while (parent := above.setdefault(file, file)) != file:
+            above[file] = file = above[parent]  # halves the way of the next call
+        return file
+
+    for first, second in pairs:
+        low, high = sorted((top((0, first)), top((1, second))))
+        above[high] = low
+    sizes = Counter(top((0, first)) for first, _ in pairs)
+    return {p: group[1] for p in pairs if sizes[group := top((0, p[0]))] > 1}
 
 
 def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[LayoutEntry]) -> Plan:
@@ -303,8 +353,13 @@ FOLDER_RULE: Final = "folder"
 
 @functools.cache
 def parse_split(text: str) -> Mapping[str, float]:
-    """Return the share of each split of "train=0.8,test=0.2". Raises ``ValueError``."""
+    """Return the share of each split of "train=0.8,test=0.2". Raises ``ValueError``.
+
+    Empty for "folder" and "tag:NAME": then each image states its split.
+    """
     shares: dict[str, float] = {}
+    if text == FOLDER_RULE or (text.startswith("tag:") and tag_in(text)):
+        return shares
     for part in map(str.strip, text.split(",")):
         name, _, number = part.partition("=")
         if name in shares:
@@ -312,7 +367,7 @@ def parse_split(text: str) -> Mapping[str, float]:
         with suppress(ValueError):
             shares[name] = float(number)
         if not _SPLIT_NAME.fullmatch(name) or not 0 <= shares.get(name, -1) <= 1:
-            example = "as in train=0.8,val=0.1,test=0.1"
+            example = "as in train=0.8,val=0.1,test=0.1, nor 'folder' or tag:NAME"
             raise ValueError(f"'{part}' is not NAME=SHARE (0 to 1), {example}")
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
@@ -340,6 +395,25 @@ def group_of(path: bytes, tags: Mapping[str, Any], rule: str | None) -> bytes:
     """
     value = None if rule is None else _value_of(path, tags, rule)
     return path if value is None else value.encode("utf-8", "surrogateescape")
+
+
+def group_and_split(
+    task: ImageTask, split: str, group_by: str | None, seed: int
+) -> tuple[bytes, str]:
+    """Return the group and the split of a task by the rules of a corpus.
+
+    Raises ``Rejected`` (no-split) if its folder or its tag is to name the split and names none.
+    """
+    # Decided by name and tags, not by pixels, so that a dry run knows it.
+    group = group_of(task.group_path or task.sources[0], task.tags, group_by)
+    shares = parse_split(split)
+    if task.split or shares:
+        return group, task.split or split_of(group, shares, seed)
+    named = _value_of(task.sources[0], task.tags, split) or ""
+    named = named.partition("/")[0] if split == FOLDER_RULE else named
+    if not _SPLIT_NAME.fullmatch(named):
+        raise Rejected("no-split", f"--split {split}, '{printable(named)}'")
+    return group, named
 
 
 def stratum_of(path: bytes, tags: Mapping[str, Any], rule: str) -> str:

@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import model_validator
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.sources.tags import tags_of
 
 MAX_CANDIDATES: Final = 5
 """Number of other candidates in the row of an ambiguous file."""
@@ -54,7 +55,8 @@ class MatchSettings(FrozenModel):
     regex_b: str | None = None
     """pattern of the targets  [default: as --regex-a]"""
     csv: str | None = None
-    """table with the columns input,target: paths from INPUTS and TARGETS, or absolute ones"""
+    """table with the columns input,target; paths from INPUTS and TARGETS, or absolute ones, each
+    as often as it has partners; a column split names the splits, all others are tags"""
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
@@ -74,6 +76,8 @@ class Matching:
     pairs: list[tuple[bytes, bytes]] = field(default_factory=list)
     unmatched: list[tuple[int, bytes, str, str]] = field(default_factory=list)
     """(side 0 or 1, path, reason, detail)"""
+    tags: dict[tuple[bytes, bytes], dict[str, str]] = field(default_factory=dict)
+    """Further columns of a table, by pair."""
 
 
 def match_paths(
@@ -201,6 +205,9 @@ def describe_matching(matching: Matching, with_pairs: bool, limit: int = 0) -> I
 
     Of each reason and side at most ``limit`` rows, 0 for all.
     """
+    shared = 2 * len(matching.pairs) - sum(len(set(s)) for s in zip(*matching.pairs, strict=True))
+    if shared:
+        yield f"{shared:,} files are in a second pair; pairs that share a file stay in one split"
     if with_pairs:
         count = f"{len(matching.unmatched):,} files without their other half"
         yield f"{len(matching.pairs):,} pairs, {count}"
@@ -338,21 +345,24 @@ def _match_table(
     names = [{_spelling(p): p for p in paths} | {p: p for p in paths} for paths in (first, second)]
     above = [os.fsencode(os.path.join(os.path.abspath(root), "")) for root in roots]
     result, unused = Matching(), (set(first), set(second))
+    pairs: dict[tuple[bytes, bytes], dict[str, str]] = {}
     # The first row is line 2, after the names of the columns.
     for number, row in enumerate(_read_table(Path(settings.csv)), 2):
-        found = [_find(*side) for side in zip(row, names, above, strict=True)]
-        unusable = [(side, path) for side, path in enumerate(found) if path not in unused[side]]
+        cells = (os.fsencode(row.pop(column) or "") for column in ("input", "target"))
+        found = [_find(*side) for side in zip(cells, names, above, strict=True)]
+        unusable = [(side, path) for side, path in enumerate(found) if path not in names[side]]
         for side, path in unusable:
-            reason, detail = "missing", f"line {number} of the table names it"
-            if path in names[side]:
-                reason, detail = "ambiguous-pair", f"{detail} again"
-            elif Path(os.fsdecode(path)).is_absolute():
+            detail = f"line {number} of the table names it"
+            if Path(os.fsdecode(path)).is_absolute():
                 detail += " by an absolute path that is not of an image in the folder"
-            result.unmatched.append((side, path, reason, detail))
+            result.unmatched.append((side, path, "missing", detail))
         if not unusable:
-            result.pairs.append((found[0], found[1]))
+            # A pair that is listed twice is one pair.
+            tags = tags_of({name: cell or None for name, cell in row.items()})
+            pairs.setdefault((found[0], found[1]), tags)
         for side, path in enumerate(found):
             unused[side].discard(path)
+    result.pairs, result.tags = list(pairs), {p: tags for p, tags in pairs.items() if tags}
     for side, paths in enumerate((first, second)):
         left = [path for path in paths if path in unused[side]]
         result.unmatched += [(side, path, "unpaired", "not in the table") for path in left]
@@ -370,7 +380,7 @@ def _spelling(name: bytes) -> str:
     return _composed(name).replace("\\", "/").removeprefix("./")
 
 
-def _read_table(path: Path) -> list[tuple[bytes, bytes]]:
+def _read_table(path: Path) -> list[dict[str, Any]]:
     import csv
 
     try:
@@ -379,11 +389,12 @@ def _read_table(path: Path) -> list[tuple[bytes, bytes]]:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             head = file.readline()
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(",;\t", key=head.count))
+            delimiter = max(",;\t", key=head.count)
+            reader = csv.DictReader(file, restkey="", delimiter=delimiter)
             if not {"input", "target"} <= set(reader.fieldnames or ()):
                 hint = "name them in its first line"
                 raise UsageError("table", path, "has no columns input and target", hint)
-            return [(os.fsencode(r["input"] or ""), os.fsencode(r["target"] or "")) for r in reader]
+            return list(reader)
     except (OSError, csv.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError("table", path, why, "check the path") from None

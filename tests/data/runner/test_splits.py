@@ -130,6 +130,49 @@ def test_a_group_counts_where_most_of_it_is() -> None:
     assert len(set(split_all(members, {"x": 0.5, "y": 0.5})[:3])) == 1
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_pairs_that_share_a_file_have_one_split_and_their_own_keys(
+    jobs: int, tmp_path: Path
+) -> None:
+    """Bursts, several takes of a photo, and both at once."""
+    for side in "AB":
+        write_photos(tmp_path / side, 12)
+    names = [p.name for p in sorted((tmp_path / "A").iterdir())]
+    rng = random.Random(0)
+    chosen = [(names[rng.randrange(12)], names[rng.randrange(12)]) for _ in range(9)]
+    lines = [",".join(pair) for pair in sorted(set(chosen))]
+    (tmp_path / "t.csv").write_text("\n".join(["input,target", *lines]))
+    words = ["--match", "csv", "--csv", tmp_path / "t.csv", "--split", "a=0.5,b=0.5"]
+    run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "c", *words, "--allow-unpaired",
+        "--jobs", jobs, "--size", "16", "--fit", "crop", "--max-bad", "1")  # fmt: skip
+    splits: dict[tuple[str, str], set[str]] = {}
+    found = [r | {"split": s} for s in "ab" for r in rows(tmp_path / f"c/{s}/metadata.jsonl")]
+    for row in found:
+        for side, column in (("A", "source"), ("B", "target_source")):
+            splits.setdefault((side, row[column]), set()).add(row["split"])
+    assert len({row["key"] for row in found}) == len(found) == len(lines)
+    assert all(len(names) == 1 for names in splits.values())
+    assert any("group" in row["tags"] for row in found)
+
+
+def test_folders_and_tags_name_the_splits(tmp_path: Path) -> None:
+    for folder, count in (("train", 3), ("test/deep", 2), ("dev", 1)):
+        write_photos(tmp_path / "p" / folder, count)
+    write_photos(tmp_path / "p", 1)
+    out = run("blur", tmp_path / "p", tmp_path / "a", "--split", "folder", "--size", "16",
+              "--max-bad", "1")  # fmt: skip
+    assert "no-split" in out
+    assert {s.name for s in (tmp_path / "a").iterdir() if s.is_dir()} == {"train", "test", "dev"}
+    assert len(rows(tmp_path / "a/test/metadata.jsonl")) == 2
+    lists = [{"file_name": p.relative_to(tmp_path / "p").as_posix(), "split": "val"}
+             for p in (tmp_path / "p").rglob("*.*")]  # fmt: skip
+    (tmp_path / "p/metadata.jsonl").write_text("\n".join(map(json.dumps, lists)))
+    run("blur", tmp_path / "p", tmp_path / "b", "--size", "16")
+    assert len(rows(tmp_path / "b/val/metadata.jsonl")) == 7
+    run("blur", tmp_path / "p", tmp_path / "c", "--size", "16", "--split", "x=1")
+    assert len(rows(tmp_path / "c/x/metadata.jsonl")) == 7
+
+
 def test_images_added_later_move_none_without_strata(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 30, 16, 16)
     options = ["--split", "train=0.6,test=0.4", "--seed", "3"]
