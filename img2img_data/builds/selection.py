@@ -50,7 +50,8 @@ class SelectSettings(FrozenModel):
     """leave out exact and near copies of other images; duplicates.jsonl lists them; each image is
     read twice"""
     keep: Literal["first", "largest"] = "first"
-    """of copies, the image that is kept; first: by key, largest: by pixels, then by size of file"""
+    """image that --drop-duplicates keeps of its copies; first: by key, largest: most pixels, then
+    the largest file"""
     duplicate_distance: int = Field(8, ge=0, le=MAX_DISTANCE)
     """bits of 64 in which near copies may differ; 0: only exact copies"""
 
