@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import run
 from conftest import write_photos
@@ -20,6 +21,7 @@ from img2img_data.core.errors import UsageError
 from img2img_data.core.jsonl import read_rows
 from img2img_data.core.yaml_file import read_yaml
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
+from img2img_data.degradations.spec import parse_spec
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -484,3 +486,28 @@ def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:
     output = run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
     assert "error: folder 'nowhere': no such folder" in output
     assert "2 sources > up to 2: train 2" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bsrgan", ("use_sharp", "REFLECT_101", "isp_model", "patches", "8 bits", "correlated")),
+        ("real_esrgan", ("gan_gt_usm", "REFLECT_101", "'area'", "pool", "400 pixels", "DiffJPEG")),
+    ],
+)
+def test_a_published_recipe_lists_what_differs(name: str, words: tuple[str, ...]) -> None:
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    listed = text.partition("# All differences:")[2].partition("degradation:")[0]
+    assert not [word for word in words if word not in listed]
+
+
+def test_bsrgan_shuffles_half_of_the_images_and_the_noises_of_the_others() -> None:
+    content, place = read_yaml(ROOT / "recipes" / "bsrgan.yaml")
+    degradation = parse_spec(content["degradation"], place.below("degradation")).degradation
+    orders = [degradation.draw(np.random.default_rng(seed)) for seed in range(200)]
+    shuffled = [drawn for drawn in orders if drawn["0.one-of.branch"] == 0]
+    assert 70 < len(shuffled) < 130
+    for half in (2, 6):
+        name = f"0.one-of.1.chain.{half}.shuffle.order.0"
+        firsts = {drawn[name] for drawn in orders if drawn["0.one-of.branch"] == 1}
+        assert firsts == {0, 1, 2}
