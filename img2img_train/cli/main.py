@@ -5,6 +5,7 @@ Torch is imported by the commands that need it, never on the way to ``--help``.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ import click
 
 from img2img_data.core.command_line import CONTEXT, CommandGroup, run_command_line
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import did_you_mean
 from img2img_train.distributed.torchrun import torchrun_env
 
 SECTIONS: Final = {
@@ -48,11 +48,10 @@ class FitByDefault(CommandGroup):
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         commands = self.list_commands(ctx)
         if args and args[0] not in commands and args[0] not in own:
+            near = difflib.get_close_matches(args[0], commands, 1)
             path = args[0].rpartition("=")[0] or args[0]  # CORPUS=WEIGHT
-            is_word = Path(path).name == path and not path.startswith("-")
-            if is_word and not Path(path).exists():
-                why = "there is neither a command nor a corpus of this name"
-                raise UsageError("command", args[0], why, did_you_mean(args[0], commands))
+            if near and not Path(path).exists():
+                raise UsageError("command", args[0], "unknown", f"did you mean '{near[0]}'?")
             args = ["fit", *args]
         return super().parse_args(ctx, args)
 
