@@ -26,7 +26,7 @@ NOT_IN_KEYS: Final = frozenset('<>:"\\|?*')
 """Characters that some file system cannot have in a name; keys have them percent-encoded."""
 
 LONGEST_LINE: Final = 1 << 20
-"""Bytes of a line. Parsed, a line takes up to forty times its bytes."""
+"""Bytes of a line. Parsed, a line takes up to thirty times its bytes."""
 LARGEST_PAGE: Final = 1 << 24
 """Bytes of a file that is one JSON object."""
 

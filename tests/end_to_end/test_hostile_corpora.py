@@ -179,7 +179,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "corpus"
 
 
-def spoiled(sound: Path, tmp_path: Path, fault: str) -> Path:
+def faulty_copy(sound: Path, tmp_path: Path, fault: str) -> Path:
     """Return a copy of the corpus with a fault."""
     shutil.copytree(sound, tmp_path / "corpus")
     FAULTS[fault](tmp_path / "corpus")
@@ -189,7 +189,7 @@ def spoiled(sound: Path, tmp_path: Path, fault: str) -> Path:
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_reader_believes_it(fault: str, reader: str, sound: Path, tmp_path: Path) -> None:
-    READERS[reader](spoiled(sound, tmp_path, fault), tmp_path / "out")
+    READERS[reader](faulty_copy(sound, tmp_path, fault), tmp_path / "out")
 
 
 @pytest.mark.parametrize("reader", COMPARING)
@@ -260,7 +260,7 @@ def test_a_linked_folder_of_another_tool_is_not_read(name: str, tmp_path: Path) 
 
 
 def test_a_long_line_takes_little_memory(sound: Path, tmp_path: Path) -> None:
-    corpus = spoiled(sound, tmp_path, "pipe")
+    corpus = faulty_copy(sound, tmp_path, "pipe")
     (corpus / "train" / "metadata.jsonl").unlink()
     (corpus / "train" / "metadata.jsonl").write_bytes(b"[" * (40 << 20))
     tracemalloc.start()
