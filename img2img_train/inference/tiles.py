@@ -179,28 +179,22 @@ def choose_tiling(
 
 
 class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are created, while they exist."""
+    """Adds up the bytes of the tensors that exist at a time; ``peak`` is the largest sum."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self.seen = set[int]()
+        self.live, self.peak = dict[int, int](), 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        for tensor in output if isinstance(output, tuple | list) else (output,):
-            # Views share a storage, which is counted once.
-            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
-            if storage is not None and storage._cdata not in self.seen:
-                self.seen.add(storage._cdata)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.now)
+        tensors = output if isinstance(output, tuple | list) else (output,)
+        # Views share a storage, which is counted once.
+        for storage in (x.untyped_storage() for x in tensors if isinstance(x, Tensor)):
+            if storage._cdata not in self.live:
+                self.live[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.live.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.live.values()))
         return output
-
-    def _free(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.now -= size
 
 
 def bytes_per_pixel(model: LoadedModel) -> float:

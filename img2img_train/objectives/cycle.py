@@ -56,8 +56,8 @@ class CycleObjective(GanObjective):
 
     def loss_limit(self, term: str) -> float:
         """Return the limit of a term."""
-        cycle = term.startswith(("cycle", "idt"))
-        return self.cycle_weight * base.MAX_ERROR if cycle else super().loss_limit(term)
+        adversarial = term.startswith(("g_", "d_"))
+        return super().loss_limit(term) if adversarial else self.cycle_weight * base.MAX_ERROR
 
     def _generator_losses(self, nets: Nets, batch: Batch, outputs: Images) -> Losses:
         from img2img_train.objectives.losses import generator_loss, l1_loss

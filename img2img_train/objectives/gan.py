@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Self
 
 from pydantic import model_validator
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 # with lsgan, 70 with wgan-gp, whose levels may drift by some 1,000 in a million steps. Without a
 # norm in the discriminator, runs that still recover reach 800, 500,000 and 70. A rate of 10 gives
 # 1e5, 1e10 and 1e6 in the first steps. Clipped critics cannot diverge, but have no such bound.
-LOSS_LIMITS: Final = {"vanilla": 1e4, "lsgan": 1e6, "wgan": math.inf, "wgan-gp": 1e6}
+LOSS_LIMITS: Final = {"vanilla": 1e4, "lsgan": 1e6, "wgan": float("inf"), "wgan-gp": 1e6}
 """Largest magnitude of an adversarial term, of weight 1, in a run that has not diverged."""
 
 

@@ -173,8 +173,6 @@ class RunData:
         Looks at ``limit`` evenly spaced training images. Where inputs and targets are independent,
         all of them have to be gray.
         """
-        if self.train.channel_layout.channels != (3, 3):
-            return False
         pairs = (self.train.read(index) for index in evenly_spaced(len(self.train), limit))
         gray = [(is_gray(image), is_gray(target)) for image, target in pairs]
         if self.train.other_counts is not None:
