@@ -185,9 +185,10 @@ class BuildSettings(FrozenModel):
     """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
     folders, for combine combined"""
     split: Annotated[str | None, checked_by(parse_split)] = None
-    """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; without --stratify the split
-    of an image never depends on the others; folder: its first folder, tag:NAME: its tag names the
-    split; default: tag:split if images have it, else train=1"""
+    """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; shares are approximate, for a
+    hash of its name decides for each image and never depends on the others, and exact with
+    --stratify folder; folder: its first folder, tag:NAME: its tag names the split; default:
+    tag:split if images have it, else train=1"""
     group_by: Annotated[str | None, checked_by(_check_group)] = None
     """keep groups in one split; by folder, by a tag, as person (a plain word) or tag:NAME, or by a
     regular expression on the file name (its match or group 1)"""

@@ -185,7 +185,7 @@ class DuplicatePass:
             results = pool.run(work, self.plan.task, _lost, todo)
             for done, (index, data) in enumerate(results, count - len(todo) + 1):
                 file.write(index, data)
-                progress(done, 2 * count)  # the run itself is the second half
+                progress(done // 2, count)  # the run itself is the second half
             prints = file.load(largest_first=self.settings.keep == "largest")
             groups = DuplicateGroups(prints, self.settings.duplicate_distance)
         self._list(groups)

@@ -35,7 +35,7 @@ from img2img_data.exchange.export import ExportSettings, export_corpus
 from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corpus, unpack_corpus
 from img2img_data.images.pixels import Channels
 from img2img_data.runner.build_folder import Report
-from img2img_data.runner.plan import Plan, plan_entries, plan_folders, plan_pairs
+from img2img_data.runner.plan import Plan, parse_split, plan_entries, plan_folders, plan_pairs
 from img2img_data.runner.run import RunSettings, run_build
 from img2img_data.sources import matching
 from img2img_data.sources.folder import Item, describe_skipped, list_folder
@@ -329,8 +329,17 @@ _BUILD: Final = (BuildSettings, RunSettings)
 def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     """Build a corpus, or with --dry-run report what would be built."""
     _warn_of_tags(plan, call.echo)
-    build = corpus_build(plan, pairing, call.paths[-1], call.get(BuildSettings), call.name)
-    return run_build(build, call.get(RunSettings), call.progress, call.echo)
+    settings = call.get(BuildSettings)
+    build = corpus_build(plan, pairing, call.paths[-1], settings, call.name)
+    report = run_build(build, call.get(RunSettings), call.progress, call.echo)
+    total, shares = report.kept.total(), parse_split(settings.split or "train=1")
+    asked = {name: share * total for name, share in shares.items()}
+    off = max((abs(report.kept[name] - n) for name, n in asked.items()), default=0)
+    if settings.stratify is None and len(shares) > 1 and off > total / 100:
+        wanted = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
+        why = "the split is a hash of the name or group; --stratify folder makes it exact"
+        call.echo(f"split: {report.parts()}; not {wanted}: {why}")
+    return report
 
 
 @step("blur", ("source", "out"), BlurSettings, *BLUR_KINDS.values(), *_BUILD, kinds=BLUR_KINDS)

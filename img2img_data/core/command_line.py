@@ -354,6 +354,8 @@ def _print_usage_error(error: click.ClickException) -> None:
 # ----------------------------------------------------------------------------------------- progress
 REFRESH_SECONDS: Final = 0.2
 QUIET_SECONDS: Final = 10.0
+MEANINGFUL: Final = 10
+"""Units before a rate means something: the first ones may have waited for imports."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Function that is called with the units done and in total, as often as the caller likes."""
@@ -411,10 +413,12 @@ class Display:
         if now - self._shown < interval and (self._bar is None or done != self._total):
             return
         self._shown = now  # drawing for every image would cost more than some images do
-        rate = f"{self.rate(done):,.0f} {self._unit}/s"
+        speed = self.rate(done)
+        rate = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+        rate = f"{rate} {self._unit}/s"
         if self._bar is None:
-            counts = f"{done:,} of {self._total:,} {self._unit}"
-            self.line(f"{self._title}: {counts}, {rate}, {self.time_left(done)} left")
+            counts, left = f"{done:,} of {self._total:,} {self._unit}", self.time_left(done)
+            self.line(f"{self._title}: {counts}, {rate}" + (left and f", {left} left"))
             return
         for task in self._bar.task_ids:
             self._bar.update(task, completed=done, total=self._total, rate=rate, refresh=True)
@@ -443,7 +447,9 @@ class Display:
         return (done - self._first) / max(time.monotonic() - self._began, 1e-9)
 
     def time_left(self, done: int) -> str:
-        """Return the time left at the rate so far, as ``format_duration`` writes it."""
+        """Return the time left at the rate so far in words; "" before that means something."""
+        if done - self._first < MEANINGFUL:
+            return ""
         return format_duration((self._total - done) / max(self.rate(done), 1e-9))
 
 

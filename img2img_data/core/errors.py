@@ -62,7 +62,6 @@ HINTS: Final[dict[str, str]] = {
     "size": "--fit crop or --fit pad changes the size",
     "timeout": "raise --timeout",
     "too-small": "lower --min-side",
-    "unpaired": "try another --match",
 }
 """The option that helps if a reason rejects all images."""
 

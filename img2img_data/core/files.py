@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from img2img_data.core.errors import FolderInUseError, Img2ImgError, Rejected, UsageError
+from img2img_data.core.errors import REASONS, FolderInUseError, Img2ImgError, Rejected, UsageError
 
 LOCK_FILE: Final = ".lock"
 """Name of the file that marks a folder as in use; scans of a folder skip it."""
@@ -22,6 +22,8 @@ _RETRY_SECONDS: Final = 0.1
 
 # ---------------------------------------------------------------------------------- regular files
 MAX_BYTES: Final = 256 << 20
+MAX_LINE: Final = 1 << 24
+"""Bytes of a line of a journal."""
 
 # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Not every system has all.
 OPEN_FLAGS: Final = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "BINARY"))
@@ -70,6 +72,18 @@ def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
     if not data:
         raise Rejected("empty")
     return data
+
+
+def read_named(what: str, path: Path, limit: int) -> bytes:
+    """Return the bytes of a regular file that the user named; a link to one is followed.
+
+    Raises ``UsageError``, which calls the file ``what``.
+    """
+    try:
+        return read_bytes(os.path.realpath(path), limit)
+    except Rejected as rejected:
+        why = rejected.detail or f"is {REASONS[rejected.reason]}"
+        raise UsageError(what, path, why, "check the path") from None
 
 
 # ---------------------------------------------------------------------------------- atomic writes
@@ -273,9 +287,9 @@ class Journal:
 
 def complete_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a journal, if there is one, without a last line that a kill cut short."""
-    if path.is_file():
-        with path.open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))
+    with contextlib.suppress(Rejected), open(open_regular(path), "rb") as file:
+        while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+            yield line
 
 
 # --------------------------------------------------------------------------------------- versions

@@ -17,12 +17,17 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.files import read_named
 from img2img_data.core.settings_model import Place
 
 MAX_BYTES: Final = 1 << 20
 """Size of a file."""
-MAX_VALUES: Final = 100_000
-"""Values that a file may hold once every alias is replaced by its anchor's content."""
+MAX_VALUES: Final = 10_000
+"""Values that a file may hold, and that it may hold once aliases are replaced by their content."""
+MAX_DEPTH: Final = 100
+"""Levels of nesting."""
+MAX_DIGITS: Final = 250
+"""Digits of an integer: any that has no more can become a float."""
 
 Keys = tuple[str, ...]
 
@@ -42,6 +47,24 @@ class _Fault(ValueError):
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     root: Node | None = None
+    depth = count = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """Return the next node; ``_Fault`` as soon as there are too many, or for a bad text."""
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        self.depth, self.count = self.depth + 1, self.count + 1
+        if self.depth > MAX_DEPTH or self.count > MAX_VALUES:
+            size = "is nested too deeply" if self.depth > MAX_DEPTH else "holds too many values"
+            hint = f"{MAX_DEPTH} levels and {MAX_VALUES:,} values are the limit"
+            raise _Fault(line, size, hint)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if isinstance(node, ScalarNode):
+            try:  # JSON writes some characters as two escapes
+                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                raise _Fault(line, "holds half a character", "write it whole") from None
+        return node
 
     def get_single_node(self) -> Node | None:
         """Return the only document, None if there is none; ``_Fault`` if it is hostile."""
@@ -54,6 +77,9 @@ class _Loader(yaml.SafeLoader):
 
 def _make_int(loader: _Loader, node: ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > MAX_DIGITS:
+        why = f"holds a number of {len(text)} digits"
+        raise _Fault(node.start_mark.line + 1, why, "give a smaller one")
     return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
 
 
@@ -83,12 +109,8 @@ def read_yaml(path: Path) -> Document:
             lines = dict(_lines_of(loader.root, ()))
             return Document(content, Place(f"recipe '{printable(str(path))}'", lines=lines))
         why, hint = "is not a mapping of keys to values", "see the files in recipes/"
-    except OSError as error:
-        raise UsageError("recipe", path, error.strerror or str(error), "check the path") from None
     except _Fault as fault:
         line, why, hint = fault.args
-    except RecursionError:
-        why = "is nested too deeply"
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
@@ -106,16 +128,12 @@ def read_value(text: str) -> Any:
         return yaml.load(text, _Loader)
     except _Fault as fault:
         raise ValueError(fault.args[1]) from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(printable(str(error).partition("\n")[0])) from None
 
 
 def _text_of(path: Path) -> str:
-    # Read up to the limit instead of asking for the size first: a pipe or a device has none.
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise _Fault(0, f"is larger than {MAX_BYTES:,} bytes", "give a recipe")
+    data = read_named("recipe", path, MAX_BYTES)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -220,6 +220,16 @@ def split_place(group: bytes, seed: int) -> int:
     return hash64(b"split", str(seed).encode(), group)
 
 
+def in_split_order(names: Iterable[str]) -> list[str]:
+    """Return names of splits, or of folders in splits: train, val, test, then the others by name.
+
+    >>> in_split_order(["extra", "test", "train/B", "train/A", "val"])
+    ['train/A', 'train/B', 'val', 'test', 'extra']
+    """
+    order = {"train": 0, "val": 1, "test": 2}
+    return sorted(names, key=lambda name: (order.get(name.partition("/")[0], 3), name))
+
+
 def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
     """Return the split of a group.
 
@@ -238,12 +248,14 @@ def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
 def to_json_line(row: Mapping[str, Any]) -> bytes:
     """Return one line of a manifest: UTF-8, keys in the row's order, no NaN, newline at the end."""
     text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
-    return text.encode() + b"\n"
+    # Half a surrogate pair, as of a byte that is not UTF-8, stays the escape that JSON has for it.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def to_json_page(content: Mapping[str, Any]) -> bytes:
     """Return ``content`` as indented JSON, for a file that people read too."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def columns_of(row: Mapping[str, Any]) -> list[str]:

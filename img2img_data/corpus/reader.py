@@ -47,9 +47,9 @@ class Corpus:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits, train first."""
+        """Names of the splits: train, val, test, then the others."""
         names = self.domains if self.kind == "unpaired" else self.by_split
-        return tuple(sorted(names, key=lambda s: (s != "train", s)))
+        return tuple(corpus_format.in_split_order(names))
 
     @property
     def bits(self) -> Literal[8, 16]:

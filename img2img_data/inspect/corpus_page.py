@@ -87,15 +87,15 @@ def write_corpus_page(
     splits = (split,) if split else opened.splits
     size, stated = max(MAX_READ, limit), sum(opened.kept.values())
     found, pairs = statistics.count_corpus(
-        opened, splits, size, seed, lambda rows: progress(rows, max(rows, stated) + size + limit)
+        opened, splits, size, seed, lambda rows: progress(0, min(stated, size))
     )
-    # Every row counts once, then each image that is read for its difference or its thumbnail.
-    rows, paired = found.counts.total(), opened.kind == "paired"
-    total = rows + len(pairs) * paired + min(limit, len(pairs))
-    done = itertools.count(rows + 1)
+    # An image is read for its difference, for its thumbnail, or for both: it counts once.
+    paired = opened.kind == "paired"
+    steps = len(pairs) * paired + min(limit, len(pairs))
+    done = itertools.count(1)
 
     def count_image() -> None:
-        progress(next(done), total)
+        progress(next(done) * len(pairs) // steps, len(pairs))
 
     if paired:
         cards = _paired_cards(opened, pairs, limit, count_image)

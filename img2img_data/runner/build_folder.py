@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 from img2img_data.core import files
-from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, UsageError
+from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, Rejected, UsageError
 from img2img_data.core.files import Journal, complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import iter_rows
-from img2img_data.corpus.format import METADATA_FILE, README, REJECTED_FILE, to_card, to_json_page
+from img2img_data.corpus import format as corpus_format
+from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
 BUILDING: Final = ".building"
 JOURNAL_FILE: Final = "journal.jsonl"
@@ -119,8 +120,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """Return the summary, one line per fact; reasons are explained."""
-        parts = ", ".join(f"{name} {n:,}" for name, n in sorted(self.kept.items()) if name != ".")
-        out = [f"kept {self.kept.total():,}" + (f" ({parts})" if parts else "")]
+        parts = self.parts()
+        out = [f"kept {self.kept.total():,}" + (parts and f" ({parts})")]
         for note, text in CONVERTED.items():
             if count := self.notes[note]:
                 out.append(f"{count:,} {'image was' if count == 1 else 'images were'} {text}")
@@ -132,6 +133,11 @@ class Report:
                 out.append(f"  {row['source']}: {row['reason']}{detail}")
             out += ["  ..."] if self.rejected.total() > len(rows) > 0 else []
         return out + [f"warning: {w}" for w in self.warnings]
+
+    def parts(self) -> str:
+        """Return the number of kept images by split or folder; "" if there is only one place."""
+        names = in_split_order(self.kept.keys() - {"."})
+        return ", ".join(f"{name} {self.kept[name]:,}" for name in names)
 
     def reasons(self) -> list[str]:
         """Return one line per reason of rejection, the most frequent first."""
@@ -314,13 +320,15 @@ class BuildFolder:
         kept = {name: parts / f"kept-{name}" for name in manifests if name}
         report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
         for name, path in kept.items():
-            path.replace(self.root / name / METADATA_FILE)
+            path.replace(self.root / name / corpus_format.METADATA_FILE)
         (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)
         if page["kind"] != "selection":
-            write_atomically(self.root / README, to_card(sorted(kept)), self.building / "card")
-        kept_counts, rejected = (dict(sorted(c.items())) for c in (report.kept, report.rejected))
+            card = corpus_format.to_card(in_split_order(kept))
+            write_atomically(self.root / corpus_format.README, card, self.building / "card")
+        kept_counts = {name: report.kept[name] for name in in_split_order(report.kept)}
+        rejected = dict(sorted(report.rejected.items()))
         counts: dict[str, Any] = {"kept": kept_counts, "rejected": rejected, "total": report.total}
         if gathered.notes:
             counts["notes"] = dict(sorted(gathered.notes.items()))
@@ -360,8 +368,8 @@ def shard_name(page: Mapping[str, Any]) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(files.read_bytes(path))
+    except (Rejected, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -159,8 +159,8 @@ def _fill(
 ) -> Report:
     """Process the tasks of a plan that have no outcome yet, and write the manifests."""
     report, total = Report(), len(plan)
-    # The pass before the run reports the first half of the progress, up to n of 2 n.
-    show = (lambda d, n: progress(n + d, 2 * n)) if build.before else progress
+    # The pass before the run is the first half of the progress: each image counts once.
+    show = (lambda d, n: progress((n + d) // 2, n)) if build.before else progress
     with build.folder.outcomes(total, _finder_of_earlier(plan, build.folder.root, show)) as log:
         report.kept.update(log.kept)
         todo = log.pending()
@@ -202,8 +202,7 @@ def _forecast(build: FolderBuild, plan: Plan, recipe: Row) -> Iterator[str]:
     report = Report()
     for task in map(plan.task, range(len(plan))):
         report.add(_outcome_of(lambda task: (build.expect(task), {}), task))
-    named = sorted((n for n in report.kept if n != "."), key=lambda n: (n[:5] != "train", n))
-    parts = ", ".join(f"{name} {report.kept[name]:,}" for name in named)
+    parts = report.parts()
     yield f"{report.total:,} sources > up to {report.kept.total():,}" + (parts and f": {parts}")
     yield from report.reasons()
     if state == "complete":

@@ -126,18 +126,14 @@ def _guard_of(parent: int | None) -> WorkerGuard:
 
 
 def _work_through(
-    work: Callable[[TaskT], ResultT],
-    tasks: Iterable[TaskT],
-    parent: int,
-    limit: float,
-    sender: Connection,
+    pool: LocalPool[TaskT, Any], tasks: Iterable[TaskT], parent: int, sender: Connection
 ) -> None:
     """Process tasks in a fork, in order; send (None, result) of each, or (error, None) and end."""
     # A fork shares the lock of the folder, so it ends with its parent, not a moment later.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         for task in tasks:
-            sender.send((None, *run_chunk(work, [task], parent, limit)[1]))
+            sender.send((None, *run_chunk(pool.work, [task], parent, pool.limit)[1]))
     except Exception as error:
         sender.send((ExceptionWithTraceback(error, error.__traceback__), None))
 
@@ -221,8 +217,9 @@ class LocalPool(Generic[TaskT, ResultT]):
                         timeout = process.exitcode == TIMED_OUT
                         lost = again or timeout
                         if tasks and lost:
-                            reason = "timeout" if timeout else "worker-died"
-                            yield self.lost(tasks.popleft(), reason)
+                            yield self.lost(
+                                tasks.popleft(), "timeout" if timeout else "worker-died"
+                            )
                         del running[results]
                         repeated = [self._fork(tasks, not lost)] if tasks else waiting
                         running.update(itertools.islice(repeated, 1))
@@ -242,8 +239,7 @@ class LocalPool(Generic[TaskT, ResultT]):
         import cv2
 
         results, sender = multiprocessing.Pipe(duplex=False)
-        arguments = (self.work, tasks, os.getpid(), self.limit, sender)
-        process = ForkProcess(target=_work_through, args=arguments)
+        process = ForkProcess(target=_work_through, args=(self, tasks, os.getpid(), sender))
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # ends OpenCV's own threads: a fork would wait for them for ever
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)

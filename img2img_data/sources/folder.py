@@ -28,7 +28,7 @@ JUNK: Final = frozenset({b"thumbs.db", b"desktop.ini", b"@eadir", b"__macosx"})
 
 LINKED: Final = "linked folder"
 TAG_LISTS: Final = (b"metadata.jsonl", b"metadata.csv")
-LISTS: Final = frozenset({*TAG_LISTS, b"rejected.jsonl", b"selection.json"})
+LISTS: Final = frozenset({*TAG_LISTS, b"rejected.jsonl", b"selection.json", b"duplicates.jsonl"})
 """Files about the images next to them; skipped without a notice."""
 
 NO_TAGS: Final[Tags] = {}  # shared by all items: a million empty dicts take 64 MB

@@ -7,6 +7,7 @@ of either side are read, and add a row to ``MATCHERS``.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import re
@@ -23,6 +24,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import model_validator
 
 from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.files import MAX_BYTES, read_named
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.sources.tags import tags_of
 
@@ -383,18 +385,14 @@ def _spelling(name: bytes) -> str:
 def _read_table(path: Path) -> list[dict[str, Any]]:
     import csv
 
+    text = read_named("table", path, MAX_BYTES).decode("utf-8-sig", "surrogateescape")
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    rows = csv.DictReader(io.StringIO(text, ""), restkey="", delimiter=delimiter)
     try:
-        if not path.is_file():
-            raise UsageError("table", path, "no such file", "check the path")
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            head = file.readline()
-            file.seek(0)
-            delimiter = max(",;\t", key=head.count)
-            reader = csv.DictReader(file, restkey="", delimiter=delimiter)
-            if not {"input", "target"} <= set(reader.fieldnames or ()):
-                hint = "name them in its first line"
-                raise UsageError("table", path, "has no columns input and target", hint)
-            return list(reader)
-    except (OSError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError("table", path, why, "check the path") from None
+        if not {"input", "target"} <= set(rows.fieldnames or ()):
+            hint = "name them in its first line"
+            raise UsageError("table", path, "has no columns input and target", hint)
+        return list(rows)
+    except csv.Error as error:
+        raise UsageError("table", path, str(error), "correct the file") from None

@@ -18,13 +18,15 @@ import csv
 import json
 import math
 import os
-import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, BinaryIO, Final
 
 import numpy as np
+
+from img2img_data.core.errors import Rejected
+from img2img_data.core.files import open_regular
 
 Tags = Mapping[str, Any]
 _Row = dict[str, Any]
@@ -34,9 +36,6 @@ MAX_LINE: Final = 1 << 20
 MAX_TAGS: Final = 64
 MAX_TEXT: Final = 1000
 """Characters of a tag's name or text; longer ones are left out."""
-
-# No link is followed, and a pipe that is called metadata.jsonl does not block.
-_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class FolderTags:
@@ -74,7 +73,8 @@ class FolderTags:
         if self._open is None or self._open[0] != number:
             if self._open is not None:
                 self._open[1].close()
-            self._open = number, _open_regular(os.path.join(self._root, self._lists[number][0]))
+            name = os.path.join(self._root, self._lists[number][0])
+            self._open = number, os.fdopen(open_regular(name), "rb")
         row = _row_at(self._open[1], int(self._offsets[at]), self._lists[number][1])
         # The list may have changed, and two paths may share a hash.
         return tags_of(row) if row and _image_path(self._lists[number][0], row) == path else {}
@@ -83,7 +83,7 @@ class FolderTags:
         """Append key, offset and number of the list of each row of a list to the columns."""
         shown, damaged = os.fsdecode(path), 0
         try:
-            with _open_regular(os.path.join(self._root, path)) as file:
+            with open(open_regular(os.path.join(self._root, path)), "rb") as file:
                 head = next(_cells(_lines(file)), []) if path.endswith(b".csv") else []
                 names = tuple(name.removeprefix("\ufeff").strip() for name in head)
                 self._lists.append((path, names))
@@ -98,8 +98,9 @@ class FolderTags:
                         column.append(value)
                     if len(self.names) < MAX_TAGS:
                         self.names.update(tags_of(row))
-        except OSError as error:
-            self.faults.append(f"'{shown}' was not read: {error.strerror or error}")
+        except (OSError, Rejected) as error:
+            why = error.args[-1] or "is no regular file"
+            self.faults.append(f"'{shown}' was not read: {why}")
         if damaged:
             self.faults.append(f"'{shown}' has {damaged:,} damaged rows; their images have no tags")
 
@@ -131,15 +132,6 @@ def storable(text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------- lists
-def _open_regular(path: bytes) -> BinaryIO:
-    """Open a regular file; a link, pipe or device is an ``OSError``."""
-    handle = os.open(path, _FLAGS)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(0, "not a regular file")
-    return os.fdopen(handle, "rb")
-
-
 def _image_path(path: bytes, row: Mapping[str, Any]) -> bytes | None:
     """Return the path, within the folder, of the image that a row of the list ``path`` names."""
     name = row.get("file_name")

@@ -225,8 +225,8 @@ class Trainer:
         parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
         parts += [_format_validation(row) for row in rows if row["kind"] == "validation"]
         parts.append(f"{timing['images_per_second']:,.0f} images/s")
-        if not self.is_over:
-            parts.append(f"{self.display.time_left(self.progress.images)} left")
+        if not self.is_over and (left := self.display.time_left(self.progress.images)):
+            parts.append(f"{left} left")
         self.display.line("  ".join(parts))
         for text in (row["text"] for row in rows if "text" in row):
             self.display.line(text)

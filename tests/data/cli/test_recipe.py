@@ -100,9 +100,18 @@ BROKEN = {
     "key": ("? [a, b]\n: 1", r"a key is not a word"),
     "inside itself": ("corpus: &a [*a]", r"an alias is inside"),
     "deep": ("a: " + "[" * 5000 + "]" * 5000, r"nested too deeply"),
-    "long number": ("a: " + "9" * 5000, r"not YAML"),
+    "long number": ("a: " + "9" * 400, r"line 1 of .*a number of 400 digits"),
     "control character": ("a: \x01", r"not YAML"),
-    "large": ("a: " + "x" * (1 << 20), r"larger than"),
+    "large": ("a: " + "x" * (1 << 20), r"limit 1048576"),
+    "many steps": (
+        "corpus:\n" + "- a: {}\n" * 20_000,
+        r"line \d+ of .*10,000 values are the limit",
+    ),
+    "half a character": ('name: "\\ud800"', r"line 1 of .*half a character"),
+    "half a character in a key": (
+        'corpus: [blur: {"\\udcff": 1}]',
+        r"line 1 of .*half a character",
+    ),
 }
 
 

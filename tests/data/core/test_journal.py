@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,23 @@ def test_an_earlier_journal_stays_until_its_successor_is_published(tmp_path: Pat
     assert list(complete_lines(path)) == LINES
     write_journal(path, LINES[:1])
     assert list(complete_lines(path)) == LINES[:1]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "missing"])
+def test_a_journal_that_is_no_file_has_no_lines(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    assert list(complete_lines(path)) == []
+
+
+def test_a_journal_ends_at_a_line_without_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("img2img_data.core.files.MAX_LINE", 100)
+    (tmp_path / "journal").write_bytes(b"a\n" + b"x" * 1000 + b"\nb\n")
+    assert list(complete_lines(tmp_path / "journal")) == [b"a\n"]

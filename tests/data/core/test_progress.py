@@ -50,8 +50,22 @@ def test_parts_are_counted_on_their_own(seconds: list[float]) -> None:
         report(3, 3)
     assert stream.getvalue().splitlines() == [
         "restoring a.mp4: 41 of 50 frames, 2 frames/s, 4 s left",
-        "restoring: 3 of 3 files, 0 files/s, 0 s left",
+        "restoring: 3 of 3 files, 0.025 files/s",
     ]
+
+
+def test_no_time_left_is_shown_before_it_means_something(seconds: list[float]) -> None:
+    stream = io.StringIO()
+    with Display(stream) as display:
+        report = display.report("blur")
+        report(0, 88)
+        for second, done in ((11, 1), (22, 9), (33, 66)):  # the workers start, then they work
+            seconds.append(second)
+            report(done, 88)
+    first, second, third = stream.getvalue().splitlines()
+    assert first == "blur: 1 of 88 images, 0.091 images/s"
+    assert "left" not in second
+    assert third.endswith("2 images/s, 11 s left")
 
 
 def test_work_done_before_does_not_count_in_the_rate(seconds: list[float]) -> None:

@@ -99,6 +99,7 @@ def test_workers_are_never_more_than_the_chunks(monkeypatch: pytest.MonkeyPatch)
 
     asked: list[int] = []
     parallel = workers._parallel
+    monkeypatch.setattr(workers, "_can_fork", lambda: False)
     monkeypatch.setattr(
         workers, "_parallel", lambda jobs, calls: asked.append(jobs) or parallel(2, calls)
     )
@@ -152,6 +153,80 @@ def test_a_run_that_keeps_nothing_is_an_error_and_leaves_its_folder_free(
         path.write_bytes(content)
     run(*words, *then)
     assert (out / "rejected.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("options", [["--drop-duplicates"], []])
+def test_an_image_counts_once(options: list[str], tmp_path: Path) -> None:
+    """However often it is read, by ``select`` and by ``show``; own lists count as no images."""
+    from img2img_data.cli.steps import run_step
+    from img2img_data.inspect.corpus_page import write_corpus_page
+
+    photos, seen = write_photos(tmp_path / "photos", 30), list[tuple[int, int]]()
+    settings = {"jobs": 1, "drop_duplicates": bool(options)}
+    paths = [photos, tmp_path / "chosen"]
+    run_step("select", paths, settings, lambda *count: seen.append(count), print)
+    assert {total for _, total in seen} == {30}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (30, 30)
+    assert "skipped" not in run("blur", tmp_path / "chosen", tmp_path / "corpus", "--jobs", 1)
+    seen.clear()
+    write_corpus_page(tmp_path / "corpus", progress=lambda *count: seen.append(count))
+    assert {total for _, total in seen} == {30}
+    assert seen[-1] == (30, 30)
+
+
+def test_splits_are_named_in_their_order_with_their_numbers(tmp_path: Path) -> None:
+    photos, out = write_photos(tmp_path / "photos", 30), tmp_path / "out"
+    words = ["blur", photos, out, "--split", "test=0.2,val=0.2,train=0.6", "--jobs", 1]
+    dry = run(*words, "--dry-run")
+    output = run(*words)
+    kept = json.loads((out / "corpus.json").read_text())["counts"]["kept"]
+    assert list(kept) == ["train", "val", "test"]
+    counts = ", ".join(f"{name} {count}" for name, count in kept.items())
+    assert counts in dry
+    assert f"kept 30 ({counts})" in output
+    assert kept != {"train": 18, "val": 6, "test": 6}
+    assert f"split: {counts}; not test 6, val 6, train 18: the split is a hash" in output
+    words[2] = tmp_path / "exact"
+    output = run(*words, "--stratify", "folder")
+    assert "kept 30 (train 18, val 6, test 6)" in output
+    assert "hash" not in output
+
+
+def not_a_file(path: Path, kind: str) -> None:
+    """Put something at ``path`` that a user could take for a file."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("build {file}", "recipe"),
+        ("degrade {in} {out} --recipe {file}", "recipe"),
+        ("combine {in} {in} {out} --match csv --csv {file}", "table"),
+    ],
+)
+def test_a_list_that_is_no_file_is_one_line(
+    words: str, what: str, kind: str, photos: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "list"
+    not_a_file(file, kind)
+    names = {"file": file, "in": photos, "out": tmp_path / "out"}
+    output = run(*(word.format(**names) for word in words.split()), code=2)
+    assert output.splitlines()[-1].startswith(f"error: {what} '{file}': is a pipe, socket, device")
+
+
+def test_text_that_is_not_unicode_is_kept(photos: Path, tmp_path: Path) -> None:
+    run("blur", photos, tmp_path / "out", "--group-by", "k\udcff", "--jobs", 1)
+    recipe = json.loads((tmp_path / "out" / "corpus.json").read_text())["recipe"]
+    assert recipe["group_by"] == "k\udcff"
+    assert "complete already" in run("blur", photos, tmp_path / "out", "--group-by", "k\udcff")
 
 
 def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> None:
@@ -391,6 +466,8 @@ def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None
         (["blur", "{in}", "{out}", "--factor", "2"], "--factor"),
         (["blur", "{in}", "{out}", "--split", "train=0.5"], "--split"),
         (["blur", "{in}", "{out}", "--size", "0"], "--size"),
+        (["blur", "{in}", "{out}", "--sigma", "9" * 400], "--sigma"),
+        (["degrade", "{in}", "{out}", "--kind", "noise", "--set", "sigma=" + "9" * 400], "sigma"),
         (["blur", "{in}", "{out}", "--jobs", "100000"], "--jobs"),
         (["blur", "{in}", "{in}/sub"], "overlaps"),
         (["blur", "{in}/none", "{out}"], "no such folder"),

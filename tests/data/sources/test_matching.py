@@ -184,8 +184,8 @@ def test_templates_with_two_ids_folders_and_letters_of_patterns() -> None:
         ("regex", {"regex_a": "(?P<id>["}, "--regex-a"),
         ("regex", {"regex_b": "(?P<id>a{99999999999})"}, "--regex-b"),
         ("csv", {}, "--csv"),
-        ("csv", {"csv": "/nowhere/table.csv"}, "no such file"),
-        ("csv", {"csv": "/"}, "no such file"),
+        ("csv", {"csv": "/nowhere/table.csv"}, "No such file"),
+        ("csv", {"csv": "/"}, "folder"),
     ],
 )
 def test_wrong_settings_name_the_option(how: str, options: dict[str, str], names: str) -> None:
