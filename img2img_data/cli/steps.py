@@ -336,9 +336,9 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     asked = {name: share * total for name, share in shares.items()}
     off = max((abs(report.kept[name] - n) for name, n in asked.items()), default=0)
     if settings.stratify is None and len(shares) > 1 and off > total / 100:
-        wanted = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
+        requested = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
         why = "the split is a hash of the name or group; --stratify folder makes it exact"
-        call.echo(f"split: {report.parts()}; not {wanted}: {why}")
+        call.echo(f"split: {report.parts()}; not {requested}: {why}")
     return report
 
 
