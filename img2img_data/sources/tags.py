@@ -99,7 +99,7 @@ class FolderTags:
                     if len(self.names) < MAX_TAGS:
                         self.names.update(tags_of(row))
         except (OSError, Rejected) as error:
-            why = error.args[-1] or "is no regular file"
+            why = error.args[-1] or "not a regular file"
             self.faults.append(f"'{shown}' was not read: {why}")
         if damaged:
             self.faults.append(f"'{shown}' has {damaged:,} damaged rows; their images have no tags")
