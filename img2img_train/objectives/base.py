@@ -7,6 +7,7 @@ Torch is imported inside functions, so that settings and ``--help`` load fast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -142,9 +143,11 @@ class Objective(FrozenModel):
         raise NotImplementedError
 
     def loss_limit(self, term: str) -> float:
-        """Return the largest magnitude of a loss term in a run that has not diverged."""
-        # Of a squared error, the largest of the pixel losses.
-        return MAX_ERROR**2
+        """Return the largest magnitude of a loss term in a run that has not diverged.
+
+        Infinity if it is not known.
+        """
+        return math.inf
 
     def after_update(self, phase: str, nets: Nets) -> None:
         """Run after the update of a phase, for instance to clip weights."""

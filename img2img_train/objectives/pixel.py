@@ -16,6 +16,10 @@ class L2(Objective):
 
         return {"l2": l2_loss(outputs["output"], batch.target)}
 
+    def loss_limit(self, term: str) -> float:
+        """Return the limit of a squared error."""
+        return MAX_ERROR**2
+
 
 class L1(Objective):
     """Mean absolute error, samples in [-1, 1]."""
