@@ -1,1 +1,46 @@
-"""Turn folders of photos into paired corpora."""
+"""Turn folders of photos into paired corpora.
+
+>>> import img2img_data as data
+>>> corpus = data.open_corpus("corpora/gaussian")
+>>> pair = corpus["train"][0]
+>>> pair.input.shape, pair.target.shape, pair.key, pair.drawn
+((32, 40, 3), (32, 40, 3), '000', {'sigma': 3.0})
+
+The names in ``__all__`` are public and stable; everything else may change.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from img2img_data.cli.api import build
+    from img2img_data.core.errors import Img2ImgError, UsageError
+    from img2img_data.corpus.reader import Corpus, open_corpus
+    from img2img_data.corpus.view import ImagePair
+    from img2img_data.degradations.base import Degradation
+    from img2img_data.degradations.spec import degradation
+
+    __version__: str
+
+__all__ = [
+    "Corpus", "Degradation", "ImagePair", "Img2ImgError", "UsageError", "__version__", "build",
+    "degradation", "open_corpus",
+]  # fmt: skip
+_MODULES = {
+    "Corpus": "corpus.reader", "open_corpus": "corpus.reader", "ImagePair": "corpus.view",
+    "Img2ImgError": "core.errors", "UsageError": "core.errors", "build": "cli.api",
+    "Degradation": "degradations.base", "degradation": "degradations.spec",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    # Imported when first used: --help must not wait for NumPy, OpenCV or pydantic.
+    if name == "__version__":
+        return import_module("importlib.metadata").version("img2img")
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

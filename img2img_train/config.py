@@ -318,20 +318,10 @@ def degradation_of(value: Any) -> dict[str, Any]:
 
     Raises ``UsageError`` for a wrong one.
     """
-    from img2img_data.core.yaml_file import read_yaml
-    from img2img_data.degradations.spec import parse_spec, to_spec
+    from img2img_data.degradations.spec import parse_spec, read_pipeline, to_spec
 
-    place = Place("option '--degrade'")
-    if isinstance(value, str) and (
-        Path(value).suffix in {".yaml", ".yml"} or Path(value).is_file()
-    ):
-        content, file = read_yaml(Path(value))
-        place = file.below("degradation")
-        if "degradation" not in content:
-            hint = "write a pipeline of degradations under that key, as in recipes/mixed.yaml"
-            raise UsageError("recipe", value, "has no 'degradation'", hint)
-        value = content["degradation"]
-    return to_spec(parse_spec(value, place).degradation)
+    pipeline = read_pipeline(value, Place("option '--degrade'"))
+    return to_spec(parse_spec(*pipeline).degradation)
 
 
 def run_schema() -> dict[str, Any]:

@@ -170,6 +170,9 @@ class RowFile(Sequence[ItemT], Generic[ItemT]):
     def __iter__(self) -> Iterator[ItemT]:
         return self._items(self.starts)
 
+    def __repr__(self) -> str:
+        return f"<{len(self):,} rows of '{printable(str(self.path))}'>"
+
     def _items(self, starts: Sequence[int]) -> Iterator[ItemT]:
         with _open(self.path) as file:
             for start in starts:

@@ -1,6 +1,6 @@
 """The corpus on disk: file names, keys and rows, the reader, and the folder layouts of other tools.
 
-Writers live in ``build`` and ``exchange``; checks and pages about a corpus live in ``inspect``.
+Writers live in ``builds`` and ``exchange``; checks and pages about a corpus live in ``inspect``.
 """
 
-__all__ = ["format", "layouts", "reader"]
+__all__ = ["format", "layouts", "reader", "view"]

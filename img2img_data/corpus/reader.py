@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
-from img2img_data.core.jsonl import Columns, iter_rows, open_rows, read_object, wrong_value
+from img2img_data.core.jsonl import Columns, RowFile, iter_rows, open_rows, read_object, wrong_value
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from img2img_data.corpus.view import ImagePair
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,19 @@ class Pair:
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Corpus:
     """A corpus opened for reading. ``by_split`` maps each split to its pairs, sorted by key.
 
     A pair is read from the manifest when it is asked for, so a million pairs take 8 MB. An unpaired
-    corpus has ``domains`` instead: for each split, the images of A and of B.
+    corpus has ``domains`` instead: for each split, the images of A and of B. A corpus may be given
+    wherever a path is taken.
+
+    >>> corpus = data.open_corpus("corpora/gaussian")
+    >>> corpus
+    <paired corpus 'corpora/gaussian': train 8, test 4>
+    >>> [pair.key for pair in corpus["test"]]
+    ['008', '009', '010', '011']
     """
 
     root: Path
@@ -50,6 +60,34 @@ class Corpus:
         """Names of the splits: train, val, test, then the others."""
         names = self.domains if self.kind == "unpaired" else self.by_split
         return tuple(corpus_format.in_split_order(names))
+
+    def __getitem__(self, split: str) -> Sequence[ImagePair]:
+        # Imported here, because commands that print help must not wait for OpenCV.
+        from img2img_data.corpus.view import ImagePair
+
+        pairs = self.pairs(split)
+        if isinstance(pairs, RowFile):
+            return replace(pairs, make=lambda row: ImagePair(self, pairs.make(row)))
+        return [ImagePair(self, pair) for pair in pairs]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __fspath__(self) -> str:
+        return str(self.root)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{split} {count}" for split, count in self._counts())
+        return f"<{self.kind} corpus '{printable(str(self.root))}': {counts}>"
+
+    def _repr_html_(self) -> str:
+        rows = (f"<tr><td>{escape(split)}</td><td>{n}</td></tr>" for split, n in self._counts())
+        return f"<table><caption>{escape(repr(self)[1:-1])}</caption>{''.join(rows)}</table>"
+
+    def _counts(self) -> Iterator[tuple[str, str]]:
+        for split in self.splits:
+            sides = self.domains.get(split) or (self.by_split[split],)
+            yield printable(split), " | ".join(f"{len(side):,}" for side in sides)
 
     @property
     def bits(self) -> Literal[8, 16]:
@@ -146,8 +184,12 @@ def reason_of(rejected: Rejected) -> str:
     return f"{rejected.reason} {rejected.detail}".strip()
 
 
-def open_corpus(root: Path | str, rows: bool = True) -> Corpus:
+def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
     """Open a corpus, or a folder in one of the ``layouts`` of other tools, for reading.
+
+    >>> corpus = data.open_corpus("corpora/gaussian")
+    >>> len(corpus["train"]), corpus["train"][0].target.shape
+    (8, (32, 40, 3))
 
     Without ``rows`` the manifests stay unread: every split is there but empty, which takes no time
     however large the corpus is. Raises ``UsageError`` if there is no such folder, ``CorpusError``

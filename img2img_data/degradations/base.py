@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from img2img_data.core.errors import UsageError
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
 
@@ -223,6 +224,11 @@ class Degradation(FrozenModel):
     and implements ``degrade``; ``seeded = True`` adds a seed to the drawn parameters. A kind that
     is faster or more exact on integers, or draws other parameters, overrides ``apply`` and
     ``draw``.
+
+    A degradation is a function too, and so a transform of other libraries::
+
+        albumentations.Lambda(image=lambda image, **about: degrade(image, seed=None)[0])
+        torchvision.transforms.Lambda(lambda image: degrade(image, seed=None)[0])
     """
 
     model_config = ConfigDict(validate_default=True)
@@ -234,6 +240,23 @@ class Degradation(FrozenModel):
     """Settings that leave every image unchanged, None if there are none."""
     example_settings: ClassVar[Mapping[str, Any]] = {}
     """Settings with a visible effect, if the defaults have none."""
+
+    def __call__(self, image: Any, seed: int | None = 0) -> tuple[Image, dict[str, float]]:
+        """Return a degraded copy of an image, and the parameters that were drawn.
+
+        ``image`` is a PIL image or an array as ``apply`` takes it. Equal seeds draw equal
+        parameters; None draws others in each call.
+        """
+        pixels = np.asarray(image)
+        if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
+            why = f"has {pixels.ndim} axes of {pixels.dtype}"
+            raise UsageError(
+                "image", None, why, "give H x W x C, uint8, uint16 or float32 in [0, 1]"
+            )
+        drawn: dict[str, Any] = self.draw(
+            np.random.default_rng() if seed is None else generator(seed)
+        )
+        return self.apply(pixels, **drawn), drawn
 
     @property
     def separable(self) -> bool:

@@ -16,6 +16,7 @@ A mistake is one ``UsageError`` with the full path of the key.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from pydantic.fields import FieldInfo
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place, bounds_of, did_you_mean
-from img2img_data.core.yaml_file import read_value
+from img2img_data.core.yaml_file import read_value, read_yaml
 from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations, InvalidKeyError
 from img2img_data.degradations.base import Degradation, Uniform, is_number
 from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
@@ -32,6 +33,35 @@ from img2img_data.degradations.registry import DEGRADATIONS, find_degradation
 _MAX_DEPTH: Final = 16
 _STEP_KEYS: Final = ("weight", "probability")
 """Keys of a step besides its kind."""
+
+
+def degradation(pipeline: Any, /, **settings: Any) -> Degradation:
+    """Return a degradation: a kind and its settings, a pipeline as in recipes, or a recipe file.
+
+    >>> degrade = data.degradation("gaussian", sigma=(1, 5))
+    >>> image, drawn = degrade(photo, seed=0)
+    >>> image.shape == photo.shape, sorted(drawn)
+    (True, ['sigma'])
+    >>> data.degradation([{"motion": {"length": [3, 15]}}, "jpeg"])(photo, seed=None)[0].dtype
+    dtype('uint8')
+
+    Raises ``UsageError`` for an unknown kind or setting, with the nearest one.
+    """
+    if settings:
+        pipeline = {pipeline: settings}
+    return parse_spec(*read_pipeline(pipeline, Place("degradation"))).degradation
+
+
+def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
+    """Return a pipeline and its place: ``value``, or the ``degradation`` of the recipe it names."""
+    named = isinstance(value, str) and (value.endswith((".yaml", ".yml")) or Path(value).is_file())
+    if not named and not isinstance(value, Path):
+        return value, place
+    content, file = read_yaml(Path(value))
+    if "degradation" not in content:
+        hint = "write a pipeline of degradations under that key, as in recipes/mixed.yaml"
+        raise UsageError("recipe", value, "has no 'degradation'", hint)
+    return content["degradation"], file.below("degradation")
 
 
 def parse_spec(content: Any, place: Place) -> PipelineStep:

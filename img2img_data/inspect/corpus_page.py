@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
 from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
-from img2img_data.images import color, io
-from img2img_data.images.pixels import to_uint8_rgb
+from img2img_data.corpus.view import rgb_of, shrink, thumbnails
 from img2img_data.inspect import statistics
 from img2img_data.inspect.histogram import draw_numbers, draw_words, number_text
 
@@ -194,14 +191,14 @@ def _card_views(
     # A few cards show how large the page gets; encoding all of them several times would be slow.
     some = _evenly(cards, PROBED)
     for side, quality in THUMBNAILS:
-        probes = (_thumbnails(corpus, card.pair, side, quality)["images"] for card in some)
+        probes = (thumbnails(corpus, card.pair, side, "webp", quality)["images"] for card in some)
         size = sum(map(len, itertools.chain.from_iterable(probes)))
         if size * len(cards) <= IMAGE_BYTES * len(some):
             break
     views = []
     for card in cards:
         texts = _card_texts(card, controls)
-        views.append(card._asdict() | texts | _thumbnails(corpus, card.pair, side, quality))
+        views.append(card._asdict() | texts | thumbnails(corpus, card.pair, side, "webp", quality))
         count_image()
     return views
 
@@ -228,36 +225,10 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------- images
 def _difference(corpus: Corpus, pair: Pair) -> float:
     """Return the mean absolute difference of input and target in gray levels."""
-    first, second = _pixels(corpus, pair)
-    first = _shrink(first, second.shape[1], second.shape[0])
+    first, second = rgb_of(corpus, pair)
+    first = shrink(first, second.shape[1], second.shape[0])
     # Rounded, so that equal differences stay equal whatever the order of the summation.
     return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
-
-
-def _pixels(corpus: Corpus, pair: Pair) -> tuple[NDArray[np.uint8], ...]:
-    """Return input and target of a pair, or the one image of a domain, as 8-bit RGB."""
-    if corpus.kind == "paired":
-        first, second = corpus.read(pair)
-        second = color.lab_to_rgb(second) if corpus.color == "lab" else second
-        return to_uint8_rgb(first), to_uint8_rgb(second)
-    return (to_uint8_rgb(corpus.read_image(pair.input)),)
-
-
-def _thumbnails(corpus: Corpus, pair: Pair, side: int, quality: int) -> dict[str, Any]:
-    """Return the images of a pair as data URIs, and their common width and height."""
-    images = _pixels(corpus, pair)
-    height, width = images[-1].shape[:2]
-    scale = min(1.0, side / max(height, width))
-    width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    shrunk = (_shrink(image, width, height) for image in images)
-    encoded = (b64encode(io.encode(image, "webp", quality)).decode() for image in shrunk)
-    uris = [f"data:image/webp;base64,{text}" for text in encoded]
-    return {"images": uris, "width": width, "height": height}
-
-
-def _shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    # INTER_AREA averages all pixels, so noise does not turn into a pattern of its own.
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _render(template: str, **content: Any) -> str:
