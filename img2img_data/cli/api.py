@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from img2img_data.builds.pairs import BuildSettings
 from img2img_data.cli.steps import STEPS, run_step
-from img2img_data.core.command_line import progress_of
+from img2img_data.core.command_line import Display
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.reader import Corpus, open_corpus
@@ -32,25 +30,19 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
 
     Raises ``UsageError`` for a wrong setting, ``Img2ImgError`` where the command exits with 1.
     """
-    makers = {name for name, step in STEPS.items() if BuildSettings in step.models}
-    makers |= {"import", "unpack"}
-    if command not in makers:
-        hint = (
-            f"run 'img2img-data {command}'" if command in STEPS else did_you_mean(command, makers)
-        )
-        raise UsageError("command", command, "is not one that makes a corpus", hint)
-    if len(folders) != len(STEPS[command].paths):
-        hint = f"it takes {', '.join(STEPS[command].paths)}"
-        raise UsageError("command", command, f"was given {len(folders)} folders", hint)
-    if settings.get("dry_run"):
-        raise UsageError("setting", "dry_run", "makes no corpus", "use the command line")
-    if "degradation" in settings:
-        value = settings["degradation"]
-        pipeline = value if isinstance(value, Degradation) else degradation(value)
-        settings["degradation"] = to_spec(pipeline)
-    paths, echo = [Path(folder) for folder in folders], partial(print, file=sys.stderr)
-    with progress_of(command) as progress:
-        report, code = run_step(command, paths, settings, progress, echo)
+    makers = [name for name, step in STEPS.items() if BuildSettings in step.models]
+    makers += ["import", "unpack"]
+    if command not in makers or settings.get("dry_run"):
+        hint = did_you_mean(command, makers)
+        raise UsageError("command", command, "does not make a corpus", hint)
+    if len(folders) != len(names := STEPS[command].paths):
+        raise UsageError("command", command, f"got {len(folders)} folders, not {', '.join(names)}")
+    if pipeline := settings.get("degradation"):
+        known = isinstance(pipeline, Degradation)
+        settings["degradation"] = to_spec(pipeline if known else degradation(pipeline))
+    paths = [Path(folder) for folder in folders]
+    with Display() as display:
+        report, code = run_step(command, paths, settings, display.report(command), display.line)
     if code:
         why = "is complete, but too many images were rejected or have no counterpart"
         raise Img2ImgError("corpus", paths[-1], why, "\n".join(report.lines()))

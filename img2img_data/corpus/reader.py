@@ -42,9 +42,9 @@ class Corpus:
 
     >>> corpus = data.open_corpus("corpora/gaussian")
     >>> corpus
-    <paired corpus 'corpora/gaussian': train 8, test 4>
+    <paired corpus 'corpora/gaussian': train 7, test 5>
     >>> [pair.key for pair in corpus["test"]]
-    ['008', '009', '010', '011']
+    ['001', '002', '006', '007', '008']
     """
 
     root: Path
@@ -189,7 +189,7 @@ def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
 
     >>> corpus = data.open_corpus("corpora/gaussian")
     >>> len(corpus["train"]), corpus["train"][0].target.shape
-    (8, (32, 40, 3))
+    (7, (32, 40, 3))
 
     Without ``rows`` the manifests stay unread: every split is there but empty, which takes no time
     however large the corpus is. Raises ``UsageError`` if there is no such folder, ``CorpusError``

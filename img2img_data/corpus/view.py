@@ -72,7 +72,9 @@ class ImagePair:
 
     def __repr__(self) -> str:
         numbers = {n: round(v, 3) if isinstance(v, float) else v for n, v in self.drawn.items()}
-        return f"<pair '{printable(self.key)}' of {self.split}: {printable(str(numbers))}>"
+        return (
+            f"<pair '{printable(self.key)}' of {printable(self.split)}: {printable(str(numbers))}>"
+        )
 
     def _repr_html_(self) -> str:
         uris = thumbnails(self.corpus, self.files, side=320, format="png")["images"]

@@ -250,12 +250,9 @@ class Degradation(FrozenModel):
         pixels = np.asarray(image)
         if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
             why = f"has {pixels.ndim} axes of {pixels.dtype}"
-            raise UsageError(
-                "image", None, why, "give H x W x C, uint8, uint16 or float32 in [0, 1]"
-            )
-        drawn: dict[str, Any] = self.draw(
-            np.random.default_rng() if seed is None else generator(seed)
-        )
+            raise UsageError("image", None, why, "give H x W x C, uint8 or float32 in [0, 1]")
+        rng = np.random.default_rng() if seed is None else generator(seed)
+        drawn: dict[str, Any] = self.draw(rng)
         return self.apply(pixels, **drawn), drawn
 
     @property

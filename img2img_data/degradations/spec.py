@@ -48,7 +48,7 @@ def degradation(pipeline: Any, /, **settings: Any) -> Degradation:
     Raises ``UsageError`` for an unknown kind or setting, with the nearest one.
     """
     if settings:
-        pipeline = {pipeline: settings}
+        pipeline = {str(pipeline): settings}
     return parse_spec(*read_pipeline(pipeline, Place("degradation"))).degradation
 
 
