@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def _as_word(value: Any) -> Any:
 
 
 def _as_several(value: Any) -> Any:
-    return [value] if isinstance(value, str | Path | Mapping) else value
+    return [value] if isinstance(value, str | os.PathLike | Mapping) else value
 
 
 # Bounds keep hostile numbers from overflowing floats; no real run comes near them.
@@ -65,14 +66,15 @@ class CorpusChoice(FrozenModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _parse_text(cls, value: Any) -> Any:
-        if not isinstance(value, str | Path):
+        if not isinstance(value, str | os.PathLike):
             return value
-        path, sign, weight = str(value).rpartition("=")
+        value = os.fspath(value)  # of a corpus too
+        path, sign, weight = value.rpartition("=")
         # A folder may have "=" in its name: what follows must be a number to be a weight.
         try:
-            return {"path": path, "weight": float(weight)} if sign else {"path": str(value)}
+            return {"path": path, "weight": float(weight)} if sign else {"path": value}
         except ValueError:
-            return {"path": str(value)}
+            return {"path": value}
 
 
 class RunConfig(FrozenModel):

@@ -12,7 +12,6 @@ from img2img_data.core.command_line import Display
 from img2img_data.core.errors import Img2ImgError, UsageError
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.reader import Corpus, open_corpus
-from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.spec import degradation, to_spec
 
 
@@ -38,8 +37,7 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
     if len(folders) != len(names := STEPS[command].paths):
         raise UsageError("command", command, f"got {len(folders)} folders, not {', '.join(names)}")
     if pipeline := settings.get("degradation"):
-        known = isinstance(pipeline, Degradation)
-        settings["degradation"] = to_spec(pipeline if known else degradation(pipeline))
+        settings["degradation"] = to_spec(degradation(pipeline))
     paths = [Path(folder) for folder in folders]
     with Display() as display:
         report, code = run_step(command, paths, settings, display.report(command), display.line)

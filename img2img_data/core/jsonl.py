@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar, overload
 
-from img2img_data.core.errors import REASONS, CorpusError, Rejected
+from img2img_data.core.errors import REASONS, CorpusError, Rejected, printable
 from img2img_data.core.files import open_regular, read_bytes
 
 ItemT = TypeVar("ItemT", covariant=True)

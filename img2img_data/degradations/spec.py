@@ -54,6 +54,8 @@ def degradation(pipeline: Any, /, **settings: Any) -> Degradation:
 
 def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
     """Return a pipeline and its place: ``value``, or the ``degradation`` of the recipe it names."""
+    if isinstance(value, Degradation):
+        return to_spec(value), place
     named = isinstance(value, str) and (value.endswith((".yaml", ".yml")) or Path(value).is_file())
     if not named and not isinstance(value, Path):
         return value, place

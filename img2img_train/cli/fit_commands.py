@@ -114,7 +114,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     values = read_recipe(recipe, smoke) if recipe is not None else {}
     chosen = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
     if init := chosen.get("init", values.get("init")):
-        values = _generator_settings(Path(init), {**values, **chosen}) | values
+        values = generator_settings(Path(init), {**values, **chosen}) | values
     config = configure(values, {**chosen, **({"corpora": corpora} if corpora else {})})
     if recipe is not None and not corpora:
         _check_built(config, recipe, smoke)
@@ -126,7 +126,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     _fit(config, options.report)
 
 
-def _generator_settings(init: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def generator_settings(init: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the generator's settings of a checkpoint that the loss of a new run has too."""
     from img2img_train.config import fields_of
     from img2img_train.runs.checkpoint import read_description
@@ -157,7 +157,7 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
         return
     with Display() as display:
         result = train(config, display, report, changed)
-    click.echo(_describe_result(result))
+    click.echo(repr(result))
     # A finished run that is given again is not scored again, unless its report is out of date.
     if report and not (result.already and result.folder.has_current_report()):
         with Display() as display:
@@ -165,19 +165,6 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
         click.echo("\n".join(lines))
     if report:
         click.echo(f"report: {printable(str(result.folder.report))}")
-
-
-def _describe_result(result: FitResult) -> str:
-    from img2img_data.core.command_line import format_duration
-
-    p, root, more = result.progress, printable(str(result.folder.root)), ""
-    if p.best_psnr is not None:
-        more += f"; best PSNR {p.best_psnr:.2f} dB at step {p.best_step:,}"
-    if result.early:
-        more += f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
-    if result.already:
-        return f"run '{root}' was finished already, {p.step:,} steps{more}"
-    return f"run '{root}' is finished: {p.step:,} steps in {format_duration(result.seconds)}{more}"
 
 
 def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:

@@ -96,9 +96,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
             runs, options.on, options, progress, perceptual, folders=options.images
         )
     for e in matrix.evaluations:
-        model, baseline, gain = (part["psnr"] for part in (e.scores, e.input_scores, e.gain))
-        name = f"{printable(e.run)} on {printable(e.corpus)}, {e.images:,} images"
-        click.echo(f"{name}: PSNR {model:.2f} dB, input {baseline:.2f}, gain {gain:+.2f}")
+        click.echo(repr(e))
     for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
         click.echo(f"note: {note}")
     click.echo(f"matrix: {printable(str(write_matrix(matrix, options.out)))}")

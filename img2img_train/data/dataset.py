@@ -250,6 +250,16 @@ def open_images(config: RunConfig, split: str) -> ImageSet | None:
     return open_pairs(config, split) if config.objective.paired else open_unpaired(config, split)
 
 
+def open_training(config: RunConfig) -> ImageSet:
+    """Return the images that a run trains on; UsageError if no corpus has that split."""
+    images = open_images(config, config.split)
+    if images is None:
+        splits = sorted({split for c in config.corpora for split in open_corpus(c.path).splits})
+        why = f"is in none of the corpora (they have {', '.join(splits) or 'no pairs'})"
+        raise UsageError("split", config.split, why, "choose one by --split")
+    return images
+
+
 def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     """Return both domains of a split, also of paired corpora.
 
@@ -371,11 +381,6 @@ def _pairs_of(root: Path, split: str) -> _Rows:
 
 def _with_corpus(corpus: Corpus, pair: Pair) -> tuple[Corpus, Pair]:
     return corpus, pair
-
-
-def list_splits(config: RunConfig) -> list[str]:
-    """Return the names of all splits of a run's corpora, sorted."""
-    return sorted({split for choice in config.corpora for split in open_corpus(choice.path).splits})
 
 
 def indices_of_keys(images: ImageSet, keys: Sequence[str]) -> list[int]:

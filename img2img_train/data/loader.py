@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from img2img_data.core.errors import Img2ImgError
 from img2img_data.corpus.reader import Pair
 from img2img_data.images.pixels import Pixels
+from img2img_train.config import RunConfig
 from img2img_train.data.augment import Crops, copy_to, resize_and_crop, resize_and_crop_pixels
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.dataset import ImageSet, ImageStore, Indices, PairedImages
@@ -68,6 +69,14 @@ class SamplingPlan:
     jitter: float = 1.0
     crop: int = 0
     flip: bool = False
+
+    @classmethod
+    def of(cls, config: RunConfig, images: ImageSet) -> SamplingPlan:
+        """Return the plan of a run over its training images."""
+        weights = tuple(choice.weight for choice in config.corpora)
+        settings = config.jitter, config.crop, config.flip
+        numbers = config.batch, config.seed, images.other_counts
+        return cls(images.counts, weights, *numbers, *settings)
 
     @property
     def sizes(self) -> tuple[int, ...]:

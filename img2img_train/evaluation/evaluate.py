@@ -120,6 +120,14 @@ def evaluate_run(
     return scored
 
 
+def evaluate_loaded(model: LoadedModel, corpus: Corpus, settings: EvaluateSettings) -> Evaluation:
+    """Return the scores of a model in memory on a corpus; raises as ``evaluate_matrix``."""
+    swapped, metrics = model.config.direction == "BtoA", _image_metrics(settings.metrics)
+    scoring = Scoring(settings.batch, swapped, metrics=metrics)
+    names, pairs = (model.config.title, corpus.root.name), _pairs(corpus, settings.split)
+    return _evaluate(model, corpus, pairs, scoring, names, lambda done: None, 0)
+
+
 def _evaluate(
     model: LoadedModel | score.OutputsOfPairs,
     corpus: Corpus,

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from img2img_data.core.errors import CorpusError
+from img2img_data.core.errors import CorpusError, printable
 from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.images import color
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
@@ -125,6 +125,11 @@ class Evaluation(MeanScores):
     by_tag: tuple[TagScores, ...] = ()
     notes: tuple[str, ...] = ()
     gallery: tuple[GalleryItem, ...] = ()
+
+    def __repr__(self) -> str:
+        model, input, gain = (part["psnr"] for part in (self.scores, self.input_scores, self.gain))
+        name = f"{printable(self.run)} on {printable(self.corpus)}, {self.images:,} images"
+        return f"{name}: PSNR {model:.2f} dB, input {input:.2f}, gain {gain:+.2f}"
 
     @property
     def names(self) -> dict[str, str]:

@@ -3,4 +3,4 @@
 Reading a checkpoint (runs) and scoring (evaluation) do not belong here.
 """
 
-__all__ = ["inputs", "onnx_export", "settings", "translate", "video"]
+__all__ = ["function", "inputs", "onnx_export", "settings", "translate", "video"]

@@ -82,10 +82,7 @@ def translate_bytes(
     """Return the file of a restored image from the file of an image; Rejected if it cannot be
     read.
     """
-    policy = io.ReadPolicy(
-        depth="keep", channels="keep", max_pixels=settings.max_pixels, max_aspect=1e9
-    )
-    image = io.decode(data, policy)
+    image = decode_image(data, settings)
     tiling, notes = choose_tiling(settings, model, *image.pixels.shape[:2])
     output = translate_pixels(model, image.pixels, tiling)
     if settings.format != "png":
@@ -93,6 +90,13 @@ def translate_bytes(
     profile = io.icc_profile(data, 1 if output.shape[2:] in {(), (2,)} else 3)
     file = io.encode(np.ascontiguousarray(output), settings.format, settings.quality, profile)
     return TranslatedImage(file, notes, image.frames)
+
+
+def decode_image(data: bytes, settings: TranslateSettings) -> io.DecodedImage:
+    """Return an image with its own depth and channels; Rejected if it cannot be read."""
+    pixels = settings.max_pixels
+    policy = io.ReadPolicy(depth="keep", channels="keep", max_pixels=pixels, max_aspect=1e9)
+    return io.decode(data, policy)
 
 
 def translate_pixels(model: LoadedModel, pixels: Pixels, tiling: Tiling) -> Pixels:
@@ -125,7 +129,7 @@ def translate_file(
     model: LoadedModel, data: bytes, name: str, settings: TranslateSettings
 ) -> TranslatedImage:
     """Return the file of one restored image; CorpusError with its ``name`` if unreadable."""
-    with _unreadable("image", name):
+    with unreadable("image", name):
         check_readable(os.fsencode(name))
         return translate_bytes(model, data, settings)
 
@@ -138,12 +142,13 @@ def translate_video_file(
     progress: ProgressByPart,
 ) -> VideoInfo:
     """Restore one video into another; CorpusError with its name if unreadable."""
-    with _unreadable("video", str(source)), open_video(source.resolve()) as file:
+    with unreadable("video", str(source)), open_video(source.resolve()) as file:
         return _translate_video(model, file, out, settings, progress)
 
 
 @contextmanager
-def _unreadable(what: str, name: str) -> Iterator[None]:
+def unreadable(what: str, name: str) -> Iterator[None]:
+    """Raise CorpusError with the name of a file that is rejected."""
     try:
         yield
     except Rejected as rejected:

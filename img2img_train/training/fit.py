@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from img2img_data.core.command_line import Display
+from img2img_data.core.command_line import Display, format_duration
 from img2img_data.core.errors import DivergedError, Img2ImgError, printable
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
@@ -38,6 +38,20 @@ class FitResult:
     seconds: float
     already: bool
     early: bool = False
+
+    def __fspath__(self) -> str:
+        return str(self.folder.root)
+
+    def __repr__(self) -> str:
+        p, root, more = self.progress, printable(str(self.folder.root)), ""
+        if p.best_psnr is not None:
+            more += f"; best PSNR {p.best_psnr:.2f} dB at step {p.best_step:,}"
+        if self.early:
+            more += f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
+        if self.already:
+            return f"run '{root}' was finished already, {p.step:,} steps{more}"
+        time = format_duration(self.seconds)
+        return f"run '{root}' is finished: {p.step:,} steps in {time}{more}"
 
 
 def fit(

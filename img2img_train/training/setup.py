@@ -123,20 +123,14 @@ class RunData:
     @classmethod
     def open(cls, config: RunConfig) -> RunData:
         """Open the corpora of a run; raises UsageError or CorpusError."""
-        train = dataset.open_images(config, config.split)
-        if train is None:
-            splits = ", ".join(dataset.list_splits(config)) or "no pairs"
-            why = f"is in none of the corpora (they have {splits})"
-            raise UsageError("split", config.split, why, "choose one by --split")
+        train = dataset.open_training(config)
         held_out = dataset.open_images(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "has splits with images of different sizes"
             raise CorpusError("corpus", where, why, "build it with --size")
         check_device_cache(config.cache, train, config.workers)
         _check_patience(config, held_out)
-        weights, others = tuple(c.weight for c in config.corpora), train.other_counts
-        settings = config.jitter, config.crop, config.flip
-        plan = SamplingPlan(train.counts, weights, config.batch, config.seed, others, *settings)
+        plan = SamplingPlan.of(config, train)
         dataset.indices_of_keys(held_out or train, config.grid_keys)
         for spec in config.objective.networks(train.channel_layout.channels).values():
             spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))

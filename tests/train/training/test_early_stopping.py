@@ -13,7 +13,6 @@ from small_runs import small_config, small_training
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_train.cli import fit_commands
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.training import early_stopping
 from img2img_train.training import fit as loop
@@ -97,7 +96,7 @@ def test_a_run_that_stops_early_is_finished(
     again = loop.fit(config, Display())
     assert again.already
     assert again.early
-    assert "was finished already" in (text := fit_commands._describe_result(again))
+    assert "was finished already" in (text := repr(again))
     assert "stopped early, no better PSNR in 2 validations" in text
     assert tree(tmp_path / "run") == before
 

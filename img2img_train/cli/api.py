@@ -1,0 +1,57 @@
+"""Commands as functions of the package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from img2img_data.core.command_line import Display
+from img2img_data.core.settings_model import build_model
+from img2img_data.corpus.reader import open_corpus
+from img2img_train.cli.fit_commands import generator_settings
+from img2img_train.config import configure
+from img2img_train.evaluation.evaluate import evaluate_loaded
+from img2img_train.evaluation.score import Evaluation
+from img2img_train.evaluation.settings import EvaluateSettings
+from img2img_train.inference.function import Model, load
+from img2img_train.training.fit import FitResult
+from img2img_train.training.fit import fit as train
+
+
+def fit(
+    corpora: Any, out: os.PathLike[str] | str = "", loss: str = "l2", **settings: Any
+) -> FitResult:
+    """Train a model as ``img2img-train fit`` does, without its report; return the run.
+
+    ``corpora`` is one or several, each a path, ``"PATH=WEIGHT"`` or an opened corpus; ``settings``
+    are the options of the command. The same call continues an interrupted run. The result may be
+    given wherever the path of a run is taken.
+
+    >>> run = train.fit("corpora/gaussian", out="runs/l2", net="unet", width=4, epochs=2)
+    >>> run.progress.step
+    2
+    """
+    values = {**settings, "corpora": corpora, "out": os.fspath(out), "loss": loss}
+    if init := settings.get("init"):
+        values = generator_settings(Path(init), values) | values
+    with Display() as display:
+        return train(configure({}, values), display)
+
+
+def evaluate(
+    model: Model | os.PathLike[str] | str,
+    corpus: os.PathLike[str] | str,
+    split: str = "test",
+    batch: int = 64,
+    metrics: str = "",
+) -> Evaluation:
+    """Return the scores of a model on a corpus, beside those of its inputs.
+
+    >>> scores = train.evaluate("runs/l2", "corpora/gaussian", split="test")
+    >>> scores.images, sorted(scores.gain)[:3]
+    (5, ['ab_overlap', 'mae', 'ms_ssim'])
+    """
+    settings = {"split": split, "batch": batch, "metrics": metrics}
+    loaded = (model if isinstance(model, Model) else load(model)).loaded
+    return evaluate_loaded(loaded, open_corpus(corpus), build_model(EvaluateSettings, settings))

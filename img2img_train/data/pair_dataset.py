@@ -1,0 +1,73 @@
+"""Pairs as a torch Dataset, for training loops of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from img2img_train.config import config_of
+from img2img_train.data.augment import Crops
+from img2img_train.data.dataset import open_training
+from img2img_train.data.loader import (
+    RawBatch,
+    SamplingPlan,
+    StepDataset,
+    prefetch,
+    raw_batches,
+    to_device,
+)
+
+
+class PairDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of corpora as (input, target), float32 C x H x W in [-1, 1].
+
+    ``corpora`` is one or several, each a path, ``"PATH=WEIGHT"`` or an opened corpus; ``settings``
+    are those of ``fit``: ``degrade``, ``crop``, ``load_size``, ``jitter``, ``flip``, ``seed``,
+    ``batch``, ``direction``... Items are not augmented: ``crop`` cuts out the center, and
+    ``degrade`` draws one degradation per image. ``batches`` augments, weights and degrades anew in
+    each epoch.
+
+    >>> dataset = train.PairDataset("corpora/gaussian", batch=4, flip=True)
+    >>> input, target = dataset[0]
+    >>> len(dataset), input.shape
+    (7, torch.Size([3, 32, 40]))
+    >>> [tuple(input.shape) for input, target in dataset.batches(epoch=0)]
+    [(4, 3, 32, 40)]
+    """
+
+    def __init__(self, corpora: Any, split: str = "train", **settings: Any) -> None:
+        self.config = config_of({**settings, "corpora": corpora, "split": split})
+        self.images = open_training(self.config)
+        self.plan = SamplingPlan.of(self.config, self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        indices = np.full((2, 1), range(len(self))[index])
+        crops = Crops.center(self.config.crop, 1) if self.config.crop else None
+        raw = RawBatch(*self.images.gather(indices, crops), None)
+        batch = to_device(raw, torch.device("cpu"), self.images.channel_layout)
+        return batch.input[0], batch.target[0]
+
+    def batches(
+        self, epoch: int = 0, workers: int = 0, device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch, as ``fit`` sees them; they depend on seed and epoch.
+
+        ``workers`` processes read ahead.
+        """
+        steps = StepDataset(self.plan, self.images.for_training(), self.images)
+        first, count = epoch * self.plan.steps_per_epoch, self.plan.steps_per_epoch
+        raws = raw_batches(steps, range(first, first + count), workers)
+        for batch in prefetch(raws, torch.device(device), self.images.channel_layout):
+            yield batch.input, batch.target
+
+    def __repr__(self) -> str:
+        corpora = ", ".join(f"{choice.path} ({choice.weight:g})" for choice in self.config.corpora)
+        return f"<{len(self):,} pairs of {corpora}, split {self.config.split}>"

@@ -1,0 +1,95 @@
+"""A trained model as a function of images: arrays, PIL images, files, batches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.settings_model import build_model
+from img2img_data.images.pixels import Pixels, to_8_bit
+from img2img_train.inference.settings import TranslateSettings
+from img2img_train.inference.translate import decode_image, translate_pixels, unreadable
+from img2img_train.runs.model import LoadedModel, load_generator
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Model:
+    """A trained model, a function of images of any size.
+
+    Takes H x W x C of uint8 or uint16 (RGB, RGBA or gray), a batch N x H x W x C, the path of an
+    image, or a PIL image, which gives a PIL image; every other gives an array. The output is that
+    of ``img2img-train translate``, in tiles.
+
+    >>> model = train.load("runs/l2", tile=256)
+    >>> model(photo).shape, model("photos/000.jpg").dtype
+    ((32, 40, 3), dtype('uint8'))
+    """
+
+    loaded: LoadedModel
+    settings: TranslateSettings
+
+    @overload
+    def __call__(self, image: Image.Image) -> Image.Image: ...
+    @overload
+    def __call__(self, image: Pixels | os.PathLike[str] | str) -> Pixels: ...
+    def __call__(self, image: Any) -> Any:
+        """Return the output for an image, of the same size and depth."""
+        if isinstance(image, Image.Image):
+            return _as_pil(self(_of_pil(image)))
+        if isinstance(image, str | os.PathLike):
+            with unreadable("image", str(image)):
+                image = decode_image(Path(image).read_bytes(), self.settings).pixels
+        pixels = np.asarray(image)
+        if pixels.ndim == 4 and len(pixels):
+            return np.stack([self(one) for one in pixels])
+        known = pixels.dtype in (np.uint8, np.uint16) and pixels.shape[2:] in {(), (1,), (3,), (4,)}
+        if pixels.ndim < 2 or not known or not pixels.size:
+            why, hint = f"is {pixels.shape} of {pixels.dtype}", "give H x W x C, uint8 or uint16"
+            raise UsageError("image", None, why, hint)
+        plane = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
+        output = translate_pixels(self.loaded, plane, self.settings)
+        return output[..., None] if output.ndim < pixels.ndim else output
+
+    def __repr__(self) -> str:
+        model = self.loaded
+        layout = model.channel_layout.label or "RGB to RGB"
+        about = f"{model.spec.name} of width {model.spec.width}, {layout}, step {model.step:,}"
+        return f"<model '{printable(str(model.path))}': {about}, on {model.device}>"
+
+
+def _of_pil(image: Image.Image) -> Pixels:
+    # As for files: EXIF orientation is applied, palettes and CMYK become RGB, alpha is kept.
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode not in {"L", "RGB", "RGBA", "I;16"}:
+        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    return np.asarray(upright)
+
+
+def _as_pil(pixels: Pixels) -> Image.Image:
+    # PIL has no colors of 16 bits.
+    deep = pixels.dtype == np.uint16 and pixels.ndim == 3
+    return Image.fromarray(to_8_bit(pixels) if deep else pixels)
+
+
+def load(
+    path: os.PathLike[str] | str,
+    device: str = "auto",
+    direction: str | None = None,
+    **settings: Any,
+) -> Model:
+    """Return the model of a run, a checkpoint or an exported .safetensors file, as a function.
+
+    ``direction`` is AtoB or BtoA, of a model that has both; ``settings`` are those of ``translate``
+    for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass).
+
+    >>> train.load("runs/l2", device="cpu")
+    <model 'runs/l2/checkpoints/latest.safetensors': unet of width 4, RGB to RGB, step 2, on cpu>
+    """
+    chosen = build_model(TranslateSettings, settings)
+    return Model(load_generator(Path(path), device, direction), chosen)
