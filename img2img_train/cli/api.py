@@ -50,7 +50,7 @@ def evaluate(
 
     >>> scores = train.evaluate("runs/l2", "corpora/gaussian", split="test")
     >>> scores.images, sorted(scores.gain)[:3]
-    (5, ['ab_overlap', 'mae', 'ms_ssim'])
+    (5, ['lab-a', 'lab-b', 'lab-l'])
     """
     settings = {"split": split, "batch": batch, "metrics": metrics}
     loaded = (model if isinstance(model, Model) else load(model)).loaded

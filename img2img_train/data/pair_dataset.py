@@ -10,17 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from img2img_data.core.errors import printable
 from img2img_train.config import config_of
+from img2img_train.data import loader
 from img2img_train.data.augment import Crops
 from img2img_train.data.dataset import open_training
-from img2img_train.data.loader import (
-    RawBatch,
-    SamplingPlan,
-    StepDataset,
-    prefetch,
-    raw_batches,
-    to_device,
-)
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -43,7 +37,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, corpora: Any, split: str = "train", **settings: Any) -> None:
         self.config = config_of({**settings, "corpora": corpora, "split": split})
         self.images = open_training(self.config)
-        self.plan = SamplingPlan.of(self.config, self.images)
+        self.plan = loader.SamplingPlan.of(self.config, self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,8 +45,8 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         indices = np.full((2, 1), range(len(self))[index])
         crops = Crops.center(self.config.crop, 1) if self.config.crop else None
-        raw = RawBatch(*self.images.gather(indices, crops), None)
-        batch = to_device(raw, torch.device("cpu"), self.images.channel_layout)
+        raw = loader.RawBatch(*self.images.gather(indices, crops), None)
+        batch = loader.to_device(raw, torch.device("cpu"), self.images.channel_layout)
         return batch.input[0], batch.target[0]
 
     def batches(
@@ -62,12 +56,12 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
         ``workers`` processes read ahead.
         """
-        steps = StepDataset(self.plan, self.images.for_training(), self.images)
+        steps = loader.StepDataset(self.plan, self.images.for_training(), self.images)
         first, count = epoch * self.plan.steps_per_epoch, self.plan.steps_per_epoch
-        raws = raw_batches(steps, range(first, first + count), workers)
-        for batch in prefetch(raws, torch.device(device), self.images.channel_layout):
+        raws = loader.raw_batches(steps, range(first, first + count), workers)
+        for batch in loader.prefetch(raws, torch.device(device), self.images.channel_layout):
             yield batch.input, batch.target
 
     def __repr__(self) -> str:
-        corpora = ", ".join(f"{choice.path} ({choice.weight:g})" for choice in self.config.corpora)
-        return f"<{len(self):,} pairs of {corpora}, split {self.config.split}>"
+        paths = ", ".join(printable(choice.path) for choice in self.config.corpora)
+        return f"<{len(self):,} pairs of {paths}: {printable(self.config.split)}>"

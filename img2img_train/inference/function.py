@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +14,9 @@ from PIL import Image, ImageOps
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import build_model
 from img2img_data.images.pixels import Pixels, to_8_bit
+from img2img_train.inference.inputs import check_readable
 from img2img_train.inference.settings import TranslateSettings
+from img2img_train.inference.tiles import choose_tiling
 from img2img_train.inference.translate import decode_image, translate_pixels, unreadable
 from img2img_train.runs.model import LoadedModel, load_generator
 
@@ -44,16 +47,20 @@ class Model:
             return _as_pil(self(_of_pil(image)))
         if isinstance(image, str | os.PathLike):
             with unreadable("image", str(image)):
+                check_readable(os.fsencode(image))
                 image = decode_image(Path(image).read_bytes(), self.settings).pixels
         pixels = np.asarray(image)
         if pixels.ndim == 4 and len(pixels):
             return np.stack([self(one) for one in pixels])
-        known = pixels.dtype in (np.uint8, np.uint16) and pixels.shape[2:] in {(), (1,), (3,), (4,)}
-        if pixels.ndim < 2 or not known or not pixels.size:
+        channels = pixels.shape[2:] if pixels.ndim > 1 and pixels.size else (0,)
+        if channels not in {(), (1,), (3,), (4,)} or pixels.dtype not in (np.uint8, np.uint16):
             why, hint = f"is {pixels.shape} of {pixels.dtype}", "give H x W x C, uint8 or uint16"
             raise UsageError("image", None, why, hint)
-        plane = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
-        output = translate_pixels(self.loaded, plane, self.settings)
+        plane = pixels[..., 0] if channels == (1,) else pixels
+        tiling, notes = choose_tiling(self.settings, self.loaded, *plane.shape[:2])
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        output = translate_pixels(self.loaded, plane, tiling)
         return output[..., None] if output.ndim < pixels.ndim else output
 
     def __repr__(self) -> str:
