@@ -73,10 +73,9 @@ class SamplingPlan:
     @classmethod
     def of(cls, config: RunConfig, images: ImageSet) -> SamplingPlan:
         """Return the plan of a run over its training images."""
-        weights = tuple(choice.weight for choice in config.corpora)
-        settings = config.jitter, config.crop, config.flip
-        numbers = config.batch, config.seed, images.other_counts
-        return cls(images.counts, weights, *numbers, *settings)
+        c, weights = config, tuple(choice.weight for choice in config.corpora)
+        drawn = images.counts, weights, c.batch, c.seed, images.other_counts
+        return cls(*drawn, c.jitter, c.crop, c.flip)
 
     @property
     def sizes(self) -> tuple[int, ...]:

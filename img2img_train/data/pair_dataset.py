@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from img2img_data.core.errors import printable
 from img2img_train.config import config_of
 from img2img_train.data import loader
 from img2img_train.data.augment import Crops
@@ -57,11 +56,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         ``workers`` processes read ahead.
         """
         steps = loader.StepDataset(self.plan, self.images.for_training(), self.images)
-        first, count = epoch * self.plan.steps_per_epoch, self.plan.steps_per_epoch
-        raws = loader.raw_batches(steps, range(first, first + count), workers)
+        count = self.plan.steps_per_epoch
+        raws = loader.raw_batches(steps, range(epoch * count, (epoch + 1) * count), workers)
         for batch in loader.prefetch(raws, torch.device(device), self.images.channel_layout):
             yield batch.input, batch.target
-
-    def __repr__(self) -> str:
-        paths = ", ".join(printable(choice.path) for choice in self.config.corpora)
-        return f"<{len(self):,} pairs of {paths}: {printable(self.config.split)}>"

@@ -98,16 +98,11 @@ def evaluate_run(
     """
     opened = open_corpus(corpus)
     model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
-    pairs = _pairs(opened, settings.split)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
     name = short_names(list(dict.fromkeys(known)))[0]
-    names = (model.config.title, name)
     online = OnTheFly.of(model.config.degrade, model.config.seed)
-    count = _counter(progress, 0, len(pairs), names)
-    swapped, metrics = model.config.direction == "BtoA", _image_metrics(settings.metrics)
-    scoring = Scoring(settings.batch, swapped, online, settings.by, metrics)
-    scored = _evaluate(model, opened, pairs, scoring, names, count, gallery)
+    scored = evaluate_loaded(model, opened, settings, name, online, progress, gallery)
     stem = f"{_file_name(name)}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
     payload = {
@@ -120,12 +115,21 @@ def evaluate_run(
     return scored
 
 
-def evaluate_loaded(model: LoadedModel, corpus: Corpus, settings: EvaluateSettings) -> Evaluation:
+def evaluate_loaded(
+    model: LoadedModel,
+    corpus: Corpus,
+    settings: EvaluateSettings,
+    name: str = "",
+    online: OnTheFly | None = None,
+    progress: ProgressByPart | None = None,
+    gallery: int = 0,
+) -> Evaluation:
     """Return the scores of a model in memory on a corpus; raises as ``evaluate_matrix``."""
+    pairs, names = _pairs(corpus, settings.split), (model.config.title, name or corpus.root.name)
     swapped, metrics = model.config.direction == "BtoA", _image_metrics(settings.metrics)
-    scoring = Scoring(settings.batch, swapped, metrics=metrics)
-    names, pairs = (model.config.title, corpus.root.name), _pairs(corpus, settings.split)
-    return _evaluate(model, corpus, pairs, scoring, names, lambda done: None, 0)
+    scoring = Scoring(settings.batch, swapped, online, settings.by, metrics)
+    count = _counter(progress, 0, len(pairs), names)
+    return _evaluate(model, corpus, pairs, scoring, names, count, gallery)
 
 
 def _evaluate(

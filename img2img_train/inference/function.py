@@ -44,7 +44,10 @@ class Model:
     def __call__(self, image: Any) -> Any:
         """Return the output for an image, of the same size and depth."""
         if isinstance(image, Image.Image):
-            return _as_pil(self(_of_pil(image)))
+            output = self(_of_pil(image))
+            # PIL has no colors of 16 bits.
+            deep = output.dtype == np.uint16 and output.ndim == 3
+            return Image.fromarray(to_8_bit(output) if deep else output)
         if isinstance(image, str | os.PathLike):
             with unreadable("image", str(image)):
                 check_readable(os.fsencode(image))
@@ -76,12 +79,6 @@ def _of_pil(image: Image.Image) -> Pixels:
     if upright.mode not in {"L", "RGB", "RGBA", "I;16"}:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     return np.asarray(upright)
-
-
-def _as_pil(pixels: Pixels) -> Image.Image:
-    # PIL has no colors of 16 bits.
-    deep = pixels.dtype == np.uint16 and pixels.ndim == 3
-    return Image.fromarray(to_8_bit(pixels) if deep else pixels)
 
 
 def load(
