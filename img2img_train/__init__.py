@@ -17,19 +17,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from img2img_train.cli.api import evaluate, fit
     from img2img_train.data.pair_dataset import PairDataset
-    from img2img_train.evaluation.score import Evaluation
     from img2img_train.inference.function import Model, load
-    from img2img_train.training.fit import FitResult
 
     __version__: str
 
-__all__ = [
-    "Evaluation", "FitResult", "Model", "PairDataset", "__version__", "evaluate", "fit", "load",
-]  # fmt: skip
+__all__ = ["Model", "PairDataset", "__version__", "evaluate", "fit", "load"]
 _MODULES = {
-    "Evaluation": "evaluation.score", "FitResult": "training.fit", "evaluate": "cli.api",
-    "Model": "inference.function", "PairDataset": "data.pair_dataset", "fit": "cli.api",
-    "load": "inference.function",
+    "Model": "inference.function", "PairDataset": "data.pair_dataset", "evaluate": "cli.api",
+    "fit": "cli.api", "load": "inference.function",
 }  # fmt: skip
 
 

@@ -14,14 +14,12 @@ from img2img_train.config import configure
 from img2img_train.evaluation.evaluate import evaluate_loaded
 from img2img_train.evaluation.score import Evaluation
 from img2img_train.evaluation.settings import EvaluateSettings
-from img2img_train.inference.function import Model, load
+from img2img_train.inference.function import Model, StrPath, load
 from img2img_train.training.fit import FitResult
 from img2img_train.training.fit import fit as train
 
 
-def fit(
-    corpora: Any, out: os.PathLike[str] | str = "", loss: str = "l2", **settings: Any
-) -> FitResult:
+def fit(corpora: Any, out: StrPath = "", loss: str = "l2", **settings: Any) -> FitResult:
     """Train a model as ``img2img-train fit`` does, without its report; return the run.
 
     ``corpora`` is one or several, each a path, ``"PATH=WEIGHT"`` or an opened corpus; ``settings``
@@ -40,11 +38,7 @@ def fit(
 
 
 def evaluate(
-    model: Model | os.PathLike[str] | str,
-    corpus: os.PathLike[str] | str,
-    split: str = "test",
-    batch: int = 64,
-    metrics: str = "",
+    model: Model | StrPath, corpus: StrPath, split: str = "test", batch: int = 64, metrics: str = ""
 ) -> Evaluation:
     """Return the scores of a model on a corpus, beside those of its inputs.
 

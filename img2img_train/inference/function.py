@@ -6,7 +6,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +19,8 @@ from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import choose_tiling
 from img2img_train.inference.translate import decode_image, translate_pixels, unreadable
 from img2img_train.runs.model import LoadedModel, load_generator
+
+StrPath: TypeAlias = os.PathLike[str] | str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -40,7 +42,7 @@ class Model:
     @overload
     def __call__(self, image: Image.Image) -> Image.Image: ...
     @overload
-    def __call__(self, image: Pixels | os.PathLike[str] | str) -> Pixels: ...
+    def __call__(self, image: Pixels | StrPath) -> Pixels: ...
     def __call__(self, image: Any) -> Any:
         """Return the output for an image, of the same size and depth."""
         if isinstance(image, Image.Image):
@@ -67,10 +69,9 @@ class Model:
         return output[..., None] if output.ndim < pixels.ndim else output
 
     def __repr__(self) -> str:
-        model = self.loaded
-        layout = model.channel_layout.label or "RGB to RGB"
-        about = f"{model.spec.name} of width {model.spec.width}, {layout}, step {model.step:,}"
-        return f"<model '{printable(str(model.path))}': {about}, on {model.device}>"
+        path, spec, step = printable(str(self.loaded.path)), self.loaded.spec, self.loaded.step
+        about = f"{spec.name} of width {spec.width}, step {step:,}, on {self.loaded.device}"
+        return f"<model '{path}': {about}>"
 
 
 def _of_pil(image: Image.Image) -> Pixels:
@@ -82,10 +83,7 @@ def _of_pil(image: Image.Image) -> Pixels:
 
 
 def load(
-    path: os.PathLike[str] | str,
-    device: str = "auto",
-    direction: str | None = None,
-    **settings: Any,
+    path: StrPath, device: str = "auto", direction: str | None = None, **settings: Any
 ) -> Model:
     """Return the model of a run, a checkpoint or an exported .safetensors file, as a function.
 
@@ -93,7 +91,7 @@ def load(
     for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass).
 
     >>> train.load("runs/l2", device="cpu")
-    <model 'runs/l2/checkpoints/latest.safetensors': unet of width 4, RGB to RGB, step 2, on cpu>
+    <model 'runs/l2/checkpoints/latest.safetensors': unet of width 4, step 2, on cpu>
     """
     chosen = build_model(TranslateSettings, settings)
     return Model(load_generator(Path(path), device, direction), chosen)

@@ -1,0 +1,415 @@
+"""The packages from Python: public names, doctests, and the same results as the commands."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import make_photo, write_photos
+from PIL import Image
+from small_corpus import write_corpus, write_deep, write_domains, write_lab
+from small_runs import DEGRADED, small_training
+
+import img2img_data as data
+import img2img_train as train
+from img2img_data.degradations.registry import DEGRADATIONS
+from img2img_data.images import io
+from img2img_train.cli.main import main
+from img2img_train.training import fit as loop
+
+ROOT = Path(__file__).parents[2]
+TINY: dict[str, Any] = {"net": "unet", "width": 4, "epochs": 1, "batch": 4, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Change to a folder with photos/, corpora/gaussian and runs/l2, where doctests run."""
+    folder, before = tmp_path_factory.mktemp("home"), Path.cwd()
+    os.chdir(folder)
+    write_photos(Path("photos"), 12)
+    splits = "train=0.7,test=0.3"
+    data.build("blur", "photos", "corpora/gaussian", kind="gaussian", sigma=3, split=splits, jobs=1)
+    train.fit("corpora/gaussian", out="runs/l2", net="unet", width=4, epochs=2)
+    yield folder
+    os.chdir(before)
+
+
+def command(*arguments: object) -> None:
+    """Run a command of img2img-train in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert not ended.value.code
+
+
+# ----------------------------------------------------------------------------------- public names
+@pytest.mark.parametrize("package", [data, train])
+def test_public_names_are_documented_and_listed(package: Any) -> None:
+    assert sorted(package.__all__) == package.__all__ == dir(package)
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert name == "__version__" or inspect.getdoc(value), name
+    assert package.__version__.split(".")[0].isdigit()
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing
+
+
+def test_importing_loads_nothing_slow() -> None:
+    code = "import sys, img2img_data, img2img_train; print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    slow = {"torch", "cv2", "numpy", "pydantic", "click", "rich", "scipy", "PIL"}
+    assert not set(done.stdout.split()) & slow
+
+
+DOCUMENTED = [
+    f"{package.__name__}.{module}".rstrip(".")
+    for package in (data, train)
+    for module in dict.fromkeys(["", *package._MODULES.values()])
+]
+
+
+@pytest.mark.parametrize("module", DOCUMENTED)
+def test_examples_in_docstrings_are_true(module: str, home: Path) -> None:
+    names = {
+        "data": data,
+        "train": train,
+        "photo": data.open_corpus("corpora/gaussian")["train"][0],
+    }
+    names["photo"] = names["photo"].target
+    result = doctest.testmod(importlib.import_module(module), extraglobs=names)
+    assert not result.failed
+
+
+def test_a_typed_script_passes_mypy(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import numpy as np
+from numpy.typing import NDArray
+from typing import Any
+import img2img_data as data
+import img2img_train as train
+from PIL import Image
+from torch import Tensor
+
+def main(photo: NDArray[np.uint8], picture: Image.Image) -> None:
+    corpus: data.Corpus = data.open_corpus("corpora/gaussian")
+    for pair in corpus["train"]:
+        size: tuple[int, ...] = pair.input.shape
+    few: list[str] = [pair.key for pair in corpus["train"][:5]]
+    degrade: data.Degradation = data.degradation("gaussian", sigma=(1, 5))
+    image, drawn = degrade(photo, seed=None)
+    sigma: float = drawn["sigma"]
+    built: data.Corpus = data.build("blur", "photos", "corpora/x", kind="gaussian", size=64)
+    dataset = train.PairDataset(built, batch=8, flip=True)
+    pair_of_tensors: tuple[Tensor, Tensor] = dataset[0]
+    for input, target in dataset.batches(epoch=1):
+        loss: Tensor = (input - target).square().mean()
+    run = train.fit(corpus, loss="l2", out="runs/l2")
+    model: train.Model = train.load(run)
+    restored: NDArray[Any] = model(photo)
+    again: Image.Image = model(picture)
+    gain: float = train.evaluate(model, corpus, split="test").gain["psnr"]
+    version: str = data.__version__ + train.__version__
+""")
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(ROOT / ".mypy_cache")]
+    options += ["--config-file", str(ROOT / "pyproject.toml")]
+    arguments = [sys.executable, "-m", "mypy", *options, str(script)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert all((ROOT / name / "py.typed").is_file() for name in ("img2img_data", "img2img_train"))
+
+
+# ---------------------------------------------------------------------------------------- corpora
+def test_a_corpus_is_a_mapping_of_splits_to_pairs(home: Path) -> None:
+    corpus = data.open_corpus("corpora/gaussian")
+    assert list(corpus) == ["train", "test"]
+    assert "val" not in corpus
+    pairs = corpus["train"]
+    assert [pair.key for pair in pairs] == [pairs[i].key for i in range(len(pairs))]
+    assert [pair.key for pair in pairs[-2:]] == [pairs[-2].key, pairs[-1].key]
+    with pytest.raises(data.UsageError, match="it has train, test"):
+        corpus["val"]
+    assert len(data.open_corpus(corpus)["test"]) == len(corpus["test"]), "a corpus is a path"
+
+
+@pytest.mark.parametrize("layout", ["folders", "combined"])
+def test_images_of_a_pair_are_those_on_disk(layout: str, tmp_path: Path) -> None:
+    pair = data.open_corpus(write_corpus(tmp_path, {"train": 2}, layout))["train"][1]
+    first, second = pair.corpus.read(pair.files)
+    assert np.array_equal(pair.input, first)
+    assert np.array_equal(pair.target, second)
+    assert pair.drawn == {"sigma": pytest.approx(0.9)}
+    assert pair.tags == {"group": "train1"}
+
+
+def test_pairs_have_the_channels_and_bits_of_the_corpus(tmp_path: Path) -> None:
+    lab = data.open_corpus(write_lab(tmp_path / "lab", {"train": 1}))["train"][0]
+    assert (lab.input.shape[2], lab.target.shape[2]) == (1, 3)
+    deep = data.open_corpus(write_deep(tmp_path / "deep", {"train": 1}, channels=1))["train"][0]
+    assert (deep.input.dtype, deep.input.shape[2]) == (np.uint16, 1)
+
+
+@pytest.mark.parametrize("kind", ["paired", "unpaired", "lab"])
+def test_representations_fit_a_notebook(kind: str, tmp_path: Path) -> None:
+    make: Any = {"paired": write_corpus, "lab": write_lab, "unpaired": write_domains}[kind]
+    root = make(tmp_path / "<b>corpus", 3 if kind == "unpaired" else {"train": 3})
+    corpus = data.open_corpus(root)
+    assert len(repr(corpus).replace(str(tmp_path), "")) < 80
+    assert "<b>" not in corpus._repr_html_()
+    assert "<td>train</td><td>3" in corpus._repr_html_()
+    if kind == "unpaired":
+        with pytest.raises(data.Img2ImgError, match="is unpaired"):
+            corpus["train"]
+        return
+    pair = corpus["train"][0]
+    assert len(repr(pair)) < 80
+    assert pair._repr_html_().count('src="data:image/png;base64,') == 2
+    assert len(repr(corpus["train"]).replace(str(tmp_path), "")) < 80
+
+
+# ----------------------------------------------------------------------------------- degradations
+@pytest.mark.parametrize("kind", sorted(DEGRADATIONS))
+def test_a_degradation_is_a_function_of_an_image_and_a_seed(kind: str) -> None:
+    degrade, photo = DEGRADATIONS[kind].example(), make_photo(0)
+    image, drawn = degrade(photo, seed=1)
+    again, same = degrade(Image.fromarray(photo), seed=1)
+    assert drawn == same
+    assert np.array_equal(image, again)
+    assert np.array_equal(image, degrade.apply(photo, **drawn))
+    assert degrade(photo, seed=None)[0].shape == photo.shape
+
+
+def test_degradations_are_named_as_in_recipes(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("degradation:\n  - gaussian: {sigma: [1, 5]}\n  - jpeg\n")
+    steps = [{"gaussian": {"sigma": [1, 5]}}, "jpeg"]
+    assert data.degradation(recipe) == data.degradation(str(recipe)) == data.degradation(steps)
+    blur = data.degradation("gaussian", sigma=(1, 5))
+    assert blur == data.degradation({"gaussian": {"sigma": "1..5"}}) == data.degradation(blur)
+    for wrong in (
+        "gausian",
+        str(tmp_path / "none.yaml"),
+        ["gaussian", {"jpeg": {"quality": 0}}],
+        3,
+    ):
+        with pytest.raises(data.UsageError):
+            data.degradation(wrong)
+    with pytest.raises(data.UsageError, match="did you mean 'sigma'"):
+        data.degradation("gaussian", sgma=3)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), int), np.zeros(4, np.uint8), "photo.jpg"])
+def test_what_is_not_an_image_is_named(image: Any) -> None:
+    with pytest.raises(data.UsageError, match="H x W x C"):
+        data.degradation("gaussian")(image)
+
+
+@pytest.mark.parametrize("library", ["albumentations", "torchvision"])
+def test_a_degradation_is_a_transform_of(library: str) -> None:
+    about = data.Degradation.__doc__ or ""
+    line = next(part.strip() for part in about.splitlines() if f"{library}." in part)
+    pytest.importorskip(f"{library}.transforms" if library == "torchvision" else library)
+    degrade, photo = data.degradation("gaussian", sigma=3), make_photo(0)
+    module = importlib.import_module(library)
+    transform = eval(line, {library: module, "degrade": degrade})
+    if library == "albumentations":
+        output = module.Compose([transform])(image=photo)["image"]
+    else:
+        output = transform(Image.fromarray(photo))
+    assert np.array_equal(output, degrade(photo)[0])
+
+
+# ----------------------------------------------------------------------------------------- builds
+def test_build_makes_the_corpus_of_the_command(home: Path, tmp_path: Path) -> None:
+    from img2img_data.cli.main import group
+
+    out, size = tmp_path / "command", 24
+    arguments = ["blur", "photos", str(out), "--size", str(size), "--sigma", "1..5", "--jobs", "1"]
+    group.main(arguments, standalone_mode=False)
+    corpus = data.build("blur", "photos", tmp_path / "python", size=size, sigma=(1, 5), jobs=1)
+    for path in (p for p in out.rglob("*") if p.is_file() and p.suffix != ".lock"):
+        assert path.read_bytes() == (corpus.root / path.relative_to(out)).read_bytes(), path
+    again = data.build("blur", "photos", corpus, size=size, sigma=(1, 5), jobs=1)
+    assert again["train"][0].target.shape == (size, size, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (("blurr", "photos", "x"), {}, "did you mean 'blur'"),
+        (("select", "photos", "x"), {}, "does not make a corpus"),
+        (("blur", "photos"), {}, "not source, out"),
+        (("blur", "photos", "x"), {"sgma": 3}, "did you mean 'sigma'"),
+        (("blur", "photos", "x"), {"dry_run": True}, "does not make a corpus"),
+        (("degrade", "photos", "x"), {"degradation": "gausian"}, "did you mean 'gaussian'"),
+        (("blur", "nowhere", "x"), {}, "no such folder"),
+    ],
+)
+def test_a_wrong_build_is_a_usage_error(
+    arguments: tuple[str, ...], settings: dict[str, Any], message: str, home: Path
+) -> None:
+    with pytest.raises(data.UsageError, match=message):
+        data.build(*arguments, **settings)
+    assert not Path("x").exists()
+
+
+def test_too_many_rejected_images_are_an_error_with_the_report(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    (photos / "bad.jpg").write_bytes(b"not an image")
+    with pytest.raises(data.Img2ImgError, match="not-an-image") as raised:
+        data.build("blur", photos, tmp_path / "x", jobs=1)
+    assert not isinstance(raised.value, data.UsageError)
+    corpus = data.build("blur", photos, tmp_path / "x", jobs=1, max_bad=0.5)
+    assert len(corpus["train"]) == 3
+
+
+# ------------------------------------------------------------------------------- torch's data sets
+BATCHES: dict[str, dict[str, Any]] = {
+    **{f"degrade {name}": {"degrade": spec, "flip": True} for name, spec in DEGRADED.items()},
+    "crop": {"crop": 16, "jitter": 1.25, "flip": True},
+    "load size": {"load_size": 24, "crop": 16},
+    "BtoA": {"direction": "BtoA", "seed": 5},
+    "weighted": {"corpora": ("a", "b=3"), "flip": True, "batch": 3},
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.usefixtures("one_thread")
+def test_batches_are_those_of_fit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for corpus, count in (("a", 6), ("b", 4)):
+        write_corpus(Path(corpus), {"train": count})
+    settings = {"corpora": "a", "epochs": 2, "batch": 2, **BATCHES[name]}
+    corpora: Any = settings.pop("corpora")
+    trainer = small_training("l2", corpora, tmp_path / "run", **settings)
+    seen = []
+    step = trainer.train_step.run
+    monkeypatch.setattr(
+        type(trainer.train_step), "run", lambda self, batch, n: seen.append(batch) or step(batch, n)
+    )
+    loop._train(trainer)
+    dataset = train.PairDataset(corpora, **settings)
+    batches = [batch for epoch in (0, 1) for batch in dataset.batches(epoch)]
+    assert len(batches) == len(seen) == trainer.data.steps
+    for (input, target), batch in zip(batches, seen, strict=True):
+        assert torch.equal(input, batch.input)
+        assert torch.equal(target, batch.target)
+
+
+def test_items_are_pairs_without_augmentation(tmp_path: Path) -> None:
+    corpus = data.open_corpus(write_corpus(tmp_path, {"train": 4}))
+    dataset = train.PairDataset(corpus, flip=True, jitter=1.5, batch=2)
+    assert len(dataset) == len(list(dataset)) == 4
+    for pair, (input, target) in zip(corpus["train"], dataset, strict=True):
+        for pixels, tensor in ((pair.input, input), (pair.target, target)):
+            assert tensor.dtype == torch.float32
+            assert np.array_equal((tensor.permute(1, 2, 0).numpy() + 1) * 127.5, pixels)
+    assert torch.equal(dataset[-1][0], dataset[3][0])
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_workers_and_loaders_of_torch_give_the_same_pairs(tmp_path: Path) -> None:
+    write_corpus(tmp_path, {"train": 6})
+    dataset = train.PairDataset(tmp_path, degrade=data.degradation("noise"), batch=2, crop=16)
+    one, two = list(dataset.batches(3)), list(dataset.batches(3, workers=2))
+    assert all(torch.equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y))
+    again = pickle.loads(pickle.dumps(dataset))
+    loader = torch.utils.data.DataLoader(again, batch_size=6, num_workers=1)
+    input, target = next(iter(loader))
+    assert input.shape == target.shape == (6, 3, 16, 16)
+    assert torch.equal(input[2], dataset[2][0])
+
+
+# ----------------------------------------------------------------------------------------- models
+@pytest.fixture(scope="module")
+def photos_of_all_kinds(home: Path) -> Path:
+    """Return a folder of images of odd sizes, gray, transparent, of 16 bits, turned."""
+    folder, rgb = Path("kinds"), make_photo(1, 45, 31)
+    folder.mkdir()
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    kinds = {"rgb": rgb, "gray": gray, "rgba": np.dstack([rgb, gray])}
+    kinds |= {"deep": rgb.astype(np.uint16) * 257, "deepgray": gray.astype(np.uint16) * 257}
+    for name, pixels in kinds.items():
+        (folder / f"{name}.png").write_bytes(io.encode(pixels, "png"))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(rgb).save(folder / "turned.png", exif=exif)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["rgb", "gray", "rgba", "deep", "deepgray", "turned"])
+def test_a_model_gives_the_images_of_translate(
+    name: str, photos_of_all_kinds: Path, tmp_path: Path
+) -> None:
+    path = photos_of_all_kinds / f"{name}.png"
+    command("translate", "runs/l2", path, tmp_path / "out.png", "--tile", 32, "--overlap", 8)
+    expected = io.read(tmp_path / "out.png", io.ReadPolicy(depth="keep", channels="keep")).pixels
+    model = train.load("runs/l2", tile=32, overlap=8)
+    assert np.array_equal(model(path), expected)
+    if name != "deep":  # PIL has no colors of 16 bits
+        image = model(Image.open(path))
+        levels = expected.dtype == np.uint16 and expected.ndim == 3
+        assert np.array_equal(np.asarray(image), cv2.convertScaleAbs(expected, alpha=1 / 257)) or (
+            not levels and np.array_equal(np.asarray(image), expected)
+        )
+    if name != "turned":
+        pixels = io.read(path, io.ReadPolicy(depth="keep", channels="keep")).pixels
+        assert np.array_equal(model(pixels), expected)
+        batch = model(np.stack([pixels[..., None] if pixels.ndim == 2 else pixels] * 2))
+        assert np.array_equal(batch[1], expected.reshape(*expected.shape[:2], -1))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), 3]
+    + [np.zeros((0, 4, 4, 3), np.uint8), torch.zeros(3, 4, 4)],
+)
+def test_a_model_names_what_is_not_an_image(image: Any, home: Path) -> None:
+    with pytest.raises(data.UsageError, match="H x W x C"):
+        train.load("runs/l2")(image)
+    with pytest.raises(data.Img2ImgError, match=r"'runs/l2/config\.json'"):
+        train.load("runs/l2")("runs/l2/config.json")
+
+
+def test_scores_are_those_of_the_command(home: Path, tmp_path: Path) -> None:
+    command("evaluate", "runs/l2", "--on", "corpora/gaussian", "--out", tmp_path)
+    (saved,) = json.loads(next(tmp_path.rglob("*.json")).read_text())["evaluations"]
+    scores = train.evaluate(train.load("runs/l2"), data.open_corpus("corpora/gaussian"))
+    assert saved["gain"] == pytest.approx(scores.gain, abs=1e-3)
+    assert len(repr(scores)) < 100
+    assert f"PSNR {scores.scores['psnr']:.2f} dB, input" in repr(scores)
+
+
+def test_fit_makes_the_run_of_the_command(home: Path, tmp_path: Path) -> None:
+    corpus = data.open_corpus("corpora/gaussian")
+    degrade = data.degradation("noise", sigma=(1, 20))
+    run = train.fit(corpus, tmp_path / "python", degrade=degrade, threads=1, **TINY)
+    options = [part for n, value in TINY.items() for part in (f"--{n}", value)]
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("degradation:\n  noise: {sigma: [1, 20]}\n")
+    out = tmp_path / "command"
+    command(
+        "fit", "corpora/gaussian", "--out", out, "--degrade", recipe, "--threads", 1,
+        "--no-report", *options,
+    )  # fmt: skip
+    latest = "checkpoints/latest.safetensors"
+    assert (Path(run) / latest).read_bytes() == (out / latest).read_bytes()
+    assert "is finished: 2 steps" in repr(run)
+    more = train.fit([corpus, "corpora/gaussian=2"], tmp_path / "more", init=run, epochs=1)
+    assert train.load(more).loaded.spec.width == 4, "the generator is that of init"
