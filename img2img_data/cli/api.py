@@ -29,10 +29,10 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
 
     Raises ``UsageError`` for a wrong setting, ``Img2ImgError`` where the command exits with 1.
     """
-    makers = [name for name, step in STEPS.items() if BuildSettings in step.models]
-    makers += ["import", "unpack"]
-    if command not in makers or settings.get("dry_run"):
-        hint = did_you_mean(command, makers)
+    commands = [name for name, step in STEPS.items() if BuildSettings in step.models]
+    commands += ["import", "unpack"]
+    if command not in commands or settings.get("dry_run"):
+        hint = did_you_mean(command, commands)
         raise UsageError("command", command, "does not make a corpus", hint)
     if len(folders) != len(names := STEPS[command].paths):
         raise UsageError("command", command, f"got {len(folders)} folders, not {', '.join(names)}")

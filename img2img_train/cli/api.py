@@ -31,8 +31,8 @@ def fit(corpora: Any, out: StrPath = "", loss: str = "l2", **settings: Any) -> F
     2
     """
     values = {**settings, "corpora": corpora, "out": os.fspath(out), "loss": loss}
-    if init := settings.get("init"):
-        values = generator_settings(Path(init), values) | values
+    if init := os.fspath(settings.get("init", "")):
+        values = generator_settings(Path(init), values) | values | {"init": init}
     with Display() as display:
         return train(configure({}, values), display)
 
