@@ -35,8 +35,7 @@ of another format becomes a rejected row instead of a silent gap."""
 class Header:
     """Facts about an image file that are known before decoding.
 
-    ``width``, ``height``: pixels as stored, before the orientation is applied. ``frames``: number
-    of frames or pages, of which the first is read. ``exif``, ``xmp``:
+    ``width``, ``height``: pixels as stored, before the orientation is applied. ``exif``, ``xmp``:
     the orientations 1..8 that those blocks state, 0 if they do not. ``plain``: the file holds gray,
     RGB or RGBA samples and nothing else: no metadata, profile, trailer. ``alpha``: meaning of the
     decoder's fourth channel; ``clear``: the gray level that means transparent. ``as_color``:
@@ -44,12 +43,12 @@ class Header:
     of the file, unless empty. ``min_bytes``: length of an uncut file. ``raster`` of a PGM or PPM:
     offset of the samples, samples per pixel, maximum value; of a BMP with ``masks`` (bit fields of
     blue, green, red and perhaps alpha): offset, bits per pixel, 1 if its first row is the top one.
+    ``frames``: number of frames or pages, of which the first is read.
     """
 
     format: str
     width: int = 0
     height: int = 0
-    frames: int = 1
     exif: int = 0
     xmp: int = 0
     plain: bool = False
@@ -61,6 +60,7 @@ class Header:
     min_bytes: int = 0
     masks: tuple[int, ...] = ()
     raster: tuple[int, int, int] = (0, 0, 0)
+    frames: int = 1
 
     @property
     def orientation(self) -> int:
@@ -219,7 +219,7 @@ def png_header(data: bytes) -> Header:
         raise Rejected("unsupported-format", f"critical chunk {min(unknown)!r}")
     if color not in PNG_CHANNELS or depth not in (1, 2, 4, 8, 16):
         raise Rejected("corrupt", f"color type {color}, depth {depth}")
-    found = Header("png", width, height, exif=exif_orientation(bytes(body.get(b"eXIf", b""))))
+    found = Header("png", width, height, exif_orientation(bytes(body.get(b"eXIf", b""))))
     ends = 8 + sum(len(chunk) for _, chunk in chunks) == len(data)
     found.plain = color in (0, 2, 6) and depth >= 8 and names <= PNG_HARMLESS and ends
     if color in (4, 6) or (color in (2, 3) and b"tRNS" in names):
@@ -317,7 +317,7 @@ def gif_header(data: bytes) -> Header:
         while at < len(data) and data[at]:
             at += 1 + data[at]
         at += 1
-    return Header("gif", width, height, max(1, frames), notes={"palette"})
+    return Header("gif", width, height, notes={"palette"}, frames=max(1, frames))
 
 
 def _gif_palette_bytes(flags: int) -> int:
@@ -447,8 +447,7 @@ def tiff_header(data: bytes) -> Header:
     """Read size and sample layout; reject layouts that OpenCV reads wrongly."""
     try:
         tags = Directory(data)
-        found = Header("tiff", tags.first(WIDTH, 0), tags.first(HEIGHT, 0))
-        found.exif = tags.orientation()
+        found = Header("tiff", tags.first(WIDTH, 0), tags.first(HEIGHT, 0), tags.orientation())
         compression = tags.first(COMPRESSION, 1)
         if compression not in COMPRESSIONS:
             why = f"TIFF compressed by {_name_of(COMPRESSION, compression)}"
