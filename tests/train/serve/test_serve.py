@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -641,9 +642,18 @@ def test_odd_requests_are_rejected_without_an_error_of_the_server(
     assert '"success":true' in restored(server, file_data(path), *good)[1]
 
 
+def is_cut_off(send: Callable[[], tuple[int, str]]) -> bool:
+    """Return True if a body is too large: the server answers 413 and reads no further."""
+    try:
+        return send()[0] == 413
+    except urllib.error.URLError as error:
+        # The answer is lost if the connection ends while the client still sends.
+        return isinstance(error.reason, ConnectionError)
+
+
 def test_uploads_are_bounded_together(server: Server, image: Path) -> None:
-    assert sent(server, "big.png", bytes(LIMITS.bytes + 2**20))[0] == 413
-    assert posted(server, "queue/join", bytes(2**21))[0] == 413
+    assert is_cut_off(lambda: sent(server, "big.png", bytes(LIMITS.bytes + 2**20)))
+    assert is_cut_off(lambda: posted(server, "queue/join", bytes(2**21)))
     with socket.create_connection(("127.0.0.1", server.port), 5) as raw:
         raw.sendall(
             b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\n"
