@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -20,14 +20,23 @@ from pydantic import Field, model_validator
 
 from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.files import stamp_of
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.corpus.format import CORPUS_FILE, FORMAT, ColorSpace, Kind, Layout, image_rng
+from img2img_data.corpus.format import (
+    CORPUS_FILE,
+    FORMAT,
+    ColorSpace,
+    Kind,
+    Layout,
+    image_rng,
+    stream_of,
+)
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import to_spec
 from img2img_data.images import io
-from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy
+from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy, detail
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import (
     FOLDER_RULE,
@@ -184,6 +193,16 @@ class BuildSettings(FrozenModel):
     layout: Layout | None = None
     """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
     folders, for combine combined"""
+    tile: Annotated[str | None, checked_by(parse_size)] = None
+    """size of the tiles into which every image is cut at its own pixels, as 256 or 640x480, from
+    the top left; the rest at the right and at the bottom is left out, smaller images are rejected;
+    all tiles of an image are in one split; default: whole images"""
+    stride: int | None = Field(None, ge=1)
+    """distance from one tile to the next, pixels; below --tile they overlap; default: --tile"""
+    min_detail: float = Field(0, ge=0, le=255)
+    """least detail of an image or tile; mean difference between neighboring pixels of the luma,
+    gray levels: below 1 of clear skies, mostly 4 to 13; of a pair the more detailed image counts;
+    0: no limit"""
     split: Annotated[str | None, checked_by(parse_split)] = None
     """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; shares are approximate, for a
     hash of its name decides for each image and never depends on the others, and exact with
@@ -206,7 +225,11 @@ class BuildSettings(FrozenModel):
     """seed of everything random"""
 
     @model_validator(mode="after")
-    def _check_shares(self) -> BuildSettings:
+    def _check_combinations(self) -> BuildSettings:
+        if self.tile and self.size:
+            raise ValueError("--tile cuts images at their own size: leave --size out")
+        if self.stride and not self.tile:
+            raise ValueError("--stride needs --tile")
         if self.stratify is not None and len(parse_split(self.split or "train=1")) < 2:
             raise ValueError("--stratify needs two shares, as in --split train=0.8,test=0.2")
         return self
@@ -250,10 +273,13 @@ class EncodedFile(NamedTuple):
 
 def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     """Read, resize, pair and write one task; return its split and its row. Raises ``Rejected``."""
-    sources = read_sources(job, task)
+    sources, least = read_sources(job, task), job.settings.min_detail
+    if least and (found := max(detail(source.pixels) for source in sources)) < least:
+        raise Rejected("low-detail", f"{found:.2f} gray levels, below {least:g}")
     # The generator is keyed by the path, not by the key: a key may gain an extension when a
     # colliding file is added.
-    rng = image_rng(job.settings.seed, task.sources[0]) if job.pairing.random else None
+    stream = stream_of(task.sources[0], task.tile)
+    rng = image_rng(job.settings.seed, stream) if job.pairing.random else None
     pair = job.pairing.make([s.pixels for s in sources], rng)
     group, split = group_and_split(
         task, job.settings.split or "", job.settings.group_by, job.settings.seed
@@ -268,7 +294,7 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
     if job.kind == "unpaired":
         row["domain"] = "AB"[task.root]
-    row |= source_columns(task.sources[0])
+    row |= source_columns(task.sources[0], task.tile)
     if len(sources) > 1:
         row |= {f"target_{k}": v for k, v in source_columns(task.sources[1]).items()}
     height, width = pair.target.shape[:2]
@@ -282,8 +308,35 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     return split, row | {f.column.replace("file_name", "sha256"): f.sha256 for f in files}
 
 
+_last_cut: dict[Any, list[LoadedSource] | Rejected] = {}
+"""The sources of the last tile in this process: its tiles follow each other."""
+
+
 def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
-    """Read and resize the sources of a task; ``Rejected`` names the one that cannot be used."""
+    """Read the sources of a task and resize or cut them.
+
+    ``Rejected`` names the one that cannot be used.
+    """
+    if not task.tile:
+        return _read_whole(job, task)
+    paths = [_path_of(job, task, number) for number in range(len(task.sources))]
+    # A file may change between two runs in one process.
+    name = repr((paths, [stamp_of(p) for p in paths], job.policy, job.settings.fit))
+    whole = _last_cut.get(name)
+    if whole is None:
+        try:
+            whole = _read_whole(job, task)
+        except Rejected as rejected:
+            whole = rejected
+        _last_cut.clear()
+        _last_cut[name] = whole
+    if isinstance(whole, Rejected):
+        raise whole
+    size = parse_size(job.settings.tile or "")
+    return [replace(source, pixels=io.cut(source.pixels, task.tile, size)) for source in whole]
+
+
+def _read_whole(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     out: list[LoadedSource] = []
     size = parse_size(job.settings.size) if job.settings.size else None
     for number, path in enumerate(task.sources):
@@ -306,14 +359,17 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
 
 
 def _read_source(job: CorpusJob, task: ImageTask, number: int) -> bytes:
-    root = job.roots[task.root + number]
     if not task.spans:
-        return io.read_bytes(os.path.join(root, *task.sources[number].split(b"/")))
+        return io.read_bytes(_path_of(job, task, number))
     archive, start, size = task.spans[number]
     if not 0 < size <= io.MAX_BYTES:
         raise Rejected("file-too-big" if size else "empty", f"{size} bytes, limit {io.MAX_BYTES}")
-    path = Path(os.fsdecode(os.path.join(root, archive)))
+    path = Path(os.fsdecode(os.path.join(job.roots[task.root + number], archive)))
     return tar.content(path, tar.Member("", start, size))
+
+
+def _path_of(job: CorpusJob, task: ImageTask, number: int) -> bytes:
+    return os.path.join(job.roots[task.root + number], *task.sources[number].split(b"/"))
 
 
 def encode_files(

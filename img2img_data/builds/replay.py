@@ -20,7 +20,7 @@ from img2img_data.core.errors import CorpusError, Rejected, UsageError, printabl
 from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.jsonl import checked_row, lines_of
 from img2img_data.core.settings_model import Place, build_model
-from img2img_data.corpus.format import inside
+from img2img_data.corpus.format import TILE_COLUMNS, inside
 from img2img_data.corpus.reader import read_info, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.plan import ImageTask, Plan
@@ -56,7 +56,8 @@ def replay_pair(
     info = read_info(root)
     job = _job_of(root, info, source)
     split, row = _find_row(root, key)
-    task = ImageTask(0, key, 0, (_source_path(root, row),), {}, None)
+    tile = tuple(row[name] for name in TILE_COLUMNS if name in row)
+    task = ImageTask(0, key, 0, (_source_path(root, row),), {}, None, tile=tile)
     name = printable(task.sources[0])
     try:
         if source is None:

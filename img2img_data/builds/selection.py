@@ -14,8 +14,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
+from img2img_data.builds.pairs import BuildSettings
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.files import stamp_of
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
@@ -54,6 +56,9 @@ class SelectSettings(FrozenModel):
     the largest file"""
     duplicate_distance: int = Field(8, ge=0, le=MAX_DISTANCE)
     """bits of 64 in which near copies may differ; 0: only exact copies"""
+    sample: int | None = Field(None, ge=1)
+    """take so many of the images, chosen by seed before the filters; default: all"""
+    seed: int = field_of(BuildSettings, "seed")
 
     def filters(self) -> tuple[Filter, ...]:
         """Return the filters, in the order of precedence of their reasons."""
@@ -142,7 +147,7 @@ def selection_build(
 def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
     """Return the fingerprint of one image; an image that will be rejected matches no other."""
     # Taken before the file is read: a change during the reading makes the fingerprint invalid.
-    stamp = _stamp(job.root, task)
+    stamp = stamp_of(os.path.join(job.root, *task.sources[0].split(b"/")))
     try:
         if task.rejected:
             raise Rejected(*task.rejected)
@@ -153,15 +158,6 @@ def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
 
 def _lost(task: ImageTask, reason: str) -> tuple[int, bytes]:
     return task.index, fingerprint(None)
-
-
-def _stamp(root: bytes, task: ImageTask) -> tuple[int, int]:
-    """Return size and time of a file; its fingerprint is valid while they stay the same."""
-    try:
-        found = os.lstat(os.path.join(root, *task.sources[0].split(b"/")))
-    except (OSError, ValueError):
-        return (0, 0)
-    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +175,9 @@ class DuplicatePass:
         with FingerprintFile(self.folder.building / "fingerprints", count) as file:
             valid = bytearray(count)
             for place, stamp in file.stamps():
-                valid[place] = stamp == _stamp(self.job.root, self.plan.task(place))
+                path = self.plan.task(place).sources[0]
+                now = stamp_of(os.path.join(self.job.root, *path.split(b"/")))
+                valid[place] = stamp == now  # a fingerprint is valid while they stay the same
             todo = array("q", (index for index, is_valid in enumerate(valid) if not is_valid))
             work = functools.partial(fingerprint_image, self.job)
             results = pool.run(work, self.plan.task, _lost, todo)

@@ -42,6 +42,8 @@ ROW: Final[Schema] = {
         "domain": {"enum": ["A", "B"], "description": "domain, in an unpaired corpus"},
         "source": _of("string", "path of the source, escaped for reading"),
         "source_hex": {**_HEX, "description": "bytes of that path"},
+        "tile_left": _of("integer", "left side of a tile in the source, pixels", minimum=0),
+        "tile_top": _of("integer", "top of a tile in the source, pixels", minimum=0),
         "target_source": {"type": "string"},
         "target_source_hex": _HEX,
         "tags": _of("object", "tags of the source"),

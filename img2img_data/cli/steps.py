@@ -277,6 +277,7 @@ def select(call: StepCall) -> Report:
     Example:
       img2img-data select photos/ chosen/ --drop-gray --min-side 64
       img2img-data select photos/ chosen/ --drop-duplicates
+      img2img-data select photos/ some/ --sample 500 --seed 1
     """
     return _select(call, _plan_folder(call), selection.SelectSettings)
 
@@ -299,6 +300,8 @@ def resize(call: StepCall) -> Report:
 def _select(call: StepCall, plan: Plan, model: type[selection.SelectSettings]) -> Report:
     settings, run = call.get(model), call.get(RunSettings)
     _warn_of_tags(plan, call.echo)
+    if settings.sample:
+        plan = plan.sample(settings.sample, settings.seed)
     build = selection.selection_build(call.name, plan, call.paths[1], settings, run)
     return run_build(build, run, call.progress, call.echo)
 
@@ -328,8 +331,10 @@ _BUILD: Final = (BuildSettings, RunSettings)
 
 def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     """Build a corpus, or with --dry-run report what would be built."""
-    _warn_of_tags(plan, call.echo)
     settings = call.get(BuildSettings)
+    _warn_of_tags(plan, call.echo)
+    if settings.tile:
+        plan = plan.cut(pairs.parse_size(settings.tile), settings.stride, call.progress)
     build = corpus_build(plan, pairing, call.paths[-1], settings, call.name)
     report = run_build(build, call.get(RunSettings), call.progress, call.echo)
     total, shares = report.kept.total(), parse_split(settings.split or "train=1")
@@ -351,6 +356,7 @@ def blur(call: StepCall) -> Report:
       img2img-data blur faces/male corpora/gaussian --kind gaussian --sigma 3 --size 64
       img2img-data blur faces/male corpora/resize --kind resize --factor 4 --size 64
       img2img-data blur faces corpora/both --split train=0.8,test=0.2 --group-by person
+      img2img-data blur photos corpora/tiles --tile 256 --min-detail 2
     """
     degradation = call.get(BLUR_KINDS[call.get(BlurSettings).kind])
     return _build(call, _plan_folder(call), pairs.Blur(degradation=degradation))

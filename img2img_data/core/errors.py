@@ -32,6 +32,7 @@ REASONS: Final[dict[str, str]] = {
     "animated": "more than one frame",
     "alpha": "transparent, and transparency is rejected",
     "size": "not the size asked for, with --fit error",
+    "low-detail": "less detail than --min-detail",
     "duplicate": "the same image as another one",
     "name-collision": "two sources would have the same output",
     "name": "a name that cannot be a path",
@@ -56,12 +57,13 @@ REASONS: Final[dict[str, str]] = {
 HINTS: Final[dict[str, str]] = {
     "alpha": "leave out --alpha reject",
     "gray": "leave out --drop-gray, or raise --gray-tolerance",
+    "low-detail": "lower --min-detail",
     "misaligned": "raise --max-shift",
     "no-face": "lower --min-face-score",
     "no-split": "give shares, as in --split train=0.8,test=0.2",
     "size": "--fit crop or --fit pad changes the size",
     "timeout": "raise --timeout",
-    "too-small": "lower --min-side",
+    "too-small": "lower --min-side or --tile",
 }
 """The option that helps if a reason rejects all images."""
 

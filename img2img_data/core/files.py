@@ -237,6 +237,15 @@ def _unlock(path: Path, handle: int) -> None:
             path.unlink()
 
 
+def stamp_of(path: bytes) -> tuple[int, int]:
+    """Return size and time of a file, by which a change is noticed; zeros if there is none."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return (0, 0)
+    return found.st_size, found.st_mtime_ns
+
+
 # ---------------------------------------------------------------------------------------- journal
 class Journal:
     """An append-only file of lines that replaces the journal of an earlier run.

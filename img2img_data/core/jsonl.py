@@ -37,14 +37,15 @@ def _is_key(value: object) -> bool:
     return value.isprintable() and not NOT_IN_KEYS & {*value}
 
 
-def _is_side(value: object) -> bool:
-    return type(value) is int and 0 < value < 1 << 31
+def _is_side(value: object, least: int = 1) -> bool:
+    return type(value) is int and least <= value < 1 << 31
 
 
 COLUMNS: Final[Columns] = {
     "key": _is_key,
     "domain": ("A", "B").__contains__,
     **dict.fromkeys(("width", "height"), _is_side),
+    **dict.fromkeys(("tile_left", "tile_top"), partial(_is_side, least=0)),
     **dict.fromkeys(("source", "target_source", "kind"), lambda value: isinstance(value, str)),
     **dict.fromkeys(("tags", "drawn", "measured"), lambda value: isinstance(value, dict | None)),
 }

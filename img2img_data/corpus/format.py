@@ -48,6 +48,9 @@ LINKED: Final = "is a link, and links within a corpus are not followed"
 EXTENSIONS: Final = {".png", ".jpg", ".jpeg", ".webp"}
 """File name extensions of the images in a corpus."""
 
+TILE_COLUMNS: Final = ("tile_left", "tile_top")
+"""Columns of a tile's row: its place in the upright source, pixels."""
+
 Kind = Literal["paired", "unpaired"]
 Layout = Literal["folders", "combined"]
 ColorSpace = Literal["rgb", "lab"]
@@ -213,6 +216,11 @@ def image_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Gen
     # resume.
     parts = [str(seed).encode(), name] + ([] if epoch is None else [str(epoch).encode()])
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest(*parts, size=16), "little")))
+
+
+def stream_of(path: bytes, tile: Iterable[int] = ()) -> bytes:
+    """Return the name of the random stream of a source, or of a tile of it."""
+    return b"@".join([path, *(str(n).encode() for n in tile)])
 
 
 def split_place(group: bytes, seed: int) -> int:

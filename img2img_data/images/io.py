@@ -39,7 +39,7 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -67,7 +67,7 @@ from img2img_data.images.pixels import (
 )
 
 # The names by which other rooms use this one.
-__all__ = ["MAX_BYTES", "DecodedImage", "Pixels", "ReadPolicy", "decode", "encode", "fit"]
+__all__ = ["MAX_BYTES", "DecodedImage", "Pixels", "ReadPolicy", "cut", "decode", "encode", "fit"]
 __all__ += ["check_pixels", "check_size", "icc_profile", "note_columns", "open_regular"]
 __all__ += ["read", "read_bytes", "size_of"]
 
@@ -319,6 +319,19 @@ def fit(pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     check_pixels(*inner, " before it is cropped (pad and stretch need less)")
     return _frame(_resize(pixels, inner), size)
+
+
+def cut(pixels: Pixels, place: Sequence[int], size: tuple[int, int]) -> Pixels:
+    """Return a copy of the tile of ``size`` (width, height) whose left and top are ``place``.
+
+    Returns the same array if it is the whole image. Raises ``Rejected`` if the tile leaves it.
+    """
+    (height, width), (left, top) = pixels.shape[:2], place
+    if (width, height) == size and not left + top:
+        return pixels
+    if left + size[0] > width or top + size[1] > height:
+        raise Rejected("size", f"{width} x {height}, without the tile at {left}, {top}")
+    return pixels[top : top + size[1], left : left + size[0]].copy()
 
 
 def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:

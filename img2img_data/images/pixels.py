@@ -149,6 +149,15 @@ def luminance(pixels: Pixels) -> Pixels:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
+def detail(pixels: Pixels) -> float:
+    """Return the mean difference between neighboring pixels of the luma, in levels of 0 to 255."""
+    gray = pixels if pixels.ndim == 2 else luminance(pixels)
+    pairs = (gray[1:], gray[:-1]), (gray[:, 1:], gray[:, :-1])
+    # Sums of integers: equal on every machine.
+    means = [cv2.norm(a, b, cv2.NORM_L1) / a.size for a, b in pairs if a.size]
+    return sum(means) / max(1, len(means)) / (LEVELS if gray.dtype == np.uint16 else 1)
+
+
 def to_8_bit(pixels: Pixels) -> Pixels:
     """Divide uint16 samples by 257 and round."""
     return cv2.convertScaleAbs(pixels, alpha=1 / LEVELS)

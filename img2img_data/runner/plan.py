@@ -26,6 +26,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import (
@@ -39,6 +40,7 @@ from img2img_data.corpus.format import (
     split_place,
 )
 from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
+from img2img_data.images import io
 from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
 from img2img_data.sources.tags import FolderTags
@@ -66,6 +68,8 @@ class ImageTask:
     """Positions of the sources within archives, if they are in archives."""
     group_path: bytes = b""
     """The first of several tasks that share a source: all of them get its split."""
+    tile: tuple[int, ...] = ()
+    """Left and top of the tile of the source that the task is about; empty: the whole source."""
 
 
 @dataclass(slots=True)
@@ -131,16 +135,19 @@ class Plan:
         tags, rejected, group, *external = json.loads(note) if note else ({}, None, "")
         split = self.splits[self.split_at[position]] if self.split_at else ""
         sources = self._sources(row)
-        spans: tuple[Span, ...] = ()
+        spans, tile = tuple[Span, ...](), list[int]()
         if external:
-            _, split, parts = external
+            _, stated, parts, *tile = external
+            split = stated or split
             spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in parts)
         key, side, rejected = self._key(row), self.sides[row], rejected and tuple(rejected)
         # Of the lists beside the images, that of the first source wins.
         for path, listed in zip(sources, self.tags[side:], strict=False):
             tags = {**(listed.get(path) if listed else {}), **tags}
         shared = bytes.fromhex(group)
-        return ImageTask(index, key, side, sources, tags, rejected, split, spans, shared)
+        return ImageTask(
+            index, key, side, sources, tags, rejected, split, spans, shared, tuple(tile)
+        )
 
     def _find_tags(self) -> Plan:
         """Read the lists of tags beside the images; return the plan itself."""
@@ -208,6 +215,37 @@ class Plan:
         chosen = (p for p, path in paths if hash64(b"shard", path) % count == number - 1)
         return replace(self, selected=array("q", chosen))
 
+    def cut(self, size: tuple[int, int], stride: int | None, progress: Progress) -> Plan:
+        """Return the plan with one task per tile of ``size`` (width, height) of each source.
+
+        Tiles are ``stride`` pixels apart, by default side by side, from the top left corner. Their
+        number is known from the headers, which are read now; of a pair, those of the input.
+        """
+        plan = Plan(self.roots, self.kind, tags=self.tags, columns=self.columns)
+        for done, row in enumerate(self.order, 1):
+            note, key, sources = self.notes[row], self._key(row), self._sources(row)
+            tags, rejected, group, *_ = json.loads(note) if note else ({}, None, "")
+            tiles: Iterable[tuple[int, ...]] = [()]
+            try:
+                if not rejected:
+                    tiles = _tiles(self.roots[self.sides[row]], sources[0], size, stride)
+            except Rejected as found:
+                rejected = found.reason, found.detail
+            shared = bytes.fromhex(group) or sources[0]
+            for tile in tiles:
+                # Numbers of one length, so that keys with them are as different as those without.
+                external = ("_".join([key, *(f"{n:05d}" for n in tile)]), "", (), *tile)
+                plan._add(self.sides[row], sources, tags, rejected, *external, group=shared)
+            progress(done, len(self.order))
+        return plan._sort_external()
+
+    def sample(self, count: int, seed: int) -> Plan:
+        """Return the plan of ``count`` of its sources, chosen by a hash of path and seed."""
+        mark = b"sample%d" % seed
+        places = heapq.nsmallest(count, self.order, lambda row: hash64(mark, self.first[row]))
+        order = array("q", filter(set(places).__contains__, self.order))
+        return replace(self, order=order, selected=range(len(order)))
+
     def find(self, root: int, path: bytes, key: str) -> int | None:
         """Return the index of the usable task with this first source and key, or None."""
         # The domains of an unpaired corpus are sorted one after the other.
@@ -266,6 +304,26 @@ class Plan:
         is_sorted = all(key(a[-1]) <= key(b[0]) for a, b in pairwise(runs))
         self.order.extend(chain(*runs) if is_sorted else heapq.merge(*runs, key=key))
         self.selected = range(len(self.order))
+
+    def _sort_external(self) -> Plan:
+        """Sort all rows, whose keys are external; return the plan itself."""
+        self.forms += bytes([EXTERNAL_KEY]) * len(self.first)
+        for side in (0, 1) if self.kind == "unpaired" else (None,):
+            self._sort(row for row in range(len(self.first)) if side in (None, self.sides[row]))
+        return self
+
+
+def _tiles(
+    root: bytes, path: bytes, size: tuple[int, int], stride: int | None
+) -> Iterator[tuple[int, int]]:
+    """Return left and top of the tiles of an image, row by row. Raises ``Rejected``."""
+    height, width = io.size_of(os.path.join(root, *path.split(b"/")))
+    if width < size[0] or height < size[1]:
+        detail = f"{width} x {height}, smaller than --tile {size[0]} x {size[1]}"
+        raise Rejected("too-small", detail)
+    tops = range(0, height - size[1] + 1, stride or size[1])
+    lefts = range(0, width - size[0] + 1, stride or size[0])
+    return ((left, top) for top in tops for left in lefts)
 
 
 def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Item]]) -> Plan:
@@ -339,10 +397,7 @@ def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[LayoutEntry
         seen.add(mark)
         spans = [(path.hex(), start, size) for path, start, size in entry.spans]
         plan._add(entry.side, entry.sources, entry.tags, entry.rejected, key, entry.split, spans)
-        plan.forms.append(EXTERNAL_KEY)
-    for side in (0, 1) if layout.kind == "unpaired" else (None,):
-        plan._sort(row for row in range(len(plan.first)) if side in (None, plan.sides[row]))
-    return plan
+    return plan._sort_external()
 
 
 # ------------------------------------------------------------------------------- groups and splits

@@ -20,7 +20,7 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import locked, versions
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.corpus.format import inside, to_json_line
+from img2img_data.corpus.format import TILE_COLUMNS, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -227,15 +227,23 @@ def _outcome_of(work: Callable[[ImageTask], tuple[str, Row]], task: ImageTask) -
 
 def rejection(task: ImageTask, reason: str, detail: str = "") -> Outcome:
     """Return the outcome of a source that cannot be used."""
-    row = {**source_columns(task.sources[0]), "reason": reason, "detail": printable(detail)}
+    row = {
+        **source_columns(task.sources[0], task.tile),
+        "reason": reason,
+        "detail": printable(detail),
+    }
     if task.root:
         row["side"] = "AB"[task.root]
     return Outcome(task.index, "", reason, to_json_line(row))
 
 
-def source_columns(path: bytes) -> dict[str, str]:
-    """Return the columns that name the source of a row: escaped for reading, and as exact bytes."""
-    return {"source": printable(path), "source_hex": path.hex()}
+def source_columns(path: bytes, tile: Sequence[int] = ()) -> dict[str, Any]:
+    """Return the columns that name the source of a row: escaped for reading, and as exact bytes.
+
+    ``tile``: its left and top, if the row is about a tile of the source.
+    """
+    place = zip(TILE_COLUMNS, tile, strict=False)
+    return {"source": printable(path), "source_hex": path.hex(), **dict(place)}
 
 
 def _finder_of_earlier(

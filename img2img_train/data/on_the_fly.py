@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.settings_model import Place
-from img2img_data.corpus.format import image_rng
+from img2img_data.corpus.format import TILE_COLUMNS, image_rng, stream_of
 from img2img_data.corpus.reader import Pair
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.compose import Composite
@@ -89,12 +89,14 @@ class OnTheFly:
 
 
 def source_of(pair: Pair) -> bytes:
-    """Return the name that keys the RNG of a pair: the path of its source, else its key."""
+    """Return the name that keys the RNG of a pair: its source, or tile of one, else its key."""
     source = pair.row.get("source_hex")
+    tile = (pair.row[name] for name in TILE_COLUMNS if name in pair.row)
     try:
-        return bytes.fromhex(source) if isinstance(source, str) and source else pair.key.encode()
+        path = bytes.fromhex(source) if isinstance(source, str) else b""
     except ValueError:
-        return pair.key.encode()
+        path = b""
+    return stream_of(path, tile) if path else pair.key.encode()
 
 
 def _steps_of(degradation: Degradation) -> Iterator[Degradation]:

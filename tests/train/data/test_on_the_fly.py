@@ -18,7 +18,7 @@ from small_runs import small_config
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place
-from img2img_data.corpus.format import image_rng
+from img2img_data.corpus.format import image_rng, stream_of
 from img2img_data.corpus.reader import Pair
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
@@ -64,6 +64,15 @@ def test_on_the_fly_equals_a_corpus_on_disk(kind: str, size: tuple[int, int]) ->
         degraded = denormalize(batch.input[number : number + 1])[0].numpy()
         assert np.abs(degraded.astype(int) - offline).max() <= 1, pair
         assert np.array_equal(denormalize(batch.target[number : number + 1])[0], clean[number])
+
+
+def test_tiles_of_a_source_draw_their_own_numbers_as_on_disk() -> None:
+    online, row = on_the_fly_of("noise"), {"source_hex": "61", "tile_left": 64, "tile_top": 0}
+    tile, whole = (Pair("k", "train", Path(), Path(), r) for r in (row, {"source_hex": "61"}))
+    assert online.draw(tile, None) == online.degradation.draw(
+        image_rng(3, stream_of(b"a", (64, 0)))
+    )
+    assert online.draw(tile, None) != online.draw(whole, None)
 
 
 def test_linear_degradations_run_on_the_device() -> None:
