@@ -322,18 +322,18 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     paths = [_path_of(job, task, number) for number in range(len(task.sources))]
     # A file may change between two runs in one process.
     name = repr((paths, [stamp_of(p) for p in paths], job.policy, job.settings.fit))
-    whole = _last_cut.get(name)
-    if whole is None:
+    loaded = _last_cut.get(name)
+    if loaded is None:
         try:
-            whole = _read_whole(job, task)
+            loaded = _read_whole(job, task)
         except Rejected as rejected:
-            whole = rejected
+            loaded = rejected
         _last_cut.clear()
-        _last_cut[name] = whole
-    if isinstance(whole, Rejected):
-        raise whole
+        _last_cut[name] = loaded
+    if isinstance(loaded, Rejected):
+        raise loaded
     size = parse_size(job.settings.tile or "")
-    return [replace(source, pixels=io.cut(source.pixels, task.tile, size)) for source in whole]
+    return [replace(source, pixels=io.cut(source.pixels, task.tile, size)) for source in loaded]
 
 
 def _read_whole(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:

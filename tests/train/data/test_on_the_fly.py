@@ -68,11 +68,11 @@ def test_on_the_fly_equals_a_corpus_on_disk(kind: str, size: tuple[int, int]) ->
 
 def test_tiles_of_a_source_draw_their_own_numbers_as_on_disk() -> None:
     online, row = on_the_fly_of("noise"), {"source_hex": "61", "tile_left": 64, "tile_top": 0}
-    tile, whole = (Pair("k", "train", Path(), Path(), r) for r in (row, {"source_hex": "61"}))
+    tile, image = (Pair("k", "train", Path(), Path(), r) for r in (row, {"source_hex": "61"}))
     assert online.draw(tile, None) == online.degradation.draw(
         image_rng(3, stream_of(b"a", (64, 0)))
     )
-    assert online.draw(tile, None) != online.draw(whole, None)
+    assert online.draw(tile, None) != online.draw(image, None)
 
 
 def test_linear_degradations_run_on_the_device() -> None:
