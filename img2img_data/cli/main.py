@@ -65,9 +65,9 @@ def _step_command(name: str) -> click.Command:
 
     def run(settings: dict[str, Any], recipe: Path | None = None, **folders: Path) -> int:
         if recipe is not None:
-            from img2img_data.cli.recipe import load_degradation
+            from img2img_data.degradations.spec import degradation, to_spec
 
-            settings["degradation"] = load_degradation(recipe)
+            settings["degradation"] = to_spec(degradation(recipe))
         return run_and_print(name, [folders[path] for path in step.paths], settings)
 
     folder = command_line.FOLDER

@@ -33,10 +33,10 @@ from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_s
 from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import Img2ImgError, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean
+from img2img_data.core.settings_model import Place, build_model, did_you_mean
 from img2img_data.core.yaml_file import read_yaml
 from img2img_data.corpus.format import CORPUS_FILE
-from img2img_data.degradations.spec import parse_spec, read_pipeline
+from img2img_data.degradations.spec import parse_spec
 from img2img_data.exchange.export import EXPORT_FILE
 from img2img_data.exchange.webdataset import INDEX_FILE
 
@@ -115,13 +115,6 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
     if smoke and recipe.smoke is None:
         raise UsageError("recipe", path, "has no section 'smoke'", "leave --smoke out")
     return small if smoke and small else full
-
-
-def load_degradation(path: Path) -> Any:
-    """Return the pipeline of degradations of a recipe; ``UsageError`` names the first mistake."""
-    pipeline = read_pipeline(path, OPTIONS)
-    parse_spec(*pipeline)
-    return pipeline[0]
 
 
 def _read_steps(

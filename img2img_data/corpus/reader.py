@@ -63,11 +63,11 @@ class Corpus:
 
     def __getitem__(self, split: str) -> Sequence[ImagePair]:
         # Imported here, because commands that print help must not wait for OpenCV.
-        from img2img_data.corpus.view import ImagePair
+        from img2img_data.corpus.view import ImagePair, view_row
 
         pairs = self.pairs(split)
         if isinstance(pairs, RowFile):
-            return replace(pairs, make=lambda row: ImagePair(self, pairs.make(row)))
+            return replace(pairs, make=partial(view_row, self, pairs.make))
         return [ImagePair(self, pair) for pair in pairs]
 
     def __iter__(self) -> Iterator[str]:

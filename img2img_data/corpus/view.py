@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.errors import printable
+from img2img_data.core.jsonl import Row
 from img2img_data.images import color, io
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
 
@@ -80,6 +81,11 @@ class ImagePair:
         uris = thumbnails(self.corpus, self.files, side=320, format="png")["images"]
         images = "".join(f'<img src="{uri}" style="margin: 2px">' for uri in uris)
         return f"<div>{images}</div><div>{escape(repr(self)[1:-1])}</div>"
+
+
+def view_row(corpus: Corpus, make: Callable[[Row], Pair], row: Row) -> ImagePair:
+    """Return the pair of a row. A function, so that workers that load images can be given it."""
+    return ImagePair(corpus, make(row))
 
 
 def rgb_of(corpus: Corpus, pair: Pair) -> tuple[NDArray[np.uint8], ...]:

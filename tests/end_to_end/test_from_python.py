@@ -150,6 +150,7 @@ def test_a_corpus_is_a_mapping_of_splits_to_pairs(home: Path) -> None:
     assert [pair.key for pair in pairs[-2:]] == [pairs[-2].key, pairs[-1].key]
     with pytest.raises(data.UsageError, match="it has train, test"):
         corpus["val"]
+    assert pickle.loads(pickle.dumps(pairs))[0].key == pairs[0].key, "for workers of a loader"
     assert len(data.open_corpus(corpus)["test"]) == len(corpus["test"]), "a corpus is a path"
 
 
