@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import cv2
 import numpy as np
@@ -22,9 +22,6 @@ from img2img_data.core.errors import Img2ImgError, Rejected, load_extra
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.degradations.base import Axes, Degradation
 from img2img_data.degradations.samples import Image, from_unit, to_unit
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 _UNSUPPORTED: Final[dict[str, str]] = {
     "FDA": "needs other images",
@@ -210,9 +207,8 @@ def _first_message(error: Exception) -> str:
 
 
 @functools.cache
-def _library() -> ModuleType:
+def _library() -> Any:
     # Before the import: it asks the network for a newer version otherwise.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     name = "albumentations"
-    library: ModuleType = load_extra(name, name, "degradation", name)
-    return library
+    return load_extra(name, name, "degradation", name)

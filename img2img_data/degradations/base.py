@@ -26,6 +26,8 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
 
 Axes = Literal["yx", "y", "x"]
+Rng = np.random.Generator | None
+"""Generator of drawn parameters; fixed ones need none."""
 
 SEEDS: Final = 1 << 53
 """Exclusive upper limit of drawn seeds: JSON readers keep every integer up to here exactly."""
@@ -60,7 +62,7 @@ def _bound(schema: dict[str, Any]) -> None:
                 number.update(bounds)
 
 
-def checked_rng(rng: np.random.Generator | None) -> np.random.Generator:
+def checked_rng(rng: Rng) -> np.random.Generator:
     """Return ``rng``; ``ValueError`` if it is None."""
     if rng is None:
         raise ValueError("a random degradation needs a generator")
@@ -100,7 +102,7 @@ class Uniform:
         """True if the range is one number."""
         return self.low == self.high
 
-    def draw(self, rng: np.random.Generator | None) -> float:
+    def draw(self, rng: Rng) -> float:
         """Return the number for one image; ``ValueError`` if a range has no generator."""
         return self.low if self.fixed else self._drawn(checked_rng(rng))
 
@@ -281,7 +283,7 @@ class Degradation(FrozenModel):
         found = ((name, getattr(self, name)) for name in type(self).model_fields)
         return {name: value for name, value in found if isinstance(value, Uniform)}
 
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, rng: Rng) -> dict[str, float]:
         """Return the parameters of one image; ``apply`` gives the same pixels for them, always.
 
         ``rng`` may be None if ``random`` is false.
@@ -291,7 +293,7 @@ class Degradation(FrozenModel):
         return drawn | self._seed(rng) if self.seeded else drawn
 
     @staticmethod
-    def _seed(rng: np.random.Generator | None) -> dict[str, float]:
+    def _seed(rng: Rng) -> dict[str, float]:
         return {"seed": int(checked_rng(rng).integers(SEEDS))}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:

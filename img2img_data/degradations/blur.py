@@ -28,6 +28,16 @@ def gaussian_kernel(sigma: float) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(), np.float32)
 
 
+def gaussian_blur(image: Image, sigma: float, axes: Axes = "yx") -> Image:
+    """Return the blurred image, along both axes or one of them."""
+    kernel = gaussian_kernel(sigma)
+    along_x, along_y = (kernel if axis in axes else _IDENTITY for axis in "xy")
+    # sepFilter2D with our own kernel: cv2.GaussianBlur quantizes the kernel of 8-bit images to
+    # fixed point, and is slower. BORDER_REFLECT is scipy's mode "reflect".
+    blurred = cv2.sepFilter2D(image, -1, along_x, along_y, borderType=cv2.BORDER_REFLECT)
+    return blurred.reshape(image.shape)
+
+
 class SeparableGaussian(Degradation):
     """Base class of Gaussian blurs of ``drawn["sigma"]`` pixels."""
 
@@ -40,12 +50,7 @@ class SeparableGaussian(Degradation):
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Blur with ``drawn["sigma"]``."""
-        kernel = gaussian_kernel(drawn["sigma"])
-        along_x, along_y = (kernel if axis in axes else _IDENTITY for axis in "xy")
-        # sepFilter2D with our own kernel: cv2.GaussianBlur quantizes the kernel of 8-bit images
-        # to fixed point, and is slower. BORDER_REFLECT is scipy's mode "reflect".
-        blurred = cv2.sepFilter2D(image, -1, along_x, along_y, borderType=cv2.BORDER_REFLECT)
-        return blurred.reshape(image.shape)
+        return gaussian_blur(image, drawn["sigma"], axes)
 
 
 class GaussianBlur(SeparableGaussian):
@@ -77,14 +82,9 @@ class RandomGaussianBlur(SeparableGaussian):
             raise ValueError("sigma_min is above sigma_max")
         return self
 
-    @property
-    def random(self) -> bool:
-        """True unless both ends are equal."""
-        return self.sigma_min < self.sigma_max
-
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
-        """Draw sigma uniformly between the two ends."""
-        return {"sigma": Uniform(self.sigma_min, self.sigma_max).draw(rng)}
+    def ranges(self) -> dict[str, Uniform]:
+        """Return sigma, uniform between the two ends."""
+        return {"sigma": Uniform(self.sigma_min, self.sigma_max)}
 
 
 class MedianFilter(Degradation):
@@ -100,8 +100,6 @@ class MedianFilter(Degradation):
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Take the median of ``drawn["size"]`` squared pixels of each channel, without rounding."""
         size = int(drawn["size"])
-        if size == 1:
-            return image.copy()
         # OpenCV's median takes squares above 5 only for uint8, and only 1, 3 or 4 channels.
         channels = 1 if image.ndim == 2 else image.shape[2]
         if (image.dtype == np.uint8 or size <= 5) and channels in {1, 3, 4}:
@@ -130,14 +128,9 @@ class Sharpen(Degradation):
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
         """Add ``amount`` times the difference to the blur, where it exceeds the threshold."""
-        kernel = gaussian_kernel(drawn["sigma"])
-
-        def blur(samples: FloatImage) -> Image:
-            result = cv2.sepFilter2D(samples, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT)
-            return result.reshape(image.shape)
-
-        halo = image - blur(image)
+        halo = image - gaussian_blur(image, drawn["sigma"])
         if drawn["threshold"] > 0:
             # The mask is blurred too: a hard one would leave seams at its border.
-            halo *= blur((np.abs(halo) * 255 > drawn["threshold"]).astype(np.float32))
+            mask = (np.abs(halo) * 255 > drawn["threshold"]).astype(np.float32)
+            halo *= gaussian_blur(mask, drawn["sigma"])
         return image + halo * np.float32(drawn["amount"])

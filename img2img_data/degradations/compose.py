@@ -16,14 +16,10 @@ import cv2
 import numpy as np
 from pydantic import Field, SkipValidation, field_serializer, model_validator
 
-from img2img_data.degradations.base import Axes, Degradation, Uniform, checked_rng, parameter
+from img2img_data.degradations import resample
+from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, checked_rng, parameter
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.noise import GaussianNoise
-from img2img_data.degradations.resample import (
-    Interpolations,
-    draw_interpolations,
-    interpolation_flags,
-)
 from img2img_data.degradations.samples import Image, from_unit, to_unit
 from img2img_data.images.io import check_pixels
 
@@ -64,13 +60,11 @@ class Composite(Degradation):
         """True if a parameter or a step is."""
         return super().random or any(step.degradation.random for step in self.steps)
 
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the parameters, then each step."""
         return super().draw(rng) | self._draw_steps(rng, range(len(self.steps)))
 
-    def _draw_steps(
-        self, rng: np.random.Generator | None, indices: Iterable[int]
-    ) -> dict[str, float]:
+    def _draw_steps(self, rng: Rng, indices: Iterable[int]) -> dict[str, float]:
         drawn: dict[str, float] = {}
         for index in indices:
             kind, degradation = self.steps[index]
@@ -135,37 +129,34 @@ class OneOf(Composite):
         """True if the branch, or anything in a branch of positive weight, is drawn."""
         branches = self._branches()
         if len(branches) == 1 and self.probability == 1:
-            return self.steps[branches[0]].degradation.random
+            return self.steps[next(iter(branches))].degradation.random
         return bool(branches)
 
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the branch (-1: none), then its parameters."""
         drawn: dict[str, float] = {"branch": self._draw_branch(rng)}
         return drawn | self._draw_steps(rng, self._order(drawn))
 
-    def _weights(self) -> tuple[float, ...]:
-        return self.weights or (1.0,) * len(self.steps)
+    def _branches(self) -> dict[int, float]:
+        """Return the steps that may be drawn: index > weight."""
+        weights = self.weights or (1.0,) * len(self.steps)
+        return {i: w for i, w in enumerate(weights) if self.probability > 0 and w > 0}
 
-    def _branches(self) -> list[int]:
-        """Return the indices of the steps that may be drawn."""
-        possible = self.probability > 0
-        return [i for i, weight in enumerate(self._weights()) if possible and weight > 0]
-
-    def _draw_branch(self, rng: np.random.Generator | None) -> int:
+    def _draw_branch(self, rng: Rng) -> int:
         branches = self._branches()
         if not branches:
             return -1
         if self.probability == 1 and len(branches) == 1:
-            return branches[0]
+            return next(iter(branches))
         rng = checked_rng(rng)
         if self.probability < 1 and rng.random() >= self.probability:
             return -1
-        at = rng.random() * sum(self._weights())
-        for index in branches:
-            at -= self._weights()[index]
+        at = rng.random() * sum(branches.values())
+        for index, weight in branches.items():
+            at -= weight
             if at < 0:
                 return index
-        return branches[-1]  # rounding errors of the sum
+        return index  # the last one after rounding errors of the sum
 
     def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
         return [] if drawn["branch"] < 0 else [int(drawn["branch"])]
@@ -179,7 +170,7 @@ class Shuffle(Composite):
         """True if there is an order to draw, or a step is random."""
         return len(self.steps) > 1 or super().random
 
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the order ("order.0" is the index of the first step), then each step as listed."""
         order = range(len(self.steps))
         permuted = checked_rng(rng).permutation(len(order)) if len(order) > 1 else order
@@ -195,9 +186,9 @@ class AtScale(Composite):
 
     scale: Uniform = parameter(0.25, gt=0.01, le=4)
     """size of each side, relative to the image; 1 is the same"""
-    down: Interpolations = ("area",)
+    down: resample.Interpolations = ("area",)
     """interpolation when shrinking; one of several is drawn per image"""
-    up: Interpolations = ("linear",)
+    up: resample.Interpolations = ("linear",)
     """interpolation when enlarging; one of several is drawn per image"""
     identity_settings: ClassVar = {"scale": 1}
     # About half the size, with drawn interpolations.
@@ -209,10 +200,10 @@ class AtScale(Composite):
         """True if the scale, an interpolation or a step is drawn."""
         return super().random or len(self.down) > 1 or len(self.up) > 1
 
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the scale, the interpolations that have a choice, then each step."""
         scale = {"scale": self.scale.draw(rng)}
-        resizing = draw_interpolations(rng, down=self.down, up=self.up)
+        resizing = resample.draw_interpolations(rng, down=self.down, up=self.up)
         return scale | resizing | self._draw_steps(rng, range(len(self.steps)))
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
@@ -224,7 +215,7 @@ class AtScale(Composite):
         scale = drawn["scale"]
         size = max(1, round(width * scale)), max(1, round(height * scale))
         check_pixels(*size, f" at {scale:g} times its size (a smaller --size needs less)")
-        down, up = interpolation_flags(drawn, down=self.down, up=self.up)
+        down, up = resample.interpolation_flags(drawn, down=self.down, up=self.up)
         first, second = (down, up) if scale <= 1 else (up, down)
         degraded = _resize(to_unit(image), size, first)
         for index in range(len(self.steps)):

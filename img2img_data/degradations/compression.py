@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Final, Literal
 
 import cv2
@@ -18,26 +17,32 @@ from img2img_data.degradations.base import Axes, Degradation, IntRange, Uniform,
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, luma, to_unit
 
 ByteImage = NDArray[np.uint8]
-Codec = Callable[[ByteImage], ByteImage]
 _MAX_WEBP_SIDE: Final = 16383  # 14 bits in the VP8 header (RFC 6386, section 9.1)
 
 
-def apply_codec(image: Image, codec: Codec) -> Image:
-    """Return an image of any depth after a codec for H x W x 1 or H x W x 3 uint8, RGB."""
-    deep = image if image.ndim == 3 else image[..., None]
-    if image.dtype != np.uint8:
-        deep = np.rint(np.clip(to_unit(image), 0, 1) * 255).astype(np.uint8)
-    if deep.shape[2] in {1, 3}:
-        coded = codec(np.ascontiguousarray(deep))
-    else:
-        channels = (np.ascontiguousarray(deep[..., c, None]) for c in range(deep.shape[2]))
-        coded = np.stack([codec(channel) for channel in channels], -1)
-    if image.dtype == np.uint8:
-        return coded.reshape(image.shape)
-    return from_unit(to_unit(coded), image)
+class Codec(Degradation):
+    """Base class of codecs. Subclasses implement ``code``."""
+
+    def code(self, pixels: ByteImage, **drawn: Any) -> ByteImage:
+        """Return an image, H x W x 1 or H x W x 3 RGB, encoded and decoded."""
+        raise NotImplementedError
+
+    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+        """Encode and decode an image of any depth; another number of channels one by one."""
+        deep = image if image.ndim == 3 else image[..., None]
+        if image.dtype != np.uint8:
+            deep = np.rint(np.clip(to_unit(image), 0, 1) * 255).astype(np.uint8)
+        if deep.shape[2] in {1, 3}:
+            coded = self.code(np.ascontiguousarray(deep), **drawn)
+        else:
+            channels = (np.ascontiguousarray(deep[..., c, None]) for c in range(deep.shape[2]))
+            coded = np.stack([self.code(channel, **drawn) for channel in channels], -1)
+        if image.dtype == np.uint8:
+            return coded.reshape(image.shape)
+        return from_unit(to_unit(coded), image)
 
 
-class JpegCompression(Degradation):
+class JpegCompression(Codec):
     """JPEG compression and back. Works in 8 bit, whatever the image's depth."""
 
     # jpeg_range of Real-ESRGAN (github.com/xinntao/Real-ESRGAN,
@@ -47,59 +52,46 @@ class JpegCompression(Degradation):
     chroma: Literal[420, 422, 444] = 420
     """resolution of the color: 420 is half both ways"""
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+    def code(self, pixels: ByteImage, **drawn: Any) -> ByteImage:
         """Encode at ``drawn["quality"]`` (libjpeg-turbo) and decode."""
-        quality, chroma = int(drawn["quality"]), str(self.chroma)
-
-        def codec(pixels: ByteImage) -> ByteImage:
-            gray = pixels.shape[2] == 1
-            space = "GRAY" if gray else "RGB"
-            data = simplejpeg.encode_jpeg(pixels, quality, space, "Gray" if gray else chroma)
-            return np.asarray(simplejpeg.decode_jpeg(data, space), np.uint8)
-
-        return apply_codec(image, codec)
+        gray = pixels.shape[2] == 1
+        space, chroma = ("GRAY", "Gray") if gray else ("RGB", str(self.chroma))
+        data = simplejpeg.encode_jpeg(pixels, int(drawn["quality"]), space, chroma)
+        return np.asarray(simplejpeg.decode_jpeg(data, space), np.uint8)
 
 
-class WebpCompression(Degradation):
+class WebpCompression(Codec):
     """Lossy WebP compression and back, also at 100. Works in 8 bit; up to 16,383 pixels a side."""
 
     quality: IntRange = parameter([30, 95], ge=1, le=100)
     """WebP quality, 1 (worst) to 100"""
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+    def code(self, pixels: ByteImage, **drawn: Any) -> ByteImage:
         """Encode at ``drawn["quality"]`` and decode; ``Rejected`` if a side is too long."""
-        if max(image.shape[:2]) > _MAX_WEBP_SIDE:
+        if max(pixels.shape[:2]) > _MAX_WEBP_SIDE:
             raise Rejected("too-many-pixels", f"WebP holds {_MAX_WEBP_SIDE} pixels a side")
-        quality = int(drawn["quality"])
-
-        def codec(pixels: ByteImage) -> ByteImage:
-            gray = pixels.shape[2] == 1
-            bgr = pixels if gray else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-            # Lossy up to 100: OpenCV turns to lossless WebP above that.
-            _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
-            mode = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
-            decoded = np.asarray(cv2.imdecode(data, mode), np.uint8)
-            return decoded if gray else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
-
-        return apply_codec(image, codec)
+        gray = pixels.shape[2] == 1
+        bgr = pixels if gray else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        # Lossy up to 100: OpenCV turns to lossless WebP above that.
+        _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, int(drawn["quality"])])
+        mode = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
+        decoded = np.asarray(cv2.imdecode(data, mode), np.uint8)
+        return decoded if gray else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
-def pillow_codec(format: str, **options: Any) -> Codec:
-    """Return the codec of a format that Pillow writes and reads."""
+def _by_pillow(pixels: ByteImage, format: str, **options: Any) -> ByteImage:
+    """Return an image after a format that Pillow writes and reads."""
     # Imported here: most corpora need no such codec.
     from PIL import Image as pillow
 
-    def codec(pixels: ByteImage) -> ByteImage:
-        file = io.BytesIO()
-        flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-        pillow.fromarray(flat).save(file, format, **options)
-        with pillow.open(file, formats=[format]) as image:
-            return np.array(image.convert("L" if flat.ndim == 2 else "RGB")).reshape(pixels.shape)
-
-    return codec
+    file = io.BytesIO()
+    flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    pillow.fromarray(flat).save(file, format, **options)
+    with pillow.open(file, formats=[format]) as image:
+        return np.array(image.convert("L" if flat.ndim == 2 else "RGB")).reshape(pixels.shape)
 
 
-class AvifCompression(Degradation):
+class AvifCompression(Codec):
     """AVIF compression (AV1 still image, 4:2:0) and back. Works in 8 bit; slower than JPEG."""
 
     quality: IntRange = parameter([20, 80], ge=0, le=100)
@@ -107,24 +99,24 @@ class AvifCompression(Degradation):
     speed: int = Field(8, ge=0, le=10)
     """speed of the encoder, 0 (best) to 10"""
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+    def code(self, pixels: ByteImage, **drawn: Any) -> ByteImage:
         """Encode at ``drawn["quality"]`` by one thread (Pillow, libavif) and decode."""
         options = {"quality": int(drawn["quality"]), "speed": self.speed, "max_threads": 1}
-        return apply_codec(image, pillow_codec("AVIF", **options))
+        return _by_pillow(pixels, "AVIF", **options)
 
 
-class Jpeg2000Compression(Degradation):
+class Jpeg2000Compression(Codec):
     """JPEG 2000 compression (irreversible 9/7 wavelet) and back. Works in 8 bit."""
 
     ratio: Uniform = parameter([10, 100, "log"], ge=1, le=1000)
     """compression ratio, bytes before to bytes after"""
 
-    def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
+    def code(self, pixels: ByteImage, **drawn: Any) -> ByteImage:
         """Encode at ``drawn["ratio"]`` (Pillow, OpenJPEG) and decode."""
         # More resolutions than the shorter side can be halved are an error of OpenJPEG.
-        halvings = min(6, 1 + int(math.log2(min(image.shape[:2]))))
+        halvings = min(6, 1 + int(math.log2(min(pixels.shape[:2]))))
         options = {"quality_layers": [drawn["ratio"]], "num_resolutions": halvings}
-        return apply_codec(image, pillow_codec("JPEG2000", irreversible=True, **options))
+        return _by_pillow(pixels, "JPEG2000", irreversible=True, **options)
 
 
 class ChromaSubsample(Degradation):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import cv2
@@ -53,12 +54,10 @@ class BellBlur(KernelBlur):
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
         """Return exp(-d^(2 beta) / 2), d the Mahalanobis distance from the center."""
-        x, beta = drawn["sigma_x"], drawn.get("beta", 1.0)
-        y = drawn.get("sigma_y", x)
+        beta, widest = drawn.get("beta", 1.0), max(drawn["sigma_x"], drawn.get("sigma_y", 0))
         # By default as far as exp(-8) of the peak, which a Gaussian reaches at 4 sigma.
-        size = int(drawn.get("size", 2 * math.ceil(max(x, y) * 16 ** (0.5 / beta)) + 1))
-        distance = _mahalanobis(min(401, size), x, y, drawn["rotation"])
-        return np.asarray(np.exp(-0.5 * distance**beta))
+        size = int(drawn.get("size", 2 * math.ceil(widest * 16 ** (0.5 / beta)) + 1))
+        return np.asarray(np.exp(-0.5 * _mahalanobis(min(401, size), drawn) ** beta))
 
 
 class AnisotropicGaussianBlur(BellBlur):
@@ -127,10 +126,7 @@ class PlateauBlur(KernelBlur):
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
         """Return 1 / (1 + d^(2 beta)), d the Mahalanobis distance from the center."""
-        x = drawn["sigma_x"]
-        y = drawn.get("sigma_y", x)
-        distance = _mahalanobis(int(drawn["size"]), x, y, drawn["rotation"])
-        return np.asarray(1 / (1 + distance ** drawn["beta"]))
+        return np.asarray(1 / (1 + _mahalanobis(int(drawn["size"]), drawn) ** drawn["beta"]))
 
 
 class MotionBlur(KernelBlur):
@@ -196,10 +192,11 @@ class SincFilter(KernelBlur):
 
 
 # ---------------------------------------------------------------------------------------- formulas
-def _mahalanobis(size: int, sigma_x: float, sigma_y: float, rotation: float) -> _Grid:
+def _mahalanobis(size: int, drawn: Mapping[str, float]) -> _Grid:
     """Return the squared distance from the center in units of the sigmas."""
-    along, across = _rotated(size, rotation)
-    return np.asarray((along / sigma_x) ** 2 + (across / sigma_y) ** 2, np.float64)
+    along, across = _rotated(size, drawn["rotation"])
+    x = drawn["sigma_x"]
+    return np.asarray((along / x) ** 2 + (across / drawn.get("sigma_y", x)) ** 2, np.float64)
 
 
 def _rotated(size: int, degrees: float) -> tuple[_Grid, _Grid]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from pydantic import Field
 
-from img2img_data.degradations.base import Degradation, Uniform, generator, parameter
+from img2img_data.degradations.base import Degradation, Rng, Uniform, generator, parameter
 from img2img_data.degradations.samples import FloatImage, Image, luma
 
 _NONE: Final = 1e-4
@@ -19,16 +19,31 @@ _NONE: Final = 1e-4
 
 
 class Noise(Degradation):
-    """Base class of noises that may be gray. Subclasses implement ``field``."""
+    """Base class of noises of ``sigma`` gray levels. Subclasses implement ``field``."""
 
     keeps_mean: ClassVar[bool] = True
     seeded: ClassVar[bool] = True
     identity_settings: ClassVar = {"sigma": 0}
 
+    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
+        """Add the noise field of ``drawn["seed"]``."""
+        if drawn["sigma"] >= _NONE:
+            gray, rng = bool(drawn.get("gray")), generator(drawn["seed"])
+            image += self.field(image, drawn["sigma"] / 255, gray, rng)
+        return image
+
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+        """Return the noise of ``image``: H x W x C, H x W x 1 if ``gray``; ``sigma`` in [0, 1]."""
+        raise NotImplementedError
+
+
+class MixedNoise(Noise):
+    """Base class of noises that may be gray."""
+
     gray: float = Field(0.0, ge=0, le=1)
     """chance that all channels get the same noise, 0 to 1"""
 
-    def draw(self, rng: Generator | None) -> dict[str, float]:
+    def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the parameters, ``gray`` (0 or 1) if its chance is neither, and the seed."""
         # Parameters, gray, seed: this order is part of the corpus format.
         drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
@@ -37,23 +52,15 @@ class Noise(Degradation):
         return drawn | self._seed(rng)
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
-        """Add the noise field of ``drawn["seed"]``."""
-        if drawn["sigma"] < _NONE:
-            return image
-        gray = bool(drawn.get("gray", self.gray)) and image.shape[2] > 1
-        image += self.field(image, drawn["sigma"] / 255, gray, generator(drawn["seed"]))
-        return image
-
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
-        """Return the noise of ``image``: H x W x C, H x W x 1 if ``gray``; ``sigma`` in [0, 1]."""
-        raise NotImplementedError
+        """Add gray noise if it was drawn, or if its chance is 1."""
+        return super().degrade(image, **{"gray": self.gray, **drawn})
 
 
 def _normal(image: FloatImage, gray: bool, rng: Generator) -> FloatImage:
     return rng.standard_normal((*image.shape[:2], 1 if gray else image.shape[2]), np.float32)
 
 
-class GaussianNoise(Noise):
+class GaussianNoise(MixedNoise):
     """Gaussian noise, independent of the image."""
 
     sigma: Uniform = parameter(10, ge=0, le=255)
@@ -64,41 +71,30 @@ class GaussianNoise(Noise):
         return _normal(image, gray, rng) * np.float32(sigma)
 
 
-class GrayNoise(Degradation):
+class GrayNoise(Noise):
     """Gaussian noise that is the same in all channels."""
-
-    keeps_mean: ClassVar[bool] = True
-    seeded: ClassVar[bool] = True
-    identity_settings: ClassVar = {"sigma": 0}
 
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise, gray levels (0 to 255)"""
 
-    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
-        """Add one noise field to all channels."""
-        image += _normal(image, True, generator(drawn["seed"])) * np.float32(drawn["sigma"] / 255)
-        return image
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+        """Return one field for all channels."""
+        return _normal(image, True, rng) * np.float32(sigma)
 
 
-class ChromaNoise(Degradation):
+class ChromaNoise(Noise):
     """Gaussian noise of the color alone: the BT.601 luma of every pixel stays the same."""
-
-    keeps_mean: ClassVar[bool] = True
-    seeded: ClassVar[bool] = True
-    identity_settings: ClassVar = {"sigma": 0}
 
     sigma: Uniform = parameter(20, ge=0, le=255)
     """standard deviation of the noise before its luma is taken out, gray levels (0 to 255)"""
 
-    def degrade(self, image: FloatImage, **drawn: Any) -> Image:
-        """Add a noise field without luma; an image without three channels has no color."""
-        if drawn["sigma"] < _NONE or image.shape[2] != 3:
-            return image
-        noise = _normal(image, False, generator(drawn["seed"])) * np.float32(drawn["sigma"] / 255)
-        return image + (noise - luma(noise))
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+        """Return a field without luma; an image without three channels has no color."""
+        noise = _normal(image, gray, rng) * np.float32(sigma)
+        return noise - luma(noise) if image.shape[2] == 3 else np.zeros_like(image)
 
 
-class SpeckleNoise(Noise):
+class SpeckleNoise(MixedNoise):
     """Speckle: Gaussian noise in proportion to the brightness."""
 
     sigma: Uniform = parameter(10, ge=0, le=255)
@@ -109,7 +105,7 @@ class SpeckleNoise(Noise):
         return _normal(image, gray, rng) * np.float32(sigma) * image
 
 
-class PoissonNoise(Noise):
+class PoissonNoise(MixedNoise):
     """Shot noise of a sensor: each sample is a count of photons, (255 / sigma)^2 of them at white.
 
     At a gray level g the standard deviation is sigma x sqrt(g / 255). Gray noise is that of the

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from img2img_data.degradations.base import Axes, Degradation, Uniform, checked_rng, parameter
+from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, checked_rng, parameter
 from img2img_data.degradations.samples import FloatImage, Image, to_dtype
 
 Interpolation = Literal["nearest", "linear", "cubic", "area", "lanczos"]
@@ -41,9 +41,7 @@ Interpolations = Annotated[
 """One or more interpolations; a recipe may write a single one as a text."""
 
 
-def draw_interpolations(
-    rng: np.random.Generator | None, **choices: tuple[Interpolation, ...]
-) -> dict[str, float]:
+def draw_interpolations(rng: Rng, **choices: tuple[Interpolation, ...]) -> dict[str, float]:
     """Return the index of a drawn interpolation for each name with more than one choice."""
     return {
         name: _NAMES.index(among[int(checked_rng(rng).integers(len(among)))])
@@ -81,7 +79,7 @@ class Resize(Degradation):
         """True if the factor or an interpolation is drawn."""
         return super().random or len(self.down) > 1 or len(self.up) > 1
 
-    def draw(self, rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the factor, and the interpolations that have a choice."""
         return super().draw(rng) | draw_interpolations(rng, down=self.down, up=self.up)
 
@@ -89,10 +87,8 @@ class Resize(Degradation):
         """Shrink by ``drawn["factor"]`` to at least one pixel a side, enlarge to the same size."""
         height, width = image.shape[:2]
         # Along one axis the other side keeps its size, so the identity matrix gives the operator.
-        small = (
-            max(1, round(width / drawn["factor"])) if "x" in axes else width,
-            max(1, round(height / drawn["factor"])) if "y" in axes else height,
-        )
+        sides = (("x", width), ("y", height))
+        small = [max(1, round(n / drawn["factor"])) if axis in axes else n for axis, n in sides]
         down, up = interpolation_flags(drawn, down=self.down, up=self.up)
         # The small image stays float32: rounding it too would round twice.
         shrunk = cv2.resize(image.astype(np.float32), small, interpolation=down)
@@ -117,13 +113,10 @@ class ChannelShift(Degradation):
         """Shift both, linearly interpolated; an image without three channels stays as it is."""
         if image.shape[2] != 3 or not (drawn["x"] or drawn["y"]):
             return image
-        height, width = image.shape[:2]
+        y, x = np.indices(image.shape[:2], np.float32)
         for channel, sign in ((0, -1), (2, 1)):
-            y, x = np.indices((height, width), np.float32)
-            x += np.float32(sign * drawn["x"])
-            y += np.float32(sign * drawn["y"])
             plane = np.ascontiguousarray(image[..., channel])
-            image[..., channel] = cv2.remap(
-                plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )
+            at_x, at_y = (np.add(a, np.float32(sign * drawn[n])) for a, n in ((x, "x"), (y, "y")))
+            moved = cv2.remap(plane, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            image[..., channel] = moved
         return image
