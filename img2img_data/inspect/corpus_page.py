@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -83,24 +84,21 @@ def write_corpus_page(
         raise no_split(opened, split)
     splits = (split,) if split else opened.splits
     size, stated = max(MAX_READ, limit), sum(opened.kept.values())
-    found, pairs = statistics.count_corpus(
-        opened, splits, size, seed, lambda rows: progress(0, min(stated, size))
-    )
+    reading = partial(progress, 0, min(stated, size))
+    found, pairs = statistics.count_corpus(opened, splits, size, seed, reading)
     # An image is read for its difference, for its thumbnail, or for both: it counts once.
     paired = opened.kind == "paired"
     steps = len(pairs) * paired + min(limit, len(pairs))
     done = itertools.count(1)
 
-    def count_image() -> None:
-        progress(next(done) * len(pairs) // steps, len(pairs))
+    def counted(items: Sequence[T]) -> Iterator[T]:
+        for item in items:
+            yield item
+            progress(next(done) * len(pairs) // steps, len(pairs))
 
-    if paired:
-        cards = _paired_cards(opened, pairs, limit, count_image)
-    else:
-        cards = _domain_cards(pairs, limit)
-    controls = _controls(found, cards)
+    cards = _paired_cards(opened, counted(pairs), limit) if paired else _domain_cards(pairs, limit)
+    controls, (side, quality) = _controls(found, cards), _fineness(opened, cards)
     text = _render(
-        "show.html",
         name=printable(opened.root.resolve().name),
         corpus=opened,
         splits=splits,
@@ -108,7 +106,10 @@ def write_corpus_page(
         sampled=len(pairs),
         rejected_file=REJECTED_FILE if (opened.root / REJECTED_FILE).is_file() else "",
         meanings=REASONS,
-        cards=_card_views(opened, cards, controls, count_image),
+        cards=[
+            _card_texts(card, controls) | thumbnails(opened, card.pair, side, "webp", quality)
+            for card in counted(cards)
+        ],
         controls=controls,
         sections=list(_sections(found)),
         recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
@@ -133,18 +134,13 @@ def _sections(found: statistics.CorpusStatistics) -> Iterator[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------------ cards
-def _paired_cards(
-    corpus: Corpus, pairs: Sequence[Pair], limit: int, count_image: Callable[[], None]
-) -> list[Card]:
-    measured = []
-    for pair in pairs:
-        measured.append((_difference(corpus, pair), pair))
-        count_image()
+def _paired_cards(corpus: Corpus, pairs: Iterable[Pair], limit: int) -> list[Card]:
+    measured = ((_difference(corpus, pair), pair) for pair in pairs)
     ranked = sorted(measured, key=lambda m: (-m[0], m[1].split, m[1].key))
     half = (min(limit, len(ranked)) + 1) // 2
     rest = sorted(ranked[half:], key=lambda m: (m[1].split, m[1].key))
-    cards = [Card(pair, "worst", difference) for difference, pair in ranked[:half]]
-    return cards + [Card(pair, "typical", d) for d, pair in _evenly(rest, limit - half)]
+    worst = [Card(pair, "worst", difference) for difference, pair in ranked[:half]]
+    return worst + [Card(pair, "typical", d) for d, pair in _evenly(rest, limit - half)]
 
 
 def _domain_cards(pairs: Sequence[Pair], limit: int) -> list[Card]:
@@ -184,10 +180,8 @@ def _facts(pair: Pair) -> dict[str, str]:
     return {"split": pair.split, **facts}
 
 
-def _card_views(
-    corpus: Corpus, cards: Sequence[Card], controls: Controls, count_image: Callable[[], None]
-) -> list[dict[str, Any]]:
-    """Return the contents of each card, with thumbnails as fine as keeps the page small."""
+def _fineness(corpus: Corpus, cards: Sequence[Card]) -> tuple[int, int]:
+    """Return side and quality of thumbnails as fine as keeps the page small."""
     # A few cards show how large the page gets; encoding all of them several times would be slow.
     some = _evenly(cards, PROBED)
     for side, quality in THUMBNAILS:
@@ -195,12 +189,7 @@ def _card_views(
         size = sum(map(len, itertools.chain.from_iterable(probes)))
         if size * len(cards) <= IMAGE_BYTES * len(some):
             break
-    views = []
-    for card in cards:
-        texts = _card_texts(card, controls)
-        views.append(card._asdict() | texts | thumbnails(corpus, card.pair, side, "webp", quality))
-        count_image()
-    return views
+    return side, quality
 
 
 def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
@@ -212,7 +201,7 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
     selects = [name for name, _ in controls.selects]
     if "kind" in selects and "kind" in facts:
         drawn.insert(0, ("kind", facts["kind"]))
-    return {
+    return card._asdict() | {
         "key": printable(card.pair.key),
         "source": printable(str(row.get("source") or card.pair.key)),
         "drawn": drawn,
@@ -231,7 +220,7 @@ def _difference(corpus: Corpus, pair: Pair) -> float:
     return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
 
 
-def _render(template: str, **content: Any) -> str:
+def _render(**content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -244,4 +233,4 @@ def _render(template: str, **content: Any) -> str:
     # The content security policy allows the one script with this digest, so injected ones cannot
     # run.
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
-    return environment.get_template(template).render(**content)
+    return environment.get_template("show.html").render(**content)

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, printable
@@ -23,6 +22,7 @@ from img2img_data.similarity.duplicates import EXACT, copies_across_splits
 from img2img_data.similarity.perceptual_hash import FingerprintFile, Fingerprints, fingerprint
 
 NumberedPath = tuple[int, Path]
+NumberedRecord = tuple[int, bytes]
 
 
 @dataclass(slots=True)
@@ -62,17 +62,15 @@ def find_leaks(
     problems = list[Problem]()
     done, total = 0, sum(len(images.files) for images in sides)
     for images in sides:
-        splits = np.repeat(np.array(images.split_at, np.uint8), images.turns)
         with (
             tempfile.TemporaryDirectory() as folder,
-            FingerprintFile(Path(folder) / "p", len(splits)) as file,
+            FingerprintFile(Path(folder) / "p", len(images.files) * images.turns) as file,
         ):
             for place, data in _fingerprints(corpus, images, jobs):
                 file.write(place * images.turns, data)
                 done += 1
                 progress(done, total)
-            prints = file.load()
-            problems += _leaks(images, prints, splits, distance)
+            problems += _leaks(images, file.load(), distance)
     if problems:
         return problems, []
     several = len(corpus.splits) > 1
@@ -101,20 +99,18 @@ def _compared(corpus: Corpus, turns: int) -> Iterator[ComparedImages]:
 
 
 # ---------------------------------------------------------------------------------- fingerprints
-def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator[tuple[int, bytes]]:
+def _fingerprints(corpus: Corpus, images: ComparedImages, jobs: int) -> Iterator[NumberedRecord]:
     def path_at(place: int) -> NumberedPath:
         return place, corpus.root / images.files[place].decode("utf-8", "surrogatepass")
 
-    def lost(task: NumberedPath, reason: str) -> tuple[int, bytes]:
+    def lost(task: NumberedPath, reason: str) -> NumberedRecord:
         return task[0], fingerprint(None) * images.turns
 
     work = functools.partial(fingerprint_image, corpus, images.half, images.turns)
     return LocalPool(work, path_at, lost, jobs).run(range(len(images.files)))
 
 
-def fingerprint_image(
-    corpus: Corpus, half: str, turns: int, task: NumberedPath
-) -> tuple[int, bytes]:
+def fingerprint_image(corpus: Corpus, half: str, turns: int, task: NumberedPath) -> NumberedRecord:
     """Return the number and the fingerprints of an image, empty ones if it is unreadable.
 
     ``half``: left or right for one half of the image. Lab images are compared by L. The fingerprint
@@ -135,9 +131,8 @@ def fingerprint_image(
 
 
 # ---------------------------------------------------------------------------------------- results
-def _leaks(
-    images: ComparedImages, prints: Fingerprints, splits: NDArray[np.uint8], distance: int
-) -> Iterator[Problem]:
+def _leaks(images: ComparedImages, prints: Fingerprints, distance: int) -> Iterator[Problem]:
+    splits = np.repeat(np.array(images.split_at, np.uint8), images.turns)
     side = f" ({images.side})" if images.side else ""
     for place, other, bits in copies_across_splits(prints, splits, distance, images.turns):
         at, turn = divmod(other, images.turns)

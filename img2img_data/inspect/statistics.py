@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ class CorpusStatistics:
 def _values(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """Yield (section, name, value) of all that is counted."""
     if row.get("kind"):
-        yield "drawn", "kind", str(row["kind"])
+        yield "drawn", "kind", row["kind"]
     for section in ("tags", "drawn", "measured"):
         yield from ((section, *item) for item in values_of(row, section))
     for name in ("width", "height"):
@@ -64,16 +64,12 @@ def _values(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def count_corpus(
-    corpus: Corpus,
-    splits: tuple[str, ...],
-    limit: int,
-    seed: int = 0,
-    progress: Callable[[int], None] = lambda rows: None,
+    corpus: Corpus, splits: Sequence[str], limit: int, seed: int, progress: Callable[[], None]
 ) -> tuple[CorpusStatistics, list[Pair]]:
     """Read every row of some splits once; return the statistics and a sample of ``limit`` pairs.
 
     Each split, and each domain, has a share of the sample by its size, but at least a twentieth.
-    ``progress`` is called now and then with the number of rows read.
+    ``progress`` is called now and then.
     """
     found, samples = CorpusStatistics(), dict[tuple[str, str], list[tuple[int, int, Pair]]]()
     for split in splits:
@@ -84,7 +80,7 @@ def count_corpus(
             found.add(part, pair.row)
             rows = found.counts.total()
             if rows % 1000 == 0:
-                progress(rows)
+                progress()
             heap = samples.setdefault(part, [])
             key = pair.key.encode("utf-8", "surrogatepass")
             # Negative, for the root of the heap must be the largest hash; ``rows`` breaks ties.

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Rejected, printable
-from img2img_data.core.jsonl import count_rows, iter_rows
+from img2img_data.core.jsonl import Row, count_rows, iter_rows
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
 from img2img_data.corpus.reader import Corpus, open_corpus, pair_of, reason_of, stated_corpus
 from img2img_data.images import io
@@ -97,12 +97,11 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
         row_groups, names = array("Q"), array("Q")
         for row in iter_rows(manifest):
             row_groups.append(_hash(_group_of(row)))
-            problems = list(_incomplete(manifest.parent.name, row, columns))
+            problems = _incomplete(manifest.parent.name, row, columns)
             for column in columns_of(row):
                 names.append(_hash(row[column]))
                 report.images += 1
-                problem = _file_problem(manifest.parent, row, column, corpus, quick)
-                problems += [problem] if problem else []
+                problems += _file_problems(manifest.parent, row, column, corpus, quick)
             if corpus.color == "lab" and not (quick or problems):
                 corpus.read(pair_of(manifest.parent, row))  # raises if the corpus is not Lab
             report.problems += problems
@@ -190,11 +189,10 @@ def _columns_of(corpus: Corpus) -> tuple[str, ...]:
     return ("key", "file_name") if combined else ("key", "input_file_name", "target_file_name")
 
 
-def _incomplete(split: str, row: Mapping[str, Any], columns: tuple[str, ...]) -> Iterator[Problem]:
-    name = f"{split}/{row.get('key', '')}"
+def _incomplete(split: str, row: Row, columns: tuple[str, ...]) -> list[Problem]:
     lacking = [column for column in columns if not row.get(column)]
-    if lacking:
-        yield "incomplete", name, f"has no {', '.join(lacking)}"
+    name, detail = f"{split}/{row.get('key', '')}", f"has no {', '.join(lacking)}"
+    return [("incomplete", name, detail)] if lacking else []
 
 
 def _hash(text: str) -> int:
@@ -206,7 +204,7 @@ def _repeated(hashes: NDArray[np.uint64]) -> set[int]:
     return set(map(int, known[counts > 1]))
 
 
-def _group_of(row: Mapping[str, Any]) -> str:
+def _group_of(row: Row) -> str:
     # Without a group the source counts: crops of one photo belong in one split. The domain joins
     # it, because A and B are two folders that may have equal paths.
     tags = row.get("tags") or {}
@@ -259,31 +257,31 @@ def _images_in(folder: Path) -> Iterator[str]:
                     yield prefix + entry.name
 
 
-def _file_problem(
-    folder: Path, row: Mapping[str, Any], column: str, corpus: Corpus, quick: bool
-) -> Problem | None:
-    """Return the problem of one file that a row names, None if there is none."""
+def _file_problems(
+    folder: Path, row: Row, column: str, corpus: Corpus, quick: bool
+) -> list[Problem]:
+    """Return the problem of one file that a row names, [] if there is none."""
     path, name = inside(folder, row[column]), f"{folder.name}/{row[column]}"
     # A broken link exists: it is reported as unreadable, not as missing.
     if not os.path.lexists(path):
-        return "missing", name, ""
+        return [("missing", name, "")]
     if quick:
-        return None
+        return []
     try:
         data = io.read_bytes(path)
         # Nothing is converted: depth and channels are compared as they are stored.
         image = io.decode(data, io.ReadPolicy(depth="keep", channels="keep"))
     except Rejected as rejected:
-        return "unreadable", name, reason_of(rejected)
+        return [("unreadable", name, reason_of(rejected))]
     width, height = image.size
     size = (row.get("width", 0) * (2 if corpus.layout == "combined" else 1), row.get("height", 0))
     if (width, height) != size:
-        return "size", name, f"{width}x{height}, not {size[0]}x{size[1]}"
+        return [("size", name, f"{width}x{height}, not {size[0]}x{size[1]}")]
     bits = 8 * image.pixels.itemsize
     channels = 1 if image.pixels.ndim == 2 else image.pixels.shape[2]
     expected = corpus.channels["input" if column.startswith("input") else "target"]
     if (bits, channels) != (corpus.bits, expected):
-        return "samples", name, f"{bits} bit x {channels}, not {corpus.bits} bit x {expected}"
+        return [("samples", name, f"{bits} bit x {channels}, not {corpus.bits} bit x {expected}")]
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
-        return "changed", name, ""
-    return None
+        return [("changed", name, "")]
+    return []

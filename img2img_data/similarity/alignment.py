@@ -94,7 +94,8 @@ def measure_shift(first: Pixels, second: Pixels) -> Shift:
     if min(first.shape[:2]) < MIN_SIDE:
         return Shift(0.0, 0.0, 1.0)
     scale = min(1.0, MAX_SIDE / max(first.shape[:2]))
-    fits = _correlation(*(_spectrum(_scaled(p, scale)) for p in (first, second)))
+    by = {"fx": scale, "fy": scale, "interpolation": cv2.INTER_AREA}
+    fits = _correlation(*(_spectrum(cv2.resize(p, None, **by)) for p in (first, second)))
     top, left = np.unravel_index(int(fits.argmax()), fits.shape)
     peak = float(fits[top, left])
     if peak <= 0:
@@ -107,12 +108,6 @@ def measure_shift(first: Pixels, second: Pixels) -> Shift:
     x, y = (v - n if v > n / 2 else v for v, n in ((x, width), (y, height)))
     doubt = max(0.0, float(around.max()) / peak)
     return Shift(round(x / scale, 2) + 0.0, round(y / scale, 2) + 0.0, round(doubt, 3))
-
-
-def _scaled(pixels: Pixels, scale: float) -> Pixels:
-    if scale == 1.0:
-        return pixels
-    return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def _spectrum(pixels: Pixels) -> Plane:

@@ -27,6 +27,8 @@ _MAX_CONFIRMED: Final = 256
 
 Places = NDArray[np.int64]
 """Positions of images in their set."""
+_Probe = tuple[int, Places, Places]
+"""A band, and for each query the start and the number of the hashes to compare."""
 
 
 # ------------------------------------------------------------------------------------------- search
@@ -64,19 +66,15 @@ class HashIndex:
             first, second = pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)
             yield first.astype(np.int64), second.astype(np.int64)
 
-    def _probes(
-        self, queries: Words, band: int, distance: int
-    ) -> Iterator[tuple[int, Places, Places]]:
-        """Yield (band, start, count) of the hashes that share a band, or all but one bit of it."""
+    def _probes(self, queries: Words, band: int, distance: int) -> Iterator[_Probe]:
+        """Yield the hashes that share a band, or all but one bit of it."""
         starts = self._starts[band]
         flips = [0, *(1 << b for b in range(BANDS[band][1]))] if distance >= len(BANDS) else [0]
         for flip in flips:
             part = (_band(queries, band) ^ np.uint16(flip)).astype(np.int64)
             yield band, starts[part], starts[part + 1] - starts[part]
 
-    def _compare(
-        self, queries: Words, rows: Places, distance: int, probe: tuple[int, Places, Places]
-    ) -> Words:
+    def _compare(self, queries: Words, rows: Places, distance: int, probe: _Probe) -> Words:
         band, starts, counts = probe
         count = counts[rows]
         query = np.repeat(rows, count)
@@ -190,9 +188,7 @@ def _confirmed(prints: Fingerprints, place: int, others: Places) -> Iterator[tup
         yield from zip(map(int, others[order[good]]), map(int, bits[order[good]]), strict=True)
 
 
-def _grouped(
-    heads: NDArray[np.integer[Any]], places: Places, least: int = 1
-) -> Iterator[tuple[int, Places]]:
+def _grouped(heads: NDArray[Any], places: Places, least: int = 1) -> Iterator[tuple[int, Places]]:
     """Yield (head, its places in order) for each head with at least ``least`` places."""
     order = np.argsort(heads, kind="stable")
     names, starts, counts = np.unique(heads[order], return_index=True, return_counts=True)

@@ -164,7 +164,7 @@ def test_a_sample_is_even_and_has_every_split(tmp_path: Path) -> None:
     fake_rows(corpus, "train", 4000)
     fake_rows(corpus, "test", 40)
     opened = open_corpus(corpus, rows=False)
-    counted, sample = count_corpus(opened, opened.splits, 200)
+    counted, sample = count_corpus(opened, opened.splits, 200, 0, lambda: None)
     assert counted.counts == {("train", ""): 4000, ("test", ""): 40}
     places = [int(e.key[-5:]) for e in sample if e.split == "train"]
     assert 150 <= len(places) <= 200
