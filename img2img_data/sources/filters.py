@@ -1,8 +1,8 @@
 """Filters of selections: by the tags of an image, or by its pixels.
 
-A filter is a frozen model. ``check(image, tags)`` raises ``Rejected`` with the filter's one
-``reason``, or returns nothing. A filter that only uses tags (``reads_pixels`` is false) is called
-with ``None`` before the image is read, so a rejected image costs no decoding.
+A filter is a frozen model. ``check_tags`` or ``check_image`` raises ``Rejected`` with the filter's
+one ``reason``, or returns nothing. Tags are checked before the image is read, so an image that they
+reject costs no decoding.
 
 To add a filter, write a model and add a row to ``FILTERS``. The order of ``FILTERS`` is the
 precedence of the reasons: an image that fails several filters is counted under the first of them.
@@ -36,14 +36,15 @@ MAX_TONE: Final = 40.0
 
 
 class Filter(FrozenModel):
-    """Base class of filters: frozen settings, one reason, and ``check``."""
+    """Base class of filters: frozen settings, one reason, and a check of tags or of the image."""
 
     reason: ClassVar[str]
-    reads_pixels: ClassVar[bool] = True
 
-    def check(self, image: DecodedImage | None, tags: Tags) -> None:
-        """Raise ``Rejected`` if the image fails. ``image`` may be None unless ``reads_pixels``."""
-        raise NotImplementedError
+    def check_tags(self, tags: Tags) -> None:
+        """Raise ``Rejected`` if an image with these tags fails."""
+
+    def check_image(self, image: DecodedImage) -> None:
+        """Raise ``Rejected`` if the image fails."""
 
 
 class NoFace(Filter):
@@ -54,11 +55,10 @@ class NoFace(Filter):
     """
 
     reason: ClassVar[str] = "no-face"
-    reads_pixels: ClassVar[bool] = False
     min_face_score: float = Field(0.0, allow_inf_nan=False)
     """lowest score of the face detector; images without a face are left out"""
 
-    def check(self, image: DecodedImage | None, tags: Tags) -> None:
+    def check_tags(self, tags: Tags) -> None:
         """Compare the tag with the lowest score."""
         if "face_score" not in tags:
             return
@@ -73,9 +73,8 @@ class NoGender(Filter):
     """Reject images of people whose tag ``gender`` is neither "male" nor "female"."""
 
     reason: ClassVar[str] = "no-gender"
-    reads_pixels: ClassVar[bool] = False
 
-    def check(self, image: DecodedImage | None, tags: Tags) -> None:
+    def check_tags(self, tags: Tags) -> None:
         """Check the tag."""
         if tags.get("gender") not in {"male", "female"}:
             raise Rejected(self.reason, "the list does not give it")
@@ -88,9 +87,9 @@ class MinSide(Filter):
     min_side: int = Field(2, ge=1)
     """shortest side an image may have, pixels"""
 
-    def check(self, image: DecodedImage | None, tags: Tags) -> None:
+    def check_image(self, image: DecodedImage) -> None:
         """Compare the shorter side, in pixels, with the limit."""
-        width, height = _not_none(image).size
+        width, height = image.size
         if min(width, height) < self.min_side:
             raise Rejected(self.reason, f"{width}x{height}, shorter side below {self.min_side}")
 
@@ -127,9 +126,9 @@ class Gray(Filter):
     gray_tolerance: float = Field(2.65, gt=0, le=20)
     """largest color deviation from one tone in a gray image, CIELAB units"""
 
-    def check(self, image: DecodedImage | None, tags: Tags) -> None:
+    def check_image(self, image: DecodedImage) -> None:
         """Compare the spread of the colors around the one tone with the tolerance."""
-        spread, chroma = tone_spread(_not_none(image).pixels)
+        spread, chroma = tone_spread(image.pixels)
         if spread <= self.gray_tolerance and chroma <= MAX_TONE:
             raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} beside its one tone")
 
@@ -169,20 +168,16 @@ def _samples(pixels: Pixels) -> NDArray[np.float32]:
     return np.ascontiguousarray(color.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
 
 
-def _not_none(image: DecodedImage | None) -> DecodedImage:
-    if image is None:
-        raise TypeError("this filter needs the image")
-    return image
-
-
 def apply_filters(filters: Iterable[Filter], tags: Tags, image: DecodedImage | None = None) -> None:
-    """Apply the filters that read the image, or those that need none if there is no image.
+    """Check the image, or the tags if there is none yet.
 
-    Raises the first one's ``Rejected``.
+    Raises ``Rejected`` of the first filter that it fails.
     """
     for one in filters:
-        if one.reads_pixels == (image is not None):
-            one.check(image, tags)
+        if image is None:
+            one.check_tags(tags)
+        else:
+            one.check_image(image)
 
 
 FILTERS: Final[dict[str, type[Filter]]] = {

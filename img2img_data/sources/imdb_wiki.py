@@ -80,10 +80,6 @@ def _tags_of(columns: Mapping[str, Sequence[Any]], row: int, path: bytes) -> Tag
     return {"person": storable(person) if person else number.decode(), **numbers}
 
 
-def _gender(value: float) -> str | None:
-    return {1.0: "male", 0.0: "female"}.get(value)
-
-
 def _birth(value: float) -> str | None:
     # MATLAB counts days from the year 0, Python from 0001-01-01, which is MATLAB's day 367.
     day = value - 366
@@ -92,19 +88,15 @@ def _birth(value: float) -> str | None:
     return datetime.date.fromordinal(int(day)).isoformat()
 
 
-def _year(value: float) -> int | None:
-    return int(value) if 1 <= value <= 9999 else None
-
-
 def _score(value: float) -> float | None:
     # A face that was not found has the score -Inf, a second one NaN.
     return round(value, 6) if math.isfinite(value) else None
 
 
 _NUMBERS: Final[Mapping[str, tuple[str, Callable[[float], Any]]]] = {
-    "gender": ("gender", _gender),
+    "gender": ("gender", {1.0: "male", 0.0: "female"}.get),
     "dob": ("birth", _birth),
-    "photo_taken": ("photo_taken", _year),
+    "photo_taken": ("photo_taken", lambda year: int(year) if 1 <= year <= 9999 else None),
     "face_score": ("face_score", _score),
     "second_face_score": ("second_face_score", _score),
 }

@@ -285,8 +285,7 @@ def _template(template: str, option: str) -> Identify:
     if not others:
         raise UsageError("option", option, "has no {id}", "write it as in '{id}-sz1.jpg'")
     if unknown:
-        hint = "only {id} is a placeholder"
-        raise UsageError("option", option, f"has {unknown[0]}", hint)
+        raise UsageError("option", option, f"has {unknown[0]}", "only {id} is a placeholder")
     after = "(?P=id)".join(map(re.escape, others))
     return _regex(f"{re.escape(before)}(?P<id>.+){after}", option)
 

@@ -20,6 +20,7 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, Final
 
@@ -98,7 +99,7 @@ class FolderTags:
                         column.append(value)
                     if len(self.names) < MAX_TAGS:
                         self.names.update(tags_of(row))
-        except (OSError, Rejected) as error:
+        except (OSError, Rejected, csv.Error) as error:
             why = error.args[-1] or "not a regular file"
             self.faults.append(f"'{shown}' was not read: {why}")
         if damaged:
@@ -155,10 +156,9 @@ def _rows(file: BinaryIO, columns: Sequence[str], hashed: Any) -> Iterator[tuple
 
 def _row_at(file: BinaryIO, offset: int, columns: Sequence[str]) -> _Row | None:
     file.seek(offset)
-    try:
+    with suppress(OSError, csv.Error):
         return next(_parsed(_lines(file), columns), None)
-    except OSError:
-        return None
+    return None
 
 
 def _lines(file: BinaryIO, hashed: Any = None) -> Iterator[bytes]:
@@ -191,7 +191,4 @@ def parse_row(line: str | bytes) -> _Row | None:
 
 
 def _cells(lines: Iterable[bytes]) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(line.decode("utf-8", "replace") for line in lines)
-    except csv.Error as error:
-        raise OSError(0, str(error)) from None
+    return csv.reader(line.decode("utf-8", "replace") for line in lines)

@@ -39,7 +39,7 @@ def places(out: Path) -> dict[str, str]:
 
 def expected(out: Path) -> set[tuple[str, str]]:
     """Return (split/key, earlier split with a copy); keys with equal numbers are copies."""
-    order, where = ["train", "test", "val"], places(out)
+    order, where = ["train", "val", "test"], places(out)
     pairs = set()
     for key, split in where.items():
         for other, there in where.items():
