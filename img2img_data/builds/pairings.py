@@ -18,6 +18,7 @@ from img2img_data.builds.pairs import Degrade, DrawnPair, Pairing
 from img2img_data.core.errors import Rejected
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace
+from img2img_data.degradations.base import Rng, checked_rng
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images.color import lab_to_rgb, outside_srgb, rgb_to_lab
@@ -123,7 +124,7 @@ class Blank(Pairing):
         """True if the position or the noise is drawn."""
         return self.where == "random" or self.fill == "noise"
 
-    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:
         """Draw the position, uniformly, then the seed of the noise."""
         height, width = images[0].shape[:2]
         hole_width, hole_height = (max(1, round(self.share * side)) for side in (width, height))
@@ -157,10 +158,8 @@ class Blank(Pairing):
         return white if self.fill == "white" else (white + 1) // 2
 
 
-def _below(rng: np.random.Generator | None, count: int) -> int:
-    if rng is None:
-        raise ValueError("a random pairing needs a generator")
-    return int(rng.integers(count))
+def _below(rng: Rng, count: int) -> int:
+    return int(checked_rng(rng).integers(count))
 
 
 class Edges(Pairing):
@@ -187,7 +186,7 @@ class Edges(Pairing):
             raise ValueError("low is above high")
         return self
 
-    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:
         """Return the thresholds in units of OpenCV's 3 x 3 Sobel operator: 4 per gray level."""
         low, high = self.low, self.high
         if low is None or high is None:

@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal
 
 from img2img_data.builds import pairings, pairs
 from img2img_data.builds.pairs import BuildSettings, CorpusJob, encode_image, read_sources
-from img2img_data.builds.selection import SELECTION_FILE, field_of
+from img2img_data.builds.selection import SELECTION_FILE, field_of, first_columns
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT
 from img2img_data.images.io import note_columns
 from img2img_data.images.pixels import Fit, ReadPolicy
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
-from img2img_data.runner.run import FolderBuild, checked_by, source_columns
+from img2img_data.runner.run import FolderBuild, checked_by
 
 
 class ResizeSettings(FrozenModel):
@@ -46,11 +46,7 @@ def resize_image(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     content, extension = encode_image(source.pixels, [source], format, quality)
     name = f"{task.key}.{extension}"
     write_file(job.out, name, content)
-    row: dict[str, Any] = {
-        "file_name": name,
-        **source_columns(task.sources[0]),
-        "tags": dict(task.tags),
-    }
+    row = first_columns(name, task)
     (height, width), old = source.pixels.shape[:2], source.image.size
     row |= {"width": width, "height": height, "source_width": old[0], "source_height": old[1]}
     row |= {**note_columns(source.image), "source_sha256": source.sha256}

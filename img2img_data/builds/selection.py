@@ -30,10 +30,12 @@ from img2img_data.sources import filters
 from img2img_data.sources.filters import Filter
 
 SELECTION_FILE: Final = "selection.json"
-EXPECTED_REASONS: Final = frozenset(
-    {*(f.reason for f in filters.FILTERS.values()), "missing", "duplicate"}
-)
-"""Reasons for which a selection is made; they do not count as bad images."""
+
+
+def expected_reasons(command: object) -> frozenset[str]:
+    """Return the reasons for which a command leaves images out; those are not bad images."""
+    reasons = frozenset(f.reason for f in filters.FILTERS.values()) | {"missing", "duplicate"}
+    return reasons if command in {"wiki", "select"} else frozenset()
 
 
 def field_of(model: type[BaseModel], name: str) -> Any:
@@ -99,13 +101,14 @@ def copy_image(job: SelectJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     extension = os.path.splitext(os.fsdecode(task.sources[0]))[1]
     name = task.key if task.key.endswith(extension) else task.key + extension
     write_file(job.out, f"{folder}/{name}", data)
-    row: dict[str, Any] = {
-        "file_name": name,
-        **source_columns(task.sources[0]),
-        "tags": dict(task.tags),
-    }
-    row |= {"width": image.size[0], "height": image.size[1], **io.note_columns(image)}
+    size = {"width": image.size[0], "height": image.size[1]}
+    row = {**first_columns(name, task), **size, **io.note_columns(image)}
     return folder, {**row, "sha256": sha256(data).hexdigest()}
+
+
+def first_columns(name: str, task: ImageTask) -> dict[str, Any]:
+    """Return the first columns of the row of an image that was written as ``name``."""
+    return {"file_name": name, **source_columns(task.sources[0]), "tags": dict(task.tags)}
 
 
 def _read(job: SelectJob, task: ImageTask) -> tuple[bytes, io.DecodedImage]:

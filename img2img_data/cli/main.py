@@ -97,14 +97,10 @@ def group() -> None:
     """
 
 
-def _exit_by_signal(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
 def _catch_signals() -> None:
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _exit_by_signal)
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
 
 
 def _report_thread_failure(args: threading.ExceptHookArgs) -> None:

@@ -48,10 +48,14 @@ SHOWN_LINES: Final = 12
 """First and last lines of a step that a dry run shows, if it has more than twice as many."""
 
 
+Steps = tuple[dict[str, dict[str, Any]], ...]
+"""Steps as a recipe has them, each {command: settings}."""
+
+
 class Smoke(FrozenModel):
     """The small size of a recipe; img2img-train reads its section ``run``."""
 
-    corpus: tuple[dict[str, dict[str, Any]], ...] = ()
+    corpus: Steps = ()
     """steps of img2img-data build --smoke; default: those of the recipe"""
     run: dict[str, Any] = Field(default={})
     """settings of img2img-train --smoke, which override those of the recipe"""
@@ -64,7 +68,7 @@ class Recipe(FrozenModel):
     """name of the experiment"""
     about: str = ""
     """purpose of the experiment, in one sentence"""
-    corpus: tuple[dict[str, dict[str, Any]], ...] = ()
+    corpus: Steps = ()
     """steps of img2img-data build, in order, each {command: settings}"""
     degradation: Any = None
     """a pipeline of degradations: for degrade steps without one, and degrade --recipe"""
@@ -117,9 +121,7 @@ def load_recipe(path: Path, smoke: bool = False) -> tuple[RecipeStep, ...]:
     return small if smoke and small else full
 
 
-def _read_steps(
-    chain: Sequence[Mapping[str, Mapping[str, Any]]], degradation: Any, place: Place
-) -> tuple[RecipeStep, ...]:
+def _read_steps(chain: Steps, degradation: Any, place: Place) -> tuple[RecipeStep, ...]:
     steps: list[RecipeStep] = []
     for number, entry in enumerate(chain, 1):
         here = place.below(str(number - 1))
@@ -166,7 +168,7 @@ def forecast_recipe(steps: Sequence[RecipeStep], echo: Echo) -> int:
     for step in steps:
         echo(step.line)
         lines = [_describe_settings(step)]
-        sources = list(_earlier_outputs(step, steps))
+        sources = list(_needs(step, steps))
         lines += [_describe_source(source, earlier) for source, earlier in sources]
         # Sources that earlier steps have yet to write cannot be counted.
         if all(_is_complete(earlier) for _, earlier in sources):
@@ -189,11 +191,10 @@ def forecast_recipe(steps: Sequence[RecipeStep], echo: Echo) -> int:
 
 
 def _describe_settings(step: RecipeStep) -> str:
-    texts = {key: printable(str(value)) for key, value in step.settings.items()}
-    shown = (
-        f"{key}={text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + '…'}"
-        for key, text in texts.items()
-    )
+    shown = []
+    for key, value in step.settings.items():
+        text = printable(str(value))
+        shown.append(f"{key}={text[:MAX_SHOWN]}" + "…" * (len(text) > MAX_SHOWN))
     return f"settings: {', '.join(shown) or 'the defaults'}"
 
 
@@ -205,9 +206,7 @@ def _describe_source(source: Path, earlier: RecipeStep) -> str:
     return f"reads '{name}', made by step {earlier.number} ({earlier.name}), which {state}{missing}"
 
 
-def _earlier_outputs(
-    step: RecipeStep, steps: Sequence[RecipeStep]
-) -> Iterator[tuple[Path, RecipeStep]]:
+def _needs(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[tuple[Path, RecipeStep]]:
     """Yield each source of a step inside the output of an earlier one, with that step."""
     for source in step.paths[:-1]:
         for earlier in steps[: step.number - 1]:

@@ -212,8 +212,8 @@ def run_step(
     call = StepCall(name, paths, settings, progress, echo)
     max_bad = call.get(RunSettings).max_bad
     report = STEPS[name].run(call)
-    expected = selection.EXPECTED_REASONS if name in {"wiki", "select"} else frozenset[str]()
-    return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
+    unmatched_ok = bool(settings.get("allow_unpaired"))
+    return report, report.exit_code(max_bad, selection.expected_reasons(name), unmatched_ok)
 
 
 def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTIONS) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -184,20 +184,20 @@ class RowFile(Sequence[ItemT], Generic[ItemT]):
 
 
 def open_rows(
-    path: Path, make: Mapping[str, Callable[[Row], ItemT]], name_of: Callable[[Row], str]
+    path: Path, make: Callable[[Row], ItemT], column: str = "", names: Iterable[str] = ("",)
 ) -> dict[str, RowFile[ItemT]]:
-    """Return the rows of a file by group: those of each name of ``make``, as ``name_of`` tells.
+    """Return the rows of a file with each of the ``names`` in a column; "" > all rows by default.
 
     Reads the file once and makes every item once, so that a damaged row, as in ``iter_rows``, is a
     ``CorpusError`` here and not in the middle of a run.
     """
-    starts = {name: array("q") for name in make}
+    starts = {name: array("q") for name in names}
     start = 0
     for number, line in enumerate(lines_of(path), 1):
         row = checked_row(line, path, f"line {number}")
-        name = name_of(row)
+        name = str(row.get(column)) if column else ""
         if name in starts:
-            make[name](row)  # only to see that it can be made
+            make(row)  # only to see that it can be made
             starts[name].append(start)
         start += len(line)
-    return {name: RowFile(path, make[name], starts[name]) for name in make}
+    return {name: RowFile(path, make, places) for name, places in starts.items()}

@@ -284,13 +284,12 @@ def _open_manifests(root: Path, rows: bool) -> Corpus:
 
 
 def _open_pairs(manifest: Path) -> Sequence[Pair]:
-    make = {"": partial(pair_of, manifest.parent)}
-    return open_rows(manifest, make, lambda row: "")[""]
+    return open_rows(manifest, partial(pair_of, manifest.parent))[""]
 
 
 def _open_domains(manifest: Path) -> tuple[Sequence[Path], Sequence[Path]]:
-    make = dict.fromkeys("AB", partial(_image_of, manifest.parent))
-    found = open_rows(manifest, make, lambda row: str(row.get("domain")))
+    make = partial(_image_of, manifest.parent)
+    found = open_rows(manifest, make, "domain", "AB")
     return found["A"], found["B"]
 
 

@@ -65,7 +65,7 @@ def _bound(schema: dict[str, Any]) -> None:
 def checked_rng(rng: Rng) -> np.random.Generator:
     """Return ``rng``; ``ValueError`` if it is None."""
     if rng is None:
-        raise ValueError("a random degradation needs a generator")
+        raise ValueError("random parameters need a generator")
     return rng
 
 

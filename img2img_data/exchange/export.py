@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -18,21 +18,20 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from img2img_data.core.command_line import Progress
+from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import RowFile, open_rows
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, to_json_line
 from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, reason_of
 from img2img_data.exchange.formats import EXPORTS, Content, ExportedPair, PairsBySplit
-from img2img_data.exchange.webdataset import read_file, write_folder
+from img2img_data.exchange.webdataset import VERIFY, read_file, read_listed, write_folder
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BuildFolder, Report, write_file
 from img2img_data.runner.run import RunSettings
 from img2img_data.runner.workers import LocalPool
 
 EXPORT_FILE: Final = "export.json"
-_VERIFY: Final = "see 'img2img-data verify'"
 
 
 class ExportSettings(FrozenModel):
@@ -67,7 +66,7 @@ def export_corpus(
     settings: ExportSettings,
     run: RunSettings,
     progress: Progress,
-    echo: Callable[[str], None],
+    echo: Echo,
 ) -> Report:
     """Write the corpus ``root`` at ``out``, a new or empty folder, in another tool's format.
 
@@ -83,7 +82,7 @@ def export_corpus(
     swapped = settings.direction == "BtoA"
     # Opening reads every row once: a damaged one is found before anything is written.
     pairs = {
-        split: open_rows(path, {"": partial(_pair_of, swapped, path.parent)}, lambda row: "")[""]
+        split: open_rows(path, partial(_pair_of, swapped, path.parent))[""]
         for split, path in manifests_of(corpus).items()
     }
     format.check(corpus, pairs)
@@ -167,7 +166,10 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
     if combined and content == "both" and not job.swapped:
         return _copied(pair, pair.input, "file_name", 2)
     if combined or content == "both":
-        return _encoded(job, pair, content)
+        halves = job.corpus.read(pair)
+        first, second = reversed(halves) if job.swapped else halves
+        parts = {"input": (first,), "target": (second,), "both": (first, second)}[content]
+        return io.encode(np.hstack(parts), "png"), ".png", first.shape[:2]
     path, column = pair.input, "file_name" if content == "image" else "input_file_name"
     if content != "image" and (content == "target") != job.swapped:
         path, column = pair.target, "target_file_name"
@@ -177,30 +179,19 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
     return data, extension, size
 
 
-def _encoded(job: ExportJob, pair: Pair, content: Content) -> EncodedImage:
-    """Return one half of a pair, or both side by side, as PNG."""
-    halves = job.corpus.read(pair)
-    first, second = reversed(halves) if job.swapped else halves
-    parts = {"input": (first,), "target": (second,), "both": (first, second)}[content]
-    return io.encode(np.hstack(parts), "png"), ".png", first.shape[:2]
-
-
 def _copied(pair: Pair, path: Path, column: str, across: int) -> EncodedImage:
     """Return a file's own bytes, after checking that they match the row and are a complete image.
 
     ``across``: number of halves side by side in the image.
     """
     # The bytes are written, not hard-linked: a link would share every later change of the corpus.
-    data = read_file(path)
-    stated = pair.row.get(column.replace("file_name", "sha256"))
-    if isinstance(stated, str) and sha256(data).hexdigest() != stated:
-        raise CorpusError("image", path, "does not match its row", _VERIFY)
+    data = read_listed(path, pair.row, column)
     # Rows without a digest exist, so only decoding shows that the image is complete.
     try:
         width, height = io.decode(data).size
     except Rejected as rejected:
-        raise CorpusError("image", path, reason_of(rejected), _VERIFY) from None
+        raise CorpusError("image", path, reason_of(rejected), VERIFY) from None
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
-        raise CorpusError("image", path, f"ends in '{printable(extension)}'", _VERIFY)
+        raise CorpusError("image", path, f"ends in '{printable(extension)}'", VERIFY)
     return data, extension, (height, width // across)

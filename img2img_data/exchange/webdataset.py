@@ -35,7 +35,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, Field, ValidationError
 
 from img2img_data.core import jsonl, tar
-from img2img_data.core.command_line import Progress
+from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import locked, write_atomically, writing_to
 from img2img_data.core.frozen_model import FrozenModel
@@ -50,10 +50,12 @@ SHARDS_FORMAT: Final = 1
 PAGES: Final = (corpus_format.CORPUS_FILE, corpus_format.README, corpus_format.REJECTED_FILE)
 LARGEST_SAMPLE: Final = 8
 """Members of one sample."""
-_VERIFY: Final = "check the corpus with 'img2img-data verify'"
+VERIFY: Final = "check the corpus with 'img2img-data verify'"
 _REPACK: Final = "pack the corpus again"
 _REFETCH: Final = "fetch it again"
 Split = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+Count = Callable[[int], None]
+"""Function that is told the number of rows that are done."""
 SampleFiles = list[tuple[str, Callable[[], bytes]]]
 """(name in the split's folder, function that reads the bytes)."""
 
@@ -90,12 +92,7 @@ class ShardIndex(BaseModel, frozen=True):
 
 # ------------------------------------------------------------------------------------------ pack
 def pack_corpus(
-    root: Path,
-    out: Path,
-    settings: PackSettings,
-    dry_run: bool,
-    progress: Progress,
-    echo: Callable[[str], None],
+    root: Path, out: Path, settings: PackSettings, dry_run: bool, progress: Progress, echo: Echo
 ) -> Report:
     """Pack the corpus ``root`` into shards at ``out``; the same call repeats an interrupted run.
 
@@ -103,12 +100,12 @@ def pack_corpus(
     ``root`` is not a corpus or a file does not match its row, ``UsageError`` if ``out`` is taken.
     """
     manifests = manifests_of(stated_corpus(root))
-    counts = {split: jsonl.count_rows(path) for split, path in manifests.items()}
+    counts = Counter({split: jsonl.count_rows(path) for split, path in manifests.items()})
     skipped = sorted(p.name for p in root.iterdir() if p.name not in {*PAGES, *manifests})
     if skipped:
         echo(f"not packed, because no manifest names it: {printable(', '.join(skipped))}")
     if dry_run:
-        rows = f"{sum(counts.values()):,} rows of {', '.join(counts)}"
+        rows = f"{counts.total():,} rows of {', '.join(counts)}"
         echo(f"would pack {rows} in '{out}'; nothing was written")
         return Report()
     digest = sha256()
@@ -120,11 +117,10 @@ def pack_corpus(
     folder = BuildFolder(out, INDEX_FILE)
 
     def write() -> dict[str, Any]:
-        total = sum(counts.values())
-        shards = tuple(
-            _write_shards(folder, manifests, settings, lambda done: progress(done, total))
-        )
-        files = {}
+        def count(done: int) -> None:
+            progress(done, counts.total())
+
+        shards, files = [*_write_shards(folder, manifests, settings, count)], {}
         for name in (n for n in PAGES if (root / n).is_file()):
             data = read_file(root / name)
             files[name] = sha256(data).hexdigest()
@@ -135,7 +131,7 @@ def pack_corpus(
         return {**page, "shards": [shard.model_dump() for shard in shards]}
 
     complete = not write_folder(folder, recipe, root, write)
-    return Report(kept=Counter(counts), complete=complete)
+    return Report(kept=counts, complete=complete)
 
 
 def write_folder(
@@ -157,10 +153,7 @@ def write_folder(
 
 
 def _write_shards(
-    folder: BuildFolder,
-    manifests: Mapping[str, Path],
-    settings: PackSettings,
-    progress: Callable[[int], None],
+    folder: BuildFolder, manifests: Mapping[str, Path], settings: PackSettings, progress: Count
 ) -> Iterator[ShardInfo]:
     # Shards are staged and moved together at the end, so that no reader finds half of them.
     staged = folder.building / "shards"
@@ -204,9 +197,7 @@ def _packed_rows(manifest: Path) -> Iterator[bytes]:
         members = []
         for column in corpus_format.columns_of(row):
             path = corpus_format.inside(manifest.parent, row[column])
-            data, stated = read_file(path), row.get(column.replace("file_name", "sha256"))
-            if stated is not None and sha256(data).hexdigest() != stated:
-                raise CorpusError("image", path, "does not match its row", _VERIFY)
+            data = read_listed(path, row, column)
             members.append(_member(f"{prefix}.{_extension_of(column, row[column])}", data))
         yield b"".join([*members, _member(f"{prefix}.json", line)])
 
@@ -247,7 +238,15 @@ def read_file(path: Path) -> bytes:
     except Rejected as rejected:
         if rejected.reason == "empty":
             return b""
-        raise CorpusError("file", path, reason_of(rejected), _VERIFY) from None
+        raise CorpusError("file", path, reason_of(rejected), VERIFY) from None
+
+
+def read_listed(path: Path, row: Mapping[str, Any], column: str) -> bytes:
+    """Return the bytes of a file that a row names; ``CorpusError`` if they are not the row's."""
+    data, stated = read_file(path), row.get(column.replace("file_name", "sha256"))
+    if stated is not None and sha256(data).hexdigest() != stated:
+        raise CorpusError("image", path, "does not match its row", VERIFY)
+    return data
 
 
 def _size_and_digest(path: Path) -> tuple[int, str]:
@@ -256,9 +255,7 @@ def _size_and_digest(path: Path) -> tuple[int, str]:
 
 
 # ---------------------------------------------------------------------------------------- unpack
-def unpack_corpus(
-    root: Path, out: Path, dry_run: bool, progress: Progress, echo: Callable[[str], None]
-) -> Report:
+def unpack_corpus(root: Path, out: Path, dry_run: bool, progress: Progress, echo: Echo) -> Report:
     """Write the corpus that was packed at ``root`` to ``out``, byte for byte.
 
     Raises ``ArchiveError`` if a shard is damaged or unsafe, ``UsageError`` if ``out`` is taken.
@@ -288,9 +285,7 @@ def unpack_corpus(
     return Report(kept=Counter(index.splits))
 
 
-def _write_corpus(
-    root: Path, folder: BuildFolder, index: ShardIndex, progress: Callable[[int], None]
-) -> None:
+def _write_corpus(root: Path, folder: BuildFolder, index: ShardIndex, progress: Count) -> None:
     done = 0
     for split in index.splits:
         manifest = folder.building / "manifest"

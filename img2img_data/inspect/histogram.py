@@ -114,7 +114,8 @@ def _bars(labels: Iterable[str], counts: Collection[int]) -> list[Bar]:
 
 def _round_step(span: float, count: int) -> float:
     """Return the smallest of 1, 2, 5 x 10^n that covers the span in ``count`` steps."""
-    power = 10.0 ** math.floor(math.log10(span / count))
+    # The quotient of a subnormal number may be 0, which has no logarithm.
+    power = 10.0 ** math.floor(math.log10(max(span / count, 1e-300)))
     return next(s * power for s in (1, 2, 5, 10) if s * power * count >= span * (1 - 1e-9))
 
 

@@ -52,9 +52,9 @@ def find_leaks(
 
     Pairs from one source are compared by their targets, pairs from two sources by both halves, and
     unpaired corpora by all images of both domains together. Each image is listed with its nearest
-    copy in every earlier split (train, val, test, then by name). ``distance``: largest number of differing
-    bits, as in ``duplicates``. ``jobs`` 0: every core. ``mirrored``: compare mirrored and turned
-    images too. Memory: names and 37 bytes per image, or per each of 8 turns. Raises
+    copy in every earlier split (train, val, test, then by name). ``distance``: largest number of
+    differing bits, as in ``duplicates``. ``jobs`` 0: every core. ``mirrored``: compare mirrored and
+    turned images too. Memory: names and 37 bytes per image, or per each of 8 turns. Raises
     ``CorpusError``.
     """
     corpus = open_corpus(root, rows=False)
