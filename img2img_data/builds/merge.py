@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.builds.selection import SELECTION_FILE, expected_reasons
+from img2img_data.builds.selection import EXPECTED_REASONS, SELECTION_FILE
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write, locked, writing_to
@@ -130,7 +130,7 @@ def merge_shards(
 
 def exit_code_of(shards: Sequence[CorpusShard], report: Report, max_bad: float) -> int:
     """Return the exit code of the plain run; unmatched files were reported by the shards."""
-    expected = expected_reasons(shards[0].info["recipe"].get("command"))
+    expected = EXPECTED_REASONS.get(shards[0].info["recipe"].get("command"), frozenset())
     return report.exit_code(max_bad, expected, unmatched_ok=True)
 
 

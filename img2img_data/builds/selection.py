@@ -30,12 +30,9 @@ from img2img_data.sources import filters
 from img2img_data.sources.filters import Filter
 
 SELECTION_FILE: Final = "selection.json"
-
-
-def expected_reasons(command: object) -> frozenset[str]:
-    """Return the reasons for which a command leaves images out; those are not bad images."""
-    reasons = frozenset(f.reason for f in filters.FILTERS.values()) | {"missing", "duplicate"}
-    return reasons if command in {"wiki", "select"} else frozenset()
+_FILTERED: Final = frozenset(f.reason for f in filters.FILTERS.values()) | {"missing", "duplicate"}
+EXPECTED_REASONS: Final[dict[Any, frozenset[str]]] = {"wiki": _FILTERED, "select": _FILTERED}
+"""Command > reasons for which it leaves images out; those are not bad images."""
 
 
 def field_of(model: type[BaseModel], name: str) -> Any:

@@ -212,8 +212,8 @@ def run_step(
     call = StepCall(name, paths, settings, progress, echo)
     max_bad = call.get(RunSettings).max_bad
     report = STEPS[name].run(call)
-    unmatched_ok = bool(settings.get("allow_unpaired"))
-    return report, report.exit_code(max_bad, selection.expected_reasons(name), unmatched_ok)
+    expected = selection.EXPECTED_REASONS.get(name, frozenset())
+    return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
 
 
 def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTIONS) -> None:
