@@ -269,23 +269,18 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
         why = f"makes pairs, and {config.loss} takes none"
         raise UsageError("option", "--degrade", why, "omit it, or choose a paired loss")
     domains = [_domains_of(Path(choice.path), split) for choice in config.corpora]
-    if config.direction == "BtoA":
-        domains = [(targets, inputs) for inputs, targets in domains]
-    inputs, targets = (Joined(side, config.limit) for side in zip(*domains, strict=True))
+    sides = [Joined(side, config.limit) for side in zip(*domains, strict=True)]
+    inputs, targets = reversed(sides) if config.direction == "BtoA" else sides
     if not inputs or not targets:
         return None
     sizes = (((image.path, image.size()) for image in side) for side in (inputs, targets))
-    size, min_side, area = _measure(config, split, inputs[0].read, *sizes)
     return UnpairedImages(
         inputs=inputs,
         targets=targets,
         counts=inputs.counts,
         other_counts=targets.counts,
-        size=size,
+        **_measure(config, split, inputs[0].read, *sizes),
         channel_layout=checks.channel_layout_of(config),
-        min_side=min_side,
-        area=area,
-        load_size=config.load_size,
     )
 
 
@@ -294,24 +289,25 @@ def _measure(
     split: str,
     read_first: Callable[[], Pixels],
     *sides: Iterable[tuple[Path, checks.Size]],
-) -> tuple[checks.Size, int, int]:
-    """Return size, least side and area of images as in ``_ImageSetFields``.
+) -> dict[str, Any]:
+    """Return the sizes of images by the names that they have in ``_ImageSetFields``.
 
     ``sides`` are paths and sizes of inputs and targets, or of the targets of pairs. They are read
     only if images are cropped, and so may differ in size.
     """
-    load_size = config.load_size
-    if config.crop > load_size > 0:
-        why = f"is {config.crop}, more than --load-size {load_size}"
+    crop, load_size = config.crop, config.load_size
+    if crop > load_size > 0:
+        why = f"is {crop}, more than --load-size {load_size}"
         raise UsageError("option", "--crop", why, "give a smaller one")
-    if not config.crop:
-        return (load_size,) * 2 if load_size else _size(read_first()), 0, 0
-    min_side = config.crop if split == config.split else 1
+    if not crop:
+        size = (load_size,) * 2 if load_size else _size(read_first())
+        return {"size": size, "load_size": load_size}
+    min_side = crop if split == config.split else 1
     if load_size:
         area = load_size**2 * max(sum(1 for _ in side) for side in sides)
     else:
         area = max(checks.check_min_side(side, min_side) for side in sides)
-    return (config.crop, config.crop), min_side, area
+    return {"size": (crop, crop), "min_side": min_side, "area": area, "load_size": load_size}
 
 
 def _domains_of(root: Path, split: str) -> tuple[_Rows, _Rows]:
@@ -342,25 +338,22 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
         return None
     corpus, first = pairs[0]
     swapped = config.direction == "BtoA"
-    size, min_side, area = _measure(
+    sizes = _measure(
         config, split, lambda: corpus.read(first, exact=True)[swapped], map(_target_size, pairs)
     )
-    digest = blake2b(digest_size=16)
+    digest, size = blake2b(digest_size=16), sizes["size"]
     for _, pair in pairs:
         digest.update(to_json_line({"key": pair.key, "row": dict(pair.row)}))
-        if not (min_side or config.load_size):
+        if not (config.crop or config.load_size):
             checks.check_same_size(pair.target, checks.stated_size(pair) or size, size)
     return PairedImages(
         pairs=pairs,
         fingerprint=digest.hexdigest(),
         counts=pairs.counts,
-        size=size,
         swapped=swapped,
         channel_layout=checks.channel_layout_of(config),
         on_the_fly=OnTheFly.of(config.degrade, config.seed),
-        min_side=min_side,
-        area=area,
-        load_size=config.load_size,
+        **sizes,
     )
 
 

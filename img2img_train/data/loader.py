@@ -121,17 +121,11 @@ class SamplingPlan:
         corpora = zip(starts, counts, self.drawn(), strict=False)
         return rng.permutation(np.concatenate([s + _rounds(n, k, rng) for s, n, k in corpora]))
 
-    def flips(self, epoch: int) -> NDArray[np.bool_]:
-        """Return the mirrored inputs and targets of an epoch, 2 x N; both of a pair or none."""
-        return self._draw(epoch, FLIP) < 0.5
+    def draw(self, epoch: int, stream: int, *shape: int) -> NDArray[np.float64]:
+        """Return numbers in [0, 1) for the inputs and targets of an epoch, 2 x N x ``shape``.
 
-    def offsets(self, epoch: int, stream: int = JITTER) -> NDArray[np.float64]:
-        """Return the offsets of an epoch's crops (``JITTER`` or ``CROP``), 2 x N x 2; equal within
-        a pair.
+        Both numbers of a pair are equal. ``stream`` is the purpose: ``FLIP``, ``JITTER``, ``CROP``.
         """
-        return self._draw(epoch, stream, 2)
-
-    def _draw(self, epoch: int, stream: int, *shape: int) -> NDArray[np.float64]:
         rng = np.random.default_rng([self.seed, epoch, stream])
         inputs = rng.random((self.total, *shape))
         return np.stack([inputs, rng.random((self.total, *shape)) if self.others else inputs])
@@ -185,9 +179,9 @@ class StepSamples:
 def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
     order = plan.order(epoch)
     indices = np.stack([order, plan.order(epoch, side=1) if plan.others else order])
-    jitter = Jitter(plan.jitter, plan.offsets(epoch)) if plan.jitter > 1 else None
-    crops = Crops(plan.crop, plan.offsets(epoch, CROP)) if plan.crop else None
-    flips = plan.flips(epoch) if plan.flip else None
+    jitter = Jitter(plan.jitter, plan.draw(epoch, JITTER, 2)) if plan.jitter > 1 else None
+    crops = Crops(plan.crop, plan.draw(epoch, CROP, 2)) if plan.crop else None
+    flips = plan.draw(epoch, FLIP) < 0.5 if plan.flip else None
     return StepSamples(indices, flips, epoch, jitter, crops)
 
 
@@ -337,14 +331,16 @@ def to_device(raw: RawBatch, device: torch.device, channel_layout: ChannelLayout
 
     Integers are copied and converted there. An image is enlarged, then degraded, then mirrored.
     """
-    flips = (None, None) if raw.flips is None else raw.flips
     targets = _samples(raw, 1, device)
     if raw.operators is None:
         inputs = _samples(raw, 0, device)
     else:
         inputs = apply_operators(targets, raw.operators, channel_layout.top)
-    x, y = channel_layout.input(inputs), channel_layout.target(targets)
-    return Batch(_mirror(x, flips[0]), _mirror(y, flips[1]))
+    images = [channel_layout.input(inputs), channel_layout.target(targets)]
+    if raw.flips is not None:
+        flips = copy_to(raw.flips, device)[..., None, None, None]
+        images = [torch.where(flip, x.flip(3), x) for flip, x in zip(flips, images, strict=True)]
+    return Batch(*images)
 
 
 def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:
@@ -364,12 +360,6 @@ def apply_operators(samples: Tensor, operators: Operators, top: int) -> Tensor:
     with torch.autocast(samples.device.type, enabled=False):
         x = rows[:, None] @ x @ columns.mT[:, None]
     return x.round_().clamp_(0, top).permute(0, 2, 3, 1)
-
-
-def _mirror(x: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
-    if flips is None:
-        return x
-    return torch.where(copy_to(flips, x.device).view(-1, 1, 1, 1), x.flip(3), x)
 
 
 def evenly_spaced(count: int, number: int) -> Sequence[int]:

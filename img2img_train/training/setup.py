@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 import torch.utils.deterministic
 
@@ -44,15 +43,12 @@ def resolve_auto(config: RunConfig) -> RunConfig:
         # Chips before Ampere emulate bfloat16, slower than float32.
         bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if bf16 else "fp32"
-    threads = threads or _default_threads()
+    if not threads:
+        # This process's share of the cores.
+        affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+        threads = max(1, cores // torchrun_env().local_world_size)
     return config.model_copy(update={"device": device, "threads": threads, "precision": precision})
-
-
-def _default_threads() -> int:
-    """Return this process's share of the cores of the machine."""
-    affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // torchrun_env().local_world_size)
 
 
 def is_deterministic(config: RunConfig, device: torch.device) -> bool:
@@ -157,9 +153,7 @@ class RunData:
             return None
         indices = evenly_spaced(len(self.train), min(len(self.held_out), limit))
         inputs, targets = zip(*(self.train.read(index) for index in indices), strict=True)
-        if self.train.min_side:
-            return CachedImages(list(inputs), list(targets))
-        return CachedImages(np.stack(inputs), np.stack(targets))
+        return CachedImages(list(inputs), list(targets))
 
     def keeps_gray(self, limit: int) -> bool:
         """Return True if gray inputs have gray targets: a model then answers gray with gray.

@@ -117,11 +117,11 @@ def test_unpaired_domains_have_offsets_of_their_own(tmp_path: Path) -> None:
     corpus = write_domains(tmp_path / "c", 5)
     config = small_config("cyclegan", corpus, jitter=1.3, batch=5)
     plan = RunData.open(config).plan
-    inputs, targets = plan.offsets(0)
+    inputs, targets = plan.draw(0, loader.JITTER, 2)
     assert not np.intersect1d(inputs, targets).size
     step = plan.step(0)
     assert step.jitter is not None
-    assert np.array_equal(step.jitter.offsets, plan.offsets(0))
+    assert np.array_equal(step.jitter.offsets, plan.draw(0, loader.JITTER, 2))
 
 
 # -------------------------------------------------------------------------------- anew, and exactly
@@ -136,9 +136,10 @@ def test_each_epoch_draws_other_offsets_and_nothing_else_changes(tmp_path: Path)
         assert np.array_equal(plain.indices, jittered.indices)
         assert np.array_equal(plain.flips, jittered.flips)
         assert np.array_equal(*jittered.jitter.offsets)
-    first, second = (plans[1].offsets(epoch) for epoch in (0, 1))
+    first, second = (plans[1].draw(epoch, loader.JITTER, 2) for epoch in (0, 1))
     assert not np.intersect1d(first, second).size
-    assert not np.array_equal(first, loader.SamplingPlan((6,), (1.0,), 2, 4, jitter=1.2).offsets(0))
+    other = loader.SamplingPlan((6,), (1.0,), 2, 4, jitter=1.2)
+    assert not np.array_equal(first, other.draw(0, loader.JITTER, 2))
     share = plans[1].step(0).select(slice(1, 2))
     assert share.jitter is not None
     assert np.array_equal(share.jitter.offsets, first[:, 1:2])

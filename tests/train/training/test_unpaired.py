@@ -13,7 +13,7 @@ from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
 from img2img_data.images import io
 from img2img_train.data import dataset
-from img2img_train.data.loader import SamplingPlan
+from img2img_train.data.loader import FLIP, SamplingPlan
 from img2img_train.networks.specs import make_spec
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.report.page import write_run_report
@@ -48,10 +48,10 @@ def test_sides_are_drawn_independently_and_completely() -> None:
     assert sorted(set(order.tolist())) == list(range(13))
     assert sorted(set(others.tolist())) == list(range(13))
     assert sorted(np.bincount(others)[:4].tolist()) == [2, 2, 3, 3]
-    flips = plan.flips(0)
+    flips = plan.draw(0, FLIP)
     assert flips.shape == (2, 19)
     assert not np.array_equal(*flips)
-    assert np.array_equal(*SamplingPlan((10, 3), (1, 1), 4, 0).flips(0))
+    assert np.array_equal(*SamplingPlan((10, 3), (1, 1), 4, 0).draw(0, FLIP))
     again = SamplingPlan((10, 3), (1, 1), 4, 0, (4, 9)).step(6)
     step = plan.step(6)
     assert np.array_equal(step.indices, again.indices)
