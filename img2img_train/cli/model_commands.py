@@ -320,12 +320,13 @@ def serve(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     the result beside the input baseline; one compares with a target. The page makes no requests to
     other machines, other machines cannot reach it, and uploads are deleted when the server stops.
     """
-    from img2img_train.serve.models import Limits
+    from img2img_data.images.pixels import ReadPolicy
     from img2img_train.serve.server import serve as serve_page
 
     options = build_model(ServeOptions, settings)
-    limits = Limits(int(options.max_megapixels * 1e6), int(options.max_megabytes * 1e6))
-    serve_page(runs, options.port, options.device, limits, options.open)
+    pixels, size = int(options.max_megapixels * 1e6), int(options.max_megabytes * 1e6)
+    policy = ReadPolicy(max_pixels=pixels, max_bytes=size, max_aspect=1e9)
+    serve_page(runs, options.port, options.device, policy, options.open)
 
 
 class AdoptOptions(FrozenModel):

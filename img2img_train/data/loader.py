@@ -355,7 +355,7 @@ def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:
 def apply_operators(samples: Tensor, operators: Operators, top: int) -> Tensor:
     """Return degraded images N x H x W x C, float32 in 0..``top``, rounded and clipped once."""
     x = samples.permute(0, 3, 1, 2).to(torch.float32)
-    rows, columns = (copy_to(m, samples.device) for m in (operators.rows, operators.columns))
+    rows, columns = (copy_to(m, samples.device) for m in operators)
     # bf16 has 8 bits of precision: under autocast the product would be off by a gray level or more.
     with torch.autocast(samples.device.type, enabled=False):
         x = rows[:, None] @ x @ columns.mT[:, None]

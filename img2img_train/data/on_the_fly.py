@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,8 @@ from img2img_data.images.pixels import Pixels
 PROBE_BASE, PROBE_CONTRAST = np.float32(0.5), np.float32(0.25)
 OVERSHOOTS: Final = {"cubic", "lanczos"}
 
-
-@dataclass(frozen=True, slots=True)
-class Operators:
-    """Matrices of a step's images, float32: ``rows`` N x H x H, ``columns`` N x W x W; N = 1 if all
-    are equal.
-    """
-
-    rows: NDArray[np.float32]
-    columns: NDArray[np.float32]
+Operators: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Matrices for the rows, N x H x H, and columns, N x W x W, of N images; N = 1 if all are equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +78,7 @@ class OnTheFly:
         if all(parameters == drawn[0] for parameters in drawn):
             drawn = drawn[:1]
         rows, columns = (np.stack([_operator(self.degradation, p, n) for p in drawn]) for n in size)
-        return Operators(rows, columns)
+        return rows, columns
 
 
 def source_of(pair: Pair) -> bytes:

@@ -30,8 +30,8 @@ from img2img_train.evaluation.results import Matrix, images_csv, protocol
 from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores, Scoring
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.metrics.perceptual import PerceptualNetworks
-from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, PERCEPTUAL_METRICS
-from img2img_train.report.gallery import GalleryItem, to_webp
+from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, ON_DEMAND, PERCEPTUAL_METRICS
+from img2img_train.report.gallery import GalleryItem, thumbnails
 from img2img_train.runs.model import LoadedModel, load_generator
 
 GALLERY_IMAGES: Final = 96
@@ -65,13 +65,11 @@ def evaluate_matrix(
     evaluations = list[Evaluation]()
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
+    scoring = Scoring(settings.batch, False, None, settings.by, metrics, perceptual)
     for run, run_name in zip(runs, run_names, strict=True):
         model: LoadedModel | score.OutputsOfPairs = outputs_in(run)
-        swapped = False
         if run not in folders:
             model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
-            swapped = model.config.direction == "BtoA"
-        scoring = Scoring(settings.batch, swapped, None, settings.by, metrics, perceptual)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
             names = (run_name, name)
             count = _counter(progress, done, total, names)
@@ -126,8 +124,8 @@ def evaluate_loaded(
 ) -> Evaluation:
     """Return the scores of a model in memory on a corpus; raises as ``evaluate_matrix``."""
     pairs, names = _pairs(corpus, settings.split), (model.config.title, name or corpus.root.name)
-    swapped, metrics = model.config.direction == "BtoA", _image_metrics(settings.metrics)
-    scoring = Scoring(settings.batch, swapped, online, settings.by, metrics)
+    metrics = _image_metrics(settings.metrics)
+    scoring = Scoring(settings.batch, False, online, settings.by, metrics)
     count = _counter(progress, 0, len(pairs), names)
     return _evaluate(model, corpus, pairs, scoring, names, count, gallery)
 
@@ -142,12 +140,13 @@ def _evaluate(
     gallery: int,
 ) -> Evaluation:
     """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
-    scored = score.evaluate_model(model, corpus, pairs, scoring, names, count)
     test_time: dict[str, bool | str] = {}
     notes: tuple[str, ...] = ()
     if isinstance(model, LoadedModel):
-        notes = model.notes
-        test_time = {"dropout": model.config.test_dropout, "norm": model.config.test_norm}
+        config, notes = model.config, model.notes
+        test_time = {"dropout": config.test_dropout, "norm": config.test_norm}
+        scoring = replace(scoring, swapped=config.direction == "BtoA")
+    scored = score.evaluate_model(model, corpus, pairs, scoring, names, count)
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
@@ -205,11 +204,8 @@ def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScor
 
 def _gallery_item(row: ImageScores, pair: score.RestoredPair) -> GalleryItem:
     """Return what a page shows of an image: its scores, and three thumbnails as WebP in base64."""
-    sides = {"input": pair.input, "output": pair.output, "target": pair.target}
-    webp = {side: to_webp(image, side=256, quality=88) for side, image in sides.items()}
-    size = {"width": webp["input"].width, "height": webp["input"].height}
-    files = {side: image.base64 for side, image in webp.items()}
-    return {**score.rounded(asdict(row)), **size, "webp": files}
+    images = {"input": pair.input, "output": pair.output, "target": pair.target}
+    return {**score.rounded(asdict(row)), **thumbnails(images, side=256, quality=88)}
 
 
 def _counter(
@@ -248,13 +244,11 @@ def parse_limits(texts: Sequence[str], supplied: Collection[str] = ()) -> dict[s
         if name not in METRICS:
             hint = did_you_mean(name, METRICS)
             raise UsageError("option", "--fail-under", f"knows no '{name}'", hint)
-        if name not in supplied:
+        if name in ON_DEMAND and name not in supplied:
             why, hint = f"asks for {METRICS[name].label}", f"give --metrics {name} too"
             if name in PERCEPTUAL_METRICS:
                 why, hint = f"{why}, which needs weights", f"give --{name} too"
-                raise UsageError("option", "--fail-under", why, hint)
-            if name in IMAGE_METRICS and not IMAGE_METRICS[name].always:
-                raise UsageError("option", "--fail-under", why, hint)
+            raise UsageError("option", "--fail-under", why, hint)
         try:
             limits[name] = float(number)
         except ValueError:
@@ -272,10 +266,9 @@ def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
             metric, mean = METRICS[name], evaluation.scores[name]
             # Written so that a NaN falls short too.
             if not metric.gain(mean, limit) >= 0:
-                lines.append(
-                    f"{evaluation.run} on {evaluation.corpus}: {metric.label} "
-                    f"{mean:.{metric.digits}f} is worse than {limit:g} ({metric.better} is better)"
-                )
+                where = f"{evaluation.run} on {evaluation.corpus}"
+                result = f"{metric.label} {mean:.{metric.digits}f} is worse than {limit:g}"
+                lines.append(f"{where}: {result} ({metric.better} is better)")
     return lines
 
 

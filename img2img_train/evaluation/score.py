@@ -235,12 +235,9 @@ def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[Ta
 
 def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
     """Yield a note if a corpus left some images undegraded."""
-    equal = sum(row.input_scores["psnr"] == PSNR_CAP for row in rows)
-    if equal:
-        yield (
-            f"{equal:,} of {len(rows):,} inputs equal their targets: they have {PSNR_CAP:g} dB, "
-            "which moves the mean of the input"
-        )
+    if equal := sum(row.input_scores["psnr"] == PSNR_CAP for row in rows):
+        effect = f"they have {PSNR_CAP:g} dB, which moves the mean of the input"
+        yield f"{equal:,} of {len(rows):,} inputs equal their targets: {effect}"
 
 
 # ------------------------------------------------------------------------------------- restoration
@@ -291,13 +288,10 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
 def _restored(
     model: Restorer | OutputsOfPairs, held: Sequence[tuple[Pair, Pixels, Pixels]]
 ) -> list[RestoredPair]:
-    inputs = np.stack([input for _, input, _ in held])
-    pairs = [pair for pair, _, _ in held]
-    outputs = model(pairs, inputs) if callable(model) else model.restore(inputs)
-    return [
-        RestoredPair(pair, input, output, target)
-        for (pair, input, target), output in zip(held, outputs, strict=True)
-    ]
+    pairs, inputs, targets = zip(*held, strict=True)
+    batch = np.stack(inputs)
+    outputs = model(pairs, batch) if callable(model) else model.restore(batch)
+    return list(map(RestoredPair, pairs, inputs, outputs, targets))
 
 
 def group_of(pair: Pair) -> str:

@@ -94,3 +94,5 @@ COLOR_METRICS: Final = ("lab-l", "lab-a", "lab-b")
 """Computed over a set of images, always (`color_overlap`); in the order of Lab channels."""
 PERCEPTUAL_METRICS: Final = ("lpips", "fid")
 """Computed by networks whose weights the user supplies (`perceptual`)."""
+ON_DEMAND: Final = {n for n, m in IMAGE_METRICS.items() if not m.always} | {*PERCEPTUAL_METRICS}
+"""Computed only if they are asked for."""

@@ -151,10 +151,10 @@ def sync_batch_norm(network: nn.Module, world_size: int) -> None:
             module.world_size = world_size
 
 
-def dropout_seeds(images: Tensor, draw: int = 0) -> tuple[int, ...]:
-    """Return a seed for each of N images, a hash of its values and the number of the draw."""
+def dropout_seeds(images: Tensor) -> tuple[int, ...]:
+    """Return a seed for each of N images, a hash of its values."""
     arrays = images.detach().cpu().contiguous().numpy()
-    digests = (blake2b(a.tobytes(), digest_size=7, salt=draw.to_bytes(8, "little")) for a in arrays)
+    digests = (blake2b(array.tobytes(), digest_size=7) for array in arrays)
     return tuple(int.from_bytes(d.digest(), "little") for d in digests)
 
 

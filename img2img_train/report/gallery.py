@@ -46,6 +46,13 @@ def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
     return WebpImage(b64encode(io.encode(small, "webp", quality)).decode(), width, height)
 
 
+def thumbnails(images: Mapping[str, Pixels], side: int, quality: int) -> dict[str, Any]:
+    """Return input, output and target of an image as an item holds them: size, and WebP by name."""
+    webp = {name: to_webp(pixels, side, quality) for name, pixels in images.items()}
+    size = {"width": webp["input"].width, "height": webp["input"].height}
+    return {**size, "webp": {name: image.base64 for name, image in webp.items()}}
+
+
 @dataclass(frozen=True, slots=True)
 class Gallery:
     """The images of a page, the worst first.
@@ -80,11 +87,7 @@ def build_gallery(
             attributes = {**origin, **item["attributes"]}
             items.append({**item, "origin": varying, "attributes": attributes})
     items.sort(key=lambda item: (item["scores"]["psnr"], item["key"]))
-    shared = {
-        name: metric
-        for name, metric in metrics.items()
-        if all(name in item["scores"] for item in items)
-    }
+    shared = {n: m for n, m in metrics.items() if all(n in item["scores"] for item in items)}
     filters = list(_filters(items))
     images = []
     for item in _fit(items):
@@ -136,10 +139,5 @@ def _size(items: Sequence[GalleryItem]) -> int:
 
 
 def _smaller(item: GalleryItem, side: int, quality: int) -> GalleryItem:
-    small = {
-        name: to_webp(io.decode(b64decode(data)).pixels, side, quality)
-        for name, data in item["webp"].items()
-    }
-    width, height = small["input"].width, small["input"].height
-    webp = {name: image.base64 for name, image in small.items()}
-    return {**item, "webp": webp, "width": width, "height": height}
+    images = {n: io.decode(b64decode(data)).pixels for n, data in item["webp"].items()}
+    return {**item, **thumbnails(images, side, quality)}

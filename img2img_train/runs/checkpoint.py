@@ -170,10 +170,8 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 def first_nonfinite(tensors: Tensors) -> str | None:
     """Return the name of the first tensor with a NaN or an infinity, None if all are finite."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            return name
-    return None
+    floats = ((name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point())
+    return next((name for name, tensor in floats if not torch.isfinite(tensor).all()), None)
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -246,12 +244,9 @@ def load_into_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
     """
     state = network.state_dict()
     for name in [*state, *tensors]:
-        found, needed = (tuple(t[name].shape) if name in t else None for t in (tensors, state))
+        found, needed = (tuple(t[name].shape) if name in t else "missing" for t in (tensors, state))
         if found != needed:
-            is_found, is_needed = (
-                f"is {shape}" if shape is not None else "is missing" for shape in (found, needed)
-            )
-            why = f"{printable(name)} {is_found}, in the network it {is_needed}"
+            why = f"{printable(name)} is {found}, in the network it is {needed}"
             raise _error(path, f"does not fit its network: {why}")
     if any(tensor.is_meta for tensor in state.values()):
         network.to_empty(device="cpu")
@@ -260,12 +255,8 @@ def load_into_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     """Return the state of an optimizer, named ``NUMBER/SLOT`` by the number of the parameter."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}/{slot}": value
-        for number, slots in state.items()
-        for slot, value in slots.items()
-    }
+    state = optimizer.state_dict()["state"].items()
+    return {f"{number}/{slot}": x for number, slots in state for slot, x in slots.items()}
 
 
 def load_into_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:

@@ -52,9 +52,8 @@ class RunFolder:
 
     def has_current_report(self) -> bool:
         """Return True if the report is at least as new as the latest checkpoint."""
-        if not self.report.exists():
-            return False
-        return self.report.stat().st_mtime_ns >= self.latest.stat().st_mtime_ns
+        report, latest = self.report, self.latest
+        return report.exists() and report.stat().st_mtime_ns >= latest.stat().st_mtime_ns
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder, creating it if missing; FolderInUseError if another process holds it."""
@@ -108,14 +107,12 @@ class RunFolder:
         for path in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
             path.unlink(missing_ok=True)
 
-    def write_latest(
-        self, tensors: checkpoints.Tensors, description: checkpoints.Description
-    ) -> None:
+    def write_latest(self, tensors: checkpoints.Tensors, about: checkpoints.Description) -> None:
         """Write the latest checkpoint; the one before becomes the previous one."""
         # Complete on the disk before anything is renamed: between the two renames there is no
         # latest checkpoint, but a previous one, which ``load_newest`` finds.
         fresh = self.latest.with_name(".next.safetensors.tmp")
-        checkpoints.write_checkpoint(fresh, tensors, description)
+        checkpoints.write_checkpoint(fresh, tensors, about)
         if self.latest.exists():
             self.latest.replace(self.previous)
         fresh.replace(self.latest)
@@ -131,24 +128,22 @@ class RunFolder:
         A damaged latest checkpoint is reported to ``warn`` and replaced by the previous one. Raises
         CheckpointError if both are damaged.
         """
-        first_error: CheckpointError | None = None
-        for path in (self.latest, self.previous):
-            if not path.exists():
-                continue
+        errors = list[CheckpointError]()
+        for path in filter(Path.exists, (self.latest, self.previous)):
             try:
                 checkpoint = read_checkpoint(path)
                 if not checkpoint.description.complete:
                     why = "holds networks only, so training cannot be resumed from it"
                     raise CheckpointError("checkpoint", path, why)
             except CheckpointError as error:
-                first_error = first_error or error
+                errors.append(error)
                 continue
-            if first_error is not None:
-                warn(f"warning: {first_error}; resuming from the one before")
+            if errors:
+                warn(f"warning: {errors[0]}; resuming from the one before")
                 path.replace(self.latest)
             return checkpoint
-        if first_error is not None:
-            raise first_error
+        if errors:
+            raise errors[0]
         return None
 
     def write_config(self, config: RunConfig, data: Mapping[str, Any]) -> bool:
@@ -156,13 +151,8 @@ class RunFolder:
         if self.config.is_file():
             self.check_unchanged(config, data)
             return True
-        page = {
-            "format": RUN_FORMAT,
-            "config": config.model_dump(mode="json"),
-            "versions": versions(*LIBRARIES),
-            "data": data,
-            "folders": _folders_of(config),
-        }
+        saved = {"config": config.model_dump(mode="json"), "versions": versions(*LIBRARIES)}
+        page = {"format": RUN_FORMAT, **saved, "data": data, "folders": _folders_of(config)}
         self._write_config(page)
         return False
 

@@ -58,14 +58,11 @@ class LoadedModel:
         return channel_layout
 
     @torch.no_grad()
-    def forward(self, x: Tensor, draw: int = 0) -> Tensor:
-        """Return the output of N x 3 x H x W RGB in [-1, 1], as RGB in [-1, 1].
-
-        ``draw`` selects the masks of a model with dropout at test time.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output of N x 3 x H x W RGB in [-1, 1], as RGB in [-1, 1]."""
         input = self.channel_layout.network_input(x)
         # Masks are drawn from the image, so its output does not depend on the batch that it is in.
-        seeds = dropout_seeds(input, draw) if self.config.test_dropout else ()
+        seeds = dropout_seeds(input) if self.config.test_dropout else ()
         with dropout_at_test([self.generator], seeds):
             return self.channel_layout.to_rgb(self.generator(input), input)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import torch
+from torch import Tensor
 
 from img2img_data.core.errors import CheckpointError, printable
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MAX_FILE_BYTES: Final = 4 << 30
 MAX_CHANNELS: Final = 4096
@@ -27,7 +27,6 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
     ``hint`` names the file to give instead. Raises CheckpointError if anything is wrong with the
     file.
     """
-    import torch
 
     def error(why: str, hint: str = "use another file") -> CheckpointError:
         return CheckpointError("weights", path, why, hint)
@@ -62,7 +61,7 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
         raise error("hold no tensors by name", hint)
     tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
     for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor) or not bool(torch.isfinite(tensor.double()).all()):
+        if not isinstance(tensor, Tensor) or not torch.isfinite(tensor.double()).all():
             why = f"hold no finite tensor {printable(name)}"
             raise error(why, "save the state_dict of one network alone")
     return tensors

@@ -109,7 +109,7 @@ class Handlers:
         # A request may name any path: only files in the upload folder are read.
         if not path.is_relative_to(self.folder.resolve()):
             raise UsageError("image", path.name, "was not uploaded here", "upload it")
-        return io.read_bytes(path, self.registry.limits.bytes)
+        return io.read_bytes(path, self.registry.policy.max_bytes)
 
 
 def _choice(
@@ -290,10 +290,8 @@ def _results(gr: Any, name: str, action: str, images: str, kind: str) -> tuple[A
     return button, slider, text
 
 
-def _on(
-    gr: Any, events: list[Any], function: Callable[..., Any], inputs: list[Any], outputs: list[Any]
-) -> None:
-    """Call ``function`` on any of the events; earlier results are cleared first.
+def _on(gr: Any, events: list[Any], call: Any, inputs: list[Any], outputs: list[Any]) -> None:
+    """Call a function on any of the events; earlier results are cleared first.
 
     A click during a call counts: the function is called once more, with the values of that moment.
     """
@@ -301,4 +299,4 @@ def _on(
     cleared = gr.on(events, lambda: [None] * len(outputs), None, outputs, **QUIET, **latest)
     # One queue for all tabs, because they share the device.
     device = {"concurrency_limit": 1, "concurrency_id": "device", "api_visibility": "private"}
-    cleared.then(_one_line_errors(gr, function), inputs, outputs, **device, **latest)
+    cleared.then(_one_line_errors(gr, call), inputs, outputs, **device, **latest)

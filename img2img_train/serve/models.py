@@ -19,7 +19,7 @@ from img2img_data.core.errors import UsageError, printable
 from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
-from img2img_data.images.pixels import Pixels, to_uint8_rgb
+from img2img_data.images.pixels import Pixels, ReadPolicy, to_uint8_rgb
 from img2img_train.config import config_of
 from img2img_train.data.color import ChannelLayout, denormalize, normalize
 from img2img_train.evaluation.evaluate import short_names
@@ -36,13 +36,6 @@ MAX_LOADED: Final = 2
 """Number of models that stay in memory."""
 GRAY: Final = ChannelLayout("rgb", (1, 1))
 STRIP: Final = 256
-
-
-class Limits(NamedTuple):
-    """Largest image in pixels, and largest file in bytes."""
-
-    pixels: int
-    bytes: int
 
 
 class ModelChoice(NamedTuple):
@@ -106,19 +99,21 @@ def _saved_scores(run: Path) -> list[str]:
 class ModelRegistry:
     """The models of a page, loaded when they are first used; the last ``MAX_LOADED`` stay in
     memory.
+
+    ``policy`` holds the limits of images.
     """
 
     entries: tuple[ModelEntry, ...]
     device: str
-    limits: Limits
+    policy: ReadPolicy
     loaded: dict[ModelChoice, LoadedModel] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, paths: Sequence[Path], device: str, limits: Limits) -> ModelRegistry:
+    def open(cls, paths: Sequence[Path], device: str, policy: ReadPolicy) -> ModelRegistry:
         """Read all descriptions; CheckpointError or UsageError if a path is not a model."""
         choose_device(device)
         entries = map(ModelEntry.read, paths, short_names(paths))
-        return cls(tuple(entries), device, limits)
+        return cls(tuple(entries), device, policy)
 
     def model(self, choice: ModelChoice) -> LoadedModel:
         """Return a model in eval mode; errors as of ``load_generator``."""
@@ -138,16 +133,14 @@ class ModelRegistry:
         """Return an image as H x W x 3 uint8; Rejected if it is damaged, too large or not an
         image.
         """
-        pixels, size = self.limits
-        policy = io.ReadPolicy(max_pixels=pixels, max_bytes=size, max_aspect=1e9)
-        return io.decode(data, policy).pixels
+        return io.decode(data, self.policy).pixels
 
     def restore(
         self, choice: ModelChoice, data: bytes, settings: TranslateSettings
     ) -> tuple[Pixels, bytes]:
         """Return the input as the model sees it, and the file that ``translate`` writes."""
         image, model = self.decode(data), self.model(choice)
-        settings = settings.model_copy(update={"max_pixels": self.limits.pixels})
+        settings = settings.model_copy(update={"max_pixels": self.policy.max_pixels})
         seen = as_seen(model.channel_layout, image)
         return seen, translate_bytes(model, data, settings).image
 

@@ -19,7 +19,8 @@ from typing import Any, Final
 import click
 
 from img2img_data.core.errors import load_extra
-from img2img_train.serve.models import Limits, ModelRegistry
+from img2img_data.images.pixels import ReadPolicy
+from img2img_train.serve.models import ModelRegistry
 from img2img_train.serve.request_guard import HOST, RequestGuard, block_connections, listen
 from img2img_train.training.signals import SIGNALS, StoppedBySignal
 
@@ -28,7 +29,7 @@ CLOSING_SECONDS: Final = 1
 STYLE: Final = Path(__file__).parent / "templates" / "page.css"
 
 
-def serve(paths: Sequence[Path], port: int, device: str, limits: Limits, browser: bool) -> None:
+def serve(paths: Sequence[Path], port: int, device: str, policy: ReadPolicy, browser: bool) -> None:
     """Serve the page for some runs or checkpoints until a signal ends it.
 
     Then ``StoppedBySignal`` is raised. ``port`` 0 takes a free one. Raises UsageError if the extra
@@ -43,12 +44,13 @@ def serve(paths: Sequence[Path], port: int, device: str, limits: Limits, browser
             # Uvicorn ends open connections, and then raises SIGINT and SIGTERM for this handler
             # again.
             handlers.callback(signal.signal, number, signal.signal(number, _stop))
-        registry = ModelRegistry.open(paths, device, limits)
+        registry = ModelRegistry.open(paths, device, policy)
         _set_environment(folder)
         gr, uvicorn = (load_extra(name, "serve", "serve") for name in ("gradio", "uvicorn"))
         block_connections()
         port = listener.getsockname()[1]
-        app = RequestGuard(_mounted(gr, registry, Path(folder), port), Path(folder), limits.bytes)
+        page = _mounted(gr, registry, Path(folder), port)
+        app = RequestGuard(page, Path(folder), policy.max_bytes)
         # Gradio prints a traceback for each request that does not fit the page.
         logging.disable()
         handlers.callback(setattr, traceback, "print_exc", traceback.print_exc)
@@ -93,7 +95,7 @@ def _mounted(gr: Any, registry: ModelRegistry, folder: Path, port: int) -> Any:
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
     looks = {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css_paths": [STYLE]}
     looks |= {"footer_links": [], "run_history": False}
-    limits = {"max_file_size": registry.limits.bytes, "enable_monitoring": False}
+    limits = {"max_file_size": registry.policy.max_bytes, "enable_monitoring": False}
     address = {"server_name": HOST, "server_port": port, "ssr_mode": False}
     gr.mount_gradio_app(app, page, "/", **address, **limits, **looks)
     # Gradio checks whether a requested file is in an allowed folder only if the page was launched.

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from img2img_data.core.settings_model import without_none
-from img2img_data.degradations.base import Degradation, OddInt
+from img2img_data.degradations.base import OddInt
 from img2img_data.degradations.compose import Composite
 from img2img_data.degradations.registry import DEGRADATIONS
 
@@ -35,23 +35,13 @@ def all_widgets() -> dict[str, dict[str, Widget]]:
 
     Composites are left out, and kinds with a parameter that has no widget (a mapping).
     """
-    simple = {k: cls for k, cls in DEGRADATIONS.items() if not issubclass(cls, Composite)}
-    found = ((kind, _widgets_of(cls)) for kind, cls in simple.items())
-    return {kind: widgets for kind, widgets in found if widgets is not None}
-
-
-def _widgets_of(cls: type[Degradation]) -> dict[str, Widget] | None:
-    """Return the widgets of one degradation by parameter, None if a parameter has none."""
-    widgets = {}
-    for name, field in cls.model_fields.items():
-        widget = _widget(field)
-        if widget is None:
-            return None
-        # A field without a default says in its help what an empty value means.
-        info = (field.description or "").replace(" [default: ", "; empty: ").removesuffix("]")
-        common = {"label": name.replace("_", " "), "info": info}
-        widgets[name] = Widget(widget.component, common | widget.arguments)
-    return widgets
+    found = {}
+    for kind, cls in DEGRADATIONS.items():
+        fields = cls.model_fields
+        widgets = {name: w for name, field in fields.items() if (w := _widget(name, field))}
+        if len(widgets) == len(fields) and not issubclass(cls, Composite):
+            found[kind] = widgets
+    return found
 
 
 def settings_of(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
@@ -64,22 +54,28 @@ def settings_of(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
     }
 
 
-def _widget(field: FieldInfo) -> Widget | None:
+def _widget(name: str, field: FieldInfo) -> Widget | None:
+    """Return the widget of a parameter, None if there is none for its type."""
+    # A field without a default says in its help what an empty value means.
+    info = (field.description or "").replace(" [default: ", "; empty: ").removesuffix("]")
+    common: dict[str, Any] = {"label": name.replace("_", " "), "info": info}
     kind = without_none(field.annotation)
     several = get_origin(kind) is tuple
     members = get_args(get_args(kind)[0] if several else kind)
     if kind is bool:
-        return Widget("Checkbox", {"value": field.default})
+        return Widget("Checkbox", common | {"value": field.default})
     if members and Ellipsis not in members:
         value = list(field.default) if several else field.default
         choices = [(str(member), member) for member in members]
-        return Widget("Dropdown", {"choices": choices, "value": value, "multiselect": several})
+        common |= {"choices": choices, "multiselect": several}
+        return Widget("Dropdown", common | {"value": value})
     if kind in (int, float) or hasattr(kind, "json_type"):
-        return _number(field, kind)
+        component, arguments = _number(field, kind)
+        return Widget(component, common | arguments)
     return None
 
 
-def _number(field: FieldInfo, kind: Any) -> Widget:
+def _number(field: FieldInfo, kind: Any) -> tuple[str, dict[str, Any]]:
     """Return the slider of a number, or the box of one that may be empty or has no bounds."""
     names = ("gt", "ge", "lt", "le")
     bounds = {n: getattr(m, n) for m in field.metadata for n in names if hasattr(m, n)}
@@ -87,7 +83,7 @@ def _number(field: FieldInfo, kind: Any) -> Widget:
     integer, default = kind is int or getattr(kind, "json_type", "") == "integer", field.default
     if default is None or low is None or high is None:
         limits = {"minimum": low, "maximum": high, "precision": 0 if integer else None}
-        return Widget("Number", {"value": default, **limits})
+        return "Number", {"value": default, **limits}
     ends = default if isinstance(default, list) else [default, default]
     value = math.sqrt(ends[0] * ends[1]) if "log" in ends else (ends[0] + ends[1]) / 2
     reach = REACH * max(map(abs, ends[:2]))
@@ -103,5 +99,4 @@ def _number(field: FieldInfo, kind: Any) -> Widget:
         value = low + round((value - low) / step) * step
     # Without the last digits of binary fractions, which the page would show.
     ends = [number if integer else float(f"{number:.6g}") for number in (low, high, value)]
-    arguments = dict(zip(("minimum", "maximum", "value"), ends, strict=True))
-    return Widget("Slider", arguments | {"step": step})
+    return "Slider", dict(zip(("minimum", "maximum", "value"), ends, strict=True), step=step)

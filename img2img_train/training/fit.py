@@ -175,7 +175,7 @@ def _train(trainer: Trainer) -> None:
 def _compile(trainer: Trainer) -> None:
     """Let steps run compiled networks, or explain in one line why they do not."""
     # torch.compile does not support double backward, which the gradient penalty of WGAN-GP needs.
-    skip = trainer.objective.needs_double_backward()
+    skip = trainer.config.objective.needs_double_backward()
     try:
         nets = compile_networks(trainer.state.nets, skip, trainer.device)
     except Exception as error:  # compilers raise errors of any type
@@ -198,7 +198,7 @@ def _read_images(trainer: Trainer) -> ImageStore | DeviceCache:
             store = DeviceCache.of(store, trainer.device)
         if data.held_out is not None and trainer.processes.is_main:
             trainer.validation_store = _read(trainer, data.held_out, 0)
-            if trainer.objective.paired:
+            if trainer.config.objective.paired:
                 trainer.train_sample = data.train_sample(TRAIN_SAMPLE)
         if trainer.processes.is_main:
             trainer.keeps_gray = data.keeps_gray(TRAIN_SAMPLE)

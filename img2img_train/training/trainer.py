@@ -20,7 +20,7 @@ from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
 from img2img_train.distributed.processes import Processes
-from img2img_train.objectives.base import Batch, Losses, Objective
+from img2img_train.objectives.base import Batch, Losses
 from img2img_train.optim.lr_schedule import LrSchedule
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.checkpoint import TrainingProgress
@@ -73,11 +73,6 @@ class Trainer:
         self.state = TrainingState.create(c, self.device, channels)
         self.train_step = TrainStep(c, self.state, schedule, self.processes)
 
-    @property
-    def objective(self) -> Objective:
-        """The objective of the run."""
-        return self.config.objective
-
     def step(self, batch: Batch) -> Losses:
         """Run the next step; return its losses, still on the device."""
         return self.train_step.run(batch, self.progress.step)
@@ -126,7 +121,7 @@ class Trainer:
         block = self.loss_buffer.take()
         sums, counts = dict(self.progress.loss_sums), dict(self.progress.loss_counts)
         for row, losses in enumerate(block):
-            limits = {name: self.objective.loss_limit(name) for name in losses}
+            limits = {name: self.config.objective.loss_limit(name) for name in losses}
             over = [name for name, value in losses.items() if abs(value) > limits[name]]
             if over or not all(map(math.isfinite, losses.values())):
                 values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
@@ -208,7 +203,7 @@ class Trainer:
         if sample is not None:
             count = len(sample.targets)
             scores["psnr_train"] = validator.scores(sample, count, batch, check)["psnr"]
-        psnr = scores.get("psnr") if self.objective.best_by_psnr else None
+        psnr = scores.get("psnr") if self.config.objective.best_by_psnr else None
         before = self.progress.best_psnr
         return scores | {"best": psnr is not None and (before is None or psnr > before)}
 
@@ -234,8 +229,8 @@ class Trainer:
     @property
     def validator(self) -> Validator:
         """The networks for validation and samples."""
-        layout, nets = self.data.train.channel_layout, self.state.inference_nets
-        return Validator(self.objective, nets, self.device, layout, self.config.test_dropout)
+        c, layout, nets = self.config, self.data.train.channel_layout, self.state.inference_nets
+        return Validator(c.objective, nets, self.device, layout, c.test_dropout)
 
     def _write_samples(self, epoch: int) -> None:
         held = self.data.held_out or self.data.train
@@ -251,8 +246,8 @@ class Trainer:
         return checkpoints.Description(
             complete=complete,
             generator="generator",
-            reverse_generator=self.objective.reverse_generator,
-            networks=self.objective.networks(layout.channels),
+            reverse_generator=self.config.objective.reverse_generator,
+            networks=self.config.objective.networks(layout.channels),
             color=layout.color,
             size=train.size,
             keeps_gray=self.keeps_gray,

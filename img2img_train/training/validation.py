@@ -66,8 +66,7 @@ class Validator:
             with dropout_at_test(self.nets.values(), seeds):
                 outputs = self.objective.forward(self.nets, batch)
             images = {"input": batch.input, "target": batch.target} | outputs
-            rgb = {name: layout.to_rgb(image, batch.input) for name, image in images.items()}
-            return {name: denormalize(image) for name, image in rgb.items()}
+            return {n: denormalize(layout.to_rgb(x, batch.input)) for n, x in images.items()}
         finally:
             for net in self.nets.values():
                 net.train()

@@ -295,4 +295,4 @@ def test_a_high_rate_that_works_is_not_called_diverged(
     trainer = small_training(loss, corpus, tmp_path, **more, batch=1, lr=0.01)
     for _ in range(3):
         for name, value in trainer.step(a_batch()).items():
-            assert abs(float(value.detach())) < trainer.objective.loss_limit(name) / 10
+            assert abs(float(value.detach())) < trainer.config.objective.loss_limit(name) / 10

@@ -35,6 +35,7 @@ from img2img_data.corpus.format import image_rng  # noqa: E402
 from img2img_data.degradations.compose import Composite  # noqa: E402
 from img2img_data.degradations.registry import DEGRADATIONS  # noqa: E402
 from img2img_data.images import io  # noqa: E402
+from img2img_data.images.pixels import ReadPolicy  # noqa: E402
 from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference.settings import TranslateSettings  # noqa: E402
@@ -46,7 +47,6 @@ from img2img_train.runs import checkpoint  # noqa: E402
 from img2img_train.runs.model import load_generator  # noqa: E402
 from img2img_train.serve.models import (  # noqa: E402
     MAX_LOADED,
-    Limits,
     ModelChoice,
     ModelRegistry,
     as_seen,
@@ -57,7 +57,7 @@ from img2img_train.serve.request_guard import remove_old_files  # noqa: E402
 from img2img_train.serve.widgets import all_widgets, settings_of  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "img2img_train", "serve"]
-LIMITS = Limits(100_000, 200_000)
+LIMITS = ReadPolicy(max_pixels=100_000, max_bytes=200_000, max_aspect=1e9)
 NAMES = [
     kind
     for kind, cls in DEGRADATIONS.items()
@@ -257,7 +257,12 @@ class Server:
         ]
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
-        limits = ["--max-megapixels", LIMITS.pixels / 1e6, "--max-megabytes", LIMITS.bytes / 1e6]
+        limits = [
+            "--max-megapixels",
+            LIMITS.max_pixels / 1e6,
+            "--max-megabytes",
+            LIMITS.max_bytes / 1e6,
+        ]
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, self.models), "--port", "0", "--device", "cpu", *map(str, limits)],
             stdout=subprocess.PIPE,
@@ -475,7 +480,7 @@ def test_an_unreadable_image_is_rejected_in_a_line(
         "cut.png": (data[: len(data) // 2], "truncated: the data end before the image does"),
         "<img src=x>.png": (b"no image", "not-an-image"),
         "wide.jpg": (large, "than the limit (400 x 300, more than 100,000 pixels)"),
-        "heavy.png": (data + bytes(LIMITS.bytes), "maximum allowed size"),
+        "heavy.png": (data + bytes(LIMITS.max_bytes), "maximum allowed size"),
     }
     for name, (content, reason) in files.items():
         (tmp_path / name).write_bytes(content)
@@ -652,7 +657,7 @@ def is_cut_off(send: Callable[[], tuple[int, str]]) -> bool:
 
 
 def test_uploads_are_bounded_together(server: Server, image: Path) -> None:
-    assert is_cut_off(lambda: sent(server, "big.png", bytes(LIMITS.bytes + 2**20)))
+    assert is_cut_off(lambda: sent(server, "big.png", bytes(LIMITS.max_bytes + 2**20)))
     assert is_cut_off(lambda: posted(server, "queue/join", bytes(2**21)))
     with socket.create_connection(("127.0.0.1", server.port), 5) as raw:
         raw.sendall(
@@ -661,10 +666,10 @@ def test_uploads_are_bounded_together(server: Server, image: Path) -> None:
         )
         assert b" 413 " in raw.recv(99)
     for number in range(40):
-        noise = np.random.default_rng(number).bytes(LIMITS.bytes // 2)
+        noise = np.random.default_rng(number).bytes(LIMITS.max_bytes // 2)
         assert sent(server, f"{number}.png", noise)[0] == 200
     kept = sum(path.stat().st_size for path in server.temporary.rglob("*") if path.is_file())
-    assert kept <= 11 * LIMITS.bytes
+    assert kept <= 11 * LIMITS.max_bytes
     path = json.loads(sent(server, "a.png", image.read_bytes())[1])[0]
     answer = restored(server, file_data(path), 0, "AtoB", "saved", "saved", 512, 128)
     assert '"success":true' in answer[1]
