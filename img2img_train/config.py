@@ -261,9 +261,8 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
     place = where if isinstance(where, Place) else Place(where)
     loss = str(values.get("loss", RunConfig.model_fields["loss"].default))
     if loss not in OBJECTIVES:
-        raise place.error(
-            ["loss"], f"'{printable(loss)}' is unknown", did_you_mean(loss, OBJECTIVES)
-        )
+        why = f"'{printable(loss)}' is unknown"
+        raise place.error(["loss"], why, did_you_mean(loss, OBJECTIVES))
     own = {n: value for n, value in values.items() if n in OBJECTIVES[loss].model_fields}
     common = {name: value for name, value in values.items() if name not in own}
     for name in common.keys() - (RunConfig.model_fields.keys() - {"objective"}):

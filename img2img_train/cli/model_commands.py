@@ -92,9 +92,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
     with Display() as display, catch_out_of_memory("scoring", None, where, lambda: hint):
         progress = display.report("scoring")
-        matrix = evaluate_matrix(
-            runs, options.on, options, progress, perceptual, folders=options.images
-        )
+        matrix = evaluate_matrix(runs, options.on, options, progress, perceptual, options.images)
     for e in matrix.evaluations:
         click.echo(repr(e))
     for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
@@ -216,9 +214,8 @@ def _translate_one(
     if suffix[1:] in VIDEO_FORMATS:
         chosen = settings.model_copy(update={"video_format": suffix[1:]})
         with Display() as display:
-            seen = translate_video_file(
-                model, source, out, chosen, display.report("restoring", "files", "frames")
-            )
+            progress = display.report("restoring", "files", "frames")
+            seen = translate_video_file(model, source, out, chosen, progress)
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
         _print_notes(seen.notes)
         return
@@ -281,10 +278,8 @@ def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
             if suffix == ".html"
             else export_onnx(loaded, out, options.opset)
         )
-        about = (
-            f"differs from torch by {parity.worst} levels at most, on {parity.images} images "
-            f"up to {parity.side} px"
-        )
+        tested = f"{parity.images} images up to {parity.side} px"
+        about = f"differs from torch by {parity.worst} levels at most, on {tested}"
         if loaded.config.test_dropout and loaded.spec.dropout:
             about += "; dropout, which the model keeps on at test, is off"
     click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {about}")

@@ -14,9 +14,8 @@ MESSAGES: Final = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if an error means that the host or the device is out of memory."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in MESSAGES)
-    )
+    says_so = any(words in str(error) for words in MESSAGES)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)
 
 
 @contextlib.contextmanager

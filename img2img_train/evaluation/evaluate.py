@@ -43,13 +43,13 @@ def evaluate_matrix(
     settings: EvaluateSettings,
     progress: ProgressByPart | None = None,
     perceptual: PerceptualNetworks = NO_NETWORKS,
-    gallery: int = GALLERY_IMAGES,
     folders: Sequence[Path] = (),
+    gallery: int = GALLERY_IMAGES,
 ) -> Matrix:
     """Score every run (a run folder or a checkpoint) on every corpus, at least one of each.
 
-    ``gallery``: images for the page, of all evaluations together. ``folders`` hold the outputs of
-    other programs, which are scored after the runs. Raises CorpusError if a corpus has no such
+    ``folders`` hold the outputs of other programs, which are scored after the runs. ``gallery``:
+    images for the page, of all evaluations together. Raises CorpusError if a corpus has no such
     split or no pairs or a folder lacks an output, CheckpointError if a run cannot be loaded,
     UsageError if no image has a tag of ``settings.by``.
     """
@@ -71,13 +71,12 @@ def evaluate_matrix(
         if run not in folders:
             model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
-            names = (run_name, name)
-            count = _counter(progress, done, total, names)
-            evaluations.append(_evaluate(model, corpus, pairs, scoring, names, count, each))
+            both = (run_name, name)
+            count = _counter(progress, done, total, both)
+            evaluations.append(_evaluate(model, corpus, pairs, scoring, both, count, each))
             done += len(pairs)
-    return Matrix(
-        tuple(run_names), tuple(corpus_names), settings.split, tuple(evaluations), perceptual.files
-    )
+    names = tuple(run_names), tuple(corpus_names)
+    return Matrix(*names, settings.split, tuple(evaluations), perceptual.files)
 
 
 def evaluate_run(

@@ -36,6 +36,9 @@ class Matrix:
 def protocol(scores: Collection[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return how the scores were computed; ``files`` names the weights of networks."""
     shown = ("label", "unit", "digits", "better", "definition")
+    metrics = {
+        n: {key: getattr(m, key) for key in shown} for n, m in METRICS.items() if n in scores
+    }
     return {
         "color": "RGB; Lab corpora too are scored as RGB",
         "data_range": 255,
@@ -54,11 +57,7 @@ def protocol(scores: Collection[str], files: Mapping[str, str] | None = None) ->
         "as over all images",
         "versions": versions(*LIBRARIES, "numpy", "opencv-python-headless"),
         **({"networks": dict(files)} if files else {}),
-        "metrics": {
-            name: {key: getattr(metric, key) for key in shown}
-            for name, metric in METRICS.items()
-            if name in scores
-        },
+        "metrics": {n: {key: getattr(m, key) for key in shown} for n, m in used.items()},
     }
 
 

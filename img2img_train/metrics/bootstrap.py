@@ -31,10 +31,8 @@ def bootstrap_interval(
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, member, values)
     sizes = np.bincount(member, minlength=count)
-    means = [
-        (counts @ sums) / (counts @ sizes)[:, None]
-        for counts in resample_counts(count, resamples, seed)
-    ]
+    blocks = resample_counts(count, resamples, seed)
+    means = [(counts @ sums) / (counts @ sizes)[:, None] for counts in blocks]
     return percentile_intervals(np.concatenate(means), count)
 
 

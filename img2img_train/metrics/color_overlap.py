@@ -64,10 +64,8 @@ class ColorHistograms:
     def scores(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return the overlaps with the targets, by metric: of the outputs, and of the inputs."""
         means = self.sums.sum(axis=0) / self.images.sum()
-        outputs, inputs = (
-            dict(zip(COLOR_METRICS, intersection(means[side], means[TARGET]).tolist(), strict=True))
-            for side in (OUTPUT, INPUT)
-        )
+        overlaps = (intersection(means[side], means[TARGET]).tolist() for side in (OUTPUT, INPUT))
+        outputs, inputs = (dict(zip(COLOR_METRICS, values, strict=True)) for values in overlaps)
         return outputs, inputs
 
     def gain_intervals(self) -> dict[str, bootstrap.Interval]:
@@ -86,10 +84,8 @@ class ColorHistograms:
         groups = int((self.images > 0).sum())
         if groups < 2:
             return dict.fromkeys(COLOR_METRICS)
-        differences = [
-            self._overlaps(counts, OUTPUT) - other._overlaps(counts, side)
-            for counts in bootstrap.resample_counts(groups, bootstrap.RESAMPLES)
-        ]
+        blocks = bootstrap.resample_counts(groups, bootstrap.RESAMPLES)
+        differences = [self._overlaps(n, OUTPUT) - other._overlaps(n, side) for n in blocks]
         intervals = bootstrap.percentile_intervals(np.concatenate(differences), groups)
         return dict(zip(COLOR_METRICS, intervals, strict=True))
 

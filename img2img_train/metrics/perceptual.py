@@ -73,10 +73,9 @@ class PerceptualScores:
                 gaussian.update(inception.features(images))
         if lpips is None:
             return [({}, {}) for _ in outputs]
-        scores, baseline = lpips.distances(outputs, targets), lpips.distances(inputs, targets)
+        distances = (lpips.distances(side, targets).tolist() for side in (outputs, inputs))
         return [
-            ({"lpips": float(score)}, {"lpips": float(plain)})
-            for score, plain in zip(scores, baseline, strict=True)
+            ({"lpips": score}, {"lpips": plain}) for score, plain in zip(*distances, strict=True)
         ]
 
     def set_scores(self) -> ScorePair:
@@ -85,17 +84,14 @@ class PerceptualScores:
             return {}, {}
         if self.targets.count < 2:
             raise CorpusError("FID", why="needs at least two images", hint="leave --fid out")
-        return (
-            {"fid": frechet_distance(self.outputs, self.targets)},
-            {"fid": frechet_distance(self.inputs, self.targets)},
-        )
+        sides = (self.outputs, self.inputs)
+        score, baseline = (frechet_distance(side, self.targets) for side in sides)
+        return {"fid": score}, {"fid": baseline}
 
     def notes(self) -> list[str]:
         """Return the caveats that a reader of the scores needs."""
         count = self.targets.count
         if self.networks.inception is None or count > FEATURES:
             return []
-        return [
-            f"FID of {count:,} images: no more than the {FEATURES:,} features, so it is far too "
-            "high; compare it only with values of as many images"
-        ]
+        why = f"no more than the {FEATURES:,} features, so it is far too high"
+        return [f"FID of {count:,} images: {why}; compare it only with values of as many images"]

@@ -140,11 +140,8 @@ def write_checkpoint(path: Path, tensors: Tensors, description: Description) -> 
     header, start = dict[str, Any](), 0
     for name in names:
         tensor = tensors[name]
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": tensor.shape,
-            "data_offsets": [start, start := start + tensor.nbytes],
-        }
+        span = [start, start := start + tensor.nbytes]
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": tensor.shape, "data_offsets": span}
     about = json.dumps(description.model_dump(mode="json"), sort_keys=True, allow_nan=False)
     header["__metadata__"] = {DESCRIPTION: about, DIGEST: NO_DIGEST}
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

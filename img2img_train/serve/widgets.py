@@ -46,12 +46,8 @@ def all_widgets() -> dict[str, dict[str, Widget]]:
 
 def settings_of(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
     """Return the parameters that widgets with these values give; empty ones are left out."""
-    settings = dict(zip(names, values, strict=True))
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in settings.items()
-        if value not in (None, [])
-    }
+    filled = ((n, value) for n, value in zip(names, values, strict=True) if value not in (None, []))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in filled}
 
 
 def _widget(name: str, field: FieldInfo) -> Widget | None:

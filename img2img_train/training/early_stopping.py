@@ -26,9 +26,8 @@ def overfitting_warning(rows: Sequence[LogRow], pairs: int, options: Sequence[st
     on training pairs is higher than it was then. ``pairs`` is the number of training pairs,
     ``options`` are the options that help.
     """
-    scored = [
-        row for row in rows if row["kind"] == "validation" and {"psnr", "psnr_train"} <= row.keys()
-    ]
+    validations = (row for row in rows if row["kind"] == "validation")
+    scored = [row for row in validations if {"psnr", "psnr_train"} <= row.keys()]
     if not scored or any(row["kind"] == "warning" for row in rows):
         return None
     last, best = scored[-1], max(scored, key=lambda row: float(row["psnr"]))

@@ -50,9 +50,8 @@ class FitResult:
             more += f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
         if self.already:
             return f"run '{root}' was finished already, {p.step:,} steps{more}"
-        return (
-            f"run '{root}' is finished: {p.step:,} steps in {format_duration(self.seconds)}{more}"
-        )
+        took = format_duration(self.seconds)
+        return f"run '{root}' is finished: {p.step:,} steps in {took}{more}"
 
 
 def fit(

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-SIGNALS: Final = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+# Windows has no SIGHUP.
+SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 
 
 class StopRequested(Exception):

@@ -125,9 +125,7 @@ class TrainStep:
             outputs = objective.forward(self.nets, micro.parts[index])
         if first:
             pools = self.state.pools.items()
-            history = {
-                name: self._query(pool, outputs[name], micro.rngs[name]) for name, pool in pools
-            }
+            history = {n: self._query(pool, outputs[n], micro.rngs[n]) for n, pool in pools}
             kept = outputs if undivided else {name: x.detach() for name, x in outputs.items()}
             micro.images.append((kept, history))
         return outputs, micro.images[index][1]

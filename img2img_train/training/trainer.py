@@ -177,7 +177,7 @@ class Trainer:
             self._write_samples(epoch)
         if _is_due(epoch, self.config.keep_every):
             kept = self.folder.checkpoints / f"epoch-{epoch:05d}.safetensors"
-            about = self._describe(p.model_copy(update={"log_bytes": 0}), complete=False)
+            about = self._describe(p, complete=False)
             checkpoints.write_checkpoint(kept, self.state.network_tensors(), about)
         # Rows are written last and at once: a signal that interrupts validation leaves no
         # half-logged epoch.
@@ -253,14 +253,14 @@ class Trainer:
             keeps_gray=self.keeps_gray,
             versions=versions(*LIBRARIES),
             config=self.config.model_dump(mode="json"),
-            progress=progress,
+            # Only a run that is resumed cuts the log.
+            progress=progress if complete else progress.model_copy(update={"log_bytes": 0}),
         )
 
     def _keep_best(self, progress: TrainingProgress) -> None:
         # A copy on the host, which ``save`` writes: an epoch may take less time than a file.
         networks = self.state.network_tensors().items()
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in networks}
-        progress = progress.model_copy(update={"log_bytes": 0})
         self.best = tensors, self._describe(progress, complete=False)
 
     def save(self) -> None:
