@@ -36,9 +36,7 @@ class Matrix:
 def protocol(scores: Collection[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return how the scores were computed; ``files`` names the weights of networks."""
     shown = ("label", "unit", "digits", "better", "definition")
-    metrics = {
-        n: {key: getattr(m, key) for key in shown} for n, m in METRICS.items() if n in scores
-    }
+    used = {name: metric for name, metric in METRICS.items() if name in scores}
     return {
         "color": "RGB; Lab corpora too are scored as RGB",
         "data_range": 255,

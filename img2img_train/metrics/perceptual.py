@@ -74,9 +74,8 @@ class PerceptualScores:
         if lpips is None:
             return [({}, {}) for _ in outputs]
         distances = (lpips.distances(side, targets).tolist() for side in (outputs, inputs))
-        return [
-            ({"lpips": score}, {"lpips": plain}) for score, plain in zip(*distances, strict=True)
-        ]
+        pairs = zip(*distances, strict=True)
+        return [({"lpips": score}, {"lpips": plain}) for score, plain in pairs]
 
     def set_scores(self) -> ScorePair:
         """Return the scores of all images together; CorpusError if there are too few images."""

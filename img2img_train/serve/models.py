@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +21,6 @@ from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, ReadPolicy, to_uint8_rgb
-from img2img_train.config import config_of
 from img2img_train.data.color import ChannelLayout, denormalize, normalize
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.settings import TranslateSettings
@@ -28,12 +28,13 @@ from img2img_train.inference.tiles import choose_tiling
 from img2img_train.inference.translate import translate_bytes, translate_pixels
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
-from img2img_train.runs.checkpoint import read_description
+from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import find_checkpoint
 from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 
 MAX_LOADED: Final = 2
 """Number of models that stay in memory."""
+load_cached: Final = lru_cache(MAX_LOADED)(load_generator)
 GRAY: Final = ChannelLayout("rgb", (1, 1))
 STRIP: Final = 256
 
@@ -69,16 +70,14 @@ class ModelEntry:
     @classmethod
     def read(cls, path: Path, name: str) -> ModelEntry:
         """Read the description of a run or a checkpoint; CheckpointError if it is neither."""
-        checkpoint = find_checkpoint(path)
-        about = read_description(checkpoint)
-        config = config_of(about.config, f"checkpoint '{printable(str(checkpoint))}'")
+        checkpoint = read_checkpoint(find_checkpoint(path), ())
+        about, config = checkpoint.description, checkpoint.config()
         spec = about.networks[about.generator]
         layout = ChannelLayout(about.color, (spec.inputs, spec.outputs)).label
         line = ", ".join(filter(None, [config.title, layout, f"{about.progress.step:,} steps"]))
-        reverse = {"AtoB": "BtoA", "BtoA": "AtoB"}[config.direction]
-        both = about.reverse_generator is not None
-        directions = (config.direction, *([reverse] if both else []))
-        return cls(checkpoint, name, (line, *_saved_scores(path)), directions)
+        both = ("AtoB", "BtoA") if config.direction == "AtoB" else ("BtoA", "AtoB")
+        directions = both if about.reverse_generator else both[:1]
+        return cls(checkpoint.path, name, (line, *_saved_scores(path)), directions)
 
 
 def _saved_scores(run: Path) -> list[str]:
@@ -97,16 +96,13 @@ def _saved_scores(run: Path) -> list[str]:
 
 @dataclass(slots=True)
 class ModelRegistry:
-    """The models of a page, loaded when they are first used; the last ``MAX_LOADED`` stay in
-    memory.
-
-    ``policy`` holds the limits of images.
+    """The models of a page, loaded when they are first used. ``policy`` holds the limits of
+    images.
     """
 
     entries: tuple[ModelEntry, ...]
     device: str
     policy: ReadPolicy
-    loaded: dict[ModelChoice, LoadedModel] = field(default_factory=dict)
 
     @classmethod
     def open(cls, paths: Sequence[Path], device: str, policy: ReadPolicy) -> ModelRegistry:
@@ -117,17 +113,10 @@ class ModelRegistry:
 
     def model(self, choice: ModelChoice) -> LoadedModel:
         """Return a model in eval mode; errors as of ``load_generator``."""
-        # Taken out and put in again: the order of the dict is that of the last use.
-        model = self.loaded.pop(choice, None)
-        if model is None:
-            entry, (_, direction, dropout, norm) = self.entries[choice.number], choice
-            # While the page changes the model it may still send the direction of the one before.
-            direction = direction if direction in entry.directions else None
-            model = load_generator(entry.checkpoint, self.device, direction, dropout, norm)
-        self.loaded[choice] = model
-        for oldest in list(self.loaded)[:-MAX_LOADED]:
-            del self.loaded[oldest]
-        return model
+        entry, (_, direction, dropout, norm) = self.entries[choice.number], choice
+        # While the page changes the model it may still send the direction of the one before.
+        direction = direction if direction in entry.directions else None
+        return load_cached(entry.checkpoint, self.device, direction, dropout, norm)
 
     def decode(self, data: bytes) -> Pixels:
         """Return an image as H x W x 3 uint8; Rejected if it is damaged, too large or not an

@@ -51,6 +51,7 @@ from img2img_train.serve.models import (  # noqa: E402
     ModelRegistry,
     as_seen,
     degraded,
+    load_cached,
     scores,
 )
 from img2img_train.serve.request_guard import remove_old_files  # noqa: E402
@@ -152,7 +153,7 @@ def test_models_have_unique_names_and_few_stay_loaded(tmp_path: Path) -> None:
     assert [entry.directions for entry in registry.entries][:2] == [("AtoB", "BtoA"), ("AtoB",)]
     for number in range(len(paths)):
         registry.model(ModelChoice(number))
-    assert len(registry.loaded) == MAX_LOADED
+    assert load_cached.cache_info().currsize == MAX_LOADED
     forward, reverse = (
         registry.model(ModelChoice(0, direction)).restore(make_photo(1)[None])
         for direction in ("AtoB", "BtoA")
