@@ -68,7 +68,7 @@ def three_steps(training: loop.Trainer) -> list[dict[str, float]]:
 def test_compiled_steps_equal_eager_steps(loss: str, corpus: Path, tmp_path: Path) -> None:
     plain, compiled = (small_training(loss, corpus, tmp_path, net="autoencoder") for _ in range(2))
     loop._compile(compiled)
-    left = compiled.objective.needs_double_backward()
+    left = compiled.config.objective.needs_double_backward()
     assert {
         n for n, net in compiled.train_step.nets.items() if net is compiled.state.nets[n]
     } == set(left)
