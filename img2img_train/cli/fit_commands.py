@@ -116,8 +116,10 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     if init := chosen.get("init", values.get("init")):
         values = generator_settings(Path(init), {**values, **chosen}) | values
     config = configure(values, {**chosen, **({"corpora": corpora} if corpora else {})})
-    if recipe is not None and not corpora:
-        _check_built(config, recipe, smoke)
+    missing = [choice.path for choice in config.corpora if not Path(choice.path).exists()]
+    if recipe is not None and not corpora and missing:
+        command = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
+        raise UsageError("corpus", missing[0], "does not exist yet", f"'{command}' makes it")
     if options.dry_run:
         from img2img_train.training.fit import dry_run
 
@@ -137,13 +139,6 @@ def generator_settings(init: Path, settings: Mapping[str, Any]) -> dict[str, Any
     groups = {n: field.json_schema_extra for n, field in known.items()}
     generator = [n for n, g in groups.items() if isinstance(g, dict) and g["group"] == "Generator"]
     return {name: saved[name] for name in ("net", *generator) if name in saved}
-
-
-def _check_built(config: RunConfig, recipe: Path, smoke: bool) -> None:
-    for choice in config.corpora:
-        if not Path(choice.path).exists():
-            command = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
-            raise UsageError("corpus", choice.path, "does not exist yet", f"'{command}' makes it")
 
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:

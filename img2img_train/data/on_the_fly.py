@@ -28,6 +28,7 @@ from img2img_data.degradations.compose import Composite
 from img2img_data.degradations.resample import Resize
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images.pixels import Pixels
+from img2img_train.data.checks import Size
 
 # The probe is an identity matrix of low contrast on mid-gray: its ringing stays in [0, 1], so that
 # no clipping hides in the operator.
@@ -70,9 +71,7 @@ class OnTheFly:
         """Return a degraded copy of a target, H x W x C uint8 or uint16."""
         return self.degradation.apply(target, "yx", **self.draw(pair, epoch))
 
-    def operators(
-        self, pairs: Sequence[Pair], epoch: int | None, size: tuple[int, int]
-    ) -> Operators:
+    def operators(self, pairs: Sequence[Pair], epoch: int | None, size: Size) -> Operators:
         """Return the matrices for images of ``size`` (height, width)."""
         drawn = [tuple(sorted(self.draw(pair, epoch).items())) for pair in pairs]
         if all(parameters == drawn[0] for parameters in drawn):

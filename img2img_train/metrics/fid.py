@@ -125,12 +125,12 @@ class Inception:
         x = self._layer(x, "Conv2d_3b_1x1")
         x = _max_pool(self._layer(x, "Conv2d_4a_3x3", padding="valid"))
         for letter in "bcd":
-            x = self._block(x, f"Mixed_5{letter}", BRANCHES_5)
+            x = self._block(x, f"Mixed_5{letter}", BRANCHES_5, _average_pool(x))
         x = self._reduction(x, "Mixed_6a", BRANCHES_6A)
         for letter in "bcde":
-            x = self._block(x, f"Mixed_6{letter}", BRANCHES_6)
+            x = self._block(x, f"Mixed_6{letter}", BRANCHES_6, _average_pool(x))
         x = self._reduction(x, "Mixed_7a", BRANCHES_7A)
-        x = self._block(x, "Mixed_7b", BRANCHES_7)
+        x = self._block(x, "Mixed_7b", BRANCHES_7, _average_pool(x))
         # The published network pools by maximum in its last block only; torchvision's averages.
         pooled = functional.max_pool2d(x, 3, stride=1, padding=1)
         x = self._block(x, "Mixed_7c", BRANCHES_7, pooled)
@@ -146,15 +146,12 @@ class Inception:
             x = self._layer(x, f"{block}.{name}")
         return x
 
-    def _block(
-        self, x: Tensor, block: str, branches: Branches, pooled: Tensor | None = None
-    ) -> Tensor:
-        """Concatenate the branches and a convolution of ``pooled``, by default local means."""
+    def _block(self, x: Tensor, block: str, branches: Branches, pooled: Tensor) -> Tensor:
+        """Concatenate the branches and a convolution of the pooled features."""
         outputs = []
         for names in branches:
             inner, forks = self._chain(x, block, names), FORKS.get(names[-1], ())
             outputs += [self._layer(inner, f"{block}.{fork}") for fork in forks] or [inner]
-        pooled = _average_pool(x) if pooled is None else pooled
         return torch.cat([*outputs, self._chain(pooled, block, ["branch_pool"])], 1)
 
     def _reduction(self, x: Tensor, block: str, branches: Branches) -> Tensor:

@@ -49,9 +49,9 @@ class Handlers:
 
     def restore(self, upload: str | None, *model: Any) -> tuple[Any, ...]:
         """Return (input, output), a status line, the file to download."""
-        choice, settings = _choice(*model)
+        choice = _choice(*model)
         start, data = time.perf_counter(), self.read(upload)
-        seen, file = self.registry.restore(choice, data, settings)
+        seen, file = self.registry.restore(choice, data)
         seconds = time.perf_counter() - start
         # In a folder of its own, because its name is that of the download; gradio deletes it later.
         name = f"{Path(str(upload)).stem[:80]}-restored.png"
@@ -65,11 +65,11 @@ class Handlers:
     def degrade_and_restore(self, upload: str | None, *values: Any) -> tuple[Any, ...]:
         """Return (degraded, restored), the scores, and clean, degraded and restored image."""
         (*model, kind, recipe, seed), parameters = values[:9], values[9:]
-        choice, settings = _choice(*model)
+        choice = _choice(*model)
         degradation = self.degradation(kind, recipe, parameters)
         clean, name = self.registry.decode(self.read(upload)), Path(str(upload)).name
         image, drawn = degraded(degradation, clean, int(seed or 0), name)
-        result = self.registry.score(choice, clean, image, settings)
+        result = self.registry.score(choice, clean, image)
         table = _score_table(result)
         if drawn:
             pairs = (f"{html.escape(name)} {value:g}" for name, value in drawn.items())
@@ -79,9 +79,9 @@ class Handlers:
 
     def compare(self, upload: str | None, target: str | None, *model: Any) -> tuple[Any, ...]:
         """Return (output, target) and the scores."""
-        choice, settings = _choice(*model)
+        choice = _choice(*model)
         image, clean = (self.registry.decode(self.read(path)) for path in (upload, target))
-        result = self.registry.score(choice, clean, image, settings)
+        result = self.registry.score(choice, clean, image)
         return (result.output, result.target), _score_table(result)
 
     def degradation(self, kind: str, recipe: str, values: Sequence[Any]) -> Degradation:
@@ -114,13 +114,13 @@ class Handlers:
 
 def _choice(
     number: int | None, direction: str | None, dropout: str, norm: str, tile: Any, overlap: Any
-) -> tuple[ModelChoice, TranslateSettings]:
+) -> ModelChoice:
     settings = build_model(TranslateSettings, {"tile": tile, "overlap": overlap})
     if number is None:
         raise UsageError("model", None, "is missing", "choose one")
     switch: Any = {"on": True, "off": False}.get(dropout)
     statistics: Any = norm if norm in ("batch", "running") else None
-    return ModelChoice(int(number), direction, switch, statistics), settings
+    return ModelChoice(int(number), direction, switch, statistics, settings)
 
 
 def _score_table(result: ScoredRestoration) -> str:

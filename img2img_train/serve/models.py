@@ -46,6 +46,7 @@ class ModelChoice(NamedTuple):
     direction: str | None = None
     dropout: bool | None = None
     norm: TestNorm | None = None
+    settings: TranslateSettings = TranslateSettings()
 
 
 class ScoredRestoration(NamedTuple):
@@ -113,10 +114,11 @@ class ModelRegistry:
 
     def model(self, choice: ModelChoice) -> LoadedModel:
         """Return a model in eval mode; errors as of ``load_generator``."""
-        entry, (_, direction, dropout, norm) = self.entries[choice.number], choice
+        entry = self.entries[choice.number]
         # While the page changes the model it may still send the direction of the one before.
-        direction = direction if direction in entry.directions else None
-        return load_cached(entry.checkpoint, self.device, direction, dropout, norm)
+        direction = choice.direction if choice.direction in entry.directions else None
+        how = self.device, direction, choice.dropout, choice.norm
+        return load_cached(entry.checkpoint, *how)
 
     def decode(self, data: bytes) -> Pixels:
         """Return an image as H x W x 3 uint8; Rejected if it is damaged, too large or not an
@@ -124,18 +126,14 @@ class ModelRegistry:
         """
         return io.decode(data, self.policy).pixels
 
-    def restore(
-        self, choice: ModelChoice, data: bytes, settings: TranslateSettings
-    ) -> tuple[Pixels, bytes]:
+    def restore(self, choice: ModelChoice, data: bytes) -> tuple[Pixels, bytes]:
         """Return the input as the model sees it, and the file that ``translate`` writes."""
         image, model = self.decode(data), self.model(choice)
-        settings = settings.model_copy(update={"max_pixels": self.policy.max_pixels})
+        settings = choice.settings.model_copy(update={"max_pixels": self.policy.max_pixels})
         seen = as_seen(model.channel_layout, image)
         return seen, translate_bytes(model, data, settings).image
 
-    def score(
-        self, choice: ModelChoice, target: Pixels, image: Pixels, settings: TranslateSettings
-    ) -> ScoredRestoration:
+    def score(self, choice: ModelChoice, target: Pixels, image: Pixels) -> ScoredRestoration:
         """Restore an image and score input and output against the target.
 
         If the model's output is gray, the target is the gray of ``target``.
@@ -144,7 +142,7 @@ class ModelRegistry:
         if model.spec.outputs == 1:
             target = as_seen(GRAY, target)
         seen = as_seen(model.channel_layout, image)
-        tiling, _ = choose_tiling(settings, model, *image.shape[:2])
+        tiling, _ = choose_tiling(choice.settings, model, *image.shape[:2])
         output = to_uint8_rgb(translate_pixels(model, image, tiling))
         return ScoredRestoration(seen, output, target, scores(target, seen), scores(target, output))
 

@@ -108,18 +108,20 @@ def test_norm_and_dropout_are_at_test_as_in_training_with_one_image(loss: str) -
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_each_phase_moves_its_own_networks_alone(corpus: Path, tmp_path: Path, loss: str) -> None:
     state, batch = small_training(loss, corpus, tmp_path), a_batch()
-    assert {module for phase in state.objective.phases() for module in phase.modules} == set(
+    assert {module for phase in state.config.objective.phases() for module in phase.modules} == set(
         state.state.nets
     )
-    for phase in state.objective.phases():
+    for phase in state.config.objective.phases():
         before = {n: [p.clone() for p in net.parameters()] for n, net in state.state.nets.items()}
-        state.train_step.require_gradients(*state.objective.phases())
-        outputs = state.objective.forward(state.state.nets, batch)
+        state.train_step.require_gradients(*state.config.objective.phases())
+        outputs = state.config.objective.forward(state.state.nets, batch)
         state.train_step.require_gradients(phase)
-        losses = state.objective.losses(phase.name, state.state.nets, batch, outputs, outputs)
+        losses = state.config.objective.losses(
+            phase.name, state.state.nets, batch, outputs, outputs
+        )
         torch.stack(list(losses.values())).sum().backward()
         state.state.optimizers[phase.name].step()
-        state.objective.after_update(phase.name, state.state.nets)
+        state.config.objective.after_update(phase.name, state.state.nets)
         for name, net in state.state.nets.items():
             moved = any(
                 not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True)

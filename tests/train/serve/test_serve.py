@@ -180,7 +180,7 @@ def test_gray_and_lab_models_are_scored_on_what_they_take(
 ) -> None:
     path = write_model(tmp_path / "m", color=color, inputs=inputs, outputs=outputs)
     registry, image = ModelRegistry.open([path], "cpu", LIMITS), make_photo(3, 47, 33)
-    result = registry.score(ModelChoice(), image, image, TranslateSettings())
+    result = registry.score(ModelChoice(), image, image)
     gray = [bool((p == p[..., :1]).all()) for p in (result.input, result.output, result.target)]
     assert gray == [inputs == 1, outputs == 1, outputs == 1]
     model = registry.model(ModelChoice())
