@@ -406,15 +406,17 @@ class CachedImages:
 
     def gather(self, indices: Indices, crops: Crops | None = None) -> tuple[Pixels, Pixels]:
         """Return inputs and targets at ``indices`` (2 x N), or crops of them, stacked."""
-        targets = self._select(1, indices, crops)
-        return (self._select(0, indices, crops) if len(self.inputs) else targets), targets
+        targets = _select(self.targets, indices, crops, 1)
+        return (_select(self.inputs, indices, crops, 0) if len(self.inputs) else targets), targets
 
-    def _select(self, side: int, indices: Indices, crops: Crops | None) -> Pixels:
-        images: Pixels | list[Pixels] = (self.inputs, self.targets)[side]
-        chosen = indices[side] % len(images)
-        if isinstance(images, np.ndarray) and crops is None:
-            return images[chosen]
-        return stack_crops([images[index] for index in chosen.tolist()], crops, side)
+
+def _select(
+    images: Pixels | list[Pixels], indices: Indices, crops: Crops | None, side: int
+) -> Pixels:
+    indices = indices[side] % len(images)
+    if isinstance(images, np.ndarray) and crops is None:
+        return images[indices]
+    return stack_crops([images[index] for index in indices.tolist()], crops, side)
 
 
 ImageStore: TypeAlias = CachedImages | ImageSet
