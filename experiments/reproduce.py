@@ -179,8 +179,8 @@ def _score(
     config = run.config(name)
     model = load_generator(run.data / config.out, run.device)
     pairs = corpus.pairs(run.experiment.split)
-    scoring = Scoring(swapped=config.direction == "BtoA")
-    evaluation = evaluate_model(model, corpus, pairs, scoring, (name, test))
+    scoring = Scoring(swapped=config.direction == "BtoA", names=(name, test))
+    evaluation = evaluate_model(model, corpus, pairs, scoring)
     colors, edges, strips = ColorHistograms(), list[float](), list[Strip]()
     chosen = {pairs[index].key for index in _evenly(len(pairs), len(run.experiment.tests))}
     for batch in restored_batches(model, corpus, pairs, scoring):

@@ -13,7 +13,7 @@ from conftest import make_photo
 
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
-from img2img_train.evaluation.score import evaluate_model
+from img2img_train.evaluation.score import Scoring, evaluate_model
 
 
 class Identity:
@@ -30,10 +30,10 @@ class Brighter:
         return np.clip(batch.astype(np.int16) + 20, 0, 255).astype(np.uint8)
 
 
-def score(model: Any, corpus: Path, *settings: Any, **more: Any) -> Any:
+def score(model: Any, corpus: Path, *scoring: Scoring) -> Any:
     """Evaluate a model on the test split of a corpus."""
     opened = open_corpus(corpus)
-    return evaluate_model(model, opened, opened.pairs("test"), *settings, **more)
+    return evaluate_model(model, opened, opened.pairs("test"), *scoring)
 
 
 def strict_json(path: Path) -> Any:

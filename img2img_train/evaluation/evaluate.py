@@ -65,15 +65,16 @@ def evaluate_matrix(
     evaluations = list[Evaluation]()
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
-    scoring = Scoring(settings.batch, False, None, settings.by, metrics, perceptual)
+    common = Scoring(settings.batch, False, None, settings.by, metrics, perceptual)
     for run, run_name in zip(runs, run_names, strict=True):
-        model: LoadedModel | score.OutputsOfPairs = outputs_in(run)
+        model: score.AnyModel = outputs_in(run)
         if run not in folders:
             model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
             both = (run_name, name)
             count = _counter(progress, done, total, both)
-            evaluations.append(_evaluate(model, corpus, pairs, scoring, both, count, each))
+            scoring = replace(common, names=both, progress=count)
+            evaluations.append(_evaluate(model, corpus, pairs, scoring, each))
             done += len(pairs)
     names = tuple(run_names), tuple(corpus_names)
     return Matrix(*names, settings.split, tuple(evaluations), perceptual.files)
@@ -123,20 +124,15 @@ def evaluate_loaded(
 ) -> Evaluation:
     """Return the scores of a model in memory on a corpus; raises as ``evaluate_matrix``."""
     pairs, names = _pairs(corpus, settings.split), (model.config.title, name or corpus.root.name)
-    metrics = _image_metrics(settings.metrics)
-    scoring = Scoring(settings.batch, False, online, settings.by, metrics)
-    count = _counter(progress, 0, len(pairs), names)
-    return _evaluate(model, corpus, pairs, scoring, names, count, gallery)
+    metrics, count = _image_metrics(settings.metrics), _counter(progress, 0, len(pairs), names)
+    scoring = Scoring(
+        settings.batch, False, online, settings.by, metrics, NO_NETWORKS, names, count
+    )
+    return _evaluate(model, corpus, pairs, scoring, gallery)
 
 
 def _evaluate(
-    model: LoadedModel | score.OutputsOfPairs,
-    corpus: Corpus,
-    pairs: Sequence[Pair],
-    scoring: Scoring,
-    names: tuple[str, str],
-    count: Callable[[int], None],
-    gallery: int,
+    model: score.AnyModel, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring, gallery: int
 ) -> Evaluation:
     """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
     test_time: dict[str, bool | str] = {}
@@ -145,7 +141,7 @@ def _evaluate(
         config, notes = model.config, model.notes
         test_time = {"dropout": config.test_dropout, "norm": config.test_norm}
         scoring = replace(scoring, swapped=config.direction == "BtoA")
-    scored = score.evaluate_model(model, corpus, pairs, scoring, names, count)
+    scored = score.evaluate_model(model, corpus, pairs, scoring)
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)

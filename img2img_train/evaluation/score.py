@@ -43,6 +43,7 @@ class Restorer(Protocol):
 
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
 """A function that returns the outputs of N pairs, as `Restorer.restore` does of their inputs."""
+AnyModel: TypeAlias = Restorer | OutputsOfPairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Scoring:
     ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the
     target, the same way each time. ``by``: tags to score by; default: those with few values.
     ``metrics``: names of image metrics beside the usual ones. ``perceptual``: networks that score
-    too.
+    too. ``names`` are those of the run and the corpus; ``progress`` is called with the number of
+    pairs done.
     """
 
     batch: int = 64
@@ -61,6 +63,8 @@ class Scoring:
     by: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     perceptual: PerceptualNetworks = NO_NETWORKS
+    names: tuple[str, str] = ("model", "corpus")
+    progress: Callable[[int], None] = lambda done: None
 
 
 class RestoredPair(NamedTuple):
@@ -164,17 +168,9 @@ def describe_gain(gain: float, interval: Interval) -> str:
 
 
 def evaluate_model(
-    model: Restorer | OutputsOfPairs,
-    corpus: Corpus,
-    pairs: Sequence[Pair],
-    scoring: Scoring = Scoring(),
-    names: tuple[str, str] = ("model", "corpus"),
-    progress: Callable[[int], None] = lambda done: None,
+    model: AnyModel, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring = Scoring()
 ) -> Evaluation:
-    """Score a model on some pairs of a corpus; ``names`` are those of the run and the corpus.
-
-    ``progress`` is called with the number of pairs done.
-    """
+    """Return the scores of a model on some pairs of a corpus."""
     # Metrics see what a user gets: outputs rounded to 8 or 16 bits, not the network's floats.
     rows: list[ImageScores] = []
     colors, networks = ColorHistograms(), PerceptualScores(scoring.perceptual)
@@ -189,7 +185,7 @@ def evaluate_model(
             attributes = attributes_of(pair.row)
             rows.append(ImageScores(pair.key, group, source_of(pair), *all_scores, attributes))
             colors.update(group, input, output, target)
-        progress(len(rows))
+        scoring.progress(len(rows))
     means = _means(rows)
     # FID has no interval: a bootstrap of 2,048 x 2,048 covariances costs more than it tells.
     intervals = colors.gain_intervals()
@@ -201,8 +197,8 @@ def evaluate_model(
     tags, notes = choose_tags([row.attributes for row in rows], scoring.by)
     return Evaluation(
         **means,
-        run=names[0],
-        corpus=names[1],
+        run=scoring.names[0],
+        corpus=scoring.names[1],
         split=pairs[0].split,
         image_scores=tuple(rows),
         by_tag=tuple(_tag_scores(rows, tags)),
@@ -242,7 +238,7 @@ def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
 
 # ------------------------------------------------------------------------------------- restoration
 def restored_batches(
-    model: Restorer | OutputsOfPairs, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring
+    model: AnyModel, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring
 ) -> Iterator[list[RestoredPair]]:
     """Yield the pairs with their outputs, in order, in batches of consecutive pairs of one size.
 
@@ -285,9 +281,7 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
     return to_uint8_rgb(input), to_uint8_rgb(target)
 
 
-def _restored(
-    model: Restorer | OutputsOfPairs, held: Sequence[tuple[Pair, Pixels, Pixels]]
-) -> list[RestoredPair]:
+def _restored(model: AnyModel, held: list[tuple[Pair, Pixels, Pixels]]) -> list[RestoredPair]:
     pairs, inputs, targets = zip(*held, strict=True)
     batch = np.stack(inputs)
     outputs = model(pairs, batch) if callable(model) else model.restore(batch)
