@@ -124,10 +124,9 @@ def evaluate_loaded(
 ) -> Evaluation:
     """Return the scores of a model in memory on a corpus; raises as ``evaluate_matrix``."""
     pairs, names = _pairs(corpus, settings.split), (model.config.title, name or corpus.root.name)
-    metrics, count = _image_metrics(settings.metrics), _counter(progress, 0, len(pairs), names)
-    scoring = Scoring(
-        settings.batch, False, online, settings.by, metrics, NO_NETWORKS, names, count
-    )
+    how = settings.batch, False, online, settings.by, _image_metrics(settings.metrics)
+    count = _counter(progress, 0, len(pairs), names)
+    scoring = Scoring(*how, names=names, progress=count)
     return _evaluate(model, corpus, pairs, scoring, gallery)
 
 
