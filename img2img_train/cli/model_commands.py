@@ -202,12 +202,8 @@ def _translate_one(
 ) -> None:
     """Translate one file; the suffix of the output sets the format, unless an option does."""
     from img2img_data.core.files import write_atomically
+    from img2img_train.inference import translate as inference
     from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
-    from img2img_train.inference.translate import (
-        notes_on_frames,
-        translate_file,
-        translate_video_file,
-    )
     from img2img_train.inference.video import VIDEO_FORMATS
 
     suffix = out.suffix.lower()
@@ -215,15 +211,15 @@ def _translate_one(
         chosen = settings.model_copy(update={"video_format": suffix[1:]})
         with Display() as display:
             progress = display.report("restoring", "files", "frames")
-            seen = translate_video_file(model, source, out, chosen, progress)
+            seen = inference.translate_video_file(model, source, out, chosen, progress)
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
         _print_notes(seen.notes)
         return
     if "format" not in options and suffix in IMAGE_FORMATS:
         settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
-    result = translate_file(model, data, str(source), settings)
-    frames = notes_on_frames({printable(str(source)): result.source_frames})
+    result = inference.translate_file(model, data, str(source), settings)
+    frames = inference.notes_on_frames({printable(str(source)): result.source_frames})
     _print_notes([*result.notes, *frames])
     if str(out) == STDIO:
         sys.stdout.buffer.write(result.image)

@@ -98,10 +98,10 @@ def evaluate_run(
     model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
-    name = short_names(list(dict.fromkeys(known)))[0]
+    names = model.config.title, short_names(list(dict.fromkeys(known)))[0]
     online = OnTheFly.of(model.config.degrade, model.config.seed)
-    scored = evaluate_loaded(model, opened, settings, name, online, progress, gallery)
-    stem = f"{_file_name(name)}-{_file_name(settings.split)}"
+    scored = evaluate_loaded(model, opened, settings, names, online, progress, gallery)
+    stem = f"{_file_name(names[1])}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
     payload = {
         **scored.summary(),
@@ -117,14 +117,17 @@ def evaluate_loaded(
     model: LoadedModel,
     corpus: Corpus,
     settings: EvaluateSettings,
-    name: str = "",
+    names: tuple[str, str],
     online: OnTheFly | None = None,
     progress: ProgressByPart | None = None,
     gallery: int = 0,
 ) -> Evaluation:
-    """Return the scores of a model in memory on a corpus; raises as ``evaluate_matrix``."""
-    pairs, names = _pairs(corpus, settings.split), (model.config.title, name or corpus.root.name)
-    how = settings.batch, False, online, settings.by, _image_metrics(settings.metrics)
+    """Return the scores of a model in memory on a corpus; ``names`` are those of both.
+
+    Raises as ``evaluate_matrix``.
+    """
+    pairs, metrics = _pairs(corpus, settings.split), _image_metrics(settings.metrics)
+    how = settings.batch, False, online, settings.by, metrics
     count = _counter(progress, 0, len(pairs), names)
     scoring = Scoring(*how, names=names, progress=count)
     return _evaluate(model, corpus, pairs, scoring, gallery)

@@ -87,6 +87,19 @@ def test_a_notebook_runs_and_shows_its_results(name: str, folder: Path) -> None:
     assert "PIL.Image" in text
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_the_lines_in_the_readme_run(folder: Path) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    tiny = {"photo.jpg": "photos/000.jpg", "128": "24", '"unet"': '"unet", width=4, epochs=1'}
+    for text, value in tiny.items():
+        assert text in code
+        code = code.replace(text, value)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["restored"].shape == (32, 40, 3)
+
+
 def run_script(name: str, *arguments: object) -> str:
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "ORT_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
