@@ -78,6 +78,9 @@ NAMES = [
     "CON.jpg",
     "same.jpg",
     "same.png",
+    "train/1.jpg",  # folders that tools of the field take for splits
+    "val/1.jpg",
+    "dev/test/validation.jpg",
 ]
 SPLITS = "train=0.5,val=0.3,test=0.2"
 
@@ -87,7 +90,7 @@ def odd_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos = write_photos(tmp_path_factory.mktemp("odd") / "photos", 9)
     for number, name in enumerate(NAMES):
         path = photos / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(
             io.encode(make_photo(60 + number), "png" if name.endswith("png") else "jpg")
         )

@@ -46,6 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *argv: object) -> None:
 NAMES = [
     "a.b.c.jpg",
     "__meta__/x.jpg",
+    "val/train.jpg",
     "sub.dir/new\nline 1.jpg",
     "ü.jpg",
     "n" * 140 + "/" + "m" * 140 + ".jpg",
