@@ -38,7 +38,6 @@ import io
 import os
 import struct
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ from numpy.typing import NDArray
 
 from img2img_data.core.errors import Rejected
 from img2img_data.core.files import MAX_BYTES, open_regular, read_bytes
-from img2img_data.images.headers import Header, read_header, strip_jpeg
+from img2img_data.images.headers import Header, pillow_image, read_header, strip_jpeg
 from img2img_data.images.pixels import (
     MAX_PIXELS,
     Fit,
@@ -79,7 +78,7 @@ class DecodedImage:
     ``pixels``: upright, C-contiguous; H x W x 3 RGB uint8, or what the policy asked for (uint16; H
     x W gray, H x W x 4 RGBA). ``verbatim``: the file's own bytes are exactly this image and nothing
     else (upright; no profile, EXIF, XMP, comment or trailer; JPEG, PNG or WebP), so they may be
-    published unchanged. ``format``: jpeg, png, webp, gif, bmp, tiff or pnm. ``notes``: sorted words
+    published unchanged. ``format``: as jpeg, png, webp, avif. ``notes``: sorted words
     of the table above. ``frames``: number of frames or pages in the file.
     """
 
@@ -124,8 +123,9 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
     if found.format == "jpeg":
         pixels = _decode_jpeg(data, found)
     else:
-        decoders = {"gif": _decode_gif, "pnm": from_raster}
-        decoder = from_bit_fields if found.masks else decoders.get(found.format, _decode_opencv)
+        decoders = dict.fromkeys(("png", "webp", "bmp", "tiff"), _decode_opencv)
+        decoders["pnm"] = from_raster
+        decoder = from_bit_fields if found.masks else decoders.get(found.format, _decode_pillow)
         pixels = from_decoder(decoder(data, found), found, policy)
     pixels = apply_policy(pixels, found, policy)
     verbatim = found.plain and not found.notes
@@ -199,31 +199,22 @@ def _decode_opencv(data: bytes, found: Header) -> Pixels:
     return raw
 
 
-def _decode_gif(data: bytes, found: Header) -> Pixels:
-    """Decode the first frame to BGRA."""
-    # By Pillow: OpenCV reads GIF only since 4.11, and then not every one.
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with (
-            # Limits are the policy's business: the screen is within them, and a frame is not
-            # larger.
-            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(data), formats=["GIF"]) as image,
-        ):
-            image.seek(0)
-            transparent = "transparency" in image.info or image.mode == "RGBA"
-            found.alpha = "straight" if transparent else "none"
-            if image.size != (found.width, found.height):
-                raise ValueError("a frame larger than the screen")
-            return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
-    except Image.DecompressionBombError:
-        raise Rejected("too-many-pixels", "a frame larger than the screen") from None
-    except UnidentifiedImageError:  # its text holds an address, which would differ from run to run
-        raise Rejected("corrupt", "not a readable GIF image") from None
-    except Exception as error:
-        reason = "truncated" if "truncated" in str(error) else "corrupt"
-        raise Rejected(reason, str(error)[:200]) from None
+def _decode_pillow(data: bytes, found: Header) -> Pixels:
+    """Decode the first frame to BGRA, or to gray of 16 bits."""
+    # GIF too: OpenCV reads it only since 4.11, and then not every one.
+    size = found.width, found.height
+    with pillow_image(data, found.format.upper()) as image:
+        image.seek(0)
+        transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
+        found.alpha = "straight" if transparent else "none"
+        if image.size != size:
+            raise ValueError("a frame larger than the screen")
+        if image.mode == "I;16":
+            return np.asarray(image)
+        pixels = np.asarray(image.convert("RGBA"))
+    if pixels.shape[1::-1] != size:
+        raise Rejected("corrupt", f"{pixels.shape[1]} x {pixels.shape[0]} pixels, not {size}")
+    return cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA)
 
 
 _STDERR: Final = threading.Lock()

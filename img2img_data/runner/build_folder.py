@@ -46,8 +46,6 @@ LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", 
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
-NOT_BAD: Final = PAIRING_REASONS | {"low-detail"}
-"""Reasons that do not make a bad image: unmatched files are counted apart."""
 CONVERTED: Final[dict[str, str]] = {
     "first-frame": "the first of several frames or pages, which source_frames in a row counts",
     "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
@@ -115,7 +113,7 @@ class Report:
 
         ``expected`` reasons were asked for by the user (a filter's) and do not count as bad images.
         """
-        expected |= NOT_BAD
+        expected |= PAIRING_REASONS | {"low-detail"}
         bad = sum(n for reason, n in self.rejected.items() if reason not in expected)
         too_many = bad > max_bad * (self.kept.total() + bad)
         return int(too_many or (self.unmatched > 0 and not unmatched_ok))

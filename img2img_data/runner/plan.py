@@ -224,11 +224,12 @@ class Plan:
         plan = Plan(self.roots, self.kind, tags=self.tags, columns=self.columns)
         for done, row in enumerate(self.order, 1):
             note, key, sources = self.notes[row], self._key(row), self._sources(row)
+            path = os.path.join(self.roots[self.sides[row]], *sources[0].split(b"/"))
             tags, rejected, group, *_ = json.loads(note) if note else ({}, None, "")
             tiles: Iterable[tuple[int, ...]] = [()]
             try:
                 if not rejected:
-                    tiles = _tiles(self.roots[self.sides[row]], sources[0], size, stride)
+                    tiles = _tiles(path, size, stride)
             except Rejected as found:
                 rejected = found.reason, found.detail
             shared = bytes.fromhex(group) or sources[0]
@@ -313,11 +314,9 @@ class Plan:
         return self
 
 
-def _tiles(
-    root: bytes, path: bytes, size: tuple[int, int], stride: int | None
-) -> Iterator[tuple[int, int]]:
+def _tiles(path: bytes, size: tuple[int, int], stride: int | None) -> Iterator[tuple[int, int]]:
     """Return left and top of the tiles of an image, row by row. Raises ``Rejected``."""
-    height, width = io.size_of(os.path.join(root, *path.split(b"/")))
+    height, width = io.size_of(path)
     if width < size[0] or height < size[1]:
         detail = f"{width} x {height}, smaller than --tile {size[0]} x {size[1]}"
         raise Rejected("too-small", detail)

@@ -15,7 +15,7 @@ from img2img_train.inference.video import VIDEO_FORMATS, is_video
 IMAGE_FORMATS: Final = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 """Formats of written images by file name extension."""
 NOT_READ: Final = frozenset(
-    b"tga pcx qoi dds svg eps xcf dng raw nef nrw cr2 cr3 crw arw srf sr2 orf rw2 raf pef srw x3f "
+    b"pcx dds svg eps xcf dng raw nef nrw cr2 cr3 crw arw srf sr2 orf rw2 raf pef srw x3f "
     b"3fr iiq erf kdc mpg mpeg m2v mts m2ts wmv flv 3gp ogv vob".split()
 )
 """Extensions of other images and videos: each such file is a rejected row, not a silent gap."""

@@ -29,9 +29,6 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 OLD_PILLOW = int(pillow_version.partition(".")[0]) < 13
 
 ONLY_PILLOW = {
-    "*.avif": "AVIF is not read here",
-    "*.jp2": "JPEG 2000 is not read here",
-    "*.ico": "an icon file holds several images, none of them a photo",
     "*.psd": "Photoshop's format is not read here",
     "jpeg-crashtest/*": "damaged in the middle: Pillow fills up with gray what it cannot decode",
     "pillow/hopper_bad_exif.jpg": "a wrong length in its header: 1,214 coded bytes are skipped",

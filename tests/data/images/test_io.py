@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,67 @@ ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "tiff": lambda a: saved(a, "TIFF"),
     "ppm": lambda a: saved(a, "PPM"),
     "lzw tiff": lambda a: by_opencv(".tif", a[..., ::-1], cv2.IMWRITE_TIFF_COMPRESSION, 5),
+    "avif": lambda a: saved(a, "AVIF"),
+    "jpeg 2000": lambda a: saved(a, "JPEG2000"),
+    "jpeg 2000 codestream": lambda a: saved(a, "JPEG2000", no_jp2=True),
+    "tga": lambda a: saved(a, "TGA"),
+    "tga in runs": lambda a: saved(a, "TGA", compression="tga_rle"),
+    "qoi": lambda a: saved(a, "QOI"),
+    "ico": lambda a: saved(a, "ICO", sizes=[a.shape[1::-1]]),
+    "ico of bitmaps": lambda a: saved(a, "ICO", sizes=[a.shape[1::-1]], bitmap_format="bmp"),
 }
+LOSSLESS = ("jpeg 2000", "jpeg 2000 codestream", "tga", "tga in runs", "qoi", "ico")
+WITH_A_TAIL = ("gif", "tga", "tga in runs")
+"""Formats that end in bytes which are no part of the image."""
+
+
+def heic(pixels: Any) -> bytes:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    return saved(pixels, "HEIF", quality=95)
+
+
+if find_spec("pillow_heif"):
+    ENCODERS["heic"] = heic
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_formats_that_pillow_decodes_hold_the_same_samples(name: str) -> None:
+    image = decode(ENCODERS[name](textured()))
+    assert np.array_equal(image.pixels, textured())
+    assert not image.verbatim
+    if name not in ("ico", "qoi"):
+        assert decode(ENCODERS[name](textured()[..., 0])).notes == ("gray",)
+
+
+def test_more_than_8_bits_of_jpeg_2000_are_kept_or_noted() -> None:
+    levels = np.arange(48 * 40, dtype=np.uint16).reshape(48, 40) * 30
+    stored = saved(levels, "JPEG2000")
+    assert np.array_equal(decode(stored, ReadPolicy(depth=16, channels="gray")).pixels, levels)
+    assert decode(stored).notes == ("depth", "gray")
+
+
+def test_avif_is_turned_upright_and_counts_its_frames() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    image = decode(saved(textured(), "AVIF", exif=exif))
+    assert image.size == textured().shape[:2]
+    assert image.notes == ("orientation",)
+    frames = [Image.fromarray(textured() // n) for n in (2, 3)]
+    many = decode(saved(textured(), "AVIF", save_all=True, append_images=frames))
+    assert (many.frames, many.notes) == (3, ("first-frame",))
+
+
+def test_heic_is_read_with_its_extra_and_named_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+        with pytest.raises(Rejected, match=r"unsupported-format.*HEIC.*\[heif\]"):
+            decode(stub)
+    image = decode(heic(textured()))
+    assert image.format == "heif"
+    assert np.abs(image.pixels.astype(int) - textured()).mean() < 30
+    with pytest.raises(Rejected, match="corrupt"):
+        decode(stub)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -189,7 +250,7 @@ def test_no_cut_file_is_ever_half_read(name: str) -> None:
             cut = decode(data[:end])
         except Rejected:
             continue
-        assert name == "gif", f"cut at {end} of {len(data)}"
+        assert name in WITH_A_TAIL, f"cut at {end} of {len(data)}"
         assert np.array_equal(cut.pixels, complete)
 
 
@@ -646,7 +707,9 @@ REJECTED: dict[str, tuple[str, Callable[[], bytes]]] = {
     "svg": ("not-an-image", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     "postscript": ("not-an-image", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
     "photoshop": ("unsupported-format", lambda: b"8BPS\0\1" + bytes(99)),
-    "heic": ("unsupported-format", lambda: b"\0\0\0\x1cftypheic" + bytes(99)),
+    "openexr": ("unsupported-format", lambda: b"v/1\x01" + bytes(99)),
+    "cursor": ("unsupported-format", lambda: b"\0\0\2\0\1" + bytes(99)),
+    "zeros": ("not-an-image", lambda: bytes(999)),
     "jpeg start only": ("truncated", lambda: b"\xff\xd8\xff\xe0"),
     "png start only": ("truncated", lambda: b"\x89PNG\r\n\x1a\n"),
     "huge png": ("too-many-pixels", lambda: resized_png(50_000, 50_000)),

@@ -67,8 +67,8 @@ def test_folder_counts_skipped_files(tmp_path: Path) -> None:
 
 def test_folder_names_every_image_extension_even_those_not_read(tmp_path: Path) -> None:
     read = "jpg JPEG jpe jfif png bmp dib webp tif TIFF gif ppm pgm pbm pnm jp2 j2k avif"
-    names = [*read.split(), "mpo", "heic", "heif", "jxl", "psd", "ico", "exr", "hdr"]
-    put(tmp_path, *(f"p.{n}" for n in names), "p.svg", "p.tga", "p.jpeg2", "p.jpg~", "jpg")
+    names = [*read.split(), "mpo", "heic", "hif", "jxl", "psd", "ico", "exr", "hdr", "tga", "QOI"]
+    put(tmp_path, *(f"p.{n}" for n in names), "p.svg", "p.jpeg2", "p.jpg~", "jpg")
     assert sorted(paths(list(list_folder(tmp_path)))) == sorted(f"p.{n}".encode() for n in names)
 
 
