@@ -117,7 +117,7 @@ def compare(first: ModelScores, second: ModelScores, metric: str) -> tuple[float
     """Return by how much the first model is better (EDGES: sharper), and its interval."""
     if metric in COLOR_METRICS:
         difference = first.mean(metric) - second.mean(metric)
-        return difference, first.colors.difference_intervals(second.colors)[metric]
+        return difference, first.colors.gain_intervals(second.colors)[metric]
     rows, others = first.evaluation.image_scores, second.evaluation.image_scores
     if metric == EDGES:
         gains = first.edges - second.edges

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -22,7 +21,6 @@ from img2img_train.distributed.torchrun import torchrun_env
 if TYPE_CHECKING:
     from img2img_data.core.command_line import Display
     from img2img_train.config import RunConfig
-    from img2img_train.runs.folder import RunFolder
     from img2img_train.training.fit import FitResult
 
 FIRST: Final = ("recipe", "loss", "net", "init", "out", "epochs", "batch")
@@ -187,20 +185,15 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
             lines.append(f"not scored on '{name}': it has no split {' or '.join(splits)}")
             continue
         progress = display.report(f"scoring on {name}")
-        hint = partial(_less_memory, folder, name, split)
-        with catch_out_of_memory("scoring run", folder.root, device, hint):
+        evaluate = f"img2img-train evaluate {printable(str(folder.root))} --on {name}"
+        less = f"the run is finished; '{evaluate} --split {split} --batch 1' needs less"
+        with catch_out_of_memory("scoring run", folder.root, device, less):
             settings = EvaluateSettings(device=config.device, split=split, batch=config.batch)
             evaluation = evaluate_run(folder.root, Path(choice.path), settings, progress)
         psnr = f"PSNR {evaluation.scores['psnr']:.2f} dB"
         lines.append(f"'{name}' {split}: {psnr}, {evaluation.conclusion}")
     write_run_report(folder.root)
     return lines
-
-
-def _less_memory(folder: RunFolder, corpus: str, split: str) -> str:
-    options = f"--on {corpus} --split {split} --batch 1"
-    command = f"img2img-train evaluate {printable(str(folder.root))} {options}"
-    return f"the run is finished; '{command}' needs less"
 
 
 class ResumeOptions(FrozenModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -87,10 +87,10 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     options = build_model(EvaluateOptions, settings)
     if not (runs or options.images):
         raise UsageError("argument", "RUNS", "missing", "name a run, or --images of outputs")
-    where, hint = choose_device(options.device).type, "give a smaller --batch or another --device"
+    where, less = choose_device(options.device).type, "give a smaller --batch or another --device"
     limits = parse_limits(options.fail_under, {*settings, *options.metrics.split(",")})
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
-    with Display() as display, catch_out_of_memory("scoring", None, where, lambda: hint):
+    with Display() as display, catch_out_of_memory("scoring", None, where, less):
         progress = display.report("scoring")
         matrix = evaluate_matrix(runs, options.on, options, progress, perceptual, options.images)
     for e in matrix.evaluations:
@@ -158,14 +158,13 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
         name = printable(str(out))
         click.echo(f"would restore {total:,} files into '{name}'; nothing was written")
         return
-    loaded = load_generator(
-        model, options.device, options.direction, options.keep_dropout, options.norm
-    )
+    how = options.device, options.direction, options.keep_dropout, options.norm
+    loaded = load_generator(model, *how)
     _print_notes(loaded.notes)
-    less = catch_out_of_memory("model", model, loaded.device.type, lambda: LESS_MEMORY)
+    less = catch_out_of_memory("model", model, loaded.device.type, LESS_MEMORY)
     if single:
         with less:
-            _translate_one(loaded, images, out, chosen, settings)
+            _restore_one(loaded, images, out, chosen)
         return
     with Display() as display, less:
         done = restore(loaded, images, out, display.report("restoring", "files", "frames"), chosen)
@@ -193,14 +192,8 @@ def _print_notes(notes: Sequence[str]) -> None:
         click.echo(f"note: {len(notes) - NAMES_SHOWN:,} more like these", err=True)
 
 
-def _translate_one(
-    model: LoadedModel,
-    source: Path,
-    out: Path,
-    settings: TranslateSettings,
-    options: Mapping[str, object],
-) -> None:
-    """Translate one file; the suffix of the output sets the format, unless an option does."""
+def _restore_one(model: LoadedModel, source: Path, out: Path, settings: TranslateSettings) -> None:
+    """Restore one file; the suffix of the output sets the format, unless an option does."""
     from img2img_data.core.files import write_atomically
     from img2img_train.inference import translate as inference
     from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
@@ -215,7 +208,7 @@ def _translate_one(
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
         _print_notes(seen.notes)
         return
-    if "format" not in options and suffix in IMAGE_FORMATS:
+    if "format" not in settings.model_fields_set and suffix in IMAGE_FORMATS:
         settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
     result = inference.translate_file(model, data, str(source), settings)

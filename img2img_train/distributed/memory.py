@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def catch_out_of_memory(
-    what: str, name: object, device: str, hint: Callable[[], str]
+    what: str, name: object, device: str, hint: str | Callable[[], str]
 ) -> Iterator[None]:
     """Raise Img2ImgError about ``what`` of this name where the block runs out of memory."""
     try:
@@ -28,4 +28,5 @@ def catch_out_of_memory(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise Img2ImgError(what, name, f"out of memory on {device}", hint()) from None
+        hint = hint if isinstance(hint, str) else hint()
+        raise Img2ImgError(what, name, f"out of memory on {device}", hint) from None

@@ -130,9 +130,7 @@ class Processes:
         return tuple(values.tolist())
 
     def broadcast_text(self, text: str) -> str:
-        """Return the text of the main process."""
-        if not self.is_distributed:
-            return text
+        """Return the text of the main process, in each of several processes."""
         texts = [text]
         with collective():
             distributed.broadcast_object_list(texts, 0, group=self.cpu_group)

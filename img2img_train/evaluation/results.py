@@ -13,7 +13,7 @@ from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
 from img2img_train.evaluation.by_tag import MAX_VALUES
 from img2img_train.evaluation.score import Evaluation, MeanScores, rounded
-from img2img_train.metrics.bootstrap import RESAMPLES
+from img2img_train.metrics.bootstrap import RESAMPLES, SEED
 from img2img_train.metrics.registry import METRICS
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
@@ -49,7 +49,7 @@ def protocol(scores: Collection[str], files: Mapping[str, str] | None = None) ->
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded "
         "percentile, Hesterberg 2015)",
         "resamples": RESAMPLES,
-        "seed": 0,
+        "seed": SEED,
         "groups": "images of one group of the corpus (--group-by, as a person), else of one source",
         "tags": f"by default those with 2 to {MAX_VALUES} values and two images per value; means "
         "as over all images",

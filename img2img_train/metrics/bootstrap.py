@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Interval: TypeAlias = tuple[float, float] | None
+SEED: Final = 0
 RESAMPLES: Final = 2000
 BLOCK: Final = 250_000
 """Numbers drawn at a time."""
 
 
-def bootstrap_interval(
-    values: NDArray[np.float64], groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
-) -> list[Interval]:
+def bootstrap_interval(values: NDArray[np.float64], groups: Sequence[str]) -> list[Interval]:
     """Return the 95 % interval of the mean of each column of ``values`` (images x metrics).
 
     ``groups`` names the group of each image: crops of one photo, photos of one person. None for
@@ -31,17 +30,17 @@ def bootstrap_interval(
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, member, values)
     sizes = np.bincount(member, minlength=count)
-    blocks = resample_counts(count, resamples, seed)
+    blocks = resample_counts(count)
     means = [(counts @ sums) / (counts @ sizes)[:, None] for counts in blocks]
     return percentile_intervals(np.concatenate(means), count)
 
 
-def resample_counts(groups: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+def resample_counts(groups: int) -> Iterator[NDArray[np.int64]]:
     """Yield how often each group is drawn, resamples x groups, in blocks that fit into memory."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     rows = max(1, BLOCK // groups)
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
+    for start in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - start)
         yield rng.multinomial(groups, np.full(groups, 1 / groups), size=size)
 
 

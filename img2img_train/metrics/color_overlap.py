@@ -68,24 +68,16 @@ class ColorHistograms:
         outputs, inputs = (dict(zip(COLOR_METRICS, values, strict=True)) for values in overlaps)
         return outputs, inputs
 
-    def gain_intervals(self) -> dict[str, bootstrap.Interval]:
-        """Return the 95 % interval of the gain in overlap over the inputs, by metric."""
-        return self._intervals(self, INPUT)
-
-    def difference_intervals(self, other: ColorHistograms) -> dict[str, bootstrap.Interval]:
-        """Return the 95 % interval of the overlap of these outputs minus that of ``other``'s, by
-        metric.
-
-        Both must hold the same images.
+    def gain_intervals(self, other: ColorHistograms | None = None) -> dict[str, bootstrap.Interval]:
+        """Return the 95 % interval of the gain in overlap over the inputs, by metric, or over the
+        outputs of ``other``, which must hold the same images.
         """
-        return self._intervals(other, OUTPUT)
-
-    def _intervals(self, other: ColorHistograms, side: int) -> dict[str, bootstrap.Interval]:
+        baseline, side = (self, INPUT) if other is None else (other, OUTPUT)
         groups = int((self.images > 0).sum())
         if groups < 2:
             return dict.fromkeys(COLOR_METRICS)
-        blocks = bootstrap.resample_counts(groups, bootstrap.RESAMPLES)
-        differences = [self._overlaps(n, OUTPUT) - other._overlaps(n, side) for n in blocks]
+        blocks = bootstrap.resample_counts(groups)
+        differences = [self._overlaps(n, OUTPUT) - baseline._overlaps(n, side) for n in blocks]
         intervals = bootstrap.percentile_intervals(np.concatenate(differences), groups)
         return dict(zip(COLOR_METRICS, intervals, strict=True))
 

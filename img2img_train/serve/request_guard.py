@@ -139,15 +139,9 @@ def block_connections() -> None:
 
 def listen(port: int) -> socket.socket:
     """Return a socket that listens on loopback; UsageError if the port cannot be used."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if os.name == "posix":
-        # On Windows this option would let another process take the port over.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
-        listener.listen(64)
+        # It sets SO_REUSEADDR, except on Windows, where another process could take the port over.
+        return socket.create_server((HOST, port), backlog=64)
     except OSError as error:
-        listener.close()
-        why = f"{port} cannot be used ({error.strerror})"
+        why = f"{port} cannot be used ({os.strerror(error.errno or 0)})"
         raise UsageError("option", "--port", why, "give another, or 0 for a free one") from None
-    return listener

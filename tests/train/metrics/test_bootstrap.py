@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from img2img_train.metrics import bootstrap
 from img2img_train.metrics.bootstrap import bootstrap_interval
 
 
-def test_an_interval_contains_the_mean_and_depends_only_on_the_seed() -> None:
+def test_an_interval_contains_the_mean_and_depends_only_on_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = np.random.default_rng(0).normal(1, 2, (60, 2))
     groups = [str(i) for i in range(60)]
     intervals = bootstrap_interval(values, groups)
@@ -16,9 +19,10 @@ def test_an_interval_contains_the_mean_and_depends_only_on_the_seed() -> None:
         assert interval is not None
         assert interval[0] < mean < interval[1]
     assert intervals == bootstrap_interval(values, groups)
-    assert intervals != bootstrap_interval(values, groups, seed=1)
     [(low, high), _] = intervals
     assert high - low == pytest.approx(2 * 1.96 * values[:, 0].std() / 60**0.5, rel=0.15)
+    monkeypatch.setattr(bootstrap, "SEED", 1)
+    assert intervals != bootstrap_interval(values, groups)
 
 
 def test_crops_of_one_photo_count_once() -> None:
@@ -30,12 +34,13 @@ def test_crops_of_one_photo_count_once() -> None:
     assert high - low > 4 * (single_high - single_low)
 
 
-def test_the_coverage_holds_for_few_groups() -> None:
+def test_the_coverage_holds_for_few_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 500)
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
         values = rng.normal(0, 1, (8, 1))
-        [(low, high)] = bootstrap_interval(values, list("abcdefgh"), resamples=500)
+        [(low, high)] = bootstrap_interval(values, list("abcdefgh"))
         covered += low <= 0 <= high
     assert covered >= 0.9 * 200
 

@@ -176,4 +176,4 @@ def test_the_difference_from_the_input_is_the_gain() -> None:
         input, output, target = (rng.integers(0, 200 + n, (6, 6, 3), np.uint8) for _ in range(3))
         model.update(str(n), input, output, target)
         identity.update(str(n), input, input, target)
-    assert model.difference_intervals(identity) == model.gain_intervals()
+    assert model.gain_intervals(identity) == model.gain_intervals()
