@@ -291,9 +291,8 @@ def _published_defaults(objective: Objective, settings: Mapping[str, Any]) -> Pu
 def fields_of(loss: str) -> dict[str, FieldInfo]:
     """Return the settings that act with a loss, by name, with the defaults that it has."""
     fields = RunConfig.model_fields | OBJECTIVES[loss].model_fields
-    defaults = OBJECTIVES[loss]().published_defaults()
     found = {name: copy.copy(field) for name, field in fields.items() if name != "objective"}
-    for name, default in defaults.items():
+    for name, default in OBJECTIVES[loss]().published_defaults().items():
         found[name].default = default
     return found
 

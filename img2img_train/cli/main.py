@@ -93,7 +93,3 @@ def main(
     code = run_command_line(command or group, argv, name, f"process {rank}: " if rank else "")
     if code:
         sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,6 @@ from img2img_train.interop.junyanz_options import GENERATORS
 from img2img_train.networks.registry import build_on_meta
 from img2img_train.networks.specs import GeneratorName, NetworkSpec, Norm
 from img2img_train.runs import checkpoint
-from img2img_train.runs.checkpoint import Tensors
 from img2img_train.runs.folder import LIBRARIES
 from img2img_train.runs.model import LoadedModel
 from img2img_train.runs.weight_files import read_tensors
@@ -36,7 +35,7 @@ CONVOLUTIONS: Final[dict[int, GeneratorName]] = {14: "unet-128", 16: "unet-256",
 NORMS: Final[tuple[Norm, ...]] = ("batch", "instance", "none")
 
 
-def spec_of(tensors: Tensors, path: Path, dropout: float | None = None) -> NetworkSpec:
+def spec_of(tensors: checkpoint.Tensors, path: Path, dropout: float | None = None) -> NetworkSpec:
     """Return the specification of the generator that tensors in the order of their layers belong
     to.
 
@@ -78,7 +77,7 @@ def _names(spec: NetworkSpec) -> dict[str, str]:
     return {n: here for n, here in pairs if here.endswith("weight") or here == names[-1]}
 
 
-def _used(tensors: Tensors, norm: Norm) -> Tensors:
+def _used(tensors: checkpoint.Tensors, norm: Norm) -> checkpoint.Tensors:
     # Before PyTorch 0.4 instance norms had running statistics, which were never used, and batch
     # norms had no counter, which only a momentum of None reads.
     if norm != "batch":

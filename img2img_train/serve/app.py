@@ -31,8 +31,7 @@ from img2img_train.serve.widgets import Widget, all_widgets, settings_of
 
 RECIPE: Final = "recipe"
 EXAMPLE: Final = "- gaussian: {sigma: 1.5}\n- noise: {sigma: 8}\n- jpeg: {quality: [30, 60]}\n"
-MAX_WAITING: Final = 16
-"""Number of clicks that may wait for the device."""
+
 QUIET: Final = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Arguments of events that compute nothing: they do not wait for the device."""
 
@@ -191,7 +190,8 @@ def build_page(gr: Any, registry: ModelRegistry, folder: Path) -> Any:
             button, slider, table = _results(gr, "compare", "Compare", "output | target", "scores")
             inputs = [upload, target, *model]
             _on(gr, [button.click], handlers.compare, inputs, [slider, table])
-    page.queue(default_concurrency_limit=1, max_size=MAX_WAITING, api_open=False)
+    # Up to 16 clicks may wait for the device.
+    page.queue(default_concurrency_limit=1, max_size=16, api_open=False)
     return page
 
 

@@ -24,8 +24,6 @@ from img2img_train.serve.models import ModelRegistry
 from img2img_train.serve.request_guard import HOST, RequestGuard, block_connections, listen
 from img2img_train.training.signals import SIGNALS, StoppedBySignal
 
-CLOSING_SECONDS: Final = 1
-"""Time that open connections have to end."""
 STYLE: Final = Path(__file__).parent / "templates" / "page.css"
 
 
@@ -56,7 +54,8 @@ def serve(paths: Sequence[Path], port: int, device: str, policy: ReadPolicy, bro
         handlers.callback(setattr, traceback, "print_exc", traceback.print_exc)
         traceback.print_exc = lambda *_, **__: None
         quiet = {"log_config": None, "access_log": False, "server_header": False}
-        config = uvicorn.Config(app, timeout_graceful_shutdown=CLOSING_SECONDS, **quiet)
+        # Open connections have a second to end.
+        config = uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet)
         models = "1 model" if len(paths) == 1 else f"{len(paths):,} models"
         # The socket listens already: a browser that is faster than the server waits.
         click.echo(f"serving {models} on http://{HOST}:{port} (Ctrl-C ends)")

@@ -17,7 +17,6 @@ from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
 from img2img_train.data.color import is_gray
-from img2img_train.data.dataset import CachedImages, ImageSet
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
 from img2img_train.data.on_the_fly import OnTheFly
@@ -111,8 +110,8 @@ def cudnn_settings(fast: bool) -> Iterator[None]:
 class RunData:
     """The images of a run, the order in which steps see them, and the number of steps."""
 
-    train: ImageSet
-    held_out: ImageSet | None
+    train: dataset.ImageSet
+    held_out: dataset.ImageSet | None
     plan: SamplingPlan
     steps: int
 
@@ -147,13 +146,13 @@ class RunData:
             **{name: _summary(images) for name, images in sets.items() if images},
         }
 
-    def train_sample(self, limit: int) -> CachedImages | None:
+    def train_sample(self, limit: int) -> dataset.CachedImages | None:
         """Return evenly spaced training pairs, as many as are held out, ``limit`` at most."""
         if self.held_out is None:
             return None
         indices = evenly_spaced(len(self.train), min(len(self.held_out), limit))
         inputs, targets = zip(*(self.train.read(index) for index in indices), strict=True)
-        return CachedImages(list(inputs), list(targets))
+        return dataset.CachedImages(list(inputs), list(targets))
 
     def keeps_gray(self, limit: int) -> bool:
         """Return True if gray inputs have gray targets: a model then answers gray with gray.
@@ -172,7 +171,7 @@ class RunData:
         return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
 
 
-def _check_patience(config: RunConfig, held_out: ImageSet | None) -> None:
+def _check_patience(config: RunConfig, held_out: dataset.ImageSet | None) -> None:
     why = None
     if not config.objective.paired:
         why = f"needs pairs: no score tells when {config.loss} is at its best"
@@ -184,7 +183,7 @@ def _check_patience(config: RunConfig, held_out: ImageSet | None) -> None:
         raise UsageError("option", "--patience", why, "leave it out")
 
 
-def _summary(images: ImageSet) -> dict[str, Any]:
+def _summary(images: dataset.ImageSet) -> dict[str, Any]:
     counts: dict[str, Any] = {"pairs": list(images.counts)}
     if images.other_counts is not None:
         counts = {"inputs": list(images.counts), "targets": list(images.other_counts)}
@@ -228,7 +227,7 @@ def _describe_degradation(spec: Any) -> str:
     return f"inputs are the targets, degraded {where} by {text}"
 
 
-def _count(images: ImageSet) -> str:
+def _count(images: dataset.ImageSet) -> str:
     inputs, targets = images.sides
     if images.other_counts is None:
         return f"{inputs:,} pairs"
