@@ -122,8 +122,7 @@ def merge_shards(
             return folder.report()
         report = Report()
         with folder.dropped_unused(), writing_to(folder.building):
-            rows = _rows(shards, out, copy, report, progress)
-            folder.write_manifests(rows, page, report)
+            folder.write_manifests(_rows(shards, out, copy, report, progress), page, report)
         folder.end()
         return report
 

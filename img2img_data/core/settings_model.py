@@ -95,6 +95,10 @@ class Place:
         return UsageError(f"{self.title}{line}: key", ".".join(path) or "all", why, hint)
 
 
+class InvalidKeyError(ValueError):
+    """A mistake in a nested setting, raised by a validator: keys below the section, why, hint."""
+
+
 OPTIONS: Final = Place()
 """The command line."""
 
@@ -128,12 +132,14 @@ def _first_error(
     # The first is enough: the others are often its consequences, and a person fixes one at a time.
     first = error.errors(include_url=False)[0]
     path, wrong = _key_path(first["loc"], values), first["input"]
+    if isinstance(inner := first.get("ctx", {}).get("error"), InvalidKeyError):
+        return place.error(*inner.args)
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
         hint = did_you_mean(path[-1], known) if known else "leave it out"
         return place.error(path, "unknown", hint)
     if first["type"] == "missing":
-        return place.error(path, "missing", "give it a value")
+        return place.error(path, "missing", _hint(model, path, "give it a value"))
     if first["type"] == "literal_error" and isinstance(wrong, str):
         # pydantic gives the members as text only: "'a', 'b' or 'c'".
         members = re.findall(r"'([^']*)'", first["ctx"]["expected"])
@@ -141,7 +147,15 @@ def _first_error(
     why = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if path and not isinstance(wrong, Mapping):
         why += f" (got {printable(repr(wrong))[:80]})"
-    return place.error(path, why, "see --help for what it takes")
+    return place.error(path, why, _hint(model, path, "see --help for what it takes"))
+
+
+def _hint(model: type[BaseModel], path: Sequence[str], usual: str) -> str:
+    """Return the hint about a wrong value; the parameter's help if the model has no --help."""
+    field = (
+        model.model_fields.get(path[0]) if path and getattr(model, "help_in_hints", False) else None
+    )
+    return f"it is the {(field.description or '').split(' [default')[0]}" if field else usual
 
 
 def _key_path(location: Sequence[str | int], values: Any) -> list[str]:

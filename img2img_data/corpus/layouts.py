@@ -373,8 +373,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         for row in csv.DictReader(_text_lines(path)):
             yield {k: v for k, v in row.items() if isinstance(k, str)}
     except csv.Error as error:
-        why = f"is not a CSV table: {error}"
-        raise UsageError("list", path, why, "correct the file") from None
+        raise UsageError("list", path, f"is not a CSV table: {error}", "correct the file") from None
 
 
 _NOT_TAGS: Final = ("source", "source_hex", "kind", "width", "height", "row")

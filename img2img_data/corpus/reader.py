@@ -279,17 +279,14 @@ def _open_manifests(root: Path, rows: bool) -> Corpus:
     if corpus.kind == "unpaired":
         domains = {s: _open_domains(p) if rows else ((), ()) for s, p in manifests.items()}
         return replace(corpus, domains=domains)
-    by_split = {s: _open_pairs(p) if rows else () for s, p in manifests.items()}
+    by_split: dict[str, Sequence[Pair]] = dict.fromkeys(manifests, ())
+    for split, path in manifests.items() if rows else ():
+        by_split[split] = open_rows(path, partial(pair_of, path.parent))[""]
     return replace(corpus, by_split=by_split)
 
 
-def _open_pairs(manifest: Path) -> Sequence[Pair]:
-    return open_rows(manifest, partial(pair_of, manifest.parent))[""]
-
-
 def _open_domains(manifest: Path) -> tuple[Sequence[Path], Sequence[Path]]:
-    make = partial(_image_of, manifest.parent)
-    found = open_rows(manifest, make, "domain", "AB")
+    found = open_rows(manifest, partial(_image_of, manifest.parent), "domain", "AB")
     return found["A"], found["B"]
 
 

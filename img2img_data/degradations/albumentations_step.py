@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import cv2
@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from img2img_data.core.errors import Img2ImgError, Rejected, load_extra
-from img2img_data.core.settings_model import did_you_mean
+from img2img_data.core.settings_model import InvalidKeyError, did_you_mean
 from img2img_data.degradations.base import Axes, Degradation
 from img2img_data.degradations.samples import Image, from_unit, to_unit
 
@@ -57,14 +57,6 @@ SUGGESTED: Final = (
 
 _SMALL: Final = 16
 """Shorter side in pixels below which a failing transform rejects the image as too small."""
-
-
-class InvalidKeyError(ValueError):
-    """A mistake in a nested setting: the path of its key, the reason, a hint."""
-
-    def __init__(self, keys: Sequence[str], why: str, hint: str) -> None:
-        super().__init__(why)
-        self.keys, self.why, self.hint = keys, why, hint
 
 
 class Albumentations(Degradation):

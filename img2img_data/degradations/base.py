@@ -235,6 +235,8 @@ class Degradation(FrozenModel):
 
     model_config = ConfigDict(validate_default=True)
 
+    help_in_hints: ClassVar[bool] = True
+    """True: the hint about a wrong value is the help of its parameter, which no --help shows."""
     seeded: ClassVar[bool] = False
     keeps_mean: ClassVar[bool] = False
     """True if the mean of an image stays the same, but for its border, clipping and noise."""
@@ -266,12 +268,6 @@ class Degradation(FrozenModel):
     def random(self) -> bool:
         """True if ``draw`` uses its generator."""
         return self.seeded or any(not value.fixed for value in self.ranges().values())
-
-    @classmethod
-    def identity(cls) -> Degradation | None:
-        """Return the degradation that leaves every image unchanged, None if there is none."""
-        settings = cls.identity_settings
-        return None if settings is None else cls.model_validate(settings)
 
     @classmethod
     def example(cls) -> Degradation:

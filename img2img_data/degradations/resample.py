@@ -24,19 +24,11 @@ INTERPOLATIONS: Final[dict[str, int]] = {
 _NAMES: Final = tuple(INTERPOLATIONS)
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _as_recipe(value: tuple[str, ...]) -> str | list[str]:
-    return value[0] if len(value) == 1 else list(value)
-
-
 Interpolations = Annotated[
     tuple[Interpolation, ...],
     Field(min_length=1),
-    BeforeValidator(_as_tuple),
-    PlainSerializer(_as_recipe),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    PlainSerializer(lambda names: names[0] if len(names) == 1 else list(names)),
 ]
 """One or more interpolations; a recipe may write a single one as a text."""
 

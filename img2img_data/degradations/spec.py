@@ -19,13 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import Place, bounds_of, did_you_mean
+from img2img_data.core.settings_model import Place, bounds_of, build_model, did_you_mean
 from img2img_data.core.yaml_file import read_value, read_yaml
-from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations, InvalidKeyError
+from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations
 from img2img_data.degradations.base import Degradation, Uniform, is_number
 from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
 from img2img_data.degradations.registry import DEGRADATIONS, find_degradation
@@ -76,7 +75,7 @@ def parse_spec(content: Any, place: Place) -> PipelineStep:
     if len(place.keys) > 3 * _MAX_DEPTH:
         raise place.error([], "is nested too deeply", f"{_MAX_DEPTH} levels are the limit")
     if isinstance(content, list) and content:
-        return PipelineStep("chain", Chain(steps=_parse_steps(content, place)[0]))
+        return PipelineStep("chain", Chain(**_parse_steps(content, place)))
     if isinstance(content, str):
         content = {content: None}
     if not isinstance(content, Mapping) or not content:
@@ -135,17 +134,14 @@ def _parse_composite(cls: type[Composite], settings: Any, place: Place) -> Degra
         hint = "write them under 'steps', or as a list if that is all"
         raise place.error([], "has no list of steps", hint)
     inner = place if short else place.below("steps")
-    steps, weights = _parse_steps(values["steps"], inner, weighted=issubclass(cls, OneOf))
-    if weights and values.get("weights"):
+    parsed = _parse_steps(values["steps"], inner, weighted=issubclass(cls, OneOf))
+    if "weights" in parsed and values.get("weights"):
         raise place.error(["weights"], "is given at the steps too", "keep one of the two")
-    more = {"weights": weights} if weights else {}
-    return _build(cls, {**values, "steps": steps, **more}, place)
+    return _build(cls, {**values, **parsed}, place)
 
 
-def _parse_steps(
-    content: list[Any], place: Place, weighted: bool = False
-) -> tuple[tuple[PipelineStep, ...], list[float]]:
-    """Return the steps of a list, and their weights if any has one."""
+def _parse_steps(content: list[Any], place: Place, weighted: bool = False) -> dict[str, Any]:
+    """Return the ``steps`` of a list, and their ``weights`` if any has one."""
     steps = tuple(parse_spec(step, place.below(str(n))) for n, step in enumerate(content))
     weights = [step.get("weight") if isinstance(step, Mapping) else None for step in content]
     for number, weight in enumerate(weights):
@@ -155,31 +151,13 @@ def _parse_steps(
         if weight is not None and not is_number(weight):
             why = f"is not a number (got {weight!r})"
             raise place.error(keys, why, "1 is as often as the others")
-    weighted = any(weight is not None for weight in weights)
-    return steps, [1.0 if weight is None else weight for weight in weights] if weighted else []
+    if all(weight is None for weight in weights):
+        return {"steps": steps}
+    return {"steps": steps, "weights": [1.0 if weight is None else weight for weight in weights]}
 
 
 def _build(cls: type[Degradation], values: Mapping[str, Any], place: Place) -> Degradation:
-    try:
-        return cls(**{str(name): value for name, value in values.items()})
-    except ValidationError as error:
-        raise _first_mistake(error, cls, place) from None
-
-
-def _first_mistake(error: ValidationError, cls: type[Degradation], place: Place) -> UsageError:
-    first = error.errors(include_url=False)[0]
-    wrong, path = first["input"], [str(part) for part in first["loc"][:2]]
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, InvalidKeyError):
-        return place.error(inner.keys, inner.why, inner.hint)
-    if first["type"] == "extra_forbidden":
-        return place.error(path, "unknown", did_you_mean(path[-1], cls.model_fields))
-    about = (cls.model_fields[path[0]].description or "").split(" [default")[0] if path else ""
-    if first["type"] == "missing":
-        return place.error(path, "missing", about)
-    why = str(first["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    shown = f" (got {wrong!r})" if path and not isinstance(wrong, Mapping) else ""
-    return place.error(path, why + shown, f"it is the {about}" if about else "correct it")
+    return build_model(cls, {str(name): value for name, value in values.items()}, place)
 
 
 def to_spec(degradation: Degradation) -> dict[str, Any]:

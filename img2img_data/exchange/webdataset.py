@@ -358,8 +358,7 @@ def _check_shard(path: Path, shard: ShardInfo) -> None:
             raise ArchiveError("shard", path, "is not a regular file", _REFETCH)
         found = _size_and_digest(path)
     except OSError as error:
-        why = error.strerror or "cannot be read"
-        raise ArchiveError("shard", path, why, _REFETCH) from None
+        raise ArchiveError("shard", path, error.strerror or "cannot be read", _REFETCH) from None
     if found != (shard.filesize, shard.sha256):
         raise ArchiveError("shard", path, "does not match the index", _REFETCH)
 

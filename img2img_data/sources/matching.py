@@ -385,8 +385,7 @@ def _read_table(path: Path) -> list[dict[str, Any]]:
     import csv
 
     text = read_named("table", path, MAX_BYTES).decode("utf-8-sig", "surrogateescape")
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.DictReader(io.StringIO(text, ""), restkey="", delimiter=delimiter)
     try:
         if not {"input", "target"} <= set(rows.fieldnames or ()):
