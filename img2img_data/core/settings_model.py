@@ -152,10 +152,9 @@ def _first_error(
 
 def _hint(model: type[BaseModel], path: Sequence[str], usual: str) -> str:
     """Return the hint about a wrong value; the parameter's help if the model has no --help."""
-    field = (
-        model.model_fields.get(path[0]) if path and getattr(model, "help_in_hints", False) else None
-    )
-    return f"it is the {(field.description or '').split(' [default')[0]}" if field else usual
+    fields = model.model_fields if getattr(model, "help_in_hints", False) else {}
+    about = fields[path[0]].description if path and path[0] in fields else None
+    return f"it is the {about.split(' [default')[0]}" if about else usual
 
 
 def _key_path(location: Sequence[str | int], values: Any) -> list[str]:
