@@ -18,7 +18,7 @@ from img2img_data.builds.pairs import Degrade, DrawnPair, Pairing
 from img2img_data.core.errors import Rejected
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace
-from img2img_data.degradations.base import Rng, checked_rng
+from img2img_data.degradations.base import Rng
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_data.images.color import lab_to_rgb, outside_srgb, rgb_to_lab
@@ -119,20 +119,16 @@ class Blank(Pairing):
     fill: Literal["mean", "gray", "white", "noise"] = "mean"
     """content of the hole: mean color of the rest, middle gray, white, or noise"""
 
-    @property
-    def random(self) -> bool:
-        """True if the position or the noise is drawn."""
-        return self.where == "random" or self.fill == "noise"
-
     def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:
         """Draw the position, uniformly, then the seed of the noise."""
         height, width = images[0].shape[:2]
         hole_width, hole_height = (max(1, round(self.share * side)) for side in (width, height))
         left, top = (width - hole_width) // 2, (height - hole_height) // 2
         if self.where == "random":
-            left, top = _below(rng, width - hole_width + 1), _below(rng, height - hole_height + 1)
+            left = int(rng.integers(width - hole_width + 1))
+            top = int(rng.integers(height - hole_height + 1))
         drawn = {"left": left, "top": top, "hole_width": hole_width, "hole_height": hole_height}
-        return drawn | ({"noise_seed": _below(rng, 1 << 32)} if self.fill == "noise" else {})
+        return drawn | ({"noise_seed": int(rng.integers(1 << 32))} if self.fill == "noise" else {})
 
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
         """Fill the hole in a copy; the target is the same array, not a copy."""
@@ -156,10 +152,6 @@ class Blank(Pairing):
             mean = np.rint((total - inside) / rest).astype(image.dtype)
             return mean[0] if image.ndim == 2 else mean[: image.shape[2]]
         return white if self.fill == "white" else (white + 1) // 2
-
-
-def _below(rng: Rng, count: int) -> int:
-    return int(checked_rng(rng).integers(count))
 
 
 class Edges(Pairing):

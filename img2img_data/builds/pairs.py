@@ -31,7 +31,7 @@ from img2img_data.corpus.format import (
     image_rng,
     stream_of,
 )
-from img2img_data.degradations.base import Degradation
+from img2img_data.degradations.base import Degradation, Rng
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import to_spec
@@ -79,16 +79,8 @@ class Pairing(FrozenModel):
     plane: ClassVar[bool] = False
     clean: ClassVar[bool] = False
 
-    @property
-    def random(self) -> bool:
-        """True if ``draw`` uses its generator."""
-        return False
-
-    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
-        """Return the parameters of one pair; ``apply`` with them always gives the same pixels.
-
-        ``rng`` may be None if ``random`` is False.
-        """
+    def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:
+        """Return the parameters of one pair; ``apply`` with them always gives the same pixels."""
         return {}
 
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
@@ -102,7 +94,7 @@ class Pairing(FrozenModel):
         """
         raise NotImplementedError
 
-    def make(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> DrawnPair:
+    def make(self, images: Sequence[Pixels], rng: Rng) -> DrawnPair:
         """Draw the parameters and compute the pair."""
         return self.apply(images, self.draw(images, rng))
 
@@ -118,12 +110,7 @@ class Degrade(Pairing):
     degradation: Degradation = GaussianBlur()
     """degradation of the input"""
 
-    @property
-    def random(self) -> bool:
-        """True if the degradation is random."""
-        return self.degradation.random
-
-    def draw(self, images: Sequence[Pixels], rng: np.random.Generator | None) -> dict[str, float]:
+    def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:
         """Draw the parameters of the degradation."""
         return self.degradation.draw(rng)
 
@@ -278,8 +265,7 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
         raise Rejected("low-detail", f"{found:.2f} gray levels, below {least:g}")
     # The generator is keyed by the path, not by the key: a key may gain an extension when a
     # colliding file is added.
-    stream = stream_of(task.sources[0], task.tile)
-    rng = image_rng(job.settings.seed, stream) if job.pairing.random else None
+    rng = image_rng(job.settings.seed, stream_of(task.sources[0], task.tile))
     pair = job.pairing.make([s.pixels for s in sources], rng)
     group, split = group_and_split(
         task, job.settings.split or "", job.settings.group_by, job.settings.seed

@@ -26,8 +26,7 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
 
 Axes = Literal["yx", "y", "x"]
-Rng = np.random.Generator | None
-"""Generator of drawn parameters; fixed ones need none."""
+Rng = np.random.Generator
 
 SEEDS: Final = 1 << 53
 """Exclusive upper limit of drawn seeds: JSON readers keep every integer up to here exactly."""
@@ -60,13 +59,6 @@ def _bound(schema: dict[str, Any]) -> None:
         for number in (part, *part.get("prefixItems", ())):
             if number.get("type") in {"number", "integer"}:
                 number.update(bounds)
-
-
-def checked_rng(rng: Rng) -> np.random.Generator:
-    """Return ``rng``; ``ValueError`` if it is None."""
-    if rng is None:
-        raise ValueError("random parameters need a generator")
-    return rng
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +95,10 @@ class Uniform:
         return self.low == self.high
 
     def draw(self, rng: Rng) -> float:
-        """Return the number for one image; ``ValueError`` if a range has no generator."""
-        return self.low if self.fixed else self._drawn(checked_rng(rng))
+        """Return the number for one image."""
+        return self.low if self.fixed else self._drawn(rng)
 
-    def _drawn(self, rng: np.random.Generator) -> float:
+    def _drawn(self, rng: Rng) -> float:
         if not self.log:
             return float(rng.uniform(self.low, self.high))
         drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
@@ -190,7 +182,7 @@ class IntRange(Uniform):
             raise ValueError(f"{value:g} is not an integer")
         return int(value)
 
-    def _drawn(self, rng: np.random.Generator) -> float:
+    def _drawn(self, rng: Rng) -> float:
         if self.log:
             # Rounding gives each integer the half-open interval around it, the ends included.
             drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
@@ -209,7 +201,7 @@ class OddInt(IntRange):
             raise ValueError(f"{value:g} is not odd")
         return int(value)
 
-    def _drawn(self, rng: np.random.Generator) -> float:
+    def _drawn(self, rng: Rng) -> float:
         return 2 * int(rng.integers(int(self.low) // 2, int(self.high) // 2 + 1)) + 1
 
 
@@ -264,11 +256,6 @@ class Degradation(FrozenModel):
         """True if degraded = R x image x C^T, with R and C from ``apply`` along one axis."""
         return False
 
-    @property
-    def random(self) -> bool:
-        """True if ``draw`` uses its generator."""
-        return self.seeded or any(not value.fixed for value in self.ranges().values())
-
     @classmethod
     def example(cls) -> Degradation:
         """Return a degradation with a visible effect; the laws of the tests run on it."""
@@ -280,17 +267,14 @@ class Degradation(FrozenModel):
         return {name: value for name, value in found if isinstance(value, Uniform)}
 
     def draw(self, rng: Rng) -> dict[str, float]:
-        """Return the parameters of one image; ``apply`` gives the same pixels for them, always.
-
-        ``rng`` may be None if ``random`` is false.
-        """
+        """Return the parameters of one image; ``apply`` gives the same pixels for them, always."""
         # In the order of the fields: a field put before others changes what every seed draws.
         drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
         return drawn | self._seed(rng) if self.seeded else drawn
 
     @staticmethod
     def _seed(rng: Rng) -> dict[str, float]:
-        return {"seed": int(checked_rng(rng).integers(SEEDS))}
+        return {"seed": int(rng.integers(SEEDS))}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Return a degraded copy of the same shape and dtype, rounded once, at the end.

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, SkipValidation, field_serializer, model_validator
 
 from img2img_data.degradations import resample
-from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, checked_rng, parameter
+from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, parameter
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.noise import GaussianNoise
 from img2img_data.degradations.samples import Image, from_unit, to_unit
@@ -54,11 +54,6 @@ class Composite(Degradation):
     @field_serializer("steps")
     def _plain(self, steps: tuple[PipelineStep, ...]) -> list[dict[str, Any]]:
         return [step.plain() for step in steps]
-
-    @property
-    def random(self) -> bool:
-        """True if a parameter or a step is."""
-        return super().random or any(step.degradation.random for step in self.steps)
 
     def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the parameters, then each step."""
@@ -124,39 +119,26 @@ class OneOf(Composite):
             raise ValueError("weights are 0 or more, and not all 0")
         return self
 
-    @property
-    def random(self) -> bool:
-        """True if the branch, or anything in a branch of positive weight, is drawn."""
-        branches = self._branches()
-        if len(branches) == 1 and self.probability == 1:
-            return self.steps[next(iter(branches))].degradation.random
-        return bool(branches)
-
     def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the branch (-1: none), then its parameters."""
         drawn: dict[str, float] = {"branch": self._draw_branch(rng)}
         return drawn | self._draw_steps(rng, self._order(drawn))
 
-    def _branches(self) -> dict[int, float]:
-        """Return the steps that may be drawn: index > weight."""
-        weights = self.weights or (1.0,) * len(self.steps)
-        return {i: w for i, w in enumerate(weights) if self.probability > 0 and w > 0}
-
     def _draw_branch(self, rng: Rng) -> int:
-        branches = self._branches()
+        weights = self.weights or (1.0,) * len(self.steps)
+        branches = [i for i, weight in enumerate(weights) if self.probability > 0 and weight > 0]
         if not branches:
             return -1
         if self.probability == 1 and len(branches) == 1:
-            return next(iter(branches))
-        rng = checked_rng(rng)
+            return branches[0]
         if self.probability < 1 and rng.random() >= self.probability:
             return -1
-        at = rng.random() * sum(branches.values())
-        for index, weight in branches.items():
-            at -= weight
+        at = rng.random() * sum(weights)
+        for index in branches:
+            at -= weights[index]
             if at < 0:
                 return index
-        return index  # the last one after rounding errors of the sum
+        return branches[-1]  # rounding errors of the sum
 
     def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
         return [] if drawn["branch"] < 0 else [int(drawn["branch"])]
@@ -165,15 +147,10 @@ class OneOf(Composite):
 class Shuffle(Composite):
     """All steps, in an order that each image draws (BSRGAN: Zhang et al., ICCV 2021)."""
 
-    @property
-    def random(self) -> bool:
-        """True if there is an order to draw, or a step is random."""
-        return len(self.steps) > 1 or super().random
-
     def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the order ("order.0" is the index of the first step), then each step as listed."""
         order = range(len(self.steps))
-        permuted = checked_rng(rng).permutation(len(order)) if len(order) > 1 else order
+        permuted = rng.permutation(len(order)) if len(order) > 1 else order
         drawn: dict[str, float] = {f"order.{n}": int(step) for n, step in enumerate(permuted)}
         return drawn | super().draw(rng)
 
@@ -194,11 +171,6 @@ class AtScale(Composite):
     # About half the size, with drawn interpolations.
     _several: ClassVar = {"down": ["area", "linear"], "up": ["linear", "cubic"]}
     example_settings: ClassVar = {"steps": _EXAMPLE, "scale": [0.4, 1.5], **_several}
-
-    @property
-    def random(self) -> bool:
-        """True if the scale, an interpolation or a step is drawn."""
-        return super().random or len(self.down) > 1 or len(self.up) > 1
 
     def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the scale, the interpolations that have a choice, then each step."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 import numpy as np
-from numpy.random import Generator
 from pydantic import Field
 
 from img2img_data.degradations.base import Degradation, Rng, Uniform, generator, parameter
@@ -32,7 +31,7 @@ class Noise(Degradation):
             image += self.field(image, drawn["sigma"] / 255, gray, rng)
         return image
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
         """Return the noise of ``image``: H x W x C, H x W x 1 if ``gray``; ``sigma`` in [0, 1]."""
         raise NotImplementedError
 
@@ -47,7 +46,7 @@ class MixedNoise(Noise):
         """Draw the parameters, ``gray`` (0 or 1) if its chance is neither, and the seed."""
         # Parameters, gray, seed: this order is part of the corpus format.
         drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
-        if rng is not None and 0 < self.gray < 1:
+        if 0 < self.gray < 1:
             drawn["gray"] = int(rng.random() < self.gray)
         return drawn | self._seed(rng)
 
@@ -56,7 +55,7 @@ class MixedNoise(Noise):
         return super().degrade(image, **{"gray": self.gray, **drawn})
 
 
-def _normal(image: FloatImage, gray: bool, rng: Generator) -> FloatImage:
+def _normal(image: FloatImage, gray: bool, rng: Rng) -> FloatImage:
     return rng.standard_normal((*image.shape[:2], 1 if gray else image.shape[2]), np.float32)
 
 
@@ -66,7 +65,7 @@ class GaussianNoise(MixedNoise):
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
         """Return sigma times a standard normal field."""
         return _normal(image, gray, rng) * np.float32(sigma)
 
@@ -77,7 +76,7 @@ class GrayNoise(Noise):
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
         """Return one field for all channels."""
         return _normal(image, True, rng) * np.float32(sigma)
 
@@ -88,7 +87,7 @@ class ChromaNoise(Noise):
     sigma: Uniform = parameter(20, ge=0, le=255)
     """standard deviation of the noise before its luma is taken out, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
         """Return a field without luma; an image without three channels has no color."""
         noise = _normal(image, gray, rng) * np.float32(sigma)
         return noise - luma(noise) if image.shape[2] == 3 else np.zeros_like(image)
@@ -100,7 +99,7 @@ class SpeckleNoise(MixedNoise):
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise at white, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
         """Return the image times sigma times a standard normal field."""
         return _normal(image, gray, rng) * np.float32(sigma) * image
 
@@ -115,7 +114,7 @@ class PoissonNoise(MixedNoise):
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise at white, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Generator) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
         """Return the counted minus the expected brightness."""
         # A Poisson count has the variance of its mean: sigma is 1 / sqrt(photons) at white.
         photons = 1 / sigma**2

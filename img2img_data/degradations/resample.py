@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, checked_rng, parameter
+from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, parameter
 from img2img_data.degradations.samples import FloatImage, Image, to_dtype
 
 Interpolation = Literal["nearest", "linear", "cubic", "area", "lanczos"]
@@ -36,7 +36,7 @@ Interpolations = Annotated[
 def draw_interpolations(rng: Rng, **choices: tuple[Interpolation, ...]) -> dict[str, float]:
     """Return the index of a drawn interpolation for each name with more than one choice."""
     return {
-        name: _NAMES.index(among[int(checked_rng(rng).integers(len(among)))])
+        name: _NAMES.index(among[int(rng.integers(len(among)))])
         for name, among in choices.items()
         if len(among) > 1
     }
@@ -65,11 +65,6 @@ class Resize(Degradation):
     def separable(self) -> bool:
         """True: each interpolation is, except for the clipping of cubic and Lanczos overshoot."""
         return True
-
-    @property
-    def random(self) -> bool:
-        """True if the factor or an interpolation is drawn."""
-        return super().random or len(self.down) > 1 or len(self.up) > 1
 
     def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the factor, and the interpolations that have a choice."""

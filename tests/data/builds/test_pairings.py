@@ -103,12 +103,10 @@ def test_channels_and_depth_are_those_it_takes(pairing: Pairing, dtype: type) ->
 @pytest.mark.parametrize("pairing", CASES)
 def test_a_row_is_enough_to_make_the_pair_again(pairing: Pairing) -> None:
     images = sources(pairing)
-    pair = pairing.make(images, np.random.default_rng(7) if pairing.random else None)
+    pair = pairing.make(images, np.random.default_rng(7))
     again = pairing.apply(images, json.loads(json.dumps(pair.drawn)))
     assert all((a == b).all() for a, b in zip(pair[:2], again[:2], strict=True))
     assert again[2:] == pair[2:]
-    others = [pairing.draw(images, np.random.default_rng(seed)) for seed in range(8, 16)]
-    assert pairing.random == any(o != pair.drawn for o in others)
 
 
 @pytest.mark.parametrize("pairing", CASES)
