@@ -19,7 +19,7 @@ from img2img_data.builds.selection import EXPECTED_REASONS, SELECTION_FILE
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write, locked, writing_to
-from img2img_data.core.jsonl import checked_row, lines_of, read_object
+from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
 from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.runner import build_folder
@@ -177,9 +177,7 @@ def _read(shard: CorpusShard) -> Iterator[tuple[int, str, bytes, CorpusShard]]:
         raise damaged
 
 
-def _bring_files(
-    shard: CorpusShard, out: Path, name: str, row: Mapping[str, Any], copy: bool
-) -> None:
+def _bring_files(shard: CorpusShard, out: Path, name: str, row: Row, copy: bool) -> None:
     """Link or copy the files of a row."""
     for column in [c for c in row if c.endswith("file_name")]:
         source, path = inside(shard.root / name, row[column]), f"{name}/{row[column]}"

@@ -18,7 +18,7 @@ from img2img_data.builds.pairings import pairing_of
 from img2img_data.builds.pairs import BuildSettings, CorpusJob, EncodedFile, LoadedSource
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import versions, write_atomically, writing_to
-from img2img_data.core.jsonl import checked_row, lines_of
+from img2img_data.core.jsonl import Row, checked_row, lines_of
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import TILE_COLUMNS, inside
 from img2img_data.corpus.reader import read_info, reason_of, stated_corpus
@@ -100,7 +100,7 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJ
     return pairs.make_job(plan, pairing, root, settings, str(recipe["command"]))
 
 
-def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
+def _find_row(root: Path, key: str) -> tuple[str, Row]:
     """Return the split and the row of a key, reading the manifests line by line."""
     # Parsing every line of a large corpus takes minutes, so lines without the key are skipped.
     text = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -117,7 +117,7 @@ def _find_row(root: Path, key: str) -> tuple[str, dict[str, Any]]:
     raise UsageError("key", key, "is not in the corpus", hint)
 
 
-def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
+def _source_path(root: Path, row: Row) -> bytes:
     """Return the relative path of a row's source; ``CorpusError`` if it leaves its folder."""
     try:
         path = bytes.fromhex(row["source_hex"])
@@ -131,7 +131,7 @@ def _source_path(root: Path, row: Mapping[str, Any]) -> bytes:
     return path
 
 
-def _clean_image(job: CorpusJob, folder: Path, row: Mapping[str, Any]) -> LoadedSource:
+def _clean_image(job: CorpusJob, folder: Path, row: Row) -> LoadedSource:
     """Return the clean image in the corpus as the source; only a copy has a known digest."""
     combined = job.settings.layout == "combined"
     column = "file_name" if combined else "target_file_name"
@@ -150,7 +150,7 @@ def _clean_image(job: CorpusJob, folder: Path, row: Mapping[str, Any]) -> Loaded
 
 
 def _compute(
-    root: Path, job: CorpusJob, task: ImageTask, row: Mapping[str, Any], source: LoadedSource
+    root: Path, job: CorpusJob, task: ImageTask, row: Row, source: LoadedSource
 ) -> EncodedFile:
     """Return the input file (or the A|B file) as the build would write it."""
     drawn = row.get("drawn")
@@ -166,9 +166,7 @@ def _compute(
     return pairs.encode_files(job, task, pair.input, pair.target, [source])[0]
 
 
-def _compared(
-    folder: Path, row: Mapping[str, Any], file: EncodedFile, saved: object
-) -> tuple[bool, list[str]]:
+def _compared(folder: Path, row: Row, file: EncodedFile, saved: object) -> tuple[bool, list[str]]:
     """Return True if a file is as recorded and on disk, and the lines about it."""
     name = f"{folder.name}/{row.get(file.column)}"
     recorded = row.get(file.column.replace("file_name", "sha256"))

@@ -56,9 +56,8 @@ Layout = Literal["folders", "combined"]
 ColorSpace = Literal["rgb", "lab"]
 
 # Names that Windows reserves for devices, whatever the extension.
-_RESERVED: Final = {"con", "prn", "aux", "nul"} | {
-    f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10)
-}
+_PORTS: Final = (f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))
+_RESERVED: Final = {"con", "prn", "aux", "nul", *_PORTS}
 _UNSAFE: Final = NOT_IN_KEYS | {"/", "%"}
 # File systems allow 255 bytes; the rest is left for the extension and for temporary names.
 _LONGEST_COMPONENT: Final = 160

@@ -166,9 +166,7 @@ class LMDBFormat(BasicSRFormat):
     """
 
     # Staged: ``finish`` moves the files into the databases.
-    names: ClassVar = {
-        half: f"{BUILDING}/stage/{name}" for half, name in BasicSRFormat.names.items()
-    }
+    names: ClassVar = {k: f"{BUILDING}/stage/{name}" for k, name in BasicSRFormat.names.items()}
     unsafe = "/ ."
     _longest_key: Final = 511
     """Bytes of a key; LMDB's limit as it is built."""

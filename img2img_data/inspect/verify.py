@@ -101,7 +101,7 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
             for column in columns_of(row):
                 names.append(_hash(row[column]))
                 report.images += 1
-                problems += _file_problems(manifest.parent, row, column, corpus, quick)
+                problems += _check_file(manifest.parent, row, column, corpus, quick)
             if corpus.color == "lab" and not (quick or problems):
                 corpus.read(pair_of(manifest.parent, row))  # raises if the corpus is not Lab
             report.problems += problems
@@ -257,9 +257,7 @@ def _images_in(folder: Path) -> Iterator[str]:
                     yield prefix + entry.name
 
 
-def _file_problems(
-    folder: Path, row: Row, column: str, corpus: Corpus, quick: bool
-) -> list[Problem]:
+def _check_file(folder: Path, row: Row, column: str, corpus: Corpus, quick: bool) -> list[Problem]:
     """Return the problem of one file that a row names, [] if there is none."""
     path, name = inside(folder, row[column]), f"{folder.name}/{row[column]}"
     # A broken link exists: it is reported as unreadable, not as missing.

@@ -92,7 +92,7 @@ def match_paths(
     them. ``UsageError`` for wrong templates, patterns and tables.
     """
     if settings.match == "csv":
-        return _match_table(first, second, settings, roots)
+        return _match_table(first, second, settings.csv, roots)
     identify = MATCHERS[settings.match](settings)
     sides = [_by_identity(paths, identify[i]) for i, paths in enumerate((first, second))]
     result = Matching()
@@ -336,10 +336,8 @@ _TAILS: Final = (r"\.\w+", r"[-_. ][^-_. /]+\.\w+")
 
 
 # ------------------------------------------------------------------------------------------- tables
-def _match_table(
-    first: Paths, second: Paths, settings: MatchSettings, roots: Sequence[Path]
-) -> Matching:
-    if not settings.csv:
+def _match_table(first: Paths, second: Paths, table: str | None, roots: Sequence[Path]) -> Matching:
+    if not table:
         hint = "give --csv FILE with columns input,target"
         raise UsageError("option", "--match csv", "needs the table", hint)
     # A table of another system may spell a path differently: by its letters, slashes or "./".
@@ -348,7 +346,7 @@ def _match_table(
     result, unused = Matching(), (set(first), set(second))
     pairs: dict[tuple[bytes, bytes], dict[str, str]] = {}
     # The first row is line 2, after the names of the columns.
-    for number, row in enumerate(_read_table(Path(settings.csv)), 2):
+    for number, row in enumerate(_read_table(Path(table)), 2):
         cells = (os.fsencode(row.pop(column) or "") for column in ("input", "target"))
         found = [_find(*side) for side in zip(cells, names, above, strict=True)]
         unusable = [(side, path) for side, path in enumerate(found) if path not in names[side]]
