@@ -150,11 +150,11 @@ def _first_error(
     return place.error(path, why, _hint(model, path, "see --help for what it takes"))
 
 
-def _hint(model: type[BaseModel], path: Sequence[str], usual: str) -> str:
+def _hint(model: type[BaseModel], path: Sequence[str], default: str) -> str:
     """Return the hint about a wrong value; the parameter's help if the model has no --help."""
     fields = model.model_fields if getattr(model, "help_in_hints", False) else {}
     about = fields[path[0]].description if path and path[0] in fields else None
-    return f"it is the {about.split(' [default')[0]}" if about else usual
+    return f"it is the {about.split(' [default')[0]}" if about else default
 
 
 def _key_path(location: Sequence[str | int], values: Any) -> list[str]:
