@@ -18,7 +18,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from img2img_data.core import tar
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of
 from img2img_data.core.frozen_model import FrozenModel
@@ -267,16 +266,10 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     # colliding file is added.
     rng = image_rng(job.settings.seed, stream_of(task.sources[0], task.tile))
     pair = job.pairing.make([s.pixels for s in sources], rng)
-    group, split = group_and_split(
-        task, job.settings.split or "", job.settings.group_by, job.settings.seed
-    )
+    split, tags = place_of(job, task)
     files = encode_files(job, task, pair.input, pair.target, sources)
     for file in files:
         write_file(job.out, f"{split}/{file.name}", file.data)
-    # "group" is reserved for the group by which the splits were assigned.
-    tags = {name: value for name, value in task.tags.items() if name != "group"}
-    if job.settings.group_by or task.group_path:
-        tags["group"] = printable(group)
     row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
     if job.kind == "unpaired":
         row["domain"] = "AB"[task.root]
@@ -294,6 +287,17 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     return split, row | {f.column.replace("file_name", "sha256"): f.sha256 for f in files}
 
 
+def place_of(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+    """Return the split of a task and the tags of its row, which need no image; or ``Rejected``."""
+    rule, by, seed = job.settings.split or "", job.settings.group_by, job.settings.seed
+    group, split = group_and_split(task, rule, by, seed)
+    # "group" is reserved for the group by which the splits were assigned.
+    tags = {name: value for name, value in task.tags.items() if name != "group"}
+    if by or task.group_path:
+        tags["group"] = printable(group)
+    return split, tags
+
+
 _last_cut: dict[Any, list[LoadedSource] | Rejected] = {}
 """The sources of the last tile in this process: its tiles follow each other."""
 
@@ -305,7 +309,7 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     """
     if not task.tile:
         return _read_whole(job, task)
-    paths = [_path_of(job, task, number) for number in range(len(task.sources))]
+    paths = [task.path(job.roots, number) for number in range(len(task.sources))]
     # A file may change between two runs in one process.
     name = repr((paths, [stamp_of(p) for p in paths], job.policy, job.settings.fit))
     loaded = _last_cut.get(name)
@@ -327,7 +331,7 @@ def _read_whole(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     size = parse_size(job.settings.size) if job.settings.size else None
     for number, path in enumerate(task.sources):
         try:
-            data = _read_source(job, task, number)
+            data = task.read(job.roots, number)
             image = io.decode(data, job.policy)
             if number and size is None:
                 # Both images of a pair must have one size; without --size the first one sets it.
@@ -342,20 +346,6 @@ def _read_whole(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
             detail = f"{'AB'[number]}/{printable(path)}: {rejected.detail}"
             raise Rejected(rejected.reason, detail) from None
     return out
-
-
-def _read_source(job: CorpusJob, task: ImageTask, number: int) -> bytes:
-    if not task.spans:
-        return io.read_bytes(_path_of(job, task, number))
-    archive, start, size = task.spans[number]
-    if not 0 < size <= io.MAX_BYTES:
-        raise Rejected("file-too-big" if size else "empty", f"{size} bytes, limit {io.MAX_BYTES}")
-    path = Path(os.fsdecode(os.path.join(job.roots[task.root + number], archive)))
-    return tar.content(path, tar.Member("", start, size))
-
-
-def _path_of(job: CorpusJob, task: ImageTask, number: int) -> bytes:
-    return os.path.join(job.roots[task.root + number], *task.sources[number].split(b"/"))
 
 
 def encode_files(
@@ -409,8 +399,8 @@ def corpus_build(
     Raises ``UsageError`` if settings contradict each other or the kind of corpus.
     """
     job = make_job(plan, pairing, out, settings, name)
-    rule = job.settings.split or ""
-    plan.assign_splits(parse_split(rule), settings.group_by, settings.stratify, settings.seed)
+    shares = parse_split(job.settings.split or "")
+    plan.assign_splits(shares, settings.group_by, settings.stratify, settings.seed)
     dumped = {**pairing.settings(), **job.settings.model_dump(mode="json")}
     recipe = {"command": name, **dumped, **plan.digests()}
     channels = COUNT[settings.channels]
@@ -420,11 +410,7 @@ def corpus_build(
     about |= {"color": pairing.color, "bits": settings.bits}
     about["channels"] = {"input": 1 if plane else channels, "target": channels}
 
-    def expect(task: ImageTask) -> str:
-        split = group_and_split(task, rule, settings.group_by, settings.seed)[1]
-        return f"{split}/{'AB'[task.root]}" if job.kind == "unpaired" else split
-
-    work = functools.partial(write_pair, job)
+    work, expect = functools.partial(write_pair, job), functools.partial(place_of, job)
     return FolderBuild(plan, BuildFolder(out, CORPUS_FILE), recipe, about, work, expect)
 
 

@@ -62,4 +62,4 @@ def resize_build(plan: Plan, out: Path, settings: ResizeSettings) -> FolderBuild
     job = CorpusJob(plan.roots, os.fspath(out), single, build, plan.kind, policy, "resize")
     about = {"format": FORMAT, "kind": "resized"}
     work, folder = functools.partial(resize_image, job), BuildFolder(out, SELECTION_FILE)
-    return FolderBuild(plan, folder, recipe, about, work, lambda task: ".")
+    return FolderBuild(plan, folder, recipe, about, work, lambda task: (".", dict(task.tags)))

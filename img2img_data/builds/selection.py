@@ -105,13 +105,14 @@ def copy_image(job: SelectJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
 
 def first_columns(name: str, task: ImageTask) -> dict[str, Any]:
     """Return the first columns of the row of an image that was written as ``name``."""
-    return {"file_name": name, **source_columns(task.sources[0]), "tags": dict(task.tags)}
+    names = {"key": task.key, "file_name": name, **source_columns(task.sources[0])}
+    return {**names, "tags": dict(task.tags)}
 
 
 def _read(job: SelectJob, task: ImageTask) -> tuple[bytes, io.DecodedImage]:
     """Return the bytes and the image of a source that passes the filters; raises ``Rejected``."""
     filters.apply_filters(job.filters, task.tags)
-    data = io.read_bytes(os.path.join(job.root, *task.sources[0].split(b"/")))
+    data = task.read([job.root])
     image = io.decode(data)
     filters.apply_filters(job.filters, task.tags, image)
     return data, image
@@ -132,9 +133,9 @@ def selection_build(
     job = SelectJob(root, target, settings.filters(), by_gender)
     recipe = {"command": name, **settings.model_dump(mode="json"), **plan.digests()}
 
-    def expect(task: ImageTask) -> str:
+    def expect(task: ImageTask) -> tuple[str, dict[str, Any]]:
         filters.apply_filters(job.filters, task.tags)
-        return job.folder_of(task)
+        return job.folder_of(task), dict(task.tags)
 
     folder = BuildFolder(out, SELECTION_FILE)
     duplicates = DuplicatePass(job, plan, folder, settings)
@@ -147,7 +148,7 @@ def selection_build(
 def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
     """Return the fingerprint of one image; an image that will be rejected matches no other."""
     # Taken before the file is read: a change during the reading makes the fingerprint invalid.
-    stamp = stamp_of(os.path.join(job.root, *task.sources[0].split(b"/")))
+    stamp = stamp_of(task.path([job.root]))
     try:
         if task.rejected:
             raise Rejected(*task.rejected)
@@ -172,11 +173,11 @@ class DuplicatePass:
     def __call__(self, pool: WorkerPool, progress: Progress) -> Callable[[int], ImageTask]:
         """Compute all fingerprints, list the groups; return a function that rejects the copies."""
         count = len(self.plan)
-        with FingerprintFile(self.folder.building / "fingerprints", count) as file:
+        name = f"fingerprints-{self.plan.names_digest()}"  # the sources may change before a rerun
+        with FingerprintFile(self.folder.building / name, count) as file:
             valid = bytearray(count)
             for place, stamp in file.stamps():
-                path = self.plan.task(place).sources[0]
-                now = stamp_of(os.path.join(self.job.root, *path.split(b"/")))
+                now = stamp_of(self.plan.task(place).path([self.job.root]))
                 valid[place] = stamp == now  # a fingerprint is valid while they stay the same
             todo = array("q", (index for index, is_valid in enumerate(valid) if not is_valid))
             work = functools.partial(fingerprint_image, self.job)

@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from img2img_data.runner.run import RunSettings, run_build
 from img2img_data.sources import matching
 from img2img_data.sources.folder import Item, describe_skipped, list_folder
 from img2img_data.sources.imdb_wiki import find_mat, list_wiki
+from img2img_data.sources.tags import FOLLOW_LINKS
 
 Models = tuple[type[BaseModel], ...]
 
@@ -211,7 +213,9 @@ def run_step(
     _check_paths(paths)
     call = StepCall(name, paths, settings, progress, echo)
     max_bad = call.get(RunSettings).max_bad
-    report = STEPS[name].run(call)
+    context = copy_context()
+    context.run(FOLLOW_LINKS.set, call.get(RunSettings).follow_links)
+    report = context.run(STEPS[name].run, call)
     expected = selection.EXPECTED_REASONS.get(name, frozenset())
     return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
 

@@ -57,6 +57,7 @@ REASONS: Final[dict[str, str]] = {
 HINTS: Final[dict[str, str]] = {
     "alpha": "leave out --alpha reject",
     "gray": "leave out --drop-gray, or raise --gray-tolerance",
+    "link": "--follow-links reads them",
     "low-detail": "lower --min-detail",
     "misaligned": "raise --max-shift",
     "no-face": "lower --min-face-score",

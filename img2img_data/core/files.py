@@ -243,7 +243,8 @@ def stamp_of(path: bytes) -> tuple[int, int]:
         found = os.lstat(path)
     except (OSError, ValueError):
         return (0, 0)
-    return found.st_size, found.st_mtime_ns
+    # A file that was put in place of another may be older than that one.
+    return found.st_size, max(found.st_mtime_ns, found.st_ctime_ns)
 
 
 # ---------------------------------------------------------------------------------------- journal

@@ -21,7 +21,7 @@ import shutil
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Final, Literal
 from img2img_data.core import files
 from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, Rejected, UsageError
 from img2img_data.core.files import Journal, complete_lines, write_atomically, writing_to
-from img2img_data.core.jsonl import iter_rows
+from img2img_data.core.jsonl import iter_rows, lines_of
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
@@ -58,7 +58,11 @@ CONVERTED: Final[dict[str, str]] = {
 }
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
 
-FolderState = Literal["new", "unfinished", "complete"]
+Recipe = Mapping[str, Any]
+FolderState = Literal["new", "unfinished", "complete", "outdated"]
+"""``outdated``: complete, but for sources of other names or tags."""
+SOURCE_ENTRIES: Final = frozenset({"source_names", "source_tags"})
+"""Entries of a recipe that may differ if a run goes on with the sources of today."""
 
 
 # ----------------------------------------------------------------------------------------- outcomes
@@ -186,8 +190,10 @@ class BuildFolder:
         """Folder of the unfinished run's own files."""
         return self.root / BUILDING
 
-    def state(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> FolderState:
+    def state(self, recipe: Recipe, roots: Sequence[bytes], grows: bool = False) -> FolderState:
         """Return the state of a run of this recipe; nothing is written.
+
+        ``grows``: sources of other names and tags are none of the errors below.
 
         Raises ``UsageError`` if the folder holds other files, a run of another recipe, or one of
         other source folders.
@@ -200,17 +206,16 @@ class BuildFolder:
                 found = page.get("recipe")
                 if isinstance(found, dict):
                     found = {**found, "shard": shard_name(page)}
-                self._check_same(found, recipe)
-                return "complete"
+                return "complete" if self._check_same(found, recipe, grows) else "outdated"
             if note.is_file():
-                self._check_same(_read_json(note), _with_folders(recipe, roots))
+                self._check_same(_read_json(note), _with_folders(recipe, roots), grows)
                 return "unfinished"
             if self.root.is_dir() and any(p.name not in OWN_NAMES for p in self.root.iterdir()):
                 hint = "choose a new or an empty folder"
                 raise UsageError("folder", self.root, "holds other files", hint)
         return "new"
 
-    def begin(self, recipe: Mapping[str, Any], roots: Sequence[bytes]) -> bool:
+    def begin(self, recipe: Recipe, roots: Sequence[bytes]) -> bool:
         """Prepare the folder; return False if it holds a complete run of this recipe.
 
         Raises ``UsageError`` like ``state``.
@@ -218,46 +223,75 @@ class BuildFolder:
         if self.state(recipe, roots) == "complete":
             self.end()
             return False
-        with writing_to(self.root):
-            (self.building / "tmp").mkdir(parents=True, exist_ok=True)
-            note = to_json_page(_with_folders(recipe, roots))
-            write_atomically(self.building / "recipe.json", note)
+        self.open(recipe, roots)
         return True
 
-    def count_done(self) -> int:
-        """Return the number of sources that an unfinished run has processed, kept or rejected."""
-        return sum(1 for _ in complete_lines(self.building / JOURNAL_FILE))
+    def open(self, recipe: Recipe, roots: Sequence[bytes]) -> None:
+        """Note what is being built; a complete folder becomes unfinished, with its images."""
+        page = self.root / self.page
+        with writing_to(self.root):
+            if page.is_file():
+                self.end()  # the journal of a run that was killed after it wrote the page
+            (self.building / "tmp").mkdir(parents=True, exist_ok=True)
+            note = to_json_page(_with_folders(recipe, roots))
+            write_atomically(self.building / "recipe.json", note, sync=page.is_file())
+            for path in (page, self.root / corpus_format.README):
+                path.unlink(missing_ok=True)
 
-    def _check_same(self, found: object, recipe: Mapping[str, Any]) -> None:
+    def earlier_rows(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (manifest, line) of the images that an earlier run kept.
+
+        The lines are those of the journal, or of the manifests if the folder is or was complete.
+        """
+        journal = self.building / JOURNAL_FILE
+        if journal.is_file() and not (self.root / self.page).is_file():
+            for entry in complete_lines(journal):
+                head, _, line = entry.partition(b"\t")
+                # Rejected sources are tried again: the reason may have been removed meanwhile.
+                if head:
+                    yield head.decode("utf-8", "replace"), line
+            return
+        for name, path in self._manifests().items():
+            yield from ((name, line) for line in lines_of(path))
+
+    def _manifests(self) -> dict[str, Path]:
+        name = corpus_format.METADATA_FILE
+        found = [*self.root.glob(name), *sorted(self.root.glob(f"*/{name}"))]
+        return {path.parent.relative_to(self.root).as_posix(): path for path in found}
+
+    def _check_same(self, found: object, recipe: Recipe, grows: bool) -> bool:
         recipe = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
         if not isinstance(found, dict):
             raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
         names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
-        if names:
+        if not (grows and SOURCE_ENTRIES.issuperset(names)) and names:
             why = f"holds a run of another recipe ({', '.join(names)} differ)"
             raise UsageError("folder", self.root, why, "choose another folder, or delete this one")
+        return not names
 
     @contextlib.contextmanager
-    def outcomes(
-        self, count: int, index_of: Callable[[str, bytes], int | None]
-    ) -> Iterator[OutcomeLog]:
+    def outcomes(self, count: int, indices: Iterable[int]) -> Iterator[OutcomeLog]:
         """Open the journal for ``count`` tasks, with the kept images of an earlier run.
 
-        ``index_of(manifest, line)`` returns the index of an earlier row's task, or None to repeat
-        it.
+        ``indices``: the task of each of ``earlier_rows``; the files of one with -1 are removed.
         """
         with writing_to(self.building), Journal(self.building / JOURNAL_FILE) as journal:
             log = OutcomeLog(journal, count)
-            for entry in complete_lines(journal.path):
-                head, _, line = entry.partition(b"\t")
-                manifest = head.decode("utf-8", "replace")
-                # Rejected sources are tried again: the reason may have been removed meanwhile.
-                index = index_of(manifest, line) if manifest else None
-                if index is not None:
+            for index, (manifest, line) in zip(indices, self.earlier_rows(), strict=True):
+                if index >= 0:
                     log.add(Outcome(index, manifest, "", line))
                     log.kept[manifest] += 1
+                else:
+                    self._remove_files(manifest, line)
             journal.publish()
             yield log
+
+    def _remove_files(self, manifest: str, line: bytes) -> None:
+        # A power failure can leave any bytes in a journal.
+        with contextlib.suppress(ValueError, RecursionError, AttributeError, CorpusError):
+            row = json.loads(line)
+            for column in corpus_format.columns_of(row):
+                _remove(corpus_format.inside(self.root, f"{manifest}/{row[column]}"))
 
     @contextlib.contextmanager
     def dropped_unused(self) -> Iterator[None]:
@@ -286,8 +320,7 @@ class BuildFolder:
         """Write metadata.jsonl of each manifest, rejected.jsonl, then the page, all by rename.
 
         ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the
-        counts. ``positions``, for a shard: the position of each index in the complete plan, saved
-        in ``SHARD_FILE``.
+        counts. ``positions``, for a shard: that of each index in the complete plan.
 
         If no image was kept, only rejected.jsonl is written, the folder is free for another run,
         and ``Img2ImgError`` names the most frequent reason; a shard may be empty.
@@ -312,6 +345,8 @@ class BuildFolder:
             for file in (order, *manifests.values()):
                 file.flush()
                 os.fsync(file.fileno())
+        for name in self._manifests().keys() - manifests.keys():  # of splits that lost all images
+            _remove(self.root / name / corpus_format.METADATA_FILE)
         if positions is None and not report.kept:
             (parts / "rejected").replace(self.root / REJECTED_FILE)
             self.end()
@@ -353,6 +388,13 @@ class BuildFolder:
         for row in iter_rows(self.root / REJECTED_FILE):
             report.add(Outcome(0, "", str(row["reason"]), b""))
         return report
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, and the folders that are empty without it."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        os.removedirs(path.parent)
 
 
 def _with_folders(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img_data.core import tar
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
@@ -43,7 +44,7 @@ from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
 from img2img_data.images import io
 from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
-from img2img_data.sources.tags import FolderTags
+from img2img_data.sources.tags import FOLLOW_LINKS, FolderTags
 
 _SORTED_AT_ONCE: Final = 1 << 16
 """Sources per sorted run; the keys of only one run exist as text at a time."""
@@ -70,6 +71,23 @@ class ImageTask:
     """The first of several tasks that share a source: all of them get its split."""
     tile: tuple[int, ...] = ()
     """Left and top of the tile of the source that the task is about; empty: the whole source."""
+    follow_links: bool = False
+
+    def path(self, roots: Sequence[bytes], number: int = 0) -> bytes:
+        """Return the path of a source; ``roots`` are those of the plan."""
+        path = os.path.join(roots[self.root + number], *self.sources[number].split(b"/"))
+        return os.path.realpath(path) if self.follow_links else path
+
+    def read(self, roots: Sequence[bytes], number: int = 0) -> bytes:
+        """Return the bytes of a source. Raises ``Rejected``."""
+        if not self.spans:
+            return io.read_bytes(self.path(roots, number))
+        archive, start, size = self.spans[number]
+        if not 0 < size <= io.MAX_BYTES:
+            reason = "file-too-big" if size else "empty"
+            raise Rejected(reason, f"{size} bytes, limit {io.MAX_BYTES}")
+        path = Path(os.fsdecode(os.path.join(roots[self.root + number], archive)))
+        return tar.content(path, tar.Member("", start, size))
 
 
 @dataclass(slots=True)
@@ -121,6 +139,7 @@ class Plan:
     splits: Sequence[str] = ()
     split_at: Sequence[int] = ()
     """Index into ``splits`` for each position in the order; empty if hashes of groups decide."""
+    follow_links: bool = field(default_factory=FOLLOW_LINKS.get)
 
     def __len__(self) -> int:
         return len(self.selected)
@@ -144,9 +163,9 @@ class Plan:
         # Of the lists beside the images, that of the first source wins.
         for path, listed in zip(sources, self.tags[side:], strict=False):
             tags = {**(listed.get(path) if listed else {}), **tags}
-        shared = bytes.fromhex(group)
+        shared, follow = bytes.fromhex(group), self.follow_links
         return ImageTask(
-            index, key, side, sources, tags, rejected, split, spans, shared, tuple(tile)
+            index, key, side, sources, tags, rejected, split, spans, shared, tuple(tile), follow
         )
 
     def _find_tags(self) -> Plan:
@@ -197,11 +216,13 @@ class Plan:
         self.splits, self.split_at = tuple(shares), splits.tobytes()
 
     def names_digest(self) -> str:
-        """Return a digest of all source names; it differs once files are added or removed."""
+        """Return a digest of all source names, and of why some cannot be used."""
         h = blake2b(digest_size=8)
         for row in self.order:
             # The length comes first, so that no two lists of names give the same bytes.
-            name = b"\0".join([str(self.sides[row]).encode(), *self._sources(row)])
+            rejected = json.loads(note)[1] if (note := self.notes[row]) else None
+            why = [rejected[0].encode()] if rejected else []
+            name = b"\0".join([str(self.sides[row]).encode(), *self._sources(row), *why])
             h.update(len(name).to_bytes(8, "little") + name)
         return h.hexdigest()
 
@@ -224,12 +245,11 @@ class Plan:
         plan = Plan(self.roots, self.kind, tags=self.tags, columns=self.columns)
         for done, row in enumerate(self.order, 1):
             note, key, sources = self.notes[row], self._key(row), self._sources(row)
-            path = os.path.join(self.roots[self.sides[row]], *sources[0].split(b"/"))
             tags, rejected, group, *_ = json.loads(note) if note else ({}, None, "")
             tiles: Iterable[tuple[int, ...]] = [()]
             try:
                 if not rejected:
-                    tiles = _tiles(path, size, stride)
+                    tiles = _tiles(self._task(0, done - 1).path(self.roots), size, stride)
             except Rejected as found:
                 rejected = found.reason, found.detail
             shared = bytes.fromhex(group) or sources[0]
@@ -247,8 +267,8 @@ class Plan:
         order = array("q", filter(set(places).__contains__, self.order))
         return replace(self, order=order, selected=range(len(order)))
 
-    def find(self, root: int, path: bytes, key: str) -> int | None:
-        """Return the index of the usable task with this first source and key, or None."""
+    def find(self, root: int, sources: tuple[bytes, ...], key: str) -> int | None:
+        """Return the index of the usable task with these sources and this key, or None."""
         # The domains of an unpaired corpus are sorted one after the other.
         by_side = self.kind == "unpaired"
 
@@ -258,7 +278,7 @@ class Plan:
 
         start = bisect_left(self.selected, (root if by_side else 0, key), key=place)
         tasks = takewhile(lambda task: task.key == key, map(self.task, range(start, len(self))))
-        usable = (t for t in tasks if (t.root, t.sources[0], t.rejected) == (root, path, None))
+        usable = (t for t in tasks if (t.root, t.sources, t.rejected) == (root, sources, None))
         return next((task.index for task in usable), None)
 
     def _add(

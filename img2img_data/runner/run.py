@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 from pydantic import AfterValidator, Field
 
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
-from img2img_data.core.files import locked, versions
+from img2img_data.core.files import locked, stamp_of, versions
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import TILE_COLUMNS, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
@@ -67,6 +69,10 @@ class RunSettings(FrozenModel):
     """workers; loky: processes on this machine, dask: a Dask cluster that shares its folders"""
     scheduler: str | None = None
     """address of the Dask scheduler; as tcp://host:8786, for --backend dask"""
+    follow_links: bool = False
+    """read linked images, and the images in linked folders"""
+    prune: bool = False
+    """remove the images whose sources vanished, and make those anew whose sources changed"""
     dry_run: bool = False
     """print what would be done, write nothing"""
 
@@ -106,7 +112,7 @@ class FolderBuild:
         recipe: what the bytes of the folder depend on.
         about: further entries of the folder's page.
         work: turns a task into its manifest and its row, or raises ``Rejected``.
-        expect: returns the name under which a dry run counts a task, or raises ``Rejected``.
+        expect: returns the manifest of a task and the tags of its row, or raises ``Rejected``.
         before: a pass before the run; returns the function that creates the tasks.
     """
 
@@ -115,7 +121,7 @@ class FolderBuild:
     recipe: Row
     about: Row
     work: Callable[[ImageTask], tuple[str, Row]]
-    expect: Callable[[ImageTask], str]
+    expect: Callable[[ImageTask], tuple[str, Row]]
     before: Callable[[WorkerPool, Progress], Callable[[int], ImageTask]] | None = None
 
 
@@ -127,6 +133,8 @@ def run_build(
 ) -> Report:
     """Fill the folder, or finish it; with ``dry_run`` only print what would be done.
 
+    A complete folder grows by the sources that came since, as if it had been filled at once.
+
     Returns the counts of the folder. Raises ``Img2ImgError``.
     """
     plan, about = build.plan, build.about
@@ -134,37 +142,47 @@ def run_build(
     if settings.shard:
         number, count = parse_shard(settings.shard)
         about = {**about, "shard": {"number": number, "of": count, "sources": len(plan)}}
-        plan = plan.shard(number, count)
+        build = replace(build, plan=(plan := plan.shard(number, count)), about=about)
     # A shard is part of the identity of the folder, but not of the recipe that its page states:
     # merged shards must give the page of a plain run.
-    recipe = {**build.recipe, "shard": settings.shard}
+    recipe, folder = {**build.recipe, "shard": settings.shard}, build.folder
     if settings.dry_run:
-        for line in _forecast(build, plan, recipe):
+        for line in _forecast(build, recipe):
             echo(line)
         return Report()
     # Connected before the lock: a cluster that does not answer leaves no folder behind.
-    with _connection(settings) as client, locked(build.folder.root):
-        if not build.folder.begin(recipe, plan.roots):
-            return build.folder.report()
-        folders = (*plan.roots, os.fsencode(build.folder.building))
+    with _connection(settings) as client, locked(folder.root):
+        state, earlier = folder.state(recipe, plan.roots, True), _compare(build, progress)
+        if state == "complete" and earlier.is_all(build):
+            folder.end()
+            return folder.report()
+        if not settings.prune and earlier.counts.keys() & {"vanished", "changed"}:
+            hint = "--prune removes what vanished and makes anew what changed"
+            raise UsageError("folder", folder.root, str(earlier), hint)
+        if state != "new":
+            echo(f"'{printable(str(folder.root))}': {earlier}")
+        folder.open(recipe, plan.roots)
+        folders = (*plan.roots, os.fsencode(folder.building))
         pool = WorkerPool(client, [os.path.abspath(os.fsdecode(f)) for f in folders], settings)
-        page = {**about, "recipe": build.recipe, "versions": versions(*LIBRARIES)}
-        report = _fill(build, plan, pool, progress, page)
-        build.folder.end()
+        report = _fill(build, pool, progress, earlier.indices)
+        folder.end()
         return report
 
 
 def _fill(
-    build: FolderBuild, plan: Plan, pool: WorkerPool, progress: Progress, page: Row
+    build: FolderBuild, pool: WorkerPool, progress: Progress, indices: Iterable[int]
 ) -> Report:
-    """Process the tasks of a plan that have no outcome yet, and write the manifests."""
-    report, total = Report(), len(plan)
+    """Process the tasks that no row of an earlier run is about, and write the manifests."""
+    plan, report, total = build.plan, Report(), len(build.plan)
+    page = {**build.about, "recipe": build.recipe, "versions": versions(*LIBRARIES)}
     # The pass before the run is the first half of the progress: each image counts once.
     show = (lambda d, n: progress((n + d) // 2, n)) if build.before else progress
-    with build.folder.outcomes(total, _finder_of_earlier(plan, build.folder.root, show)) as log:
+    task_at = build.before(pool, progress) if build.before else plan.task
+    if build.before:  # what was kept may be a copy of an image that came since
+        indices = (i if i >= 0 and not task_at(i).rejected else -1 for i in indices)
+    with build.folder.outcomes(total, indices) as log:
         report.kept.update(log.kept)
         todo = log.pending()
-        task_at = build.before(pool, progress) if build.before else plan.task
         work = functools.partial(_outcome_of, build.work)
         outcomes = pool.run(work, task_at, rejection, todo)
         for done, outcome in enumerate(outcomes, total - len(todo) + 1):
@@ -196,22 +214,26 @@ def _check_not_empty(plan: Plan) -> None:
         raise Img2ImgError(f"no images in {names}", why="nothing to do", hint="check the path")
 
 
-def _forecast(build: FolderBuild, plan: Plan, recipe: Row) -> Iterator[str]:
-    """Yield what a run would do, one line per fact; nothing is written, no image is opened."""
-    state, out = build.folder.state(recipe, plan.roots), printable(str(build.folder.root))
-    report = Report()
+def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
+    """Yield what a run would do, one line per fact; nothing is written, no image is decoded."""
+    plan, report, out = build.plan, Report(), printable(str(build.folder.root))
+    state, earlier = build.folder.state(recipe, plan.roots, True), _compare(build, lambda *_: None)
+
+    def expect(task: ImageTask) -> tuple[str, Row]:
+        name = build.expect(task)[0]
+        return f"{name}/{'AB'[task.root]}" if plan.kind == "unpaired" else name, {}
+
     for task in map(plan.task, range(len(plan))):
-        report.add(_outcome_of(lambda task: (build.expect(task), {}), task))
+        report.add(_outcome_of(expect, task))
     parts = report.parts()
     yield f"{report.total:,} sources > up to {report.kept.total():,}" + (parts and f": {parts}")
     yield from report.reasons()
-    if state == "complete":
+    if state == "complete" and earlier.is_all(build):
         yield f"'{out}' is complete already: nothing to do"
-    elif state == "unfinished":
-        done = build.folder.count_done()
-        yield f"'{out}' is unfinished, {done:,} sources done: the run would continue"
-    else:
+    elif state == "new":
         yield f"'{out}' would be created; nothing was written"
+    else:
+        yield f"'{out}' is {state}: {earlier}"
 
 
 def _outcome_of(work: Callable[[ImageTask], tuple[str, Row]], task: ImageTask) -> Outcome:
@@ -246,26 +268,68 @@ def source_columns(path: bytes, tile: Sequence[int] = ()) -> dict[str, Any]:
     return {"source": printable(path), "source_hex": path.hex(), **dict(place)}
 
 
-def _finder_of_earlier(
-    plan: Plan, root: Path, progress: Progress
-) -> Callable[[str, bytes], int | None]:
-    """Return a function from a row of an earlier run to the index of its task.
+@dataclass(slots=True)
+class EarlierRun:
+    """The images that an earlier run kept, compared with the plan and with the sources of today."""
 
-    It returns None if the source is not planned any more or the row's files are incomplete.
-    """
-    calls = itertools.count(1)
+    total: int
+    """Number of sources today."""
+    indices: array[int] = field(default_factory=lambda: array("q"))
+    """The task of each row; -1 if the image is to be made anew, or to be removed."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Number of rows by the reason for which they do not hold; "" if they do."""
+    first: dict[str, str] = field(default_factory=dict)
+    """The source of the first of each of these."""
 
-    def index_of(manifest: str, line: bytes) -> int | None:
-        progress(min(next(calls), len(plan) - 1), len(plan))
+    def __str__(self) -> str:
+        faults = sorted((fault, count) for fault, count in self.counts.items() if fault)
+        parts = [f"{count:,} {fault}, as '{self.first[fault]}'" for fault, count in faults]
+        return "; ".join([f"{self.counts['']:,} of {self.total:,} sources are done", *parts])
+
+    def is_all(self, build: FolderBuild) -> bool:
+        """Return True if all rows hold and no rejected source is younger than the folder."""
+        written = (build.folder.root / build.folder.page).stat().st_mtime_ns
+        left, roots = np.setdiff1d(np.arange(self.total), self.indices), build.plan.roots
+        tasks = (task for task in map(build.plan.task, left.tolist()) if not task.rejected)
+        paths = (task.path(roots, number) for task in tasks for number in range(len(task.sources)))
+        return self.counts.keys() <= {""} and all(stamp_of(path)[1] < written for path in paths)
+
+
+def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
+    """Read the rows of an earlier run, their sources and their files."""
+    earlier = EarlierRun(len(build.plan))
+    for done, (manifest, line) in enumerate(build.folder.earlier_rows(), 1):
+        progress(min(done, earlier.total - 1), earlier.total)
+        index, fault, source = None, "damaged", ""
         # A power failure can leave any bytes in a journal: such a source is done again.
-        with suppress(ValueError, RecursionError):
+        with suppress(ValueError, RecursionError, AttributeError, LookupError, TypeError):
             row = json.loads(line)
-            source = bytes.fromhex(str(row.get("source_hex")))
-            index = plan.find(int(row.get("domain") == "B"), source, str(row.get("key")))
-            return index if index is not None and _files_are_intact(root / manifest, row) else None
-        return None
+            source = row["source"]
+            index, fault = _task_of(build, manifest, row)
+        earlier.indices.append(-1 if fault or index is None else index)
+        earlier.counts[fault] += 1
+        earlier.first.setdefault(fault, source)
+    return earlier
 
-    return index_of
+
+def _task_of(build: FolderBuild, manifest: str, row: Row) -> tuple[int | None, str]:
+    """Return the index of a row's task, and why the row does not hold any more; "" if it does."""
+    side, names = int(row.get("domain") == "B"), (row["source_hex"], row.get("target_source_hex"))
+    sources = tuple(bytes.fromhex(name) for name in names if name)
+    plan, index = build.plan, build.plan.find(side, sources, row["key"])
+    unplanned = ImageTask(-1, "", side, sources, {}, None, follow_links=plan.follow_links)
+    task = unplanned if index is None else plan.task(index)
+    digests = (row.get("source_sha256", row.get("sha256")), row.get("target_source_sha256"))
+    try:
+        for number in range(len(sources)):
+            if sha256(task.read(plan.roots, number)).hexdigest() != digests[number]:
+                return index, "changed"
+    except Rejected as rejected:
+        return index, "vanished" if rejected.reason == "vanished" else "changed"
+    place = _outcome_of(build.expect, task)
+    if index is None or (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
+        return index, "need another key, split or tags"
+    return index, "" if _files_are_intact(build.folder.root / manifest, row) else "damaged"
 
 
 def _files_are_intact(folder: Path, row: Row) -> bool:

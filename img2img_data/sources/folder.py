@@ -18,7 +18,7 @@ from typing import Final
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.images.headers import is_image_name
-from img2img_data.sources.tags import FolderTags, Tags
+from img2img_data.sources.tags import FOLLOW_LINKS, FolderTags, Tags
 
 Rejection = tuple[str, str]
 """A key of ``errors.REASONS``, and a short detail."""
@@ -51,8 +51,9 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
 
     Images are recognized by the extension of their name. Hidden files, ``JUNK`` and other files are
     skipped; ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS``
-    not at all. Links are never followed: one with the name of an image is rejected as ``link``, one
-    to a folder is counted as ``LINKED``. Pipes, sockets and devices are ``not-a-regular-file``, a
+    not at all. Links are not followed: one with the name of an image is rejected as ``link``, one
+    to a folder is counted as ``LINKED``. With ``FOLLOW_LINKS`` they are, except for those that lead
+    nowhere or to a folder around them. Pipes, sockets and devices are ``not-a-regular-file``, a
     folder that cannot be listed is ``unreadable``. ``UsageError`` if ``root`` itself cannot be
     listed.
     """
@@ -76,7 +77,12 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
             yield Item(path, rejected=_REJECTIONS[reason])
             continue
         try:
-            stack.append((path, _names(base + b"/" + path, count)))
+            place = base + b"/" + path
+            around = (base + b"/" + outer for outer, _ in stack)
+            if reason and any(os.path.samefile(place, a) for a in around):  # noqa: PTH121
+                yield Item(path[:-1], rejected=_REJECTIONS[b"circle"])
+            else:
+                stack.append((path, _names(place, count)))
         except OSError as error:
             word = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
             yield Item(path[:-1], rejected=(word, f"folder: {error.strerror}"))
@@ -84,7 +90,9 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
 
 _REJECTIONS: Final[Mapping[bytes, Rejection | None]] = {
     b"": None,
-    b"link": ("link", "links are not followed"),
+    b"link": ("link", "not read without --follow-links"),
+    b"broken": ("link", "it leads to nothing that can be read"),
+    b"circle": ("link", "it leads to a folder around it"),
     b"special": ("not-a-regular-file", "a pipe, socket or device"),
 }
 
@@ -102,20 +110,35 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
             name = entry.name
             if name.startswith(b".") or name.lower() in JUNK:
                 ignored["hidden"] += 1
-            elif entry.is_dir(follow_symlinks=False):
-                names.append(name + b"/")
+                continue
+            kind = _kind_of(entry)
+            if kind.startswith(b"/") or (kind == b"\0broken" and b"." not in name):
+                names.append(name + kind)
             elif name in LISTS:
                 continue
             elif not is_image_name(name):
                 # The entry and Path raise on a link to itself, or into a folder without permission.
                 linked = entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
                 ignored[LINKED if linked else Path(os.fsdecode(name)).suffix.lower()] += 1
-            elif entry.is_file(follow_symlinks=False):
-                names.append(name)
             else:
-                names.append(name + (b"\0link" if entry.is_symlink() else b"\0special"))
+                names.append(name + kind)
     names.sort(reverse=True)
     return names
+
+
+def _kind_of(entry: os.DirEntry[bytes]) -> bytes:
+    """Return what ``_names`` appends to the name of an image or a folder."""
+    if not entry.is_symlink():
+        is_file, is_folder = (f(follow_symlinks=False) for f in (entry.is_file, entry.is_dir))
+        return b"/" if is_folder else b"" if is_file else b"\0special"
+    # os.path: the entry and Path raise on a link to itself, or into a folder without permission.
+    if not FOLLOW_LINKS.get():
+        return b"\0link"
+    if os.path.isdir(entry.path):  # noqa: PTH112
+        return b"/\0linked"
+    if os.path.isfile(entry.path):  # noqa: PTH113
+        return b""
+    return b"\0special" if os.path.exists(entry.path) else b"\0broken"  # noqa: PTH110
 
 
 def describe_skipped(ignored: Mapping[str, int]) -> str:
@@ -124,7 +147,9 @@ def describe_skipped(ignored: Mapping[str, int]) -> str:
     shown = [f"{printable(name)} {-n:,}" for n, name in sorted(counts)]
     if not shown:
         return ""
-    return f"skipped, not images by name: {', '.join(shown[:8])}" + ", ..." * (len(shown) > 8)
+    more = ", ..." * (len(shown) > 8)
+    more += "; --follow-links reads linked folders" * (LINKED in ignored)
+    return f"skipped, not images by name: {', '.join(shown[:8])}{more}"
 
 
 # -------------------------------------------------------------------------------------------- tags
@@ -174,9 +199,9 @@ class PathResolver:
         if not path:
             return "missing", "the list names no file"
         try:
-            if self._linked(path.rpartition(b"/")[0]):
-                return "link", "in a linked folder; links are not followed"
-            mode = os.lstat(self._base + b"/" + path).st_mode
+            if not FOLLOW_LINKS.get() and self._linked(path.rpartition(b"/")[0]):
+                return "link", "in a linked folder; not read without --follow-links"
+            mode = os.stat(self._base + b"/" + path, follow_symlinks=FOLLOW_LINKS.get()).st_mode
         except PermissionError as error:
             return "unreadable", str(error.strerror)
         except OSError:
@@ -184,7 +209,7 @@ class PathResolver:
         if stat.S_ISREG(mode):
             return None
         if stat.S_ISLNK(mode):
-            return "link", "links are not followed"
+            return _REJECTIONS[b"link"]
         return "not-a-regular-file", "a folder, pipe, socket or device"
 
     def _linked(self, folder: bytes) -> bool:

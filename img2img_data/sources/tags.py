@@ -21,6 +21,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any, BinaryIO, Final
 
@@ -31,6 +32,9 @@ from img2img_data.core.files import open_regular
 
 Tags = Mapping[str, Any]
 _Row = dict[str, Any]
+
+FOLLOW_LINKS: Final = ContextVar("FOLLOW_LINKS", default=False)
+"""True while the sources of a command with --follow-links are listed."""
 
 MAX_LINE: Final = 1 << 20
 """Bytes of a line; a longer one ends the reading of its list."""
@@ -51,7 +55,7 @@ class FolderTags:
     def __init__(self, root: bytes, lists: Iterable[bytes]) -> None:
         self.names: set[str] = set()
         self.faults: list[str] = []
-        self._root = root
+        self._root, self._follow_links = root, FOLLOW_LINKS.get()
         self._lists: list[tuple[bytes, tuple[str, ...]]] = []  # path, and columns if it is CSV
         self._open: tuple[int, BinaryIO] | None = None
         # Three plain columns: a dict from paths to offsets would take ten times the memory.
@@ -74,17 +78,20 @@ class FolderTags:
         if self._open is None or self._open[0] != number:
             if self._open is not None:
                 self._open[1].close()
-            name = os.path.join(self._root, self._lists[number][0])
-            self._open = number, os.fdopen(open_regular(name), "rb")
+            self._open = number, self._open_list(self._lists[number][0])
         row = _row_at(self._open[1], int(self._offsets[at]), self._lists[number][1])
         # The list may have changed, and two paths may share a hash.
         return tags_of(row) if row and _image_path(self._lists[number][0], row) == path else {}
+
+    def _open_list(self, path: bytes) -> BinaryIO:
+        path = os.path.join(self._root, path)
+        return open(open_regular(os.path.realpath(path) if self._follow_links else path), "rb")
 
     def _index(self, path: bytes, columns: Iterable[array[int]]) -> None:
         """Append key, offset and number of the list of each row of a list to the columns."""
         shown, damaged = os.fsdecode(path), 0
         try:
-            with open(open_regular(os.path.join(self._root, path)), "rb") as file:
+            with self._open_list(path) as file:
                 head = next(_cells(_lines(file)), []) if path.endswith(b".csv") else []
                 names = tuple(name.removeprefix("\ufeff").strip() for name in head)
                 self._lists.append((path, names))

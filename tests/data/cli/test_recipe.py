@@ -484,9 +484,7 @@ def test_dry_run_tells_how_far_an_unfinished_run_is(
         run_step(step.name, step.paths, {**step.settings, "jobs": 1}, stop, lambda line: None)
     output: list[str] = []
     assert forecast_recipe([step], output.append) == 0
-    assert re.search(
-        r"'corpus' is unfinished, \d+ sources done: the run would continue", "\n".join(output)
-    )
+    assert re.search(r"'corpus' is unfinished: \d+ of 200 sources are done", "\n".join(output))
 
 
 def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:

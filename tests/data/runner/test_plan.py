@@ -109,10 +109,10 @@ def test_an_earlier_row_is_found_again_unless_it_is_rejected(
     plan = plans()[name]
     plan = plan.shard(*shard) if shard else plan
     for index, task in enumerate(tasks(plan)):
-        found = plan.find(task.root, task.sources[0], task.key)
+        found = plan.find(task.root, task.sources, task.key)
         assert found == (None if task.rejected else index)
-        assert plan.find(task.root, b"another.jpg", task.key) is None
-    assert plan.find(0, b"never seen.jpg", "never seen") is None
+        assert plan.find(task.root, (b"another.jpg",), task.key) is None
+    assert plan.find(0, (b"never seen.jpg",), "never seen") is None
 
 
 def test_a_source_costs_little_memory() -> None:

@@ -314,14 +314,17 @@ def test_a_wrong_share_is_named(share: str) -> None:
         parse_split(f"train{share},val=0.5")
 
 
-def test_select_passes_tags_on_and_other_lists_are_another_recipe(tmp_path: Path) -> None:
+def test_select_passes_tags_on_and_follows_their_lists(tmp_path: Path) -> None:
     photos = write_tagged(tmp_path / "photos", 8, 4)
     run("select", photos, tmp_path / "chosen", "--jobs", 1)
     run("blur", tmp_path / "chosen", tmp_path / "out", "--jobs", 1)
     row = rows(tmp_path / "out" / "train" / "metadata.jsonl")[5]
     assert row["tags"] == {"person": "p1", "gender": "male"}
     (photos / "metadata.jsonl").write_text('{"file_name": "000.jpg", "person": "other"}\n')
-    assert "source_tags" in run("select", photos, tmp_path / "chosen", code=2)
+    assert "8 need another key, split or tags" in run("select", photos, tmp_path / "chosen")
+    assert "8 need another key, split or tags" in run("blur", tmp_path / "chosen", tmp_path / "out")
+    tags = [row["tags"] for row in rows(tmp_path / "out" / "train" / "metadata.jsonl")]
+    assert tags == [{"person": "other"}, *[{}] * 7]
 
 
 # ------------------------------------------------------------------------------------ lists of tags

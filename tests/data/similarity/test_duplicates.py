@@ -344,7 +344,8 @@ def test_going_on_takes_changed_photos_again(tmp_path: Path) -> None:
     settings = SelectSettings(drop_duplicates=True)
     build = selection_build("select", plan, out, settings, RunSettings())
     build.folder.begin({**build.recipe, "shard": None}, plan.roots)
-    with FingerprintFile(out / ".building" / "fingerprints", len(plan)) as file:
+    name = f"fingerprints-{plan.names_digest()}"
+    with FingerprintFile(out / ".building" / name, len(plan)) as file:
         for place in range(len(plan)):  # of files that had another size then
             file.write(place, fingerprint(detailed(99), (1, 2)))
     run("select", photos, out, *options)

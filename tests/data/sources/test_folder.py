@@ -1,9 +1,10 @@
-"""Folders: items come sorted and complete, and no link is followed."""
+"""Folders: items come sorted and complete, and links are followed only if that is asked for."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from source_files import paths, put
 
 from img2img_data.sources.folder import describe_skipped, list_folder
+from img2img_data.sources.tags import FOLLOW_LINKS
 
 
 def test_folder_is_sorted_by_the_bytes_of_whole_paths(tmp_path: Path) -> None:
@@ -93,6 +95,45 @@ def test_folder_follows_no_link_and_opens_no_pipe(tmp_path: Path) -> None:
         b"pipe.jpg": "not-a-regular-file",
         b"self.jpg": "link",
     }
+
+
+@pytest.fixture
+def following() -> Iterator[None]:
+    """Follow links while the test runs."""
+    token = FOLLOW_LINKS.set(True)
+    yield
+    FOLLOW_LINKS.reset(token)
+
+
+def test_links_are_followed_if_asked_for(tmp_path: Path, following: None) -> None:
+    root = put(tmp_path / "in", "d/ok.jpg", "d/e/deep.jpg")
+    put(tmp_path / "out", "f/far.jpg", "note.txt")
+    os.mkfifo(tmp_path / "out" / "pipe")
+    links = {
+        "l.jpg": "d/ok.jpg", "twice.jpg": "l.jpg", "self.jpg": "self.jpg", "gone.jpg": "x.jpg",
+        "gone": "x", "gone.txt": "x", "note.txt": "../out/note.txt", "p.jpg": "../out/pipe",
+        "dir.jpg": "../out", "f": "../out/f", "d/e/up": "..", "round": ".", "f2": "f",
+    }  # fmt: skip
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    ignored: Counter[str] = Counter()
+    items = list(list_folder(root, ignored))
+    assert paths(items) == sorted(paths(items))
+    found = {i.path.decode(): i.rejected for i in items}
+    assert [name for name, why in found.items() if not why] == [
+        "d/e/deep.jpg", "d/ok.jpg", "dir.jpg/f/far.jpg", "f/far.jpg", "f2/far.jpg", "l.jpg",
+        "twice.jpg",
+    ]  # fmt: skip
+    circle, broken = "it leads to a folder around it", "it leads to nothing that can be read"
+    assert {name: why for name, why in found.items() if why} == {
+        "d/e/up": ("link", circle),
+        "round": ("link", circle),
+        "gone": ("link", broken),
+        "gone.jpg": ("link", broken),
+        "self.jpg": ("link", broken),
+        "p.jpg": ("not-a-regular-file", "a pipe, socket or device"),
+    }
+    assert ignored == {".txt": 3, "": 1}, "the pipe too"
 
 
 def test_folder_that_cannot_be_listed_is_a_row(

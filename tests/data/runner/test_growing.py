@@ -1,0 +1,292 @@
+"""Growing: the same command adds what is new, and the folder equals one that was made at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import rows, run, tree
+from conftest import write_photos
+from serial_pool import work_in_this_process
+
+from img2img_data.images import io
+
+SPLIT = ["--split", "train=0.5,test=0.5"]
+COMMANDS: dict[str, list[Any]] = {
+    "blur": ["blur", "A", "--kind", "random-gaussian", *SPLIT],
+    "stratified": ["blur", "A", *SPLIT, "--stratify", "folder"],
+    "grouped": ["degrade", "A", "--kind", "noise", *SPLIT, "--group-by", "person"],
+    "sharded": ["blur", "A", "--layout", "combined", "--shard", "1/2"],
+    "tiles": ["blur", "A", "--tile", 16, "--stride", 9, *SPLIT],
+    "lab": ["lab", "A", "--size", 16],
+    "blank": ["blank", "A", "--where", "random"],
+    "combine": ["combine", "A", "B", "--allow-unpaired"],
+    "table": ["combine", "A", "B", "--allow-unpaired", "--match", "csv", "--csv", "pairs.csv"],
+    "unpaired": ["unpaired", "A", "B", *SPLIT],
+    "import": ["import", ".", "--allow-unpaired"],
+    "select": ["select", "A"],
+    "sample": ["select", "A", "--sample", 4],
+    "copies": ["select", "A", "--drop-duplicates"],
+    "resize": ["resize", "A", "--size", 16],
+}
+
+
+def write_first(root: Path) -> None:
+    """Write photos for every command: folders A and B, tags, and a table of pairs."""
+    for side in "AB":
+        write_photos(root / side, 4)
+        write_photos(root / side / "more", 3, 30, 30)
+    (root / "A" / "metadata.csv").write_text("file_name,person\n000.jpg,x\n001.jpg,y\n")
+    (root / "pairs.csv").write_text("input,target\n000.jpg,000.jpg\n001.jpg,001.jpg\n")
+
+
+def add_photos(root: Path) -> None:
+    """Add photos, tags and pairs: a key that collides, a copy, a damaged file, a new folder."""
+    for side in "AB":
+        write_photos(root / side, 5)
+        write_photos(root / side / "new", 3, 24, 24)
+        shutil.copy(root / side / "more" / "002.jpg", root / side / "000.png")
+        (root / side / "cut.jpg").write_bytes((root / side / "003.jpg").read_bytes()[:300])
+    (root / "A" / "only.jpg").write_bytes((root / "A" / "003.jpg").read_bytes())
+    shutil.copy(root / "A" / "004.jpg", root / "A" / "00.jpg")
+    with (root / "A" / "metadata.csv").open("a") as file:
+        file.write("002.jpg,x\n004.jpg,y\n")
+    with (root / "pairs.csv").open("a") as file:
+        file.write("002.jpg,000.jpg\n004.jpg,004.jpg\n")
+
+
+def make(root: Path, out: str, words: list[Any], code: int = 0) -> str:
+    paths = [word for word in words if word in {"A", "B", "."}]
+    options = [*words[1 + len(paths) :], "--max-bad", 1, "--jobs", 1]
+    return run(words[0], *paths, root.parent / out, *options, code=code, cwd=root)
+
+
+def everything(root: Path) -> dict[str, str]:
+    """Return the digests of all files, and "" for each folder."""
+    return {p.relative_to(root).as_posix(): "" for p in root.rglob("*") if p.is_dir()} | tree(root)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_grown_folder_equals_one_that_was_made_at_once(name: str, tmp_path: Path) -> None:
+    root, words = tmp_path / "in", COMMANDS[name]
+    write_first(root)
+    make(root, "out", words)
+    assert "complete already" in make(root, "out", words)
+    add_photos(root)
+    before = everything(tmp_path / "out")
+    assert "sources are done" in make(root, "out", [*words, "--dry-run"])
+    assert everything(tmp_path / "out") == before
+    make(root, "out", words)
+    make(root, "fresh", words)
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+    assert "complete already" in make(root, "out", words)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_vanished_or_changed_is_refused_and_pruned(name: str, tmp_path: Path) -> None:
+    root, words = tmp_path / "in", COMMANDS[name]
+    write_first(root)
+    words = words[:-2] if name == "sharded" else words
+    make(root, "out", words)
+    for side in "AB":
+        (root / side / "000.jpg").unlink()
+        shutil.copy(root / side / "002.jpg", root / side / "001.jpg")
+    before = everything(tmp_path / "out")
+    error = make(root, "out", words, code=2).splitlines()[-1]
+    assert error.startswith("error: folder '")
+    assert re.search(
+        r"sources are done; \d changed, as '.*'; \d vanished, as '(A/)?000.jpg'; --", error
+    )
+    assert "--prune" in error
+    assert everything(tmp_path / "out") == before
+    make(root, "out", [*words, "--prune"])
+    make(root, "fresh", words)
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
+def test_a_split_that_loses_all_its_images_leaves_nothing(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_photos(tmp_path / "in" / "A" / split, 2)
+    words = ["blur", "A", "--split", "folder"]
+    make(tmp_path / "in", "out", words)
+    shutil.rmtree(tmp_path / "in" / "A" / "val")
+    make(tmp_path / "in", "out", [*words, "--prune"])
+    make(tmp_path / "in", "fresh", words)
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which every decoded image adds its number of bytes."""
+    found: list[int] = []
+    decode = io.decode
+
+    def count(data: bytes, *policy: Any) -> io.DecodedImage:
+        found.append(len(data))
+        return decode(data, *policy)
+
+    work_in_this_process(monkeypatch)
+    monkeypatch.setattr(io, "decode", count)
+    return found
+
+
+def test_only_what_is_new_is_decoded(tmp_path: Path, decoded: list[int]) -> None:
+    photos, out = write_photos(tmp_path / "photos", 6), tmp_path / "out"
+    run("blur", photos, out)
+    assert len(decoded) == 6
+    write_photos(photos, 8)
+    output = run("blur", photos, out)
+    assert "6 of 8" in output
+    assert len(decoded) == 8
+    (photos / "000.png").write_bytes((photos / "001.jpg").read_bytes())
+    output = run("blur", photos, out)
+    assert "7 of 9 sources are done; 1 need another key" in output
+    assert len(decoded) == 10, "000.png, and 000.jpg under its new key"
+    (photos / "007.jpg").write_bytes((photos / "001.jpg").read_bytes())
+    run("blur", photos, out, "--prune")
+    assert len(decoded) == 11
+    run("blur", photos, out)
+    assert len(decoded) == 11
+
+
+def test_a_rejected_source_that_was_replaced_is_made(tmp_path: Path, decoded: list[int]) -> None:
+    photos, out = write_photos(tmp_path / "photos", 3), tmp_path / "out"
+    whole = (photos / "001.jpg").read_bytes()
+    (photos / "001.jpg").write_bytes(whole[:99])
+    run("blur", photos, out, "--max-bad", 1)
+    assert "complete already" in run("blur", photos, out, "--max-bad", 1)
+    (photos / "001.jpg").write_bytes(whole)
+    run("blur", photos, out)
+    assert len(decoded) == 4
+    assert len(rows(out / "train" / "metadata.jsonl")) == 3
+
+
+def killed(at: int, out: Path, action: Callable[[], object]) -> None:
+    """Do it in a fork that ends when it changes a name in ``out`` for the ``at``-th time."""
+    if (child := os.fork()) != 0:
+        os.waitpid(child, 0)
+        return
+    calls = itertools.count(1)
+
+    def stopping(function: Any) -> Any:
+        def call(path: Any, *args: Any, **options: Any) -> Any:
+            if os.fspath(path).startswith(os.fspath(out)) and next(calls) == at:
+                os._exit(9)
+            return function(path, *args, **options)
+
+        return call
+
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+        setattr(owner, name, stopping(getattr(owner, name)))
+    with contextlib.suppress(BaseException):
+        action()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 7, 12, 26, 32, 34, 36])
+def test_an_interruption_while_growing_continues(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is killed between two changes; then a photo with a colliding name is added."""
+    work_in_this_process(monkeypatch)
+    root, words = tmp_path / "in", COMMANDS["stratified"]
+    write_first(root)
+    make(root, "out", words)
+    (root / "A" / "001.jpg").unlink()
+    add_photos(root)
+    (root / "A" / "000.png").rename(tmp_path / "later.png")
+    killed(at, tmp_path / "out", lambda: make(root, "out", [*words, "--prune"]))
+    (tmp_path / "later.png").rename(root / "A" / "000.png")
+    make(root, "out", [*words, "--prune"])
+    make(root, "fresh", words)
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
+def test_merge_and_other_settings_refuse_as_before(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    run("blur", photos, tmp_path / "out")
+    write_photos(photos, 4)
+    output = run("blur", photos, tmp_path / "out", "--sigma", 2, "--prune", code=2)
+    assert "another recipe (sigma" in output
+    for number in (1, 2):
+        run("blur", photos, tmp_path / f"s{number}", "--shard", f"{number}/2")
+    parts = [tmp_path / "s1", tmp_path / "s2"]
+    run("merge", *parts, tmp_path / "merged")
+    write_photos(photos, 6)
+    for number in (1, 2):
+        run("blur", photos, tmp_path / f"s{number}", "--shard", f"{number}/2")
+    assert "another recipe" in run("merge", *parts, tmp_path / "merged", code=2)
+    run("merge", *parts, tmp_path / "again")
+    run("blur", photos, tmp_path / "out")
+    assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+def test_an_image_of_the_folder_that_was_damaged_is_made_anew(tmp_path: Path) -> None:
+    photos, out = write_photos(tmp_path / "photos", 3), tmp_path / "out"
+    run("blur", photos, out)
+    plain = tree(out)
+    (out / "train" / "input" / "001.png").unlink()
+    run("blur", photos, out)
+    assert tree(out) == plain
+    assert json.loads((out / "corpus.json").read_text())["counts"]["total"] == 3
+    os.utime(photos / "001.jpg")
+    assert "complete already" in run("blur", photos, out), "only its time changed"
+
+
+# ------------------------------------------------------------------------------------------- links
+def link_all(source: Path, target: Path) -> None:
+    """Make ``target`` a folder with a link to each file of ``source``, as hub caches are."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            link = target / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_linked_sources_give_the_same_folder(name: str, tmp_path: Path) -> None:
+    root, words = tmp_path / "real" / "in", COMMANDS[name]
+    write_first(root)
+    make(root, "out", words)
+    link_all(root, tmp_path / "in")
+    shutil.rmtree(tmp_path / "in" / "A" / "more")
+    (tmp_path / "in" / "A" / "more").symlink_to(root / "A" / "more")
+    make(tmp_path / "in", "linked", [*words, "--follow-links"])
+    assert everything(tmp_path / "linked") == everything(tmp_path / "real" / "out")
+    assert "complete already" in make(tmp_path / "in", "linked", [*words, "--follow-links"])
+
+
+def test_links_that_were_rejected_are_made_once_they_are_followed(tmp_path: Path) -> None:
+    photos, out = write_photos(tmp_path / "photos", 2), tmp_path / "out"
+    real = write_photos(tmp_path / "real", 3)
+    (photos / "far.jpg").symlink_to(real / "002.jpg")
+    (photos / "lost.jpg").symlink_to(real / "none.jpg")
+    run("blur", photos, out, "--max-bad", 1)
+    listed = [(row["source"], row["reason"]) for row in rows(out / "rejected.jsonl")]
+    assert listed == [("far.jpg", "link"), ("lost.jpg", "link")]
+    output = run("blur", photos, out, "--max-bad", 1, "--follow-links")
+    assert "2 of 4 sources are done" in output
+    assert "lost.jpg: link, it leads to nothing" in output
+    assert "follow" not in (out / "corpus.json").read_text()
+    run("blur", photos, tmp_path / "fresh", "--max-bad", 1, "--follow-links")
+    assert everything(out) == everything(tmp_path / "fresh")
+    shutil.copy(real / "000.jpg", real / "002.jpg")
+    assert "1 changed, as 'far.jpg'" in run("blur", photos, out, "--follow-links", code=2)
+
+
+def test_without_the_option_links_are_errors_that_name_it(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    link_all(photos, tmp_path / "links")
+    (tmp_path / "folders").mkdir()
+    (tmp_path / "folders" / "photos").symlink_to(photos)
+    for source in ("links", "folders"):
+        output = run("blur", tmp_path / source, tmp_path / "out", code=1)
+        assert "--follow-links reads" in output
