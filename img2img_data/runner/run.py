@@ -297,7 +297,14 @@ class EarlierRun:
 
 def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
     """Read the rows of an earlier run, their sources and their files."""
-    earlier = EarlierRun(len(build.plan))
+    earlier, roots = EarlierRun(len(build.plan)), build.plan.roots
+
+    @functools.lru_cache(maxsize=2)  # the tiles of an image follow each other
+    def digest(side: int, sources: tuple[bytes, ...], spans: Any, number: int) -> str:
+        links = build.plan.follow_links
+        task = ImageTask(-1, "", side, sources, {}, None, spans=spans, follow_links=links)
+        return sha256(task.read(roots, number)).hexdigest()
+
     for done, (manifest, line) in enumerate(build.folder.earlier_rows(), 1):
         progress(min(done, earlier.total - 1), earlier.total)
         index, fault, source = None, "damaged", ""
@@ -305,24 +312,25 @@ def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
         with suppress(ValueError, RecursionError, AttributeError, LookupError, TypeError):
             row = json.loads(line)
             source = row["source"]
-            index, fault = _task_of(build, manifest, row)
+            index, fault = _task_of(build, manifest, row, digest)
         earlier.indices.append(-1 if fault or index is None else index)
         earlier.counts[fault] += 1
         earlier.first.setdefault(fault, source)
     return earlier
 
 
-def _task_of(build: FolderBuild, manifest: str, row: Row) -> tuple[int | None, str]:
+def _task_of(
+    build: FolderBuild, manifest: str, row: Row, digest: Callable[..., str]
+) -> tuple[int | None, str]:
     """Return the index of a row's task, and why the row does not hold any more; "" if it does."""
     side, names = int(row.get("domain") == "B"), (row["source_hex"], row.get("target_source_hex"))
     sources = tuple(bytes.fromhex(name) for name in names if name)
     plan, index = build.plan, build.plan.find(side, sources, row["key"])
-    unplanned = ImageTask(-1, "", side, sources, {}, None, follow_links=plan.follow_links)
-    task = unplanned if index is None else plan.task(index)
+    task = ImageTask(-1, "", side, sources, {}, None) if index is None else plan.task(index)
     digests = (row.get("source_sha256", row.get("sha256")), row.get("target_source_sha256"))
     try:
         for number in range(len(sources)):
-            if sha256(task.read(plan.roots, number)).hexdigest() != digests[number]:
+            if digest(side, sources, task.spans, number) != digests[number]:
                 return index, "changed"
     except Rejected as rejected:
         return index, "vanished" if rejected.reason == "vanished" else "changed"
