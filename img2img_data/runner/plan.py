@@ -163,10 +163,8 @@ class Plan:
         # Of the lists beside the images, that of the first source wins.
         for path, listed in zip(sources, self.tags[side:], strict=False):
             tags = {**(listed.get(path) if listed else {}), **tags}
-        shared, follow = bytes.fromhex(group), self.follow_links
-        return ImageTask(
-            index, key, side, sources, tags, rejected, split, spans, shared, tuple(tile), follow
-        )
+        places = spans, bytes.fromhex(group), tuple(tile), self.follow_links
+        return ImageTask(index, key, side, sources, tags, rejected, split, *places)
 
     def _find_tags(self) -> Plan:
         """Read the lists of tags beside the images; return the plan itself."""

@@ -249,11 +249,8 @@ def _outcome_of(work: Callable[[ImageTask], tuple[str, Row]], task: ImageTask) -
 
 def rejection(task: ImageTask, reason: str, detail: str = "") -> Outcome:
     """Return the outcome of a source that cannot be used."""
-    row = {
-        **source_columns(task.sources[0], task.tile),
-        "reason": reason,
-        "detail": printable(detail),
-    }
+    row = source_columns(task.sources[0], task.tile)
+    row |= {"reason": reason, "detail": printable(detail)}
     if task.root:
         row["side"] = "AB"[task.root]
     return Outcome(task.index, "", reason, to_json_line(row))
