@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from img2img_data.builds import pairings, pairs
-from img2img_data.builds.pairs import BuildSettings, CorpusJob, encode_image, read_sources
 from img2img_data.builds.selection import SELECTION_FILE, field_of, first_columns
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus.format import FORMAT
@@ -33,17 +32,17 @@ class ResizeSettings(FrozenModel):
     fit: Fit = "crop"
     """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
     error: reject"""
-    format: pairs.FileFormat = field_of(BuildSettings, "format")
-    quality: int = field_of(BuildSettings, "quality")
+    format: pairs.FileFormat = field_of(pairs.BuildSettings, "format")
+    quality: int = field_of(pairs.BuildSettings, "quality")
     alpha: Literal["white", "reject"] = "white"
     """transparent images; white: composite on white"""
 
 
-def resize_image(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+def resize_image(job: pairs.CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     """Read one image, resize it, and write it; 16 bits stay 16 if the format holds them."""
-    (source,) = read_sources(job, task)
+    (source,) = pairs.read_sources(job, task)
     format, quality = job.settings.format, job.settings.quality
-    content, extension = encode_image(source.pixels, [source], format, quality)
+    content, extension = pairs.encode_image(source.pixels, [source], format, quality)
     name = f"{task.key}.{extension}"
     write_file(job.out, name, content)
     row = first_columns(name, task)
@@ -58,8 +57,8 @@ def resize_build(plan: Plan, out: Path, settings: ResizeSettings) -> FolderBuild
     dumped = settings.model_dump(mode="json")
     recipe = {"command": "resize", **dumped, "source_names": plan.names_digest()}
     policy = ReadPolicy(alpha=settings.alpha, depth="keep" if settings.format == "png" else 8)
-    single, build = pairings.Unpaired(), BuildSettings(**dumped)
-    job = CorpusJob(plan.roots, os.fspath(out), single, build, plan.kind, policy, "resize")
+    single, build = pairings.Unpaired(), pairs.BuildSettings(**dumped)
+    job = pairs.CorpusJob(plan.roots, os.fspath(out), single, build, plan.kind, policy, "resize")
     about = {"format": FORMAT, "kind": "resized"}
     work, folder = functools.partial(resize_image, job), BuildFolder(out, SELECTION_FILE)
     return FolderBuild(plan, folder, recipe, about, work, lambda task: (".", dict(task.tags)))

@@ -21,7 +21,6 @@ import click
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from img2img_data.builds import pairings, pairs, selection
-from img2img_data.builds.pairs import BuildSettings, corpus_build
 from img2img_data.builds.resize_folder import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo, Progress, progress_of
 from img2img_data.core.errors import UsageError, printable
@@ -107,8 +106,8 @@ class ImportSettings(FrozenModel):
         description=f"layout of the folder: auto, {', '.join(LAYOUTS)}",
         json_schema_extra={"enum": ["auto", *LAYOUTS]},
     )
-    bits: Literal[8, 16] = selection.field_of(BuildSettings, "bits")
-    channels: Channels = selection.field_of(BuildSettings, "channels")
+    bits: Literal[8, 16] = selection.field_of(pairs.BuildSettings, "bits")
+    channels: Channels = selection.field_of(pairs.BuildSettings, "channels")
 
 
 class DryRun(FrozenModel):
@@ -330,16 +329,16 @@ def _warn_of_tags(plan: Plan, echo: Echo) -> None:
 
 
 # ------------------------------------------------------------------------------------------ corpora
-_BUILD: Final = (BuildSettings, RunSettings)
+_BUILD: Final = (pairs.BuildSettings, RunSettings)
 
 
 def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     """Build a corpus, or with --dry-run report what would be built."""
-    settings = call.get(BuildSettings)
+    settings = call.get(pairs.BuildSettings)
     _warn_of_tags(plan, call.echo)
     if settings.tile:
         plan = plan.cut(pairs.parse_size(settings.tile), settings.stride, call.progress)
-    build = corpus_build(plan, pairing, call.paths[-1], settings, call.name)
+    build = pairs.corpus_build(plan, pairing, call.paths[-1], settings, call.name)
     report = run_build(build, call.get(RunSettings), call.progress, call.echo)
     total, shares = report.kept.total(), parse_split(settings.split or "train=1")
     asked = {name: share * total for name, share in shares.items()}
