@@ -23,6 +23,7 @@ Schema: TypeAlias = dict[str, Any]
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _SHA256: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_SIDES: Final = ("source_", "target_source_", "input_", "target_", "")
 _HEX: Final[Schema] = {"type": "string", "pattern": "^([0-9a-f]{2})+$"}
 _FILE: Final[Schema] = {"type": "string", "description": "relative to the split's folder"}
 
@@ -54,11 +55,7 @@ ROW: Final[Schema] = {
         "height": _of("integer", "height of one image, pixels", minimum=1, maximum=2**31 - 1),
         "notes": {"type": "array", "items": {"type": "string"}},
         "source_frames": _of("integer", "frames or pages of the source, if several", minimum=2),
-        "source_sha256": _SHA256,
-        "target_source_sha256": _SHA256,
-        "input_sha256": _SHA256,
-        "target_sha256": _SHA256,
-        "sha256": _SHA256,
+        **{f"{side}sha256": _SHA256 for side in _SIDES},
     },
     "required": ["key"],
     "oneOf": [{"required": ["file_name"]}, {"required": ["input_file_name", "target_file_name"]}],

@@ -149,9 +149,8 @@ class Shuffle(Composite):
 
     def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the order ("order.0" is the index of the first step), then each step as listed."""
-        order = range(len(self.steps))
-        permuted = rng.permutation(len(order)) if len(order) > 1 else order
-        drawn: dict[str, float] = {f"order.{n}": int(step) for n, step in enumerate(permuted)}
+        order = enumerate(rng.permutation(len(self.steps)))
+        drawn: dict[str, float] = {f"order.{n}": int(step) for n, step in order}
         return drawn | super().draw(rng)
 
     def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
