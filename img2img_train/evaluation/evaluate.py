@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, starmap
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def evaluate_matrix(
     """
     runs, corpora = list(dict.fromkeys((*runs, *folders))), list(dict.fromkeys(corpora))
     run_names, corpus_names = short_names(runs), short_names(corpora)
-    metrics = _image_metrics(settings.metrics)
+    common = _scoring(settings, perceptual=perceptual)
     opened = [open_corpus(path) for path in corpora]
     work = [(corpus, _pairs(corpus, settings.split)) for corpus in opened]
     if settings.by:
@@ -65,7 +65,6 @@ def evaluate_matrix(
     evaluations = list[Evaluation]()
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
-    common = Scoring(settings.batch, False, None, settings.by, metrics, perceptual)
     for run, run_name in zip(runs, run_names, strict=True):
         model: score.AnyModel = outputs_in(run)
         if run not in folders:
@@ -100,7 +99,10 @@ def evaluate_run(
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
     names = model.config.title, short_names(list(dict.fromkeys(known)))[0]
     online = OnTheFly.of(model.config.degrade, model.config.seed)
-    scored = evaluate_loaded(model, opened, settings, names, online, progress, gallery)
+    pairs = _pairs(opened, settings.split)
+    count = _counter(progress, 0, len(pairs), names)
+    scoring = _scoring(settings, online=online, names=names, progress=count)
+    scored = _evaluate(model, opened, pairs, scoring, gallery)
     stem = f"{_file_name(names[1])}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
     payload = {
@@ -114,23 +116,19 @@ def evaluate_run(
 
 
 def evaluate_loaded(
-    model: LoadedModel,
-    corpus: Corpus,
-    settings: EvaluateSettings,
-    names: tuple[str, str],
-    online: OnTheFly | None = None,
-    progress: ProgressByPart | None = None,
-    gallery: int = 0,
+    model: LoadedModel, corpus: Corpus, settings: EvaluateSettings, names: tuple[str, str]
 ) -> Evaluation:
     """Return the scores of a model in memory on a corpus; ``names`` are those of both.
 
     Raises as ``evaluate_matrix``.
     """
-    pairs, metrics = _pairs(corpus, settings.split), _image_metrics(settings.metrics)
-    how = settings.batch, False, online, settings.by, metrics
-    count = _counter(progress, 0, len(pairs), names)
-    scoring = Scoring(*how, names=names, progress=count)
-    return _evaluate(model, corpus, pairs, scoring, gallery)
+    pairs = _pairs(corpus, settings.split)
+    return _evaluate(model, corpus, pairs, _scoring(settings, names=names), gallery=0)
+
+
+def _scoring(settings: EvaluateSettings, **more: Any) -> Scoring:
+    metrics = _image_metrics(settings.metrics)
+    return Scoring(batch=settings.batch, by=settings.by, metrics=metrics, **more)
 
 
 def _evaluate(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -53,30 +52,18 @@ def thumbnails(images: Mapping[str, Pixels], side: int, quality: int) -> dict[st
     return {**size, "webp": {name: image.base64 for name, image in webp.items()}}
 
 
-@dataclass(frozen=True, slots=True)
-class Gallery:
-    """The images of a page, the worst first.
-
-    ``filters`` are (name, values), ``orders`` are (value of the option, label), ``total`` counts
-    the images that were scored. An item has, besides its saved content: ``picks``, its (number of
-    the filter, value); ``numbers``, its (number of the metric, score); ``gain`` in PSNR; and
-    ``origin``, its run and corpus as far as they vary.
-    """
-
-    images: Sequence[GalleryItem]
-    filters: Sequence[tuple[str, Sequence[str]]]
-    orders: Sequence[tuple[str, str]]
-    metrics: Mapping[str, Mapping[str, Any]]
-    total: int
-
-
 def build_gallery(
     parts: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]], metrics: Mapping[str, Any]
-) -> Gallery:
+) -> dict[str, Any]:
     """Return the gallery of some evaluations, each (its origin, as in {"corpus": "c"}, what was
-    saved).
+    saved), for ``gallery.html``.
 
-    ``metrics`` are those of the protocol, by name.
+    ``metrics`` are those of the protocol, by name. The result holds the ``images``, the worst
+    first; ``filters``, (name, values); ``orders``, (value of the option, label); the ``metrics``
+    that all images have; and ``total``, the number of images that were scored. An image has,
+    besides its saved content: ``picks``, its (number of the filter, value); ``numbers``, its
+    (number of the metric, score); ``gain`` in PSNR; and ``origin``, its run and corpus as far as
+    they vary.
     """
     origins = [origin for origin, _ in parts]
     varied = [n for n in (origins[0] if origins else ()) if len({o[n] for o in origins}) > 1]
@@ -96,8 +83,9 @@ def build_gallery(
         numbers = [(n, scores[name]) for n, name in enumerate(shared)]
         gain = round(scores["psnr"] - item["input_scores"]["psnr"], 6)
         images.append({**item, "picks": picks, "numbers": numbers, "gain": gain})
-    total = sum(saved["images"] for _, saved in parts)
-    return Gallery(images, filters, list(_orders(shared)), shared, total)
+    total, orders = sum(saved["images"] for _, saved in parts), list(_orders(shared))
+    shown = {"images": images, "filters": filters, "orders": orders}
+    return {**shown, "metrics": shared, "total": total}
 
 
 def _filters(items: Sequence[GalleryItem]) -> Iterator[tuple[str, list[str]]]:

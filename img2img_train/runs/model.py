@@ -22,9 +22,8 @@ from img2img_train.runs.folder import find_checkpoint, notes_on_run
 
 def choose_device(name: str) -> torch.device:
     """Return a device by name; "auto": the first of CUDA, MPS, CPU. UsageError if it is missing."""
-    available = ["cuda"] if torch.cuda.is_available() else []
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    available += ["cpu"]
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = [*(kind for kind, is_there in found.items() if is_there), "cpu"]
     if name != "auto" and name not in available:
         hint = f"choose one of {', '.join(available)}"
         raise UsageError("option", "--device", f"there is no {name} here", hint)

@@ -36,10 +36,9 @@ def sample_images(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple
     """
     indices = indices_of_keys(held, keys) or evenly_spaced(len(held), count)
     inputs, targets = zip(*(held.read(index) for index in indices), strict=True)
-    if not held.min_side:
-        return np.stack(inputs), np.stack(targets)
     sides = (side for image in (*inputs, *targets) for side in image.shape[:2])
-    crops = Crops.center(min(max(MAX_SAMPLE_SIDE, *held.size), *sides), len(indices))
+    side = min(max(MAX_SAMPLE_SIDE, *held.size), *sides)
+    crops = Crops.center(side, len(indices)) if held.min_side else None
     return stack_crops(inputs, crops, 0), stack_crops(targets, crops, 1)
 
 
