@@ -20,8 +20,6 @@ from torch import Tensor
 from img2img_data.images.pixels import Pixels
 
 TAPS: Final = 4
-KEYS_A: Final = -0.5
-"""Parameter of the bicubic kernel (Keys 1981), the one that Pillow uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ def _taps(side: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32
 
 def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the bicubic kernel at a distance in pixels: Keys (1981), eq. 4."""
-    x, a = np.abs(distance), KEYS_A
+    x, a = np.abs(distance), -0.5  # as in Pillow
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -19,6 +19,8 @@ from img2img_train.data.color import ChannelLayout
 
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
+Sizes: TypeAlias = Iterable[tuple[Path, Size]]
+"""Image files and their sizes."""
 
 
 # ------------------------------------------------------------------------- channels, color space
@@ -99,7 +101,7 @@ def check_same_size(path: Path, size: Size, first: Size) -> None:
         raise CorpusError("image", path, why, hint)
 
 
-def check_min_side(sizes: Iterable[tuple[Path, Size]], min_side: int) -> int:
+def check_min_side(sizes: Sizes, min_side: int) -> int:
     """Return the total area of images in pixels.
 
     Raises:

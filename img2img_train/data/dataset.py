@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -285,10 +285,7 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
 
 
 def _measure(
-    config: RunConfig,
-    split: str,
-    read_first: Callable[[], Pixels],
-    *sides: Iterable[tuple[Path, checks.Size]],
+    config: RunConfig, split: str, read_first: Callable[[], Pixels], *sides: checks.Sizes
 ) -> dict[str, Any]:
     """Return the sizes of images by the names that they have in ``_ImageSetFields``.
 

@@ -40,7 +40,9 @@ from img2img_train.objectives.base import Batch
 # These keep the random streams of one (seed, epoch) apart; ``image_pool`` uses 2.
 ORDER, FLIP, JITTER, CROP = 0, 1, 3, 4
 Part: TypeAlias = slice | Indices
-HANGUP: Final = getattr(signal, "SIGHUP", signal.SIGTERM)
+# Windows has no SIGHUP.
+SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+"""Signals that stop a run; workers leave them to the process that trains."""
 
 
 # ----------------------------------------------------------------------------------------- sampling
@@ -290,7 +292,7 @@ def _init_worker(parent: int, ended: ctypes.c_bool, worker: int) -> None:
             time.sleep(0.25)
         os._exit(0)
 
-    for number in (signal.SIGINT, signal.SIGTERM, HANGUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # A worker whose parent was killed would otherwise hang with a full pipe that nobody reads.
     threading.Thread(target=watch_parent, daemon=True).start()

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from img2img_train.distributed.memory import is_out_of_memory
 from img2img_train.distributed.torchrun import MainProcessFailed, TorchrunEnv
 
 T = TypeVar("T")
-# The others wait this long while the main process validates. If a process dies, waiting ends at
-# once.
-TIMEOUT: Final = timedelta(days=1)
 
 
 # Gradients are averaged by one explicit all-reduce per phase, after its backward and before its
@@ -197,7 +194,9 @@ def join_processes(device: torch.device, env: TorchrunEnv) -> Iterator[Processes
     with collective():
         distributed.init_process_group("nccl" if options else "gloo", **options)
     try:
-        cpu_group = distributed.new_group(backend="gloo", timeout=TIMEOUT)
+        # The others wait this long while the main process validates. If a process dies, waiting
+        # ends at once.
+        cpu_group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         yield Processes(env.rank, env.world_size, cpu_group)
     finally:
         distributed.destroy_process_group()

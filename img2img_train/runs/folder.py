@@ -146,15 +146,14 @@ class RunFolder:
             raise errors[0]
         return None
 
-    def write_config(self, config: RunConfig, data: Mapping[str, Any]) -> bool:
-        """Write config.json; return True if it was there already, after ``check_unchanged``."""
+    def write_config(self, config: RunConfig, data: Mapping[str, Any]) -> None:
+        """Write config.json, or ``check_unchanged`` if it is there already."""
         if self.config.is_file():
             self.check_unchanged(config, data)
-            return True
+            return
         saved = {"config": config.model_dump(mode="json"), "versions": versions(*LIBRARIES)}
         page = {"format": RUN_FORMAT, **saved, "data": data, "folders": _folders_of(config)}
         self._write_config(page)
-        return False
 
     def _write_config(self, page: Mapping[str, Any]) -> None:
         page = {**page, "digest": _digest_of(page)}

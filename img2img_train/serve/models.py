@@ -35,7 +35,7 @@ from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 MAX_LOADED: Final = 2
 """Number of models that stay in memory."""
 load_cached: Final = lru_cache(MAX_LOADED)(load_generator)
-GRAY: Final = ChannelLayout("rgb", (1, 1))
+
 STRIP: Final = 256
 
 
@@ -140,7 +140,7 @@ class ModelRegistry:
         """
         model = self.model(choice)
         if model.spec.outputs == 1:
-            target = as_seen(GRAY, target)
+            target = as_seen(ChannelLayout("rgb", (1, 1)), target)
         seen = as_seen(model.channel_layout, image)
         tiling, _ = choose_tiling(choice.settings, model, *image.shape[:2])
         output = to_uint8_rgb(translate_pixels(model, image, tiling))

@@ -14,17 +14,16 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from img2img_data.core.errors import load_extra
 from img2img_data.images.pixels import ReadPolicy
+from img2img_train.data.loader import SIGNALS
 from img2img_train.serve.models import ModelRegistry
 from img2img_train.serve.request_guard import HOST, RequestGuard, block_connections, listen
-from img2img_train.training.signals import SIGNALS, StoppedBySignal
-
-STYLE: Final = Path(__file__).parent / "templates" / "page.css"
+from img2img_train.training.signals import StoppedBySignal
 
 
 def serve(paths: Sequence[Path], port: int, device: str, policy: ReadPolicy, browser: bool) -> None:
@@ -92,7 +91,8 @@ def _mounted(gr: Any, registry: ModelRegistry, folder: Path, port: int) -> Any:
     page = build_page(gr, registry, folder)
     app = load_extra("fastapi", "serve", "serve").FastAPI(openapi_url=None)
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
-    looks = {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css_paths": [STYLE]}
+    style = Path(__file__).parent / "templates" / "page.css"
+    looks = {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css_paths": [style]}
     looks |= {"footer_links": [], "run_history": False}
     limits = {"max_file_size": registry.policy.max_bytes, "enable_monitoring": False}
     address = {"server_name": HOST, "server_port": port, "ssr_mode": False}

@@ -140,8 +140,8 @@ def _open_folder(trainer: Trainer) -> Checkpoint | None:
     folder.remove_temporaries()
     if trainer.changed and folder.config.is_file():
         folder.change_config(trainer.config, trainer.data.summary())
-    exists = folder.write_config(trainer.config, trainer.data.summary())
-    return folder.load_newest(trainer.display.line) if exists else None
+    folder.write_config(trainer.config, trainer.data.summary())
+    return folder.load_newest(trainer.display.line)
 
 
 def _train(trainer: Trainer) -> None:

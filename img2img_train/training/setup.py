@@ -19,7 +19,6 @@ from img2img_train.data import dataset
 from img2img_train.data.color import is_gray
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
-from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import choose_device
@@ -193,7 +192,7 @@ def _summary(images: dataset.ImageSet) -> dict[str, Any]:
 def describe_run(config: RunConfig, data: RunData) -> list[str]:
     """Return lines that describe what a run is about to do."""
     objective, (height, width) = config.objective, data.train.size
-    layout = data.train.channel_layout
+    layout, online = data.train.channel_layout, data.train.on_the_fly
     networks = objective.networks(layout.channels)
     spec = networks.pop("generator")
     padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
@@ -213,15 +212,14 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     unit = "pair(s)" if objective.paired else "image(s) of each side"
     steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epochs"
     return [
-        *([_describe_degradation(config.degrade)] if config.degrade else []),
+        *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
         f"{images}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
 
 
-def _describe_degradation(spec: Any) -> str:
-    degradation = OnTheFly.of(spec, 0)
-    where = "on the device" if degradation and degradation.is_linear else "where images are read"
+def _describe_degradation(spec: Any, is_linear: bool) -> str:
+    where = "on the device" if is_linear else "where images are read"
     text = json.dumps(spec)
     text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
     return f"inputs are the targets, degraded {where} by {text}"

@@ -8,10 +8,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final
 
-# Windows has no SIGHUP.
-SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+from img2img_train.data.loader import SIGNALS
 
 
 class StopRequested(Exception):
