@@ -138,23 +138,25 @@ def _first_error(
         known = _fields_at(model, path[:-1])
         hint = did_you_mean(path[-1], known) if known else "leave it out"
         return place.error(path, "unknown", hint)
+    about = _help_of(model, path)
     if first["type"] == "missing":
-        return place.error(path, "missing", _hint(model, path, "give it a value"))
-    if first["type"] == "literal_error" and isinstance(wrong, str):
+        return place.error(path, "missing", about or "give it a value")
+    if first["type"] == "literal_error" and isinstance(wrong, str) and about is None:
         # pydantic gives the members as text only: "'a', 'b' or 'c'".
         members = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return place.error(path, f"'{printable(wrong)}' is unknown", did_you_mean(wrong, members))
     why = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if path and not isinstance(wrong, Mapping):
         why += f" (got {printable(repr(wrong))[:80]})"
-    return place.error(path, why, _hint(model, path, "see --help for what it takes"))
+    hint = f"it is the {about}" if about else "correct it"
+    return place.error(path, why, "see --help for what it takes" if about is None else hint)
 
 
-def _hint(model: type[BaseModel], path: Sequence[str], default: str) -> str:
-    """Return the hint about a wrong value; the parameter's help if the model has no --help."""
-    fields = model.model_fields if getattr(model, "help_in_hints", False) else {}
-    about = fields[path[0]].description if path and path[0] in fields else None
-    return f"it is the {about.split(' [default')[0]}" if about else default
+def _help_of(model: type[BaseModel], path: Sequence[str]) -> str | None:
+    """Return the help of a parameter for a hint, None if a command shows it by --help."""
+    if not getattr(model, "help_in_hints", False):
+        return None
+    return (model.model_fields[path[0]].description or "").split(" [default")[0] if path else ""
 
 
 def _key_path(location: Sequence[str | int], values: Any) -> list[str]:
