@@ -48,8 +48,7 @@ def psnr_y(output: Pixels, target: Pixels) -> float:
     The definition of ``calculate_psnr(test_y_channel=True, crop_border=0)`` of BasicSR
     (basicsr/metrics/psnr_ssim.py). Agrees with scikit-image on its own luma to 1e-6 dB.
     """
-    error = float(np.mean(np.square(luma(output) - luma(target))))
-    return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * float(np.log10(255**2 / error)))
+    return psnr(luma(output), luma(target))
 
 
 def ssim_y(output: Pixels, target: Pixels) -> float:
@@ -57,8 +56,7 @@ def ssim_y(output: Pixels, target: Pixels) -> float:
 
     The definition of ``calculate_ssim(test_y_channel=True, crop_border=0)`` of BasicSR.
     """
-    luminance, structure = _similarity_maps(luma(output), luma(target))
-    return float(_without_border(luminance * structure).mean())
+    return ssim(luma(output), luma(target))
 
 
 def luma(pixels: Pixels) -> Levels:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 Decay: TypeAlias = Literal["linear", "cosine"]
-
-# The fraction of the rate, from the fraction of the decay that is left, 1 to 0.
-DECAYS: Final[Mapping[str, Callable[[float], float]]] = {
-    "linear": lambda left: left,
-    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
-}
 
 
 # A pure function of the step instead of torch's stateful schedulers: a resumed run has the same
@@ -40,5 +33,7 @@ class LrSchedule:
         left = 1.0
         if self.decay_steps:
             left = max(0.0, min(1.0, (self.steps - step) / self.decay_steps))
-        rate = self.lr * DECAYS[self.decay](left)
+        if self.decay == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
+        rate = self.lr * left
         return rate * (step + 1) / self.warmup if step < self.warmup else rate
