@@ -74,11 +74,8 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
         "evaluations": [e.summary() for e in evaluations],
     }
     means = [{**e.names, **_mean_columns(e)} for e in evaluations]
-    tags = [
-        {**e.names, "tag": part.tag, "value": part.value, **_mean_columns(part)}
-        for e in evaluations
-        for part in e.by_tag
-    ]
+    parts = [(e.names, part) for e in evaluations for part in e.by_tag]
+    tags = [{**n, "tag": p.tag, "value": p.value, **_mean_columns(p)} for n, p in parts]
     # Without tags there is still a header.
     columns = ("run", "corpus", "split", "tag", "value", "images", "groups")
     write_atomically(out / "matrix.json", to_json_page(payload))

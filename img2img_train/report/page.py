@@ -73,10 +73,9 @@ def write_matrix_page(
     ``galleries`` holds the images of each evaluation.
     """
     evaluations, columns = payload["evaluations"], len(payload["corpora"])
-    parts = [
-        ({"run": e["run"], "corpus": e["corpus"]}, {**e, "gallery": items})
-        for e, items in zip(evaluations, galleries, strict=True)
-    ]
+    origins = ({"run": e["run"], "corpus": e["corpus"]} for e in evaluations)
+    saved = ({**e, "gallery": items} for e, items in zip(evaluations, galleries, strict=True))
+    parts = list(zip(origins, saved, strict=True))
     content = {
         "matrix": payload,
         "rows": [evaluations[at : at + columns] for at in range(0, len(evaluations), columns)],
@@ -137,11 +136,8 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     def line(label: str, key: str, style: str = "solid") -> Series:
         return Series(label, _by_epoch(validation, key), style)
 
-    quality = [
-        line("model", "psnr"),
-        line("model, training pairs", "psnr_train", "dashed"),
-        line("input", "psnr_input", "dashed"),
-    ]
+    trained = line("model, training pairs", "psnr_train", "dashed")
+    quality = [line("model", "psnr"), trained, line("input", "psnr_input", "dashed")]
     charts = [
         draw_chart("Loss", "", losses),
         draw_chart("PSNR on the validation split", "dB", quality),
