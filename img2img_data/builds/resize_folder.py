@@ -58,7 +58,9 @@ def resize_build(plan: Plan, out: Path, settings: ResizeSettings) -> FolderBuild
     recipe = {"command": "resize", **dumped, "source_names": plan.names_digest()}
     policy = ReadPolicy(alpha=settings.alpha, depth="keep" if settings.format == "png" else 8)
     single, build = pairings.Unpaired(), pairs.BuildSettings(**dumped)
-    job = pairs.CorpusJob(plan.roots, os.fspath(out), single, build, plan.kind, policy, "resize")
+    roots = tuple(map(os.path.abspath, plan.roots))  # workers may be in another folder
+    target = os.path.abspath(out)
+    job = pairs.CorpusJob(roots, target, single, build, plan.kind, policy, "resize")
     about = {"format": FORMAT, "kind": "resized"}
     work, folder = functools.partial(resize_image, job), BuildFolder(out, SELECTION_FILE)
     return FolderBuild(plan, folder, recipe, about, work, lambda task: (".", dict(task.tags)))
