@@ -101,6 +101,7 @@ def test_examples_in_docstrings_are_true(module: str, home: Path) -> None:
     assert not result.failed
 
 
+@pytest.mark.slow
 def test_a_typed_script_passes_mypy(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("""

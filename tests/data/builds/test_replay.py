@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from command_line import run, tree
 from conftest import write_photos
-from examples import KINDS, LIGHT, example
+from degradation_examples import KINDS, LIGHT, example
 
 from img2img_data.builds.replay import replay_pair
 from img2img_data.cli.steps import run_step

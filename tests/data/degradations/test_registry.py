@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import make_photo
+from degradation_examples import KINDS, LIGHT, example
 
-from examples import KINDS, LIGHT, example
 from img2img_data.core.errors import Rejected, UsageError
 from img2img_data.core.settings_model import Place
 from img2img_data.core.yaml_file import read_value
