@@ -83,6 +83,7 @@ def test_the_laws_pick_up_a_new_member(member: str, copy: Path) -> None:
     assert re.search(r"^\.", ran, re.MULTILINE), "no law was run"
 
 
+@pytest.mark.slow
 def test_new_members_break_no_test_of_the_house(copy: Path) -> None:
     run_in(
         copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/house/test_rooms.py", "-k", "rooms"

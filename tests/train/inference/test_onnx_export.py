@@ -244,6 +244,7 @@ def test_a_page_needs_its_runtime_and_a_small_model(
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.slow
 def test_an_export_opens_no_connection(tmp_path: Path) -> None:
     """ONNX Runtime looks up addresses of its maker unless it is told not to before its import."""
     run, trace = write_run(tmp_path / "run"), tmp_path / "trace"
