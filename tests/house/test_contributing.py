@@ -77,6 +77,7 @@ def run_in(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", LAWS)
 def test_the_laws_pick_up_a_new_member(member: str, copy: Path) -> None:
     ran = run_in(copy, "pytest", "-q", "-rN", "-p", "no:cacheprovider", "-k", member, *LAWS[member])
