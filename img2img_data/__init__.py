@@ -9,8 +9,9 @@
 The names in ``__all__`` are public and stable; everything else may change.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from img2img_data.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from img2img_data.cli.api import build
@@ -31,15 +32,8 @@ _MODULES = {
     "Img2ImgError": "core.errors", "UsageError": "core.errors", "build": "cli.api",
     "Degradation": "degradations.base", "degradation": "degradations.spec",
 }  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    # Imported when first used: --help must not wait for NumPy, OpenCV or pydantic.
-    if name == "__version__":
-        return import_module("importlib.metadata").version("img2img")
-    if name not in _MODULES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# --help must not wait for NumPy, OpenCV or pydantic.
+__getattr__ = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

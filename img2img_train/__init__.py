@@ -11,8 +11,9 @@
 The names in ``__all__`` are public and stable; everything else may change.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from img2img_data.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from img2img_train.cli.api import evaluate, fit
@@ -26,15 +27,8 @@ _MODULES = {
     "Model": "inference.function", "PairDataset": "data.pair_dataset", "evaluate": "cli.api",
     "fit": "cli.api", "load": "inference.function",
 }  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    # Imported when first used: --help must not wait for torch.
-    if name == "__version__":
-        return import_module("importlib.metadata").version("img2img")
-    if name not in _MODULES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# --help must not wait for torch.
+__getattr__ = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

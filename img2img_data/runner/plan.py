@@ -477,11 +477,11 @@ def group_and_split(
     Raises ``Rejected`` (no-split) if its folder or its tag is to name the split and names none.
     """
     # Decided by name and tags, not by pixels, so that a dry run knows it.
-    group = group_of(task.group_path or task.sources[0], task.tags, group_by)
-    shares = parse_split(split)
+    path = task.group_path or task.sources[0]
+    group, shares = group_of(path, task.tags, group_by), parse_split(split)
     if task.split or shares:
         return group, task.split or split_of(group, shares, seed)
-    named = _value_of(task.sources[0], task.tags, split) or ""
+    named = _value_of(path, task.tags, split) or ""
     named = named.partition("/")[0] if split == FOLDER_RULE else named
     if not _SPLIT_NAME.fullmatch(named):
         raise Rejected("no-split", f"--split {split}, '{printable(named)}'")
