@@ -11,7 +11,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,6 @@ from img2img_data.runner.run import RunSettings, run_build
 from img2img_data.sources import matching
 from img2img_data.sources.folder import Item, describe_skipped, list_folder
 from img2img_data.sources.imdb_wiki import find_mat, list_wiki
-from img2img_data.sources.tags import FOLLOW_LINKS
 
 Models = tuple[type[BaseModel], ...]
 
@@ -139,6 +137,11 @@ class StepCall:
         return build_part(model, self.settings)
 
     @property
+    def follow_links(self) -> bool:
+        """True if linked sources are read."""
+        return bool(self.settings.get("follow_links"))
+
+    @property
     def dry_run(self) -> bool:
         """True if nothing is to be written."""
         return bool(self.settings.get("dry_run"))
@@ -212,9 +215,7 @@ def run_step(
     _check_paths(paths)
     call = StepCall(name, paths, settings, progress, echo)
     max_bad = call.get(RunSettings).max_bad
-    context = copy_context()
-    context.run(FOLLOW_LINKS.set, call.get(RunSettings).follow_links)
-    report = context.run(STEPS[name].run, call)
+    report = STEPS[name].run(call)
     expected = selection.EXPECTED_REASONS.get(name, frozenset())
     return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
 
@@ -267,8 +268,8 @@ def wiki(call: StepCall) -> Report:
     Skipped and listed with the reason: faces of unknown gender, images without a face, too small
     ones, and with --drop-gray black-and-white photos.
     """
-    root = find_mat(call.paths[0]).parent
-    plan = plan_folders([root], "paired", [list_wiki(call.paths[0])])
+    root, links = find_mat(call.paths[0]).parent, call.follow_links
+    plan = plan_folders([root], "paired", [list_wiki(call.paths[0], follow_links=links)], links)
     return _select(call, plan, selection.WikiSettings)
 
 
@@ -310,16 +311,17 @@ def _select(call: StepCall, plan: Plan, model: type[selection.SelectSettings]) -
 
 
 def _plan_folder(call: StepCall) -> Plan:
-    return plan_folders([call.paths[0]], "paired", [_list_images(call.paths[0], call.echo)])
+    items = [_list_images(call, call.paths[0])]
+    return plan_folders(call.paths[:1], "paired", items, call.follow_links)
 
 
-def _list_images(folder: Path, echo: Echo) -> Iterator[Item]:
+def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
     """Yield the images of a folder; report in the end which other files were skipped."""
     # Counted, not listed: photo folders are full of thumbnails, XMP files and the like.
     skipped: Counter[str] = Counter()
-    yield from list_folder(folder, skipped)
+    yield from list_folder(folder, skipped, call.follow_links)
     if line := describe_skipped(skipped):
-        echo(f"'{printable(str(folder))}': {line}")
+        call.echo(f"'{printable(str(folder))}': {line}")
 
 
 def _warn_of_tags(plan: Plan, echo: Echo) -> None:
@@ -418,7 +420,7 @@ def combine(call: StepCall) -> Report:
     """
     sides = call.paths[:2]
     settings, rows = call.get(matching.MatchSettings), call.get(TableSettings).rows
-    items = [list(_list_images(folder, call.echo)) for folder in sides]
+    items = [list(_list_images(call, folder)) for folder in sides]
     usable = [[item.path for item in side if not item.rejected] for side in items]
     found = matching.match_paths(usable[0], usable[1], settings, sides)
     # A rejected file has no counterpart either, and must show up in the exit code.
@@ -443,7 +445,7 @@ def combine(call: StepCall) -> Report:
     if hint:
         call.echo(f"{hint} of them")
     pairing = call.get(pairings.Combine)
-    report = _build(call, plan_pairs(sides, found), pairing)
+    report = _build(call, plan_pairs(sides, found, call.follow_links), pairing)
     if call.dry_run:
         report.unmatched = len(found.unmatched)
     elif pairing.audit_shift or pairing.max_shift:
@@ -515,7 +517,8 @@ def unpaired(call: StepCall) -> Report:
       img2img-data unpaired horses/ zebras/ corpora/h2z --size 256
     """
     folders = call.paths[:2]
-    plan = plan_folders(folders, "unpaired", [_list_images(f, call.echo) for f in folders])
+    items = [_list_images(call, folder) for folder in folders]
+    plan = plan_folders(folders, "unpaired", items, call.follow_links)
     return _build(call, plan, pairings.Unpaired())
 
 
@@ -555,7 +558,7 @@ def import_folder(call: StepCall) -> Report:
     if not layout.places(root):
         raise UsageError("folder", root, f"does not have the layout of {found}", layout.hint)
     call.echo(f"layout {found}")
-    plan = plan_entries(root.parent if root.is_file() else root, layout, layout.entries(root))
+    plan = plan_entries(root, layout, call.follow_links)
     # Of a corpus, --format is the format of its images.
     settings = {key: value for key, value in call.settings.items() if key != "format"}
     if layout.kind == "unpaired":

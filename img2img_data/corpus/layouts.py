@@ -75,13 +75,13 @@ class FolderLayout:
         """Return the folders, lists or archives that show this layout, [] if it is another one."""
         raise NotImplementedError
 
-    def entries(self, root: Path) -> Iterator[LayoutEntry]:
+    def entries(self, root: Path, follow_links: bool = False) -> Iterator[LayoutEntry]:
         """Yield the entries of a folder; ``UsageError`` if a list in it is damaged.
 
         By default every image below the places, which are (split, side, folder).
         """
         for split, side, folder in self.places(root):
-            for key, path, rejected in _images(root, folder):
+            for key, path, rejected in _images(root, folder, follow_links):
                 yield LayoutEntry(split, key, (path,), side, rejected=rejected)
 
 
@@ -101,11 +101,13 @@ def _split_in(stem: str, default: str = "train") -> str:
     return next((SPLITS[w] for w in words if w in SPLITS), default)
 
 
-def _images(root: Path, folder: str) -> Iterator[tuple[str, bytes, Rejection | None]]:
+def _images(
+    root: Path, folder: str, follow_links: bool
+) -> Iterator[tuple[str, bytes, Rejection | None]]:
     """Yield (key, path relative to ``root``, rejection) of the images below one of its folders."""
     if link := first_link(root, *folder.split("/")):
         raise UsageError("folder", link, LINKED, "put the folder itself there")
-    for item in list_folder(root / folder):
+    for item in list_folder(root / folder, follow_links=follow_links):
         path = os.fsencode(folder) + b"/" + item.path
         yield as_key(os.path.splitext(item.path)[0]), path, item.rejected
 
@@ -159,12 +161,12 @@ class TwoFoldersLayout(FolderLayout):
 
     hint = "it needs input/ and target/ (or A and B, lq and gt), within the splits or around them"
 
-    def entries(self, root: Path) -> Iterator[LayoutEntry]:
+    def entries(self, root: Path, follow_links: bool = False) -> Iterator[LayoutEntry]:
         """Pair by key, within each split."""
         for split, *folders in self.places(root):
             found: dict[str, tuple[_Files, _Files]] = {}
             for side, folder in enumerate(folders):
-                for key, path, rejected in _images(root, folder):
+                for key, path, rejected in _images(root, folder, follow_links):
                     found.setdefault(key, ([], []))[side].append((path, rejected))
             for key, halves in sorted(found.items()):
                 yield from self._pair(split, key, *halves)
@@ -203,10 +205,10 @@ class BasicSRLayout(FolderLayout):
     # Names may contain spaces, so the size in parentheses is the end of a name.
     _size: Final = re.compile(r" \(\d+, ?\d+(?:, ?\d+)?\).*")
 
-    def entries(self, root: Path) -> Iterator[LayoutEntry]:
+    def entries(self, root: Path, follow_links: bool = False) -> Iterator[LayoutEntry]:
         """Yield the pairs of each list, in its order."""
         # A list may name a file twice: several inputs can have the same target.
-        files = PathResolver(os.fsencode(root))
+        files = PathResolver(os.fsencode(root), follow_links)
         for split, folder, path in self.places(root):
             for line in filter(None, map(str.strip, _text_lines(path))):
                 target, comma, other = self._size.sub("", line).partition(", ")
@@ -241,9 +243,9 @@ class HuggingFaceLayout(FolderLayout):
 
     hint = "it needs a metadata.jsonl or metadata.csv with two *_file_name columns"
 
-    def entries(self, root: Path) -> Iterator[LayoutEntry]:
+    def entries(self, root: Path, follow_links: bool = False) -> Iterator[LayoutEntry]:
         """Yield the rows of each list, in its order."""
-        files = PathResolver(os.fsencode(root))
+        files = PathResolver(os.fsencode(root), follow_links)
         for split, folder, path in self.places(root):
             columns: tuple[str, str] | None = None
             for row in _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path):
@@ -316,7 +318,7 @@ class WebDatasetLayout(FolderLayout):
 
     hint = "it needs .tar archives with members like 1.input.png and 1.target.png"
 
-    def entries(self, root: Path) -> Iterator[LayoutEntry]:
+    def entries(self, root: Path, follow_links: bool = False) -> Iterator[LayoutEntry]:
         """Yield the samples of each archive, in its order."""
         for path in self.places(root):
             for prefix, group in webdataset_samples(path):

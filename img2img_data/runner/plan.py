@@ -40,11 +40,11 @@ from img2img_data.corpus.format import (
     split_of,
     split_place,
 )
-from img2img_data.corpus.layouts import FolderLayout, LayoutEntry, Span
+from img2img_data.corpus.layouts import FolderLayout, Span
 from img2img_data.images import io
 from img2img_data.sources.folder import Item, find_tags
 from img2img_data.sources.matching import Matching
-from img2img_data.sources.tags import FOLLOW_LINKS, FolderTags
+from img2img_data.sources.tags import FolderTags
 
 _SORTED_AT_ONCE: Final = 1 << 16
 """Sources per sorted run; the keys of only one run exist as text at a time."""
@@ -139,7 +139,7 @@ class Plan:
     splits: Sequence[str] = ()
     split_at: Sequence[int] = ()
     """Index into ``splits`` for each position in the order; empty if hashes of groups decide."""
-    follow_links: bool = field(default_factory=FOLLOW_LINKS.get)
+    follow_links: bool = False
 
     def __len__(self) -> int:
         return len(self.selected)
@@ -171,7 +171,7 @@ class Plan:
         for root, name in enumerate(self.roots):
             first = (p for p, side in zip(self.first, self.sides, strict=True) if side == root)
             second = filter(None, self.second if root else ())
-            self.tags += (find_tags(name, chain(first, second)),)
+            self.tags += (find_tags(name, chain(first, second), self.follow_links),)
         return self
 
     @property
@@ -240,7 +240,8 @@ class Plan:
         Tiles are ``stride`` pixels apart, by default side by side, from the top left corner. Their
         number is known from the headers, which are read now; of a pair, those of the input.
         """
-        plan = Plan(self.roots, self.kind, tags=self.tags, columns=self.columns)
+        plan = Plan(self.roots, self.kind, follow_links=self.follow_links)
+        plan.tags, plan.columns = self.tags, self.columns
         for done, row in enumerate(self.order, 1):
             note, key, sources = self.notes[row], self._key(row), self._sources(row)
             tags, rejected, group, *_ = json.loads(note) if note else ({}, None, "")
@@ -343,9 +344,11 @@ def _tiles(path: bytes, size: tuple[int, int], stride: int | None) -> Iterator[t
     return ((left, top) for top in tops for left in lefts)
 
 
-def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Item]]) -> Plan:
+def plan_folders(
+    roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Item]], follow_links: bool = False
+) -> Plan:
     """Plan one task per source: of one folder, or of the two domains of an unpaired corpus."""
-    plan = Plan(tuple(os.fsencode(r) for r in roots), kind)
+    plan = Plan(tuple(os.fsencode(r) for r in roots), kind, follow_links=follow_links)
     for side, found in enumerate(items):
         start = len(plan.first)
         for item in found:
@@ -357,9 +360,9 @@ def plan_folders(roots: Sequence[Path], kind: Kind, items: Sequence[Iterable[Ite
     return plan._find_tags()
 
 
-def plan_pairs(roots: Sequence[Path], matching: Matching) -> Plan:
+def plan_pairs(roots: Sequence[Path], matching: Matching, follow_links: bool = False) -> Plan:
     """Plan one task per matched pair, and one rejection per unmatched file."""
-    plan = Plan(tuple(os.fsencode(r) for r in roots))
+    plan = Plan(tuple(os.fsencode(r) for r in roots), follow_links=follow_links)
     plan.columns = frozenset(chain.from_iterable(matching.tags.values()))
     groups, uses = _groups_of_shared(matching.pairs), Counter(a for a, _ in matching.pairs)
     repeated = [row for row, pair in enumerate(matching.pairs) if uses[pair[0]] > 1]
@@ -396,15 +399,17 @@ def _groups_of_shared(pairs: Sequence[tuple[bytes, bytes]]) -> dict[tuple[bytes,
     return {p: group[1] for p in pairs if sizes[group := top((0, p[0]))] > 1}
 
 
-def plan_entries(root: Path, layout: FolderLayout, entries: Iterable[LayoutEntry]) -> Plan:
+def plan_entries(root: Path, layout: FolderLayout, follow_links: bool = False) -> Plan:
     """Plan one task per entry of another tool's folder, with the key and the split of that folder.
 
-    If two entries of a split share a key, a digest of its path is appended to the later one's.
+    ``root`` is the folder, or a single archive. If two entries of a split share a key, a digest of
+    its path is appended to the later one's.
     """
-    roots = (os.fsencode(root),) * (1 if layout.layout == "combined" else 2)
+    folder = os.fsencode(root.parent if root.is_file() else root)
+    roots = (folder,) * (1 if layout.layout == "combined" else 2)
     # Digests, not keys, are remembered: 8 bytes each.
-    plan, seen = Plan(roots, layout.kind), set[bytes]()
-    for entry in entries:
+    plan, seen = Plan(roots, layout.kind, follow_links=follow_links), set[bytes]()
+    for entry in layout.entries(root, follow_links):
         key = entry.key
         # Some file systems take names that differ only in case or in Unicode form as one name.
         folded = normalize("NFC", key.casefold()).encode()

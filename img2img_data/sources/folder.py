@@ -18,7 +18,7 @@ from typing import Final
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.images.headers import is_image_name
-from img2img_data.sources.tags import FOLLOW_LINKS, FolderTags, Tags
+from img2img_data.sources.tags import FolderTags, Tags
 
 Rejection = tuple[str, str]
 """A key of ``errors.REASONS``, and a short detail."""
@@ -46,13 +46,15 @@ class Item:
     rejected: Rejection | None = None
 
 
-def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]:
+def list_folder(
+    root: Path, ignored: Counter[str] | None = None, follow_links: bool = False
+) -> Iterator[Item]:
     """Yield the images of a folder and its subfolders, sorted by the bytes of their paths.
 
     Images are recognized by the extension of their name. Hidden files, ``JUNK`` and other files are
     skipped; ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS``
     not at all. Links are not followed: one with the name of an image is rejected as ``link``, one
-    to a folder is counted as ``LINKED``. With ``FOLLOW_LINKS`` they are, except for those that lead
+    to a folder is counted as ``LINKED``. With ``follow_links`` they are, except for those that lead
     nowhere or to a folder around them. Pipes, sockets and devices are ``not-a-regular-file``, a
     folder that cannot be listed is ``unreadable``. ``UsageError`` if ``root`` itself cannot be
     listed.
@@ -60,7 +62,7 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
     base = os.fsencode(root)
     count: Counter[str] = Counter() if ignored is None else ignored
     try:
-        stack = [(b"", _names(base, count))]
+        stack = [(b"", _names(base, count, follow_links))]
     except OSError as error:
         why = error.strerror or "cannot be listed"
         raise UsageError("folder", root, why, "check the path") from None
@@ -82,7 +84,7 @@ def list_folder(root: Path, ignored: Counter[str] | None = None) -> Iterator[Ite
             if reason and any(os.path.samefile(place, a) for a in around):  # noqa: PTH121
                 yield Item(path[:-1], rejected=_REJECTIONS[b"circle"])
             else:
-                stack.append((path, _names(place, count)))
+                stack.append((path, _names(place, count, follow_links)))
         except OSError as error:
             word = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
             yield Item(path[:-1], rejected=(word, f"folder: {error.strerror}"))
@@ -97,7 +99,7 @@ _REJECTIONS: Final[Mapping[bytes, Rejection | None]] = {
 }
 
 
-def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
+def _names(folder: bytes, ignored: Counter[str], follow_links: bool) -> list[bytes]:
     """Return the names of folders and images in a folder, in reverse order.
 
     Folders end in "/", so that sorting puts their contents where their paths belong. A NUL, which
@@ -111,7 +113,7 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
             if name.startswith(b".") or name.lower() in JUNK:
                 ignored["hidden"] += 1
                 continue
-            kind = _kind_of(entry)
+            kind = _kind_of(entry, follow_links)
             if kind.startswith(b"/") or (kind == b"\0broken" and b"." not in name):
                 names.append(name + kind)
             elif name in LISTS:
@@ -126,13 +128,13 @@ def _names(folder: bytes, ignored: Counter[str]) -> list[bytes]:
     return names
 
 
-def _kind_of(entry: os.DirEntry[bytes]) -> bytes:
+def _kind_of(entry: os.DirEntry[bytes], follow_links: bool) -> bytes:
     """Return what ``_names`` appends to the name of an image or a folder."""
     if not entry.is_symlink():
         is_file, is_folder = (f(follow_symlinks=False) for f in (entry.is_file, entry.is_dir))
         return b"/" if is_folder else b"" if is_file else b"\0special"
     # os.path: the entry and Path raise on a link to itself, or into a folder without permission.
-    if not FOLLOW_LINKS.get():
+    if not follow_links:
         return b"\0link"
     if os.path.isdir(entry.path):  # noqa: PTH112
         return b"/\0linked"
@@ -153,7 +155,7 @@ def describe_skipped(ignored: Mapping[str, int]) -> str:
 
 
 # -------------------------------------------------------------------------------------------- tags
-def find_tags(root: bytes, paths: Iterable[bytes]) -> FolderTags | None:
+def find_tags(root: bytes, paths: Iterable[bytes], follow_links: bool = False) -> FolderTags | None:
     """Return the tags of a folder's images from the lists next to them, None if there are none.
 
     ``paths`` are those of the images, relative to ``root``. Lists are looked for in ``root`` and in
@@ -170,7 +172,7 @@ def find_tags(root: bytes, paths: Iterable[bytes]) -> FolderTags | None:
     for folder in sorted(folders, key=lambda name: (name.count(b"/"), name)):
         names = (folder + name for name in TAG_LISTS)
         lists += [name for name in names if os.path.lexists(os.path.join(root, name))][:1]
-    return FolderTags(root, lists) if lists else None
+    return FolderTags(root, lists, follow_links) if lists else None
 
 
 # ------------------------------------------------------------------------------------ listed paths
@@ -181,8 +183,8 @@ _LEAVES: Final = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(?:.*[/\\])?\.\.(?:[/\\]|$)",
 class PathResolver:
     """Resolver of the paths in a list within a folder; nothing outside of the folder is opened."""
 
-    def __init__(self, base: bytes) -> None:
-        self._base = base
+    def __init__(self, base: bytes, follow_links: bool = False) -> None:
+        self._base, self._follow_links = base, follow_links
         self._has_link: dict[bytes, bool] = {b"": False}
 
     def resolve(self, text: str | None) -> tuple[bytes, Rejection | None]:
@@ -199,9 +201,9 @@ class PathResolver:
         if not path:
             return "missing", "the list names no file"
         try:
-            if not FOLLOW_LINKS.get() and self._linked(path.rpartition(b"/")[0]):
+            if not self._follow_links and self._linked(path.rpartition(b"/")[0]):
                 return "link", "in a linked folder; not read without --follow-links"
-            mode = os.stat(self._base + b"/" + path, follow_symlinks=FOLLOW_LINKS.get()).st_mode
+            mode = os.stat(self._base + b"/" + path, follow_symlinks=self._follow_links).st_mode
         except PermissionError as error:
             return "unreadable", str(error.strerror)
         except OSError:

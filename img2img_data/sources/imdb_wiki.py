@@ -28,7 +28,9 @@ def find_mat(path: Path) -> Path:
     raise UsageError("folder", path, "holds neither wiki.mat nor imdb.mat", hint)
 
 
-def list_wiki(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]:
+def list_wiki(
+    root: Path, ignored: Counter[str] | None = None, follow_links: bool = False
+) -> Iterator[Item]:
     """Yield the images of an IMDB-WIKI list, in its order, with their tags.
 
     ``root`` is as for ``find_mat``. The layout is that of
@@ -45,7 +47,7 @@ def list_wiki(root: Path, ignored: Counter[str] | None = None) -> Iterator[Item]
     """
     mat = find_mat(root)
     columns = _read_list(mat)
-    resolver, seen = PathResolver(os.fsencode(mat.parent)), set[bytes]()
+    resolver, seen = PathResolver(os.fsencode(mat.parent), follow_links), set[bytes]()
     for row, text in enumerate(columns["full_path"]):
         path, rejected = resolver.resolve(text if isinstance(text, str) else None)
         if rejected is None and path in seen:

@@ -21,7 +21,6 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any, BinaryIO, Final
 
@@ -32,9 +31,6 @@ from img2img_data.core.files import open_regular
 
 Tags = Mapping[str, Any]
 _Row = dict[str, Any]
-
-FOLLOW_LINKS: Final = ContextVar("FOLLOW_LINKS", default=False)
-"""True while the sources of a command with --follow-links are listed."""
 
 MAX_LINE: Final = 1 << 20
 """Bytes of a line; a longer one ends the reading of its list."""
@@ -47,15 +43,15 @@ class FolderTags:
     """Tags of the images of one folder, read on demand: 20 bytes per image stay in memory.
 
     ``lists`` are the paths of the lists, relative to ``root``, the nearest to an image last. A list
-    that is a link or a pipe is skipped, a damaged one read as far as possible. ``names`` holds the
-    tags that occur, ``faults`` a line about each list that was not read completely, ``digest``
-    changes with any byte.
+    that is a pipe, or a link without ``follow_links``, is skipped, a damaged one read as far as
+    possible. ``names`` holds the tags that occur, ``faults`` a line about each list that was not
+    read completely, ``digest`` changes with any byte.
     """
 
-    def __init__(self, root: bytes, lists: Iterable[bytes]) -> None:
+    def __init__(self, root: bytes, lists: Iterable[bytes], follow_links: bool = False) -> None:
         self.names: set[str] = set()
         self.faults: list[str] = []
-        self._root, self._follow_links = root, FOLLOW_LINKS.get()
+        self._root, self._follow_links = root, follow_links
         self._lists: list[tuple[bytes, tuple[str, ...]]] = []  # path, and columns if it is CSV
         self._open: tuple[int, BinaryIO] | None = None
         # Three plain columns: a dict from paths to offsets would take ten times the memory.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from source_files import paths, put
 
 from img2img_data.sources.folder import describe_skipped, list_folder
-from img2img_data.sources.tags import FOLLOW_LINKS
 
 
 def test_folder_is_sorted_by_the_bytes_of_whole_paths(tmp_path: Path) -> None:
@@ -97,15 +95,7 @@ def test_folder_follows_no_link_and_opens_no_pipe(tmp_path: Path) -> None:
     }
 
 
-@pytest.fixture
-def following() -> Iterator[None]:
-    """Follow links while the test runs."""
-    token = FOLLOW_LINKS.set(True)
-    yield
-    FOLLOW_LINKS.reset(token)
-
-
-def test_links_are_followed_if_asked_for(tmp_path: Path, following: None) -> None:
+def test_links_are_followed_if_asked_for(tmp_path: Path) -> None:
     root = put(tmp_path / "in", "d/ok.jpg", "d/e/deep.jpg")
     put(tmp_path / "out", "f/far.jpg", "note.txt")
     os.mkfifo(tmp_path / "out" / "pipe")
@@ -117,7 +107,7 @@ def test_links_are_followed_if_asked_for(tmp_path: Path, following: None) -> Non
     for name, target in links.items():
         (root / name).symlink_to(target)
     ignored: Counter[str] = Counter()
-    items = list(list_folder(root, ignored))
+    items = list(list_folder(root, ignored, follow_links=True))
     assert paths(items) == sorted(paths(items))
     found = {i.path.decode(): i.rejected for i in items}
     assert [name for name, why in found.items() if not why] == [
