@@ -321,7 +321,7 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
         _last_cut.clear()
         _last_cut[name] = loaded
     if isinstance(loaded, Rejected):
-        raise loaded
+        raise Rejected(loaded.reason, loaded.detail)  # anew: a traceback would grow tile by tile
     size = parse_size(job.settings.tile or "")
     return [replace(source, pixels=io.cut(source.pixels, task.tile, size)) for source in loaded]
 

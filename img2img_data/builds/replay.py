@@ -57,6 +57,9 @@ def replay_pair(
     job = _job_of(root, info, source)
     split, row = _find_row(root, key)
     tile = tuple(row[name] for name in TILE_COLUMNS if name in row)
+    if len(tile) != (len(TILE_COLUMNS) if job.settings.tile else 0):
+        why = f"is damaged: the row '{printable(key)}' contradicts the setting 'tile'"
+        raise CorpusError("corpus", root, why, "build it again")
     task = ImageTask(0, key, 0, (_source_path(root, row),), {}, None, tile=tile)
     name = printable(task.sources[0])
     try:

@@ -244,7 +244,8 @@ def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTION
 
 def _check_paths(paths: Sequence[Path]) -> None:
     """Raise ``UsageError`` unless all sources exist and the output is apart from them."""
-    *sources, out = (Path(os.path.abspath(path)) for path in paths)
+    # Links resolved: the output may lie in a folder to which a source is a link.
+    *sources, out = (Path(os.path.realpath(path)) for path in paths)
     for source, shown in zip(sources, paths, strict=False):
         if not source.exists():
             raise UsageError("folder", shown, "no such folder", "check the path")
@@ -319,7 +320,13 @@ def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
     """Yield the images of a folder; report in the end which other files were skipped."""
     # Counted, not listed: photo folders are full of thumbnails, XMP files and the like.
     skipped: Counter[str] = Counter()
-    yield from list_folder(folder, skipped, call.follow_links)
+    out = os.fsencode(os.path.realpath(call.paths[-1]))
+    for item in list_folder(folder, skipped, call.follow_links):
+        place = os.path.join(os.fsencode(folder), item.path)
+        if call.follow_links and os.path.realpath(place).startswith(out + b"/"):
+            why = f"lies behind a link in '{printable(str(folder))}'"
+            raise UsageError("folder", call.paths[-1], why, "choose one outside of it")
+        yield item
     if line := describe_skipped(skipped):
         call.echo(f"'{printable(str(folder))}': {line}")
 

@@ -194,6 +194,7 @@ class Plan:
         """
         check_tag(group_by, "--group-by", self.tag_names)
         check_tag(stratify, "--stratify", self.tag_names)
+        self._check_shared(group_by)
         if stratify is None:
             return
         usable: array[int] = array("q")
@@ -212,6 +213,16 @@ class Plan:
         splits = np.zeros(len(self.order), np.uint8)
         splits[np.frombuffer(usable, np.int64)] = found
         self.splits, self.split_at = tuple(shares), splits.tobytes()
+
+    def _check_shared(self, group_by: str | None) -> None:
+        """Raise ``UsageError`` if a tag puts pairs that share a file into several groups."""
+        groups: dict[bytes, bytes] = {}
+        noted = (p for p, row in enumerate(self.order) if tag_in(group_by) and self.notes[row])
+        for task in (self._task(position, position) for position in noted):
+            group = group_of(task.group_path, task.tags, group_by)
+            if task.group_path and groups.setdefault(task.group_path, group) != group:
+                why = f"pairs that share '{printable(task.group_path)}' have several values"
+                raise UsageError("option", f"--group-by {group_by}", why, "give them one value")
 
     def names_digest(self) -> str:
         """Return a digest of all source names, and of why some cannot be used."""

@@ -22,7 +22,7 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import locked, stamp_of, versions
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.corpus.format import TILE_COLUMNS, inside, to_json_line
+from img2img_data.corpus.format import TILE_COLUMNS, hash64, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -272,7 +272,7 @@ class EarlierRun:
     total: int
     """Number of sources today."""
     indices: array[int] = field(default_factory=lambda: array("q"))
-    """The task of each row; -1 if the image is to be made anew, or to be removed."""
+    """The task of each row; -1 if the image is to be rebuilt or removed."""
     counts: Counter[str] = field(default_factory=Counter)
     """Number of rows by the reason for which they do not hold; "" if they do."""
     first: dict[str, str] = field(default_factory=dict)
@@ -302,6 +302,14 @@ def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
         task = ImageTask(-1, "", side, sources, {}, None, spans=spans, follow_links=links)
         return sha256(task.read(roots, number)).hexdigest()
 
+    @functools.cache
+    def listed() -> set[int]:
+        found = zip(build.plan.sides, build.plan.first, strict=True)
+        return {hash64(b"%d" % side, path) for side, path in found}
+
+    def is_listed(side: int, path: bytes) -> bool:
+        return hash64(b"%d" % side, path) in listed()
+
     for done, (manifest, line) in enumerate(build.folder.earlier_rows(), 1):
         progress(min(done, earlier.total - 1), earlier.total)
         index, fault, source = None, "damaged", ""
@@ -309,7 +317,7 @@ def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
         with suppress(ValueError, RecursionError, AttributeError, LookupError, TypeError):
             row = json.loads(line)
             source = row["source"]
-            index, fault = _task_of(build, manifest, row, digest)
+            index, fault = _task_of(build, manifest, row, digest, is_listed)
         earlier.indices.append(-1 if fault or index is None else index)
         earlier.counts[fault] += 1
         earlier.first.setdefault(fault, source)
@@ -317,7 +325,11 @@ def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
 
 
 def _task_of(
-    build: FolderBuild, manifest: str, row: Row, digest: Callable[..., str]
+    build: FolderBuild,
+    manifest: str,
+    row: Row,
+    digest: Callable[..., str],
+    is_listed: Callable[[int, bytes], bool],
 ) -> tuple[int | None, str]:
     """Return the index of a row's task, and why the row does not hold any more; "" if it does."""
     side, names = int(row.get("domain") == "B"), (row["source_hex"], row.get("target_source_hex"))
@@ -331,8 +343,12 @@ def _task_of(
                 return index, "changed"
     except Rejected as rejected:
         return index, "vanished" if rejected.reason == "vanished" else "changed"
+    if index is None:
+        # A file may be there and yet be no source: behind a link that is not followed.
+        moved = is_listed(side, sources[0])
+        return None, "need another key, split or tags" if moved else "vanished"
     place = _outcome_of(build.expect, task)
-    if index is None or (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
+    if (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
         return index, "need another key, split or tags"
     return index, "" if _files_are_intact(build.folder.root / manifest, row) else "damaged"
 

@@ -55,7 +55,7 @@ def list_folder(
     skipped; ``ignored`` counts them by extension ("" if none), hidden ones as "hidden", ``LISTS``
     not at all. Links are not followed: one with the name of an image is rejected as ``link``, one
     to a folder is counted as ``LINKED``. With ``follow_links`` they are, except for those that lead
-    nowhere or to a folder around them. Pipes, sockets and devices are ``not-a-regular-file``, a
+    nowhere or to a parent folder. Pipes, sockets and devices are ``not-a-regular-file``, a
     folder that cannot be listed is ``unreadable``. ``UsageError`` if ``root`` itself cannot be
     listed.
     """
@@ -80,8 +80,10 @@ def list_folder(
             continue
         try:
             place = base + b"/" + path
-            around = (base + b"/" + outer for outer, _ in stack)
-            if reason and any(os.path.samefile(place, a) for a in around):  # noqa: PTH121
+            around = (os.path.realpath(base + b"/" + outer) for outer, _ in stack)
+            # A link to a parent of one of them leads back as well.
+            inner = os.path.realpath(place) if reason else b""
+            if reason and any(os.path.commonpath([outer, inner]) == inner for outer in around):
                 yield Item(path[:-1], rejected=_REJECTIONS[b"circle"])
             else:
                 stack.append((path, _names(place, count, follow_links)))
@@ -94,7 +96,7 @@ _REJECTIONS: Final[Mapping[bytes, Rejection | None]] = {
     b"": None,
     b"link": ("link", "not read without --follow-links"),
     b"broken": ("link", "it leads to nothing that can be read"),
-    b"circle": ("link", "it leads to a folder around it"),
+    b"circle": ("link", "it leads to a parent folder"),
     b"special": ("not-a-regular-file", "a pipe, socket or device"),
 }
 

@@ -283,6 +283,30 @@ def test_links_that_were_rejected_are_made_once_they_are_followed(tmp_path: Path
     assert "1 changed, as 'far.jpg'" in run("blur", photos, out, "--follow-links", code=2)
 
 
+def test_a_rerun_without_following_links_removes_nothing_unasked(tmp_path: Path) -> None:
+    write_photos(tmp_path / "far", 3)
+    write_photos(tmp_path / "in", 1)
+    (tmp_path / "in/sub").symlink_to(tmp_path / "far")
+    words = ["blur", tmp_path / "in", tmp_path / "out", "--size", "16"]
+    run(*words, "--follow-links")
+    before = tree(tmp_path / "out")
+    assert "3 vanished" in run(*words, code=2)
+    assert tree(tmp_path / "out") == before
+    run(*words, "--prune")
+    assert len(rows(tmp_path / "out/train/metadata.jsonl")) == 1
+
+
+def test_an_output_behind_a_link_of_a_source_is_refused(tmp_path: Path) -> None:
+    write_photos(tmp_path / "far", 2)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/sub").symlink_to(tmp_path / "far")
+    words = ["blur", tmp_path / "in", tmp_path / "far/out", "--size", "16", "--follow-links"]
+    run(*words)
+    assert "lies behind a link" in run(*words, code=2)
+    (tmp_path / "same").symlink_to(tmp_path / "far")
+    assert "overlaps" in run("blur", tmp_path / "same", tmp_path / "far/x", code=2)
+
+
 def test_without_the_option_links_are_errors_that_name_it(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
     link_all(photos, tmp_path / "links")

@@ -155,6 +155,17 @@ def test_pairs_that_share_a_file_have_one_split_and_their_own_keys(
     assert any("group" in row["tags"] for row in found)
 
 
+def test_a_tag_that_tears_pairs_of_one_file_is_refused(tmp_path: Path) -> None:
+    for side in "AB":
+        write_photos(tmp_path / side, 2)
+    name = sorted(p.name for p in (tmp_path / "A").iterdir())
+    lines = ["input,target,who", f"{name[0]},{name[0]},x", f"{name[0]},{name[1]},y"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    words = ["combine", tmp_path / "A", tmp_path / "B", tmp_path / "c", "--match", "csv"]
+    words += ["--csv", tmp_path / "t.csv", "--group-by", "who", "--allow-unpaired"]
+    assert "have several values" in run(*words, code=2)
+
+
 def test_folders_and_tags_name_the_splits(tmp_path: Path) -> None:
     for folder, count in (("train", 3), ("test/deep", 2), ("dev", 1)):
         write_photos(tmp_path / "p" / folder, count)

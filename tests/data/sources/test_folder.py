@@ -114,7 +114,11 @@ def test_links_are_followed_if_asked_for(tmp_path: Path) -> None:
         "d/e/deep.jpg", "d/ok.jpg", "dir.jpg/f/far.jpg", "f/far.jpg", "f2/far.jpg", "l.jpg",
         "twice.jpg",
     ]  # fmt: skip
-    circle, broken = "it leads to a folder around it", "it leads to nothing that can be read"
+    (tmp_path / "in/d/e/top").symlink_to(tmp_path)
+    assert [i.rejected for i in list_folder(root / "d", follow_links=True) if i.rejected] == [
+        ("link", "it leads to a parent folder")
+    ] * 2
+    circle, broken = "it leads to a parent folder", "it leads to nothing that can be read"
     assert {name: why for name, why in found.items() if why} == {
         "d/e/up": ("link", circle),
         "round": ("link", circle),
