@@ -20,7 +20,7 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write, locked, writing_to
 from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
-from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, inside
+from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, columns_of, inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.runner import build_folder
 from img2img_data.runner.build_folder import BuildFolder, Outcome, Report, shard_name
@@ -179,7 +179,7 @@ def _read(shard: CorpusShard) -> Iterator[tuple[int, str, bytes, CorpusShard]]:
 
 def _bring_files(shard: CorpusShard, out: Path, name: str, row: Row, copy: bool) -> None:
     """Link or copy the files of a row."""
-    for column in [c for c in row if c.endswith("file_name")]:
+    for column in columns_of(row):
         source, path = inside(shard.root / name, row[column]), f"{name}/{row[column]}"
         digest = str(row.get(column.replace("file_name", "sha256")))
         if not source.is_file() or source.is_symlink():

@@ -150,7 +150,7 @@ def key_forms(paths: PathSequence, start: int = 0, stop: int | None = None) -> b
     path that occurs twice does not collide with itself. Temporary memory: 24 bytes per path.
     """
     rows = range(start, len(paths) if stop is None else stop)
-    keys = _hashes(_folded(key_of(paths[row])) for row in rows)
+    keys = _hashes(folded(key_of(paths[row])) for row in rows)
     known = np.sort(keys)
     forms = np.zeros(len(rows), np.uint8)
     at = np.flatnonzero(_among(keys, known[1:][known[1:] == known[:-1]]))
@@ -158,7 +158,7 @@ def key_forms(paths: PathSequence, start: int = 0, stop: int | None = None) -> b
         owners = _hashes(paths[rows[i]] for i in at)
         clashing = _shared(keys[at], owners)
         at, owners = at[clashing], owners[clashing]
-        longer = _hashes(_folded(key_of(paths[rows[i]], extension=True)) for i in at)
+        longer = _hashes(folded(key_of(paths[rows[i]], extension=True)) for i in at)
         forms[at] = 1 + (_shared(longer, owners) | _among(longer, known))
     return forms.tobytes()
 
@@ -199,7 +199,8 @@ class UniqueKeys:
         return key_in_form(path, self._forms.get(path, 0))
 
 
-def _folded(key: str) -> bytes:
+def folded(key: str) -> bytes:
+    """Return the bytes that are equal for keys which differ in case or in Unicode form only."""
     return unicodedata.normalize("NFC", key.casefold()).encode("utf-8", "replace")
 
 

@@ -112,10 +112,11 @@ class MedianFilter(Degradation):
 
 
 class Sharpen(Degradation):
-    """Unsharp mask: halos around edges, as of cameras and web images.
+    """Unsharp masking: halos around edges, as in camera and web images.
 
     ``usm_sharp`` of BasicSR (basicsr/utils/img_process_util.py), which Real-ESRGAN applies to its
-    targets with sigma 8, amount 0.5 and threshold 10.
+    targets with sigma 8, amount 0.5 and threshold 10. The kernel ends at 4 sigma and the border is
+    symmetric; that of BasicSR ends at 25 pixels.
     """
 
     sigma: Uniform = parameter([0.5, 3], gt=0, le=100)
@@ -127,10 +128,11 @@ class Sharpen(Degradation):
     identity_settings: ClassVar = {"amount": 0}
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
-        """Add ``amount`` times the difference to the blur, where it exceeds the threshold."""
+        """Add ``amount`` times the unsharp mask, where it exceeds the threshold."""
         halo = image - gaussian_blur(image, drawn["sigma"])
-        if drawn["threshold"] > 0:
-            # The mask is blurred too: a hard one would leave seams at its border.
-            mask = (np.abs(halo) * 255 > drawn["threshold"]).astype(np.float32)
-            halo *= gaussian_blur(mask, drawn["sigma"])
-        return image + halo * np.float32(drawn["amount"])
+        sharp = np.clip(image + halo * np.float32(drawn["amount"]), 0, 1)
+        if drawn["threshold"] == 0:
+            return sharp
+        # The mask is blurred too: a hard one would leave seams at its border.
+        mask = (np.abs(halo) * 255 > drawn["threshold"]).astype(np.float32)
+        return image + gaussian_blur(mask, drawn["sigma"]) * (sharp - image)

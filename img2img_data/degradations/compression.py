@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -17,18 +17,25 @@ from img2img_data.degradations.base import Axes, Degradation, IntRange, Uniform,
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, luma, to_unit
 
 ByteImage = NDArray[np.uint8]
-_MAX_WEBP_SIDE: Final = 16383  # 14 bits in the VP8 header (RFC 6386, section 9.1)
 
 
 class Codec(Degradation):
     """Base class of codecs. Subclasses implement ``code``."""
+
+    max_side: ClassVar[int] = 65_500
+    """Longest side that the format holds, pixels; that of libjpeg-turbo and of all images here."""
 
     def code(self, pixels: ByteImage, **drawn: Any) -> ByteImage:
         """Return an image, H x W x 1 or H x W x 3 RGB, encoded and decoded."""
         raise NotImplementedError
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
-        """Encode and decode an image of any depth; another number of channels one by one."""
+        """Encode and decode an image of any depth; another number of channels one by one.
+
+        Raises ``Rejected`` if a side is too long.
+        """
+        if max(image.shape[:2]) > self.max_side:
+            raise Rejected("too-many-pixels", f"the format holds {self.max_side:,} pixels a side")
         deep = image if image.ndim == 3 else image[..., None]
         if image.dtype != np.uint8:
             deep = np.rint(np.clip(to_unit(image), 0, 1) * 255).astype(np.uint8)
@@ -63,13 +70,12 @@ class JpegCompression(Codec):
 class WebpCompression(Codec):
     """Lossy WebP compression and back, also at 100. Works in 8 bit; up to 16,383 pixels a side."""
 
+    max_side: ClassVar[int] = 16_383  # 14 bits in the VP8 header (RFC 6386, section 9.1)
     quality: IntRange = parameter([30, 95], ge=1, le=100)
     """WebP quality, 1 (worst) to 100"""
 
     def code(self, pixels: ByteImage, **drawn: Any) -> ByteImage:
-        """Encode at ``drawn["quality"]`` and decode; ``Rejected`` if a side is too long."""
-        if max(pixels.shape[:2]) > _MAX_WEBP_SIDE:
-            raise Rejected("too-many-pixels", f"WebP holds {_MAX_WEBP_SIDE} pixels a side")
+        """Encode at ``drawn["quality"]`` and decode."""
         gray = pixels.shape[2] == 1
         bgr = pixels if gray else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         # Lossy up to 100: OpenCV turns to lossless WebP above that.
@@ -80,7 +86,7 @@ class WebpCompression(Codec):
 
 
 def _by_pillow(pixels: ByteImage, format: str, **options: Any) -> ByteImage:
-    """Return an image after a format that Pillow writes and reads."""
+    """Encode and decode H x W x 1 or H x W x 3 RGB with Pillow."""
     # Imported here: most corpora need no such codec.
     from PIL import Image as pillow
 
@@ -120,10 +126,10 @@ class Jpeg2000Compression(Codec):
 
 
 class ChromaSubsample(Degradation):
-    """Color at a lower resolution than the luma, as video and JPEG store it; nothing else is lost.
+    """Chroma subsampling without compression, as in video and JPEG.
 
-    The names are those of the samples J:a:b. 420: half both ways; 422: half the width; 411: a
-    quarter of the width; 444: all.
+    J:a:b names the resolution. 420: half of both sides; 422: half of the width; 411: a quarter of
+    the width; 444: full.
     """
 
     keeps_mean: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Tone and color, changed pixel by pixel, and tones shown by dots."""
+"""Tone and color of single pixels, dithering and halftoning."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Desaturate(Degradation):
 
 
 class Dither(Degradation):
-    """Few gray levels, whose rounding errors are diffused to the neighboring pixels.
+    """Error-diffusion dithering (Floyd-Steinberg) to a few gray levels.
 
     Floyd and Steinberg, Proceedings of the Society for Information Display 17(2), 1976.
     """
@@ -103,7 +103,11 @@ class Dither(Degradation):
 
 
 class Halftone(Degradation):
-    """Dots of print: each channel is black or white, by a screen that is turned per channel."""
+    """Halftone screening: each channel becomes black or white, by a screen at its own angle.
+
+    The screen is ranked over the whole image, so that its levels are equally frequent; that of a
+    crop is another one.
+    """
 
     period: Uniform = parameter([3, 8], ge=2, le=64)
     """distance of the dots, pixels"""
@@ -111,12 +115,15 @@ class Halftone(Degradation):
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
         """Compare each channel to its screen, whose levels are equally frequent."""
         y, x = np.indices(image.shape[:2])
+        # An R2 sequence (Roberts 2018): equal levels of the screen are spread over the image.
+        tie = (0.7548776662466927 * x + 0.5698402909980532 * y) % 1
         for channel in range(image.shape[2]):
             angle = np.deg2rad(SCREEN_ANGLES[channel % 3])
             turned = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
             u, v = (2 * np.pi / drawn["period"] * axis for axis in turned)
-            order = np.argsort((np.cos(u) + np.cos(v)).round(9), axis=None, kind="stable")
+            order = np.lexsort((tie.ravel(), (np.cos(u) + np.cos(v)).round(9).ravel()))
             screen = np.empty(order.size, np.float32)
-            screen[order] = (np.arange(order.size, dtype=np.float32) + 0.5) / order.size
-            image[..., channel] = image[..., channel] > screen.reshape(x.shape)
+            screen[order] = (np.arange(order.size) + 0.5) / order.size
+            # Not ">": of many pixels float32 rounds the last level to 1, and white is 1.
+            image[..., channel] = image[..., channel] >= screen.reshape(x.shape)
         return image

@@ -582,9 +582,10 @@ def pillow_header(name: str, data: bytes) -> Header:
         found.frames = getattr(image, "n_frames", 1)
         # Samples of more bits come out as 8, but for gray JPEG 2000.
         deep = {
-            "AVIF": data[av1c + 6] & 0x40,
+            "AVIF": int.from_bytes(data[av1c + 6 : av1c + 7]) & 0x40,
             "HEIF": image.info.get("bit_depth", 8) > 8,
-            "JPEG2000": data[siz + 42 : siz + 43] > b"\x07" and mode != "I;16",
+            # The upper bit of Ssiz is the sign.
+            "JPEG2000": int.from_bytes(data[siz + 42 : siz + 43]) & 0x7F > 7 and mode != "I;16",
         }.get(name)
         noted = {PILLOW_NOTES.get(mode): 1, "depth": deep, "profile": image.info.get("icc_profile")}
         found.notes |= {note for note, applies in noted.items() if note and applies}

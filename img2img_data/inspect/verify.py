@@ -18,8 +18,9 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import Row, count_rows, iter_rows
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
-from img2img_data.corpus.reader import Corpus, open_corpus, pair_of, reason_of, stated_corpus
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus, pair_of, reason_of, stated_corpus
 from img2img_data.images import io
+from img2img_data.images.pixels import Pixels
 from img2img_data.similarity.alignment import measure_shift
 
 PROBLEMS: Final = {
@@ -132,14 +133,19 @@ def misaligned_pairs(root: Path, max_shift: float, progress: Progress) -> Iterat
     for done, pair in enumerate(pairs, 1):
         progress(done, len(pairs))
         try:
-            first, second = corpus.read(pair)
+            first, second = _comparable(corpus, pair)
         except CorpusError:
             continue
         if first.shape[:2] == second.shape[:2]:
-            # A Lab corpus has L as input, so it is compared with L of the target.
-            shift = measure_shift(first, second[..., 0] if corpus.color == "lab" else second)
+            shift = measure_shift(first, second)
             if shift.is_reliable and shift.length > max_shift:
                 yield "misaligned", f"{pair.split}/{pair.key}", str(shift)
+
+
+def _comparable(corpus: Corpus, pair: Pair) -> tuple[Pixels, Pixels]:
+    first, second = corpus.read(pair)
+    # A Lab corpus has L as input, so it is compared with L of the target.
+    return (first[..., 0], second[..., 0]) if corpus.color == "lab" else (first, second)
 
 
 def mismatch(root: Path) -> list[str]:
@@ -153,7 +159,7 @@ def mismatch(root: Path) -> list[str]:
     doubts: list[tuple[float, float]] = []
     for place in range(0, len(pairs) - 1, -(-len(pairs) // COMPARED) or 1):
         try:
-            images = [corpus.read(pair) for pair in pairs[place : place + 2]]
+            images = [_comparable(corpus, pair) for pair in pairs[place : place + 2]]
         except CorpusError:
             continue
         # One area of all, because images of one size only can be compared.

@@ -21,7 +21,6 @@ from hashlib import blake2b
 from itertools import chain, pairwise, takewhile
 from pathlib import Path
 from typing import Any, Final
-from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import (
     Kind,
     digest,
+    folded,
     hash64,
     key_forms,
     key_in_form,
@@ -400,7 +400,7 @@ def _groups_of_shared(pairs: Sequence[tuple[bytes, bytes]]) -> dict[tuple[bytes,
 
     def top(file: tuple[int, bytes]) -> tuple[int, bytes]:
         while (parent := above.setdefault(file, file)) != file:
-            above[file] = file = above[parent]  # halves the way of the next call
+            above[file] = file = above[parent]  # path halving
         return file
 
     for first, second in pairs:
@@ -423,8 +423,7 @@ def plan_entries(root: Path, layout: FolderLayout, follow_links: bool = False) -
     for entry in layout.entries(root, follow_links):
         key = entry.key
         # Some file systems take names that differ only in case or in Unicode form as one name.
-        folded = normalize("NFC", key.casefold()).encode()
-        mark = digest(entry.split.encode(), bytes([entry.side]), folded)
+        mark = digest(entry.split.encode(), bytes([entry.side]), folded(key))
         if mark in seen and not entry.rejected:
             key += "~" + digest(entry.sources[0]).hex()
         seen.add(mark)

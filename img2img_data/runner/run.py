@@ -22,7 +22,8 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import locked, stamp_of, versions
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.corpus.format import TILE_COLUMNS, hash64, inside, to_json_line
+from img2img_data.core.jsonl import Row
+from img2img_data.corpus.format import TILE_COLUMNS, columns_of, hash64, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 ResultT = TypeVar("ResultT")
-Row = dict[str, Any]
 
 
 def checked_by(parse: Callable[[str], object]) -> AfterValidator:
@@ -72,7 +72,7 @@ class RunSettings(FrozenModel):
     follow_links: bool = False
     """read linked images, and the images in linked folders"""
     prune: bool = False
-    """remove the images whose sources vanished, and make those anew whose sources changed"""
+    """remove the images whose sources are gone, and rebuild those whose sources changed"""
     dry_run: bool = False
     """print what would be done, write nothing"""
 
@@ -157,7 +157,7 @@ def run_build(
             folder.end()
             return folder.report()
         if not settings.prune and earlier.counts.keys() & {"vanished", "changed"}:
-            hint = "--prune removes what vanished and makes anew what changed"
+            hint = "--prune removes what vanished and rebuilds what changed"
             raise UsageError("folder", folder.root, str(earlier), hint)
         if state != "new":
             echo(f"'{printable(str(folder.root))}': {earlier}")
@@ -304,11 +304,7 @@ def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
 
     @functools.cache
     def listed() -> set[int]:
-        found = zip(build.plan.sides, build.plan.first, strict=True)
-        return {hash64(b"%d" % side, path) for side, path in found}
-
-    def is_listed(side: int, path: bytes) -> bool:
-        return hash64(b"%d" % side, path) in listed()
+        return set(map(hash64, (b"%d" % side for side in build.plan.sides), build.plan.first))
 
     for done, (manifest, line) in enumerate(build.folder.earlier_rows(), 1):
         progress(min(done, earlier.total - 1), earlier.total)
@@ -317,7 +313,7 @@ def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
         with suppress(ValueError, RecursionError, AttributeError, LookupError, TypeError):
             row = json.loads(line)
             source = row["source"]
-            index, fault = _task_of(build, manifest, row, digest, is_listed)
+            index, fault = _task_of(build, manifest, row, digest, listed)
         earlier.indices.append(-1 if fault or index is None else index)
         earlier.counts[fault] += 1
         earlier.first.setdefault(fault, source)
@@ -329,7 +325,7 @@ def _task_of(
     manifest: str,
     row: Row,
     digest: Callable[..., str],
-    is_listed: Callable[[int, bytes], bool],
+    listed: Callable[[], set[int]],
 ) -> tuple[int | None, str]:
     """Return the index of a row's task, and why the row does not hold any more; "" if it does."""
     side, names = int(row.get("domain") == "B"), (row["source_hex"], row.get("target_source_hex"))
@@ -345,7 +341,7 @@ def _task_of(
         return index, "vanished" if rejected.reason == "vanished" else "changed"
     if index is None:
         # A file may be there and yet be no source: behind a link that is not followed.
-        moved = is_listed(side, sources[0])
+        moved = hash64(b"%d" % side, sources[0]) in listed()
         return None, "need another key, split or tags" if moved else "vanished"
     place = _outcome_of(build.expect, task)
     if (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
@@ -354,7 +350,7 @@ def _task_of(
 
 
 def _files_are_intact(folder: Path, row: Row) -> bool:
-    columns = [c for c in row if c.endswith("file_name")]
+    columns = columns_of(row)
     # Files are not synced, so after a power failure one can have its name without its content.
     with suppress(OSError, CorpusError):
         return bool(columns) and all(

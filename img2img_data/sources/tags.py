@@ -28,9 +28,9 @@ import numpy as np
 
 from img2img_data.core.errors import Rejected
 from img2img_data.core.files import open_regular
+from img2img_data.core.jsonl import Row
 
 Tags = Mapping[str, Any]
-_Row = dict[str, Any]
 
 MAX_LINE: Final = 1 << 20
 """Bytes of a line; a longer one ends the reading of its list."""
@@ -109,11 +109,11 @@ class FolderTags:
             self.faults.append(f"'{shown}' has {damaged:,} damaged rows; their images have no tags")
 
 
-def tags_of(row: Mapping[str, Any]) -> _Row:
+def tags_of(row: Mapping[str, Any]) -> Row:
     """Return the tags of a row: texts, finite numbers, booleans and None."""
     inner = row.get("tags")
     columns = inner if isinstance(inner, Mapping) else row
-    tags: _Row = {}
+    tags: Row = {}
     for name, value in columns.items():
         is_path = columns is row and name.endswith("file_name")
         named = isinstance(name, str) and 0 < len(name) <= MAX_TEXT and not is_path
@@ -148,7 +148,7 @@ def _key(path: bytes) -> int:
     return int.from_bytes(blake2b(path, digest_size=8).digest(), "little")
 
 
-def _rows(file: BinaryIO, columns: Sequence[str], hashed: Any) -> Iterator[tuple[int, _Row | None]]:
+def _rows(file: BinaryIO, columns: Sequence[str], hashed: Any) -> Iterator[tuple[int, Row | None]]:
     """Yield the offset of each row from here on, and the row, None if it is damaged."""
     offset = file.tell()
     for row in _parsed(_lines(file, hashed), columns):
@@ -157,7 +157,7 @@ def _rows(file: BinaryIO, columns: Sequence[str], hashed: Any) -> Iterator[tuple
         offset = file.tell()
 
 
-def _row_at(file: BinaryIO, offset: int, columns: Sequence[str]) -> _Row | None:
+def _row_at(file: BinaryIO, offset: int, columns: Sequence[str]) -> Row | None:
     file.seek(offset)
     with suppress(OSError, csv.Error):
         return next(_parsed(_lines(file), columns), None)
@@ -173,7 +173,7 @@ def _lines(file: BinaryIO, hashed: Any = None) -> Iterator[bytes]:
         yield line
 
 
-def _parsed(lines: Iterable[bytes], columns: Sequence[str]) -> Iterator[_Row | None]:
+def _parsed(lines: Iterable[bytes], columns: Sequence[str]) -> Iterator[Row | None]:
     """Yield each row of JSON lines, of CSV if there are ``columns``; None: damaged, {}: empty."""
     if not columns:
         plain = (line.removeprefix(b"\xef\xbb\xbf") for line in lines)
@@ -184,7 +184,7 @@ def _parsed(lines: Iterable[bytes], columns: Sequence[str]) -> Iterator[_Row | N
         yield {n: c or None for n, c in zip(columns, cells, strict=False)} if equal else None
 
 
-def parse_row(line: str | bytes) -> _Row | None:
+def parse_row(line: str | bytes) -> Row | None:
     """Return the JSON object in a line, None if there is none."""
     try:
         row = json.loads(line)

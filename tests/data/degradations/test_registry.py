@@ -142,13 +142,14 @@ def test_blur_and_jpeg_in_turns_keep_the_mean() -> None:
 
 
 def test_sharpen_is_the_published_mask() -> None:
-    """``usm_sharp`` of BasicSR, but for its clipping in between."""
-    image = typed(np.float32, 64, 64) * 0.5 + 0.25
-    out = DEGRADATIONS["sharpen"]().apply(image, sigma=8.0, amount=0.5, threshold=10.0)
+    """``usm_sharp`` of BasicSR, with another end of its kernel and another border."""
+    image = typed(np.float32, 64, 64)
+    out = DEGRADATIONS["sharpen"]().apply(image, sigma=8.0, amount=2.0, threshold=10.0)
     blurred = cv2.GaussianBlur(image, (65, 65), 8.0, borderType=cv2.BORDER_REFLECT)
     mask = (np.abs(image - blurred) * 255 > 10).astype(np.float32)
     soft = cv2.GaussianBlur(mask, (65, 65), 8.0, borderType=cv2.BORDER_REFLECT)
-    expected = soft * (image + 0.5 * (image - blurred)) + (1 - soft) * image
+    sharp = np.clip(image + 2 * (image - blurred), 0, 1)
+    expected = soft * sharp + (1 - soft) * image
     assert np.abs(out - expected).max() < 1e-4
 
 
@@ -158,6 +159,8 @@ def test_dots_show_the_tone_with_few_levels(kind: str) -> None:
     out = DEGRADATIONS[kind]().apply(flat, levels=2, period=4.0)
     assert set(np.unique(out)) == {0, 255}
     assert np.abs(out.mean((0, 1)) - 64).max() < 3
+    halves = out[:32], out[32:], out[:, :32], out[:, 32:]
+    assert all(np.abs(half.mean((0, 1)) - 64).max() < 8 for half in halves), "spread evenly"
 
 
 def test_floyd_steinberg_agrees_with_a_plain_loop() -> None:
@@ -186,6 +189,11 @@ def test_channels_shift_in_opposite_directions() -> None:
     point[4, 4] = 255
     out = DEGRADATIONS["channel-shift"]().apply(point, x=2.0, y=-1.0)
     assert [np.argwhere(out[..., c]).tolist() for c in range(3)] == [[[3, 6]], [[4, 4]], [[5, 2]]]
+    image = typed(np.float32)
+    halfway = DEGRADATIONS["channel-shift"]().apply(image, x=0.5, y=0.0)
+    assert np.abs(halfway[:, 1:, 0] - (image[:, 1:, 0] + image[:, :-1, 0]) / 2).max() < 1e-6
+    long = DEGRADATIONS["channel-shift"]().apply(np.zeros((40_000, 2, 3), np.uint8), x=1.0, y=1.0)
+    assert not long.any()
 
 
 def test_separable_kinds() -> None:
