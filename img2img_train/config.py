@@ -92,9 +92,9 @@ class RunConfig(FrozenModel):
     loss: str = setting("Options", "l2", f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES)
     objective: pydantic.SerializeAsAny[Objective]
     init: str = setting("Options", "")
-    """run or checkpoint to start from; also an adopted or exported one; its networks are taken,
-    averaged where they were, and its generator's settings are the defaults; optimizers, schedule
-    and order start anew"""
+    """run or checkpoint to start from; also an adopted or exported one; its weights are loaded, the
+    EMA weights where there are any, and its generator's settings are the defaults; optimizers,
+    schedule and order start anew"""
     epochs: Positive = setting("Options", 50)
     """passes over the corpora; one draws as many images as they hold"""
     batch: Positive = setting("Options", 64)
@@ -108,9 +108,9 @@ class RunConfig(FrozenModel):
     """degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a 'degradation'; in
     a recipe also a pipeline of degradations"""
     load_size: Annotated[int, Field(ge=0, le=8192)] = setting("Data", 0)
-    """side that images are resized to when read, pixels; bicubic, both sides, before --crop cuts a
-    part out and --jitter enlarges that part and cuts again; so images may have any size; 286 with
-    --crop 256 in pix2pix and CycleGAN, 0: as they are"""
+    """resize images to this side, pixels; when they are read, bicubic, both sides, so that images
+    may have any size; before --crop cuts a part out, and --jitter enlarges that and cuts again; 286
+    with --crop 256 in pix2pix and CycleGAN, 0: as they are"""
     crop: Count = setting("Data", 0)
     """side of random square crops, pixels; drawn anew in each epoch, the same for both images of a
     pair; images may then differ in size; 0: whole images of one size"""

@@ -101,17 +101,18 @@ def thumbnails(
     corpus: Corpus, pair: Pair, side: int, format: Literal["png", "webp"], quality: int = 95
 ) -> dict[str, Any]:
     """Return the images of a pair as data URIs, and their common width and height."""
-    images = rgb_of(corpus, pair)
+    images = [shrink(image, side) for image in rgb_of(corpus, pair)]
     height, width = images[-1].shape[:2]
-    scale = min(1.0, side / max(height, width))
-    width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    shrunk = (shrink(image, width, height) for image in images)
-    encoded = (b64encode(io.encode(image, format, quality)).decode() for image in shrunk)
+    encoded = (b64encode(io.encode(image, format, quality)).decode() for image in images)
     uris = [f"data:image/{format};base64,{text}" for text in encoded]
     return {"images": uris, "width": width, "height": height}
 
 
-def shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Return an image of another size; every pixel takes part."""
-    # INTER_AREA averages all pixels, so noise does not turn into a pattern of its own.
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+def shrink(pixels: Pixels, side: int) -> NDArray[np.uint8]:
+    """Return an image as 8-bit RGB, H x W x 3, whose longer side is at most ``side`` pixels."""
+    scale = side / max(pixels.shape[:2])
+    if scale < 1:
+        size = [max(1, round(length * scale)) for length in pixels.shape[1::-1]]
+        # INTER_AREA averages all pixels, so noise does not turn into a pattern of its own.
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    return np.ascontiguousarray(to_uint8_rgb(pixels))

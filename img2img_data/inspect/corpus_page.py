@@ -21,7 +21,7 @@ from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
 from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
-from img2img_data.corpus.view import rgb_of, shrink, thumbnails
+from img2img_data.corpus.view import rgb_of, thumbnails
 from img2img_data.inspect import statistics
 from img2img_data.inspect.histogram import draw_numbers, draw_words, number_text
 
@@ -215,7 +215,7 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
 def _difference(corpus: Corpus, pair: Pair) -> float:
     """Return the mean absolute difference of input and target in gray levels."""
     first, second = rgb_of(corpus, pair)
-    first = shrink(first, second.shape[1], second.shape[0])
+    first = cv2.resize(first, second.shape[1::-1], interpolation=cv2.INTER_AREA)
     # Rounded, so that equal differences stay equal whatever the order of the summation.
     return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
 

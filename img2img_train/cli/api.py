@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.settings_model import build_model
 from img2img_data.corpus.reader import open_corpus
-from img2img_train.cli.fit_commands import generator_settings
+from img2img_train.cli.fit_commands import with_start
 from img2img_train.config import configure
 from img2img_train.evaluation.evaluate import evaluate_loaded
 from img2img_train.evaluation.score import Evaluation
@@ -31,10 +30,9 @@ def fit(corpora: Any, out: StrPath = "", loss: str = "l2", **settings: Any) -> F
     2
     """
     values = {**settings, "corpora": corpora, "out": os.fspath(out), "loss": loss}
-    if init := os.fspath(settings.get("init", "")):
-        values = generator_settings(Path(init), values) | values | {"init": init}
+    values["init"] = os.fspath(settings.get("init") or "")
     with Display() as display:
-        return train(configure({}, values), display)
+        return train(configure({}, with_start(values)), display)
 
 
 def evaluate(
@@ -51,5 +49,6 @@ def evaluate(
     settings = {"split": split, "batch": batch, "metrics": metrics}
     options, opened = build_model(EvaluateSettings, settings), open_corpus(corpus)
     loaded = (model if isinstance(model, Model) else load(model)).loaded
-    run = loaded.path.parents[1] if loaded.path.parent.name == "checkpoints" else loaded.path
+    path = loaded.path.resolve()
+    run = path.parents[1] if path.parent.name == "checkpoints" else path
     return evaluate_loaded(loaded, opened, options, (run.name, opened.root.resolve().name))

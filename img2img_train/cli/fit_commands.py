@@ -111,9 +111,8 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
         raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")
     values = read_recipe(recipe, smoke) if recipe is not None else {}
     chosen = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
-    if init := chosen.get("init", values.get("init")):
-        values = generator_settings(Path(init), {**values, **chosen}) | values
-    config = configure(values, {**chosen, **({"corpora": corpora} if corpora else {})})
+    chosen |= {"corpora": corpora} if corpora else {}
+    config = configure({}, with_start({**values, **chosen}))
     missing = [choice.path for choice in config.corpora if not Path(choice.path).exists()]
     if recipe is not None and not corpora and missing:
         command = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
@@ -126,17 +125,21 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     _fit(config, options.report)
 
 
-def generator_settings(init: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the generator's settings of a checkpoint that the loss of a new run has too."""
-    from img2img_train.config import fields_of
+def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings; those of the generator of ``init``, if there is one, are their defaults."""
+    from img2img_train.config import CONFIG_FILE, read_page
+    from img2img_train.objectives.base import Objective
     from img2img_train.runs.checkpoint import read_description
     from img2img_train.runs.folder import find_checkpoint
 
-    saved = read_description(find_checkpoint(init)).config
-    known = fields_of(str(settings.get("loss", saved.get("loss"))))
-    groups = {n: field.json_schema_extra for n, field in known.items()}
-    generator = [n for n, g in groups.items() if isinstance(g, dict) and g["group"] == "Generator"]
-    return {name: saved[name] for name in ("net", *generator) if name in saved}
+    if not values.get("init"):
+        return {name: value for name, value in values.items() if name != "init"}
+    # A run that has begun needs its start no more: it may be gone.
+    begun = Path(values.get("out") or values["init"]) / CONFIG_FILE
+    page = read_page(begun) if begun.is_file() else {}
+    saved = page.get("config") or read_description(find_checkpoint(values["init"])).config
+    # The settings that all objectives share are those of the generator.
+    return {n: saved[n] for n in Objective.model_fields if n in saved} | dict(values)
 
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
@@ -237,6 +240,8 @@ def resume(run: Path, settings: dict[str, Any]) -> None:
     if changed.get("epochs", config.epochs) < config.epochs:
         why = f"is {changed['epochs']}, and the run has {config.epochs}"
         raise UsageError("option", "--epochs", why, "give more")
+    # More epochs are asked for: a limit in steps would end the run before them.
+    changed |= {"max_steps": 0} if "epochs" in changed else {}
     # Built anew: the settings check each other.
     _fit(config_of({**config.model_dump(), "out": config.out, **changed}), report, changed=True)
 

@@ -27,9 +27,9 @@ from img2img_train.data import checks
 from img2img_train.data.augment import Crops, resize_to, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout
 from img2img_train.data.on_the_fly import OnTheFly
+from img2img_train.distributed.memory import SHARE_OF_MEMORY, free_memory
 from img2img_train.objectives.registry import OBJECTIVES
 
-SHARE_OF_MEMORY: Final = 0.5
 READERS: Final = 4
 READ_AT_ONCE: Final = 4096
 Indices: TypeAlias = NDArray[np.int64]
@@ -456,14 +456,3 @@ def cache_images(
             # After an error or a signal nobody waits for the images that are still to be read.
             pool.shutdown(wait=False, cancel_futures=True)
     return CachedImages(inputs, targets)
-
-
-def free_memory() -> int:
-    """Return the available memory in bytes; a cautious 2 GiB where the system does not tell."""
-    try:
-        # MemFree would leave out the page cache, which the system gives back on demand.
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(available.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return 2 << 30

@@ -11,6 +11,7 @@ from torch import Tensor
 from img2img_data.core.errors import UsageError
 from img2img_train.data.augment import Crops, copy_to
 from img2img_train.data.dataset import CachedImages, ImageSet, Indices
+from img2img_train.distributed.memory import free_memory
 
 # Of the memory that is free before training; networks, optimizers and activations need the rest.
 SHARE_OF_DEVICE: Final = 0.25
@@ -62,7 +63,7 @@ def uses_device_cache(cache: str, images: ImageSet, workers: int, device: torch.
     """
     if device.type != "cuda" or cache not in ("auto", "device"):
         return cache == "device"
-    size, free = images.for_training().nbytes, torch.cuda.mem_get_info(device)[0]
+    size, free = images.for_training().nbytes, free_memory(str(device))
     if cache == "device" and size > free:
         why = f"'device': the images need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there"
         raise UsageError("option", "--cache", why, "give --cache ram")

@@ -1,12 +1,16 @@
-"""Out-of-memory errors of the host and of devices, reported in one line."""
+"""Free memory of the host and of devices, and running out of it, reported in one line."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from img2img_data.core.errors import Img2ImgError
+
+SHARE_OF_MEMORY: Final = 0.5
+"""Share of the free memory that images may take."""
 
 # cuBLAS, cuDNN and the allocators of the CPU and MPS raise plain RuntimeErrors with these words.
 MESSAGES: Final = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
@@ -30,3 +34,21 @@ def catch_out_of_memory(
             raise
         hint = hint if isinstance(hint, str) else hint()
         raise Img2ImgError(what, name, f"out of memory on {device}", hint) from None
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Return the free bytes of a CUDA device, else those of the host.
+
+    A cautious 2 GiB where the system does not tell.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        # MemFree would leave out the page cache, which the system gives back on demand.
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(available.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return 2 << 30

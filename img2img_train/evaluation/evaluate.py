@@ -62,13 +62,12 @@ def evaluate_matrix(
         known = [attributes_of(pair.row) for _, pairs in work for pair in pairs]
         check_tags(settings.by, known)
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
-    evaluations = list[Evaluation]()
+    evaluations, outputs = list[Evaluation](), {folder: outputs_in(folder) for folder in folders}
     # Shared evenly, so that the page of a large matrix does not grow.
     each = gallery // (len(runs) * len(corpora))
     for run, run_name in zip(runs, run_names, strict=True):
-        model: score.AnyModel = outputs_in(run)
-        if run not in folders:
-            model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
+        options = settings.device, None, settings.keep_dropout, settings.norm
+        model: score.AnyModel = outputs.get(run) or load_generator(run, *options)
         for (corpus, pairs), name in zip(work, corpus_names, strict=True):
             both = (run_name, name)
             count = _counter(progress, done, total, both)
@@ -127,7 +126,11 @@ def evaluate_loaded(
 
 
 def _scoring(settings: EvaluateSettings, **more: Any) -> Scoring:
-    metrics = _image_metrics(settings.metrics)
+    metrics = tuple(filter(None, settings.metrics.replace(" ", "").split(",")))
+    for name in metrics:
+        if name not in IMAGE_METRICS:
+            hint = did_you_mean(name, IMAGE_METRICS)
+            raise UsageError("option", "--metrics", f"knows no '{name}'", hint)
     return Scoring(batch=settings.batch, by=settings.by, metrics=metrics, **more)
 
 
@@ -157,9 +160,11 @@ def outputs_in(folder: Path) -> score.OutputsOfPairs:
 
     The image of a pair is the one whose path below ``folder``, or name alone, is the key of the
     pair or the name of its source, without extensions. The function raises CorpusError if there is
-    none, or more than one, or one of another size than the input.
+    none, or more than one, or one that another pair has too, or one of another size than the input.
     """
-    found = defaultdict[str, list[Path]](list)
+    found, taken = defaultdict[str, list[Path]](list), dict[Path, str]()
+    if not folder.is_dir():
+        raise UsageError("folder", folder, "no such folder", "give the one with the outputs")
     for path in sorted(folder.rglob("*")):
         if is_image_name(os.fsencode(path.name)):
             relative = path.relative_to(folder).with_suffix("").as_posix()
@@ -173,6 +178,9 @@ def outputs_in(folder: Path) -> score.OutputsOfPairs:
             why = f"has {len(paths) or 'no'} images for '{printable(pair.key)}'"
             hint = "name the outputs after the keys of the corpus or after its sources"
             raise CorpusError("folder", folder, why, hint)
+        if (other := taken.setdefault(paths[0], pair.key)) != pair.key:
+            why = f"is the only one of '{printable(other)}' and '{printable(pair.key)}'"
+            raise CorpusError("image", paths[0], why, "name the outputs after the whole keys")
         policy = ReadPolicy(depth=16 if input.dtype == np.uint16 else 8)
         try:
             output = io.read(paths[0], policy).pixels
@@ -206,25 +214,14 @@ def _gallery_item(row: ImageScores, pair: score.RestoredPair) -> GalleryItem:
 def _counter(
     progress: ProgressByPart | None, before: int, total: int, names: tuple[str, str]
 ) -> Callable[[int], None]:
-    label = " on ".join(names)
-    return lambda done: progress(before + done, total, label) if progress else None
+    return lambda done: progress(before + done, total, " on ".join(names)) if progress else None
 
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
     check_no_alpha(corpus)
-    pairs = corpus.pairs(split)
-    if not pairs:
+    if not (pairs := corpus.pairs(split)):
         raise CorpusError("corpus", corpus.root, f"has no pairs in split '{split}'")
     return pairs
-
-
-def _image_metrics(text: str) -> tuple[str, ...]:
-    names = tuple(filter(None, text.replace(" ", "").split(",")))
-    for name in names:
-        if name not in IMAGE_METRICS:
-            hint = did_you_mean(name, IMAGE_METRICS)
-            raise UsageError("option", "--metrics", f"knows no '{name}'", hint)
-    return names
 
 
 # ------------------------------------------------------------------------------------------- limits

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from img2img_data.images.pixels import Pixels
-from img2img_train.data import dataset
+from img2img_train.distributed.memory import SHARE_OF_MEMORY, free_memory
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.networks.layers import uses_image_statistics
 from img2img_train.runs.model import LoadedModel
@@ -144,7 +144,7 @@ def _mirrored(length: int, end: int) -> NDArray[np.int64]:
     return np.pad(np.arange(length), (0, end - length), mode=mode)
 
 
-# --------------------------------------------------------------------------- the whole or tiles
+# --------------------------------------------------------------------------- whole image or tiles
 SAMPLE_SIDE: Final = 128
 WORKSPACE: Final = 3.0
 PIXEL: Final = 150
@@ -167,8 +167,8 @@ def choose_tiling(
     by_image = uses_image_statistics(model.generator)
     if by_image and settings.tile is None and side > tile:
         pixels = spec.padded_side(height) * spec.padded_side(width)
-        need, free = pixels * bytes_per_pixel(model), free_memory(model.device)
-        tile = side if need <= free * dataset.SHARE_OF_MEMORY else tile
+        need, free = pixels * bytes_per_pixel(model), free_memory(str(model.device))
+        tile = side if need <= free * SHARE_OF_MEMORY else tile
         figures = f"up to {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
         hint = f"the whole takes {figures}; {hint}"
     tiling = Tiling(tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
@@ -206,8 +206,3 @@ def bytes_per_pixel(model: LoadedModel) -> float:
             network(x)
         _KNOWN[network] = PIXEL + WORKSPACE * live.peak / side**2
     return _KNOWN[network]
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the free memory of a device in bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else dataset.free_memory()

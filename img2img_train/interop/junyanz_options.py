@@ -42,6 +42,7 @@ OPTIONS: Final[dict[str, type | Mapping[str, str] | Sequence[str]]] = {
     "preprocess": ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"),
     "no_flip": bool, "no_dropout": bool, "serial_batches": bool, "verbose": bool, "use_wandb": bool,
     "no_html": bool, "save_by_iter": bool, "continue_train": bool, "eval": bool, "crop_size": int,
+    "save_epoch_freq": int,
 }  # fmt: skip
 """Types or values of the options; a mapping translates the values."""
 RENAMED: Final = {"n_epochs": "niter", "n_epochs_decay": "niter_decay", "num_test": "ntest"}
@@ -51,7 +52,7 @@ SETTINGS: Final = {
     "norm": "norm", "gan_mode": "gan_mode", "ngf": "width", "ndf": "d_width", "batch_size": "batch",
     "lr": "lr", "beta1": "beta1", "num_threads": "workers", "phase": "split", "max_dataset_size":
     "limit", "pool_size": "pool_size", "lambda_L1": "l1_weight", "lambda_A": "cycle_weight",
-    "lambda_identity": "identity_weight",
+    "lambda_identity": "identity_weight", "save_epoch_freq": "keep_every",
 }  # fmt: skip
 """Options that become one setting; ``_combined`` translates the others."""
 
@@ -59,7 +60,7 @@ _GROUPS: Final = {
     "display_freq display_ncols display_id display_server display_env display_port display_winsize "
     "update_html_freq print_freq no_html verbose use_wandb wandb_project_name":
         "no counterpart; losses are in log.jsonl, samples in report.html (--samples-every)",
-    "save_latest_freq save_epoch_freq save_by_iter":
+    "save_latest_freq save_by_iter":
         "no counterpart; checkpoints are written by time (--checkpoint-seconds), the best is kept",
     "continue_train epoch_count epoch load_iter":
         "no counterpart; the same command resumes from the latest checkpoint of its --out",

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import cv2
-import numpy as np
-
+from img2img_data.corpus.view import shrink
 from img2img_data.images import io
-from img2img_data.images.pixels import Pixels, to_uint8_rgb
+from img2img_data.images.pixels import Pixels
 
 GALLERY_BYTES: Final = 3_300_000
 """Base64 characters of all images of a gallery."""
@@ -36,12 +34,8 @@ class WebpImage(NamedTuple):
 
 def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
     """Return H x W x C pixels as a lossy WebP whose longer side is at most ``side``."""
-    # Never enlarged, and by area means, which do not alias.
-    scale = min(1.0, side / max(pixels.shape[:2]))
-    width, height = (max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0]))
-    if scale < 1:
-        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
-    small = np.ascontiguousarray(to_uint8_rgb(pixels))
+    small = shrink(pixels, side)
+    height, width = small.shape[:2]
     return WebpImage(b64encode(io.encode(small, "webp", quality)).decode(), width, height)
 
 

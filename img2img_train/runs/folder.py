@@ -6,7 +6,7 @@
     log.jsonl               a row per epoch and per validation
     timing.jsonl            seconds and rates; the only file that differs between equal runs
     samples/epoch-00005.png input | output | target, the same images each time
-    checkpoints/            latest and previous (complete), best (networks only)
+    checkpoints/            latest and previous (complete), best and epoch-00010 (networks only)
     tensorboard/            the log and the samples again, with --tensorboard
     evaluation/ report.html scores of the finished run, and the page about it
 """
@@ -178,8 +178,8 @@ class RunFolder:
             return
         stopped = [row for row in read_log(self.root) if row["kind"] == "stopped"]
         if stopped:
-            why, hint = stopped[-1]["text"], f"start another run: fit --init {self.root}"
-            raise UsageError("run", self.root, why, hint)
+            hint = f"start another run: fit --init {printable(str(self.root))}"
+            raise UsageError("run", self.root, stopped[-1]["text"], hint)
         # The number of steps follows from the settings.
         self._check_data({**page.get("data", {}), "steps": data["steps"]}, data)
         change = {"step": self.latest_step() or 0, **{n: list(v) for n, v in changes.items()}}
@@ -193,6 +193,8 @@ class RunFolder:
         # Another spelling of a path, or a start from another folder, changes nothing.
         if _folders_of(config) in (_folders_of(begun), page.get("folders")):
             begun = begun.model_copy(update={"corpora": config.corpora})
+        if begun.init and Path(begun.init).resolve() == Path(config.init).resolve():
+            begun = begun.model_copy(update={"init": config.init})
         for name, (old, new) in begun.changes(config).items():
             change = f"{name} was {_as_text(old)}, now {_as_text(new)}"
             why = f"was begun with another configuration ({change})"

@@ -104,7 +104,7 @@ def _run(trainer: Trainer) -> bool:
     """Start or resume the run and bring it to its end; return True if it was finished."""
     folder, data, processes = trainer.folder, trainer.data, trainer.processes
     print_line, start = trainer.display.line, list[str]()
-    # Before anything is written: a checkpoint that does not fit must leave no folder behind. All
+    # Before anything but the lock is written: a checkpoint that does not fit must begin no run. All
     # processes find the same, because the first checkpoint of a run needs all of them.
     if trainer.config.init and not (folder.latest.exists() or folder.previous.exists()):
         source = read_checkpoint(find_checkpoint(trainer.config.init), ("network/", "ema/"))

@@ -194,7 +194,7 @@ class Trainer:
         """Return the scores on held-out images, ``psnr_train`` on training pairs, and ``best``."""
         validator, sample = self.validator, self.train_sample
         # Images of different sizes do not stack.
-        batch = 1 if held_out.min_side else self.config.batch
+        batch = 1 if held_out.min_side and not held_out.load_size else self.config.batch
         # With several processes a signal has to wait for the next ``agree``: the others are not
         # validating.
         check = (lambda: None) if self.processes.is_distributed else self.stop.check
@@ -276,8 +276,7 @@ class Trainer:
         log_bytes = self.folder.sync_log()
         self.progress = self.progress.model_copy(update={"log_bytes": log_bytes})
         tensors = self.state.tensors()
-        bad = checkpoints.first_nonfinite(tensors)
-        if bad is not None:
+        if bad := checkpoints.first_nonfinite(tensors):
             raise self._diverged(self.progress.step, f"{printable(bad)} is not finite")
         self.folder.write_latest(tensors, self._describe(self.progress, complete=True))
 

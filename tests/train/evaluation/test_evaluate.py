@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,20 @@ def test_a_missing_or_odd_output_is_one_line(tmp_path: Path) -> None:
     (folder / f"{pair.key}.png").write_bytes(b"no image")
     with pytest.raises(CorpusError, match="not-an-image"):
         evaluate()
+
+
+def test_two_pairs_never_share_an_output(tmp_path: Path) -> None:
+    corpus, folder = write_corpus(tmp_path / "c", {"test": 2}), tmp_path / "results"
+    folder.mkdir()
+    manifest = corpus / "test/metadata.jsonl"
+    keyed = [dict(row, source="same.jpg") for row in map(json.loads, manifest.open())]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in keyed))
+    input = open_corpus(corpus).read(open_corpus(corpus).pairs("test")[0])[0]
+    (folder / "same.png").write_bytes(io.encode(input, "png"))
+    with pytest.raises(CorpusError, match="is the only one of"):
+        evaluate_matrix([], [corpus], CPU, folders=[folder])
+    with pytest.raises(UsageError, match="no such folder"):
+        evaluate_matrix([], [corpus], CPU, folders=[tmp_path / "none"])
 
 
 def test_a_metric_on_demand_has_a_limit_only_if_it_is_computed() -> None:

@@ -327,7 +327,7 @@ def test_an_image_passes_whole_if_its_statistics_count(monkeypatch: pytest.Monke
     assert result.notes == []
     output = io.decode(result.image).pixels.astype(int)
     assert np.abs(output - model.restore(image[None])[0]).max() <= 1
-    monkeypatch.setattr(tiles.dataset, "free_memory", lambda: 100_000_000)
+    monkeypatch.setattr(tiles, "free_memory", lambda device: 100_000_000)
     tiled = translate_bytes(model, file, TranslateSettings())
     assert np.abs(io.decode(tiled.image).pixels - output).max() > 1
     pattern = r"own statistics.* takes up to 0\.\d GB, and 0\.1 GB are free; --tile 700 uses one"

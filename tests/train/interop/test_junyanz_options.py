@@ -198,7 +198,7 @@ def test_every_known_option_is_one_of_the_repository() -> None:
         ("--norm none", "norm", "they have none"),
         ("--norm sync_batch", "norm", "share statistics"),
         ("--continue_train", "continue_train", "resumes from the latest checkpoint"),
-        ("--save_epoch_freq 5", "save_epoch_freq", "--checkpoint-seconds"),
+        ("--save_latest_freq 5", "save_latest_freq", "--checkpoint-seconds"),
         ("--display_id 0", "display_id", "report.html"),
         ("--num_test 50", "num_test", "belongs to test.py"),
         ("--lambda_A 10 --lambda_B 5", "lambda_B", "both cycles"),

@@ -85,8 +85,21 @@ def test_an_interrupted_start_needs_the_source_only_once(
     source.write_bytes(RunFolder(restorer).best.read_bytes())
     config = small_config("l1", corpus, tmp_path / "run", init=str(source), lr=1e-4)
     loop.fit(config, Display())
+    respelled = config.model_copy(update={"init": f"{tmp_path}/./source.safetensors"})
+    assert loop.fit(respelled, Display()).already
     source.unlink()
     assert loop.fit(config, Display()).already
+    again = f"fit {corpus} --init {source} --loss l1 --out {tmp_path / 'run'} --no-report"
+    unchanged = "--batch 2 --epochs 2 --threads 1 --samples-every 0 --device cpu --lr 1e-4"
+    main([*again.split(), *unchanged.split()])
+
+
+def test_a_start_of_a_wrong_loss_is_one_line(
+    corpus: Path, restorer: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", str(corpus), "--init", str(restorer), "--loss", "nope"])
+    assert "'nope' is unknown" in capfd.readouterr().err
 
 
 def test_networks_that_do_not_fit_are_one_line_and_leave_nothing(
