@@ -215,9 +215,9 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
 def _difference(corpus: Corpus, pair: Pair) -> float:
     """Return the mean absolute difference of input and target in gray levels."""
     first, second = rgb_of(corpus, pair)
-    first = cv2.resize(first, second.shape[1::-1], interpolation=cv2.INTER_AREA)
+    resized = cv2.resize(first, second.shape[1::-1], interpolation=cv2.INTER_AREA)
     # Rounded, so that equal differences stay equal whatever the order of the summation.
-    return round(float(cv2.norm(first, second, cv2.NORM_L1)) / first.size, 4)
+    return round(float(cv2.norm(resized, second, cv2.NORM_L1)) / second.size, 4)
 
 
 def _render(**content: Any) -> str:
