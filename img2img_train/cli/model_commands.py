@@ -197,14 +197,18 @@ def _restore_one(model: LoadedModel, source: Path, out: Path, settings: Translat
     from img2img_data.core.files import write_atomically
     from img2img_train.inference import translate as inference
     from img2img_train.inference.inputs import IMAGE_FORMATS, STDIO
-    from img2img_train.inference.video import VIDEO_FORMATS
+    from img2img_train.inference.video import VIDEO_FORMATS, open_video
 
     suffix = out.suffix.lower()
     if suffix[1:] in VIDEO_FORMATS:
         chosen = settings.model_copy(update={"video_format": suffix[1:]})
-        with Display() as display:
+        with (
+            Display() as display,
+            inference.unreadable("video", str(source)),
+            open_video(source.resolve()) as file,
+        ):
             progress = display.report("restoring", "files", "frames")
-            seen = inference.translate_video_file(model, source, out, chosen, progress)
+            seen = inference.translate_video(model, file, out, chosen, progress)
         click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
         _print_notes(seen.notes)
         return

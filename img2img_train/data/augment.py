@@ -86,14 +86,12 @@ def resize_and_crop(images: Tensor, factor: float, offsets: NDArray[np.float64])
     top = torch.iinfo(images.dtype).max
     x, device = images.to(torch.float32), images.device
     image = torch.arange(len(x), device=device)[:, None]
-    rows, weights = _taps_of_crops(x.shape[1], factor, offsets[:, 0], device)
-    parts = [x[image, rows[..., k]] * weights[..., k, None, None] for k in range(TAPS)]
-    x = reduce(Tensor.add_, parts)
-    columns, weights = _taps_of_crops(x.shape[2], factor, offsets[:, 1], device)
-    image, row = image[:, None], torch.arange(x.shape[1], device=device)[:, None]
-    columns, weights = columns[:, None], weights[:, None, ..., None]
-    parts = [x[image, row, columns[..., k]] * weights[:, :, :, k] for k in range(TAPS)]
-    return reduce(Tensor.add_, parts).round_().clamp_(0, top)
+    for axis in (0, 1):
+        sources, weights = _taps_of_crops(x.shape[1], factor, offsets[:, axis], device)
+        parts = [x[image, sources[..., k]] * weights[..., k, None, None] for k in range(TAPS)]
+        # Transposed: first the rows of the images are enlarged, then the columns.
+        x = reduce(Tensor.add_, parts).transpose(1, 2)
+    return x.contiguous().round_().clamp_(0, top)
 
 
 def resize_and_crop_pixels(images: Pixels, factor: float, offsets: NDArray[np.float64]) -> Pixels:

@@ -78,9 +78,9 @@ class _ImageSetFields:
     ``counts`` holds the number of inputs of each corpus, ``other_counts`` that of its targets if
     they are independent of the inputs. ``size`` is the (height, width) of every image, or of the
     crops where ``min_side`` is not 0: then images differ in size, have at least ``min_side`` pixels
-    a side, and ``area`` pixels in all (the larger domain). Images are resized to ``load_size``
-    pixels a side when they are read, if it is not 0. ``targets_only``: the inputs are made from the
-    targets by ``on_the_fly``, so only these are read.
+    a side. Images are resized to ``load_size`` pixels a side when they are read; if it is 0, images
+    of several sizes have ``area`` pixels in all (the larger domain). ``targets_only``: the inputs
+    are made from the targets by ``on_the_fly``, so only these are read.
     """
 
     counts: tuple[int, ...]
@@ -105,7 +105,8 @@ class _ImageSetFields:
     @property
     def nbytes(self) -> int:
         """Bytes of all decoded images."""
-        layout, pixels = self.channel_layout, self.area or len(self) * self.size[0] * self.size[1]
+        layout, (height, width) = self.channel_layout, self.size
+        pixels = self.area or len(self) * (self.load_size**2 or height * width)
         return sum(layout.stored) * layout.bits // 8 * pixels // (2 if self.targets_only else 1)
 
     def for_training(self) -> Self:
@@ -290,7 +291,7 @@ def _measure(
     """Return the sizes of images by the names that they have in ``_ImageSetFields``.
 
     ``sides`` are paths and sizes of inputs and targets, or of the targets of pairs. They are read
-    only if images are cropped, and so may differ in size.
+    only if images are cropped as they are, and so may differ in size.
     """
     crop, load_size = config.crop, config.load_size
     if crop > load_size > 0:
@@ -300,10 +301,7 @@ def _measure(
         size = (load_size,) * 2 if load_size else _size(read_first())
         return {"size": size, "load_size": load_size}
     min_side = crop if split == config.split else 1
-    if load_size:
-        area = load_size**2 * max(sum(1 for _ in side) for side in sides)
-    else:
-        area = max(checks.check_min_side(side, min_side) for side in sides)
+    area = 0 if load_size else max(checks.check_min_side(side, min_side) for side in sides)
     return {"size": (crop, crop), "min_side": min_side, "area": area, "load_size": load_size}
 
 

@@ -13,6 +13,7 @@ images are degraded without an epoch: like ``img2img-data degrade`` with the sam
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -82,13 +83,11 @@ class OnTheFly:
 
 def source_of(pair: Pair) -> bytes:
     """Return the name that keys the RNG of a pair: its source, or tile of one, else its key."""
-    source = pair.row.get("source_hex")
     tile = (pair.row[name] for name in TILE_COLUMNS if name in pair.row)
-    try:
-        path = bytes.fromhex(source) if isinstance(source, str) else b""
-    except ValueError:
-        path = b""
-    return stream_of(path, tile) if path else pair.key.encode()
+    with suppress(KeyError, TypeError, ValueError):
+        if path := bytes.fromhex(pair.row["source_hex"]):
+            return stream_of(path, tile)
+    return pair.key.encode()
 
 
 def _steps_of(degradation: Degradation) -> Iterator[Degradation]:

@@ -113,25 +113,26 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
     Raises UsageError if the extra is not installed, and Img2ImgError if the outputs differ by more
     than ``TOLERANCE``; then no file is left behind.
     """
+    graph, parity = _compared_graph(model, out, opset)
+    write_atomically(out, graph)
+    return parity
+
+
+def _compared_graph(model: LoadedModel, out: Path, opset: int) -> tuple[bytes, Parity]:
     # ONNX Runtime sends telemetry unless this is set before its import.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     for name in ("onnx", "onnxscript", "onnxruntime"):
         load_extra(name, "export", "export")
     network = ImageToImage(model).eval()
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        _write_graph(network, model, temporary, opset)
-        parity = _compare(network, temporary, _test_batches(model))
-        if parity.worst > TOLERANCE:
-            why = f"differs from torch by {parity.worst} levels on an image"
-            raise Img2ImgError("ONNX file", out, why, "it was not written; try another --opset")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return parity
+    graph = _graph_of(network, model, out, opset)
+    parity = _compare(network, graph, out, _test_batches(model))
+    if parity.worst > TOLERANCE:
+        why = f"differs from torch by {parity.worst} levels on an image"
+        raise Img2ImgError("ONNX file", out, why, "it was not written; try another --opset")
+    return graph, parity
 
 
-def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: int) -> None:
+def _graph_of(network: ImageToImage, model: LoadedModel, out: Path, opset: int) -> bytes:
     # An odd size, so that no side is specialized as a multiple of the network's.
     side = 2 * model.spec.multiple + 1
     example = torch.zeros(2, side, side + 2, 3, dtype=torch.uint8)
@@ -147,7 +148,7 @@ def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: i
     finally:
         logging.disable(level)
     if program is None:
-        raise Img2ImgError("ONNX file", path, "the exporter failed", "try another --opset")
+        raise Img2ImgError("ONNX file", out, "the exporter failed", "try another --opset")
     proto = program.model_proto
     for value in (proto.graph.input[0], proto.graph.output[0]):
         # The exporter names the sides of the output with formulas.
@@ -157,7 +158,8 @@ def _write_graph(network: ImageToImage, model: LoadedModel, path: Path, opset: i
     about = {"title": model.config.title, "step": str(model.step), "network": model.spec.name}
     for key, text in {**about, "input": sides, "output": sides}.items():
         proto.metadata_props.add(key=key, value=text)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    graph: bytes = proto.SerializeToString(deterministic=True)
+    return graph
 
 
 def _test_batches(model: LoadedModel) -> list[NDArray[np.uint8]]:
@@ -175,10 +177,12 @@ def _test_batches(model: LoadedModel) -> list[NDArray[np.uint8]]:
     return batches
 
 
-def _compare(network: ImageToImage, path: Path, batches: Sequence[NDArray[np.uint8]]) -> Parity:
-    """Run an ONNX file and torch on batches, N x H x W x 3 uint8, and return their difference."""
+def _compare(
+    network: ImageToImage, graph: bytes, out: Path, batches: Sequence[NDArray[np.uint8]]
+) -> Parity:
+    """Run ONNX and torch on batches, N x H x W x 3 uint8, and return their difference."""
     onnxruntime = load_extra("onnxruntime", "export", "export")
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     worst = 0
     for batch in batches:
         with torch.no_grad():
@@ -186,7 +190,7 @@ def _compare(network: ImageToImage, path: Path, batches: Sequence[NDArray[np.uin
         (output,) = session.run(None, {"image": batch})
         if output.shape != expected.shape:
             why = f"gives {output.shape}, torch {expected.shape}"
-            raise Img2ImgError("ONNX file", path, why)
+            raise Img2ImgError("ONNX file", out, why)
         worst = max(worst, int(np.abs(output.astype(np.int16) - expected).max()))
     return Parity(sum(map(len, batches)), max(max(b.shape[1:3]) for b in batches), worst)
 
@@ -212,12 +216,8 @@ def export_page(model: LoadedModel, out: Path, runtime: Path | None, opset: int 
         hint = "run 'npm install onnxruntime-web' here, or give its folder with --runtime"
         why = f"has no {Path(str(error.filename)).name}"
         raise UsageError("runtime", folder, why, hint) from None
-    graph = out.with_name(f".{out.name}.onnx")
-    try:
-        parity = export_onnx(model, graph, opset)
-        about = f"{model.spec.name}, {count / 1e6:.1f} million parameters, step {model.step:,}"
-        page = render_browser_page(model.config.title, about, script, wasm, graph.read_bytes())
-    finally:
-        graph.unlink(missing_ok=True)
+    graph, parity = _compared_graph(model, out, opset)
+    about = f"{model.spec.name}, {count / 1e6:.1f} million parameters, step {model.step:,}"
+    page = render_browser_page(model.config.title, about, script, wasm, graph)
     write_atomically(out, page.encode())
     return parity

@@ -145,13 +145,14 @@ def _mirrored(length: int, end: int) -> NDArray[np.int64]:
 
 
 # --------------------------------------------------------------------------- whole image or tiles
-SAMPLE_SIDE: Final = 128
+MEASURED_SIDE: Final = 128
+"""Side of the image with which the memory of a network is measured, pixels."""
 WORKSPACE: Final = 3.0
 PIXEL: Final = 150
 """Memory in use over that of the tensors of a network, and bytes per pixel for the image itself.
 Operations have buffers and other layouts of their own. The sum is 1.2 to 1.9 times what was
 measured on a CPU, for each kind of network and widths of 1 to 64."""
-_KNOWN: Final = weakref.WeakKeyDictionary[nn.Module, float]()
+_MEASURED: Final = weakref.WeakKeyDictionary[nn.Module, float]()
 
 
 def choose_tiling(
@@ -199,10 +200,10 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def bytes_per_pixel(model: LoadedModel) -> float:
     """Return the memory per pixel that a model takes at most, in bytes, apart from its weights."""
-    network, side = model.generator, model.spec.padded_side(SAMPLE_SIDE)
-    if network not in _KNOWN:
+    network, side = model.generator, model.spec.padded_side(MEASURED_SIDE)
+    if network not in _MEASURED:
         x = torch.zeros(1, model.spec.inputs, side, side, device=model.device)
         with torch.no_grad(), _LiveTensors() as live:
             network(x)
-        _KNOWN[network] = PIXEL + WORKSPACE * live.peak / side**2
-    return _KNOWN[network]
+        _MEASURED[network] = PIXEL + WORKSPACE * live.peak / side**2
+    return _MEASURED[network]

@@ -30,6 +30,7 @@ from img2img_data.core.errors import CorpusError, Rejected, load_extra, printabl
 from img2img_data.core.files import locked, write_atomically
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
+from img2img_data.corpus.reader import reason_of
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit
 from img2img_train.data.color import is_gray
@@ -134,35 +135,24 @@ def translate_file(
         return translate_bytes(model, data, settings)
 
 
-def translate_video_file(
-    model: LoadedModel,
-    source: Path,
-    out: Path,
-    settings: TranslateSettings,
-    progress: ProgressByPart,
-) -> VideoInfo:
-    """Restore one video into another; CorpusError with its name if unreadable."""
-    with unreadable("video", str(source)), open_video(source.resolve()) as file:
-        return _translate_video(model, file, out, settings, progress)
-
-
 @contextmanager
 def unreadable(what: str, name: str) -> Iterator[None]:
     """Raise CorpusError with the name of a file that is rejected."""
     try:
         yield
     except Rejected as rejected:
-        why = f"{rejected.reason} {rejected.detail}".strip()
-        raise CorpusError(what, name, why, "give another") from None
+        raise CorpusError(what, name, reason_of(rejected), "give another") from None
 
 
-def _translate_video(
+def translate_video(
     model: LoadedModel,
     file: BufferedReader,
     out: Path,
     settings: TranslateSettings,
     progress: ProgressByPart,
 ) -> VideoInfo:
+    """Restore an open video into the file ``out``; errors as of ``restore_video``."""
+
     def show(done: int, total: int) -> None:
         progress(done, total, f"restoring {printable(out.name)}")
 
@@ -309,7 +299,7 @@ class _FolderJob:
                 done.reused += 1
             else:
                 out = done.out / name
-                info = _translate_video(self.model, file, out, self.settings, self.progress)
+                info = translate_video(self.model, file, out, self.settings, self.progress)
                 self.log.add(path, name, digest, frames=info.frames)
                 done.frames += info.frames
                 done.notes += [f"'{printable(path)}': {note}" for note in info.notes]

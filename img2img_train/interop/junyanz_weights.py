@@ -7,6 +7,7 @@ https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix, models/networks.py: the
 from __future__ import annotations
 
 from collections import OrderedDict
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 import torch
 
 from img2img_data.core.errors import CheckpointError, UsageError, printable
-from img2img_data.core.files import versions
+from img2img_data.core.files import versions, write_atomically
 from img2img_train.config import config_of
 from img2img_train.data.color import ChannelLayout, ColorSpace
 from img2img_train.interop.junyanz_options import GENERATORS
@@ -138,7 +139,6 @@ def export_pth(model: LoadedModel, out: Path) -> None:
         why, hint = "has biases, which it does not have there", "train with another --norm"
         raise UsageError("network", f"{spec.name} with --norm none", why, hint)
     state = OrderedDict((there, own[here].cpu().clone()) for there, here in names.items())
-    # torch.save is not atomic: a reader could see half a file.
-    temporary = out.with_name(f".{out.name}.tmp")
-    torch.save(state, temporary)
-    temporary.replace(out)
+    content = BytesIO()
+    torch.save(state, content)
+    write_atomically(out, content.getvalue())

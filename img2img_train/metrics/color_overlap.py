@@ -43,27 +43,26 @@ def intersection(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDA
 class ColorHistograms:
     """The colors of inputs, outputs and targets, summed over the images of each group.
 
-    ``sums`` is groups x 3 (input, output, target) x 3 (L, a, b) x 256; ``images`` counts each
-    group's images.
+    ``sums`` holds 3 (input, output, target) x 3 (L, a, b) x 256 numbers for each group, ``images``
+    the number of its images.
     """
 
     indices: dict[str, int] = field(default_factory=dict)
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3, 3, 256)))
-    images: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    sums: list[NDArray[np.float64]] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
 
     def update(self, group: str, input: Pixels, output: Pixels, target: Pixels) -> None:
         """Add one image, H x W x 3 each; ``group`` names the unit that intervals resample."""
         index = self.indices.setdefault(group, len(self.indices) % MAX_GROUPS)
         if index == len(self.images):
-            # Doubled, so that the copies stay linear in the number of groups.
-            self.sums = np.concatenate([self.sums, np.zeros((max(1, index), 3, 3, 256))])
-            self.images = np.concatenate([self.images, np.zeros(max(1, index))])
+            self.sums.append(np.zeros((3, 3, 256)))
+            self.images.append(0)
         self.sums[index] += [lab_histogram(image) for image in (input, output, target)]
         self.images[index] += 1
 
     def scores(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return the overlaps with the targets, by metric: of the outputs, and of the inputs."""
-        means = self.sums.sum(axis=0) / self.images.sum()
+        means = np.sum(self.sums, axis=0) / sum(self.images)
         overlaps = (intersection(means[side], means[TARGET]).tolist() for side in (OUTPUT, INPUT))
         outputs, inputs = (dict(zip(COLOR_METRICS, values, strict=True)) for values in overlaps)
         return outputs, inputs
@@ -73,7 +72,7 @@ class ColorHistograms:
         outputs of ``other``, which must hold the same images.
         """
         baseline, side = (self, INPUT) if other is None else (other, OUTPUT)
-        groups = int((self.images > 0).sum())
+        groups = len(self.images)
         if groups < 2:
             return dict.fromkeys(COLOR_METRICS)
         blocks = bootstrap.resample_counts(groups)
@@ -83,7 +82,6 @@ class ColorHistograms:
 
     def _overlaps(self, counts: NDArray[np.int64], side: int) -> NDArray[np.float64]:
         """Return the overlap of one side with the targets in each resample, resamples x 3."""
-        used = self.images > 0
-        sums = self.sums[used][:, [side, TARGET]].reshape(int(used.sum()), -1)
-        means = (counts @ sums / (counts @ self.images[used])[:, None]).reshape(-1, 2, 3, 256)
+        sums = np.stack([group[[side, TARGET]].ravel() for group in self.sums])
+        means = (counts @ sums / (counts @ self.images)[:, None]).reshape(-1, 2, 3, 256)
         return intersection(means[:, 0], means[:, 1])

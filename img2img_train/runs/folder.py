@@ -50,6 +50,9 @@ class RunFolder:
         self.best = self.checkpoints / "best.safetensors"
         self.report = root / "report.html"
 
+    def _error(self, why: str, hint: str = OUT_HINT) -> UsageError:
+        return UsageError("run", self.root, why, hint)
+
     def has_current_report(self) -> bool:
         """Return True if the report is at least as new as the latest checkpoint."""
         report, latest = self.report, self.latest
@@ -60,8 +63,7 @@ class RunFolder:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            why = error.strerror or "cannot be created"
-            raise UsageError("run", self.root, why, OUT_HINT) from None
+            raise self._error(error.strerror or "cannot be created") from None
         return locked(self.root, "run", f"wait for it, or {OUT_HINT}", LOCK_WAIT_SECONDS)
 
     def check_free(self) -> None:
@@ -69,16 +71,14 @@ class RunFolder:
         nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
         if not nearest.is_dir():
             inside = f"would be inside the file '{printable(str(nearest))}'"
-            why = "is a file" if nearest == self.root else inside
-            raise UsageError("run", self.root, why, OUT_HINT)
+            raise self._error("is a file" if nearest == self.root else inside)
         if self.config.is_file() or not self.root.exists():
             return
         # A process that was killed before config.json was complete leaves a lock and a temporary
         # file.
         for path in self.root.iterdir():
             if path.name != LOCK_FILE and not path.name.startswith(f".{CONFIG_FILE}"):
-                why = f"holds other files ('{printable(path.name)}')"
-                raise UsageError("run", self.root, why, OUT_HINT)
+                raise self._error(f"holds other files ('{printable(path.name)}')")
 
     def append(self, path: Path, rows: list[dict[str, Any]]) -> None:
         """Append rows to the log or the timing file."""
@@ -164,7 +164,7 @@ class RunFolder:
         # Without this an edit would look like another corpus, or change a run in its middle.
         if page.pop("digest", None) not in (None, _digest_of(page)):
             why = f"its {CONFIG_FILE} was edited after the run began"
-            raise UsageError("run", self.root, why, f"undo the edit, or {OUT_HINT}")
+            raise self._error(why, f"undo the edit, or {OUT_HINT}")
         return page
 
     def change_config(self, config: RunConfig, data: Mapping[str, Any]) -> None:
@@ -179,7 +179,7 @@ class RunFolder:
         stopped = [row for row in read_log(self.root) if row["kind"] == "stopped"]
         if stopped:
             hint = f"start another run: fit --init {printable(str(self.root))}"
-            raise UsageError("run", self.root, stopped[-1]["text"], hint)
+            raise self._error(stopped[-1]["text"], hint)
         # The number of steps follows from the settings.
         self._check_data({**page.get("data", {}), "steps": data["steps"]}, data)
         change = {"step": self.latest_step() or 0, **{n: list(v) for n, v in changes.items()}}
@@ -198,13 +198,12 @@ class RunFolder:
         for name, (old, new) in begun.changes(config).items():
             change = f"{name} was {_as_text(old)}, now {_as_text(new)}"
             why = f"was begun with another configuration ({change})"
-            raise UsageError("run", self.root, why, f"{OUT_HINT}, or the same settings")
+            raise self._error(why, f"{OUT_HINT}, or the same settings")
         self._check_data(page.get("data"), data)
 
     def _check_data(self, begun: object, data: Mapping[str, Any]) -> None:
         if begun != data:
-            why = "was begun on other pairs: a corpus has changed"
-            raise UsageError("run", self.root, why, OUT_HINT)
+            raise self._error("was begun on other pairs: a corpus has changed")
 
 
 def _folders_of(config: RunConfig) -> list[list[Any]]:

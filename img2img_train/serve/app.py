@@ -32,6 +32,9 @@ from img2img_train.serve.widgets import Widget, all_widgets, settings_of
 RECIPE: Final = "recipe"
 EXAMPLE: Final = "- gaussian: {sigma: 1.5}\n- noise: {sigma: 8}\n- jpeg: {quality: [30, 60]}\n"
 
+# Without the default button that shares an image with a web service.
+RESULT: Final = {"buttons": ["fullscreen"], "interactive": False, "format": "png"}
+"""Arguments of images that are results."""
 QUIET: Final = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Arguments of events that compute nothing: they do not wait for the device."""
 
@@ -261,10 +264,8 @@ def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
     labels = ("Degrade and restore", "degraded | restored")
     button, slider, table = _results(gr, "degrade", *labels, "scores")
     with gr.Row():
-        # Without the default button that shares an image with a web service.
-        looks = {"buttons": ["fullscreen"], "interactive": False, "format": "png", "height": 240}
-        parts = ("clean", "degraded", "restored")
-        images = [gr.Image(label=name, min_width=100, **looks) for name in parts]
+        looks = {"min_width": 100, "height": 240, **RESULT}
+        images = [gr.Image(label=name, **looks) for name in ("clean", "degraded", "restored")]
     inputs, outputs = [upload, *model, kind, recipe, seed, *parameters], [slider, table, *images]
     _on(gr, [upload.upload, button.click], handlers.degrade_and_restore, inputs, outputs)
 
@@ -283,9 +284,7 @@ def _results(gr: Any, name: str, action: str, images: str, kind: str) -> tuple[A
     "scores").
     """
     button = gr.Button(action, variant="primary", elem_id=f"{name}-run")
-    # Without the default button that shares an image with a web service.
-    looks = {"buttons": ["fullscreen"], "max_height": 600, "interactive": False, "format": "png"}
-    slider = gr.ImageSlider(label=images, elem_id=f"{name}-slider", **looks)
+    slider = gr.ImageSlider(label=images, elem_id=f"{name}-slider", max_height=600, **RESULT)
     text = gr.HTML(elem_id=f"{name}-{kind}", elem_classes=kind, padding=False)
     return button, slider, text
 

@@ -7,8 +7,9 @@ compiled or not.
 
 from __future__ import annotations
 
-import functools
+import atexit
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Container, Mapping
@@ -62,9 +63,5 @@ def use_private_cache() -> None:
     # Torch's default folder has a predictable name in /tmp, and code in it is loaded without any
     # check.
     if not os.environ.get(CACHE):
-        os.environ[CACHE] = _private_folder().name
-
-
-@functools.cache
-def _private_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="img2img-compiled-", ignore_cleanup_errors=True)
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="img2img-compiled-")
+        atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)

@@ -88,7 +88,7 @@ class Validator:
                 columns = {"psnr": "output", "psnr_input": "input"}
                 found = {k: batch_psnr(images[x], images["target"]) for k, x in columns.items()}
             else:
-                errors = [_batch_mae(images[name], images[CYCLES[name]]) for name in CYCLES]
+                errors = [_mean_error(images[name], images[CYCLES[name]], 1) for name in CYCLES]
                 found = {"cycle_mae": torch.stack(errors).mean(0)}
             for name, scores in found.items():
                 values.setdefault(name, []).append(scores)
@@ -107,15 +107,15 @@ def batch_psnr(output: Tensor, target: Tensor) -> Tensor:
 
     Both are uint8 N x H x W x C; the peak is 255, the error is taken over all samples of an image.
     """
-    # Integer sums are exact, so the score does not depend on the order in which the device adds.
-    error = (output.to(torch.int32) - target.to(torch.int32)).square().flatten(1)
-    mean = error.sum(1, dtype=torch.int64).cpu().to(torch.float64) / output[0].numel()
+    mean = _mean_error(output, target, 2)
     return (10 * torch.log10(255**2 / mean)).clamp(max=MAX_PSNR)
 
 
-def _batch_mae(output: Tensor, target: Tensor) -> Tensor:
-    error = (output.to(torch.int32) - target.to(torch.int32)).abs().flatten(1)
-    return error.sum(1, dtype=torch.int64).cpu().to(torch.float64) / output[0].numel()
+def _mean_error(output: Tensor, target: Tensor, power: int) -> Tensor:
+    """Return the mean of the absolute errors of each image, or of their squares (``power`` 2)."""
+    # Integer sums are exact, so the score does not depend on the order in which the device adds.
+    errors = (output.to(torch.int32) - target.to(torch.int32)).abs().pow(power).flatten(1)
+    return errors.sum(1, dtype=torch.int64).cpu().to(torch.float64) / output[0].numel()
 
 
 def round_score(value: float) -> float:
