@@ -1,81 +1,40 @@
-"""Measurements of an experiment and rules that check a claim against them.
+"""Rules that check a claim against the measurements of an experiment.
 
-A claim is confirmed, not confirmed or inconclusive. Its rule is fixed where the experiment is
-defined, before its numbers are seen. Where images are compared, the 95 % interval over photos
-decides; where only the log of a run is compared, its numbers decide, without an interval.
+A rule is fixed where the experiment is defined, before its numbers are seen. A claim is
+
+- confirmed: in every seed, and the 95 % interval is on the claimed side of the threshold;
+- not confirmed: in no seed, and the interval is on the other side;
+- inconclusive: anything else;
+- without a result: there is no interval (a log of fewer than three runs) or no data.
+
+A claim that a model is good is also compared with the best baseline (the input, one color for all
+images, classical filters): what a baseline does as well is not confirmed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from measurements import (
+    DIGITS,
+    LABELS,
+    PROPERTIES,
+    Difference,
+    Results,
+    Values,
+    compare,
+    gains_of_images,
+    minus,
+    over_images,
+    over_runs,
+    spread,
+)
 
-from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
-from img2img_train.metrics.registry import COLOR_METRICS, METRICS
-
-if TYPE_CHECKING:
-    from img2img_train.evaluation.score import Evaluation
-    from img2img_train.metrics.color_overlap import ColorHistograms
-
-Status: TypeAlias = Literal["confirmed", "not confirmed", "inconclusive"]
-Log: TypeAlias = Sequence[Mapping[str, Any]]
-
-EDGES: Final = "edges"
-"""A property, not a score: mean gradient of the output over that of the target, 1 if as sharp."""
-LABELS: Final = {name: metric.label for name, metric in METRICS.items()} | {EDGES: "edges"}
-DIGITS: Final = {name: metric.digits for name, metric in METRICS.items()} | {EDGES: 2}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelScores:
-    """The scores of one model on one corpus, its color histograms, and the EDGES of each image."""
-
-    evaluation: Evaluation
-    colors: ColorHistograms
-    edges: NDArray[np.float64]
-
-    def mean(self, metric: str) -> float:
-        """Return the mean of a metric, or of EDGES."""
-        return float(self.edges.mean()) if metric == EDGES else self.evaluation.scores[metric]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedModel:
-    """A trained model: its networks in words, training pairs, log and training minutes."""
-
-    networks: str
-    pairs: int
-    log: Log
-    minutes: float
-
-    def last(self, kind: str) -> Mapping[str, Any]:
-        """Return the last log row of a kind, "train" or "validation"."""
-        return next(row for row in reversed(self.log) if row["kind"] == kind)
-
-    def first(self, kind: str) -> Mapping[str, Any]:
-        """Return the first log row of a kind."""
-        return next(row for row in self.log if row["kind"] == kind)
-
-    def gap(self) -> float:
-        """Return the last PSNR on training pairs minus that on held-out pairs, in dB."""
-        row = self.last("validation")
-        return float(row["psnr_train"] - row["psnr"])
-
-    def cycle_loss(self, row: Mapping[str, Any]) -> float:
-        """Return the weighted cycle loss of both directions in a log row of an epoch."""
-        return float(sum(v for name, v in row["losses"].items() if name.startswith("cycle")))
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """The measurements of an experiment: by model, and by (model, test corpus)."""
-
-    models: Mapping[str, TrainedModel]
-    scores: Mapping[tuple[str, str], ModelScores]
+Status: TypeAlias = Literal["confirmed", "not confirmed", "inconclusive", "no result"]
+WORST_FIRST: Final[tuple[Status, ...]] = ("no result", "not confirmed", "inconclusive", "confirmed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,90 +56,95 @@ class Claim:
     rule: Rule
 
 
-def status_of(difference: float, interval: Interval) -> Status:
-    """Return the status of the claim that a difference is positive."""
-    if interval is None:
-        return "confirmed" if difference > 0 else "not confirmed"
-    if interval[0] > 0:
+def status_of(difference: Difference, threshold: float = 0.0) -> Status:
+    """Return the status of the claim that a difference is above a threshold."""
+    if difference.interval is None:
+        return "no result"
+    low, high = difference.interval
+    if low > threshold and (difference.by_seed > threshold).all():
         return "confirmed"
-    return "not confirmed" if interval[1] < 0 else "inconclusive"
+    if high < threshold and (difference.by_seed < threshold).all():
+        return "not confirmed"
+    return "inconclusive"
 
 
-def _span(interval: Interval, digits: int) -> str:
-    if interval is None:
-        return "no interval"
-    return f"95 % interval {interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
+def reversed_status(status: Status) -> Status:
+    """Return the status of the opposite claim."""
+    opposite: dict[Status, Status] = {"confirmed": "not confirmed", "not confirmed": "confirmed"}
+    return opposite.get(status, status)
+
+
+def worst(*statuses: Status) -> Status:
+    """Return the status of the claim that all of several claims hold."""
+    return min(statuses, key=WORST_FIRST.index)
 
 
 # ------------------------------------------------------------------------------- rules on images
-def compare(first: ModelScores, second: ModelScores, metric: str) -> tuple[float, Interval]:
-    """Return by how much the first model is better (EDGES: sharper), and its interval."""
-    if metric in COLOR_METRICS:
-        difference = first.mean(metric) - second.mean(metric)
-        return difference, first.colors.gain_intervals(second.colors)[metric]
-    rows, others = first.evaluation.image_scores, second.evaluation.image_scores
-    if metric == EDGES:
-        gains = first.edges - second.edges
-    else:
-        gain = METRICS[metric].gain
-        gains = np.array(
-            [gain(a.scores[metric], b.scores[metric]) for a, b in zip(rows, others, strict=True)]
-        )
-    interval = bootstrap_interval(gains[:, None], [row.group for row in rows])[0]
-    return float(gains.mean()), interval
+def gains(model: str, test: str, metric: str = "psnr") -> Rule:
+    """Return a rule, confirmed if a model beats the best baseline, which the input is one of."""
+
+    def rule(results: Results) -> ClaimResult:
+        name = results.best_baseline(test, metric)
+        numbers = f"best baseline: {name}; "
+        result = _against(results, metric, model, name, test)
+        return ClaimResult(result.status, numbers + result.numbers)
+
+    return rule
 
 
 def better(metric: str, model: str, other: str, test: str) -> Rule:
-    """Return a rule, confirmed if ``model`` is better than ``other`` beyond chance."""
+    """Return a rule, confirmed if ``model`` is better than ``other`` and than the best baseline.
+
+    A property is compared with ``other`` only.
+    """
 
     def rule(results: Results) -> ClaimResult:
-        first, second = results.scores[model, test], results.scores[other, test]
-        difference, interval = compare(first, second, metric)
-        digits = DIGITS[metric]
-        scores = f"{first.mean(metric):.{digits}f} against {second.mean(metric):.{digits}f}"
-        change = f"better by {difference:+.{digits}f}, {_span(interval, digits)}"
-        numbers = f"{LABELS[metric]} {scores}; {change}"
-        return ClaimResult(status_of(difference, interval), numbers)
+        result = _against(results, metric, model, other, test)
+        if metric in PROPERTIES:
+            return result
+        than_baseline = gains(model, test, metric)(results)
+        status = worst(result.status, than_baseline.status)
+        return ClaimResult(status, f"{result.numbers}; {than_baseline.numbers}")
 
     return rule
 
 
-def no_better(metric: str, model: str, other: str, test: str) -> Rule:
-    """Return a rule, confirmed if ``model`` is not better than ``other`` beyond chance."""
+def no_better(metric: str, model: str, other: str, test: str, margin: float) -> Rule:
+    """Return a rule, confirmed if ``model`` is shown to be less than ``margin`` better.
+
+    It is one of the two one-sided tests of equivalence (Schuirmann 1987): to be worse is no better
+    either. A difference that is merely not significant confirms nothing.
+    """
 
     def rule(results: Results) -> ClaimResult:
-        result = better(metric, model, other, test)(results)
-        status: Status = "not confirmed" if result.status == "confirmed" else "confirmed"
-        return ClaimResult(status, result.numbers)
+        result = _against(results, metric, model, other, test, margin)
+        numbers = f"{result.numbers}; claimed: by less than {margin:g}"
+        return ClaimResult(reversed_status(result.status), numbers)
 
     return rule
 
 
-def gains(model: str, test: str, metric: str = "psnr") -> Rule:
-    """Return a rule, confirmed if a model beats the input beyond chance."""
+def about_equal(metric: str, model: str, other: str, test: str, margin: float) -> Rule:
+    """Return a rule, confirmed if the difference is shown to be within ``margin`` on both sides.
+
+    These are two one-sided tests (TOST; Schuirmann 1987), each at 2.5 %.
+    """
 
     def rule(results: Results) -> ClaimResult:
-        evaluation = results.scores[model, test].evaluation
-        gain, interval = evaluation.gain[metric], evaluation.gain_interval[metric]
-        digits, baseline = DIGITS[metric], evaluation.input_scores[metric]
-        scores = f"{evaluation.scores[metric]:.{digits}f}, input {baseline:.{digits}f}"
-        numbers = f"{LABELS[metric]} {scores}; gain {gain:+.{digits}f}, {_span(interval, digits)}"
-        return ClaimResult(status_of(gain, interval), numbers)
+        difference = compare(results.scores[model, test], results.scores[other, test], metric)
+        status = worst(status_of(difference, -margin), status_of(-difference, -margin))
+        numbers = _against(results, metric, model, other, test).numbers
+        return ClaimResult(status, f"{numbers}; claimed: within {margin:g}")
 
     return rule
 
 
 def harms(model: str, test: str) -> Rule:
-    """Return a rule, confirmed if a model is worse than the input by PSNR, beyond chance."""
-    opposite: dict[Status, Status] = {
-        "confirmed": "not confirmed",
-        "not confirmed": "confirmed",
-        "inconclusive": "inconclusive",
-    }
+    """Return a rule, confirmed if a model is worse than the input by PSNR."""
 
     def rule(results: Results) -> ClaimResult:
-        result = gains(model, test)(results)
-        return ClaimResult(opposite[result.status], result.numbers)
+        result = _against(results, "psnr", model, "input", test)
+        return ClaimResult(reversed_status(result.status), result.numbers)
 
     return rule
 
@@ -188,31 +152,81 @@ def harms(model: str, test: str) -> Rule:
 def share(test: str, reference: str, model: str, least: float = 0, most: float = 0) -> Rule:
     """Return a rule about the gain in PSNR on ``test`` as a share of that on ``reference``.
 
-    Confirmed if the share is at least ``least``, or at most ``most``.
+    Confirmed if the share is at most ``most``, or at least ``least`` and the model beats the best
+    baseline on ``test``: a filter that gains as little everywhere transfers too.
     """
 
     def rule(results: Results) -> ClaimResult:
-        both = [results.scores[model, name].evaluation for name in (test, reference)]
-        gain, base = (evaluation.gain["psnr"] for evaluation in both)
-        near, far = (evaluation.gain_interval["psnr"] for evaluation in both)
-        limit, sign = (most, -1) if most else (least, 1)
-        excess = sign * (gain - limit * base)
-        interval: Interval = None
-        if near is not None and far is not None:
-            # The photos of the two corpora are independent, so the half widths add in squares.
-            half = float(np.hypot(_half(near), limit * _half(far)))
-            interval = excess - half, excess + half
-        numbers = f"gain {gain:+.2f} dB, {_span(near, 2)}; {base:+.2f} dB on {reference}"
-        bound = f"claimed: {'at most' if most else 'at least'} {limit:g}"
-        return ClaimResult(
-            status_of(excess, interval), f"{numbers}: a share of {gain / base:.2f}, {bound}"
+        gain, groups = _gains_over_input(results, model, test)
+        base, others = _gains_over_input(results, model, reference)
+        difference = minus(gain, groups, base, others, most or least)
+        status = status_of(difference)
+        near, far = over_images(gain, groups), over_images(base, others)
+        numbers = (
+            f"gain {near.text(2)} dB; {far.mean:+.2f} dB on {reference}: a share of "
+            f"{near.mean / far.mean:.2f}, claimed: {'at most' if most else 'at least'} "
+            f"{most or least:g}"
         )
+        if most:
+            return ClaimResult(reversed_status(status), numbers)
+        than_baseline = gains(model, test)(results)
+        status = worst(status, than_baseline.status)
+        return ClaimResult(status, f"{numbers}; {than_baseline.numbers}")
 
     return rule
 
 
-def _half(interval: tuple[float, float]) -> float:
-    return (interval[1] - interval[0]) / 2
+def gains_more(test: str, reference: str, model: str) -> Rule:
+    """Return a rule, confirmed if a model gains more PSNR over the input on ``test``."""
+
+    def rule(results: Results) -> ClaimResult:
+        gain, groups = _gains_over_input(results, model, test)
+        base, others = _gains_over_input(results, model, reference)
+        difference = minus(gain, groups, base, others)
+        numbers = f"gain {np.mean(gain):+.2f} dB on {test}, {np.mean(base):+.2f} dB on {reference}"
+        return ClaimResult(status_of(difference), f"{numbers}; difference {difference.text(2)}")
+
+    return rule
+
+
+def drifts(model: str, test: str, channel: str, threshold: float) -> Rule:
+    """Return a rule, confirmed if a property of the outputs, RED or YELLOW, exceeds that of the
+    inputs by more than a positive threshold, or is below it by more than a negative one.
+    """
+
+    def rule(results: Results) -> ClaimResult:
+        scores, inputs = results.scores[model, test], [results.baselines[test]["input"]]
+        difference = over_images(gains_of_images(scores, inputs, channel), scores[0].groups)
+        status = status_of(difference, threshold)
+        if threshold < 0:
+            status = reversed_status(status)
+        side = "below" if threshold < 0 else "above"
+        numbers = f"{LABELS[channel]} {difference.text(2)}; claimed: {side} {threshold:+g}"
+        return ClaimResult(status, numbers)
+
+    return rule
+
+
+def _against(
+    results: Results, metric: str, model: str, other: str, test: str, threshold: float = 0.0
+) -> ClaimResult:
+    """Return the result of the claim that a model is better than another one, or a baseline, by
+    more than a threshold.
+    """
+    first = results.scores[model, test]
+    baseline = results.baselines.get(test, {}).get(other)
+    second = [baseline] if baseline else results.scores[other, test]
+    digits, difference = DIGITS[metric], compare(first, second, metric)
+    one, two = (spread([s.mean(metric) for s in scores], digits) for scores in (first, second))
+    change = f"{'more' if metric in PROPERTIES else 'better'} by {difference.text(digits)}"
+    numbers = f"{LABELS[metric]} {one} against {two}; {change}"
+    return ClaimResult(status_of(difference, threshold), numbers)
+
+
+def _gains_over_input(results: Results, model: str, test: str) -> tuple[list[Values], list[str]]:
+    """Return the gain in PSNR of each image, seed by seed, and the groups of the images."""
+    scores, inputs = results.scores[model, test], [results.baselines[test]["input"]]
+    return gains_of_images(scores, inputs, "psnr"), scores[0].groups
 
 
 # ----------------------------------------------------------------------------------- rules on logs
@@ -223,10 +237,23 @@ def wider_gap(model: str, other: str, least: float = 1.0) -> Rule:
     """
 
     def rule(results: Results) -> ClaimResult:
-        first, second = results.models[model].gap(), results.models[other].gap()
-        bound = f"claimed: more than {least:g} times"
-        numbers = f"gap {first:.2f} dB against {second:.2f} dB; {bound}; one run each"
-        return ClaimResult(status_of(first - least * max(second, 0.0), None), numbers)
+        gaps = [[run.gap() for run in results.models[name]] for name in (model, other)]
+        excess = over_runs([a - least * max(b, 0.0) for a, b in zip(*gaps, strict=True)])
+        numbers = f"gap {spread(gaps[0], 2)} dB against {spread(gaps[1], 2)} dB"
+        return _of_logs(excess, f"{numbers}; claimed: more than {least:g} times")
+
+    return rule
+
+
+def overfits(model: str, gap: float) -> Rule:
+    """Return a rule, confirmed if the PSNR on training pairs exceeds that on held-out pairs by more
+    than ``gap``, in dB.
+    """
+
+    def rule(results: Results) -> ClaimResult:
+        gaps = [run.gap() for run in results.models[model]]
+        numbers = f"gap {spread(gaps, 2)} dB; claimed: more than {gap:g} dB"
+        return _of_logs(over_runs([value - gap for value in gaps]), numbers)
 
     return rule
 
@@ -235,13 +262,27 @@ def halves_cycle(model: str) -> Rule:
     """Return a rule, confirmed if the cycle loss falls to half or less from first to last epoch."""
 
     def rule(results: Results) -> ClaimResult:
-        trained = results.models[model]
-        rows = trained.first("train"), trained.last("train")
-        start, end = (trained.cycle_loss(row) for row in rows)
-        maes = [row["cycle_mae"] for row in trained.log if "cycle_mae" in row]
+        losses = [run.cycle_losses() for run in results.models[model]]
+        starts, ends = zip(*losses, strict=True)
+        shares = [end / start for start, end in losses]
+        maes = [row["cycle_mae"] for row in results.models[model][0].log if "cycle_mae" in row]
         held_out = f"; held-out cycle MAE {maes[0]:.1f} to {maes[-1]:.1f} levels" if maes else ""
-        numbers = f"{start:.4g} in epoch 1, {end:.4g} in the last: {end / start:.2f} of it"
-        # The tolerance confirms exactly one half.
-        return ClaimResult(status_of(0.5 * start - end + 1e-12, None), numbers + held_out)
+        numbers = (
+            f"{np.mean(starts):.4g} in epoch 1, {np.mean(ends):.4g} in the last: "
+            f"{spread(shares, 2)} of it{held_out}"
+        )
+        return _of_logs(over_runs([0.5 - share for share in shares]), numbers)
 
     return rule
+
+
+def _of_logs(excess: Difference, numbers: str) -> ClaimResult:
+    count = len(excess.by_seed)
+    runs = "one run each" if count == 1 else f"{count} runs each"
+    numbers += f"; excess {excess.text(2)}" if excess.interval else f"; no result: {runs}"
+    return ClaimResult(status_of(excess), numbers)
+
+
+def no_data(why: str) -> Rule:
+    """Return a rule for a claim that the data at hand cannot check."""
+    return lambda results: ClaimResult("no result", why)

@@ -1,26 +1,28 @@
 """Run an experiment: build its corpora, train its models, score them, check its claims.
 
 Corpora are built and models trained by the commands that are printed, each in a process of its own,
-so finished work is not repeated.
+so finished work is not repeated. Each model is trained once per seed. All models of an experiment
+are scored at their last checkpoint, which no score selected, with the same dropout and norms at
+test.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import click
-import numpy as np
 from catalogue import EXPERIMENTS, Experiment, listing
-from claims import ModelScores, Results, TrainedModel
 from contact_sheet import Strip, draw_sheet
+from measurements import Results
+from scoring import baselines_of, restored, score, trained
+from trainings import Command, machine, run_all
 
 from img2img_data.core.command_line import FOLDER
 from img2img_data.core.errors import UsageError, printable
@@ -30,15 +32,12 @@ from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.cli.main import main
-from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page, read_recipe
-from img2img_train.evaluation.score import Scoring, evaluate_model, group_of, restored_batches
-from img2img_train.metrics.color_overlap import ColorHistograms
-from img2img_train.objectives.gan import GanObjective
+from img2img_train.config import RunConfig, config_of, read_recipe
+from img2img_train.evaluation.score import RestoredPair, Scoring
 from img2img_train.report.page import flatten, render, write_page
-from img2img_train.runs.folder import LIBRARIES, read_log, read_timing
-from img2img_train.runs.model import choose_device, load_generator
+from img2img_train.runs.folder import LIBRARIES, RunFolder
+from img2img_train.runs.model import LoadedModel, load_generator
 
-PROGRAMS: Final = {"img2img-data": "img2img_data", "img2img-train": "img2img_train"}
 SHEET_ROWS: Final = 6
 """Images on a contact sheet, of all corpora together; at least two of each."""
 
@@ -48,7 +47,7 @@ class ExperimentRun:
     """An experiment with its scale, folders and options.
 
     ``data`` is the folder that paths in recipes are relative to, ``out`` that of the results,
-    ``extra`` are options of every training.
+    ``extra`` are options of every training. Seeds are 0 to ``seeds`` - 1.
     """
 
     name: str
@@ -59,6 +58,7 @@ class ExperimentRun:
     jobs: int = 0
     device: str = "auto"
     extra: Sequence[str] = field(default_factory=tuple)
+    seeds: int = 1
 
     @property
     def experiment(self) -> Experiment:
@@ -82,6 +82,19 @@ class ExperimentRun:
         """Return the configuration of the recipe of a model, at this scale."""
         return config_of(read_recipe(self.recipe(self.experiment.models[model]), self.smoke))
 
+    def out_of(self, model: str, seed: int) -> str:
+        """Return the folder of a run relative to ``data``; seed 0 has that of the recipe."""
+        return self.config(model).out + (f"-seed{seed}" if seed else "")
+
+    def folders(self, model: str) -> list[Path]:
+        """Return the folders of the runs of a model, seed by seed."""
+        return [self.data / self.out_of(model, seed) for seed in range(self.seeds)]
+
+    def load(self, folder: Path, direction: str | None = None) -> LoadedModel:
+        """Return the last generator of a run, with the test-time behavior of the experiment."""
+        last = RunFolder(folder).latest
+        return load_generator(last, self.device, direction, *self.experiment.at_test)
+
     def corpus(self, test: str) -> Path:
         """Return the corpus of a test: its path, or the first corpus of its recipe's run."""
         where = self.experiment.tests[test]
@@ -91,7 +104,7 @@ class ExperimentRun:
         return self.data / config_of(read_recipe(self.recipe(where), small)).corpora[0].path
 
 
-def commands(run: ExperimentRun) -> list[list[str]]:
+def commands(run: ExperimentRun) -> list[Command]:
     """Return the commands that build the corpora and train the models, to run in ``run.data``."""
     experiment, small = run.experiment, ["--smoke"] if run.smoke else []
     found = []
@@ -99,11 +112,15 @@ def commands(run: ExperimentRun) -> list[list[str]]:
         # A recipe without a run has one size.
         size = small if name in experiment.models.values() else []
         path = os.fspath(_seen_from(run.data, run.recipe(name)))
-        found.append(["img2img-data", "build", path, *size, "--jobs", str(run.jobs)])
-    for name in experiment.models.values():
-        path = os.fspath(_seen_from(run.data, run.recipe(name)))
-        device = ["--device", run.device] if run.device != "auto" else []
-        found.append(["img2img-train", "--recipe", path, *small, *device, *run.extra])
+        found.append(Command(["img2img-data", "build", path, *size, "--jobs", str(run.jobs)]))
+    device = ["--device", run.device] if run.device != "auto" else []
+    for seed in range(run.seeds):
+        for model, recipe in experiment.models.items():
+            out = run.out_of(model, seed)
+            path = os.fspath(_seen_from(run.data, run.recipe(recipe)))
+            again = ["--seed", str(seed), "--out", out] if seed else []
+            words = ["img2img-train", "--recipe", path, *small, *again, *device, *run.extra]
+            found.append(Command(words, run.data / out))
     return found
 
 
@@ -119,77 +136,49 @@ def reproduce(run: ExperimentRun, log: Callable[[str], None]) -> int:
     An interrupted experiment continues if it is run again.
     """
     done = commands(run)
-    for number, words in enumerate(done, 1):
-        log(f"[{number}/{len(done)}] {' '.join(words)}")
-        code = run_command(words, run.data)
-        if code:
-            return code
+    if code := run_all(done, run.data, log):
+        return code
     log("scoring")
     results, strips = measure(run)
     write_results(run, results, strips, done)
     return 0
 
 
-def run_command(words: Sequence[str], folder: Path) -> int:
-    """Run a command in a folder and return its exit code; signals are passed on to it."""
-    line = [sys.executable, "-m", PROGRAMS[words[0]], *words[1:]]
-    child = subprocess.Popen(line, cwd=folder)
-    names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in names}
-    try:
-        while True:
-            try:
-                code = child.wait()
-                return code if code >= 0 else 128 - code
-            except KeyboardInterrupt:
-                # The terminal sent the signal to the command too, which now writes its checkpoint.
-                continue
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 # ---------------------------------------------------------------------------------------- measuring
 def measure(run: ExperimentRun) -> tuple[Results, list[Strip]]:
     """Return the scores of the trained models on the tests, and rows of images for the sheet."""
-    models, scores, strips = {}, {}, []
-    for name in run.experiment.models:
-        config = run.config(name)
-        folder = run.data / config.out
-        models[name] = TrainedModel(
-            _networks_of(config), _pairs_of(folder), read_log(folder), _minutes(folder)
-        )
-    for test in run.experiment.tests:
+    experiment = run.experiment
+    models = {n: [trained(path) for path in run.folders(n)] for n in experiment.models}
+    scores, baselines, strips = {}, {}, list[Strip]()
+    for test in experiment.tests:
         corpus = open_corpus(run.corpus(test))
         if corpus.kind == "unpaired":
             strips += _cycle_strips(run, corpus)
             continue
-        rows: list[list[Strip]] = []
-        for name in run.experiment.models:
-            scores[name, test], shown = _score(run, name, test, corpus)
-            rows.append(shown)
-        strips += [_merged(parts, list(run.experiment.models)) for parts in zip(*rows, strict=True)]
-    return Results(models, scores), strips
+        pairs = corpus.pairs(experiment.split)
+        config = run.config(next(iter(models)))
+        scoring = Scoring(swapped=config.direction == "BtoA")
+        trained_on = run.data / config.corpora[0].path
+        chosen = [pairs[index] for index in _evenly(len(pairs), len(experiment.tests))]
+        baselines[test] = {
+            name: score(model, corpus, pairs, replace(scoring, names=(name, test)))
+            for name, model in baselines_of(corpus, pairs, scoring, trained_on).items()
+        }
+        shown = []
+        for name in models:
+            generators = [run.load(folder) for folder in run.folders(name)]
+            named = replace(scoring, names=(name, test))
+            scores[name, test] = [score(model, corpus, pairs, named) for model in generators]
+            shown.append(_strips(test, restored(generators[0], corpus, chosen, scoring)))
+        strips += [_merged(parts, list(models)) for parts in zip(*shown, strict=True)]
+    return Results(models, scores, baselines), strips
 
 
-def _score(
-    run: ExperimentRun, name: str, test: str, corpus: Corpus
-) -> tuple[ModelScores, list[Strip]]:
-    """Return the scores of one model on one corpus, and rows of some of its images."""
-    config = run.config(name)
-    model = load_generator(run.data / config.out, run.device)
-    pairs = corpus.pairs(run.experiment.split)
-    scoring = Scoring(swapped=config.direction == "BtoA", names=(name, test))
-    evaluation = evaluate_model(model, corpus, pairs, scoring)
-    colors, edges, strips = ColorHistograms(), list[float](), list[Strip]()
-    chosen = {pairs[index].key for index in _evenly(len(pairs), len(run.experiment.tests))}
-    for batch in restored_batches(model, corpus, pairs, scoring):
-        for pair, input, output, target in batch:
-            colors.update(group_of(pair), input, output, target)
-            edges.append(mean_gradient(output) / max(mean_gradient(target), 1e-6))
-            if pair.key in chosen:
-                strips.append(Strip(test, {"input": input, "output": output, "target": target}))
-    return ModelScores(evaluation, colors, np.array(edges)), strips
+def _strips(test: str, pairs: Iterator[RestoredPair]) -> list[Strip]:
+    return [
+        Strip(test, {"input": pair.input, "output": pair.output, "target": pair.target})
+        for pair in pairs
+    ]
 
 
 def _merged(parts: Sequence[Strip], names: Sequence[str]) -> Strip:
@@ -206,10 +195,8 @@ def _cycle_strips(run: ExperimentRun, corpus: Corpus) -> list[Strip]:
     inputs = [to_uint8_rgb(corpus.read_image(paths[index])) for index in _evenly(len(paths), 1)]
     strips: list[dict[str, Pixels]] = [{"input": image} for image in inputs]
     for name in run.experiment.models:
-        folder = run.data / run.config(name).out
-        forward, inverse = (
-            load_generator(folder, run.device, direction) for direction in ("AtoB", "BtoA")
-        )
+        folder = run.folders(name)[0]
+        forward, inverse = (run.load(folder, direction) for direction in ("AtoB", "BtoA"))
         for strip, image in zip(strips, inputs, strict=True):
             output = forward.restore(image[None])
             strip |= {name: output[0], f"{name}, cycle": inverse.restore(output)[0]}
@@ -222,31 +209,9 @@ def _evenly(count: int, tests: int) -> list[int]:
     return [(2 * number + 1) * count // (2 * shown) for number in range(shown)]
 
 
-def mean_gradient(image: Pixels) -> float:
-    """Return the mean absolute difference of neighbors in an H x W x 3 image, in gray levels."""
-    values = image.astype(np.int16)
-    down, across = (np.abs(np.diff(values, axis=axis)).mean() for axis in (0, 1))
-    return float(down + across) / 2
-
-
-def _networks_of(config: RunConfig) -> str:
-    objective = config.objective
-    names = [f"{objective.net} of width {objective.width}"]
-    names += [objective.discriminator] if isinstance(objective, GanObjective) else []
-    return ", ".join(names)
-
-
-def _pairs_of(run: Path) -> int:
-    return sum(read_page(run / CONFIG_FILE)["data"]["drawn_per_epoch"])
-
-
-def _minutes(run: Path) -> float:
-    return sum(float(row["seconds"]) for row in read_timing(run)) / 60
-
-
 # ------------------------------------------------------------------------------------------ writing
 def write_results(
-    run: ExperimentRun, results: Results, strips: Sequence[Strip], done: Sequence[list[str]]
+    run: ExperimentRun, results: Results, strips: Sequence[Strip], done: Sequence[Command]
 ) -> None:
     """Write ``results.json``, ``.md``, ``.html`` and ``contact.png`` into ``run.out``."""
     from img2img_data.images import io
@@ -261,7 +226,7 @@ def write_results(
     )
 
 
-def page_of(run: ExperimentRun, results: Results, done: Sequence[list[str]]) -> dict[str, Any]:
+def page_of(run: ExperimentRun, results: Results, done: Sequence[Command]) -> dict[str, Any]:
     """Return the content of ``results.json``."""
     experiment = run.experiment
     claims = []
@@ -270,7 +235,9 @@ def page_of(run: ExperimentRun, results: Results, done: Sequence[list[str]]) -> 
         row = {"claim": claim.text, "status": result.status, "numbers": result.numbers}
         claims.append(row)
     head, rows = experiment.table(results)
-    seeds = sorted({run.config(name).seed for name in experiment.models})
+    tested = [scores for named in results.baselines.values() for scores in named.values()]
+    tested += chain.from_iterable(results.scores.values())
+    at_test = experiment.at_test
     return {
         "name": run.name,
         "title": experiment.title,
@@ -279,32 +246,18 @@ def page_of(run: ExperimentRun, results: Results, done: Sequence[list[str]]) -> 
         "claims": claims,
         "table": {"head": list(head), "rows": [list(row) for row in rows]},
         "note": experiment.note,
-        "minutes": {name: round(trained.minutes, 2) for name, trained in results.models.items()},
-        "seeds": seeds,
-        "commands": [" ".join(words) for words in done],
+        "minutes": {n: [round(r.minutes, 2) for r in runs] for n, runs in results.models.items()},
+        "cpu_minutes": {
+            name: [None if r.cpu_minutes is None else round(r.cpu_minutes, 2) for r in runs]
+            for name, runs in results.models.items()
+        },
+        "seeds": list(range(run.seeds)),
+        "protocol": {"checkpoint": "latest", **at_test._asdict()},
+        "commands": [str(command) for command in done],
         "machine": machine(run.device),
         "versions": versions(*LIBRARIES),
-        "evaluations": [scores.evaluation.summary() for scores in results.scores.values()],
+        "evaluations": [scores.evaluation.summary() for scores in tested],
     }
-
-
-def machine(device: str) -> str:
-    """Return the name of the GPU, or the processor and its number of cores."""
-    import torch
-
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        return torch.cuda.get_device_name(chosen)
-    return f"{_processor()}, {os.cpu_count()} cores"
-
-
-def _processor() -> str:
-    import platform
-
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text(errors="replace").splitlines() if about.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def markdown(page: dict[str, Any]) -> str:
@@ -315,16 +268,15 @@ def markdown(page: dict[str, Any]) -> str:
         f"`{page['name']}`, scale {page['scale']}, split {page['split']}.",
         "",
     ]
-    lines += _table(
+    lines += table_of(
         [["claim", "status", "numbers"]]
         + [[c["claim"], c["status"], c["numbers"]] for c in page["claims"]]
     )
-    lines += ["", *_table([page["table"]["head"], *page["table"]["rows"]]), ""]
+    lines += ["", *table_of([page["table"]["head"], *page["table"]["rows"]]), ""]
     lines += [page["note"], ""] if page["note"] else []
     libraries = ", ".join(f"{name} {number}" for name, number in page["versions"].items())
-    seeds = ", ".join(map(str, page["seeds"]))
     lines += [
-        f"{page['machine']}; {libraries}; one run each, seed {seeds}.",
+        f"{protocol_of(page)} {page['machine']}; {libraries}.",
         "",
         "```",
         *page["commands"],
@@ -334,7 +286,21 @@ def markdown(page: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def protocol_of(page: Mapping[str, Any]) -> str:
+    """Return sentences on the seeds, the checkpoints and the behavior of all models at test."""
+    rule, seeds = page["protocol"], page["seeds"]
+    runs = f"Seeds {', '.join(map(str, seeds))} of each model; intervals are over seeds and images."
+    if len(seeds) == 1:
+        runs = f"One run each, seed {seeds[0]}: intervals are over images and do not cover seeds."
+    return (
+        f"{runs} All models at their last checkpoint; dropout at test "
+        f"{'on' if rule['dropout'] else 'off'}, batch norm by "
+        f"{'learned statistics' if rule['norm'] == 'running' else 'those of the image'}."
+    )
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown; the first row is its head."""
     head, *rest = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lined = [f"| {' | '.join(row)} |" for row in rest]
     return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lined]
@@ -348,8 +314,10 @@ def write_experiment_page(
 
     ``webp`` is the contact sheet, ``size`` its height and width.
     """
-    facts = {"machine": page["machine"], "versions": page["versions"], "seeds": page["seeds"]}
-    minutes = {f"minutes of {name}": number for name, number in page["minutes"].items()}
+    facts = {"protocol": protocol_of(page)}
+    facts |= {name: page[name] for name in ("machine", "versions", "seeds")}
+    minutes = {f"minutes of {name}": numbers for name, numbers in page["minutes"].items()}
+    minutes |= {f"CPU minutes of {name}": numbers for name, numbers in page["cpu_minutes"].items()}
     height, width = size
     text = render(
         "experiment.html",
@@ -420,6 +388,11 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="arithmetic of a training step"
 )
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    help="runs of each model, with seeds 0, 1, ...  [default: 1 at scale smoke, 3 at full]",
+)
 @click.option("--dry-run", is_flag=True, help="print the commands and run nothing")
 def command(
     name: str,
@@ -431,6 +404,7 @@ def command(
     device: str,
     threads: int,
     precision: str | None,
+    seeds: int | None,
     dry_run: bool,
 ) -> None:
     """Run the experiment NAME: build its corpora, train its models, score them, check its claims.
@@ -443,15 +417,16 @@ def command(
     Example:
       python experiments/reproduce.py --list
       python experiments/reproduce.py losses --dry-run
-      python experiments/reproduce.py losses --data images/
+      python experiments/reproduce.py losses --data images/ --seeds 3
       python experiments/reproduce.py losses --data images/ --scale full --precision bf16
     """
     extra = [*(["--threads", str(threads)] if threads else [])]
     extra += ["--precision", precision] if precision else []
-    folder = out or Path("results") / f"{name}-{scale}"
-    run = ExperimentRun(name, scale == "smoke", data, folder, recipes, jobs, device, extra)
+    folder, small = out or Path("results") / f"{name}-{scale}", scale == "smoke"
+    runs = seeds or (1 if small else 3)
+    run = ExperimentRun(name, small, data, folder, recipes, jobs, device, extra, runs)
     if dry_run:
-        click.echo("\n".join(" ".join(words) for words in commands(run)))
+        click.echo("\n".join(map(str, commands(run))))
         return
     if not data.is_dir():
         raise UsageError(

@@ -21,18 +21,25 @@ def bootstrap_interval(values: NDArray[np.float64], groups: Sequence[str]) -> li
     ``groups`` names the group of each image: crops of one photo, photos of one person. None for
     each column if there is only one group.
     """
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    count = len(names)
+    count = len(set(groups))
     if count < 2:
         return [None] * values.shape[1]
+    return percentile_intervals(resampled_means(values, groups), count)
+
+
+def resampled_means(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
+    """Return the means of the columns of ``values`` (images x metrics) in resamples of whole
+    groups: resamples x metrics.
+    """
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    count = len(names)
     # Whole groups are drawn: crops of one photo are not independent, and forty of them tell no more
     # about the next photo than one does.
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, member, values)
     sizes = np.bincount(member, minlength=count)
     blocks = resample_counts(count)
-    means = [(counts @ sums) / (counts @ sizes)[:, None] for counts in blocks]
-    return percentile_intervals(np.concatenate(means), count)
+    return np.concatenate([(counts @ sums) / (counts @ sizes)[:, None] for counts in blocks])
 
 
 def resample_counts(groups: int) -> Iterator[NDArray[np.int64]]:

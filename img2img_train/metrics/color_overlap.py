@@ -71,14 +71,18 @@ class ColorHistograms:
         """Return the 95 % interval of the gain in overlap over the inputs, by metric, or over the
         outputs of ``other``, which must hold the same images.
         """
-        baseline, side = (self, INPUT) if other is None else (other, OUTPUT)
         groups = len(self.images)
         if groups < 2:
             return dict.fromkeys(COLOR_METRICS)
-        blocks = bootstrap.resample_counts(groups)
-        differences = [self._overlaps(n, OUTPUT) - baseline._overlaps(n, side) for n in blocks]
-        intervals = bootstrap.percentile_intervals(np.concatenate(differences), groups)
+        intervals = bootstrap.percentile_intervals(self.resampled_gains(other), groups)
         return dict(zip(COLOR_METRICS, intervals, strict=True))
+
+    def resampled_gains(self, other: ColorHistograms | None = None) -> NDArray[np.float64]:
+        """Return the gains of ``gain_intervals`` in each resample of groups, resamples x 3."""
+        baseline, side = (self, INPUT) if other is None else (other, OUTPUT)
+        blocks = bootstrap.resample_counts(len(self.images))
+        gains = [self._overlaps(n, OUTPUT) - baseline._overlaps(n, side) for n in blocks]
+        return np.concatenate(gains)
 
     def _overlaps(self, counts: NDArray[np.int64], side: int) -> NDArray[np.float64]:
         """Return the overlap of one side with the targets in each resample, resamples x 3."""
