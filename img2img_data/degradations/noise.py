@@ -18,7 +18,7 @@ _NONE: Final = 1e-4
 
 
 class Noise(Degradation):
-    """Base class of noises of ``sigma`` gray levels. Subclasses implement ``field``."""
+    """Base class of noises of ``sigma`` gray levels; Gaussian without another ``field``."""
 
     keeps_mean: ClassVar[bool] = True
     seeded: ClassVar[bool] = True
@@ -31,9 +31,13 @@ class Noise(Degradation):
             image += self.field(image, drawn["sigma"] / 255, gray, rng)
         return image
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
-        """Return the noise of ``image``: H x W x C, H x W x 1 if ``gray``; ``sigma`` in [0, 1]."""
-        raise NotImplementedError
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> FloatImage:
+        """Return the noise of ``image``: H x W x C, H x W x 1 if ``gray``; ``sigma`` in [0, 1].
+
+        Here Gaussian and independent of the image.
+        """
+        shape = (*image.shape[:2], 1 if gray else image.shape[2])
+        return rng.standard_normal(shape, np.float32) * np.float32(sigma)
 
 
 class MixedNoise(Noise):
@@ -55,19 +59,11 @@ class MixedNoise(Noise):
         return super().degrade(image, **{"gray": self.gray, **drawn})
 
 
-def _normal(image: FloatImage, gray: bool, rng: Rng) -> FloatImage:
-    return rng.standard_normal((*image.shape[:2], 1 if gray else image.shape[2]), np.float32)
-
-
 class GaussianNoise(MixedNoise):
     """Gaussian noise, independent of the image."""
 
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise, gray levels (0 to 255)"""
-
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
-        """Return sigma times a standard normal field."""
-        return _normal(image, gray, rng) * np.float32(sigma)
 
 
 class GrayNoise(Noise):
@@ -76,9 +72,9 @@ class GrayNoise(Noise):
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> FloatImage:
         """Return one field for all channels."""
-        return _normal(image, True, rng) * np.float32(sigma)
+        return super().field(image, sigma, True, rng)
 
 
 class ChromaNoise(Noise):
@@ -87,9 +83,9 @@ class ChromaNoise(Noise):
     sigma: Uniform = parameter(20, ge=0, le=255)
     """standard deviation of the noise before its luma is taken out, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> FloatImage:
         """Return a field without luma; an image without three channels has no color."""
-        noise = _normal(image, gray, rng) * np.float32(sigma)
+        noise = super().field(image, sigma, gray, rng)
         return noise - luma(noise) if image.shape[2] == 3 else np.zeros_like(image)
 
 
@@ -99,9 +95,9 @@ class SpeckleNoise(MixedNoise):
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise at white, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> FloatImage:
         """Return the image times sigma times a standard normal field."""
-        return _normal(image, gray, rng) * np.float32(sigma) * image
+        return super().field(image, sigma, gray, rng) * image
 
 
 class PoissonNoise(MixedNoise):
@@ -114,7 +110,7 @@ class PoissonNoise(MixedNoise):
     sigma: Uniform = parameter(10, ge=0, le=255)
     """standard deviation of the noise at white, gray levels (0 to 255)"""
 
-    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> Image:
+    def field(self, image: FloatImage, sigma: float, gray: bool, rng: Rng) -> FloatImage:
         """Return the counted minus the expected brightness."""
         # A Poisson count has the variance of its mean: sigma is 1 / sqrt(photons) at white.
         photons = 1 / sigma**2

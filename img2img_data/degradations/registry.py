@@ -10,7 +10,7 @@ from typing import Final
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.degradations import blur, compose, compression, kernel_blur, noise, tone
+from img2img_data.degradations import blur, compose, compression, noise, tone
 from img2img_data.degradations.albumentations_step import Albumentations
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.resample import ChannelShift, Resize
@@ -19,12 +19,12 @@ from img2img_data.degradations.resample import ChannelShift, Resize
 DEGRADATIONS: Final[dict[str, type[Degradation]]] = {
     "gaussian": blur.GaussianBlur,
     "random-gaussian": blur.RandomGaussianBlur,
-    "anisotropic": kernel_blur.AnisotropicGaussianBlur,
-    "generalized": kernel_blur.GeneralizedGaussianBlur,
-    "plateau": kernel_blur.PlateauBlur,
-    "motion": kernel_blur.MotionBlur,
-    "defocus": kernel_blur.DefocusBlur,
-    "sinc": kernel_blur.SincFilter,
+    "anisotropic": blur.AnisotropicGaussianBlur,
+    "generalized": blur.GeneralizedGaussianBlur,
+    "plateau": blur.PlateauBlur,
+    "motion": blur.MotionBlur,
+    "defocus": blur.DefocusBlur,
+    "sinc": blur.SincFilter,
     "median": blur.MedianFilter,
     "sharpen": blur.Sharpen,
     "resize": Resize,
