@@ -17,8 +17,7 @@ from img2img_data.core.errors import Rejected, UsageError
 from img2img_data.core.settings_model import Place
 from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.albumentations_step import SUGGESTED
-from img2img_data.degradations.blur import GaussianBlur
-from img2img_data.degradations.blur import KernelBlur, normalized_kernel
+from img2img_data.degradations.blur import GaussianBlur, KernelBlur, normalized_kernel
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.resample import Resize
 from img2img_data.degradations.spec import describe_degradations, parse_spec, to_spec
