@@ -23,7 +23,7 @@ from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
 from img2img_data.runner.build_folder import DUPLICATES_FILE, BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
-from img2img_data.runner.run import FolderBuild, RunSettings, WorkerPool, source_columns
+from img2img_data.runner.run import FolderBuild, MakePool, RunSettings, source_columns
 from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, DuplicateGroups
 from img2img_data.similarity.perceptual_hash import FingerprintFile, fingerprint
 from img2img_data.sources import filters
@@ -170,7 +170,7 @@ class DuplicatePass:
     folder: BuildFolder
     settings: SelectSettings
 
-    def __call__(self, pool: WorkerPool, progress: Progress) -> Callable[[int], ImageTask]:
+    def __call__(self, make_pool: MakePool, progress: Progress) -> Callable[[int], ImageTask]:
         """Compute all fingerprints, list the groups; return a function that rejects the copies."""
         count = len(self.plan)
         name = f"fingerprints-{self.plan.names_digest()}"  # the sources may change before a rerun
@@ -181,7 +181,7 @@ class DuplicatePass:
                 valid[place] = stamp == now  # a fingerprint is valid while they stay the same
             todo = array("q", (index for index, is_valid in enumerate(valid) if not is_valid))
             work = functools.partial(fingerprint_image, self.job)
-            results = pool.run(work, self.plan.task, _lost, todo)
+            results = make_pool(work, self.plan.task, _lost).run(todo)
             for done, (index, data) in enumerate(results, count - len(todo) + 1):
                 file.write(index, data)
                 progress(done // 2, count)  # the run itself is the second half

@@ -13,21 +13,21 @@ from __future__ import annotations
 # generator that yields in any order, which then waits forever (joblib 1.6, ``_dask.py``).
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import socket
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import versions
 from img2img_data.runner.build_folder import LIBRARIES
-from img2img_data.runner.workers import CHUNK, ResultT, TaskT, run_chunk
+from img2img_data.runner.workers import ResultT, Suspects, TaskPool, TaskT, run_chunk
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -92,53 +92,36 @@ def _without_messages() -> Iterator[None]:
         logging.disable(before)
 
 
-@dataclass(slots=True)
-class ClusterPool(Generic[TaskT, ResultT]):
-    """Runs ``work`` over tasks on a cluster, as ``LocalPool`` does in processes; in any order.
+@dataclass(kw_only=True)
+class ClusterPool(TaskPool[TaskT, ResultT]):
+    """Pool of the workers of a cluster; ``folders`` must exist on every one.
 
-    ``folders`` must exist on every worker. ``jobs`` limits the chunks in flight; 0: by the
-    cluster's size.
+    ``jobs`` limits the chunks in flight; 0: by the cluster's size.
     """
 
     client: Client
-    work: Callable[[TaskT], ResultT]
-    task_at: Callable[[int], TaskT]
-    lost: Callable[[TaskT, str], ResultT]
     folders: Sequence[str]
-    jobs: int = 0
-    limit: float = 60.0
     counted: float = 0.0
     threads: int = 1
 
-    def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
-        """Yield one result for each index in ``todo``."""
-        self._count_threads()
-        size = max(1, min(CHUNK, len(todo) // (4 * self.threads)))
-        chunks = (todo[start : start + size] for start in range(0, len(todo), size))
-        suspects: list[int] = []
-        yield from self._run_chunks(chunks, suspects)
-        # Dask blames a worker's death on every chunk that waited there; only a task that kills its
-        # worker while it runs alone is lost.
-        for index in suspects:
-            blamed: list[int] = []
-            began = time.monotonic()
-            yield from self._run_chunks(iter([[index]]), blamed)
-            if blamed:
-                late = time.monotonic() - began > self.limit
-                yield self.lost(self.task_at(index), "timeout" if late else "worker-died")
+    def width(self) -> int:
+        """Return the number of threads, counted now and then: a cluster may grow and shrink."""
+        if time.monotonic() - self.counted > _RECOUNT_SECONDS:
+            with self._connection_errors():
+                self.threads = max(1, sum(self.client.nthreads().values()))
+            self.counted = time.monotonic()
+        return self.threads
 
-    def _run_chunks(
-        self, chunks: Iterator[Sequence[int]], suspects: list[int]
-    ) -> Iterator[ResultT]:
-        """Process all chunks; tasks whose workers died too often become suspects."""
+    def run_chunks(self, chunks: deque[Sequence[int]], suspects: Suspects) -> Iterator[ResultT]:
+        """Yield the results of all chunks; tasks whose workers died too often become suspects."""
         from distributed import KilledWorker, as_completed
 
         in_flight: dict[Future, Sequence[int]] = {}
-        ready = as_completed(loop=self.client.loop)
+        ready, began = as_completed(loop=self.client.loop), time.monotonic()
         while True:
-            self._count_threads()
-            room = (self.jobs or _CHUNKS_PER_THREAD * self.threads) - len(in_flight)
-            for chunk in itertools.islice(chunks, max(0, room)):
+            room = (self.jobs or _CHUNKS_PER_THREAD * self.width()) - len(in_flight)
+            for _ in range(min(room, len(chunks))):
+                chunk = chunks.popleft()
                 future = self._submit(chunk)
                 in_flight[future] = chunk
                 ready.add(future)
@@ -149,7 +132,9 @@ class ClusterPool(Generic[TaskT, ResultT]):
             try:
                 yield from self._results(future)
             except KilledWorker:
-                suspects.extend(chunk)
+                # Dask blames a worker's death on every chunk that waited there.
+                late = time.monotonic() - began > self.limit
+                suspects += [(index, "timeout" if late else "worker-died") for index in chunk]
 
     def _submit(self, indices: Sequence[int]) -> Future:
         tasks = [self.task_at(index) for index in indices]
@@ -182,13 +167,6 @@ class ClusterPool(Generic[TaskT, ResultT]):
         except (CancelledError, OSError):
             hint = "start it and run the same command again, it continues"
             raise Img2ImgError("scheduler", address, "went away", hint) from None
-
-    def _count_threads(self) -> None:
-        """Update the number of threads from time to time: a cluster may grow and shrink."""
-        if time.monotonic() - self.counted > _RECOUNT_SECONDS:
-            with self._connection_errors():
-                self.threads = max(1, sum(self.client.nthreads().values()))
-            self.counted = time.monotonic()
 
 
 def process_chunk(

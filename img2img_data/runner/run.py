@@ -9,11 +9,11 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -28,9 +28,7 @@ from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Re
 from img2img_data.runner.plan import ImageTask, Plan
 
 if TYPE_CHECKING:
-    from distributed import Client
-
-ResultT = TypeVar("ResultT")
+    from img2img_data.runner.workers import TaskPool
 
 
 def checked_by(parse: Callable[[str], object]) -> AfterValidator:
@@ -77,31 +75,8 @@ class RunSettings(FrozenModel):
     """print what would be done, write nothing"""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerPool:
-    """Workers that the settings of a run ask for: local processes or a cluster."""
-
-    client: Client | None
-    folders: Sequence[str]
-    settings: RunSettings
-
-    def run(
-        self,
-        work: Callable[[ImageTask], ResultT],
-        task_at: Callable[[int], ImageTask],
-        lost: Callable[[ImageTask, str], ResultT],
-        todo: Sequence[int],
-    ) -> Iterator[ResultT]:
-        """Yield one result of ``work`` for each index in ``todo``, in any order."""
-        jobs, timeout = self.settings.jobs, self.settings.timeout
-        if self.client is not None:
-            from img2img_data.runner.dask_cluster import ClusterPool
-
-            pool = ClusterPool(self.client, work, task_at, lost, self.folders, jobs, timeout)
-            return pool.run(todo)
-        from img2img_data.runner.workers import LocalPool
-
-        return LocalPool(work, task_at, lost, jobs, timeout).run(todo)
+MakePool = Callable[..., "TaskPool[Any, Any]"]
+"""Function that returns the pool for ``work``, ``task_at`` and ``lost``, by a run's settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +97,7 @@ class FolderBuild:
     about: Row
     work: Callable[[ImageTask], tuple[str, Row]]
     expect: Callable[[ImageTask], tuple[str, Row]]
-    before: Callable[[WorkerPool, Progress], Callable[[int], ImageTask]] | None = None
+    before: Callable[[MakePool, Progress], Callable[[int], ImageTask]] | None = None
 
 
 def run_build(
@@ -150,8 +125,9 @@ def run_build(
         for line in _forecast(build, recipe):
             echo(line)
         return Report()
+    folders = [os.path.abspath(os.fsdecode(f)) for f in (*plan.roots, os.fsencode(folder.building))]
     # Connected before the lock: a cluster that does not answer leaves no folder behind.
-    with _connection(settings) as client, locked(folder.root):
+    with _workers(settings, folders) as make_pool, locked(folder.root):
         state, earlier = folder.state(recipe, plan.roots, True), _compare(build, progress)
         if state == "complete" and earlier.is_all(build):
             folder.end()
@@ -162,29 +138,27 @@ def run_build(
         if state != "new":
             echo(f"'{printable(str(folder.root))}': {earlier}")
         folder.open(recipe, plan.roots)
-        folders = (*plan.roots, os.fsencode(folder.building))
-        pool = WorkerPool(client, [os.path.abspath(os.fsdecode(f)) for f in folders], settings)
-        report = _fill(build, pool, progress, earlier.indices)
+        report = _fill(build, make_pool, progress, earlier.indices)
         folder.end()
         return report
 
 
 def _fill(
-    build: FolderBuild, pool: WorkerPool, progress: Progress, indices: Iterable[int]
+    build: FolderBuild, make_pool: MakePool, progress: Progress, indices: Iterable[int]
 ) -> Report:
     """Process the tasks that no row of an earlier run is about, and write the manifests."""
     plan, report, total = build.plan, Report(), len(build.plan)
     page = {**build.about, "recipe": build.recipe, "versions": versions(*LIBRARIES)}
     # The pass before the run is the first half of the progress: each image counts once.
     show = (lambda d, n: progress((n + d) // 2, n)) if build.before else progress
-    task_at = build.before(pool, progress) if build.before else plan.task
+    task_at = build.before(make_pool, progress) if build.before else plan.task
     if build.before:  # what was kept may be a copy of an image that came since
         indices = (i if i >= 0 and not task_at(i).rejected else -1 for i in indices)
     with build.folder.outcomes(total, indices) as log:
         report.kept.update(log.kept)
         todo = log.pending()
         work = functools.partial(_outcome_of, build.work)
-        outcomes = pool.run(work, task_at, rejection, todo)
+        outcomes = make_pool(work, task_at, rejection).run(todo)
         for done, outcome in enumerate(outcomes, total - len(todo) + 1):
             log.add(outcome)
             report.add(outcome)
@@ -194,16 +168,22 @@ def _fill(
     return report
 
 
-def _connection(settings: RunSettings) -> AbstractContextManager[Client | None]:
-    """Connect to the cluster, before anything is locked or written; None for local processes."""
+@contextmanager
+def _workers(settings: RunSettings, folders: Sequence[str]) -> Iterator[MakePool]:
+    """Connect to the cluster, if there is one, before anything is locked or written."""
+    common: dict[str, Any] = {"jobs": settings.jobs, "limit": settings.timeout}
     if settings.backend == "dask":
-        from img2img_data.runner.dask_cluster import connected
+        from img2img_data.runner.dask_cluster import ClusterPool, connected
 
-        return connected(settings.scheduler)
+        with connected(settings.scheduler) as client:
+            yield functools.partial(ClusterPool, client=client, folders=folders, **common)
+        return
     if settings.scheduler is not None:
         hint = "add that option, or leave --scheduler out"
         raise UsageError("option", "--scheduler", "needs --backend dask", hint)
-    return nullcontext()
+    from img2img_data.runner.workers import LocalPool
+
+    yield functools.partial(LocalPool, **common)
 
 
 def _check_not_empty(plan: Plan) -> None:

@@ -22,6 +22,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -150,12 +151,17 @@ def _can_fork() -> bool:
     return has_one_thread and may_fork
 
 
-@dataclass(slots=True)
-class LocalPool(Generic[TaskT, ResultT]):
-    """Runs ``work`` over tasks in processes; ``task_at(i)`` creates the i-th; in any order.
+Suspects = list[tuple[int, str]]
+"""Tasks whose worker died, and why: "timeout" or "worker-died"."""
+
+
+@dataclass
+class TaskPool(Generic[TaskT, ResultT]):
+    """Runs ``work`` over tasks in workers; ``task_at(i)`` creates the i-th; in any order.
 
     ``lost(task, reason)`` creates the result of a task whose worker died twice ("worker-died") or
-    exceeded the time limit ("timeout"). ``jobs``: number of processes; 0: one per core.
+    exceeded the time limit ("timeout"). ``jobs``: number of workers; 0: as many as there are.
+    Subclasses implement ``width`` and ``run_chunks``.
     """
 
     work: Callable[[TaskT], ResultT]
@@ -166,35 +172,62 @@ class LocalPool(Generic[TaskT, ResultT]):
 
     def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
         """Yield one result for each index in ``todo``."""
+        size = max(1, min(CHUNK, len(todo) // (4 * self.width())))
+        suspects = Suspects()
+        starts = range(0, len(todo), size)
+        yield from self.run_chunks(deque(todo[i : i + size] for i in starts), suspects)
+        # A death is blamed on all tasks in flight. Only one that kills its worker alone is lost.
+        for suspect, _ in suspects:
+            guilty = Suspects()
+            yield from self.run_chunks(deque([[suspect]]), guilty)
+            yield from (self.lost(self.task_at(index), reason) for index, reason in guilty)
+
+    def width(self) -> int:
+        """Return the number of tasks that can run at once."""
+        raise NotImplementedError
+
+    def run_chunks(self, chunks: deque[Sequence[int]], suspects: Suspects) -> Iterator[ResultT]:
+        """Yield the results of all chunks, but those of the ``suspects``, which it appends."""
+        raise NotImplementedError
+
+
+class LocalPool(TaskPool[TaskT, ResultT]):
+    """Pool of processes on this machine; ``jobs`` 0: one per core."""
+
+    def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
+        """Yield one result for each index in ``todo``."""
         if _can_fork() and (self.jobs == 1 or len(todo) <= CHUNK):
-            yield from self._run_forked(todo, self.jobs or len(os.sched_getaffinity(0)))
-            return
+            return self._run_forked(todo, self.jobs or len(os.sched_getaffinity(0)))
+        return super().run(todo)
+
+    def width(self) -> int:
+        """Return the number of processes."""
         import joblib
 
-        jobs = self.jobs or int(joblib.cpu_count())
-        size = max(1, min(CHUNK, len(todo) // (4 * jobs)))
-        waiting = deque(range(0, len(todo), size))
-        workers, in_flight = min(jobs, len(waiting)), set[int]()
+        return self.jobs or int(joblib.cpu_count())
+
+    def run_chunks(self, chunks: deque[Sequence[int]], suspects: Suspects) -> Iterator[ResultT]:
+        """Yield the results of all chunks from joblib's loky backend."""
+        import joblib
+
+        workers, in_flight = min(self.width(), len(chunks)), dict[int, Sequence[int]]()
 
         def calls() -> Iterator[Any]:
-            while waiting:
-                in_flight.add(start := waiting.popleft())
-                tasks = [self.task_at(index) for index in todo[start : start + size]]
-                yield joblib.delayed(run_chunk)(self.work, tasks, os.getpid(), self.limit, start)
+            while chunks:
+                chunk = chunks.popleft()
+                in_flight[chunk[0]], tasks = chunk, [self.task_at(index) for index in chunk]
+                yield joblib.delayed(run_chunk)(self.work, tasks, os.getpid(), self.limit, chunk[0])
 
-        while waiting:
+        while chunks:
             try:
                 with _parallel(workers, calls()) as finished:
-                    for start, results in finished:
-                        in_flight.remove(start)
+                    for first, results in finished:
+                        del in_flight[first]
                         yield from results
-            except Exception as error:
-                if not _is_dead_worker(error):
-                    raise
-                # loky does not say which task killed the worker, so each one in flight runs alone.
-                for start in sorted(in_flight):
-                    for index in todo[start : start + size]:
-                        yield self._run_single(self.task_at(index))
+            except BrokenProcessPool as error:
+                # loky does not say which task killed the worker, but its message has exit codes.
+                reason = "timeout" if f"({TIMED_OUT})" in str(error) else "worker-died"
+                suspects += [(index, reason) for chunk in in_flight.values() for index in chunk]
                 in_flight.clear()
 
     def _run_forked(self, todo: Sequence[int], jobs: int) -> Iterator[ResultT]:
@@ -214,12 +247,10 @@ class LocalPool(Generic[TaskT, ResultT]):
                         error, result = results.recv()
                     except (EOFError, OSError):  # the fork has ended, perhaps amid a result
                         process.join()
-                        timeout = process.exitcode == TIMED_OUT
-                        lost = again or timeout
+                        reason = "timeout" if process.exitcode == TIMED_OUT else "worker-died"
+                        lost = again or reason == "timeout"
                         if tasks and lost:
-                            yield self.lost(
-                                tasks.popleft(), "timeout" if timeout else "worker-died"
-                            )
+                            yield self.lost(tasks.popleft(), reason)
                         del running[results]
                         repeated = [self._fork(tasks, not lost)] if tasks else waiting
                         running.update(itertools.islice(repeated, 1))
@@ -250,23 +281,6 @@ class LocalPool(Generic[TaskT, ResultT]):
             cv2.setNumThreads(threads)
             sender.close()
         return results, (process, tasks, again)
-
-    def _run_single(self, task: TaskT) -> ResultT:
-        from joblib import delayed
-
-        for _ in range(2):
-            call = delayed(run_chunk)(self.work, [task], os.getpid(), self.limit)
-            try:
-                with _parallel(1, [call]) as finished:
-                    results: list[ResultT] = [r for _, done in finished for r in done]
-                    return results[0]
-            except Exception as error:
-                if not _is_dead_worker(error):
-                    raise
-                # The message of loky contains the exit codes of its workers.
-                if f"({TIMED_OUT})" in str(error):
-                    return self.lost(task, "timeout")
-        return self.lost(task, "worker-died")
 
 
 @contextlib.contextmanager
@@ -315,15 +329,6 @@ def _signals_blocked() -> Iterator[None]:
     finally:
         sys.warnoptions.remove(NO_LEAK_WARNING)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _is_dead_worker(error: Exception) -> bool:
-    # Not called for signals, which may arrive while joblib is half imported.
-    from concurrent.futures.process import BrokenProcessPool
-
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    return isinstance(error, BrokenProcessPool | TerminatedWorkerError)
 
 
 def stop_workers() -> None:

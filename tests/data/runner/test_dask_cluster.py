@@ -115,7 +115,9 @@ def test_a_deadly_task_costs_only_itself(
         return -1
 
     with connected(cluster.scheduler_address) as client:
-        pool: ClusterPool[int, int] = ClusterPool(client, work, lambda i: i, note, [], limit=limit)
+        pool: ClusterPool[int, int] = ClusterPool(
+            work, lambda i: i, note, limit=limit, client=client, folders=[]
+        )
         assert sorted(pool.run(range(24))) == sorted([-1, *(i for i in range(24) if i != 7)])
     assert lost == [(7, reason)]
 
@@ -124,7 +126,8 @@ def test_folders_that_workers_lack_are_one_line(cluster: Any) -> None:
     from img2img_data.runner.dask_cluster import ClusterPool, connected
 
     with connected(cluster.scheduler_address) as client:
-        pool: ClusterPool[int, int] = ClusterPool(client, abs, int, max, ["/nowhere/here"])
+        places = {"client": client, "folders": ["/nowhere/here"]}
+        pool: ClusterPool[int, int] = ClusterPool(abs, int, max, **places)
         with pytest.raises(UsageError, match=r"/nowhere/here.*share"):
             list(pool.run(range(3)))
 
