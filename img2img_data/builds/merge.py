@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,13 +169,21 @@ def _read(shard: CorpusShard) -> Iterator[tuple[int, str, bytes, CorpusShard]]:
             path = inside(shard.root, manifest)
             if not path.is_file():
                 raise damaged
-            files[name] = lines_of(path)
+            files[name] = _lines_of(path)
         line = next(files[name], b"")
         if not position.isdigit() or not line.endswith(b"\n"):
             raise damaged
         yield int(position), name, line, shard
     if any(next(file, b"") for file in files.values()):
         raise damaged
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a manifest, which is open only while some are read: splits can be many."""
+    start = 0
+    while lines := list(itertools.islice(lines_of(path, start), 16)):
+        yield from lines
+        start += sum(map(len, lines))
 
 
 def _bring_files(shard: CorpusShard, out: Path, name: str, row: Row, copy: bool) -> None:
@@ -191,7 +200,9 @@ def _bring_files(shard: CorpusShard, out: Path, name: str, row: Row, copy: bool)
         target = out / path
         if not copy and _linked(source, target):
             continue
-        if not target.is_file() or sha256(target.read_bytes()).hexdigest() != digest:
+        # An interrupted merge may have left a link, or the file of another shard.
+        left = target.is_file() and not target.samefile(source)
+        if not left or sha256(target.read_bytes()).hexdigest() != digest:
             build_folder.write_file(os.fspath(out), path, _content(source, digest))
 
 

@@ -60,7 +60,9 @@ def replay_pair(
     if len(tile) != (len(TILE_COLUMNS) if job.settings.tile else 0):
         why = f"is damaged: the row '{printable(key)}' contradicts the setting 'tile'"
         raise CorpusError("corpus", root, why, "build it again")
-    task = ImageTask(0, key, 0, (_source_path(root, row),), {}, None, tile=tile)
+    # The digest in the row tells whether a linked file is the source, so links are followed.
+    links = source is not None
+    task = ImageTask(0, key, 0, (_source_path(root, row),), {}, None, tile=tile, follow_links=links)
     name = printable(task.sources[0])
     try:
         if source is None:

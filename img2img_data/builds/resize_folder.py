@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from img2img_data.builds import pairings, pairs
-from img2img_data.builds.selection import SELECTION_FILE, field_of, first_columns
-from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.builds.selection import SELECTION_FILE, first_columns
+from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.corpus.format import FORMAT
 from img2img_data.images.io import note_columns
 from img2img_data.images.pixels import Fit, ReadPolicy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from array import array
@@ -12,13 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from img2img_data.builds.pairs import BuildSettings
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of
-from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
 from img2img_data.runner.build_folder import DUPLICATES_FILE, BuildFolder, write_file
@@ -33,11 +32,6 @@ SELECTION_FILE: Final = "selection.json"
 _FILTERED: Final = frozenset(f.reason for f in filters.FILTERS.values()) | {"missing", "duplicate"}
 EXPECTED_REASONS: Final[dict[Any, frozenset[str]]] = {"wiki": _FILTERED, "select": _FILTERED}
 """Command > reasons for which it leaves images out; those are not bad images."""
-
-
-def field_of(model: type[BaseModel], name: str) -> Any:
-    """Return a field with the default, range and help that ``model`` states for it."""
-    return copy.deepcopy(model.model_fields[name])
 
 
 class SelectSettings(FrozenModel):

@@ -23,7 +23,7 @@ from img2img_data.builds import pairings, pairs, selection
 from img2img_data.builds.resize_folder import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo, Progress, progress_of
 from img2img_data.core.errors import UsageError, printable
-from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
@@ -104,14 +104,14 @@ class ImportSettings(FrozenModel):
         description=f"layout of the folder: auto, {', '.join(LAYOUTS)}",
         json_schema_extra={"enum": ["auto", *LAYOUTS]},
     )
-    bits: Literal[8, 16] = selection.field_of(pairs.BuildSettings, "bits")
-    channels: Channels = selection.field_of(pairs.BuildSettings, "channels")
+    bits: Literal[8, 16] = field_of(pairs.BuildSettings, "bits")
+    channels: Channels = field_of(pairs.BuildSettings, "channels")
 
 
 class DryRun(FrozenModel):
     """The dry run of a step that has no workers."""
 
-    dry_run: bool = selection.field_of(RunSettings, "dry_run")
+    dry_run: bool = field_of(RunSettings, "dry_run")
 
 
 class Workers(DryRun):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -30,3 +31,8 @@ class FrozenModel(BaseModel):
         # A docstring may wrap; options, widgets and lists of parameters wrap it themselves.
         for field in cls.model_fields.values():
             field.description = field.description and " ".join(field.description.split())
+
+
+def field_of(model: type[BaseModel], name: str) -> Any:
+    """Return a field with the default, range and help that ``model`` states for it."""
+    return copy.deepcopy(model.model_fields[name])

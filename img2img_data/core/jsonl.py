@@ -53,9 +53,13 @@ COLUMNS: Final[Columns] = {
 
 
 # ------------------------------------------------------------------------------------------- lines
-def lines_of(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file; ``CorpusError`` if it is not regular, or if a line is too long."""
+def lines_of(path: Path, start: int = 0) -> Iterator[bytes]:
+    """Yield the lines of a file from a byte on.
+
+    Raises ``CorpusError`` if it is not regular, or if a line is too long.
+    """
     with _open(path) as file:
+        file.seek(start)
         lines = iter(partial(file.readline, LONGEST_LINE + 1), b"")
         for number, line in enumerate(lines, 1):
             if len(line) > LONGEST_LINE:

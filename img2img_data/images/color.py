@@ -1,24 +1,22 @@
 """CIE L*a*b* (D65) as 8-bit and 16-bit samples, and as numbers.
 
 8 bit is OpenCV's convention: L x 255 / 100, a + 128, b + 128. 16 bit is L x 65535 / 100, (a + 128)
-x 257, (b + 128) x 257. Both are rounded once, in both directions.
+x 257, (b + 128) x 257. Both conversions round once, to the depth of their output.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.images.pixels import LEVELS, Pixels
+from img2img_data.images.pixels import LEVELS, Pixels, strips
 
 LAB_SHIFT: Final = np.array([0, 128, 128], np.float32)
 LAB_SCALE: Final = np.array([655.35, 257, 257], np.float32)
-STRIP_PIXELS: Final = 1 << 20
 
 # Linear light half a gray level below black and above white, by the slopes of the sRGB curve there.
 HALF_LEVEL_BELOW, HALF_LEVEL_ABOVE = -0.5 / 255 / 12.92, 1 + 0.5 / 255 * 2.4 / 1.055
@@ -38,7 +36,7 @@ WHITE: Final = np.array([0.950456, 1, 1.088754], np.float32)
 def rgb_to_lab(pixels: Pixels) -> Pixels:
     """Convert H x W x 3 RGB to Lab samples of the same depth, uint8 or uint16, rounded once."""
     # Not by OpenCV's conversion of bytes, which is up to 3 levels off.
-    parts = ((cielab(part) + LAB_SHIFT) * _scale(part) for part in _strips(pixels))
+    parts = ((cielab(part) + LAB_SHIFT) * _scale(part) for part in strips(pixels))
     return np.concatenate([np.asarray(np.rint(part), pixels.dtype) for part in parts])
 
 
@@ -47,16 +45,10 @@ def lab_to_rgb(lab: Pixels) -> Pixels:
 
     In 16 bit it undoes ``rgb_to_lab`` within a fifth of an 8-bit gray level.
     """
-    numbers = (part / _scale(part) - LAB_SHIFT for part in _strips(lab))
+    numbers = (part / _scale(part) - LAB_SHIFT for part in strips(lab))
     parts = (np.clip(cv2.cvtColor(part, cv2.COLOR_Lab2RGB), 0, 1) for part in numbers)
     top = np.iinfo(lab.dtype).max
     return np.concatenate([np.asarray(np.rint(part * top), lab.dtype) for part in parts])
-
-
-def _strips(samples: Pixels) -> Iterator[Pixels]:
-    """Yield strips of rows: as floats, the whole image would take many times its memory."""
-    rows = max(1, STRIP_PIXELS // samples.shape[1])
-    return (samples[top : top + rows] for top in range(0, samples.shape[0], rows))
 
 
 def cielab(pixels: Pixels) -> NDArray[np.float32]:
@@ -87,7 +79,7 @@ def outside_srgb(lab: Pixels) -> float:
     white, and is clipped. The colors of an image are in the gamut: rounding to Lab is what moves
     some out of it.
     """
-    return sum(map(_count_outside, _strips(lab))) * 3 / lab.size
+    return sum(map(_count_outside, strips(lab))) * 3 / lab.size
 
 
 def _count_outside(lab: Pixels) -> int:

@@ -7,6 +7,7 @@ so an image without notes is exactly what its file holds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -28,6 +29,8 @@ COUNT: Final[dict[Channels, int]] = {"rgb": 3, "gray": 1, "rgba": 4}
 LEVELS: Final = 257
 """16-bit levels per 8-bit level: 65535 / 255."""
 
+STRIP_PIXELS: Final = 1 << 20
+"""Pixels, width x height, of a strip of rows."""
 
 MAX_PIXELS: Final = 100_000_000
 """Pixels, width x height, of an image that is read, written or an intermediate of a step."""
@@ -51,6 +54,15 @@ class ReadPolicy:
     max_side: int = 65_500
     max_aspect: float = 500.0
     max_bytes: int = 256 << 20
+
+
+def strips(samples: Pixels) -> Iterator[Pixels]:
+    """Yield views of strips of rows, for samples that are computed in a wider type.
+
+    The whole image would take many times its memory then.
+    """
+    rows = max(1, STRIP_PIXELS // samples.shape[1])
+    return (samples[top : top + rows] for top in range(0, samples.shape[0], rows))
 
 
 # ------------------------------------------------------------------------------- from the decoder
@@ -94,8 +106,8 @@ def from_bit_fields(data: bytes, found: Header) -> Pixels:
         unit = mask & -mask
         top = mask // unit
         levels = ((np.arange(top + 1) * 510 + top) // (2 * top)).astype(np.uint8)
-        for y in range(0, found.height, 256):  # slabs of rows, to bound the memory of the indices
-            pixels[y : y + 256, :, channel] = levels[(words[y : y + 256] & mask) // unit]
+        for part, indices in zip(strips(pixels), strips(words), strict=True):
+            part[..., channel] = levels[(indices & mask) // unit]
     return pixels
 
 
@@ -123,14 +135,13 @@ def _from_bgra(raw: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
 def _on_white(raw: Pixels, premultiplied: bool) -> Pixels:
     white = int(np.iinfo(raw.dtype).max)
     pixels = np.empty((*raw.shape[:2], 3), raw.dtype)
-    for top in range(0, raw.shape[0], 256):  # slabs of rows, to bound the memory of 32-bit samples
-        part = raw[top : top + 256].astype(np.uint32)
-        color, alpha = part[..., 2::-1], part[..., 3:]
+    for part, samples in zip(strips(pixels), strips(raw), strict=True):
+        wide = samples.astype(np.uint32)
+        color, alpha = wide[..., 2::-1], wide[..., 3:]
         if premultiplied:
-            part = np.minimum(color + (white - alpha), white)
+            part[...] = np.minimum(color + (white - alpha), white)
         else:
-            part = (color * alpha + white * (white - alpha) + white // 2) // white
-        pixels[top : top + 256] = part
+            part[...] = (color * alpha + white * (white - alpha) + white // 2) // white
     return pixels
 
 

@@ -28,8 +28,8 @@ from typing import Any, BinaryIO, Final, Literal
 
 from img2img_data.core import files
 from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, Rejected, UsageError
-from img2img_data.core.files import Journal, complete_lines, write_atomically, writing_to
-from img2img_data.core.jsonl import iter_rows, lines_of
+from img2img_data.core.files import complete_lines, write_atomically, writing_to
+from img2img_data.core.jsonl import iter_rows, lines_of, parse_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
@@ -43,6 +43,8 @@ SHARD_FILE: Final = "shard.tsv"
 LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "deflate")
 """Packages on which the bytes of an image depend; the page of a corpus has their versions."""
 
+MAX_WAITING: Final = 1 << 22
+"""Bytes of rows that wait to be written to their manifests."""
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
@@ -150,18 +152,36 @@ class Report:
 
 
 class OutcomeLog:
-    """Outcomes of a run in a journal; in memory only the position of each (8 bytes per task)."""
+    """Journal of the outcomes of ``count`` tasks; in memory only their positions, 8 bytes each.
 
-    def __init__(self, journal: Journal, count: int) -> None:
+    It is written beside the journal of an earlier run until ``publish`` renames it, so that a kill
+    during the transfer of earlier lines loses none of them.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
         self.kept: Counter[str] = Counter()
         """Rows that an earlier run left, by manifest."""
-        self._journal = journal
+        self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
+        self._file: BinaryIO = self._temporary.open("wb")
         self._positions = array("q", [-1]) * count
+
+    def __enter__(self) -> OutcomeLog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
 
     def add(self, outcome: Outcome) -> None:
         """Append one outcome."""
-        line = f"{outcome.manifest}\t".encode() + outcome.line
-        self._positions[outcome.index] = self._journal.append(line)
+        self._positions[outcome.index] = self._file.tell()
+        self._file.write(f"{outcome.manifest}\t".encode() + outcome.line)
+
+    def publish(self) -> None:
+        """Rename the journal into place; further outcomes are appended there."""
+        # Closed first: Windows cannot rename an open file.
+        self._file.close()
+        self._temporary.replace(self._path)
+        self._file = self._path.open("ab", buffering=1 << 16)
 
     def pending(self) -> array[int]:
         """Return the indices of the tasks without an outcome."""
@@ -169,9 +189,12 @@ class OutcomeLog:
 
     def rows(self) -> Iterator[tuple[int, str, bytes]]:
         """Yield (index, manifest, line) in the order of keys, once all tasks have an outcome."""
-        for index, line in enumerate(self._journal.lines_at(self._positions)):
-            manifest, _, row = line.partition(b"\t")
-            yield index, manifest.decode(), row
+        self._file.flush()
+        with self._path.open("rb") as file:
+            for index, position in enumerate(self._positions):
+                file.seek(position)
+                manifest, _, row = file.readline().partition(b"\t")
+                yield index, manifest.decode(), row
 
 
 # ------------------------------------------------------------------------------------------- folder
@@ -275,15 +298,14 @@ class BuildFolder:
 
         ``indices``: the task of each of ``earlier_rows``; the files of one with -1 are removed.
         """
-        with writing_to(self.building), Journal(self.building / JOURNAL_FILE) as journal:
-            log = OutcomeLog(journal, count)
+        with writing_to(self.building), OutcomeLog(self.building / JOURNAL_FILE, count) as log:
             for index, (manifest, line) in zip(indices, self.earlier_rows(), strict=True):
                 if index >= 0:
                     log.add(Outcome(index, manifest, "", line))
                     log.kept[manifest] += 1
                 else:
                     self._remove_files(manifest, line)
-            journal.publish()
+            log.publish()
             yield log
 
     def _remove_files(self, manifest: str, line: bytes) -> None:
@@ -326,33 +348,30 @@ class BuildFolder:
         and ``Img2ImgError`` names the most frequent reason; a shard may be empty.
         """
         parts = self.building / "manifests"
-        parts.mkdir(exist_ok=True)
+        shutil.rmtree(parts, ignore_errors=True)  # those of a run that was killed
+        parts.mkdir()
         # The images of a selection are copied, so their notes describe no conversion.
         gathered = ManifestStatistics(count_notes=page["kind"] != "selection")
-        with contextlib.ExitStack() as stack:
-            manifests: dict[str, BinaryIO] = {
-                "": stack.enter_context((parts / "rejected").open("wb"))
-            }
-            order = stack.enter_context((parts / "order").open("wb"))
-            for index, name, line in rows:
-                if name not in manifests:
-                    manifests[name] = stack.enter_context((parts / f"kept-{name}").open("wb"))
-                manifests[name].write(line)
-                gathered.add(line)
-                if positions is not None:
-                    order.write(f"{positions[index]}\t{name}\n".encode())
-            # The page says that the folder is complete, so the manifests must be on disk before it.
-            for file in (order, *manifests.values()):
-                file.flush()
-                os.fsync(file.fileno())
-        for name in self._manifests().keys() - manifests.keys():  # of splits that lost all images
+        lines, size = {"rejected": bytearray(), "order": bytearray()}, 0
+        for index, name, line in rows:
+            lines.setdefault(f"kept-{name}" if name else "rejected", bytearray()).extend(line)
+            gathered.add(line)
+            if positions is not None:
+                lines["order"] += f"{positions[index]}\t{name}\n".encode()
+            size += len(line)
+            if size > MAX_WAITING:
+                _append(parts, lines)
+                size = 0
+        # The page says that the folder is complete, so the manifests must be on disk before it.
+        _append(parts, lines, sync=True)
+        kept = {n.removeprefix("kept-"): parts / n for n in lines if n.startswith("kept-")}
+        for name in self._manifests().keys() - kept.keys():  # of splits that lost all images
             _remove(self.root / name / corpus_format.METADATA_FILE)
         if positions is None and not report.kept:
             (parts / "rejected").replace(self.root / REJECTED_FILE)
             self.end()
             raise self._nothing_kept(report)
         report.notes.update(gathered.notes)
-        kept = {name: parts / f"kept-{name}" for name in manifests if name}
         report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
         for name, path in kept.items():
             path.replace(self.root / name / corpus_format.METADATA_FILE)
@@ -397,6 +416,18 @@ def _remove(path: Path) -> None:
         os.removedirs(path.parent)
 
 
+def _append(folder: Path, lines: Mapping[str, bytearray], sync: bool = False) -> None:
+    """Append its lines to each file of a folder, and forget them."""
+    # One file is open at a time: splits can be thousands.
+    for name, data in lines.items():
+        with (folder / name).open("ab") as file:
+            file.write(data)
+            data.clear()
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+
+
 def _with_folders(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:
     folders = [os.fsencode(os.path.abspath(os.fsdecode(r))).hex() for r in roots]
     return {**recipe, "source_folders": folders}
@@ -410,10 +441,9 @@ def shard_name(page: Mapping[str, Any]) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(files.read_bytes(path))
-    except (Rejected, ValueError, RecursionError):
+        return parse_object(files.read_bytes(path)) or {}
+    except Rejected:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def write_file(out: str, name: str, data: bytes) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain, pairwise, takewhile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +29,11 @@ from img2img_data.core import tar
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
-from img2img_data.corpus.format import (
-    Kind,
-    digest,
-    folded,
-    hash64,
-    key_forms,
-    key_in_form,
-    key_of,
-    split_of,
-    split_place,
-)
+from img2img_data.corpus import format as corpus_format
+from img2img_data.corpus.format import Kind, digest, hash64
 from img2img_data.corpus.layouts import FolderLayout, Span
 from img2img_data.images import io
-from img2img_data.sources.folder import Item, find_tags
+from img2img_data.sources.folder import NO_TAGS, Item, find_tags
 from img2img_data.sources.matching import Matching
 from img2img_data.sources.tags import FolderTags
 
@@ -90,6 +81,25 @@ class ImageTask:
         return tar.content(path, tar.Member("", start, size))
 
 
+class SourceNote(NamedTuple):
+    """What is known of a source besides its paths, as JSON can hold it.
+
+    ``group``: the first of several sources that share a file, in hexadecimal. ``key`` and ``split``
+    are those of another tool, "" if it states none; ``key`` is that of a tile, too.
+    """
+
+    tags: Mapping[str, Any] = NO_TAGS
+    rejected: Sequence[str] | None = None
+    group: str = ""
+    key: str = ""
+    split: str = ""
+    spans: Sequence[tuple[str, int, int]] = ()
+    tile: Sequence[int] = ()
+
+
+NO_NOTE: Final = SourceNote()
+
+
 @dataclass(slots=True)
 class ByteColumn:
     """Append-only column of byte strings; 8 bytes of overhead per item instead of 49 in a list."""
@@ -128,7 +138,7 @@ class Plan:
     second: ByteColumn = field(default_factory=ByteColumn)
     """The other half of each pair; without rows if tasks have one source."""
     notes: ByteColumn = field(default_factory=ByteColumn)
-    """Tags, rejection and external key of each row as JSON; empty if there are none."""
+    """The ``SourceNote`` of each row as a JSON list; empty for ``NO_NOTE``."""
     forms: bytearray = field(default_factory=bytearray)
     order: array[int] = field(default_factory=lambda: array("q"))
     selected: Sequence[int] = ()
@@ -150,21 +160,16 @@ class Plan:
 
     def _task(self, index: int, position: int) -> ImageTask:
         row = self.order[position]
-        note = self.notes[row]
-        tags, rejected, group, *external = json.loads(note) if note else ({}, None, "")
-        split = self.splits[self.split_at[position]] if self.split_at else ""
-        sources = self._sources(row)
-        spans, tile = tuple[Span, ...](), list[int]()
-        if external:
-            _, stated, parts, *tile = external
-            split = stated or split
-            spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in parts)
-        key, side, rejected = self._key(row), self.sides[row], rejected and tuple(rejected)
+        note, sources, side = self._note(row), self._sources(row), self.sides[row]
+        split = note.split or (self.splits[self.split_at[position]] if self.split_at else "")
+        spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in note.spans)
+        rejected = (note.rejected[0], note.rejected[1]) if note.rejected else None
         # Of the lists beside the images, that of the first source wins.
+        tags = note.tags
         for path, listed in zip(sources, self.tags[side:], strict=False):
             tags = {**(listed.get(path) if listed else {}), **tags}
-        places = spans, bytes.fromhex(group), tuple(tile), self.follow_links
-        return ImageTask(index, key, side, sources, tags, rejected, split, *places)
+        places = spans, bytes.fromhex(note.group), tuple(note.tile), self.follow_links
+        return ImageTask(index, self._key(row), side, sources, tags, rejected, split, *places)
 
     def _find_tags(self) -> Plan:
         """Read the lists of tags beside the images; return the plan itself."""
@@ -229,7 +234,7 @@ class Plan:
         h = blake2b(digest_size=8)
         for row in self.order:
             # The length comes first, so that no two lists of names give the same bytes.
-            rejected = json.loads(note)[1] if (note := self.notes[row]) else None
+            rejected = self._note(row).rejected
             why = [rejected[0].encode()] if rejected else []
             name = b"\0".join([str(self.sides[row]).encode(), *self._sources(row), *why])
             h.update(len(name).to_bytes(8, "little") + name)
@@ -254,19 +259,18 @@ class Plan:
         plan = Plan(self.roots, self.kind, follow_links=self.follow_links)
         plan.tags, plan.columns = self.tags, self.columns
         for done, row in enumerate(self.order, 1):
-            note, key, sources = self.notes[row], self._key(row), self._sources(row)
-            tags, rejected, group, *_ = json.loads(note) if note else ({}, None, "")
+            note, key, sources = self._note(row), self._key(row), self._sources(row)
+            note = note._replace(group=note.group or sources[0].hex(), split="", spans=())
             tiles: Iterable[tuple[int, ...]] = [()]
             try:
-                if not rejected:
+                if not note.rejected:
                     tiles = _tiles(self._task(0, done - 1).path(self.roots), size, stride)
             except Rejected as found:
-                rejected = found.reason, found.detail
-            shared = bytes.fromhex(group) or sources[0]
+                note = note._replace(rejected=(found.reason, found.detail))
             for tile in tiles:
                 # Numbers of one length, so that keys with them are as different as those without.
-                external = ("_".join([key, *(f"{n:05d}" for n in tile)]), "", (), *tile)
-                plan._add(self.sides[row], sources, tags, rejected, *external, group=shared)
+                name = "_".join([key, *(f"{n:05d}" for n in tile)])
+                plan._add(self.sides[row], sources, note._replace(key=name, tile=tile))
             progress(done, len(self.order))
         return plan._sort_external()
 
@@ -291,21 +295,16 @@ class Plan:
         usable = (t for t in tasks if (t.root, t.sources, t.rejected) == (root, sources, None))
         return next((task.index for task in usable), None)
 
-    def _add(
-        self,
-        side: int,
-        sources: Sequence[bytes],
-        tags: object,
-        rejected: object,
-        *external: object,
-        group: bytes = b"",
-    ) -> None:
+    def _add(self, side: int, sources: Sequence[bytes], note: SourceNote) -> None:
         self.sides.append(side)
         self.first.append(sources[0])
         if len(self.roots) > 1 and self.kind == "paired":
             self.second.append(sources[1] if len(sources) > 1 else b"")
-        note = json.dumps([tags, rejected, group.hex(), *external]).encode()
-        self.notes.append(note if tags or rejected or group or external else b"")
+        self.notes.append(b"" if note == NO_NOTE else json.dumps(note).encode())
+
+    def _note(self, row: int) -> SourceNote:
+        note = self.notes[row]
+        return SourceNote(*json.loads(note)) if note else NO_NOTE
 
     def _sources(self, row: int) -> tuple[bytes, ...]:
         other = self.second[row] if len(self.second) else b""
@@ -313,8 +312,8 @@ class Plan:
 
     def _key(self, row: int) -> str:
         if self.forms[row] == EXTERNAL_KEY:
-            return str(json.loads(self.notes[row])[3])
-        return key_in_form(self.first[row], self.forms[row])
+            return self._note(row).key
+        return corpus_format.key_in_form(self.first[row], self.forms[row])
 
     def _sort(self, rows: Iterable[int]) -> None:
         """Append the rows to the order, sorted by key; pairs of one key by side and sources.
@@ -363,8 +362,8 @@ def plan_folders(
     for side, found in enumerate(items):
         start = len(plan.first)
         for item in found:
-            plan._add(side, (item.path,), item.tags, item.rejected)
-        plan.forms += key_forms(plan.first, start)
+            plan._add(side, (item.path,), SourceNote(item.tags, item.rejected))
+        plan.forms += corpus_format.key_forms(plan.first, start)
         # The domains of an unpaired corpus are sorted one after the other, as their rows are
         # written.
         plan._sort(range(start, len(plan.first)))
@@ -379,15 +378,14 @@ def plan_pairs(roots: Sequence[Path], matching: Matching, follow_links: bool = F
     repeated = [row for row, pair in enumerate(matching.pairs) if uses[pair[0]] > 1]
     for pair in matching.pairs:
         # An input of several targets gives its name to none of them alone.
-        key = f"{key_of(pair[0], extension=True)}~{digest(pair[1]).hex()}"
-        external = (key, "", ()) if uses[pair[0]] > 1 else ()
-        tags, group = matching.tags.get(pair, {}), groups.get(pair, b"")
-        plan._add(0, pair, tags, None, *external, group=group)
+        key = f"{corpus_format.key_of(pair[0], extension=True)}~{digest(pair[1]).hex()}"
+        group, key = groups.get(pair, b"").hex(), key if uses[pair[0]] > 1 else ""
+        plan._add(0, pair, SourceNote(matching.tags.get(pair, NO_TAGS), None, group, key))
     for side in (0, 1):
         start = len(plan.first) if side else 0
         for path, reason, detail in ((p, r, d) for s, p, r, d in matching.unmatched if s == side):
-            plan._add(side, (path,), {}, (reason, detail))
-        plan.forms += key_forms(plan.first, start)
+            plan._add(side, (path,), SourceNote(rejected=(reason, detail)))
+        plan.forms += corpus_format.key_forms(plan.first, start)
     for row in repeated:
         plan.forms[row] = EXTERNAL_KEY
     plan._sort(range(len(plan.first)))
@@ -423,12 +421,13 @@ def plan_entries(root: Path, layout: FolderLayout, follow_links: bool = False) -
     for entry in layout.entries(root, follow_links):
         key = entry.key
         # Some file systems take names that differ only in case or in Unicode form as one name.
-        mark = digest(entry.split.encode(), bytes([entry.side]), folded(key))
+        mark = digest(entry.split.encode(), bytes([entry.side]), corpus_format.folded(key))
         if mark in seen and not entry.rejected:
             key += "~" + digest(entry.sources[0]).hex()
         seen.add(mark)
         spans = [(path.hex(), start, size) for path, start, size in entry.spans]
-        plan._add(entry.side, entry.sources, entry.tags, entry.rejected, key, entry.split, spans)
+        note = SourceNote(entry.tags, entry.rejected, "", key, entry.split, spans)
+        plan._add(entry.side, entry.sources, note)
     return plan._sort_external()
 
 
@@ -495,7 +494,7 @@ def group_and_split(
     path = task.group_path or task.sources[0]
     group, shares = group_of(path, task.tags, group_by), parse_split(split)
     if task.split or shares:
-        return group, task.split or split_of(group, shares, seed)
+        return group, task.split or corpus_format.split_of(group, shares, seed)
     named = _value_of(path, task.tags, split) or ""
     named = named.partition("/")[0] if split == FOLDER_RULE else named
     if not _SPLIT_NAME.fullmatch(named):
@@ -553,7 +552,7 @@ def stratified_splits(
     """
     places, strata, numbers = array("Q"), array("i"), dict[str, int]()
     for member, name in images:
-        places.append(split_place(member, seed))
+        places.append(corpus_format.split_place(member, seed))
         strata.append(numbers.setdefault(name, len(numbers)))
     names = sorted(numbers)
     rank = np.empty(len(names), np.int64)
@@ -562,7 +561,9 @@ def stratified_splits(
     _, group = np.unique(np.frombuffer(places, np.uint64), return_inverse=True)
     sizes = np.bincount(group)
     stratum = _majority(group, rank[np.frombuffer(strata, np.int32)], len(names))
-    turns = np.array([split_place(n.encode("utf-8", "surrogateescape"), seed) for n in names])
+    turns = np.array(
+        [corpus_format.split_place(n.encode("utf-8", "surrogateescape"), seed) for n in names]
+    )
     order = np.lexsort((np.arange(len(sizes)), stratum))
     ends = np.cumsum(sizes[order])
     totals = np.bincount(stratum, sizes, len(names))

@@ -60,7 +60,7 @@ class RunSettings(FrozenModel):
     max_bad: float = Field(0.1, ge=0, le=1)
     """largest tolerated share of rejected images; exit code 1 above it"""
     timeout: float = Field(60.0, gt=0)
-    """time limit of one image, seconds"""
+    """time limit of one image or tile, seconds"""
     shard: Annotated[str | None, checked_by(parse_shard)] = None
     """part i of n to process, as 3/16; in its own folder; 'merge' joins the parts"""
     backend: Literal["loky", "dask"] = "loky"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -235,6 +236,38 @@ def test_a_shard_that_names_files_outside_is_rejected(three: Path, tmp_path: Pat
     manifest.write_text("".join(json.dumps(r) + "\n" for r in (first, *rest)))
     with pytest.raises(CorpusError, match="outside"):
         merge(parts, tmp_path / "out")
+
+
+def test_copies_take_the_place_of_links_that_an_interrupted_merge_left(
+    three: Path, tmp_path: Path
+) -> None:
+    parts, out = with_a_copy(three, tmp_path), tmp_path / "out"
+    last = max((parts[1] / "train" / "target").iterdir())
+    last.rename(tmp_path / "away")
+    with pytest.raises(CorpusError, match="is missing in its shard"):
+        merge(parts, out)
+    links = [path for path in out.rglob("*.png") if path.stat().st_nlink > 1]
+    assert links, "the merge ended after it had linked some files"
+    (tmp_path / "away").rename(last)
+    merge(parts, out, copy=True)
+    assert tree(out) == tree(three / "plain")
+    assert all(path.stat().st_nlink == 1 for path in out.rglob("*.png"))
+
+
+def test_more_splits_than_files_may_be_open(tmp_path: Path) -> None:
+    names = [f"folder-{number:03d}" for number in range(60)]
+    for number, name in enumerate(names):
+        write_photos(tmp_path / "photos" / name, 1 + number % 2, 8, 8)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (50, before[1]))
+    try:
+        make("blur", tmp_path / "photos", tmp_path / "plain", split="folder")
+        parts = shards_of("blur", [tmp_path / "photos"], tmp_path / "parts", 2, split="folder")
+        merge(parts, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert list(open_corpus(tmp_path / "plain")) == names
+    assert tree(tmp_path / "out") == tree(tmp_path / "plain")
 
 
 def test_killed_merges_go_on(tmp_path: Path) -> None:

@@ -88,6 +88,19 @@ def test_what_is_made_can_be_kept(images: Path, tmp_path: Path) -> None:
         replay_pair(out, "002", images, tmp_path / "again.png")
 
 
+def test_linked_sources_are_replayed(images: Path, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in images.iterdir():
+        (links / path.name).symlink_to(path)
+    corpus = degrade(links, tmp_path / "out", "noise", follow_links=True)
+    assert replay_pair(corpus, "000", links).equal
+    (links / "000.jpg").unlink()
+    (links / "000.jpg").symlink_to(images / "001.jpg")
+    with pytest.raises(CorpusError, match="not the image from which"):
+        replay_pair(corpus, "000", links)
+
+
 def test_other_numbers_or_bytes_are_reported(images: Path, tmp_path: Path) -> None:
     out = degrade(images, tmp_path / "out", "noise")
     rewrite(out / "train" / "metadata.jsonl", lambda row: row["drawn"].update(seed=1))

@@ -7,16 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from img2img_data.core.files import Journal, complete_lines
+from img2img_data.core.files import complete_lines
 
 LINES = [b"one\n", b"\n", "zwei \u00e9\n".encode(), b"three\tcolumns\n"]
-
-
-def write_journal(path: Path, lines: list[bytes]) -> None:
-    with Journal(path) as journal:
-        for line in lines:
-            journal.append(line)
-        journal.publish()
 
 
 @pytest.mark.parametrize("cut", range(sum(map(len, LINES)) + 1))
@@ -26,27 +19,6 @@ def test_a_journal_cut_at_any_byte_keeps_its_complete_lines(cut: int, tmp_path: 
     found = list(complete_lines(path))
     assert found == LINES[: len(found)]
     assert cut - sum(map(len, found)) < max(map(len, LINES)), "only the torn line is lost"
-
-
-def test_lines_are_read_by_their_positions_in_any_order(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal") as journal:
-        positions = [journal.append(line) for line in LINES[:2]]
-        journal.publish()
-        positions += [journal.append(line) for line in LINES[2:]]
-        assert list(journal.lines_at(reversed(positions))) == LINES[::-1]
-    assert list(complete_lines(tmp_path / "journal")) == LINES
-
-
-def test_an_earlier_journal_stays_until_its_successor_is_published(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    assert list(complete_lines(path)) == []
-    write_journal(path, LINES)
-    with Journal(path) as journal:  # a kill before ``publish``
-        journal.append(b"new\n")
-        journal.flush()
-    assert list(complete_lines(path)) == LINES
-    write_journal(path, LINES[:1])
-    assert list(complete_lines(path)) == LINES[:1]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "missing"])
