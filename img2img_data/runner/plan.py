@@ -82,7 +82,7 @@ class ImageTask:
 
 
 class SourceNote(NamedTuple):
-    """What is known of a source besides its paths, as JSON can hold it.
+    """Facts about a source besides its paths, as JSON can hold them.
 
     ``group``: the first of several sources that share a file, in hexadecimal. ``key`` and ``split``
     are those of another tool, "" if it states none; ``key`` is that of a tile, too.
