@@ -7,13 +7,15 @@ import datetime
 import math
 import os
 import struct
+import subprocess
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mat_reader import children_forked
 from source_files import paths, put
 from wiki_list import cells, write_mat
 
@@ -21,6 +23,19 @@ from img2img_data.core.errors import REASONS, UsageError
 from img2img_data.sources import mat_file
 from img2img_data.sources.folder import Item, list_folder
 from img2img_data.sources.imdb_wiki import SOURCES, find_mat, list_wiki
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _children() -> Iterator[None]:
+    """Fork the children of ``mat_file``: the start of one takes longer than what it does."""
+    with children_forked():
+        yield
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a child as outside of tests."""
+    monkeypatch.setattr(mat_file, "subprocess", subprocess)
 
 
 # ------------------------------------------------------------------------------------------- laws
@@ -206,6 +221,7 @@ def test_a_damaged_list_is_one_line_that_names_it(name: str, tmp_path: Path) -> 
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.usefixtures("child")
 def test_a_list_that_takes_too_long_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +231,7 @@ def test_a_list_that_takes_too_long_is_one_line(
         list(list_wiki(tmp_path))
 
 
+@pytest.mark.usefixtures("child")
 def test_the_reader_imports_nothing_from_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
