@@ -9,6 +9,7 @@ import os
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,11 @@ def tree(root: Path) -> dict[str, str]:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
-def rows(path: Path) -> list[dict[str, object]]:
+def rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a manifest or a log."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def pair_rows(corpus: Path, split: str = "train") -> list[dict[str, Any]]:
+    """Return the rows of a split of a corpus."""
+    return rows(corpus / split / "metadata.jsonl")

@@ -11,6 +11,7 @@ from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.networks.specs import NetworkSpec
+from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import LoadedModel
@@ -45,6 +46,12 @@ def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.
     data = RunData.open(config)
     device = torch.device("cpu")
     return loop.Trainer(config, data, device, RunFolder(out), Display(), StopSignal())
+
+
+def a_batch(seed: int = 0, count: int = 2) -> Batch:
+    """Return random inputs and targets of 16 x 16 pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(*torch.rand(2, count, 3, 16, 16, generator=generator) * 2 - 1)
 
 
 class Negative(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import claims
 import measurements
 import numpy as np
 import pytest
+import reproduce
 from catalogue import EXPERIMENTS, Experiment, by_corpus, by_cycle, by_metric
 from claims import Claim, ClaimResult, better, gains, status_of
 from conftest import write_photos
@@ -26,9 +28,11 @@ from small_corpus import write_domains
 from small_runs import small_config
 from trainings import PROGRAMS, cpu_seconds
 
-from img2img_data.core.command_line import Display
+from img2img_data.cli import main as data_cli
+from img2img_data.core.command_line import Display, run_command_line
 from img2img_data.core.errors import UsageError
 from img2img_data.images import io
+from img2img_train.cli import main as train_cli
 from img2img_train.cli.main import main
 from img2img_train.config import config_of, read_recipe
 from img2img_train.evaluation.score import Evaluation, ImageScores
@@ -303,6 +307,12 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_experiment_from_photos_to_its_page(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    def in_this_process(words: list[str], folder: Path) -> int:
+        program = {"img2img-data": data_cli, "img2img-train": train_cli}[words[0]]
+        with contextlib.chdir(folder):
+            return run_command_line(program.group, words[1:], words[0])
+
+    monkeypatch.setattr(reproduce, "run_command", in_this_process)
     words = ("tiny", "--data", tiny, "--recipes", tiny, "--out", tiny / "results", "--jobs", 1)
     words = (*words, "--seeds", 2)
     call(monkeypatch, *words, "--device", "cpu", "--dry-run")

@@ -96,6 +96,7 @@ def test_new_members_break_no_test_of_the_house(copy: Path) -> None:
     assert run_tests(copy, "tests/house/test_rooms.py", "-k", "rooms")
 
 
+@pytest.mark.slow
 def test_a_new_objective_has_an_option_of_its_own(copy: Path) -> None:
     fit = "img2img_train", "fit"
     assert "--delta" in run_in(copy, *fit, "--loss", "huber", "--help")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run, tree
+from command_line import pair_rows, run, tree
 from conftest import write_photos
 from degradation_examples import KINDS, LIGHT, example
 
@@ -31,12 +31,6 @@ def degrade(photos: Path, out: Path, kind: str, **settings: Any) -> Path:
     _, code = run_step("degrade", (photos, out), settings, lambda done, total: None, print)
     assert code == 0
     return out
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line) for line in (out / "train" / "metadata.jsonl").read_text().splitlines()
-    ]
 
 
 def rewrite(path: Path, change: Any) -> None:
@@ -148,7 +142,7 @@ def test_a_row_that_lost_a_drawn_value_is_one_line(
     command: str, images: Path, tmp_path: Path
 ) -> None:
     run_step(command, (images, tmp_path / "out"), {}, lambda done, total: None, print)
-    drawn = rows(tmp_path / "out")[0]["drawn"]
+    drawn = pair_rows(tmp_path / "out")[0]["drawn"]
     for name in drawn:
         left = {other: value for other, value in drawn.items() if other != name}
         rewrite(
@@ -216,7 +210,7 @@ def test_a_recipe_serves_degrade_and_build(tmp_path: Path) -> None:
     assert tree(tmp_path / "direct") == tree(tmp_path / "out")
     recipe = json.loads((tmp_path / "other" / "corpus.json").read_text())["recipe"]
     assert recipe["degradation"] == {"median": {"size": 3}}
-    drawn = rows(tmp_path / "out")[0]["drawn"]
+    drawn = pair_rows(tmp_path / "out")[0]["drawn"]
     assert {"0.one-of.branch", "1.noise.sigma", "1.noise.seed", "2.jpeg.quality"} <= set(drawn)
     assert "equal" in run("replay", "out", "001", "--source", "photos", cwd=tmp_path)
     assert "differs" not in run("replay", "out", "001", cwd=tmp_path)

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from command_line import rows, tree
 from conftest import make_photo, write_photos
 
 from img2img_data.cli.steps import run_step
@@ -34,18 +35,6 @@ def step(name: str, *paths: Path, code: int = 0, **settings: Any) -> Report:
     )
     assert ended == code, report.lines()
     return report
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(root).as_posix(): p.read_bytes()
-        for p in sorted(root.rglob("*"))
-        if p.is_file()
-    }
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 ImageList = Mapping[tuple[str, str], tuple[np.ndarray, ...]]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run, tree
 from conftest import make_photo, write_photos
 
-from img2img_data.cli.main import main
 from img2img_data.core import tar
 from img2img_data.core.errors import ArchiveError, CorpusError, Img2ImgError
 from img2img_data.corpus.format import FORMAT
@@ -24,23 +24,8 @@ from img2img_data.exchange.webdataset import PackSettings, member_prefix, pack_c
 from img2img_data.images import io
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(root).as_posix(): p.read_bytes()
-        for p in sorted(root.rglob("*"))
-        if p.is_file()
-    }
-
-
 def quiet(*_: object) -> None:
     pass
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *argv: object) -> None:
-    monkeypatch.setattr("sys.argv", ["img2img-data", *map(str, argv)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
 
 
 NAMES = [
@@ -59,18 +44,19 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(params=LAYOUTS)
-def corpus(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    photos = write_photos(tmp_path / "photos", 7)
+@pytest.fixture(scope="module", params=LAYOUTS)
+def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpora")
+    photos = write_photos(root / "photos", 7)
     for number, name in enumerate(NAMES):
         path = photos / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(io.encode(make_photo(50 + number), "jpg"))
     (photos / "bad.jpg").write_bytes(b"bad")
-    places = {"{a}": photos, "{b}": photos, "{out}": tmp_path / "corpus"}
+    places = {"{a}": photos, "{b}": photos, "{out}": root / "corpus"}
     argv = [places.get(word, word) for word in LAYOUTS[request.param]]
-    run(monkeypatch, *argv, "--jobs", "1")
-    return tmp_path / "corpus"
+    run(*argv, "--jobs", "1")
+    return root / "corpus"
 
 
 def pack(corpus: Path, out: Path, **settings: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from command_line import run
+from command_line import pair_rows, run, tree
 from conftest import make_photo, write_photos
 from PIL import Image
 
@@ -23,16 +23,6 @@ from img2img_data.images.io import ReadPolicy, fit
 from img2img_data.images.pixels import to_16_bit, to_uint8_rgb
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def rows(corpus: Path, split: str = "train") -> list[dict[str, Any]]:
-    return [
-        json.loads(line) for line in (corpus / split / "metadata.jsonl").read_text().splitlines()
-    ]
 
 
 def stored(path: Path) -> Pixels:
@@ -107,7 +97,7 @@ def test_16_bit_samples_reach_the_disk_and_the_reader_exactly(
             assert np.array_equal(
                 target, expected if expected.ndim == 3 else np.dstack([expected] * 3)
             )
-    assert [r["notes"] for r in rows(tmp_path / "blur")] == [[]] * len(sources)
+    assert [r["notes"] for r in pair_rows(tmp_path / "blur")] == [[]] * len(sources)
 
 
 def test_a_clean_16_bit_file_is_kept_byte_for_byte(tmp_path: Path) -> None:
@@ -155,7 +145,7 @@ def test_8_bit_sources_of_a_16_bit_corpus_are_widened_and_counted(
 ) -> None:
     output = run("blur", photos, tmp_path / "out", "--bits", 16, "--jobs", 1)
     assert "12 images were 8 bit and became 16 bit" in output
-    for row in rows(tmp_path / "out"):
+    for row in pair_rows(tmp_path / "out"):
         assert row["notes"] == ["widened"]
         expected = io.read(photos / row["source"]).pixels.astype(np.uint16) * 257
         assert np.array_equal(
@@ -177,7 +167,7 @@ def test_frames_that_are_not_used_are_noted_and_counted(
         frames[0].save(tmp_path / name, **more)
     sources = [tmp_path / "a", *([tmp_path / "b"] if command == "combine" else [])]
     output = run(command, *sources, tmp_path / "out", "--jobs", 1)
-    one, two = rows(tmp_path / "out", folder)
+    one, two = pair_rows(tmp_path / "out", folder)
     assert "source_frames" not in one
     assert two["source_frames"] == (3 if command == "combine" else 2)
     assert "first-frame" in two["notes"]
@@ -212,7 +202,7 @@ def test_float_samples_keep_16_bits(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.tif").write_bytes(tiff(ramp))
     run("blur", tmp_path / "a", tmp_path / "out", "--bits", 16, "--jobs", 1)
     assert np.abs(stored(tmp_path / "out/train/target/x.png") - ramp * 65535.0).max() <= 0.51
-    assert rows(tmp_path / "out")[0]["notes"] == ["float"]
+    assert pair_rows(tmp_path / "out")[0]["notes"] == ["float"]
 
 
 # ---- one channel
@@ -226,7 +216,7 @@ def test_gray_stays_one_channel_and_color_becomes_it_in_the_open(tmp_path: Path)
     (folder / "clear.png").write_bytes(io.encode(np.dstack([gray, gray // 2]), "png"))
     output = run("blur", folder, tmp_path / "out", "--channels", "gray", "--jobs", 1)
     assert "2 images were in color and became gray" in output
-    notes = {r["key"]: r["notes"] for r in rows(tmp_path / "out")}
+    notes = {r["key"]: r["notes"] for r in pair_rows(tmp_path / "out")}
     assert (notes["gray"], notes["grayscale"], notes["three"]) == ([], [], ["equal"])
     assert notes["clear"] == ["alpha"]
     target = tmp_path / "out" / "train" / "target"
@@ -263,7 +253,7 @@ def test_rgba_keeps_transparency_where_no_sample_is_computed(bits: int, tmp_path
         stored(tmp_path / "both/train/clear.png"), np.hstack((expected, expected))
     )
     assert (stored(tmp_path / "un/train/A/000.png")[..., 3] == np.iinfo(expected.dtype).max).all()
-    assert "opaque" in rows(tmp_path / "un")[0]["notes"]
+    assert "opaque" in pair_rows(tmp_path / "un")[0]["notes"]
     corpus = open_corpus(tmp_path / "both")
     assert all(half.shape == (32, 40, 4) for half in corpus.read(corpus.pairs("train")[-1]))
     for name in ("both", "un"):

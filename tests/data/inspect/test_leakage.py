@@ -147,7 +147,7 @@ def test_a_damaged_image_is_listed_not_fatal(tmp_path: Path) -> None:
 
 
 def test_planted_near_copies_of_real_photos_are_found(real_data: Path, tmp_path: Path) -> None:
-    names = sorted((real_data / "natural" / "bsds500-train").iterdir())[:40]
+    names = sorted((real_data / "natural" / "bsds500-train").iterdir())[:20]
     rng = np.random.default_rng(1)
     for number, path in enumerate(names):
         photo = io.read(path).pixels
@@ -156,7 +156,7 @@ def test_planted_near_copies_of_real_photos_are_found(real_data: Path, tmp_path:
         write(tmp_path / "photos" / f"{number:02d}-{plant}.jpg", NEAR[plant](photo))
     run("blur", tmp_path / "photos", tmp_path / "out", "--size", 128, *SPLIT, "--jobs", 2)
     planted = expected(tmp_path / "out")
-    assert len(planted) > 15
+    assert len(planted) > 7
     assert leaks_in(run("verify", tmp_path / "out", "--leaks", "--jobs", 2, code=1)) == planted
 
 

@@ -170,17 +170,20 @@ def test_a_rejected_source_that_was_replaced_is_made(tmp_path: Path, decoded: li
     assert len(rows(out / "train" / "metadata.jsonl")) == 3
 
 
+KILLED = 9
+
+
 def killed(at: int, out: Path, action: Callable[[], object]) -> None:
     """Do it in a fork that ends when it changes a name in ``out`` for the ``at``-th time."""
     if (child := os.fork()) != 0:
-        os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
         return
     calls = itertools.count(1)
 
     def stopping(function: Any) -> Any:
         def call(path: Any, *args: Any, **options: Any) -> Any:
             if os.fspath(path).startswith(os.fspath(out)) and next(calls) == at:
-                os._exit(9)
+                os._exit(KILLED)
             return function(path, *args, **options)
 
         return call
@@ -192,7 +195,7 @@ def killed(at: int, out: Path, action: Callable[[], object]) -> None:
     os._exit(0)
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 7, 12, 26, 32, 34, 36])
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 7, 12, 26, 32])
 def test_an_interruption_while_growing_continues(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

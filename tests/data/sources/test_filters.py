@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mat_reader import children_forked
 from pydantic import ValidationError
 
 from img2img_data.core.errors import REASONS, Rejected
@@ -278,7 +279,9 @@ def test_counts_of_the_real_list(case: str, real_data: Path) -> None:
     of_pixels = {FILTERS[n].reason for n in names if reads_pixels(n)}
     counts: Counter[str] = Counter()
     toned = 0
-    for item in list_wiki(root):
+    with children_forked():
+        items = list(list_wiki(root))
+    for item in items:
         try:
             apply_filters(of_tags, item.tags)
             result = outcome[item.path.decode()][0]

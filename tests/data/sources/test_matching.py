@@ -242,7 +242,7 @@ def test_a_table_with_paths_outside_and_damaged_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(lines))
     found = match(["1.jpg", "2.jpg"], ["p.png", "q.png"], "csv", csv=str(tmp_path / "t.csv"))
     assert not found.pairs
-    assert "missing" in set(unmatched(found).values())
+    assert list(unmatched(found).values()).count("missing") >= 2
     (tmp_path / "t.csv").write_bytes(b"a,b\n1,2\n\x00")
     with pytest.raises(UsageError, match="columns input and target"):
         match(["1.jpg"], ["p.png"], "csv", csv=str(tmp_path / "t.csv"))

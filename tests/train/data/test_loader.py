@@ -60,15 +60,15 @@ ORPHANED = """
             import endless
 
     if __name__ == "__main__":
-        multiprocessing.set_start_method({method!r})
+        # The default of newer Pythons; the loader forks all the same.
+        multiprocessing.set_start_method("forkserver")
         next(loader.raw_batches(Importing(), range(9), 2))
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_no_worker_outlives_its_parent_even_while_it_imports(method: str, tmp_path: Path) -> None:
+def test_no_worker_outlives_its_parent_even_while_it_imports(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text("import time\ntime.sleep(60)")
-    values = {"tests": str(Path(__file__).parents[2]), "folder": str(tmp_path), "method": method}
+    values = {"tests": str(Path(__file__).parents[2]), "folder": str(tmp_path)}
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(ORPHANED).format(**values))
     parent = subprocess.Popen([sys.executable, script], start_new_session=True)

@@ -7,9 +7,8 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
-from io import BytesIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,14 @@ from conftest import make_photo, write_photos
 
 torch = pytest.importorskip("torch")
 
+from fake_models import write_run  # noqa: E402
 from PIL import Image, ImageCms  # noqa: E402
 from small_runs import negative_model  # noqa: E402
 
+from img2img_data.core.command_line import run_command_line  # noqa: E402
 from img2img_data.core.errors import CorpusError, UsageError  # noqa: E402
 from img2img_data.images import io  # noqa: E402
+from img2img_train.cli.main import group  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference import tiles  # noqa: E402
 from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
@@ -241,27 +243,24 @@ def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> Non
     assert not is_one_file(tmp_path / "in", tmp_path / "a.png")
 
 
-def test_an_image_through_standard_input_and_output(tmp_path: Path) -> None:
-    from small_corpus import write_corpus
+def test_an_image_through_standard_input_and_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def command(*words: object, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin)))
+        line = ["translate", str(run), *map(str, words), "--device", "cpu"]
+        return run_command_line(group, line, "img2img-train"), *capfdbinary.readouterr()
 
-    def command(*words: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        line = [sys.executable, "-m", "img2img_train", *map(str, words)]
-        return subprocess.run(line, input=stdin, capture_output=True, cwd=tmp_path)
-
-    corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
-    small = ["--width", 2, "--batch", 2, "--max-steps", 1, "--device", "cpu", "--threads", 1]
-    assert command(corpus, "--loss", "l2", *small, "--out", "run", "--no-report").returncode == 0
+    run = write_run(tmp_path / "run")
     image = io.encode(make_photo(1, 33, 17), "png")
     (tmp_path / "one.png").write_bytes(image)
-    piped = command("translate", "run", "-", "-", stdin=image)
-    assert io.decode(piped.stdout).size == (33, 17)
-    assert command("translate", "run", "one.png", "output.webp").returncode == 0
+    code, output, _ = command("-", "-", stdin=image)
+    assert (code, io.decode(output).size) == (0, (33, 17))
+    assert command(tmp_path / "one.png", tmp_path / "output.webp")[0] == 0
     assert io.read(tmp_path / "output.webp").format == "webp"
-    bad = command("translate", "run", "-", "-", stdin=b"no image")
-    assert bad.returncode == 1
-    assert b"not-an-image" in bad.stderr
-    assert not bad.stdout
-    assert json.loads((tmp_path / "run" / "config.json").read_text())
+    code, output, error = command("-", "-", stdin=b"no image")
+    assert (code, output) == (1, b"")
+    assert b"not-an-image" in error
 
 
 # ------------------------------------------------------------------------ dropout and norms at test
@@ -360,7 +359,8 @@ def test_memory_is_estimated_from_above(name: str) -> None:
     before = status("VmRSS")
     translate_bytes(model, io.encode(image, "png"), TranslateSettings())
     used = status("VmHWM") - before
-    assert used < 1.1 * estimate  # the allocator keeps a little more than tensors take
+    # The allocator keeps a little more than tensors take.
+    assert estimate / 4 < used < 1.1 * estimate
 
 
 def test_other_settings_at_test_are_translated_again(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from small_corpus import write_corpus, write_domains
-from small_runs import small_config, small_training
+from small_runs import a_batch, small_config, small_training
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import DivergedError, UsageError
 from img2img_train.config import RunConfig, all_fields, config_of
 from img2img_train.objectives import losses as adversarial
-from img2img_train.objectives.base import Batch, Objective
+from img2img_train.objectives.base import Objective
 from img2img_train.objectives.cycle import CycleGan, DualGan
 from img2img_train.objectives.gan import Pix2Pix
 from img2img_train.objectives.registry import OBJECTIVES
@@ -41,11 +41,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_domains(tmp_path_factory.mktemp("data") / "domains", 5)
-
-
-def a_batch(seed: int = 0) -> Batch:
-    images = torch.rand(2, 2, 3, 32, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Batch(images[0], images[1])
 
 
 # -------------------------------------------------------------------------------------- settings

@@ -95,13 +95,13 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_one(corpus: Path, tmp_path: 
         short.train_step.schedule.rate(s) == full.train_step.schedule.rate(s) for s in range(12)
     )
     short.progress = short.progress.model_copy(update={"step": 9})
-    short.step(a_batch(short))
+    short.step(first_batch(short))
     assert {g["lr"] for o in short.state.optimizers.values() for g in o.param_groups} == {
         full.train_step.schedule.rate(9)
     }
 
 
-def a_batch(training: loop.Trainer) -> Batch:
+def first_batch(training: loop.Trainer) -> Batch:
     step = training.data.plan.step(0)
     raw = loader.RawBatch(*training.data.train.gather(step.indices), None)
     return loader.to_device(raw, torch.device("cpu"))
@@ -128,7 +128,7 @@ def test_an_average_follows_slowly_and_copies_statistics(corpus: Path, tmp_path:
     assert ema is not None
     expected = {k: t.clone() for k, t in training.state.nets["generator"].named_parameters()}
     for number in range(1, 4):
-        training.step(a_batch(training))
+        training.step(first_batch(training))
         training.progress = training.progress.model_copy(update={"step": number})
         decay = min(0.9, (1 + number) / (10 + number))
         for name, now in training.state.nets["generator"].named_parameters():

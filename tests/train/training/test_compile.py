@@ -12,12 +12,11 @@ import pytest
 import torch
 from interrupted import tree
 from small_corpus import write_corpus
-from small_runs import small_config, small_training
+from small_runs import a_batch, small_config, small_training
 
 from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
 from img2img_train.networks.layers import BatchNorm
-from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder
@@ -45,11 +44,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(
         tmp_path_factory.mktemp("data") / "corpus", {"train": 6, "val": 2}, size=(16, 16)
     )
-
-
-def a_batch(seed: int) -> Batch:
-    images = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Batch(images[0], images[1])
 
 
 def three_steps(training: loop.Trainer) -> list[dict[str, float]]:

@@ -10,11 +10,10 @@ import pytest
 import torch
 from interrupted import Killer, tree
 from small_corpus import write_corpus
-from small_runs import small_config, small_training
+from small_runs import a_batch, small_config, small_training
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
-from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.training import fit as loop
 from img2img_train.training.signals import StoppedBySignal
@@ -44,11 +43,6 @@ def known(loss: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     names = {*OBJECTIVES[loss].model_fields, *RunConfig.model_fields}
     return {name: value for name, value in settings.items() if name in names}
-
-
-def a_batch(seed: int, count: int = 6) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    return Batch(*(torch.rand(count, 3, 16, 16, generator=generator) * 2 - 1 for _ in range(2)))
 
 
 def after_steps(loss: str, corpus: Path, out: Path, count: int, **more: Any) -> loop.Trainer:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from small_corpus import write_corpus
-from small_runs import small_config, small_training
+from small_runs import a_batch, small_config, small_training
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -106,11 +106,6 @@ class NeverWaits(TorchDispatchMode):
         asked = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
         assert func._schema.name not in asked, f"a step waits for {func._schema.name}"
         return func(*args, **(kwargs or {}))
-
-
-def a_batch(seed: int = 0) -> Batch:
-    images = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Batch(images[0], images[1])
 
 
 def settings_of(loss: str) -> Iterator[dict[str, Any]]:
