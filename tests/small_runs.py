@@ -49,9 +49,9 @@ def small_training(loss: str, corpus: Path, out: Path, **settings: Any) -> loop.
 
 
 def a_batch(seed: int = 0, count: int = 2) -> Batch:
-    """Return random inputs and targets of 16 x 16 pixels."""
+    """Return random inputs and targets of 32 x 16 pixels."""
     generator = torch.Generator().manual_seed(seed)
-    return Batch(*torch.rand(2, count, 3, 16, 16, generator=generator) * 2 - 1)
+    return Batch(*torch.rand(2, count, 3, 32, 16, generator=generator) * 2 - 1)
 
 
 class Negative(torch.nn.Module):

@@ -49,7 +49,7 @@ def after_steps(loss: str, corpus: Path, out: Path, count: int, **more: Any) -> 
     settings = {**EXACT, "accumulate": count, **more}
     training = small_training(loss, corpus, out, **known(loss, settings))
     for number in range(3):
-        training.step(a_batch(number))
+        training.step(a_batch(number, 6))
         training.progress = training.progress.model_copy(update={"step": number + 1})
     return training
 
@@ -76,7 +76,7 @@ def test_losses_of_micro_batches_add_up_to_those_of_the_batch(
     settings = {**EXACT, "gan_mode": "vanilla"}
     first, second = (
         small_training(loss, corpus, tmp_path, **known(loss, {**settings, "accumulate": n})).step(
-            a_batch(0)
+            a_batch(0, 6)
         )
         for n in (1, 4)
     )
@@ -122,7 +122,7 @@ def test_micro_batches_need_less_memory(loss: str, corpus: Path, tmp_path: Path)
                 held -= self.size
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
-            training.step(a_batch(0))
+            training.step(a_batch(0, 6))
         return most
 
     assert peak(6) < 0.35 * peak(1)
