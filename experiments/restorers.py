@@ -56,8 +56,8 @@ class Row:
 
 
 ROWS: Final = {
-    "original": Row("autoencoder of the original", "--preset original --epochs 50"),
-    "unet": Row("U-Net of the experiments", "--loss l2 --net unet --epochs 50 --batch 64"),
+    "original": Row("autoencoder of the original", "--preset original"),
+    "unet": Row("U-Net of the experiments", "--preset original --net unet"),
     "residual": Row("U-Net, residual", "--net unet --residual"),
     "nafnet": Row("NAFNet", "--net nafnet"),
     "default": Row("defaults of this tool"),
