@@ -125,16 +125,19 @@ def no_better(metric: str, model: str, other: str, test: str, margin: float) -> 
 
 
 def about_equal(metric: str, model: str, other: str, test: str, margin: float) -> Rule:
-    """Return a rule, confirmed if the difference is shown to be within ``margin`` on both sides.
+    """Return a rule, confirmed if the difference is shown to be within ``margin`` on both sides,
+    and the model to be better than the input: two that fail alike are no finding.
 
     These are two one-sided tests (TOST; Schuirmann 1987), each at 2.5 %.
     """
 
     def rule(results: Results) -> ClaimResult:
         difference = compare(results.scores[model, test], results.scores[other, test], metric)
-        status = worst(status_of(difference, -margin), status_of(-difference, -margin))
+        equal = worst(status_of(difference, -margin), status_of(-difference, -margin))
+        gain = _against(results, metric, model, "input", test)
         numbers = _against(results, metric, model, other, test).numbers
-        return ClaimResult(status, f"{numbers}; claimed: within {margin:g}")
+        numbers += f"; claimed: within {margin:g}; input: {gain.numbers}"
+        return ClaimResult(worst(equal, gain.status), numbers)
 
     return rule
 
