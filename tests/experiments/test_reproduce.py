@@ -17,7 +17,7 @@ import claims
 import measurements
 import numpy as np
 import pytest
-import reproduce
+import trainings
 from catalogue import EXPERIMENTS, Experiment, by_corpus, by_cycle, by_metric
 from claims import Claim, ClaimResult, better, gains, status_of
 from conftest import write_photos
@@ -114,7 +114,9 @@ def test_every_claim_of_an_experiment_has_a_status(name: str) -> None:
     models = {model: [run, run, run] for model in experiment.models}
     tests = experiment.tests if name != "seasons" else ()
     seen = {
-        (model, test): [scores_of(place)] for place, model in enumerate(models) for test in tests
+        (model, test): [scores_of(place + 0.5)]
+        for place, model in enumerate(models)
+        for test in tests
     }
     results = Results(models, seen, {test: baselines_of() for test in tests})
     for claim in experiment.claims:
@@ -310,7 +312,7 @@ def test_an_experiment_from_photos_to_its_page(
         with contextlib.chdir(folder):
             return run_command_line(program.group, words[1:], words[0])
 
-    monkeypatch.setattr(reproduce, "run_command", in_this_process)
+    monkeypatch.setattr(trainings, "run_command", in_this_process)
     words = ("tiny", "--data", tiny, "--recipes", tiny, "--out", tiny / "results", "--jobs", 1)
     words = (*words, "--seeds", 2)
     call(monkeypatch, *words, "--device", "cpu", "--dry-run")
