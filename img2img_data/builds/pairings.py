@@ -19,8 +19,7 @@ from img2img_data.core.errors import Rejected
 from img2img_data.core.settings_model import Place, build_model
 from img2img_data.corpus.format import ColorSpace
 from img2img_data.degradations.base import Rng
-from img2img_data.degradations.registry import DEGRADATIONS
-from img2img_data.degradations.spec import parse_spec
+from img2img_data.degradations.spec import degradation_of
 from img2img_data.images.color import lab_to_rgb, outside_srgb, rgb_to_lab
 from img2img_data.images.pixels import COUNT, Channels, Pixels, luminance
 
@@ -243,10 +242,4 @@ def pairing_of(recipe: Mapping[str, Any], place: Place) -> Pairing:
     if name != "degrade":
         fields = {field: recipe[field] for field in PAIRINGS[name].model_fields if field in recipe}
         return build_model(PAIRINGS[name], fields, place)
-    if "degradation" in recipe:
-        step = parse_spec(recipe["degradation"], place.below("degradation"))
-    else:  # written by ``Blur``
-        kind = str(recipe.get("kind"))
-        known = DEGRADATIONS[kind].model_fields if kind in DEGRADATIONS else {}
-        step = parse_spec({kind: {n: recipe[n] for n in known if n in recipe}}, place)
-    return Degrade(degradation=step.degradation)
+    return Degrade(degradation=degradation_of(recipe, place))

@@ -67,11 +67,15 @@ class Composite(Degradation):
             drawn |= {f"{index}.{kind}.{name}": value for name, value in own.items()}
         return drawn
 
-    def _apply_step(self, index: int, image: Image, axes: Axes, drawn: Mapping[str, Any]) -> Image:
-        kind, degradation = self.steps[index]
-        prefix = f"{index}.{kind}."
-        own = {n.removeprefix(prefix): v for n, v in drawn.items() if n.startswith(prefix)}
-        return degradation.apply(image, axes, **own)
+    def drawn_steps(self, drawn: Mapping[str, Any]) -> list[tuple[Degradation, dict[str, Any]]]:
+        """Return the steps that ``apply`` takes, the first one first, each with its parameters."""
+        steps = []
+        for index in self._order(drawn):
+            kind, degradation = self.steps[index]
+            prefix = f"{index}.{kind}."
+            own = {n.removeprefix(prefix): v for n, v in drawn.items() if n.startswith(prefix)}
+            steps.append((degradation, own))
+        return steps
 
     def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
         """Return the indices of the steps to apply, the first one first."""
@@ -79,16 +83,16 @@ class Composite(Degradation):
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the drawn steps in their order."""
-        order = self._order(drawn)
-        if not order:
+        steps = self.drawn_steps(drawn)
+        if not steps:
             return image.copy()
         # A single step may be more exact on integers than by way of floats.
-        if len(order) == 1:
-            return self._apply_step(order[0], image, axes, drawn)
+        if len(steps) == 1:
+            return steps[0][0].apply(image, axes, **steps[0][1])
         # Float32 between the steps: weak blurs that are rounded each time change nothing.
         degraded: Image = to_unit(image)
-        for index in order:
-            degraded = self._apply_step(index, degraded, axes, drawn)
+        for degradation, own in steps:
+            degraded = degradation.apply(degraded, axes, **own)
         return from_unit(degraded, image)
 
 
@@ -189,9 +193,9 @@ class AtScale(Composite):
         down, up = resample.interpolation_flags(drawn, down=self.down, up=self.up)
         first, second = (down, up) if scale <= 1 else (up, down)
         degraded = _resize(to_unit(image), size, first)
-        for index in range(len(self.steps)):
+        for degradation, own in self.drawn_steps(drawn):
             # All axes, always: with another size between, the whole is not separable.
-            degraded = self._apply_step(index, degraded, "yx", drawn)
+            degraded = degradation.apply(degraded, "yx", **own)
         return from_unit(_resize(degraded, (width, height), second), image)
 
 

@@ -94,6 +94,19 @@ def parse_spec(content: Any, place: Place) -> PipelineStep:
     return PipelineStep("one-of", _build(OneOf, values, place))
 
 
+def degradation_of(recipe: Mapping[str, Any], place: Place) -> Degradation:
+    """Return the degradation of a corpus whose pairing is ``degrade`` from its recipe.
+
+    Raises ``UsageError`` as ``parse_spec`` does.
+    """
+    if "degradation" in recipe:
+        return parse_spec(recipe["degradation"], place.below("degradation")).degradation
+    # The commands of one blur write its kind and settings beside those of the corpus.
+    kind = str(recipe.get("kind"))
+    known = DEGRADATIONS[kind].model_fields if kind in DEGRADATIONS else {}
+    return parse_spec({kind: {n: recipe[n] for n in known if n in recipe}}, place).degradation
+
+
 def parse_assignments(texts: Sequence[str], place: Place) -> dict[str, Any]:
     """Return {name: value} of texts such as "sigma=3", "sigma=1..5" or "sigma=[1, 5]" (YAML)."""
     found: dict[str, Any] = {}

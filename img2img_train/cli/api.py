@@ -36,17 +36,23 @@ def fit(corpora: Any, out: StrPath = "", loss: str = "l2", **settings: Any) -> F
 
 
 def evaluate(
-    model: Model | StrPath, corpus: StrPath, split: str = "test", batch: int = 64, metrics: str = ""
+    model: Model | StrPath,
+    corpus: StrPath,
+    split: str = "test",
+    batch: int = 64,
+    metrics: str = "",
+    baselines: str = "auto",
 ) -> Evaluation:
     """Return the scores of a model on a corpus as ``img2img-train evaluate`` does.
 
     The result has the means by metric, ``scores`` of the outputs and ``input_scores`` of the
-    inputs, their ``gain``, its 95 % interval, and all ``image_scores``.
+    inputs, their ``gain``, its 95 % interval, the ``baselines`` (those that suit the corpus, names
+    with commas, or "none"), a ``conclusion`` in words, and all ``image_scores``.
 
     >>> train.evaluate("runs/l2", "corpora/gaussian", split="test")
     l2 on gaussian, 5 images: PSNR 12... dB, input 20..., gain -8...
     """
-    settings = {"split": split, "batch": batch, "metrics": metrics}
+    settings = {"split": split, "batch": batch, "metrics": metrics, "baselines": baselines}
     options, opened = build_model(EvaluateSettings, settings), open_corpus(corpus)
     loaded = (model if isinstance(model, Model) else load(model)).loaded
     path = loaded.path.resolve()

@@ -25,7 +25,7 @@ SECTIONS: Final = {
         "schema": "print the JSON Schema of a run's settings",
     },
     "Use models": {
-        "evaluate": "score runs on corpora, beside the input baseline",
+        "evaluate": "score runs on corpora, beside baselines",
         "translate": "apply a model to images of any size and to videos",
         "serve": "open a web page on this machine to try models",
         "export": "write a model as ONNX, HTML page or weights",

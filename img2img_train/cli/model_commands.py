@@ -65,12 +65,13 @@ class EvaluateOptions(EvaluateSettings):
 @click.command(cls=ManyAfterOn, models=lambda: (EvaluateOptions,))
 @click.argument("runs", type=FOLDER, nargs=-1)
 def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
-    """Score RUNS (run folders or checkpoints) on corpora, beside the input baseline.
+    """Score RUNS (run folders or checkpoints) on corpora, beside baselines.
 
     \b
     Example:
       img2img-train evaluate runs/l2 runs/unet --on corpora/gaussian corpora/resize --out scores
       img2img-train evaluate runs/l2 --on corpora/gaussian --by gender --fail-under psnr=24
+      img2img-train evaluate runs/l2 --on corpora/gaussian --baselines wiener,unsharp
       img2img-train evaluate runs/l2 --images results/nafnet --on corpora/gaussian
 
     PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as means with

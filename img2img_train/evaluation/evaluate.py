@@ -25,6 +25,7 @@ from img2img_data.images.pixels import Pixels, ReadPolicy
 from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation import score
+from img2img_train.evaluation.baselines import FittedBaselines, fit_baselines
 from img2img_train.evaluation.by_tag import attributes_of, check_tags
 from img2img_train.evaluation.results import Matrix, images_csv, protocol
 from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores, Scoring
@@ -61,6 +62,8 @@ def evaluate_matrix(
     if settings.by:
         known = [attributes_of(pair.row) for _, pairs in work for pair in pairs]
         check_tags(settings.by, known)
+    # Once for all runs.
+    fitted = [_baselines(corpus, settings) for corpus in opened]
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
     evaluations, outputs = list[Evaluation](), {folder: outputs_in(folder) for folder in folders}
     # Shared evenly, so that the page of a large matrix does not grow.
@@ -68,10 +71,10 @@ def evaluate_matrix(
     for run, run_name in zip(runs, run_names, strict=True):
         options = settings.device, None, settings.keep_dropout, settings.norm
         model: score.AnyModel = outputs.get(run) or load_generator(run, *options)
-        for (corpus, pairs), name in zip(work, corpus_names, strict=True):
+        for (corpus, pairs), name, beside in zip(work, corpus_names, fitted, strict=True):
             both = (run_name, name)
             count = _counter(progress, done, total, both)
-            scoring = replace(common, names=both, progress=count)
+            scoring = replace(common, names=both, progress=count, baselines=beside)
             evaluations.append(_evaluate(model, corpus, pairs, scoring, each))
             done += len(pairs)
     names = tuple(run_names), tuple(corpus_names)
@@ -100,14 +103,15 @@ def evaluate_run(
     online = OnTheFly.of(model.config.degrade, model.config.seed)
     pairs = _pairs(opened, settings.split)
     count = _counter(progress, 0, len(pairs), names)
-    scoring = _scoring(settings, online=online, names=names, progress=count)
+    beside = _baselines(opened, settings, online)
+    scoring = _scoring(settings, online=online, names=names, progress=count, baselines=beside)
     scored = _evaluate(model, opened, pairs, scoring, gallery)
     stem = f"{_file_name(names[1])}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
     payload = {
         **scored.summary(),
         "checkpoint": {"file": model.path.name, "step": model.step},
-        "protocol": protocol(scored.scores),
+        "protocol": protocol(scored.scores, baselines=scored.baselines),
         "gallery": scored.gallery,
     }
     write_atomically(run / "evaluation" / f"{stem}.json", to_json_page(payload))
@@ -122,7 +126,17 @@ def evaluate_loaded(
     Raises as ``evaluate_matrix``.
     """
     pairs = _pairs(corpus, settings.split)
-    return _evaluate(model, corpus, pairs, _scoring(settings, names=names), gallery=0)
+    scoring = _scoring(settings, names=names, baselines=_baselines(corpus, settings))
+    return _evaluate(model, corpus, pairs, scoring, gallery=0)
+
+
+def _baselines(
+    corpus: Corpus, settings: EvaluateSettings, online: OnTheFly | None = None
+) -> FittedBaselines:
+    def read(pair: Pair) -> tuple[Pixels, Pixels]:
+        return score.read_pair(corpus, pair, online=online)
+
+    return fit_baselines(settings.baselines, corpus, settings.split, read, online)
 
 
 def _scoring(settings: EvaluateSettings, **more: Any) -> Scoring:
@@ -143,7 +157,9 @@ def _evaluate(
     if isinstance(model, LoadedModel):
         config, notes = model.config, model.notes
         test_time = {"dropout": config.test_dropout, "norm": config.test_norm}
-        scoring = replace(scoring, swapped=config.direction == "BtoA")
+        if config.direction == "BtoA":
+            # The baselines undo the degradation of the input, which is the target here.
+            scoring = replace(scoring, swapped=True, baselines=score.NO_BASELINES)
     scored = score.evaluate_model(model, corpus, pairs, scoring)
     # The gallery is known only after all images are scored. Its few images are restored a second
     # time, so that the images of a large corpus are never all in memory.

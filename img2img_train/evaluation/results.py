@@ -11,9 +11,10 @@ from typing import Any
 
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
+from img2img_train.evaluation.baselines import BASELINES
 from img2img_train.evaluation.by_tag import MAX_VALUES
 from img2img_train.evaluation.score import Evaluation, MeanScores, rounded
-from img2img_train.metrics.bootstrap import RESAMPLES, SEED
+from img2img_train.metrics.bootstrap import RESAMPLES, SEED, Interval
 from img2img_train.metrics.registry import METRICS
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
@@ -33,7 +34,9 @@ class Matrix:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-def protocol(scores: Collection[str], files: Mapping[str, str] | None = None) -> dict[str, Any]:
+def protocol(
+    scores: Collection[str], files: Mapping[str, str] | None = None, baselines: Collection[str] = ()
+) -> dict[str, Any]:
     """Return how the scores were computed; ``files`` names the weights of networks."""
     shown = ("label", "unit", "digits", "better", "definition")
     used = {name: metric for name, metric in METRICS.items() if name in scores}
@@ -45,6 +48,7 @@ def protocol(scores: Collection[str], files: Mapping[str, str] | None = None) ->
         "images": "whole images at the size of the corpus; outputs are rounded to its depth first",
         "means": "over images, each weighing the same",
         "input_scores": "the input baseline: the input scored as if it were the output",
+        **({"baselines": {n: BASELINES[n].definition for n in baselines}} if baselines else {}),
         "gain": "mean of model minus input, positive where the model is better, for MAE too",
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded "
         "percentile, Hesterberg 2015)",
@@ -66,11 +70,12 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
     tag and value), ``images.csv`` (a row per image), ``index.html``.
     """
     evaluations = matrix.evaluations
+    baselines = [name for e in evaluations for name in e.baselines]
     payload = {
         "runs": list(matrix.runs),
         "corpora": list(matrix.corpora),
         "split": matrix.split,
-        "protocol": protocol(evaluations[0].scores, matrix.files),
+        "protocol": protocol(evaluations[0].scores, matrix.files, dict.fromkeys(baselines)),
         "evaluations": [e.summary() for e in evaluations],
     }
     means = [{**e.names, **_mean_columns(e)} for e in evaluations]
@@ -94,6 +99,8 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
             row |= {"group": image.group, "source": image.source}
             for name, score in image.scores.items():
                 row |= {name: rounded(score), f"{name}_input": rounded(image.input_scores[name])}
+            for baseline, scores in image.baseline_scores.items():
+                row |= {f"{name}_{baseline}": rounded(score) for name, score in scores.items()}
             rows.append(row | {f"tag {name}": text for name, text in image.attributes.items()})
     return _to_csv(rows)
 
@@ -101,16 +108,23 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
 def _mean_columns(part: MeanScores) -> dict[str, object]:
     columns: dict[str, object] = {"images": part.images, "groups": part.groups}
     for name in (name for name in METRICS if name in part.scores):
-        # No interval is two empty fields: "None" is a text to spreadsheets.
-        low, high = rounded(part.gain_interval[name]) or ("", "")
         columns |= {
             name: rounded(part.scores[name]),
             f"{name}_input": rounded(part.input_scores[name]),
-            f"{name}_gain": rounded(part.gain[name]),
-            f"{name}_gain_low": low,
-            f"{name}_gain_high": high,
         }
+        columns |= _gain_columns(f"{name}_gain", part.gain[name], part.gain_interval[name])
+    for baseline, its in part.baselines.items():
+        for name, score in its.scores.items():
+            column = f"{name}_{baseline}"
+            columns |= {column: rounded(score)}
+            columns |= _gain_columns(f"{column}_gain", its.gain[name], its.gain_interval[name])
     return columns
+
+
+def _gain_columns(name: str, gain: float, interval: Interval) -> dict[str, object]:
+    # No interval is two empty fields: "None" is a text to spreadsheets.
+    low, high = rounded(interval) or ("", "")
+    return {name: rounded(gain), f"{name}_low": low, f"{name}_high": high}
 
 
 def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str] = ()) -> bytes:

@@ -1,9 +1,9 @@
-"""Scores of a model on the pairs of a corpus: every image by every metric, next to the input
-baseline.
+"""Scores of a model on the pairs of a corpus: every image by every metric, next to baselines.
 
 The input baseline is the score of the input against the target, as if the input were the output: a
-model that does not beat it is of no use. A gain is positive where the model is better (PSNR and
-SSIM: output minus input; MAE: input minus output). Images are compared as RGB, at the depth of the
+model that does not beat it is of no use. The others are classical restorations (`baselines`). A
+gain is positive where the model is better (PSNR and SSIM: output minus baseline; MAE: baseline
+minus output). Images are compared as RGB, at the depth of the
 corpus, in units of 8-bit levels.
 """
 
@@ -20,6 +20,7 @@ from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.images import color
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.data.on_the_fly import OnTheFly
+from img2img_train.evaluation.baselines import FittedBaselines
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
 from img2img_train.metrics.color_overlap import ColorHistograms
@@ -31,6 +32,9 @@ from img2img_train.report.gallery import GalleryItem
 BATCH_PIXELS: Final = 1 << 22
 """Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
 NO_NETWORKS: Final = PerceptualNetworks()
+INPUT: Final = "input"
+"""Name of the input baseline."""
+NO_BASELINES: Final = FittedBaselines()
 
 
 class Restorer(Protocol):
@@ -52,9 +56,9 @@ class Scoring:
 
     ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the
     target, the same way each time. ``by``: tags to score by; default: those with few values.
-    ``metrics``: names of image metrics beside the usual ones. ``perceptual``: networks that score
-    too. ``names`` are those of the run and the corpus; ``progress`` is called with the number of
-    pairs done.
+    ``metrics``: names of image metrics beside the usual ones. ``baselines``: restorations that are
+    scored too, by image metrics. ``perceptual``: networks that score too. ``names`` are those of
+    the run and the corpus; ``progress`` is called with the number of pairs done.
     """
 
     batch: int = 64
@@ -62,6 +66,7 @@ class Scoring:
     online: OnTheFly | None = None
     by: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    baselines: FittedBaselines = NO_BASELINES
     perceptual: PerceptualNetworks = NO_NETWORKS
     names: tuple[str, str] = ("model", "corpus")
     progress: Callable[[int], None] = lambda done: None
@@ -78,7 +83,10 @@ class RestoredPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """The scores of one image; ``group`` names the photo or person that it comes from."""
+    """The scores of one image; ``group`` names the photo or person that it comes from.
+
+    ``baseline_scores`` are those of each baseline beside the input, by its name.
+    """
 
     key: str
     group: str
@@ -86,6 +94,16 @@ class ImageScores:
     scores: Mapping[str, float]
     input_scores: Mapping[str, float]
     attributes: Attributes = field(default_factory=dict)
+    baseline_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineScores:
+    """Mean scores of a baseline, and the gain of the model over it with its 95 % interval."""
+
+    scores: Mapping[str, float]
+    gain: Mapping[str, float]
+    gain_interval: Mapping[str, Interval]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +112,9 @@ class MeanScores:
     metric.
 
     ``groups`` counts the groups of images. An interval is None if there is one group only, and for
-    FID.
+    FID. ``baselines`` are those beside the input. ``best_baseline`` is the name of the one with the
+    highest mean PSNR, or "input". It is chosen on the images that are scored, so the choice favors
+    the baseline, never the model.
     """
 
     images: int
@@ -103,6 +123,8 @@ class MeanScores:
     input_scores: Mapping[str, float]
     gain: Mapping[str, float]
     gain_interval: Mapping[str, Interval]
+    baselines: Mapping[str, BaselineScores] = field(default_factory=dict, kw_only=True)
+    best_baseline: str = field(default=INPUT, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +140,8 @@ class Evaluation(MeanScores):
     """The scores of one run on one corpus.
 
     ``run`` and ``corpus`` are short names, ``test_time`` says how dropout and norms worked,
-    ``notes`` are caveats for the reader, ``gallery`` holds the images for a page.
+    ``baseline_settings`` those fitted, ``notes`` are caveats for the reader, ``gallery`` holds the
+    images for a page.
     """
 
     run: str
@@ -126,6 +149,7 @@ class Evaluation(MeanScores):
     split: str
     image_scores: tuple[ImageScores, ...]
     test_time: Mapping[str, bool | str] = field(default_factory=dict)
+    baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     by_tag: tuple[TagScores, ...] = ()
     notes: tuple[str, ...] = ()
     gallery: tuple[GalleryItem, ...] = ()
@@ -133,7 +157,11 @@ class Evaluation(MeanScores):
     def __repr__(self) -> str:
         model, input, gain = (part["psnr"] for part in (self.scores, self.input_scores, self.gain))
         name = f"{printable(self.run)} on {printable(self.corpus)}, {self.images:,} images"
-        return f"{name}: PSNR {model:.2f} dB, input {input:.2f}, gain {gain:+.2f}"
+        line = f"{name}: PSNR {model:.2f} dB, input {input:.2f}, gain {gain:+.2f}"
+        if (best := self.best_baseline) == INPUT:
+            return line
+        psnr, over = (getattr(self.baselines[best], part)["psnr"] for part in ("scores", "gain"))
+        return f"{line}, best baseline {best} {psnr:.2f}, gain {over:+.2f}"
 
     @property
     def names(self) -> dict[str, str]:
@@ -142,8 +170,14 @@ class Evaluation(MeanScores):
 
     @property
     def conclusion(self) -> str:
-        """The gain in PSNR, in words."""
-        return describe_gain(self.gain["psnr"], self.gain_interval["psnr"])
+        """The gain in PSNR over the best baseline, in words."""
+        gain, interval = self.gain["psnr"], self.gain_interval["psnr"]
+        if self.best_baseline == INPUT:
+            return describe_gain(gain, interval)
+        best = self.baselines[self.best_baseline]
+        name = f"the best baseline ({self.best_baseline}, {best.scores['psnr']:.2f} dB)"
+        over_best = describe_gain(best.gain["psnr"], best.gain_interval["psnr"], name)
+        return f"{over_best}; the gain over the input is {gain:+.2f} dB"
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the scores of single images and the gallery, ready for JSON."""
@@ -153,18 +187,19 @@ class Evaluation(MeanScores):
         return {**self.names, "conclusion": self.conclusion, **rounded(content)}
 
 
-def describe_gain(gain: float, interval: Interval) -> str:
+def describe_gain(gain: float, interval: Interval, baseline: str = "the input") -> str:
     """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance."""
+    beats, fails = f"beats {baseline}", f"does not beat {baseline}"
     if interval is None:
-        result = "beats the input" if gain > 0 else "does not beat the input: it is worse"
+        result = beats if gain > 0 else f"{fails}: it is worse"
         return f"{result} by {abs(gain):.2f} dB (all images come from one photo, so no interval)"
     low, high = interval
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
     if low > 0:
-        return f"beats the input by {gain:.2f} dB ({span})"
+        return f"{beats} by {gain:.2f} dB ({span})"
     if high < 0:
-        return f"does not beat the input: it is worse by {-gain:.2f} dB ({span})"
-    return f"does not beat the input: a difference of {gain:+.2f} dB is within chance ({span})"
+        return f"{fails}: it is worse by {-gain:.2f} dB ({span})"
+    return f"{fails}: a difference of {gain:+.2f} dB is within chance ({span})"
 
 
 def evaluate_model(
@@ -180,10 +215,14 @@ def evaluate_model(
         perceptual = networks.update(*map(np.stack, images))
         for (pair, input, output, target), extra in zip(restored, perceptual, strict=True):
             scores = {name: m.compute(output, target) for name, m in metrics.items()}
-            baseline = {name: m.compute(input, target) for name, m in metrics.items()}
-            all_scores, group = (scores | extra[0], baseline | extra[1]), group_of(pair)
-            attributes = attributes_of(pair.row)
-            rows.append(ImageScores(pair.key, group, source_of(pair), *all_scores, attributes))
+            of_input = {name: m.compute(input, target) for name, m in metrics.items()}
+            baselines = {
+                baseline: {name: m.compute(restoration, target) for name, m in metrics.items()}
+                for baseline, restoration in scoring.baselines.restore(pair, input).items()
+            }
+            all_scores, group = (scores | extra[0], of_input | extra[1]), group_of(pair)
+            about = attributes_of(pair.row), baselines
+            rows.append(ImageScores(pair.key, group, source_of(pair), *all_scores, *about))
             colors.update(group, input, output, target)
         scoring.progress(len(rows))
     means = _means(rows)
@@ -201,26 +240,47 @@ def evaluate_model(
         corpus=scoring.names[1],
         split=pairs[0].split,
         image_scores=tuple(rows),
+        baseline_settings=scoring.baselines.settings,
         by_tag=tuple(_tag_scores(rows, tags)),
-        notes=(*_equal_pairs(rows), *networks.notes(), *notes),
+        notes=(*_equal_pairs(rows), *networks.notes(), *scoring.baselines.notes, *notes),
     )
 
 
 def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
     """Return the fields of MeanScores for the metrics of single images."""
-    # Means of gains, not gains of means: the bootstrap resamples the paired differences.
-    names, groups = list(rows[0].scores), [row.group for row in rows]
-    gains = np.array(
-        [[METRICS[n].gain(row.scores[n], row.input_scores[n]) for n in names] for row in rows]
-    )
+    over_input = _gains(rows, [row.input_scores for row in rows])
+    baselines = {
+        name: _gains(rows, [row.baseline_scores[name] for row in rows])
+        for name in rows[0].baseline_scores
+    }
+    candidates = {INPUT: over_input, **baselines}
     return {
         "images": len(rows),
-        "groups": len(set(groups)),
-        "scores": {n: float(np.mean([row.scores[n] for row in rows])) for n in names},
-        "input_scores": {n: float(np.mean([row.input_scores[n] for row in rows])) for n in names},
-        "gain": dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
-        "gain_interval": dict(zip(names, bootstrap_interval(gains, groups), strict=True)),
+        "groups": len({row.group for row in rows}),
+        "scores": {n: float(np.mean([row.scores[n] for row in rows])) for n in rows[0].scores},
+        "input_scores": over_input.scores,
+        "gain": over_input.gain,
+        "gain_interval": over_input.gain_interval,
+        "baselines": baselines,
+        "best_baseline": max(candidates, key=lambda name: candidates[name].scores["psnr"]),
     }
+
+
+def _gains(
+    rows: Sequence[ImageScores], of_baseline: Sequence[Mapping[str, float]]
+) -> BaselineScores:
+    """Return the mean scores of a baseline on the images, and the gains of the model over it."""
+    # Means of gains, not gains of means: the bootstrap resamples the paired differences.
+    both, names = list(zip(rows, of_baseline, strict=True)), list(of_baseline[0])
+    gains = np.array(
+        [[METRICS[n].gain(row.scores[n], base[n]) for n in names] for row, base in both]
+    )
+    intervals = bootstrap_interval(gains, [row.group for row in rows])
+    return BaselineScores(
+        {n: float(np.mean([base[n] for base in of_baseline])) for n in names},
+        dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
+        dict(zip(names, intervals, strict=True)),
+    )
 
 
 def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[TagScores]:
@@ -246,16 +306,7 @@ def restored_batches(
     """
     held: list[tuple[Pair, Pixels, Pixels]] = []
     for pair in pairs:
-        input, target = corpus.read(pair, exact=True)
-        if input.shape != target.shape:
-            why = "is of another size than its target"
-            raise CorpusError("image", pair.input, why, "verify the corpus")
-        if scoring.swapped:
-            input, target = target, input
-        if scoring.online is not None:
-            # Epoch None draws the same parameters each time, and those of no training epoch.
-            input = scoring.online.degrade(target, pair, None)
-        input, target = _as_rgb(input, target, corpus.color == "lab")
+        input, target = read_pair(corpus, pair, scoring.swapped, scoring.online)
         room = min(scoring.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
         # Only images of one size can be stacked. The output of an image does not depend on its
         # batch, so the order of the corpus is kept and no score changes.
@@ -265,6 +316,25 @@ def restored_batches(
         held.append((pair, input, target))
     if held:
         yield _restored(model, held)
+
+
+def read_pair(
+    corpus: Corpus, pair: Pair, swapped: bool = False, online: OnTheFly | None = None
+) -> tuple[Pixels, Pixels]:
+    """Return input and target as RGB of one depth; the settings are those of `Scoring`.
+
+    Raises CorpusError if they differ in size.
+    """
+    input, target = corpus.read(pair, exact=True)
+    if input.shape != target.shape:
+        why = "is of another size than its target"
+        raise CorpusError("image", pair.input, why, "verify the corpus")
+    if swapped:
+        input, target = target, input
+    if online is not None:
+        # Epoch None draws the same parameters each time, and those of no training epoch.
+        input = online.degrade(target, pair, None)
+    return _as_rgb(input, target, corpus.color == "lab")
 
 
 def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:

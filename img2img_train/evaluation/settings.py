@@ -37,5 +37,8 @@ class EvaluateSettings(ModelSettings):
     """images per batch"""
     metrics: str = ""
     """further metrics, with commas: psnr_y, ssim_y (of the luma)"""
+    baselines: str = "auto"
+    """classical restorations to compare with, with commas: wiener, unsharp, bicubic, median; auto:
+    those that suit the degradation of the corpus; none: the input alone"""
     by: tuple[str, ...] = Field((), json_schema_extra={"metavar": "TAG"})
     """score by this tag, may be repeated [default: all tags with few values]"""

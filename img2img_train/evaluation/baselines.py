@@ -1,0 +1,340 @@
+"""Classical restorations that a model has to beat, with settings fitted to a corpus.
+
+A baseline knows the degradation of each image and the parameters drawn for it, from the row of the
+pair. Its few settings, such as the ratio of noise to signal, are the same for all images and are
+fitted on another split than the one that is scored.
+
+To add a baseline, write a function and add a row to ``BASELINES``: results, pages and tests pick it
+up.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.core.settings_model import Place, did_you_mean
+from img2img_data.corpus.reader import Corpus, Pair
+from img2img_data.degradations.base import Degradation, is_number
+from img2img_data.degradations.blur import gaussian_blur
+from img2img_data.degradations.compose import AtScale, Composite
+from img2img_data.degradations.noise import Noise
+from img2img_data.degradations.resample import INTERPOLATIONS, Resize
+from img2img_data.degradations.samples import FloatImage, from_unit, to_unit
+from img2img_data.degradations.spec import degradation_of
+from img2img_data.images.pixels import Pixels
+from img2img_train.data.on_the_fly import OnTheFly
+from img2img_train.metrics.image import psnr
+
+Steps: TypeAlias = Sequence[tuple[Degradation, Mapping[str, Any]]]
+"""The degradations of an image, the first one first, each with its drawn parameters."""
+Size: TypeAlias = tuple[int, int]
+"""Height and width, pixels."""
+Settings: TypeAlias = Mapping[str, Any]
+ReadPair: TypeAlias = Callable[[Pair], tuple[Pixels, Pixels]]
+"""A function that returns input and target of a pair, H x W x 3 RGB of one depth."""
+
+FIT_IMAGES: Final = 64
+"""Images on which settings are fitted, at most."""
+FIT_PIXELS: Final = 1 << 21
+"""Their pixels in all, at most, but at least one image."""
+ROUGH_PIXELS: Final = 1 << 17
+"""Pixels on which all settings are tried; the best FINALISTS are compared on all."""
+FINALISTS: Final = 4
+PROBE_CONTRAST: Final = 0.25
+TOLERANCE: Final = 0.01
+"""Difference between two impulse responses of a blur, at most, relative to their peak."""
+
+
+# ------------------------------------------------------------------------------------ restorations
+def wiener(image: FloatImage, steps: Steps, k: float) -> FloatImage:
+    """Return the Wiener deconvolution of H x W x C by all blurs among the steps.
+
+    conj(H) / (|H|^2 + k), H the transfer function of the blurs and k the ratio of noise to signal
+    (Gonzalez and Woods, Digital Image Processing, equation 5.8-6). The image is continued as the
+    blurs continue it: mirrored, the edge pixel repeated. For kernels that are symmetric about both
+    axes that is exact, right to the border.
+    """
+    from scipy.fft import irfft2, rfft2
+
+    height, width = image.shape[:2]
+    transfer = transfer_of(steps, (height, width))
+    if transfer is None:
+        return image
+    inverse = np.conj(transfer) / (np.abs(transfer) ** 2 + np.float32(k))
+    planes = []
+    # One channel at a time, for large images.
+    for plane in np.moveaxis(image, 2, 0):
+        mean = plane.mean()
+        mirrored = np.pad(plane - mean, ((0, height), (0, width)), mode="symmetric")
+        restored = irfft2(rfft2(mirrored) * inverse, s=mirrored.shape)
+        planes.append(restored[:height, :width] + mean)
+    return np.stack(planes, axis=2)
+
+
+def transfer_of(steps: Steps, size: Size) -> NDArray[np.complex64] | None:
+    """Return the transfer function of all blurs among the steps, None if there is none.
+
+    It is that of real planes of twice the ``size``, as of ``scipy.fft.rfft2``.
+    """
+    double = 2 * size[0], 2 * size[1]
+    found = [_transfer(step, tuple(sorted(drawn.items())), double) for step, drawn in steps]
+    blurs = [transfer for transfer in found if transfer is not None]
+    return functools.reduce(np.multiply, blurs) if blurs else None
+
+
+# Without random parameters all images of one size have the same. Few, because they are large.
+@functools.lru_cache(maxsize=2)
+def _transfer(
+    step: Degradation, drawn: tuple[tuple[str, Any], ...], size: Size
+) -> NDArray[np.complex64] | None:
+    """Return the transfer function of a degradation, None if it is not a blur.
+
+    A blur is linear, shifts with the image, and keeps the mean: its response to an impulse is its
+    kernel, whichever its kind.
+    """
+    from scipy.fft import ifftshift, rfft2
+
+    if not step.keeps_mean or step.seeded:
+        return None
+    center, responses = (size[0] // 2, size[1] // 2), []
+    for shift, contrast in ((0, PROBE_CONTRAST), (1, -PROBE_CONTRAST)):
+        probe = np.full(size, 0.5, np.float32)
+        probe[center[0] - shift, center[1] - shift] += contrast
+        response = (step.apply(probe, **dict(drawn)) - np.float32(0.5)) / np.float32(contrast)
+        responses.append(np.roll(response, (shift, shift), (0, 1)))
+    kernel, other = responses
+    if np.abs(kernel - other).max() > TOLERANCE * np.abs(kernel).max() or kernel[center] > 0.999:
+        return None
+    return rfft2(ifftshift(kernel))
+
+
+def unsharp(image: FloatImage, steps: Steps, sigma: float, amount: float) -> FloatImage:
+    """Return an H x W x C image plus ``amount`` times its difference from its Gaussian blur."""
+    return image + (image - gaussian_blur(image, sigma)) * np.float32(amount)
+
+
+def bicubic(image: FloatImage, steps: Steps, down: str, up: str) -> FloatImage:
+    """Return an H x W x C image at the size to which the steps shrank it, enlarged smoothly."""
+    height, width = image.shape[:2]
+    factor = shrunk_by(steps)
+    small = max(1, round(width / factor)), max(1, round(height / factor))
+    shrunk = cv2.resize(image, small, interpolation=INTERPOLATIONS[down])
+    enlarged = cv2.resize(shrunk, (width, height), interpolation=INTERPOLATIONS[up])
+    return np.asarray(enlarged, np.float32)
+
+
+def shrunk_by(steps: Steps) -> float:
+    """Return the factor by which the steps shrank each side before they enlarged it; 1: none."""
+    factors = [float(drawn["factor"]) for step, drawn in steps if isinstance(step, Resize)]
+    factors += [1 / float(drawn["scale"]) for step, drawn in steps if isinstance(step, AtScale)]
+    # What was shrunk twice has the resolution of the smaller of the two.
+    return max([1.0, *factors])
+
+
+def median(image: FloatImage, steps: Steps, size: int) -> FloatImage:
+    """Return the median of ``size`` x ``size`` pixels of each channel, 3 or 5."""
+    return np.asarray(cv2.medianBlur(image, size), np.float32)
+
+
+# ---------------------------------------------------------------------------------------- registry
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A restoration by ``restore(image, steps, **settings)``, H x W x 3 float32 in [0, 1].
+
+    It is meant for images with one of the traits that it ``suits`` (``traits_of``); others it may
+    return unchanged. ``grid`` holds the settings to choose from. One that is ``blind`` ignores the
+    steps, so it can be asked for on any corpus. ``definition`` is printed in the protocol.
+    """
+
+    definition: str
+    restore: Callable[..., FloatImage]
+    suits: frozenset[str]
+    grid: tuple[Settings, ...]
+    blind: bool = False
+
+
+def traits_of(steps: Steps, size: Size) -> set[str]:
+    """Return which of "blurred", "shrunk" and "noisy" an image is after the steps."""
+    found = {
+        "blurred": transfer_of(steps, size) is not None,
+        "shrunk": shrunk_by(steps) > 1,
+        "noisy": any(isinstance(step, Noise) for step, _ in steps),
+    }
+    return {trait for trait, is_so in found.items() if is_so}
+
+
+def _grid(**values: Sequence[float | str]) -> tuple[Settings, ...]:
+    """Return all combinations of the values of each setting."""
+    return tuple(dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
+
+
+WIENER: Final = (
+    "Wiener deconvolution by the kernel drawn for the image, which is continued as by the blur "
+    "(mirrored, edge pixel repeated); one ratio of noise to signal k"
+)
+UNSHARP: Final = "unsharp mask: amount times the difference between the image and its Gaussian blur"
+BICUBIC: Final = "shrunk to the size that the degradation left, enlarged by cubic or Lanczos kernel"
+MEDIAN: Final = "median of size x size pixels of each channel"
+
+K: Final = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+SIGMAS: Final = (0.5, 1, 1.5, 2, 3, 4)
+AMOUNTS: Final = (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12)
+KERNELS: Final = {"down": ("area", "linear"), "up": ("cubic", "lanczos")}
+
+BLURRED, SHRUNK, NOISY = (frozenset({trait}) for trait in ("blurred", "shrunk", "noisy"))
+
+BASELINES: Final[dict[str, Baseline]] = {
+    "wiener": Baseline(WIENER, wiener, BLURRED, _grid(k=K)),
+    "unsharp": Baseline(
+        UNSHARP, unsharp, BLURRED | SHRUNK, _grid(sigma=SIGMAS, amount=AMOUNTS), blind=True
+    ),
+    "bicubic": Baseline(BICUBIC, bicubic, SHRUNK, _grid(**KERNELS)),
+    "median": Baseline(MEDIAN, median, NOISY, _grid(size=(3, 5)), blind=True),
+}
+"""All baselines by name, in the order of tables."""
+
+
+# ------------------------------------------------------------------------------------------ corpora
+@dataclass(frozen=True, slots=True)
+class FittedBaselines:
+    """The baselines of a corpus: ``settings`` by name, and ``notes`` about those left out.
+
+    The inputs were degraded by ``degradation``, None if it is not known, or are by ``online``.
+    """
+
+    degradation: Degradation | None = None
+    online: OnTheFly | None = None
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def restore(self, pair: Pair, input: Pixels) -> dict[str, Pixels]:
+        """Return the output of each baseline for the input of a pair, of its shape and dtype."""
+        if not self.settings:
+            return {}
+        image, steps, all_settings = to_unit(input), self.steps(pair), self.settings.items()
+        outputs = {n: BASELINES[n].restore(image, steps, **chosen) for n, chosen in all_settings}
+        return {name: from_unit(output, input) for name, output in outputs.items()}
+
+    def steps(self, pair: Pair) -> Steps:
+        """Return the degradations of a pair's input; none if its row does not fit the recipe."""
+        if self.online is not None:
+            return list(_flat(self.online.degradation, self.online.draw(pair, None)))
+        drawn = pair.row.get("drawn")
+        if self.degradation is None or not isinstance(drawn, Mapping):
+            return ()
+        try:
+            # Rows may come from other programs: numbers out of range could take all memory.
+            steps = list(_flat(self.degradation, drawn))
+            fits = all(_in_range(*step) for step in steps)
+            if fits:
+                self.degradation.apply(np.zeros((2, 2, 3), np.uint8), **drawn)
+        except (ArithmeticError, LookupError, TypeError, ValueError, cv2.error):
+            return ()
+        return steps if fits else ()
+
+
+def _flat(degradation: Degradation, drawn: Mapping[str, Any]) -> Iterator[tuple[Degradation, Any]]:
+    # The steps of AtScale act at another size, so it stays one step.
+    if not isinstance(degradation, Composite) or isinstance(degradation, AtScale):
+        yield degradation, drawn
+        return
+    for step, own in degradation.drawn_steps(drawn):
+        yield from _flat(step, own)
+
+
+def _in_range(step: Degradation, drawn: Mapping[str, Any]) -> bool:
+    return all(is_number(value) for value in drawn.values()) and all(
+        limits.low <= drawn[name] <= limits.high for name, limits in step.ranges().items()
+    )
+
+
+class _Sample(NamedTuple):
+    image: FloatImage
+    target: Pixels
+    steps: Steps
+
+
+def fit_baselines(
+    asked: str, corpus: Corpus, split: str, read: ReadPair, online: OnTheFly | None = None
+) -> FittedBaselines:
+    """Return the baselines of a corpus whose ``split`` is to be scored, fitted on another one.
+
+    ``asked`` is "auto" (those that suit the degradation), "none", or names with commas. Settings
+    are those with the highest mean PSNR on up to FIT_IMAGES images of the other split. Raises
+    UsageError if ``asked`` has an unknown name.
+    """
+    names = _names(asked)
+    degradation = _degradation_of(corpus) if online is None else online.degradation
+    if not names or (asked == "auto" and degradation is None):
+        return FittedBaselines()
+    other = next((s for s in corpus.splits if s != split and corpus.pairs(s)), None)
+    if other is None:
+        note = f"no baselines: they are fitted on another split, and the corpus has only '{split}'"
+        return FittedBaselines(notes=(note,))
+    known = FittedBaselines(degradation, online)
+    sample = list(_sample(corpus.pairs(other), read, known))
+    traits = set().union(*(traits_of(s.steps, s.target.shape[:2]) for s in sample))
+    settings, notes = dict[str, Settings](), list[str]()
+    for name in names:
+        baseline = BASELINES[name]
+        if baseline.suits & traits or (asked != "auto" and baseline.blind and sample):
+            settings[name] = _fit(baseline, sample)
+        elif asked != "auto":
+            notes.append(f"no baseline {name}: it does not suit the degradation of the corpus")
+    return FittedBaselines(degradation, online, settings, tuple(notes))
+
+
+def _names(asked: str) -> list[str]:
+    """Return the names of ``asked`` as in ``fit_baselines``; all for "auto"."""
+    if asked in {"auto", "none"}:
+        return list(BASELINES) if asked == "auto" else []
+    names = list(filter(None, asked.replace(" ", "").split(",")))
+    for name in names:
+        if name not in BASELINES:
+            hint = did_you_mean(name, [*BASELINES, "auto", "none"])
+            raise UsageError("option", "--baselines", f"knows no '{name}'", hint)
+    return [name for name in BASELINES if name in names]
+
+
+def _degradation_of(corpus: Corpus) -> Degradation | None:
+    """Return the degradation of the inputs by the recipe of a corpus, None if it states none."""
+    recipe = corpus.info.get("recipe")
+    if isinstance(recipe, dict) and recipe.get("pairing") == "degrade":
+        # It may be newer than this version, or need a package that is not here.
+        with suppress(UsageError):
+            return degradation_of(recipe, Place())
+    return None
+
+
+def _sample(pairs: Sequence[Pair], read: ReadPair, known: FittedBaselines) -> Iterator[_Sample]:
+    """Yield pairs, evenly spread, to fit on."""
+    room = FIT_PIXELS
+    for index in range(0, len(pairs), max(1, len(pairs) // FIT_IMAGES))[:FIT_IMAGES]:
+        # An image that cannot be read is an error where it is scored, not here.
+        with suppress(CorpusError):
+            input, target = read(pairs[index])
+            yield _Sample(to_unit(input), target, known.steps(pairs[index]))
+            room -= input.shape[0] * input.shape[1]
+        if room <= 0:
+            return
+
+
+def _fit(baseline: Baseline, sample: Sequence[_Sample]) -> Settings:
+    def mean_psnr(chosen: Settings, images: Sequence[_Sample]) -> float:
+        outputs = [baseline.restore(s.image, s.steps, **chosen) for s in images]
+        both = zip(outputs, (s.target for s in images), strict=True)
+        return float(np.mean([psnr(from_unit(output, t), t) for output, t in both]))
+
+    few = sample[: max(1, ROUGH_PIXELS // sample[0].target[..., 0].size)]
+    ranked = sorted(baseline.grid, key=lambda s: mean_psnr(s, few), reverse=True)
+    return max(ranked[:FINALISTS], key=lambda s: mean_psnr(s, sample))

@@ -1,0 +1,219 @@
+"""Classical baselines: each helps where it suits, and the best one is named in the results."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_photo
+from degradation_examples import LIGHT, example
+from fake_models import Brighter, Identity, strict_json, write_run
+from pages import check_self_contained
+from small_corpus import write_corpus, write_lab
+
+from img2img_data.core.errors import UsageError
+from img2img_data.core.settings_model import Place
+from img2img_data.corpus.reader import Pair, open_corpus
+from img2img_data.degradations.registry import DEGRADATIONS
+from img2img_data.degradations.spec import parse_spec, to_spec
+from img2img_data.images import io
+from img2img_train.data.on_the_fly import OnTheFly
+from img2img_train.evaluation import baselines as baselines_module
+from img2img_train.evaluation.baselines import BASELINES, FittedBaselines, fit_baselines
+from img2img_train.evaluation.evaluate import evaluate_run
+from img2img_train.evaluation.results import Matrix, write_matrix
+from img2img_train.evaluation.score import Evaluation, Scoring, evaluate_model, read_pair
+from img2img_train.evaluation.settings import EvaluateSettings
+from img2img_train.report.page import write_run_report
+
+SUITED: dict[str, Any] = {
+    "wiener": {"gaussian": {"sigma": [1, 2]}},
+    "unsharp": {"defocus": {"radius": 2}},
+    "bicubic": {"resize": {"factor": 4}},
+    "median": {"noise": {"sigma": 30}},
+}
+"""A degradation that each baseline suits."""
+IDENTITY = Identity()
+PAIR = Pair("k", "test", Path(), Path())
+
+
+def degraded_corpus(root: Path, spec: Any, splits: dict[str, int], deep: bool = False) -> Path:
+    """Write a corpus as ``img2img-data degrade`` does, by the same degradation."""
+    degradation = parse_spec(spec, Place()).degradation
+    info: dict[str, Any] = {"recipe": {"pairing": "degrade", "degradation": to_spec(degradation)}}
+    write_corpus(root, splits, size=(40, 36), info=info | ({"bits": 16} if deep else {}), deep=deep)
+    for manifest in root.glob("*/metadata.jsonl"):
+        rows = [json.loads(line) for line in manifest.open()]
+        for number, row in enumerate(rows):
+            row["drawn"] = degradation.draw(np.random.default_rng(number))
+            policy = io.ReadPolicy(depth=16 if deep else 8)
+            target = io.read(manifest.parent / row["target_file_name"], policy).pixels
+            input = degradation.apply(target, "yx", **row["drawn"])
+            (manifest.parent / row["input_file_name"]).write_bytes(io.encode(input, "png"))
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def fitted(
+    corpus: Path, asked: str = "auto", split: str = "test", online: OnTheFly | None = None
+) -> FittedBaselines:
+    opened = open_corpus(corpus)
+    return fit_baselines(
+        asked, opened, split, lambda pair: read_pair(opened, pair, online=online), online
+    )
+
+
+def scored(corpus: Path, model: Any = IDENTITY, asked: str = "auto") -> Evaluation:
+    opened = open_corpus(corpus)
+    scoring = Scoring(baselines=fitted(corpus, asked))
+    return evaluate_model(model, opened, opened.pairs("test"), scoring)
+
+
+# ------------------------------------------------------------------------------------ each baseline
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_beats_the_input_where_it_suits(name: str, deep: bool, tmp_path: Path) -> None:
+    corpus = degraded_corpus(tmp_path / "c", SUITED[name], {"train": 4, "test": 4}, deep)
+    evaluation = scored(corpus)
+    assert evaluation.baselines[name].gain["psnr"] < -0.1
+    assert evaluation.baseline_settings[name] in BASELINES[name].grid
+    assert evaluation.best_baseline == max(
+        evaluation.baselines, key=lambda n: evaluation.baselines[n].scores["psnr"]
+    )
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (33, 20)])
+def test_a_baseline_keeps_shape_and_type(name: str, size: tuple[int, int]) -> None:
+    degradation = parse_spec(SUITED[name], Place()).degradation
+    for dtype in (np.uint8, np.uint16):
+        photo = make_photo(1, *size).astype(dtype)
+        for chosen in BASELINES[name].grid:
+            online = FittedBaselines(degradation, OnTheFly(degradation, 0), {name: chosen})
+            output = online.restore(PAIR, photo)[name]
+            assert (output.shape, output.dtype) == (photo.shape, photo.dtype)
+
+
+@pytest.mark.parametrize("kind", LIGHT)
+def test_a_transfer_function_is_that_of_the_blur(kind: str) -> None:
+    """It applies the degradation to a smooth periodic image; only blurs have one."""
+    degradation = example(kind)
+    drawn = degradation.draw(np.random.default_rng(1))
+    transfer = baselines_module.transfer_of([(degradation, drawn)], (32, 32))
+    blurs = {"gaussian", "random-gaussian", "anisotropic", "generalized", "plateau"}
+    assert (transfer is not None) == (kind in blurs | {"motion", "defocus", "sinc"})
+    if transfer is not None:
+        wave = 0.5 + 0.25 * np.cos(2 * np.pi * 3 * np.arange(64) / 64, dtype=np.float32)
+        image = np.tile(wave, (64, 1))
+        ours = np.fft.irfft2(np.fft.rfft2(image) * transfer)
+        theirs = degradation.apply(np.tile(image, (3, 3)), "yx", **drawn)[64:128, 64:128]
+        assert np.abs(ours - theirs).max() < 1e-3
+
+
+def test_wiener_continues_the_image_as_the_blur_does() -> None:
+    """The rim is restored as well as the middle, if the kernel has both symmetries."""
+    gaussian = DEGRADATIONS["gaussian"](sigma=1.5)
+    photo = make_photo(3, 64, 64).astype(np.float32) / 255
+    blurred = gaussian.apply(photo, "yx", sigma=1.5)
+    restored = baselines_module.wiener(blurred, [(gaussian, {"sigma": 1.5})], k=1e-9)
+    error = np.abs(restored - photo)
+    assert error.max() < 0.05
+    assert error[0].mean() < 2 * error.mean()
+
+
+# ---------------------------------------------------------------------------- what a corpus knows
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        ({"motion": {"length": 9}}, ["wiener", "unsharp"]),
+        ({"at-scale": {"scale": 0.5, "steps": ["jpeg"]}}, ["unsharp", "bicubic"]),
+        ([{"gaussian": {"sigma": 1}}, {"noise": {"sigma": 9}}], ["wiener", "unsharp", "median"]),
+        ({"one-of": ["resize", {"gaussian": {"sigma": 2}}]}, ["wiener", "unsharp", "bicubic"]),
+        ("jpeg", []),
+    ],
+)
+def test_the_baselines_are_those_that_suit(spec: Any, names: list[str], tmp_path: Path) -> None:
+    corpus = degraded_corpus(tmp_path / "c", spec, {"train": 6, "test": 1})
+    assert list(fitted(corpus).settings) == names
+    online = OnTheFly(parse_spec(spec, Place()).degradation, 0)
+    plain = write_corpus(tmp_path / "plain", {"train": 6, "test": 1})
+    assert list(fitted(plain, online=online).settings) == names
+
+
+def test_no_baseline_sees_the_scored_split(tmp_path: Path) -> None:
+    corpus = degraded_corpus(tmp_path / "c", SUITED["wiener"], {"train": 2, "test": 2})
+    before = fitted(corpus)
+    for path in (corpus / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    assert fitted(corpus).settings == before.settings
+    alone = degraded_corpus(tmp_path / "alone", SUITED["wiener"], {"test": 2})
+    assert not fitted(alone).settings
+    assert "only 'test'" in fitted(alone).notes[0]
+    assert scored(alone).conclusion.startswith("does not beat the input: a difference of +0.00")
+
+
+def test_without_a_degradation_the_input_stands_alone(tmp_path: Path) -> None:
+    splits = {"train": 2, "test": 2}
+    for corpus in (write_corpus(tmp_path / "c", splits), write_lab(tmp_path / "lab", splits)):
+        assert fitted(corpus) == FittedBaselines()
+        assert list(fitted(corpus, "unsharp,median").settings) == ["unsharp", "median"]
+        (note,) = fitted(corpus, "wiener").notes
+        assert "no baseline wiener" in note
+
+
+@pytest.mark.parametrize("drawn", [None, {}, {"sigma": "9"}, {"sigma": 1e9}, {"sigma": True}])
+def test_a_row_that_does_not_fit_gives_the_input(drawn: Any, tmp_path: Path) -> None:
+    corpus = degraded_corpus(tmp_path / "c", SUITED["wiener"], {"train": 2, "test": 1})
+    manifest = corpus / "test/metadata.jsonl"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "drawn": drawn}) + "\n")
+    evaluation = scored(corpus, asked="wiener")
+    assert evaluation.baselines["wiener"].scores["psnr"] == evaluation.input_scores["psnr"]
+
+
+def test_an_unknown_baseline_is_one_line(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 1})
+    with pytest.raises(UsageError, match=r"option '--baselines': knows no 'weiner'; .*wiener"):
+        fitted(corpus, "unsharp, weiner")
+    assert fitted(corpus, "none") == FittedBaselines()
+
+
+# ----------------------------------------------------------------------------------------- results
+def test_the_headline_names_the_best_baseline(tmp_path: Path) -> None:
+    corpus = degraded_corpus(tmp_path / "c", SUITED["wiener"], {"train": 3, "test": 4})
+    evaluation = scored(corpus, Brighter())
+    best = evaluation.baselines["wiener"]
+    assert evaluation.best_baseline == "wiener"
+    start = f"does not beat the best baseline (wiener, {best.scores['psnr']:.2f} dB): it is worse"
+    assert evaluation.conclusion.startswith(start)
+    assert evaluation.conclusion.endswith(f"over the input is {evaluation.gain['psnr']:+.2f} dB")
+    assert "best baseline wiener" in repr(evaluation)
+    gains = [
+        row.scores["psnr"] - row.baseline_scores["wiener"]["psnr"]
+        for row in evaluation.image_scores
+    ]
+    assert best.gain["psnr"] == pytest.approx(np.mean(gains))
+
+    write_matrix(Matrix(("r",), ("c",), "test", (evaluation,)), tmp_path / "out")
+    (saved,) = strict_json(tmp_path / "out/matrix.json")["evaluations"]
+    assert saved["baselines"]["wiener"]["gain"]["psnr"] == round(best.gain["psnr"], 6)
+    with (tmp_path / "out/matrix.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["psnr_wiener"]) == round(best.scores["psnr"], 6)
+    assert float(row["psnr_wiener_gain_high"]) < 0
+    with (tmp_path / "out/images.csv").open(newline="") as file:
+        assert {"psnr_wiener", "mae_unsharp"} <= set(next(csv.DictReader(file)))
+
+
+def test_pages_show_every_baseline(tmp_path: Path) -> None:
+    corpus = degraded_corpus(tmp_path / "c", SUITED["wiener"], {"train": 2, "test": 2})
+    run = write_run(tmp_path / "run")
+    evaluate_run(run, corpus, EvaluateSettings(device="cpu"))
+    page = write_run_report(run).read_text("utf-8")
+    check_self_contained(page)
+    assert "the best baseline (wiener, " in page
+    for text in ("wiener (k ", "unsharp (sigma ", "Wiener deconvolution"):
+        assert text in page
