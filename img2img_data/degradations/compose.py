@@ -9,7 +9,7 @@ Between the steps the image is float32, so integers are rounded once, at the end
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import cv2
@@ -67,15 +67,13 @@ class Composite(Degradation):
             drawn |= {f"{index}.{kind}.{name}": value for name, value in own.items()}
         return drawn
 
-    def drawn_steps(self, drawn: Mapping[str, Any]) -> list[tuple[Degradation, dict[str, Any]]]:
-        """Return the steps that ``apply`` takes, the first one first, each with its parameters."""
-        steps = []
+    def drawn_steps(self, drawn: Mapping[str, Any]) -> Iterator[tuple[Degradation, dict[str, Any]]]:
+        """Yield the steps that ``apply`` takes, the first one first, each with its parameters."""
         for index in self._order(drawn):
             kind, degradation = self.steps[index]
             prefix = f"{index}.{kind}."
             own = {n.removeprefix(prefix): v for n, v in drawn.items() if n.startswith(prefix)}
-            steps.append((degradation, own))
-        return steps
+            yield degradation, own
 
     def _order(self, drawn: Mapping[str, Any]) -> Sequence[int]:
         """Return the indices of the steps to apply, the first one first."""
@@ -83,7 +81,7 @@ class Composite(Degradation):
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Apply the drawn steps in their order."""
-        steps = self.drawn_steps(drawn)
+        steps = list(self.drawn_steps(drawn))
         if not steps:
             return image.copy()
         # A single step may be more exact on integers than by way of floats.

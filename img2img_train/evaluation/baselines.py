@@ -32,13 +32,12 @@ from img2img_data.degradations.resample import INTERPOLATIONS, Resize
 from img2img_data.degradations.samples import FloatImage, from_unit, to_unit
 from img2img_data.degradations.spec import degradation_of
 from img2img_data.images.pixels import Pixels
+from img2img_train.data.checks import Size
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.metrics.image import psnr
 
 Steps: TypeAlias = Sequence[tuple[Degradation, Mapping[str, Any]]]
 """The degradations of an image, the first one first, each with its drawn parameters."""
-Size: TypeAlias = tuple[int, int]
-"""Height and width, pixels."""
 Settings: TypeAlias = Mapping[str, Any]
 ReadPair: TypeAlias = Callable[[Pair], tuple[Pixels, Pixels]]
 """A function that returns input and target of a pair, H x W x 3 RGB of one depth."""

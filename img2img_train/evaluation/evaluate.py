@@ -71,10 +71,10 @@ def evaluate_matrix(
     for run, run_name in zip(runs, run_names, strict=True):
         options = settings.device, None, settings.keep_dropout, settings.norm
         model: score.AnyModel = outputs.get(run) or load_generator(run, *options)
-        for (corpus, pairs), name, beside in zip(work, corpus_names, fitted, strict=True):
+        for (corpus, pairs), name, baselines in zip(work, corpus_names, fitted, strict=True):
             both = (run_name, name)
             count = _counter(progress, done, total, both)
-            scoring = replace(common, names=both, progress=count, baselines=beside)
+            scoring = replace(common, names=both, progress=count, baselines=baselines)
             evaluations.append(_evaluate(model, corpus, pairs, scoring, each))
             done += len(pairs)
     names = tuple(run_names), tuple(corpus_names)
@@ -103,8 +103,8 @@ def evaluate_run(
     online = OnTheFly.of(model.config.degrade, model.config.seed)
     pairs = _pairs(opened, settings.split)
     count = _counter(progress, 0, len(pairs), names)
-    beside = _baselines(opened, settings, online)
-    scoring = _scoring(settings, online=online, names=names, progress=count, baselines=beside)
+    baselines = _baselines(opened, settings, online)
+    scoring = _scoring(settings, online=online, names=names, progress=count, baselines=baselines)
     scored = _evaluate(model, opened, pairs, scoring, gallery)
     stem = f"{_file_name(names[1])}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
