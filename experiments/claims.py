@@ -155,8 +155,9 @@ def harms(model: str, test: str) -> Rule:
 def share(test: str, reference: str, model: str, least: float = 0, most: float = 0) -> Rule:
     """Return a rule about the gain in PSNR on ``test`` as a share of that on ``reference``.
 
-    Confirmed if the share is at most ``most``, or at least ``least`` and the model beats the best
-    baseline on ``test``: a filter that gains as little everywhere transfers too.
+    Confirmed if there is a gain on ``reference``, and the share is at most ``most``, or at least
+    ``least`` and the model beats the best baseline on ``test``: a filter that gains as little
+    everywhere transfers too.
     """
 
     def rule(results: Results) -> ClaimResult:
@@ -171,7 +172,7 @@ def share(test: str, reference: str, model: str, least: float = 0, most: float =
             f"{most or least:g}"
         )
         if most:
-            return ClaimResult(reversed_status(status), numbers)
+            return ClaimResult(worst(reversed_status(status), status_of(far)), numbers)
         than_baseline = gains(model, test)(results)
         status = worst(status, than_baseline.status)
         return ClaimResult(status, f"{numbers}; {than_baseline.numbers}")
@@ -180,14 +181,17 @@ def share(test: str, reference: str, model: str, least: float = 0, most: float =
 
 
 def gains_more(test: str, reference: str, model: str) -> Rule:
-    """Return a rule, confirmed if a model gains more PSNR over the input on ``test``."""
+    """Return a rule, confirmed if a model gains PSNR over the input on ``test``, and more than on
+    ``reference``.
+    """
 
     def rule(results: Results) -> ClaimResult:
         gain, groups = _gains_over_input(results, model, test)
         base, others = _gains_over_input(results, model, reference)
         difference = minus(gain, groups, base, others)
         numbers = f"gain {np.mean(gain):+.2f} dB on {test}, {np.mean(base):+.2f} dB on {reference}"
-        return ClaimResult(status_of(difference), f"{numbers}; difference {difference.text(2)}")
+        status = worst(status_of(difference), status_of(over_images(gain, groups)))
+        return ClaimResult(status, f"{numbers}; difference {difference.text(2)}")
 
     return rule
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -10,16 +11,18 @@ import numpy as np
 from measurements import EDGES, RED, YELLOW, ModelScores, TrainedModel, Values
 from trainings import cpu_seconds
 
-from img2img_data.corpus.reader import Corpus, Pair
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_data.images.color import lab_to_rgb, rgb_to_lab
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.config import CONFIG_FILE, RunConfig, read_page
+from img2img_train.evaluation.baselines import fit_baselines
 from img2img_train.evaluation.score import (
     AnyModel,
     RestoredPair,
     Scoring,
     evaluate_model,
     group_of,
+    read_pair,
     restored_batches,
 )
 from img2img_train.metrics.color_overlap import ColorHistograms
@@ -71,7 +74,8 @@ def baselines_of(
     """Return what a model has to beat on some pairs, by name, as functions of pairs and inputs.
 
     ``input`` returns its input, ``constant`` the mean color of all targets, which no model knows;
-    for an L plane it adds their mean a and b.
+    for an L plane it adds their mean a and b. The others are the classical restorations that suit
+    the degradation, fitted on another split, or on ``trained_on`` if the corpus has one split.
     """
     identity: AnyModel = lambda _, batch: batch  # noqa: E731
     targets = [_as_lab(pair.target) for pair in restored(identity, corpus, pairs, scoring)]
@@ -84,7 +88,20 @@ def baselines_of(
         outputs = np.stack([lab_to_rgb(image) for image in lab])
         return outputs if batch.dtype == np.uint8 else outputs.astype(batch.dtype) * 257
 
-    return {"input": identity, "constant": constant}
+    return {"input": identity, "constant": constant} | _filters(corpus, pairs[0].split, trained_on)
+
+
+def _filters(corpus: Corpus, split: str, trained_on: Path) -> dict[str, AnyModel]:
+    source = corpus if len(corpus.splits) > 1 else open_corpus(trained_on)
+    fitted = fit_baselines("auto", source, split, lambda pair: read_pair(source, pair))
+
+    def filter_of(name: str) -> AnyModel:
+        one = replace(fitted, settings={name: fitted.settings[name]})
+        return lambda pairs, batch: np.stack(
+            [one.restore(pair, input)[name] for pair, input in zip(pairs, batch, strict=True)]
+        )
+
+    return {name: filter_of(name) for name in fitted.settings}
 
 
 def mean_gradient(image: Pixels) -> float:

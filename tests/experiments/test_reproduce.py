@@ -239,6 +239,10 @@ def test_gains_harms_and_shares_of_gains() -> None:
     little = claims.share("t", "u", "a", most=0.5)
     assert result_of(little, (0.1, 0.1, 0.1)).status == "confirmed"
     assert result_of(little, THREE).status == "not confirmed"
+    # A model that harms the reference gains a small share of nothing.
+    harmful = {("a", "t"): [scores_of(-2.0)], ("a", "u"): [scores_of(-1.0)]}
+    assert claims_of(little, harmful).status == "not confirmed"
+    assert claims_of(claims.gains_more("u", "t", "a"), harmful).status == "not confirmed"
     more = claims.gains_more("t", "u", "a")
     assert result_of(more, (2.0, 2.1, 2.2)).status == "confirmed"
     assert result_of(more, (0.0, 0.1, 0.2)).status == "not confirmed"
@@ -342,8 +346,11 @@ def test_an_experiment_from_photos_to_its_page(
     assert page["cpu_minutes"]["tiny"] == [
         round((cpu_seconds(folder) or 0) / 60, 2) for folder in run.folders("tiny")
     ]
-    write_results(run, *measure(run), commands(run))
+    results, strips = measure(run)
+    write_results(run, results, strips, commands(run))
     assert (tiny / "results" / "results.json").read_bytes() == before
+    psnr = {name: scores.mean("psnr") for name, scores in results.baselines["photos"].items()}
+    assert psnr["constant"] < psnr["input"] < psnr["unsharp"] < psnr["wiener"]
 
 
 def test_a_command_that_fails_ends_the_experiment(
