@@ -203,7 +203,8 @@ def test_an_option_of_another_match_is_rejected(options: dict[str, str]) -> None
         MatchSettings(match="stem", **options)  # type: ignore[arg-type]
 
 
-def test_an_endless_pattern_is_stopped() -> None:
+def test_an_endless_pattern_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("img2img_data.sources.matching.PATTERN_SECONDS", 0.2)
     began = time.monotonic()
     with pytest.raises(UsageError, match="aaaa"):
         match(["a.jpg", "a" * 60 + "!"], ["b.jpg"], "regex", regex_a="(?P<id>(a+)+)b")
