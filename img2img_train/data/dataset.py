@@ -113,15 +113,15 @@ class _ImageSetFields:
         """Return the images that training reads: targets alone if inputs are made on the fly."""
         return self if self.on_the_fly is None else replace(self, targets_only=True)
 
-    def _fitted(self, path: Path, pixels: Pixels) -> Pixels:
-        """Return an image resized to ``load_size``, or as it is if its size is right."""
+    def _fitted(self, path: Path, pixels: Pixels, channels: int) -> Pixels:
+        """Return the first channels of an image, resized to ``load_size``, or of the right size."""
         if self.load_size:
-            return resize_to(pixels, self.load_size)
-        if self.min_side:
+            pixels = resize_to(pixels, self.load_size)
+        elif self.min_side:
             checks.check_min_side([(path, _size(pixels))], self.min_side)
         else:
             checks.check_same_size(path, _size(pixels), self.size)
-        return pixels
+        return pixels[..., :channels]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +150,7 @@ class PairedImages(_ImageSetFields):
         if self.swapped:
             image, target, paths = target, image, paths[::-1]
         checks.check_same_size(paths[1], _size(target), _size(image))
-        image, target = map(self._fitted, paths, (image, target))
-        image, target = image[..., : channels[0]], target[..., : channels[1]]
+        image, target = map(self._fitted, paths, (image, target), channels)
         if self.on_the_fly is not None:
             image = target if self.targets_only else self.on_the_fly.degrade(target, pair, None)
         return image, target
@@ -203,8 +202,7 @@ class UnpairedImages(_ImageSetFields):
 
     def _read(self, images: Joined[ImageFile], index: int, side: int) -> Pixels:
         image = images[index % len(images)]
-        pixels = self._fitted(image.path, image.read())
-        return pixels[..., : self.channel_layout.stored[side]]
+        return self._fitted(image.path, image.read(), self.channel_layout.stored[side])
 
     def gather(self, indices: Indices, crops: Crops | None = None) -> tuple[Pixels, Pixels]:
         """Return inputs and targets at ``indices`` (2 x N), or crops of them, stacked."""
