@@ -7,7 +7,7 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
@@ -18,6 +18,12 @@ from img2img_train.metrics.bootstrap import RESAMPLES, SEED, Interval
 from img2img_train.metrics.registry import METRICS
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
+
+
+BEST: Final = (
+    "the one with the highest mean PSNR on the scored images; the settings of baselines are fitted "
+    "on another split"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ def protocol(
 ) -> dict[str, Any]:
     """Return how the scores were computed; ``files`` names the weights of networks."""
     shown = ("label", "unit", "digits", "better", "definition")
+    definitions = {name: BASELINES[name].definition for name in baselines}
     used = {name: metric for name, metric in METRICS.items() if name in scores}
     return {
         "color": "RGB; Lab corpora too are scored as RGB",
@@ -48,8 +55,8 @@ def protocol(
         "images": "whole images at the size of the corpus; outputs are rounded to its depth first",
         "means": "over images, each weighing the same",
         "input_scores": "the input baseline: the input scored as if it were the output",
-        **({"baselines": {n: BASELINES[n].definition for n in baselines}} if baselines else {}),
-        "gain": "mean of model minus input, positive where the model is better, for MAE too",
+        **({"baselines": definitions, "best_baseline": BEST} if baselines else {}),
+        "gain": "mean of model minus baseline, positive where the model is better, for MAE too",
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded "
         "percentile, Hesterberg 2015)",
         "resamples": RESAMPLES,

@@ -161,7 +161,7 @@ class Evaluation(MeanScores):
         if (best := self.best_baseline) == INPUT:
             return line
         psnr, over = (getattr(self.baselines[best], part)["psnr"] for part in ("scores", "gain"))
-        return f"{line}, best baseline {best} {psnr:.2f}, gain {over:+.2f}"
+        return f"{line}; {best} {psnr:.2f}, gain {over:+.2f}"
 
     @property
     def names(self) -> dict[str, str]:

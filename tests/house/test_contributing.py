@@ -29,6 +29,7 @@ LAWS = {
     "huber": ["tests/train/objectives", "tests/train/training/test_resume_objectives.py"],
     "srcnn": ["tests/train/networks"],
     "rmse": ["tests/train/metrics"],
+    "bilateral": ["tests/train/evaluation/test_baselines.py"],
     "mirror": ["tests/data/builds/test_pairings.py"],
     "image-list": ["tests/data/sources"],
 }
