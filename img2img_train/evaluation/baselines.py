@@ -234,12 +234,12 @@ class FittedBaselines:
         try:
             # Rows may come from other programs: numbers out of range could take all memory.
             steps = list(_flat(self.degradation, drawn))
-            fits = all(_in_range(*step) for step in steps)
-            if fits:
-                self.degradation.apply(np.zeros((2, 2, 3), np.uint8), **drawn)
+            if not all(_in_range(*step) for step in steps):
+                return ()
+            self.degradation.apply(np.zeros((2, 2, 3), np.uint8), **drawn)
         except (ArithmeticError, LookupError, TypeError, ValueError, cv2.error):
             return ()
-        return steps if fits else ()
+        return steps
 
 
 def _flat(degradation: Degradation, drawn: Mapping[str, Any]) -> Iterator[tuple[Degradation, Any]]:

@@ -19,11 +19,7 @@ from img2img_train.metrics.registry import METRICS
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
 
-
-BEST: Final = (
-    "the one with the highest mean PSNR on the scored images; the settings of baselines are fitted "
-    "on another split"
-)
+BEST: Final = "the one with the highest mean PSNR on the scored images; fitted on another split"
 
 
 @dataclass(frozen=True, slots=True)
