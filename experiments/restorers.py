@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+import numpy as np
 import torch
 from measurements import spread
 from reproduce import table_of
@@ -55,8 +56,9 @@ class Row:
     corpora: Sequence[str] = (MEN,)
 
 
+ORIGINAL: Final = "autoencoder of the original"
 ROWS: Final = {
-    "original": Row("autoencoder of the original", "--preset original"),
+    "original": Row(ORIGINAL, "--preset original"),
     "unet": Row("U-Net of the experiments", "--preset original --net unet"),
     "residual": Row("U-Net, residual", "--net unet --residual"),
     "nafnet": Row("NAFNet", "--net nafnet"),
@@ -145,24 +147,29 @@ def scores_of(models: Sequence[AnyModel], corpus: Corpus) -> dict[str, list[floa
 def markdown(rows: Sequence[TableRow], machine_name: str, threads: int) -> str:
     """Return the table, and the commands of its rows."""
     first, *others = TESTS
-    head = ["", "seeds", "parameters", "CPU s", f"{first}, PSNR dB", "SSIM"]
+    head = ["", "seeds", "parameters", "CPU s", f"{first}, PSNR dB", "over the original", "SSIM"]
     lines = [[*head, *(f"{test}, PSNR dB" for test in others)]]
+    originals = [row.scores[first]["psnr"] for row in rows if row.title == ORIGINAL]
     for row in rows:
         seconds = [value for value in row.cpu_seconds if value is not None]
         cells = [f"{row.parameters:,}", spread(seconds, 0) if seconds else ""]
         cells = [str(len(row.seeds)), *cells] if row.seeds else ["", "0", "0"]
-        columns = [(first, "psnr", 2), (first, "ssim", 4), *((test, "psnr", 2) for test in others)]
-        texts = [
-            spread(row.scores[test][name], digits) if test in row.scores else ""
-            for test, name, digits in columns
-        ]
-        lines.append([row.title, *cells, *texts])
+        over = ""
+        if originals and first in row.scores:
+            over = f"{np.mean(row.scores[first]['psnr']) - np.mean(originals):+.2f}"
+        cells += [_cell(row, first, "psnr", 2), over, _cell(row, first, "ssim", 4)]
+        lines.append([row.title, *cells, *(_cell(row, test, "psnr", 2) for test in others)])
     used = [row.command for row in rows if row.command]
     note = (
         f"{NOTE} {machine_name}, {threads} thread{'s' if threads > 1 else ''}; "
         f"{', '.join(f'{name} {number}' for name, number in versions(*LIBRARIES).items())}."
     )
     return "\n".join([*table_of(lines), "", note, "", "```", *used, "```", ""])
+
+
+def _cell(row: TableRow, test: str, metric: str, digits: int) -> str:
+    """Return a score of a row; a filter has none where it does not suit the degradation."""
+    return spread(row.scores[test][metric], digits) if test in row.scores else ""
 
 
 @click.command(short_help="Make the table of restorers.")

@@ -57,3 +57,17 @@ def test_a_table_is_made_in_several_sittings(
     # An unfinished or unknown run is not in the table, whatever was asked for.
     found = measure(tmp_path, 3, 1)
     assert [(row.title, row.seeds) for row in found if row.seeds] == [("The one", [0])]
+
+
+def test_a_row_shows_how_far_it_is_past_the_original() -> None:
+    def row(title: str, *tests: str, psnr: float = 20.0) -> restorers.TableRow:
+        scores = {"psnr": [psnr, psnr + 1], "ssim": [0.5, 0.5]}
+        return restorers.TableRow(title, dict.fromkeys(tests, scores), 9, [0, 1], [3.0, 5.0])
+
+    first, *others = restorers.TESTS
+    rows = [row("bicubic", others[-1]), row(restorers.ORIGINAL, first, *others)]
+    text = restorers.markdown([*rows, row("New", first, *others, psnr=23.0)], "m", 1)
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert {len(line) for line in lines} == {7 + len(others)}
+    assert [line[5] for line in lines] == ["over the original", "", "+0.00", "+3.00"]
+    assert lines[-1][:5] == ["| New", "2", "9", "4 ± 1", "23.50 ± 0.50"]
