@@ -1,11 +1,14 @@
 """JSON Schemas (draft 2020-12) of recipes, of a command's settings and of a corpus' rows.
 
-They are derived from the models that check the settings, so the two cannot disagree.
+They are derived from the models that check the settings, so the two cannot disagree; that of a row
+is a file in ``templates``.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
@@ -22,44 +25,13 @@ from img2img_data.degradations.registry import DEGRADATIONS
 Schema: TypeAlias = dict[str, Any]
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-_SHA256: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_SIDES: Final = ("source_", "target_source_", "input_", "target_", "")
-_HEX: Final[Schema] = {"type": "string", "pattern": "^([0-9a-f]{2})+$"}
-_FILE: Final[Schema] = {"type": "string", "description": "relative to the split's folder"}
+ROW: Final = "templates/row.schema.json"
 
 
 def _of(kind: str, description: str, **bounds: Any) -> Schema:
     return {"type": kind, "description": description, **bounds}
 
 
-ROW: Final[Schema] = {
-    "title": "a row of metadata.jsonl",
-    "type": "object",
-    "properties": {
-        "key": _of("string", "name of the pair, unique in the corpus", pattern=r'^[^<>:"\\|?*]+$'),
-        "input_file_name": _FILE,
-        "target_file_name": _FILE,
-        "file_name": {**_FILE, "description": "the A|B image, or the image of an unpaired corpus"},
-        "domain": {"enum": ["A", "B"], "description": "domain, in an unpaired corpus"},
-        "source": _of("string", "path of the source, escaped for reading"),
-        "source_hex": {**_HEX, "description": "bytes of that path"},
-        "tile_left": _of("integer", "left side of a tile in the source, pixels", minimum=0),
-        "tile_top": _of("integer", "top of a tile in the source, pixels", minimum=0),
-        "target_source": {"type": "string"},
-        "target_source_hex": _HEX,
-        "tags": _of("object", "tags of the source"),
-        "kind": _of("string", "the command, or the degradation of the input"),
-        "drawn": _of("object", "parameters drawn for this pair"),
-        "measured": _of("object", "measurements of this pair"),
-        "width": _of("integer", "width of one image, pixels", minimum=1, maximum=2**31 - 1),
-        "height": _of("integer", "height of one image, pixels", minimum=1, maximum=2**31 - 1),
-        "notes": {"type": "array", "items": {"type": "string"}},
-        "source_frames": _of("integer", "frames or pages of the source, if several", minimum=2),
-        **{f"{side}sha256": _SHA256 for side in _SIDES},
-    },
-    "required": ["key"],
-    "oneOf": [{"required": ["file_name"]}, {"required": ["input_file_name", "target_file_name"]}],
-}
 _FOLDERS: Final[Mapping[str, str]] = {
     "source": "folder of the source images",
     "out": "folder to write",
@@ -82,7 +54,7 @@ def schema_of(what: str) -> Schema:
     if what == "recipe":
         schema = _recipe_schema(defs)
     elif what == "corpus-row":
-        schema = ROW
+        schema = json.loads((files(__package__) / ROW).read_text("utf-8"))
     elif what == "degradation":
         schema = {"title": "a pipeline of degradations", **pipeline_schema(defs)}
     elif what in STEPS:

@@ -33,8 +33,7 @@ from img2img_data.core.errors import ArchiveError, UsageError, printable
 from img2img_data.core.jsonl import lines_of
 from img2img_data.corpus.format import LINKED, Kind, Layout, as_key, first_link
 from img2img_data.images.headers import is_image_name
-from img2img_data.sources.folder import PathResolver, Rejection, list_folder
-from img2img_data.sources.tags import parse_row
+from img2img_data.sources.folder import PathResolver, Rejection, list_folder, parse_row
 
 SPLITS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("train", "training"), "train"),

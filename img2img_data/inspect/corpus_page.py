@@ -23,7 +23,6 @@ from img2img_data.corpus.format import REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.corpus.view import rgb_of, thumbnails
 from img2img_data.inspect import statistics
-from img2img_data.inspect.histogram import draw_numbers, draw_words, number_text
 
 T = TypeVar("T")
 
@@ -124,10 +123,11 @@ def _sections(found: statistics.CorpusStatistics) -> Iterator[dict[str, Any]]:
     """Yield the histograms of each section, and the values that all rows share: (name, value)."""
     for section, title in SECTIONS.items():
         numbers, words = found.numbers[section], found.words[section]
-        drawn = [draw_numbers(*item) for item in numbers.items()]
-        drawn += [draw_words(*item) for item in words.items()]
+        drawn = [statistics.draw_numbers(*item) for item in numbers.items()]
+        drawn += [statistics.draw_words(*item) for item in words.items()]
         charts = [chart for chart in drawn if chart]
-        constants = [(name, number_text(n.low)) for name, n in numbers.items() if n.low == n.high]
+        fixed = ((name, n.low) for name, n in numbers.items() if n.low == n.high)
+        constants = [(name, statistics.number_text(number)) for name, number in fixed]
         constants += [(n, max(w)) for n, w in words.items() if len(w) == 1 and n != "kind"]
         if charts or constants:
             yield {"title": title, "charts": charts, "constants": constants}

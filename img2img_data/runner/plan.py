@@ -33,9 +33,8 @@ from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.format import Kind, digest, hash64
 from img2img_data.corpus.layouts import FolderLayout, Span
 from img2img_data.images import io
-from img2img_data.sources.folder import NO_TAGS, Item, find_tags
+from img2img_data.sources.folder import NO_TAGS, FolderTags, Item, find_tags
 from img2img_data.sources.matching import Matching
-from img2img_data.sources.tags import FolderTags
 
 _SORTED_AT_ONCE: Final = 1 << 16
 """Sources per sorted run; the keys of only one run exist as text at a time."""

@@ -23,7 +23,7 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.images import color
 from img2img_data.images.io import DecodedImage
 from img2img_data.images.pixels import Pixels
-from img2img_data.sources.tags import Tags
+from img2img_data.sources.folder import Tags
 
 TONE_SIDE: Final = 32
 """Side in pixels to which ``tone_spread`` shrinks an image."""

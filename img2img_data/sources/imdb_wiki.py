@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from img2img_data.core.errors import UsageError
-from img2img_data.sources.folder import NO_TAGS, Item, PathResolver, list_folder
+from img2img_data.sources.folder import NO_TAGS, Item, PathResolver, Tags, list_folder, storable
 from img2img_data.sources.mat_file import read_columns
-from img2img_data.sources.tags import Tags, storable
 
 
 def find_mat(path: Path) -> Path:

@@ -26,7 +26,7 @@ from pydantic import model_validator
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.files import MAX_BYTES, read_named
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.sources.tags import tags_of
+from img2img_data.sources.folder import tags_of
 
 MAX_CANDIDATES: Final = 5
 """Number of other candidates in the row of an ambiguous file."""

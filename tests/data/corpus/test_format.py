@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import make_photo
 
-from img2img_data.cli.json_schema import ROW
+from img2img_data.cli.json_schema import schema_of
 from img2img_data.core.errors import CorpusError
 from img2img_data.core.jsonl import COLUMNS
 from img2img_data.corpus.format import FORMAT, UniqueKeys, image_rng, key_of, split_of
@@ -51,7 +51,7 @@ EXAMPLES = {"string": "a", "integer": 1, "object": {}, "array": ["a"]}
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_columns_are_checked_as_their_schema_says(column: str) -> None:
-    schema = ROW["properties"][column]
+    schema = schema_of("corpus-row")["properties"][column]
     values = {kind: EXAMPLES[kind] == EXAMPLES.get(schema.get("type")) for kind in EXAMPLES}
     assert {kind: COLUMNS[column](EXAMPLES[kind]) for kind in EXAMPLES} == values
     assert all(COLUMNS[column](value) for value in schema.get("enum", ()))

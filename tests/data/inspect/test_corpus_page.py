@@ -21,8 +21,7 @@ from img2img_data.corpus.format import FORMAT
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.images import io
 from img2img_data.inspect.corpus_page import write_corpus_page
-from img2img_data.inspect.histogram import NumberCounts, draw_numbers
-from img2img_data.inspect.statistics import count_corpus
+from img2img_data.inspect.statistics import NumberCounts, count_corpus, draw_numbers
 
 LAYOUTS = ("folders", "combined")
 

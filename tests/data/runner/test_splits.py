@@ -23,8 +23,7 @@ from img2img_data.runner.plan import (
     stratum_of,
     tag_in,
 )
-from img2img_data.sources.folder import find_tags
-from img2img_data.sources.tags import MAX_TAGS, tags_of
+from img2img_data.sources.folder import MAX_TAGS, find_tags, tags_of
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
