@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.builds.selection import EXPECTED_REASONS, SELECTION_FILE
+from img2img_data.builds.image_folders import EXPECTED_REASONS, SELECTION_FILE
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write, locked, writing_to

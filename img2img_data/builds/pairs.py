@@ -21,30 +21,17 @@ from pydantic import Field, model_validator
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.corpus.format import (
-    CORPUS_FILE,
-    FORMAT,
-    ColorSpace,
-    Kind,
-    Layout,
-    image_rng,
-    stream_of,
-)
+from img2img_data.corpus import format as corpus_format
+from img2img_data.corpus.format import CORPUS_FILE, FORMAT, image_rng, stream_of
 from img2img_data.degradations.base import Degradation, Rng
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import to_spec
 from img2img_data.images import io
 from img2img_data.images.pixels import COUNT, Channels, Fit, Pixels, ReadPolicy, detail
+from img2img_data.runner import plan as planning
 from img2img_data.runner.build_folder import BuildFolder, write_file
-from img2img_data.runner.plan import (
-    FOLDER_RULE,
-    ImageTask,
-    Plan,
-    group_and_split,
-    parse_split,
-    tag_in,
-)
+from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, checked_by, source_columns
 
 
@@ -73,7 +60,7 @@ class Pairing(FrozenModel):
         clean: True if the target is the source image, from which the input can be computed.
     """
 
-    color: ClassVar[ColorSpace] = "rgb"
+    color: ClassVar[corpus_format.ColorSpace] = "rgb"
     takes: ClassVar[frozenset[Channels]] = frozenset({"rgb", "gray"})
     plane: ClassVar[bool] = False
     clean: ClassVar[bool] = False
@@ -151,13 +138,13 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def _check_group(rule: str) -> None:
     try:
-        re.compile("" if tag_in(rule) is not None else rule)
+        re.compile("" if planning.tag_in(rule) is not None else rule)
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from None
 
 
 def _check_strata(rule: str) -> None:
-    if rule != FOLDER_RULE and not tag_in(rule):
+    if rule != planning.FOLDER_RULE and not planning.tag_in(rule):
         raise ValueError("strata are 'folder', a tag's name, or tag:NAME")
 
 
@@ -176,7 +163,7 @@ class BuildSettings(FrozenModel):
     """file format; a clean image that needs no change is copied byte for byte"""
     quality: int = Field(95, ge=1, le=100)
     """quality of jpg and webp; webp 100: lossless"""
-    layout: Layout | None = None
+    layout: corpus_format.Layout | None = None
     """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
     folders, for combine combined"""
     tile: Annotated[str | None, checked_by(parse_size)] = None
@@ -189,7 +176,7 @@ class BuildSettings(FrozenModel):
     """least detail of an image or tile; mean difference between neighboring pixels of the luma,
     gray levels: below 1 of clear skies, mostly 4 to 13; of a pair the more detailed image counts;
     0: no limit"""
-    split: Annotated[str | None, checked_by(parse_split)] = None
+    split: Annotated[str | None, checked_by(planning.parse_split)] = None
     """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; shares are approximate, for a
     hash of its name decides for each image and never depends on the others, and exact with
     --stratify folder; folder: its first folder, tag:NAME: its tag names the split; default:
@@ -216,7 +203,7 @@ class BuildSettings(FrozenModel):
             raise ValueError("--tile cuts images at their own size: leave --size out")
         if self.stride and not self.tile:
             raise ValueError("--stride needs --tile")
-        if self.stratify is not None and len(parse_split(self.split or "train=1")) < 2:
+        if self.stratify is not None and len(planning.parse_split(self.split or "train=1")) < 2:
             raise ValueError("--stratify needs two shares, as in --split train=0.8,test=0.2")
         return self
 
@@ -233,7 +220,7 @@ class CorpusJob:
     out: str
     pairing: Pairing
     settings: BuildSettings
-    kind: Kind
+    kind: corpus_format.Kind
     policy: ReadPolicy
     name: str
 
@@ -290,7 +277,7 @@ def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
 def place_of(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
     """Return the split of a task and the tags of its row, which need no image; or ``Rejected``."""
     rule, by, seed = job.settings.split or "", job.settings.group_by, job.settings.seed
-    group, split = group_and_split(task, rule, by, seed)
+    group, split = planning.group_and_split(task, rule, by, seed)
     # "group" is reserved for the group by which the splits were assigned.
     tags = {name: value for name, value in task.tags.items() if name != "group"}
     if by or task.group_path:
@@ -329,6 +316,7 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
 def _read_whole(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     out: list[LoadedSource] = []
     size = parse_size(job.settings.size) if job.settings.size else None
+    how = job.settings.fit or "crop"
     for number, path in enumerate(task.sources):
         try:
             data = task.read(job.roots, number)
@@ -336,9 +324,7 @@ def _read_whole(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
             if number and size is None:
                 # Both images of a pair must have one size; without --size the first one sets it.
                 size = out[0].pixels.shape[1], out[0].pixels.shape[0]
-            pixels = (
-                io.fit(image.pixels, size, job.settings.fit or "crop") if size else image.pixels
-            )
+            pixels = io.fit(image.pixels, size, how) if size else image.pixels
             out.append(LoadedSource(data, sha256(data).hexdigest(), image, pixels))
         except Rejected as rejected:
             if len(task.sources) == 1:
@@ -399,7 +385,7 @@ def corpus_build(
     Raises ``UsageError`` if settings contradict each other or the kind of corpus.
     """
     job = make_job(plan, pairing, out, settings, name)
-    shares = parse_split(job.settings.split or "")
+    shares = planning.parse_split(job.settings.split or "")
     plan.assign_splits(shares, settings.group_by, settings.stratify, settings.seed)
     dumped = {**pairing.settings(), **job.settings.model_dump(mode="json")}
     recipe = {"command": name, **dumped, **plan.digests()}
@@ -426,20 +412,21 @@ def make_job(
     layout = settings.layout or ("combined" if two_folders else "folders")
     split = settings.split or ("tag:split" if "split" in plan.tag_names else "train=1")
     settings = settings.model_copy(update={"fit": fit, "layout": layout, "split": split})
-    for option, why, hint in _conflicts(plan, pairing, settings, name):
-        raise UsageError("option", option, why, hint)
     policy = ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels)
     roots = tuple(os.path.abspath(root) for root in plan.roots)
-    return CorpusJob(roots, os.path.abspath(out), pairing, settings, plan.kind, policy, name)
+    job = CorpusJob(roots, os.path.abspath(out), pairing, settings, plan.kind, policy, name)
+    for option, why, hint in _conflicts(job):
+        raise UsageError("option", option, why, hint)
+    return job
 
 
-def _conflicts(
-    plan: Plan, pairing: Pairing, settings: BuildSettings, name: str
-) -> Iterator[tuple[str, str, str]]:
+def _conflicts(job: CorpusJob) -> Iterator[tuple[str, str, str]]:
     """Yield (option, why, hint) for settings that the format or the pairing does not support."""
-    file, channels, lab = settings.format, settings.channels, pairing.color == "lab"
-    if settings.layout == "combined" and (plan.kind == "unpaired" or lab):
-        yield "--layout combined", f"does not fit a {name} corpus", "leave it out"
+    settings, lab = job.settings, job.pairing.color == "lab"
+    file, channels, takes = settings.format, settings.channels, job.pairing.takes
+    misfit = f"does not fit a {job.name} corpus"
+    if settings.layout == "combined" and (job.kind == "unpaired" or lab):
+        yield "--layout combined", misfit, "leave it out"
     if settings.bits == 16 and file != "png":
         yield "--bits 16", f"does not fit --format {file}, which has 8 bits", "use png"
     if channels == "rgba" and file != "png":
@@ -448,9 +435,8 @@ def _conflicts(
     if channels == "gray" and file == "webp":
         why = "does not fit --format webp, which has no single channel"
         yield "--channels gray", why, "use png"
-    if channels not in pairing.takes:
-        hint = f"use {' or '.join(c for c in COUNT if c in pairing.takes)}"
-        yield f"--channels {channels}", f"does not fit a {name} corpus", hint
+    if channels not in takes:
+        yield f"--channels {channels}", misfit, f"use {' or '.join(c for c in COUNT if c in takes)}"
     if channels == "rgba" and settings.alpha == "reject":
         yield "--alpha reject", "contradicts --channels rgba", "leave one of the two out"
     if lab and (file == "jpg" or (file == "webp" and settings.quality < 100)):

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from img2img_data.builds.selection import SELECTION_FILE
+from img2img_data.builds.image_folders import SELECTION_FILE
 from img2img_data.cli.steps import STEPS, DegradeSettings, check_settings, run_step
 from img2img_data.core.command_line import Echo
 from img2img_data.core.errors import Img2ImgError, UsageError, printable

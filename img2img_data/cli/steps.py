@@ -19,8 +19,8 @@ from typing import Annotated, Any, Final, Literal
 import click
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
-from img2img_data.builds import pairings, pairs, selection
-from img2img_data.builds.resize_folder import ResizeSettings, resize_build
+from img2img_data.builds import image_folders, pairings, pairs
+from img2img_data.builds.image_folders import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo, Progress, progress_of
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel, field_of
@@ -216,7 +216,7 @@ def run_step(
     call = StepCall(name, paths, settings, progress, echo)
     max_bad = call.get(RunSettings).max_bad
     report = STEPS[name].run(call)
-    expected = selection.EXPECTED_REASONS.get(name, frozenset())
+    expected = image_folders.EXPECTED_REASONS.get(name, frozenset())
     return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
 
 
@@ -258,7 +258,7 @@ def _check_paths(paths: Sequence[Path]) -> None:
 
 
 # ------------------------------------------------------------------------------------------ sources
-@step("wiki", ("wiki_crop", "out"), selection.WikiSettings, RunSettings)
+@step("wiki", ("wiki_crop", "out"), image_folders.WikiSettings, RunSettings)
 def wiki(call: StepCall) -> Report:
     """Sort the faces of an IMDB-WIKI folder into OUT/male and OUT/female by its wiki.mat.
 
@@ -271,10 +271,10 @@ def wiki(call: StepCall) -> Report:
     """
     root, links = find_mat(call.paths[0]).parent, call.follow_links
     plan = plan_folders([root], "paired", [list_wiki(call.paths[0], follow_links=links)], links)
-    return _select(call, plan, selection.WikiSettings)
+    return _select(call, plan, image_folders.WikiSettings)
 
 
-@step("select", ("source", "out"), selection.SelectSettings, RunSettings)
+@step("select", ("source", "out"), image_folders.SelectSettings, RunSettings)
 def select(call: StepCall) -> Report:
     """Copy the images of SOURCE that pass the filters to OUT, byte for byte; the others are listed.
 
@@ -284,7 +284,7 @@ def select(call: StepCall) -> Report:
       img2img-data select photos/ chosen/ --drop-duplicates
       img2img-data select photos/ some/ --sample 500 --seed 1
     """
-    return _select(call, _plan_folder(call), selection.SelectSettings)
+    return _select(call, _plan_folder(call), image_folders.SelectSettings)
 
 
 @step("resize", ("source", "out"), ResizeSettings, RunSettings)
@@ -302,12 +302,12 @@ def resize(call: StepCall) -> Report:
     return run_build(build, call.get(RunSettings), call.progress, call.echo)
 
 
-def _select(call: StepCall, plan: Plan, model: type[selection.SelectSettings]) -> Report:
+def _select(call: StepCall, plan: Plan, model: type[image_folders.SelectSettings]) -> Report:
     settings, run = call.get(model), call.get(RunSettings)
     _warn_of_tags(plan, call.echo)
     if settings.sample:
         plan = plan.sample(settings.sample, settings.seed)
-    build = selection.selection_build(call.name, plan, call.paths[1], settings, run)
+    build = image_folders.selection_build(call.name, plan, call.paths[1], settings, run)
     return run_build(build, run, call.progress, call.echo)
 
 

@@ -170,10 +170,8 @@ def _write_shards(
                     progress(done)
                 # tarfile would fill the archive up to 10 KiB; in POSIX two empty blocks end it.
                 file.write(bytes(2 * tarfile.BLOCKSIZE))
-            size, digest = _size_and_digest(path)
-            yield ShardInfo(
-                url=path.name, split=split, nsamples=done - first, filesize=size, sha256=digest
-            )
+            facts = _size_and_digest(path)
+            yield ShardInfo(url=path.name, split=split, nsamples=done - first, **facts)
 
 
 def _numbered(manifest: Path, settings: PackSettings) -> Iterator[tuple[int, bytes]]:
@@ -249,9 +247,10 @@ def read_listed(path: Path, row: Mapping[str, Any], column: str) -> bytes:
     return data
 
 
-def _size_and_digest(path: Path) -> tuple[int, str]:
+def _size_and_digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return path.lstat().st_size, file_digest(file, "sha256").hexdigest()
+        digest = file_digest(file, "sha256").hexdigest()
+    return {"filesize": path.lstat().st_size, "sha256": digest}
 
 
 # ---------------------------------------------------------------------------------------- unpack
@@ -359,7 +358,7 @@ def _check_shard(path: Path, shard: ShardInfo) -> None:
         found = _size_and_digest(path)
     except OSError as error:
         raise ArchiveError("shard", path, error.strerror or "cannot be read", _REFETCH) from None
-    if found != (shard.filesize, shard.sha256):
+    if found != shard.model_dump(include={*found}):
         raise ArchiveError("shard", path, "does not match the index", _REFETCH)
 
 

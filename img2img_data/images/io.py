@@ -51,19 +51,9 @@ from numpy.typing import NDArray
 
 from img2img_data.core.errors import Rejected
 from img2img_data.core.files import MAX_BYTES, open_regular, read_bytes
+from img2img_data.images import pixels as arrays
 from img2img_data.images.headers import Header, pillow_image, read_header, strip_jpeg
-from img2img_data.images.pixels import (
-    MAX_PIXELS,
-    Fit,
-    Pixels,
-    ReadPolicy,
-    from_bit_fields,
-    from_decoder,
-    from_raster,
-    luminance,
-    to_8_bit,
-    to_16_bit,
-)
+from img2img_data.images.pixels import MAX_PIXELS, Fit, Pixels, ReadPolicy
 
 # The names by which other rooms use this one.
 __all__ = ["MAX_BYTES", "DecodedImage", "Pixels", "ReadPolicy", "cut", "decode", "encode", "fit"]
@@ -124,9 +114,10 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
         pixels = _decode_jpeg(data, found)
     else:
         decoders = dict.fromkeys(("png", "webp", "bmp", "tiff"), _decode_opencv)
-        decoders["pnm"] = from_raster
-        decoder = from_bit_fields if found.masks else decoders.get(found.format, _decode_pillow)
-        pixels = from_decoder(decoder(data, found), found, policy)
+        decoders["pnm"] = arrays.from_raster
+        decoder = decoders.get(found.format, _decode_pillow)
+        decoder = arrays.from_bit_fields if found.masks else decoder
+        pixels = arrays.from_decoder(decoder(data, found), found, policy)
     pixels = apply_policy(pixels, found, policy)
     verbatim = found.plain and not found.notes
     notes = tuple(sorted(found.notes))
@@ -257,10 +248,10 @@ def apply_policy(pixels: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
     if pixels.dtype == np.uint16 and policy.depth == 8:
         found.notes.discard("float")
         found.notes.add("depth")
-        pixels = to_8_bit(pixels)
+        pixels = arrays.to_8_bit(pixels)
     elif pixels.dtype == np.uint8 and policy.depth == 16:
         found.notes.add("widened")
-        pixels = to_16_bit(pixels)
+        pixels = arrays.to_16_bit(pixels)
     if found.orientation != 1:
         found.notes.add("orientation")
         pixels = _upright(pixels, found.orientation)
@@ -278,7 +269,7 @@ def _to_gray(pixels: Pixels, found: Header, keep_color: bool) -> Pixels:
         found.notes.add("equal")
         return first
     found.notes.add("luma")
-    return luminance(pixels)
+    return arrays.luminance(pixels)
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -21,7 +21,7 @@ from small_runs import small_config
 from img2img_data.core.errors import CorpusError, Img2ImgError
 from img2img_data.core.jsonl import LONGEST_LINE
 from img2img_data.corpus.reader import open_corpus
-from img2img_data.exchange.formats import EXPORTS
+from img2img_data.exchange.export import EXPORTS
 from img2img_train.data import dataset
 
 

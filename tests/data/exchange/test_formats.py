@@ -23,7 +23,7 @@ from img2img_data.corpus import layouts
 from img2img_data.corpus.format import as_key, key_of
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.corpus.reader import Corpus, open_corpus
-from img2img_data.exchange.formats import EXPORTS, ExportFormat, flat_key
+from img2img_data.exchange.export import EXPORTS, ExportFormat, flat_key
 from img2img_data.images import io
 from img2img_data.runner.build_folder import Report
 

@@ -333,7 +333,7 @@ def test_going_on_takes_changed_photos_again(tmp_path: Path) -> None:
     photos, _, _ = write_planted(tmp_path / "photos", 8)
     options = ["--drop-duplicates", "--jobs", 1]
     run("select", photos, tmp_path / "whole", *options)
-    from img2img_data.builds.selection import SelectSettings, selection_build
+    from img2img_data.builds.image_folders import SelectSettings, selection_build
     from img2img_data.runner.plan import plan_folders
     from img2img_data.runner.run import RunSettings
     from img2img_data.sources.folder import list_folder

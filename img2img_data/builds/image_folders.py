@@ -1,4 +1,10 @@
-"""Selections: images that pass the filters are copied byte for byte, the others are listed."""
+"""Folders of images: selections, and the images of another folder in one size.
+
+Images of a selection pass the filters and are copied byte for byte; the others are listed. Resized
+images are upright, opaque and all of one size. Their folder is not a corpus, because a pair of an
+image with itself teaches nothing; it is what ``combine``, ``unpaired`` and the other commands take,
+as with ``--operation resize`` of affinelayer/pix2pix-tensorflow, tools/process.py.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +15,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from img2img_data.builds.pairs import BuildSettings
+from img2img_data.builds import pairings, pairs
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.corpus.format import FORMAT, to_json_line
 from img2img_data.images import io
+from img2img_data.images.pixels import Fit, ReadPolicy
 from img2img_data.runner.build_folder import DUPLICATES_FILE, BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
-from img2img_data.runner.run import FolderBuild, MakePool, RunSettings, source_columns
+from img2img_data.runner.run import FolderBuild, MakePool, RunSettings, checked_by, source_columns
 from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, DuplicateGroups
 from img2img_data.similarity.perceptual_hash import FingerprintFile, fingerprint
 from img2img_data.sources import filters
-from img2img_data.sources.filters import Filter
 
 SELECTION_FILE: Final = "selection.json"
 _FILTERED: Final = frozenset(f.reason for f in filters.FILTERS.values()) | {"missing", "duplicate"}
@@ -51,9 +57,9 @@ class SelectSettings(FrozenModel):
     """bits of 64 in which near copies may differ; 0: only exact copies"""
     sample: int | None = Field(None, ge=1)
     """take so many of the images, chosen by seed before the filters; default: all"""
-    seed: int = field_of(BuildSettings, "seed")
+    seed: int = field_of(pairs.BuildSettings, "seed")
 
-    def filters(self) -> tuple[Filter, ...]:
+    def filters(self) -> tuple[filters.Filter, ...]:
         """Return the filters, in the order of precedence of their reasons."""
         gray = (filters.Gray(gray_tolerance=self.gray_tolerance),) if self.drop_gray else ()
         return (filters.MinSide(min_side=self.min_side), *gray)
@@ -64,7 +70,7 @@ class WikiSettings(SelectSettings):
 
     min_face_score: float = field_of(filters.NoFace, "min_face_score")
 
-    def filters(self) -> tuple[Filter, ...]:
+    def filters(self) -> tuple[filters.Filter, ...]:
         """Return the filters; those that read the list come before those that read the image."""
         no_face = filters.NoFace(min_face_score=self.min_face_score)
         return (no_face, filters.NoGender(), *super().filters())
@@ -76,7 +82,7 @@ class SelectJob:
 
     root: bytes
     out: str
-    filters: tuple[Filter, ...]
+    filters: tuple[filters.Filter, ...]
     by_gender: bool
 
     def folder_of(self, task: ImageTask) -> str:
@@ -208,3 +214,46 @@ class DuplicatePass:
 def _match(groups: DuplicateGroups, index: int) -> dict[str, Any]:
     distance = int(groups.distances[index])
     return {"kind": "exact"} if distance == EXACT else {"kind": "near", "distance": distance}
+
+
+# ----------------------------------------------------------------------------------------- resizing
+class ResizeSettings(FrozenModel):
+    """Settings of a resized folder."""
+
+    size: Annotated[str, checked_by(pairs.parse_size)] = "256"
+    """size of every image, as 64 or 640x480; WIDTHxHEIGHT, at most 100 million pixels"""
+    fit: Fit = "crop"
+    """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
+    error: reject"""
+    format: pairs.FileFormat = field_of(pairs.BuildSettings, "format")
+    quality: int = field_of(pairs.BuildSettings, "quality")
+    alpha: Literal["white", "reject"] = "white"
+    """transparent images; white: composite on white"""
+
+
+def resize_image(job: pairs.CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+    """Read one image, resize it, and write it; 16 bits stay 16 if the format holds them."""
+    (source,) = pairs.read_sources(job, task)
+    format, quality = job.settings.format, job.settings.quality
+    content, extension = pairs.encode_image(source.pixels, [source], format, quality)
+    name = f"{task.key}.{extension}"
+    write_file(job.out, name, content)
+    row = first_columns(name, task)
+    (height, width), old = source.pixels.shape[:2], source.image.size
+    row |= {"width": width, "height": height, "source_width": old[0], "source_height": old[1]}
+    row |= {**io.note_columns(source.image), "source_sha256": source.sha256}
+    return ".", {**row, "sha256": sha256(content).hexdigest()}
+
+
+def resize_build(plan: Plan, out: Path, settings: ResizeSettings) -> FolderBuild:
+    """Return the build of a folder with the images of a plan in one size."""
+    dumped = settings.model_dump(mode="json")
+    recipe = {"command": "resize", **dumped, "source_names": plan.names_digest()}
+    policy = ReadPolicy(alpha=settings.alpha, depth="keep" if settings.format == "png" else 8)
+    single, build = pairings.Unpaired(), pairs.BuildSettings(**dumped)
+    roots = tuple(map(os.path.abspath, plan.roots))  # workers may be in another folder
+    target = os.path.abspath(out)
+    job = pairs.CorpusJob(roots, target, single, build, plan.kind, policy, "resize")
+    about = {"format": FORMAT, "kind": "resized"}
+    work, folder = functools.partial(resize_image, job), BuildFolder(out, SELECTION_FILE)
+    return FolderBuild(plan, folder, recipe, about, work, lambda task: (".", dict(task.tags)))
