@@ -137,14 +137,9 @@ class StepCall:
         return build_part(model, self.settings)
 
     @property
-    def follow_links(self) -> bool:
-        """True if linked sources are read."""
-        return bool(self.settings.get("follow_links"))
-
-    @property
-    def dry_run(self) -> bool:
-        """True if nothing is to be written."""
-        return bool(self.settings.get("dry_run"))
+    def run(self) -> RunSettings:
+        """The settings of a run."""
+        return self.get(RunSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +209,7 @@ def run_step(
     check_settings(name, settings)
     _check_paths(paths)
     call = StepCall(name, paths, settings, progress, echo)
-    max_bad = call.get(RunSettings).max_bad
+    max_bad = call.run.max_bad
     report = STEPS[name].run(call)
     expected = image_folders.EXPECTED_REASONS.get(name, frozenset())
     return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
@@ -269,7 +264,7 @@ def wiki(call: StepCall) -> Report:
     Skipped and listed with the reason: faces of unknown gender, images without a face, too small
     ones, and with --drop-gray black-and-white photos.
     """
-    root, links = find_mat(call.paths[0]).parent, call.follow_links
+    root, links = find_mat(call.paths[0]).parent, call.run.follow_links
     plan = plan_folders([root], "paired", [list_wiki(call.paths[0], follow_links=links)], links)
     return _select(call, plan, image_folders.WikiSettings)
 
@@ -299,11 +294,11 @@ def resize(call: StepCall) -> Report:
     super-resolution. The commands that make corpora take --size themselves.
     """
     build = resize_build(_plan_folder(call), call.paths[1], call.get(ResizeSettings))
-    return run_build(build, call.get(RunSettings), call.progress, call.echo)
+    return run_build(build, call.run, call.progress, call.echo)
 
 
 def _select(call: StepCall, plan: Plan, model: type[image_folders.SelectSettings]) -> Report:
-    settings, run = call.get(model), call.get(RunSettings)
+    settings, run = call.get(model), call.run
     _warn_of_tags(plan, call.echo)
     if settings.sample:
         plan = plan.sample(settings.sample, settings.seed)
@@ -313,17 +308,17 @@ def _select(call: StepCall, plan: Plan, model: type[image_folders.SelectSettings
 
 def _plan_folder(call: StepCall) -> Plan:
     items = [_list_images(call, call.paths[0])]
-    return plan_folders(call.paths[:1], "paired", items, call.follow_links)
+    return plan_folders(call.paths[:1], "paired", items, call.run.follow_links)
 
 
 def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
     """Yield the images of a folder; report in the end which other files were skipped."""
     # Counted, not listed: photo folders are full of thumbnails, XMP files and the like.
     skipped: Counter[str] = Counter()
-    out = os.fsencode(os.path.realpath(call.paths[-1]))
-    for item in list_folder(folder, skipped, call.follow_links):
+    out, follow_links = os.fsencode(os.path.realpath(call.paths[-1])), call.run.follow_links
+    for item in list_folder(folder, skipped, follow_links):
         place = os.path.join(os.fsencode(folder), item.path)
-        if call.follow_links and os.path.realpath(place).startswith(out + b"/"):
+        if follow_links and os.path.realpath(place).startswith(out + b"/"):
             why = f"lies behind a link in '{printable(str(folder))}'"
             raise UsageError("folder", call.paths[-1], why, "choose one outside of it")
         yield item
@@ -348,7 +343,7 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     if settings.tile:
         plan = plan.cut(pairs.parse_size(settings.tile), settings.stride, call.progress)
     build = pairs.corpus_build(plan, pairing, call.paths[-1], settings, call.name)
-    report = run_build(build, call.get(RunSettings), call.progress, call.echo)
+    report = run_build(build, call.run, call.progress, call.echo)
     total, shares = report.kept.total(), parse_split(settings.split or "train=1")
     asked = {name: share * total for name, share in shares.items()}
     off = max((abs(report.kept[name] - n) for name, n in asked.items()), default=0)
@@ -438,22 +433,22 @@ def combine(call: StepCall) -> Report:
         if item.rejected
     ]
     shown = rows if found.pairs else min(rows, 3)
-    for line in matching.describe_matching(found, call.dry_run, shown):
+    for line in matching.describe_matching(found, call.run.dry_run, shown):
         call.echo(line)
     # A wrong --match pairs few files without any error: say which one would pair more.
     hint = ""
     if found.unmatched:
         options, count = matching.better_match(usable[0], usable[1])
         hint = f"{options} would pair {count:,}" if count > len(found.pairs) else ""
-    if not found.pairs and not call.dry_run:
+    if not found.pairs and not call.run.dry_run:
         names, why = f"{sides[0]}' and '{sides[1]}", "no image of one matches one of the other"
         hint = hint or "try another --match; --dry-run shows the table"
         raise UsageError("folders", names, why, hint)
     if hint:
         call.echo(f"{hint} of them")
     pairing = call.get(pairings.Combine)
-    report = _build(call, plan_pairs(sides, found, call.follow_links), pairing)
-    if call.dry_run:
+    report = _build(call, plan_pairs(sides, found, call.run.follow_links), pairing)
+    if call.run.dry_run:
         report.unmatched = len(found.unmatched)
     elif pairing.audit_shift or pairing.max_shift:
         from img2img_data.inspect.verify import mismatch
@@ -525,7 +520,7 @@ def unpaired(call: StepCall) -> Report:
     """
     folders = call.paths[:2]
     items = [_list_images(call, folder) for folder in folders]
-    plan = plan_folders(folders, "unpaired", items, call.follow_links)
+    plan = plan_folders(folders, "unpaired", items, call.run.follow_links)
     return _build(call, plan, pairings.Unpaired())
 
 
@@ -565,7 +560,7 @@ def import_folder(call: StepCall) -> Report:
     if not layout.places(root):
         raise UsageError("folder", root, f"does not have the layout of {found}", layout.hint)
     call.echo(f"layout {found}")
-    plan = plan_entries(root, layout, call.follow_links)
+    plan = plan_entries(root, layout, call.run.follow_links)
     # Of a corpus, --format is the format of its images.
     settings = {key: value for key, value in call.settings.items() if key != "format"}
     if layout.kind == "unpaired":
@@ -594,7 +589,7 @@ def export(call: StepCall) -> Report:
       hf        datasets.load_dataset("imagefolder"): Image columns input and target
       lmdb      train/lq.lmdb and train/gt.lmdb, as written by BasicSR
     """
-    settings, run = call.get(ExportSettings), call.get(RunSettings)
+    settings, run = call.get(ExportSettings), call.run
     return export_corpus(call.paths[0], call.paths[1], settings, run, call.progress, call.echo)
 
 
@@ -607,7 +602,7 @@ def pack(call: StepCall) -> Report:
       img2img-data pack corpora/gaussian shards/gaussian --per-shard 1000
     """
     (corpus, shards), settings = call.paths, call.get(PackSettings)
-    return pack_corpus(corpus, shards, settings, call.dry_run, call.progress, call.echo)
+    return pack_corpus(corpus, shards, settings, call.run.dry_run, call.progress, call.echo)
 
 
 @step("unpack", ("shards", "out"), DryRun)
@@ -621,4 +616,4 @@ def unpack(call: StepCall) -> Report:
     All shards are checked before anything is written: damaged and malicious archives are rejected.
     """
     shards, out = call.paths
-    return unpack_corpus(shards, out, call.dry_run, call.progress, call.echo)
+    return unpack_corpus(shards, out, call.run.dry_run, call.progress, call.echo)

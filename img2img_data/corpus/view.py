@@ -73,9 +73,8 @@ class ImagePair:
 
     def __repr__(self) -> str:
         numbers = {n: round(v, 3) if isinstance(v, float) else v for n, v in self.drawn.items()}
-        return (
-            f"<pair '{printable(self.key)}' of {printable(self.split)}: {printable(str(numbers))}>"
-        )
+        key, split, drawn = map(printable, (self.key, self.split, str(numbers)))
+        return f"<pair '{key}' of {split}: {drawn}>"
 
     def _repr_html_(self) -> str:
         uris = thumbnails(self.corpus, self.files, side=320, format="png")["images"]

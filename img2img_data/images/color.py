@@ -67,9 +67,8 @@ def _scale(samples: Pixels) -> NDArray[np.float32]:
 def _linear_light() -> NDArray[np.float32]:
     """Return the sRGB curve (IEC 61966-2-1) at all 16-bit levels."""
     level = np.arange(65536) / 65535
-    return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4).astype(
-        np.float32
-    )
+    light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    return light.astype(np.float32)
 
 
 def outside_srgb(lab: Pixels) -> float:

@@ -554,9 +554,8 @@ def pillow_image(data: bytes, name: str) -> Iterator[Any]:
             with Image.open(BytesIO(data), formats=[name]) as image:
                 yield image
     except ModuleNotFoundError:
-        raise Rejected(
-            "unsupported-format", f"HEIC needs an extra; {install_hint('heif')}"
-        ) from None
+        why = f"HEIC needs an extra; {install_hint('heif')}"
+        raise Rejected("unsupported-format", why) from None
     except Image.DecompressionBombError:
         raise Rejected("too-many-pixels", "more than its header or Pillow allows") from None
     except UnidentifiedImageError:  # its text holds an address, which would differ from run to run

@@ -107,7 +107,7 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
     """
     policy = policy or ReadPolicy()
     found = read_header(data)
-    _check_size(found, policy)
+    check_size(found.width, found.height, policy)
     if len(data) < found.min_bytes:
         raise Rejected("truncated", f"{len(data)} of {found.min_bytes} bytes")
     if found.format == "jpeg":
@@ -127,20 +127,16 @@ def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
 def size_of(path: bytes | str | Path) -> tuple[int, int]:
     """Return height and width of a file's image, upright, from its header. Raises ``Rejected``."""
     found = read_header(read_bytes(path))
-    _check_size(found, ReadPolicy())
+    check_size(found.width, found.height)
     swapped = found.orientation > 4
     return (found.width, found.height) if swapped else (found.height, found.width)
-
-
-def _check_size(found: Header, policy: ReadPolicy) -> None:
-    if not (found.width and found.height):
-        raise Rejected("corrupt", f"{found.width} x {found.height} pixels")
-    check_size(found.width, found.height, policy)
 
 
 def check_size(width: int, height: int, policy: ReadPolicy | None = None) -> None:
     """Raise ``Rejected`` if an image of this size is not read."""
     policy = policy or ReadPolicy()
+    if not (width and height):
+        raise Rejected("corrupt", f"{width} x {height} pixels")
     check_pixels(width, height, limit=policy.max_pixels)
     if max(width, height) > policy.max_side:
         why = f"a side of more than {policy.max_side:,} pixels"

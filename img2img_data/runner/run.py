@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -128,8 +128,8 @@ def run_build(
     folders = [os.path.abspath(os.fsdecode(f)) for f in (*plan.roots, os.fsencode(folder.building))]
     # Connected before the lock: a cluster that does not answer leaves no folder behind.
     with _workers(settings, folders) as make_pool, locked(folder.root):
-        state, earlier = folder.state(recipe, plan.roots, True), _compare(build, progress)
-        if state == "complete" and earlier.is_all(build):
+        state, earlier = folder.state(recipe, plan.roots, True), EarlierRun(build, progress)
+        if state == "complete" and earlier.is_all():
             folder.end()
             return folder.report()
         if not settings.prune and earlier.counts.keys() & {"vanished", "changed"}:
@@ -197,7 +197,8 @@ def _check_not_empty(plan: Plan) -> None:
 def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
     """Yield what a run would do, one line per fact; nothing is written, no image is decoded."""
     plan, report, out = build.plan, Report(), printable(str(build.folder.root))
-    state, earlier = build.folder.state(recipe, plan.roots, True), _compare(build, lambda *_: None)
+    state = build.folder.state(recipe, plan.roots, True)
+    earlier = EarlierRun(build, lambda *_: None)
 
     def expect(task: ImageTask) -> tuple[str, Row]:
         name = build.expect(task)[0]
@@ -208,7 +209,7 @@ def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
     parts = report.parts()
     yield f"{report.total:,} sources > up to {report.kept.total():,}" + (parts and f": {parts}")
     yield from report.reasons()
-    if state == "complete" and earlier.is_all(build):
+    if state == "complete" and earlier.is_all():
         yield f"'{out}' is complete already: nothing to do"
     elif state == "new":
         yield f"'{out}' would be created; nothing was written"
@@ -245,88 +246,81 @@ def source_columns(path: bytes, tile: Sequence[int] = ()) -> dict[str, Any]:
     return {"source": printable(path), "source_hex": path.hex(), **dict(place)}
 
 
-@dataclass(slots=True)
 class EarlierRun:
     """The images that an earlier run kept, compared with the plan and with the sources of today."""
 
-    total: int
-    """Number of sources today."""
-    indices: array[int] = field(default_factory=lambda: array("q"))
-    """The task of each row; -1 if the image is to be rebuilt or removed."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """Number of rows by the reason for which they do not hold; "" if they do."""
-    first: dict[str, str] = field(default_factory=dict)
-    """The source of the first of each of these."""
+    def __init__(self, build: FolderBuild, progress: Progress) -> None:
+        self._build = build
+        self.indices = array("q")
+        """The task of each row; -1 if the image is to be rebuilt or removed."""
+        self.counts: Counter[str] = Counter()
+        """Number of rows by the reason for which they do not hold; "" if they do."""
+        self._first: dict[str, str] = {}
+        self._total = len(build.plan)
+        # The tiles of an image follow each other.
+        self._digest = functools.lru_cache(maxsize=2)(self._digest_of)
+        for done, (manifest, line) in enumerate(build.folder.earlier_rows(), 1):
+            progress(min(done, self._total - 1), self._total)
+            index, fault, source = None, "damaged", ""
+            # A power failure can leave any bytes in a journal: such a source is done again.
+            with suppress(ValueError, RecursionError, AttributeError, LookupError, TypeError):
+                row = json.loads(line)
+                source = row["source"]
+                index, fault = self._compare(manifest, row)
+            self.indices.append(-1 if fault or index is None else index)
+            self.counts[fault] += 1
+            self._first.setdefault(fault, source)
 
     def __str__(self) -> str:
         faults = sorted((fault, count) for fault, count in self.counts.items() if fault)
-        parts = [f"{count:,} {fault}, as '{self.first[fault]}'" for fault, count in faults]
-        return "; ".join([f"{self.counts['']:,} of {self.total:,} sources are done", *parts])
+        parts = [f"{count:,} {fault}, as '{self._first[fault]}'" for fault, count in faults]
+        return "; ".join([f"{self.counts['']:,} of {self._total:,} sources are done", *parts])
 
-    def is_all(self, build: FolderBuild) -> bool:
+    def is_all(self) -> bool:
         """Return True if all rows hold and no rejected source is younger than the folder."""
-        written = (build.folder.root / build.folder.page).stat().st_mtime_ns
-        left, roots = np.setdiff1d(np.arange(self.total), self.indices), build.plan.roots
-        tasks = (task for task in map(build.plan.task, left.tolist()) if not task.rejected)
-        paths = (task.path(roots, number) for task in tasks for number in range(len(task.sources)))
+        folder, plan = self._build.folder, self._build.plan
+        written = (folder.root / folder.page).stat().st_mtime_ns
+        left = np.setdiff1d(np.arange(self._total), self.indices)
+        tasks = (task for task in map(plan.task, left.tolist()) if not task.rejected)
+        paths = (task.path(plan.roots, n) for task in tasks for n in range(len(task.sources)))
         return self.counts.keys() <= {""} and all(stamp_of(path)[1] < written for path in paths)
 
+    def _compare(self, manifest: str, row: Row) -> tuple[int | None, str]:
+        """Return the index of a row's task, and why the row does not hold any more, "" if it does.
 
-def _compare(build: FolderBuild, progress: Progress) -> EarlierRun:
-    """Read the rows of an earlier run, their sources and their files."""
-    earlier, roots = EarlierRun(len(build.plan)), build.plan.roots
+        The sources of the row and its files are read.
+        """
+        side = int(row.get("domain") == "B")
+        names = (row["source_hex"], row.get("target_source_hex"))
+        sources = tuple(bytes.fromhex(name) for name in names if name)
+        build, index = self._build, self._build.plan.find(side, sources, row["key"])
+        task = ImageTask(-1, "", side, sources, {}, None)
+        task = task if index is None else build.plan.task(index)
+        digests = (row.get("source_sha256", row.get("sha256")), row.get("target_source_sha256"))
+        try:
+            for number in range(len(sources)):
+                if self._digest(side, sources, task.spans, number) != digests[number]:
+                    return index, "changed"
+        except Rejected as rejected:
+            return index, "vanished" if rejected.reason == "vanished" else "changed"
+        if index is None:
+            # A file may be there and yet be no source: behind a link that is not followed.
+            moved = hash64(b"%d" % side, sources[0]) in self._listed
+            return None, "need another key, split or tags" if moved else "vanished"
+        place = _outcome_of(build.expect, task)
+        if (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
+            return index, "need another key, split or tags"
+        return index, "" if _files_are_intact(build.folder.root / manifest, row) else "damaged"
 
-    @functools.lru_cache(maxsize=2)  # the tiles of an image follow each other
-    def digest(side: int, sources: tuple[bytes, ...], spans: Any, number: int) -> str:
-        links = build.plan.follow_links
+    def _digest_of(self, side: int, sources: tuple[bytes, ...], spans: Any, number: int) -> str:
+        links, roots = self._build.plan.follow_links, self._build.plan.roots
         task = ImageTask(-1, "", side, sources, {}, None, spans=spans, follow_links=links)
         return sha256(task.read(roots, number)).hexdigest()
 
-    @functools.cache
-    def listed() -> set[int]:
-        return set(map(hash64, (b"%d" % side for side in build.plan.sides), build.plan.first))
-
-    for done, (manifest, line) in enumerate(build.folder.earlier_rows(), 1):
-        progress(min(done, earlier.total - 1), earlier.total)
-        index, fault, source = None, "damaged", ""
-        # A power failure can leave any bytes in a journal: such a source is done again.
-        with suppress(ValueError, RecursionError, AttributeError, LookupError, TypeError):
-            row = json.loads(line)
-            source = row["source"]
-            index, fault = _task_of(build, manifest, row, digest, listed)
-        earlier.indices.append(-1 if fault or index is None else index)
-        earlier.counts[fault] += 1
-        earlier.first.setdefault(fault, source)
-    return earlier
-
-
-def _task_of(
-    build: FolderBuild,
-    manifest: str,
-    row: Row,
-    digest: Callable[..., str],
-    listed: Callable[[], set[int]],
-) -> tuple[int | None, str]:
-    """Return the index of a row's task, and why the row does not hold any more; "" if it does."""
-    side, names = int(row.get("domain") == "B"), (row["source_hex"], row.get("target_source_hex"))
-    sources = tuple(bytes.fromhex(name) for name in names if name)
-    plan, index = build.plan, build.plan.find(side, sources, row["key"])
-    task = ImageTask(-1, "", side, sources, {}, None) if index is None else plan.task(index)
-    digests = (row.get("source_sha256", row.get("sha256")), row.get("target_source_sha256"))
-    try:
-        for number in range(len(sources)):
-            if digest(side, sources, task.spans, number) != digests[number]:
-                return index, "changed"
-    except Rejected as rejected:
-        return index, "vanished" if rejected.reason == "vanished" else "changed"
-    if index is None:
-        # A file may be there and yet be no source: behind a link that is not followed.
-        moved = hash64(b"%d" % side, sources[0]) in listed()
-        return None, "need another key, split or tags" if moved else "vanished"
-    place = _outcome_of(build.expect, task)
-    if (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
-        return index, "need another key, split or tags"
-    return index, "" if _files_are_intact(build.folder.root / manifest, row) else "damaged"
+    @functools.cached_property
+    def _listed(self) -> set[int]:
+        plan = self._build.plan
+        return set(map(hash64, (b"%d" % side for side in plan.sides), plan.first))
 
 
 def _files_are_intact(folder: Path, row: Row) -> bool:

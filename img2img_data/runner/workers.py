@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import multiprocessing
 import os
@@ -77,10 +78,6 @@ class WorkerGuard:
                 os._exit(TIMED_OUT)
 
 
-_guards: dict[int, WorkerGuard] = {}  # one entry per worker process, for its life
-_starting = threading.Lock()
-
-
 def run_chunk(
     work: Callable[[TaskT], ResultT],
     tasks: Sequence[TaskT],
@@ -95,7 +92,7 @@ def run_chunk(
     """
     if os.getpid() == parent:  # joblib starts no workers within a daemonic process
         return number, [work(task) for task in tasks]
-    guard, thread = _guard_of(parent), threading.get_ident()
+    guard, thread = _guard_of(os.getpid(), parent), threading.get_ident()
     try:
         results = []
         for task in tasks:
@@ -106,24 +103,21 @@ def run_chunk(
         guard.deadlines.pop(thread, None)
 
 
-def _guard_of(parent: int | None) -> WorkerGuard:
+@functools.cache
+def _guard_of(process: int, parent: int | None) -> WorkerGuard:
+    """Prepare a worker process, once, and return its guard."""
     import cv2
 
-    process = os.getpid()
-    with _starting:
-        guard = _guards.get(process)
-        if guard is None or guard.parent != parent:
-            # One worker per core already: threads of OpenCV would only compete with the other
-            # workers.
-            cv2.setNumThreads(1)
-            # By default glibc returns the memory of each image to the system, and the next image is
-            # faulted in again page by page.
-            with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
-                for option, size in MALLOPT.items():
-                    ctypes.CDLL(None).mallopt(option, size)
-            guard = _guards[process] = WorkerGuard(parent)
-            threading.Thread(target=guard.watch, daemon=True, name="img2img-guard").start()
-        return guard
+    # One worker per core already: threads of OpenCV would only compete with the other workers.
+    cv2.setNumThreads(1)
+    # By default glibc returns the memory of each image to the system, and the next image is faulted
+    # in again page by page.
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        for option, size in MALLOPT.items():
+            ctypes.CDLL(None).mallopt(option, size)
+    guard = WorkerGuard(parent)
+    threading.Thread(target=guard.watch, daemon=True, name="img2img-guard").start()
+    return guard
 
 
 def _work_through(
