@@ -19,12 +19,12 @@ from typing import Any, Final
 from img2img_data.builds.image_folders import EXPECTED_REASONS, SELECTION_FILE
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.core.files import cannot_write, locked, writing_to
+from img2img_data.core.files import cannot_write
 from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
 from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, columns_of, inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.runner import build_folder
-from img2img_data.runner.build_folder import BuildFolder, Outcome, Report, shard_name
+from img2img_data.runner.build_folder import BuildFolder, IndexedRow, Outcome, Report, shard_name
 
 _DIFFERENT: Final = frozenset({"shard", "counts", "measured"})
 """Entries in which the pages of two shards of one run differ."""
@@ -118,14 +118,10 @@ def merge_shards(
     folder = BuildFolder(out, shards[0].page)
     page = {name: value for name, value in info.items() if name not in _DIFFERENT}
     recipe = {**info["recipe"], "shard": None}
-    with locked(out):
-        if not folder.begin(recipe, [os.fsencode(s.root) for s in shards]):
-            return folder.report()
-        report = Report()
-        with folder.dropped_unused(), writing_to(folder.building):
-            folder.write_manifests(_rows(shards, out, copy, report, progress), page, report)
-        folder.end()
-        return report
+    report, roots = Report(), [os.fsencode(s.root) for s in shards]
+    rows = _rows(shards, out, copy, report, progress)
+    is_new = folder.fill(recipe, roots, lambda: folder.write_manifests(rows, page, report, None))
+    return report if is_new else folder.report()
 
 
 def exit_code_of(shards: Sequence[CorpusShard], report: Report, max_bad: float) -> int:
@@ -136,7 +132,7 @@ def exit_code_of(shards: Sequence[CorpusShard], report: Report, max_bad: float) 
 
 def _rows(
     shards: Sequence[CorpusShard], out: Path, copy: bool, report: Report, progress: Progress
-) -> Iterator[tuple[int, str, bytes]]:
+) -> Iterator[IndexedRow]:
     """Yield the rows of all shards in the order of the keys, each once its files are in ``out``."""
     done, total = 0, int(shards[0].info["shard"]["sources"])
     # Each shard is in the order of the complete plan, so only one row per shard is in memory.

@@ -87,11 +87,11 @@ def read_named(what: str, path: Path, limit: int) -> bytes:
 
 
 # ---------------------------------------------------------------------------------- atomic writes
+Content = bytes | Iterable[bytes | memoryview]
+
+
 def write_atomically(
-    path: Path,
-    data: bytes | Iterable[bytes | memoryview],
-    temporary: Path | None = None,
-    sync: bool = False,
+    path: Path, data: Content, temporary: Path | None = None, sync: bool = False
 ) -> None:
     """Write a file under a temporary name and rename it, so that no reader ever sees half of it.
 

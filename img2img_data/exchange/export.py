@@ -332,8 +332,7 @@ def export_corpus(
         _write_splits(job, folder, pairs, run, progress)
         return {"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts}
 
-    complete = not write_folder(folder, recipe, root, write)
-    return Report(kept=Counter(counts), complete=complete)
+    return write_folder(folder, recipe, root, Counter(counts), write)
 
 
 def _pair_of(swapped: bool, folder: Path, row: Mapping[str, Any]) -> Pair:

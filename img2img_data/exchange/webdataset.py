@@ -37,7 +37,7 @@ from pydantic import BaseModel, Field, ValidationError
 from img2img_data.core import jsonl, tar
 from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
-from img2img_data.core.files import locked, write_atomically, writing_to
+from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
@@ -130,26 +130,25 @@ def pack_corpus(
         page = {"format": SHARDS_FORMAT, "recipe": recipe, "splits": counts, "files": files}
         return {**page, "shards": [shard.model_dump() for shard in shards]}
 
-    complete = not write_folder(folder, recipe, root, write)
-    return Report(kept=counts, complete=complete)
+    return write_folder(folder, recipe, root, counts, write)
 
 
 def write_folder(
-    folder: BuildFolder, recipe: Mapping[str, Any], root: Path, write: Callable[[], dict[str, Any]]
-) -> bool:
-    """Run ``write`` in a locked folder, then write the page that it returns.
+    folder: BuildFolder,
+    recipe: Mapping[str, Any],
+    root: Path,
+    counts: Counter[str],
+    write: Callable[[], dict[str, Any]],
+) -> Report:
+    """Run ``write`` for a folder made from ``root``, then write the page that it returns."""
 
-    Returns False if an earlier run had completed the folder.
-    """
-    with locked(folder.root):
-        if not folder.begin(recipe, [os.fsencode(root)]):
-            return False
-        with folder.dropped_unused(), writing_to(folder.root):
-            page = corpus_format.to_json_page(write())
-            # It completes the folder, so it must reach the disk after everything else.
-            write_atomically(folder.root / folder.page, page, folder.building / "page", sync=True)
-        folder.end()
-    return True
+    def write_all() -> None:
+        page = corpus_format.to_json_page(write())
+        # It completes the folder, so it must reach the disk after everything else.
+        write_atomically(folder.root / folder.page, page, folder.building / "page", sync=True)
+
+    is_new = folder.fill(recipe, [os.fsencode(root)], write_all)
+    return Report(kept=counts, complete=not is_new)
 
 
 def _write_shards(
@@ -276,11 +275,12 @@ def unpack_corpus(root: Path, out: Path, dry_run: bool, progress: Progress, echo
     # named.
     folder = BuildFolder(out, f"{BUILDING}/none")
     recipe = {"command": "unpack", "index": sha256(read_file(root / INDEX_FILE)).hexdigest()}
-    with locked(out):
-        folder.begin(recipe, [os.fsencode(root)])
-        with writing_to(out):
-            _write_corpus(root, folder, index, lambda done: progress(rows + done, 2 * rows))
-        folder.end()
+
+    def count(done: int) -> None:
+        progress(rows + done, 2 * rows)
+
+    write = partial(_write_corpus, root, folder, index, count)
+    folder.fill(recipe, [os.fsencode(root)], write)
     return Report(kept=Counter(index.splits))
 
 

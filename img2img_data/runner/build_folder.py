@@ -21,7 +21,7 @@ import shutil
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Final, Literal
 from img2img_data.core import files
 from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, Rejected, UsageError
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
-from img2img_data.core.jsonl import iter_rows, lines_of, parse_object
+from img2img_data.core.jsonl import Row, iter_rows, lines_of, parse_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
@@ -61,6 +61,8 @@ CONVERTED: Final[dict[str, str]] = {
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
 
 Recipe = Mapping[str, Any]
+IndexedRow = tuple[int, str, bytes]
+"""Index of a task, its manifest, "" if it was rejected, and its line."""
 FolderState = Literal["new", "unfinished", "complete", "outdated"]
 """``outdated``: complete, but for sources of other names or tags."""
 SOURCE_ENTRIES: Final = frozenset({"source_names", "source_tags"})
@@ -187,8 +189,8 @@ class OutcomeLog:
         """Return the indices of the tasks without an outcome."""
         return array("q", (index for index, place in enumerate(self._positions) if place < 0))
 
-    def rows(self) -> Iterator[tuple[int, str, bytes]]:
-        """Yield (index, manifest, line) in the order of keys, once all tasks have an outcome."""
+    def rows(self) -> Iterator[IndexedRow]:
+        """Yield the rows in the order of keys, once all tasks have an outcome."""
         self._file.flush()
         with self._path.open("rb") as file:
             for index, position in enumerate(self._positions):
@@ -238,15 +240,25 @@ class BuildFolder:
                 raise UsageError("folder", self.root, "holds other files", hint)
         return "new"
 
-    def begin(self, recipe: Recipe, roots: Sequence[bytes]) -> bool:
-        """Prepare the folder; return False if it holds a complete run of this recipe.
+    def fill(self, recipe: Recipe, roots: Sequence[bytes], write: Callable[[], object]) -> bool:
+        """Lock the folder and let ``write`` complete it; return False if it was complete already.
 
-        Raises ``UsageError`` like ``state``.
+        For runs that continue from their files alone: if ``write`` raises before it wrote any,
+        another recipe may use the folder. Raises ``UsageError`` like ``state``.
         """
-        if self.state(recipe, roots) == "complete":
+        with files.locked(self.root):
+            if self.state(recipe, roots) == "complete":
+                self.end()
+                return False
+            self.open(recipe, roots)
+            try:
+                with writing_to(self.root):
+                    write()
+            except Exception:
+                if all(path.name in OWN_NAMES for path in self.root.iterdir()):
+                    self.end()
+                raise
             self.end()
-            return False
-        self.open(recipe, roots)
         return True
 
     def open(self, recipe: Recipe, roots: Sequence[bytes]) -> None:
@@ -315,34 +327,17 @@ class BuildFolder:
             for column in corpus_format.columns_of(row):
                 _remove(corpus_format.inside(self.root, f"{manifest}/{row[column]}"))
 
-    @contextlib.contextmanager
-    def dropped_unused(self) -> Iterator[None]:
-        """Remove ``.building`` if the block raises before anything else was written.
-
-        For runs that continue from their files alone: another recipe may then use the folder.
-        """
-        try:
-            yield
-        except Exception:
-            if all(path.name in OWN_NAMES for path in self.root.iterdir()):
-                self.end()
-            raise
-
     def end(self) -> None:
         """Remove the files that only an unfinished run needs."""
         shutil.rmtree(self.building, ignore_errors=True)
 
     def write_manifests(
-        self,
-        rows: Iterable[tuple[int, str, bytes]],
-        page: Mapping[str, Any],
-        report: Report,
-        positions: Sequence[int] | None = None,
+        self, rows: Iterable[IndexedRow], page: Row, report: Report, positions: Sequence[int] | None
     ) -> None:
         """Write metadata.jsonl of each manifest, rejected.jsonl, then the page, all by rename.
 
-        ``rows``: (index, manifest or "" for a rejection, line). ``page``: the entries before the
-        counts. ``positions``, for a shard: that of each index in the complete plan.
+        ``page``: the entries before the counts. ``positions``, for a shard: that of each index in
+        the complete plan.
 
         If no image was kept, only rejected.jsonl is written, the folder is free for another run,
         and ``Img2ImgError`` names the most frequent reason; a shard may be empty.

@@ -194,4 +194,4 @@ def process_chunk(
         raise UsageError("worker", socket.gethostname(), why, "install the same versions there")
     nanny: Any = get_worker().nanny
     # The time limit ends the process, so it only applies if a nanny starts the worker again.
-    return run_chunk(work, tasks, None, float("inf") if nanny is None else limit)[1]
+    return run_chunk(work, tasks, None, float("inf") if nanny is None else limit)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from img2img_data.core.command_line import Progress
+from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import locked, stamp_of, versions
 from img2img_data.core.frozen_model import FrozenModel
@@ -101,10 +101,7 @@ class FolderBuild:
 
 
 def run_build(
-    build: FolderBuild,
-    settings: RunSettings,
-    progress: Progress,
-    echo: Callable[[str], None] = print,
+    build: FolderBuild, settings: RunSettings, progress: Progress, echo: Echo = print
 ) -> Report:
     """Fill the folder, or finish it; with ``dry_run`` only print what would be done.
 

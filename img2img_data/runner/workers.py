@@ -79,28 +79,28 @@ class WorkerGuard:
 
 
 def run_chunk(
-    work: Callable[[TaskT], ResultT],
-    tasks: Sequence[TaskT],
-    parent: int | None,
-    limit: float,
-    number: int = 0,
-) -> tuple[int, list[ResultT]]:
-    """Process a chunk in a guarded worker with one OpenCV thread; return its number and results.
+    work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], parent: int | None, limit: float
+) -> list[ResultT]:
+    """Return the results of a chunk, in a guarded worker with one OpenCV thread.
 
     ``parent``: process without which the worker ends; None for a worker that outlives the run.
     ``limit``: seconds per task.
     """
     if os.getpid() == parent:  # joblib starts no workers within a daemonic process
-        return number, [work(task) for task in tasks]
+        return [work(task) for task in tasks]
     guard, thread = _guard_of(os.getpid(), parent), threading.get_ident()
     try:
         results = []
         for task in tasks:
             guard.deadlines[thread] = time.monotonic() + limit
             results.append(work(task))
-        return number, results
+        return results
     finally:
         guard.deadlines.pop(thread, None)
+
+
+def _run_numbered(number: int, *job: Any) -> tuple[int, list[Any]]:
+    return number, run_chunk(*job)
 
 
 @functools.cache
@@ -128,7 +128,7 @@ def _work_through(
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         for task in tasks:
-            sender.send((None, *run_chunk(pool.work, [task], parent, pool.limit)[1]))
+            sender.send((None, *run_chunk(pool.work, [task], parent, pool.limit)))
     except Exception as error:
         sender.send((ExceptionWithTraceback(error, error.__traceback__), None))
 
@@ -210,7 +210,8 @@ class LocalPool(TaskPool[TaskT, ResultT]):
             while chunks:
                 chunk = chunks.popleft()
                 in_flight[chunk[0]], tasks = chunk, [self.task_at(index) for index in chunk]
-                yield joblib.delayed(run_chunk)(self.work, tasks, os.getpid(), self.limit, chunk[0])
+                job = chunk[0], self.work, tasks, os.getpid(), self.limit
+                yield joblib.delayed(_run_numbered)(*job)
 
         while chunks:
             try:

@@ -343,7 +343,7 @@ def test_going_on_takes_changed_photos_again(tmp_path: Path) -> None:
     out.mkdir()
     settings = SelectSettings(drop_duplicates=True)
     build = selection_build("select", plan, out, settings, RunSettings())
-    build.folder.begin({**build.recipe, "shard": None}, plan.roots)
+    build.folder.open({**build.recipe, "shard": None}, plan.roots)
     name = f"fingerprints-{plan.names_digest()}"
     with FingerprintFile(out / ".building" / name, len(plan)) as file:
         for place in range(len(plan)):  # of files that had another size then
