@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Final, Literal
 from img2img_data.core import files
 from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, Rejected, UsageError
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
-from img2img_data.core.jsonl import Row, iter_rows, lines_of, parse_object
+from img2img_data.core.jsonl import Row, iter_rows, lines_of
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
@@ -436,9 +436,11 @@ def shard_name(page: Mapping[str, Any]) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return parse_object(files.read_bytes(path)) or {}
-    except Rejected:
+        # Not ``parse_object``: a recipe may hold halves of surrogate pairs.
+        content = json.loads(files.read_bytes(path))
+    except (Rejected, ValueError, RecursionError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_file(out: str, name: str, data: bytes) -> None:
