@@ -117,6 +117,7 @@ def test_a_training_loop_of_ones_own_learns(folder: Path) -> None:
     assert float(gain[0]) > float(gain[1].split(",")[0]), output
 
 
+@pytest.mark.slow
 def test_a_model_runs_in_ten_lines_of_onnx_runtime(folder: Path) -> None:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module)

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -56,20 +55,16 @@ def test_mirroring_in_the_graph_is_that_of_numpy(size: tuple[int, int]) -> None:
     )
 
 
-def slow_unless_first(names: Sequence[str]) -> Iterator[Any]:
-    """The names; all but the first of each class of networks are marked slow."""
-    classes = set[str]()
-    for name in names:
-        first = NETWORKS[name].cls not in classes
-        classes.add(NETWORKS[name].cls)
-        yield pytest.param(name, marks=() if first else pytest.mark.slow)
-
-
 # Every color space and number of channels is exported with some network.
 LAYOUTS = [("lab", 1, 2), ("rgb", 3, 3), ("rgb", 1, 3), ("rgb", 3, 1)]
 
 
-@pytest.mark.parametrize("name", [*slow_unless_first(get_args(GeneratorName))])
+FIRST, *OTHERS = get_args(GeneratorName)
+
+
+@pytest.mark.parametrize(
+    "name", [FIRST, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)]
+)
 def test_onnx_is_torch_within_a_level_on_any_size(name: str, tmp_path: Path) -> None:
     classes = list(dict.fromkeys(NETWORKS[n].cls for n in get_args(GeneratorName)))
     color, inputs, outputs = LAYOUTS[classes.index(NETWORKS[name].cls) % len(LAYOUTS)]
