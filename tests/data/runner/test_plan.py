@@ -116,7 +116,7 @@ def test_an_earlier_row_is_found_again_unless_it_is_rejected(
 
 
 def test_a_source_costs_little_memory() -> None:
-    count = 50_000
+    count = 20_000
     tracemalloc.start()
     plan = plan_folders(
         [Path("in")], "paired", [(Item(b"folder/%07d.jpg" % n) for n in range(count))]
