@@ -142,14 +142,15 @@ def key_in_form(path: bytes, form: int) -> str:
     return key if form < 2 else key + "~" + digest(path).hex()
 
 
-def key_forms(paths: PathSequence, start: int = 0, stop: int | None = None) -> bytes:
-    """Return the forms (see ``key_in_form``) that make the keys of all paths unique, one byte each.
+def key_forms(paths: PathSequence, start: int = 0) -> bytes:
+    """Return the forms (see ``key_in_form``) that make the keys of paths unique, one byte each.
 
     Keys are unique even where upper and lower case, or NFC and NFD, are the same. On a collision
     the extension joins the key; if that does not help, a hash of the path's bytes joins too. A
-    path that occurs twice does not collide with itself. Temporary memory: 24 bytes per path.
+    path that occurs twice does not collide with itself. Temporary memory: 24 bytes per path. The
+    paths before ``start`` do not count.
     """
-    rows = range(start, len(paths) if stop is None else stop)
+    rows = range(start, len(paths))
     keys = _hashes(folded(key_of(paths[row])) for row in rows)
     known = np.sort(keys)
     forms = np.zeros(len(rows), np.uint8)

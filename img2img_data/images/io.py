@@ -61,6 +61,9 @@ __all__ += ["check_pixels", "check_size", "icc_profile", "note_columns", "open_r
 __all__ += ["read", "read_bytes", "size_of"]
 
 
+DEFAULT_POLICY: Final = ReadPolicy()
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
     """One decoded image.
@@ -92,20 +95,18 @@ def note_columns(*images: DecodedImage) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------- decoding
-def read(path: bytes | str | Path, policy: ReadPolicy | None = None) -> DecodedImage:
+def read(path: bytes | str | Path, policy: ReadPolicy = DEFAULT_POLICY) -> DecodedImage:
     """Read and decode one file. Raises ``Rejected`` as ``read_bytes`` and ``decode`` do."""
-    policy = policy or ReadPolicy()
     return decode(read_bytes(path, policy.max_bytes), policy)
 
 
-def decode(data: bytes, policy: ReadPolicy | None = None) -> DecodedImage:
+def decode(data: bytes, policy: ReadPolicy = DEFAULT_POLICY) -> DecodedImage:
     """Decode the bytes of one image file strictly.
 
     Raises ``Rejected``: empty, not-an-image, truncated, corrupt, unsupported-format,
     unsupported-depth, non-finite, too-many-pixels, too-small (narrower than the aspect limit),
     alpha, animated.
     """
-    policy = policy or ReadPolicy()
     found = read_header(data)
     check_size(found.width, found.height, policy)
     if len(data) < found.min_bytes:
@@ -132,9 +133,8 @@ def size_of(path: bytes | str | Path) -> tuple[int, int]:
     return (found.width, found.height) if swapped else (found.height, found.width)
 
 
-def check_size(width: int, height: int, policy: ReadPolicy | None = None) -> None:
+def check_size(width: int, height: int, policy: ReadPolicy = DEFAULT_POLICY) -> None:
     """Raise ``Rejected`` if an image of this size is not read."""
-    policy = policy or ReadPolicy()
     if not (width and height):
         raise Rejected("corrupt", f"{width} x {height} pixels")
     check_pixels(width, height, limit=policy.max_pixels)
