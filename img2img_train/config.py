@@ -53,6 +53,35 @@ Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 AutoOnOff: TypeAlias = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
 
 
+DEFAULT_LOSS: Final = "charbonnier"
+Preset: TypeAlias = Literal["restore", "original", "pix2pix", "cyclegan"]
+_CROPS_OF_286: Final = {"load_size": 286, "crop": 256, "flip": True}
+PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
+    # The defaults of this loss are the preset.
+    "restore": {"loss": "charbonnier"},
+    "original": {
+        "loss": "l2",
+        "net": "autoencoder",
+        "batch": 64,
+        "epochs": 50,
+        "epochs_decay": 0,
+        "lr": 2e-4,
+        "decay": "linear",
+        "beta1": 0.5,
+        "ema": 0.0,
+        "clip_grad": 0.0,
+        "flip": False,
+        "crop": 0,
+        "rotate": False,
+    },
+    "pix2pix": {"loss": "pix2pix", **_CROPS_OF_286},
+    "cyclegan": {"loss": "cyclegan", **_CROPS_OF_286},
+}
+"""Settings of published methods, beside the published defaults of their objectives: ``original`` is
+the first version of this project, pix2pix and CycleGAN are
+https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix."""
+
+
 class CorpusChoice(FrozenModel):
     """One corpus to train on, written ``PATH`` or ``PATH=WEIGHT`` on the command line and in
     recipes.
@@ -89,14 +118,21 @@ class RunConfig(FrozenModel):
     """corpora to train on, PATH or PATH=WEIGHT"""
     out: str = setting("Options", "", exclude=True)
     """folder of the run; default: runs/CORPUS-LOSS-NET"""
-    loss: str = setting("Options", "l2", f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES)
+    preset: Preset | None = setting("Options", None)
+    """settings of a published method; other options override them; restore: the defaults of l2, l1
+    and charbonnier; original: the autoencoder of the first version; pix2pix, cyclegan: as published
+    with their code"""
+    loss: str = setting(
+        "Options", DEFAULT_LOSS, f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES
+    )
     objective: pydantic.SerializeAsAny[Objective]
     init: str = setting("Options", "")
     """run or checkpoint to start from; also an adopted or exported one; its weights are loaded, the
     EMA weights where there are any, and its generator's settings are the defaults; optimizers,
     schedule and order start anew"""
-    epochs: Positive = setting("Options", 50)
-    """passes over the corpora; one draws as many images as they hold"""
+    epochs: int | None = setting("Options", 50, ge=1, le=10**9)
+    """passes over the corpora; one draws as many images as they hold; default with l2, l1 and
+    charbonnier: as many as take 2,000 steps, 3 at least"""
     batch: Positive = setting("Options", 64)
     """images per step"""
 
@@ -111,14 +147,18 @@ class RunConfig(FrozenModel):
     """resize images to this side, pixels; when they are read, bicubic, both sides, so that images
     may have any size; before --crop cuts a part out, and --jitter enlarges that and cuts again; 286
     with --crop 256 in pix2pix and CycleGAN, 0: as they are"""
-    crop: Count = setting("Data", 0)
+    crop: int | None = setting("Data", 0, ge=0, le=10**9)
     """side of random square crops, pixels; drawn anew in each epoch, the same for both images of a
-    pair; images may then differ in size; 0: whole images of one size"""
+    pair; images may then differ in size; 0: whole images of one size; default: whole images, but
+    crops of 96 where l2, l1 or charbonnier meet larger ones"""
     jitter: float = setting("Data", 1.0, ge=1, le=8)
     """enlarge by this factor, then crop; to the size of the image, at a place drawn anew in each
     epoch, the same for both images of a pair; 1.1171875 (286 for 256) in pix2pix and CycleGAN"""
     flip: bool = setting("Data", False)
     """mirror half of the pairs; drawn anew in each epoch"""
+    rotate: bool | None = setting("Data", False)
+    """turn pairs by 0, 90, 180 or 270 degrees; drawn anew in each epoch; default: on where crops
+    are cut without being asked for, because most of them have no up, else off"""
     limit: Count = setting("Data", 0, advanced=True)
     """pairs used of each corpus; the first by key; 0: all"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = setting("Data", 0)
@@ -126,17 +166,22 @@ class RunConfig(FrozenModel):
 
     lr: float = setting("Optimization", 2e-4, gt=0, le=10)
     """learning rate"""
-    epochs_decay: Count = setting("Optimization", 0)
-    """epochs of decay to 0, at the end; of the learning rate; 0: no decay"""
+    epochs_decay: int | None = setting("Optimization", 0, ge=0, le=10**9)
+    """epochs of decay to 0, at the end; of the learning rate; 0: no decay; none given: with --decay
+    the whole run, unless the objective has a published decay"""
     decay: Decay = setting("Optimization", "linear")
     """learning-rate decay; without --epochs-decay it spans the whole run, unless the objective has
     a published decay"""
-    warmup: Count = setting("Optimization", 0)
+    warmup: Count = setting("Optimization", 0, advanced=True)
     """linear warm-up, steps; of the learning rate, starting at lr / STEPS"""
     ema: Fraction = setting("Optimization", 0.0)
     """EMA decay of the generator's weights; the average replaces the weights at test; 0.999 is
     common, 0: no EMA"""
-    accumulate: Positive = setting("Optimization", 1)
+    clip_grad: float = setting("Optimization", 0.0, advanced=True, ge=0, le=1e6)
+    """largest norm of the gradient; of all weights that an optimizer moves; 0: no limit"""
+    weight_decay: float = setting("Optimization", 0.0, advanced=True, ge=0, le=1)
+    """weight decay, decoupled from the gradient; AdamW (Loshchilov and Hutter 2019)"""
+    accumulate: Positive = setting("Optimization", 1, advanced=True)
     """micro-batches per step; they need less memory for the same step, except that batch norm
     normalizes each on its own"""
     beta1: Fraction = setting("Optimization", 0.5, advanced=True)
@@ -153,9 +198,9 @@ class RunConfig(FrozenModel):
     patience: Count = setting("Validation", 0)
     """early stopping, validations without progress; that is without a better PSNR on held-out
     pairs; 0: no early stopping"""
-    test_dropout: bool = setting("Validation", False)
+    test_dropout: bool = setting("Validation", False, advanced=True)
     """keep dropout on at test; as in pix2pix and DualGAN"""
-    test_norm: Literal["running", "batch"] = setting("Validation", "running")
+    test_norm: Literal["running", "batch"] = setting("Validation", "running", advanced=True)
     """batch norm at test; running: with the learned statistics, batch: with those of the image, as
     in pix2pix"""
 
@@ -168,7 +213,7 @@ class RunConfig(FrozenModel):
     """images in a sample grid"""
     sample_keys: str = setting("Output", "", advanced=True)
     """keys of those images, KEY[,KEY...]; default: evenly spread"""
-    tensorboard: bool = setting("Output", False)
+    tensorboard: bool = setting("Output", False, advanced=True)
     """write OUT/tensorboard too; losses, scores and sample grids"""
     checkpoint_seconds: float = setting("Output", 60.0, advanced=True, ge=0, le=1e9)
     """seconds between checkpoints; 0: every step"""
@@ -176,7 +221,8 @@ class RunConfig(FrozenModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "auto")
     """compute device"""
     precision: Literal["auto", "fp32", "bf16"] = setting("Runtime", "auto")
-    """precision of training; auto: bf16 on CUDA devices that have it, else fp32"""
+    """precision of training; auto: bf16 on CUDA devices and CPUs that multiply it natively, else
+    fp32; weights and losses stay in fp32"""
     compile: AutoOnOff = setting("Runtime", "auto")
     """torch.compile the networks; slower start, faster steps, not bit-identical; auto: on with
     CUDA, unless --deterministic is on"""
@@ -259,6 +305,7 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
     is unknown or belongs to other objectives only.
     """
     place = where if isinstance(where, Place) else Place(where)
+    values = {**_of_preset(values.get("preset"), place), **values}
     loss = str(values.get("loss", RunConfig.model_fields["loss"].default))
     if loss not in OBJECTIVES:
         why = f"'{printable(loss)}' is unknown"
@@ -279,13 +326,21 @@ def _published_defaults(objective: Objective, settings: Mapping[str, Any]) -> Pu
     """Return the published defaults of an objective, its decay fitted to the given settings."""
     defaults, epochs = objective.published_defaults(), settings.get("epochs")
     # With another number of epochs the rate decays over the same share of them.
-    if isinstance(epochs, int) and "epochs_decay" in defaults:
-        defaults["epochs_decay"] = epochs * defaults["epochs_decay"] // defaults["epochs"]
+    decay, published = defaults.get("epochs_decay"), defaults.get("epochs")
+    if isinstance(epochs, int) and decay and published:
+        defaults["epochs_decay"] = epochs * decay // published
     # A decay that is asked for by name spans the run, even if the published rate is constant.
     if "decay" in settings and not defaults.get("epochs_decay"):
-        published = defaults.get("epochs", RunConfig.model_fields["epochs"].default)
-        defaults["epochs_decay"] = epochs if isinstance(epochs, int) else published
+        defaults["epochs_decay"] = None
     return defaults
+
+
+def _of_preset(name: Any, place: Place) -> Mapping[str, Any]:
+    """Return the settings of a preset, none without a name; UsageError if it is unknown."""
+    if name is not None and name not in PRESETS:
+        why = f"'{printable(str(name))}' is unknown"
+        raise place.error(["preset"], why, did_you_mean(str(name), PRESETS))
+    return PRESETS[name] if name else {}
 
 
 def fields_of(loss: str) -> dict[str, FieldInfo]:

@@ -13,8 +13,9 @@ from img2img_train.config import RunConfig
 from img2img_train.training import fit as loop
 
 SETTINGS: dict[str, Any] = {
-    "net": "unet", "width": 4, "batch": 4, "epochs": 3, "threads": 1, "samples_every": 2,
-    "flip": True, "device": "cpu", "checkpoint_seconds": 0, "validate_every": 1,
+    "preset": "original", "precision": "fp32", "net": "unet", "width": 4, "batch": 4, "epochs": 3,
+    "threads": 1, "samples_every": 2, "flip": True, "device": "cpu", "checkpoint_seconds": 0,
+    "validate_every": 1,
 }  # fmt: skip
 
 IMAGES = 4

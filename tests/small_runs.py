@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     "threads": 1,
     "samples_every": 0,
     "device": "cpu",
+    "precision": "fp32",
     "discriminator": "patch-16",
     "d_width": 4,
     "pool_size": 3,
@@ -36,7 +37,9 @@ SMALL: dict[str, Any] = {
 def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any) -> RunConfig:
     """Return the configuration of a tiny run with a U-Net, for images of 16 x 16 and more."""
     known = {*OBJECTIVES[loss].model_fields, *RunConfig.model_fields}
-    values = {"net": "unet"} | {name: value for name, value in SMALL.items() if name in known}
+    values = {"preset": "original", "net": "unet"} | {
+        name: value for name, value in SMALL.items() if name in known
+    }
     return RunConfig(**values | settings, loss=loss, corpora=corpora, out=str(out))
 
 

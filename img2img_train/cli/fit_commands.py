@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from img2img_train.config import RunConfig
     from img2img_train.training.fit import FitResult
 
-FIRST: Final = ("recipe", "loss", "net", "init", "out", "epochs", "batch")
+FIRST: Final = ("recipe", "preset", "loss", "net", "init", "out", "epochs", "batch")
 """Options listed first; the others follow by group."""
 
 
@@ -66,13 +66,13 @@ class FitCommand(ModelCommand):
 
     def shown_options(self, ctx: click.Context, full: bool) -> list[click.Option]:
         """Return the options of the given loss; without one, those of l2, or all in full."""
-        from img2img_train.config import all_fields, fields_of
+        from img2img_train.config import DEFAULT_LOSS, all_fields, fields_of
         from img2img_train.objectives.registry import OBJECTIVES
 
         loss = ctx.meta.get("loss")
         if loss is not None and loss not in OBJECTIVES:
             raise UsageError("option", "--loss", "unknown", did_you_mean(loss, OBJECTIVES))
-        fields = all_fields() if full and loss is None else fields_of(loss or "l2")
+        fields = all_fields() if full and loss is None else fields_of(loss or DEFAULT_LOSS)
         fields = FitOptions.model_fields | fields
         shown = list[click.Option]()
         for option in super().shown_options(ctx, full):
@@ -85,7 +85,9 @@ class FitCommand(ModelCommand):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Say how to see the settings of another loss."""
-        loss = ctx.meta.get("loss") or "l2"
+        from img2img_train.config import DEFAULT_LOSS
+
+        loss = ctx.meta.get("loss") or DEFAULT_LOSS
         hint = "see 'fit --loss NAME --help' for others."
         formatter.write_paragraph()
         formatter.write_text(f"The defaults are those of --loss {loss}; {hint}")
@@ -98,7 +100,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
 
     \b
     Example:
-      img2img-train corpora/gaussian --loss l2 --net unet --out runs/unet
+      img2img-train corpora/gaussian
       img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed     # =2: twice as often
       img2img-train --recipe recipes/facades_pix2pix.yaml --smoke
       torchrun --nproc-per-node 2 -m img2img_train fit corpora/gaussian --out runs/two
@@ -237,7 +239,7 @@ def resume(run: Path, settings: dict[str, Any]) -> None:
     report = build_model(ResumeOptions, settings).report
     changed = {name: value for name, value in settings.items() if name != "report"}
     config = RunConfig.load(run)
-    if changed.get("epochs", config.epochs) < config.epochs:
+    if "epochs" in changed and changed["epochs"] < (config.epochs or 0):
         why = f"is {changed['epochs']}, and the run has {config.epochs}"
         raise UsageError("option", "--epochs", why, "give more")
     # More epochs are asked for: a limit in steps would end the run before them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,11 @@ from img2img_train.distributed.memory import SHARE_OF_MEMORY, free_memory
 from img2img_train.objectives.registry import OBJECTIVES
 
 READERS: Final = 4
+STEPS: Final = 2000
+LEAST_EPOCHS: Final = 3
+"""A run of ``epochs=None`` takes at least so many steps, and sees each image so many times."""
+AUTO_CROP: Final = 96
+"""Side of the crops that ``crop=None`` cuts from larger images, pixels."""
 READ_AT_ONCE: Final = 4096
 Indices: TypeAlias = NDArray[np.int64]
 ItemT = TypeVar("ItemT", covariant=True)
@@ -108,6 +114,11 @@ class _ImageSetFields:
         layout, (height, width) = self.channel_layout, self.size
         pixels = self.area or len(self) * (self.load_size**2 or height * width)
         return sum(layout.stored) * layout.bits // 8 * pixels // (2 if self.targets_only else 1)
+
+    @property
+    def crop(self) -> int:
+        """Side of the crops that training cuts out, 0 for whole images."""
+        return self.size[0] if self.min_side else 0
 
     def for_training(self) -> Self:
         """Return the images that training reads: targets alone if inputs are made on the fly."""
@@ -259,6 +270,21 @@ def open_training(config: RunConfig) -> ImageSet:
     return images
 
 
+def resolve(config: RunConfig, images: ImageSet) -> RunConfig:
+    """Return the configuration with length, crops and turns that follow from the training images.
+
+    Raises UsageError if images that are not square are to be turned.
+    """
+    height, width = images.size
+    rotate = config.crop is None and images.crop > 0 if config.rotate is None else config.rotate
+    if rotate and height != width:
+        why, hint = f"needs square images, they are {width}x{height}", "give --crop, or omit it"
+        raise UsageError("option", "--rotate", why, hint)
+    steps = max(1, len(images) // config.batch)  # of an epoch
+    epochs = config.epochs or max(LEAST_EPOCHS, math.ceil(STEPS / steps))
+    return config.model_copy(update={"crop": images.crop, "rotate": rotate, "epochs": epochs})
+
+
 def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     """Return both domains of a split, also of paired corpora.
 
@@ -292,6 +318,8 @@ def _measure(
     only if images are cropped as they are, and so may differ in size.
     """
     crop, load_size = config.crop, config.load_size
+    if crop is None:
+        crop = 0 if load_size or max(_size(read_first())) <= AUTO_CROP else AUTO_CROP
     if crop > load_size > 0:
         why = f"is {crop}, more than --load-size {load_size}"
         raise UsageError("option", "--crop", why, "give a smaller one")
@@ -337,7 +365,7 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     digest, size = blake2b(digest_size=16), sizes["size"]
     for _, pair in pairs:
         digest.update(to_json_line({"key": pair.key, "row": dict(pair.row)}))
-        if not (config.crop or config.load_size):
+        if not (sizes.get("min_side") or config.load_size):
             checks.check_same_size(pair.target, checks.stated_size(pair) or size, size)
     return PairedImages(
         pairs=pairs,

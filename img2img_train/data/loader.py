@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -38,7 +38,13 @@ from img2img_train.data.on_the_fly import OnTheFly, Operators
 from img2img_train.objectives.base import Batch
 
 # These keep the random streams of one (seed, epoch) apart; ``image_pool`` uses 2.
-ORDER, FLIP, JITTER, CROP = 0, 1, 3, 4
+ORDER, FLIP, JITTER, CROP, TURN = 0, 1, 3, 4, 5
+ORIENTATIONS: Final[Mapping[int, Callable[[Tensor], Tensor]]] = {
+    1: lambda x: x.flip(3),
+    2: lambda x: x.rot90(1, (2, 3)),
+    4: lambda x: x.rot90(2, (2, 3)),
+}
+"""What each bit of an orientation does to N x C x H x W."""
 Part: TypeAlias = slice | Indices
 # Windows has no SIGHUP.
 SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
@@ -59,8 +65,8 @@ class SamplingPlan:
     and independently; a corpus counts as many images as its larger domain.
 
     ``crop`` cuts a square of that side from each image; a ``jitter`` above 1 then enlarges it by
-    that factor and crops it to its size; ``flip`` mirrors half of the images. All of it is drawn
-    anew in each epoch.
+    that factor and crops it to its size; ``flip`` mirrors half of the images, ``rotate`` turns them
+    by 0, 90, 180 or 270 degrees. All of it is drawn anew in each epoch.
     """
 
     counts: tuple[int, ...]
@@ -71,13 +77,14 @@ class SamplingPlan:
     jitter: float = 1.0
     crop: int = 0
     flip: bool = False
+    rotate: bool = False
 
     @classmethod
     def of(cls, config: RunConfig, images: ImageSet) -> SamplingPlan:
         """Return the plan of a run over its training images."""
         c, weights = config, tuple(choice.weight for choice in config.corpora)
         drawn = images.counts, weights, c.batch, c.seed, images.other_counts
-        return cls(*drawn, c.jitter, c.crop, c.flip)
+        return cls(*drawn, c.jitter, images.crop, c.flip, bool(c.rotate))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -126,7 +133,7 @@ class SamplingPlan:
     def draw(self, epoch: int, stream: int, *shape: int) -> NDArray[np.float64]:
         """Return numbers in [0, 1) for the inputs and targets of an epoch, 2 x N x ``shape``.
 
-        Both numbers of a pair are equal. ``stream`` is the purpose: ``FLIP``, ``JITTER``, ``CROP``.
+        Both numbers of a pair are equal. ``stream`` is the purpose, as ``FLIP``.
         """
         rng = np.random.default_rng([self.seed, epoch, stream])
         inputs = rng.random((self.total, *shape))
@@ -160,21 +167,22 @@ class StepSamples:
     """Indices of inputs and targets, 2 x N, and their augmentation; equal for both halves of a
     pair.
 
-    ``flips`` is 2 x N; None means no augmentation of that kind.
+    ``orientations`` is 2 x N: twice the number of quarter turns, plus 1 if mirrored before. None
+    means no augmentation of that kind.
     """
 
     indices: Indices
-    flips: NDArray[np.bool_] | None
+    orientations: NDArray[np.int64] | None
     epoch: int
     jitter: Jitter | None = None
     crops: Crops | None = None
 
     def select(self, part: Part) -> StepSamples:
         """Return a part of the samples, for instance that of one of several processes."""
-        flips = None if self.flips is None else self.flips[:, part]
+        orientations = None if self.orientations is None else self.orientations[:, part]
         jitter = self.jitter and replace(self.jitter, offsets=self.jitter.offsets[:, part])
         crops = self.crops and replace(self.crops, offsets=self.crops.offsets[:, part])
-        return StepSamples(self.indices[:, part], flips, self.epoch, jitter, crops)
+        return StepSamples(self.indices[:, part], orientations, self.epoch, jitter, crops)
 
 
 @lru_cache(maxsize=2)
@@ -183,15 +191,19 @@ def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
     indices = np.stack([order, plan.order(epoch, side=1) if plan.others else order])
     jitter = Jitter(plan.jitter, plan.draw(epoch, JITTER, 2)) if plan.jitter > 1 else None
     crops = Crops(plan.crop, plan.draw(epoch, CROP, 2)) if plan.crop else None
-    flips = plan.draw(epoch, FLIP) < 0.5 if plan.flip else None
-    return StepSamples(indices, flips, epoch, jitter, crops)
+    orientations = None
+    if plan.flip or plan.rotate:
+        orientations = np.zeros(indices.shape, np.int64)
+        orientations += (plan.draw(epoch, FLIP) < 0.5) if plan.flip else 0
+        orientations += 2 * (4 * plan.draw(epoch, TURN)).astype(np.int64) if plan.rotate else 0
+    return StepSamples(indices, orientations, epoch, jitter, crops)
 
 
 # ------------------------------------------------------------------------------------------ loading
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """The images of one step as read, N x H x W x C, on the host or in the device cache; ``flips``
-    2 x N.
+    """The images of one step as read, N x H x W x C, on the host or in the device cache;
+    ``orientations`` as in ``StepSamples``.
 
     The device still has to apply ``jitter`` to them and, if there are ``operators``, to degrade the
     inputs, which are then the targets.
@@ -199,7 +211,7 @@ class RawBatch:
 
     inputs: Pixels | Tensor
     targets: Pixels | Tensor
-    flips: NDArray[np.bool_] | None
+    orientations: NDArray[np.int64] | None
     operators: Operators | None = None
     jitter: Jitter | None = None
 
@@ -221,7 +233,7 @@ class StepDataset(Dataset[RawBatch]):
         step = self.plan.step(number).select(self.part)
         inputs, targets = self.store.gather(step.indices, step.crops)
         if not isinstance(self.images, PairedImages) or self.images.on_the_fly is None:
-            return RawBatch(inputs, targets, step.flips, jitter=step.jitter)
+            return RawBatch(inputs, targets, step.orientations, jitter=step.jitter)
         pairs = [self.images.pairs[i][1] for i in step.indices[1].tolist()]
         return _degrade(self.images.on_the_fly, targets, pairs, step)
 
@@ -231,14 +243,14 @@ def _degrade(
 ) -> RawBatch:
     if on_the_fly.is_linear:
         operators = on_the_fly.operators(pairs, step.epoch, (targets.shape[1], targets.shape[2]))
-        return RawBatch(targets, targets, step.flips, operators, step.jitter)
+        return RawBatch(targets, targets, step.orientations, operators, step.jitter)
     assert isinstance(targets, np.ndarray)  # check_device_cache sees to it
     # The degradation sees the final crop, so that its border is that of the crop, as on the device.
     if step.jitter is not None:
         targets = resize_and_crop_pixels(targets, step.jitter.factor, step.jitter.offsets[1])
     seen = zip(targets, pairs, strict=True)
     inputs = [on_the_fly.degrade(target, pair, step.epoch) for target, pair in seen]
-    return RawBatch(np.stack(inputs), targets, step.flips)
+    return RawBatch(np.stack(inputs), targets, step.orientations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +343,8 @@ def prefetch(
 def to_device(raw: RawBatch, device: torch.device, channel_layout: ChannelLayout = PLAIN) -> Batch:
     """Return a batch on the device: float32 N x C x H x W in [-1, 1] as networks take it.
 
-    Integers are copied and converted there. An image is enlarged, then degraded, then mirrored.
+    Integers are copied and converted there. An image is enlarged, then degraded, then mirrored
+    and turned.
     """
     targets = _samples(raw, 1, device)
     if raw.operators is None:
@@ -339,10 +352,19 @@ def to_device(raw: RawBatch, device: torch.device, channel_layout: ChannelLayout
     else:
         inputs = apply_operators(targets, raw.operators, channel_layout.top)
     images = [channel_layout.input(inputs), channel_layout.target(targets)]
-    if raw.flips is not None:
-        flips = copy_to(raw.flips, device)[..., None, None, None]
-        images = [torch.where(flip, x.flip(3), x) for flip, x in zip(flips, images, strict=True)]
+    if raw.orientations is not None:
+        images = [orient(x, o) for x, o in zip(images, raw.orientations, strict=True)]
     return Batch(*images)
+
+
+def orient(images: Tensor, orientations: NDArray[np.int64]) -> Tensor:
+    """Return N x C x H x W mirrored and turned as ``StepSamples`` says; H = W to turn by 90."""
+    for bit, change in ORIENTATIONS.items():
+        chosen = (orientations & bit) > 0
+        if chosen.any():
+            where = copy_to(chosen, images.device)[:, None, None, None]
+            images = torch.where(where, change(images), images)
+    return images
 
 
 def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:

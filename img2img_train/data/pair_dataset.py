@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from img2img_train.config import config_of
 from img2img_train.data import loader
 from img2img_train.data.augment import Crops
-from img2img_train.data.dataset import open_training
+from img2img_train.data.dataset import open_training, resolve
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -34,8 +34,9 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, corpora: Any, split: str = "train", **settings: Any) -> None:
-        self.config = config_of({**settings, "corpora": corpora, "split": split})
-        self.images = open_training(self.config)
+        config = config_of({**settings, "corpora": corpora, "split": split})
+        self.images = open_training(config)
+        self.config = resolve(config, self.images)
         self.plan = loader.SamplingPlan.of(self.config, self.images)
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         indices = np.full((2, 1), range(len(self))[index])
-        crops = Crops.center(self.config.crop, 1) if self.config.crop else None
+        crops = Crops.center(self.images.crop, 1) if self.images.crop else None
         raw = loader.RawBatch(*self.images.gather(indices, crops), None)
         batch = loader.to_device(raw, torch.device("cpu"), self.images.channel_layout)
         return batch.input[0], batch.target[0]

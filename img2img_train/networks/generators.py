@@ -6,8 +6,9 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from img2img_train.networks.layers import BatchNorm, Dropout, ReflectionPad
+from img2img_train.networks.layers import BatchNorm, ChannelNorm, Dropout, ReflectionPad
 from img2img_train.networks.specs import NetworkSpec, Norm
 
 LEAKY_SLOPE: Final = 0.2
@@ -232,3 +233,106 @@ class ResNetGenerator(PaddedGenerator):
             layers += [up, *norm_layers(norm, outputs), nn.ReLU()]
         layers += [ReflectionPad(3), nn.Conv2d(w, spec.outputs, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
+
+
+# ---------------------------------------------------------------------------------- restoration
+# Both networks work at half the resolution, on pixels rearranged into channels, as Real-ESRGAN does
+# at scale 1 (Wang et al. 2021, 3.4): a quarter of the operations, twice the receptive field. Their
+# last layer starts at zero, so that an untrained residual network returns its input.
+class EdsrBlock(nn.Module):
+    """Two 3x3 convolutions without norm, added to their input (Lim et al. 2017, figure 2c)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input plus the output of the convolutions."""
+        return x + self.last(torch.relu(self.first(x)))  # type: ignore[no-any-return]
+
+
+class Edsr(PaddedGenerator):
+    """Residual blocks without norm behind a pixel unshuffle; the output is unbounded.
+
+    The body of EDSR (Lim, Son, Kim, Nah, Lee 2017, section 3); H and W are multiples of 2. The
+    receptive field is 4 ``blocks`` + 4 pixels to each side, and a bit.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.head = nn.Conv2d(4 * spec.inputs, spec.width, 3, padding=1)
+        self.body = nn.Sequential(*(EdsrBlock(spec.width) for _ in range(spec.blocks)))
+        self.last = nn.Conv2d(spec.width, 4 * spec.outputs, 3, padding=1)
+
+    def translate(self, x: Tensor) -> Tensor:
+        """Return the output, or the difference from the input."""
+        features = self.head(functional.pixel_unshuffle(x, 2))
+        return functional.pixel_shuffle(self.last(features + self.body(features)), 2)
+
+
+class NafBlock(nn.Module):
+    """Depthwise convolution and a feed-forward part, both gated, without activation functions.
+
+    Chen, Chu, Zhang, Sun (2022), figures 3 and 4: layer norm over the channels, simple gate,
+    simplified channel attention.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        w = width
+        self.norm1, self.norm2 = ChannelNorm(w), ChannelNorm(w)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(w, 2 * w, 1),
+            nn.Conv2d(2 * w, 2 * w, 3, 1, 1, groups=2 * w),
+        )
+        self.attention, self.conv3 = nn.Conv2d(w, w, 1), nn.Conv2d(w, w, 1)
+        self.conv4, self.conv5 = nn.Conv2d(w, 2 * w, 1), nn.Conv2d(w, w, 1)
+        self.scale1 = nn.Parameter(torch.zeros(1, w, 1, 1))
+        self.scale2 = nn.Parameter(torch.zeros(1, w, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input plus the scaled outputs of both parts."""
+        y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
+        y = y * self.attention(y.mean((2, 3), keepdim=True))
+        x = x + self.scale1 * self.conv3(y)
+        return x + self.scale2 * self.conv5(simple_gate(self.conv4(self.norm2(x))))  # type: ignore[no-any-return]
+
+
+def simple_gate(x: Tensor) -> Tensor:
+    """Return the product of both halves of the channels (Chen et al. 2022, eq. 4)."""
+    first, second = x.chunk(2, dim=1)
+    return first * second
+
+
+class NafNet(PaddedGenerator):
+    """A U-Net of NAF blocks behind a pixel unshuffle; the output is unbounded.
+
+    Two levels of one block each on the way down and up, ``blocks`` in the middle; H and W are
+    multiples of 8. Chen et al. (2022), section 4. The attention averages over the whole image, so
+    tiles differ from it a little (Chu et al. 2022).
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        w = spec.width
+        self.head = nn.Conv2d(4 * spec.inputs, w, 3, padding=1)
+        self.encoders = nn.ModuleList(NafBlock(n * w) for n in (1, 2))
+        self.downs = nn.ModuleList(nn.Conv2d(n * w, 2 * n * w, 2, stride=2) for n in (1, 2))
+        self.middle = nn.Sequential(*(NafBlock(4 * w) for _ in range(spec.blocks)))
+        self.ups = nn.ModuleList(nn.Conv2d(n * w, 2 * n * w, 1, bias=False) for n in (4, 2))
+        self.decoders = nn.ModuleList(NafBlock(n * w) for n in (2, 1))
+        self.last = nn.Conv2d(w, 4 * spec.outputs, 3, padding=1)
+
+    def translate(self, x: Tensor) -> Tensor:
+        """Return the output, or the difference from the input."""
+        x = self.head(functional.pixel_unshuffle(x, 2))
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle(x)
+        for up, decoder in zip(self.ups, self.decoders, strict=True):
+            x = decoder(functional.pixel_shuffle(up(x), 2) + skips.pop())
+        return functional.pixel_shuffle(self.last(x), 2)

@@ -83,6 +83,22 @@ class BatchNorm(nn.BatchNorm2d):
             running.lerp_(value, self.momentum or 0.0)
 
 
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each pixel (Ba, Kiros, Hinton 2016), as in NAFNet."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize N x C x H x W."""
+        mean = x.mean(1, keepdim=True)
+        var = (x - mean).square().mean(1, keepdim=True)
+        scale = self.weight.view(-1, 1, 1) * torch.rsqrt(var + 1e-6)
+        return (x - mean) * scale + self.bias.view(-1, 1, 1)
+
+
 class ReflectionPad(nn.ReflectionPad2d):
     """Reflection padding with a deterministic gradient on CUDA."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -20,9 +21,10 @@ MAX_PARAMETERS: Final = 1 << 30
 def build(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
     """Return the network of a spec on the CPU, initialized by ``seed``, or uninitialized.
 
-    Weights of convolutions are drawn from N(0, 0.02), of norms from N(1, 0.02), biases are 0
-    (Radford, Metz, Chintala 2016; Isola et al. 2017, 6.2). Raises UsageError for more than 2^30
-    parameters.
+    ``init`` of the architecture is "normal": weights of convolutions are drawn from N(0, 0.02), of
+    norms from N(1, 0.02), biases are 0 (Radford, Metz, Chintala 2016; Isola et al. 2017, 6.2); or
+    "he": N(0, 2 / inputs of a unit), norms are 1, the last layer and learned scales are 0 (He et
+    al. 2015, eq. 10). Raises UsageError for more than 2^30 parameters.
     """
     network = build_on_meta(spec)
     network.to_empty(device="cpu")
@@ -32,7 +34,8 @@ def build(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
     if seed is not None:
         # A generator of its own: the weights depend on the seed alone, and building a network
         # leaves the global random state of a resumed run untouched.
-        _init_weights(network, torch.Generator().manual_seed(seed))
+        rng = torch.Generator().manual_seed(seed)
+        (_init_he if NETWORKS[spec.name].init == "he" else _init_normal)(network, rng)
     return network
 
 
@@ -54,7 +57,7 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _init_weights(network: nn.Module, generator: torch.Generator) -> None:
+def _init_normal(network: nn.Module, generator: torch.Generator) -> None:
     # The order of named_parameters is part of what a seed means: reordering layers changes every
     # weight.
     for name, parameter in network.named_parameters():
@@ -63,3 +66,14 @@ def _init_weights(network: nn.Module, generator: torch.Generator) -> None:
             values.zero_()
         else:
             values.normal_(1.0 if parameter.ndim == 1 else 0.0, INIT_STD, generator=generator)
+
+
+def _init_he(network: nn.Module, generator: torch.Generator) -> None:
+    for name, parameter in network.named_parameters():
+        values, inputs = parameter.detach(), parameter[0].numel()
+        if parameter.ndim == 1 and name.endswith("weight"):
+            values.fill_(1.0)
+        elif name == "last.weight" or not name.endswith("weight"):
+            values.zero_()
+        else:
+            values.normal_(0.0, math.sqrt(2 / inputs), generator=generator)

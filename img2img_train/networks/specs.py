@@ -18,7 +18,7 @@ from img2img_data.core.frozen_model import FrozenModel
 
 GeneratorName: TypeAlias = Literal[
     "autoencoder", "unet", "unet-64", "unet-128", "unet-256", "encoder-decoder-64",
-    "encoder-decoder-128", "encoder-decoder-256", "resnet-6", "resnet-9",
+    "encoder-decoder-128", "encoder-decoder-256", "resnet-6", "resnet-9", "edsr", "nafnet",
 ]  # fmt: skip
 DiscriminatorName: TypeAlias = Literal[
     "patch-1", "patch-16", "patch-34", "patch-70", "patch-142", "patch-286", "global"
@@ -38,7 +38,9 @@ class Architecture:
     Generators pad their input to a multiple of ``multiple`` and at least ``smallest`` pixels a
     side; images for a discriminator must have at least ``smallest``. The smallest normalized
     feature map has ``stride`` times fewer pixels a side than the image. ``dropout`` is None where
-    the network has no dropout layers.
+    the network has no dropout layers, ``blocks`` is 0 where their number is fixed. Weights are
+    drawn as ``init`` says, see ``registry.build``; a ``residual`` network predicts the difference
+    from its input wherever both have the same channels.
     """
 
     # A name instead of the class: importing the class would import torch.
@@ -50,6 +52,10 @@ class Architecture:
     norm: Norm = "batch"
     dropout: float | None = None
     has_bottleneck: bool = False
+    width: int = 64
+    blocks: int = 0
+    residual: bool = False
+    init: Literal["normal", "he"] = "normal"
 
 
 def _pix2pix_unet(levels: int, skips: bool) -> Architecture:
@@ -76,6 +82,12 @@ NETWORKS: Final[dict[GeneratorName | DiscriminatorName, Architecture]] = {
     "encoder-decoder-256": _pix2pix_unet(8, skips=False),
     "resnet-6": _resnet(6),
     "resnet-9": _resnet(9),
+    "edsr": Architecture(
+        "Edsr", multiple=2, norm="none", width=48, blocks=4, residual=True, init="he"
+    ),
+    "nafnet": Architecture(
+        "NafNet", multiple=8, norm="none", width=32, blocks=4, residual=True, init="he"
+    ),
     "patch-1": Architecture("PixelDiscriminator", smallest=2),
     "patch-16": _patch(1),
     "patch-34": _patch(2),
@@ -91,7 +103,8 @@ class NetworkSpec(FrozenModel):
 
     ``inputs`` and ``outputs`` are channels, ``width`` the channels of the first layer, ``dropout``
     the probability in the network's dropout layers. ``bottleneck_norm`` also normalizes the
-    innermost layer of a pix2pix U-Net; a ``residual`` generator adds its input to its output.
+    innermost layer of a pix2pix U-Net; a ``residual`` generator adds its input to its output;
+    ``blocks`` are those of a network whose depth can be chosen.
     """
 
     name: GeneratorName | DiscriminatorName
@@ -102,6 +115,7 @@ class NetworkSpec(FrozenModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     bottleneck_norm: bool = False
     residual: bool = False
+    blocks: int = Field(0, ge=0, le=128)
 
     @property
     def multiple(self) -> int:
@@ -148,13 +162,14 @@ class NetworkSpec(FrozenModel):
 def make_spec(
     name: GeneratorName | DiscriminatorName,
     channels: tuple[int, int],
-    width: int,
+    width: int | None = None,
     norm: Norm | Literal["auto"] = "auto",
     dropout: float | None = None,
     bottleneck_norm: bool = False,
-    residual: bool = False,
+    residual: bool | None = None,
+    blocks: int | None = None,
 ) -> NetworkSpec:
-    """Return the spec of a network; ``auto`` and None mean the published norm and dropout.
+    """Return the spec of a network; ``auto`` and None mean the published value.
 
     Raises UsageError if the network does not support a setting.
     """
@@ -162,6 +177,10 @@ def make_spec(
     why = hint = ""
     if dropout is not None and row.dropout is None:
         why, hint = "has no dropout layers", "leave --dropout out, or choose another --net"
+    elif blocks is not None and not row.blocks:
+        why, hint = "has a fixed number of blocks", "leave --blocks out, or choose another --net"
+    elif norm not in ("auto", "none") and row.norm == "none":
+        why, hint = "has no norm to choose", "leave --norm out, or choose another --net"
     elif bottleneck_norm and not row.has_bottleneck:
         why = "has no bottleneck layer without a norm"
         hint = "leave --bottleneck-norm out, or choose a unet-N"
@@ -170,8 +189,11 @@ def make_spec(
         hint = "leave --residual out"
     if why:
         raise UsageError("network", name, why, hint)
-    values: dict[str, Any] = {"name": name, "width": width}
+    values: dict[str, Any] = {"name": name, "width": row.width if width is None else width}
     values |= {"inputs": channels[0], "outputs": channels[1]}
     values |= {"norm": row.norm if norm == "auto" else norm}
     values |= {"dropout": (row.dropout or 0.0) if dropout is None else dropout}
+    values |= {"blocks": row.blocks if blocks is None else blocks}
+    if residual is None:
+        residual = row.residual and channels[0] == channels[1]
     return NetworkSpec(**values, bottleneck_norm=bottleneck_norm, residual=residual)

@@ -58,9 +58,16 @@ class PublishedDefaults(TypedDict, total=False):
     """Settings of a run with which an objective was published."""
 
     batch: int
-    epochs: int
-    epochs_decay: int
+    epochs: int | None
+    epochs_decay: int | None
+    decay: Literal["linear", "cosine"]
     lr: float
+    beta1: float
+    ema: float
+    clip_grad: float
+    flip: bool
+    crop: int | None
+    rotate: bool | None
     test_dropout: bool
     test_norm: Literal["running", "batch"]
 
@@ -85,18 +92,22 @@ class Objective(FrozenModel):
 
     # A subclass with another default repeats type and field, so that range and help are written
     # once: ``net: Annotated[GeneratorName, Objective.model_fields["net"]] = "unet-256"``.
-    net: GeneratorName = setting("Options", "autoencoder")
+    net: GeneratorName = setting("Options", "edsr")
     """generator"""
-    width: int = generator_setting(64, ge=1, le=1024)
-    """channels of the generator's first layer; deeper layers have multiples of it"""
+    width: int | None = generator_setting(None, ge=1, le=1024)
+    """channels of the generator's first layer; deeper layers have multiples of it; default: 48 for
+    edsr, 32 for nafnet, else 64"""
+    blocks: int | None = generator_setting(None, advanced=True, ge=1, le=128)
+    """residual blocks; of edsr, or in the middle of nafnet (default: 4)"""
     norm: NormName = generator_setting("auto")
     """normalization; of the generator; auto: as published"""
     bottleneck_norm: bool = generator_setting(False, advanced=True)
     """normalize the innermost layer of a unet-N too"""
-    dropout: float | None = generator_setting(None, ge=0, lt=1)
+    dropout: float | None = generator_setting(None, advanced=True, ge=0, lt=1)
     """dropout rate; of a unet-N or encoder-decoder-N (default: 0.5) or resnet-N (0)"""
-    residual: bool = generator_setting(False)
-    """predict the difference from the input; an untrained generator returns its input"""
+    residual: bool | None = generator_setting(None)
+    """predict the difference from the input; an untrained generator returns its input or nearly
+    so; default: on for edsr and nafnet where input and target have the same channels"""
 
     def generators(self) -> tuple[str, ...]:
         """Return the names of the networks that ``forward`` runs; they may be averaged."""
@@ -114,7 +125,7 @@ class Objective(FrozenModel):
 
     def generator_spec(self, channels: tuple[int, int]) -> NetworkSpec:
         """Return the spec of a generator from input to output channels."""
-        options = self.norm, self.dropout, self.bottleneck_norm, self.residual
+        options = self.norm, self.dropout, self.bottleneck_norm, self.residual, self.blocks
         return make_spec(self.net, channels, self.width, *options)
 
     def phases(self) -> tuple[Phase, ...]:

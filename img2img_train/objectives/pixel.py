@@ -1,37 +1,86 @@
-"""Pixel losses against the paired target."""
+"""Pixel losses against the paired target, and their shared defaults."""
 
 from __future__ import annotations
 
-from img2img_train.objectives.base import MAX_ERROR, Batch, Images, Losses, Nets, Objective
+from typing import TYPE_CHECKING
+
+from img2img_train.objectives.base import (
+    MAX_ERROR,
+    Batch,
+    Images,
+    Losses,
+    Nets,
+    Objective,
+    PublishedDefaults,
+    loss_setting,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class L2(Objective):
-    """Mean squared error, samples in [-1, 1]."""
+class PixelObjective(Objective):
+    """Base class of losses that compare the output with the target pixel by pixel."""
+
+    def published_defaults(self) -> PublishedDefaults:
+        """Return settings for restoration, after Lim et al. (2017), Chen et al. (2022).
+
+        Which of them matter, and by how much, is measured in docs/log.md.
+        """
+        defaults: PublishedDefaults = {"batch": 8, "epochs": None, "epochs_decay": None}
+        defaults |= {"lr": 2e-3, "decay": "cosine", "beta1": 0.9, "ema": 0.998}
+        return {**defaults, "clip_grad": 1.0, "flip": True, "crop": None, "rotate": None}
 
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
     ) -> Losses:
-        """Return the term ``l2``."""
+        """Return one term, named as the loss."""
+        return {type(self).__name__.lower(): self.distance(outputs["output"], batch.target)}
+
+    def distance(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean distance of N x C x H x W, scalar, float32."""
+        raise NotImplementedError
+
+    def loss_limit(self, term: str) -> float:
+        """Return the limit of an error that is not squared."""
+        return MAX_ERROR
+
+
+class L2(PixelObjective):
+    """Mean squared error, samples in [-1, 1]."""
+
+    def distance(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean squared error."""
         from img2img_train.objectives.losses import l2_loss
 
-        return {"l2": l2_loss(outputs["output"], batch.target)}
+        return l2_loss(output, target)
 
     def loss_limit(self, term: str) -> float:
         """Return the limit of a squared error."""
         return MAX_ERROR**2
 
 
-class L1(Objective):
+class L1(PixelObjective):
     """Mean absolute error, samples in [-1, 1]."""
 
-    def losses(
-        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
-    ) -> Losses:
-        """Return the term ``l1``."""
+    def distance(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean absolute error."""
         from img2img_train.objectives.losses import l1_loss
 
-        return {"l1": l1_loss(outputs["output"], batch.target)}
+        return l1_loss(output, target)
 
-    def loss_limit(self, term: str) -> float:
-        """Return the limit of an error that is not squared."""
-        return MAX_ERROR
+
+class Charbonnier(PixelObjective):
+    """Mean of sqrt(error^2 + epsilon^2): an L1 loss that is smooth at zero.
+
+    Lai, Huang, Ahuja, Yang (2017), section 3.2, after Charbonnier et al. (1994).
+    """
+
+    epsilon: float = loss_setting(1e-3, advanced=True, gt=0, le=1)
+    """error below which the loss is quadratic; samples lie in [-1, 1]"""
+
+    def distance(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean distance."""
+        from img2img_train.objectives.losses import charbonnier_loss
+
+        return charbonnier_loss(output, target, self.epsilon)

@@ -76,6 +76,7 @@ def fit(
     ):
         try:
             data = setup.RunData.open(config)
+            config = data.config
             processes.check_batch(data.plan.step_images)
             processes.main_first(lambda: lock.enter_context(folder.lock()))
             trainer = Trainer(config, data, device, folder, display, stop, processes, changed)
@@ -96,8 +97,8 @@ def dry_run(config: RunConfig) -> list[str]:
     folder.check_free()
     data = setup.RunData.open(config)
     if folder.config.is_file():
-        folder.check_unchanged(config, data.summary())
-    return setup.describe_run(config, data)
+        folder.check_unchanged(data.config, data.summary())
+    return setup.describe_run(data.config, data)
 
 
 def _run(trainer: Trainer) -> bool:

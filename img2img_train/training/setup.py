@@ -32,21 +32,37 @@ def resolve_auto(config: RunConfig) -> RunConfig:
     folder = RunFolder(Path(config.out))
     device, threads, precision = config.device, config.threads, config.precision
     if folder.config.is_file():
-        # Results depend on the device and the number of threads, so a resumed run keeps them.
+        # Results depend on all of these, so a resumed run keeps them.
         begun = RunConfig.load(folder.config)
+        update: dict[str, Any] = {
+            name: getattr(begun, name)
+            for name in ("epochs", "crop", "rotate")
+            if getattr(config, name) is None
+        }
+        config = config.model_copy(update=update)
         device = begun.device if device == "auto" else device
         threads = threads or begun.threads
+        precision = begun.precision if precision == "auto" else precision
     device = choose_device(device).type  # type: ignore[assignment]
     if precision == "auto":
-        # Chips before Ampere emulate bfloat16, slower than float32.
-        bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if bf16 else "fp32"
+        precision = "bf16" if multiplies_bf16(device) else "fp32"
     if not threads:
         # This process's share of the cores.
         affinity = hasattr(os, "sched_getaffinity")
         cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
         threads = max(1, cores // torchrun_env().local_world_size)
     return config.model_copy(update={"device": device, "threads": threads, "precision": precision})
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Return True if a device multiplies bfloat16 natively: others emulate it, slower than float32.
+
+    These are CUDA devices from Ampere on, and CPUs with AVX512-BF16 or AMX.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def is_deterministic(config: RunConfig, device: torch.device) -> bool:
@@ -113,11 +129,16 @@ class RunData:
     held_out: dataset.ImageSet | None
     plan: SamplingPlan
     steps: int
+    config: RunConfig
 
     @classmethod
     def open(cls, config: RunConfig) -> RunData:
-        """Open the corpora of a run; raises UsageError or CorpusError."""
+        """Open the corpora of a run, and resolve what follows from them in its configuration.
+
+        Raises UsageError or CorpusError.
+        """
         train = dataset.open_training(config)
+        config = dataset.resolve(config, train)
         held_out = dataset.open_images(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "has splits with images of different sizes"
@@ -128,11 +149,11 @@ class RunData:
         dataset.indices_of_keys(held_out or train, config.grid_keys)
         for spec in config.objective.networks(train.channel_layout.channels).values():
             spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))
-        steps = config.epochs * plan.steps_per_epoch
+        steps = (config.epochs or 1) * plan.steps_per_epoch
         if config.warmup > steps:
             why = f"{config.warmup:,} steps of warm-up are more than the {steps:,} of the run"
             raise UsageError("option", "--warmup", why, "give fewer")
-        return cls(train, held_out, plan, min(steps, config.max_steps or steps))
+        return cls(train, held_out, plan, min(steps, config.max_steps or steps), config)
 
     def summary(self) -> dict[str, Any]:
         """Return what config.json holds about the data; a run is not resumed with other data."""

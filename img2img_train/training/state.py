@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -151,6 +151,12 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     parameters = [p for name in phase.modules for p in nets[name].parameters()]
     if phase.optimizer == "rmsprop":
+        if config.weight_decay:
+            why, hint = "belongs to Adam, and wgan uses RMSProp", "leave it out"
+            raise UsageError("option", "--weight-decay", why, hint)
         return torch.optim.RMSprop(parameters, lr=config.lr, alpha=RMSPROP_DECAY)
     betas = config.beta1, config.beta2
-    return torch.optim.Adam(parameters, lr=config.lr, betas=betas, fused=device.type != "mps")
+    options: dict[str, Any] = {"lr": config.lr, "betas": betas, "fused": device.type != "mps"}
+    if config.weight_decay:
+        return torch.optim.AdamW(parameters, weight_decay=config.weight_decay, **options)
+    return torch.optim.Adam(parameters, **options)

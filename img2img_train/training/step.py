@@ -95,8 +95,9 @@ class TrainStep:
                 for name, term in losses.items():
                     terms[name] = terms.get(name, 0) + term.detach() * fraction
             if self.processes.world_size > 1:
-                parameters = (p for group in optimizer.param_groups for p in group["params"])
-                self.processes.average_gradients(parameters)
+                self.processes.average_gradients(weights_of(optimizer))
+            if self.config.clip_grad:
+                nn.utils.clip_grad_norm_(weights_of(optimizer), self.config.clip_grad)
             # In this order: weights are clipped after the optimizer has moved them, and the average
             # takes in clipped weights.
             optimizer.step()
@@ -144,3 +145,8 @@ class TrainStep:
         if len(self.config.objective.phases()) > 1:
             for name, net in self.state.nets.items():
                 net.requires_grad_(any(name in phase.modules for phase in phases))
+
+
+def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the weights that an optimizer moves."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -66,8 +66,9 @@ class Trainer:
         c, per_epoch = self.config, self.data.plan.steps_per_epoch
         # The schedule is that of all epochs: a run cut short by --max-steps has the rates of the
         # whole one.
-        steps, decay_steps = c.epochs * per_epoch, c.epochs_decay * per_epoch
-        schedule = LrSchedule(c.lr, steps, decay_steps, c.decay, c.warmup)
+        epochs = c.epochs or 1
+        decay = epochs if c.epochs_decay is None else c.epochs_decay
+        schedule = LrSchedule(c.lr, epochs * per_epoch, decay * per_epoch, c.decay, c.warmup)
         channels = self.data.train.channel_layout.channels
         self.loss_buffer = LossBuffer(self.processes.all_reduce_mean)
         self.state = TrainingState.create(c, self.device, channels)

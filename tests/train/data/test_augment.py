@@ -134,7 +134,7 @@ def test_each_epoch_draws_other_offsets_and_nothing_else_changes(tmp_path: Path)
         assert plain.jitter is None
         assert jittered.jitter is not None
         assert np.array_equal(plain.indices, jittered.indices)
-        assert np.array_equal(plain.flips, jittered.flips)
+        assert np.array_equal(plain.orientations, jittered.orientations)
         assert np.array_equal(*jittered.jitter.offsets)
     first, second = (plans[1].draw(epoch, loader.JITTER, 2) for epoch in (0, 1))
     assert not np.intersect1d(first, second).size

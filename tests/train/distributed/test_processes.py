@@ -231,9 +231,9 @@ def test_shards_make_up_the_step() -> None:
         assert np.array_equal(
             np.concatenate([part.indices for part in parts], axis=1), step.indices
         )
-        assert step.flips is not None
-        flips = [part.flips for part in parts if part.flips is not None]
-        assert np.array_equal(np.concatenate(flips, axis=1), step.flips)
+        assert step.orientations is not None
+        flips = [part.orientations for part in parts if part.orientations is not None]
+        assert np.array_equal(np.concatenate(flips, axis=1), step.orientations)
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_the_report_of_a_run_is_complete_and_reproducible(tmp_path: Path) -> Non
     run = write_run(tmp_path / "run")
     seen: list[tuple[int, int, str]] = []
     scored = evaluate_run(run, corpus, CPU, progress=lambda *what: seen.append(what), gallery=6)
-    assert seen[-1] == (9, 9, "l2 unet on other on c")
+    assert seen[-1] == (9, 9, "charbonnier unet on other on c")
     saved = strict_json(run / "evaluation" / "c-test.json")
     assert saved["conclusion"] == scored.conclusion
     assert tuple(saved["protocol"]["metrics"]) == SCORED

@@ -35,6 +35,10 @@ def test_every_row_is_a_generator_or_a_discriminator() -> None:
 @pytest.mark.parametrize("norm", get_args(Norm))
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generators_keep_the_size(name: GeneratorName, norm: Norm) -> None:
+    if NETWORKS[name].norm == "none" != norm:
+        with pytest.raises(UsageError, match="no norm"):
+            make_spec(name, (1, 2), 2, norm)
+        return
     spec = make_spec(name, (1, 2), 2, norm)
     side = max(spec.multiple, NETWORKS[name].smallest)
     for height, width in ((side, 2 * side), (2 * side + spec.multiple, side)):
@@ -137,8 +141,13 @@ def test_weights_depend_on_the_seed_alone(name: GeneratorName) -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert not all(torch.equal(one[k], other[k]) for k in one)
-    weights = torch.cat([v.flatten() for v in one.values() if v.ndim == 4])
-    assert float(weights.std()) == pytest.approx(0.02, rel=0.1)
+    weights = {key: v for key, v in one.items() if v.ndim == 4 and v.numel() > 64}
+    he = NETWORKS[name].init == "he"
+    if not he:
+        weights = {"all": torch.cat([v.flatten() for v in weights.values()])}
+    for key, values in weights.items():
+        std = (2 / values[0].numel()) ** 0.5 if he else 0.02
+        assert float(values.std()) == pytest.approx(0.0 if key == "last.weight" else std, rel=0.4)
 
 
 @pytest.mark.parametrize(

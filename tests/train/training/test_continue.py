@@ -91,7 +91,8 @@ def test_an_interrupted_start_needs_the_source_only_once(
     assert loop.fit(config, Display()).already
     again = f"fit {corpus} --init {source} --loss l1 --out {tmp_path / 'run'} --no-report"
     unchanged = "--batch 2 --epochs 2 --threads 1 --samples-every 0 --device cpu --lr 1e-4"
-    main([*again.split(), *unchanged.split()])
+    first_version = "--preset original --precision fp32"
+    main([*again.split(), *unchanged.split(), *first_version.split()])
 
 
 def test_a_start_of_a_wrong_loss_is_one_line(

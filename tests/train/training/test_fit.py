@@ -42,6 +42,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 TINY: dict[str, Any] = {
+    "preset": "original",
+    "precision": "fp32",
     "width": 4,
     "batch": 4,
     "epochs": 2,
@@ -99,7 +101,7 @@ def test_a_step_depends_on_its_number_only() -> None:
     backward = [again.step(n) for n in reversed(range(12))][::-1]
     for a, b in zip(forward, backward, strict=True):
         assert np.array_equal(a.indices, b.indices)
-        assert np.array_equal(a.flips, b.flips)
+        assert np.array_equal(a.orientations, b.orientations)
     assert not np.array_equal(plan.order(0), plan.order(1))
     assert not np.array_equal(plan.order(0), SamplingPlan((10, 7), (1, 2), 4, 6).order(0))
 
@@ -122,7 +124,7 @@ def test_neither_workers_nor_cache_change_a_batch(corpus: Path, cache: str, work
 
 
 def vars_of(raw: loader.RawBatch) -> tuple[Any, ...]:
-    return raw.inputs, raw.targets, raw.flips
+    return raw.inputs, raw.targets, raw.orientations
 
 
 def test_bytes_survive_the_device_and_a_flip_mirrors_both_images() -> None:
@@ -349,7 +351,7 @@ def test_a_small_run_of_a_recipe(tmp_path: Path) -> None:
 def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("run: {corpora: [a, b=2], epochs: 3, lr: 0.1}\ncorpus: []\n")
     config = configure(read_recipe(tmp_path / "r.yaml"), {"lr": 0.5})
-    assert (config.epochs, config.lr, config.out) == (3, 0.5, "runs/a-l2-autoencoder")
+    assert (config.epochs, config.lr, config.out) == (3, 0.5, "runs/a-charbonnier-edsr")
     assert [(c.path, c.weight) for c in config.corpora] == [("a", 1), ("b", 2)]
     with pytest.raises(UsageError, match="name at least one corpus"):
         configure({}, {})
@@ -556,19 +558,8 @@ def test_out_of_memory_is_one_line_with_a_hint(
     width: int, begun: bool, corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [
-        corpus,
-        "--net",
-        "unet",
-        "--batch",
-        4,
-        "--epochs",
-        1,
-        "--threads",
-        1,
-        "--device",
-        "cpu",
-    ]
+    words = [corpus, "--preset", "original", "--precision", "fp32", "--net", "unet"]
+    words += ["--batch", 4, "--epochs", 1, "--threads", 1, "--device", "cpu"]
     with memory_left(400_000_000):
         assert command(*words, "--width", width, "--out", "run", "--no-report") == 1
     message = capsys.readouterr().err
