@@ -27,7 +27,7 @@ class PixelObjective(Objective):
 
         Which of them matter, and by how much, is measured in docs/log.md.
         """
-        defaults: PublishedDefaults = {"batch": 8, "epochs": None, "epochs_decay": None}
+        defaults: PublishedDefaults = {"batch": 4, "epochs": None, "epochs_decay": None}
         defaults |= {"lr": 2e-3, "decay": "cosine", "beta1": 0.9, "ema": 0.998}
         return {**defaults, "clip_grad": 1.0, "flip": True, "crop": None, "rotate": None}
 
