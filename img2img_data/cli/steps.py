@@ -50,6 +50,12 @@ def _check_known(value: str, known: Collection[str]) -> str:
     return value
 
 
+def _choice(default: str, what: str, names: Collection[str]) -> Any:
+    """Return the field of a name in a registry; its help lists the names."""
+    about = f"{what}: {', '.join(names)}"
+    return Field(default, description=about, json_schema_extra={"enum": list(names)})
+
+
 DegradationName = Annotated[str, AfterValidator(partial(_check_known, known=DEGRADATIONS))]
 LayoutName = Annotated[str, AfterValidator(partial(_check_known, known=("auto", *LAYOUTS)))]
 
@@ -57,11 +63,7 @@ LayoutName = Annotated[str, AfterValidator(partial(_check_known, known=("auto", 
 class BlurSettings(FrozenModel):
     """The kind of blur."""
 
-    kind: str = Field(
-        "gaussian",
-        description=f"blur: {', '.join(BLUR_KINDS)}",
-        json_schema_extra={"enum": list(BLUR_KINDS)},
-    )
+    kind: str = _choice("gaussian", "blur", BLUR_KINDS)
 
     @field_validator("kind")
     @classmethod
@@ -99,11 +101,7 @@ class TableSettings(UnmatchedSettings):
 class ImportSettings(FrozenModel):
     """The layout of the folder to import."""
 
-    format: LayoutName = Field(
-        "auto",
-        description=f"layout of the folder: auto, {', '.join(LAYOUTS)}",
-        json_schema_extra={"enum": ["auto", *LAYOUTS]},
-    )
+    format: LayoutName = _choice("auto", "layout of the folder", ("auto", *LAYOUTS))
     bits: Literal[8, 16] = field_of(pairs.BuildSettings, "bits")
     channels: Channels = field_of(pairs.BuildSettings, "channels")
 

@@ -93,9 +93,8 @@ _SCALARS: Final = {
     "merge": (r"<<", "<"),
 }
 for _name, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), list(_first)
-    )
+    _whole = re.compile(f"(?:{_pattern})$")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _whole, list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", _make_int)
 
 

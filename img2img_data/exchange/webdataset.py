@@ -39,6 +39,7 @@ from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.core.jsonl import Row
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
 from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus
@@ -134,11 +135,7 @@ def pack_corpus(
 
 
 def write_folder(
-    folder: BuildFolder,
-    recipe: Mapping[str, Any],
-    root: Path,
-    counts: Counter[str],
-    write: Callable[[], dict[str, Any]],
+    folder: BuildFolder, recipe: Row, root: Path, counts: Counter[str], write: Callable[[], Row]
 ) -> Report:
     """Run ``write`` for a folder made from ``root``, then write the page that it returns."""
 

@@ -30,7 +30,7 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus import format as corpus_format
-from img2img_data.corpus.format import Kind, digest, hash64
+from img2img_data.corpus.format import Kind, digest, hash64, split_place
 from img2img_data.corpus.layouts import FolderLayout, Span
 from img2img_data.images import io
 from img2img_data.sources.folder import NO_TAGS, FolderTags, Item, find_tags
@@ -551,7 +551,7 @@ def stratified_splits(
     """
     places, strata, numbers = array("Q"), array("i"), dict[str, int]()
     for member, name in images:
-        places.append(corpus_format.split_place(member, seed))
+        places.append(split_place(member, seed))
         strata.append(numbers.setdefault(name, len(numbers)))
     names = sorted(numbers)
     rank = np.empty(len(names), np.int64)
@@ -560,9 +560,7 @@ def stratified_splits(
     _, group = np.unique(np.frombuffer(places, np.uint64), return_inverse=True)
     sizes = np.bincount(group)
     stratum = _majority(group, rank[np.frombuffer(strata, np.int32)], len(names))
-    turns = np.array(
-        [corpus_format.split_place(n.encode("utf-8", "surrogateescape"), seed) for n in names]
-    )
+    turns = np.array([split_place(n.encode("utf-8", "surrogateescape"), seed) for n in names])
     order = np.lexsort((np.arange(len(sizes)), stratum))
     ends = np.cumsum(sizes[order])
     totals = np.bincount(stratum, sizes, len(names))
