@@ -93,8 +93,8 @@ _SCALARS: Final = {
     "merge": (r"<<", "<"),
 }
 for _name, (_pattern, _first) in _SCALARS.items():
-    _whole = re.compile(f"(?:{_pattern})$")
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _whole, list(_first))
+    _matcher = re.compile(f"(?:{_pattern})$")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _matcher, list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", _make_int)
 
 
