@@ -117,7 +117,7 @@ def _as_lab(image: Pixels) -> Pixels:
 
 def _networks_of(config: RunConfig) -> str:
     objective = config.objective
-    names = [f"{objective.net} of width {objective.width}"]
+    names = [f"{objective.net} of width {objective.generator_spec((3, 3)).width}"]
     names += [objective.discriminator] if isinstance(objective, GanObjective) else []
     return ", ".join(names)
 
