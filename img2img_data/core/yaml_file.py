@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> Document:
         if isinstance(content, dict):
             lines = dict(_lines_of(loader.root, ()))
             return Document(content, Place(f"recipe '{printable(str(path))}'", lines=lines))
-        why, hint = "is not a mapping of keys to values", "see the files in recipes/"
+        why, hint = "is not a mapping", "steps stand under 'degradation:', as in recipes/mixed.yaml"
     except _Fault as fault:
         line, why, hint = fault.args
     except yaml.MarkedYAMLError as error:

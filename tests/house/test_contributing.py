@@ -25,7 +25,14 @@ COPIED = (
     "pyproject.toml",
 )
 LAWS = {
-    "vignette": ["tests/data/degradations", "tests/data/builds/test_replay.py"],
+    "vignette": [
+        "tests/data/degradations",
+        "tests/data/builds/test_replay.py",
+        "tests/data/images/test_depth.py",
+        "tests/end_to_end/test_from_python.py",
+        "tests/train/data/test_on_the_fly.py",
+        "tests/train/serve/test_serve.py",
+    ],
     "huber": ["tests/train/objectives", "tests/train/training/test_resume_objectives.py"],
     "srcnn": ["tests/train/networks"],
     "rmse": ["tests/train/metrics"],
