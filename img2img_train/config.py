@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import pydantic
 from pydantic import BeforeValidator, Field, JsonValue
@@ -143,6 +143,11 @@ class RunConfig(FrozenModel):
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
     """degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a 'degradation'; in
     a recipe also a pipeline of degradations"""
+    stored_share: float = setting("Data", 0.0, advanced=True, ge=0, le=1)
+    """with --degrade, share of the samples with the corpus' own input; drawn anew in each epoch"""
+    clean_share: float = setting("Data", 0.0, ge=0, le=1)
+    """share of the samples whose input is the target; from them a model learns to leave clean
+    images alone; drawn anew in each epoch"""
     load_size: Annotated[int, Field(ge=0, le=8192)] = setting("Data", 0)
     """resize images to this side, pixels; when they are read, bicubic, both sides, so that images
     may have any size; before --crop cuts a part out, and --jitter enlarges that and cuts again; 286
@@ -175,7 +180,7 @@ class RunConfig(FrozenModel):
     warmup: Count = setting("Optimization", 0, advanced=True)
     """linear warm-up, steps; of the learning rate, starting at lr / STEPS"""
     ema: Fraction = setting("Optimization", 0.0)
-    """EMA decay of the generator's weights; the average replaces the weights at test; 0.999 is
+    """EMA decay of the generator; the average of its weights replaces them at test; 0.999 is
     common, 0: no EMA"""
     clip_grad: float = setting("Optimization", 0.0, advanced=True, ge=0, le=1e6)
     """largest norm of the gradient; of all weights that an optimizer moves; 0: no limit"""
@@ -240,6 +245,14 @@ class RunConfig(FrozenModel):
     @classmethod
     def _gather_objective(cls, values: Any) -> Any:
         return values if "objective" in values else gather(values)
+
+    @pydantic.model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if self.stored_share and self.degrade is None:
+            raise ValueError("--stored-share belongs to --degrade; give that too, or leave it out")
+        if self.stored_share + self.clean_share > 1:
+            raise ValueError("--stored-share and --clean-share are more than 1 together; lower one")
+        return self
 
     @pydantic.model_serializer(mode="wrap")
     def _write_flat(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:

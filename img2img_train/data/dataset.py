@@ -86,7 +86,8 @@ class _ImageSetFields:
     crops where ``min_side`` is not 0: then images differ in size, have at least ``min_side`` pixels
     a side. Images are resized to ``load_size`` pixels a side when they are read; if it is 0, images
     of several sizes have ``area`` pixels in all (the larger domain). ``targets_only``: the inputs
-    are made from the targets by ``on_the_fly``, so only these are read.
+    are made from the targets by ``on_the_fly``, so only these are read; with ``keeps_stored`` not
+    all of them are, so training reads both.
     """
 
     counts: tuple[int, ...]
@@ -97,6 +98,7 @@ class _ImageSetFields:
     area: int = 0
     load_size: int = 0
     on_the_fly: OnTheFly | None = None
+    keeps_stored: bool = False
     targets_only: bool = False
 
     @property
@@ -121,8 +123,12 @@ class _ImageSetFields:
         return self.size[0] if self.min_side else 0
 
     def for_training(self) -> Self:
-        """Return the images that training reads: targets alone if inputs are made on the fly."""
-        return self if self.on_the_fly is None else replace(self, targets_only=True)
+        """Return the images that training reads, as stored: targets alone if all inputs are made
+        on the fly.
+        """
+        if self.on_the_fly is None or self.keeps_stored:
+            return replace(self, on_the_fly=None)
+        return replace(self, targets_only=True)
 
     def _fitted(self, path: Path, pixels: Pixels, channels: int) -> Pixels:
         """Return the first channels of an image, resized to ``load_size``, or of the right size."""
@@ -290,9 +296,9 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
 
     Errors and None as in ``open_images``.
     """
-    if config.degrade is not None:
+    if option := _option_of_targets(config):
         why = f"makes pairs, and {config.loss} takes none"
-        raise UsageError("option", "--degrade", why, "omit it, or choose a paired loss")
+        raise UsageError("option", option, why, "omit it, or choose a paired loss")
     domains = [_domains_of(Path(choice.path), split) for choice in config.corpora]
     sides = [Joined(side, config.limit) for side in zip(*domains, strict=True)]
     inputs, targets = reversed(sides) if config.direction == "BtoA" else sides
@@ -357,6 +363,11 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     pairs = Joined(tuple(parts), config.limit)
     if not pairs:
         return None
+    layout = checks.channel_layout_of(config)
+    option = _option_of_targets(config)
+    if option and len({*layout.channels}) > 1:
+        why = f"makes inputs of targets, and the corpus maps {layout.label}"
+        raise UsageError("option", option, why, "leave it out")
     corpus, first = pairs[0]
     swapped = config.direction == "BtoA"
     sizes = _measure(
@@ -372,10 +383,16 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
         fingerprint=digest.hexdigest(),
         counts=pairs.counts,
         swapped=swapped,
-        channel_layout=checks.channel_layout_of(config),
+        channel_layout=layout,
         on_the_fly=OnTheFly.of(config.degrade, config.seed),
+        keeps_stored=config.stored_share > 0,
         **sizes,
     )
+
+
+def _option_of_targets(config: RunConfig) -> str:
+    """Return the option by which inputs are made of targets, empty if there is none."""
+    return "--degrade" if config.degrade is not None else "--clean-share" * bool(config.clean_share)
 
 
 def _target_size(pair: tuple[Corpus, Pair]) -> tuple[Path, checks.Size]:

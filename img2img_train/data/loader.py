@@ -38,7 +38,9 @@ from img2img_train.data.on_the_fly import OnTheFly, Operators
 from img2img_train.objectives.base import Batch
 
 # These keep the random streams of one (seed, epoch) apart; ``image_pool`` uses 2.
-ORDER, FLIP, JITTER, CROP, TURN = 0, 1, 3, 4, 5
+ORDER, FLIP, JITTER, CROP, TURN, KIND = 0, 1, 3, 4, 5, 6
+DEFAULT, STORED, CLEAN = range(3)
+"""Kinds of inputs: degraded anew with --degrade, else stored; stored all the same; the target."""
 ORIENTATIONS: Final[Mapping[int, Callable[[Tensor], Tensor]]] = {
     1: lambda x: x.flip(3),
     2: lambda x: x.rot90(1, (2, 3)),
@@ -66,7 +68,8 @@ class SamplingPlan:
 
     ``crop`` cuts a square of that side from each image; a ``jitter`` above 1 then enlarges it by
     that factor and crops it to its size; ``flip`` mirrors half of the images, ``rotate`` turns them
-    by 0, 90, 180 or 270 degrees. All of it is drawn anew in each epoch.
+    by 0, 90, 180 or 270 degrees. ``shares`` are the shares of STORED and CLEAN inputs. All of it is
+    drawn anew in each epoch.
     """
 
     counts: tuple[int, ...]
@@ -78,13 +81,15 @@ class SamplingPlan:
     crop: int = 0
     flip: bool = False
     rotate: bool = False
+    shares: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, config: RunConfig, images: ImageSet) -> SamplingPlan:
         """Return the plan of a run over its training images."""
         c, weights = config, tuple(choice.weight for choice in config.corpora)
         drawn = images.counts, weights, c.batch, c.seed, images.other_counts
-        return cls(*drawn, c.jitter, images.crop, c.flip, bool(c.rotate))
+        shares = c.stored_share, c.clean_share
+        return cls(*drawn, c.jitter, images.crop, c.flip, bool(c.rotate), shares)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -168,7 +173,7 @@ class StepSamples:
     pair.
 
     ``orientations`` is 2 x N: twice the number of quarter turns, plus 1 if mirrored before. None
-    means no augmentation of that kind.
+    means no augmentation of that kind. ``kinds`` holds the kind of each input, N; None: DEFAULT.
     """
 
     indices: Indices
@@ -176,13 +181,15 @@ class StepSamples:
     epoch: int
     jitter: Jitter | None = None
     crops: Crops | None = None
+    kinds: NDArray[np.int64] | None = None
 
     def select(self, part: Part) -> StepSamples:
         """Return a part of the samples, for instance that of one of several processes."""
         orientations = None if self.orientations is None else self.orientations[:, part]
         jitter = self.jitter and replace(self.jitter, offsets=self.jitter.offsets[:, part])
         crops = self.crops and replace(self.crops, offsets=self.crops.offsets[:, part])
-        return StepSamples(self.indices[:, part], orientations, self.epoch, jitter, crops)
+        kinds = None if self.kinds is None else self.kinds[part]
+        return StepSamples(self.indices[:, part], orientations, self.epoch, jitter, crops, kinds)
 
 
 @lru_cache(maxsize=2)
@@ -196,17 +203,22 @@ def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
         orientations = np.zeros(indices.shape, np.int64)
         orientations += (plan.draw(epoch, FLIP) < 0.5) if plan.flip else 0
         orientations += 2 * (4 * plan.draw(epoch, TURN)).astype(np.int64) if plan.rotate else 0
-    return StepSamples(indices, orientations, epoch, jitter, crops)
+    kinds = None
+    if any(plan.shares):
+        share, clean = plan.draw(epoch, KIND)[0], plan.shares[CLEAN - 1]
+        kinds = (share < sum(plan.shares)).astype(np.int64) + (share < clean)
+    return StepSamples(indices, orientations, epoch, jitter, crops, kinds)
 
 
 # ------------------------------------------------------------------------------------------ loading
 @dataclass(frozen=True, slots=True)
 class RawBatch:
     """The images of one step as read, N x H x W x C, on the host or in the device cache;
-    ``orientations`` as in ``StepSamples``.
+    ``orientations`` and ``kinds`` as in ``StepSamples``.
 
-    The device still has to apply ``jitter`` to them and, if there are ``operators``, to degrade the
-    inputs, which are then the targets.
+    The device still has to apply ``jitter`` to them, to degrade the targets if there are
+    ``operators``, which gives the inputs of kind DEFAULT, and to take targets as those that are
+    CLEAN. ``inputs`` are the targets themselves where none is stored.
     """
 
     inputs: Pixels | Tensor
@@ -214,6 +226,7 @@ class RawBatch:
     orientations: NDArray[np.int64] | None
     operators: Operators | None = None
     jitter: Jitter | None = None
+    kinds: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,25 +245,33 @@ class StepDataset(Dataset[RawBatch]):
     def __getitem__(self, number: int) -> RawBatch:
         step = self.plan.step(number).select(self.part)
         inputs, targets = self.store.gather(step.indices, step.crops)
+        raw = RawBatch(inputs, targets, step.orientations, None, step.jitter, step.kinds)
         if not isinstance(self.images, PairedImages) or self.images.on_the_fly is None:
-            return RawBatch(inputs, targets, step.orientations, jitter=step.jitter)
+            return raw
         pairs = [self.images.pairs[i][1] for i in step.indices[1].tolist()]
-        return _degrade(self.images.on_the_fly, targets, pairs, step)
+        return _degrade(self.images.on_the_fly, raw, pairs, step.epoch)
 
 
-def _degrade(
-    on_the_fly: OnTheFly, targets: Pixels | Tensor, pairs: Sequence[Pair], step: StepSamples
-) -> RawBatch:
+def _degrade(on_the_fly: OnTheFly, raw: RawBatch, pairs: Sequence[Pair], epoch: int) -> RawBatch:
+    """Return a batch whose inputs are degraded, or have operators, except those of another kind."""
     if on_the_fly.is_linear:
-        operators = on_the_fly.operators(pairs, step.epoch, (targets.shape[1], targets.shape[2]))
-        return RawBatch(targets, targets, step.orientations, operators, step.jitter)
-    assert isinstance(targets, np.ndarray)  # check_device_cache sees to it
+        size = raw.targets.shape[1], raw.targets.shape[2]
+        return replace(raw, operators=on_the_fly.operators(pairs, epoch, size))
+    inputs, targets = raw.inputs, raw.targets
+    # check_device_cache sees to it.
+    assert isinstance(inputs, np.ndarray)
+    assert isinstance(targets, np.ndarray)
     # The degradation sees the final crop, so that its border is that of the crop, as on the device.
-    if step.jitter is not None:
-        targets = resize_and_crop_pixels(targets, step.jitter.factor, step.jitter.offsets[1])
-    seen = zip(targets, pairs, strict=True)
-    inputs = [on_the_fly.degrade(target, pair, step.epoch) for target, pair in seen]
-    return RawBatch(np.stack(inputs), targets, step.orientations)
+    if raw.jitter is not None:
+        factor, offsets = raw.jitter.factor, raw.jitter.offsets
+        targets = resize_and_crop_pixels(targets, factor, offsets[1])
+        one = raw.inputs is raw.targets
+        inputs = targets if one else resize_and_crop_pixels(inputs, factor, offsets[0])
+    degraded = np.empty_like(targets)
+    for i, pair in enumerate(pairs):
+        keep = raw.kinds is not None and raw.kinds[i] != DEFAULT
+        degraded[i] = inputs[i] if keep else on_the_fly.degrade(targets[i], pair, epoch)
+    return replace(raw, inputs=degraded, targets=targets, jitter=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,10 +368,12 @@ def to_device(raw: RawBatch, device: torch.device, channel_layout: ChannelLayout
     and turned.
     """
     targets = _samples(raw, 1, device)
-    if raw.operators is None:
-        inputs = _samples(raw, 0, device)
-    else:
-        inputs = apply_operators(targets, raw.operators, channel_layout.top)
+    inputs = targets if raw.inputs is raw.targets else _samples(raw, 0, device)
+    if raw.operators is not None:
+        degraded = apply_operators(targets, raw.operators, channel_layout.top)
+        inputs = degraded if raw.kinds is None else _where(raw.kinds == DEFAULT, degraded, inputs)
+    if raw.kinds is not None:
+        inputs = _where(raw.kinds == CLEAN, targets, inputs)
     images = [channel_layout.input(inputs), channel_layout.target(targets)]
     if raw.orientations is not None:
         images = [orient(x, o) for x, o in zip(images, raw.orientations, strict=True)]
@@ -365,6 +388,14 @@ def orient(images: Tensor, orientations: NDArray[np.int64]) -> Tensor:
             where = copy_to(chosen, images.device)[:, None, None, None]
             images = torch.where(where, change(images), images)
     return images
+
+
+def _where(chosen: NDArray[np.bool_], images: Tensor, others: Tensor) -> Tensor:
+    """Return ``others``, N x H x W x C, with the chosen ones taken from ``images``."""
+    if not chosen.any():
+        return others
+    where = copy_to(chosen, images.device)[:, None, None, None]
+    return torch.where(where, images.to(torch.float32), others.to(torch.float32))
 
 
 def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:

@@ -234,6 +234,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epochs"
     return [
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
+        *([_describe_shares(config)] if config.stored_share or config.clean_share else []),
         f"{images}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
@@ -244,6 +245,11 @@ def _describe_degradation(spec: Any, is_linear: bool) -> str:
     text = json.dumps(spec)
     text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
     return f"inputs are the targets, degraded {where} by {text}"
+
+
+def _describe_shares(config: RunConfig) -> str:
+    shares = {"as stored": config.stored_share, "equal to the targets": config.clean_share}
+    return " and ".join(f"{x:.0%} of the inputs are {what}" for what, x in shares.items() if x)
 
 
 def _count(images: dataset.ImageSet) -> str:

@@ -33,6 +33,9 @@ CASES: dict[str, dict[str, Any]] = {
     "degraded": {"degrade": LINEAR, "flip": True},
     "jittered": {"jitter": 1.2, "flip": True},
     "degraded and jittered": {"degrade": LINEAR, "jitter": 1.2, "flip": True},
+    "shares": {"degrade": LINEAR, "stored_share": 0.4, "clean_share": 0.4, "jitter": 1.2},
+    "shares of 16 bit": {"degrade": LINEAR, "stored_share": 0.6, "make": write_deep},
+    "clean": {"clean_share": 0.5},
     "unpaired": {"loss": "cyclegan", "flip": True},
     "two folders": {"loss": "cyclegan", "make": lambda root, splits: write_domains(root, 5)},
 }

@@ -13,7 +13,7 @@ import torch
 from conftest import make_photo
 from interrupted import Killer, tree
 from small_corpus import write_corpus
-from small_runs import small_config
+from small_runs import seen, small_config
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
@@ -22,7 +22,7 @@ from img2img_data.corpus.format import image_rng, stream_of
 from img2img_data.corpus.reader import Pair
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
-from img2img_train.config import RunConfig
+from img2img_train.config import RunConfig, config_of
 from img2img_train.data import dataset, loader
 from img2img_train.data.color import denormalize
 from img2img_train.data.on_the_fly import OnTheFly
@@ -56,8 +56,8 @@ def test_on_the_fly_equals_a_corpus_on_disk(kind: str, size: tuple[int, int]) ->
     online = on_the_fly_of(kind)
     clean = np.stack([make_photo(n, size[1], size[0]) for n in range(3)])
     clean[1] = np.where(make_photo(1, size[1], size[0]) > 128, 255, 0)
-    step = loader.StepSamples(np.tile(np.arange(3), (2, 1)), None, 5)
-    batch = loader.to_device(loader._degrade(online, clean, PAIRS, step), CPU)
+    raw = loader.RawBatch(clean, clean, None)
+    batch = loader.to_device(loader._degrade(online, raw, PAIRS, 5), CPU)
     for number, pair in enumerate(PAIRS):
         drawn = online.degradation.draw(image_rng(3, bytes([number]), 5))
         offline = online.degradation.apply(clean[number], "yx", **drawn)
@@ -93,7 +93,12 @@ def test_every_epoch_draws_anew_and_validation_does_not() -> None:
 
 
 # ----------------------------------------------------------------------------------------- in a run
-RECIPES = {"gaussian": {"gaussian": {"sigma": [0.5, 2]}}, "noise": {"noise": {"sigma": [5, 25]}}}
+SHARES = {"stored_share": 0.4, "clean_share": 0.3}
+RECIPES: dict[str, dict[str, Any]] = {
+    "gaussian": {"degrade": {"gaussian": {"sigma": [0.5, 2]}}},
+    "noise": {"degrade": {"noise": {"sigma": [5, 25]}}},
+}
+MIXTURES = {f"{kind} and shares": {**RECIPES[kind], **SHARES} for kind in RECIPES}
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +108,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", [*RECIPES, *MIXTURES])
 @pytest.mark.parametrize(("cache", "workers"), [("off", 0), ("ram", 0), ("off", 2)])
 def test_all_readers_give_the_same_images(
     kind: str, cache: str, workers: int, corpus: Path
 ) -> None:
-    data = RunData.open(small_config("l2", corpus, degrade=RECIPES[kind], flip=True))
+    data = RunData.open(small_config("l2", corpus, **(RECIPES | MIXTURES)[kind], flip=True))
     numbers = range(1, 6)
 
     def seen(cache: str, workers: int) -> list[loader.RawBatch]:
@@ -122,13 +127,37 @@ def test_all_readers_give_the_same_images(
         first, second = loader.to_device(one, CPU), loader.to_device(two, CPU)
         assert torch.equal(first.input, second.input)
         assert torch.equal(first.target, second.target)
-        assert not torch.equal(first.input, first.target)
+        assert "shares" in kind or not torch.equal(first.input, first.target)
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("jitter", [1.0, 1.5])
+@pytest.mark.parametrize("kind", [None, *RECIPES])
+def test_shares_of_stored_and_clean_inputs(kind: str | None, jitter: float, corpus: Path) -> None:
+    """The other samples are those of a run without shares, and no target changes."""
+    steps, settings = range(60), {"flip": True, "crop": 12, "jitter": jitter}
+
+    def run(**more: Any) -> list[loader.Batch]:
+        return seen("l2", corpus, steps, net="unet", **settings, **more)
+
+    shares = SHARES if kind else {"clean_share": SHARES["clean_share"]}
+    degrade = RECIPES[kind] if kind else {}
+    found = []
+    for batch, plain, disk in zip(run(**degrade, **shares), run(**degrade), run(), strict=True):
+        assert torch.equal(batch.target, plain.target)
+        for mixed, target, *others in zip(
+            batch.input, batch.target, plain.input, disk.input, strict=True
+        ):
+            candidates = {"clean": target, "usual": others[0], "stored": others[1]}
+            found.append(next(name for name, x in candidates.items() if torch.equal(mixed, x)))
+    assert abs(found.count("clean") / len(found) - 0.3) < 0.1
+    assert abs(found.count("stored") / len(found) - (0.4 if kind else 0)) < 0.1
+    assert found[: len(found) // 2] != found[len(found) // 2 :]
+
+
+@pytest.mark.parametrize("kind", [*RECIPES, "noise and shares"])
 def test_an_interrupted_run_resumes_exactly(kind: str, corpus: Path, tmp_path: Path) -> None:
     def fit(name: str, display: Display | None = None) -> Path:
-        settings = {"degrade": RECIPES[kind], "checkpoint_seconds": 0, "flip": True}
+        settings = (RECIPES | MIXTURES)[kind] | {"checkpoint_seconds": 0, "flip": True}
         loop.fit(small_config("l2", corpus, tmp_path / name, **settings), display or Display())
         return tmp_path / name
 
@@ -165,7 +194,26 @@ def test_an_unknown_degradation_is_one_line(degrade: Any, message: str, corpus: 
         small_config("l2", corpus, degrade=degrade)
 
 
-def test_unpaired_losses_take_none(corpus: Path) -> None:
-    config = small_config("cyclegan", corpus, degrade="gaussian")
+@pytest.mark.parametrize("settings", [{"degrade": "gaussian"}, {"clean_share": 0.1}])
+def test_unpaired_losses_take_none(settings: dict[str, Any], corpus: Path) -> None:
     with pytest.raises(UsageError, match="cyclegan"):
-        RunData.open(config)
+        RunData.open(small_config("cyclegan", corpus, **settings))
+
+
+@pytest.mark.parametrize("settings", [{"degrade": "gaussian"}, {"clean_share": 0.1}])
+def test_inputs_made_of_targets_have_their_channels(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    info = {"channels": {"input": 1, "target": 3}}
+    corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 16), info=info)
+    with pytest.raises(UsageError, match="the corpus maps gray to RGB"):
+        RunData.open(small_config("l1", corpus, **settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"stored_share": 0.5}, {"degrade": "gaussian", "stored_share": 0.6, "clean_share": 0.5}],
+)
+def test_shares_that_cannot_be_met_are_one_line(settings: dict[str, Any], corpus: Path) -> None:
+    with pytest.raises(UsageError, match="share"):
+        config_of({"corpora": corpus, **settings})
