@@ -6,6 +6,7 @@
     log.jsonl               a row per epoch and per validation
     timing.jsonl            seconds and rates; the only file that differs between equal runs
     samples/epoch-00005.png input | output | target, the same images each time
+    samples/training.png    the first pairs of training, input | target: degraded, cropped, turned
     checkpoints/            latest and previous (complete), best and epoch-00010 (networks only)
     tensorboard/            the log and the samples again, with --tensorboard
     evaluation/ report.html scores of the finished run, and the page about it
@@ -44,6 +45,7 @@ class RunFolder:
         self.log = root / "log.jsonl"
         self.timing = root / "timing.jsonl"
         self.samples = root / "samples"
+        self.training_samples = self.samples / "training.png"
         self.checkpoints = root / "checkpoints"
         self.latest = self.checkpoints / "latest.safetensors"
         self.previous = self.checkpoints / "previous.safetensors"

@@ -151,6 +151,7 @@ def _train(trainer: Trainer) -> None:
     if setup.should_compile(config, trainer.device):
         _compile(trainer)
     trainer.display.begin("training", data.steps * data.plan.step_images, progress.images)
+    trainer.processes.main_first(lambda: trainer.write_training_samples(store))
     numbers = range(progress.step, data.steps)
     shard = trainer.processes.shard_indices(data.plan.step_images, config.accumulate)
     steps = loader.StepDataset(data.plan, store, data.train, shard)

@@ -19,6 +19,8 @@ from img2img_data.core.files import versions, write_atomically
 from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
+from img2img_train.data.device_cache import DeviceCache
+from img2img_train.data.loader import StepDataset
 from img2img_train.distributed.processes import Processes
 from img2img_train.objectives.base import Batch, Losses
 from img2img_train.optim.lr_schedule import LrSchedule
@@ -31,7 +33,7 @@ from img2img_train.training.setup import RunData
 from img2img_train.training.signals import StopRequested, StopSignal
 from img2img_train.training.state import TrainingState
 from img2img_train.training.step import TrainStep
-from img2img_train.training.validation import Validator, round_score, sample_images
+from img2img_train.training.validation import Validator, round_score, sample_images, training_grid
 
 
 # A run may be killed at any moment. The last checkpoint holds all that later steps depend on, and
@@ -240,6 +242,13 @@ class Trainer:
         write_atomically(path, io.encode(self.validator.grid(*images), "png"))
         if self.tensorboard is not None:
             self.tensorboard.add_grid(path, self.progress.step)
+
+    def write_training_samples(self, store: ImageStore | DeviceCache) -> None:
+        """Write the first pairs of the run as steps see them; ``store`` holds its images."""
+        data, count = self.data, self.config.samples
+        steps = StepDataset(data.plan, store, data.train)
+        grid = training_grid(steps, count, self.device, data.train.channel_layout)
+        write_atomically(self.folder.training_samples, io.encode(grid, "png"))
 
     # -------------------------------------------------------------------------------- checkpoints
     def _describe(self, progress: TrainingProgress, complete: bool) -> checkpoints.Description:

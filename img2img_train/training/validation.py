@@ -1,4 +1,4 @@
-"""Validation: scores on held-out images and grids of samples.
+"""Validation: scores on held-out images, grids of samples, and of what training sees.
 
 Paired objectives are scored by the PSNR of the output. Without pairs no score tells good images
 from bad ones; the error of the cycles is measured.
@@ -19,7 +19,7 @@ from img2img_data.images.pixels import Pixels
 from img2img_train.data.augment import Crops, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout, denormalize
 from img2img_train.data.dataset import ImageSet, ImageStore, indices_of_keys
-from img2img_train.data.loader import evenly_spaced
+from img2img_train.data.loader import StepDataset, evenly_spaced, to_device
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
 from img2img_train.objectives.base import Batch, Objective
 
@@ -40,6 +40,22 @@ def sample_images(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple
     side = min(max(MAX_SAMPLE_SIDE, *held.size), *sides)
     crops = Crops.center(side, len(indices)) if held.min_side else None
     return stack_crops(inputs, crops, 0), stack_crops(targets, crops, 1)
+
+
+def training_grid(
+    steps: StepDataset, count: int, device: torch.device, layout: ChannelLayout
+) -> NDArray[Any]:
+    """Return the first ``count`` pairs of a run as steps see them, H x W x 3 uint8.
+
+    A row per pair, input | target: degraded, cropped and augmented.
+    """
+    count = min(count, steps.plan.total)
+    numbers = range(-(-count // steps.plan.step_images))
+    rows = []
+    for batch in (to_device(steps[number], device, layout) for number in numbers):
+        halves = (layout.to_rgb(x, batch.input) for x in (batch.input, batch.target))
+        rows.append(torch.cat([denormalize(half) for half in halves], dim=2))
+    return np.concatenate(list(torch.cat(rows)[:count].cpu().numpy()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,12 @@ from img2img_data.corpus.format import image_rng, stream_of
 from img2img_data.corpus.reader import Pair
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
+from img2img_data.images import io
 from img2img_train.config import RunConfig, config_of
 from img2img_train.data import dataset, loader
 from img2img_train.data.color import denormalize
 from img2img_train.data.on_the_fly import OnTheFly
+from img2img_train.runs.folder import RunFolder
 from img2img_train.training import fit as loop
 from img2img_train.training.setup import RunData, resolve_auto
 from img2img_train.training.signals import StoppedBySignal
@@ -152,6 +154,18 @@ def test_shares_of_stored_and_clean_inputs(kind: str | None, jitter: float, corp
     assert abs(found.count("clean") / len(found) - 0.3) < 0.1
     assert abs(found.count("stored") / len(found) - (0.4 if kind else 0)) < 0.1
     assert found[: len(found) // 2] != found[len(found) // 2 :]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "noise and shares"])
+def test_a_run_shows_the_first_pairs_of_its_training(
+    kind: str, corpus: Path, tmp_path: Path
+) -> None:
+    settings = (RECIPES | MIXTURES)[kind] | {"flip": True, "crop": 12, "net": "unet", "samples": 5}
+    loop.fit(small_config("l2", corpus, tmp_path, **settings, max_steps=1), Display())
+    batches = seen("l2", corpus, range(3), **settings)
+    halves = [torch.cat(x)[:5] for x in zip(*((b.input, b.target) for b in batches), strict=True)]
+    shown = io.read(RunFolder(tmp_path).training_samples).pixels
+    assert np.array_equal(shown, denormalize(torch.cat(halves, 3)).flatten(0, 1).numpy())
 
 
 @pytest.mark.parametrize("kind", [*RECIPES, "noise and shares"])
