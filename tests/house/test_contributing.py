@@ -51,7 +51,7 @@ def apply(action: str, place: str, code: str, root: Path) -> None:
         # Before the registry, if it is in the same file: its rows name the class.
         at = re.search(r"^[A-Z_]+: Final\[dict", text, re.MULTILINE)
         cut = at.start() if at else len(text)
-        text = f"{text[:cut].rstrip()}\n\n\n{code}\n\n{text[cut:]}"
+        text = f"{text[:cut].rstrip()}\n\n\n{code}\n\n{text[cut:]}".rstrip() + "\n"
     elif action == "add":
         start = re.search(rf"^{name}: [^=]+= ?(?:\w+)?[{{\[]$", text, re.MULTILINE)
         assert start, f"{place} has no {name}"
@@ -97,6 +97,12 @@ def test_the_laws_pick_up_a_new_member(member: str, copy: Path) -> None:
     ran = run_tests(copy, "-k", member, *LAWS[member])
     assert ran, "no law was run"
     assert [name for name in ran if member not in name.partition("[")[2]] == []
+
+
+@pytest.mark.slow
+def test_the_examples_pass_lint(copy: Path) -> None:
+    run_in(copy, "ruff", "check", "--no-cache", ".")
+    run_in(copy, "ruff", "format", "--no-cache", "--check", ".")
 
 
 @pytest.mark.slow
