@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from img2img_data.core.errors import CheckpointError, UsageError
@@ -63,14 +62,24 @@ MIN_SIDE: Final = {"alex": 31, "vgg": 16}
 """Shortest image side, in pixels, that leaves a feature in the last stage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lpips:
-    """A network (``net``: alex or vgg) with its heads; ``weights`` by index of the convolution."""
+class Lpips(nn.Module):
+    """A network (``net``: alex or vgg) with its heads; ``weights`` by index of the convolution.
 
-    net: str
-    weights: dict[int, tuple[Tensor, Tensor]]
-    heads: tuple[Tensor, ...]
-    device: torch.device
+    The weights are frozen; gradients reach the images.
+    """
+
+    def __init__(
+        self, net: str, weights: dict[int, tuple[Tensor, Tensor]], heads: tuple[Tensor, ...]
+    ) -> None:
+        super().__init__()
+        self.net, self.weights, self.heads = net, weights, heads
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise UsageError if images are too small for the network."""
+        if min(height, width) < MIN_SIDE[self.net]:
+            least = MIN_SIDE[self.net]
+            why = f"needs images of at least {least} pixels a side, and one is {width} x {height}"
+            raise UsageError("LPIPS", why=why, hint="leave --lpips out")
 
     @torch.no_grad()
     def distances(self, first: Pixels, second: Pixels) -> NDArray[np.float64]:
@@ -80,32 +89,31 @@ class Lpips:
         network.
         """
         height, width = first.shape[1:3]
-        if min(height, width) < MIN_SIDE[self.net]:
-            least = MIN_SIDE[self.net]
-            why = f"needs images of at least {least} pixels a side, and one is {width} x {height}"
-            raise UsageError("LPIPS", why=why, hint="leave --lpips out")
+        self.check_size(height, width)
         size = max(1, BATCH_PIXELS // (height * width))
         parts = [
-            self._distances(*(self._scaled(side[at : at + size]) for side in (first, second)))
+            self.forward(*(self._scaled(side[at : at + size]) for side in (first, second)))
             for at in range(0, len(first), size)
         ]
-        return np.concatenate(parts)
+        return np.asarray(torch.cat(parts).cpu().numpy(), np.float64)
 
     def _scaled(self, images: Pixels) -> Tensor:
-        """Return N x 3 x H x W float32, normalized as the network was trained."""
+        """Return N x 3 x H x W float32 in [-1, 1], on the device."""
         scaled = images.astype(np.float32) * np.float32(2 / np.iinfo(images.dtype).max) - 1
-        x = torch.from_numpy(scaled).to(self.device).permute(0, 3, 1, 2)
-        shift, scale = torch.tensor([SHIFT, SCALE], device=self.device)[:, :, None, None]
-        normalized: Tensor = (x - shift) / scale
-        return normalized
+        return torch.from_numpy(scaled).to(self.heads[0].device).permute(0, 3, 1, 2)
 
-    def _distances(self, x: Tensor, y: Tensor) -> NDArray[np.float64]:
-        total = torch.zeros(len(x), device=self.device)
-        for stage, head in zip(STAGES[self.net], self.heads, strict=True):
-            x, y = self._run(stage, x), self._run(stage, y)
-            difference = (_unit_length(x) - _unit_length(y)).square()
-            total += functional.conv2d(difference, head).mean(dim=(1, 2, 3))
-        return np.asarray(total.cpu().numpy(), np.float64)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the distances, N, of images N x 3 x H x W (or N x 1 x H x W) in [-1, 1]."""
+        total = torch.zeros(len(x), device=x.device)
+        # Normalized as the network was trained, in float32 as in a score.
+        shift, scale = torch.tensor([SHIFT, SCALE], device=x.device)[:, :, None, None]
+        with torch.autocast(x.device.type, enabled=False):
+            x, y = ((images.float() - shift) / scale for images in (x, y))
+            for stage, head in zip(STAGES[self.net], self.heads, strict=True):
+                x, y = self._run(stage, x), self._run(stage, y)
+                difference = (_unit_length(x) - _unit_length(y)).square()
+                total = total + functional.conv2d(difference, head).mean(dim=(1, 2, 3))
+        return total
 
     def _run(self, stage: Stage, x: Tensor) -> Tensor:
         if stage.pool:
@@ -118,7 +126,9 @@ class Lpips:
 
 def _unit_length(features: Tensor) -> Tensor:
     """Return the features scaled to length 1 over the channels, at each position."""
-    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + EPSILON)
+    # A square root of the sum would have an infinite gradient where all features are zero.
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / (length + EPSILON)
 
 
 def load_lpips(network: Path, heads: Path, device: torch.device) -> Lpips:
@@ -161,4 +171,4 @@ def load_lpips(network: Path, heads: Path, device: torch.device) -> Lpips:
             hint = "give the heads of this network, alex.pth or vgg.pth"
             raise CheckpointError("weights", heads, f"hold no {name} for {width} channels", hint)
         linear.append(head.float().to(device))
-    return Lpips(net, weights, tuple(linear), device)
+    return Lpips(net, weights, tuple(linear))

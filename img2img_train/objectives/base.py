@@ -136,6 +136,13 @@ class Objective(FrozenModel):
         """Return the images of ``forward`` that have an image pool, and its size."""
         return {}
 
+    def frozen_networks(self) -> dict[str, tuple[str, str]]:
+        """Return the networks that ``losses`` runs and no phase trains, with their weight files.
+
+        They are among its ``nets``, and in no checkpoint.
+        """
+        return {}
+
     def needs_double_backward(self) -> tuple[str, ...]:
         """Return the names of networks whose gradients are differentiated again."""
         return ()

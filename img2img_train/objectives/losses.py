@@ -101,3 +101,13 @@ def l2_loss(output: Tensor, target: Tensor) -> Tensor:
 def charbonnier_loss(output: Tensor, target: Tensor, epsilon: float) -> Tensor:
     """Return the mean of sqrt(error^2 + epsilon^2), float32 (Lai et al. 2017, section 3.2)."""
     return torch.sqrt((output.float() - target).square() + epsilon**2).mean()
+
+
+def fft_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean amplitude of the difference of the 2-D spectra, float32.
+
+    Not normalized, so that it grows with the side of the images: Cho, Ji, Hong, Jung, Ko (2021),
+    "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", eq. 7.
+    """
+    amplitudes: Tensor = torch.fft.rfft2(output.float() - target).abs()
+    return amplitudes.mean()

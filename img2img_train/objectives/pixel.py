@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
+
+from pydantic import Field
 
 from img2img_train.objectives.base import (
     MAX_ERROR,
@@ -22,6 +25,16 @@ if TYPE_CHECKING:
 class PixelObjective(Objective):
     """Base class of losses that compare the output with the target pixel by pixel."""
 
+    fft_weight: float = loss_setting(0.0, advanced=True, ge=0, le=1e6)
+    """weight of an L1 loss of the 2-D spectra; 0.1 in MIMO-UNet, 0: none"""
+    lpips: tuple[str, str] | None = Field(
+        None, json_schema_extra={"group": "Objective", "advanced": True, "metavar": "NETWORK HEADS"}
+    )
+    """weights of a network and of its heads, for a perceptual loss; the files that evaluate
+    --lpips takes"""
+    lpips_weight: float = loss_setting(0.1, advanced=True, ge=0, le=1e6)
+    """weight of the perceptual loss, with --lpips"""
+
     def published_defaults(self) -> PublishedDefaults:
         """Return settings for restoration, after Lim et al. (2017), Chen et al. (2022).
 
@@ -34,16 +47,28 @@ class PixelObjective(Objective):
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
     ) -> Losses:
-        """Return one term, named as the loss."""
-        return {type(self).__name__.lower(): self.distance(outputs["output"], batch.target)}
+        """Return a term named as the loss, and ``fft`` and ``lpips``, weighted, if asked for."""
+        from img2img_train.objectives.losses import fft_loss
+
+        output, target = outputs["output"], batch.target
+        terms = {type(self).__name__.lower(): self.distance(output, target)}
+        if self.fft_weight:
+            terms["fft"] = self.fft_weight * fft_loss(output, target)
+        if self.lpips:
+            terms["lpips"] = self.lpips_weight * nets["lpips"](output, target).mean()
+        return terms
+
+    def frozen_networks(self) -> dict[str, tuple[str, str]]:
+        """Return the files of LPIPS if it is asked for."""
+        return {"lpips": self.lpips} if self.lpips else {}
 
     def distance(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean distance of N x C x H x W, scalar, float32."""
         raise NotImplementedError
 
     def loss_limit(self, term: str) -> float:
-        """Return the limit of an error that is not squared."""
-        return MAX_ERROR
+        """Return the limit of an error that is not squared, infinity for other terms."""
+        return MAX_ERROR if term == type(self).__name__.lower() else math.inf
 
 
 class L2(PixelObjective):
@@ -56,8 +81,8 @@ class L2(PixelObjective):
         return l2_loss(output, target)
 
     def loss_limit(self, term: str) -> float:
-        """Return the limit of a squared error."""
-        return MAX_ERROR**2
+        """Return the limit of a squared error, infinity for other terms."""
+        return super().loss_limit(term) ** 2
 
 
 class L1(PixelObjective):

@@ -98,6 +98,7 @@ def dry_run(config: RunConfig) -> list[str]:
     data = setup.RunData.open(config)
     if folder.config.is_file():
         folder.check_unchanged(data.config, data.summary())
+    setup.frozen_networks(data.config, data, local_device(config.device, torchrun_env()))
     return setup.describe_run(data.config, data)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 import torch.utils.deterministic
+from torch import nn
 
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
@@ -20,6 +21,7 @@ from img2img_train.data.color import is_gray
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
 from img2img_train.distributed.torchrun import torchrun_env
+from img2img_train.metrics.lpips import load_lpips
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import choose_device
 
@@ -189,6 +191,21 @@ class RunData:
     def is_end_of_epoch(self, step: int) -> bool:
         """Return True if an epoch, or the run, ends with this step (counted from 1)."""
         return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
+
+
+def frozen_networks(config: RunConfig, data: RunData, device: torch.device) -> dict[str, nn.Module]:
+    """Return the networks that the losses of a run use and no phase trains, by name.
+
+    Raises CheckpointError or UsageError if they cannot be read or used.
+    """
+    found = dict[str, nn.Module]()
+    for name, files in config.objective.frozen_networks().items():
+        if data.train.channel_layout.color == "lab":
+            why = "compares RGB images, and the corpus is a Lab corpus"
+            raise UsageError("option", f"--{name}", why, "leave it out")
+        found[name] = network = load_lpips(Path(files[0]), Path(files[1]), device)
+        network.check_size(*data.train.size)
+    return found
 
 
 def _check_patience(config: RunConfig, held_out: dataset.ImageSet | None) -> None:

@@ -45,13 +45,14 @@ class TrainStep:
     """The steps of a run; each depends on ``state``, batch and step number, and changes ``state``.
 
     ``nets`` are the networks that steps run: those of the state, or compiled ones with their
-    weights.
+    weights. Losses see the ``frozen`` ones too.
     """
 
     config: RunConfig
     state: TrainingState
     schedule: LrSchedule
     processes: Processes
+    frozen: Mapping[str, nn.Module] = field(default_factory=dict)
     nets: Mapping[str, nn.Module] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +88,8 @@ class TrainStep:
                 outputs, history = self._images(phase, phases, micro, index)
                 self.require_gradients(phase)
                 with self.autocast():
-                    losses = objective.losses(phase.name, self.nets, part, outputs, history)
+                    nets = {**self.nets, **self.frozen}
+                    losses = objective.losses(phase.name, nets, part, outputs, history)
                 # Losses are means over images: weighted by the fractions they add up to the
                 # batch's, and so do their gradients.
                 loss = torch.stack(list(losses.values())).sum() * fraction

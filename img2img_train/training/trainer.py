@@ -29,7 +29,7 @@ from img2img_train.runs.checkpoint import TrainingProgress
 from img2img_train.runs.folder import LIBRARIES, RunFolder
 from img2img_train.training import early_stopping
 from img2img_train.training.loggers import EpochTimer, LiveReport, LossBuffer, TensorBoardLogger
-from img2img_train.training.setup import RunData
+from img2img_train.training.setup import RunData, frozen_networks
 from img2img_train.training.signals import StopRequested, StopSignal
 from img2img_train.training.state import TrainingState
 from img2img_train.training.step import TrainStep
@@ -74,7 +74,8 @@ class Trainer:
         channels = self.data.train.channel_layout.channels
         self.loss_buffer = LossBuffer(self.processes.all_reduce_mean)
         self.state = TrainingState.create(c, self.device, channels)
-        self.train_step = TrainStep(c, self.state, schedule, self.processes)
+        frozen = frozen_networks(c, self.data, self.device)
+        self.train_step = TrainStep(c, self.state, schedule, self.processes, frozen)
 
     def step(self, batch: Batch) -> Losses:
         """Run the next step; return its losses, still on the device."""

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_photo
-from small_corpus import degraded, write_corpus
+from small_corpus import degraded, write_corpus, write_lab
 
 torch = pytest.importorskip("torch")
+
+from small_runs import a_batch, small_training  # noqa: E402
 
 from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError  # noqa: E402
 from img2img_data.corpus.reader import open_corpus  # noqa: E402
@@ -22,9 +24,11 @@ from img2img_train.evaluation.score import Scoring, evaluate_model  # noqa: E402
 from img2img_train.metrics.fid import Gaussian, frechet_distance, load_inception  # noqa: E402
 from img2img_train.metrics.lpips import STAGES, load_lpips  # noqa: E402
 from img2img_train.metrics.perceptual import load_perceptual_networks  # noqa: E402
+from img2img_train.objectives.registry import OBJECTIVES  # noqa: E402
 
 CPU = torch.device("cpu")
 WIDTH = {"alex": 4, "vgg": 3}
+PIXEL_LOSSES = [loss for loss, model in OBJECTIVES.items() if "lpips" in model.model_fields]
 
 
 class Identity:
@@ -186,6 +190,50 @@ def test_lpips_rejects_images_that_are_too_small(tmp_path: Path) -> None:
     lpips.distances(images(1, (31, 31)), images(1, (31, 31)))
     with pytest.raises(UsageError, match="31 pixels"):
         lpips.distances(images(1, (40, 30)), images(1, (40, 30)))
+
+
+# ------------------------------------------------------------------------------- LPIPS as a loss
+@pytest.mark.parametrize("net", STAGES)
+def test_gradients_of_lpips_lead_to_the_target(net: str, tmp_path: Path) -> None:
+    lpips, target = (
+        load_lpips(*lpips_files(tmp_path, net), CPU),
+        a_batch().target.repeat(1, 1, 1, 2),
+    )
+    image = (target + 0.3 * target.flip(3)).requires_grad_()
+    distance = lpips(image, target).sum()
+    (gradient,) = torch.autograd.grad(distance, image)
+    assert lpips(image - 0.1 * gradient / gradient.norm(), target).sum() < distance
+    for weight, bias in lpips.weights.values():
+        weight.zero_(), bias.zero_()  # no feature anywhere
+    (gradient,) = torch.autograd.grad(lpips(image, target).sum(), image)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", PIXEL_LOSSES)
+def test_a_perceptual_loss_is_lpips_and_in_no_checkpoint(loss: str, tmp_path: Path) -> None:
+    corpus, files = write_corpus(tmp_path / "c", {"train": 2}), lpips_files(tmp_path, "vgg")
+    settings = {"lpips": [*map(str, files)], "lpips_weight": 0.5}
+    trainer, batch = small_training(loss, corpus, tmp_path / "run", **settings), a_batch()
+    output = trainer.state.nets["generator"](batch.input)
+    expected = 0.5 * load_lpips(*files, CPU)(output, batch.target).mean()
+    found = trainer.step(batch)
+    assert float(found["lpips"]) == pytest.approx(float(expected.detach()))
+    assert found.keys() == {loss, "lpips"}
+    assert not any("lpips" in name for name in trainer.state.tensors())
+    assert not [*trainer.train_step.frozen["lpips"].parameters()]
+
+
+@pytest.mark.parametrize("layout", ["too small", "lab", "no file"])
+def test_a_perceptual_loss_that_cannot_be_had_is_one_line(layout: str, tmp_path: Path) -> None:
+    files = [*map(str, lpips_files(tmp_path))]
+    if layout == "lab":
+        corpus = write_lab(tmp_path / "c", {"train": 2}, size=(32, 32))
+    else:
+        corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(32, 30))
+    files = ["gone", "gone"] if layout == "no file" else files
+    with pytest.raises(Img2ImgError, match=r"LPIPS|--lpips|gone"):
+        small_training("l1", corpus, tmp_path / "run", lpips=files)
+    assert not (tmp_path / "run").exists()
 
 
 # --------------------------------------------------------------------------------------------- FID

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_corpus import write_corpus, write_domains
@@ -176,6 +177,19 @@ def test_discriminators_see_what_the_paper_says() -> None:
         "generator": (1, 2), "reverse_generator": (2, 1),
         "discriminator_target": (2, 1), "discriminator_input": (1, 1),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "loss", [loss for loss, model in OBJECTIVES.items() if "fft_weight" in model.model_fields]
+)
+def test_the_frequency_loss_is_a_mean_of_amplitudes(loss: str) -> None:
+    batch, term = a_batch(), OBJECTIVES[loss](fft_weight=0.1)
+    found = term.losses("generator", {}, batch, {"output": batch.input}, {})
+    error = (batch.input - batch.target).double().numpy()
+    assert float(found["fft"]) == pytest.approx(0.1 * np.abs(np.fft.rfft2(error)).mean())
+    plain = OBJECTIVES[loss]().losses("generator", {}, batch, {"output": batch.input}, {})
+    assert plain == {loss: found[loss]}
+    assert math.isfinite(term.loss_limit(loss))
 
 
 def test_norms_follow_the_generator_and_the_penalty() -> None:
