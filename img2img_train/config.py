@@ -132,7 +132,7 @@ class RunConfig(FrozenModel):
     schedule and order start anew"""
     epochs: int | None = setting("Options", 50, ge=1, le=10**9)
     """passes over the corpora; one draws as many images as they hold; default with l2, l1 and
-    charbonnier: as many as take 4,000 steps, 3 at least"""
+    charbonnier: as many as take 3,000 steps, 3 at least"""
     batch: Positive = setting("Options", 64)
     """images per step"""
 

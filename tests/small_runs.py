@@ -35,11 +35,13 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any) -> RunConfig:
-    """Return the configuration of a tiny run with a U-Net, for images of 16 x 16 and more."""
+    """Return the configuration of a tiny run with a U-Net, for images of 16 x 16 and more.
+
+    Plain Adam for l1 and l2; charbonnier has the defaults of restoration, with EMA and clipping.
+    """
+    first = {"preset": "original"} if loss in ("l1", "l2") else {}
     known = {*OBJECTIVES[loss].model_fields, *RunConfig.model_fields}
-    values = {"preset": "original", "net": "unet"} | {
-        name: value for name, value in SMALL.items() if name in known
-    }
+    values = first | {"net": "unet"} | {n: value for n, value in SMALL.items() if n in known}
     return RunConfig(**values | settings, loss=loss, corpora=corpora, out=str(out))
 
 

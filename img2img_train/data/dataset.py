@@ -32,7 +32,7 @@ from img2img_train.distributed.memory import SHARE_OF_MEMORY, free_memory
 from img2img_train.objectives.registry import OBJECTIVES
 
 READERS: Final = 4
-STEPS: Final = 4000
+STEPS: Final = 3000
 LEAST_EPOCHS: Final = 3
 """A run of ``epochs=None`` takes at least so many steps, and sees each image so many times."""
 AUTO_CROP: Final = 96

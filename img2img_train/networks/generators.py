@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from img2img_train.networks.layers import BatchNorm, ChannelNorm, Dropout, ReflectionPad
+from img2img_train.networks.layers import BatchNorm, ChannelNorm, Dropout, ImageMean, ReflectionPad
 from img2img_train.networks.specs import NetworkSpec, Norm
 
 LEAKY_SLOPE: Final = 0.2
@@ -282,11 +282,10 @@ class NafBlock(nn.Module):
         super().__init__()
         w = width
         self.norm1, self.norm2 = ChannelNorm(w), ChannelNorm(w)
-        self.conv1, self.conv2 = (
-            nn.Conv2d(w, 2 * w, 1),
-            nn.Conv2d(2 * w, 2 * w, 3, 1, 1, groups=2 * w),
-        )
-        self.attention, self.conv3 = nn.Conv2d(w, w, 1), nn.Conv2d(w, w, 1)
+        self.conv1 = nn.Conv2d(w, 2 * w, 1)
+        self.conv2 = nn.Conv2d(2 * w, 2 * w, 3, padding=1, groups=2 * w)
+        self.attention = nn.Sequential(ImageMean(), nn.Conv2d(w, w, 1))
+        self.conv3 = nn.Conv2d(w, w, 1)
         self.conv4, self.conv5 = nn.Conv2d(w, 2 * w, 1), nn.Conv2d(w, w, 1)
         self.scale1 = nn.Parameter(torch.zeros(1, w, 1, 1))
         self.scale2 = nn.Parameter(torch.zeros(1, w, 1, 1))
@@ -294,9 +293,9 @@ class NafBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the input plus the scaled outputs of both parts."""
         y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
-        y = y * self.attention(y.mean((2, 3), keepdim=True))
-        x = x + self.scale1 * self.conv3(y)
-        return x + self.scale2 * self.conv5(simple_gate(self.conv4(self.norm2(x))))  # type: ignore[no-any-return]
+        x = x + self.scale1 * self.conv3(y * self.attention(y))
+        y = simple_gate(self.conv4(self.norm2(x)))
+        return x + self.scale2 * self.conv5(y)  # type: ignore[no-any-return]
 
 
 def simple_gate(x: Tensor) -> Tensor:

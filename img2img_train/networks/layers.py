@@ -99,6 +99,14 @@ class ChannelNorm(nn.Module):
         return (x - mean) * scale + self.bias.view(-1, 1, 1)
 
 
+class ImageMean(nn.Module):
+    """The mean of each channel over the whole image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return N x C x 1 x 1 of N x C x H x W."""
+        return x.mean((2, 3), keepdim=True)
+
+
 class ReflectionPad(nn.ReflectionPad2d):
     """Reflection padding with a deterministic gradient on CUDA."""
 
@@ -153,9 +161,9 @@ def set_test_norm(network: nn.Module, norm: TestNorm) -> None:
 
 
 def uses_image_statistics(network: nn.Module) -> bool:
-    """Return True if the network normalizes by statistics of its input; tiles differ then."""
+    """Return True if the network computes statistics of its whole input; tiles differ then."""
     return any(
-        isinstance(m, nn.InstanceNorm2d) or (isinstance(m, BatchNorm) and m.per_image)
+        isinstance(m, nn.InstanceNorm2d | ImageMean) or (isinstance(m, BatchNorm) and m.per_image)
         for m in network.modules()
     )
 

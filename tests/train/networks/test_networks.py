@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from img2img_data.core.errors import UsageError
 from img2img_train.networks.generators import mirror_pad
-from img2img_train.networks.layers import ReflectionPad
+from img2img_train.networks.layers import ReflectionPad, uses_image_statistics
 from img2img_train.networks.registry import build, build_on_meta, count_parameters
 from img2img_train.networks.specs import (
     NETWORKS,
@@ -148,6 +148,44 @@ def test_weights_depend_on_the_seed_alone(name: GeneratorName) -> None:
     for key, values in weights.items():
         std = (2 / values[0].numel()) ** 0.5 if he else 0.02
         assert float(values.std()) == pytest.approx(0.0 if key == "last.weight" else std, rel=0.4)
+
+
+@pytest.mark.parametrize("name", ["edsr", "nafnet"])
+def test_a_restoration_network_is_small_and_starts_as_the_identity(name: GeneratorName) -> None:
+    """Its parameters are as many as the layers of its paper have, counted by hand."""
+    network = build(make_spec(name, (3, 3)), 0).eval()
+    assert {"edsr": 176_700, "nafnet": 642_732}[name] == count_parameters(network) < 1e6
+    x = torch.rand(1, 3, 18, 34) * 2 - 1
+    assert torch.equal(network(x), x)
+    assert not make_spec(name, (1, 3)).residual
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_restored_pixel_sees_as_far_as_documented(blocks: int) -> None:
+    network = build(make_spec("edsr", (1, 1), 4, blocks=blocks), 0)
+    torch.nn.init.normal_(network.last.weight)
+    x = torch.rand(1, 1, 48, 48, requires_grad=True)
+    network(x)[0, 0, 24, 24].backward()
+    assert x.grad is not None
+    seen, side = x.grad[0, 0].nonzero(), 4 * blocks + 4
+    assert seen.min(0).values.tolist() == [24 - side] * 2
+    assert seen.max(0).values.tolist() == [24 + side + 1] * 2
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_networks_that_look_at_the_whole_image_say_so(name: GeneratorName) -> None:
+    """Where a far corner changes the output, tiles differ from the whole."""
+    network = build(make_spec(name, (1, 1), 4), 0).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    side = max(512, network.smallest) if not name.startswith(("unet-", "encoder-")) else 0
+    if not side:
+        return
+    x = torch.rand(1, 1, 16, side) * 2 - 1
+    y = torch.cat([x[..., :-32], -x[..., -32:]], 3)
+    with torch.no_grad():
+        differs = not torch.equal(network(x)[..., :8], network(y)[..., :8])
+    assert differs == uses_image_statistics(network)
 
 
 @pytest.mark.parametrize(
