@@ -356,6 +356,8 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
 def blur(call: StepCall) -> Report:
     """Make (blurred, original) pairs of the images of SOURCE, for deblurring and super-resolution.
 
+    'img2img-data degradations KIND' says how a blur extends the image beyond its border.
+
     \b
     Example:
       img2img-data blur faces/male corpora/gaussian --kind gaussian --sigma 3 --size 64

@@ -299,14 +299,17 @@ def first_link(folder: Path, *names: str) -> Path | None:
 
 
 # ------------------------------------------------------------------------------------------- card
-def to_card(splits: Iterable[str]) -> bytes:
-    """Return README.md, a dataset card that names the files of each split.
+def to_card(splits: Iterable[str], recipe: object) -> bytes:
+    """Return README.md, a dataset card: the files of each split, and the borders of its blurs.
 
     ``datasets.load_dataset(FOLDER)`` reads it. Without it every folder called train, test, dev...
     is a split there, at any depth.
     """
+    from img2img_data.degradations.spec import describe_borders
+
     # Names of splits have no "-" there.
     names = ((split.replace("-", "_"), split) for split in splits)
     files = "".join(f'  - split: "{name}"\n    path: "{split}/**"\n' for name, split in names)
-    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
-    return f"{head}\nWritten by img2img; the rows of metadata.jsonl describe the images.\n".encode()
+    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\nWritten by img2img"
+    borders = "".join(f"\n{line}\n" for line in describe_borders(recipe))
+    return f"{head}; the rows of metadata.jsonl describe the images.\n{borders}".encode()

@@ -229,6 +229,8 @@ class Degradation(FrozenModel):
 
     help_in_hints: ClassVar[bool] = True
     """True: the hint about a wrong value is the help of its parameter, which no --help shows."""
+    border: ClassVar[str] = ""
+    """Extension of the image, where pixels beyond its border count: "mirrored, ..."."""
     seeded: ClassVar[bool] = False
     keeps_mean: ClassVar[bool] = False
     """True if the mean of an image stays the same, but for its border, clipping and noise."""

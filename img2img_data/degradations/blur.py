@@ -50,6 +50,7 @@ def gaussian_blur(image: Image, sigma: float, axes: Axes = "yx") -> Image:
 class SeparableGaussian(Degradation):
     """Base class of Gaussian blurs of ``drawn["sigma"]`` pixels."""
 
+    border: ClassVar[str] = "mirrored, the edge pixel repeated (c b a | a b c)"
     keeps_mean: ClassVar[bool] = True
 
     @property
@@ -65,7 +66,7 @@ class SeparableGaussian(Degradation):
 class GaussianBlur(SeparableGaussian):
     """Gaussian blur of one fixed strength, or a strength drawn for each image.
 
-    The kernel ends at 4 sigma. The border is symmetric, the edge pixel repeated (c b a | a b c).
+    The kernel ends at 4 sigma.
     """
 
     sigma: Uniform = parameter(3.0, gt=0, le=100)
@@ -76,7 +77,7 @@ class GaussianBlur(SeparableGaussian):
 class RandomGaussianBlur(SeparableGaussian):
     """Gaussian blur, another strength for each image.
 
-    The kernel ends at 4 sigma. The border is symmetric, the edge pixel repeated (c b a | a b c).
+    The kernel ends at 4 sigma.
     """
 
     sigma_min: float = Field(1.0, gt=0, le=100)
@@ -149,8 +150,9 @@ class Sharpen(Degradation):
 
 # ------------------------------------------------------------------------ two-dimensional kernels
 class KernelBlur(Degradation):
-    """Base class of blurs whose kernel is not separable; symmetric border (c b a | a b c)."""
+    """Base class of blurs whose kernel is not separable."""
 
+    border: ClassVar[str] = "mirrored, the edge pixel repeated (c b a | a b c)"
     keeps_mean: ClassVar[bool] = True
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
@@ -187,10 +189,7 @@ class BellBlur(KernelBlur):
 
 
 class AnisotropicGaussianBlur(BellBlur):
-    """Gaussian blur of another strength along two rotated axes.
-
-    The border is symmetric, the edge pixel repeated (c b a | a b c).
-    """
+    """Gaussian blur of another strength along two rotated axes."""
 
     sigma_x: Uniform = parameter([0.5, 4], gt=0, le=50)
     """standard deviation along the x axis before the rotation, pixels"""
@@ -208,8 +207,7 @@ class GeneralizedGaussianBlur(BellBlur):
 
     The kernel exp(-d^(2 beta) / 2), d the Mahalanobis distance: Pascal, Bombrun, Tourneret,
     Berthoumieu, Parameter Estimation for Multivariate Generalized Gaussian Distributions, IEEE TSP
-    2013, as used in Real-ESRGAN (Wang et al., ICCVW 2021, section 3.1). The border is symmetric,
-    the edge pixel repeated (c b a | a b c).
+    2013, as used in Real-ESRGAN (Wang et al., ICCVW 2021, section 3.1).
     """
 
     sigma_x: Uniform = parameter([0.5, 3], gt=0, le=25)
@@ -232,8 +230,7 @@ class GeneralizedGaussianBlur(BellBlur):
 class PlateauBlur(KernelBlur):
     """Blur with a plateau-shaped kernel, 1 / (1 + d^(2 beta)).
 
-    d is the Mahalanobis distance (Real-ESRGAN: Wang et al., ICCVW 2021, section 3.1). The border is
-    symmetric, the edge pixel repeated (c b a | a b c).
+    d is the Mahalanobis distance (Real-ESRGAN: Wang et al., ICCVW 2021, section 3.1).
     """
 
     sigma_x: Uniform = parameter([0.5, 3], gt=0, le=50)
@@ -258,8 +255,7 @@ class PlateauBlur(KernelBlur):
 class MotionBlur(KernelBlur):
     """Motion blur along a straight line, centered: the image does not move.
 
-    The kernel of ``fspecial('motion')`` in MATLAB and Octave's image package. The border is
-    symmetric, the edge pixel repeated (c b a | a b c).
+    The kernel of ``fspecial('motion')`` in MATLAB and Octave's image package.
     """
 
     length: Uniform = parameter([3, 15], ge=1, le=200)
@@ -277,10 +273,7 @@ class MotionBlur(KernelBlur):
 
 
 class DefocusBlur(KernelBlur):
-    """Blur of a lens out of focus: a disk with a smooth rim.
-
-    The border is symmetric, the edge pixel repeated (c b a | a b c).
-    """
+    """Blur of a lens out of focus: a disk with a smooth rim."""
 
     radius: Uniform = parameter([1, 5], ge=0, le=100)
     """radius of the disk, pixels; up to 0.5 means no blur"""
@@ -296,7 +289,6 @@ class SincFilter(KernelBlur):
     """Truncated ideal low-pass: ringing and overshoot, as of over-sharpened images.
 
     The kernel cutoff x J1(cutoff r) / (2 pi r) (Real-ESRGAN: Wang et al., ICCVW 2021, section 3.3).
-    The border is symmetric, the edge pixel repeated (c b a | a b c).
     """
 
     # pi / 3 to pi, and 7 to 21 pixels: the kernels of Real-ESRGAN's dataset.

@@ -51,6 +51,8 @@ def interpolation_flags(drawn: dict[str, Any], **choices: tuple[Interpolation, .
 class Resize(Degradation):
     """Shrink and enlarge again; the default factor of 4 keeps 1/16 of the area (64 > 16 > 64)."""
 
+    # Shrinking takes means within the image; the enlargement extends the small one.
+    border: ClassVar[str] = "replicated from the edge pixel of the small image (a a a | a b c)"
     keeps_mean: ClassVar[bool] = True
 
     factor: Uniform = parameter(4.0, ge=1, le=64)

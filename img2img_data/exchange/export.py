@@ -156,7 +156,7 @@ class HuggingFaceFormat(ExportFormat):
         rows = (to_json_line(self._row(e, place)) for e in exported)
         _write_list(folder, f"{place}/{METADATA_FILE}", rows)
         done = [p for p in self.splits.values() if (folder.root / p / METADATA_FILE).is_file()]
-        _write_list(folder, corpus_format.README, [corpus_format.to_card(done)])
+        _write_list(folder, corpus_format.README, [corpus_format.to_card(done, corpus.info)])
 
     @staticmethod
     def _row(exported: ExportedPair, place: str) -> dict[str, Any]:

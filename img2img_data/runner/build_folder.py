@@ -374,7 +374,7 @@ class BuildFolder:
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)
         if page["kind"] != "selection":
-            card = corpus_format.to_card(in_split_order(kept))
+            card = corpus_format.to_card(in_split_order(kept), page)
             write_atomically(self.root / corpus_format.README, card, self.building / "card")
         kept_counts = {name: report.kept[name] for name in in_split_order(report.kept)}
         rejected = dict(sorted(report.rejected.items()))

@@ -18,6 +18,7 @@ from img2img_data.builds.replay import replay_pair
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
 from img2img_data.core.settings_model import OPTIONS
+from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_assignments, to_spec
 
 
@@ -49,6 +50,7 @@ def test_one_and_two_workers_give_the_same_bytes_and_every_input_is_made_again(
     one = degrade(images, tmp_path / "one", kind)
     two = degrade(images, tmp_path / "two", kind, jobs=2)
     assert tree(one) == tree(two)
+    assert DEGRADATIONS[kind].border in (one / "README.md").read_text()
     framed = degrade(images, tmp_path / "framed", kind, layout="combined", size="17x12")
     for corpus in (one, framed):
         for key in ("000", "004"):

@@ -104,6 +104,21 @@ def test_the_example_changes_something(kind: str) -> None:
     assert any((degradation.apply(image, **d) != image).any() for d in drawn)
 
 
+MIRRORED = DEGRADATIONS["gaussian"].border
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if DEGRADATIONS[k].border == MIRRORED])
+def test_the_border_is_extended_as_stated(kind: str) -> None:
+    """An image that is extended, degraded and cropped is the degraded image."""
+    degradation, image = example(kind), typed(np.float32, 32, 24)
+    extended = np.pad(image, ((64, 64), (64, 64), (0, 0)), "symmetric")
+    for seed in range(3):
+        drawn = degradation.draw(np.random.default_rng(seed))
+        cropped = degradation.apply(extended, **drawn)[64:-64, 64:-64]
+        assert np.abs(degradation.apply(image, **drawn) - cropped).max() < 1e-4
+    assert any(MIRRORED in line for line in describe_degradations(kind))
+
+
 @pytest.mark.parametrize("kind", LIGHT)
 def test_integers_are_rounded_once(kind: str) -> None:
     """Bytes equal rounded floats. (Rounding inside of albumentations is not ours.)"""
