@@ -138,8 +138,7 @@ def selection_build(
         return job.folder_of(task), dict(task.tags)
 
     folder = BuildFolder(out, SELECTION_FILE)
-    duplicates = DuplicatePass(job, plan, folder, settings)
-    before = duplicates if settings.drop_duplicates else None
+    before = DuplicatePass(job, plan, folder, settings) if settings.drop_duplicates else None
     about, work = {"format": FORMAT, "kind": "selection"}, functools.partial(copy_image, job)
     return FolderBuild(plan, folder, recipe, about, work, expect, before)
 

@@ -356,14 +356,14 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
 def blur(call: StepCall) -> Report:
     """Make (blurred, original) pairs of the images of SOURCE, for deblurring and super-resolution.
 
-    'img2img-data degradations KIND' says how a blur extends the image beyond its border.
-
     \b
     Example:
       img2img-data blur faces/male corpora/gaussian --kind gaussian --sigma 3 --size 64
       img2img-data blur faces/male corpora/resize --kind resize --factor 4 --size 64
       img2img-data blur faces corpora/both --split train=0.8,test=0.2 --group-by person
       img2img-data blur photos corpora/tiles --tile 256 --min-detail 2
+
+    'img2img-data degradations KIND' says how a blur extends the image beyond its border.
     """
     degradation = call.get(BLUR_KINDS[call.get(BlurSettings).kind])
     return _build(call, _plan_folder(call), pairs.Blur(degradation=degradation))

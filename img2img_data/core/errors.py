@@ -103,8 +103,7 @@ def load_extra(module: str, extra: str, what: str, name: object = None) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        package = module.partition(".")[0]
-        why = f"needs '{package}', which is not installed"
+        why = f"needs '{module.partition('.')[0]}', which is not installed"
         raise UsageError(what, name, why, install_hint(extra)) from None
 
 

@@ -309,8 +309,7 @@ def iter_pairs(corpus: Corpus, split: str) -> Iterator[Pair]:
     """
     folder = corpus.root / split
     if corpus.info:
-        rows = iter_rows(folder / corpus_format.METADATA_FILE)
-        yield from (pair_of(folder, row) for row in rows)
+        yield from map(partial(pair_of, folder), iter_rows(folder / corpus_format.METADATA_FILE))
     elif corpus.kind == "paired":
         yield from corpus.pairs(split)
     else:

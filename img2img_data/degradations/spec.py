@@ -195,8 +195,7 @@ def describe_degradations(name: str = "") -> Iterator[str]:
     width = max(map(len, cls.model_fields), default=0)
     for setting, field in cls.model_fields.items():
         bounds = f"  [{bounds_of(field)}]" if bounds_of(field) else ""
-        about = (field.description or "") + bounds
-        yield f"  {setting:<{width}}  {about}{_default_of(field)}"
+        yield f"  {setting:<{width}}  {field.description}{bounds}{_default_of(field)}"
     if cls is Albumentations:
         yield "Some of its transforms, as steps of a recipe:"
         yield from (f"  - albumentations: {{{line}}}" for line in SUGGESTED)

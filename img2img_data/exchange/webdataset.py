@@ -190,8 +190,7 @@ def _packed_rows(manifest: Path) -> Iterator[bytes]:
             raise CorpusError("manifest", manifest, f"line {number} repeats a key")
         members = []
         for column in corpus_format.columns_of(row):
-            path = corpus_format.inside(manifest.parent, row[column])
-            data = read_listed(path, row, column)
+            data = read_listed(corpus_format.inside(manifest.parent, row[column]), row, column)
             members.append(_member(f"{prefix}.{_extension_of(column, row[column])}", data))
         yield b"".join([*members, _member(f"{prefix}.json", line)])
 
@@ -276,8 +275,7 @@ def unpack_corpus(root: Path, out: Path, dry_run: bool, progress: Progress, echo
     def count(done: int) -> None:
         progress(rows + done, 2 * rows)
 
-    write = partial(_write_corpus, root, folder, index, count)
-    folder.fill(recipe, [os.fsencode(root)], write)
+    folder.fill(recipe, [os.fsencode(root)], partial(_write_corpus, root, folder, index, count))
     return Report(kept=Counter(index.splits))
 
 

@@ -87,5 +87,4 @@ def _count_outside(lab: Pixels) -> int:
     bent = np.stack((lightness + wide[..., 1] / 500, lightness, lightness - wide[..., 2] / 200), -1)
     xyz = np.where(bent > 6 / 29, bent * bent * bent, (bent - 16 / 116) / 7.787037) * WHITE
     linear = xyz @ XYZ_TO_LINEAR_RGB.T
-    out = (linear < HALF_LEVEL_BELOW) | (linear > HALF_LEVEL_ABOVE)
-    return int(out.any(-1).sum())
+    return int(((linear < HALF_LEVEL_BELOW) | (linear > HALF_LEVEL_ABOVE)).any(-1).sum())

@@ -144,11 +144,9 @@ def _paired_cards(corpus: Corpus, pairs: Iterable[Pair], limit: int) -> list[Car
 
 
 def _domain_cards(pairs: Sequence[Pair], limit: int) -> list[Card]:
-    return [
-        Card(pair, domain)
-        for domain in "AB"
-        for pair in _evenly([e for e in pairs if e.row.get("domain") == domain], max(1, limit // 2))
-    ]
+    half = max(1, limit // 2)
+    domains = {name: [pair for pair in pairs if pair.row.get("domain") == name] for name in "AB"}
+    return [Card(pair, name) for name in domains for pair in _evenly(domains[name], half)]
 
 
 def _evenly(items: Sequence[T], count: int) -> Sequence[T]:
@@ -159,8 +157,7 @@ def _evenly(items: Sequence[T], count: int) -> Sequence[T]:
 
 def _controls(found: statistics.CorpusStatistics, cards: Sequence[Card]) -> Controls:
     """Return a select for the split, the kind and each tag with few values, if it varies."""
-    tags = found.words["tags"]
-    few = [name for name, words in tags.items() if len(words) <= FEW_VALUES]
+    few = [name for name, words in found.words["tags"].items() if len(words) <= FEW_VALUES]
     facts, selects = [_facts(card.pair) for card in cards], []
     for name in ("split", "kind", *(f"tag {name}" for name in few)):
         values = sorted({fact[name] for fact in facts if name in fact})

@@ -98,7 +98,10 @@ def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> Verify
         row_groups, names = array("Q"), array("Q")
         for row in iter_rows(manifest):
             row_groups.append(_hash(_group_of(row)))
-            problems = _incomplete(manifest.parent.name, row, columns)
+            problems: list[Problem] = []
+            if lacking := ", ".join(column for column in columns if not row.get(column)):
+                name = f"{manifest.parent.name}/{row.get('key', '')}"
+                problems.append(("incomplete", name, f"has no {lacking}"))
             for column in columns_of(row):
                 names.append(_hash(row[column]))
                 report.images += 1
@@ -193,12 +196,6 @@ def _columns_of(corpus: Corpus) -> tuple[str, ...]:
         return "key", "file_name", "domain"
     combined = corpus.layout == "combined"
     return ("key", "file_name") if combined else ("key", "input_file_name", "target_file_name")
-
-
-def _incomplete(split: str, row: Row, columns: tuple[str, ...]) -> list[Problem]:
-    lacking = [column for column in columns if not row.get(column)]
-    name, detail = f"{split}/{row.get('key', '')}", f"has no {', '.join(lacking)}"
-    return [("incomplete", name, detail)] if lacking else []
 
 
 def _hash(text: str) -> int:

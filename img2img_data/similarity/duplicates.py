@@ -94,8 +94,7 @@ def _bits(words: Words) -> NDArray[np.uint8]:
     """Return the number of bits set in each word."""
     if hasattr(np, "bitwise_count"):  # NumPy 2
         return np.asarray(np.bitwise_count(words))
-    each = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1)
-    return np.asarray(each.sum(1), np.uint8)
+    return np.asarray(np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1).sum(1), np.uint8)
 
 
 # ------------------------------------------------------------------------------------------- groups
