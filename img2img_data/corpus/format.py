@@ -305,11 +305,17 @@ def to_card(splits: Iterable[str], recipe: object) -> bytes:
     ``datasets.load_dataset(FOLDER)`` reads it. Without it every folder called train, test, dev...
     is a split there, at any depth.
     """
-    from img2img_data.degradations.spec import describe_borders
+    from img2img_data.degradations.registry import DEGRADATIONS
 
     # Names of splits have no "-" there.
     names = ((split.replace("-", "_"), split) for split in splits)
     files = "".join(f'  - split: "{name}"\n    path: "{split}/**"\n' for name, split in names)
     head = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\nWritten by img2img"
-    borders = "".join(f"\n{line}\n" for line in describe_borders(recipe))
+    # In a pipeline a kind is a key, in a recipe of ``blur`` a value.
+    text = str(recipe)
+    borders = "".join(
+        f"\n{kind}: beyond its border the image is {cls.border}\n"
+        for kind, cls in DEGRADATIONS.items()
+        if cls.border and (f"'{kind}': {{" in text or f"'kind': '{kind}'" in text)
+    )
     return f"{head}; the rows of metadata.jsonl describe the images.\n{borders}".encode()

@@ -190,8 +190,8 @@ def describe_degradations(name: str = "") -> Iterator[str]:
         yield f"Of albumentations: {some}, ...; 'degradations albumentations' has a line of each"
         return
     cls = find_degradation(name)
-    yield f"{name}: {' '.join((cls.__doc__ or '').split())}"
-    yield from describe_borders({"kind": name})
+    border = f" Beyond its border the image is {cls.border}." if cls.border else ""
+    yield f"{name}: {' '.join((cls.__doc__ or '').split())}{border}"
     width = max(map(len, cls.model_fields), default=0)
     for setting, field in cls.model_fields.items():
         bounds = f"  [{bounds_of(field)}]" if bounds_of(field) else ""
@@ -199,15 +199,6 @@ def describe_degradations(name: str = "") -> Iterator[str]:
     if cls is Albumentations:
         yield "Some of its transforms, as steps of a recipe:"
         yield from (f"  - albumentations: {{{line}}}" for line in SUGGESTED)
-
-
-def describe_borders(recipe: object) -> Iterator[str]:
-    """Yield how each blur in the recipe of a corpus extends an image beyond its border."""
-    text = str(recipe)
-    for kind, cls in DEGRADATIONS.items():
-        # In a pipeline the kind is a key, in a recipe of ``blur`` a value.
-        if cls.border and (f"'{kind}': {{" in text or f"'kind': '{kind}'" in text):
-            yield f"{kind}: beyond its border the image is {cls.border}"
 
 
 def _default_of(field: FieldInfo) -> str:
