@@ -288,19 +288,10 @@ def schema(what: str) -> None:
     click.echo(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
 
 
-class SampleOptions(FrozenModel):
-    """Options of ``sample``."""
-
-    size: int = Field(64, ge=16)
-    """side of a crop, pixels"""
-    limit: int = Field(128, ge=1)
-    """crops per photo"""
-
-
-@click.command(cls=ModelCommand, models=lambda: (SampleOptions,))
+@click.command
 @click.argument("out", type=FOLDER)
-def sample(out: Path, settings: dict[str, Any]) -> None:
-    """Write crops of the photos that ship with scikit-image, one folder per photo.
+def sample(out: Path) -> None:
+    """Write the photos that ship with scikit-image.
 
     \b
     Example:
@@ -308,9 +299,8 @@ def sample(out: Path, settings: dict[str, Any]) -> None:
     """
     from img2img_data.inspect.demo_photos import write_demo_photos
 
-    options = build_model(SampleOptions, settings)
-    for name, count in write_demo_photos(out, options.size, options.limit).items():
-        click.echo(f"{name}: {count} crops")
+    for file in write_demo_photos(out):
+        click.echo(printable(str(file)))
 
 
 COMMANDS: Final = (build, merge, show, verify, replay, degradations, schema, sample)

@@ -185,7 +185,7 @@ UNSHARP: Final = "unsharp mask: amount times the difference between the image an
 BICUBIC: Final = "shrunk to the size that the degradation left, enlarged by cubic or Lanczos kernel"
 MEDIAN: Final = "median of size x size pixels of each channel"
 
-K: Final = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+K: Final = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1)
 SIGMAS: Final = (0.5, 1, 1.5, 2, 3, 4)
 AMOUNTS: Final = (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12)
 KERNELS: Final = {"down": ("area", "linear"), "up": ("cubic", "lanczos")}

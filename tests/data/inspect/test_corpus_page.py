@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -300,10 +301,18 @@ def test_a_demo_is_built_by_its_recipe_and_shown(
     from img2img_data.cli.steps import run_and_print
     from img2img_data.inspect.demo_photos import write_demo_photos
 
-    (step,) = load_recipe(Path(__file__).parents[3] / "recipes" / "demo.yaml")
+    steps = load_recipe(Path(__file__).parents[3] / "recipes" / "demo.yaml")
     monkeypatch.chdir(tmp_path)
-    assert write_demo_photos(step.paths[0], 64, 3)
-    run_and_print(step.name, step.paths, {**step.settings, "jobs": 1})
+    photos = write_demo_photos(steps[0].paths[0])
+    for photo in photos[4:]:
+        photo.unlink()
+    for step in steps:
+        run_and_print(step.name, step.paths, {**step.settings, "jobs": 1})
+    # All tiles of a photo are in one split, and every photo has as many.
+    rows = [read_rows(step.paths[-1] / split / "metadata.jsonl") for split in ("train", "test")]
+    train, test = ([row["source"] for row in split] for split in rows)
+    assert not {*train} & {*test}
+    assert {len(train + test) // 4} == {*Counter(train + test).values()}
     page = write_corpus_page(step.paths[-1], limit=6).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6
