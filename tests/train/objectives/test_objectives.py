@@ -16,7 +16,7 @@ from small_runs import a_batch, small_config, small_training
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import DivergedError, UsageError
-from img2img_train.config import RunConfig, all_fields, config_of
+from img2img_train.config import PRESETS, RunConfig, all_fields, config_of
 from img2img_train.data.color import normalize
 from img2img_train.metrics import image as image_metrics
 from img2img_train.objectives import losses as adversarial
@@ -63,6 +63,19 @@ def test_a_configuration_survives_its_file(loss: str) -> None:
     assert RunConfig(**config.model_dump(mode="json")) == config
     assert isinstance(config.objective, OBJECTIVES[loss])
     assert set(OBJECTIVES[loss]().published_defaults()) <= set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_gives_its_settings_and_is_named_in_the_run(name: str) -> None:
+    preset, given = RunConfig(corpora="c", preset=name), dict(PRESETS[name])
+    values = preset.model_dump()
+    assert {key: values[key] for key in given} == given
+    assert values["preset"] == name
+    assert RunConfig(corpora="c", preset=name, lr=0.5).lr == 0.5
+    again = RunConfig(corpora="c", loss=given["loss"]).model_dump()
+    assert {**again, **given, "preset": name} == values
+    with pytest.raises(UsageError, match="did you mean 'restore'"):
+        RunConfig(corpora="c", preset="restor")
 
 
 def test_published_defaults_are_filled_in_and_overridden() -> None:
