@@ -20,12 +20,6 @@ from img2img_train.networks.specs import GanMode
 # Weight of the gradient penalty: lambda of Gulrajani et al. 2017.
 PENALTY_WEIGHT: Final = 10.0
 
-# Window and scales of the metric: Wang et al. 2004, section III.C, and 2003, section 3.2.
-SSIM_WINDOW, SSIM_SIGMA, SSIM_C1, SSIM_C2 = 11, 1.5, 0.01**2, 0.03**2
-MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-# A root has an infinite gradient at zero.
-LEAST_SIMILARITY: Final = 1e-4
-
 
 def generator_loss(mode: GanMode, logits: Tensor) -> Tensor:
     """Return the generator's loss, float32: small where the logits say "real"."""
@@ -117,40 +111,3 @@ def fft_loss(output: Tensor, target: Tensor) -> Tensor:
     """
     amplitudes: Tensor = torch.fft.rfft2(output.float() - target).abs()
     return amplitudes.mean()
-
-
-def ms_ssim_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - MS-SSIM, float32: the mean over images and channels; 0 below 11 pixels a side.
-
-    The similarity is that of ``metrics.image.ms_ssim``. Zhao, Gallo, Frosio, Kautz (2017), "Loss
-    Functions for Image Restoration with Neural Networks", section III.C.
-    """
-    # In float32 under autocast too: variances are small differences of large numbers.
-    with torch.autocast(output.device.type, enabled=False):
-        x, y = (output.float() + 1) / 2, (target + 1) / 2
-        short_side = min(x.shape[2:])
-        scales = sum(short_side >> scale >= SSIM_WINDOW for scale in range(len(MS_SSIM_WEIGHTS)))
-        weights = MS_SSIM_WEIGHTS[:scales]
-        product = x.new_ones(x.shape[:2])
-        for scale, weight in enumerate(weights, 1):
-            luminance, structure = _similarity_maps(x, y)
-            similarity = luminance * structure if scale == scales else structure
-            mean = similarity.mean(dim=(2, 3)).clamp(min=LEAST_SIMILARITY)
-            product = product * mean ** (weight / sum(weights))
-            x, y = functional.avg_pool2d(x, 2), functional.avg_pool2d(y, 2)
-        return 1 - product.mean()
-
-
-def _similarity_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the maps of luminance and of contrast times structure where the window fits."""
-    at = torch.arange(SSIM_WINDOW, device=x.device) - SSIM_WINDOW // 2
-    kernel = torch.exp(at.square() / (-2 * SSIM_SIGMA**2))
-    maps = torch.cat([x, y, x * x, y * y, x * y], dim=1)
-    window = (kernel / kernel.sum()).repeat(maps.shape[1], 1, 1, 1)
-    for part in (window, window.mT):
-        maps = functional.conv2d(maps, part, groups=len(window))
-    mean_x, mean_y, square_x, square_y, product = maps.chunk(5, dim=1)
-    variances = square_x - mean_x**2 + square_y - mean_y**2
-    covariance = product - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
-    return luminance, (2 * covariance + SSIM_C2) / (variances + SSIM_C2)

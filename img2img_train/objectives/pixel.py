@@ -27,8 +27,6 @@ class PixelObjective(Objective):
 
     fft_weight: float = loss_setting(0.0, advanced=True, ge=0, le=1e6)
     """weight of an L1 loss of the 2-D spectra; 0.1 in MIMO-UNet, 0: none"""
-    ms_ssim_weight: float = loss_setting(0.0, advanced=True, ge=0, le=1e6)
-    """weight of 1 - MS-SSIM; 0: none"""
     lpips: tuple[str, str] | None = Field(
         None, json_schema_extra={"group": "Objective", "advanced": True, "metavar": "NETWORK HEADS"}
     )
@@ -49,15 +47,13 @@ class PixelObjective(Objective):
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
     ) -> Losses:
-        """Return a term named as the loss, and those that have a weight."""
-        from img2img_train.objectives.losses import fft_loss, ms_ssim_loss
+        """Return a term named as the loss, and ``fft`` and ``lpips``, weighted, if asked for."""
+        from img2img_train.objectives.losses import fft_loss
 
         output, target = outputs["output"], batch.target
         terms = {type(self).__name__.lower(): self.distance(output, target)}
         if self.fft_weight:
             terms["fft"] = self.fft_weight * fft_loss(output, target)
-        if self.ms_ssim_weight:
-            terms["ms_ssim"] = self.ms_ssim_weight * ms_ssim_loss(output, target)
         if self.lpips:
             terms["lpips"] = self.lpips_weight * nets["lpips"](output, target).mean()
         return terms
