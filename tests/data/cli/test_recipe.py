@@ -507,6 +507,18 @@ def test_a_published_recipe_lists_what_differs(name: str, words: tuple[str, ...]
     assert not [word for word in words if word not in listed]
 
 
+@pytest.mark.parametrize("name", ["bsrgan", "real_esrgan"])
+def test_a_blind_restorer_trains_on_what_its_corpus_holds_at_a_scale_of_1(name: str) -> None:
+    content, place = read_yaml(ROOT / "recipes" / f"{name}.yaml")
+    pipeline = content["corpus"][0]["degrade"]["degradation"]
+    assert content["run"]["degrade"] == pipeline
+    smallest = {"bsrgan": 0.5, "real_esrgan": 0.15}[name]
+    degradation = parse_spec(pipeline, place).degradation
+    drawn = [degradation.draw(np.random.default_rng(seed)) for seed in range(99)]
+    scales = [value for one in drawn for key, value in one.items() if key.endswith(".scale")]
+    assert min(scales) >= smallest
+
+
 def test_bsrgan_shuffles_half_of_the_images_and_the_noises_of_the_others() -> None:
     content, place = read_yaml(ROOT / "recipes" / "bsrgan.yaml")
     degradation = parse_spec(content["degradation"], place.below("degradation")).degradation
