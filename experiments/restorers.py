@@ -60,10 +60,10 @@ ORIGINAL: Final = "autoencoder of the original"
 ROWS: Final = {
     "original": Row(ORIGINAL, "--preset original"),
     "unet": Row("U-Net of the experiments", "--preset original --net unet"),
-    "residual": Row("U-Net, residual", "--net unet --residual"),
+    "residual": Row("U-Net, residual", "--net unet --residual --width 32"),
     "nafnet": Row("NAFNet", "--net nafnet"),
     "default": Row("defaults of this tool"),
-    "long": Row("defaults, longer", "--epochs 400"),
+    "long": Row("defaults, longer", "--epochs 40"),
     "mixture": Row("defaults, one network for both blurs", corpora=(MEN, SHRUNK_MEN)),
 }
 LEFT_OUT: Final = {"constant"}
