@@ -18,18 +18,18 @@ from img2img_train.training.fit import FitResult
 from img2img_train.training.fit import fit as train
 
 
-def fit(corpora: Any, out: StrPath = "", loss: str = "l2", **settings: Any) -> FitResult:
+def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
     """Train a model as ``img2img-train fit`` does, without its report; return the run.
 
     ``corpora`` is one or several, each a path, ``"PATH=WEIGHT"`` or an opened corpus; ``settings``
     are the options of the command. The same call continues an interrupted run. The result may be
     given wherever the path of a run is taken.
 
-    >>> run = train.fit("corpora/gaussian", out="runs/l2", net="unet", width=4, epochs=2)
+    >>> run = train.fit("corpora/gaussian", out="runs/edsr", width=4, epochs=2)
     >>> run.progress.step
     2
     """
-    values = {**settings, "corpora": corpora, "out": os.fspath(out), "loss": loss}
+    values = {**settings, "corpora": corpora, "out": os.fspath(out)}
     values["init"] = os.fspath(settings.get("init") or "")
     with Display() as display:
         return train(configure({}, with_start(values)), display)
