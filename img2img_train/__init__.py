@@ -1,7 +1,7 @@
 """Train, score and apply image-to-image models on paired corpora.
 
 >>> import img2img_train as train
->>> run = train.fit("corpora/gaussian", loss="l2", out="runs/l2", net="unet", width=4, epochs=2)
+>>> run = train.fit("corpora/gaussian", out="runs/unet", net="unet", width=4, epochs=2)
 >>> model = train.load(run)
 >>> model(photo).shape
 (32, 40, 3)

@@ -25,7 +25,7 @@ def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
     are the options of the command. The same call continues an interrupted run. The result may be
     given wherever the path of a run is taken.
 
-    >>> run = train.fit("corpora/gaussian", out="runs/edsr", width=4, epochs=2)
+    >>> run = train.fit("corpora/gaussian", out="runs/unet", net="unet", width=4, epochs=2)
     >>> run.progress.step
     2
     """
@@ -49,7 +49,7 @@ def evaluate(
     inputs, their ``gain``, its 95 % interval, the ``baselines`` (those that suit the corpus, names
     with commas, or "none"), a ``conclusion`` in words, and all ``image_scores``.
 
-    >>> train.evaluate("runs/l2", "corpora/gaussian", split="test")
+    >>> train.evaluate("runs/unet", "corpora/gaussian", split="test")
     l2 on gaussian, 5 images: PSNR 12... dB, input 20..., gain -8...
     """
     settings = {"split": split, "batch": batch, "metrics": metrics, "baselines": baselines}

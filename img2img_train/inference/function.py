@@ -31,7 +31,7 @@ class Model:
     image, or a PIL image, which gives a PIL image; every other gives an array. The output is that
     of ``img2img-train translate``, in tiles.
 
-    >>> model = train.load("runs/l2", tile=256)
+    >>> model = train.load("runs/unet", tile=256)
     >>> model(photo).shape, model("photos/000.jpg").dtype
     ((32, 40, 3), dtype('uint8'))
     """
@@ -90,7 +90,7 @@ def load(
     ``direction`` is AtoB or BtoA, of a model that has both; ``settings`` are those of ``translate``
     for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass).
 
-    >>> train.load("runs/l2", device="cpu")
+    >>> train.load("runs/unet", device="cpu")
     <model 'runs/l2/checkpoints/latest.safetensors': unet of width 4, step 2, on cpu>
     """
     chosen = build_model(TranslateSettings, settings)

@@ -45,13 +45,13 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Change to a folder with photos/, corpora/gaussian and runs/l2, where doctests run."""
+    """Change to a folder with photos/, corpora/gaussian and runs/unet, where doctests run."""
     folder, before = tmp_path_factory.mktemp("home"), Path.cwd()
     os.chdir(folder)
     write_photos(Path("photos"), 12)
     splits = "train=0.7,test=0.3"
     data.build("blur", "photos", "corpora/gaussian", kind="gaussian", sigma=3, split=splits, jobs=1)
-    train.fit("corpora/gaussian", out="runs/l2", net="unet", width=4, epochs=2)
+    train.fit("corpora/gaussian", out="runs/unet", net="unet", width=4, epochs=2)
     yield folder
     os.chdir(before)
 
@@ -126,7 +126,7 @@ def main(photo: NDArray[np.uint8], picture: Image.Image) -> None:
     pair_of_tensors: tuple[Tensor, Tensor] = dataset[0]
     for input, target in dataset.batches(epoch=1):
         loss: Tensor = (input - target).square().mean()
-    run = train.fit(corpus, loss="l2", out="runs/l2")
+    run = train.fit(corpus, loss="l2", out="runs/unet")
     model: train.Model = train.load(run)
     restored: NDArray[Any] = model(photo)
     again: Image.Image = model(picture)
@@ -383,9 +383,9 @@ def test_a_model_gives_the_images_of_translate(
     name: str, photos_of_all_kinds: Path, tmp_path: Path
 ) -> None:
     path = photos_of_all_kinds / f"{name}.png"
-    command("translate", "runs/l2", path, tmp_path / "out.png", "--tile", 32, "--overlap", 8)
+    command("translate", "runs/unet", path, tmp_path / "out.png", "--tile", 32, "--overlap", 8)
     expected = io.read(tmp_path / "out.png", io.ReadPolicy(depth="keep", channels="keep")).pixels
-    model = train.load("runs/l2", tile=32, overlap=8)
+    model = train.load("runs/unet", tile=32, overlap=8)
     assert np.array_equal(model(path), expected)
     if name != "deep":  # PIL has no colors of 16 bits
         image = model(Image.open(path))
@@ -413,15 +413,15 @@ def test_a_model_gives_the_images_of_translate(
 )
 def test_a_model_names_what_is_not_an_image(image: Any, home: Path) -> None:
     with pytest.raises(data.UsageError, match="H x W x C"):
-        train.load("runs/l2")(image)
-    with pytest.raises(data.Img2ImgError, match=r"'runs/l2/config\.json'"):
-        train.load("runs/l2")("runs/l2/config.json")
+        train.load("runs/unet")(image)
+    with pytest.raises(data.Img2ImgError, match=r"'runs/unet/config\.json'"):
+        train.load("runs/unet")("runs/unet/config.json")
 
 
 def test_scores_are_those_of_the_command(home: Path, tmp_path: Path) -> None:
-    command("evaluate", "runs/l2", "--on", "corpora/gaussian", "--out", tmp_path)
+    command("evaluate", "runs/unet", "--on", "corpora/gaussian", "--out", tmp_path)
     (saved,) = json.loads(next(tmp_path.rglob("*.json")).read_text())["evaluations"]
-    scores = train.evaluate(train.load("runs/l2"), data.open_corpus("corpora/gaussian"))
+    scores = train.evaluate(train.load("runs/unet"), data.open_corpus("corpora/gaussian"))
     assert saved["gain"] == pytest.approx(scores.gain, abs=1e-3)
     assert len(repr(scores)) < 100
     assert f"PSNR {scores.scores['psnr']:.2f} dB, input" in repr(scores)
