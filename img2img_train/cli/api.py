@@ -50,7 +50,7 @@ def evaluate(
     with commas, or "none"), a ``conclusion`` in words, and all ``image_scores``.
 
     >>> train.evaluate("runs/unet", "corpora/gaussian", split="test")
-    l2 on gaussian, 5 images: PSNR 12... dB, input 20..., gain -8...
+    unet on gaussian, 5 images: PSNR 12... dB, input 20..., gain -8...; wiener 35..., gain -23...
     """
     settings = {"split": split, "batch": batch, "metrics": metrics, "baselines": baselines}
     options, opened = build_model(EvaluateSettings, settings), open_corpus(corpus)

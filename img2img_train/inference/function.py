@@ -91,7 +91,7 @@ def load(
     for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass).
 
     >>> train.load("runs/unet", device="cpu")
-    <model 'runs/l2/checkpoints/latest.safetensors': unet of width 4, step 2, on cpu>
+    <model 'runs/unet/checkpoints/latest.safetensors': unet of width 4, step 2, on cpu>
     """
     chosen = build_model(TranslateSettings, settings)
     return Model(load_generator(Path(path), device, direction), chosen)
