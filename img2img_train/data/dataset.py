@@ -325,7 +325,7 @@ def _measure(
     """
     crop, load_size = config.crop, config.load_size
     if crop is None:
-        crop = 0 if load_size or max(_size(read_first())) <= AUTO_CROP else AUTO_CROP
+        crop = 0 if load_size or min(_size(read_first())) <= AUTO_CROP else AUTO_CROP
     if crop > load_size > 0:
         why = f"is {crop}, more than --load-size {load_size}"
         raise UsageError("option", "--crop", why, "give a smaller one")

@@ -20,6 +20,7 @@ from small_runs import DEGRADED, seen, small_config
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CorpusError, Rejected, UsageError
 from img2img_data.images import io
+from img2img_train.config import RunConfig
 from img2img_train.data import dataset
 from img2img_train.data.augment import Crops, resize_to, stack_crops
 from img2img_train.data.color import denormalize
@@ -109,6 +110,36 @@ def test_16_bits_are_resized_as_8() -> None:
 def test_a_crop_beyond_the_load_size_is_one_line(mixed: Path) -> None:
     with pytest.raises(UsageError, match="more than --load-size 20"):
         RunData.open(small_config("l2", mixed, load_size=20, crop=24))
+
+
+@pytest.mark.parametrize(
+    ("loss", "size", "given", "expected"),
+    [
+        ("charbonnier", (64, 120), {}, (0, False)),
+        ("charbonnier", (100, 120), {}, (96, True)),
+        ("l1", (100, 120), {"rotate": False}, (96, False)),
+        ("l1", (100, 120), {"crop": 0}, (0, False)),
+        ("l2", (100, 120), {"crop": 32}, (32, False)),
+        ("pix2pix", (100, 120), {}, (0, False)),
+        ("charbonnier", (100, 120), {"preset": "original"}, (0, False)),
+    ],
+)
+def test_restorers_train_on_crops_of_large_images(
+    loss: str, size: tuple[int, int], given: dict[str, Any], expected: Any, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 9}, size=size)
+    config = RunConfig(corpora=corpus, loss=loss, batch=4, **{"net": "unet", **given})
+    resolved = dataset.resolve(config, dataset.open_training(config))
+    assert (resolved.crop, resolved.rotate) == expected
+    # 3,000 steps of 4 of 9 pairs, or what was published.
+    assert resolved.epochs == {"pix2pix": 200}.get(loss, 50 if "preset" in given else 1500)
+
+
+def test_images_that_are_not_square_cannot_be_turned(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 32))
+    config = RunConfig(corpora=corpus, rotate=True)
+    with pytest.raises(UsageError, match=r"--rotate.*16x32; give --crop"):
+        dataset.resolve(config, dataset.open_training(config))
 
 
 def test_every_position_can_be_drawn() -> None:
