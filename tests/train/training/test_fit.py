@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import struct
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -576,29 +577,23 @@ def test_out_of_memory_is_one_line_with_a_hint(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is catch_out_of_memory as on Linux")
-def test_inference_out_of_memory_is_one_line_with_a_hint(
-    tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
+def test_inference_out_of_memory_is_one_line_with_a_hint(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     large = write_corpus(tmp_path / "corpus", {"train": 1, "test": 8}, size=(512, 512))
     tiny = ["--net", "unet", "--width", 64, "--batch", 1, "--max-steps", 1, "--samples", 1]
     assert command(large, *tiny, "--crop", 32, "--threads", 1, "--no-report", "--out", "run") == 0
     Path("large.png").write_bytes(io.encode(make_photo(1, 1024, 1024), "png"))
     words = ["evaluate", "run", "--on", large, "--out", "scores", "--device", "cpu"]
-    for argv, message in (
-        ([*words, "--batch", 8], "error: scoring: out of memory on cpu; give a smaller --batch"),
-        (
-            ["translate", "run", "large.png", "out.png", "--tile", 1024],
-            "out of memory on cpu; give a smaller",
-        ),
+    whole = ["translate", "run", "large.png", "out.png", "--tile", 1024]
+    script = Path(__file__).parents[2] / "memory_limit.py"
+    for size, argv, code, message in (
+        (400_000_000, [*words, "--batch", 8], 1, "error: scoring: out of memory on cpu; give a s"),
+        (400_000_000, whole, 1, "out of memory on cpu; give a smaller"),
+        (20_000_000, words, 2, "does not fit into memory"),
     ):
-        capsys.readouterr()
-        with memory_left(400_000_000):
-            assert command(*argv) == 1
-        assert message in capsys.readouterr().err
-    with memory_left(100_000_000):
-        assert command(*words) == 2
-    assert "does not fit into memory" in capsys.readouterr().err
+        all_words = [sys.executable, script, size, *argv]
+        done = subprocess.run(list(map(str, all_words)), stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, message in done.stderr) == (code, True), done.stderr
 
 
 @pytest.mark.parametrize(
