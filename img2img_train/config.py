@@ -65,6 +65,8 @@ PRESETS: Final[Mapping[Preset, Mapping[str, Any]]] = {
         "batch": 64,
         "epochs": 50,
         "epochs_decay": 0,
+        "validate_every": 1,
+        "samples_every": 5,
         "lr": 2e-4,
         "decay": "linear",
         "beta1": 0.5,
@@ -198,8 +200,9 @@ class RunConfig(FrozenModel):
 
     validation_split: str = setting("Validation", "val", min_length=1)
     """held-out split; its PSNR selects the checkpoint of l2 and l1"""
-    validate_every: Count = setting("Validation", 1)
-    """epochs between validations; 0: the last epoch only"""
+    validate_every: int | None = setting("Validation", 1, ge=0, le=10**9)
+    """epochs between validations; 0: the last epoch only; default with l2, l1 and charbonnier: a
+    twentieth of all epochs"""
     patience: Count = setting("Validation", 0)
     """early stopping, validations without progress; that is without a better PSNR on held-out
     pairs; 0: no early stopping"""
@@ -212,8 +215,9 @@ class RunConfig(FrozenModel):
     keep_every: Count = setting("Output", 0, advanced=True)
     """epochs between checkpoints that are kept; checkpoints/epoch-00010.safetensors; networks only;
     0: none are kept"""
-    samples_every: Count = setting("Output", 5, advanced=True)
-    """epochs between sample grids; 0: the last epoch only"""
+    samples_every: int | None = setting("Output", 5, advanced=True, ge=0, le=10**9)
+    """epochs between sample grids; 0: the last epoch only; default with l2, l1 and charbonnier: a
+    tenth of all epochs, 5 at least"""
     samples: int = setting("Output", 8, advanced=True, ge=1, le=64)
     """images in a sample grid"""
     sample_keys: str = setting("Output", "", advanced=True)

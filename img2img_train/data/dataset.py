@@ -277,7 +277,8 @@ def open_training(config: RunConfig) -> ImageSet:
 
 
 def resolve(config: RunConfig, images: ImageSet) -> RunConfig:
-    """Return the configuration with length, crops and turns that follow from the training images.
+    """Return the configuration with what follows from the training images: length, crops, turns,
+    and how often to validate.
 
     Raises UsageError if images that are not square are to be turned.
     """
@@ -288,7 +289,12 @@ def resolve(config: RunConfig, images: ImageSet) -> RunConfig:
         raise UsageError("option", "--rotate", why, hint)
     steps = max(1, len(images) // config.batch)  # of an epoch
     epochs = config.epochs or max(LEAST_EPOCHS, math.ceil(STEPS / steps))
-    return config.model_copy(update={"crop": images.crop, "rotate": rotate, "epochs": epochs})
+    update: dict[str, Any] = {"crop": images.crop, "rotate": rotate, "epochs": epochs}
+    if config.validate_every is None:
+        update["validate_every"] = max(1, epochs // 20)
+    if config.samples_every is None:
+        update["samples_every"] = max(5, epochs // 10)
+    return config.model_copy(update=update)
 
 
 def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:

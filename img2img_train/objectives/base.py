@@ -68,6 +68,8 @@ class PublishedDefaults(TypedDict, total=False):
     flip: bool
     crop: int | None
     rotate: bool | None
+    validate_every: int | None
+    samples_every: int | None
     test_dropout: bool
     test_norm: Literal["running", "batch"]
 

@@ -42,7 +42,8 @@ class PixelObjective(Objective):
         """
         defaults: PublishedDefaults = {"batch": 4, "epochs": None, "epochs_decay": None}
         defaults |= {"lr": 2e-3, "decay": "cosine", "beta1": 0.9, "ema": 0.998}
-        return {**defaults, "clip_grad": 0.1, "flip": True, "crop": None, "rotate": None}
+        defaults |= {"clip_grad": 0.1, "flip": True, "crop": None, "rotate": None}
+        return {**defaults, "validate_every": None, "samples_every": None}
 
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images

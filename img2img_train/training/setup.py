@@ -38,7 +38,7 @@ def resolve_auto(config: RunConfig) -> RunConfig:
         begun = RunConfig.load(folder.config)
         update: dict[str, Any] = {
             name: getattr(begun, name)
-            for name in ("epochs", "crop", "rotate")
+            for name in ("epochs", "crop", "rotate", "validate_every", "samples_every")
             if getattr(config, name) is None
         }
         config = config.model_copy(update=update)
@@ -214,7 +214,7 @@ def _check_patience(config: RunConfig, held_out: dataset.ImageSet | None) -> Non
         why = f"needs pairs: no score tells when {config.loss} is at its best"
     elif held_out is None:
         why = f"needs held-out pairs, and there is no split '{config.validation_split}'"
-    elif not config.validate_every:
+    elif config.validate_every == 0:
         why = "counts validations, and --validate-every 0 leaves only the last one"
     if config.patience and why is not None:
         raise UsageError("option", "--patience", why, "leave it out")

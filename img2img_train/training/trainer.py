@@ -164,7 +164,7 @@ class Trainer:
         means = {name: round_score(total / p.loss_counts[name]) for name, total in sums}
         rows: list[dict[str, Any]] = [{"kind": "train", **at, "images": p.images, "losses": means}]
         update: dict[str, Any] = {"loss_sums": {}, "loss_counts": {}, "logged_step": p.step}
-        if self.data.held_out and (last or _is_due(epoch, self.config.validate_every)):
+        if self.data.held_out and (last or _is_due(epoch, self.config.validate_every or 0)):
             rows.append({"kind": "validation", **at, **self._validate(self.data.held_out)})
             all_rows = [*self.log_rows, *rows]
             update["stale_validations"] = early_stopping.validations_since_best(all_rows)
@@ -177,7 +177,7 @@ class Trainer:
             text = f"stopped early after epoch {epoch}: no better PSNR in "
             text += f"{self.config.patience:,} validations"
             rows.append({"kind": "stopped", **at, "text": text})
-        if last or early or _is_due(epoch, self.config.samples_every):
+        if last or early or _is_due(epoch, self.config.samples_every or 0):
             self._write_samples(epoch)
         if _is_due(epoch, self.config.keep_every):
             kept = self.folder.checkpoints / f"epoch-{epoch:05d}.safetensors"
