@@ -656,8 +656,10 @@ def is_cut_off(send: Callable[[], tuple[int, str]]) -> bool:
     """Return True if a body is too large: the server answers 413 and reads no further."""
     try:
         return send()[0] == 413
+    # The answer, or its end, is lost if the connection ends while the client still sends.
+    except ConnectionError:
+        return True
     except urllib.error.URLError as error:
-        # The answer is lost if the connection ends while the client still sends.
         return isinstance(error.reason, ConnectionError)
 
 
