@@ -174,8 +174,7 @@ class RunConfig(FrozenModel):
     lr: float = setting("Optimization", 2e-4, gt=0, le=10)
     """learning rate"""
     epochs_decay: int | None = setting("Optimization", 0, ge=0, le=10**9)
-    """epochs of decay to 0, at the end; of the learning rate; 0: no decay; none given: with --decay
-    the whole run, unless the objective has a published decay"""
+    """epochs of decay to 0, at the end; of the learning rate; 0: no decay"""
     decay: Decay = setting("Optimization", "linear")
     """learning-rate decay; without --epochs-decay it spans the whole run, unless the objective has
     a published decay"""
@@ -199,7 +198,7 @@ class RunConfig(FrozenModel):
     """steps after which training ends; 0: after all epochs"""
 
     validation_split: str = setting("Validation", "val", min_length=1)
-    """held-out split; its PSNR selects the checkpoint of l2 and l1"""
+    """held-out split; its PSNR selects the checkpoint of l2, l1 and charbonnier"""
     validate_every: int | None = setting("Validation", 1, ge=0, le=10**9)
     """epochs between validations; 0: the last epoch only; default with l2, l1 and charbonnier: a
     twentieth of all epochs"""

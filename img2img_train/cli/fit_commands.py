@@ -65,7 +65,7 @@ class FitCommand(ModelCommand):
         return super().parse_args(ctx, args)
 
     def shown_options(self, ctx: click.Context, full: bool) -> list[click.Option]:
-        """Return the options of the given loss; without one, those of l2, or all in full."""
+        """Return the options of the given loss; without one, of the default, or all in full."""
         from img2img_train.config import DEFAULT_LOSS, all_fields, fields_of
         from img2img_train.objectives.registry import OBJECTIVES
 
@@ -136,7 +136,7 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
 
     if not values.get("init"):
         return {name: value for name, value in values.items() if name != "init"}
-    # A run that has begun needs its start no more: it may be gone.
+    # A run that has begun has its settings, and needs its start no more: that may be gone.
     begun = Path(values.get("out") or values["init"]) / CONFIG_FILE
     page = read_page(begun) if begun.is_file() else {}
     saved = page.get("config") or read_description(find_checkpoint(values["init"])).config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,9 +31,6 @@ from img2img_train.distributed.memory import SHARE_OF_MEMORY, free_memory
 from img2img_train.objectives.registry import OBJECTIVES
 
 READERS: Final = 4
-STEPS: Final = 3000
-LEAST_EPOCHS: Final = 3
-"""A run of ``epochs=None`` takes at least so many steps, and sees each image so many times."""
 AUTO_CROP: Final = 96
 """Side of the crops that ``crop=None`` cuts from larger images, pixels."""
 READ_AT_ONCE: Final = 4096
@@ -276,25 +272,19 @@ def open_training(config: RunConfig) -> ImageSet:
     return images
 
 
-def resolve(config: RunConfig, images: ImageSet) -> RunConfig:
-    """Return the configuration with what follows from the training images: length, crops, turns,
-    and how often to validate.
+def resolve_crops(config: RunConfig, images: ImageSet) -> RunConfig:
+    """Return the configuration with the crops and turns that follow from the training images.
 
     Raises UsageError if images that are not square are to be turned.
     """
     height, width = images.size
-    rotate = config.crop is None and images.crop > 0 if config.rotate is None else config.rotate
+    rotate = config.rotate
+    if rotate is None:
+        rotate = config.crop is None and images.crop > 0
     if rotate and height != width:
         why, hint = f"needs square images, they are {width}x{height}", "give --crop, or omit it"
         raise UsageError("option", "--rotate", why, hint)
-    steps = max(1, len(images) // config.batch)  # of an epoch
-    epochs = config.epochs or max(LEAST_EPOCHS, math.ceil(STEPS / steps))
-    update: dict[str, Any] = {"crop": images.crop, "rotate": rotate, "epochs": epochs}
-    if config.validate_every is None:
-        update["validate_every"] = max(1, epochs // 20)
-    if config.samples_every is None:
-        update["samples_every"] = max(5, epochs // 10)
-    return config.model_copy(update=update)
+    return config.model_copy(update={"crop": images.crop, "rotate": rotate})
 
 
 def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
@@ -396,9 +386,11 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     )
 
 
-def _option_of_targets(config: RunConfig) -> str:
-    """Return the option by which inputs are made of targets, empty if there is none."""
-    return "--degrade" if config.degrade is not None else "--clean-share" * bool(config.clean_share)
+def _option_of_targets(config: RunConfig) -> str | None:
+    """Return the option by which inputs are made of targets, None if there is none."""
+    if config.degrade is not None:
+        return "--degrade"
+    return "--clean-share" if config.clean_share else None
 
 
 def _target_size(pair: tuple[Corpus, Pair]) -> tuple[Path, checks.Size]:

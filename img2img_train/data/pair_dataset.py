@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from img2img_train.config import config_of
 from img2img_train.data import loader
 from img2img_train.data.augment import Crops
-from img2img_train.data.dataset import open_training, resolve
+from img2img_train.data.dataset import open_training, resolve_crops
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -36,7 +36,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, corpora: Any, split: str = "train", **settings: Any) -> None:
         config = config_of({**settings, "corpora": corpora, "split": split})
         self.images = open_training(config)
-        self.config = resolve(config, self.images)
+        self.config = resolve_crops(config, self.images)
         self.plan = loader.SamplingPlan.of(self.config, self.images)
 
     def __len__(self) -> int:

@@ -255,8 +255,8 @@ class EdsrBlock(nn.Module):
 class Edsr(PaddedGenerator):
     """Residual blocks without norm behind a pixel unshuffle; the output is unbounded.
 
-    The body of EDSR (Lim, Son, Kim, Nah, Lee 2017, section 3); H and W are multiples of 2. The
-    receptive field is 4 ``blocks`` + 4 pixels to each side, and a bit.
+    The body of EDSR (Lim, Son, Kim, Nah, Lee 2017, section 3); H and W are multiples of 2. Two by
+    two pixels of the output see 4 ``blocks`` + 4 pixels beyond themselves on each side.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:

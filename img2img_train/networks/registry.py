@@ -21,10 +21,11 @@ MAX_PARAMETERS: Final = 1 << 30
 def build(spec: NetworkSpec, seed: int | None = None) -> nn.Module:
     """Return the network of a spec on the CPU, initialized by ``seed``, or uninitialized.
 
-    ``init`` of the architecture is "normal": weights of convolutions are drawn from N(0, 0.02), of
-    norms from N(1, 0.02), biases are 0 (Radford, Metz, Chintala 2016; Isola et al. 2017, 6.2); or
-    "he": N(0, 2 / inputs of a unit), norms are 1, the last layer and learned scales are 0 (He et
-    al. 2015, eq. 10). Raises UsageError for more than 2^30 parameters.
+    Biases are 0. With ``init`` "normal" of the architecture, weights of convolutions are drawn with
+    a standard deviation of 0.02 and a mean of 0, those of norms with a mean of 1 (Radford, Metz,
+    Chintala 2016; Isola et al. 2017, 6.2). With "he" the deviation is sqrt(2 / fan-in) (He et al.
+    2015, eq. 10), norms are 1, the last layer and learned scales 0. Raises UsageError for more than
+    2^30 parameters.
     """
     network = build_on_meta(spec)
     network.to_empty(device="cpu")

@@ -36,10 +36,7 @@ class PixelObjective(Objective):
     """weight of the perceptual loss, with --lpips"""
 
     def published_defaults(self) -> PublishedDefaults:
-        """Return settings for restoration, after Lim et al. (2017), Chen et al. (2022).
-
-        Which of them matter, and by how much, is measured in docs/log.md.
-        """
+        """Return settings for restoration; docs/log.md has the measurements that chose them."""
         defaults: PublishedDefaults = {"batch": 4, "epochs": None, "epochs_decay": None}
         defaults |= {"lr": 2e-3, "decay": "cosine", "beta1": 0.9, "ema": 0.998}
         defaults |= {"clip_grad": 0.1, "flip": True, "crop": None, "rotate": None}

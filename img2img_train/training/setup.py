@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import choose_device
 
 MAX_SPEC_CHARACTERS: Final = 120
+STEPS: Final = 3000
+LEAST_EPOCHS: Final = 3
+"""A run of ``epochs=None`` takes at least so many steps, and sees each image so many times."""
 
 
 # ----------------------------------------------------------------------------------------- settings
@@ -54,6 +58,17 @@ def resolve_auto(config: RunConfig) -> RunConfig:
         cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
         threads = max(1, cores // torchrun_env().local_world_size)
     return config.model_copy(update={"device": device, "threads": threads, "precision": precision})
+
+
+def resolve_length(config: RunConfig, steps_per_epoch: int) -> RunConfig:
+    """Return the configuration with epochs, and how often to validate and to draw samples."""
+    epochs = config.epochs or max(LEAST_EPOCHS, math.ceil(STEPS / steps_per_epoch))
+    update = {"epochs": epochs}
+    if config.validate_every is None:
+        update["validate_every"] = max(1, epochs // 20)
+    if config.samples_every is None:
+        update["samples_every"] = max(5, epochs // 10)
+    return config.model_copy(update=update)
 
 
 def multiplies_bf16(device: str) -> bool:
@@ -140,7 +155,7 @@ class RunData:
         Raises UsageError or CorpusError.
         """
         train = dataset.open_training(config)
-        config = dataset.resolve(config, train)
+        config = dataset.resolve_crops(config, train)
         held_out = dataset.open_images(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "has splits with images of different sizes"
@@ -148,6 +163,7 @@ class RunData:
         check_device_cache(config.cache, train, config.workers)
         _check_patience(config, held_out)
         plan = SamplingPlan.of(config, train)
+        config = resolve_length(config, plan.steps_per_epoch)
         dataset.indices_of_keys(held_out or train, config.grid_keys)
         for spec in config.objective.networks(train.channel_layout.channels).values():
             spec.check_size(*train.size, max(1, plan.step_images // config.accumulate))

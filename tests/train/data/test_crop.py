@@ -129,7 +129,7 @@ def test_restorers_train_on_crops_of_large_images(
 ) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 9}, size=size)
     config = RunConfig(corpora=corpus, loss=loss, batch=4, **{"net": "unet", **given})
-    resolved = dataset.resolve(config, dataset.open_training(config))
+    resolved = RunData.open(config).config
     assert (resolved.crop, resolved.rotate) == expected
     # 3,000 steps of 4 of 9 pairs, or what was published.
     assert resolved.epochs == {"pix2pix": 200}.get(loss, 50 if "preset" in given else 1500)
@@ -139,7 +139,7 @@ def test_images_that_are_not_square_cannot_be_turned(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 32))
     config = RunConfig(corpora=corpus, rotate=True)
     with pytest.raises(UsageError, match=r"--rotate.*16x32; give --crop"):
-        dataset.resolve(config, dataset.open_training(config))
+        RunData.open(config)
 
 
 def test_every_position_can_be_drawn() -> None:

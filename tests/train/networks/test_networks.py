@@ -172,16 +172,14 @@ def test_a_restored_pixel_sees_as_far_as_documented(blocks: int) -> None:
     assert seen.max(0).values.tolist() == [24 + side + 1] * 2
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+# The others halve images down to one pixel, so each pixel sees nearly all of any image.
+@pytest.mark.parametrize("name", [n for n in GENERATORS if NETWORKS[n].smallest <= 16])
 def test_networks_that_look_at_the_whole_image_say_so(name: GeneratorName) -> None:
     """Where a far corner changes the output, tiles differ from the whole."""
     network = build(make_spec(name, (1, 1), 4), 0).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    side = max(512, network.smallest) if not name.startswith(("unet-", "encoder-")) else 0
-    if not side:
-        return
-    x = torch.rand(1, 1, 16, side) * 2 - 1
+    x = torch.rand(1, 1, 16, 512) * 2 - 1
     y = torch.cat([x[..., :-32], -x[..., -32:]], 3)
     with torch.no_grad():
         differs = not torch.equal(network(x)[..., :8], network(y)[..., :8])
