@@ -77,8 +77,9 @@ class OnTheFly:
         drawn = [tuple(sorted(self.draw(pair, epoch).items())) for pair in pairs]
         if all(parameters == drawn[0] for parameters in drawn):
             drawn = drawn[:1]
-        rows, columns = (np.stack([_operator(self.degradation, p, n) for p in drawn]) for n in size)
-        return rows, columns
+        # Of a square both sides have the same matrix.
+        sides = {n: np.stack([_operator(self.degradation, p, n) for p in drawn]) for n in {*size}}
+        return sides[size[0]], sides[size[1]]
 
 
 def source_of(pair: Pair) -> bytes:

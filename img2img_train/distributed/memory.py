@@ -13,7 +13,15 @@ SHARE_OF_MEMORY: Final = 0.5
 """Share of the free memory that images may take."""
 
 # cuBLAS, cuDNN and the allocators of the CPU and MPS raise plain RuntimeErrors with these words.
-MESSAGES: Final = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+# cuDNN finds no algorithm or engine where the workspaces of all of them are too large.
+MESSAGES: Final = (
+    "out of memory",
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "unable to find an engine",
+    "valid cuDNN algorithm",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -176,8 +176,10 @@ def sync_batch_norm(network: nn.Module, world_size: int) -> None:
 
 
 def dropout_seeds(images: Tensor) -> tuple[int, ...]:
-    """Return a seed for each of N images, a hash of its values."""
-    arrays = images.detach().cpu().contiguous().numpy()
+    """Return a seed for each of N images with values in [-1, 1], a hash of their 16-bit levels."""
+    # Devices round the last bit of a float differently; the hash of whole levels is the same.
+    levels = ((images.detach() + 1) * 32767.5).round().to(torch.int32)
+    arrays = levels.cpu().contiguous().numpy()
     digests = (blake2b(array.tobytes(), digest_size=7) for array in arrays)
     return tuple(int.from_bytes(d.digest(), "little") for d in digests)
 

@@ -77,9 +77,9 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Te
 @torch.no_grad()
 def clip_weights(networks: Iterable[nn.Module], bound: float) -> None:
     """Clip all weights to [-bound, bound] (Arjovsky et al. 2017, algorithm 1, line 7)."""
-    for network in networks:
-        for parameter in network.parameters():
-            parameter.clamp_(-bound, bound)
+    weights: list[Tensor] = [weight for network in networks for weight in network.parameters()]
+    torch._foreach_clamp_min_(weights, -bound)
+    torch._foreach_clamp_max_(weights, bound)
 
 
 def concat_channels(condition: Tensor, image: Tensor) -> Tensor:

@@ -36,5 +36,5 @@ class ModelEma:
         for name in (name for name in names if name in self.nets):
             average, net = self.nets[name], nets[name]
             torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), weight)
-            for copied, buffer in zip(average.buffers(), net.buffers(), strict=True):
-                copied.copy_(buffer)
+            if buffers := list(net.buffers()):
+                torch._foreach_copy_(list(average.buffers()), buffers)

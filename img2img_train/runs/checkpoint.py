@@ -132,7 +132,9 @@ def write_checkpoint(path: Path, tensors: Tensors, description: Description) -> 
     Raises CheckpointError if a tensor is not finite, OSError if writing fails.
     """
     # safetensors.torch.save would hold the whole file in memory, next to the tensors: each tensor
-    # is converted twice instead, for the digest in the header and for the file.
+    # is converted twice instead, for the digest in the header and for the file. From a device all
+    # are copied once.
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     name = first_nonfinite(tensors)
     if name is not None:
         raise _error(path, f"not written: {printable(name)} is not finite", "lower --lr")
@@ -162,7 +164,7 @@ def _replace_digest(start_of_file: bytes, old: str, new: str) -> bytes:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def first_nonfinite(tensors: Tensors) -> str | None:

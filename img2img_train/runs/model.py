@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,25 @@ def choose_device(name: str) -> torch.device:
         hint = f"choose one of {', '.join(available)}"
         raise UsageError("option", "--device", f"there is no {name} here", hint)
     return torch.device(available[0] if name == "auto" else name)
+
+
+@contextlib.contextmanager
+def cudnn_settings(fast: bool = False, tf32: bool = False) -> Iterator[None]:
+    """Set cuDNN for a block: its autotuner if ``fast``, else deterministic algorithms only.
+
+    TF32 convolutions if both. The default is that of scores and of restored images, which should
+    not depend on the settings of a training, nor vary from call to call.
+    """
+    # Matrix products stay in full float32, torch's default: on-the-fly degradations are such
+    # products. This is the older of torch's two switches for TF32: its compiler reads that one, and
+    # mixing both is an error (https://github.com/pytorch/pytorch/issues/166387).
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = fast, not fast, fast and tf32
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +83,7 @@ class LoadedModel:
         input = self.channel_layout.network_input(x)
         # Masks are drawn from the image, so its output does not depend on the batch that it is in.
         seeds = dropout_seeds(input) if self.config.test_dropout else ()
-        with dropout_at_test([self.generator], seeds):
+        with cudnn_settings(), dropout_at_test([self.generator], seeds):
             return self.channel_layout.to_rgb(self.generator(input), input)
 
     @torch.no_grad()

@@ -8,11 +8,14 @@ compiled or not.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -59,9 +62,28 @@ def compile_networks(
 
 
 def use_private_cache() -> None:
-    """Keep compiled code in a folder of this process, unless the environment names one."""
+    """Keep compiled code in the user's cache folder, unless the environment names another.
+
+    Runs find there what earlier ones compiled. Where no private folder can be made, it is one of
+    this process, removed at its end.
+    """
     # Torch's default folder has a predictable name in /tmp, and code in it is loaded without any
     # check.
-    if not os.environ.get(CACHE):
-        os.environ[CACHE] = tempfile.mkdtemp(prefix="img2img-compiled-")
-        atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
+    if os.environ.get(CACHE):
+        return
+    folder = user_cache() / "img2img" / "compiled"
+    with contextlib.suppress(OSError, RuntimeError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.lstat()
+        mine = not hasattr(os, "getuid") or about.st_uid == os.getuid()
+        if stat.S_ISDIR(about.st_mode) and mine and not about.st_mode & 0o022:
+            os.environ[CACHE] = os.fspath(folder)
+            return
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="img2img-compiled-")
+    atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
+
+
+def user_cache() -> Path:
+    """Return the folder for caches of this user; RuntimeError if the user has no home."""
+    named = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"

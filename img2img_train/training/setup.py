@@ -24,7 +24,7 @@ from img2img_train.data.loader import SamplingPlan, evenly_spaced
 from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.metrics.lpips import load_lpips
 from img2img_train.runs.folder import RunFolder
-from img2img_train.runs.model import choose_device
+from img2img_train.runs.model import choose_device, cudnn_settings
 
 MAX_SPEC_CHARACTERS: Final = 120
 STEPS: Final = 3000
@@ -98,15 +98,15 @@ def should_compile(config: RunConfig, device: torch.device) -> bool:
 def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Set torch's threads, random state and algorithms for a run, and restore them afterwards."""
     deterministic, cuda = is_deterministic(config, device), device.type == "cuda"
-    if deterministic and cuda:
-        # cuBLAS reads it when it starts:
+    if cuda:
+        # cuBLAS reads it when it starts, which may be for another run of this process:
         # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with (
         torch.random.fork_rng([torch.cuda.current_device()] if cuda else []),
-        cudnn_settings(cuda and not deterministic),
+        cudnn_settings(fast=cuda and not deterministic, tf32=config.precision == "bf16"),
     ):
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
@@ -120,21 +120,6 @@ def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def cudnn_settings(fast: bool) -> Iterator[None]:
-    """Use cuDNN's autotuner and TF32 convolutions if ``fast``, and neither otherwise."""
-    # Matrix products stay in full float32, torch's default: on-the-fly degradations are such
-    # products. This is the older of torch's two switches for TF32: its compiler reads that one, and
-    # mixing both is an error (https://github.com/pytorch/pytorch/issues/166387).
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32
-    cudnn.benchmark, cudnn.allow_tf32 = fast, fast
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 # --------------------------------------------------------------------------------------------- data

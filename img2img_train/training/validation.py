@@ -22,6 +22,7 @@ from img2img_train.data.dataset import ImageSet, ImageStore, indices_of_keys
 from img2img_train.data.loader import StepDataset, evenly_spaced, to_device
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
 from img2img_train.objectives.base import Batch, Objective
+from img2img_train.runs.model import cudnn_settings
 
 CYCLES: Final = {"reconstructed_input": "input", "reconstructed_target": "target"}
 MAX_PSNR: Final = 100.0
@@ -78,7 +79,8 @@ class Validator:
             input, target = (torch.from_numpy(x).to(self.device) for x in (inputs, targets))
             batch = Batch(layout.input(input), layout.target(target))
             seeds = dropout_seeds(batch.input) if self.dropout else ()
-            with dropout_at_test(self.nets.values(), seeds):
+            # The autotuner would try all algorithms anew for each size of images.
+            with cudnn_settings(), dropout_at_test(self.nets.values(), seeds):
                 outputs = self.objective.forward(self.nets, batch)
             images = {"input": batch.input, "target": batch.target} | outputs
             return {n: denormalize(layout.to_rgb(x, batch.input)) for n, x in images.items()}

@@ -32,10 +32,10 @@ from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E40
 from img2img_train.inference.settings import TranslateSettings  # noqa: E402
 from img2img_train.inference.tiles import bytes_per_pixel, choose_tiling  # noqa: E402
 from img2img_train.inference.translate import translate, translate_bytes, translate_file  # noqa: E402
-from img2img_train.networks.layers import set_test_norm  # noqa: E402
+from img2img_train.networks.layers import dropout_seeds, set_test_norm  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
 from img2img_train.networks.specs import NetworkSpec  # noqa: E402
-from img2img_train.runs.model import LoadedModel  # noqa: E402
+from img2img_train.runs.model import LoadedModel, cudnn_settings  # noqa: E402
 
 TILED = TranslateSettings(tile=32, overlap=16)
 KEEP = io.ReadPolicy(depth="keep", channels="keep")
@@ -270,6 +270,28 @@ def skip_net(test_dropout: bool, test_norm: str) -> LoadedModel:
     network = build(spec, 5).eval().requires_grad_(False)
     set_test_norm(network, config.test_norm)
     return LoadedModel(network, spec, "rgb", 0, config, torch.device("cpu"), Path("model"))
+
+
+def test_masks_do_not_depend_on_the_rounding_of_a_device() -> None:
+    """CUDA multiplies by a rounded reciprocal where a CPU divides: the last bit differs."""
+    for top in (255, 65535):
+        levels = torch.arange(top + 1, dtype=torch.float32).view(1, 1, 1, -1)
+        half = torch.tensor(top / 2)
+        divided, multiplied = levels / half - 1, levels * (1 / half) - 1
+        assert not divided.equal(multiplied)
+        assert dropout_seeds(divided) == dropout_seeds(multiplied)
+        assert dropout_seeds(divided) != dropout_seeds(divided.flip(3))
+
+
+def test_images_are_restored_by_deterministic_float32_convolutions() -> None:
+    model, seen = skip_net(False, "running"), []
+    cudnn = torch.backends.cudnn
+    model.generator.register_forward_hook(
+        lambda *_: seen.append((cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32))
+    )
+    with cudnn_settings(fast=True, tf32=True):
+        model.restore(np.zeros((1, 64, 64, 3), np.uint8))
+    assert seen == [(False, True, False)]
 
 
 @pytest.mark.parametrize("test_norm", ["running", "batch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ from img2img_train.networks.layers import BatchNorm
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.model import cudnn_settings
 from img2img_train.training import compile
 from img2img_train.training import fit as loop
-from img2img_train.training.setup import cudnn_settings, should_compile
+from img2img_train.training.setup import should_compile
 from img2img_train.training.signals import StoppedBySignal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -238,13 +240,25 @@ def test_when_auto_compiles() -> None:
     assert not RunConfig(corpora="c").changes(RunConfig(corpora="c", compile="on"))
 
 
-def test_compiled_code_is_in_a_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_is_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))
     monkeypatch.delenv(compile.CACHE, raising=False)
     compile.use_private_cache()
     folder = Path(os.environ[compile.CACHE])
+    assert folder.is_relative_to(tmp_path)
     assert folder.stat().st_mode & 0o077 == 0
+    monkeypatch.delenv(compile.CACHE)
     compile.use_private_cache()
     assert Path(os.environ[compile.CACHE]) == folder
+    # A folder that others can write to is not trusted.
+    folder.chmod(0o777)
+    monkeypatch.delenv(compile.CACHE)
+    compile.use_private_cache()
+    elsewhere = Path(os.environ[compile.CACHE])
+    assert elsewhere != folder
+    assert elsewhere.stat().st_mode & 0o077 == 0
     monkeypatch.setenv(compile.CACHE, "/somewhere")
     compile.use_private_cache()
     assert os.environ[compile.CACHE] == "/somewhere"
@@ -252,9 +266,10 @@ def test_compiled_code_is_in_a_private_folder(monkeypatch: pytest.MonkeyPatch) -
 
 def test_cudnn_settings_are_restored() -> None:
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32
-    for fast in (True, False):
-        with cudnn_settings(fast):
-            assert (cudnn.benchmark, cudnn.allow_tf32) == (fast, fast)
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+    for fast, tf32 in itertools.product((True, False), repeat=2):
+        with cudnn_settings(fast, tf32):
+            found = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+            assert found == (fast, not fast, fast and tf32)
             assert torch.get_float32_matmul_precision() == "highest"
-        assert (cudnn.benchmark, cudnn.allow_tf32) == before
+        assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
