@@ -86,7 +86,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "ARCHITECTURE.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "recipes").glob("*.yaml")),
     *sorted(path for package in ROOMS for path in (ROOT / package).rglob("templates/*")),
 ]  # fmt: skip
