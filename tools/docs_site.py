@@ -288,7 +288,7 @@ _sources: Final = dict[str, str]()
 
 
 def on_config(config: Any) -> Any:
-    """Replace ``PROGRAM`` in the navigation by its commands, ``FOLDER/*`` by its pages."""
+    """Replace a program in the navigation by its commands, and ``*`` by the pages that match."""
     sys.path.insert(0, str(Path(__file__).parent))  # for the extension of Griffe
     config.nav = [_expand(entry) for entry in config.nav]
     return config
@@ -312,9 +312,9 @@ def _expand(entry: Any) -> Any:
                 for title, names in sections
             ),
         ]
-    if entry.endswith("/*"):
-        folder = entry.removesuffix("/*")
-        return [f"{folder}/{p.name}" for p in sorted((ROOT / "docs" / folder).glob("*.md"))]
+    if "*" in entry:
+        docs = ROOT / "docs"
+        return sorted(path.relative_to(docs).as_posix() for path in docs.glob(entry))
     return entry
 
 
