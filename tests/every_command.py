@@ -1,12 +1,17 @@
 """Every command and extra of both programs on tiny images, in one process that notes its sockets.
 
+A command that ends a piece of work names the command that follows, and that one must parse.
+
 ``python every_command.py FOLDER`` writes a line for each attempt to reach another machine into
 FOLDER/attempts. The backend ``dask`` is left out: it connects to the address that the user names.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +35,7 @@ def note(event: str, values: tuple[Any, ...]) -> None:
 
 sys.addaudithook(note)
 
+import click  # noqa: E402
 import cv2  # noqa: E402
 from conftest import make_photo, write_photos  # noqa: E402
 from wiki_list import write_mat  # noqa: E402
@@ -64,7 +70,7 @@ schema blur
 export c hf --format hf
 export c lmdb --format lmdb
 export pairs old --format pix2pix
-import old c2
+import old 'a corpus'
 pack c shards
 unpack shards c3
 """
@@ -104,11 +110,33 @@ def write_clip(path: Path, count: int) -> None:
     writer.release()
 
 
-def run(cli: Any, name: str, words: list[str]) -> None:
-    """Run a command; a failure ends the process."""
-    code = run_command_line(cli.group, words, name)
+PROGRAMS: Final = {"img2img-data": data, "img2img-train": train}
+WITHOUT_NEXT: Final = {"compat", "degradations", "export", "replay", "schema", "serve"}
+"""Commands that print something or write a file for another program."""
+
+
+def run(name: str, words: list[str]) -> None:
+    """Run a command; a failure, or a wrong command that is said to follow, ends the process."""
+    log = io.StringIO()
+    with contextlib.redirect_stderr(log):
+        code = run_command_line(PROGRAMS[name].group, words, name)
+    lines = log.getvalue().splitlines()
     if code != (143 if words[0] == "serve" else 0):
-        sys.exit(f"{name} {' '.join(words)} ended with {code}")
+        sys.exit("\n".join([*lines, f"{name} {shlex.join(words)} ended with {code}"]))
+    following = [line for line in lines if line.startswith("next: ")]
+    if words[0] not in WITHOUT_NEXT and (len(following) != 1 or following != lines[-1:]):
+        sys.exit(f"{name} {shlex.join(words)} names no next command: {lines[-3:]}")
+    for line in following:
+        parse(*shlex.split(line)[1:])
+
+
+def parse(name: str, *words: str) -> None:
+    """Parse a command line as the program does; a usage error is raised."""
+    group = PROGRAMS[name].group
+    context = group.make_context(name, [*words])
+    called, command, rest = group.resolve_command(context, context._protected_args + context.args)
+    assert isinstance(command, click.Command)
+    command.make_context(called, rest, parent=context)
 
 
 def main() -> None:
@@ -125,12 +153,12 @@ def main() -> None:
     # The option --open of ``serve`` starts this as the browser.
     os.environ["BROWSER"] = f"'{sys.executable}' visit.py %s &"
     for cli, name, commands in ((data, "img2img-data", DATA), (train, "img2img-train", TRAIN)):
-        words = [line.split() for line in commands.strip().splitlines()]
+        words = [shlex.split(line) for line in commands.strip().splitlines()]
         missing = {n for section in cli.SECTIONS.values() for n in section} - {w[0] for w in words}
         if missing:
             sys.exit(f"{name}: no line for {missing}")
         for line in words:
-            run(cli, name, line)
+            run(name, line)
     Path("attempts").write_text("".join(f"{line}\n" for line in attempts))
 
 

@@ -33,7 +33,7 @@ class Killer(Display):
         super().begin(title, total, done, unit)
         self.now = title
 
-    def advance(self, done: int) -> None:
+    def advance(self, done: int, *_: Any, **__: Any) -> None:
         if self.now == self.watched and done >= self.at:
             self.at = sys.maxsize
             os.kill(os.getpid(), self.number)

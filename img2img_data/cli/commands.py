@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 from pydantic import Field
 
-from img2img_data.core.command_line import FOLDER, ModelCommand, progress_of
+from img2img_data.core.command_line import FOLDER, ModelCommand, print_next, progress_of
 from img2img_data.core.errors import printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model
@@ -44,8 +44,10 @@ def build(recipe: Path, settings: dict[str, Any]) -> int:
     Paths in a recipe are relative to the current folder. The whole recipe is checked before the
     first step. Complete corpora are not built again.
     """
+    from img2img_data.cli.next_command import print_after
     from img2img_data.cli.recipe import forecast_recipe, load_recipe
     from img2img_data.cli.steps import run_and_print
+    from img2img_data.core.yaml_file import read_yaml
 
     options = build_model(BuildOptions, settings)
     steps = [step.with_jobs(options.jobs) for step in load_recipe(recipe, options.smoke)]
@@ -55,6 +57,10 @@ def build(recipe: Path, settings: dict[str, Any]) -> int:
         click.echo(step.line)
         if code := run_and_print(step.name, step.paths, step.settings):
             return code
+    if read_yaml(recipe)[0].get("run"):
+        print_next("img2img-train", "--recipe", recipe, *["--smoke"] * options.smoke)
+    else:
+        print_after(steps[-1].paths[-1])
     return 0
 
 
@@ -85,6 +91,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
     afterwards.
     """
     from img2img_data.builds.merge import exit_code_of, merge_shards, open_shards
+    from img2img_data.cli.next_command import print_after
     from img2img_data.cli.steps import print_report
 
     options, start = build_model(MergeOptions, settings), time.monotonic()
@@ -98,6 +105,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
     print_report(report, out, start)
     if not copy and not report.complete:
         click.echo("only files changed after their shard was built were read; 'verify' reads all")
+    print_after(out)
     return exit_code_of(opened, report, options.max_bad)
 
 
@@ -129,12 +137,14 @@ def show(corpus: Path, settings: dict[str, Any]) -> None:
     the drawn and measured values of the whole corpus. A sample of corpora with more than 1,000
     pairs is read.
     """
+    from img2img_data.cli.next_command import print_after
     from img2img_data.inspect.corpus_page import write_corpus_page
 
     options = build_model(ShowOptions, settings)
     with progress_of("show") as progress:
         page = write_corpus_page(corpus, progress=progress, **dict(options))
     click.echo(printable(str(page)))
+    print_after(corpus)
 
 
 class VerifyOptions(FrozenModel):
@@ -167,6 +177,7 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
 
     The exit code is 1 if a problem is found.
     """
+    from img2img_data.cli.next_command import print_after
     from img2img_data.inspect import leakage
     from img2img_data.inspect.verify import misaligned_pairs, mismatch, verify_corpus
 
@@ -189,6 +200,8 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
         found.problems += copies
         found.notes += notes
     click.echo("\n".join(found.lines()))
+    if not found.problems:
+        print_after(corpus)
     return 1 if found.problems else 0
 
 
@@ -301,6 +314,7 @@ def sample(out: Path) -> None:
 
     for file in write_demo_photos(out):
         click.echo(printable(str(file)))
+    print_next("img2img-data", "blur", out, Path("corpora", out.resolve().name))
 
 
 COMMANDS: Final = (build, merge, show, verify, replay, degradations, schema, sample)

@@ -59,6 +59,7 @@ def _load_command(name: str) -> click.Command:
 
 def _step_command(name: str) -> click.Command:
     """Return the command of a step: its folders as arguments, its settings as options."""
+    from img2img_data.cli.next_command import print_after
     from img2img_data.cli.steps import STEPS, run_and_print
 
     step = STEPS[name]
@@ -68,7 +69,10 @@ def _step_command(name: str) -> click.Command:
             from img2img_data.degradations.spec import degradation, to_spec
 
             settings["degradation"] = to_spec(degradation(recipe))
-        return run_and_print(name, [folders[path] for path in step.paths], settings)
+        code = run_and_print(name, [folders[path] for path in step.paths], settings)
+        if not (code or settings.get("dry_run")):
+            print_after(folders[step.paths[-1]], settings.get("shard"))
+        return code
 
     folder = command_line.FOLDER
     params: list[click.Parameter] = [click.Argument([path], type=folder) for path in step.paths]

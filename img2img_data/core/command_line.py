@@ -2,7 +2,7 @@
 
 A field states type, default, range, unit and help once; ``SettingOption`` makes an option of it.
 The first clause of a description (up to ``; ``) is the short help; ``--help-all`` shows it whole.
-Progress is a bar with rate and time left on a terminal, plain lines elsewhere.
+Progress is a bar with rate and time left on a terminal, a line a minute elsewhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import errno
 import functools
 import io
 import os
+import shlex
+import subprocess
 import sys
 import time
 import traceback
@@ -351,14 +353,32 @@ def _print_usage_error(error: click.ClickException) -> None:
     _print_error(f"{text[:1].lower()}{text[1:]}; {hint}")
 
 
+# --------------------------------------------------------------------------------- the next command
+def shell_line(*words: object) -> str:
+    """Return a command line to type: its words, quoted for the shell of this system."""
+    texts = [printable(str(word)) for word in words]
+    # Not of Bash: cmd and PowerShell know no single quotes, or no backslashes.
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
+
+
+def print_next(*words: object) -> None:
+    """Print the command that follows, on standard error: the output may be read by a program."""
+    click.echo(f"next: {shell_line(*words)}", err=True)
+
+
 # ----------------------------------------------------------------------------------------- progress
 REFRESH_SECONDS: Final = 0.2
-QUIET_SECONDS: Final = 10.0
+FIRST_SECONDS: Final = 10.0
+QUIET_SECONDS: Final = 60.0
+"""Seconds between lines without a terminal; the first comes earlier, to show that all is well."""
 MEANINGFUL: Final = 10
-"""Units before a rate means something: the first ones may have waited for imports."""
+MEANINGFUL_SECONDS: Final = 3.0
+"""Units and seconds after which a time left means something."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Function that is called with the units done and in total, as often as the caller likes."""
+
+Status: TypeAlias = Callable[[], tuple[str, str]]
 
 
 class ProgressByPart(Protocol):
@@ -374,12 +394,15 @@ class Display:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._bar: rich_progress.Progress | None = None
-        self._title, self._total, self._unit, self._first = "", 0, "", 0
-        self._began = self._shown = time.monotonic()
+        self._title, self._total, self._unit = "", 0, ""
+        # The rate counts from the first unit on, which may have waited for imports or a compiler.
+        self._first, self._counting = 0, False
+        self._began = time.monotonic()
+        self._due = self._began + FIRST_SECONDS
 
     def __enter__(self) -> Display:
         if self._stream.isatty():
-            self._bar = _new_bar(self._stream)
+            self._bar, self._due = _new_bar(self._stream), 0.0
             self._bar.start()
         return self
 
@@ -392,36 +415,50 @@ class Display:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            self._shown = time.monotonic()
             print(text, file=self._stream, flush=True)
+
+    def routine_line(self, text: str) -> None:
+        """Print a line of many alike, as of an epoch; without a terminal one a minute is enough."""
+        if self._bar is not None:
+            self.line(text)
+        elif time.monotonic() >= self._due:
+            self._due = time.monotonic() + QUIET_SECONDS
+            self.line(text)
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
         """Start a bar of ``total`` units, of which ``done`` are done, in place of the last one."""
-        self._title, self._total, self._unit, self._first = title, total, unit, done
-        self._began = self._shown = time.monotonic()
+        self._title, self._total, self._unit = title, total, unit
+        self._first, self._counting, self._began = done, False, time.monotonic()
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(title, total=total, completed=done, rate="")
+            self._bar.add_task(title, total=total, completed=done, text="")
             self._bar.refresh()
 
-    def advance(self, done: int, total: int | None = None) -> None:
-        """Show that ``done`` units are done, of now ``total`` if that has changed."""
+    def advance(self, done: int, total: int | None = None, status: Status | None = None) -> None:
+        """Show that ``done`` units are done, of now ``total`` if that has changed.
+
+        ``status``, called when it is shown, returns what to show in place of these numbers and
+        after them.
+        """
         self._total = self._total if total is None else total
-        interval = QUIET_SECONDS if self._bar is None else REFRESH_SECONDS
         now = time.monotonic()
-        if now - self._shown < interval and (self._bar is None or done != self._total):
+        if done > self._first and not self._counting:
+            self._first, self._counting, self._began = done, True, now
+        # Drawing for every image would cost more than some images do.
+        if now < self._due and (self._bar is None or done != self._total):
             return
-        self._shown = now  # drawing for every image would cost more than some images do
-        speed = self.rate(done)
+        counts, more = status() if status else (f"{done:,} of {self._total:,} {self._unit}", "")
+        speed, left = self.rate(done), self.time_left(done)
         rate = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-        rate = f"{rate} {self._unit}/s"
+        text = counts + f", {rate} {self._unit}/s" * (speed > 0) + (left and f", {left} left")
         if self._bar is None:
-            counts, left = f"{done:,} of {self._total:,} {self._unit}", self.time_left(done)
-            self.line(f"{self._title}: {counts}, {rate}" + (left and f", {left} left"))
+            self.routine_line(f"{self._title}: {text}" + (more and f", {more}"))
             return
+        self._due = now + REFRESH_SECONDS
+        text += more and f"\n{more}"
         for task in self._bar.task_ids:
-            self._bar.update(task, completed=done, total=self._total, rate=rate, refresh=True)
+            self._bar.update(task, completed=done, total=self._total, text=text, refresh=True)
 
     def report(
         self, title: str, unit: str = "images", part_unit: str | None = None
@@ -443,14 +480,15 @@ class Display:
         return show
 
     def rate(self, done: int) -> float:
-        """Return the units per second since the bar started."""
+        """Return the units per second since the first one."""
         return (done - self._first) / max(time.monotonic() - self._began, 1e-9)
 
     def time_left(self, done: int) -> str:
         """Return the time left at the rate so far in words; "" before that means something."""
-        if done - self._first < MEANINGFUL:
+        seconds = time.monotonic() - self._began
+        if done - self._first < MEANINGFUL or seconds < MEANINGFUL_SECONDS or done >= self._total:
             return ""
-        return format_duration((self._total - done) / max(self.rate(done), 1e-9))
+        return format_duration((self._total - done) / self.rate(done))
 
 
 @contextmanager
@@ -465,17 +503,13 @@ def _new_bar(stream: TextIO) -> rich_progress.Progress:
     from rich import console, progress
 
     columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]}"),
-        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=None),
+        progress.TextColumn("{task.fields[text]}", markup=False),
     )
     # Refreshed by hand: the thread of auto_refresh could hold a lock while a worker is forked.
-    options: dict[str, Any] = {"auto_refresh": False, "transient": True}
-    return progress.Progress(
-        *columns, console=console.Console(file=stream), speed_estimate_period=60, **options
-    )
+    options: dict[str, Any] = {"auto_refresh": False, "transient": True, "expand": True}
+    return progress.Progress(*columns, console=console.Console(file=stream), **options)
 
 
 def format_duration(seconds: float) -> str:

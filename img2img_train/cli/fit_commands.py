@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 from pydantic import Field
 
-from img2img_data.core.command_line import FOLDER, ModelCommand, SettingOption
+from img2img_data.core.command_line import FOLDER, ModelCommand, SettingOption, shell_line
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part, did_you_mean, setting
@@ -117,7 +117,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     config = configure({}, with_start({**values, **chosen}))
     missing = [choice.path for choice in config.corpora if not Path(choice.path).exists()]
     if recipe is not None and not corpora and missing:
-        command = f"img2img-data build {printable(str(recipe))}{' --smoke' if smoke else ''}"
+        command = shell_line("img2img-data", "build", recipe, *["--smoke"] * smoke)
         raise UsageError("corpus", missing[0], "does not exist yet", f"'{command}' makes it")
     if options.dry_run:
         from img2img_train.training.fit import dry_run
@@ -145,7 +145,7 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
-    from img2img_data.core.command_line import Display
+    from img2img_data.core.command_line import Display, print_next
     from img2img_train.training.fit import fit as train
 
     # Only rank 0 shows progress and scores the run; the others would print the same.
@@ -163,6 +163,7 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
         click.echo("\n".join(lines))
     if report:
         click.echo(f"report: {printable(str(result.folder.report))}")
+    print_next("img2img-train", "translate", result.folder.root, "photos/", "restored/")
 
 
 def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
@@ -190,8 +191,9 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
             lines.append(f"not scored on '{name}': it has no split {' or '.join(splits)}")
             continue
         progress = display.report(f"scoring on {name}")
-        evaluate = f"img2img-train evaluate {printable(str(folder.root))} --on {name}"
-        less = f"the run is finished; '{evaluate} --split {split} --batch 1' needs less"
+        words = ("--on", choice.path, "--split", split, "--batch", 1)
+        evaluate = shell_line("img2img-train", "evaluate", folder.root, *words)
+        less = f"the run is finished; '{evaluate}' needs less"
         with catch_out_of_memory("scoring run", folder.root, device, less):
             settings = EvaluateSettings(device=config.device, split=split, batch=config.batch)
             evaluation = evaluate_run(folder.root, Path(choice.path), settings, progress)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 from pydantic import Field
 
-from img2img_data.core.command_line import FOLDER, Display, ModelCommand
+from img2img_data.core.command_line import FOLDER, Display, ModelCommand, print_next, shell_line
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part
@@ -103,7 +103,10 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     short = shortfalls(matrix, limits)
     for line in short:
         click.echo(line, err=True)
-    sys.exit(1 if short else 0)
+    if short:
+        sys.exit(1)
+    if runs:
+        print_next("img2img-train", "serve", *runs)
 
 
 class DirectionOption(FrozenModel):
@@ -152,7 +155,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
 
     options = build_part(TranslateOptions, settings)
     chosen = build_part(TranslateSettings, settings)
-    single = is_one_file(images, out)
+    single, following = is_one_file(images, out), ("img2img-train", "export", model, "model.onnx")
     # Counted before the model is loaded: a wrong path fails at once.
     total = 1 if single else len(list_images(images, out)[1])
     if options.dry_run:
@@ -166,6 +169,8 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     if single:
         with less:
             _restore_one(loaded, images, out, chosen)
+        if str(out) != "-":
+            print_next(*following)
         return
     with Display() as display, less:
         done = restore(loaded, images, out, display.report("restoring", "files", "frames"), chosen)
@@ -177,6 +182,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
         click.echo(f"  rejected {len(names):,}: {reason}: {shown} (rows in {rows})")
     if sum(map(len, done.rejected.values())) > options.max_bad * total:
         sys.exit(1)
+    print_next(*following)
 
 
 def _describe_translated(done: Translated, total: int) -> str:
@@ -348,6 +354,7 @@ def adopt(weights: Path, out: Path, settings: dict[str, Any]) -> None:
     channels = f"{spec.inputs} to {spec.outputs} channels"
     about = f"{spec.name} of width {spec.width}, {spec.norm} norm, {channels}"
     click.echo(f"'{printable(str(out))}': {about}")
+    print_next("img2img-train", "translate", out, "photos/", "restored/")
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -360,14 +367,12 @@ def compat(options: tuple[str, ...]) -> None:
     Example:
       img2img-train compat --dataroot ./datasets/facades --name facades --model pix2pix
     """
-    import shlex
-
     from img2img_train.interop.junyanz_options import native_command
 
     command, notes = native_command(options)
     for note in notes:
         click.echo(f"# {note}", err=True)
-    click.echo(shlex.join(command))
+    click.echo(shell_line(*command))
 
 
 @click.command
@@ -395,6 +400,7 @@ def report(run: Path) -> None:
     from img2img_train.report.page import write_run_report
 
     click.echo(f"report: {printable(str(write_run_report(run)))}")
+    print_next("img2img-train", "translate", run, "photos/", "restored/")
 
 
 COMMANDS: Final = (evaluate, translate, export, serve, adopt, compat, schema, report)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from img2img_data.core.command_line import Display, format_duration
+from img2img_data.core.command_line import Display, format_duration, shell_line
 from img2img_data.core.errors import DivergedError, Img2ImgError, printable
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
@@ -236,5 +236,6 @@ def _memory_hint(config: RunConfig, folder: RunFolder) -> str:
 def _stopped(stop: signals.StopSignal, folder: RunFolder) -> signals.StoppedBySignal:
     number, step = signal.Signals(stop.number or signal.SIGTERM), folder.latest_step()
     where = "before the first step" if step is None else f"at step {step:,}"
-    hint = f"the same command, or 'img2img-train resume {folder.root}', continues from there"
+    resume = shell_line("img2img-train", "resume", folder.root)
+    hint = f"the same command, or '{resume}', continues from there"
     return signals.StoppedBySignal(number, f"stopped by {number.name} {where}; {hint}")

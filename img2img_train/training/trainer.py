@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -34,6 +34,8 @@ from img2img_train.training.signals import StopRequested, StopSignal
 from img2img_train.training.state import TrainingState
 from img2img_train.training.step import TrainStep
 from img2img_train.training.validation import Validator, round_score, sample_images, training_grid
+
+EARLY_STEPS: Final = 8
 
 
 # A run may be killed at any moment. The last checkpoint holds all that later steps depend on, and
@@ -62,6 +64,7 @@ class Trainer:
     live_report: LiveReport | None = None
     tensorboard: TensorBoardLogger | None = None
     loss_buffer: LossBuffer = field(init=False)
+    last_losses: dict[str, float] = field(default_factory=dict)
     timer: EpochTimer = field(default_factory=EpochTimer)
 
     def __post_init__(self) -> None:
@@ -99,9 +102,18 @@ class Trainer:
             full = self.loss_buffer.add(self.step(batch))
             images = self.progress.images + self.processes.world_size * len(batch.input)
             self.progress = self.progress.model_copy(update={"step": step + 1, "images": images})
-            self.display.advance(images)
-            if full:
+            # The first losses at once: they tell whether the run starts well.
+            if full or step < EARLY_STEPS:
                 self.read_losses()
+            self.display.advance(images, status=self.status)
+
+    def status(self) -> tuple[str, str]:
+        """Return where the run is in words, and the losses of the last steps with the best PSNR."""
+        p, epochs = self.progress, self.config.epochs
+        epoch = math.ceil(p.step / self.data.plan.steps_per_epoch)
+        scores = [f"{name} {value:.4g}" for name, value in self.last_losses.items()]
+        scores += [] if p.best_psnr is None else [f"best PSNR {p.best_psnr:.2f} dB"]
+        return f"epoch {epoch}/{epochs}, step {p.step:,}/{self.data.steps:,}", ", ".join(scores)
 
     # Clocks and signals differ between processes; saving and stopping need all of them at the same
     # step.
@@ -134,6 +146,7 @@ class Trainer:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
+                self.last_losses[name] = value
         update = {"loss_sums": sums, "loss_counts": counts}
         self.progress = self.progress.model_copy(update=update)
 
@@ -226,7 +239,8 @@ class Trainer:
         parts.append(f"{timing['images_per_second']:,.0f} images/s")
         if not self.is_over and (left := self.display.time_left(self.progress.images)):
             parts.append(f"{left} left")
-        self.display.line("  ".join(parts))
+        show = self.display.line if self.is_over else self.display.routine_line
+        show("  ".join(parts))
         for text in (row["text"] for row in rows if "text" in row):
             self.display.line(text)
 

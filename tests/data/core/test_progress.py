@@ -1,13 +1,16 @@
-"""Laws of the display: a bar on a terminal, plain lines elsewhere."""
+"""Laws of the display: a bar on a terminal, a line a minute elsewhere; the next command."""
 
 from __future__ import annotations
 
 import io
+import shlex
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from img2img_data.core import command_line
-from img2img_data.core.command_line import Display, format_duration
+from img2img_data.core.command_line import Display, format_duration, shell_line
 
 
 class Terminal(io.StringIO):
@@ -23,18 +26,24 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return clock
 
 
-def test_without_a_terminal_there_is_a_line_now_and_then(seconds: list[float]) -> None:
+def test_without_a_terminal_there_is_a_line_a_minute_and_the_first_is_early(
+    seconds: list[float],
+) -> None:
     stream = io.StringIO()
     with Display(stream) as display:
         report = display.report("verify")
-        for done in range(0, 500, 10):
+        for done in range(0, 2000, 10):
             seconds.append(done / 10)
-            report(done, 1000)
+            report(done, 2000)
+            display.routine_line("one of many")
         display.line("a line")
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == "verify: 100 of 1,000 images, 10 images/s, 90 s left"
-    assert lines[-1] == "a line"
-    assert len(lines) == 5
+    assert stream.getvalue().splitlines() == [
+        "verify: 100 of 2,000 images, 10 images/s, 3 min left",
+        "verify: 700 of 2,000 images, 10 images/s, 2 min left",
+        "verify: 1,300 of 2,000 images, 10 images/s, 70 s left",
+        "verify: 1,900 of 2,000 images, 10 images/s, 10 s left",
+        "a line",
+    ]
 
 
 def test_parts_are_counted_on_their_own(seconds: list[float]) -> None:
@@ -42,15 +51,16 @@ def test_parts_are_counted_on_their_own(seconds: list[float]) -> None:
     with Display(stream) as display:
         report = display.report("restoring", "files", "frames")
         report(1, 3)
-        report(1, 50, "restoring a.mp4")
-        seconds.append(20.0)
-        report(41, 50, "restoring a.mp4")
+        report(0, 50, "restoring a.mp4")
+        for second, frames in ((1.0, 1), (21.0, 41)):
+            seconds.append(second)
+            report(frames, 50, "restoring a.mp4")
         report(2, 3)
-        seconds.append(60.0)
+        seconds.append(90.0)
         report(3, 3)
     assert stream.getvalue().splitlines() == [
         "restoring a.mp4: 41 of 50 frames, 2 frames/s, 4 s left",
-        "restoring: 3 of 3 files, 0.025 files/s",
+        "restoring: 3 of 3 files",
     ]
 
 
@@ -58,14 +68,26 @@ def test_no_time_left_is_shown_before_it_means_something(seconds: list[float]) -
     stream = io.StringIO()
     with Display(stream) as display:
         report = display.report("blur")
-        report(0, 88)
-        for second, done in ((11, 1), (22, 9), (33, 66)):  # the workers start, then they work
+        report(0, 288)
+        for second, done in ((11, 1), (72, 9), (133, 123)):  # the workers start, then they work
             seconds.append(second)
-            report(done, 88)
-    first, second, third = stream.getvalue().splitlines()
-    assert first == "blur: 1 of 88 images, 0.091 images/s"
-    assert "left" not in second
-    assert third.endswith("2 images/s, 11 s left")
+            report(done, 288)
+    assert stream.getvalue().splitlines() == [
+        "blur: 1 of 288 images",
+        "blur: 9 of 288 images, 0.13 images/s",
+        "blur: 123 of 288 images, 1 images/s, 3 min left",
+    ]
+
+
+def test_a_status_takes_the_place_of_the_counts(seconds: list[float]) -> None:
+    stream = io.StringIO()
+    with Display(stream) as display:
+        display.begin("training", 900)
+        for second in range(1, 12):
+            seconds.append(second)
+            display.advance(8 * second, status=lambda: ("epoch 1/2, step 10/20", "l1 0.5"))
+    (line,) = stream.getvalue().splitlines()
+    assert line == "training: epoch 1/2, step 10/20, 8 images/s, 2 min left, l1 0.5"
 
 
 def test_work_done_before_does_not_count_in_the_rate(seconds: list[float]) -> None:
@@ -84,10 +106,19 @@ def test_on_a_terminal_there_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyP
         report = display.report("merge")
         for done in range(1, 6):
             report(done, 5)
+        display.begin("training", 9)
+        display.advance(3, status=lambda: ("epoch 1/2", "l1 0.5"))
         display.line("[not markup]")
     assert "merge" in stream.getvalue()
-    assert "5/5" in stream.getvalue()
+    assert "5 of 5 images" in stream.getvalue()
+    assert "epoch 1/2" in stream.getvalue()
+    assert "l1 0.5" in stream.getvalue()
     assert "[not markup]\n" in stream.getvalue()
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "))))
+def test_a_command_line_has_the_words_that_it_was_given(words: list[str]) -> None:
+    assert shlex.split(shell_line(*words)) == words
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,10 @@ class Stopping(Display):
         super().__init__()
         self.epochs = epochs
 
-    def line(self, text: str) -> None:
+    def routine_line(self, text: str) -> None:
         import signal
 
-        super().line(text)
+        super().routine_line(text)
         if text.startswith(f"epoch {self.epochs}/"):
             os.kill(os.getpid(), signal.SIGTERM)
 
