@@ -44,9 +44,8 @@ def build(recipe: Path, settings: dict[str, Any]) -> int:
     Paths in a recipe are relative to the current folder. The whole recipe is checked before the
     first step. Complete corpora are not built again.
     """
-    from img2img_data.cli.next_command import print_after
     from img2img_data.cli.recipe import forecast_recipe, load_recipe
-    from img2img_data.cli.steps import run_and_print
+    from img2img_data.cli.steps import print_after, run_and_print
     from img2img_data.core.yaml_file import read_yaml
 
     options = build_model(BuildOptions, settings)
@@ -91,8 +90,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
     afterwards.
     """
     from img2img_data.builds.merge import exit_code_of, merge_shards, open_shards
-    from img2img_data.cli.next_command import print_after
-    from img2img_data.cli.steps import print_report
+    from img2img_data.cli.steps import print_after, print_report
 
     options, start = build_model(MergeOptions, settings), time.monotonic()
     opened = open_shards(shards, out)
@@ -137,7 +135,7 @@ def show(corpus: Path, settings: dict[str, Any]) -> None:
     the drawn and measured values of the whole corpus. A sample of corpora with more than 1,000
     pairs is read.
     """
-    from img2img_data.cli.next_command import print_after
+    from img2img_data.cli.steps import print_after
     from img2img_data.inspect.corpus_page import write_corpus_page
 
     options = build_model(ShowOptions, settings)
@@ -177,7 +175,7 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
 
     The exit code is 1 if a problem is found.
     """
-    from img2img_data.cli.next_command import print_after
+    from img2img_data.cli.steps import print_after
     from img2img_data.inspect import leakage
     from img2img_data.inspect.verify import misaligned_pairs, mismatch, verify_corpus
 

@@ -59,8 +59,7 @@ def _load_command(name: str) -> click.Command:
 
 def _step_command(name: str) -> click.Command:
     """Return the command of a step: its folders as arguments, its settings as options."""
-    from img2img_data.cli.next_command import print_after
-    from img2img_data.cli.steps import STEPS, run_and_print
+    from img2img_data.cli.steps import STEPS, print_after, run_and_print
 
     step = STEPS[name]
 

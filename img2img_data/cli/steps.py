@@ -7,6 +7,7 @@ group of ``main``.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -21,16 +22,17 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from img2img_data.builds import image_folders, pairings, pairs
 from img2img_data.builds.image_folders import ResizeSettings, resize_build
-from img2img_data.core.command_line import Echo, Progress, progress_of
+from img2img_data.core.command_line import Echo, Progress, print_next, progress_of
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
 from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.degradations.compose import PipelineStep
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_assignments, parse_spec
-from img2img_data.exchange.export import ExportSettings, export_corpus
+from img2img_data.exchange.export import EXPORT_FILE, ExportSettings, export_corpus
 from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corpus, unpack_corpus
 from img2img_data.images.pixels import Channels
 from img2img_data.runner.build_folder import Report
@@ -197,6 +199,27 @@ def print_report(report: Report, out: Path, start: float) -> None:
         rate = f"{report.total / max(seconds, 1e-3):,.0f} images/s"
         last = f"'{name}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}"
     click.echo("\n".join([*report.lines(), last]))
+
+
+def print_after(out: Path, shard: object = None) -> None:
+    """Print the command that follows by what the folder ``out`` holds.
+
+    A corpus is trained on, a ``shard`` of one merged with the others; images become a corpus. A
+    folder for another program has no such command.
+    """
+    name = out.resolve().name
+    corpus, manifest = Path("corpora", name), out / CORPUS_FILE
+    if (out / INDEX_FILE).is_file():
+        print_next("img2img-data", "unpack", out, corpus)
+    elif shard:
+        print_next("img2img-data", "merge", out, "OTHER_SHARDS", corpus)
+    elif (out / image_folders.SELECTION_FILE).is_file():
+        print_next("img2img-data", "blur", out, corpus)
+    elif not (out / EXPORT_FILE).is_file():
+        kind = json.loads(manifest.read_bytes()).get("kind") if manifest.is_file() else ""
+        kind = kind or open_corpus(out, rows=False).kind
+        loss = ["--loss", "cyclegan"] if kind == "unpaired" else []
+        print_next("img2img-train", out, *loss, "--out", Path("runs", name))
 
 
 def run_step(
