@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/demo.done
 	$(BIN)/img2img-data sample demo/photos
-	$(BIN)/img2img-data build recipes/demo.yaml
-	$(BIN)/img2img-train --recipe recipes/demo.yaml
+	$(BIN)/img2img-data build demo
+	$(BIN)/img2img-train --recipe demo
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest

@@ -27,8 +27,8 @@ from img2img_train.optim.lr_schedule import Decay
 CONFIG_FILE: Final = "config.json"
 RUN_FORMAT: Final = 2
 """Format version of ``config.json``; runs of other versions are rejected."""
-SMOKE: Final = ("corpus", "run")
-"""Keys of a recipe's section ``smoke``: steps for img2img-data build --smoke, and settings."""
+SMOKE: Final = ("size", "minutes", "score", "corpus", "run")
+"""Keys of a recipe's section ``smoke``; only ``run`` is read here."""
 PLACEHOLDER: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = {
     *("out", "device", "threads", "workers", "cache", "keep_every"),
@@ -143,8 +143,8 @@ class RunConfig(FrozenModel):
     split: str = setting("Data", "train", min_length=1)
     """split to train on"""
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
-    """degrade targets anew in each epoch; a kind, as gaussian, or a recipe with a 'degradation'; in
-    a recipe also a pipeline of degradations"""
+    """degrade targets anew in each epoch; a kind, as gaussian, or the name or path of a recipe with
+    a 'degradation'; in a recipe also a pipeline of degradations"""
     stored_share: float = setting("Data", 0.0, advanced=True, ge=0, le=1)
     """with --degrade, share of the samples with the corpus' own input; drawn anew in each epoch"""
     clean_share: float = setting("Data", 0.0, ge=0, le=1)
@@ -384,8 +384,8 @@ def all_fields() -> dict[str, FieldInfo]:
 
 
 def degradation_of(value: Any) -> dict[str, Any]:
-    """Return a pipeline of degradations with all defaults, from a tree, a kind, or the path of a
-    recipe.
+    """Return a pipeline of degradations with all defaults, from a tree, a kind, or the name or path
+    of a recipe.
 
     Raises ``UsageError`` for a wrong one.
     """
@@ -445,14 +445,13 @@ def read_page(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
-    """Return the checked section ``run`` of a YAML recipe, as flat settings.
+    """Return the checked section ``run`` of a recipe, given by path or name, as flat settings.
 
     With ``smoke`` it is overridden by ``smoke.run`` and goes to ``OUT-smoke``, unless that names a
     folder. The other sections belong to img2img-data. Raises UsageError with file, line and key.
     """
     from img2img_data.core.yaml_file import read_yaml
 
-    path = Path(path)
     content, file = read_yaml(path)
     place = file.below("run")
     values = _section(path, content, "run")
@@ -469,7 +468,9 @@ def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     return small
 
 
-def _section(path: Path, content: Mapping[str, Any], name: str, parent: str = "") -> dict[str, Any]:
+def _section(
+    path: Path | str, content: Mapping[str, Any], name: str, parent: str = ""
+) -> dict[str, Any]:
     section = content.get(name)
     if not isinstance(section, dict):
         near = [key for key in content if did_you_mean(key, [name]).startswith("did")]

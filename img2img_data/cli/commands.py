@@ -31,18 +31,19 @@ class BuildOptions(FrozenModel):
 
 
 @click.command(cls=ModelCommand, models=lambda: (BuildOptions,))
-@click.argument("recipe", type=FOLDER)
-def build(recipe: Path, settings: dict[str, Any]) -> int:
-    """Run the corpus steps of RECIPE, a YAML file, in order.
+@click.argument("recipe")
+def build(recipe: str, settings: dict[str, Any]) -> int:
+    """Run the corpus steps of RECIPE, a name of 'img2img-data recipes' or a YAML file, in order.
 
     \b
     Example:
-      img2img-data build recipes/demo.yaml
-      img2img-data build recipes/wiki_mixed.yaml --dry-run
-      img2img-data build recipes/facades_pix2pix.yaml --smoke
+      img2img-data build demo
+      img2img-data build facades_pix2pix --smoke
+      img2img-data build mine.yaml --dry-run
 
-    Paths in a recipe are relative to the current folder. The whole recipe is checked before the
-    first step. Complete corpora are not built again.
+    RECIPE is a path if it has a separator or ends in .yaml, else a name. Paths in a recipe are
+    relative to the current folder. The whole recipe is checked before the first step. Complete
+    corpora are not built again.
     """
     from img2img_data.cli.recipe import forecast_recipe, load_recipe
     from img2img_data.cli.steps import print_after, run_and_print
@@ -278,6 +279,27 @@ def degradations(name: str, settings: dict[str, Any]) -> None:
 
 
 @click.command
+@click.argument("name", default="")
+def recipes(name: str) -> None:
+    """List the recipes that come with this program, or print the YAML of the recipe NAME.
+
+    \b
+    Example:
+      img2img-data recipes
+      img2img-data recipes mixed > mine.yaml       # edit it, then: --recipe mine.yaml
+
+    The list says what each recipe does, the images that it needs, and where they were measured the
+    minutes of training on one or two CPU cores and the score on held-out images; of its full size,
+    then of --smoke.
+    """
+    from img2img_data.cli.recipe import describe_recipes
+    from img2img_data.core.yaml_file import find_recipe
+
+    text = find_recipe(name).read_text("utf-8") if name else "\n".join(describe_recipes()) + "\n"
+    click.echo(text, nl=False)
+
+
+@click.command
 @click.argument("what", default="recipe", metavar="[recipe|corpus-row|degradation|COMMAND]")
 def schema(what: str) -> None:
     """Print the JSON Schema (draft 2020-12) of recipes, rows of a corpus, or settings.
@@ -315,4 +337,4 @@ def sample(out: Path) -> None:
     print_next("img2img-data", "blur", out, Path("corpora", out.resolve().name))
 
 
-COMMANDS: Final = (build, merge, show, verify, replay, degradations, schema, sample)
+COMMANDS: Final = (build, merge, show, verify, replay, degradations, recipes, schema, sample)

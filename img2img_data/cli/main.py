@@ -26,7 +26,7 @@ SECTIONS: Final = {
         "edges": "(Canny edges, original) pairs",
         "blank": "(masked, original) pairs for inpainting",
         "unpaired": "two domains without pairs, for CycleGAN and DualGAN",
-        "build": "the corpora of a recipe, a YAML file",
+        "build": "the corpora of a recipe",
         "merge": "one corpus from the shards of --shard",
     },
     "Prepare images": {
@@ -40,6 +40,7 @@ SECTIONS: Final = {
         "verify": "check a corpus file by file",
         "replay": "compute the input of one pair again, byte for byte",
         "degradations": "list the degradations, or show them on an image",
+        "recipes": "list the recipes that come with this program, or print one",
         "schema": "print the JSON Schema of recipes, rows or settings",
     },
     "Exchange": {
@@ -63,11 +64,12 @@ def _step_command(name: str) -> click.Command:
 
     step = STEPS[name]
 
-    def run(settings: dict[str, Any], recipe: Path | None = None, **folders: Path) -> int:
+    def run(settings: dict[str, Any], recipe: str | None = None, **folders: Path) -> int:
         if recipe is not None:
+            from img2img_data.core.yaml_file import find_recipe
             from img2img_data.degradations.spec import degradation, to_spec
 
-            settings["degradation"] = to_spec(degradation(recipe))
+            settings["degradation"] = to_spec(degradation(find_recipe(recipe)))
         code = run_and_print(name, [folders[path] for path in step.paths], settings)
         if not (code or settings.get("dry_run")):
             print_after(folders[step.paths[-1]], settings.get("shard"))
@@ -76,8 +78,8 @@ def _step_command(name: str) -> click.Command:
     folder = command_line.FOLDER
     params: list[click.Parameter] = [click.Argument([path], type=folder) for path in step.paths]
     if name == "degrade":
-        about = "YAML file with a pipeline of degradations under the key 'degradation'"
-        params.append(click.Option(["--recipe"], type=folder, help=about))
+        about = "recipe whose 'degradation' is applied: a name or a path"
+        params.append(click.Option(["--recipe"], metavar="RECIPE", help=about))
     return command_line.ModelCommand(
         name, params=params, callback=run, help=step.run.__doc__, models=lambda: step.models
     )

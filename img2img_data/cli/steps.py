@@ -418,12 +418,13 @@ def degrade(call: StepCall) -> Report:
 
     \b
     Example:
-      img2img-data degrade photos/ corpora/mixed --recipe recipes/mixed.yaml --size 256
+      img2img-data degrade photos/ corpora/mixed --recipe mixed --size 256
       img2img-data degrade photos/ corpora/noisy --kind noise --set sigma=5..25
       img2img-data degradations              # lists all kinds
       img2img-data degradations noise        # lists the settings of one
 
-    A recipe holds the pipeline under the key 'degradation'; a single kind needs no recipe.
+    A recipe (a name of 'img2img-data recipes', or a YAML file) holds the pipeline under the key
+    'degradation'; a single kind needs no recipe.
     """
     pairing = pairs.Degrade(degradation=degradation_of(call.settings).degradation)
     return _build(call, _plan_folder(call), pairing)

@@ -109,7 +109,7 @@ def load_extra(module: str, extra: str, what: str, name: object = None) -> Any:
 
 def install_hint(extra: str) -> str:
     """Return the command that installs an extra of this project."""
-    return f"in the folder of the project: pip install -c constraints.txt -e '.[{extra}]'"
+    return f"pip install 'img2img[{extra}]'"
 
 
 class FolderInUseError(UsageError):

@@ -1,4 +1,4 @@
-"""YAML files, read strictly and alike by both packages.
+"""Recipes: YAML files, found by path or name, read strictly and alike by both packages.
 
 Scalars mean what YAML 1.2 says (its core schema, https://yaml.org/spec/1.2.2/#103-core-schema), not
 what PyYAML takes from YAML 1.1: ``no`` and ``on`` are words, ``1e-3`` is a number, ``12:30`` and
@@ -8,6 +8,7 @@ aliases that expand without bound or contain themselves. Nothing in a file is ev
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.files import read_named
-from img2img_data.core.settings_model import Place
+from img2img_data.core.settings_model import Place, did_you_mean
 
 MAX_BYTES: Final = 1 << 20
 """Size of a file."""
@@ -28,6 +29,9 @@ MAX_DEPTH: Final = 100
 """Levels of nesting."""
 MAX_DIGITS: Final = 250
 """Digits of an integer: any that has no more can become a float."""
+
+EXAMPLE: Final = "'img2img-data recipes mixed'"
+"""Command that prints a recipe with a degradation, for hints."""
 
 Keys = tuple[str, ...]
 
@@ -98,16 +102,56 @@ for _name, (_pattern, _first) in _SCALARS.items():
 _Loader.add_constructor("tag:yaml.org,2002:int", _make_int)
 
 
-def read_yaml(path: Path) -> Document:
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the program: name to file, sorted."""
+    # In a wheel they lie inside the package, in a checkout beside it.
+    package = Path(__file__).parents[1]
+    folder = package / "recipes"
+    folder = folder if folder.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def is_recipe_path(recipe: Path | str) -> bool:
+    """Return True for a ``Path``, and a text with a separator or the ending .yaml or .yml.
+
+    Any other text is a name, whatever files the current folder has.
+    """
+    if isinstance(recipe, Path) or recipe.endswith((".yaml", ".yml")):
+        return True
+    return "/" in recipe or os.sep in recipe
+
+
+def find_recipe(recipe: Path | str) -> Path:
+    """Return the file of a recipe: the path itself, or that of the recipe of this name.
+
+    Raises ``UsageError`` for an unknown name, and for a missing file that could mean a name.
+    """
+    known, path = shipped_recipes(), Path(recipe)
+    if is_recipe_path(recipe):
+        if path.stem in known and not path.exists():
+            hint = f"'{path.stem}' alone is the recipe that comes with this program"
+            raise UsageError("recipe", recipe, "no such file", hint)
+        return path
+    if path.name in known:
+        return known[path.name]
+    hint = did_you_mean(path.name, known)
+    if path.is_file():
+        hint = f"the file of that name is './{printable(path.name)}'"
+    elif not hint.startswith("did"):
+        hint = "'img2img-data recipes' lists those that come with this program"
+    raise UsageError("recipe", recipe, "unknown", hint)
+
+
+def read_yaml(recipe: Path | str) -> Document:
     """Return the mapping in a recipe. Raises ``UsageError`` with file, line and fault."""
-    line, hint = 0, "correct the file"
+    path, line, hint = find_recipe(recipe), 0, "correct the file"
     try:
         loader = _Loader(_text_of(path))
         content = loader.get_single_data()
         if isinstance(content, dict):
             lines = dict(_lines_of(loader.root, ()))
             return Document(content, Place(f"recipe '{printable(str(path))}'", lines=lines))
-        why, hint = "is not a mapping", "steps stand under 'degradation:', as in recipes/mixed.yaml"
+        why, hint = "is not a mapping", f"steps stand under 'degradation:', as in {EXAMPLE}"
     except _Fault as fault:
         line, why, hint = fault.args
     except yaml.MarkedYAMLError as error:

@@ -23,7 +23,13 @@ from pydantic.fields import FieldInfo
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place, bounds_of, build_model, did_you_mean
-from img2img_data.core.yaml_file import read_value, read_yaml
+from img2img_data.core.yaml_file import (
+    EXAMPLE,
+    is_recipe_path,
+    read_value,
+    read_yaml,
+    shipped_recipes,
+)
 from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations
 from img2img_data.degradations.base import Degradation, Uniform, is_number
 from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
@@ -35,7 +41,7 @@ _STEP_KEYS: Final = ("weight", "probability")
 
 
 def degradation(pipeline: Any, /, **settings: Any) -> Degradation:
-    """Return a degradation: a kind and its settings, a pipeline as in recipes, or a recipe file.
+    """Return a degradation: a kind and its settings, a pipeline, or a recipe by name or path.
 
     >>> degrade = data.degradation("gaussian", sigma=(1, 5))
     >>> image, drawn = degrade(photo, seed=0)
@@ -52,15 +58,20 @@ def degradation(pipeline: Any, /, **settings: Any) -> Degradation:
 
 
 def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
-    """Return a pipeline and its place: ``value``, or the ``degradation`` of the recipe it names."""
+    """Return a pipeline and its place: ``value``, or the ``degradation`` of the recipe it names.
+
+    A text is a kind, else the name or path of a recipe.
+    """
     if isinstance(value, Degradation):
         return to_spec(value), place
-    named = isinstance(value, str) and (value.endswith((".yaml", ".yml")) or Path(value).is_file())
-    if not named and not isinstance(value, Path):
+    if not isinstance(value, str | Path) or value in DEGRADATIONS:
         return value, place
-    content, file = read_yaml(Path(value))
+    if not is_recipe_path(value) and value not in (recipes := shipped_recipes()):
+        hint = did_you_mean(str(value), [*DEGRADATIONS, *recipes])
+        raise place.error([str(value)], "unknown", hint)
+    content, file = read_yaml(value)
     if "degradation" not in content:
-        hint = "write a pipeline of degradations under that key, as in recipes/mixed.yaml"
+        hint = f"write a pipeline of degradations under that key, as in {EXAMPLE}"
         raise UsageError("recipe", value, "has no 'degradation'", hint)
     return content["degradation"], file.below("degradation")
 

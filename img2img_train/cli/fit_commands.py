@@ -30,8 +30,9 @@ FIRST: Final = ("recipe", "preset", "loss", "net", "init", "out", "epochs", "bat
 class FitOptions(FrozenModel):
     """Options of ``fit`` that are not settings of the run."""
 
-    recipe: Path | None = None
-    """YAML recipe; its section 'run' holds the settings, which options override"""
+    recipe: str | None = Field(None, json_schema_extra={"metavar": "RECIPE"})
+    """name of a recipe, or YAML file; its section 'run' holds the settings, which options override;
+    'img2img-data recipes' lists the names"""
     smoke: bool = setting("Data", False)
     """small size of the recipe; of its section 'smoke', written to OUT-smoke"""
     report: bool = setting("Output", True)
@@ -102,7 +103,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     Example:
       img2img-train corpora/gaussian
       img2img-train corpora/gaussian corpora/resize=2 --out runs/mixed     # =2: twice as often
-      img2img-train --recipe recipes/facades_pix2pix.yaml --smoke
+      img2img-train --recipe facades_pix2pix --smoke
       torchrun --nproc-per-node 2 -m img2img_train fit corpora/gaussian --out runs/two
     """
     from img2img_train.config import configure, read_recipe

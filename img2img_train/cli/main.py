@@ -73,7 +73,7 @@ def group() -> None:
       img2img-train corpora/gaussian --loss l2 --out runs/l2
       img2img-train corpora/gaussian corpora/resize=2 --net unet --out runs/mixed
       img2img-train corpora/facades --loss pix2pix --direction BtoA
-      img2img-train --recipe recipes/wiki_gaussian.yaml
+      img2img-train --recipe wiki_gaussian
       img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian --out scores
       img2img-train translate runs/l2 photos/ restored/
 
