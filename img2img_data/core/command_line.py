@@ -52,6 +52,8 @@ CONTEXT: Final = {
     "show_default": True,
 }
 LONGEST_METAVAR: Final = 21
+TRAIN_ONLY: Final = {"torch", "safetensors", "scipy"}
+"""Modules that only an extra installs and that training imports without a check of their own."""
 _HELP_ALL: Final = "img2img.help_all"
 
 
@@ -304,8 +306,7 @@ def _report_error(error: BaseException, prefix: str) -> int:
     if isinstance(error, click.ClickException):
         _print_usage_error(error)
         return error.exit_code
-    # Of the modules that only an extra installs, these are imported without a check of their own.
-    if isinstance(error, ModuleNotFoundError) and error.name in {"torch", "safetensors"}:
+    if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_ONLY:
         error = UsageError(f"'{error.name}'", None, "is not installed", install_hint("train"))
     if isinstance(error, Img2ImgError):
         _print_error(f"{prefix}{error}")

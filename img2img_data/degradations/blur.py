@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -23,6 +24,8 @@ Kernel = NDArray[np.float32]
 _Grid = NDArray[np.float64]
 
 _IDENTITY: Final = np.ones(1, np.float32)
+_MEDIAN_VALUES: Final = 1 << 22
+"""Values that are sorted at a time, if one row has no more."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -110,15 +113,23 @@ class MedianFilter(Degradation):
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Take the median of ``drawn["size"]`` squared pixels of each channel, without rounding."""
         size = int(drawn["size"])
-        # OpenCV's median takes squares above 5 only for uint8, and only 1, 3 or 4 channels.
-        channels = 1 if image.ndim == 2 else image.shape[2]
-        if (image.dtype == np.uint8 or size <= 5) and channels in {1, 3, 4}:
+        # OpenCV's median takes 1, 3 or 4 channels, and squares above 5 only for uint8.
+        if image.ndim == 3 and image.shape[2] not in {1, 3, 4}:
+            channels = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[2]))
+            return np.stack([self.apply(channel, **drawn) for channel in channels], -1)
+        if image.dtype == np.uint8 or size <= 5:
             return cv2.medianBlur(image, size).reshape(image.shape)
-        from scipy.ndimage import median_filter
-
-        square = (size, size) if image.ndim == 2 else (size, size, 1)
-        # Mode "nearest" is the border of cv2.medianBlur, BORDER_REPLICATE.
-        return np.asarray(median_filter(image, square, mode="nearest"))
+        half, middle = size // 2, size * size // 2
+        border = [(half, half), (half, half), (0, 0)][: image.ndim]
+        padded, median = np.pad(image, border, mode="edge"), np.empty_like(image)
+        # A few rows at a time: all squares of an image would fill the memory.
+        rows = max(1, _MEDIAN_VALUES // (size * size * image[0].size))
+        for top in range(0, len(image), rows):
+            part = padded[top : top + rows + 2 * half]
+            squares = sliding_window_view(part, (size, size), (0, 1))
+            sorted_by_middle = np.partition(squares.reshape(*squares.shape[:-2], -1), middle)
+            median[top : top + rows] = sorted_by_middle[..., middle]
+        return median
 
 
 class Sharpen(Degradation):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, parameter
@@ -22,6 +23,8 @@ INTERPOLATIONS: Final[dict[str, int]] = {
     "lanczos": cv2.INTER_LANCZOS4,
 }
 _NAMES: Final = tuple(INTERPOLATIONS)
+_SHIFTED_ROWS: Final = 64
+_Indices = NDArray[np.intp]
 
 
 Interpolations = Annotated[
@@ -103,9 +106,28 @@ class ChannelShift(Degradation):
         if image.shape[2] != 3 or not (drawn["x"] or drawn["y"]):
             return image
         # Not by cv2.remap: it takes no side above 32,766, and OpenCV 4 interpolates in 1/32 pixels.
-        from scipy.ndimage import shift
-
         for channel, sign in ((0, 1), (2, -1)):
-            by = sign * drawn["y"], sign * drawn["x"]
-            image[..., channel] = shift(image[..., channel], by, order=1, mode="nearest")
+            image[..., channel] = _shift(image[..., channel], sign * drawn["y"], sign * drawn["x"])
         return image
+
+
+def _shift(plane: FloatImage, down: float, right: float) -> FloatImage:
+    """Return an H x W plane moved by fractions of pixels, to the bit ``scipy.ndimage.shift`` of
+    order 1.
+    """
+    (y0, y1, y), (x0, x1, x) = map(_neighbors, plane.shape, (down, right))
+    shifted = np.empty_like(plane)
+    # A few rows at a time: in double precision a whole plane would take much memory.
+    for top in range(0, len(plane), _SHIFTED_ROWS):
+        rows = slice(top, top + _SHIFTED_ROWS)
+        upper, lower = plane[y0[rows]] * (1 - y[rows, None]), plane[y1[rows]] * y[rows, None]
+        left = upper[:, x0] * (1 - x) + upper[:, x1] * x
+        shifted[rows] = left + lower[:, x0] * (1 - x) + lower[:, x1] * x
+    return shifted
+
+
+def _neighbors(count: int, by: float) -> tuple[_Indices, _Indices, NDArray[np.float64]]:
+    """Return the two sources of each place of a side moved ``by`` pixels, and the second's share."""
+    source = np.clip(np.arange(count) - by, 0, count - 1)
+    first = source.astype(np.intp)
+    return first, np.minimum(first + 1, count - 1), source - first

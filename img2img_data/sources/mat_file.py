@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import UsageError, load_extra
 
 # imdb.mat, 460,723 rows, takes 1 GiB and less than a minute.
 MAX_GIB: Final = 2
@@ -32,6 +32,7 @@ def read_columns(mat: Path, variables: Sequence[str], fields: Sequence[str]) -> 
     An item is a float, a text ("" for an empty cell), or None for anything else; fields that the
     struct lacks are left out. ``UsageError`` names the file if it cannot be read.
     """
+    load_extra("scipy", "wiki", "list", mat)
     # -P and this process' path: the child imports what this process would, and nothing from the
     # current folder. One thread: OpenBLAS reserves address space, which counts, for each.
     child = [sys.executable, "-P", "-m", __name__]
