@@ -66,6 +66,7 @@ show c
 verify c --leaks
 replay c 000 --out again.png
 degradations motion --on photos/000.jpg --out motion.png
+recipes mixed
 schema blur
 export c hf --format hf
 export c lmdb --format lmdb

@@ -293,10 +293,13 @@ def recipes(name: str) -> None:
     then of --smoke.
     """
     from img2img_data.cli.recipe import describe_recipes
-    from img2img_data.core.yaml_file import find_recipe
+    from img2img_data.core.files import read_named
+    from img2img_data.core.yaml_file import MAX_BYTES, find_recipe
 
-    text = find_recipe(name).read_text("utf-8") if name else "\n".join(describe_recipes()) + "\n"
-    click.echo(text, nl=False)
+    if name:
+        click.echo(read_named("recipe", find_recipe(name), MAX_BYTES), nl=False)
+    else:
+        click.echo("\n".join(describe_recipes()))
 
 
 @click.command

@@ -29,6 +29,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 from pydantic import Field
@@ -51,14 +52,14 @@ MAX_SHOWN: Final = 60
 """Characters of a setting that a dry run shows; a pipeline of degradations may fill a page."""
 SHOWN_LINES: Final = 12
 """First and last lines of a step that a dry run shows, if it has more than twice as many."""
-
+INDENT: Final = "    "
 
 Steps = tuple[dict[str, dict[str, Any]], ...]
 """Steps as a recipe has them, each {command: settings}."""
 
 
 class Figures(FrozenModel):
-    """What to expect of one size of a recipe."""
+    """Expectations of one size of a recipe: pixels, minutes, score."""
 
     size: int | None = Field(None, ge=1)
     """side of the images of the corpus, or of the longer side, pixels"""
@@ -130,11 +131,11 @@ def describe_recipes() -> Iterator[str]:
     for name, path in shipped_recipes().items():
         content, place = read_yaml(path)
         recipe = build_model(Recipe, content, place)
-        small = recipe.smoke.describe() if recipe.smoke else ""
-        full = recipe.describe()
-        parts = (("", recipe.about), ("needs ", recipe.needs), ("", full), ("--smoke: ", small))
+        small = f"--smoke: {recipe.smoke.describe()}" if recipe.smoke else ""
+        parts = (recipe.about, f"needs {recipe.needs}", recipe.describe(), small)
         yield name
-        yield from (f"    {title}{text}" for title, text in parts if text)
+        for text in parts:
+            yield from wrap(text, 96, initial_indent=INDENT, subsequent_indent=2 * INDENT)
 
 
 def load_recipe(path: Path | str, smoke: bool = False) -> tuple[RecipeStep, ...]:

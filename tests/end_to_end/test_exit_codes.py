@@ -34,6 +34,7 @@ MISSING = {
     "img2img-data combine": "nowhere nowhere out",
     "img2img-data unpaired": "nowhere nowhere out",
     "img2img-data build": "nowhere.yaml",
+    "img2img-data recipes": "nowhere.yaml",
     "img2img-data show": "nowhere",
     "img2img-data verify": "nowhere",
     "img2img-data replay": "nowhere key",
@@ -120,7 +121,7 @@ def test_a_missing_extra_is_2(
     monkeypatch.setitem(sys.modules, "skimage", None)
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     code, line = run("img2img-data sample", ["out"], capsys)
-    assert (code, "-e '.[demo]'" in line) == (2, True), line
+    assert (code, "pip install 'img2img[demo]'" in line) == (2, True), line
 
 
 def test_the_readme_has_the_table_of_codes() -> None:
@@ -133,6 +134,8 @@ WRONG_WORDS = {
     "img2img-train fit c --net unett": "unet",
     "img2img-train fit c --loss pix2pix --discriminator pach-70": "patch-70",
     "img2img-train fit c --degrade gausian": "gaussian",
+    "img2img-train fit c --degrade mxied": "mixed",
+    "img2img-train fit --recipe dmeo": "demo",
     "img2img-train fit c --device cupa": "cuda",
     "img2img-train evaluate r --on c --metrics psnrr": "psnr",
     "img2img-train evaluate r --on c --fail-under psn=3": "psnr",
@@ -143,6 +146,7 @@ WRONG_WORDS = {
     "img2img-data import a b --format pix2pixx": "pix2pix",
     "img2img-data export c b --format hff": "hf",
     "img2img-data degradations gausian": "gaussian",
+    "img2img-data build dmeo": "demo",
     "img2img-data schema blurr": "blur",
 }
 

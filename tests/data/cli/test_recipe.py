@@ -19,7 +19,7 @@ from img2img_data.cli.recipe import forecast_recipe, load_recipe
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import UsageError
 from img2img_data.core.jsonl import read_rows
-from img2img_data.core.yaml_file import read_yaml
+from img2img_data.core.yaml_file import read_yaml, shipped_recipes
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 
@@ -235,6 +235,85 @@ def test_every_run_has_a_small_size_and_reads_the_outputs_of_its_steps(path: Pat
         config = config_of(read_recipe(path, smoke))
         assert {choice.path for choice in config.corpora} <= outputs
         assert content["name"] == path.stem
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_says_what_it_needs_and_its_figures_are_measured_ones(path: Path) -> None:
+    content = read_yaml(path).content
+    assert content["name"] == path.stem
+    assert content["about"]
+    docs = "".join(
+        (ROOT / "docs" / name).read_text("utf-8") for name in ("experiments.md", "log.md")
+    )
+    for size in (content, content.get("smoke")):
+        if size is None or "corpus" not in content:
+            continue
+        steps = load_recipe(path, size is not content)
+        made = {step.paths[-1].parts[0] for step in steps}
+        sources = {source.parts[0] for step in steps for source in step.paths[:-1]}
+        assert all(folder in content["needs"] for folder in sources - made)
+        # The side of the last step, where it has one; an import keeps that of its source.
+        sides = steps[-1].settings.get("tile") or steps[-1].settings.get("size") or size["size"]
+        assert size["size"] == sides
+        assert all(number in docs for number in re.findall(r"\d+\.\d+", size.get("score", "")))
+        assert ("minutes" in size) <= ("score" in size)
+    assert content["needs"]
+
+
+def test_a_recipe_is_found_by_name_and_a_file_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from img2img_data.degradations.spec import degradation
+    from img2img_train.config import degradation_of, read_recipe
+
+    assert list(shipped_recipes()) == [path.stem for path in RECIPES]
+    # Names of recipes and kinds are both what --degrade takes.
+    assert not shipped_recipes().keys() & DEGRADATIONS.keys()
+    monkeypatch.chdir(tmp_path)
+    # In the current folder, files of those names: they are named by a separator or their ending.
+    for name in ("demo", "demo.yaml", "mine"):
+        Path(name).write_text(PLAIN + "degradation: jpeg\nrun: {corpora: corpus}\n")
+    assert load_recipe("demo") == load_recipe(ROOT / "recipes" / "demo.yaml")
+    own = load_recipe("demo.yaml")
+    assert own == load_recipe("./demo") == load_recipe(Path("demo")) == load_recipe("./mine")
+    assert own != load_recipe("demo")
+    assert read_recipe("demo")["out"] == "demo/run"
+    assert read_recipe("./demo") == {"corpora": "corpus"}
+    assert degradation("demo") != degradation("demo.yaml") == degradation("./mine")
+    assert degradation("mixed") == degradation(ROOT / "recipes" / "mixed.yaml")
+    assert degradation_of("demo") == degradation_of(str(ROOT / "recipes" / "demo.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("dmeo", "recipe 'dmeo': unknown; did you mean 'demo'?"),
+        ("xyz", "recipe 'xyz': unknown; 'img2img-data recipes' lists those"),
+        ("mine", "recipe 'mine': unknown; the file of that name is './mine'"),
+        ("recipes/demo.yaml", "recipe 'recipes/demo.yaml': no such file; 'demo' alone is"),
+        ("other.yaml", "recipe 'other.yaml': No such file"),
+    ],
+)
+def test_an_unknown_recipe_is_one_line(tmp_path: Path, recipe: str, message: str) -> None:
+    (tmp_path / "mine").write_text(PLAIN)
+    for command in (["build", recipe], ["degrade", tmp_path, tmp_path / "o", "--recipe", recipe]):
+        line = run(*command, cwd=tmp_path, code=2)
+        assert message.lower() in line.lower()
+        assert line.count("\n") == 1
+
+
+def test_recipes_are_listed_and_printed() -> None:
+    output = run("recipes")
+    assert re.findall(r"^\w+$", output, re.MULTILINE) == [path.stem for path in RECIPES]
+    assert max(map(len, output.splitlines())) <= 100
+    for path in RECIPES:
+        content = read_yaml(path).content
+        words = " ".join(output.split())
+        assert content["about"] in words
+        assert content["needs"] in words
+        assert content.get("score", "") in words
+        assert content.get("smoke", {}).get("score", "") in words
+    assert run("recipes", "mixed") == (ROOT / "recipes" / "mixed.yaml").read_text("utf-8")
 
 
 def test_the_experiments_recipes_have_the_published_numbers() -> None:
