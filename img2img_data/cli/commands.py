@@ -297,7 +297,7 @@ def recipes(name: str) -> None:
     from img2img_data.core.yaml_file import MAX_BYTES, find_recipe
 
     if name:
-        click.echo(read_named("recipe", find_recipe(name), MAX_BYTES), nl=False)
+        click.echo(read_named("recipe", find_recipe(name), MAX_BYTES).decode(), nl=False)
     else:
         click.echo("\n".join(describe_recipes()))
 
