@@ -64,6 +64,7 @@ ROWS: Final = {
     "nafnet": Row("NAFNet", "--net nafnet"),
     "default": Row("defaults of this tool"),
     "long": Row("defaults, longer", "--epochs 40"),
+    "wiener": Row("defaults, Wiener-restored input", "--input wiener"),
     "mixture": Row("defaults, one network for both blurs", corpora=(MEN, SHRUNK_MEN)),
 }
 LEFT_OUT: Final = {"constant"}

@@ -140,6 +140,12 @@ class RunConfig(FrozenModel):
 
     direction: Literal["AtoB", "BtoA"] = setting("Data", "AtoB")
     """translation; AtoB: input to target, BtoA: target to input"""
+    input: Literal["plain", "wiener"] = setting("Data", "plain")
+    """deconvolve blurred inputs first; wiener: by the blur that the row of each pair names, before
+    crops; a row without a blur keeps its input; translate then needs --sigma"""
+    noise_ratio: float | None = setting("Data", None, advanced=True, gt=0, le=100)
+    """with --input wiener, ratio of noise to signal; default: the one with the highest PSNR on
+    training pairs"""
     split: str = setting("Data", "train", min_length=1)
     """split to train on"""
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
@@ -255,6 +261,21 @@ class RunConfig(FrozenModel):
             raise ValueError("--stored-share belongs to --degrade; give that too, or leave it out")
         if self.stored_share + self.clean_share > 1:
             raise ValueError("--stored-share and --clean-share are more than 1 together; lower one")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_input(self) -> Self:
+        if self.input == "plain":
+            if self.noise_ratio is not None:
+                raise ValueError("--noise-ratio belongs to --input wiener; give that too")
+            return self
+        if self.degrade is not None:
+            why = "knows the blur of a corpus' own inputs, not that of --degrade"
+            hint = "build a corpus with 'img2img-data degrade' and train on that"
+            raise ValueError(f"--input wiener {why}; {hint}")
+        if not self.objective.paired or self.direction == "BtoA":
+            what = "--direction BtoA" if self.objective.paired else f"--loss {self.loss}"
+            raise ValueError(f"--input wiener restores inputs of pairs; leave it or {what} out")
         return self
 
     @pydantic.model_serializer(mode="wrap")

@@ -13,7 +13,9 @@ from conftest import make_photo
 from small_photos import write
 
 from img2img_data.core.jsonl import read_rows
+from img2img_data.core.settings_model import Place
 from img2img_data.corpus.format import FORMAT, as_key
+from img2img_data.degradations.spec import parse_spec, to_spec
 from img2img_data.images import color, io
 from img2img_data.images.pixels import to_16_bit
 
@@ -78,6 +80,23 @@ def _write_pair(
     write(folder / "input" / name, input)
     write(folder / "target" / name, target)
     return {"input_file_name": f"input/{name}", "target_file_name": f"target/{name}"}
+
+
+def degraded_corpus(root: Path, spec: Any, splits: dict[str, int], deep: bool = False) -> Path:
+    """Write a corpus as ``img2img-data degrade`` does, by the same degradation."""
+    degradation = parse_spec(spec, Place()).degradation
+    info: dict[str, Any] = {"recipe": {"pairing": "degrade", "degradation": to_spec(degradation)}}
+    write_corpus(root, splits, size=(40, 36), info=info | ({"bits": 16} if deep else {}), deep=deep)
+    for manifest in root.glob("*/metadata.jsonl"):
+        rows = [json.loads(line) for line in manifest.open()]
+        for number, row in enumerate(rows):
+            row["drawn"] = degradation.draw(np.random.default_rng(number))
+            policy = io.ReadPolicy(depth=16 if deep else 8)
+            target = io.read(manifest.parent / row["target_file_name"], policy).pixels
+            input = degradation.apply(target, "yx", **row["drawn"])
+            (manifest.parent / row["input_file_name"]).write_bytes(io.encode(input, "png"))
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
 
 
 def write_domains(root: Path, count: int) -> Path:

@@ -91,7 +91,7 @@ class FitCommand(ModelCommand):
         loss = ctx.meta.get("loss") or DEFAULT_LOSS
         hint = "see 'fit --loss NAME --help' for others."
         formatter.write_paragraph()
-        formatter.write_text(f"The defaults are those of --loss {loss}; {hint}")
+        formatter.write_text(f"Defaults of --loss {loss}; {hint}")
 
 
 @click.command(cls=FitCommand)

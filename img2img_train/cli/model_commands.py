@@ -137,6 +137,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
       img2img-train translate runs/l2 photos/ restored/
       img2img-train translate runs/l2 'photos/**/*.jpg' restored/ --tile 1024
       img2img-train translate runs/l2 blurred.jpg restored.png
+      img2img-train translate runs/wiener blurred/ restored/ --sigma 3     # of fit --input wiener
       img2img-train translate runs/l2 clip.mov restored.mp4
       img2img-train translate runs/horse2zebra zebras/ horses/ --direction BtoA
 
@@ -254,7 +255,8 @@ def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
     .onnx takes and returns uint8 RGB images of any size. .html is a page that runs the model in a
     browser, on an image that is dropped or drawn, for models below 15 million parameters. Both are
     compared with torch. .safetensors holds the generator alone and is a model for all commands
-    here; .pth holds it for the PyTorch CycleGAN/pix2pix repository (latest_net_G.pth).
+    here; .pth holds it for the PyTorch CycleGAN/pix2pix repository (latest_net_G.pth). With
+    --input wiener, .onnx holds the network without the deconvolution; .html and .pth are rejected.
     """
     from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
     from img2img_train.interop.junyanz_weights import export_pth
@@ -268,6 +270,11 @@ def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
     # On the CPU, so that the exported file does not depend on the device.
     loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
     _print_notes(loaded.notes)
+    if loaded.preparation and suffix in {".html", ".pth"}:
+        why = f"takes images {loaded.preparation}, which a {suffix} file cannot do"
+        raise UsageError("model", model, why, "export it as .onnx or .safetensors")
+    if loaded.preparation and suffix == ".onnx":
+        _print_notes([f"the file takes images {loaded.preparation}, and does not do that itself"])
     if suffix == ".safetensors":
         export_weights(loaded, out)
     elif suffix == ".pth":

@@ -26,6 +26,7 @@ from img2img_train.config import RunConfig
 from img2img_train.data import checks
 from img2img_train.data.augment import Crops, resize_to, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout
+from img2img_train.data.deconvolution import deconvolved, stated_degradation, steps_of
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.distributed.memory import SHARE_OF_MEMORY, free_memory
 from img2img_train.objectives.registry import OBJECTIVES
@@ -142,13 +143,15 @@ class PairedImages(_ImageSetFields):
     """Pairs of one split of several corpora, corpus after corpus, each sorted by key.
 
     With ``on_the_fly`` the inputs are degraded targets: ``read`` degrades them in one fixed way,
-    training reads only the targets (``targets_only``). ``fingerprint`` is a hash of the pairs:
-    their keys, their rows, their order.
+    training reads only the targets (``targets_only``). With a ``noise_ratio`` they are deconvolved
+    by the blur in their rows. ``fingerprint`` is a hash of the pairs: their keys, their rows, their
+    order.
     """
 
     pairs: Joined[tuple[Corpus, Pair]]
     fingerprint: str
     swapped: bool = False
+    noise_ratio: float | None = None
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Return input and target of one pair, H x W x C as stored (with ``targets_only`` the
@@ -163,6 +166,9 @@ class PairedImages(_ImageSetFields):
         if self.swapped:
             image, target, paths = target, image, paths[::-1]
         checks.check_same_size(paths[1], _size(target), _size(image))
+        if self.noise_ratio is not None:
+            steps = steps_of(stated_degradation(corpus), pair)
+            image = deconvolved(image, steps, self.noise_ratio)
         image, target = map(self._fitted, paths, (image, target), channels)
         if self.on_the_fly is not None:
             image = target if self.targets_only else self.on_the_fly.degrade(target, pair, None)
@@ -382,6 +388,7 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
         channel_layout=layout,
         on_the_fly=OnTheFly.of(config.degrade, config.seed),
         keeps_stored=config.stored_share > 0,
+        noise_ratio=config.noise_ratio,
         **sizes,
     )
 

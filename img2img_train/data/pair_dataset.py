@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from img2img_data.core.errors import UsageError
 from img2img_train.config import config_of
 from img2img_train.data import loader
 from img2img_train.data.augment import Crops
@@ -35,6 +36,9 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, corpora: Any, split: str = "train", **settings: Any) -> None:
         config = config_of({**settings, "corpora": corpora, "split": split})
+        if config.input != "plain" and config.noise_ratio is None:
+            why = f"'{config.input}' needs a noise_ratio here"
+            raise UsageError("option", "--input", why, "give that in the config.json of a run")
         self.images = open_training(config)
         self.config = resolve_crops(config, self.images)
         self.plan = loader.SamplingPlan.of(self.config, self.images)

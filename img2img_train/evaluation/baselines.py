@@ -10,8 +10,7 @@ up.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -19,25 +18,29 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.core.settings_model import Place, did_you_mean
+from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.reader import Corpus, Pair
-from img2img_data.degradations.base import Degradation, is_number
+from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.blur import gaussian_blur
-from img2img_data.degradations.compose import AtScale, Composite
+from img2img_data.degradations.compose import AtScale
 from img2img_data.degradations.noise import Noise
 from img2img_data.degradations.resample import INTERPOLATIONS, Resize
 from img2img_data.degradations.samples import FloatImage, from_unit, to_unit
-from img2img_data.degradations.spec import degradation_of
 from img2img_data.images.pixels import Pixels
 from img2img_train.data.checks import Size
+from img2img_train.data.deconvolution import (
+    Steps,
+    flat_steps,
+    stated_degradation,
+    steps_of,
+    transfer_of,
+    wiener,
+)
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.metrics.image import psnr
 
-Steps: TypeAlias = Sequence[tuple[Degradation, Mapping[str, Any]]]
-"""The degradations of an image, the first one first, each with its drawn parameters."""
 Settings: TypeAlias = Mapping[str, Any]
 ReadPair: TypeAlias = Callable[[Pair], tuple[Pixels, Pixels]]
 """A function that returns input and target of a pair, H x W x 3 RGB of one depth."""
@@ -49,74 +52,9 @@ FIT_PIXELS: Final = 1 << 21
 ROUGH_PIXELS: Final = 1 << 17
 """Pixels on which all settings are tried; the best FINALISTS are compared on all."""
 FINALISTS: Final = 4
-PROBE_CONTRAST: Final = 0.25
-TOLERANCE: Final = 0.01
-"""Difference between two impulse responses of a blur, at most, relative to their peak."""
 
 
 # ------------------------------------------------------------------------------------ restorations
-def wiener(image: FloatImage, steps: Steps, k: float) -> FloatImage:
-    """Return the Wiener deconvolution of H x W x C by all blurs among the steps.
-
-    conj(H) / (|H|^2 + k), H the transfer function of the blurs and k the ratio of noise to signal
-    (Gonzalez and Woods, Digital Image Processing, equation 5.8-6). The image is continued as the
-    blurs continue it: mirrored, the edge pixel repeated. For kernels that are symmetric about both
-    axes that is exact, right to the border.
-    """
-    from scipy.fft import irfft2, rfft2
-
-    height, width = image.shape[:2]
-    transfer = transfer_of(steps, (height, width))
-    if transfer is None:
-        return image
-    inverse = np.conj(transfer) / (np.abs(transfer) ** 2 + np.float32(k))
-    planes = []
-    # One channel at a time, for large images.
-    for plane in np.moveaxis(image, 2, 0):
-        mean = plane.mean()
-        mirrored = np.pad(plane - mean, ((0, height), (0, width)), mode="symmetric")
-        restored = irfft2(rfft2(mirrored) * inverse, s=mirrored.shape)
-        planes.append(restored[:height, :width] + mean)
-    return np.stack(planes, axis=2)
-
-
-def transfer_of(steps: Steps, size: Size) -> NDArray[np.complex64] | None:
-    """Return the transfer function of all blurs among the steps, None if there is none.
-
-    It is that of real planes of twice the ``size``, as of ``scipy.fft.rfft2``.
-    """
-    double = 2 * size[0], 2 * size[1]
-    found = [_transfer(step, tuple(sorted(drawn.items())), double) for step, drawn in steps]
-    blurs = [transfer for transfer in found if transfer is not None]
-    return functools.reduce(np.multiply, blurs) if blurs else None
-
-
-# Without random parameters all images of one size have the same. Few, because they are large.
-@functools.lru_cache(maxsize=2)
-def _transfer(
-    step: Degradation, drawn: tuple[tuple[str, Any], ...], size: Size
-) -> NDArray[np.complex64] | None:
-    """Return the transfer function of a degradation, None if it is not a blur.
-
-    A blur is linear, shifts with the image, and keeps the mean: its response to an impulse is its
-    kernel, whichever its kind.
-    """
-    from scipy.fft import ifftshift, rfft2
-
-    if not step.keeps_mean or step.seeded:
-        return None
-    center, responses = (size[0] // 2, size[1] // 2), []
-    for shift, contrast in ((0, PROBE_CONTRAST), (1, -PROBE_CONTRAST)):
-        probe = np.full(size, 0.5, np.float32)
-        probe[center[0] - shift, center[1] - shift] += contrast
-        response = (step.apply(probe, **dict(drawn)) - np.float32(0.5)) / np.float32(contrast)
-        responses.append(np.roll(response, (shift, shift), (0, 1)))
-    kernel, other = responses
-    if np.abs(kernel - other).max() > TOLERANCE * np.abs(kernel).max() or kernel[center] > 0.999:
-        return None
-    return rfft2(ifftshift(kernel))
-
-
 def unsharp(image: FloatImage, steps: Steps, sigma: float, amount: float) -> FloatImage:
     """Return an H x W x C image plus ``amount`` times its difference from its Gaussian blur."""
     return image + (image - gaussian_blur(image, sigma)) * np.float32(amount)
@@ -227,34 +165,8 @@ class FittedBaselines:
     def steps(self, pair: Pair) -> Steps:
         """Return the degradations of a pair's input; none if its row does not fit the recipe."""
         if self.online is not None:
-            return list(_flat(self.online.degradation, self.online.draw(pair, None)))
-        drawn = pair.row.get("drawn")
-        if self.degradation is None or not isinstance(drawn, Mapping):
-            return ()
-        try:
-            # Rows may come from other programs: numbers out of range could take all memory.
-            steps = list(_flat(self.degradation, drawn))
-            if not all(_in_range(*step) for step in steps):
-                return ()
-            self.degradation.apply(np.zeros((2, 2, 3), np.uint8), **drawn)
-        except (ArithmeticError, LookupError, TypeError, ValueError, cv2.error):
-            return ()
-        return steps
-
-
-def _flat(degradation: Degradation, drawn: Mapping[str, Any]) -> Iterator[tuple[Degradation, Any]]:
-    # The steps of AtScale act at another size, so it stays one step.
-    if not isinstance(degradation, Composite) or isinstance(degradation, AtScale):
-        yield degradation, drawn
-        return
-    for step, own in degradation.drawn_steps(drawn):
-        yield from _flat(step, own)
-
-
-def _in_range(step: Degradation, drawn: Mapping[str, Any]) -> bool:
-    return all(is_number(value) for value in drawn.values()) and all(
-        limits.low <= drawn[name] <= limits.high for name, limits in step.ranges().items()
-    )
+            return list(flat_steps(self.online.degradation, self.online.draw(pair, None)))
+        return steps_of(self.degradation, pair)
 
 
 class _Sample(NamedTuple):
@@ -273,7 +185,7 @@ def fit_baselines(
     UsageError if ``asked`` has an unknown name.
     """
     names = _names(asked)
-    degradation = _degradation_of(corpus) if online is None else online.degradation
+    degradation = stated_degradation(corpus) if online is None else online.degradation
     if not names or (asked == "auto" and degradation is None):
         return FittedBaselines()
     other = next((s for s in corpus.splits if s != split and corpus.pairs(s)), None)
@@ -305,16 +217,6 @@ def _names(asked: str) -> list[str]:
     return [name for name in BASELINES if name in names]
 
 
-def _degradation_of(corpus: Corpus) -> Degradation | None:
-    """Return the degradation of the inputs by the recipe of a corpus, None if it states none."""
-    recipe = corpus.info.get("recipe")
-    if isinstance(recipe, dict) and recipe.get("pairing") == "degrade":
-        # It may be newer than this version, or need a package that is not here.
-        with suppress(UsageError):
-            return degradation_of(recipe, Place())
-    return None
-
-
 def _sample(pairs: Sequence[Pair], read: ReadPair, known: FittedBaselines) -> Iterator[_Sample]:
     """Yield pairs, evenly spread, to fit on."""
     room = FIT_PIXELS
@@ -326,6 +228,25 @@ def _sample(pairs: Sequence[Pair], read: ReadPair, known: FittedBaselines) -> It
             room -= input.shape[0] * input.shape[1]
         if room <= 0:
             return
+
+
+def fit_noise_ratio(
+    pairs: Iterable[tuple[Corpus, Pair]], read: Callable[[Corpus, Pair], tuple[Pixels, Pixels]]
+) -> float | None:
+    """Return the ratio of noise to signal that suits Wiener deconvolution of the pairs best.
+
+    It is fitted as that of the baseline, on the pairs whose rows name a blur; None if none does.
+    """
+    sample, room = list[_Sample](), FIT_PIXELS
+    for corpus, pair in pairs:
+        if room <= 0:
+            break
+        input, target = read(corpus, pair)
+        steps = steps_of(stated_degradation(corpus), pair)
+        if transfer_of(steps, input.shape[:2]) is not None:
+            sample.append(_Sample(to_unit(input), target, steps))
+            room -= input.shape[0] * input.shape[1]
+    return float(_fit(BASELINES["wiener"], sample)["k"]) if sample else None
 
 
 def _fit(baseline: Baseline, sample: Sequence[_Sample]) -> Settings:

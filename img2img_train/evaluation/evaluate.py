@@ -23,6 +23,7 @@ from img2img_data.images import io
 from img2img_data.images.headers import is_image_name
 from img2img_data.images.pixels import Pixels, ReadPolicy
 from img2img_train.data.checks import check_no_alpha
+from img2img_train.data.deconvolution import stated_degradation
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation import score
 from img2img_train.evaluation.baselines import FittedBaselines, fit_baselines
@@ -157,6 +158,10 @@ def _evaluate(
     if isinstance(model, LoadedModel):
         config, notes = model.config, model.notes
         test_time = {"dropout": config.test_dropout, "norm": config.test_norm}
+        if config.input != "plain":
+            test_time["input"] = config.input
+            if stated_degradation(corpus) is None:
+                notes += (f"the corpus names no blur, so --input {config.input} changed nothing",)
         if config.direction == "BtoA":
             # The baselines undo the degradation of the input, which is the target here.
             scoring = replace(scoring, swapped=True, baselines=score.NO_BASELINES)

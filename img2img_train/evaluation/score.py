@@ -19,6 +19,7 @@ from img2img_data.core.errors import CorpusError, printable
 from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.images import color
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
+from img2img_train.data.deconvolution import stated_degradation, steps_of
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.baselines import FittedBaselines
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
@@ -28,6 +29,7 @@ from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores
 from img2img_train.metrics.registry import IMAGE_METRICS, METRICS
 from img2img_train.report.gallery import GalleryItem
+from img2img_train.runs.model import LoadedModel
 
 BATCH_PIXELS: Final = 1 << 22
 """Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
@@ -304,6 +306,8 @@ def restored_batches(
 
     Raises CorpusError if an input and its target differ in size.
     """
+    if isinstance(model, LoadedModel) and model.config.input != "plain":
+        model = _with_blurs(model, corpus)
     held: list[tuple[Pair, Pixels, Pixels]] = []
     for pair in pairs:
         input, target = read_pair(corpus, pair, scoring.swapped, scoring.online)
@@ -349,6 +353,17 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
     # If one side has 8 bits, both are compared at 8: the other has no counterpart for its last
     # bits.
     return to_uint8_rgb(input), to_uint8_rgb(target)
+
+
+def _with_blurs(model: LoadedModel, corpus: Corpus) -> OutputsOfPairs:
+    """Return a model whose network takes inputs deconvolved by the blur in their rows."""
+    degradation = stated_degradation(corpus)
+
+    def restore(pairs: Sequence[Pair], inputs: Pixels) -> Pixels:
+        steps = [steps_of(degradation, pair) for pair in pairs]
+        return model.restore(np.stack(list(map(model.prepared, inputs, steps))))
+
+    return restore
 
 
 def _restored(model: AnyModel, held: list[tuple[Pair, Pixels, Pixels]]) -> list[RestoredPair]:

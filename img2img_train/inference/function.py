@@ -17,7 +17,7 @@ from img2img_data.images.pixels import Pixels, to_8_bit
 from img2img_train.inference.inputs import check_readable
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import choose_tiling
-from img2img_train.inference.translate import decode_image, translate_pixels, unreadable
+from img2img_train.inference.translate import blur_of, decode_image, translate_pixels, unreadable
 from img2img_train.runs.model import LoadedModel, load_generator
 
 StrPath: TypeAlias = os.PathLike[str] | str
@@ -40,11 +40,17 @@ class Model:
     settings: TranslateSettings
 
     @overload
-    def __call__(self, image: Image.Image) -> Image.Image: ...
+    def __call__(self, image: Image.Image, sigma: float | None = None) -> Image.Image: ...
     @overload
-    def __call__(self, image: Pixels | StrPath) -> Pixels: ...
-    def __call__(self, image: Any) -> Any:
-        """Return the output for an image, of the same size and depth."""
+    def __call__(self, image: Pixels | StrPath, sigma: float | None = None) -> Pixels: ...
+    def __call__(self, image: Any, sigma: float | None = None) -> Any:
+        """Return the output for an image, of the same size and depth.
+
+        ``sigma`` is the setting of that name, for a model with ``--input wiener``.
+        """
+        if sigma is not None:
+            settings = build_model(TranslateSettings, {**dict(self.settings), "sigma": sigma})
+            return Model(self.loaded, settings)(image)
         if isinstance(image, Image.Image):
             output = self(_of_pil(image))
             # PIL has no colors of 16 bits.
@@ -65,7 +71,8 @@ class Model:
         tiling, notes = choose_tiling(self.settings, self.loaded, *plane.shape[:2])
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        output = translate_pixels(self.loaded, plane, tiling)
+        blur = blur_of(self.loaded, self.settings)
+        output = translate_pixels(self.loaded, plane, tiling, blur)
         return output[..., None] if output.ndim < pixels.ndim else output
 
     def __repr__(self) -> str:
@@ -88,7 +95,7 @@ def load(
     """Return the model of a run, a checkpoint or an exported .safetensors file, as a function.
 
     ``direction`` is AtoB or BtoA, of a model that has both; ``settings`` are those of ``translate``
-    for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass).
+    for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass), ``sigma``.
 
     >>> train.load("runs/unet", device="cpu")
     <model 'runs/unet/checkpoints/latest.safetensors': unet of width 4, step 2, on cpu>

@@ -20,6 +20,9 @@ class TranslateSettings(FrozenModel):
     whole image for a network that normalizes by its statistics, if half of the free memory does]"""
     overlap: int = Field(128, ge=0)
     """overlap of two tiles, pixels; more for a large receptive field"""
+    sigma: float | None = Field(None, ge=0, le=100)
+    """standard deviation of the images' Gaussian blur, pixels; for a model with --input wiener,
+    which needs it; 0: no blur"""
     batch: int = Field(1, ge=1, le=4096)
     """tiles per forward pass"""
     format: Literal["png", "jpg", "webp"] = "png"

@@ -26,14 +26,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from img2img_data.core.command_line import ProgressByPart
-from img2img_data.core.errors import CorpusError, Rejected, load_extra, printable
+from img2img_data.core.errors import CorpusError, Rejected, UsageError, load_extra, printable
 from img2img_data.core.files import locked, write_atomically
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.corpus.reader import reason_of
+from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit
 from img2img_train.data.color import is_gray
+from img2img_train.data.deconvolution import Steps
 from img2img_train.inference.inputs import check_readable, list_images
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import Tiling, choose_tiling, restore
@@ -76,6 +78,18 @@ def notes_on_frames(sources: Mapping[str, int]) -> list[str]:
     return [f"only one frame or page was restored of {', '.join(many[:3])}{rest}"] if many else []
 
 
+def blur_of(model: LoadedModel, settings: TranslateSettings) -> Steps:
+    """Return the blur that settings name; UsageError if the model needs it, or takes none."""
+    sigma, needs = settings.sigma, model.config.input == "wiener"
+    if needs == (sigma is None):
+        why, hint = "the model was not trained with --input wiener", "leave it out"
+        if needs:
+            why = "is missing, the model was trained with --input wiener"
+            hint = "give the standard deviation of the images' blur, pixels (0: none)"
+        raise UsageError("option", "--sigma", why, hint)
+    return [(GaussianBlur(), {"sigma": sigma})] if sigma else []
+
+
 # -------------------------------------------------------------------------------------- one file
 def translate_bytes(
     model: LoadedModel, data: bytes, settings: TranslateSettings
@@ -85,7 +99,7 @@ def translate_bytes(
     """
     image = decode_image(data, settings)
     tiling, notes = choose_tiling(settings, model, *image.pixels.shape[:2])
-    output = translate_pixels(model, image.pixels, tiling)
+    output = translate_pixels(model, image.pixels, tiling, blur_of(model, settings))
     if settings.format != "png":
         output = _on_white(to_8_bit(output) if output.dtype == np.uint16 else output)
     profile = io.icc_profile(data, 1 if output.shape[2:] in {(), (2,)} else 3)
@@ -100,8 +114,10 @@ def decode_image(data: bytes, settings: TranslateSettings) -> io.DecodedImage:
     return io.decode(data, policy)
 
 
-def translate_pixels(model: LoadedModel, pixels: Pixels, tiling: Tiling) -> Pixels:
-    """Return a restored image.
+def translate_pixels(
+    model: LoadedModel, pixels: Pixels, tiling: Tiling, blur: Steps = ()
+) -> Pixels:
+    """Return a restored image, one that ``blur`` has degraded (``blur_of``).
 
     ``pixels``: H x W, H x W x 3 or H x W x 4 with alpha, uint8 or uint16; the result has the same
     size and dtype. Alpha is kept. The channels are those of the model's target: a gray image gives
@@ -111,7 +127,7 @@ def translate_pixels(model: LoadedModel, pixels: Pixels, tiling: Tiling) -> Pixe
     alpha = pixels.shape[2:] == (4,)
     gray = pixels.ndim == 2 or (alpha and is_gray(pixels[..., :3]))
     color = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., :3]
-    output = restore(model.forward, color, tiling, model.device)
+    output = restore(model.forward, model.prepared(color, blur), tiling, model.device)
     if model.spec.outputs == 1 or (gray and model.keeps_gray):
         output = np.asarray(np.rint(output.mean(axis=2)), pixels.dtype)
     return np.dstack([output, pixels[..., 3]]) if alpha else output
@@ -158,10 +174,10 @@ def translate_video(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     # Chosen once: free memory changes, and so would the contrast of frames.
-    choose = lru_cache(partial(choose_tiling, settings, model))
+    choose, blur = lru_cache(partial(choose_tiling, settings, model)), blur_of(model, settings)
 
     def restore_frame(pixels: Pixels) -> Pixels:
-        return translate_pixels(model, pixels, choose(*pixels.shape[:2])[0])
+        return translate_pixels(model, pixels, choose(*pixels.shape[:2])[0], blur)
 
     info = restore_video(file, out, settings, restore_frame, show)
     return info._replace(notes=(*info.notes, *choose(info.height, info.width)[1]))
@@ -184,6 +200,7 @@ def translate(
     FolderInUseError if another process works in it.
     """
     settings = settings or TranslateSettings()
+    blur_of(model, settings)  # before anything is written
     root, paths = list_images(source, out)
     if any(map(is_video, paths)):
         # Now, and not after hours of images.

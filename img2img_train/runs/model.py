@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from img2img_data.core.errors import CheckpointError, UsageError
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig
+from img2img_train.data import deconvolution
 from img2img_train.data.color import ChannelLayout, ColorSpace, denormalize, normalize
 from img2img_train.networks.layers import TestNorm, dropout_at_test, dropout_seeds, set_test_norm
 from img2img_train.networks.registry import build_on_meta
@@ -76,6 +77,19 @@ class LoadedModel:
             why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.color})"
             raise UsageError("model", self.path, why, "images are RGB or gray, or L to ab")
         return channel_layout
+
+    @property
+    def preparation(self) -> str:
+        """What ``prepared`` does to an image, in words; empty if nothing."""
+        ratio = self.config.noise_ratio
+        return "" if ratio is None else f"deconvolved by its blur (Wiener, noise ratio {ratio:g})"
+
+    def prepared(self, image: Pixels, steps: deconvolution.Steps) -> Pixels:
+        """Return an image, H x W x 3 RGB, as the network takes it: deconvolved by the blur of its
+        degradation ``steps`` if the run was trained with ``--input wiener``.
+        """
+        ratio = self.config.noise_ratio
+        return image if ratio is None else deconvolution.deconvolved(image, steps, ratio)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

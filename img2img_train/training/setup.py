@@ -22,11 +22,15 @@ from img2img_train.data.color import is_gray
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
 from img2img_train.distributed.torchrun import torchrun_env
+from img2img_train.evaluation.baselines import FIT_IMAGES, fit_noise_ratio
+from img2img_train.evaluation.score import read_pair
 from img2img_train.metrics.lpips import load_lpips
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import choose_device, cudnn_settings
 
 MAX_SPEC_CHARACTERS: Final = 120
+FROM_DATA: Final = ("epochs", "crop", "rotate", "validate_every", "samples_every", "noise_ratio")
+"""Settings that follow from the corpora where they are not given."""
 STEPS: Final = 3000
 LEAST_EPOCHS: Final = 3
 """A run of ``epochs=None`` takes at least so many steps, and sees each image so many times."""
@@ -41,9 +45,7 @@ def resolve_auto(config: RunConfig) -> RunConfig:
         # Results depend on all of these, so a resumed run keeps them.
         begun = RunConfig.load(folder.config)
         update: dict[str, Any] = {
-            name: getattr(begun, name)
-            for name in ("epochs", "crop", "rotate", "validate_every", "samples_every")
-            if getattr(config, name) is None
+            name: getattr(begun, name) for name in FROM_DATA if getattr(config, name) is None
         }
         config = config.model_copy(update=update)
         device = begun.device if device == "auto" else device
@@ -69,6 +71,21 @@ def resolve_length(config: RunConfig, steps_per_epoch: int) -> RunConfig:
     if config.samples_every is None:
         update["samples_every"] = max(5, epochs // 10)
     return config.model_copy(update=update)
+
+
+def resolve_noise_ratio(config: RunConfig, train: dataset.ImageSet) -> RunConfig:
+    """Return the configuration with the noise ratio of its deconvolution, fitted on training pairs.
+
+    Raises UsageError if their rows name no blur.
+    """
+    assert isinstance(train, dataset.PairedImages)  # RunConfig sees to it
+    pairs = (train.pairs[index] for index in evenly_spaced(len(train), FIT_IMAGES))
+    ratio = fit_noise_ratio(pairs, read_pair)
+    if ratio is None:
+        why = "names no blur in its rows, which --input wiener inverts"
+        hint = "leave it out, or give a corpus that 'img2img-data blur' or 'degrade' made"
+        raise UsageError("corpus", config.corpora[0].path, why, hint)
+    return config.model_copy(update={"noise_ratio": ratio})
 
 
 def multiplies_bf16(device: str) -> bool:
@@ -140,6 +157,9 @@ class RunData:
         Raises UsageError or CorpusError.
         """
         train = dataset.open_training(config)
+        if config.input != "plain" and config.noise_ratio is None:
+            config = resolve_noise_ratio(config, train)
+            train = dataset.open_training(config)
         config = dataset.resolve_crops(config, train)
         held_out = dataset.open_images(config, config.validation_split)
         if held_out is not None and held_out.size != train.size:
@@ -252,6 +272,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epochs"
     return [
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
+        *([_describe_input(config)] if config.input != "plain" else []),
         *([_describe_shares(config)] if config.stored_share or config.clean_share else []),
         f"{images}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
@@ -263,6 +284,10 @@ def _describe_degradation(spec: Any, is_linear: bool) -> str:
     text = json.dumps(spec)
     text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
     return f"inputs are the targets, degraded {where} by {text}"
+
+
+def _describe_input(config: RunConfig) -> str:
+    return f"inputs are deconvolved by the blur in their rows (noise ratio {config.noise_ratio:g})"
 
 
 def _describe_shares(config: RunConfig) -> str:

@@ -114,6 +114,8 @@ class TrainingState:
         if self.ema is not None:
             self.ema = ModelEma.of(config.ema, self.nets, config.objective.generators())
         line = f"starting from '{printable(str(checkpoint.path))}': {', '.join(taken)}"
+        trained = checkpoint.description.config.get("input", config.input)
+        line += f", trained with --input {trained}" if trained != config.input else ""
         return line + (f"; {', '.join(fresh)} initialized anew" if fresh else "")
 
     def load(self, checkpoint: checkpoints.Checkpoint, size: tuple[int, int]) -> None:

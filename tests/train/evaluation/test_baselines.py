@@ -13,16 +13,15 @@ from conftest import make_photo
 from degradation_examples import LIGHT, example
 from fake_models import Brighter, Identity, strict_json, write_run
 from pages import check_self_contained
-from small_corpus import write_corpus, write_lab
+from small_corpus import degraded_corpus, write_corpus, write_lab
 
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place
 from img2img_data.corpus.reader import Pair, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS
-from img2img_data.degradations.spec import parse_spec, to_spec
-from img2img_data.images import io
+from img2img_data.degradations.spec import parse_spec
+from img2img_train.data import deconvolution
 from img2img_train.data.on_the_fly import OnTheFly
-from img2img_train.evaluation import baselines as baselines_module
 from img2img_train.evaluation.baselines import BASELINES, FittedBaselines, fit_baselines
 from img2img_train.evaluation.evaluate import evaluate_run
 from img2img_train.evaluation.results import Matrix, write_matrix
@@ -46,23 +45,6 @@ def suited(name: str) -> Any:
 
 IDENTITY = Identity()
 PAIR = Pair("k", "test", Path(), Path())
-
-
-def degraded_corpus(root: Path, spec: Any, splits: dict[str, int], deep: bool = False) -> Path:
-    """Write a corpus as ``img2img-data degrade`` does, by the same degradation."""
-    degradation = parse_spec(spec, Place()).degradation
-    info: dict[str, Any] = {"recipe": {"pairing": "degrade", "degradation": to_spec(degradation)}}
-    write_corpus(root, splits, size=(40, 36), info=info | ({"bits": 16} if deep else {}), deep=deep)
-    for manifest in root.glob("*/metadata.jsonl"):
-        rows = [json.loads(line) for line in manifest.open()]
-        for number, row in enumerate(rows):
-            row["drawn"] = degradation.draw(np.random.default_rng(number))
-            policy = io.ReadPolicy(depth=16 if deep else 8)
-            target = io.read(manifest.parent / row["target_file_name"], policy).pixels
-            input = degradation.apply(target, "yx", **row["drawn"])
-            (manifest.parent / row["input_file_name"]).write_bytes(io.encode(input, "png"))
-        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
 
 
 def fitted(
@@ -110,7 +92,7 @@ def test_a_transfer_function_is_that_of_the_blur(kind: str) -> None:
     """It applies the degradation to a smooth periodic image; only blurs have one."""
     degradation = example(kind)
     drawn = degradation.draw(np.random.default_rng(1))
-    transfer = baselines_module.transfer_of([(degradation, drawn)], (32, 32))
+    transfer = deconvolution.transfer_of([(degradation, drawn)], (32, 32))
     blurs = {"gaussian", "random-gaussian", "anisotropic", "generalized", "plateau"}
     assert (transfer is not None) == (kind in blurs | {"motion", "defocus", "sinc"})
     if transfer is not None:
@@ -126,7 +108,7 @@ def test_wiener_continues_the_image_as_the_blur_does() -> None:
     gaussian = DEGRADATIONS["gaussian"](sigma=1.5)
     photo = make_photo(3, 64, 64).astype(np.float32) / 255
     blurred = gaussian.apply(photo, "yx", sigma=1.5)
-    restored = baselines_module.wiener(blurred, [(gaussian, {"sigma": 1.5})], k=1e-9)
+    restored = deconvolution.wiener(blurred, [(gaussian, {"sigma": 1.5})], k=1e-9)
     error = np.abs(restored - photo)
     assert error.max() < 0.05
     assert error[0].mean() < 2 * error.mean()
