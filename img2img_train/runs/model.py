@@ -80,7 +80,7 @@ class LoadedModel:
 
     @property
     def preparation(self) -> str:
-        """What ``prepared`` does to an image, in words; empty if nothing."""
+        """Work that ``prepared`` does on an image, in words; empty if none."""
         ratio = self.config.noise_ratio
         return "" if ratio is None else f"deconvolved by its blur (Wiener, noise ratio {ratio:g})"
 
