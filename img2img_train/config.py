@@ -265,15 +265,12 @@ class RunConfig(FrozenModel):
 
     @pydantic.model_validator(mode="after")
     def _check_input(self) -> Self:
-        if self.input == "plain":
-            if self.noise_ratio is not None:
-                raise ValueError("--noise-ratio belongs to --input wiener; give that too")
-            return self
-        if self.degrade is not None:
-            why = "knows the blur of a corpus' own inputs, not that of --degrade"
+        if self.input == "plain" and self.noise_ratio is not None:
+            raise ValueError("--noise-ratio belongs to --input wiener; give that too")
+        if self.input == "wiener" and self.degrade is not None:
             hint = "build a corpus with 'img2img-data degrade' and train on that"
-            raise ValueError(f"--input wiener {why}; {hint}")
-        if not self.objective.paired or self.direction == "BtoA":
+            raise ValueError(f"--input wiener needs a blur in each row, not --degrade; {hint}")
+        if self.input == "wiener" and not (self.objective.paired and self.direction == "AtoB"):
             what = "--direction BtoA" if self.objective.paired else f"--loss {self.loss}"
             raise ValueError(f"--input wiener restores inputs of pairs; leave it or {what} out")
         return self
@@ -295,6 +292,12 @@ class RunConfig(FrozenModel):
     def grid_keys(self) -> tuple[str, ...]:
         """Keys of the images in a sample grid; empty if they are evenly spread."""
         return tuple(key for key in self.sample_keys.split(",") if key)
+
+    @property
+    def preparation(self) -> str:
+        """Words for the way from an input to that of the network; empty if both are the same."""
+        ratio = self.noise_ratio
+        return "" if ratio is None else f"deconvolved by their blur (Wiener, noise ratio {ratio:g})"
 
     @property
     def title(self) -> str:

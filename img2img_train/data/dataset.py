@@ -26,7 +26,7 @@ from img2img_train.config import RunConfig
 from img2img_train.data import checks
 from img2img_train.data.augment import Crops, resize_to, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout
-from img2img_train.data.deconvolution import deconvolved, stated_degradation, steps_of
+from img2img_train.data.deconvolution import deconvolved, known_steps
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.distributed.memory import SHARE_OF_MEMORY, free_memory
 from img2img_train.objectives.registry import OBJECTIVES
@@ -167,8 +167,7 @@ class PairedImages(_ImageSetFields):
             image, target, paths = target, image, paths[::-1]
         checks.check_same_size(paths[1], _size(target), _size(image))
         if self.noise_ratio is not None:
-            steps = steps_of(stated_degradation(corpus), pair)
-            image = deconvolved(image, steps, self.noise_ratio)
+            image = deconvolved(image, known_steps(corpus, pair), self.noise_ratio)
         image, target = map(self._fitted, paths, (image, target), channels)
         if self.on_the_fly is not None:
             image = target if self.targets_only else self.on_the_fly.degrade(target, pair, None)

@@ -33,6 +33,11 @@ TOLERANCE: Final = 0.01
 
 
 # --------------------------------------------------------------------------- what a corpus states
+def known_steps(corpus: Corpus, pair: Pair) -> Steps:
+    """Return the degradations of a pair's input by its corpus and its row; none if not known."""
+    return steps_of(stated_degradation(corpus), pair)
+
+
 def stated_degradation(corpus: Corpus) -> Degradation | None:
     """Return the degradation of the inputs by the recipe of a corpus, None if it states none."""
     recipe = corpus.info.get("recipe")

@@ -37,8 +37,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, corpora: Any, split: str = "train", **settings: Any) -> None:
         config = config_of({**settings, "corpora": corpora, "split": split})
         if config.input != "plain" and config.noise_ratio is None:
-            why = f"'{config.input}' needs a noise_ratio here"
-            raise UsageError("option", "--input", why, "give that in the config.json of a run")
+            raise UsageError("option", "--input", "needs a noise_ratio here", "give that of a run")
         self.images = open_training(config)
         self.config = resolve_crops(config, self.images)
         self.plan = loader.SamplingPlan.of(self.config, self.images)

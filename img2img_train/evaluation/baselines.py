@@ -29,15 +29,9 @@ from img2img_data.degradations.noise import Noise
 from img2img_data.degradations.resample import INTERPOLATIONS, Resize
 from img2img_data.degradations.samples import FloatImage, from_unit, to_unit
 from img2img_data.images.pixels import Pixels
+from img2img_train.data import deconvolution
 from img2img_train.data.checks import Size
-from img2img_train.data.deconvolution import (
-    Steps,
-    flat_steps,
-    stated_degradation,
-    steps_of,
-    transfer_of,
-    wiener,
-)
+from img2img_train.data.deconvolution import Steps, transfer_of, wiener
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.metrics.image import psnr
 
@@ -165,8 +159,10 @@ class FittedBaselines:
     def steps(self, pair: Pair) -> Steps:
         """Return the degradations of a pair's input; none if its row does not fit the recipe."""
         if self.online is not None:
-            return list(flat_steps(self.online.degradation, self.online.draw(pair, None)))
-        return steps_of(self.degradation, pair)
+            return list(
+                deconvolution.flat_steps(self.online.degradation, self.online.draw(pair, None))
+            )
+        return deconvolution.steps_of(self.degradation, pair)
 
 
 class _Sample(NamedTuple):
@@ -185,7 +181,7 @@ def fit_baselines(
     UsageError if ``asked`` has an unknown name.
     """
     names = _names(asked)
-    degradation = stated_degradation(corpus) if online is None else online.degradation
+    degradation = deconvolution.stated_degradation(corpus) if online is None else online.degradation
     if not names or (asked == "auto" and degradation is None):
         return FittedBaselines()
     other = next((s for s in corpus.splits if s != split and corpus.pairs(s)), None)
@@ -230,22 +226,20 @@ def _sample(pairs: Sequence[Pair], read: ReadPair, known: FittedBaselines) -> It
             return
 
 
-def fit_noise_ratio(
-    pairs: Iterable[tuple[Corpus, Pair]], read: Callable[[Corpus, Pair], tuple[Pixels, Pixels]]
-) -> float | None:
-    """Return the ratio of noise to signal that suits Wiener deconvolution of the pairs best.
+def fit_noise_ratio(images: Iterable[tuple[Pixels, Pixels, Steps]]) -> float | None:
+    """Return the ratio of noise to signal with which Wiener deconvolution is best; None without
+    blurs.
 
-    It is fitted as that of the baseline, on the pairs whose rows name a blur; None if none does.
+    ``images`` are inputs, targets, and the degradations of the inputs. It is fitted as that of the
+    baseline, on those that are blurred.
     """
     sample, room = list[_Sample](), FIT_PIXELS
-    for corpus, pair in pairs:
-        if room <= 0:
-            break
-        input, target = read(corpus, pair)
-        steps = steps_of(stated_degradation(corpus), pair)
+    for input, target, steps in images:
         if transfer_of(steps, input.shape[:2]) is not None:
             sample.append(_Sample(to_unit(input), target, steps))
             room -= input.shape[0] * input.shape[1]
+        if room <= 0:
+            break
     return float(_fit(BASELINES["wiener"], sample)["k"]) if sample else None
 
 

@@ -19,7 +19,7 @@ from img2img_data.core.errors import CorpusError, printable
 from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.images import color
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
-from img2img_train.data.deconvolution import stated_degradation, steps_of
+from img2img_train.data.deconvolution import known_steps
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.baselines import FittedBaselines
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
@@ -50,6 +50,7 @@ class Restorer(Protocol):
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
 """A function that returns the outputs of N pairs, as `Restorer.restore` does of their inputs."""
 AnyModel: TypeAlias = Restorer | OutputsOfPairs
+_Held: TypeAlias = list[tuple[Pair, Pixels, Pixels]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,20 +307,18 @@ def restored_batches(
 
     Raises CorpusError if an input and its target differ in size.
     """
-    if isinstance(model, LoadedModel) and model.config.input != "plain":
-        model = _with_blurs(model, corpus)
-    held: list[tuple[Pair, Pixels, Pixels]] = []
+    held: _Held = []
     for pair in pairs:
         input, target = read_pair(corpus, pair, scoring.swapped, scoring.online)
         room = min(scoring.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
         # Only images of one size can be stacked. The output of an image does not depend on its
         # batch, so the order of the corpus is kept and no score changes.
         if held and (len(held) >= room or held[0][1].shape != input.shape):
-            yield _restored(model, held)
+            yield _restored(model, corpus, held)
             held = []
         held.append((pair, input, target))
     if held:
-        yield _restored(model, held)
+        yield _restored(model, corpus, held)
 
 
 def read_pair(
@@ -355,20 +354,12 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
     return to_uint8_rgb(input), to_uint8_rgb(target)
 
 
-def _with_blurs(model: LoadedModel, corpus: Corpus) -> OutputsOfPairs:
-    """Return a model whose network takes inputs deconvolved by the blur in their rows."""
-    degradation = stated_degradation(corpus)
-
-    def restore(pairs: Sequence[Pair], inputs: Pixels) -> Pixels:
-        steps = [steps_of(degradation, pair) for pair in pairs]
-        return model.restore(np.stack(list(map(model.prepared, inputs, steps))))
-
-    return restore
-
-
-def _restored(model: AnyModel, held: list[tuple[Pair, Pixels, Pixels]]) -> list[RestoredPair]:
+def _restored(model: AnyModel, corpus: Corpus, held: _Held) -> list[RestoredPair]:
     pairs, inputs, targets = zip(*held, strict=True)
     batch = np.stack(inputs)
+    if isinstance(model, LoadedModel) and model.config.input != "plain":
+        steps = (known_steps(corpus, pair) for pair in pairs)
+        batch = np.stack(list(map(model.prepared, inputs, steps)))
     outputs = model(pairs, batch) if callable(model) else model.restore(batch)
     return list(map(RestoredPair, pairs, inputs, outputs, targets))
 

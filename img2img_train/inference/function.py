@@ -71,8 +71,7 @@ class Model:
         tiling, notes = choose_tiling(self.settings, self.loaded, *plane.shape[:2])
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        blur = blur_of(self.loaded, self.settings)
-        output = translate_pixels(self.loaded, plane, tiling, blur)
+        output = translate_pixels(self.loaded, plane, tiling, blur_of(self.loaded, self.settings))
         return output[..., None] if output.ndim < pixels.ndim else output
 
     def __repr__(self) -> str:

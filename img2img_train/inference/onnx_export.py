@@ -156,7 +156,7 @@ def _graph_of(network: ImageToImage, model: LoadedModel, out: Path, opset: int) 
             dimension.dim_param = name
     sides = "uint8 RGB, N x H x W x 3"
     about = {"title": model.config.title, "step": str(model.step), "network": model.spec.name}
-    takes = f"{sides}, {model.preparation}" if model.preparation else sides
+    takes = ", ".join(filter(None, (sides, model.config.preparation)))
     for key, text in {**about, "input": takes, "output": sides}.items():
         proto.metadata_props.add(key=key, value=text)
     graph: bytes = proto.SerializeToString(deterministic=True)

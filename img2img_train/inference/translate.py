@@ -81,12 +81,11 @@ def notes_on_frames(sources: Mapping[str, int]) -> list[str]:
 def blur_of(model: LoadedModel, settings: TranslateSettings) -> Steps:
     """Return the blur that settings name; UsageError if the model needs it, or takes none."""
     sigma, needs = settings.sigma, model.config.input == "wiener"
-    if needs == (sigma is None):
-        why, hint = "the model was not trained with --input wiener", "leave it out"
-        if needs:
-            why = "is missing, the model was trained with --input wiener"
-            hint = "give the standard deviation of the images' blur, pixels (0: none)"
-        raise UsageError("option", "--sigma", why, hint)
+    if needs and sigma is None:
+        hint = "give the standard deviation of the images' Gaussian blur, pixels (0: no blur)"
+        raise UsageError("option", "--sigma", "is missing, and the model needs the blur", hint)
+    if sigma is not None and not needs:
+        raise UsageError("option", "--sigma", "belongs to fit --input wiener", "leave it out")
     return [(GaussianBlur(), {"sigma": sigma})] if sigma else []
 
 

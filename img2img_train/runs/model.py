@@ -78,12 +78,6 @@ class LoadedModel:
             raise UsageError("model", self.path, why, "images are RGB or gray, or L to ab")
         return channel_layout
 
-    @property
-    def preparation(self) -> str:
-        """Work that ``prepared`` does on an image, in words; empty if none."""
-        ratio = self.config.noise_ratio
-        return "" if ratio is None else f"deconvolved by its blur (Wiener, noise ratio {ratio:g})"
-
     def prepared(self, image: Pixels, steps: deconvolution.Steps) -> Pixels:
         """Return an image, H x W x 3 RGB, as the network takes it: deconvolved by the blur of its
         degradation ``steps`` if the run was trained with ``--input wiener``.

@@ -74,8 +74,7 @@ class ModelEntry:
         checkpoint = read_checkpoint(find_checkpoint(path), ())
         about, config = checkpoint.description, checkpoint.config()
         if config.input != "plain":
-            why = f"was trained with --input {config.input}, and the page has no field for the blur"
-            raise UsageError("model", path, why, "use 'img2img-train translate --sigma'")
+            raise UsageError("model", path, "needs the blur of each image", "use translate --sigma")
         spec = about.networks[about.generator]
         layout = ChannelLayout(about.color, (spec.inputs, spec.outputs)).label
         line = ", ".join(filter(None, [config.title, layout, f"{about.progress.step:,} steps"]))

@@ -19,6 +19,7 @@ from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
 from img2img_train.data.color import is_gray
+from img2img_train.data.deconvolution import known_steps
 from img2img_train.data.device_cache import check_device_cache
 from img2img_train.data.loader import SamplingPlan, evenly_spaced
 from img2img_train.distributed.torchrun import torchrun_env
@@ -80,11 +81,10 @@ def resolve_noise_ratio(config: RunConfig, train: dataset.ImageSet) -> RunConfig
     """
     assert isinstance(train, dataset.PairedImages)  # RunConfig sees to it
     pairs = (train.pairs[index] for index in evenly_spaced(len(train), FIT_IMAGES))
-    ratio = fit_noise_ratio(pairs, read_pair)
+    ratio = fit_noise_ratio((*read_pair(*pair), known_steps(*pair)) for pair in pairs)
     if ratio is None:
-        why = "names no blur in its rows, which --input wiener inverts"
-        hint = "leave it out, or give a corpus that 'img2img-data blur' or 'degrade' made"
-        raise UsageError("corpus", config.corpora[0].path, why, hint)
+        hint = "omit --input wiener, or give a corpus of 'img2img-data blur' or 'degrade'"
+        raise UsageError("corpus", config.corpora[0].path, "names no blur in its rows", hint)
     return config.model_copy(update={"noise_ratio": ratio})
 
 
@@ -272,7 +272,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epochs"
     return [
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
-        *([_describe_input(config)] if config.input != "plain" else []),
+        *([f"inputs are {config.preparation}"] if config.preparation else []),
         *([_describe_shares(config)] if config.stored_share or config.clean_share else []),
         f"{images}, {held_out} held out; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
@@ -284,10 +284,6 @@ def _describe_degradation(spec: Any, is_linear: bool) -> str:
     text = json.dumps(spec)
     text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
     return f"inputs are the targets, degraded {where} by {text}"
-
-
-def _describe_input(config: RunConfig) -> str:
-    return f"inputs are deconvolved by the blur in their rows (noise ratio {config.noise_ratio:g})"
 
 
 def _describe_shares(config: RunConfig) -> str:
