@@ -270,13 +270,11 @@ def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
     # On the CPU, so that the exported file does not depend on the device.
     loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
     _print_notes(loaded.notes)
-    if loaded.config.preparation and suffix in {".html", ".pth"}:
-        why = f"takes images {loaded.config.preparation}, which a {suffix} file cannot do"
-        raise UsageError("model", model, why, "export it as .onnx or .safetensors")
-    if loaded.config.preparation and suffix == ".onnx":
-        _print_notes(
-            [f"the file takes images {loaded.config.preparation}, and does not do that itself"]
-        )
+    if loaded.config.preparation and suffix != ".safetensors":
+        why = f"takes images {loaded.config.preparation}, which {suffix} files do not do"
+        if suffix != ".onnx":
+            raise UsageError("model", model, why, "export it as .onnx or .safetensors")
+        _print_notes([f"the network {why}"])
     if suffix == ".safetensors":
         export_weights(loaded, out)
     elif suffix == ".pth":
