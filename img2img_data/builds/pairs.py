@@ -196,6 +196,8 @@ class BuildSettings(FrozenModel):
     """transparent images; white: composite on white; not with --channels rgba"""
     seed: int = Field(0, ge=0)
     """seed of everything random"""
+    license: str | None = None
+    """license of the source images, for the dataset card, as cc-by-4.0 or any text"""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> BuildSettings:

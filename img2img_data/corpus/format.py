@@ -3,9 +3,10 @@
 ::
 
     corpus.json                 what the corpus is; written last, so without it it is unfinished
-    README.md                   dataset card: names the files of each split for ``datasets``
+    README.md                   dataset card
     rejected.jsonl              one row per rejected image
     train/metadata.jsonl        one row per pair, sorted by key
+    train/datasets.jsonl        the same rows in columns of fixed types, for Hugging Face
     train/input/KEY.png         train/target/KEY.png           (layout "folders")
     train/KEY.png               input left, target right       (layout "combined")
     train/A/KEY.png             train/B/KEY.png                (kind "unpaired")
@@ -296,26 +297,3 @@ def first_link(folder: Path, *names: str) -> Path | None:
     """
     folders = accumulate(names, Path.__truediv__, initial=folder)
     return next((path for path in islice(folders, 1, None) if path.is_symlink()), None)
-
-
-# ------------------------------------------------------------------------------------------- card
-def to_card(splits: Iterable[str], recipe: object) -> bytes:
-    """Return README.md, a dataset card: the files of each split, and the borders of its blurs.
-
-    ``datasets.load_dataset(FOLDER)`` reads it. Without it every folder called train, test, dev...
-    is a split there, at any depth.
-    """
-    from img2img_data.degradations.registry import DEGRADATIONS
-
-    # Names of splits have no "-" there.
-    names = ((split.replace("-", "_"), split) for split in splits)
-    files = "".join(f'  - split: "{name}"\n    path: "{split}/**"\n' for name, split in names)
-    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\nWritten by img2img"
-    # In a pipeline a kind is a key, in a recipe of ``blur`` a value.
-    text = str(recipe)
-    borders = "".join(
-        f"\n{kind}: beyond its border the image is {cls.border}\n"
-        for kind, cls in DEGRADATIONS.items()
-        if cls.border and (f"'{kind}': {{" in text or f"'kind': '{kind}'" in text)
-    )
-    return f"{head}; the rows of metadata.jsonl describe the images.\n{borders}".encode()

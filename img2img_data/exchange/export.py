@@ -29,7 +29,7 @@ from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import RowFile, open_rows
-from img2img_data.corpus import format as corpus_format
+from img2img_data.corpus.card import README, to_card
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, to_json_line
 from img2img_data.corpus.layouts import SPLITS
 from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, reason_of
@@ -156,13 +156,12 @@ class HuggingFaceFormat(ExportFormat):
         rows = (to_json_line(self._row(e, place)) for e in exported)
         _write_list(folder, f"{place}/{METADATA_FILE}", rows)
         done = [p for p in self.splits.values() if (folder.root / p / METADATA_FILE).is_file()]
-        _write_list(folder, corpus_format.README, [corpus_format.to_card(done, corpus.info)])
+        about = {**corpus.info, "channels": corpus.channels, "layout": "folders"}
+        _write_list(folder, README, [to_card(folder.root, done, about, METADATA_FILE)])
 
     @staticmethod
     def _row(exported: ExportedPair, place: str) -> dict[str, Any]:
         first, second = (n.removeprefix(f"{place}/") for n in exported.names)
-        # ``datasets`` needs equal columns and types in all splits, but drawn values differ by row:
-        # so the row is one text.
         row = exported.pair.row
         return {
             "key": exported.pair.key,

@@ -41,6 +41,7 @@ from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import Row
 from img2img_data.corpus import format as corpus_format
+from img2img_data.corpus.card import README, write_datasets_rows
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
 from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus
 from img2img_data.images import io
@@ -48,7 +49,7 @@ from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, writ
 
 INDEX_FILE: Final = "index.json"
 SHARDS_FORMAT: Final = 1
-PAGES: Final = (corpus_format.CORPUS_FILE, corpus_format.README, corpus_format.REJECTED_FILE)
+PAGES: Final = (corpus_format.CORPUS_FILE, README, corpus_format.REJECTED_FILE)
 LARGEST_SAMPLE: Final = 8
 """Members of one sample."""
 VERIFY: Final = "check the corpus with 'img2img-data verify'"
@@ -293,6 +294,8 @@ def _write_corpus(root: Path, folder: BuildFolder, index: ShardIndex, progress: 
                     progress(done)
         (folder.root / split).mkdir(exist_ok=True)
         manifest.replace(folder.root / split / corpus_format.METADATA_FILE)
+        if README in index.files:  # else another program wrote the corpus
+            write_datasets_rows(folder.root / split, manifest)
     # corpus.json comes last: without it the corpus is unfinished.
     for page in (p for p in reversed(PAGES) if p in index.files):
         content = read_file(root / page)

@@ -31,6 +31,7 @@ from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, 
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, iter_rows, lines_of
 from img2img_data.corpus import format as corpus_format
+from img2img_data.corpus.card import DATASETS_FILE, README, to_card, write_datasets_rows
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
 BUILDING: Final = ".building"
@@ -270,7 +271,7 @@ class BuildFolder:
             (self.building / "tmp").mkdir(parents=True, exist_ok=True)
             note = to_json_page(_with_folders(recipe, roots))
             write_atomically(self.building / "recipe.json", note, sync=page.is_file())
-            for path in (page, self.root / corpus_format.README):
+            for path in (page, self.root / README):
                 path.unlink(missing_ok=True)
 
     def earlier_rows(self) -> Iterator[tuple[str, bytes]]:
@@ -361,6 +362,7 @@ class BuildFolder:
         _append(parts, lines, sync=True)
         kept = {n.removeprefix("kept-"): parts / n for n in lines if n.startswith("kept-")}
         for name in self._manifests().keys() - kept.keys():  # of splits that lost all images
+            (self.root / name / DATASETS_FILE).unlink(missing_ok=True)
             _remove(self.root / name / corpus_format.METADATA_FILE)
         if positions is None and not report.kept:
             (parts / "rejected").replace(self.root / REJECTED_FILE)
@@ -368,17 +370,20 @@ class BuildFolder:
             raise self._nothing_kept(report)
         report.notes.update(gathered.notes)
         report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
+        is_corpus, temporary = page["kind"] != "selection", self.building / "card"
         for name, path in kept.items():
             path.replace(self.root / name / corpus_format.METADATA_FILE)
+            if is_corpus:
+                write_datasets_rows(self.root / name, temporary)
         (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)
-        if page["kind"] != "selection":
-            card = corpus_format.to_card(in_split_order(kept), page)
-            write_atomically(self.root / corpus_format.README, card, self.building / "card")
         kept_counts = {name: report.kept[name] for name in in_split_order(report.kept)}
         rejected = dict(sorted(report.rejected.items()))
         counts: dict[str, Any] = {"kept": kept_counts, "rejected": rejected, "total": report.total}
+        if is_corpus and kept:
+            card = to_card(self.root, kept, {**page, "counts": counts})
+            write_atomically(self.root / README, card, temporary)
         if gathered.notes:
             counts["notes"] = dict(sorted(gathered.notes.items()))
         measured = {"measured": gathered.measured()} if gathered.measurements else {}

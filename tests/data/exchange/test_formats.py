@@ -6,21 +6,25 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from command_line import rows, tree
 from conftest import make_photo, write_photos
 
+from img2img_data.cli.main import SECTIONS
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus import layouts
-from img2img_data.corpus.format import as_key, key_of
+from img2img_data.corpus.format import as_key, columns_of, key_of
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.exchange.export import EXPORTS, ExportFormat, flat_key
@@ -206,8 +210,8 @@ def test_copied_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Pa
     step("import", tmp_path / "hf", tmp_path / "back")
     for split in ("train", "val", "test"):
         own, back = (tree(root / split) for root in (corpora["folders"], tmp_path / "back"))
-        own.pop("metadata.jsonl")
-        back.pop("metadata.jsonl")
+        for name in ("metadata.jsonl", "datasets.jsonl"):
+            del own[name], back[name]
         assert own == back
     step("export", corpora["combined"], tmp_path / "ab", format="pix2pix")
     step("import", tmp_path / "ab", tmp_path / "ba")
@@ -369,6 +373,53 @@ def test_hugging_face_reads_a_corpus_whatever_its_folders_are_called(
     assert {split: found[split]["key"][:] for split in found} == {
         split.replace("-", "_"): keys for split, keys in lists.items()
     }
+
+
+MIXED = [
+    {"noise": {"sigma": 3}, "probability": 0.4},
+    {"one-of": {"steps": [{"gaussian": {"sigma": [1, 2]}}, {"jpeg": {}}]}},
+]
+COMMANDS: dict[str, Callable[[Path, Path], Report]] = {
+    "blur": CORPORA["folders"],
+    "degrade": lambda photos, out: step("degrade", photos, out, degradation=MIXED, split=SPLITS),
+    "combine": lambda photos, out: step("combine", photos, photos, out, license="cc-by-4.0"),
+    "lab": CORPORA["lab"],
+    "grayscale": CORPORA["gray"],
+    "edges": lambda photos, out: step("edges", photos, out, split=SPLITS, license='(c) "A | B"'),
+    "blank": lambda photos, out: step("blank", photos, out, where="random", tile="16"),
+    "unpaired": CORPORA["unpaired"],
+}
+
+
+def test_every_command_that_makes_a_corpus_is_among_them() -> None:
+    assert {*SECTIONS["Make corpora"]} - {"build", "merge"} == {*COMMANDS}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_hugging_face_reads_every_corpus_and_its_card_shows_it(
+    name: str, odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters that were drawn differ from row to row and split to split."""
+    root = tmp_path / name
+    COMMANDS[name](odd_photos, root)
+    found = load_with_datasets(root, tmp_path / "cache", monkeypatch, packaged=False)
+    splits = {p.parent.name: rows(p) for p in root.glob("*/metadata.jsonl")}
+    assert {s: list(map(json.loads, found[s]["row"])) for s in found} == splits
+    for split, expected in splits.items():
+        for column in columns_of(expected[0]):
+            image = found[split][0][column.removesuffix("_file_name").replace("file_name", "image")]
+            stored = io.read(root / split / expected[0][column]).pixels
+            assert (np.asarray(image.convert("RGB")) == stored).all()
+    card = (root / "README.md").read_text("utf-8")
+    links = [unquote(link) for link in re.findall(r"!\[[^]]*\]\(([^)]*)\)", card)]
+    assert len(links) > 2
+    assert all((root / link).is_file() for link in links)
+    for split, expected in splits.items():
+        assert f"| {split} | {len(expected)} |" in card
+    license = json.loads((root / "corpus.json").read_text())["recipe"]["license"]
+    assert f"License of the sources: {license or 'not stated'}." in card
+    stated = yaml.safe_load(card.split("---")[1]).get("license")
+    assert stated == {None: None, "cc-by-4.0": "cc-by-4.0"}.get(license, "other")
 
 
 @pytest.mark.parametrize("packaged", [True, False])

@@ -306,7 +306,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     assert "rejected 6" in output
     skipped = "skipped, not images by name: .cr2 1, linked folder 1; --follow-links reads linked"
     assert f"'{junk}': {skipped}" in output
-    assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 5
+    assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 6
 
 
 @pytest.mark.parametrize(("jobs", "count"), [(1, 1), (2, 40)])

@@ -1,0 +1,74 @@
+"""The dataset card of a corpus, and the rows that Hugging Face ``datasets`` reads.
+
+``datasets.load_dataset(FOLDER)`` finds the splits in the card. It needs columns of equal types in
+every split, but drawn parameters, tags and notes differ from row to row: so datasets.jsonl has
+columns of fixed types, and each row of metadata.jsonl as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from img2img_data.core.errors import REASONS
+from img2img_data.core.files import write_atomically
+from img2img_data.core.jsonl import count_rows, iter_rows, lines_of
+from img2img_data.corpus.format import METADATA_FILE, columns_of, in_split_order, to_json_line
+
+DATASETS_FILE: Final = "datasets.jsonl"
+README: Final = "README.md"
+EXAMPLES: Final = 3
+"""Pairs that a card shows, or images of each domain."""
+
+
+def write_datasets_rows(folder: Path, temporary: Path) -> None:
+    """Write datasets.jsonl of a split from its metadata.jsonl."""
+    rows = map(_datasets_row, lines_of(folder / METADATA_FILE))
+    write_atomically(folder / DATASETS_FILE, rows, temporary, sync=True)
+
+
+def _datasets_row(line: bytes) -> bytes:
+    row = json.loads(line)
+    names = ("key", *columns_of(row), "domain", "source", "kind", "width", "height")
+    return to_json_line({n: row[n] for n in names if n in row} | {"row": line.decode().strip()})
+
+
+def to_card(
+    root: Path, splits: Iterable[str], page: Mapping[str, Any], rows_file: str = DATASETS_FILE
+) -> bytes:
+    """Return README.md, a dataset card: splits, examples, counts, recipe, borders of the blurs.
+
+    ``page`` is the content of corpus.json, ``rows_file`` names the rows in the folder of a split.
+    The card states neither times nor paths of sources, so equal corpora have equal cards.
+    """
+    import yaml
+    from jinja2 import Environment, PackageLoader
+
+    from img2img_data.degradations.registry import DEGRADATIONS
+
+    sizes = {name: count_rows(root / name / rows_file) for name in in_split_order(splits)}
+    recipe = {k: v for k, v in page.get("recipe", {}).items() if v is not None}
+    shown = {k: v for k, v in recipe.items() if k not in ("command", "source_names", "license")}
+    # Lists of numbers in a pipeline take one line each.
+    flow = None if "degradation" in shown else False
+    # In a pipeline a kind is a key, in a recipe of ``blur`` a value.
+    text = str(recipe)
+    used = (k for k in DEGRADATIONS if f"'{k}': {{" in text or f"'kind': '{k}'" in text)
+    unpaired, rows = page.get("kind") == "unpaired", iter_rows(root / next(iter(sizes)) / rows_file)
+    content = {
+        "sizes": sizes,
+        "rows_file": rows_file,
+        "settings": yaml.safe_dump(shown, sort_keys=False, default_flow_style=flow),
+        "borders": {kind: border for kind in used if (border := DEGRADATIONS[kind].border)},
+        # The rows of domain A come first.
+        "examples": [*islice(rows, EXAMPLES), *(deque(rows, EXAMPLES) if unpaired else ())],
+        "reasons": REASONS,
+    }
+    loader = PackageLoader("img2img_data.corpus")
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
+    card = environment.get_template("card.md").render({**page, **content})
+    return card.encode("utf-8", "backslashreplace") + b"\n"
