@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from img2img_data.core.errors import REASONS
 from img2img_data.core.files import write_atomically
-from img2img_data.core.jsonl import count_rows, iter_rows, lines_of
+from img2img_data.core.jsonl import count_rows, lines_of
 from img2img_data.corpus.format import METADATA_FILE, columns_of, in_split_order, to_json_line
 
 DATASETS_FILE: Final = "datasets.jsonl"
@@ -58,14 +58,15 @@ def to_card(
     # In a pipeline a kind is a key, in a recipe of ``blur`` a value.
     text = str(recipe)
     used = (k for k in DEGRADATIONS if f"'{k}': {{" in text or f"'kind': '{k}'" in text)
-    unpaired, rows = page.get("kind") == "unpaired", iter_rows(root / next(iter(sizes)) / rows_file)
+    lines = lines_of(root / next(iter(sizes)) / rows_file)
+    # The rows of domain A come first.
+    first, last = [*islice(lines, EXAMPLES)], deque(lines, EXAMPLES)
     content = {
         "sizes": sizes,
         "rows_file": rows_file,
         "settings": yaml.safe_dump(shown, sort_keys=False, default_flow_style=flow),
         "borders": {kind: border for kind in used if (border := DEGRADATIONS[kind].border)},
-        # The rows of domain A come first.
-        "examples": [*islice(rows, EXAMPLES), *(deque(rows, EXAMPLES) if unpaired else ())],
+        "examples": [*map(json.loads, first + [*last] * (page.get("kind") == "unpaired"))],
         "reasons": REASONS,
     }
     loader = PackageLoader("img2img_data.corpus")

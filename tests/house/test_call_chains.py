@@ -18,6 +18,7 @@ from img2img_train.objectives.registry import OBJECTIVES
 ROOT = Path(__file__).parents[2]
 IMAGE_MODULES = 16
 STEP_MODULES = 12
+CARD = "corpus/card.py"  # written once, when all images are there
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -27,14 +28,15 @@ def frames(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def modules_entered(package: str, action: Callable[[], object]) -> set[str]:
-    """Return the modules of a package whose functions run, except those that an import calls."""
+    """Return the modules of a package whose functions run, but for those of imports and the card."""
     folder, found = f"{ROOT / package}/", set[str]()
 
     def note(frame: FrameType, event: str, _: object) -> None:
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(folder) and name not in found:
             codes = [f.f_code for f in frames(frame) if f.f_code.co_filename.startswith(folder)]
-            if all(code.co_name != "<module>" for code in codes):
+            of_card = any(code.co_filename == folder + CARD for code in codes)
+            if not of_card and all(code.co_name != "<module>" for code in codes):
                 found.add(name)
 
     before = sys.getprofile()
