@@ -28,7 +28,7 @@ def frames(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def modules_entered(package: str, action: Callable[[], object]) -> set[str]:
-    """Return the modules of a package whose functions run, but for those of imports and the card."""
+    """Return the modules of a package whose functions run, but for imports and the card."""
     folder, found = f"{ROOT / package}/", set[str]()
 
     def note(frame: FrameType, event: str, _: object) -> None:
