@@ -38,6 +38,6 @@ $(VENV)/dev.done: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/docs.done: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(CHECK_PYTHON)$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e '.[docs]'
 	touch $@

@@ -32,7 +32,7 @@ from img2img_data.core.command_line import run_command_line
 from img2img_train.config import fields_of
 
 BLOCK = re.compile(
-    r"^( *)(?:<!-- not run: (.+?) -->\s*?\n\1)?```(sh|python)\n(.*?)\n\1```$",
+    r"^( *)(?:<!-- not run: (.+?) -->\s*?\n\1)?```(sh|bash|python)\n(.*?)\n\1```$",
     re.MULTILINE | re.DOTALL,
 )
 SMALL = {

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Final
 
 import click
@@ -223,14 +224,34 @@ def _settings(model: Any) -> list[str]:
 
 # ---------------------------------------------------------------------------------- recipes, files
 def recipes_page() -> str:
-    """Return the page of all recipes, each with its file."""
-    import yaml
+    """Return the page of all recipes: purpose, needs, commands, figures, and the file."""
+    from img2img_data.cli.recipe import Recipe
+    from img2img_data.core.yaml_file import read_yaml, shipped_recipes
 
-    lines = ["# Recipes", "A recipe is a YAML file with corpora, degradations and a run."]
-    for path in sorted((ROOT / "recipes").glob("*.yaml")):
-        text = path.read_text("utf-8")
-        page = yaml.safe_load(text)
-        lines += [f"## {page['name']}", page.get("about", ""), f"```yaml\n{text.rstrip()}\n```"]
+    lines = [
+        "# Recipes",
+        "A recipe is a YAML file with corpora, degradations and a run. All of it is checked before"
+        " any work starts, and errors name the line and the key. Those of this page come with the"
+        " program and are found by name; `img2img-data recipes NAME > mine.yaml` writes one to"
+        " edit, and every command that takes a name takes a path too. Paths in a recipe are"
+        " relative to the current folder. `--smoke` takes the small size. Minutes are those of"
+        " training on one or two CPU cores; scores are as [measured](../experiments.md).",
+    ]
+    for name, path in shipped_recipes().items():
+        recipe = Recipe.model_validate(read_yaml(path)[0])
+        lines += [f"## {name}", f"{_sentence(recipe.about)} Needs {_prose(recipe.needs)}."]
+        programs = {"img2img-data build": recipe.corpus, "img2img-train --recipe": recipe.run}
+        commands = [f"{program} {name}" for program, part in programs.items() if part]
+        lines += ["\n".join(["```sh", *commands, "```"])] if commands else []
+        sizes = {"full": recipe, "`--smoke`": recipe.smoke}
+        rows = [
+            (title, f"{size.size or ''}", f"{size.minutes or ''}", _prose(size.score))
+            for title, size in sizes.items()
+            if size
+        ]
+        lines += [_table(("size", "pixels", "minutes", "score"), rows)] if commands else []
+        text = indent(f"```yaml\n{path.read_text('utf-8').rstrip()}\n```", "    ")
+        lines += [f'??? note "{name}.yaml"\n\n{text}']
     return _page(lines)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import runpy
-import shlex
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -18,9 +17,6 @@ from PIL import Image, ImageOps
 
 import img2img_data as data
 import img2img_train as train
-from img2img_data.cli.main import group as data_command
-from img2img_data.core.command_line import run_command_line
-from img2img_train.cli.main import group as train_command
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS: dict[str, dict[str, Any]] = {
@@ -90,47 +86,6 @@ def test_a_notebook_runs_and_shows_its_results(name: str, folder: Path) -> None:
     assert "is finished" in text
     assert "gain" in text
     assert "PIL.Image" in text
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_the_lines_in_the_readme_run(folder: Path) -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
-    code = readme.partition("```python\n")[2].partition("```")[0]
-    tiny = {"photo.jpg": "photos/000.jpg", "128": "24", '"unet"': '"unet", width=4, epochs=1'}
-    for text, value in tiny.items():
-        assert text in code
-        code = code.replace(text, value)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["restored"].shape == (32, 40, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_the_first_half_hour_in_the_readme_runs(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
-    block = readme.partition("## The first half hour")[2].split("```")[1]
-    (folder / "recipes").symlink_to(EXAMPLES.parent / "recipes")
-    tiny = {
-        "320": "24",
-        "train=0.8,val=0.1,test=0.1": "train=0.6,val=0.2,test=0.2",
-        "--out runs/mine\n": "--out runs/mine --width 4 --epochs 1 --threads 1\n",
-    }
-    for text, value in tiny.items():
-        assert text in block
-        block = block.replace(text, value)
-    commands = {"img2img-data": data_command, "img2img-train": train_command}
-    for line in block.replace("\\\n", "").strip().splitlines():
-        name, *arguments = shlex.split(line)
-        if arguments[0] != "export":  # slow, and has tests of its own
-            assert run_command_line(commands[name], arguments) == 0, line
-    matrix = json.loads((folder / "runs/mine/clean/matrix.json").read_bytes())
-    assert "mine" in capsys.readouterr().out
-    assert matrix
-    restored = {file.stem for file in (folder / "restored").glob("*.png")}
-    assert restored == {file.stem for file in (folder / "corpora/mine/test/input").iterdir()}
 
 
 def run_script(name: str, *arguments: object) -> str:

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from img2img_data.cli import main as data_cli
-from img2img_data.core.command_line import EXIT_CODES, run_command_line
+from img2img_data.core.command_line import run_command_line
 
 pytest.importorskip("torch")
 
 from img2img_train.cli import main as train_cli
 
-ROOT = Path(__file__).parents[2]
 GROUPS = {"img2img-data": data_cli, "img2img-train": train_cli}
 COMMANDS = [
     f"{program} {command}"
@@ -122,11 +121,6 @@ def test_a_missing_extra_is_2(
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     code, line = run("img2img-data sample", ["out"], capsys)
     assert (code, "pip install 'img2img[demo]'" in line) == (2, True), line
-
-
-def test_the_readme_has_the_table_of_codes() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert all(f"| {code} | {about} |" in text for code, about in EXIT_CODES.items())
 
 
 WRONG_WORDS = {

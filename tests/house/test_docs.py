@@ -11,6 +11,7 @@ import pytest
 import yaml
 from docs_site import PACKAGES, PROGRAMS, ROOT, navigation, pages
 
+from img2img_data.core.command_line import EXIT_CODES
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_train.evaluation.baselines import BASELINES
 from img2img_train.metrics.registry import METRICS
@@ -61,6 +62,13 @@ def test_every_registered_member_is_documented() -> None:
     assert all(f"| `{name}` |" in metrics for name in {**METRICS, **BASELINES})
     recipes = generated()["reference/recipes.md"]
     assert all(f"\n## {path.stem}\n" in recipes for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_page_of_a_program_has_all_commands_and_exit_codes(program: str) -> None:
+    page = generated()[f"reference/{program}/index.md"]
+    assert all(f"| {code} | {about} |" in page for code, about in EXIT_CODES.items())
+    assert all(f"({name}.md)" in page for other, name in COMMANDS if other == program)
 
 
 def test_the_navigation_has_every_page_and_no_other() -> None:
