@@ -296,8 +296,7 @@ class RunConfig(FrozenModel):
     @property
     def preparation(self) -> str:
         """Words for the way from an input to that of the network; empty if both are the same."""
-        ratio = self.noise_ratio
-        return "" if ratio is None else f"deconvolved by their blur (Wiener, noise ratio {ratio:g})"
+        return f"Wiener-deconvolved (noise ratio {self.noise_ratio:g})" if self.noise_ratio else ""
 
     @property
     def title(self) -> str:

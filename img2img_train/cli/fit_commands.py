@@ -164,7 +164,8 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
         click.echo("\n".join(lines))
     if report:
         click.echo(f"report: {printable(str(result.folder.report))}")
-    print_next("img2img-train", "translate", result.folder.root, "photos/", "restored/")
+    sigma = ["--sigma", "3"] * (config.input != "plain")
+    print_next("img2img-train", "translate", result.folder.root, "photos/", "restored/", *sigma)
 
 
 def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:

@@ -271,7 +271,7 @@ def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
     loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
     _print_notes(loaded.notes)
     if loaded.config.preparation and suffix != ".safetensors":
-        why = f"takes images {loaded.config.preparation}, which {suffix} files do not do"
+        why = f"takes images that are {loaded.config.preparation}; {suffix} files do not do that"
         if suffix != ".onnx":
             raise UsageError("model", model, why, "export it as .onnx or .safetensors")
         _print_notes([f"the network {why}"])

@@ -1,5 +1,6 @@
-"""From a corpus to batches of tensors: decoding, caching, augmentation, color spaces."""
+"""From a corpus to batches of tensors: decoding, caching, augmentation, color spaces,
+deconvolution.
+"""
 
-__all__ = [
-    "augment", "checks", "color", "dataset", "device_cache", "loader", "on_the_fly", "pair_dataset",
-]  # fmt: skip
+__all__ = ["augment", "checks", "color", "dataset", "deconvolution", "device_cache", "loader",
+           "on_the_fly", "pair_dataset"]  # fmt: skip

@@ -29,7 +29,7 @@ from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.score import Scoring, read_pair, restored_batches
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.runs.checkpoint import read_checkpoint
-from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.runs.model import load_generator
 from img2img_train.training.signals import StoppedBySignal
 
@@ -147,6 +147,13 @@ def test_scores_and_translate_restore_alike(
         plain = model.restore(one.input[None])[0]
         assert np.array_equal(function(one.input, sigma=0), plain)
         assert not np.array_equal(plain, one.output)
+
+
+def test_validation_scores_as_evaluate_does(corpora: dict[str, Path], run: Path) -> None:
+    settings = EvaluateSettings(device="cpu", split="val")
+    (one,) = evaluate_matrix([run], [corpora["fixed"]], settings).evaluations
+    best = max(row["psnr"] for row in read_log(run) if row["kind"] == "validation")
+    assert one.scores["psnr"] == pytest.approx(best, abs=1e-3)
 
 
 def test_results_name_the_transform(corpora: dict[str, Path], run: Path) -> None:
