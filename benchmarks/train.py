@@ -95,6 +95,25 @@ class PlainUNet(nn.Module):
         return self.last(x)
 
 
+class PlainEdsr(nn.Module):
+    """EDSR behind a pixel unshuffle: four blocks of 48 channels, added to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [
+            nn.Sequential(nn.Conv2d(48, 48, 3, 1, 1), nn.ReLU(), nn.Conv2d(48, 48, 3, 1, 1))
+            for _ in range(4)
+        ]
+        self.first, self.blocks = nn.Conv2d(12, 48, 3, 1, 1), nn.ModuleList(blocks)
+        self.last = nn.Conv2d(48, 12, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.first(nn.functional.pixel_unshuffle(x, 2))
+        for block in self.blocks:
+            features = features + block(features)
+        return x + nn.functional.pixel_shuffle(self.last(features), 2)
+
+
 class PlainPatchGAN(nn.Module):
     """PatchGAN discriminator with a receptive field of 70 pixels."""
 
@@ -158,11 +177,20 @@ def adam(*networks: nn.Module) -> torch.optim.Adam:
 
 def plain_l2() -> Step:
     """Return a step of an autoencoder with MSE."""
-    net = PlainAutoencoder().to(DEVICE)
+    return _plain_step(PlainAutoencoder(), nn.functional.mse_loss)
+
+
+def plain_l1() -> Step:
+    """Return a step of EDSR with L1."""
+    return _plain_step(PlainEdsr(), nn.functional.l1_loss)
+
+
+def _plain_step(net: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor]) -> Step:
+    net = net.to(DEVICE)
     optimizer = adam(net)
 
     def step(a: Tensor, b: Tensor) -> float:
-        loss = nn.functional.mse_loss(net(a), b)
+        loss = loss_of(net(a), b)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -261,6 +289,7 @@ class Case:
 PIX2PIX = ("--loss", "pix2pix", "--net", "unet-256")
 CASES = {
     "autoencoder": Case(plain_l2, ("--loss", "l2", "--net", "autoencoder"), 64, 64),
+    "edsr": Case(plain_l1, (), 64, 64),
     "unet-1": Case(plain_pix2pix, PIX2PIX, 256, 1),
     "unet-16": Case(plain_pix2pix, PIX2PIX, 256, 16),
     "unet-64": Case(plain_pix2pix, PIX2PIX, 256, 64),
