@@ -112,7 +112,7 @@ def write_clip(path: Path, count: int) -> None:
 
 
 PROGRAMS: Final = {"img2img-data": data, "img2img-train": train}
-WITHOUT_NEXT: Final = {"compat", "degradations", "export", "replay", "schema", "serve"}
+WITHOUT_NEXT: Final = {"compat", "degradations", "export", "recipes", "replay", "schema", "serve"}
 """Commands that print something or write a file for another program."""
 
 

@@ -134,7 +134,8 @@ def main(photo: NDArray[np.uint8], picture: Image.Image) -> None:
     version: str = data.__version__ + train.__version__
 """)
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
-    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(ROOT / ".mypy_cache")]
+    # The options of ``make lint``, whose cache is of no use with any other.
+    options = ["--cache-dir", str(ROOT / ".mypy_cache")]
     options += ["--config-file", str(ROOT / "pyproject.toml")]
     arguments = [sys.executable, "-m", "mypy", *options, str(script)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=ROOT)
