@@ -47,6 +47,15 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def wiki(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the real faces without gray ones as ``wiki`` sorts them, and what it printed."""
+    from command_line import run
+
+    out = tmp_path_factory.mktemp("wiki") / "faces"
+    return out, run("wiki", real_data / "faces" / "wiki_crop", out, "--drop-gray", "--jobs", 2)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Start a browser; skip the test if there is none."""

@@ -19,7 +19,7 @@ def test_no_command_reaches_the_network(tmp_path: Path) -> None:
     # An audit hook sees what Python does, strace also what libraries in C and other processes do.
     watch, trace = list[str](), tmp_path / "trace"
     if shutil.which("strace"):
-        # With a filter in the kernel: without, each system call of any kind stops the program twice.
+        # A filter in the kernel; without, every system call stops the program twice.
         watch = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", str(trace)]
         watch += ["-e", "trace=connect,sendto,sendmsg"]
     folders = os.pathsep.join(p for p in sys.path if p)

@@ -13,10 +13,12 @@ import pytest
 from command_line import rows, run
 
 
-def test_wiki_sorts_by_gender_and_finds_the_gray_ones(real_data: Path, tmp_path: Path) -> None:
+def test_wiki_sorts_by_gender_and_finds_the_gray_ones(
+    real_data: Path, wiki: tuple[Path, str]
+) -> None:
     from scipy.io import loadmat
 
-    output = run("wiki", real_data / "faces" / "wiki_crop", tmp_path / "faces", "--drop-gray")
+    faces, output = wiki
     with (real_data / "faces" / "wiki_crop.sources.csv").open() as file:
         key = {r["full_path"]: r for r in csv.DictReader(file)}
     table = loadmat(real_data / "faces" / "wiki_crop" / "wiki.mat")["wiki"][0, 0]
@@ -25,22 +27,18 @@ def test_wiki_sorts_by_gender_and_finds_the_gray_ones(real_data: Path, tmp_path:
     score = dict(zip(path, table["face_score"].ravel(), strict=True))
     faceless = {p for p in path if not np.isfinite(score[p])}
     nameless = {p for p in path if np.isnan(gender[p])} - faceless
-    reasons = Counter(str(r["reason"]) for r in rows(tmp_path / "faces" / "rejected.jsonl"))
+    reasons = Counter(str(r["reason"]) for r in rows(faces / "rejected.jsonl"))
     assert (reasons["no-face"], reasons["no-gender"]) == (len(faceless), len(nameless))
     assert {"no-face", "no-gender", "gray"} >= set(reasons)
     left = [p for p in path if p not in faceless | nameless]
-    dropped = {
-        str(r["source"])
-        for r in rows(tmp_path / "faces" / "rejected.jsonl")
-        if r["reason"] == "gray"
-    }
+    dropped = {str(r["source"]) for r in rows(faces / "rejected.jsonl") if r["reason"] == "gray"}
     gray = {p for p in left if key[p]["gray_class"] != "colour"}
     assert len(dropped & gray) >= 0.98 * len(gray)
     assert len(dropped - gray) < 0.003 * (len(left) - len(gray))
     for name, value in (("male", 1), ("female", 0)):
-        kept = rows(tmp_path / "faces" / name / "metadata.jsonl")
+        kept = rows(faces / name / "metadata.jsonl")
         assert {r["source"] for r in kept} == {p for p in left if gender[p] == value} - dropped
-        first = tmp_path / "faces" / name / str(kept[0]["file_name"])
+        first = faces / name / str(kept[0]["file_name"])
         assert (
             first.read_bytes()
             == (real_data / "faces" / "wiki_crop" / str(kept[0]["source"])).read_bytes()

@@ -207,7 +207,12 @@ def test_an_unreadable_name_is_escaped(tmp_path: Path) -> None:
 @functools.cache
 def validator_of(what: str) -> Any:
     jsonschema = pytest.importorskip("jsonschema")
-    schema = schema_of(what)
+    if what == "run":
+        from img2img_train.config import run_schema
+
+        schema = run_schema()
+    else:
+        schema = schema_of(what)
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -370,17 +375,13 @@ def test_a_small_size_is_built(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_run_fits_the_trainers_schema(path: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    from img2img_train.config import read_recipe, run_schema
+    from img2img_train.config import read_recipe
 
-    schema = run_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
     content = read_yaml(path).content
     if "run" in content:
         assert read_recipe(path)
-        jsonschema.validate(content["run"], schema)
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**content["run"], "epohcs": 3}, schema)
+        assert check(content["run"], "run") == []
+        assert check({**content["run"], "epohcs": 3}, "run")
 
 
 @pytest.mark.parametrize(

@@ -433,11 +433,9 @@ def test_thirty_thousand_rows_stay_small(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- real data
-def test_tags_travel_from_wiki_to_blur(real_data: Path, tmp_path: Path) -> None:
-    run("wiki", real_data / "faces" / "wiki_crop", tmp_path / "faces", "--jobs", 2)
-    known = {
-        str(r["file_name"]): r["tags"] for r in rows(tmp_path / "faces" / "male" / "metadata.jsonl")
-    }
+def test_tags_travel_from_wiki_to_blur(wiki: tuple[Path, str], tmp_path: Path) -> None:
+    faces, _ = wiki
+    known = {str(r["file_name"]): r["tags"] for r in rows(faces / "male" / "metadata.jsonl")}
     split = [
         "--split",
         "train=0.8,val=0.1,test=0.1",
@@ -446,7 +444,7 @@ def test_tags_travel_from_wiki_to_blur(real_data: Path, tmp_path: Path) -> None:
         "--stratify",
         "gender",
     ]
-    run("blur", tmp_path / "faces", tmp_path / "out", "--size", 16, *split, "--jobs", 2)
+    run("blur", faces, tmp_path / "out", "--size", 16, *split, "--jobs", 2)
     people, counts = defaultdict(set), Counter()
     for name in SHARES:
         for row in rows(tmp_path / "out" / name / "metadata.jsonl"):
