@@ -128,6 +128,7 @@ def _shift(plane: FloatImage, down: float, right: float) -> FloatImage:
 
 def _neighbors(count: int, by: float) -> tuple[_Indices, _Indices, NDArray[np.float64]]:
     """Return two sources of each place of a side moved ``by`` pixels, and the second's share."""
-    source = np.clip(np.arange(count) - by, 0, count - 1)
-    first = source.astype(np.intp)
-    return first, np.minimum(first + 1, count - 1), source - first
+    source = np.arange(count) - by
+    below = np.floor(source)
+    first, second = (np.clip(below + n, 0, count - 1).astype(np.intp) for n in (0, 1))
+    return first, second, source - below

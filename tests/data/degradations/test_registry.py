@@ -421,6 +421,31 @@ def test_at_scale_makes_noise_coarse() -> None:
     assert out.std() > 15
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(20, 13), (20, 13, 2), (9, 40, 3), (1, 1, 3), (3, 2, 5)])
+def test_median_equals_scipy(shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    from scipy.ndimage import median_filter
+
+    image = (np.random.default_rng(0).random(shape) * 255).astype(dtype)
+    for size in (1, 3, 7, 31):
+        square = (size, size, 1)[: len(shape)]
+        output = DEGRADATIONS["median"]().apply(image, size=size)
+        assert output.dtype == dtype
+        np.testing.assert_array_equal(output, median_filter(image, square, mode="nearest"))
+
+
+@pytest.mark.parametrize("by", [(0.3, -1.7), (-2, 0.0), (100, -100), (0.0, 1e-9)])
+@pytest.mark.parametrize("shape", [(70, 9, 3), (1, 1, 3), (2, 130, 3)])
+def test_channel_shift_equals_scipy(shape: tuple[int, ...], by: tuple[float, float]) -> None:
+    from scipy.ndimage import shift
+
+    image = np.random.default_rng(0).random(shape, np.float32)
+    output = DEGRADATIONS["channel-shift"]().degrade(image.copy(), y=by[0], x=by[1])
+    for channel, sign in enumerate((1, 0, -1)):
+        moved = shift(image[..., channel], (sign * by[0], sign * by[1]), order=1, mode="nearest")
+        np.testing.assert_array_equal(output[..., channel], moved)
+
+
 def test_gaussian_agrees_with_scipy(real_data: object) -> None:
     from scipy.ndimage import gaussian_filter
 

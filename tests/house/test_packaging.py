@@ -1,0 +1,56 @@
+"""Extras, the hints that name them, and the Python that ``make`` takes."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from test_rooms import MODULES, ROOT
+
+from img2img_data.core.errors import install_hint
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+FOR_DEVELOPERS = {"dev", "docs"}
+
+
+def test_all_is_every_extra_for_users() -> None:
+    (entry,) = EXTRAS["all"]
+    assert entry.startswith("img2img[")
+    named = entry.removeprefix("img2img[").removesuffix("]").split(",")
+    assert sorted(named) == sorted(EXTRAS.keys() - FOR_DEVELOPERS - {"all"})
+
+
+def test_hints_name_extras_that_exist() -> None:
+    assert install_hint("train") == "pip install 'img2img[train]'"
+    named = set()
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                place = {"load_extra": 1, "install_hint": 0}.get(name)
+                argument = node.args[place] if place is not None else None
+                named |= {argument.value} if isinstance(argument, ast.Constant) else set()
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert "pip install -" not in node.value, path  # one function writes them
+    assert named >= {"train", "demo", "export"}
+    assert named <= EXTRAS.keys()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("python", ["old", "missing"])
+def test_make_says_in_one_line_that_python_is_too_old(tmp_path: Path, python: str) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "old"
+    old.write_text("#!/bin/sh\necho False\n")
+    old.chmod(0o755)
+    for target in ("demo", "test"):
+        command = ["make", target, f"PYTHON={tmp_path / python}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert "Python 3.11 or later" in done.stderr
+    assert not (tmp_path / ".venv").exists()
