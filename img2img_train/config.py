@@ -313,9 +313,10 @@ class RunConfig(FrozenModel):
         """
         path = Path(path)
         path = path / CONFIG_FILE if path.name != CONFIG_FILE else path
-        values = read_page(path).get("config")
+        values = (page := read_page(path)).get("config")
         if not isinstance(values, dict):
-            why = "is damaged: it has no 'config'"
+            exported = "model_format" in page
+            why = "is of an exported model, not of a run" if exported else "is damaged: no 'config'"
             raise CheckpointError("run", path, why, "train into another folder")
         return config_of({**values, "out": str(path.parent)}, str(path))
 

@@ -45,16 +45,12 @@ def to_card(
     ``page`` is the content of corpus.json, ``rows_file`` names the rows in the folder of a split.
     The card states neither times nor paths of sources, so equal corpora have equal cards.
     """
-    import yaml
     from jinja2 import Environment, PackageLoader
 
     from img2img_data.degradations.registry import DEGRADATIONS
 
     sizes = {name: count_rows(root / name / rows_file) for name in in_split_order(splits)}
     recipe = {k: v for k, v in page.get("recipe", {}).items() if v is not None}
-    shown = {k: v for k, v in recipe.items() if k not in ("command", "source_names", "license")}
-    # Lists of numbers in a pipeline take one line each.
-    flow = None if "degradation" in shown else False
     # In a pipeline a kind is a key, in a recipe of ``blur`` a value.
     text = str(recipe)
     used = (k for k in DEGRADATIONS if f"'{k}': {{" in text or f"'kind': '{k}'" in text)
@@ -64,7 +60,7 @@ def to_card(
     content = {
         "sizes": sizes,
         "rows_file": rows_file,
-        "settings": yaml.safe_dump(shown, sort_keys=False, default_flow_style=flow),
+        "settings": to_yaml(recipe),
         "borders": {kind: border for kind in used if (border := DEGRADATIONS[kind].border)},
         "examples": [*map(json.loads, first + [*last] * (page.get("kind") == "unpaired"))],
         "reasons": REASONS,
@@ -73,3 +69,13 @@ def to_card(
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
     card = environment.get_template("card.md").render({**page, **content})
     return card.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def to_yaml(recipe: Mapping[str, Any]) -> str:
+    """Return the settings in the recipe of a corpus as YAML."""
+    import yaml
+
+    shown = {k: v for k, v in recipe.items() if k not in ("command", "source_names", "license")}
+    # Lists of numbers in a pipeline take one line each.
+    flow = None if "degradation" in shown else False
+    return yaml.safe_dump(shown, sort_keys=False, default_flow_style=flow)

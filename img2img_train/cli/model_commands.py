@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ class EvaluateOptions(EvaluateSettings):
 @click.command(cls=ManyAfterOn, models=lambda: (EvaluateOptions,))
 @click.argument("runs", type=FOLDER, nargs=-1)
 def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
-    """Score RUNS (run folders or checkpoints) on corpora, beside baselines.
+    """Score RUNS (run folders, checkpoints or exported folders) on corpora, beside baselines.
 
     \b
     Example:
@@ -130,7 +131,7 @@ class TranslateOptions(ModelSettings, DirectionOption):
 @click.argument("images", type=FOLDER)
 @click.argument("out", type=FOLDER)
 def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) -> None:
-    """Apply MODEL (a run or a checkpoint) to IMAGES and write the results into the folder OUT.
+    """Apply MODEL (a run, a checkpoint or an exported folder) to IMAGES; write into the folder OUT.
 
     \b
     Example:
@@ -239,57 +240,73 @@ class ExportOptions(DirectionOption):
     """ONNX operator set"""
     runtime: Path | None = None
     """folder of the npm package onnxruntime-web, for .html"""
+    license: str = ""
+    """license of the model, for the model card of a folder; as mit, cc-by-4.0 or any text"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (ExportOptions,))
 @click.argument("model", type=FOLDER)
-@click.argument("out", type=FOLDER)
-def export(model: Path, out: Path, settings: dict[str, Any]) -> None:
+@click.argument("out", type=click.Path())
+def export(model: Path, out: str, settings: dict[str, Any]) -> None:
     """Write the generator of MODEL (a run or a checkpoint) to OUT, for use without this program.
 
     \b
     Example:
+      img2img-train export runs/l2 deblur/ --license mit
       img2img-train export runs/l2 deblur.onnx
       npm install onnxruntime-web && img2img-train export runs/l2 deblur.html
 
-    .onnx takes and returns uint8 RGB images of any size. .html is a page that runs the model in a
-    browser, on an image that is dropped or drawn, for models below 15 million parameters. Both are
-    compared with torch. .safetensors holds the generator alone and is a model for all commands
-    here; .pth holds it for the PyTorch CycleGAN/pix2pix repository (latest_net_G.pth). With
-    --input wiener, .onnx holds the network without the deconvolution; .html and .pth are rejected.
+    A folder gets weights, ONNX, a model card with scores and images, and a script of ten lines that
+    runs the model; every command here takes it as a model. .onnx takes and returns uint8 images,
+    N x H x W x 3 RGB of any size, also of models of gray or Lab. .html is a page that runs the
+    model in a browser, for models below 15 million parameters. Both are compared with torch.
+    .safetensors holds the generator alone and is a model for all commands here; .pth holds it for
+    the PyTorch CycleGAN/pix2pix repository (latest_net_G.pth). With --input wiener, ONNX holds the
+    network without the deconvolution; .html and .pth are rejected.
     """
+    options, path = build_model(ExportOptions, settings), Path(out)
+    suffix = "" if out.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
+    if suffix not in {"", ".onnx", ".html", ".safetensors", ".pth"}:
+        hint = "give a name ending in .onnx, .html, .safetensors or .pth, or a folder/"
+        raise UsageError("file", path, f"ends in '{path.suffix}'", hint)
+    _export(model, path, suffix, options)
+
+
+def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None:
+    from img2img_train.inference.model_folder import export_folder
     from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
     from img2img_train.interop.junyanz_weights import export_pth
     from img2img_train.runs.model import load_generator
 
-    options, suffix = build_model(ExportOptions, settings), out.suffix.lower()
-    if suffix not in {".onnx", ".html", ".safetensors", ".pth"}:
-        hint = "give a name ending in .onnx, .html, .safetensors or .pth"
-        raise UsageError("file", out, f"ends in '{out.suffix}'", hint)
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the CPU, so that the exported file does not depend on the device.
     loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
     _print_notes(loaded.notes)
     if loaded.config.preparation and suffix != ".safetensors":
-        why = f"takes images that are {loaded.config.preparation}; {suffix} files do not do that"
-        if suffix != ".onnx":
+        kind = suffix or ".onnx"
+        why = f"takes images that are {loaded.config.preparation}; {kind} files do not do that"
+        if kind != ".onnx":
             raise UsageError("model", model, why, "export it as .onnx or .safetensors")
         _print_notes([f"the network {why}"])
+    parity, notes = None, list[str]()
     if suffix == ".safetensors":
         export_weights(loaded, out)
     elif suffix == ".pth":
         export_pth(loaded, out)
+    elif suffix == ".html":
+        parity = export_page(loaded, out, options.runtime, options.opset)
+    elif suffix == ".onnx":
+        parity = export_onnx(loaded, out, options.opset)
     else:
-        parity = (
-            export_page(loaded, out, options.runtime, options.opset)
-            if suffix == ".html"
-            else export_onnx(loaded, out, options.opset)
-        )
+        parity, notes = export_folder(loaded, out, options.license, options.opset)
+    if parity:
         tested = f"{parity.images} images up to {parity.side} px"
-        about = f"differs from torch by {parity.worst} levels at most, on {tested}"
+        about = f"ONNX differs from torch by {parity.worst} levels at most, on {tested}"
         if loaded.config.test_dropout and loaded.spec.dropout:
             about += "; dropout, which the model keeps on at test, is off"
-    click.echo(f"'{printable(str(out))}': {out.stat().st_size / 1e6:.1f} MB, {about}")
+    _print_notes(notes)
+    size = sum(p.stat().st_size for p in (out.glob("*.*") if out.is_dir() else [out]))
+    click.echo(f"'{printable(str(out))}': {size / 1e6:.1f} MB, {about}")
 
 
 class ServeOptions(FrozenModel):
@@ -310,7 +327,7 @@ class ServeOptions(FrozenModel):
 @click.command(cls=ModelCommand, models=lambda: (ServeOptions,))
 @click.argument("runs", type=FOLDER, nargs=-1, required=True)
 def serve(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
-    """Serve a web page to try RUNS (run folders or checkpoints) on images, on this machine only.
+    """Serve a page to try RUNS (or checkpoints, exported folders) on images, on this machine only.
 
     \b
     Example:

@@ -91,7 +91,7 @@ def _of_pil(image: Image.Image) -> Pixels:
 def load(
     path: StrPath, device: str = "auto", direction: str | None = None, **settings: Any
 ) -> Model:
-    """Return the model of a run, a checkpoint or an exported .safetensors file, as a function.
+    """Return the model of a run, a checkpoint or an exported folder or file, as a function.
 
     ``direction`` is AtoB or BtoA, of a model that has both; ``settings`` are those of ``translate``
     for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass), ``sigma``.

@@ -112,12 +112,13 @@ def export_onnx(model: LoadedModel, out: Path, opset: int = OPSET) -> Parity:
     Raises UsageError if the extra is not installed, and Img2ImgError if the outputs differ by more
     than ``TOLERANCE``; then no file is left behind.
     """
-    graph, parity = _compared_graph(model, out, opset)
+    graph, parity = onnx_bytes(model, out, opset)
     write_atomically(out, graph)
     return parity
 
 
-def _compared_graph(model: LoadedModel, out: Path, opset: int) -> tuple[bytes, Parity]:
+def onnx_bytes(model: LoadedModel, out: Path, opset: int) -> tuple[bytes, Parity]:
+    """Return the ONNX file of a generator, and its comparison with torch; errors name ``out``."""
     # ONNX Runtime sends telemetry unless this is set before its import.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -157,7 +158,8 @@ def _graph_of(network: ImageToImage, model: LoadedModel, out: Path, opset: int) 
     sides = "uint8 RGB, N x H x W x 3"
     about = {"title": model.config.title, "step": str(model.step), "network": model.spec.name}
     takes = ", ".join(filter(None, (sides, model.config.preparation)))
-    for key, text in {**about, "input": takes, "output": sides}.items():
+    about |= {"input": takes, "output": sides, "channels": model.channel_layout.label or "RGB"}
+    for key, text in about.items():
         proto.metadata_props.add(key=key, value=text)
     graph: bytes = proto.SerializeToString(deterministic=True)
     return graph
@@ -217,7 +219,7 @@ def export_page(model: LoadedModel, out: Path, runtime: Path | None, opset: int 
         hint = "run 'npm install onnxruntime-web' here, or give its folder with --runtime"
         why = f"has no {Path(str(error.filename)).name}"
         raise UsageError("runtime", folder, why, hint) from None
-    graph, parity = _compared_graph(model, out, opset)
+    graph, parity = onnx_bytes(model, out, opset)
     about = f"{model.spec.name}, {count / 1e6:.1f} million parameters, step {model.step:,}"
     page = render_browser_page(model.config.title, about, script, wasm, graph)
     write_atomically(out, page.encode())

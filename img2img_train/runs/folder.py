@@ -32,6 +32,8 @@ from img2img_train.runs.checkpoint import Checkpoint, read_checkpoint, read_desc
 # The workers of a killed run hold its lock until they notice that their parent is gone.
 LOCK_WAIT_SECONDS: Final = 2.0
 OUT_HINT: Final = "give another --out"
+MODEL_FILE: Final = "model.safetensors"
+"""The generator in an exported model folder."""
 LIBRARIES: Final = ("img2img", "python", "torch")
 """Distributions that the numbers of a run depend on; config.json and checkpoints record them."""
 
@@ -265,12 +267,14 @@ def sample_paths(run: Path | str) -> list[Path]:
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """Return the checkpoint of a run folder (the best one, else the latest), or the path itself."""
+    """Return the checkpoint of a run folder (the best one, else the latest), that of an exported
+    model folder, or the path itself.
+    """
     path = Path(path)
     if not path.is_dir():
         return path
     folder = RunFolder(path)
-    for candidate in (folder.best, folder.latest, folder.previous):
+    for candidate in (folder.best, folder.latest, folder.previous, path / MODEL_FILE):
         if candidate.exists():
             return candidate
     hint = "give the folder of a run that has begun training"
