@@ -54,6 +54,9 @@ SHELL = {
     "source",
     "git",
     "xdg-open",
+    "dask",
+    "diff",
+    "torchrun",
 }
 """Programs of others, which are not run."""
 PHOTO = re.compile(r"\.(jpe?g|png)$")
