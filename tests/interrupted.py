@@ -56,7 +56,7 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
-def members_gone(group: int, seconds: float = 5) -> bool:
+def members_gone(group: int, seconds: float = 30) -> bool:
     """Return True if no process of a group is left after some seconds at most."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

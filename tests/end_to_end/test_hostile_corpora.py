@@ -33,7 +33,7 @@ def _time_limit() -> Iterator[None]:
         raise TimeoutError("the command reads a pipe or a device")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(20)
+    signal.alarm(90)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -377,7 +377,7 @@ def test_a_signal_reaches_the_command(tmp_path: Path) -> None:
     (tmp_path / "wait.py").write_text(
         "import signal, sys, time, pathlib\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "pathlib.Path('up').touch(); time.sleep(30)\n"
+        "pathlib.Path('up').touch(); time.sleep(120)\n"
     )
     paths = os.pathsep.join(
         [
@@ -392,11 +392,11 @@ def test_a_signal_reaches_the_command(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": paths},
         text=True,
     )
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not (tmp_path / "up").exists() and time.monotonic() < until:
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)
-    assert child.wait(20) == 143
+    assert child.wait(60) == 143
 
 
 def test_unpaired_corpora_are_shown_with_their_cycle(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -54,11 +54,12 @@ def test_shared_options_follow_in_groups_of_their_own(name: str) -> None:
 
 
 def test_help_is_quick() -> None:
-    began = time.monotonic()
+    began = os.times()
     subprocess.run(
         [sys.executable, "-m", "img2img_data", "--help"], capture_output=True, check=True
     )
-    assert time.monotonic() - began < 2, "0.1 s on an idle machine"
+    # Not the time on the clock, which is that of other programs too.
+    assert os.times().children_user - began.children_user < 1, "0.1 s"
 
 
 def test_exit_codes_are_in_the_help() -> None:

@@ -97,7 +97,7 @@ def test_a_killed_worker_loses_nothing(
         time.sleep(0.01)
     assert process.poll() is None, "the kill must come in mid-run"
     os.kill(min(before), signal.SIGKILL)
-    assert process.wait(timeout=25) == 0, process.stdout and process.stdout.read()
+    assert process.wait(timeout=90) == 0, process.stdout and process.stdout.read()
     assert tree(out) == plain
 
 
@@ -199,7 +199,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_run_goes_on(
             while process.poll() is None and not any(out.glob("train/input/*.png")):
                 time.sleep(0.01)
             scheduler.kill()
-            output = process.communicate(timeout=20)[0]
+            output = process.communicate(timeout=90)[0]
         finally:
             scheduler.kill()
             one.kill()

@@ -87,7 +87,7 @@ def test_a_signal_to_all_its_processes_is_one_line(
         time.sleep(0.01)
     time.sleep(0.15)  # amid the imports of the workers, or amid an image of the forks
     os.killpg(process.pid, number)
-    _, output = process.communicate(timeout=20)
+    _, output = process.communicate(timeout=90)
     assert process.returncode == code
     assert [s for s in output.splitlines() if s and not s.startswith("blur")] == [
         "interrupted; the same command continues from here"

@@ -44,7 +44,7 @@ def test_a_bad_image_is_one_line_with_any_number_of_workers(
     assert "\n" not in str(error.value)
     # Python waits for them when it ends.
     for worker in set(multiprocessing.active_children()) - set(others):
-        worker.join(3)
+        worker.join(30)
         assert not worker.is_alive()
 
 
@@ -67,15 +67,15 @@ ORPHANED = """
 
 
 def test_no_worker_outlives_its_parent_even_while_it_imports(tmp_path: Path) -> None:
-    (tmp_path / "endless.py").write_text("import time\ntime.sleep(60)")
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(300)")
     values = {"tests": str(Path(__file__).parents[2]), "folder": str(tmp_path)}
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(ORPHANED).format(**values))
     parent = subprocess.Popen([sys.executable, script], start_new_session=True)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     while len(list(tmp_path.glob("began *"))) < 2 and time.monotonic() < until:
         time.sleep(0.05)
     assert parent.poll() is None
     parent.send_signal(signal.SIGKILL)
     assert parent.wait() == -signal.SIGKILL
-    assert members_gone(parent.pid, 5)
+    assert members_gone(parent.pid)

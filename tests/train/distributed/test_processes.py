@@ -159,7 +159,7 @@ def test_two_processes_stop_together_and_resume_exactly(corpus: Path, tmp_path: 
     )
     assert ends(start(uninterrupted, tmp_path), tmp_path)[0] == [0, 0]
     processes = start(words, tmp_path)
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
     while not (tmp_path / "cut/log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert processes[1].pid is not None
@@ -191,7 +191,7 @@ def test_a_process_that_dies_ends_the_other_with_one_line(corpus: Path, tmp_path
     """During batch norms, which communicate in forward and backward."""
     settings = {"net": "resnet-6", "norm": "batch", "epochs": 9999, "validate_every": 0}
     processes = start(options("l2", corpus, tmp_path / "run", **settings), tmp_path)
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
     while not (tmp_path / "run/log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.02)
     time.sleep(0.31)

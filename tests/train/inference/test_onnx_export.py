@@ -197,13 +197,14 @@ def test_the_page_gives_what_torch_gives_and_makes_no_requests(tmp_path: Path) -
     )
     image, requests, console = make_photo(4, 45, 37), [], []
     (tmp_path / "photo.png").write_bytes(io.encode(image, "png"))
+    playwright.expect.set_options(timeout=60_000)
     with playwright.sync_playwright() as p:
         window = p.chromium.launch(executable_path=program, args=["--no-sandbox"]).new_page()
         window.on("request", lambda request: requests.append(request.url))
         window.on("console", lambda line: console.append(line.text))
         window.goto(page_file.as_uri())
         status = playwright.expect(window.locator("#status"))
-        status.to_have_text("Ready.", timeout=60_000)
+        status.to_have_text("Ready.")
         window.set_input_files("#file", tmp_path / "photo.png")
         status.to_contain_text("45 × 37")
         context = "document.getElementById('output').getContext('2d')"

@@ -285,7 +285,7 @@ class Server:
     def end(self) -> tuple[int, str]:
         """End it by SIGTERM; return its exit code and its standard error."""
         self.process.send_signal(signal.SIGTERM)
-        complaint = self.process.communicate(timeout=20)[1]
+        complaint = self.process.communicate(timeout=90)[1]
         return self.process.returncode, complaint
 
 
@@ -307,7 +307,7 @@ def window(browser: Any, server: Server) -> Iterator[Any]:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(server.url)
     page.wait_for_selector("#restore-run")
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     yield page
     assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
     assert faults == []
@@ -510,7 +510,7 @@ def test_the_page_fits_and_follows_the_color_scheme(window: Any, width: int, sch
 def status(server: Server, path: str = "/", **headers: str) -> int:
     request = urllib.request.Request(server.url + path, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -580,8 +580,9 @@ STREAMS = ("/gradio_api/queue/data", "/gradio_api/heartbeat/")
 def asked(server: Server, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
     """Return status and text of an answer; a stream that goes on is cut."""
     request = urllib.request.Request(server.url + path, body, headers)
+    seconds = 5 if path.startswith(STREAMS) else 60
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
