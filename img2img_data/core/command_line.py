@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, TextIO, TypeAlias
 
 import click
 
-from img2img_data.core.errors import Img2ImgError, UsageError, install_hint, printable
+from img2img_data.core.errors import Img2ImgError, UsageError, missing_extra, printable
 from img2img_data.core.settings_model import bounds_of, did_you_mean, without_none
 
 if typing.TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _report_error(error: BaseException, prefix: str) -> int:
         _print_usage_error(error)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_ONLY:
-        error = UsageError(f"'{error.name}'", None, "is not installed", install_hint("train"))
+        error = missing_extra(error, "train", "img2img-train")
     if isinstance(error, Img2ImgError):
         _print_error(f"{prefix}{error}")
         return error.exit_code

@@ -102,9 +102,14 @@ def load_extra(module: str, extra: str, what: str, name: object = None) -> Any:
     # Imported here, where it is used: an extra that is missing must not break other commands.
     try:
         return importlib.import_module(module)
-    except ImportError:
-        why = f"needs '{module.partition('.')[0]}', which is not installed"
-        raise UsageError(what, name, why, install_hint(extra)) from None
+    except ImportError as error:
+        raise missing_extra(error, extra, what, name) from None
+
+
+def missing_extra(error: ImportError, extra: str, what: str, name: object = None) -> UsageError:
+    """Return the error about an extra without which ``what`` cannot do its work."""
+    why = f"needs '{(error.name or extra).partition('.')[0]}', which is not installed"
+    return UsageError(what, name, why, install_hint(extra))
 
 
 def install_hint(extra: str) -> str:

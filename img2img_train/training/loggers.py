@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from img2img_data.core.errors import UsageError, install_hint
+from img2img_data.core.errors import load_extra
 from img2img_data.images import io
 from img2img_train.objectives.base import Batch
 from img2img_train.report.page import write_run_report
@@ -113,18 +113,15 @@ class TensorBoardLogger:
     @classmethod
     def start(cls, run: Path, steps_per_epoch: int) -> TensorBoardLogger:
         """Write what the run has so far; UsageError if TensorBoard is not installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:
-            why, hint = "needs TensorBoard, which is not installed", install_hint("tensorboard")
-            raise UsageError("option", "--tensorboard", why, hint) from None
+        name = "torch.utils.tensorboard"
+        module = load_extra(name, "tensorboard", "option", "--tensorboard")
         folder = run / "tensorboard"
         # Event files cannot be cut back to a checkpoint, so a resumed run writes them anew from its
         # log: otherwise the steps after the checkpoint would appear twice.
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         rows = read_log(run)
-        logger = cls(SummaryWriter(str(folder)))
+        logger = cls(module.SummaryWriter(str(folder)))
         logger.add_rows(rows)
         last = max((row["step"] for row in rows), default=0)
         for path in sample_paths(run):

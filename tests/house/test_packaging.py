@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from test_rooms import MODULES, ROOT
+from test_rooms import MODULES, ROOT, imported
 
 from img2img_data.core.errors import install_hint
 
@@ -31,13 +32,24 @@ def test_hints_name_extras_that_exist() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                place = {"load_extra": 1, "install_hint": 0}.get(name)
+                place = {"load_extra": 1, "missing_extra": 1, "install_hint": 0}.get(name)
                 argument = node.args[place] if place is not None else None
                 named |= {argument.value} if isinstance(argument, ast.Constant) else set()
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert "pip install -" not in node.value, path  # one function writes them
     assert named >= {"train", "demo", "export"}
     assert named <= EXTRAS.keys()
+
+
+def test_img2img_data_imports_what_its_environment_has() -> None:
+    base = {"click", "cv2", "deflate", "jinja2", "joblib", "numpy", "PIL", "pydantic"}
+    base |= {"pydantic_core", "rich", "simplejpeg", "yaml", "img2img_data"}
+    allowed = {"lmdb": "exchange.export", "distributed": "dask_cluster", "scipy": "mat_file"}
+    for name, path in MODULES.items():
+        if name.startswith("img2img_data."):
+            found = {module.partition(".")[0] for module in imported(path)}
+            for module in found - base - sys.stdlib_module_names:
+                assert name.endswith(allowed.get(module, "?")), f"{name} imports {module}"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -132,7 +132,7 @@ def test_the_first_clause_is_the_short_help() -> None:
             1,
             "error: file 'x': No space left on device",
         ),
-        (ModuleNotFoundError("no", name="torch"), 2, "error: 'torch': is not installed; "),
+        (ModuleNotFoundError("no", name="torch"), 2, "error: img2img-train: needs 'torch', which "),
         (ValueError("odd"), 1, "error: a fault of this program in test_commands.py, line "),
     ],
 )
