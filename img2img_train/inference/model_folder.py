@@ -47,24 +47,27 @@ def export_folder(
 ) -> tuple[Parity | None, list[str]]:
     """Write a model folder; return the comparison of ONNX with torch, and notes.
 
-    Files of an earlier export are replaced, others are left alone. Raises UsageError if the folder
-    holds something else, and Img2ImgError if ONNX differs from torch; then nothing is written.
+    Files of an earlier export are replaced, others are left alone. Without the extra, or if ONNX
+    differs from torch, the folder has no ONNX and a note says why. Raises UsageError if the folder
+    holds something else.
     """
     _check_own(out)
     files, parity, notes = dict[str, bytes](), None, list[str]()
     try:
         files["model.onnx"], parity = onnx_bytes(model, out / "model.onnx", opset)
-        files["usage.py"] = render("usage.txt", {}).encode()
-    except UsageError as error:
+        files["usage.py"] = render("usage.txt", {}).encode() + b"\n"
+    except Img2ImgError as error:  # no extra, or a difference from torch
         notes.append(f"without model.onnx and usage.py: {error}")
-    page = _description(model)
     folder = model.path.resolve().parent
     run = folder.parent if folder.name == "checkpoints" else folder
-    evaluations = list(_evaluations(run, model))
+    about, evaluations = read_description(model.path), list[dict[str, Any]]()
+    if about.config.get("direction") == model.config.direction:
+        evaluations += _evaluations(run, model)
     if strip := _examples(run, evaluations):
         files["examples.png"] = strip
+    page = {**_description(model), "size": about.size}
     files[CONFIG_FILE] = to_json_page(page)
-    files[README] = _card(model, page, evaluations, files, license).encode()
+    files[README] = _card(model, page, evaluations, files, license).encode() + b"\n"
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if name in files:
@@ -103,7 +106,7 @@ def _description(model: LoadedModel) -> dict[str, Any]:
         "direction": config.direction,
         "step": model.step,
         "versions": versions(*LIBRARIES),
-        "settings": config.model_dump(mode="json", exclude={"out"}),
+        "settings": config.model_dump(mode="json", exclude=RESOURCES),
     }
 
 
@@ -146,8 +149,7 @@ def _card(
     config, saved = model.config, page["settings"]
     published = config_of({name: saved[name] for name in ("corpora", "loss")})
     defaults = dict(flatten(published.model_dump(mode="json")))
-    known = {*RESOURCES, "corpora"}
-    changed = {n: v for n, v in flatten(saved) if n not in known and defaults.get(n) != v}
+    changed = {n: v for n, v in flatten(saved) if defaults.get(n) != v}
     content = {
         "page": page,
         "config": config,
@@ -156,7 +158,6 @@ def _card(
         "changed": changed,
         "files": files,
         "license": " ".join(license.split()),
-        "size": read_description(model.path).size,
         "invents": "discriminator" in type(config.objective).model_fields,
     }
     return render("model_card.md", content)

@@ -138,6 +138,10 @@ def test_a_second_export_gives_the_same_bytes_and_other_folders_are_left_alone(
     lines = capsys.readouterr().err.splitlines()
     assert any("without model.onnx and usage.py" in n and "img2img[export]" in n for n in lines)
     assert not {"model.onnx", "usage.py"} & tree(tmp_path / "bare").keys()
+    # A bare file has no run, so no scores and no images.
+    assert call("export", folder / "model.safetensors", tmp_path / "again") == 0
+    assert {*tree(tmp_path / "again")} == {"README.md", "config.json", "model.safetensors"}
+    assert "This model was not scored." in (tmp_path / "again" / "README.md").read_text()
 
 
 def test_damaged_and_unsafe_files_are_one_line(
