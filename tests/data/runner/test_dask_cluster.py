@@ -225,5 +225,5 @@ def test_without_dask_a_hint_in_one_line(photos: Path, tmp_path: Path) -> None:
     ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2
-    assert ".[dask]" in done.stderr
+    assert "img2img[dask]" in done.stderr
     assert len(done.stderr.splitlines()) == 1

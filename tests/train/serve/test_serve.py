@@ -243,7 +243,7 @@ def test_a_taken_port_and_a_missing_extra_are_one_line(
         port = taken.getsockname()[1]
         text = rejected(capsys, model, "--port", port)
         assert text.startswith(f"error: option '--port': {port} cannot be used")
-    assert "-e '.[serve]'" in rejected(capsys, model, "--port", 0)
+    assert "pip install 'img2img[serve]'" in rejected(capsys, model, "--port", 0)
     assert "No such file" in rejected(capsys, tmp_path / "none", "--port", 0)
 
 
