@@ -48,7 +48,7 @@ def strict_json(path: Path) -> Any:
 def write_run(
     root: Path, seed: int = 0, corpora: Sequence[Path] = (Path("corpora/other"),)
 ) -> Path:
-    """Write a run folder as ``fit`` does: untrained checkpoint, log of three epochs, samples."""
+    """Write a run folder as ``fit`` does: untrained checkpoint, logs of three epochs, samples."""
     pytest.importorskip("torch")
     from img2img_data.corpus.format import to_json_page
     from img2img_train.config import RUN_FORMAT, RunConfig
@@ -73,8 +73,20 @@ def write_run(
     folder.checkpoints.mkdir(parents=True)
     write_checkpoint(folder.best, tensors, about)
     folder.config.write_bytes(
-        to_json_page({"format": RUN_FORMAT, "config": config.model_dump(mode="json")})
+        to_json_page(
+            {
+                "format": RUN_FORMAT,
+                "config": config.model_dump(mode="json"),
+                "versions": {"img2img": "0"},
+            }
+        )
     )
+    session = {"started": "2026-01-02 03:04 UTC", "command": "img2img-train corpora/other"}
+    folder.append(folder.timing, [session | {"machine": "a machine", "commit": "abc1234"}])
+    losses = [{"step": n, "lr": 1e-3, "losses": {"l2": 0.5 / n**4}} for n in range(1, 31)]
+    folder.append(folder.steps, losses)
+    folder.samples.mkdir()
+    folder.sample_keys.write_bytes(to_json_page({"keys": ["photo"]}))
     for epoch in (1, 2, 3):
         row = {"epoch": epoch, "step": epoch * 10}
         trained = {"kind": "train", **row, "losses": {"l2": 0.5 / epoch**4}}
@@ -82,7 +94,6 @@ def write_run(
             folder.log,
             [trained, {"kind": "validation", **row, "psnr": 20 + epoch, "psnr_input": 21.5}],
         )
-        folder.samples.mkdir(exist_ok=True)
         grid = io.encode(make_photo(epoch, 96, 32), "png")
         (folder.samples / f"epoch-{epoch:05d}.png").write_bytes(grid)
     return root

@@ -6,6 +6,7 @@ Torch is imported by the commands that need it, never on the way to ``--help``.
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ SECTIONS: Final = {
     "Train": {
         "fit": "train on corpora (the default command)",
         "resume": "continue a run",
-        "report": "write the report.html of a run",
+        "report": "write the page of a run, or compare runs",
         "schema": "print the JSON Schema of a run's settings",
     },
     "Use models": {
@@ -45,6 +46,8 @@ class FitByDefault(CommandGroup):
 
         Raises ``UsageError`` for a misspelled command, which would be taken for a corpus otherwise.
         """
+        # For the report of a run.
+        ctx.obj = shlex.join(["img2img-train", *args])
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         commands = self.list_commands(ctx)
         if args and args[0] not in commands and args[0] not in own:

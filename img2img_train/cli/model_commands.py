@@ -412,19 +412,35 @@ def schema() -> None:
     click.echo(json.dumps(run_schema(), indent=2, ensure_ascii=False))
 
 
-@click.command
-@click.argument("run", type=FOLDER)
-def report(run: Path) -> None:
-    """Write RUN/report.html from what the run has so far.
+class ReportOptions(FrozenModel):
+    """Options of ``report``."""
+
+    out: Path | None = None
+    """page to write [default: RUN/report.html, of several runs comparison.html]"""
+
+
+@click.command(cls=ModelCommand, models=lambda: (ReportOptions,))
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
+    """Write the page of a run, finished or not, or a page that compares several RUNS.
 
     \b
     Example:
       img2img-train report runs/l2
-    """
-    from img2img_train.report.page import write_run_report
+      img2img-train report runs/l2 runs/unet --out l2-unet.html
 
-    click.echo(f"report: {printable(str(write_run_report(run)))}")
-    print_next("img2img-train", "translate", run, "photos/", "restored/")
+    The comparison has the curves of all runs in the same charts, their scores, their last samples,
+    and the settings in which they differ.
+    """
+    from img2img_train.report.page import write_comparison, write_run_report
+
+    out, runs = build_model(ReportOptions, settings).out, tuple(dict.fromkeys(runs))
+    if len(runs) > 1:
+        page = write_comparison(runs, out or Path("comparison.html"))
+        click.echo(f"report: {printable(str(page))}")
+        return
+    click.echo(f"report: {printable(str(write_run_report(runs[0], out)))}")
+    print_next("img2img-train", "translate", runs[0], "photos/", "restored/")
 
 
 COMMANDS: Final = (evaluate, translate, export, serve, adopt, compat, schema, report)

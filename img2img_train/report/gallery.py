@@ -1,20 +1,30 @@
-"""The gallery of a page: input, output and target of each image, with filters and orders."""
+"""The images of a page: scored ones with filters and orders, and samples over the epochs."""
 
 from __future__ import annotations
 
+import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import numpy as np
+
+from img2img_data.core.errors import printable
 from img2img_data.corpus.view import shrink
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
+from img2img_train.runs.folder import RunFolder, sample_paths
 
 GALLERY_BYTES: Final = 3_300_000
 """Base64 characters of all images of a gallery."""
 FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
 """Longer side in pixels and WebP quality to try in turn if the saved images are too large."""
+SAMPLE_BYTES: Final = 1_300_000
+"""Base64 characters of all samples."""
+SAMPLE_FRAMES: Final = 12
 PROBES: Final = 24
 """Images that are encoded to estimate the size of all."""
 MAX_FILTER_VALUES: Final = 12
@@ -40,10 +50,14 @@ def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
 
 
 def thumbnails(images: Mapping[str, Pixels], side: int, quality: int) -> dict[str, Any]:
-    """Return input, output and target of an image as an item holds them: size, and WebP by name."""
+    """Return images of one size as an item holds them: size, and WebP by name."""
     webp = {name: to_webp(pixels, side, quality) for name, pixels in images.items()}
-    size = {"width": webp["input"].width, "height": webp["input"].height}
-    return {**size, "webp": {name: image.base64 for name, image in webp.items()}}
+    first = next(iter(webp.values()))
+    return {
+        "width": first.width,
+        "height": first.height,
+        "webp": {name: image.base64 for name, image in webp.items()},
+    }
 
 
 def build_gallery(
@@ -99,21 +113,60 @@ def _orders(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str
             yield f"m{number} {direction}", f"worst {metric['label']} first"
 
 
+# -------------------------------------------------------------------------------------- samples
+def build_samples(
+    run: Path, columns: Sequence[str], count: int = SAMPLE_FRAMES, limit: int = SAMPLE_BYTES
+) -> dict[str, Any]:
+    """Return up to ``count`` sample grids of a run for ``samples.html``; {} if there are none.
+
+    The last, the first and others evenly between. ``rows`` have the key of an image and WebP images
+    named "COLUMN/FRAME"; of a column whose frames are all equal there is only the first.
+    """
+    paths, keys_file = sample_paths(run), RunFolder(run).sample_keys
+    if not paths:
+        return {}
+    last, steps = len(paths) - 1, max(1, min(len(paths), count) - 1)
+    chosen = sorted({last - round(i * last / steps) for i in range(min(len(paths), count))})
+    grids = [io.read(paths[index]).pixels for index in chosen]
+    keys = json.loads(keys_file.read_bytes())["keys"] if keys_file.is_file() else [""]
+    # Without keys a grid is one image.
+    columns = columns if keys_file.is_file() else ("samples",)
+    rows = []
+    for at, key in enumerate(keys):
+        images = dict[str, Pixels]()
+        for column, name in enumerate(columns):
+            frames = [_cell(grid, at, len(keys), column, len(columns)) for grid in grids]
+            # Inputs and targets do not change.
+            same = all(np.array_equal(frame, frames[0]) for frame in frames)
+            images |= {
+                f"{name}/{n}": frame for n, frame in enumerate(frames[: 1 if same else None])
+            }
+        rows.append({"key": printable(key), **thumbnails(images, side=256, quality=85)})
+    # "epoch 5" for epoch-00005.png.
+    labels = [re.sub(r"-0*(\d+)$", r" \1", printable(paths[index].stem)) for index in chosen]
+    return {"labels": labels, "columns": columns, "rows": _fit(rows, limit)}
+
+
+def _cell(grid: Pixels, row: int, rows: int, column: int, columns: int) -> Pixels:
+    height, width = grid.shape[0] // rows, grid.shape[1] // columns
+    return grid[row * height : (row + 1) * height, column * width : (column + 1) * width]
+
+
 # ----------------------------------------------------------------------------------------- size
-def _fit(items: Sequence[GalleryItem]) -> Sequence[GalleryItem]:
+def _fit(items: Sequence[GalleryItem], limit: int = GALLERY_BYTES) -> Sequence[GalleryItem]:
     """Return the images as fine as a small page allows; the last ones may be left out."""
-    if _size(items) <= GALLERY_BYTES:
+    if _size(items) <= limit:
         return items
     # Encoding is slow, and the size of a WebP depends on its content: a sample estimates the whole.
     probes = items[:: max(1, len(items) // PROBES)]
     for side, quality in FINENESS:
         size = _size([_smaller(item, side, quality) for item in probes])
-        if size * len(items) <= GALLERY_BYTES * len(probes):
+        if size * len(items) <= limit * len(probes):
             break
     # The estimate may be wrong by some percent; then the last images, the best ones, are left out.
     fitted = [_smaller(item, side, quality) for item in items]
     sizes = accumulate(_size([item]) for item in fitted)
-    return [item for item, size in zip(fitted, sizes, strict=True) if size <= GALLERY_BYTES * 1.05]
+    return [item for item, size in zip(fitted, sizes, strict=True) if size <= limit * 1.05]
 
 
 def _size(items: Sequence[GalleryItem]) -> int:

@@ -9,59 +9,80 @@ same run folder gives the same bytes.
 from __future__ import annotations
 
 import json
-import math
-import re
+import os
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
+from img2img_data.core.command_line import format_duration
 from img2img_data.core.errors import printable
 from img2img_data.core.files import write_atomically
-from img2img_data.images import io
-from img2img_train.config import CONFIG_FILE, RunConfig, read_page
-from img2img_train.report.gallery import GalleryItem, build_gallery, to_webp
-from img2img_train.runs.folder import read_log, sample_paths
+from img2img_train.config import RunConfig, config_of, read_page
+from img2img_train.report.charts import build_charts
+from img2img_train.report.gallery import SAMPLE_BYTES, GalleryItem, build_gallery, build_samples
+from img2img_train.runs.folder import RunFolder, read_log, read_sessions, read_timing
 
-Point: TypeAlias = tuple[float, float]
-
-SAMPLE_BYTES: Final = 1_300_000
-SAMPLE_FRAMES: Final = 10
-SAMPLE_SIDE: Final = 960
-SAMPLE_QUALITY: Final = 82
-CHART_WIDTH: Final = 520
-CHART_HEIGHT: Final = 280
-LOG_RATIO: Final = 20
-"""A chart whose values span more than this factor has a logarithmic axis."""
 BROWSER_SIDE: Final = 256
+COLOR_METRICS: Final = ("lab-l", "lab-a", "lab-b")
+SAME_COLORS: Final = 0.9
+"""Overlap of the colors of inputs and targets from which a task does not change colors."""
+
+Evaluations: TypeAlias = Sequence[Mapping[str, Any]]
+Scores: TypeAlias = Mapping[str, float]
 
 
-def write_run_report(run: Path) -> Path:
-    """Write ``RUN/report.html`` from the run's settings, log, samples and evaluations; return its
-    path.
+def write_run_report(run: Path, out: Path | None = None) -> Path:
+    """Write a page from the run's settings, log, samples and evaluations; return its path, ``out``
+    or ``RUN/report.html``.
 
     Raises CheckpointError if the folder holds no run.
     """
-    # No time stamps and no absolute paths: equal runs give equal bytes.
-    page, config = read_page(run / CONFIG_FILE), RunConfig.load(run)
-    log = read_log(run)
-    evaluations = [json.loads(p.read_bytes()) for p in sorted((run / "evaluation").glob("*.json"))]
-    metrics = evaluations[0]["protocol"]["metrics"] if evaluations else {}
+    out = out or run / "report.html"
+    config, content = RunConfig.load(run), _read_run(run, out)
+    evaluations = content["evaluations"]
     parts = [({"corpus": f"{e['corpus']}, {e['split']}"}, e) for e in evaluations]
-    content = {
+    metrics = evaluations[0]["protocol"]["metrics"] if evaluations else {}
+    content |= {
         "name": printable(config.title),
-        "columns": ", ".join(name.replace("_", " ") for name in config.objective.sample_columns),
-        "evaluations": evaluations,
+        "evaluations": [{**e, **score_table([{**e, "run": "model"}])} for e in evaluations],
         "gallery": build_gallery(parts, metrics),
         "largest_gains": largest_gains,
-        "charts": _charts(log),
-        "remarks": [row["text"] for row in log if row.get("kind") in {"warning", "stopped"}],
-        "frames": list(_frames(sample_paths(run))),
-        "settings": list(flatten({**page["config"], "versions": page.get("versions", {})})),
+        "charts": build_charts({"": run}),
+        "samples": build_samples(run, config.objective.sample_columns),
+        "paired": config.objective.paired,
+        "settings": list(_settings(config)),
     }
-    return write_page(run / "report.html", render("run.html", content))
+    return write_page(out, render("run.html", content))
+
+
+def write_comparison(runs: Sequence[Path], out: Path) -> Path:
+    """Write a page that compares runs: their curves in the same charts, scores, last samples, and
+    the settings that differ; return its path.
+
+    Raises CheckpointError if a folder holds no run.
+    """
+    names = [printable(str(run)) for run in runs]
+    configs, pages = [RunConfig.load(run) for run in runs], [_read_run(run, out) for run in runs]
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, page in zip(names, pages, strict=True):
+        for e in page["evaluations"]:
+            tables.setdefault((e["corpus"], e["split"]), []).append({**e, "run": name})
+    room = 2 * SAMPLE_BYTES // len(runs)
+    content = {
+        "names": names,
+        "pages": pages,
+        "tables": [{**table[0], **score_table(table)} for table in tables.values()],
+        "charts": build_charts(dict(zip(names, runs, strict=True))),
+        "samples": [
+            build_samples(run, config.objective.sample_columns, 1, room)
+            for run, config in zip(runs, configs, strict=True)
+        ],
+        "settings": [dict(flatten(config.model_dump(mode="json"))) for config in configs],
+    }
+    return write_page(out, render("comparison.html", content))
 
 
 def write_matrix_page(
@@ -72,14 +93,14 @@ def write_matrix_page(
 
     ``galleries`` holds the images of each evaluation.
     """
-    evaluations, columns = payload["evaluations"], len(payload["corpora"])
+    evaluations = [{**e, "protocol": payload["protocol"]} for e in payload["evaluations"]]
     origins = ({"run": e["run"], "corpus": e["corpus"]} for e in evaluations)
     saved = ({**e, "gallery": items} for e, items in zip(evaluations, galleries, strict=True))
     parts = list(zip(origins, saved, strict=True))
+    metrics = payload["protocol"]["metrics"] if len(payload["corpora"]) > 1 else ("",)
     content = {
         "matrix": payload,
-        "rows": [evaluations[at : at + columns] for at in range(0, len(evaluations), columns)],
-        "largest": largest_gains(evaluations),
+        "tables": {metric: score_table(evaluations, metric) for metric in metrics},
         "largest_gains": largest_gains,
         "gallery": build_gallery(parts, payload["protocol"]["metrics"]),
     }
@@ -101,18 +122,87 @@ def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, mod
 
 
 # ------------------------------------------------------------------------ parts of a run's report
-def _frames(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield sample grids: the first, the last and others evenly between, up to SAMPLE_BYTES."""
-    room, count = SAMPLE_BYTES, min(len(paths), SAMPLE_FRAMES)
-    last, steps = len(paths) - 1, max(1, count - 1)
-    for index in sorted({round(i * last / steps) for i in range(count)}):
-        webp = to_webp(io.read(paths[index]).pixels, SAMPLE_SIDE, SAMPLE_QUALITY)
-        room -= len(webp.base64)
-        if room < 0:
-            return
-        # "epoch 5" for epoch-00005.png.
-        label = re.sub(r"-0*(\d+)$", r" \1", printable(paths[index].stem))
-        yield {"webp": webp.base64, "label": label, "width": webp.width, "height": webp.height}
+def _read_run(run: Path, page: Path) -> dict[str, Any]:
+    """Return what pages show of a run. No clock is read, so equal folders give equal pages."""
+    files, folder = sorted((run / "evaluation").glob("*.json")), RunFolder(run)
+    return {
+        "evaluations": [json.loads(path.read_bytes()) for path in files],
+        "versions": read_page(folder.config).get("versions", {}),
+        "log": read_log(run),
+        "sessions": read_sessions(run),
+        "seconds": sum(row["seconds"] for row in read_timing(run)),
+        "report": _link(folder.report, page),
+        "checkpoints": [
+            (printable(path.name), _link(path, page), path.stat().st_size / 1e6)
+            for path in sorted(folder.checkpoints.glob("*.safetensors"))
+        ],
+    }
+
+
+def _settings(config: RunConfig) -> Iterator[tuple[str, str, str, bool]]:
+    """Yield group, name and value of each setting, and if it is changed from the default."""
+    weights = {c.path: "" if c.weight == 1 else f"={c.weight:g}" for c in config.corpora}
+    values = config.model_dump(mode="json")
+    defaults = config_of({name: values[name] for name in ("corpora", "loss")})
+    fields = {**RunConfig.model_fields, **type(config.objective).model_fields}
+    for name, value in values.items():
+        extra = fields[name].json_schema_extra
+        group = str(extra.get("group", "Data")) if isinstance(extra, dict) else "Data"
+        changed = name == "corpora" or value != defaults.model_dump(mode="json").get(name)
+        shown = ", ".join(map("".join, weights.items())) if name == "corpora" else value
+        yield from ((group, key, text, changed) for key, text in flatten({name: shown}))
+
+
+def _link(path: Path, page: Path) -> str:
+    """Return the link from a page to a file; "" if it would name folders that nobody gave."""
+    if path.is_absolute() != page.is_absolute():
+        return ""
+    return quote(Path(os.path.relpath(path, page.parent)).as_posix(), errors="surrogateescape")
+
+
+def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
+    """Return a table of scores for ``scores.html``: rows are models, baselines and the input.
+
+    Columns are the metrics, of evaluations on one corpus, or with ``metric`` the corpora. ``heat``
+    is the gain over the input, 0 to 1, relative to the largest in the column.
+    """
+    metrics = evaluations[0]["protocol"]["metrics"]
+    shown = [metric] if metric else [n for n in metrics if n not in _pointless(evaluations)]
+    cells: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for e in evaluations:
+        for kind, name, scores, gains, intervals in _score_rows(e):
+            row = cells.setdefault((kind, name), {})
+            for n in (n for n in shown if n in scores):
+                cell = {"score": scores[n], "gain": gains[n], "interval": intervals.get(n)}
+                row.setdefault((e["corpus"], n), cell)
+    columns = [(c, n) for c in dict.fromkeys(e["corpus"] for e in evaluations) for n in shown]
+    for column in columns:
+        found = [row[column] for row in cells.values() if column in row]
+        largest, best = max(abs(c["gain"]) for c in found) or 1, max(c["gain"] for c in found)
+        for cell in found:
+            cell |= {"heat": abs(cell["gain"]) / largest, "best": cell["gain"] == best}
+    order = ("model", "baseline", "input")
+    rows = [(*row, [cells[row].get(column) for column in columns]) for row in cells]
+    rows.sort(key=lambda row: order.index(row[0]))
+    return {"columns": [(corpus, metrics[n]) for corpus, n in columns], "rows": rows}
+
+
+def _score_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, Scores, Scores, Any]]:
+    """Yield kind, name, scores, gains over the input and their intervals."""
+    gains = evaluation["gain"]
+    yield "model", evaluation["run"], evaluation["scores"], gains, evaluation["gain_interval"]
+    for name, its in evaluation.get("baselines", {}).items():
+        over_input = {n: gains[n] - gain for n, gain in its["gain"].items()}
+        yield "baseline", name, its["scores"], over_input, {}
+    yield "input", "input", evaluation["input_scores"], dict.fromkeys(gains, 0.0), {}
+
+
+def _pointless(evaluations: Evaluations) -> Sequence[str]:
+    """Return the color metrics if the task does not change colors."""
+    # Classical baselines restore; otherwise the inputs have the colors of the targets already.
+    overlaps = [e["input_scores"].get(name, 1) for e in evaluations for name in COLOR_METRICS[1:]]
+    restores = any(e.get("baselines") for e in evaluations) or min(overlaps) >= SAME_COLORS
+    return COLOR_METRICS if restores else ()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -123,105 +213,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield prefix + name, text
-
-
-def _charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the charts for which the log has values: losses, validation PSNR, cycle MAE."""
-    train = [row for row in log if row.get("kind") == "train"]
-    validation = [row for row in log if row.get("kind") == "validation"]
-    names = dict.fromkeys(name for row in train for name in row["losses"])
-    rows = [{**row["losses"], "epoch": row["epoch"]} for row in train]
-    losses = [Series(name, _by_epoch(rows, name)) for name in names]
-
-    def line(label: str, key: str, style: str = "solid") -> Series:
-        return Series(label, _by_epoch(validation, key), style)
-
-    trained = line("model, training pairs", "psnr_train", "dashed")
-    quality = [line("model", "psnr"), trained, line("input", "psnr_input", "dashed")]
-    charts = [
-        draw_chart("Loss", "", losses),
-        draw_chart("PSNR on the validation split", "dB", quality),
-        draw_chart("Cycle MAE on the validation split", "levels", [line("model", "cycle_mae")]),
-    ]
-    return [chart for chart in charts if chart["lines"]]
-
-
-def _by_epoch(rows: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
-    """Return one point per epoch, the mean of its finite values under ``key``."""
-    values: dict[float, list[float]] = {}
-    for row in rows:
-        value = row.get(key)
-        if isinstance(value, int | float) and math.isfinite(value):
-            values.setdefault(float(row["epoch"]), []).append(float(value))
-    return [(epoch, sum(v) / len(v)) for epoch, v in sorted(values.items())]
-
-
-# ------------------------------------------------------------------------------------ line charts
-@dataclass(frozen=True, slots=True)
-class Series:
-    """A line of a chart: its points in data units, sorted by x; ``style`` is solid or dashed."""
-
-    label: str
-    points: Sequence[Point]
-    style: str = "solid"
-
-
-def draw_chart(title: str, unit: str, series: Sequence[Series]) -> dict[str, Any]:
-    """Return a line chart over epochs for ``chart.html``; series without points are left out.
-
-    All positions are pixels: ticks are (position, label), lines are label, style, ``path`` for SVG,
-    its ``last`` point, and the ``value`` there as text.
-    """
-    drawn = [one for one in series if one.points]
-    xs = [x for one in drawn for x, _ in one.points] or [0.0]
-    ys = [y for one in drawn for _, y in one.points] or [0.0]
-    # A loss that falls by orders of magnitude is a flat line on a linear axis.
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
-    ticks = _log_ticks(min(ys), max(ys)) if logarithmic else _ticks(min(ys), max(ys), 5)
-    scale = math.log10 if logarithmic else float
-    low, high = scale(min(ticks[0], *ys)), scale(max(ticks[-1], *ys))
-    digits = 0 if logarithmic else max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    labels = [f"{tick:g}" if logarithmic else _number(tick, digits) for tick in ticks]
-    # 7.2 pixels are the width of a digit at the font size of the axes.
-    left = 12 + round(7.2 * max(map(len, labels)))
-    right, bottom = CHART_WIDTH - 8, CHART_HEIGHT - 40
-
-    def place(x: float, y: float) -> Point:
-        across = (x - min(xs)) / ((max(xs) - min(xs)) or 1)
-        up = (scale(y) - low) / ((high - low) or 1)
-        return round(left + across * (right - left), 1), round(bottom - up * (bottom - 10), 1)
-
-    lines = []
-    for one in drawn:
-        points = [place(*point) for point in one.points]
-        path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
-        line = {"label": one.label, "style": one.style, "path": path, "last": points[-1]}
-        lines.append({**line, "value": f"{one.points[-1][1]:.4g}"})
-    epochs = [x for x in _ticks(min(xs), max(xs), 6) if x.is_integer() and min(xs) <= x <= max(xs)]
-    x_ticks = [(place(x, ys[0])[0], f"{x:g}") for x in epochs]
-    y_ticks = [(place(xs[0], y)[1], label) for y, label in zip(ticks, labels, strict=True)]
-    chart = {"title": title, "unit": unit, "width": CHART_WIDTH, "height": CHART_HEIGHT}
-    return {**chart, "left": left, "x_ticks": x_ticks, "y_ticks": y_ticks, "lines": lines}
-
-
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about ``count`` round numbers around low to high, in steps of 1, 2 or 5 x 10^n."""
-    span = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / count))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power * count >= span)
-    # The tolerance keeps 0.3 / 0.1 from becoming one step more.
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 x 10^n around low to high, or powers of ten if those are too many."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    fine = [m * 10.0**power for power in powers for m in (1, 2, 5)]
-    start = max(i for i, tick in enumerate(fine) if tick <= low * (1 + 1e-9))
-    above = (i for i, tick in enumerate(fine) if tick >= high * (1 - 1e-9))
-    ticks = fine[start : next(above, len(fine) - 1) + 1]
-    return ticks if len(ticks) <= 8 else [10.0**power for power in powers]
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -240,6 +231,8 @@ def render(template: str, content: Mapping[str, Any], folder: Path | None = None
     )
     # Digests for the Content-Security-Policy, which lets no other script run.
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
+    environment.filters["duration"] = format_duration
+    environment.filters["printable"] = printable
     environment.filters["number"] = _number
     environment.filters["signed"] = lambda value, digits: _number(value, digits, "+")
     return environment.get_template(template).render(content)

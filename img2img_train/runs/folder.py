@@ -4,8 +4,11 @@
 
     config.json             the resolved configuration, versions, the content of the corpora
     log.jsonl               a row per epoch and per validation
-    timing.jsonl            seconds and rates; the only file that differs between equal runs
+    steps.jsonl             a row per step: losses and learning rate
+    timing.jsonl            date, command, machine; seconds and rates per epoch; the only file that
+                            differs between equal runs
     samples/epoch-00005.png input | output | target, the same images each time
+    samples/keys.json       the keys of those images, a row of the grid each
     samples/training.png    the first pairs of training, input | target: degraded, cropped, turned
     checkpoints/            latest and previous (complete), best and epoch-00010 (networks only)
     tensorboard/            the log and the samples again, with --tensorboard
@@ -45,9 +48,11 @@ class RunFolder:
         self.root = root
         self.config = root / CONFIG_FILE
         self.log = root / "log.jsonl"
+        self.steps = root / "steps.jsonl"
         self.timing = root / "timing.jsonl"
         self.samples = root / "samples"
         self.training_samples = self.samples / "training.png"
+        self.sample_keys = self.samples / "keys.json"
         self.checkpoints = root / "checkpoints"
         self.latest = self.checkpoints / "latest.safetensors"
         self.previous = self.checkpoints / "previous.safetensors"
@@ -97,6 +102,13 @@ class RunFolder:
         """Cut the log to ``size`` bytes: rows newer than a checkpoint are written again."""
         if self.log.exists() and self.log.stat().st_size > size:
             os.truncate(self.log, size)
+
+    def truncate_steps(self, step: int) -> None:
+        """Remove the rows of steps after ``step``, which are written again."""
+        rows = read_steps(self.root)
+        if rows and rows[-1]["step"] > step:
+            kept = (to_json_line(row) for row in rows if row["step"] <= step)
+            write_atomically(self.steps, b"".join(kept))
 
     def sync_log(self) -> int:
         """Flush the log to the disk and return its size in bytes."""
@@ -247,18 +259,32 @@ def read_log(run: Path | str) -> list[dict[str, Any]]:
     instead, in gray levels. ``{"kind": "warning"`` or ``"stopped", "epoch", "step", "text"}`` are
     remarks.
     """
-    log = RunFolder(Path(run)).log
-    content = log.read_bytes() if log.is_file() else b""
-    if content and not content.endswith(b"\n"):
-        # A run in progress is writing its last row.
-        return [json.loads(line) for line in content.splitlines()[:-1]]
-    return read_rows(log) if content else []
+    return _read_rows(RunFolder(Path(run)).log)
+
+
+def read_steps(run: Path | str) -> list[dict[str, Any]]:
+    """Return a row for each step of a run: ``{"step", "lr", "losses": {name: value}}``."""
+    return _read_rows(RunFolder(Path(run)).steps)
 
 
 def read_timing(run: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a run's timing: ``{"epoch", "seconds", "images_per_second", ...}``."""
-    timing = RunFolder(Path(run)).timing
-    return read_rows(timing) if timing.is_file() else []
+    return [row for row in _read_rows(RunFolder(Path(run)).timing) if "epoch" in row]
+
+
+def read_sessions(run: Path | str) -> list[dict[str, Any]]:
+    """Return a row for each call that trained a run: ``{"started", "command", "machine",
+    "commit"}``.
+    """
+    return [row for row in _read_rows(RunFolder(Path(run)).timing) if "started" in row]
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        # A run in progress is writing its last row.
+        return [json.loads(line) for line in content.splitlines()[:-1]]
+    return read_rows(path) if content else []
 
 
 def sample_paths(run: Path | str) -> list[Path]:

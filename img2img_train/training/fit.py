@@ -22,7 +22,7 @@ from img2img_train.runs.folder import RunFolder, find_checkpoint, read_log
 from img2img_train.training import setup, signals
 from img2img_train.training.compile import compile_networks
 from img2img_train.training.early_stopping import TRAIN_SAMPLE
-from img2img_train.training.loggers import LiveReport, TensorBoardLogger
+from img2img_train.training.loggers import LiveReport, TensorBoardLogger, describe_session
 from img2img_train.training.trainer import Trainer
 
 
@@ -55,14 +55,18 @@ class FitResult:
 
 
 def fit(
-    config: RunConfig, display: Display, report: bool = False, changed: bool = False
+    config: RunConfig,
+    display: Display,
+    report: bool = False,
+    changed: bool = False,
+    command: str = "",
 ) -> FitResult:
     """Train the run of a configuration, resume it, or find it finished.
 
     ``report`` keeps the run's report up to date while it trains. ``changed``: the settings may
-    differ from those that the run was begun with, which config.json then notes. Raises
-    StoppedBySignal after a signal, DivergedError, and the errors of corpora, options and
-    checkpoints.
+    differ from those that the run was begun with, which config.json then notes. ``command`` is what
+    the user typed, for the report. Raises StoppedBySignal after a signal, DivergedError, and the
+    errors of corpora, options and checkpoints.
     """
     began, env, config = time.monotonic(), torchrun_env(), setup.resolve_auto(config)
     folder, device = RunFolder(Path(config.out)), local_device(config.device, env)
@@ -82,7 +86,7 @@ def fit(
             trainer = Trainer(config, data, device, folder, display, stop, processes, changed)
             if report and processes.is_main:
                 trainer.live_report = LiveReport(folder.root)
-            already = _run(trainer)
+            already = _run(trainer, command)
         except signals.StopRequested:
             raise processes.report_once(_stopped(stop, folder)) from None
         except DivergedError as error:
@@ -102,7 +106,7 @@ def dry_run(config: RunConfig) -> list[str]:
     return setup.describe_run(data.config, data)
 
 
-def _run(trainer: Trainer) -> bool:
+def _run(trainer: Trainer, command: str) -> bool:
     """Start or resume the run and bring it to its end; return True if it was finished."""
     folder, data, processes = trainer.folder, trainer.data, trainer.processes
     print_line, start = trainer.display.line, list[str]()
@@ -117,12 +121,14 @@ def _run(trainer: Trainer) -> bool:
         checkpoint = folder.load_newest(print_line)
     if checkpoint is not None:
         trainer.load(checkpoint)
-    processes.main_first(lambda: folder.truncate_log(trainer.progress.log_bytes))
+    processes.main_first(lambda: _truncate_logs(trainer))
     trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
     already = trainer.is_over
     if not already:
         for line in (*setup.describe_run(trainer.config, data), *start):
             print_line(line)
+        if processes.is_main:
+            folder.append(folder.timing, [describe_session(command, trainer.device)])
         if trainer.progress.step:
             print_line(f"resuming from step {trainer.progress.step:,}")
         with contextlib.ExitStack() as stack:
@@ -144,6 +150,11 @@ def _open_folder(trainer: Trainer) -> Checkpoint | None:
         folder.change_config(trainer.config, trainer.data.summary())
     folder.write_config(trainer.config, trainer.data.summary())
     return folder.load_newest(trainer.display.line)
+
+
+def _truncate_logs(trainer: Trainer) -> None:
+    trainer.folder.truncate_log(trainer.progress.log_bytes)
+    trainer.folder.truncate_steps(trainer.progress.step)
 
 
 def _train(trainer: Trainer) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,6 +90,29 @@ class EpochTimer:
         }
         self.began, self.waited, self.images = now, 0.0, 0
         return row
+
+
+def describe_session(command: str, device: torch.device) -> dict[str, Any]:
+    """Return what the report says about a call of ``fit``: its start, command, machine, commit."""
+    # No name of the machine, no path but those that the user gave.
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    if device.type == "cuda":
+        machine += f", {torch.cuda.get_device_name(device)}"
+    started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"started": started, "command": command, "machine": machine, "commit": _commit()}
+
+
+@cache
+def _commit() -> str:
+    """Return the git commit of this program, "-dirty" if it was changed; "" if it is unknown."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=10)
+    try:
+        # An installed package may lie in a repository of somebody else, which does not track it.
+        tracked = run([*git, "ls-files", Path(__file__).name]).stdout
+        return run([*git, "describe", "--always", "--dirty"]).stdout.strip() if tracked else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import torch
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CheckpointError, DivergedError, printable
 from img2img_data.core.files import versions, write_atomically
+from img2img_data.corpus.format import to_json_page
 from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
@@ -33,7 +34,13 @@ from img2img_train.training.setup import RunData, frozen_networks
 from img2img_train.training.signals import StopRequested, StopSignal
 from img2img_train.training.state import TrainingState
 from img2img_train.training.step import TrainStep
-from img2img_train.training.validation import Validator, round_score, sample_images, training_grid
+from img2img_train.training.validation import (
+    Validator,
+    round_score,
+    sample_images,
+    sample_keys,
+    training_grid,
+)
 
 EARLY_STEPS: Final = 8
 
@@ -135,6 +142,8 @@ class Trainer:
     def read_losses(self) -> None:
         """Add up the losses of the last steps; DivergedError names the first that went wrong."""
         block = self.loss_buffer.take()
+        if self.processes.is_main:
+            self._log_steps(block)
         sums, counts = dict(self.progress.loss_sums), dict(self.progress.loss_counts)
         for row, losses in enumerate(block):
             limits = {name: self.config.objective.loss_limit(name) for name in losses}
@@ -149,6 +158,14 @@ class Trainer:
                 self.last_losses[name] = value
         update = {"loss_sums": sums, "loss_counts": counts}
         self.progress = self.progress.model_copy(update=update)
+
+    def _log_steps(self, block: list[dict[str, float]]) -> None:
+        first, rate = self.progress.step - len(block), self.train_step.schedule.rate
+        rows = []
+        for step, losses in enumerate(block, first + 1):
+            finite = {n: float(f"{v:.6g}") for n, v in losses.items() if math.isfinite(v)}
+            rows.append({"step": step, "lr": float(f"{rate(step - 1):.6g}"), "losses": finite})
+        self.folder.append(self.folder.steps, rows)
 
     def _diverged(self, step: int, what: str) -> DivergedError:
         saved, good = self.folder.latest_step(), "there is no checkpoint from before"
@@ -252,7 +269,9 @@ class Trainer:
 
     def _write_samples(self, epoch: int) -> None:
         held = self.data.held_out or self.data.train
-        images = sample_images(held, self.config.samples, self.config.grid_keys)
+        chosen = held, self.config.samples, self.config.grid_keys
+        images = sample_images(*chosen)
+        write_atomically(self.folder.sample_keys, to_json_page({"keys": sample_keys(*chosen)}))
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
         write_atomically(path, io.encode(self.validator.grid(*images), "png"))
         if self.tensorboard is not None:

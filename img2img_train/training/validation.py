@@ -43,6 +43,12 @@ def sample_images(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple
     return stack_crops(inputs, crops, 0), stack_crops(targets, crops, 1)
 
 
+def sample_keys(held: ImageSet, count: int, keys: Sequence[str] = ()) -> list[str]:
+    """Return the keys of the images of a sample grid, in its order."""
+    every = list(held.keys)
+    return [*keys] or [every[index % len(every)] for index in evenly_spaced(len(held), count)]
+
+
 def training_grid(
     steps: StepDataset, count: int, device: torch.device, layout: ChannelLayout
 ) -> NDArray[Any]:

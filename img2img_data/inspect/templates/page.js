@@ -72,15 +72,17 @@ document.addEventListener("keydown", (event) => {
   if (key === "?") showKeys();
   else if (key === "t") switchTheme();
   else if (key === "Enter" && target.matches(".compare input")) lightbox.open(target.closest(".card"), target);
+  else if (key === "p") document.querySelector("[data-play]")?.click();
   else if (key === "j" || key === "k") step(target, key === "j" ? 1 : -1);
   else return;
   event.preventDefault();
 });
 
-// j and k move the focus from image to image.
+// j and k move the focus from image to image, at first to the one in view.
 function step(from, direction) {
-  const stops = all(".card:not([hidden]) :is(.compare input, .still.first button)");
-  const next = stops[stops.indexOf(from) + direction] ?? (stops.includes(from) ? null : stops[0]);
+  const stops = all(".card:not([hidden]) :is(.compare input, .still.first button)").filter((stop) => stop.checkVisibility());
+  const before = (stop) => !(from.compareDocumentPosition(stop) & Node.DOCUMENT_POSITION_FOLLOWING);
+  const next = from === document.body ? stops.find((stop) => stop.getBoundingClientRect().bottom > 0) : direction > 0 ? stops.find((stop) => stop !== from && !before(stop)) : stops.findLast((stop) => stop !== from && before(stop));
   next?.focus({ preventScroll: true });
   next?.closest(".card").scrollIntoView({ block: "center" });
 }
@@ -156,8 +158,8 @@ function play(button) {
 }
 
 // ---------------------------------------------------------------------------------------- lightbox
-// The images of a card (each img[data-name] that is visible) side by side, and the difference of output (or input) and
-// target. All panes share one view: zoom, and x and y, the place of the left upper corner as a share of the pane.
+// The images of a card (each img[data-name] that is visible) side by side, and the difference between the target and
+// those that data-compare of the card names (A|B, by default the input). All panes share one view: zoom, and x and y, the place of the left upper corner as a share of the pane.
 const lightbox = {
   dialog: null, card: null, from: null, view: { zoom: 1, x: 0, y: 0 },
 
@@ -174,7 +176,7 @@ const lightbox = {
 <div class="lightbar"><strong></strong><span class="tools">
 <button type="button" data-do="-1" aria-label="Image before" title="Image before (k)">‹</button><button type="button" data-do="1" aria-label="Next image" title="Next image (j)">›</button>
 <button type="button" data-do="out" aria-label="Zoom out" title="Zoom out (−)">−</button><button type="button" data-do="fit" title="Fit (0)">1×</button><button type="button" data-do="in" aria-label="Zoom in" title="Zoom in (+)">+</button>
-<label class="gain">difference × <input type="range" min="1" max="10" value="3"></label></span>
+<label class="gain">difference ×<output>3</output> <input type="range" min="1" max="10" value="3"></label></span>
 <button type="button" data-do="close" aria-label="Close" title="Close (Esc)">✕</button></div>
 <div class="lightpanes"></div><p class="quiet small"></p></dialog>`);
     const dialog = this.dialog = document.body.lastElementChild;
@@ -186,7 +188,10 @@ const lightbox = {
       event.preventDefault();
       this.do(names[event.key]);
     });
-    dialog.querySelector("input").addEventListener("input", ({ target }) => dialog.style.setProperty("--gain", target.value));
+    dialog.querySelector("input").addEventListener("input", ({ target }) => {
+      dialog.style.setProperty("--gain", target.value);
+      dialog.querySelector("output").textContent = target.value;
+    });
     const panes = dialog.querySelector(".lightpanes");
     panes.addEventListener("wheel", (event) => {
       event.preventDefault();
@@ -239,10 +244,11 @@ const lightbox = {
     if (!this.dialog?.open) return;
     const { dialog, card } = this;
     const shown = new Map(all("img[data-name]", card).filter((img) => !img.hidden).map((img) => [img.dataset.name, img]));
-    const order = ["input", "output", "target"], names = [...shown.keys()].sort((a, b) => order.indexOf(a) - order.indexOf(b));
-    const compared = shown.has("output") ? "output" : "input";
+    const order = ["input", "output", "target"], names = [...shown.keys()].sort((a, b) => order.includes(a) && order.includes(b) ? order.indexOf(a) - order.indexOf(b) : 0);
     const panes = names.map((name) => [name, [shown.get(name)]]);
-    if (shown.has("target") && shown.has(compared)) panes.push([`difference of ${compared} and target`, [shown.get(compared), shown.get("target")]]);
+    for (const name of (card.dataset.compare ?? "input").split("|")) {
+      if (shown.has("target") && shown.has(name)) panes.push([`difference of ${name} and target`, [shown.get(name), shown.get("target")]]);
+    }
     dialog.querySelector(".gain").hidden = panes.length === names.length;
     // The texts first: they leave their room to the images.
     dialog.querySelector("strong").textContent = card.dataset.key ?? card.querySelector(".name")?.textContent ?? "";

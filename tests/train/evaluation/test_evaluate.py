@@ -217,8 +217,8 @@ def test_the_report_of_a_run_is_complete_and_reproducible(tmp_path: Path) -> Non
     assert "input" in page
     assert "corpora" in page
     assert len([a for a in elements(page, "figure") if a["class"] == "card three"]) == 6
-    assert len(elements(page, "svg")) == 2
-    assert len(elements(page, "img")) == 6 * 3 + 3
+    assert len(elements(page, "svg")) == 3
+    assert len(elements(page, "img")) == 6 * 3 + 3 * 3
 
     again = tmp_path / "elsewhere" / "run"
     shutil.copytree(run, again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,13 @@ class OpenedPage:
         wide, seen = self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide <= seen
 
+    def unfold(self) -> None:
+        self.page.evaluate(
+            "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
+        )
+
     def shown(self, attribute: str = "data-place") -> list[str]:
-        cards = self.page.locator(".card:visible")
+        cards = self.page.locator(".gallery .card:visible")
         return [str(card.get_attribute(attribute)) for card in cards.all()]
 
 
@@ -212,6 +218,7 @@ def report(
     request: pytest.FixtureRequest, browser: Any, reports: dict[str, Path]
 ) -> Iterator[OpenedPage]:
     opened = OpenedPage(browser, reports[request.param])
+    opened.unfold()
     yield opened
     opened.check_quiet()
     opened.page.close()
@@ -269,6 +276,7 @@ def test_a_report_is_filtered_by_tag_and_words(report: OpenedPage) -> None:
 
 def test_a_matrix_is_filtered_by_run(browser: Any, reports: dict[str, Path]) -> None:
     opened = OpenedPage(browser, reports["matrix"])
+    opened.unfold()
     total = len(opened.shown())
     select_of(opened.page, "run").select_option("run")
     assert len(opened.shown()) == total // 2
@@ -289,12 +297,14 @@ def test_a_report_is_sorted_by_every_order(report: OpenedPage) -> None:
 
 
 def test_j_and_k_go_from_image_to_image(report: OpenedPage) -> None:
-    place = "document.activeElement.closest('.card')?.dataset.place"
+    place = (
+        "[...document.querySelectorAll('.card')].indexOf(document.activeElement.closest('.card'))"
+    )
     seen = []
     for key in "jjjk":
         report.page.keyboard.press(key)
         seen.append(report.page.evaluate(place))
-    assert seen == ["1", "2", "3", "2"]
+    assert seen == [0, 1, 2, 1]
     outline = "getComputedStyle(document.activeElement.closest('.compare')).outlineStyle"
     assert report.page.evaluate(outline) == "solid"
     select_of(report.page, "gender").select_option("male")
@@ -320,9 +330,7 @@ def test_reports_fit_and_can_be_read(
         opened.page.emulate_media(color_scheme=scheme)
         opened.check_fits()
         opened.check_quiet()
-        opened.page.evaluate(
-            "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
-        )
+        opened.unfold()
         opened.check_fits()
         assert opened.page.locator(".heat td.good, .heat td.bad, .heat td.even").count() > 2
         assert opened.page.evaluate(CONTRAST) >= 4.5
@@ -375,7 +383,7 @@ def test_200_triples_stay_below_5_mb(browser: Any, tmp_path: Path) -> None:
     path = write_run_report(run)
     assert 1_000_000 < path.stat().st_size < 5_000_000
     opened = OpenedPage(browser, path)
-    assert opened.page.locator(".card").count() == 200
+    assert opened.page.locator(".gallery .card").count() == 200
     opened.check_quiet()
     opened.page.close()
 
@@ -404,9 +412,92 @@ def test_report_and_matrix_of_the_trainer(browser: Any, tmp_path: Path) -> None:
     check_slider(opened.page)
     opened.page.locator("[data-slide]").select_option("input target output")
     assert opened.page.locator(".compare .right").first.inner_text() == "target"
-    frames = opened.page.locator(".frames input")
-    frames.fill("0")
-    assert opened.page.locator(".frames img:visible").count() == 1
-    assert opened.page.locator(".frames output").inner_text() == "epoch 1"
     opened.check_quiet()
     opened.page.close()
+
+
+@pytest.mark.slow
+def test_charts_samples_and_enlarged_images(
+    browser: Any, reports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One visit of a report and of a comparison, with mouse and keys."""
+    from img2img_train.report.page import write_comparison
+
+    opened = OpenedPage(browser, reports["run"])
+    page = opened.page
+    loss, psnr = page.locator(".chart").nth(0), page.locator(".chart").nth(1)
+    # The values below the mouse, and the same by keys.
+    psnr.scroll_into_view_if_needed()
+    box = psnr.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.97, box["y"] + 50)
+    assert "epoch 3" in psnr.locator(".hover").inner_text()
+    assert "model 23 dB" in psnr.locator(".hover").inner_text()
+    psnr.locator("svg").focus()
+    page.keyboard.press("ArrowLeft")
+    assert "epoch 2" in psnr.locator(".hover").inner_text()
+    # Scale, smoothing, and lines that are hidden.
+    path = loss.locator("path").last
+    drawn = [path.get_attribute("d")]
+    loss.locator("[data-log]").click()
+    drawn.append(path.get_attribute("d"))
+    page.locator("[data-smooth]").fill("0.9")
+    drawn.append(loss.locator("path").last.get_attribute("d"))
+    assert len(set(drawn)) == 3
+    assert loss.locator("path.raw").get_attribute("d") == drawn[1]
+    psnr.locator("[data-line=input]").click()
+    assert psnr.locator("svg path.dashed").count() == 0
+    # The samples over the epochs.
+    frames = page.locator("[data-frame]")
+    frames.fill("0")
+    assert page.locator(".frames output").inner_text() == "epoch 1"
+    assert page.locator(".frames img:visible").count() == 3
+    page.keyboard.press("p")
+    page.locator(".frames output", has_text="epoch 3").wait_for()
+    # Enlarged: all panes show the same part; the difference is there; keys go on and back.
+    page.locator(".frames .still button").focus()
+    page.keyboard.press("Enter")
+    panes = page.locator(".lightbox .pane")
+    assert panes.count() == 4
+    page.keyboard.press("+")
+    box = panes.first.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.wheel(0, -400)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 25, box["y"] + 30, steps=3)
+    page.mouse.up()
+    views = "[...document.querySelectorAll('.pane img')].map((i) => getComputedStyle(i).transform)"
+    (view,) = set(page.evaluate(views))
+    page.keyboard.press("0")
+    assert set(page.evaluate(views)) == {"matrix(1, 0, 0, 1, 0, 0)"} != {view}
+    page.keyboard.press("Escape")
+    assert not page.locator(".lightbox").is_visible()
+    page.locator(".gallery .compare input").first.click()
+    shown = page.locator(".lightbox strong").inner_text()
+    page.keyboard.press("j")
+    assert page.locator(".lightbox strong").inner_text() != shown
+    page.keyboard.press("Escape")
+    # Keys and theme.
+    page.keyboard.press("?")
+    assert page.locator("dialog.keys").is_visible()
+    page.keyboard.press("Escape")
+    color = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(color)
+    page.keyboard.press("t")
+    assert page.evaluate(color) != light
+    opened.check_quiet()
+    page.close()
+
+    monkeypatch.chdir(reports["run"].parent.parent)
+    shutil.copytree("run", tmp_path / "other")
+    path = write_comparison([Path("run"), tmp_path / "other"], tmp_path / "comparison.html")
+    for width in WIDTHS:
+        opened = OpenedPage(browser, path, width)
+        lines = opened.page.locator(".chart").first.locator("svg > g path")
+        assert lines.count() == 2
+        opened.page.locator("[data-runs] button").first.click()
+        assert lines.count() == 1
+        opened.page.locator(".frames .still button").first.click()
+        assert opened.page.locator(".lightbox .pane").count() == 6
+        opened.check_fits()
+        opened.check_quiet()
+        opened.page.close()

@@ -1,26 +1,86 @@
-"""Charts of a report."""
+"""Charts, settings and facts of a report."""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
+from fake_models import write_run
+from pages import check_self_contained, elements
 
-from img2img_train.report.page import Series, draw_chart
+from img2img_data.corpus.format import to_json_line
+from img2img_train.report.charts import MAX_POINTS, build_charts, thin
+from img2img_train.report.page import write_comparison, write_run_report
+from img2img_train.runs.folder import RunFolder
 
-LINES = {
-    "one point": [(1.0, 3.0)],
-    "flat": [(1.0, 0.0), (2.0, 0.0)],
-    "falling far": [(1.0, 1.0), (2.0, 1e-3), (3.0, 2e-6)],
-    "below zero": [(0.0, -4.0), (10.0, 1.0)],
-    "thousands": [(float(epoch), 1000.0 + epoch) for epoch in range(500)],
+VALUES = {
+    "one step": [3.0],
+    "flat": [0.0, 0.0],
+    "falling far": [1.0, 1e-3, 2e-6],
+    "below zero": [-4.0, 1.0, 0.5],
+    "thousands": [1000.0 + step for step in range(5000)],
 }
 
 
-@pytest.mark.parametrize("name", LINES)
-def test_charts_keep_lines_and_ticks_inside(name: str) -> None:
-    chart = draw_chart("t", "", [Series("line", LINES[name]), Series("none", [])])
-    (line,) = chart["lines"]
-    numbers = [float(part) for part in line["path"].replace("M", "").replace("L", " ").split()]
-    assert all(0 <= x <= chart["width"] for x in numbers[::2])
-    assert all(0 <= y <= chart["height"] for y in numbers[1::2])
-    assert 2 <= len(chart["y_ticks"]) <= 9
-    assert len({label for _, label in chart["y_ticks"]}) == len(chart["y_ticks"])
+def write_steps(run: Path, values: list[float]) -> Path:
+    rows = [{"step": n, "lr": 1e-3, "losses": {"l2": v}} for n, v in enumerate(values, 1)]
+    RunFolder(run).steps.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_charts_keep_lines_inside_and_pages_small(tmp_path: Path, name: str) -> None:
+    run = write_steps(write_run(tmp_path / "run"), VALUES[name])
+    loss, psnr, rate = charts = build_charts({"": run})
+    assert [c["title"] for c in charts] == ["Loss", "Validation PSNR", "Learning rate"]
+    assert [line["label"] for line in psnr["lines"]] == ["model", "input"]
+    assert (loss["across"], psnr["across"]) == ("step", "epoch")
+    assert loss["log"] == (name == "falling far")
+    for line in (*loss["lines"], *rate["lines"]):
+        assert len(line["points"]) <= MAX_POINTS
+        numbers = list(map(float, re.split("[L ]", line["path"][1:])))
+        assert all(0 <= x <= loss["width"] for x in numbers[::2])
+        assert all(0 <= y <= loss["height"] for y in numbers[1::2])
+
+
+def test_neighbors_are_averaged() -> None:
+    points = [(float(n), float(n % 2)) for n in range(4 * MAX_POINTS)]
+    assert thin(points) == thin(points)
+    assert {y for _, y in thin(points)} == {0.5}
+    assert thin(points[:7]) == points[:7]
+    assert len(thin(points[: MAX_POINTS + 1])) <= MAX_POINTS
+
+
+def test_a_report_says_how_the_run_came_about(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    page = write_run_report(run).read_text("utf-8")
+    for text in ("2026-01-02 03:04 UTC", "a machine", "abc1234", "30 steps, 3 epochs"):
+        assert text in page
+    links = [str(a.get("href")) for a in elements(page, "a")]
+    assert "checkpoints/best.safetensors" in links
+    assert str(tmp_path) not in page
+    changed, _, others = page[page.index('id="settings"') :].partition("<details>")
+    assert ">width<" in changed
+    assert ">lr<" not in changed
+    assert ">lr<" in others
+
+
+def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [write_run(Path(name), seed) for seed, name in enumerate("ab")]
+    with RunFolder(runs[1]).log.open("ab") as file:
+        validated = {"kind": "validation", "epoch": 4, "step": 40, "psnr": 30.0, "psnr_input": 21.5}
+        file.write(to_json_line(validated))
+    loss, psnr, _ = build_charts(dict(zip("ab", runs, strict=True)))
+    assert loss["title"] == "Loss: l2"
+    assert [line["label"] for line in psnr["lines"]] == ["a", "b", "input"]
+    assert len({line["color"] for line in psnr["lines"]}) == 3
+    page = write_comparison(runs, Path("comparison.html")).read_text("utf-8")
+    check_self_contained(page)
+    assert {"a/report.html", "b/report.html"} <= {a.get("href") for a in elements(page, "a")}
+    assert len(elements(page, "img")) == 4
+    # A page elsewhere links nothing, because the path between both would name other folders.
+    page = write_comparison(runs, tmp_path / "out.html").read_text("utf-8")
+    assert "report.html" not in page

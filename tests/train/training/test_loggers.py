@@ -93,7 +93,7 @@ def test_the_report_is_written_while_the_run_trains(
     with pytest.raises(StoppedBySignal):
         fit(corpus, tmp_path / "run", Killer("training", 5 * 2, signal.SIGTERM), report=True)
     report = (tmp_path / "run/report.html").read_text()
-    assert "PSNR on the validation split" in report
+    assert "Validation PSNR" in report
     assert "epoch 2" in report
     fit(corpus, tmp_path / "run", report=True)
     folder = loop.RunFolder(tmp_path / "run")

@@ -1,0 +1,109 @@
+"""Line charts of a report: losses, scores and learning rate, of one run or of several.
+
+The page holds the points; ``chart.js`` draws axes and lines, and draws them again when a control
+changes. Without a script the lines are there, and the extremes of both axes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from img2img_train.runs.folder import read_log, read_steps
+
+Points: TypeAlias = Sequence[tuple[float, float]]
+
+WIDTH: Final = 520
+HEIGHT: Final = 240
+"""The box of the lines in pixels, without the labels of the axes."""
+LOG_RATIO: Final = 20
+"""A chart whose values span more than this factor has a logarithmic axis at first."""
+MAX_POINTS: Final = 500
+"""Points of a line; of more, neighbors are averaged."""
+COLORS: Final = 6
+SCORES: Final = {"psnr": ("Validation PSNR", "dB"), "cycle_mae": ("Validation cycle MAE", "levels")}
+LABELS: Final = {"": "model", "_train": "training pairs", "_input": "input"}
+DASHED: Final = ("training pairs", "input")
+
+
+def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return the charts for which the logs of runs, by name, have values, for ``chart.html``.
+
+    Losses and learning rate are by step, scores by epoch. The lines of one run share a chart and
+    are named by loss; of several runs each loss has a chart, and a line is named by its run.
+    """
+    charts: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, (run, path) in enumerate(runs.items()):
+        for title, name, unit, across, points in _lines(path):
+            several = len(runs) > 1
+            # The input baseline is the same for all runs on a corpus.
+            dashed = name in DASHED
+            if not points or (dashed and several and (number or name != DASHED[-1])):
+                continue
+            title = f"{title}: {name}" if several and title == "Loss" else title
+            about = {"title": title, "unit": unit, "across": across}
+            lines = charts.setdefault((title, across), {**about, "lines": []})["lines"]
+            label = run if several and not dashed else name
+            color = (
+                COLORS - 1 if name == DASHED[-1] else (number if several else len(lines)) % COLORS
+            )
+            lines.append({"label": label, "color": color, "dashed": dashed, "points": thin(points)})
+    for chart in charts.values():
+        _draw(chart)
+    return sorted(charts.values(), key=lambda chart: not chart["title"].startswith("Loss"))
+
+
+def _lines(run: Path) -> Iterator[tuple[str, str, str, str, Points]]:
+    """Yield title of the chart, name, unit, axis and points of each line of a run."""
+    log, steps = read_log(run), read_steps(run)
+    trained = steps or [row for row in log if row["kind"] == "train"]
+    across = "step" if steps else "epoch"
+    for name in dict.fromkeys(name for row in trained for name in row["losses"]):
+        rows = ({**row["losses"], across: row[across]} for row in trained)
+        yield "Loss", name, "", across, _points(rows, across, name)
+    validated = [row for row in log if row["kind"] == "validation"]
+    for key, (title, unit) in SCORES.items():
+        for suffix, label in LABELS.items():
+            yield title, label, unit, "epoch", _points(validated, "epoch", key + suffix)
+    yield "Learning rate", "learning rate", "", "step", _points(steps, "step", "lr")
+
+
+def _points(rows: Any, across: str, key: str) -> Points:
+    """Return one point per value of ``across``: the mean of its finite values under ``key``."""
+    values: dict[float, list[float]] = {}
+    for row in rows:
+        value = row.get(key)
+        if isinstance(value, int | float) and math.isfinite(value):
+            values.setdefault(row[across], []).append(value)
+    return [(x, sum(found) / len(found)) for x, found in sorted(values.items())]
+
+
+def thin(points: Points, most: int = MAX_POINTS) -> Points:
+    """Return at most ``most`` points, each the mean of as many neighbors."""
+    size = -(-len(points) // most) or 1
+    parts = (zip(*points[at : at + size], strict=True) for at in range(0, len(points), size))
+    means = ((sum(values) / len(values) for values in part) for part in parts)
+    return [(float(f"{x:.7g}"), float(f"{y:.5g}")) for x, y in means]
+
+
+def _draw(chart: dict[str, Any]) -> None:
+    """Add the scale, the extremes of the axes, a path for SVG per line, and ``data`` as JSON."""
+    lines = chart["lines"] = sorted(chart["lines"], key=lambda line: line["dashed"])
+    xs, ys = zip(*(point for line in lines for point in line["points"]), strict=True)
+    # A loss that falls by orders of magnitude is a flat line on a linear axis.
+    chart["log"] = (
+        chart["title"].startswith("Loss") and min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
+    )
+    chart["data"] = json.dumps(chart, separators=(",", ":"))
+    scale = math.log10 if chart["log"] else float
+    left, low = min(xs), scale(min(ys))
+    wide, high = (max(xs) - left) or 1, (scale(max(ys)) - low) or 1
+    for line in lines:
+        shares = (((x - left) / wide, 1 - (scale(y) - low) / high) for x, y in line["points"])
+        line["path"] = "M" + "L".join(f"{x * WIDTH:.1f} {y * HEIGHT:.1f}" for x, y in shares)
+        line["value"] = f"{line['points'][-1][1]:.4g}"
+    extremes = (f"{value:g}" for value in (min(xs), max(xs), min(ys), max(ys)))
+    chart |= {"width": WIDTH, "height": HEIGHT, "extremes": list(extremes)}
