@@ -143,12 +143,12 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str, str, bool]]:
     """Yield group, name and value of each setting, and if it is changed from the default."""
     weights = {c.path: "" if c.weight == 1 else f"={c.weight:g}" for c in config.corpora}
     values = config.model_dump(mode="json")
-    defaults = config_of({name: values[name] for name in ("corpora", "loss")})
+    usual = config_of({n: values[n] for n in ("corpora", "loss")}).model_dump(mode="json")
     fields = {**RunConfig.model_fields, **type(config.objective).model_fields}
     for name, value in values.items():
         extra = fields[name].json_schema_extra
         group = str(extra.get("group", "Data")) if isinstance(extra, dict) else "Data"
-        changed = name == "corpora" or value != defaults.model_dump(mode="json").get(name)
+        changed = name == "corpora" or value != usual.get(name)
         shown = ", ".join(map("".join, weights.items())) if name == "corpora" else value
         yield from ((group, key, text, changed) for key, text in flatten({name: shown}))
 
