@@ -154,9 +154,8 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
         with Path(os.devnull).open("w") as nowhere:
             train(config, Display(nowhere), changed=changed)
         return
-    command = click.get_current_context().obj or ""
     with Display() as display:
-        result = train(config, display, report, changed, command)
+        result = train(config, display, report, changed, click.get_current_context().obj or "")
     click.echo(repr(result))
     # A finished run that is given again is not scored again, unless its report is out of date.
     if report and not (result.already and result.folder.has_current_report()):

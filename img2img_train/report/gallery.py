@@ -132,15 +132,14 @@ def build_samples(
     # Without keys a grid is one image.
     columns = columns if keys_file.is_file() else ("samples",)
     rows = []
-    for at, key in enumerate(keys):
+    for row, key in enumerate(keys):
         images = dict[str, Pixels]()
         for column, name in enumerate(columns):
-            frames = [_cell(grid, at, len(keys), column, len(columns)) for grid in grids]
+            frames = [_cell(grid, row, len(keys), column, len(columns)) for grid in grids]
             # Inputs and targets do not change.
             same = all(np.array_equal(frame, frames[0]) for frame in frames)
-            images |= {
-                f"{name}/{n}": frame for n, frame in enumerate(frames[: 1 if same else None])
-            }
+            shown = enumerate(frames[:1] if same else frames)
+            images |= {f"{name}/{at}": frame for at, frame in shown}
         rows.append({"key": printable(key), **thumbnails(images, side=256, quality=85)})
     # "epoch 5" for epoch-00005.png.
     labels = [re.sub(r"-0*(\d+)$", r" \1", printable(paths[index].stem)) for index in chosen]

@@ -21,12 +21,12 @@ from img2img_data.core.command_line import format_duration
 from img2img_data.core.errors import printable
 from img2img_data.core.files import write_atomically
 from img2img_train.config import RunConfig, config_of, read_page
+from img2img_train.metrics.registry import COLOR_METRICS
 from img2img_train.report.charts import build_charts
 from img2img_train.report.gallery import SAMPLE_BYTES, GalleryItem, build_gallery, build_samples
 from img2img_train.runs.folder import RunFolder, read_log, read_sessions, read_timing
 
 BROWSER_SIDE: Final = 256
-COLOR_METRICS: Final = ("lab-l", "lab-a", "lab-b")
 SAME_COLORS: Final = 0.9
 """Overlap of the colors of inputs and targets from which a task does not change colors."""
 
@@ -53,7 +53,7 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
         "charts": build_charts({"": run}),
         "samples": build_samples(run, config.objective.sample_columns),
         "paired": config.objective.paired,
-        "settings": list(_settings(config)),
+        **_settings(config),
     }
     return write_page(out, render("run.html", content))
 
@@ -64,24 +64,17 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
     Raises CheckpointError if a folder holds no run.
     """
-    names = [printable(str(run)) for run in runs]
-    configs, pages = [RunConfig.load(run) for run in runs], [_read_run(run, out) for run in runs]
-    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for name, page in zip(names, pages, strict=True):
+    paths, room = {printable(str(run)): run for run in runs}, 2 * SAMPLE_BYTES // len(runs)
+    pages, tables = [], dict[tuple[str, str], list[dict[str, Any]]]()
+    for name, run in paths.items():
+        config, page = RunConfig.load(run), _read_run(run, out)
+        page["samples"] = build_samples(run, config.objective.sample_columns, 1, room)
+        page["settings"] = dict(flatten(config.model_dump(mode="json")))
+        pages.append({**page, "name": name})
         for e in page["evaluations"]:
             tables.setdefault((e["corpus"], e["split"]), []).append({**e, "run": name})
-    room = 2 * SAMPLE_BYTES // len(runs)
-    content = {
-        "names": names,
-        "pages": pages,
-        "tables": [{**table[0], **score_table(table)} for table in tables.values()],
-        "charts": build_charts(dict(zip(names, runs, strict=True))),
-        "samples": [
-            build_samples(run, config.objective.sample_columns, 1, room)
-            for run, config in zip(runs, configs, strict=True)
-        ],
-        "settings": [dict(flatten(config.model_dump(mode="json"))) for config in configs],
-    }
+    scores = [{**table[0], **score_table(table)} for table in tables.values()]
+    content = {"pages": pages, "tables": scores, "charts": build_charts(paths)}
     return write_page(out, render("comparison.html", content))
 
 
@@ -139,18 +132,14 @@ def _read_run(run: Path, page: Path) -> dict[str, Any]:
     }
 
 
-def _settings(config: RunConfig) -> Iterator[tuple[str, str, str, bool]]:
-    """Yield group, name and value of each setting, and if it is changed from the default."""
-    weights = {c.path: "" if c.weight == 1 else f"={c.weight:g}" for c in config.corpora}
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings, their defaults with this loss, and the group of each, by name."""
     values = config.model_dump(mode="json")
-    usual = config_of({n: values[n] for n in ("corpora", "loss")}).model_dump(mode="json")
+    usual = config_of({name: values[name] for name in ("corpora", "loss")})
     fields = {**RunConfig.model_fields, **type(config.objective).model_fields}
-    for name, value in values.items():
-        extra = fields[name].json_schema_extra
-        group = str(extra.get("group", "Data")) if isinstance(extra, dict) else "Data"
-        changed = name == "corpora" or value != usual.get(name)
-        shown = ", ".join(map("".join, weights.items())) if name == "corpora" else value
-        yield from ((group, key, text, changed) for key, text in flatten({name: shown}))
+    extras = {name: field.json_schema_extra for name, field in fields.items()}
+    groups = {n: e["group"] if isinstance(e, dict) else "Data" for n, e in extras.items()}
+    return {"settings": values, "usual": usual.model_dump(mode="json"), "groups": groups}
 
 
 def _link(path: Path, page: Path) -> str:
@@ -163,8 +152,7 @@ def _link(path: Path, page: Path) -> str:
 def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
     """Return a table of scores for ``scores.html``: rows are models, baselines and the input.
 
-    Columns are the metrics, of evaluations on one corpus, or with ``metric`` the corpora. ``heat``
-    is the gain over the input, 0 to 1, relative to the largest in the column.
+    Columns are the metrics, of evaluations on one corpus, or with ``metric`` the corpora.
     """
     metrics = evaluations[0]["protocol"]["metrics"]
     shown = [metric] if metric else [n for n in metrics if n not in _pointless(evaluations)]
@@ -176,11 +164,6 @@ def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
                 cell = {"score": scores[n], "gain": gains[n], "interval": intervals.get(n)}
                 row.setdefault((e["corpus"], n), cell)
     columns = [(c, n) for c in dict.fromkeys(e["corpus"] for e in evaluations) for n in shown]
-    for column in columns:
-        found = [row[column] for row in cells.values() if column in row]
-        largest, best = max(abs(c["gain"]) for c in found) or 1, max(c["gain"] for c in found)
-        for cell in found:
-            cell |= {"heat": abs(cell["gain"]) / largest, "best": cell["gain"] == best}
     order = ("model", "baseline", "input")
     rows = [(*row, [cells[row].get(column) for column in columns]) for row in cells]
     rows.sort(key=lambda row: order.index(row[0]))
@@ -232,7 +215,6 @@ def render(template: str, content: Mapping[str, Any], folder: Path | None = None
     # Digests for the Content-Security-Policy, which lets no other script run.
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
     environment.filters["duration"] = format_duration
-    environment.filters["printable"] = printable
     environment.filters["number"] = _number
     environment.filters["signed"] = lambda value, digits: _number(value, digits, "+")
     return environment.get_template(template).render(content)

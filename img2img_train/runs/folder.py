@@ -98,13 +98,12 @@ class RunFolder:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
 
-    def truncate_log(self, size: int) -> None:
-        """Cut the log to ``size`` bytes: rows newer than a checkpoint are written again."""
+    def truncate_logs(self, size: int, step: int) -> None:
+        """Cut the log to ``size`` bytes, and the steps after ``step``: rows newer than a checkpoint
+        are written again.
+        """
         if self.log.exists() and self.log.stat().st_size > size:
             os.truncate(self.log, size)
-
-    def truncate_steps(self, step: int) -> None:
-        """Remove the rows of steps after ``step``, which are written again."""
         rows = read_steps(self.root)
         if rows and rows[-1]["step"] > step:
             kept = (to_json_line(row) for row in rows if row["step"] <= step)

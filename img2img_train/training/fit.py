@@ -121,7 +121,8 @@ def _run(trainer: Trainer, command: str) -> bool:
         checkpoint = folder.load_newest(print_line)
     if checkpoint is not None:
         trainer.load(checkpoint)
-    processes.main_first(lambda: _truncate_logs(trainer))
+    progress = trainer.progress
+    processes.main_first(lambda: folder.truncate_logs(progress.log_bytes, progress.step))
     trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
     already = trainer.is_over
     if not already:
@@ -150,11 +151,6 @@ def _open_folder(trainer: Trainer) -> Checkpoint | None:
         folder.change_config(trainer.config, trainer.data.summary())
     folder.write_config(trainer.config, trainer.data.summary())
     return folder.load_newest(trainer.display.line)
-
-
-def _truncate_logs(trainer: Trainer) -> None:
-    trainer.folder.truncate_log(trainer.progress.log_bytes)
-    trainer.folder.truncate_steps(trainer.progress.step)
 
 
 def _train(trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -105,14 +106,13 @@ def describe_session(command: str, device: torch.device) -> dict[str, Any]:
 @cache
 def _commit() -> str:
     """Return the git commit of this program, "-dirty" if it was changed; "" if it is unknown."""
-    git = ("git", "-C", str(Path(__file__).parent))
-    run = partial(subprocess.run, capture_output=True, text=True, timeout=10)
-    try:
+    file = Path(__file__)
+    run = partial(subprocess.run, cwd=file.parent, capture_output=True, text=True)
+    with contextlib.suppress(OSError):
         # An installed package may lie in a repository of somebody else, which does not track it.
-        tracked = run([*git, "ls-files", Path(__file__).name]).stdout
-        return run([*git, "describe", "--always", "--dirty"]).stdout.strip() if tracked else ""
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+        if run(["git", "ls-files", file.name]).stdout:
+            return run(["git", "describe", "--always", "--dirty"]).stdout.strip()
+    return ""
 
 
 @dataclass(slots=True)

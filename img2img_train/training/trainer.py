@@ -28,19 +28,13 @@ from img2img_train.optim.lr_schedule import LrSchedule
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.checkpoint import TrainingProgress
 from img2img_train.runs.folder import LIBRARIES, RunFolder
-from img2img_train.training import early_stopping
+from img2img_train.training import early_stopping, validation
 from img2img_train.training.loggers import EpochTimer, LiveReport, LossBuffer, TensorBoardLogger
 from img2img_train.training.setup import RunData, frozen_networks
 from img2img_train.training.signals import StopRequested, StopSignal
 from img2img_train.training.state import TrainingState
 from img2img_train.training.step import TrainStep
-from img2img_train.training.validation import (
-    Validator,
-    round_score,
-    sample_images,
-    sample_keys,
-    training_grid,
-)
+from img2img_train.training.validation import Validator, round_score, sample_images, training_grid
 
 EARLY_STEPS: Final = 8
 
@@ -271,7 +265,9 @@ class Trainer:
         held = self.data.held_out or self.data.train
         chosen = held, self.config.samples, self.config.grid_keys
         images = sample_images(*chosen)
-        write_atomically(self.folder.sample_keys, to_json_page({"keys": sample_keys(*chosen)}))
+        write_atomically(
+            self.folder.sample_keys, to_json_page({"keys": validation.sample_keys(*chosen)})
+        )
         path = self.folder.samples / f"epoch-{epoch:05d}.png"
         write_atomically(path, io.encode(self.validator.grid(*images), "png"))
         if self.tensorboard is not None:
