@@ -135,11 +135,11 @@ def _read_run(run: Path, page: Path) -> dict[str, Any]:
 def _settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings, their defaults with this loss, and the group of each, by name."""
     values = config.model_dump(mode="json")
-    usual = config_of({name: values[name] for name in ("corpora", "loss")})
+    defaults = config_of({name: values[name] for name in ("corpora", "loss")})
     fields = {**RunConfig.model_fields, **type(config.objective).model_fields}
     extras = {name: field.json_schema_extra for name, field in fields.items()}
     groups = {n: e["group"] if isinstance(e, dict) else "Data" for n, e in extras.items()}
-    return {"settings": values, "usual": usual.model_dump(mode="json"), "groups": groups}
+    return {"settings": values, "defaults": defaults.model_dump(mode="json"), "groups": groups}
 
 
 def _link(path: Path, page: Path) -> str:

@@ -78,13 +78,18 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// j and k move the focus from image to image, at first to the one in view.
-function step(from, direction) {
+// j and k move the focus from image to image, at first to the one in view. A filter may hide the last one.
+let last = null;
+function step(focused, direction) {
   const stops = all(".card:not([hidden]) :is(.compare input, .still.first button)").filter((stop) => stop.checkVisibility());
+  const from = focused === document.body ? last : focused;
   const before = (stop) => !(from.compareDocumentPosition(stop) & Node.DOCUMENT_POSITION_FOLLOWING);
-  const next = from === document.body ? stops.find((stop) => stop.getBoundingClientRect().bottom > 0) : direction > 0 ? stops.find((stop) => stop !== from && !before(stop)) : stops.findLast((stop) => stop !== from && before(stop));
-  next?.focus({ preventScroll: true });
-  next?.closest(".card").scrollIntoView({ block: "center" });
+  const next = !from ? stops.find((stop) => stop.getBoundingClientRect().bottom > 0)
+    : direction > 0 ? stops.find((stop) => stop !== from && !before(stop)) : stops.findLast((stop) => stop !== from && before(stop));
+  if (!next) return;
+  last = next;
+  next.focus({ preventScroll: true });
+  next.closest(".card").scrollIntoView({ block: "center" });
 }
 
 // A card stays visible if it has the exact value of every select, and every word of the search box in its caption.
