@@ -3,8 +3,8 @@
 A block after ``<!-- not run: REASON -->`` is only checked: its programs, commands, options, make
 targets, extras and files exist. All others run, in the order of the page, in one folder, smaller:
 
-- options and keywords that set a size have the values of ``SMALL``; a training has one epoch, four
-  channels and one thread, an adversarial one networks for small images;
+- options and keywords that set a size have the values of ``SMALL``, splits those of ``SHARES``; a
+  training has one epoch, four channels and one thread, an adversarial one small networks;
 - a folder or photo that is read and that nothing has written yet is filled with tiny photos.
 """
 
@@ -39,6 +39,8 @@ SMALL = {
     "size": 24, "tile": 24, "stride": 24, "min-side": 16, "load-size": 28, "crop": 16, "width": 4,
     "d-width": 4, "epochs": 1, "epochs-decay": 0, "batch": 2, "jobs": 1, "workers": 0,
 }  # fmt: skip
+# Shares of few photos, so that each split has some.
+SHARES = {"0.8,val=0.1,test=0.1": "0.6,val=0.2,test=0.2"}
 TRAINING = {"--width": "4", "--epochs": "1", "--max-steps": "2", "--threads": "1"}
 ADVERSARIAL = {"--net": "unet", "--discriminator": "patch-16", "--d-width": "4"}
 SHELL = {
@@ -88,6 +90,8 @@ def read_blocks(path: Path) -> list[Block]:
     for match in BLOCK.finditer(text):
         indent, reason, language, code = match.groups()
         code = re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
+        for share, few in SHARES.items():
+            code = code.replace(share, few)
         line = text.count("\n", 0, match.start()) + 1
         blocks.append(Block(path.relative_to(ROOT).as_posix(), line, language, code, reason))
     return blocks

@@ -47,8 +47,8 @@ def command_pages(program: str, group: CommandGroup) -> Iterator[tuple[str, str]
     context = click.Context(group, info_name=program)
     lines = [f"# {program}", *_help_text(group), "## Commands"]
     for section, commands in group.sections.items():
-        rows = [f"| [`{name}`]({name}.md) | {_prose(about)} |" for name, about in commands.items()]
-        lines += [f"### {section}", "\n".join(["| command | result |", "|---|---|", *rows])]
+        rows = [(f"[`{name}`]({name}.md)", _prose(about)) for name, about in commands.items()]
+        lines += [f"### {section}", _table(("command", "result"), rows)]
     lines += ["## Options", "\n\n".join(_option(o, context) for o in _options(group, context))]
     lines += [_exit_code_table()]
     yield f"reference/{program}/index.md", _page(lines)
@@ -150,7 +150,7 @@ def _exit_code_table() -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    cells = [list(head), *([str(cell) for cell in row] for row in rows)]
+    cells = [list(head), *([str(cell).replace("|", r"\|") for cell in row] for row in rows)]
     cells.insert(1, ["---"] * len(cells[0]))
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
