@@ -90,10 +90,12 @@ def write_matrix_page(
     origins = ({"run": e["run"], "corpus": e["corpus"]} for e in evaluations)
     saved = ({**e, "gallery": items} for e, items in zip(evaluations, galleries, strict=True))
     parts = list(zip(origins, saved, strict=True))
-    metrics = payload["protocol"]["metrics"] if len(payload["corpora"]) > 1 else ("",)
+    metrics = [n for n in payload["protocol"]["metrics"] if n not in _pointless(evaluations)]
     content = {
         "matrix": payload,
-        "tables": {metric: score_table(evaluations, metric) for metric in metrics},
+        "tables": {metric: score_table(evaluations, metric) for metric in metrics}
+        if len(payload["corpora"]) > 1
+        else {"": score_table(evaluations)},
         "largest_gains": largest_gains,
         "gallery": build_gallery(parts, payload["protocol"]["metrics"]),
     }
