@@ -395,9 +395,8 @@ class Display:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._bar: rich_progress.Progress | None = None
-        self._title, self._total, self._unit = "", 0, ""
         # The rate counts from the first unit on, which may have waited for imports or a compiler.
-        self._first, self._counting = 0, False
+        self._title, self._unit, self._total, self._first, self._counting = "", "", 0, 0, False
         self._began = time.monotonic()
         self._due = self._began + FIRST_SECONDS
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -16,12 +17,14 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import cv2
 
-from img2img_data.core.command_line import Progress
+from img2img_data.builds.pairs import BuildSettings
+from img2img_data.core.command_line import Progress, shell_line
 from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
-from img2img_data.corpus.format import REJECTED_FILE
+from img2img_data.corpus.format import CORPUS_FILE, REJECTED_FILE
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.corpus.view import rgb_of, thumbnails
+from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.inspect import statistics
 
 T = TypeVar("T")
@@ -29,7 +32,7 @@ T = TypeVar("T")
 MAX_READ: Final = 1000
 """Pairs that are read to find those with the largest difference; of a larger corpus a sample."""
 IMAGE_BYTES: Final = 4_500_000
-THUMBNAILS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
+THUMBNAILS: Final = ((512, 90), (320, 88), (224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
 """Longer side in pixels and WebP quality; the first whose sum stays below IMAGE_BYTES is used."""
 PROBED: Final = 24
 FEW_VALUES: Final = 12
@@ -97,6 +100,7 @@ def write_corpus_page(
 
     cards = _paired_cards(opened, counted(pairs), limit) if paired else _domain_cards(pairs, limit)
     controls, (side, quality) = _controls(found, cards), _fineness(opened, cards)
+    written = (opened.root / CORPUS_FILE).stat().st_mtime if opened.info else 0
     text = _render(
         name=printable(opened.root.resolve().name),
         corpus=opened,
@@ -104,14 +108,14 @@ def write_corpus_page(
         found=found,
         sampled=len(pairs),
         rejected_file=REJECTED_FILE if (opened.root / REJECTED_FILE).is_file() else "",
-        meanings=REASONS,
         cards=[
             _card_texts(card, controls) | thumbnails(opened, card.pair, side, "webp", quality)
             for card in counted(cards)
         ],
         controls=controls,
         sections=list(_sections(found)),
-        recipe=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
+        built=time.strftime("%Y-%m-%d", time.localtime(written)),
+        page=json.dumps(dict(opened.info), indent=2, ensure_ascii=False) if opened.info else "",
     )
     # Names may hold lone surrogates, which UTF-8 cannot encode.
     with writing_to(page):
@@ -230,4 +234,7 @@ def _render(**content: Any) -> str:
     # The content security policy allows the one script with this digest, so injected ones cannot
     # run.
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
+    defaults = {name: field.default for name, field in BuildSettings.model_fields.items()}
+    environment.globals |= {"meanings": REASONS, "defaults": defaults, "degradations": DEGRADATIONS}
+    environment.filters |= {"shell": shell_line, "printable": lambda text: printable(str(text))}
     return environment.get_template("show.html").render(**content)

@@ -39,6 +39,8 @@ class CorpusStatistics:
     numbers: dict[str, dict[str, NumberCounts]] = field(default_factory=lambda: defaultdict(dict))
     words: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: defaultdict(dict))
     rejected: Counter[str] = field(default_factory=Counter)
+    rejected_rows: list[Mapping[str, Any]] = field(default_factory=list)
+    """Up to ``MAX_NAMES`` rows of each reason."""
 
     def add(self, part: tuple[str, str], row: Mapping[str, Any]) -> None:
         """Count one row of a part: (split, domain)."""
@@ -93,7 +95,9 @@ def count_corpus(
                 heapq.heappop(heap)
     rejected = corpus.root / REJECTED_FILE
     for row in iter_rows(rejected) if rejected.is_file() else ():
-        found.rejected[printable(str(row.get("reason")))] += 1
+        found.rejected[reason := printable(str(row.get("reason")))] += 1
+        if found.rejected[reason] <= MAX_NAMES:
+            found.rejected_rows.append({**row, "reason": reason})
     total = found.counts.total()
     chosen: list[Pair] = []
     for part, heap in samples.items():
@@ -105,9 +109,11 @@ def count_corpus(
 
 
 def values_of(row: Mapping[str, Any], section: str) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of a section of a row: tags, measured, or drawn without seeds."""
+    """Yield (dotted name, value) of a section of a row: tags, measured, or drawn without seeds and
+    branches, which follow from the other parameters.
+    """
     for name, value in _flatten(row.get(section)):
-        if section != "drawn" or name.rpartition(".")[2] != "seed":
+        if section != "drawn" or name.rpartition(".")[2] not in ("seed", "branch"):
             yield name, value
 
 
@@ -141,8 +147,6 @@ FINEST: Final = 2.0**-30
 MAX_BINS: Final = 4096
 """Bins while counting; far more than are drawn, so that drawn ones get round borders."""
 MAX_BARS: Final = 44
-MAX_LABELED: Final = 6
-"""Bars of integers up to this number have a label each."""
 
 
 @dataclass(slots=True)
@@ -193,33 +197,39 @@ class Bar(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """A histogram. ``ticks`` are one label per bar, or those of the two ends."""
+    """A histogram. ``ticks`` are (percent from the left, label); a histogram of words has none."""
 
     title: str
     summary: str
     bars: Sequence[Bar]
-    ticks: Sequence[str]
+    ticks: Sequence[tuple[float, str]] = ()
 
 
 def draw_numbers(title: str, numbers: NumberCounts) -> Histogram | None:
     """Return the histogram of numbers, None unless there are two different ones."""
     if numbers.low >= numbers.high:
         return None
-    step = _round_step(numbers.high - numbers.low, MAX_BARS)
-    if numbers.integers:
-        step = max(1.0, step)
+    step = max(_round_step(numbers.high - numbers.low, MAX_BARS), float(numbers.integers))
     counts = Counter[int]()
     for place, count in numbers.bins.items():
         # The margin keeps values at a border, as 0.3 in steps of 0.1, in the bin that starts there.
         counts[math.floor(numbers.value_of(place) / step + 1e-9)] += count
     places = range(min(counts), max(counts) + 1)
     ranges = [_range_text(place, step, numbers.integers) for place in places]
-    ticks = [ranges[0].partition(" to ")[0], ranges[-1].rpartition(" to ")[2]]
-    if numbers.integers and step == 1 and len(places) <= MAX_LABELED:
-        ticks = ranges
     low, high, median = map(number_text, (numbers.low, numbers.high, numbers.median()))
     bars = _bars(ranges, [counts[place] for place in places])
+    ticks = _ticks(places, step, numbers.integers)
     return Histogram(title, f"{low} to {high}, median {median}", bars, ticks)
+
+
+def _ticks(places: range, step: float, integers: bool) -> list[tuple[float, str]]:
+    """Return about five round numbers below the bars; that of a single integer in its middle."""
+    apart = max(_round_step(len(places) * step, 5), float(integers))
+    middle = 0.5 if integers and step == 1 else 0
+    ends = places[0] * step / apart - 1e-6, (places[-1] + 1 - 2 * middle) * step / apart + 1e-6
+    values = [apart * k for k in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
+    lefts = [100 * (value / step - places[0] + middle) / len(places) for value in values]
+    return [(round(x, 2), number_text(v)) for x, v in zip(lefts, values, strict=True)]
 
 
 def draw_words(title: str, words: Counter[str]) -> Histogram | None:
@@ -228,7 +238,7 @@ def draw_words(title: str, words: Counter[str]) -> Histogram | None:
     if not 2 <= len(ranked) <= MAX_BARS // 3:
         return None
     summary = ", ".join(f"{word} {count:,}" for word, count in ranked.items())
-    return Histogram(title, summary, _bars(ranked, ranked.values()), list(ranked))
+    return Histogram(title, summary, _bars(ranked, ranked.values()))
 
 
 def _bars(labels: Iterable[str], counts: Collection[int]) -> list[Bar]:
