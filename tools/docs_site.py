@@ -309,7 +309,7 @@ _sources: Final = dict[str, str]()
 
 
 def on_config(config: Any) -> Any:
-    """Replace a program in the navigation by its commands, and ``*`` by the pages that match."""
+    """Replace a program in the navigation by its commands."""
     sys.path.insert(0, str(Path(__file__).parent))  # for the extension of Griffe
     config.nav = [_expand(entry) for entry in config.nav]
     return config
@@ -333,9 +333,6 @@ def _expand(entry: Any) -> Any:
                 for title, names in sections
             ),
         ]
-    if "*" in entry:
-        docs = ROOT / "docs"
-        return sorted(path.relative_to(docs).as_posix() for path in docs.glob(entry))
     return entry
 
 
