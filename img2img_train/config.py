@@ -163,7 +163,8 @@ class RunConfig(FrozenModel):
     crop: int | None = setting("Data", 0, ge=0, le=10**9)
     """side of random square crops, pixels; drawn anew in each epoch, the same for both images of a
     pair; images may then differ in size; 0: whole images of one size; default: whole images, but
-    crops of 96 where l2, l1 or charbonnier meet larger ones"""
+    crops of 96, or of the least side of the network, where l2, l1 or charbonnier meet larger
+    ones"""
     jitter: float = setting("Data", 1.0, ge=1, le=8)
     """enlarge by this factor, then crop; to the size of the image, at a place drawn anew in each
     epoch, the same for both images of a pair; 1.1171875 (286 for 256) in pix2pix and CycleGAN"""

@@ -33,7 +33,7 @@ from img2img_train.objectives.registry import OBJECTIVES
 
 READERS: Final = 4
 AUTO_CROP: Final = 96
-"""Side of the crops that ``crop=None`` cuts from larger images, pixels."""
+"""Least side of the crops that ``crop=None`` cuts from larger images, pixels."""
 READ_AT_ONCE: Final = 4096
 Indices: TypeAlias = NDArray[np.int64]
 ItemT = TypeVar("ItemT", covariant=True)
@@ -326,7 +326,10 @@ def _measure(
     """
     crop, load_size = config.crop, config.load_size
     if crop is None:
-        crop = 0 if load_size or min(_size(read_first())) <= AUTO_CROP else AUTO_CROP
+        # As large as the network takes without padding.
+        networks = config.objective.networks(checks.channel_layout_of(config).channels)
+        side = networks["generator"].padded_side(AUTO_CROP)
+        crop = 0 if load_size or min(_size(read_first())) <= side else side
     if crop > load_size > 0:
         why = f"is {crop}, more than --load-size {load_size}"
         raise UsageError("option", "--crop", why, "give a smaller one")

@@ -57,6 +57,8 @@ class Model:
             deep = output.dtype == np.uint16 and output.ndim == 3
             return Image.fromarray(to_8_bit(output) if deep else output)
         if isinstance(image, str | os.PathLike):
+            if Path(image).is_dir():
+                raise UsageError("image", image, "is a folder", "give its images one by one")
             with unreadable("image", str(image)):
                 check_readable(os.fsencode(image))
                 image = decode_image(Path(image).read_bytes(), self.settings).pixels

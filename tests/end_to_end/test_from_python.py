@@ -417,6 +417,8 @@ def test_a_model_names_what_is_not_an_image(image: Any, home: Path) -> None:
         train.load("runs/unet")(image)
     with pytest.raises(data.Img2ImgError, match=r"'runs/unet/config\.json'"):
         train.load("runs/unet")("runs/unet/config.json")
+    with pytest.raises(data.UsageError, match="'photos': is a folder"):
+        train.load("runs/unet")("photos")
 
 
 def test_scores_are_those_of_the_command(home: Path, tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ def test_a_crop_beyond_the_load_size_is_one_line(mixed: Path) -> None:
         ("l1", (100, 120), {"rotate": False}, (96, False)),
         ("l1", (100, 120), {"crop": 0}, (0, False)),
         ("l2", (100, 120), {"crop": 32}, (32, False)),
+        ("l2", (140, 160), {"net": "unet-128", "width": 2}, (128, True)),
+        ("l2", (120, 160), {"net": "unet-128", "width": 2}, (0, False)),
         ("pix2pix", (100, 120), {}, (0, False)),
         ("charbonnier", (100, 120), {"preset": "original"}, (0, False)),
     ],
