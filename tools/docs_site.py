@@ -362,6 +362,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return LINK.sub(lambda match: in_site(path, match[1])[0], markdown)
 
 
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Mark the options in code within sentences and tables, which the style keeps in one piece."""
+    return re.sub(r"<code>[^<]*</code>", lambda match: _mark_options(match[0]), html)
+
+
+def _mark_options(code: str) -> str:
+    return re.sub(r"(?<!\w)--[a-z][\w-]*", r'<span class="option">\g<0></span>', code)
+
+
 def navigation(entries: Iterable[Any]) -> Iterator[str]:
     """Yield the paths of the pages in a navigation."""
     for entry in map(_expand, entries):
