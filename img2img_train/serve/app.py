@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from img2img_train.distributed.memory import is_out_of_memory
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.serve.models import ModelChoice, ModelRegistry, ScoredRestoration, degraded
+from img2img_train.serve.request_guard import EXAMPLES_FOLDER
 from img2img_train.serve.widgets import Widget, all_widgets, settings_of
 
 RECIPE: Final = "recipe"
@@ -173,16 +175,25 @@ def build_page(gr: Any, registry: ModelRegistry, folder: Path) -> Any:
     """Return the page as gradio's Blocks."""
     handlers = Handlers(registry, folder)
     with gr.Blocks(title="img2img", analytics_enabled=False) as page:
-        where = "no image leaves it, and uploads are deleted when the server ends."
-        gr.Markdown(f"# img2img\nEverything runs on this computer: {where}", elem_id="head")
+        where = "no image leaves it, uploads are deleted when the server ends"
+        names = html.escape(", ".join(entry.name for entry in registry.entries))
+        head = f"<p>img2img · on this computer: {where}</p><h1>{names}</h1>"
+        gr.HTML(head, elem_id="head", padding=False)
         model = _model_settings(gr, registry)
         with gr.Tab("Restore"):
             _hint(gr, "Upload an image of any size; drag the line to see it before and after.")
-            upload = _upload(gr, "Image", "restore-image")
-            button, slider, status = _results(gr, "restore", "Restore", "input | output", "status")
-            download = gr.DownloadButton("Download the output (PNG)", elem_id="restore-download")
-            events, outputs = [upload.upload, button.click], [slider, status, download]
-            _on(gr, events, handlers.restore, [upload, *model], outputs)
+            with gr.Row():
+                with gr.Column(min_width=280):
+                    upload = _upload(gr, "Image", "restore-image")
+                    starts = _examples(gr, page, handlers, model[0], upload)
+                    button = gr.Button("Restore", variant="primary", elem_id="restore-run")
+                with gr.Column(scale=2, min_width=280):
+                    slider, status = _results(gr, "restore", "input | output", "status")
+                    label = "Download the output (PNG)"
+                    download = gr.DownloadButton(label, elem_id="restore-download")
+            outputs = [slider, status, download]
+            for start in (partial(gr.on, [upload.upload, button.click]), *starts):
+                _on(gr, start, handlers.restore, [upload, *model], outputs)
         with gr.Tab("Degrade and restore"):
             _degrade_tab(gr, handlers, model)
         with gr.Tab("Compare"):
@@ -190,9 +201,10 @@ def build_page(gr: Any, registry: ModelRegistry, folder: Path) -> Any:
             with gr.Row():
                 upload = _upload(gr, "Input", "pair-input")
                 target = _upload(gr, "Target", "pair-target")
-            button, slider, table = _results(gr, "compare", "Compare", "output | target", "scores")
+            button = gr.Button("Compare", variant="primary", elem_id="compare-run")
+            slider, table = _results(gr, "compare", "output | target", "scores")
             inputs = [upload, target, *model]
-            _on(gr, [button.click], handlers.compare, inputs, [slider, table])
+            _on(gr, button.click, handlers.compare, inputs, [slider, table])
     # Up to 16 clicks may wait for the device.
     page.queue(default_concurrency_limit=1, max_size=16, api_open=False)
     return page
@@ -204,8 +216,8 @@ def _model_settings(gr: Any, registry: ModelRegistry) -> list[Any]:
 
     def description(number: int) -> str:
         entry = entries[number]
-        lines = entry.description if len(entries) > 1 else (entry.name, *entry.description)
-        return "<br>".join(map(html.escape, lines))
+        purpose, *lines = map(html.escape, entry.description)
+        return f"<p>{purpose}</p>{'<br>'.join(lines)}"
 
     def directions(number: int) -> dict[str, Any]:
         first, *others = entries[number].directions
@@ -235,6 +247,31 @@ def _model_settings(gr: Any, registry: ModelRegistry) -> list[Any]:
     return [model, direction, dropout, norm, *numbers]
 
 
+def _examples(gr: Any, page: Any, handlers: Handlers, model: Any, upload: Any) -> list[Any]:
+    """Lay out the examples of the chosen model; return the events after one has been chosen.
+
+    The first one is chosen when the page opens, so that it shows a result at once.
+    """
+    folder, files = handlers.folder / EXAMPLES_FOLDER, list[list[list[str]]]()
+    folder.mkdir()
+    for number, entry in enumerate(handlers.registry.entries, 1):
+        paths = [folder / f"example-{number}-{n + 1}.png" for n in range(len(entry.examples))]
+        for path, data in zip(paths, entry.examples, strict=True):
+            path.write_bytes(data)
+        files.append([[str(path)] for path in paths])
+
+    def choices(number: int) -> dict[str, Any]:
+        return {"samples": files[number], "visible": bool(files[number])}
+
+    title = {"label": "Examples of its corpus", "elem_id": "examples", "type": "index"}
+    box = gr.Dataset(components=["image"], layout="gallery", **title, **choices(0))
+    model.change(lambda number: gr.Dataset(**choices(number)), model, box, **QUIET)
+    events = [box.click(lambda n, place: files[n][place][0], [model, box], upload, **QUIET)]
+    if files[0]:
+        events.append(page.load(lambda: files[0][0][0], None, upload, **QUIET))
+    return [event.then for event in events]
+
+
 def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
     what = "Upload a clean image. It is degraded and restored, and both are scored against it"
     _hint(gr, f"{what}: a model that does not beat its input is of no use.")
@@ -261,13 +298,14 @@ def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
         return [gr.Group(visible=name == chosen) for name in names]
 
     kind.change(show, kind, groups, **QUIET)
-    labels = ("Degrade and restore", "degraded | restored")
-    button, slider, table = _results(gr, "degrade", *labels, "scores")
+    button = gr.Button("Degrade and restore", variant="primary", elem_id="degrade-run")
+    slider, table = _results(gr, "degrade", "degraded | restored", "scores")
     with gr.Row():
         looks = {"min_width": 100, "height": 240, **RESULT}
         images = [gr.Image(label=name, **looks) for name in ("clean", "degraded", "restored")]
     inputs, outputs = [upload, *model, kind, recipe, seed, *parameters], [slider, table, *images]
-    _on(gr, [upload.upload, button.click], handlers.degrade_and_restore, inputs, outputs)
+    start = partial(gr.on, [upload.upload, button.click])
+    _on(gr, start, handlers.degrade_and_restore, inputs, outputs)
 
 
 def _hint(gr: Any, text: str) -> None:
@@ -279,23 +317,19 @@ def _upload(gr: Any, label: str, name: str) -> Any:
     return gr.File(label=label, elem_id=name, height=140, min_width=260)
 
 
-def _results(gr: Any, name: str, action: str, images: str, kind: str) -> tuple[Any, Any, Any]:
-    """Lay out the button of a tab and its results: two images, and a text ("status" or
-    "scores").
-    """
-    button = gr.Button(action, variant="primary", elem_id=f"{name}-run")
+def _results(gr: Any, name: str, images: str, kind: str) -> tuple[Any, Any]:
+    """Lay out the results of a tab: two images, and a text ("status" or "scores")."""
     slider = gr.ImageSlider(label=images, elem_id=f"{name}-slider", max_height=600, **RESULT)
-    text = gr.HTML(elem_id=f"{name}-{kind}", elem_classes=kind, padding=False)
-    return button, slider, text
+    return slider, gr.HTML(elem_id=f"{name}-{kind}", elem_classes=kind, padding=False)
 
 
-def _on(gr: Any, events: list[Any], call: Any, inputs: list[Any], outputs: list[Any]) -> None:
-    """Call a function on any of the events; earlier results are cleared first.
+def _on(gr: Any, start: Any, call: Any, inputs: list[Any], outputs: list[Any]) -> None:
+    """Call a function on the events of ``start``; earlier results are cleared first.
 
     A click during a call counts: the function is called once more, with the values of that moment.
     """
     latest = {"trigger_mode": "always_last"}
-    cleared = gr.on(events, lambda: [None] * len(outputs), None, outputs, **QUIET, **latest)
+    cleared = start(lambda: [None] * len(outputs), None, outputs, **QUIET, **latest)
     # One queue for all tabs, because they share the device.
     device = {"concurrency_limit": 1, "concurrency_id": "device", "api_visibility": "private"}
     cleared.then(_one_line_errors(gr, call), inputs, outputs, **device, **latest)

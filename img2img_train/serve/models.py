@@ -6,6 +6,7 @@ are checked before anything is decoded, and pass a model as in ``translate``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,20 +17,24 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
-from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.errors import Img2ImgError, UsageError, printable
 from img2img_data.corpus.format import image_rng
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, ReadPolicy, to_uint8_rgb
+from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout, denormalize, normalize
+from img2img_train.data.dataset import open_images
+from img2img_train.data.loader import evenly_spaced
 from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import choose_tiling
 from img2img_train.inference.translate import translate_bytes, translate_pixels
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
-from img2img_train.runs.checkpoint import read_checkpoint
-from img2img_train.runs.folder import find_checkpoint
+from img2img_train.runs.checkpoint import Description, read_checkpoint
+from img2img_train.runs.folder import find_checkpoint, sample_paths
 from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 
 MAX_LOADED: Final = 2
@@ -37,6 +42,16 @@ MAX_LOADED: Final = 2
 load_cached: Final = lru_cache(MAX_LOADED)(load_generator)
 
 STRIP: Final = 256
+EXAMPLES: Final = 6
+PURPOSES: Final = {
+    "blur": "Sharpens blurred images",
+    "degrade": "Restores degraded images",
+    "lab": "Colors gray images",
+    "grayscale": "Colors gray images",
+    "blank": "Fills holes in images",
+    "edges": "Draws an image from its edges",
+}
+"""The purpose of a model by the command that made its corpus."""
 
 
 class ModelChoice(NamedTuple):
@@ -61,12 +76,16 @@ class ScoredRestoration(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model that can be chosen: checkpoint, unique name, lines that describe it, directions."""
+    """A model that can be chosen: checkpoint, unique name, lines that describe it, directions.
+
+    ``examples`` are inputs that it was not trained on, as PNG files.
+    """
 
     checkpoint: Path
     name: str
     description: tuple[str, ...]
     directions: tuple[str, ...]
+    examples: tuple[bytes, ...]
 
     @classmethod
     def read(cls, path: Path, name: str) -> ModelEntry:
@@ -80,7 +99,42 @@ class ModelEntry:
         line = ", ".join(filter(None, [config.title, layout, f"{about.progress.step:,} steps"]))
         both = ("AtoB", "BtoA") if config.direction == "AtoB" else ("BtoA", "AtoB")
         directions = both if about.reverse_generator else both[:1]
-        return cls(checkpoint.path, name, (line, *_saved_scores(path)), directions)
+        lines = (_purpose(config), line, *_saved_scores(path))
+        examples = tuple(io.encode(image, "png") for image in _examples(path, config, about))
+        return cls(checkpoint.path, name, lines, directions, examples)
+
+
+def _purpose(config: RunConfig) -> str:
+    """Return a sentence on what a model is for, by its corpora; those may be gone."""
+    names, command = [], "degrade" if config.degrade else ""
+    for choice in config.corpora:
+        names.append(printable(Path(choice.path).name))
+        with contextlib.suppress(Img2ImgError):
+            recipe = open_corpus(choice.path, rows=False).info.get("recipe") or {}
+            command = command or str(recipe.get("command"))
+    sides = "input into target" if config.objective.paired else "one domain into the other"
+    purpose = PURPOSES.get(command, f"Turns {sides}")
+    return f"{purpose}, as in the corpus {' and '.join(names)}."
+
+
+def _examples(run: Path, config: RunConfig, about: Description) -> list[Pixels]:
+    """Return a few held-out inputs: of the run's corpora, or of its sample grid if they are gone.
+
+    H x W x 3 uint8. Images of the training split are taken if none are held out.
+    """
+    with contextlib.suppress(Img2ImgError):
+        for split in ("test", config.validation_split, config.split):
+            if images := open_images(config, split):
+                indices = evenly_spaced(len(images), EXAMPLES)
+                return [to_uint8_rgb(images.read(index)[0]) for index in indices]
+    columns, grids = config.objective.sample_columns, sample_paths(run)
+    if "input" not in columns or not grids:
+        return []
+    grid = io.read(grids[-1]).pixels
+    width = grid.shape[1] // len(columns)
+    height, left = width * about.size[0] // about.size[1], columns.index("input") * width
+    tops = range(0, len(grid), height)[:EXAMPLES]
+    return [grid[top : top + height, left : left + width].copy() for top in tops]
 
 
 def _saved_scores(run: Path) -> list[str]:

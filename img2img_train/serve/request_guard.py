@@ -31,6 +31,8 @@ BODIES_AT_ONCE: Final = 4
 KEPT_UPLOADS: Final = 10
 """Uploads and results take as much as so many of the largest uploads at most."""
 KEPT_SECONDS: Final = 3600
+EXAMPLES_FOLDER: Final = "examples"
+"""Folder of images that stay as long as the server does."""
 LEAST_BYTES: Final = 4096
 """What an empty file takes."""
 PATHS: Final = (
@@ -96,7 +98,8 @@ def remove_old_files(folder: Path, total: int) -> None:
     """Remove the uploads and results that are older than an hour, and the oldest ones beyond
     ``total`` bytes.
     """
-    files = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
+    found = (path for path in folder.rglob("*") if path.is_file())
+    files = [(path, path.stat()) for path in found if EXAMPLES_FOLDER not in path.parts]
     for path, about in sorted(files, key=lambda file: -file[1].st_mtime):
         total -= max(about.st_size, LEAST_BYTES)
         if total < 0 or about.st_mtime < time.time() - KEPT_SECONDS:

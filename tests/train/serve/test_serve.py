@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ torch = pytest.importorskip("torch")
 from img2img_data.core.errors import CheckpointError, Rejected, UsageError  # noqa: E402
 from img2img_data.core.jsonl import read_rows  # noqa: E402
 from img2img_data.corpus.format import image_rng  # noqa: E402
+from img2img_data.corpus.reader import open_corpus  # noqa: E402
 from img2img_data.degradations.compose import Composite  # noqa: E402
 from img2img_data.degradations.registry import DEGRADATIONS  # noqa: E402
 from img2img_data.images import io  # noqa: E402
@@ -67,7 +69,12 @@ NAMES = [
 
 
 def write_model(
-    path: Path, reverse: bool = False, color: str = "rgb", inputs: int = 3, outputs: int = 3
+    path: Path,
+    reverse: bool = False,
+    color: str = "rgb",
+    inputs: int = 3,
+    outputs: int = 3,
+    corpus: Path = Path("corpora/some"),
 ) -> Path:
     """Write a checkpoint of an untrained network."""
     spec = NetworkSpec(name="unet", width=2, inputs=inputs, outputs=outputs)
@@ -81,7 +88,7 @@ def write_model(
         color=color,
         size=(32, 32),
         versions={},
-        config=RunConfig(corpora=("corpora/some",)).model_dump(mode="json"),
+        config=RunConfig(corpora=(str(corpus),)).model_dump(mode="json"),
         progress=checkpoint.TrainingProgress(),
     )
     tensors = {
@@ -163,13 +170,24 @@ def test_models_have_unique_names_and_few_stay_loaded(tmp_path: Path) -> None:
         ModelRegistry.open([tmp_path / "none"], "cpu", LIMITS)
 
 
-def test_scores_of_a_run_are_shown(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", {"train": 4, "test": 2}, size=(16, 16))
+def test_scores_and_examples_of_a_run_are_shown(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": 4, "val": 2}, size=(16, 16))
     small = ["--loss", "l2", "--width", "2", "--batch", "2", "--max-steps", "1", "--device", "cpu"]
     main([str(corpus), *small, "--out", str(tmp_path / "run")])
     (entry,) = ModelRegistry.open([tmp_path / "run"], "cpu", LIMITS).entries
-    assert entry.description[0].endswith("1 steps")
-    assert re.fullmatch(r"corpus test: PSNR \S+ dB, input \S+ dB", entry.description[1])
+    assert entry.description[0] == "Turns input into target, as in the corpus corpus."
+    assert entry.description[1].endswith("1 steps")
+    assert re.fullmatch(r"corpus val: PSNR \S+ dB, input \S+ dB", entry.description[2])
+    inputs = [pair.input for pair in open_corpus(corpus)["val"]]
+    assert all(map(np.array_equal, map(pixels_of, entry.examples), inputs))
+    shutil.rmtree(corpus)
+    (copied,) = ModelRegistry.open([tmp_path / "run"], "cpu", LIMITS).entries
+    assert all(map(np.array_equal, map(pixels_of, copied.examples), inputs))
+    assert len(entry.examples) == len(copied.examples) == len(inputs)
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    return io.decode(data).pixels
 
 
 @pytest.mark.parametrize(
@@ -252,8 +270,10 @@ class Server:
     """A server in a process of its own, and the folder of its uploads."""
 
     def __init__(self, folder: Path) -> None:
+        # Three pairs: its first input is shown, and restored, when the page opens.
+        corpus = write_corpus(folder / "corpus", {"val": 3}, size=(40, 32))
         self.models = [
-            write_model(folder / "one" / "first"),
+            write_model(folder / "one" / "first", corpus=corpus),
             write_model(folder / "two" / "both", reverse=True),
         ]
         self.temporary = folder / "temporary"
@@ -308,6 +328,7 @@ def window(browser: Any, server: Server) -> Iterator[Any]:
     page.goto(server.url)
     page.wait_for_selector("#restore-run")
     page.set_default_timeout(60_000)
+    page.locator("#restore-status:has-text('first: 40 × 32 pixels')").wait_for()
     yield page
     assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
     assert faults == []
@@ -345,7 +366,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def downloaded(page: Any) -> bytes:
     page.wait_for_function(
-        "document.querySelector('#restore-status').innerText.includes('pixels in')"
+        "document.querySelector('#restore-status').innerText.includes('70 × 45 pixels in')"
     )
     with page.expect_download() as download:
         page.locator("#restore-download").click()
@@ -382,6 +403,21 @@ def test_another_model_goes_both_ways(window: Any, server: Server, image: Path) 
     )
     window.locator("#model").get_by_label("first").check()
     window.locator("#direction").wait_for(state="hidden")
+
+
+def test_an_example_is_restored_by_a_click(window: Any) -> None:
+    tab(window, "Restore")
+    assert (
+        window.locator("#about p").inner_text()
+        == "Turns input into target, as in the corpus corpus."
+    )
+    window.locator("#examples button").nth(1).click()
+    window.locator("#restore-status:has-text('first: 40 × 32 pixels')").wait_for()
+    assert window.locator("#restore-slider img").count() == 2
+    window.locator("#model").get_by_label("both").check()
+    window.locator("#examples").wait_for(state="hidden")
+    window.locator("#model").get_by_label("first").check()
+    window.locator("#examples img").nth(2).wait_for()
 
 
 def shown_scores(page: Any, name: str) -> list[list[str]]:
