@@ -39,5 +39,5 @@ $(VENV)/dev.done: pyproject.toml constraints.txt
 
 $(VENV)/docs.done: pyproject.toml constraints.txt
 	$(CHECK_PYTHON)$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c constraints.txt -e '.[docs]'
+	$(BIN)/pip install -c constraints.txt -e '.[train,docs]'
 	touch $@
