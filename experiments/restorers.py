@@ -66,6 +66,7 @@ ROWS: Final = {
     "long": Row("defaults, longer", "--epochs 40"),
     "wiener": Row("defaults, Wiener-restored input", "--input wiener"),
     "mixture": Row("defaults, one network for both blurs", corpora=(MEN, SHRUNK_MEN)),
+    "mixture-long": Row("the same, twice as long", "--epochs 8", (MEN, SHRUNK_MEN)),
 }
 LEFT_OUT: Final = {"constant"}
 """Baselines that are of no interest here."""
