@@ -92,7 +92,8 @@ def run(command: str, source: Path, out: Path) -> str:
         [*argv, "--jobs", "2"], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(f"{command}: ")]
+    said = done.stderr.splitlines()
+    lines = [line for line in said if not line.startswith((f"{command}: ", "next: "))]
     assert not lines, "nothing but progress"
     return done.stdout
 

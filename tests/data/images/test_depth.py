@@ -226,7 +226,7 @@ def test_gray_stays_one_channel_and_color_becomes_it_in_the_open(tmp_path: Path)
     for path in (tmp_path / "out" / "train").glob("*/*"):
         assert stored(path).ndim == 2, path
     assert "no problems" in run("verify", tmp_path / "out")
-    assert "folders · gray<" in Path(run("show", tmp_path / "out").strip()).read_text()
+    assert "folders · gray<" in Path(run("show", tmp_path / "out").splitlines()[0]).read_text()
     luma = stored(target / "000.png").astype(float)
     weighed = io.read(folder / "000.jpg").pixels @ [0.299, 0.587, 0.114]
     assert np.abs(luma - weighed).max() <= 0.51
