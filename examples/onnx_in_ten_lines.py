@@ -5,14 +5,16 @@ Example:
   python examples/onnx_in_ten_lines.py mine.onnx photo.jpg restored.png
 """
 
+import os
 import sys
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or ONNX Runtime reports its use
 import onnxruntime
 from PIL import Image
 
-model, source, out = sys.argv[1:]
-session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-image = np.asarray(Image.open(source).convert("RGB"))  # any size
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+image = np.asarray(Image.open(sys.argv[2]).convert("RGB"))  # any size
 (restored,) = session.run(None, {"image": image[None]})  # N x H x W x 3 uint8, both
-Image.fromarray(restored[0]).save(out)
+Image.fromarray(restored[0]).save(sys.argv[3])
