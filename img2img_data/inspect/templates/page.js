@@ -72,7 +72,7 @@ document.addEventListener("keydown", (event) => {
   if (key === "?") showKeys();
   else if (key === "t") switchTheme();
   else if (key === "Enter" && target.matches(".compare input")) lightbox.open(target.closest(".card"), target);
-  else if (key === "p") document.querySelector("[data-play]")?.click();
+  else if (key === "a") document.querySelector("[data-play]")?.click();
   else if (key === "j" || key === "k") step(target, key === "j" ? 1 : -1);
   else return;
   event.preventDefault();

@@ -451,7 +451,7 @@ def test_charts_samples_and_enlarged_images(
     frames.fill("0")
     assert page.locator(".frames output").inner_text() == "epoch 1"
     assert page.locator(".frames img:visible").count() == 3
-    page.keyboard.press("p")
+    page.keyboard.press("a")
     page.locator(".frames output", has_text="epoch 3").wait_for()
     # Enlarged: all panes show the same part; the difference is there; keys go on and back.
     page.locator(".frames .still button").focus()

@@ -1,6 +1,6 @@
 // ------------------------------------------------------------------- pages of cards, state in the address
 // The address ends with "#?" and the controls that are not at their defaults, so that a view can be shared.
-const PER_PAGE = 60;  // whole rows of 2 to 6 columns
+const PER_PAGE = Number(document.querySelector(".gallery")?.dataset.size ?? 60);  // whole rows of 2 to 6 columns
 let page = 1;
 const stated = all("[data-state]");
 const shown = (control) => control.value === (control.options?.[0].value ?? "") ? "" : control.selectedOptions?.[0].text ?? control.value;
@@ -24,7 +24,7 @@ function showPage(number) {
 function turn(direction) {
   showPage(page + direction);
   writeState();
-  document.querySelector("#images").scrollIntoView();
+  document.querySelector("#images")?.scrollIntoView();
 }
 
 function writeState() {
