@@ -73,9 +73,11 @@ def by_corpus(results: Results) -> Table:
     """Return a table with a row per model and a column per corpus: PSNR and its gain."""
     tests = list(results.baselines)
     rows = []
-    for name in results.baselines[tests[0]]:
-        means = [results.baselines[test][name].mean("psnr") for test in tests]
-        rows.append([name, "", *(f"{psnr:.2f}" for psnr in means), "", ""])
+    # Not every filter suits every corpus.
+    for name in dict.fromkeys(name for test in tests for name in results.baselines[test]):
+        found = [results.baselines[test].get(name) for test in tests]
+        texts = [f"{scores.mean('psnr'):.2f}" if scores else "" for scores in found]
+        rows.append([name, "", *texts, "", ""])
     for name, runs in results.models.items():
         texts = []
         for test in tests:

@@ -445,9 +445,14 @@ def test_the_experiments_are_listed(
 def test_a_table_of_several_corpora() -> None:
     seen = {("a", test): [scores_of(0.0), scores_of(0.5)] for test in ("x", "y")}
     runs = [TrainedModel("net", 1, [], 2.0, 3.0), TrainedModel("net", 1, [], 3.0, 5.0)]
-    head, rows = by_corpus(Results({"a": runs}, seen, dict.fromkeys("xy", baselines_of())))
+    baselines = baselines_of()
+    # A filter that suits one corpus only.
+    suited = baselines | {"wiener": baselines["constant"]}
+    head, filtered = by_corpus(Results({"a": runs}, seen, {"x": baselines, "y": suited}))
     assert head[2:4] == ["x, PSNR dB", "y, PSNR dB"]
-    assert [row[0] for row in rows] == ["input", "constant", "a"]
+    assert [row[0] for row in filtered] == ["input", "constant", "wiener", "a"]
+    assert filtered[2][2:4] == ["", filtered[1][3]]
+    rows = filtered[:2] + filtered[3:]
     assert rows[2][2] == "20.25 ± 0.25 (+1.25)"
     page = {
         "title": "T", "name": "n", "note": "", "scale": "smoke", "split": "test", "claims": [],
