@@ -193,7 +193,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
             Claim(
                 "Trained on both kinds, it restores the one", gains("gaussian + resize", "gaussian")
             ),
-            Claim("... and at the other", gains("gaussian + resize", "resize")),
+            Claim("... and the other", gains("gaussian + resize", "resize")),
             Claim(
                 "... and the other better than the model trained on one kind",
                 better("psnr", "gaussian + resize", "gaussian", "resize"),
