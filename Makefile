@@ -23,7 +23,7 @@ clean:
 	rm -rf $(VENV) demo site
 
 # One line where the Python is too old or missing; pip says it among many others.
-OLD := $(PYTHON) is no Python 3.11 or later; name one, as in: make PYTHON=python3.12
+OLD := $(PYTHON) is not Python 3.11 or later; name one, as in: make PYTHON=python3.12
 IS_NEW = $(shell $(PYTHON) -c "import sys; print(sys.version_info >= (3, 11))" 2>/dev/null)
 CHECK_PYTHON = $(if $(filter True,$(IS_NEW)),,$(error $(OLD)))
 

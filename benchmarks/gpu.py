@@ -238,7 +238,7 @@ def timed(place: Place, function: Callable[[], Any], least: float = 0.5) -> floa
 def objectives(place: Place) -> Figures:
     """Train every objective for 20 steps; its first steps are compared with those on the CPU.
 
-    Later ones may differ: two players of a game amplify the last digit.
+    Later ones may differ: adversarial training amplifies rounding errors.
     """
     corpus, apart, steps = small_corpus(place), {}, 4 if place.toy else 20
     unpaired = corpus_of_domains(place)
@@ -267,7 +267,7 @@ def resume(place: Place) -> Figures:
     settings = {"loss": "pix2pix", **options_of("pix2pix", epochs=epochs), "validate_every": 0}
     words = ["fit", corpus, *flags(settings), "--device", place.device.type, "--no-report"]
     run_words(*words, "--out", place.work / "whole")
-    out, stopped_at = place.work / "stopped", 0
+    out = place.work / "stopped"
     process = subprocess.Popen(command_of(*words, "--out", out), stderr=subprocess.DEVNULL)
     log = out / "log.jsonl"
     while process.poll() is None:
@@ -430,8 +430,7 @@ def bytes_of_step(case: Case, device: torch.device) -> float:
     Activations count two bytes (bf16), and pass once forward and twice backward; weights count
     seven passes of four bytes: gradient, both moments read and written, weight read and written.
     """
-    step, total = case.plain(), 0.0
-    layers: list[int] = []
+    step, layers = case.plain(), list[int]()
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
         if not list(module.children()):
@@ -439,14 +438,11 @@ def bytes_of_step(case: Case, device: torch.device) -> float:
 
     with nn.modules.module.register_module_forward_hook(count):
         step(*(torch.randn(2, 3, case.side, case.side, device=device) for _ in range(2)))
-    networks = {id(m): m for cell in step.__closure__ or () for m in modules_in(cell.cell_contents)}
-    weights = sum(p.numel() for m in networks.values() for p in m.parameters())
-    total += 3 * 2 * sum(layers) / 2 * case.batch
-    return total + 7 * 4 * weights
-
-
-def modules_in(value: Any) -> list[nn.Module]:
-    return [value] if isinstance(value, nn.Module) else []
+    held = (cell.cell_contents for cell in step.__closure__ or ())
+    networks = [value for value in held if isinstance(value, nn.Module)]
+    weights = sum(p.numel() for network in networks for p in network.parameters())
+    # The step had two images.
+    return 3 * 2 * sum(layers) / 2 * case.batch + 7 * 4 * weights
 
 
 def kernels(place: Place) -> Figures:

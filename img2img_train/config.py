@@ -296,7 +296,7 @@ class RunConfig(FrozenModel):
 
     @property
     def preparation(self) -> str:
-        """Words for the way from an input to that of the network; empty if both are the same."""
+        """The preparation of inputs for the network, in words; empty if there is none."""
         return f"Wiener-deconvolved (noise ratio {self.noise_ratio:g})" if self.noise_ratio else ""
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from img2img_data.core.command_line import Display
+from img2img_train.cli.main import main
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.networks.specs import NetworkSpec
@@ -32,6 +33,15 @@ SMALL: dict[str, Any] = {
     "d_width": 4,
     "pool_size": 3,
 }
+
+
+def command(*words: object) -> int:
+    """Run img2img-train in this process and return its exit code."""
+    try:
+        main([str(word) for word in words])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def small_config(loss: str, corpora: Any, out: Path | str = "", **settings: Any) -> RunConfig:

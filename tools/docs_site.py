@@ -44,7 +44,7 @@ LANGUAGES: Final = {".py": "python", ".yaml": "yaml", ".toml": "toml"}
 # ---------------------------------------------------------------------------------------- commands
 def command_pages(program: str, group: CommandGroup) -> Iterator[tuple[str, str]]:
     """Yield the page of a program, and one for each of its commands."""
-    context = click.Context(group, info_name=program)
+    context = click.Context(group, info_name=program, **group.context_settings)
     lines = [f"# {program}", *_help_text(group), "## Commands"]
     for section, commands in group.sections.items():
         rows = [(f"[`{name}`]({name}.md)", _prose(about)) for name, about in commands.items()]

@@ -17,7 +17,7 @@ from typing import Any, Final
 from img2img_data.core.errors import REASONS
 from img2img_data.core.files import write_atomically
 from img2img_data.core.jsonl import count_rows, lines_of
-from img2img_data.corpus.format import METADATA_FILE, columns_of, in_split_order, to_json_line
+from img2img_data.corpus import format as corpus_format
 
 DATASETS_FILE: Final = "datasets.jsonl"
 README: Final = "README.md"
@@ -27,14 +27,16 @@ EXAMPLES: Final = 3
 
 def write_datasets_rows(folder: Path, temporary: Path) -> None:
     """Write datasets.jsonl of a split from its metadata.jsonl."""
-    rows = map(_datasets_row, lines_of(folder / METADATA_FILE))
+    rows = map(_datasets_row, lines_of(folder / corpus_format.METADATA_FILE))
     write_atomically(folder / DATASETS_FILE, rows, temporary, sync=True)
 
 
 def _datasets_row(line: bytes) -> bytes:
     row = json.loads(line)
-    names = ("key", *columns_of(row), "domain", "source", "kind", "width", "height")
-    return to_json_line({n: row[n] for n in names if n in row} | {"row": line.decode().strip()})
+    names = ("key", *corpus_format.columns_of(row), "domain", "source", "kind", "width", "height")
+    return corpus_format.to_json_line(
+        {n: row[n] for n in names if n in row} | {"row": line.decode().strip()}
+    )
 
 
 def to_card(
@@ -49,7 +51,9 @@ def to_card(
 
     from img2img_data.degradations.registry import DEGRADATIONS
 
-    sizes = {name: count_rows(root / name / rows_file) for name in in_split_order(splits)}
+    sizes = {
+        name: count_rows(root / name / rows_file) for name in corpus_format.in_split_order(splits)
+    }
     recipe = {k: v for k, v in page.get("recipe", {}).items() if v is not None}
     # In a pipeline a kind is a key, in a recipe of ``blur`` a value.
     text = str(recipe)
@@ -75,7 +79,8 @@ def to_yaml(recipe: Mapping[str, Any]) -> str:
     """Return the settings in the recipe of a corpus as YAML."""
     import yaml
 
-    shown = {k: v for k, v in recipe.items() if k not in ("command", "source_names", "license")}
+    hidden = {"command", "license", *corpus_format.SOURCE_ENTRIES}
+    shown = {name: value for name, value in recipe.items() if name not in hidden}
     # Lists of numbers in a pipeline take one line each.
     flow = None if "degradation" in shown else False
     return yaml.safe_dump(shown, sort_keys=False, default_flow_style=flow)

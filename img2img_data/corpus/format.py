@@ -42,7 +42,6 @@ from img2img_data.core.jsonl import NOT_IN_KEYS
 FORMAT: Final = 2
 """Version of the names and columns on disk; readers reject any other."""
 CORPUS_FILE: Final = "corpus.json"
-README: Final = "README.md"
 REJECTED_FILE: Final = "rejected.jsonl"
 METADATA_FILE: Final = "metadata.jsonl"
 LINKED: Final = "is a link, and links within a corpus are not followed"
@@ -51,6 +50,11 @@ EXTENSIONS: Final = {".png", ".jpg", ".jpeg", ".webp"}
 
 TILE_COLUMNS: Final = ("tile_left", "tile_top")
 """Columns of a tile's row: its place in the upright source, pixels."""
+
+SOURCE_ENTRIES: Final = frozenset({"source_names", "source_tags"})
+"""Entries of a recipe, digests of its sources, that may differ if a run goes on with those of
+today.
+"""
 
 Kind = Literal["paired", "unpaired"]
 Layout = Literal["folders", "combined"]

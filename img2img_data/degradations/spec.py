@@ -21,15 +21,9 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
+from img2img_data.core import yaml_file
 from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import Place, bounds_of, build_model, did_you_mean
-from img2img_data.core.yaml_file import (
-    EXAMPLE,
-    is_recipe_path,
-    read_value,
-    read_yaml,
-    shipped_recipes,
-)
 from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations
 from img2img_data.degradations.base import Degradation, Uniform, is_number
 from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
@@ -66,12 +60,14 @@ def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
         return to_spec(value), place
     if not isinstance(value, str | Path) or value in DEGRADATIONS:
         return value, place
-    if not is_recipe_path(value) and value not in (recipes := shipped_recipes()):
+    if not yaml_file.is_recipe_path(value) and value not in (
+        recipes := yaml_file.shipped_recipes()
+    ):
         hint = did_you_mean(str(value), [*DEGRADATIONS, *recipes])
         raise place.error([str(value)], "unknown", hint)
-    content, file = read_yaml(value)
+    content, file = yaml_file.read_yaml(value)
     if "degradation" not in content:
-        hint = f"write a pipeline of degradations under that key, as in {EXAMPLE}"
+        hint = f"write a pipeline of degradations under that key, as in {yaml_file.EXAMPLE}"
         raise UsageError("recipe", value, "has no 'degradation'", hint)
     return content["degradation"], file.below("degradation")
 
@@ -127,7 +123,7 @@ def parse_assignments(texts: Sequence[str], place: Place) -> dict[str, Any]:
             why = "is given twice" if name in found else "is not NAME=VALUE"
             raise place.error([text], why, "as in sigma=3")
         try:
-            found[name.strip().replace("-", "_")] = read_value(value)
+            found[name.strip().replace("-", "_")] = yaml_file.read_value(value)
         except ValueError:
             hint = "as in sigma=3 or sigma=1..5"
             raise place.error([text], "has a value that is not YAML", hint) from None

@@ -21,7 +21,7 @@ from img2img_data.builds.pairs import BuildSettings
 from img2img_data.core.command_line import Progress, shell_line
 from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
-from img2img_data.corpus.format import CORPUS_FILE, REJECTED_FILE
+from img2img_data.corpus.format import CORPUS_FILE, REJECTED_FILE, SOURCE_ENTRIES
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.corpus.view import rgb_of, thumbnails
 from img2img_data.degradations.registry import DEGRADATIONS
@@ -236,5 +236,6 @@ def _render(**content: Any) -> str:
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
     defaults = {name: field.default for name, field in BuildSettings.model_fields.items()}
     environment.globals |= {"meanings": REASONS, "defaults": defaults, "degradations": DEGRADATIONS}
+    environment.globals["unstated"] = {"command", "pairing", "degradation", *SOURCE_ENTRIES}
     environment.filters |= {"shell": shell_line, "printable": lambda text: printable(str(text))}
     return environment.get_template("show.html").render(**content)

@@ -66,8 +66,6 @@ IndexedRow = tuple[int, str, bytes]
 """Index of a task, its manifest, "" if it was rejected, and its line."""
 FolderState = Literal["new", "unfinished", "complete", "outdated"]
 """``outdated``: complete, but for sources of other names or tags."""
-SOURCE_ENTRIES: Final = frozenset({"source_names", "source_tags"})
-"""Entries of a recipe that may differ if a run goes on with the sources of today."""
 
 
 # ----------------------------------------------------------------------------------------- outcomes
@@ -300,7 +298,7 @@ class BuildFolder:
         if not isinstance(found, dict):
             raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
         names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
-        if not (grows and SOURCE_ENTRIES.issuperset(names)) and names:
+        if not (grows and corpus_format.SOURCE_ENTRIES.issuperset(names)) and names:
             why = f"holds a run of another recipe ({', '.join(names)} differ)"
             raise UsageError("folder", self.root, why, "choose another folder, or delete this one")
         return not names

@@ -137,7 +137,7 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
 
     if not values.get("init"):
         return {name: value for name, value in values.items() if name != "init"}
-    # A run that has begun has its settings, and needs its start no more: that may be gone.
+    # A run that has begun keeps its settings; the model that it started from may be gone.
     begun = Path(values.get("out") or values["init"]) / CONFIG_FILE
     page = read_page(begun) if begun.is_file() else {}
     saved = page.get("config") or read_description(find_checkpoint(values["init"])).config

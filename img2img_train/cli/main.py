@@ -6,7 +6,6 @@ Torch is imported by the commands that need it, never on the way to ``--help``.
 from __future__ import annotations
 
 import difflib
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Final
 
 import click
 
-from img2img_data.core.command_line import CONTEXT, CommandGroup, run_command_line
+from img2img_data.core.command_line import CONTEXT, CommandGroup, run_command_line, shell_line
 from img2img_data.core.errors import UsageError
 from img2img_train.distributed.torchrun import torchrun_env
 
@@ -47,7 +46,7 @@ class FitByDefault(CommandGroup):
         Raises ``UsageError`` for a misspelled command, which would be taken for a corpus otherwise.
         """
         # For the report of a run.
-        ctx.obj = shlex.join(["img2img-train", *args])
+        ctx.obj = shell_line("img2img-train", *args)
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         commands = self.list_commands(ctx)
         if args and args[0] not in commands and args[0] not in own:

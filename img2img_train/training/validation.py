@@ -45,8 +45,13 @@ def sample_images(held: ImageSet, count: int, keys: Sequence[str] = ()) -> tuple
 
 def sample_keys(held: ImageSet, count: int, keys: Sequence[str] = ()) -> list[str]:
     """Return the keys of the images of a sample grid, in its order."""
-    every = list(held.keys)
-    return [*keys] or [every[index % len(every)] for index in evenly_spaced(len(held), count)]
+    if keys:
+        return list(keys)
+    # Of domains of two sizes the smaller one repeats.
+    chosen = [index % sum(held.counts) for index in evenly_spaced(len(held), count)]
+    shown = set(chosen)
+    found = {index: key for index, key in enumerate(held.keys) if index in shown}
+    return [found[index] for index in chosen]
 
 
 def training_grid(

@@ -37,7 +37,7 @@ def read_navigation() -> set[str]:
 @pytest.mark.parametrize(("program", "name"), COMMANDS, ids=lambda value: value)
 def test_every_option_of_every_command_is_documented(program: str, name: str) -> None:
     group = PROGRAMS[program]
-    context = click.Context(group, info_name=program)
+    context = click.Context(group, info_name=program, **group.context_settings)
     command: Any = group.get_command(context, name)
     page = generated()[f"reference/{program}/{name}.md"]
     for option in command.get_params(click.Context(command, context, info_name=name)):

@@ -24,7 +24,7 @@ from img2img_data.cli.main import SECTIONS
 from img2img_data.cli.steps import run_step
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.corpus import layouts
-from img2img_data.corpus.format import as_key, columns_of, key_of
+from img2img_data.corpus.format import SOURCE_ENTRIES, as_key, columns_of, key_of
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
 from img2img_data.corpus.reader import Corpus, open_corpus
 from img2img_data.exchange.export import EXPORTS, ExportFormat, flat_key
@@ -418,6 +418,7 @@ def test_hugging_face_reads_every_corpus_and_its_card_shows_it(
         assert f"| {split} | {len(expected)} |" in card
     license = json.loads((root / "corpus.json").read_text())["recipe"]["license"]
     assert f"License of the sources: {license or 'not stated'}." in card
+    assert not SOURCE_ENTRIES & set(card.replace(":", " ").split())
     stated = yaml.safe_load(card.split("---")[1]).get("license")
     assert stated == {None: None, "cc-by-4.0": "cc-by-4.0"}.get(license, "other")
 

@@ -31,7 +31,7 @@ from img2img_train.runs.folder import read_log, sample_paths
 from img2img_train.training import fit as loop
 from img2img_train.training.setup import RunData
 from img2img_train.training.signals import StoppedBySignal
-from img2img_train.training.validation import sample_images
+from img2img_train.training.validation import sample_images, sample_keys
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -292,3 +292,10 @@ def test_samples_of_unpaired_corpora_are_named_by_inputs(tmp_path: Path) -> None
     assert images is not None
     inputs, _ = sample_images(images, 8, config.grid_keys)
     assert np.array_equal(inputs[0], io.read(corpus / "trainA/2.png").pixels)
+    # Without keys the grid shows inputs in their order, the smaller domain again.
+    (corpus / "trainA/3.png").unlink()
+    images = dataset.open_images(config, "train")
+    assert images is not None
+    inputs, _ = sample_images(images, 4)
+    for image, key in zip(inputs, sample_keys(images, 4), strict=True):
+        assert np.array_equal(image, io.read(corpus / f"trainA/{key}.png").pixels)

@@ -22,22 +22,14 @@ for module in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(module)
 
 import onnx  # noqa: E402
+from small_runs import command  # noqa: E402
 
 import img2img_train as train  # noqa: E402
-from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.runs.checkpoint import read_checkpoint  # noqa: E402
 from img2img_train.runs.model import load_generator  # noqa: E402
 from img2img_train.serve.models import ModelEntry  # noqa: E402
 
 SMALL = ["--width", "2", "--batch", "2", "--max-steps", "2", "--device", "cpu", "--threads", "1"]
-
-
-def call(*words: object) -> int:
-    try:
-        main([str(w) for w in words])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +39,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {"command": "blur", "kind": EVIL, "license": "cc0-1.0"}
     info = {"recipe": recipe, "counts": {"kept": {"train": 4, "test": 3}}}
     write_corpus(root / "corpus", {"train": 4, "test": 3}, info=info)
-    assert call(root / "corpus", *SMALL, "--out", root / "run") == 0
-    assert call("export", root / "run", f"{root / 'model.v1'}/", "--license", "mit") == 0
+    assert command(root / "corpus", *SMALL, "--out", root / "run") == 0
+    assert command("export", root / "run", f"{root / 'model.v1'}/", "--license", "mit") == 0
     return root
 
 
@@ -65,11 +57,11 @@ def test_the_folder_is_the_model_of_the_run(
     generator = load_generator(folder, "cpu")
     assert page["network"] == generator.spec.model_dump()
     assert page["parameters"] == sum(p.numel() for p in generator.generator.parameters())
-    assert call("evaluate", folder, "--on", root / "corpus", "--out", tmp_path / "scores") == 0
+    assert command("evaluate", folder, "--on", root / "corpus", "--out", tmp_path / "scores") == 0
     Image.fromarray(image).save(tmp_path / "photo.png")
-    assert call("translate", folder, tmp_path / "photo.png", tmp_path / "out.png") == 0
+    assert command("translate", folder, tmp_path / "photo.png", tmp_path / "out.png") == 0
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), outputs[0])
-    assert call(root / "corpus", *SMALL[2:], "--init", folder, "--out", tmp_path / "run") == 0
+    assert command(root / "corpus", *SMALL[2:], "--init", folder, "--out", tmp_path / "run") == 0
     assert ModelEntry.read(folder, "name").checkpoint == folder / "model.safetensors"
 
 
@@ -115,18 +107,18 @@ def test_a_second_export_gives_the_same_bytes_and_other_folders_are_left_alone(
 ) -> None:
     folder, before = root / "model.v1", tree(root / "model.v1")
     (folder / "notes.txt").write_text("mine")
-    assert call("export", root / "run", folder, "--license", "mit") == 0
+    assert command("export", root / "run", folder, "--license", "mit") == 0
     (folder / "notes.txt").unlink()
     assert tree(folder) == before
     capsys.readouterr()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
     for name in (tmp_path / "photos", root / "run"):
-        assert call("export", root / "run", name) == 2
+        assert command("export", root / "run", name) == 2
         assert "holds other files; choose a new or an empty folder" in capsys.readouterr().err
     # The format of the run's file is another one.
     for words in (["report", folder], [root / "corpus", *SMALL, "--out", folder]):
-        assert call(*words) in (1, 2)
+        assert command(*words) in (1, 2)
         assert "is of an exported model, not of a run" in capsys.readouterr().err
     assert tree(folder).keys() - {".lock"} == before.keys()
     # Without the extra, a copy that had ONNX loses it.
@@ -134,12 +126,12 @@ def test_a_second_export_gives_the_same_bytes_and_other_folders_are_left_alone(
     (tmp_path / "bare").mkdir()
     for name in ("config.json", "model.onnx"):
         os.link(folder / name, tmp_path / "bare" / name)
-    assert call("export", root / "run", tmp_path / "bare") == 0
+    assert command("export", root / "run", tmp_path / "bare") == 0
     lines = capsys.readouterr().err.splitlines()
     assert any("without model.onnx and usage.py" in n and "img2img[export]" in n for n in lines)
     assert not {"model.onnx", "usage.py"} & tree(tmp_path / "bare").keys()
     # A bare file has no run, so no scores and no images.
-    assert call("export", folder / "model.safetensors", tmp_path / "again") == 0
+    assert command("export", folder / "model.safetensors", tmp_path / "again") == 0
     assert {*tree(tmp_path / "again")} == {"README.md", "config.json", "model.safetensors"}
     assert "This model was not scored." in (tmp_path / "again" / "README.md").read_text()
 
@@ -154,6 +146,6 @@ def test_damaged_and_unsafe_files_are_one_line(
     flipped[-1] ^= 1
     for damaged in (b"", whole[:-1], flipped, pickle):
         (folder / "model.safetensors").write_bytes(damaged)
-        assert call("translate", folder, root / "corpus", tmp_path / "out") == 2
+        assert command("translate", folder, root / "corpus", tmp_path / "out") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: checkpoint")

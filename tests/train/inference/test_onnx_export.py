@@ -18,9 +18,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from small_runs import command  # noqa: E402
+
 from img2img_data.core.errors import UsageError  # noqa: E402
 from img2img_data.images import io  # noqa: E402
-from img2img_train.cli.main import main  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference import onnx_export as export  # noqa: E402
 from img2img_train.networks.registry import build  # noqa: E402
@@ -101,14 +102,6 @@ def test_the_exported_module_gives_what_the_model_gives(name: str, residual: boo
         )
 
 
-def call(*words: object) -> int:
-    try:
-        main([str(w) for w in words])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 SMALL = ["--width", "2", "--batch", "2", "--max-steps", "1", "--device", "cpu", "--threads", "1"]
 
 
@@ -118,18 +111,18 @@ def test_both_directions_and_a_graph_that_differs(
     corpus, out = write_domains(tmp_path / "domains", 2), tmp_path / "run"
     small = [*SMALL, "--batch", "1", "--net", "autoencoder", "--discriminator", "patch-16"]
     small += ["--crop", "16", "--norm", "none"]
-    assert call(corpus, "--loss", "cyclegan", *small, "--out", out, "--no-report") == 0
+    assert command(corpus, "--loss", "cyclegan", *small, "--out", out, "--no-report") == 0
     image, outputs = make_photo(1, 21, 17)[None], {}
     for direction in ("AtoB", "BtoA"):
         bare = tmp_path / f"{direction}.safetensors"
-        assert call("export", out, bare, "--direction", direction) == 0
+        assert command("export", out, bare, "--direction", direction) == 0
         outputs[direction] = load_generator(out, "cpu", direction).restore(image)
         assert np.array_equal(load_generator(bare, "cpu").restore(image), outputs[direction])
         assert load_generator(bare, "cpu").config.direction == direction
         assert read_description(bare).reverse_generator is None
     assert not np.array_equal(outputs["AtoB"], outputs["BtoA"])
     graph = tmp_path / "BtoA.onnx"
-    assert call("export", out, graph, "--direction", "BtoA") == 0
+    assert command("export", out, graph, "--direction", "BtoA") == 0
     assert np.abs(run_onnx(graph, image).astype(int) - outputs["BtoA"]).max() <= 1
 
     def another(network: export.ImageToImage, *_: Any) -> bytes:
@@ -140,7 +133,7 @@ def test_both_directions_and_a_graph_that_differs(
 
     monkeypatch.setattr(export, "_graph_of", another)
     (tmp_path / "empty").mkdir()
-    assert call("export", out, tmp_path / "empty" / "m.onnx", "--direction", "BtoA") == 1
+    assert command("export", out, tmp_path / "empty" / "m.onnx", "--direction", "BtoA") == 1
     assert "differs from torch by" in capsys.readouterr().err
     assert not list((tmp_path / "empty").iterdir())
 
@@ -153,12 +146,12 @@ def test_other_channels_are_rejected(tmp_path: Path) -> None:
 def test_exported_weights_are_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"train": 4}, size=(16, 16))
     out = tmp_path / "run"
-    assert call(corpus, "--loss", "l2", *SMALL, "--out", out) == 0
-    assert call("export", out, tmp_path / "bare.safetensors") == 0
+    assert command(corpus, "--loss", "l2", *SMALL, "--out", out) == 0
+    assert command("export", out, tmp_path / "bare.safetensors") == 0
     image = make_photo(1, 21, 17)[None]
     full, bare = (load_generator(p, "cpu") for p in (out, tmp_path / "bare.safetensors"))
     assert np.array_equal(full.restore(image), bare.restore(image))
-    assert call("export", out, tmp_path / "model.tar") == 2
+    assert command("export", out, tmp_path / "model.tar") == 2
     assert "give a name ending in .onnx" in capsys.readouterr().err
 
 

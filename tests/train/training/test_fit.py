@@ -18,11 +18,11 @@ import pytest
 import torch
 from conftest import make_photo, write_photos
 from small_corpus import write_corpus
+from small_runs import command
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CheckpointError, CorpusError, Img2ImgError, UsageError
 from img2img_data.images import io
-from img2img_train.cli.main import main
 from img2img_train.config import RunConfig, configure, read_recipe
 from img2img_train.data import dataset, loader
 from img2img_train.data.color import denormalize
@@ -482,14 +482,6 @@ def test_translate_takes_any_size_and_lists_the_bad(finished: Path, tmp_path: Pa
 
 
 # -------------------------------------------------------------------------------- the command line
-def command(*argv: object) -> int:
-    try:
-        main([str(a) for a in argv])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 def test_the_command_line_from_start_to_end(
     corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
