@@ -186,8 +186,14 @@ def test_a_crop_as_large_as_the_images_is_the_image(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------- runs
-# Crops are drawn for pairs or for both domains; test_resume_objectives.py has all objectives.
-@pytest.mark.parametrize("loss", {m.paired: name for name, m in OBJECTIVES.items()}.values())
+# Crops are drawn for pairs or for both domains: one objective of each is quick enough.
+QUICK = {objective.paired: name for name, objective in OBJECTIVES.items()}.values()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES],
+)
 def test_runs_on_crops_resume_exactly(loss: str, mixed: Path, tmp_path: Path) -> None:
     def fit(out: str, display: Display) -> None:
         settings = {
