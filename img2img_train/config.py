@@ -195,8 +195,9 @@ class RunConfig(FrozenModel):
     weight_decay: float = setting("Optimization", 0.0, advanced=True, ge=0, le=1)
     """weight decay, decoupled from the gradient; AdamW (Loshchilov and Hutter 2019)"""
     accumulate: Positive = setting("Optimization", 1, advanced=True)
-    """micro-batches per step; they need less memory for the same step, except that batch norm
-    normalizes each on its own"""
+    """least number of micro-batches per step; they need less memory for the same step, except that
+    batch norm normalizes each on its own; without batch norm more are taken where memory runs
+    out"""
     beta1: Fraction = setting("Optimization", 0.5, advanced=True)
     """decay of Adam's first moment"""
     beta2: Fraction = setting("Optimization", 0.999, advanced=True)

@@ -14,7 +14,7 @@ from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
 from img2img_train.data.device_cache import DeviceCache, uses_device_cache
-from img2img_train.distributed.memory import catch_out_of_memory
+from img2img_train.distributed.memory import catch_out_of_memory, is_out_of_memory
 from img2img_train.distributed.processes import join_processes, local_device
 from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress, read_checkpoint
@@ -86,7 +86,9 @@ def fit(
             trainer = Trainer(config, data, device, folder, display, stop, processes, changed)
             if report and processes.is_main:
                 trainer.live_report = LiveReport(folder.root)
-            already = _run(trainer, command)
+            while (already := _run(trainer, command)) is None:
+                trainer.split_step()
+                config = trainer.config
         except signals.StopRequested:
             raise processes.report_once(_stopped(stop, folder)) from None
         except DivergedError as error:
@@ -106,8 +108,11 @@ def dry_run(config: RunConfig) -> list[str]:
     return setup.describe_run(data.config, data)
 
 
-def _run(trainer: Trainer, command: str) -> bool:
-    """Start or resume the run and bring it to its end; return True if it was finished."""
+def _run(trainer: Trainer, command: str) -> bool | None:
+    """Start or resume the run and bring it to its end; return True if it was finished.
+
+    None means that memory ran out, and that smaller micro-batches may fit.
+    """
     folder, data, processes = trainer.folder, trainer.data, trainer.processes
     print_line, start = trainer.display.line, list[str]()
     # Before anything but the lock is written: a checkpoint that does not fit must begin no run. All
@@ -126,17 +131,19 @@ def _run(trainer: Trainer, command: str) -> bool:
     trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
     already = trainer.is_over
     if not already:
-        for line in (*setup.describe_run(trainer.config, data), *start):
-            print_line(line)
-        if processes.is_main:
-            folder.append(folder.timing, [describe_session(command, trainer.device)])
+        if trainer.train_store is None:
+            for line in (*setup.describe_run(trainer.config, data), *start):
+                print_line(line)
+            if processes.is_main:
+                folder.append(folder.timing, [describe_session(command, trainer.device)])
         if trainer.progress.step:
             print_line(f"resuming from step {trainer.progress.step:,}")
         with contextlib.ExitStack() as stack:
             if trainer.config.tensorboard and processes.is_main:
                 writer = TensorBoardLogger.start(folder.root, data.plan.steps_per_epoch)
                 trainer.tensorboard = stack.enter_context(contextlib.closing(writer))
-            _train(trainer)
+            if not _train(trainer):
+                return None
         trainer.save()
     # A finished run needs no checkpoint to fall back to.
     processes.main_first(lambda: folder.previous.unlink(missing_ok=True))
@@ -153,9 +160,10 @@ def _open_folder(trainer: Trainer) -> Checkpoint | None:
     return folder.load_newest(trainer.display.line)
 
 
-def _train(trainer: Trainer) -> None:
+def _train(trainer: Trainer) -> bool:
+    """Run all steps; return False if memory ran out, and smaller micro-batches may fit."""
     config, data, progress = trainer.config, trainer.data, trainer.progress
-    store = _read_images(trainer)
+    trainer.train_store = store = trainer.train_store or _read_images(trainer)
     if setup.should_compile(config, trainer.device):
         _compile(trainer)
     trainer.display.begin("training", data.steps * data.plan.step_images, progress.images)
@@ -167,11 +175,14 @@ def _train(trainer: Trainer) -> None:
     with contextlib.closing(raw) as batches:
         try:
             trainer.train(loader.prefetch(batches, trainer.device, data.train.channel_layout))
+            return True
         except signals.StopRequested:
             if trainer.progress.step:
                 trainer.save()
             raise
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error) and trainer.can_split_step():
+                return False
             if "DataLoader worker" not in str(error):
                 raise
             # A signal to the process group kills the workers too: that is a stop, not an error.

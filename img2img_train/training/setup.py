@@ -48,6 +48,8 @@ def resolve_auto(config: RunConfig) -> RunConfig:
         update: dict[str, Any] = {
             name: getattr(begun, name) for name in FROM_DATA if getattr(config, name) is None
         }
+        # More than was asked for where memory ran out.
+        update["accumulate"] = max(config.accumulate, begun.accumulate)
         config = config.model_copy(update=update)
         device = begun.device if device == "auto" else device
         threads = threads or begun.threads

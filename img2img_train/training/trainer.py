@@ -5,6 +5,7 @@ It knows phases, networks and images, but not which objective it trains.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
 from img2img_train.data.device_cache import DeviceCache
 from img2img_train.data.loader import StepDataset
 from img2img_train.distributed.processes import Processes
+from img2img_train.networks.layers import BatchNorm
 from img2img_train.objectives.base import Batch, Losses
 from img2img_train.optim.lr_schedule import LrSchedule
 from img2img_train.runs import checkpoint as checkpoints
@@ -57,6 +59,7 @@ class Trainer:
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     state: TrainingState = field(init=False)
     train_step: TrainStep = field(init=False)
+    train_store: ImageStore | DeviceCache | None = None
     validation_store: ImageStore | None = None
     train_sample: CachedImages | None = None
     keeps_gray: bool = False
@@ -80,6 +83,29 @@ class Trainer:
         self.state = TrainingState.create(c, self.device, channels)
         frozen = frozen_networks(c, self.data, self.device)
         self.train_step = TrainStep(c, self.state, schedule, self.processes, frozen)
+
+    def can_split_step(self) -> bool:
+        """Return True if more micro-batches take the same step in less memory."""
+        nets = self.state.nets.values()
+        # Batch norm would normalize each on its own. Other processes do not know of the shortage.
+        same = not any(isinstance(m, BatchNorm) for net in nets for m in net.modules())
+        several = self.config.accumulate < self.data.plan.step_images
+        return same and several and not self.processes.is_distributed
+
+    def split_step(self) -> None:
+        """Double the number of micro-batches, and go back to the state before the first step."""
+        count = min(2 * self.config.accumulate, self.data.plan.step_images)
+        self.display.line(
+            f"out of memory on {self.device.type}: the run goes on with {count} micro-batches per "
+            f"step (--accumulate {count})"
+        )
+        self.config = self.config.model_copy(update={"accumulate": count})
+        self.progress, self.best, self.changed = TrainingProgress(), None, True
+        # Without this there would be no room for the new networks.
+        del self.state, self.train_step
+        gc.collect()
+        torch.manual_seed(self.config.seed)
+        self.__post_init__()
 
     def step(self, batch: Batch) -> Losses:
         """Run the next step; return its losses, still on the device."""
@@ -221,8 +247,9 @@ class Trainer:
     def _validate(self, held_out: ImageSet) -> dict[str, Any]:
         """Return the scores on held-out images, ``psnr_train`` on training pairs, and ``best``."""
         validator, sample = self.validator, self.train_sample
-        # Images of different sizes do not stack.
-        batch = 1 if held_out.min_side and not held_out.load_size else self.config.batch
+        # As many images as a micro-batch has; images of different sizes do not stack.
+        batch = -(-self.config.batch // self.config.accumulate)
+        batch = 1 if held_out.min_side and not held_out.load_size else batch
         # With several processes a signal has to wait for the next ``agree``: the others are not
         # validating.
         check = (lambda: None) if self.processes.is_distributed else self.stop.check

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from small_corpus import write_corpus
 from small_runs import a_batch, small_config, small_training
 
 from img2img_data.core.command_line import Display
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import Img2ImgError, UsageError
+from img2img_train.config import RunConfig
+from img2img_train.networks.generators import PaddedGenerator
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.training import fit as loop
 from img2img_train.training.signals import StoppedBySignal
@@ -39,8 +43,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def known(loss: str, settings: dict[str, Any]) -> dict[str, Any]:
-    from img2img_train.config import RunConfig
-
     names = {*OBJECTIVES[loss].model_fields, *RunConfig.model_fields}
     return {name: value for name, value in settings.items() if name in names}
 
@@ -145,3 +147,72 @@ def test_micro_batches_too_small_for_their_norm_are_rejected(corpus: Path, tmp_p
     small_training("l1", corpus, tmp_path, batch=4, accumulate=2)
     with pytest.raises(UsageError, match="batch norm, 1 images at a time"):
         small_training("l1", corpus, tmp_path, batch=4, accumulate=4)
+
+
+# ----------------------------------------------------------------------------- shortage of memory
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The number of images for which training has memory, and that of the forwards before that."""
+    left = [1, 0]
+
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        left[1] -= isinstance(module, PaddedGenerator)
+        if module.training and len(inputs[0]) > left[0] and left[1] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(check):
+        yield left
+
+
+def short_config(loss: str, corpus: Path, out: Path, **more: Any) -> RunConfig:
+    settings = {"net": "resnet-6", "dropout": 0.5, "norm": "instance", "d_norm": "instance"}
+    settings |= {"batch": 4, "epochs": 2, "checkpoint_seconds": 0, "validate_every": 1}
+    return small_config(loss, corpus, out, **known(loss, {**settings, **more}))
+
+
+@pytest.mark.parametrize("loss", ["charbonnier", "cyclegan"])
+def test_a_run_that_runs_out_of_memory_takes_more_micro_batches(
+    loss: str, corpus: Path, tmp_path: Path, room: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It equals the run with that many, also if it is stopped and resumed by the same command."""
+    loop.fit(short_config(loss, corpus, tmp_path / "asked", accumulate=4), Display())
+    capsys.readouterr()
+    config = short_config(loss, corpus, tmp_path / "found")
+    with pytest.raises(StoppedBySignal, match="at step 3"):
+        loop.fit(config, Killer("training", 3 * 4, signal.SIGTERM))
+    said = capsys.readouterr().err
+    assert said.count("out of memory on cpu") == said.count(" micro-batches per step") == 2
+    assert said.count("an epoch draws") == 1
+    page = json.loads((tmp_path / "found" / "config.json").read_text())
+    assert page["config"]["accumulate"] == 4
+    assert [change["accumulate"] for change in page["changes"]] == [[1, 2], [2, 4]]
+    loop.fit(config, Display())
+    assert "out of memory" not in capsys.readouterr().err
+    assert tree(tmp_path / "found") == tree(tmp_path / "asked")
+
+
+def test_steps_before_the_shortage_are_kept(corpus: Path, tmp_path: Path, room: list[int]) -> None:
+    """As if the run had been stopped there and resumed with more micro-batches."""
+    room[:] = 2, 5  # three steps, and the validation after the second
+    loop.fit(short_config("charbonnier", corpus, tmp_path / "found"), Display())
+    room[:] = 4, 0
+    config = short_config("charbonnier", corpus, tmp_path / "asked")
+    with pytest.raises(StoppedBySignal, match="at step 3"):
+        loop.fit(config, Killer("training", 3 * 4, signal.SIGTERM))
+    config = config.model_copy(update={"accumulate": 2})
+    loop.fit(config, Display(), changed=True)
+    pages = [json.loads((tmp_path / n / "config.json").read_text()) for n in ("found", "asked")]
+    assert pages[0]["changes"] == pages[1]["changes"] == [{"step": 3, "accumulate": [1, 2]}]
+    assert tree(tmp_path / "found") == tree(tmp_path / "asked")
+
+
+@pytest.mark.parametrize(
+    ("room_for", "settings"), [(1, {"norm": "batch"}), (0, {})], ids=["batch norm", "one image"]
+)
+def test_a_shortage_that_micro_batches_do_not_mend_is_an_error(
+    room_for: int, settings: dict[str, Any], corpus: Path, tmp_path: Path, room: list[int]
+) -> None:
+    room[0] = room_for
+    with pytest.raises(Img2ImgError, match="out of memory on cpu; give a smaller --batch or") as e:
+        loop.fit(short_config("l1", corpus, tmp_path / "run", **settings), Display())
+    assert ("--accumulate" in str(e.value)) == bool(room_for)
