@@ -410,7 +410,9 @@ def _samples(raw: RawBatch, side: int, device: torch.device) -> Tensor:
 def apply_operators(samples: Tensor, operators: Operators, top: int) -> Tensor:
     """Return degraded images N x H x W x C, float32 in 0..``top``, rounded and clipped once."""
     x = samples.permute(0, 3, 1, 2).to(torch.float32)
-    rows, columns = (copy_to(m, samples.device) for m in operators)
+    rows = copy_to(operators[0], samples.device)
+    same = operators[0] is operators[1]
+    columns = rows if same else copy_to(operators[1], samples.device)
     # bf16 has 8 bits of precision: under autocast the product would be off by a gray level or more.
     with torch.autocast(samples.device.type, enabled=False):
         x = rows[:, None] @ x @ columns.mT[:, None]

@@ -87,15 +87,15 @@ class Processes:
     # ------------------------------------------------------------------------------- on the device
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace the gradients of these parameters by their mean over all processes."""
-        # One flat buffer: a single large message instead of one per parameter.
+        # One flat buffer: a single large message instead of one per parameter. A gradient has the
+        # memory format of its parameter; in the order of its memory it is copied at once.
         grads = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([grad.flatten() for grad in grads])
+        grads = [grad.as_strided((grad.numel(),), (1,)) for grad in grads]
+        flat = torch.cat(grads)
         with collective():
             distributed.all_reduce(flat)
         flat.div_(self.world_size)
-        means = torch.split(flat, [grad.numel() for grad in grads])
-        for grad, mean in zip(grads, means, strict=True):
-            grad.copy_(mean.view_as(grad))
+        torch._foreach_copy_(grads, torch.split(flat, [grad.numel() for grad in grads]))
 
     def all_gather(self, images: Tensor) -> Tensor:
         """Return the images of all processes, N x ... to (world_size * N) x ..., float32."""
@@ -195,7 +195,7 @@ def join_processes(device: torch.device, env: TorchrunEnv) -> Iterator[Processes
         distributed.init_process_group("nccl" if options else "gloo", **options)
     try:
         # The others wait this long while the main process validates. If a process dies, waiting
-        # ends at once.
+        # ends at once, which nccl notices after ten minutes only.
         cpu_group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         yield Processes(env.rank, env.world_size, cpu_group)
     finally:

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from img2img_train.networks.layers import BatchNorm, ChannelNorm, Dropout, ImageMean, ReflectionPad
+from img2img_train.networks.layers import (
+    BatchNorm,
+    ChannelNorm,
+    Dropout,
+    ImageMean,
+    InstanceNorm,
+    ReflectionPad,
+)
 from img2img_train.networks.specs import NetworkSpec, Norm
 
 LEAKY_SLOPE: Final = 0.2
@@ -20,7 +27,7 @@ def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
     """Return the norm layer for ``channels`` channels, or an empty list."""
     if norm == "batch":
         return [BatchNorm(channels)]
-    return [nn.InstanceNorm2d(channels)] if norm == "instance" else []
+    return [InstanceNorm(channels)] if norm == "instance" else []
 
 
 def needs_bias(norm: Norm) -> bool:

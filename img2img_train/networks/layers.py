@@ -83,6 +83,18 @@ class BatchNorm(nn.BatchNorm2d):
             running.lerp_(value, self.momentum or 0.0)
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm that keeps the memory format of a single image in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize N x C x H x W."""
+        # Torch copies channels-last images to contiguous memory. Batch norm does not, and for one
+        # image it is the same.
+        if self.training and len(x) == 1 and not x.is_contiguous():
+            return functional.batch_norm(x, None, None, training=True, eps=self.eps)
+        return super().forward(x)
+
+
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of each pixel (Ba, Kiros, Hinton 2016), as in NAFNet."""
 

@@ -13,8 +13,8 @@ from img2img_data.core.errors import DivergedError, Img2ImgError, printable
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset, loader
 from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
-from img2img_train.data.device_cache import DeviceCache, uses_device_cache
-from img2img_train.distributed.memory import catch_out_of_memory, is_out_of_memory
+from img2img_train.data.device_cache import SHARE_OF_DEVICE, DeviceCache, uses_device_cache
+from img2img_train.distributed.memory import catch_out_of_memory, free_memory, is_out_of_memory
 from img2img_train.distributed.processes import join_processes, local_device
 from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.runs.checkpoint import Checkpoint, TrainingProgress, read_checkpoint
@@ -217,7 +217,11 @@ def _read_images(trainer: Trainer) -> ImageStore | DeviceCache:
         ):
             store = DeviceCache.of(store, trainer.device)
         if data.held_out is not None and trainer.processes.is_main:
-            trainer.validation_store = _read(trainer, data.held_out, 0)
+            held_out: ImageStore | DeviceCache = _read(trainer, data.held_out, 0)
+            fits = data.held_out.nbytes <= SHARE_OF_DEVICE * free_memory(str(trainer.device))
+            if isinstance(store, DeviceCache) and isinstance(held_out, CachedImages) and fits:
+                held_out = DeviceCache.of(held_out, trainer.device)
+            trainer.validation_store = held_out
             if trainer.config.objective.paired:
                 trainer.train_sample = data.train_sample(TRAIN_SAMPLE)
         if trainer.processes.is_main:

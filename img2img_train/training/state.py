@@ -46,7 +46,7 @@ class TrainingState:
         """Return the state before the first step, for ``channels`` of inputs and targets."""
         objective = config.objective
         specs = objective.networks(channels)
-        layout, nets = _memory_format(specs, device), dict[str, nn.Module]()
+        layout, nets = _memory_format(specs, device, config), dict[str, nn.Module]()
         # A seed for each network by its position: the networks of an objective must keep their
         # order.
         seeds = np.random.SeedSequence(config.seed).generate_state(len(specs))
@@ -139,11 +139,15 @@ class TrainingState:
             torch.cuda.set_rng_state(checkpoint.tensors["rng/cuda"], self.device)
 
 
-def _memory_format(specs: Mapping[str, NetworkSpec], device: torch.device) -> torch.memory_format:
-    # Channels last is faster for convolutions. But instance norm on a CPU needs contiguous memory:
-    # it would copy every feature map to that layout and back. MPS gains nothing from it.
+def _memory_format(
+    specs: Mapping[str, NetworkSpec], device: torch.device, config: RunConfig
+) -> torch.memory_format:
+    # Channels last is faster for convolutions. But instance norm of several images needs contiguous
+    # memory: a CPU would spend more time on copying every feature map to that layout and back. MPS
+    # gains nothing from it.
     instance = any(spec.norm == "instance" for spec in specs.values())
-    if device.type == "mps" or (device.type == "cpu" and instance):
+    several = config.batch > config.accumulate
+    if device.type == "mps" or (device.type == "cpu" and instance and several):
         return torch.contiguous_format
     return torch.channels_last
 

@@ -60,7 +60,7 @@ class Trainer:
     state: TrainingState = field(init=False)
     train_step: TrainStep = field(init=False)
     train_store: ImageStore | DeviceCache | None = None
-    validation_store: ImageStore | None = None
+    validation_store: ImageStore | DeviceCache | None = None
     train_sample: CachedImages | None = None
     keeps_gray: bool = False
     log_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -161,6 +161,8 @@ class Trainer:
 
     def read_losses(self) -> None:
         """Add up the losses of the last steps; DivergedError names the first that went wrong."""
+        # A device that waits for a process that died would not answer; the host is told at once.
+        self.processes.all_reduce_max(0)
         block = self.loss_buffer.take()
         if self.processes.is_main:
             self._log_steps(block)

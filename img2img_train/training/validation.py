@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data.images.pixels import Pixels
-from img2img_train.data.augment import Crops, stack_crops
+from img2img_train.data.augment import Crops, copy_to, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout, denormalize
 from img2img_train.data.dataset import ImageSet, ImageStore, indices_of_keys
+from img2img_train.data.device_cache import DeviceCache
 from img2img_train.data.loader import StepDataset, evenly_spaced, to_device
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
 from img2img_train.objectives.base import Batch, Objective
@@ -81,13 +82,14 @@ class Validator:
     dropout: bool = False
 
     @torch.no_grad()
-    def run(self, inputs: Pixels, targets: Pixels) -> dict[str, Tensor]:
+    def run(self, inputs: Pixels | Tensor, targets: Pixels | Tensor) -> dict[str, Tensor]:
         """Return ``input``, ``target`` and the generated images: RGB, uint8 N x H x W x 3."""
         layout = self.channel_layout
         for net in self.nets.values():
             net.eval()
         try:
-            input, target = (torch.from_numpy(x).to(self.device) for x in (inputs, targets))
+            sides = (inputs, targets)
+            input, target = (x if isinstance(x, Tensor) else copy_to(x, self.device) for x in sides)
             batch = Batch(layout.input(input), layout.target(target))
             seeds = dropout_seeds(batch.input) if self.dropout else ()
             # The autotuner would try all algorithms anew for each size of images.
@@ -100,7 +102,7 @@ class Validator:
                 net.train()
 
     def scores(
-        self, store: ImageStore, count: int, batch: int, check: Callable[[], None]
+        self, store: ImageStore | DeviceCache, count: int, batch: int, check: Callable[[], None]
     ) -> dict[str, float]:
         """Return mean scores of ``count`` images: ``psnr``, ``psnr_input`` (dB), or ``cycle_mae``.
 
@@ -132,7 +134,7 @@ class Validator:
 
 
 def batch_psnr(output: Tensor, target: Tensor) -> Tensor:
-    """Return the PSNR of each image in dB, at most 100, float64 on the CPU.
+    """Return the PSNR of each image in dB, at most 100, float64.
 
     Both are uint8 N x H x W x C; the peak is 255, the error is taken over all samples of an image.
     """
@@ -144,7 +146,10 @@ def _mean_error(output: Tensor, target: Tensor, power: int) -> Tensor:
     """Return the mean of the absolute errors of each image, or of their squares (``power`` 2)."""
     # Integer sums are exact, so the score does not depend on the order in which the device adds.
     errors = (output.to(torch.int32) - target.to(torch.int32)).abs().pow(power).flatten(1)
-    return errors.sum(1, dtype=torch.int64).cpu().to(torch.float64) / output[0].numel()
+    total = errors.sum(1, dtype=torch.int64)
+    # MPS has no float64. The host waits for CUDA only when it reads the mean of all images.
+    total = total.cpu() if total.device.type == "mps" else total
+    return total.to(torch.float64) / output[0].numel()
 
 
 def round_score(value: float) -> float:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from img2img_data.core.errors import UsageError
 from img2img_train.networks.generators import mirror_pad
-from img2img_train.networks.layers import ReflectionPad, uses_image_statistics
+from img2img_train.networks.layers import InstanceNorm, ReflectionPad, uses_image_statistics
 from img2img_train.networks.registry import build, build_on_meta, count_parameters
 from img2img_train.networks.specs import (
     NETWORKS,
@@ -117,6 +117,18 @@ def test_sizes_that_do_not_fit_are_named(name: GeneratorName) -> None:
         match=f"multiple of {spec.multiple}: .*{tiny}x{tiny} .*--size {spec.smallest}, or",
     ):
         spec.check_size(tiny, tiny)
+
+
+def test_instance_norm_keeps_the_memory_format_of_one_image() -> None:
+    for count in (1, 2):
+        x = torch.randn(count, 3, 5, 4).to(memory_format=torch.channels_last)
+        own, plain = (x.clone().requires_grad_() for _ in range(2))
+        output, expected = InstanceNorm(3)(own), torch.nn.InstanceNorm2d(3)(plain)
+        torch.testing.assert_close(output, expected)
+        output.pow(3).sum().backward()
+        expected.pow(3).sum().backward()
+        torch.testing.assert_close(own.grad, plain.grad, atol=1e-5, rtol=1e-5)
+        assert output.is_contiguous(memory_format=torch.channels_last) == (count == 1)
 
 
 def test_a_single_value_is_not_normalized() -> None:

@@ -23,6 +23,7 @@ from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.folder import read_log
 from img2img_train.training import fit as loop
 from img2img_train.training.setup import torch_backend
+from img2img_train.training.validation import batch_psnr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,20 +62,20 @@ def test_a_run_may_resume_without_determinism(tmp_path: Path) -> None:
     assert len(read_log(tmp_path / "run")) == 2
 
 
-@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize(("norm", "count"), [("batch", 2), ("instance", 2), ("instance", 1)])
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_no_step_converts_the_memory_format(
-    loss: str, norm: str, corpus: Path, tmp_path: Path
+    loss: str, norm: str, count: int, corpus: Path, tmp_path: Path
 ) -> None:
     """In training the inputs of networks have the memory format of their weights."""
-    training = small_training(loss, corpus, tmp_path, norm=norm)
+    training = small_training(loss, corpus, tmp_path, norm=norm, batch=count)
     layout, seen = training.state.memory_format, list[bool]()
     for net in training.state.nets.values():
         assert all(p.is_contiguous(memory_format=layout) for p in net.parameters() if p.ndim == 4)
         net.register_forward_pre_hook(
             lambda _, x: seen.append(x[0].is_contiguous(memory_format=layout))
         )
-    images = torch.rand(2, 2, 32, 32, 3).permute(0, 1, 4, 2, 3)
+    images = torch.rand(2, count, 32, 32, 3).permute(0, 1, 4, 2, 3)
     training.step(Batch(images[0], images[1]))
     assert seen
     assert all(seen)
@@ -134,6 +135,13 @@ def test_no_step_waits_for_the_device(
         with NeverAsked(), NeverWaits():
             full = training.loss_buffer.add(training.step(a_batch()))
         assert not full
+
+
+def test_no_batch_of_a_validation_waits_for_the_device(corpus: Path, tmp_path: Path) -> None:
+    training, images = small_training("l2", corpus, tmp_path), torch.zeros(2, 32, 32, 3).byte()
+    with NeverAsked(), NeverWaits():
+        outputs = training.validator.run(images, images)
+        batch_psnr(outputs["output"], outputs["target"])
 
 
 def test_the_guards_notice_waiting() -> None:
