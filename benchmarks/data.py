@@ -5,6 +5,7 @@
     python benchmarks/data.py --photos PHOTOS        all parts, about ten minutes on 2 cores
     python benchmarks/data.py --photos PHOTOS --only photos --count 2000 --rounds 3
     python benchmarks/data.py --scale                memory, start and time with a million sources
+    python benchmarks/data.py --merge [--photos PHOTOS]  shards of 100,000 sources, and their merge
 
 PHOTOS is any folder of JPEG photos; the images are cut from them. Each round runs in turn:
 
@@ -34,7 +35,7 @@ from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from scale import measure_scale, peak_memory_kb
+from scale import measure_cluster, measure_merge, measure_scale, peak_memory_kb, write_sources
 
 SIGMA = 3.0
 JOBS = os.cpu_count() or 1
@@ -232,6 +233,30 @@ def _parent_peak_mb(paths: Sequence[Path], work: Path) -> float:
     return peak / 1024
 
 
+def cluster(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure a local Dask cluster of two workers beside two local processes."""
+    row: dict[str, Any] = {"what": "(seconds, CPU seconds), two workers", "count": args.count}
+    for side, count in ((256, args.count), (64, args.count * 5)):
+        paths = make_images(args.photos, work / f"{side}px", count, side)
+        results = measure_cluster(paths, work, args.rounds).items()
+        figures = {name: np.median(values, axis=0).round(2).tolist() for name, values in results}
+        ratio = np.divide(figures["dask"], figures["loky"]).round(2).tolist()
+        row[f"{side} px"] = figures | {"dask/loky": ratio}
+    return row
+
+
+def merge(args: argparse.Namespace, work: Path) -> None:
+    """Build and merge shards of tiny sources or, with ``--photos``, of those of two sizes."""
+    sizes = [(64, args.merge), (256, args.merge // 10)] if args.photos else [(8, args.merge)]
+    for side, count in sizes:
+        print(f"{count:,} sources of {side} px")
+        folder = work / f"{side}px"
+        photos = make_images(args.photos, folder / "photos", 100, side) if args.photos else []
+        source = write_sources(folder / "sources", count, photos)
+        measure_merge(source, count, JOBS, folder)
+        shutil.rmtree(folder)
+
+
 def ram_disk() -> Path | None:
     """Return a folder in memory if it has 8 GB free, else None.
 
@@ -255,20 +280,25 @@ def argument_parser(doc: str | None) -> argparse.ArgumentParser:
     )
 
 
-PARTS = {"photos": photos, "faces": faces, "combine": combine, "memory": memory}
+PARTS = {"photos": photos, "faces": faces, "combine": combine, "memory": memory, "cluster": cluster}
 
 
 def main() -> None:
     """Measure the selected parts and print a line of JSON for each."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
-    add("--photos", type=Path, help="any folder of JPEG photos; not needed for --scale")
+    add("--photos", type=Path, help="any folder of JPEG photos; not for --scale and --merge")
     add("--count", type=int, default=6000, help="256 px images; five times as many of 64 px")
     add("--rounds", type=int, default=3)
     add("--work", type=Path, help="folder for temporary files; default: a RAM disk if possible")
     add("--only", choices=PARTS, action="append", help="part to run; may be repeated")
     add("--scale", type=int, nargs="?", const=1_000_000, help="number of tiny sources")
+    add("--merge", type=int, nargs="?", const=100_000, help="number of tiny sources")
     args = parser.parse_args()
+    if args.merge:
+        with work_folder(args.work) as work:
+            merge(args, Path(work))
+        return
     if args.scale:
         with work_folder(args.work) as work:
             measure_scale(args.scale, args.rounds, JOBS, Path(work))

@@ -1,11 +1,18 @@
-"""Memory, start and speed of a build with ten thousand sources and with a million.
+"""Scale: a build with ten thousand sources and with a million, a cluster, and shards with a merge.
 
-Called by ``benchmarks/data.py --scale``. Each size is a process of its own over hard links to tiny
+Called by ``benchmarks/data.py``, ``--scale``, ``--only cluster`` and ``--merge``.
+
+``--scale``: memory, start and speed. Each size is a process of its own over hard links to tiny
 JPEGs (8x8, a thousand names in each folder). The smaller size runs before and after the larger one,
 and its figures are medians of these rounds.
 
 Measured from outside: the peak memory of the parent (VmHWM), the time until the first image has its
 final name, and the time from then to the end, manifests included, per image.
+
+``--only cluster``: seconds and CPU seconds of a build by ``--jobs 2`` and by ``--backend dask`` on
+a local cluster of two workers that has started before.
+
+``--merge``: CPU seconds of all shards of a build, and of the merge, all processes included.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +35,9 @@ FOLDER = 1_000
 MAX_MEMORY_MB = 300
 MAX_FIRST_S = 10
 MAX_RATIO = 1.1
+MAX_DASK = 1.2
+MAX_MERGE = 0.03
+SHARDS = 4
 # On a RAM disk: the page of an image, its inode and name, its rows, and a link.
 BYTES_PER_SOURCE = 6_500
 
@@ -42,14 +53,20 @@ class Build:
     seconds: float
 
 
-def write_sources(out: Path, count: int) -> Path:
-    """Write ``count`` names of tiny JPEGs, a thousand links to each file: inodes cost memory."""
+def write_sources(out: Path, count: int, photos: Sequence[Path] = ()) -> Path:
+    """Write ``count`` names of JPEGs, a thousand links to each file: inodes cost memory.
+
+    The files are copies of the photos, by turns, or tiny without any.
+    """
     for start in range(0, count, FOLDER):
         folder = out / f"{start // FOLDER:05d}"
         folder.mkdir(parents=True)
         pixels = np.random.default_rng(start).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         first = folder / f"{start:08d}.jpg"
-        first.write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
+        if photos:
+            shutil.copyfile(photos[start // FOLDER % len(photos)], first)
+        else:
+            first.write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
         for number in range(start + 1, min(start + FOLDER, count)):
             os.link(first, folder / f"{number:08d}.jpg")
     return out
@@ -105,10 +122,66 @@ def measure_scale(count: int, rounds: int, jobs: int, work: Path) -> None:
         speed = f"{b.each_us:>8.0f} {b.cpu_us:>12.0f} {b.seconds:>8.1f}"
         print(f"{size:>10,} {b.peak_mb:>8.1f} {b.first_s:>8.2f} {speed}")
     ratio = many.each_us / few.each_us
-    aims = [
-        ("peak memory of the parent in MB", many.peak_mb, MAX_MEMORY_MB),
-        ("seconds to the first image", many.first_s, MAX_FIRST_S),
-        (f"time per image, as a ratio to that with {SMALL:,}", ratio, MAX_RATIO),
+    print_aim("peak memory of the parent in MB", many.peak_mb, MAX_MEMORY_MB)
+    print_aim("seconds to the first image", many.first_s, MAX_FIRST_S)
+    print_aim(f"time per image, as a ratio to that with {SMALL:,}", ratio, MAX_RATIO)
+
+
+def print_aim(aim: str, value: float, most: float) -> None:
+    """Print whether a figure is small enough."""
+    print(f"{'met' if value <= most else 'NOT MET'}: {aim}: {value:.3g}, at most {most}")
+
+
+def cpu_seconds(command: str, *arguments: object) -> tuple[float, float]:
+    """Run a command of img2img-data; return its seconds, and the CPU seconds of its processes."""
+    words = [sys.executable, "-m", "img2img_data", command, *map(str, arguments)]
+    began = time.monotonic()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)} failed")
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime
+
+
+def measure_cluster(
+    paths: Sequence[Path], work: Path, rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Return seconds and CPU seconds of builds by loky and by Dask, two workers each, in turn.
+
+    The CPU seconds of Dask include its scheduler, which runs in this process.
+    """
+    import psutil  # installed with Dask
+    from distributed import LocalCluster
+
+    results: dict[str, list[tuple[float, float]]] = {"loky": [], "dask": []}
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
+        own = psutil.Process()
+        processes = [own, *own.children(recursive=True)]
+        dask = ["--backend", "dask", "--scheduler", cluster.scheduler_address]
+        for _ in range(rounds):
+            for name, words in (("loky", ["--jobs", 2]), ("dask", dask)):
+                before = sum(sum(process.cpu_times()[:2]) for process in processes)
+                wall, cpu = cpu_seconds("blur", paths[0].parent, work / name, *words)
+                after = sum(sum(process.cpu_times()[:2]) for process in processes)
+                shutil.rmtree(work / name)
+                results[name].append((wall, cpu + after - before if name == "dask" else cpu))
+    return results
+
+
+def measure_merge(source: Path, count: int, jobs: int, work: Path) -> None:
+    """Build shards of ``count`` sources, merge them, and print the time of both."""
+    shards = [work / f"shard{number}" for number in range(1, SHARDS + 1)]
+    options = ["--sigma", "1", "--jobs", jobs]
+    builds = [
+        cpu_seconds("blur", source, shard, *options, "--shard", f"{number}/{SHARDS}")
+        for number, shard in enumerate(shards, 1)
     ]
-    for aim, value, most in aims:
-        print(f"{'met' if value <= most else 'NOT MET'}: {aim}: {value:.2f}, at most {most}")
+    wall, cpu = map(sum, zip(*builds, strict=True))
+    merge_wall, merge_cpu = cpu_seconds("merge", *shards, work / "merged")
+    print("            wall s    CPU s   us each")
+    print(f"{SHARDS} shards   {wall:>7.1f} {cpu:>8.1f} {1e6 * cpu / count:>9.0f}")
+    print(f"merge      {merge_wall:>7.1f} {merge_cpu:>8.1f} {1e6 * merge_cpu / count:>9.0f}")
+    print_aim("CPU time of the merge, as a part of the build's", merge_cpu / cpu, MAX_MERGE)

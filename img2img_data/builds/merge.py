@@ -10,6 +10,7 @@ import errno
 import heapq
 import itertools
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,7 +22,8 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write
 from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
-from img2img_data.corpus.format import CORPUS_FILE, METADATA_FILE, REJECTED_FILE, columns_of, inside
+from img2img_data.corpus import format as corpus_format
+from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, inside, text_inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.runner import build_folder
 from img2img_data.runner.build_folder import BuildFolder, IndexedRow, Outcome, Report, shard_name
@@ -81,11 +83,11 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
 def _open_shard(root: Path) -> CorpusShard:
     if not root.is_dir():
         raise UsageError("shard", root, "no such folder", "check the path")
-    for page in (CORPUS_FILE, SELECTION_FILE):
+    for page in (corpus_format.CORPUS_FILE, SELECTION_FILE):
         path, hint = root / page, "build the shard again"
         if path.is_file():
             try:
-                info = read_info(root) if page == CORPUS_FILE else read_object(path)
+                info = read_info(root) if page == corpus_format.CORPUS_FILE else read_object(path)
                 if not shard_name(info):
                     raise UsageError("folder", root, "is not a shard", "merge what --shard wrote")
                 number, count = int(info["shard"]["number"]), int(info["shard"]["of"])
@@ -144,7 +146,7 @@ def _rows(
             raise CorpusError("shard", shard.root, why, "build it again")
         row = checked_row(line, shard.root, f"the row of source {position}")
         if name:
-            _bring_files(shard, out, name, row, copy)
+            _bring_files(shard, os.fspath(out), name, row, copy)
         report.add(Outcome(position, name, "" if name else str(row.get("reason")), line))
         progress(done, total)
         yield position, name, line
@@ -182,42 +184,51 @@ def _lines_of(path: Path) -> Iterator[bytes]:
         start += sum(map(len, lines))
 
 
-def _bring_files(shard: CorpusShard, out: Path, name: str, row: Row, copy: bool) -> None:
+def _bring_files(shard: CorpusShard, out: str, name: str, row: Row, copy: bool) -> None:
     """Link or copy the files of a row."""
-    for column in columns_of(row):
-        source, path = inside(shard.root / name, row[column]), f"{name}/{row[column]}"
+    # One look at each file, and strings in place of paths: millions of links are the whole work.
+    for column in corpus_format.columns_of(row):
+        path = f"{name}/{row[column]}"
+        source, target = text_inside(shard.root, path), f"{out}/{path}"
         digest = str(row.get(column.replace("file_name", "sha256")))
-        if not source.is_file() or source.is_symlink():
+        try:
+            found = os.lstat(source)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a null byte
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise CorpusError("image", source, "is missing in its shard", "build the shard again")
         # Reading every file would cost more than the merge; only one that is younger than the page
         # can have been overwritten by accident.
-        if not copy and source.stat().st_mtime_ns > shard.written:
+        if not copy and found.st_mtime_ns > shard.written:
             _content(source, digest)
-        target = out / path
         if not copy and _linked(source, target):
             continue
         # An interrupted merge may have left a link, or the file of another shard.
-        left = target.is_file() and not target.samefile(source)
-        if not left or sha256(target.read_bytes()).hexdigest() != digest:
-            build_folder.write_file(os.fspath(out), path, _content(source, digest))
+        there = Path(target)
+        left = there.is_file() and not there.samefile(source)
+        if not left or sha256(there.read_bytes()).hexdigest() != digest:
+            build_folder.write_file(out, path, _content(source, digest))
 
 
-def _linked(source: Path, target: Path) -> bool:
+def _linked(source: str, target: str) -> bool:
     """Hard-link a file; return False if the file system cannot, or if another file is there."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.hardlink_to(source)
+        try:
+            os.link(source, target)
+        except FileNotFoundError:  # its folder
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.link(source, target)
     except FileExistsError:  # from an interrupted merge
-        return source.samefile(target)
+        return Path(source).samefile(target)
     except OSError as error:
         if error.errno in _NO_LINKS:
             return False
-        raise cannot_write(target, error) from None
+        raise cannot_write(Path(target), error) from None
     return True
 
 
-def _content(source: Path, digest: str) -> bytes:
-    data = source.read_bytes()
+def _content(source: str, digest: str) -> bytes:
+    data = Path(source).read_bytes()
     if sha256(data).hexdigest() != digest:
         why = "is not what the shard's manifest says"
         raise CorpusError("image", source, why, "build the shard again")

@@ -13,6 +13,7 @@ from __future__ import annotations
 # generator that yields in any order, which then waits forever (joblib 1.6, ``_dask.py``).
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -138,7 +139,7 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
 
     def _submit(self, indices: Sequence[int]) -> Future:
         tasks = [self.task_at(index) for index in indices]
-        job = (self.work, tasks, self.limit, self.folders, versions(*LIBRARIES))
+        job = (self.work, tasks, self.limit, self.folders, _own_versions())
         with self._connection_errors():
             # Not pure: Dask would answer equal arguments, as after a kill, from its memory.
             return self.client.submit(process_chunk, *job, pure=False)
@@ -169,6 +170,12 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
             raise Img2ImgError("scheduler", address, "went away", hint) from None
 
 
+@functools.cache
+def _own_versions() -> dict[str, str]:
+    # Asked once in a process: reading the metadata takes as long as ten small images.
+    return versions(*LIBRARIES)
+
+
 def process_chunk(
     work: Callable[[TaskT], ResultT],
     tasks: Sequence[TaskT],
@@ -187,7 +194,7 @@ def process_chunk(
         if not Path(folder).is_dir():
             why = f"does not exist on the worker {socket.gethostname()}"
             raise UsageError("folder", folder, why, "use paths that all workers share")
-    found = versions(*LIBRARIES)
+    found = _own_versions()
     differ = [f"{n} {found[n]}, not {required[n]}" for n in required if found[n] != required[n]]
     if differ:
         why = f"has {', '.join(differ)}, so its bytes would differ"
