@@ -2,8 +2,8 @@
 
 Every row of ROWS is trained once per seed, by the command that is printed, and scored at its last
 checkpoint. Runs that are finished are not trained again, so the table may be made in several
-sittings (``--only``); it holds the runs that are finished. deepinv, whose networks would fit in, is
-not among the rows: it could not be installed here.
+sittings (``--only``); it holds the runs that are finished. deepinv_restorers.py makes the rows of
+deepinv.
 """
 
 from __future__ import annotations
@@ -146,8 +146,10 @@ def scores_of(models: Sequence[AnyModel], corpus: Corpus) -> dict[str, list[floa
     return {name: [one.scores[name] for one in evaluations] for name in METRICS}
 
 
-def markdown(rows: Sequence[TableRow], machine_name: str, threads: int) -> str:
-    """Return the table, and the commands of its rows."""
+def markdown(
+    rows: Sequence[TableRow], machine_name: str, threads: int, about_rows: str = NOTE
+) -> str:
+    """Return the table, a note about its rows, and their commands."""
     first, *others = TESTS
     head = ["", "seeds", "parameters", "CPU s", f"{first}, PSNR dB", "over the original", "SSIM"]
     lines = [[*head, *(f"{test}, PSNR dB" for test in others)]]
@@ -163,7 +165,7 @@ def markdown(rows: Sequence[TableRow], machine_name: str, threads: int) -> str:
         lines.append([row.title, *cells, *(_cell(row, test, "psnr", 2) for test in others)])
     used = [row.command for row in rows if row.command]
     note = (
-        f"{NOTE} {machine_name}, {threads} thread{'s' if threads > 1 else ''}; "
+        f"{about_rows} {machine_name}, {threads} thread{'s' if threads > 1 else ''}; "
         f"{', '.join(f'{name} {number}' for name, number in versions(*LIBRARIES).items())}."
     )
     return "\n".join([*table_of(lines), "", note, "", "```", *used, "```", ""])
