@@ -12,7 +12,8 @@ final name, and the time from then to the end, manifests included, per image.
 ``--only cluster``: seconds and CPU seconds of a build by ``--jobs 2`` and by ``--backend dask`` on
 a local cluster of two workers that has started before.
 
-``--merge``: CPU seconds of all shards of a build, and of the merge, all processes included.
+``--merge``: CPU seconds of all shards of a build, of the merge, and of what follows it, all
+processes included, and the bytes of a pair.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from img2img_data.corpus.reader import open_corpus
 
 SMALL = 10_000
 FOLDER = 1_000
@@ -172,16 +175,27 @@ def measure_cluster(
 
 
 def measure_merge(source: Path, count: int, jobs: int, work: Path) -> None:
-    """Build shards of ``count`` sources, merge them, and print the time of both."""
+    """Build shards of ``count`` sources, merge, verify and pack them; print times and sizes."""
     shards = [work / f"shard{number}" for number in range(1, SHARDS + 1)]
-    options = ["--sigma", "1", "--jobs", jobs]
     builds = [
-        cpu_seconds("blur", source, shard, *options, "--shard", f"{number}/{SHARDS}")
+        cpu_seconds("blur", source, shard, "--jobs", jobs, "--shard", f"{number}/{SHARDS}")
         for number, shard in enumerate(shards, 1)
     ]
-    wall, cpu = map(sum, zip(*builds, strict=True))
-    merge_wall, merge_cpu = cpu_seconds("merge", *shards, work / "merged")
-    print("            wall s    CPU s   us each")
-    print(f"{SHARDS} shards   {wall:>7.1f} {cpu:>8.1f} {1e6 * cpu / count:>9.0f}")
-    print(f"merge      {merge_wall:>7.1f} {merge_cpu:>8.1f} {1e6 * merge_cpu / count:>9.0f}")
-    print_aim("CPU time of the merge, as a part of the build's", merge_cpu / cpu, MAX_MERGE)
+    merged = work / "merged"
+    wall, build_cpu = map(sum, zip(*builds, strict=True))
+    merge_wall, merge_cpu = cpu_seconds("merge", *shards, merged)
+    rows = {f"{SHARDS} shards": (wall, build_cpu), "merge": (merge_wall, merge_cpu)}
+    rows["verify"] = cpu_seconds("verify", merged)
+    rows["verify --quick"] = cpu_seconds("verify", merged, "--quick")
+    rows["pack"] = cpu_seconds("pack", merged, work / "packed")
+    began = time.process_time()
+    open_corpus(merged)
+    rows["open_corpus"] = (time.process_time() - began,) * 2
+    print("                 wall s    CPU s  CPU us each")
+    for name, (seconds, cpu) in rows.items():
+        print(f"{name:<15} {seconds:>7.1f} {cpu:>8.1f} {1e6 * cpu / count:>12.0f}")
+    files = [path for path in merged.rglob("*") if path.is_file()]
+    manifests = sum(path.stat().st_size for path in files if path.suffix == ".jsonl")
+    images = sum(path.stat().st_size for path in files) - manifests
+    print(f"bytes of a pair: {images / count:,.0f}, of its rows: {manifests / count:,.0f}")
+    print_aim("CPU time of the merge, as a part of the build's", merge_cpu / build_cpu, MAX_MERGE)
