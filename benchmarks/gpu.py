@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from data import argument_parser, work_folder
 from torch import nn
-from train import CASES, Case, flops, make_corpus, run_img2img, run_plain
+from train import CASES, Case, flops, images_of, make_corpus, run_img2img, run_plain
 
 from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
@@ -51,8 +51,7 @@ from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.checkpoint import read_checkpoint
 from img2img_train.runs.folder import RunFolder
 from img2img_train.runs.model import LoadedModel, load_generator
-from img2img_train.training import setup
-from img2img_train.training.compile import compile_networks
+from img2img_train.training import compile, setup
 from img2img_train.training.signals import StopSignal
 from img2img_train.training.trainer import Trainer
 
@@ -61,6 +60,7 @@ TINY: dict[str, Any] = {
     "net": "unet-64",
     "width": 4,
     "batch": 4,
+    "threads": 1,
     "epochs": 100,
     "precision": "fp32",
     "deterministic": "on",
@@ -313,7 +313,7 @@ def caches(place: Place) -> Figures:
 
 
 def precisions(place: Place) -> Figures:
-    """Compare the losses in bf16 with those in float32, and compiled networks with plain ones."""
+    """Compare the losses in bf16 and of compiled networks with those in float32, not compiled."""
     corpus, found = small_corpus(place), {}
     steps = 4 if place.toy else 20
     runs: dict[str, list[dict[str, float]]] = {}
@@ -321,16 +321,18 @@ def precisions(place: Place) -> Figures:
         "fp32": {},
         "bf16": {"precision": "bf16"},
         "compiled": {"deterministic": "off"},
+        "graphs": {"deterministic": "off", "compile": "graphs"},
     }.items():
         with training(corpus, place.work / name, place.device, "pix2pix", **settings) as trainer:
             began = time.perf_counter()
-            if name == "compiled" and not place.toy:
-                nets = compile_networks(trainer.state.nets, (), place.device)
-                trainer.train_step.nets = nets
+            if name in ("compiled", "graphs"):
+                nets = trainer.state.nets, (), place.device, name == "graphs"
+                trainer.train_step.nets = compile.compile_networks(*nets)
             runs[name] = losses_of(trainer, steps)
             found[f"{name}, s"] = round(time.perf_counter() - began, 2)
-    apart = {n: round(distance(runs["fp32"][:3], runs[n][:3]), 5) for n in ("bf16", "compiled")}
-    held = apart["bf16"] < 0.1 and apart["compiled"] < 5e-3 and is_finite(runs["bf16"])
+    apart = {n: round(distance(runs["fp32"][:3], run[:3]), 5) for n, run in runs.items()}
+    held = apart["bf16"] < 0.1 and max(apart["compiled"], apart["graphs"]) < 5e-3
+    held &= all(map(is_finite, runs.values()))
     return require(held, {"relative difference": apart, **found})
 
 
@@ -376,7 +378,13 @@ def toy_case(case: Case) -> Case:
     """Return a case that a CPU finishes in a second: a narrow network, small images."""
     cycle = case.sides == ("A", "B")
     options = ("--loss", "cyclegan" if cycle else "l2", "--net", "unet-64", "--width", "4")
+    options += ("--threads", "1")
     return Case(CASES["autoencoder"].plain, options, 64, 2, case.sides)
+
+
+def images_for(case: Case) -> int:
+    """Return the number of images of a case: an epoch of many steps, and seconds to write them."""
+    return min(images_of(case), 4096 if case.side == 64 else 512)
 
 
 def speed(name: str) -> Callable[[Place], Figures]:
@@ -384,7 +392,7 @@ def speed(name: str) -> Callable[[Place], Figures]:
 
     def section(place: Place) -> Figures:
         case = toy_case(CASES[name]) if place.toy else CASES[name]
-        corpus = corpus_of(place, case, max(16, min(16 * case.batch, 512)))
+        corpus = corpus_of(place, case, images_for(case))
         seconds, peaks = (0.2, Peaks(1e11, 1e10)) if place.toy else (6.0, Peaks.read())
         plain = run_plain(case, corpus, seconds, 2)
         if place.is_cuda:
@@ -407,6 +415,22 @@ def speed(name: str) -> Callable[[Place], Figures]:
         }
 
     return section
+
+
+def modes(place: Place) -> Figures:
+    """Measure steps that are short, not compiled, compiled, and compiled as CUDA graphs."""
+    found = dict[str, Figures]()
+    for name in ("autoencoder", "unet-1"):
+        case, steps = (toy_case(CASES[name]), 4) if place.toy else (CASES[name], 256)
+        corpus = corpus_of(
+            Place(place.device, place.work / name, place.toy), case, images_for(case)
+        )
+        for mode in ("off", "on", "graphs"):
+            asked = Case(case.plain, (*case.options, "--compile", mode), case.side, case.batch)
+            row = run_img2img(asked, corpus, steps, place.work / f"{name}-{mode}")
+            found[f"{name}, {mode}"] = {"step, ms": round(1e3 * case.batch / row["rate"], 3)}
+            found[f"{name}, {mode}"] |= {"peak MB": round(row["peak_mb"])}
+    return {"modes": found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +482,7 @@ def kernels(place: Place) -> Figures:
     with training(corpus, place.work / "run", place.device, "pix2pix", **settings) as trainer:
         batch, steps = next(iter(batches_of(trainer, 1))), 1 if place.toy else 5
         if place.is_cuda:
-            trainer.train_step.nets = compile_networks(trainer.state.nets, (), place.device)
+            trainer.train_step.nets = compile.compile_networks(trainer.state.nets, (), place.device)
         for number in range(steps):
             trainer.train_step.run(batch, number)
         place.sync()
@@ -509,13 +533,20 @@ SECTIONS: dict[str, Section] = {
         )
     },
     **{name: Section(speed(name), 90) for name in CASES},
+    "modes": Section(modes, 90),
     "kernels": Section(kernels, 60),
 }
+SAME_AS_TOYS = {"edsr", "unet-1", "unet-16", "unet-64"}
+"""Cases that a rehearsal leaves out: at its size they are the case ``autoencoder``."""
 
 
 def run_one(name: str, toy: bool) -> None:
     """Run a section in this process and print its figures, the last line of its output."""
     device = torch.device("cpu" if toy else "cuda")
+    if toy:
+        # Traces as the compiler does, but generates no code: seconds instead of minutes.
+        compile.BACKEND = "aot_eager"
+        torch.set_num_threads(1)
     run = facades if name == "facades" else SECTIONS[name].run
     with work_folder() as work, contextlib.redirect_stdout(sys.stderr):
         figures = run(Place(device, Path(work), toy))
@@ -557,6 +588,8 @@ def main() -> None:
         run_one(args.one, args.rehearse)
         return
     names = list(dict.fromkeys(args.only or [*SECTIONS, *(["facades"] if args.facades else [])]))
+    if args.rehearse and not args.only:
+        names = [name for name in names if name not in SAME_AS_TOYS]
     limits = {name: SECTIONS[name].seconds if name in SECTIONS else 600 for name in names}
     if args.dry_run:
         print("\n".join(f"{name:12} {limit:4} s" for name, limit in limits.items()))

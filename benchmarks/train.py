@@ -345,8 +345,11 @@ def run_img2img(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, An
     rows = [json.loads(line) for line in (out / "timing.jsonl").read_text().splitlines()[1:]]
     took = sum(row["training_seconds"] for row in rows)
     waited = sum(row["waiting_for_data"] * row["training_seconds"] for row in rows)
-    rate = len(rows) * epoch * case.batch / took
-    return {"rate": rate, "waiting": waited / took, "steps": len(rows) * epoch, **_memory()}
+    log = (json.loads(line) for line in (out / "log.jsonl").read_text().splitlines())
+    seen = [row["images"] for row in log if row["kind"] == "train"]
+    images = seen[-1] - seen[0]
+    steps = images // case.batch
+    return {"rate": images / took, "waiting": waited / took, "steps": steps, **_memory()}
 
 
 def images_of(case: Case) -> int:

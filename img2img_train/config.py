@@ -239,9 +239,12 @@ class RunConfig(FrozenModel):
     precision: Literal["auto", "fp32", "bf16"] = setting("Runtime", "auto")
     """precision of training; auto: bf16 on CUDA devices and CPUs that multiply it natively, else
     fp32; weights and losses stay in fp32"""
-    compile: AutoOnOff = setting("Runtime", "auto")
+    compile: Annotated[Literal["auto", "on", "off", "graphs"], BeforeValidator(_as_word)] = setting(
+        "Runtime", "auto"
+    )
     """torch.compile the networks; slower start, faster steps, not bit-identical; auto: on with
-    CUDA, unless --deterministic is on"""
+    CUDA, unless --deterministic is on; graphs: on, and launched as CUDA graphs, which helps where
+    steps are short"""
     deterministic: AutoOnOff = setting("Runtime", "auto")
     """bit-identical repeats; slower, on the same machine; auto: on with the CPU"""
     workers: Annotated[int, Field(ge=0, le=256)] = setting("Runtime", 0)

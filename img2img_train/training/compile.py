@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -32,12 +32,13 @@ RECOMPILE_LIMIT: Final = 64
 
 
 def compile_networks(
-    nets: Mapping[str, nn.Module], skip: Container[str], device: torch.device
+    nets: Mapping[str, nn.Module], skip: Container[str], device: torch.device, graphs: bool = False
 ) -> dict[str, nn.Module]:
     """Return the networks, compiled except ``skip``; raises if the compiler does not work.
 
     Compilation itself happens in the first steps. A network that cannot be compiled then runs as it
-    is, and torch warns about it.
+    is, and torch warns about it. With ``graphs`` a CUDA device runs each as a CUDA graph, which
+    reuses the memory of what networks and their gradients return, from step to step.
     """
     from torch._dynamo import config
 
@@ -55,8 +56,9 @@ def compile_networks(
         if isinstance(module, BatchNorm) and module.world_size > 1:
             # No compiler traces an all-reduce inside an autograd function of our own.
             module.forward_synced = torch.compiler.disable(module.forward_synced)  # type: ignore[method-assign,no-untyped-call]
+    options: dict[str, Any] = {"backend": BACKEND, "mode": "reduce-overhead" if graphs else None}
     return {
-        name: net if name in skip else torch.compile(net, dynamic=False, backend=BACKEND)  # type: ignore[misc]
+        name: net if name in skip else torch.compile(net, dynamic=False, **options)  # type: ignore[misc]
         for name, net in nets.items()
     }
 

@@ -197,7 +197,8 @@ def _compile(trainer: Trainer) -> None:
     # torch.compile does not support double backward, which the gradient penalty of WGAN-GP needs.
     skip = trainer.config.objective.needs_double_backward()
     try:
-        nets = compile_networks(trainer.state.nets, skip, trainer.device)
+        graphs = trainer.config.compile == "graphs"
+        nets = compile_networks(trainer.state.nets, skip, trainer.device, graphs)
     except Exception as error:  # compilers raise errors of any type
         why = printable(" ".join(str(error).split())[:160]) or type(error).__name__
         trainer.display.line(f"networks are not compiled ({why}); training continues without")

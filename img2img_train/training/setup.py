@@ -110,7 +110,7 @@ def should_compile(config: RunConfig, device: torch.device) -> bool:
     """Return True if networks are to be compiled: ``--compile``, auto resolved."""
     if config.compile == "auto":
         return device.type == "cuda" and not is_deterministic(config, device)
-    return config.compile == "on"
+    return config.compile != "off"
 
 
 @contextlib.contextmanager

@@ -68,6 +68,9 @@ class TrainStep:
     def run(self, batch: Batch, number: int) -> Losses:
         """Run step ``number``, from 0; return its losses, still on the device."""
         objective, state = self.config.objective, self.state
+        if self.config.compile == "graphs":
+            # Nothing that networks returned outlives the step: losses and pools hold copies.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.schedule.rate(number)

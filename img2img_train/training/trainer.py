@@ -101,7 +101,9 @@ class Trainer:
         )
         self.config = self.config.model_copy(update={"accumulate": count})
         self.progress, self.best, self.changed = TrainingProgress(), None, True
-        # Without this there would be no room for the new networks.
+        # Without this there would be no room for the new networks; CUDA graphs have memory, too.
+        if self.train_step.nets is not self.state.nets:
+            torch.compiler.reset()
         del self.state, self.train_step
         gc.collect()
         torch.manual_seed(self.config.seed)

@@ -31,6 +31,7 @@ from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
 from img2img_train.training.signals import StoppedBySignal
+from img2img_train.training.state import CpuAdam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -225,3 +226,21 @@ def test_settings_that_contradict_others_are_rejected(
     corpus = write_corpus(tmp_path / "corpus", {"train": 4, "val": 2}, size=(16, 16))
     with pytest.raises(UsageError, match=named):
         loop.dry_run(config_of({"corpora": str(corpus), "out": str(tmp_path / "run"), **wrong}))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_on_a_cpu_moves_weights_as_torch_does(decay: float) -> None:
+    found = []
+    for kind in (CpuAdam, torch.optim.Adam):
+        weights = torch.linspace(-1, 1, 2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+        weight = weights.to(memory_format=torch.channels_last).requires_grad_()
+        more = {"weight_decay": decay, "decoupled_weight_decay": bool(decay)}
+        optimizer = kind([weight], fused=True, **more)
+        for power in (1, 2, 3):
+            optimizer.zero_grad()
+            (weight - 0.2).pow(power).sum().backward()
+            optimizer.step()
+        found.append((weight, *optimizer.state[weight].values()))
+    for own, expected in zip(*found, strict=True):
+        assert own.stride() == expected.stride()
+        assert torch.equal(own, expected)

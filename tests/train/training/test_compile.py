@@ -14,6 +14,7 @@ import torch
 from interrupted import tree
 from small_corpus import write_corpus
 from small_runs import a_batch, small_config, small_training
+from torch._dynamo.backends.common import aot_autograd
 
 from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
@@ -58,11 +59,50 @@ def three_steps(training: loop.Trainer) -> list[dict[str, float]]:
     return found
 
 
+class Graphs:
+    """A backend that overwrites at the next step what networks and gradients returned, as replayed
+    CUDA graphs do; ``modes`` are those that torch.compile was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.modes = set[str | None]()
+        self.returned: list[torch.Tensor] = []
+
+    def __call__(self, graph: Any, inputs: Any, mode: str | None = None) -> Any:
+        self.modes.add(mode)
+        return aot_autograd(fw_compiler=self.remember, bw_compiler=self.remember)(graph, inputs)
+
+    def remember(self, graph: Any, _: Any) -> Any:
+        def run(inputs: list[Any]) -> Any:
+            given = {x.untyped_storage().data_ptr() for x in inputs if isinstance(x, torch.Tensor)}
+            outputs = graph(*inputs)
+            found = (x for x in outputs if isinstance(x, torch.Tensor))
+            self.returned += [x for x in found if x.untyped_storage().data_ptr() not in given]
+            return outputs
+
+        run._boxed_call = True  # type: ignore[attr-defined]
+        return run
+
+    def begin_step(self) -> None:
+        for x in self.returned:
+            x.detach().fill_(torch.nan if x.is_floating_point() else 0)
+        self.returned = []
+
+
 # -------------------------------------------------------------------------------------------- laws
 # Without a discriminator, with one, and with two generators; the others run the same networks.
 @pytest.mark.parametrize("loss", ["l2", "pix2pix", "cyclegan", "dualgan"])
-def test_compiled_steps_equal_eager_steps(loss: str, corpus: Path, tmp_path: Path) -> None:
-    plain, compiled = (small_training(loss, corpus, tmp_path, net="autoencoder") for _ in range(2))
+def test_compiled_steps_equal_eager_steps(
+    loss: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as CUDA graphs: no step needs what networks returned in the one before."""
+    graphs = Graphs()
+    monkeypatch.setattr(compile, "BACKEND", graphs)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", graphs.begin_step)
+    plain, compiled = (
+        small_training(loss, corpus, tmp_path, net="autoencoder", compile=mode)
+        for mode in ("off", "graphs")
+    )
     loop._compile(compiled)
     left = compiled.config.objective.needs_double_backward()
     assert {
@@ -70,6 +110,8 @@ def test_compiled_steps_equal_eager_steps(loss: str, corpus: Path, tmp_path: Pat
     } == set(left)
     for actual, expected in zip(three_steps(compiled), three_steps(plain), strict=True):
         assert actual == pytest.approx(expected, abs=1e-4, rel=1e-4)
+    assert graphs.modes == {None, "reduce-overhead"}  # None: whether there is a compiler
+    assert graphs.returned
     assert compiled.state.tensors().keys() == plain.state.tensors().keys()
 
 
@@ -155,7 +197,7 @@ def test_a_run_resumes_compiled_or_not(
         loop.fit(config, Stopping(epochs) if epochs < 2 else Display())
 
     fit("whole", "off")
-    for out, ways in {"one": ("off", "on"), "other": ("on", "off")}.items():
+    for out, ways in {"one": ("off", "graphs"), "other": ("on", "off")}.items():
         with pytest.raises(StoppedBySignal):
             fit(out, ways[0], epochs=1)
         fit(out, ways[1])
@@ -235,6 +277,7 @@ def test_when_auto_compiles() -> None:
     assert not asked("cuda", deterministic="on")
     assert asked("cuda", deterministic="on", compile="on")
     assert asked("cpu", compile="on")
+    assert asked("cuda", deterministic="on", compile="graphs")
     assert not asked("cuda", compile="off")
     assert RunConfig(corpora="c", compile=False).compile == "off"
     assert not RunConfig(corpora="c").changes(RunConfig(corpora="c", compile="on"))
