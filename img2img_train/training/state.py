@@ -19,6 +19,7 @@ from img2img_train.objectives.base import Phase
 from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.optim.ema import ModelEma
 from img2img_train.runs import checkpoint as checkpoints
+from img2img_train.training.step import CpuAdam
 
 # As in https://github.com/duxingren14/DualGAN; TensorFlow's default, where torch's is 0.99.
 RMSPROP_DECAY: Final = 0.9
@@ -166,16 +167,3 @@ def _optimizer(
     if config.weight_decay:
         options |= {"weight_decay": config.weight_decay, "decoupled_weight_decay": True}
     return (CpuAdam if device.type == "cpu" else torch.optim.Adam)(parameters, **options)
-
-
-class CpuAdam(torch.optim.Adam):
-    """Adam that sees weights, gradients and moments as vectors, in the order of their memory."""
-
-    # Torch's fused step on a CPU copies each gradient that is channels last to contiguous memory,
-    # and never reads the copy, which takes most of its time:
-    # https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/FusedAdamKernel.cpp
-    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
-        found = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]
-        for tensors in lists[:4]:
-            tensors[:] = [x.as_strided((x.numel(),), (1,)) for x in tensors]
-        return found

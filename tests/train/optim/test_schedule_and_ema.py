@@ -31,7 +31,7 @@ from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
 from img2img_train.training.signals import StoppedBySignal
-from img2img_train.training.state import CpuAdam
+from img2img_train.training.step import CpuAdam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
