@@ -1,11 +1,11 @@
 """Worker processes: work in chunks, results as they complete, a dead worker loses one image.
 
-No task runs in the parent, however few there are: a decoder may crash or hang. Few tasks, and those
-of a single worker, run in forks, which have all modules already; the others in joblib's loky
-backend, with what loky lacks: a killed worker loses its whole call, so the tasks in flight are
-repeated one by one. A task that kills twice is reported; workers end when their parent is gone; an
-image that takes too long ends its worker; only the parent handles a signal that is sent to all
-processes, as Ctrl-C is.
+No task runs in the parent, however few there are: a decoder may crash or hang. On Linux workers are
+forks, which have all modules already and start in milliseconds. Elsewhere, and in a process with
+threads, they are those of joblib's loky backend, with what loky lacks: a killed worker loses its
+whole call, so the tasks in flight are repeated one by one. A task that kills twice is reported;
+workers end when their parent is gone; an image that takes too long ends its worker; only the parent
+handles a signal that is sent to all processes, as Ctrl-C is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import itertools
 import multiprocessing
 import os
 import signal
@@ -25,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
@@ -36,8 +36,8 @@ ResultT = TypeVar("ResultT")
 CHUNK: Final = 64
 """Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
 
-FORK_CHUNK: Final = 1024
-"""Tasks per fork, which costs about 10 milliseconds."""
+FEW: Final = 1024
+"""Tasks for which joblib, which takes 0.1 s to import, is not asked for the number of cores."""
 
 PR_SET_PDEATHSIG: Final = 1
 """Option of Linux' prctl(2): the signal that a process gets when its parent ends."""
@@ -121,16 +121,21 @@ def _guard_of(process: int, parent: int | None) -> WorkerGuard:
 
 
 def _work_through(
-    pool: LocalPool[TaskT, Any], tasks: Iterable[TaskT], parent: int, sender: Connection
+    pool: LocalPool[TaskT, Any], tasks: Sequence[TaskT], parent: int, results: Connection
 ) -> None:
-    """Process tasks in a fork, in order; send (None, result) of each, or (error, None) and end."""
+    """Process tasks in a fork, in order, then those that the parent sends, until it sends none.
+
+    Sends (None, result) of each, or (error, None) and ends.
+    """
     # A fork shares the lock of the folder, so it ends with its parent, not a moment later.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
-        for task in tasks:
-            sender.send((None, *run_chunk(pool.work, [task], parent, pool.limit)))
+        while tasks:
+            for task in tasks:
+                results.send((None, *run_chunk(pool.work, [task], parent, pool.limit)))
+            tasks = results.recv()
     except Exception as error:
-        sender.send((ExceptionWithTraceback(error, error.__traceback__), None))
+        results.send((ExceptionWithTraceback(error, error.__traceback__), None))
 
 
 # ----------------------------------------------------------------------------------- in the parent
@@ -190,9 +195,11 @@ class LocalPool(TaskPool[TaskT, ResultT]):
 
     def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
         """Yield one result for each index in ``todo``."""
-        if _can_fork() and (self.jobs == 1 or len(todo) <= CHUNK):
-            return self._run_forked(todo, self.jobs or len(os.sched_getaffinity(0)))
-        return super().run(todo)
+        if not _can_fork():
+            return super().run(todo)
+        few = len(todo) <= FEW
+        jobs = self.jobs or (len(os.sched_getaffinity(0)) if few else self.width())
+        return self._run_forked(todo, jobs)
 
     def width(self) -> int:
         """Return the number of processes."""
@@ -226,16 +233,20 @@ class LocalPool(TaskPool[TaskT, ResultT]):
                 in_flight.clear()
 
     def _run_forked(self, todo: Sequence[int], jobs: int) -> Iterator[ResultT]:
-        """Process the tasks in up to ``jobs`` forks at a time, each with tasks of its own."""
-        size = min(FORK_CHUNK, max(4, -(-len(todo) // jobs)))
+        """Process the tasks, a chunk at a time, in up to ``jobs`` forks."""
+        size = max(1, min(CHUNK, len(todo) // (4 * jobs)))
         chunks = (todo[start : start + size] for start in range(0, len(todo), size))
         # The tasks are created here: all forks would read the lists of tags at one file position.
-        waiting = (self._fork(deque(map(self.task_at, chunk))) for chunk in chunks)
+        waiting = (deque(map(self.task_at, chunk)) for chunk in chunks)
         running: dict[Any, RunningFork[TaskT]] = {}
         try:
-            running.update(itertools.islice(waiting, jobs))
-            while running:
-                ready: list[Any] = wait(list(running))
+            while True:
+                # One more at a time: a few small images are done before every core has a fork.
+                started = [self._fork(tasks) for tasks in islice(waiting, len(running) < jobs)]
+                running.update(started)
+                if not running:
+                    return
+                ready: list[Any] = wait(list(running), 0 if started else None)
                 for results in ready:
                     process, tasks, again = running[results]
                     try:
@@ -247,12 +258,15 @@ class LocalPool(TaskPool[TaskT, ResultT]):
                         if tasks and lost:
                             yield self.lost(tasks.popleft(), reason)
                         del running[results]
-                        repeated = [self._fork(tasks, not lost)] if tasks else waiting
-                        running.update(itertools.islice(repeated, 1))
+                        running.update([self._fork(tasks, not lost)] if tasks else [])
                         continue
                     if error is not None:
                         raise error
                     tasks.popleft()
+                    if not tasks:
+                        tasks = next(waiting, tasks)
+                        with contextlib.suppress(OSError):  # it has died: its end is received
+                            results.send(tasks)
                     running[results] = process, tasks, False
                     yield result
         finally:
@@ -264,7 +278,7 @@ class LocalPool(TaskPool[TaskT, ResultT]):
         """Start a fork that works through the tasks; ``again``: the first one killed a fork."""
         import cv2
 
-        results, sender = multiprocessing.Pipe(duplex=False)
+        results, sender = multiprocessing.Pipe()
         process = ForkProcess(target=_work_through, args=(self, tasks, os.getpid(), sender))
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # ends OpenCV's own threads: a fork would wait for them for ever

@@ -61,19 +61,24 @@ def test_killed_and_rerun_equals_uninterrupted(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the workers in /proc")
 @pytest.mark.parametrize(
-    ("number", "code", "count", "processes"),
+    ("number", "code", "forks", "processes"),
     [
-        (signal.SIGINT, 130, 16, 2),  # two forks
-        (signal.SIGINT, 130, 70, 4),  # two trackers and two workers
-        (signal.SIGTERM, 143, 70, 4),
-        (signal.SIGHUP, 129, 70, 4),
+        (signal.SIGINT, 130, True, 2),
+        (signal.SIGHUP, 129, True, 2),
+        (signal.SIGINT, 130, False, 4),  # two trackers and two workers
+        (signal.SIGTERM, 143, False, 4),
     ],
 )
 def test_a_signal_to_all_its_processes_is_one_line(
-    number: int, code: int, count: int, processes: int, tmp_path: Path
+    number: int, code: int, forks: bool, processes: int, tmp_path: Path
 ) -> None:
-    photos = write_photos(tmp_path / "photos", count, 1400 - 10 * count, 700)
-    argv = [*COMMAND, "blur", str(photos), str(tmp_path / "out"), "--jobs", "2"]
+    photos = write_photos(tmp_path / "photos", 16, 1240, 700)
+    in_loky = (
+        "from img2img_data.cli.main import main; from img2img_data.runner import workers; "
+        "workers._can_fork = lambda: False; main()"
+    )
+    command = COMMAND if forks else [sys.executable, "-c", in_loky]
+    argv = [*command, "blur", str(photos), str(tmp_path / "out"), "--jobs", "2"]
     process = subprocess.Popen(
         argv,
         start_new_session=True,
