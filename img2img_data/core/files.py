@@ -91,7 +91,7 @@ Content = bytes | Iterable[bytes | memoryview]
 
 
 def write_atomically(
-    path: Path, data: Content, temporary: Path | None = None, sync: bool = False
+    path: str | Path, data: Content, temporary: str | Path | None = None, sync: bool = False
 ) -> None:
     """Write a file under a temporary name and rename it, so that no reader ever sees half of it.
 
@@ -102,15 +102,16 @@ def write_atomically(
     Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with
     ``path`` as its file name if writing fails; either way nothing is left behind.
     """
+    # Names are text here: this runs for every image, and a ``Path`` costs more than a system call.
+    folder, name = os.path.split(path)
     # A rename would replace a device such as /dev/null by a file.
-    if path.exists() and not path.is_file():
+    if (mode := _mode_of(path)) and not stat.S_ISREG(mode):
         raise UsageError("file", path, "is a folder or a device", "give another name")
-    temporary = temporary or path.with_name(f".{path.name}.tmp")
+    temporary = temporary or os.path.join(folder, f".{name}.tmp")
     try:
-        # The common case costs one stat, and this runs for every image.
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        if folder and not stat.S_ISDIR(_mode_of(folder)):
+            os.makedirs(folder, exist_ok=True)
+        with open(temporary, "wb") as file:
             for part in (data,) if isinstance(data, bytes) else data:
                 file.write(part)
             if sync:
@@ -118,16 +119,23 @@ def write_atomically(
                 # failure in between leaves an empty file under the final name.
                 file.flush()
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)
         # The error names the file that was asked for, not the temporary one.
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     if sync:
-        sync_folder(path.parent)
+        sync_folder(Path(folder))
+
+
+def _mode_of(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return 0
 
 
 def sync_folder(folder: Path) -> None:

@@ -259,11 +259,14 @@ def split_of(group: bytes, splits: Mapping[str, float], seed: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------- rows
+# ``json.dumps`` with options creates an encoder for each row.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+
+
 def to_json_line(row: Mapping[str, Any]) -> bytes:
     """Return one line of a manifest: UTF-8, keys in the row's order, no NaN, newline at the end."""
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
     # Half a surrogate pair, as of a byte that is not UTF-8, stays the escape that JSON has for it.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return _ENCODER.encode(row).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def to_json_page(content: Mapping[str, Any]) -> bytes:

@@ -449,12 +449,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 def write_file(out: str, name: str, data: bytes) -> None:
     """Write a file of the output under a temporary name and rename it into place."""
     # Not synced to the disk: that would cost more than the image. A rerun compares digests instead.
-    temporary = Path(out, BUILDING, "tmp", _writer(os.getpid(), threading.get_ident()))
-    path = Path(out, name)
+    temporary = f"{out}/{BUILDING}/tmp/{_writer(os.getpid(), threading.get_ident())}"
     try:
-        write_atomically(path, data, temporary)
+        write_atomically(f"{out}/{name}", data, temporary)
     except OSError as error:
-        raise files.cannot_write(path, error) from None
+        raise files.cannot_write(Path(out, name), error) from None
 
 
 @functools.cache
