@@ -14,13 +14,15 @@ PHOTOS is any folder of JPEG photos; the images are cut from them. Each round ru
     img2img  img2img-data blur as a process, from its start to the last byte of the manifests
     limit    forked processes that only read, decode, blur, encode and write, with the same codecs
 
-The figures are images per second, medians over the rounds. "img2img" includes its start-up, which
-is also measured alone (the same command on five images).
+The figures are images per second, medians over the rounds. "img2img" includes its start-up. The
+part "small" measures that alone (the command on five images, beside an interpreter that imports
+OpenCV and NumPy), and 24 and 200 images with the default workers beside fixed numbers of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -29,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -91,15 +93,29 @@ def opencv(paths: Sequence[Path], out: Path) -> int:
 
 def img2img(paths: Sequence[Path], out: Path) -> int:
     """Blur the images with img2img-data."""
-    _start("blur", paths[0].parent, out / "corpus", "--kind", "gaussian")
+    return _blur(JOBS, paths, out)
+
+
+def _blur(jobs: int, paths: Sequence[Path], out: Path) -> int:
+    """Blur the images with a number of workers; 0: the default."""
+    _start("blur", paths[0].parent, out / "corpus", "--kind", "gaussian", jobs=jobs)
     return len(paths)
 
 
-def _start(*arguments: Any) -> None:
-    words = [*COMMAND, *map(str, arguments), "--jobs", str(JOBS)]
+def _start(*arguments: Any, jobs: int = JOBS) -> None:
+    _run([*COMMAND, *map(str, arguments), "--jobs", str(jobs)])
+
+
+def _run(words: Sequence[str]) -> None:
     subprocess.run(
         words, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+
+
+def imports(paths: Sequence[Path], out: Path) -> int:
+    """Start an interpreter that only imports OpenCV and NumPy."""
+    _run([sys.executable, "-c", "import cv2, numpy"])
+    return len(paths)
 
 
 def _limit_worker(paths: Sequence[Path], out: Path) -> None:
@@ -165,13 +181,18 @@ def rate(program: Program, paths: Sequence[Path], work: Path) -> float:
 
 
 def median_rates(
-    programs: Sequence[Program], paths: Sequence[Path], work: Path, rounds: int
+    programs: Sequence[Callable[..., int]] | Mapping[str, Program],
+    paths: Sequence[Path],
+    work: Path,
+    rounds: int,
 ) -> dict[str, float]:
     """Return images per second of each program, medians over rounds that run them in turn."""
-    rates: dict[str, list[float]] = {program.__name__: [] for program in programs}
+    if not isinstance(programs, Mapping):
+        programs = {program.__name__: program for program in programs}
+    rates: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
-        for program in programs:
-            rates[program.__name__].append(rate(program, paths, work))
+        for name, program in programs.items():
+            rates[name].append(rate(program, paths, work))
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
@@ -184,14 +205,28 @@ def _row(what: str, count: int, rates: dict[str, float]) -> dict[str, Any]:
 
 
 def photos(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Measure images of 256 pixels, and the start-up."""
+    """Measure images of 256 pixels."""
     paths = make_images(args.photos, work / "photos", args.count, 256)
     rates = median_rates([pillow, opencv, img2img, limit], paths, work, args.rounds)
-    few = work / "few"
-    few.mkdir()
-    copies = [Path(shutil.copy(path, few)) for path in paths[:5]]
-    start_up = statistics.median(len(copies) / rate(img2img, copies, work) for _ in range(3))
-    return _row("256 px photos", args.count, rates) | {"start_up_s": round(start_up, 2)}
+    return _row("256 px photos", args.count, rates)
+
+
+def small(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure the start-up, and small jobs by number of workers, in seconds."""
+    found: dict[str, Any] = {"what": "small jobs, seconds"}
+    few = make_images(args.photos, work / "few", 5, 256)
+    rates = median_rates([imports, img2img], few, work, 2 * args.rounds + 1)
+    found["start_up"] = {name: round(len(few) / value, 2) for name, value in rates.items()}
+    for count in (24, 200):
+        paths = make_images(args.photos, work / f"some{count}", count, 256)
+        programs: dict[str, Program] = {"default": functools.partial(_blur, 0)}
+        for jobs in range(1, JOBS + 1):
+            programs[f"jobs {jobs}"] = functools.partial(_blur, jobs)
+        rates = median_rates(programs, paths, work, 2 * args.rounds + 1)
+        seconds = {name: round(count / value, 2) for name, value in rates.items()}
+        best = max(value for name, value in rates.items() if name != "default")
+        found[f"{count} images"] = {**seconds, "default/best": round(best / rates["default"], 2)}
+    return found
 
 
 def faces(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -280,7 +315,14 @@ def argument_parser(doc: str | None) -> argparse.ArgumentParser:
     )
 
 
-PARTS = {"photos": photos, "faces": faces, "combine": combine, "memory": memory, "cluster": cluster}
+PARTS = {
+    "small": small,
+    "photos": photos,
+    "faces": faces,
+    "combine": combine,
+    "memory": memory,
+    "cluster": cluster,
+}
 
 
 def main() -> None:
