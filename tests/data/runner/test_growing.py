@@ -188,7 +188,7 @@ def killed(at: int, out: Path, action: Callable[[], object]) -> None:
 
         return call
 
-    for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+    for owner, name in ((os, "replace"), (os, "unlink"), (shutil, "rmtree")):
         setattr(owner, name, stopping(getattr(owner, name)))
     with contextlib.suppress(BaseException):
         action()
