@@ -504,3 +504,12 @@ def cache_images(
             # After an error or a signal nobody waits for the images that are still to be read.
             pool.shutdown(wait=False, cancel_futures=True)
     return CachedImages(inputs, targets)
+
+
+def one_ahead(items: Iterator[ItemT]) -> Iterator[ItemT]:
+    """Yield items that a thread makes while the one before is in use, so two are in memory."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(list, islice(items, 1))
+        while item := coming.result():
+            coming = pool.submit(list, islice(items, 1))
+            yield item[0]

@@ -6,8 +6,10 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from itertools import chain, starmap
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -165,14 +167,17 @@ def _evaluate(
         if config.direction == "BtoA":
             # The baselines undo the degradation of the input, which is the target here.
             scoring = replace(scoring, swapped=True, baselines=score.NO_BASELINES)
+    # The gallery is known only after all images are scored. Outputs that were not kept are restored
+    # a second time, so that the images of a large corpus are never all in memory.
+    scoring = replace(scoring, kept={} if gallery else None)
     scored = score.evaluate_model(model, corpus, pairs, scoring)
-    # The gallery is known only after all images are scored. Its few images are restored a second
-    # time, so that the images of a large corpus are never all in memory.
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
     again = score.restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
-    restored = zip(chosen, chain.from_iterable(again), strict=True)
-    items = tuple(starmap(_gallery_item, restored))
+    rows = {row.key: row for row in chosen}
+    with ThreadPoolExecutor(score.SCORERS) as pool:
+        parts = (pool.map(partial(_gallery_item, rows), batch) for batch in again)
+        items = tuple(chain.from_iterable(parts))
     return replace(scored, test_time=test_time, gallery=items, notes=(*notes, *scored.notes))
 
 
@@ -226,10 +231,11 @@ def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScor
     return worst + [rest[index * len(rest) // room] for index in range(room)]
 
 
-def _gallery_item(row: ImageScores, pair: score.RestoredPair) -> GalleryItem:
+def _gallery_item(rows: Mapping[str, ImageScores], restored: score.RestoredPair) -> GalleryItem:
     """Return what a page shows of an image: its scores, and three thumbnails as WebP in base64."""
-    images = {"input": pair.input, "output": pair.output, "target": pair.target}
-    return {**score.rounded(asdict(row)), **thumbnails(images, side=256, quality=88)}
+    pair, *images = restored
+    named = dict(zip(("input", "output", "target"), images, strict=True))
+    return {**score.rounded(asdict(rows[pair.key])), **thumbnails(named, side=256, quality=88)}
 
 
 def _counter(

@@ -9,8 +9,11 @@ corpus, in units of 8-bit levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -19,20 +22,25 @@ from img2img_data.core.errors import CorpusError, printable
 from img2img_data.corpus.reader import Corpus, Pair
 from img2img_data.images import color
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
+from img2img_train.data.dataset import one_ahead
 from img2img_train.data.deconvolution import known_steps
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.baselines import FittedBaselines
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
-from img2img_train.metrics.color_overlap import ColorHistograms
+from img2img_train.metrics.color_overlap import ColorHistograms, Histograms, lab_histogram
 from img2img_train.metrics.image import PSNR_CAP
-from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores
-from img2img_train.metrics.registry import IMAGE_METRICS, METRICS
+from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores, ScorePair
+from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, image_scores
 from img2img_train.report.gallery import GalleryItem
 from img2img_train.runs.model import LoadedModel
 
 BATCH_PIXELS: Final = 1 << 22
 """Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
+KEPT_BYTES: Final = 1 << 28
+"""Outputs that are kept for the images of a page."""
+SCORERS: Final = min(8, os.cpu_count() or 1)
+"""Threads that score images."""
 NO_NETWORKS: Final = PerceptualNetworks()
 INPUT: Final = "input"
 """Name of the input baseline."""
@@ -50,6 +58,7 @@ class Restorer(Protocol):
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
 """A function that returns the outputs of N pairs, as `Restorer.restore` does of their inputs."""
 AnyModel: TypeAlias = Restorer | OutputsOfPairs
+Kept: TypeAlias = dict[str, Pixels]
 _Held: TypeAlias = list[tuple[Pair, Pixels, Pixels]]
 
 
@@ -61,7 +70,8 @@ class Scoring:
     target, the same way each time. ``by``: tags to score by; default: those with few values.
     ``metrics``: names of image metrics beside the usual ones. ``baselines``: restorations that are
     scored too, by image metrics. ``perceptual``: networks that score too. ``names`` are those of
-    the run and the corpus; ``progress`` is called with the number of pairs done.
+    the run and the corpus; ``progress`` is called with the number of pairs done. ``kept``: outputs
+    by key, to which the model's are added up to KEPT_BYTES; they are not restored again.
     """
 
     batch: int = 64
@@ -73,6 +83,7 @@ class Scoring:
     perceptual: PerceptualNetworks = NO_NETWORKS
     names: tuple[str, str] = ("model", "corpus")
     progress: Callable[[int], None] = lambda done: None
+    kept: Kept | None = None
 
 
 class RestoredPair(NamedTuple):
@@ -212,22 +223,23 @@ def evaluate_model(
     # Metrics see what a user gets: outputs rounded to 8 or 16 bits, not the network's floats.
     rows: list[ImageScores] = []
     colors, networks = ColorHistograms(), PerceptualScores(scoring.perceptual)
-    metrics = {n: m for n, m in IMAGE_METRICS.items() if m.always or n in scoring.metrics}
-    for restored in restored_batches(model, corpus, pairs, scoring):
-        _, *images = map(list, zip(*restored, strict=True))
-        perceptual = networks.update(*map(np.stack, images))
-        for (pair, input, output, target), extra in zip(restored, perceptual, strict=True):
-            scores = {name: m.compute(output, target) for name, m in metrics.items()}
-            of_input = {name: m.compute(input, target) for name, m in metrics.items()}
-            baselines = {
-                baseline: {name: m.compute(restoration, target) for name, m in metrics.items()}
-                for baseline, restoration in scoring.baselines.restore(pair, input).items()
-            }
-            all_scores, group = (scores | extra[0], of_input | extra[1]), group_of(pair)
-            about = attributes_of(pair.row), baselines
-            rows.append(ImageScores(pair.key, group, source_of(pair), *all_scores, *about))
-            colors.update(group, input, output, target)
+    score = partial(_score_image, scoring)
+
+    def take(scored: Iterable[tuple[ImageScores, Histograms]]) -> None:
+        for row, histograms in scored:
+            rows.append(row)
+            colors.add(row.group, histograms)
         scoring.progress(len(rows))
+
+    # Threads score a batch while the model restores the next one: OpenCV and NumPy release the GIL.
+    with ThreadPoolExecutor(SCORERS) as pool:
+        before: Iterable[tuple[ImageScores, Histograms]] = ()
+        for restored in restored_batches(model, corpus, pairs, scoring):
+            _, *images = map(list, zip(*restored, strict=True))
+            scored = pool.map(score, restored, networks.update(*map(np.stack, images)))
+            take(before)
+            before = scored
+        take(before)
     means = _means(rows)
     # FID has no interval: a bootstrap of 2,048 x 2,048 covariances costs more than it tells.
     intervals = colors.gain_intervals()
@@ -249,14 +261,26 @@ def evaluate_model(
     )
 
 
+def _score_image(
+    scoring: Scoring, restored: RestoredPair, perceptual: ScorePair
+) -> tuple[ImageScores, Histograms]:
+    pair, input, output, target = restored
+    names = [n for n, m in IMAGE_METRICS.items() if m.always or n in scoring.metrics]
+    baselines = scoring.baselines.restore(pair, input)
+    own, of_input, *others = image_scores([output, input, *baselines.values()], target, names)
+    both = own | perceptual[0], of_input | perceptual[1]
+    about = attributes_of(pair.row), dict(zip(baselines, others, strict=True))
+    row = ImageScores(pair.key, group_of(pair), source_of(pair), *both, *about)
+    return row, [lab_histogram(image) for image in (input, output, target)]
+
+
 def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
     """Return the fields of MeanScores for the metrics of single images."""
-    over_input = _gains(rows, [row.input_scores for row in rows])
-    baselines = {
-        name: _gains(rows, [row.baseline_scores[name] for row in rows])
-        for name in rows[0].baseline_scores
-    }
-    candidates = {INPUT: over_input, **baselines}
+    of_baselines = {INPUT: [row.input_scores for row in rows]}
+    for name in rows[0].baseline_scores:
+        of_baselines[name] = [row.baseline_scores[name] for row in rows]
+    candidates = _gains(rows, of_baselines)
+    over_input = candidates[INPUT]
     return {
         "images": len(rows),
         "groups": len({row.group for row in rows}),
@@ -264,26 +288,36 @@ def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
         "input_scores": over_input.scores,
         "gain": over_input.gain,
         "gain_interval": over_input.gain_interval,
-        "baselines": baselines,
+        "baselines": {name: its for name, its in candidates.items() if name != INPUT},
         "best_baseline": max(candidates, key=lambda name: candidates[name].scores["psnr"]),
     }
 
 
 def _gains(
-    rows: Sequence[ImageScores], of_baseline: Sequence[Mapping[str, float]]
-) -> BaselineScores:
-    """Return the mean scores of a baseline on the images, and the gains of the model over it."""
+    rows: Sequence[ImageScores], of_baselines: Mapping[str, Sequence[Mapping[str, float]]]
+) -> dict[str, BaselineScores]:
+    """Return the mean scores of baselines on the images, and the gains of the model over them."""
+    columns = [(base, name) for base, scores in of_baselines.items() for name in scores[0]]
     # Means of gains, not gains of means: the bootstrap resamples the paired differences.
-    both, names = list(zip(rows, of_baseline, strict=True)), list(of_baseline[0])
     gains = np.array(
-        [[METRICS[n].gain(row.scores[n], base[n]) for n in names] for row, base in both]
+        [
+            [METRICS[n].gain(row.scores[n], of_baselines[base][index][n]) for base, n in columns]
+            for index, row in enumerate(rows)
+        ]
     )
+    # Of all baselines at once: drawing the resamples is what takes time.
     intervals = bootstrap_interval(gains, [row.group for row in rows])
-    return BaselineScores(
-        {n: float(np.mean([base[n] for base in of_baseline])) for n in names},
-        dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
-        dict(zip(names, intervals, strict=True)),
+    found = dict(
+        zip(columns, zip(gains.mean(axis=0).tolist(), intervals, strict=True), strict=True)
     )
+    return {
+        base: BaselineScores(
+            {n: float(np.mean([of_image[n] for of_image in scores])) for n in scores[0]},
+            {n: found[base, n][0] for n in scores[0]},
+            {n: found[base, n][1] for n in scores[0]},
+        )
+        for base, scores in of_baselines.items()
+    }
 
 
 def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[TagScores]:
@@ -307,6 +341,11 @@ def restored_batches(
 
     Raises CorpusError if an input and its target differ in size.
     """
+    for held in one_ahead(_read_batches(corpus, pairs, scoring)):
+        yield _restored(model, corpus, held, scoring.kept)
+
+
+def _read_batches(corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring) -> Iterator[_Held]:
     held: _Held = []
     for pair in pairs:
         input, target = read_pair(corpus, pair, scoring.swapped, scoring.online)
@@ -314,11 +353,11 @@ def restored_batches(
         # Only images of one size can be stacked. The output of an image does not depend on its
         # batch, so the order of the corpus is kept and no score changes.
         if held and (len(held) >= room or held[0][1].shape != input.shape):
-            yield _restored(model, corpus, held)
+            yield held
             held = []
         held.append((pair, input, target))
     if held:
-        yield _restored(model, corpus, held)
+        yield held
 
 
 def read_pair(
@@ -354,13 +393,20 @@ def _as_rgb(input: Pixels, target: Pixels, lab: bool) -> tuple[Pixels, Pixels]:
     return to_uint8_rgb(input), to_uint8_rgb(target)
 
 
-def _restored(model: AnyModel, corpus: Corpus, held: _Held) -> list[RestoredPair]:
+def _restored(
+    model: AnyModel, corpus: Corpus, held: _Held, kept: Kept | None
+) -> list[RestoredPair]:
     pairs, inputs, targets = zip(*held, strict=True)
+    if kept and all(pair.key in kept for pair in pairs):
+        again = (kept[pair.key] for pair in pairs)
+        return list(map(RestoredPair, pairs, inputs, again, targets))
     batch = np.stack(inputs)
     if isinstance(model, LoadedModel) and model.config.input != "plain":
         steps = (known_steps(corpus, pair) for pair in pairs)
         batch = np.stack(list(map(model.prepared, inputs, steps)))
     outputs = model(pairs, batch) if callable(model) else model.restore(batch)
+    if kept is not None and sum(output.nbytes for output in kept.values()) < KEPT_BYTES:
+        kept.update(zip((pair.key for pair in pairs), outputs, strict=True))
     return list(map(RestoredPair, pairs, inputs, outputs, targets))
 
 

@@ -6,8 +6,9 @@ section 4.2 and table 5, compare the same marginals in Lab.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from img2img_train.metrics.registry import COLOR_METRICS
 MAX_GROUPS: Final = 1000
 """Groups of images whose histograms are kept apart; beyond, several groups share one histogram."""
 
+Histograms: TypeAlias = Sequence[NDArray[np.float64]]
 INPUT, OUTPUT, TARGET = range(3)
 
 
@@ -53,11 +55,15 @@ class ColorHistograms:
 
     def update(self, group: str, input: Pixels, output: Pixels, target: Pixels) -> None:
         """Add one image, H x W x 3 each; ``group`` names the unit that intervals resample."""
+        self.add(group, [lab_histogram(image) for image in (input, output, target)])
+
+    def add(self, group: str, histograms: Histograms) -> None:
+        """Add the histograms of one image: of input, output and target."""
         index = self.indices.setdefault(group, len(self.indices) % MAX_GROUPS)
         if index == len(self.images):
             self.sums.append(np.zeros((3, 3, 256)))
             self.images.append(0)
-        self.sums[index] += [lab_histogram(image) for image in (input, output, target)]
+        self.sums[index] += histograms
         self.images[index] += 1
 
     def scores(self) -> tuple[dict[str, float], dict[str, float]]:

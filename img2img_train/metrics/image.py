@@ -6,6 +6,7 @@ Samples are measured in gray levels, 0 to 255: 16-bit samples are divided by 257
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
 import cv2
@@ -37,7 +38,7 @@ def psnr(output: Pixels, target: Pixels) -> float:
 
     Agrees with ``skimage.metrics.peak_signal_noise_ratio`` to 1e-6 dB below PSNR_CAP.
     """
-    error = float(np.mean(np.square(to_levels(output) - to_levels(target))))
+    error = _mean_error(output, target, cv2.NORM_L2SQR, 2)
     # Capped, because the ratio of identical images is infinite and would make the mean infinite.
     return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * float(np.log10(255**2 / error)))
 
@@ -60,16 +61,25 @@ def ssim_y(output: Pixels, target: Pixels) -> float:
 
 
 def luma(pixels: Pixels) -> Levels:
-    """Return Y of YCbCr (ITU-R BT.601), H x W, 16 to 235, not rounded.
+    """Return Y of YCbCr (ITU-R BT.601), H x W x 1, 16 to 235, not rounded.
 
     The weights of MATLAB's ``rgb2ycbcr``, which papers on restoration use.
     """
-    return np.asarray(to_levels(pixels) / 255 @ (65.481, 128.553, 24.966) + 16, np.float64)
+    return np.asarray(to_levels(pixels) / 255 @ (65.481, 128.553, 24.966) + 16, np.float64)[
+        ..., None
+    ]
 
 
 def mae(output: Pixels, target: Pixels) -> float:
     """Return the mean absolute error over all samples, in gray levels 0 to 255."""
-    return float(np.mean(np.abs(to_levels(output) - to_levels(target))))
+    return _mean_error(output, target, cv2.NORM_L1, 1)
+
+
+def _mean_error(output: Pixels | Levels, target: Pixels | Levels, norm: int, power: int) -> float:
+    """Return the mean of the absolute errors in gray levels, or of their squares (``power`` 2)."""
+    # OpenCV adds integers exactly, without a copy of the images in float64.
+    unit = 257 if output.dtype == np.uint16 else 1
+    return float(cv2.norm(output, target, norm)) / output.size / unit**power
 
 
 def ssim(output: Pixels, target: Pixels) -> float:
@@ -82,8 +92,7 @@ def ssim(output: Pixels, target: Pixels) -> float:
     ``skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, data_range=255)``.
     """
-    luminance, structure = _similarity_maps(to_levels(output), to_levels(target))
-    return float(_without_border(luminance * structure).mean())
+    return float(similarities([output], target)[0][0])
 
 
 def ms_ssim(output: Pixels, target: Pixels) -> float:
@@ -97,47 +106,65 @@ def ms_ssim(output: Pixels, target: Pixels) -> float:
     ``torchmetrics.functional.image.multiscale_structural_similarity_index_measure`` to 1e-4 on gray
     images (torchmetrics averages over the channels before it multiplies the scales).
     """
-    x, y = to_levels(output), to_levels(target)
-    short_side = min(x.shape[:2])
+    return float(similarities([output], target)[0][1])
+
+
+def similarities(
+    outputs: Sequence[Pixels | Levels], target: Pixels | Levels
+) -> list[tuple[float, float]]:
+    """Return ``ssim`` and ``ms_ssim`` of each of several outputs of one target."""
+    # Together, because both need the maps of the first scale, and all outputs those of the target.
+    xs, y = [to_levels(output) for output in outputs], to_levels(target)
+    short_side = min(y.shape[:2])
     scales = sum(short_side >> scale >= SSIM_WINDOW for scale in range(len(MS_SSIM_WEIGHTS))) or 1
     weights = np.array(MS_SSIM_WEIGHTS[:scales]) / sum(MS_SSIM_WEIGHTS[:scales])
-    product = np.ones(x.shape[2])
+    first, products = list[float](), np.ones((len(xs), y.shape[2]))
     for scale, weight in enumerate(weights, 1):
-        luminance, structure = _similarity_maps(x, y)
-        similarity = luminance * structure if scale == scales else structure
-        # A negative base has no real power; the paper does not say what to do with it.
-        product *= np.maximum(_without_border(similarity).mean(axis=(0, 1)), 0) ** weight
+        means = list(_similarity_means(xs, y))
+        first = first or [float(similarity.mean()) for similarity, _ in means]
+        for product, (similarity, structure) in zip(products, means, strict=True):
+            # A negative base has no real power; the paper does not say what to do with it.
+            product *= np.maximum(similarity if scale == scales else structure, 0) ** weight
         if scale < scales:
-            x, y = _halved(x), _halved(y)
-    return float(product.mean())
+            xs, y = list(map(_halved, xs)), _halved(y)
+    return list(zip(first, products.mean(axis=1).tolist(), strict=True))
 
 
 def _halved(values: Levels) -> Levels:
     """Return the means of 2 x 2 blocks; an odd last row or column is left out."""
     height, width = values.shape[0] // 2, values.shape[1] // 2
     even = values[: 2 * height, : 2 * width]
-    return np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.float64)
+    small = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float64).reshape(height, width, -1)
 
 
-def _similarity_maps(x: Levels, y: Levels) -> tuple[Levels, Levels]:
-    """Return the maps of luminance and of contrast times structure, H x W x C."""
+def _similarity_means(xs: Sequence[Levels], y: Levels) -> Iterator[tuple[Levels, Levels]]:
+    """Yield the mean similarity of each x and y, and that of contrast times structure, C each.
+
+    They are means over the pixels, without the border where the window leaves the image, if it fits
+    at all.
+    """
     window = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
+    border = SSIM_WINDOW // 2 if min(y.shape[:2]) >= SSIM_WINDOW else 0
+    c1, c2 = (K1 * 255) ** 2, (K2 * 255) ** 2
+
+    def channel_means(values: Levels) -> Levels:
+        # A tenth of the time that NumPy takes for it.
+        return np.array(cv2.mean(values)[: y.shape[2]])
 
     def local_mean(values: Levels) -> Levels:
         smooth = cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_REFLECT)
-        return np.asarray(smooth, np.float64)
+        height, width = y.shape[:2]
+        inside = slice(border, height - border), slice(border, width - border)
+        return np.asarray(smooth, np.float64).reshape(y.shape)[inside]
 
-    mean_x, mean_y = local_mean(x), local_mean(y)
-    # Population moments (weights sum to 1), as in the paper; scikit-image's default is the
-    # sample's.
-    var_x, var_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2
-    covariance = local_mean(x * y) - mean_x * mean_y
-    c1, c2 = (K1 * 255) ** 2, (K2 * 255) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return luminance, (2 * covariance + c2) / (var_x + var_y + c2)
-
-
-def _without_border(values: Levels) -> Levels:
-    """Return a map without the border where the window leaves the image, if it fits at all."""
-    border = SSIM_WINDOW // 2 if min(values.shape[:2]) >= SSIM_WINDOW else 0
-    return values[border : values.shape[0] - border, border : values.shape[1] - border]
+    mean_y, y_squared = local_mean(y), y * y
+    for x in xs:
+        mean_x = local_mean(x)
+        # Population moments (weights sum to 1), as in the paper; scikit-image's default is the
+        # sample's.
+        product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+        structure = 2 * (local_mean(x * y) - product) + c2
+        structure /= local_mean(x * x + y_squared) - squares + c2
+        luminance = (2 * product + c1) / (squares + c1)
+        yield channel_means(luminance * structure), channel_means(structure)

@@ -7,7 +7,7 @@ table, CSV file and page shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -96,3 +96,15 @@ PERCEPTUAL_METRICS: Final = ("lpips", "fid")
 """Computed by networks whose weights the user supplies (`perceptual`)."""
 ON_DEMAND: Final = {n for n, m in IMAGE_METRICS.items() if not m.always} | {*PERCEPTUAL_METRICS}
 """Computed only if they are asked for."""
+
+
+def image_scores(
+    outputs: Sequence[Pixels], target: Pixels, names: Collection[str]
+) -> list[dict[str, float]]:
+    """Return the scores of each of several outputs of one target by the image metrics ``names``."""
+    pairs = image.similarities(outputs, target)
+    shared = [dict(zip(("ssim", "ms-ssim"), values, strict=True)) for values in pairs]
+    return [
+        {n: s[n] if n in s else IMAGE_METRICS[n].compute(output, target) for n in names}
+        for output, s in zip(outputs, shared, strict=True)
+    ]
