@@ -79,7 +79,7 @@ def _mean_error(output: Pixels | Levels, target: Pixels | Levels, norm: int, pow
     """Return the mean of the absolute errors in gray levels, or of their squares (``power`` 2)."""
     # OpenCV adds integers exactly, without a copy of the images in float64.
     unit = 257 if output.dtype == np.uint16 else 1
-    return float(cv2.norm(output, target, norm)) / output.size / unit**power
+    return float(cv2.norm(output, target, norm)) / float(output.size * unit**power)
 
 
 def ssim(output: Pixels, target: Pixels) -> float:

@@ -247,9 +247,10 @@ def load_into_network(network: nn.Module, tensors: Tensors, path: Path) -> None:
         if found != needed:
             why = f"{printable(name)} is {found}, in the network it is {needed}"
             raise _error(path, f"does not fit its network: {why}")
-    if any(tensor.is_meta for tensor in state.values()):
-        network.to_empty(device="cpu")
-    network.load_state_dict(tensors)
+    # Not ``to_empty``, which from the meta device imports sympy: half a second.
+    if meta := any(tensor.is_meta for tensor in state.values()):
+        tensors = {n: x.detach().to(state[n].dtype, copy=True) for n, x in tensors.items()}
+    network.load_state_dict(tensors, assign=meta)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
