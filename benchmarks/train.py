@@ -5,6 +5,7 @@
     python benchmarks/train.py --photos PHOTOS                          every case
     python benchmarks/train.py --photos PHOTOS --only unet-1 --seconds 20
     python benchmarks/train.py --photos PHOTOS --seconds 8 --steps 1    if a step takes a minute
+    python benchmarks/train.py --photos PHOTOS --only end-edsr          scores after a run
 
 PHOTOS is any folder of JPEG photos; the training images are cut from them. Each case runs
 ``--rounds`` times, both loops in turn, each in a process of its own:
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -402,6 +404,123 @@ def _rows(key: str, name: str, case: Case) -> list[dict[str, str]]:
     return [{"key": key, **{f"{side}_file_name": f"{side}/{name}" for side in case.sides}}]
 
 
+# -------------------------------------------------------------------------- the end of a run
+ENDS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], int, int, int]] = {
+    "end-edsr": (PlainEdsr, (), 64, 64, 1000),
+    "end-unet": (PlainUNet, PIX2PIX, 256, 16, 48),
+}
+"""The plain network, options of ``fit``, side of the images, batch size, and their number."""
+PARTS = {"evaluate": "bare", "translate": "bare-save", "end": "bare", "first step": "torch"}
+"""What is measured, and the loop that it is compared with."""
+
+
+def prepare_end(name: str, photos: Path, work: Path) -> None:
+    """Write a corpus, most of it for tests, and a run of two steps on it."""
+    _, _, side, _, count = ENDS[name]
+    make_images(photos, work / "cut", count, side)
+    words = ["--size", str(side), "--split", "train=0.1,val=0.1,test=0.8"]
+    for command in (
+        ["img2img_data", "blur", work / "cut", work / "corpus", *words],
+        ["img2img_train", "fit", *end_options(name, work), "--no-report"],
+    ):
+        subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def end_options(name: str, work: Path) -> list[str]:
+    """Return the options of the run whose end is measured."""
+    options = [str(work / "corpus"), *ENDS[name][1], "--device", DEVICE.type]
+    return [*options, "--max-steps", "2", "--out", str(work / "run")]
+
+
+def run_end(loop: str, name: str, work: Path) -> None:
+    """Run one loop or one command on the test images."""
+    from img2img_train.cli.main import main
+
+    run, corpus, out = work / "run", work / "corpus", work / "out"
+    commands = {
+        "evaluate": ["evaluate", run, "--on", corpus, "--out", out / "scores"],
+        "translate": ["translate", run, corpus / "test" / "input", out / "images"],
+    }
+    if loop == "end":
+        end_run(run, corpus)
+    elif loop in commands:
+        main([str(word) for word in commands[loop]])
+    else:
+        run_bare(name, corpus, out if loop == "bare-save" else None)
+
+
+def end_run(run: Path, corpus: Path) -> None:
+    """Do what ``fit`` does when all steps are done."""
+    from img2img_train.evaluation.evaluate import evaluate_run
+    from img2img_train.evaluation.settings import EvaluateSettings
+    from img2img_train.report.page import write_run_report
+
+    evaluate_run(run, corpus, EvaluateSettings(device=DEVICE.type))
+    write_run_report(run)
+
+
+@torch.inference_mode()
+def run_bare(name: str, corpus: Path, out: Path | None) -> float:
+    """Run the plain network on the test images; save the outputs, or return the mean PSNR."""
+    build, _, _, batch, _ = ENDS[name]
+    net, psnr = build().to(DEVICE).eval(), list[float]()
+    files, targets = (sorted((corpus / "test" / s).glob("*")) for s in ("input", "target"))
+    for start in range(0, len(files), batch):
+        part = files[start : start + batch]
+        output = net(torch.stack(list(map(_opened, part))).to(DEVICE)).cpu()
+        if out is not None:
+            out.mkdir(exist_ok=True)
+            levels = output.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+            for path, pixels in zip(part, levels.numpy(), strict=True):
+                Image.fromarray(pixels).save(out / path.name)
+            continue
+        target = torch.stack(list(map(_opened, targets[start : start + batch])))
+        error = (output - target).square().mean((1, 2, 3))
+        psnr += (10 * torch.log10(4 / error)).tolist()
+    return statistics.mean(psnr) if psnr else 0.0
+
+
+def _opened(path: Path) -> Tensor:
+    pixels = np.asarray(Image.open(path).convert("RGB")).copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def measure_end(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Return seconds and CPU seconds of each part and of its loop, and their ratios; minima."""
+    prepare_end(name, args.photos, work)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(args.rounds):
+        for loop in (*dict.fromkeys(PARTS.values()), *PARTS):
+            shutil.rmtree(work / "out", ignore_errors=True)
+            (work / "out").mkdir()
+            if loop in {"torch", "first step"}:
+                step = ["-m", "img2img_train", "fit", *end_options(name, work), "--no-report"]
+                step = [*step, "--max-steps", "1", "--limit", "8", "--out", str(work / "out")]
+                spent = _seconds_of(["-c", "import torch"] if loop == "torch" else step)
+            else:
+                figures = in_own_process(loop, name, work, 0, 0, "-")
+                spent = figures["seconds"], figures["cpu"]
+            found.setdefault(loop, []).append(spent)
+    best = {loop: [min(times) for times in zip(*rows, strict=True)] for loop, rows in found.items()}
+    row: dict[str, Any] = {
+        "what": name,
+        "images": len(list((work / "corpus/test/input").glob("*"))),
+    }
+    row |= {loop: [round(seconds, 2) for seconds in times] for loop, times in best.items()}
+    for part, loop in PARTS.items():
+        row[f"{part}/{loop}"] = [
+            round(a / b, 2) for a, b in zip(best[part], best[loop], strict=True)
+        ]
+    return row
+
+
+def _seconds_of(words: list[str]) -> tuple[float, float]:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    after, took = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 # ---------------------------------------------------------------------------------- measuring
 def in_own_process(*words: Any) -> dict[str, Any]:
     """Run one measurement in a process of its own and return its last line of output."""
@@ -412,7 +531,14 @@ def in_own_process(*words: Any) -> dict[str, Any]:
 
 
 def measure_one(loop: str, name: str, corpus: str, seconds: str, steps: str, out: str) -> None:
-    """Run one measurement and print its figures: loop "plain", "img2img", or "flops"."""
+    """Run one measurement and print its figures: loop "plain", "img2img", "flops", or an end."""
+    if name in ENDS:
+        # Torch is imported already; everything else is part of the time.
+        began, cpu = time.perf_counter(), time.process_time()
+        run_end(loop, name, Path(corpus))
+        took = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+        print(json.dumps(took))
+        return
     case = CASES[name]
     if loop == "plain":
         figures = run_plain(case, Path(corpus), float(seconds), int(steps))
@@ -454,7 +580,7 @@ def main() -> None:
     add("--seconds", type=float, default=15, help="duration of the plain loop")
     add("--steps", type=int, default=2, help="least number of steps of the plain loop")
     add("--rounds", type=int, default=1)
-    add("--only", choices=CASES, action="append", help="case to run; may be repeated")
+    add("--only", choices=[*CASES, *ENDS], action="append", help="case to run; may be repeated")
     add("--peak-tflops", type=float, help="peak of the chip in bf16, from its data sheet")
     add("--one", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -467,9 +593,10 @@ def main() -> None:
     chip = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU threads"
     start = {"device": chip, "torch": torch.__version__, "rounds": args.rounds}
     print(json.dumps(start), flush=True)
-    for name in args.only or CASES:
+    for name in args.only or [*CASES, *ENDS]:
         with work_folder() as work:
-            print(json.dumps(measure(name, args, Path(work))), flush=True)
+            kind = measure_end if name in ENDS else measure
+            print(json.dumps(kind(name, args, Path(work))), flush=True)
 
 
 if __name__ == "__main__":
