@@ -6,10 +6,8 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -174,10 +172,8 @@ def _evaluate(
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
     again = score.restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
-    rows = {row.key: row for row in chosen}
-    with ThreadPoolExecutor(score.SCORERS) as pool:
-        parts = (pool.map(partial(_gallery_item, rows), batch) for batch in again)
-        items = tuple(chain.from_iterable(parts))
+    restored = zip(chosen, chain.from_iterable(again), strict=True)
+    items = tuple(starmap(_gallery_item, restored))
     return replace(scored, test_time=test_time, gallery=items, notes=(*notes, *scored.notes))
 
 
@@ -231,11 +227,10 @@ def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScor
     return worst + [rest[index * len(rest) // room] for index in range(room)]
 
 
-def _gallery_item(rows: Mapping[str, ImageScores], restored: score.RestoredPair) -> GalleryItem:
+def _gallery_item(row: ImageScores, pair: score.RestoredPair) -> GalleryItem:
     """Return what a page shows of an image: its scores, and three thumbnails as WebP in base64."""
-    pair, *images = restored
-    named = dict(zip(("input", "output", "target"), images, strict=True))
-    return {**score.rounded(asdict(rows[pair.key])), **thumbnails(named, side=256, quality=88)}
+    images = {"input": pair.input, "output": pair.output, "target": pair.target}
+    return {**score.rounded(asdict(row)), **thumbnails(images, side=256, quality=88)}
 
 
 def _counter(

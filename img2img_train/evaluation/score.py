@@ -39,8 +39,6 @@ BATCH_PIXELS: Final = 1 << 22
 """Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
 KEPT_BYTES: Final = 1 << 28
 """Outputs that are kept for the images of a page."""
-SCORERS: Final = min(8, os.cpu_count() or 1)
-"""Threads that score images."""
 NO_NETWORKS: Final = PerceptualNetworks()
 INPUT: Final = "input"
 """Name of the input baseline."""
@@ -223,7 +221,6 @@ def evaluate_model(
     # Metrics see what a user gets: outputs rounded to 8 or 16 bits, not the network's floats.
     rows: list[ImageScores] = []
     colors, networks = ColorHistograms(), PerceptualScores(scoring.perceptual)
-    score = partial(_score_image, scoring)
 
     def take(scored: Iterable[tuple[ImageScores, Histograms]]) -> None:
         for row, histograms in scored:
@@ -232,11 +229,12 @@ def evaluate_model(
         scoring.progress(len(rows))
 
     # Threads score a batch while the model restores the next one: OpenCV and NumPy release the GIL.
-    with ThreadPoolExecutor(SCORERS) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         before: Iterable[tuple[ImageScores, Histograms]] = ()
         for restored in restored_batches(model, corpus, pairs, scoring):
             _, *images = map(list, zip(*restored, strict=True))
-            scored = pool.map(score, restored, networks.update(*map(np.stack, images)))
+            perceptual = networks.update(*map(np.stack, images))
+            scored = pool.map(partial(_score_image, scoring), restored, perceptual)
             take(before)
             before = scored
         take(before)
@@ -276,11 +274,12 @@ def _score_image(
 
 def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
     """Return the fields of MeanScores for the metrics of single images."""
-    of_baselines = {INPUT: [row.input_scores for row in rows]}
-    for name in rows[0].baseline_scores:
-        of_baselines[name] = [row.baseline_scores[name] for row in rows]
-    candidates = _gains(rows, of_baselines)
-    over_input = candidates[INPUT]
+    over_input = _gains(rows, [row.input_scores for row in rows])
+    baselines = {
+        name: _gains(rows, [row.baseline_scores[name] for row in rows])
+        for name in rows[0].baseline_scores
+    }
+    candidates = {INPUT: over_input, **baselines}
     return {
         "images": len(rows),
         "groups": len({row.group for row in rows}),
@@ -288,36 +287,26 @@ def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
         "input_scores": over_input.scores,
         "gain": over_input.gain,
         "gain_interval": over_input.gain_interval,
-        "baselines": {name: its for name, its in candidates.items() if name != INPUT},
+        "baselines": baselines,
         "best_baseline": max(candidates, key=lambda name: candidates[name].scores["psnr"]),
     }
 
 
 def _gains(
-    rows: Sequence[ImageScores], of_baselines: Mapping[str, Sequence[Mapping[str, float]]]
-) -> dict[str, BaselineScores]:
-    """Return the mean scores of baselines on the images, and the gains of the model over them."""
-    columns = [(base, name) for base, scores in of_baselines.items() for name in scores[0]]
+    rows: Sequence[ImageScores], of_baseline: Sequence[Mapping[str, float]]
+) -> BaselineScores:
+    """Return the mean scores of a baseline on the images, and the gains of the model over it."""
     # Means of gains, not gains of means: the bootstrap resamples the paired differences.
+    both, names = list(zip(rows, of_baseline, strict=True)), list(of_baseline[0])
     gains = np.array(
-        [
-            [METRICS[n].gain(row.scores[n], of_baselines[base][index][n]) for base, n in columns]
-            for index, row in enumerate(rows)
-        ]
+        [[METRICS[n].gain(row.scores[n], base[n]) for n in names] for row, base in both]
     )
-    # Of all baselines at once: drawing the resamples is what takes time.
     intervals = bootstrap_interval(gains, [row.group for row in rows])
-    found = dict(
-        zip(columns, zip(gains.mean(axis=0).tolist(), intervals, strict=True), strict=True)
+    return BaselineScores(
+        {n: float(np.mean([base[n] for base in of_baseline])) for n in names},
+        dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
+        dict(zip(names, intervals, strict=True)),
     )
-    return {
-        base: BaselineScores(
-            {n: float(np.mean([of_image[n] for of_image in scores])) for n in scores[0]},
-            {n: found[base, n][0] for n in scores[0]},
-            {n: found[base, n][1] for n in scores[0]},
-        )
-        for base, scores in of_baselines.items()
-    }
 
 
 def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[TagScores]:
@@ -398,8 +387,7 @@ def _restored(
 ) -> list[RestoredPair]:
     pairs, inputs, targets = zip(*held, strict=True)
     if kept and all(pair.key in kept for pair in pairs):
-        again = (kept[pair.key] for pair in pairs)
-        return list(map(RestoredPair, pairs, inputs, again, targets))
+        return [RestoredPair(pair, input, kept[pair.key], target) for pair, input, target in held]
     batch = np.stack(inputs)
     if isinstance(model, LoadedModel) and model.config.input != "plain":
         steps = (known_steps(corpus, pair) for pair in pairs)

@@ -102,9 +102,9 @@ def image_scores(
     outputs: Sequence[Pixels], target: Pixels, names: Collection[str]
 ) -> list[dict[str, float]]:
     """Return the scores of each of several outputs of one target by the image metrics ``names``."""
-    pairs = image.similarities(outputs, target)
-    shared = [dict(zip(("ssim", "ms-ssim"), values, strict=True)) for values in pairs]
-    return [
-        {n: s[n] if n in s else IMAGE_METRICS[n].compute(output, target) for n in names}
-        for output, s in zip(outputs, shared, strict=True)
-    ]
+    rows = []
+    for output, (ssim, ms_ssim) in zip(outputs, image.similarities(outputs, target), strict=True):
+        own = {"ssim": ssim, "ms-ssim": ms_ssim}
+        others = {n: IMAGE_METRICS[n].compute(output, target) for n in names if n not in own}
+        rows.append({n: (own | others)[n] for n in names})
+    return rows
