@@ -103,8 +103,7 @@ def image_scores(
 ) -> list[dict[str, float]]:
     """Return the scores of each of several outputs of one target by the image metrics ``names``."""
     rows = []
-    for output, (ssim, ms_ssim) in zip(outputs, image.similarities(outputs, target), strict=True):
+    for x, (ssim, ms_ssim) in zip(outputs, image.similarities(outputs, target), strict=True):
         own = {"ssim": ssim, "ms-ssim": ms_ssim}
-        others = {n: IMAGE_METRICS[n].compute(output, target) for n in names if n not in own}
-        rows.append({n: (own | others)[n] for n in names})
+        rows.append({n: own[n] if n in own else IMAGE_METRICS[n].compute(x, target) for n in names})
     return rows
