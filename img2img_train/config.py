@@ -22,7 +22,7 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean, setting
 from img2img_train.objectives.base import Objective, PublishedDefaults
 from img2img_train.objectives.registry import OBJECTIVES
-from img2img_train.optim.lr_schedule import Decay
+from img2img_train.optim.optimizers import Decay
 
 CONFIG_FILE: Final = "config.json"
 RUN_FORMAT: Final = 2

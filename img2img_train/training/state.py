@@ -18,8 +18,8 @@ from img2img_train.networks.specs import NetworkSpec
 from img2img_train.objectives.base import Phase
 from img2img_train.objectives.image_pool import ImagePool
 from img2img_train.optim.ema import ModelEma
+from img2img_train.optim.optimizers import CpuAdam
 from img2img_train.runs import checkpoint as checkpoints
-from img2img_train.training.step import CpuAdam
 
 # As in https://github.com/duxingren14/DualGAN; TensorFlow's default, where torch's is 0.99.
 RMSPROP_DECAY: Final = 0.9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from img2img_train.distributed.processes import Processes
 from img2img_train.networks.layers import sync_batch_norm
 from img2img_train.objectives.base import Batch, Images, Losses, Phase
 from img2img_train.objectives.image_pool import ImagePool
-from img2img_train.optim.lr_schedule import LrSchedule
-
-if TYPE_CHECKING:
-    from img2img_train.training.state import TrainingState
+from img2img_train.optim.optimizers import LrSchedule
+from img2img_train.training.state import TrainingState
 
 
 @dataclass(slots=True)
@@ -158,16 +155,3 @@ class TrainStep:
 def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return the weights that an optimizer moves."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
-
-
-class CpuAdam(torch.optim.Adam):
-    """Adam that sees weights, gradients and moments as vectors, in the order of their memory."""
-
-    # Torch's fused step on a CPU copies each gradient that is channels last to contiguous memory,
-    # and never reads the copy, which takes most of its time:
-    # https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/FusedAdamKernel.cpp
-    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
-        found = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]
-        for tensors in lists[:4]:
-            tensors[:] = [x.as_strided((x.numel(),), (1,)) for x in tensors]
-        return found

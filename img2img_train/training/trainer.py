@@ -26,7 +26,7 @@ from img2img_train.data.loader import StepDataset
 from img2img_train.distributed.processes import Processes
 from img2img_train.networks.layers import BatchNorm
 from img2img_train.objectives.base import Batch, Losses
-from img2img_train.optim.lr_schedule import LrSchedule
+from img2img_train.optim.optimizers import LrSchedule
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.checkpoint import TrainingProgress
 from img2img_train.runs.folder import LIBRARIES, RunFolder

@@ -25,13 +25,12 @@ from img2img_train.inference.onnx_export import export_weights
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.objectives.base import Batch
 from img2img_train.objectives.registry import OBJECTIVES
-from img2img_train.optim.lr_schedule import Decay, LrSchedule
+from img2img_train.optim.optimizers import CpuAdam, Decay, LrSchedule
 from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder, read_log
 from img2img_train.runs.model import load_generator
 from img2img_train.training import fit as loop
 from img2img_train.training.signals import StoppedBySignal
-from img2img_train.training.step import CpuAdam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,10 +1,12 @@
-"""Learning-rate schedule: warm-up, constant, decay."""
+"""Optimizers: the learning rates of a run (warm-up, constant, decay), and Adam on a CPU."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+import torch
 
 Decay: TypeAlias = Literal["linear", "cosine"]
 
@@ -37,3 +39,16 @@ class LrSchedule:
             left = (1 - math.cos(math.pi * left)) / 2
         rate = self.lr * left
         return rate * (step + 1) / self.warmup if step < self.warmup else rate
+
+
+class CpuAdam(torch.optim.Adam):
+    """Adam that sees weights, gradients and moments as vectors, in the order of their memory."""
+
+    # Torch's fused step on a CPU copies each gradient that is channels last to contiguous memory,
+    # and never reads the copy, which takes most of its time:
+    # https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/FusedAdamKernel.cpp
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
+        found = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]
+        for tensors in lists[:4]:
+            tensors[:] = [x.as_strided((x.numel(),), (1,)) for x in tensors]
+        return found
