@@ -210,6 +210,9 @@ class RunConfig(FrozenModel):
     validate_every: int | None = setting("Validation", 1, ge=0, le=10**9)
     """epochs between validations; 0: the last epoch only; default with l2, l1 and charbonnier: a
     twentieth of all epochs"""
+    validation_images: Count = setting("Validation", 256, advanced=True)
+    """held-out images that a validation scores, evenly spaced over the split; 0: all of them; the
+    scores at the end of training are those of whole splits"""
     patience: Count = setting("Validation", 0)
     """early stopping, validations without progress; that is without a better PSNR on held-out
     pairs; 0: no early stopping"""

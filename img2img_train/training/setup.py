@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -191,6 +191,11 @@ class RunData:
             **{name: _summary(images) for name, images in sets.items() if images},
         }
 
+    def validated(self) -> Sequence[int]:
+        """Return the indices of the held-out images that a validation scores."""
+        count = len(self.held_out or ())
+        return evenly_spaced(count, self.config.validation_images or count)
+
     def train_sample(self, limit: int) -> dataset.CachedImages | None:
         """Return evenly spaced training pairs, as many as are held out, ``limit`` at most."""
         if self.held_out is None:
@@ -265,6 +270,8 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     images += f", padded to {padded} and cropped back" if padded != f"{width}x{height}" else ""
     no_split = f"no split '{config.validation_split}', so none"
     held_out = _count(data.held_out) if data.held_out else no_split
+    part = len(data.validated())
+    scored = f" ({part:,} scored by a validation)" if part < len(data.held_out or ()) else ""
     counts = zip(data.plan.drawn(), config.corpora, strict=True)
     drawn = " + ".join(f"{count:,} of {corpus.path}" for count, corpus in counts)
     others = {f"{other.name} of width {other.width}" for other in networks.values()}
@@ -276,7 +283,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
         *([f"inputs are {config.preparation}"] if config.preparation else []),
         *([_describe_shares(config)] if config.stored_share or config.clean_share else []),
-        f"{images}, {held_out} held out; an epoch draws {drawn}",
+        f"{images}, {held_out} held out{scored}; an epoch draws {drawn}",
         f"{config.loss}, {network}; {steps}; into '{config.out}'",
     ]
 

@@ -257,11 +257,11 @@ class Trainer:
         # With several processes a signal has to wait for the next ``agree``: the others are not
         # validating.
         check = (lambda: None) if self.processes.is_distributed else self.stop.check
-        store = self.validation_store or held_out
-        scores: dict[str, Any] = validator.scores(store, len(held_out), batch, check)
+        store, chosen = self.validation_store or held_out, self.data.validated()
+        scores: dict[str, Any] = validator.scores(store, chosen, batch, check)
         if sample is not None:
-            count = len(sample.targets)
-            scores["psnr_train"] = validator.scores(sample, count, batch, check)["psnr"]
+            pairs = range(len(sample.targets))
+            scores["psnr_train"] = validator.scores(sample, pairs, batch, check)["psnr"]
         psnr = scores.get("psnr") if self.config.objective.best_by_psnr else None
         before = self.progress.best_psnr
         return scores | {"best": psnr is not None and (before is None or psnr > before)}

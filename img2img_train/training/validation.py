@@ -102,18 +102,23 @@ class Validator:
                 net.train()
 
     def scores(
-        self, store: ImageStore | DeviceCache, count: int, batch: int, check: Callable[[], None]
+        self,
+        store: ImageStore | DeviceCache,
+        chosen: Sequence[int],
+        batch: int,
+        check: Callable[[], None],
     ) -> dict[str, float]:
-        """Return mean scores of ``count`` images: ``psnr``, ``psnr_input`` (dB), or ``cycle_mae``.
+        """Return mean scores of images, given by index: ``psnr``, ``psnr_input`` (dB), or
+        ``cycle_mae``.
 
         ``psnr_input`` is the input baseline, the input scored as if it were the output.
         ``cycle_mae`` is the mean absolute error of both cycles, in gray levels of 255. ``check`` is
         called before each batch.
         """
         values: dict[str, list[Tensor]] = {}
-        for start in range(0, count, batch):
+        for start in range(0, len(chosen), batch):
             check()
-            indices = np.arange(start, min(start + batch, count))
+            indices = np.asarray(chosen[start : start + batch])
             images = self.run(*store.gather(np.stack([indices, indices])))
             if self.objective.paired:
                 columns = {"psnr": "output", "psnr_input": "input"}

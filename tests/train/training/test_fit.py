@@ -646,3 +646,19 @@ def test_a_recipe_without_its_corpus_names_the_command_that_builds_it(
 def test_the_tree_of_errors_has_its_codes() -> None:
     assert issubclass(CheckpointError, Img2ImgError)
     assert CheckpointError.exit_code == 2
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(2, [0, 2]), (0, [0, 1, 2]), (5, [0, 1, 2])])
+def test_a_validation_scores_as_many_images_as_asked_for(
+    count: int, chosen: list[int], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = train(corpus, tmp_path / "run", epochs=1, validation_images=count)
+    assert ("3 pairs held out (2 scored by a validation)" in capsys.readouterr().err) == (
+        count == 2
+    )
+    held_out = dataset.open_images(RunConfig(corpora=str(corpus), out=str(out)), "val")
+    assert held_out is not None
+    pairs = [[torch.from_numpy(side)[None] for side in held_out.read(index)] for index in chosen]
+    expected = torch.cat([batch_psnr(*pair) for pair in pairs]).mean()
+    (row,) = (row for row in run.read_log(out) if row["kind"] == "validation")
+    assert row["psnr_input"] == pytest.approx(float(expected), abs=1e-6)
