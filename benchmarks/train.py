@@ -344,7 +344,8 @@ def run_img2img(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, An
     except SystemExit as end:
         if end.code:
             raise
-    rows = [json.loads(line) for line in (out / "timing.jsonl").read_text().splitlines()[1:]]
+    timing = map(json.loads, (out / "timing.jsonl").read_text().splitlines())
+    rows = [row for row in timing if "epoch" in row][1:]  # the first epoch is to warm up
     took = sum(row["training_seconds"] for row in rows)
     waited = sum(row["waiting_for_data"] * row["training_seconds"] for row in rows)
     log = (json.loads(line) for line in (out / "log.jsonl").read_text().splitlines())
