@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -265,3 +266,20 @@ def test_images_are_cached_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seen == [1, 2, 3, 4, 5]
     both = np.array([[4, 0]] * 2)
     assert np.array_equal(store.gather(both)[0], data.train.gather(both)[0])
+
+
+def test_items_are_made_one_ahead_and_an_error_reaches_the_caller() -> None:
+    made = list[int]()
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+        raise ValueError("the last one is damaged")
+
+    ahead = dataset.one_ahead(items())
+    for number in range(3):
+        assert next(ahead) == number
+        assert len(made) <= number + 2
+    with pytest.raises(ValueError, match="damaged"):
+        next(ahead)

@@ -36,6 +36,21 @@ ON_DEMAND = tuple(name for name, metric in IMAGE_METRICS.items() if not metric.a
 SCORED = (*(name for name in IMAGE_METRICS if name not in ON_DEMAND), *COLOR_METRICS)
 
 
+def test_each_image_has_the_scores_of_its_metrics(tmp_path: Path) -> None:
+    """In the order of the corpus, whichever threads compute them, in batches of any size."""
+    corpus = open_corpus(write_corpus(tmp_path / "c", {"test": 5}))
+    pairs = corpus.pairs("test")
+    for batch in (1, 2, 5):
+        scored = score(Brighter(), corpus.root, Scoring(batch=batch, metrics=ON_DEMAND))
+        assert [row.key for row in scored.image_scores] == [pair.key for pair in pairs]
+        for row, pair in zip(scored.image_scores, pairs, strict=True):
+            input, target = corpus.read(pair)
+            output = Brighter().restore(input)
+            for name, metric in IMAGE_METRICS.items():
+                assert row.scores[name] == metric.compute(output, target), name
+                assert row.input_scores[name] == metric.compute(input, target), name
+
+
 @pytest.mark.parametrize("name", [*SCORED, *ON_DEMAND])
 def test_a_limit_is_met_or_missed(name: str, tmp_path: Path) -> None:
     scoring = Scoring(metrics=ON_DEMAND)
