@@ -22,7 +22,6 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean, setting
 from img2img_train.objectives.base import Objective, PublishedDefaults
 from img2img_train.objectives.registry import OBJECTIVES
-from img2img_train.optim.optimizers import Decay
 
 CONFIG_FILE: Final = "config.json"
 RUN_FORMAT: Final = 2
@@ -182,7 +181,7 @@ class RunConfig(FrozenModel):
     """learning rate"""
     epochs_decay: int | None = setting("Optimization", 0, ge=0, le=10**9)
     """epochs of decay to 0, at the end; of the learning rate; 0: no decay"""
-    decay: Decay = setting("Optimization", "linear")
+    decay: Literal["linear", "cosine"] = setting("Optimization", "linear")
     """learning-rate decay; without --epochs-decay it spans the whole run, unless the objective has
     a published decay"""
     warmup: Count = setting("Optimization", 0, advanced=True)
