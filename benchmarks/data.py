@@ -275,8 +275,8 @@ def cluster(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         paths = make_images(args.photos, work / f"{side}px", count, side)
         results = measure_cluster(paths, work, args.rounds).items()
         figures = {name: np.median(values, axis=0).round(2).tolist() for name, values in results}
-        ratio = np.divide(figures["dask"], figures["loky"]).round(2).tolist()
-        row[f"{side} px"] = figures | {"dask/loky": ratio}
+        ratio = np.divide(figures["dask"], figures["local"]).round(2).tolist()
+        row[f"{side} px"] = figures | {"dask/local": ratio}
     return row
 
 

@@ -150,14 +150,14 @@ def cpu_seconds(command: str, *arguments: object) -> tuple[float, float]:
 def measure_cluster(
     paths: Sequence[Path], work: Path, rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return seconds and CPU seconds of builds by loky and by Dask, two workers each, in turn.
+    """Return seconds and CPU seconds of builds by two local workers and by two of Dask, in turn.
 
     The CPU seconds of Dask include its scheduler, which runs in this process.
     """
     import psutil  # installed with Dask
     from distributed import LocalCluster
 
-    results: dict[str, list[tuple[float, float]]] = {"loky": [], "dask": []}
+    results: dict[str, list[tuple[float, float]]] = {"local": [], "dask": []}
     with LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
     ) as cluster:
@@ -165,7 +165,7 @@ def measure_cluster(
         processes = [own, *own.children(recursive=True)]
         dask = ["--backend", "dask", "--scheduler", cluster.scheduler_address]
         for _ in range(rounds):
-            for name, words in (("loky", ["--jobs", 2]), ("dask", dask)):
+            for name, words in (("local", ["--jobs", 2]), ("dask", dask)):
                 before = sum(sum(process.cpu_times()[:2]) for process in processes)
                 wall, cpu = cpu_seconds("blur", paths[0].parent, work / name, *words)
                 after = sum(sum(process.cpu_times()[:2]) for process in processes)

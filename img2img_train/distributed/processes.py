@@ -195,7 +195,7 @@ def join_processes(device: torch.device, env: TorchrunEnv) -> Iterator[Processes
         distributed.init_process_group("nccl" if options else "gloo", **options)
     try:
         # The others wait this long while the main process validates. If a process dies, waiting
-        # ends at once, which nccl notices after ten minutes only.
+        # ends at once; nccl alone would notice it after ten minutes.
         cpu_group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         yield Processes(env.rank, env.world_size, cpu_group)
     finally:

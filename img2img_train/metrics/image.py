@@ -65,9 +65,8 @@ def luma(pixels: Pixels) -> Levels:
 
     The weights of MATLAB's ``rgb2ycbcr``, which papers on restoration use.
     """
-    return np.asarray(to_levels(pixels) / 255 @ (65.481, 128.553, 24.966) + 16, np.float64)[
-        ..., None
-    ]
+    y = to_levels(pixels) / 255 @ (65.481, 128.553, 24.966) + 16
+    return np.asarray(y[..., None], np.float64)
 
 
 def mae(output: Pixels, target: Pixels) -> float:

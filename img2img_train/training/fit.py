@@ -219,7 +219,7 @@ def _read_images(trainer: Trainer) -> ImageStore | DeviceCache:
             store = DeviceCache.of(store, trainer.device)
         if data.held_out is not None and trainer.processes.is_main:
             # A part of a large split is read from the disk each time.
-            if len(data.validated()) == len(data.held_out):
+            if len(data.validation_indices()) == len(data.held_out):
                 held_out: ImageStore | DeviceCache = _read(trainer, data.held_out, 0)
                 fits = data.held_out.nbytes <= SHARE_OF_DEVICE * free_memory(str(trainer.device))
                 if isinstance(store, DeviceCache) and isinstance(held_out, CachedImages) and fits:

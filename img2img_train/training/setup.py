@@ -191,7 +191,7 @@ class RunData:
             **{name: _summary(images) for name, images in sets.items() if images},
         }
 
-    def validated(self) -> Sequence[int]:
+    def validation_indices(self) -> Sequence[int]:
         """Return the indices of the held-out images that a validation scores."""
         count = len(self.held_out or ())
         return evenly_spaced(count, self.config.validation_images or count)
@@ -270,7 +270,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     images += f", padded to {padded} and cropped back" if padded != f"{width}x{height}" else ""
     no_split = f"no split '{config.validation_split}', so none"
     held_out = _count(data.held_out) if data.held_out else no_split
-    part = len(data.validated())
+    part = len(data.validation_indices())
     scored = f" ({part:,} scored by a validation)" if part < len(data.held_out or ()) else ""
     counts = zip(data.plan.drawn(), config.corpora, strict=True)
     drawn = " + ".join(f"{count:,} of {corpus.path}" for count, corpus in counts)

@@ -257,7 +257,7 @@ class Trainer:
         # With several processes a signal has to wait for the next ``agree``: the others are not
         # validating.
         check = (lambda: None) if self.processes.is_distributed else self.stop.check
-        store, chosen = self.validation_store or held_out, self.data.validated()
+        store, chosen = self.validation_store or held_out, self.data.validation_indices()
         scores: dict[str, Any] = validator.scores(store, chosen, batch, check)
         if sample is not None:
             pairs = range(len(sample.targets))
