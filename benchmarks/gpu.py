@@ -12,12 +12,16 @@ Needs the dependencies of img2img[train] and no images: they are drawn here. Eve
 process of its own with a time limit, prints a line of JSON, and is added to ``--out``. A section
 that does not fit into the minutes that are left is skipped and says so.
 
-Laws: every objective trains as on the CPU; a run that was stopped and resumed equals one that was
-not; degradation on the device, caches, bf16, compiled networks, dropout at test, ONNX and running
-out of memory. Speed: each case of ``benchmarks/train.py`` beside its plain loop, in turn, with the
-share of the matrix peak that was measured first, the wait for data and the peak memory; the largest
-kernels of a step; and a floor for each step: its operations at the measured peak, or the bytes of
-its tensors at the measured bandwidth, whichever takes longer.
+Laws run beside each other, one for two cores: every objective trains as on the CPU, and repeats to
+the bit; a run that was stopped and resumed equals one that was not; degradation on the device,
+caches, bf16, compiled networks, dropout at test, ONNX and running out of memory. The networks of
+all cases are compiled beside them, so that later sections find them in the compiler's cache.
+
+Speed, one section after the other: each case of ``benchmarks/train.py`` beside its plain loop, with
+the share of the matrix peak that was measured first, the wait for data and the peak memory; the
+largest kernels of a step, and how often it waits for the device; and a floor for each step: its
+operations at the measured peak, or the bytes of its tensors at the measured bandwidth, whichever
+takes longer.
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,7 +46,8 @@ import numpy as np
 import torch
 from data import argument_parser, work_folder
 from torch import nn
-from train import CASES, Case, flops, images_of, make_corpus, run_img2img, run_plain
+from torch.utils.flop_counter import FlopCounterMode
+from train import CASES, Case, images_of, make_corpus, run_img2img, run_plain
 
 from img2img_data.core.command_line import Display
 from img2img_train.config import RunConfig
@@ -152,6 +159,15 @@ def losses_of(trainer: Trainer, count: int) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in losses.items()} for losses in found]
 
 
+def train_on(
+    corpus: Path, device: torch.device, loss: str, steps: int, seed: int = 0, **settings: Any
+) -> list[dict[str, float]]:
+    """Return the losses of the first steps of a tiny run; dropout has a seed of its own."""
+    with training(corpus, corpus / "run", device, loss, pool_size=4, **settings) as trainer:
+        torch.manual_seed(seed)
+        return losses_of(trainer, steps)
+
+
 def distance(a: list[dict[str, float]], b: list[dict[str, float]]) -> float:
     """Return the largest relative difference between the losses of two runs."""
     pairs = [(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x if k in y]
@@ -236,23 +252,24 @@ def timed(place: Place, function: Callable[[], Any], least: float = 0.5) -> floa
 
 
 def objectives(place: Place) -> Figures:
-    """Train every objective for 20 steps; its first steps are compared with those on the CPU.
+    """Train every objective for 20 steps, twice; compare three steps with those on the CPU.
 
-    Later ones may differ: adversarial training amplifies rounding errors.
+    Later steps may differ: adversarial training amplifies rounding errors.
     """
-    corpus, apart, steps = small_corpus(place), {}, 4 if place.toy else 20
-    unpaired = corpus_of_domains(place)
-    finite = True
+    corpus, unpaired = small_corpus(place), corpus_of_domains(place)
+    apart, steps, finite, repeats = {}, 4 if place.toy else 20, True, True
     for loss, objective in OBJECTIVES.items():
         own = corpus if objective.paired else unpaired
-        runs = []
-        for device in (place.device, torch.device("cpu")):
-            out = place.work / f"{loss}-{device.type}-{len(runs)}"
-            with training(own, out, device, loss, pool_size=4) as trainer:
-                runs.append(losses_of(trainer, steps if not runs else 3))
-        finite &= is_finite(runs[0])
-        apart[loss] = round(distance(runs[0][:3], runs[1]), 7)
-    return require(finite and max(apart.values()) < 5e-3, {"relative difference": apart})
+        runs = [train_on(own, place.device, loss, steps) for _ in range(2)]
+        finite, repeats = finite and is_finite(runs[0]), repeats and runs[0] == runs[1]
+        # Devices draw other random numbers: masks of dropout, and points of a gradient penalty.
+        fixed: dict[str, Any] = {"dropout": 0.0}
+        fixed |= {"gan_mode": "wgan"} if objective().needs_double_backward() else {}
+        devices = enumerate((place.device, torch.device("cpu")))
+        runs = [train_on(own, device, loss, 3, seed, **fixed) for seed, device in devices]
+        apart[loss] = round(distance(*runs), 7)
+    figures = {"finite": finite, "repeats": repeats, "relative difference": apart}
+    return require(finite and repeats and max(apart.values()) < 1e-2, figures)
 
 
 def corpus_of_domains(place: Place) -> Path:
@@ -323,7 +340,8 @@ def precisions(place: Place) -> Figures:
         "compiled": {"deterministic": "off"},
         "graphs": {"deterministic": "off", "compile": "graphs"},
     }.items():
-        with training(corpus, place.work / name, place.device, "pix2pix", **settings) as trainer:
+        fixed = {"dropout": 0.0, **settings}  # compiled networks draw other masks
+        with training(corpus, place.work / name, place.device, "pix2pix", **fixed) as trainer:
             began = time.perf_counter()
             if name in ("compiled", "graphs"):
                 nets = trainer.state.nets, (), place.device, name == "graphs"
@@ -373,6 +391,26 @@ def memory(place: Place) -> Figures:
     return require(held, {"said": last[-200:]})
 
 
+def compiling(place: Place) -> Figures:
+    """Compile the networks of all cases, beside each other."""
+    processes = dict[str, subprocess.Popen[str]]()
+    for name in (name for name in CASES if not place.toy or name not in SAME_AS_TOYS):
+        case = toy_case(CASES[name]) if place.toy else CASES[name]
+        work = place.work / name
+        corpus = corpus_of(Place(place.device, work, place.toy), case, case.batch)
+        words = ["fit", corpus, *case.options, "--batch", case.batch, "--max-steps", 2, "--out"]
+        words += [work / "run", "--device", place.device.type, "--no-report", "--samples-every", 0]
+        command = command_of(*words)
+        processes[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    said = {name: process.communicate()[1] for name, process in processes.items()}
+    wrong = {
+        name: text[-500:]
+        for name, text in said.items()
+        if processes[name].returncode or "not compiled" in text
+    }
+    return require(not wrong, {"not compiled": wrong})
+
+
 # -------------------------------------------------------------------------------------------- speed
 def toy_case(case: Case) -> Case:
     """Return a case that a CPU finishes in a second: a narrow network, small images."""
@@ -399,13 +437,16 @@ def speed(name: str) -> Callable[[Place], Figures]:
             torch.cuda.reset_peak_memory_stats()
         own = run_img2img(case, corpus, max(plain["steps"], 4), place.work / "run")
         step = case.batch / own["rate"]
-        operations, moved = flops(case) * case.batch, bytes_of_step(case, place.device)
+        operations = operations_of(place, case, corpus)
+        moved = bytes_of_step(case, place.device)
         floor = max(operations / peaks.flops, moved / peaks.bandwidth)
         return {
             "plain, images/s": round(plain["rate"], 1),
             "img2img, images/s": round(own["rate"], 1),
             "img2img/plain": round(own["rate"] / plain["rate"], 2),
             "waiting for data": round(own["waiting"], 3),
+            "first epoch, s": round(own["first"], 1),
+            "steps measured": own["steps"],
             "peak MB": round(own["peak_mb"]),
             "step, ms": round(1e3 * step, 3),
             "floor by operations, ms": round(1e3 * operations / peaks.flops, 3),
@@ -448,6 +489,18 @@ class Peaks:
         return cls(1e12 * flops, 1e9 * bandwidth)
 
 
+def operations_of(place: Place, case: Case, corpus: Path) -> float:
+    """Return the floating-point operations of our step, by torch's counter."""
+    words = dict(zip(case.options[::2], case.options[1::2], strict=True))
+    loss, net = words.get("--loss", "charbonnier"), words.get("--net", "edsr")
+    settings = {"net": net, "width": int(words["--width"]) if "--width" in words else None}
+    with training(corpus, corpus / "run", place.device, loss, batch=2, **settings) as trainer:
+        (batch,) = batches_of(trainer, 1)
+        with FlopCounterMode(display=False) as counter:
+            trainer.train_step.run(batch, 0)
+    return counter.get_total_flops() / 2 * case.batch
+
+
 def bytes_of_step(case: Case, device: torch.device) -> float:
     """Return the least bytes of a step: what each layer reads and writes, thrice, and Adam's.
 
@@ -483,17 +536,46 @@ def kernels(place: Place) -> Figures:
         batch, steps = next(iter(batches_of(trainer, 1))), 1 if place.toy else 5
         if place.is_cuda:
             trainer.train_step.nets = compile.compile_networks(trainer.state.nets, (), place.device)
-        for number in range(steps):
-            trainer.train_step.run(batch, number)
+        numbers = iter(range(100))
+        run_steps(trainer, batch, numbers, steps)
         place.sync()
+        with waits_of_host(place) as waits:
+            run_steps(trainer, batch, numbers, steps)
+        place.sync()
+        began = time.perf_counter()
         with profile(activities=kinds) as profiler:
-            for number in range(steps):
-                trainer.train_step.run(batch, steps + number)
+            run_steps(trainer, batch, numbers, steps)
             place.sync()
+            took = time.perf_counter() - began
     key = "self_device_time_total" if place.is_cuda else "self_cpu_time_total"
-    rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, key))[:10]
-    whole = sum(getattr(row, key) for row in profiler.key_averages()) or 1
-    return {"kernels": {row.key[:80]: f"{getattr(row, key) / whole:.1%}" for row in rows}}
+    found = {row.key: (getattr(row, key), row.count) for row in profiler.key_averages()}
+    largest = sorted(found, key=lambda name: -found[name][0])[:10]
+    whole = sum(micros for micros, _ in found.values()) or 1
+    return {
+        "kernels": {name[:80]: f"{found[name][0] / whole:.1%}" for name in largest},
+        "kernels a step": round(sum(n for micros, n in found.values() if micros) / steps, 1),
+        "busy": round(whole / 1e6 / took, 3),
+        "waits of the host": list(waits),
+    }
+
+
+def run_steps(trainer: Trainer, batch: Any, numbers: Iterator[int], count: int) -> None:
+    for number in itertools.islice(numbers, count):
+        trainer.train_step.run(batch, number)
+
+
+@contextlib.contextmanager
+def waits_of_host(place: Place) -> Iterator[set[str]]:
+    """Yield a set of the places where the host waits for the device in the block; none should."""
+    found = set[str]()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if place.is_cuda:
+            torch.cuda.set_sync_debug_mode("warn")
+        yield found
+        if place.is_cuda:
+            torch.cuda.set_sync_debug_mode("default")
+    found |= {f"{x.filename}:{x.lineno}" for x in caught if "synchroniz" in str(x.message)}
 
 
 def facades(place: Place) -> Figures:
@@ -517,24 +599,26 @@ class Section:
     seconds: int
 
 
+LAWS: dict[str, Section] = {
+    law.__name__: Section(law, seconds)
+    for law, seconds in (
+        (compiling, 100),
+        (precisions, 60),
+        (resume, 60),
+        (objectives, 60),
+        (onnx, 40),
+        (restoring, 30),
+        (degradation, 20),
+        (caches, 20),
+        (memory, 20),
+    )
+}
 SECTIONS: dict[str, Section] = {
     "machine": Section(machine, 30),
-    **{
-        law.__name__: Section(law, seconds)
-        for law, seconds in (
-            (objectives, 60),
-            (resume, 60),
-            (degradation, 20),
-            (caches, 20),
-            (precisions, 60),
-            (restoring, 30),
-            (onnx, 40),
-            (memory, 20),
-        )
-    },
-    **{name: Section(speed(name), 90) for name in CASES},
-    "modes": Section(modes, 90),
-    "kernels": Section(kernels, 60),
+    **LAWS,
+    **{name: Section(speed(name), 60) for name in CASES},
+    "kernels": Section(kernels, 40),
+    "modes": Section(modes, 60),
 }
 SAME_AS_TOYS = {"edsr", "unet-1", "unet-16", "unet-64"}
 """Cases that a rehearsal leaves out: at its size they are the case ``autoencoder``."""
@@ -558,16 +642,19 @@ def measure(name: str, toy: bool, limit: float, peaks: Figures) -> Figures:
     command = [sys.executable, __file__, "--one", name, *(["--rehearse"] if toy else [])]
     environment = {**os.environ, "IMG2IMG_PEAKS": json.dumps(peaks)}
     began = time.monotonic()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, env=environment
-        )
+        out, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
+        # Those that it started, too: they would hold the device.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         return {"ok": False, "error": f"took more than {limit:.0f} s"}
     seconds = {"seconds": round(time.monotonic() - began, 1)}
-    if done.returncode:
-        return {"ok": False, "error": done.stderr.strip()[-1500:], **seconds}
-    return {**json.loads(done.stdout.splitlines()[-1]), **seconds}
+    if process.returncode:
+        return {"ok": False, "error": errors.strip()[-1500:], **seconds}
+    return {**json.loads(out.splitlines()[-1]), **seconds}
 
 
 def main() -> None:
@@ -597,15 +684,26 @@ def main() -> None:
     if not args.rehearse and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --rehearse runs on the CPU")
     end, rows = time.monotonic() + 60 * args.minutes, dict[str, Figures]()
-    for name in itertools.chain(["machine"], (name for name in names if name != "machine")):
+
+    def run(name: str) -> Figures:
         left = end - time.monotonic()
         if left < min(20, limits.get(name, 20)):
-            rows[name] = {"skipped": "no time left"}
-        else:
-            limit = left if args.rehearse else min(left, 3 * limits.get(name, 30))
-            rows[name] = measure(name, args.rehearse, limit, rows.get("machine", {}))
-        print(json.dumps({name: rows[name]}), flush=True)
+            return {"skipped": "no time left"}
+        limit = left if args.rehearse else min(left, 3 * limits.get(name, 30))
+        return measure(name, args.rehearse, limit, rows.get("machine", {}))
+
+    def record(name: str, figures: Figures) -> None:
+        rows[name] = figures
+        print(json.dumps({name: figures}), flush=True)
         args.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+
+    record("machine", run("machine"))
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
+        laws = {pool.submit(run, name): name for name in names if name in LAWS}
+        for law in as_completed(laws):
+            record(laws[law], law.result())
+    for name in (name for name in names if name not in rows):
+        record(name, run(name))
     broken = [name for name, row in rows.items() if row.get("ok", True) is False]
     sys.exit(f"not as they should be: {', '.join(broken)}" if broken else 0)
 

@@ -333,7 +333,8 @@ def run_img2img(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, An
     """Run img2img-train in this process, which makes its memory measurable."""
     from img2img_train.cli.main import main
 
-    epoch = min(steps, images_of(case) // case.batch)
+    count = len(list((corpus / "train" / case.sides[0]).iterdir()))
+    epoch = min(steps, count // case.batch)
     epochs = 1 + -(-steps // epoch)
     values = {"out": out, "device": DEVICE.type, "batch": case.batch, "epochs": epochs}
     values |= {"limit": epoch * case.batch, "checkpoint-seconds": 100_000}
@@ -345,14 +346,15 @@ def run_img2img(case: Case, corpus: Path, steps: int, out: Path) -> dict[str, An
         if end.code:
             raise
     timing = map(json.loads, (out / "timing.jsonl").read_text().splitlines())
-    rows = [row for row in timing if "epoch" in row][1:]  # the first epoch is to warm up
+    first, *rows = (row for row in timing if "epoch" in row)  # the first epoch is to warm up
     took = sum(row["training_seconds"] for row in rows)
     waited = sum(row["waiting_for_data"] * row["training_seconds"] for row in rows)
     log = (json.loads(line) for line in (out / "log.jsonl").read_text().splitlines())
     seen = [row["images"] for row in log if row["kind"] == "train"]
     images = seen[-1] - seen[0]
     steps = images // case.batch
-    return {"rate": images / took, "waiting": waited / took, "steps": steps, **_memory()}
+    found = {"rate": images / took, "waiting": waited / took, "steps": steps, **_memory()}
+    return {**found, "first": first["training_seconds"]}
 
 
 def images_of(case: Case) -> int:

@@ -7,6 +7,7 @@ All processes hold the same weights, optimizer states, image pools and position,
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -156,9 +157,13 @@ class Processes:
         return error if self.is_main else MainProcessFailed(getattr(error, "exit_code", 1))
 
 
+class ProcessLost(Img2ImgError):
+    """Another process ended in the middle of a run."""
+
+
 @contextlib.contextmanager
 def collective() -> Iterator[None]:
-    """Run a collective operation; raise Img2ImgError, one line, if another process is gone."""
+    """Run a collective operation; raise ProcessLost, one line, if another process is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -166,7 +171,7 @@ def collective() -> Iterator[None]:
             raise
         why = f"another process ended ({str(error).partition(chr(10))[0][:100]})"
         hint = "see its message; the same command continues from the last checkpoint"
-        raise Img2ImgError("run", why=why, hint=hint) from None
+        raise ProcessLost("run", why=why, hint=hint) from None
 
 
 def local_device(kind: str, env: TorchrunEnv) -> torch.device:
@@ -199,4 +204,6 @@ def join_processes(device: torch.device, env: TorchrunEnv) -> Iterator[Processes
         cpu_group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         yield Processes(env.rank, env.world_size, cpu_group)
     finally:
-        distributed.destroy_process_group()
+        # It waits for collectives that have begun, of which some would not end without the other.
+        if not isinstance(sys.exception(), ProcessLost):
+            distributed.destroy_process_group()

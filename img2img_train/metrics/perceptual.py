@@ -14,7 +14,7 @@ from img2img_data.core.errors import CorpusError, printable
 from img2img_data.images.pixels import Pixels
 from img2img_train.metrics.fid import Gaussian, Inception, frechet_distance, load_inception
 from img2img_train.metrics.lpips import Lpips, load_lpips
-from img2img_train.runs.model import choose_device
+from img2img_train.runs.model import choose_device, cudnn_settings
 
 ScorePair: TypeAlias = tuple[dict[str, float], dict[str, float]]
 """Scores by metric: of outputs, and of inputs."""
@@ -64,6 +64,7 @@ class PerceptualScores:
     outputs: Gaussian = field(default_factory=Gaussian)
     targets: Gaussian = field(default_factory=Gaussian)
 
+    @cudnn_settings()
     def update(self, inputs: Pixels, outputs: Pixels, targets: Pixels) -> list[ScorePair]:
         """Add a batch, N x H x W x 3 each; return the scores of each image, and of its input."""
         inception, lpips = self.networks.inception, self.networks.lpips

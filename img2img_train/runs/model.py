@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ def choose_device(name: str) -> torch.device:
     if name != "auto" and name not in available:
         hint = f"choose one of {', '.join(available)}"
         raise UsageError("option", "--device", f"there is no {name} here", hint)
+    # For runs with --deterministic on; torch looks at it once in a process, before its first
+    # product: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(available[0] if name == "auto" else name)
 
 

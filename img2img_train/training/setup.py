@@ -117,10 +117,6 @@ def should_compile(config: RunConfig, device: torch.device) -> bool:
 def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Set torch's threads, random state and algorithms for a run, and restore them afterwards."""
     deterministic, cuda = is_deterministic(config, device), device.type == "cuda"
-    if cuda:
-        # cuBLAS reads it when it starts, which may be for another run of this process:
-        # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with (

@@ -25,6 +25,7 @@ from img2img_train.metrics.fid import Gaussian, frechet_distance, load_inception
 from img2img_train.metrics.lpips import STAGES, load_lpips  # noqa: E402
 from img2img_train.metrics.perceptual import load_perceptual_networks  # noqa: E402
 from img2img_train.objectives.registry import OBJECTIVES  # noqa: E402
+from img2img_train.runs.model import cudnn_settings  # noqa: E402
 
 CPU = torch.device("cpu")
 WIDTH = {"alex": 4, "vgg": 3}
@@ -377,6 +378,25 @@ def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
     assert scored.gain_interval["fid"] is None
     assert any("2,048" in note for note in scored.notes)
     assert all("lpips" in row.scores and "fid" not in row.scores for row in scored.image_scores)
+
+
+def test_scores_are_those_of_deterministic_float32_convolutions(tmp_path: Path) -> None:
+    opened = open_corpus(write_corpus(tmp_path / "c", {"test": 2}, crops=2))
+    files = lpips_files(tmp_path), inception_file(tmp_path / "i.pth")
+    scoring, seen = Scoring(perceptual=load_perceptual_networks(*files, "cpu")), set()
+    cudnn = torch.backends.cudnn
+
+    class Settings(torch.overrides.TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.nn.functional.conv2d:
+                seen.add((cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32))
+            return func(*args, **kwargs or {})
+
+    with cudnn_settings(fast=True, tf32=True), Settings():
+        evaluate_model(Identity(), opened, opened.pairs("test"), scoring)
+    assert seen == {(False, True, False)}
 
 
 def test_fid_of_one_image_is_rejected(tmp_path: Path) -> None:
