@@ -22,6 +22,12 @@ MESSAGES: Final = (
     "unable to find an engine",
     "valid cuDNN algorithm",
 )
+# Limit, use, and the part of the page cache that has not been read again, by the controllers of a
+# group: none in version 2, https://docs.kernel.org/admin-guide/cgroup-v2.html#memory
+GROUP_FILES: Final = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -44,10 +50,10 @@ def catch_out_of_memory(
         raise Img2ImgError(what, name, f"out of memory on {device}", hint) from None
 
 
-def free_memory(device: str = "cpu") -> int:
-    """Return the free bytes of a CUDA device, else those of the host.
+def free_memory(device: str = "cpu", root: Path = Path("/")) -> int:
+    """Return the free bytes of a CUDA device, else those of the host, or of this container.
 
-    A cautious 2 GiB where the system does not tell.
+    A cautious 2 GiB where the system does not tell. ``root`` holds the folders proc and sys.
     """
     if device.startswith("cuda"):
         import torch
@@ -55,8 +61,29 @@ def free_memory(device: str = "cpu") -> int:
         return torch.cuda.mem_get_info(device)[0]
     try:
         # MemFree would leave out the page cache, which the system gives back on demand.
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(available.split()[1]) * 1024
+        free = int(available.split()[1]) * 1024
     except (OSError, StopIteration):
-        return 2 << 30
+        free = 2 << 30
+    return max(0, min([free, *_left_in_groups(root)]))
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Yield the bytes that are left of each memory limit of this process's control groups."""
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                # In a container the folder of its own group may be the topmost one.
+                folder = root / "sys/fs/cgroup" / controllers / path.lstrip("/")
+                for group in (folder, *folder.parents):
+                    with contextlib.suppress(OSError, ValueError):  # where the limit is "max"
+                        yield _left_in_group(group, GROUP_FILES[controllers])
+
+
+def _left_in_group(group: Path, names: tuple[str, str, str]) -> int:
+    limit, used = (int((group / name).read_text()) for name in names[:2])
+    lines = map(str.split, (group / "memory.stat").read_text().splitlines())
+    # The page cache counts as used, and is given back on demand.
+    return limit - used + sum(int(size) for name, size in lines if name == names[2])

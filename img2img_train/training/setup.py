@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import joblib
 import torch
 import torch.utils.deterministic
 from torch import nn
@@ -58,10 +58,8 @@ def resolve_auto(config: RunConfig) -> RunConfig:
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(device) else "fp32"
     if not threads:
-        # This process's share of the cores.
-        affinity = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
-        threads = max(1, cores // torchrun_env().local_world_size)
+        # This process's share of the cores: those that it may use, by affinity and quota.
+        threads = max(1, joblib.cpu_count() // torchrun_env().local_world_size)
     return config.model_copy(update={"device": device, "threads": threads, "precision": precision})
 
 
