@@ -17,6 +17,11 @@ PHOTOS is any folder of JPEG photos; the images are cut from them. Each round ru
 The figures are images per second, medians over the rounds. "img2img" includes its start-up. The
 part "small" measures that alone (the command on five images, beside an interpreter that imports
 OpenCV and NumPy), and 24 and 200 images with the default workers beside fixed numbers of them.
+
+    python benchmarks/data.py --photos PHOTOS --only peer --peer PYTHON
+
+measures pepedd too, a program for the same work. PYTHON is the interpreter of an environment with
+``pip install "pepedd[nodes]"``.
 """
 
 from __future__ import annotations
@@ -169,6 +174,25 @@ def img2img_combine(paths: Sequence[Path], out: Path) -> int:
     return len(paths)
 
 
+PEPEDD = """
+import sys
+import pepedd
+from pepedd.core import PipeLine
+
+folder, out, sigma, workers = sys.argv[1:]
+blur = {"filters": ["gauss"], "kernel": [float(sigma)] * 2}
+options = {"input": folder, "output": out, "num_workers": int(workers), "seed": 0}
+PipeLine({**options, "degradation": [{"type": "blur", "options": blur}]})()
+"""
+
+
+def pepedd(python: Path, paths: Sequence[Path], out: Path) -> int:
+    """Blur the images with pepedd, in threads as by its default."""
+    _run([str(python), "-c", PEPEDD, str(paths[0].parent), str(out), str(SIGMA), str(JOBS)])
+    assert len(list((out / "lq").iterdir())) == len(paths)
+    return len(paths)
+
+
 # --------------------------------------------------------------------------------------- measuring
 def rate(program: Program, paths: Sequence[Path], work: Path) -> float:
     """Return images per second into a new folder."""
@@ -209,6 +233,17 @@ def photos(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     paths = make_images(args.photos, work / "photos", args.count, 256)
     rates = median_rates([pillow, opencv, img2img, limit], paths, work, args.rounds)
     return _row("256 px photos", args.count, rates)
+
+
+def peer(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure pepedd beside img2img-data, with a tenth of the images of 256 pixels."""
+    if args.peer is None:
+        return {"what": "beside pepedd", "left out": "--peer is missing"}
+    paths = make_images(args.photos, work / "peer", args.count // 10 or 1, 256)
+    programs = {"img2img": img2img, "pepedd": functools.partial(pepedd, args.peer)}
+    return _row(
+        "beside pepedd, 256 px", len(paths), median_rates(programs, paths, work, args.rounds)
+    )
 
 
 def small(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -322,6 +357,7 @@ PARTS = {
     "combine": combine,
     "memory": memory,
     "cluster": cluster,
+    "peer": peer,
 }
 
 
@@ -334,6 +370,7 @@ def main() -> None:
     add("--rounds", type=int, default=3)
     add("--work", type=Path, help="folder for temporary files; default: a RAM disk if possible")
     add("--only", choices=PARTS, action="append", help="part to run; may be repeated")
+    add("--peer", type=Path, metavar="PYTHON", help="interpreter of an environment with pepedd")
     add("--scale", type=int, nargs="?", const=1_000_000, help="number of tiny sources")
     add("--merge", type=int, nargs="?", const=100_000, help="number of tiny sources")
     args = parser.parse_args()
