@@ -402,14 +402,14 @@ def fields_of(loss: str) -> dict[str, FieldInfo]:
 def all_fields() -> dict[str, FieldInfo]:
     """Return the settings of all losses, by name, with the default of the first loss that has them.
 
-    A description names the losses of a setting that not all have.
+    Its help names the losses of a setting that not all have.
     """
     by_loss = {loss: fields_of(loss) for loss in OBJECTIVES}
     found: dict[str, FieldInfo] = {}
     for name, field in (item for fields in by_loss.values() for item in fields.items()):
         owners = [loss for loss, fields in by_loss.items() if name in fields]
         if name not in found and len(owners) < len(OBJECTIVES):
-            field.description = f"{field.description}; for --loss {', '.join(owners)}"
+            field.metadata = [*field.metadata, f"; for --loss {', '.join(owners)}"]
         found.setdefault(name, field)
     return found
 

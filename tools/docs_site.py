@@ -210,13 +210,13 @@ def _docstring(thing: Any) -> str:
 
 
 def _settings(model: Any) -> list[str]:
-    from img2img_data.core.settings_model import bounds_of
+    from img2img_data.core.settings_model import bounds_of, help_of
 
     entries = []
     for name, field in model.model_fields.items():
         bounds, default = bounds_of(field), "" if field.is_required() else str(field.default)
         notes = [f"default: {default}"] if default else []
-        about = _prose(_sentence(field.description or ""))
+        about = _prose(_sentence(help_of(field)))
         notes = [_note(note) for note in [*notes, *([bounds] if bounds else [])]]
         entries.append(f"`{name}`\n:   {' '.join([about, *notes])}")
     return entries

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, TextIO, TypeAlias
 import click
 
 from img2img_data.core.errors import Img2ImgError, UsageError, missing_extra, printable
-from img2img_data.core.settings_model import bounds_of, did_you_mean, without_none
+from img2img_data.core.settings_model import bounds_of, did_you_mean, help_of, without_none
 
 if typing.TYPE_CHECKING:
     from pydantic import BaseModel
@@ -107,16 +107,19 @@ class SettingOption(click.Option):
     types is an option with two values.
     """
 
+    # Read from the source when it is shown. Click's constructor assigns another.
+    help: Any = property(lambda option: help_of(option.field), lambda option, text: None)
+
     def __init__(self, name: str, field: FieldInfo, group: str = "Options") -> None:
         stated = field.json_schema_extra
         extra: dict[str, Any] = stated if isinstance(stated, dict) else {}
         self.group, self.advanced = extra.get("group", group), extra.get("advanced", False)
-        self.bounds = bounds_of(field)
+        self.field, self.bounds = field, bounds_of(field)
         annotation, flag = without_none(field.annotation), "--" + name.replace("_", "-")
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         if annotation is bool:
             names = [f"{flag}/--no-{flag[2:]}", name]
-            super().__init__(names, default=default, help=field.description)
+            super().__init__(names, default=default)
             return
         of_type = getattr(annotation, "metavar", None)
         shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
@@ -127,7 +130,6 @@ class SettingOption(click.Option):
             multiple=is_list,
             metavar="NAME" if "enum" in extra else extra.get("metavar", of_type),
             show_default=None if shown is None else str(shown),
-            help=field.description,
         )
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:

@@ -7,11 +7,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from img2img_data.core.settings_model import Docstring, help_of
 
-def _join_lines(schema: dict[str, Any]) -> None:
-    for part in (schema, *schema.get("properties", {}).values()):
-        if "description" in part:
-            part["description"] = " ".join(part["description"].split())
+
+def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
+    for name, part in schema.get("properties", {}).items():
+        if text := help_of(model.model_fields[name]):
+            part["description"] = text
 
 
 class FrozenModel(BaseModel):
@@ -19,18 +23,15 @@ class FrozenModel(BaseModel):
 
     # YAML reads size: 64 as a number, and a folder or tag may be called 2024.
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        coerce_numbers_to_str=True,
-        json_schema_extra=_join_lines,
+        frozen=True, extra="forbid", coerce_numbers_to_str=True, json_schema_extra=_describe
     )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        # A docstring may wrap; options, widgets and lists of parameters wrap it themselves.
-        for field in cls.model_fields.values():
-            field.description = field.description and " ".join(field.description.split())
+        # Read when it is asked for: pydantic would parse the source of every class at its import.
+        for name in cls.__annotations__.keys() & cls.model_fields.keys():
+            field = cls.model_fields[name]
+            field.metadata = [*field.metadata, Docstring(cls, name)]
 
 
 def field_of(model: type[BaseModel], name: str) -> Any:

@@ -6,8 +6,13 @@ it.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import functools
+import inspect
+import itertools
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +63,41 @@ def without_none(annotation: Any) -> Any:
         inner = [a for a in typing.get_args(annotation) if a is not type(None)]
         return inner[0] if len(inner) == 1 else str
     return annotation
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """The place of a field's help: below it, in the source of a class."""
+
+    model: type
+    field: str
+
+
+@functools.cache
+def _docstrings(module: str) -> dict[tuple[str, str], str]:
+    """Return the docstrings below the fields of a module's classes, by class and field."""
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return {}  # typed into an interpreter, or installed without its source
+    found = dict[tuple[str, str], str]()
+    for cls in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)):
+        for above, below in itertools.pairwise(cls.body):
+            match above, below:
+                case ast.AnnAssign(ast.Name(field)), ast.Expr(ast.Constant(str(text))):
+                    found[cls.name, field] = text
+    return found
+
+
+def help_of(field: FieldInfo) -> str:
+    """Return the help of a field in one line: its description, or else the docstring below it.
+
+    Texts among the metadata of the field are added.
+    """
+    places = [(x.model, x.field) for x in field.metadata if isinstance(x, Docstring)]
+    found = (_docstrings(model.__module__).get((model.__name__, name)) for model, name in places)
+    text = field.description or next(filter(None, found), "")
+    return "".join([" ".join(text.split()), *(x for x in field.metadata if isinstance(x, str))])
 
 
 def bounds_of(field: FieldInfo) -> str:
@@ -156,7 +196,7 @@ def _help_of(model: type[BaseModel], path: Sequence[str]) -> str | None:
     """Return the help of a parameter for a hint, None if a command shows it by --help."""
     if not getattr(model, "help_in_hints", False):
         return None
-    return (model.model_fields[path[0]].description or "").split(" [default")[0] if path else ""
+    return help_of(model.model_fields[path[0]]).split(" [default")[0] if path else ""
 
 
 def _key_path(location: Sequence[str | int], values: Any) -> list[str]:

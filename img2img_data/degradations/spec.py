@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 from img2img_data.core import yaml_file
 from img2img_data.core.errors import UsageError
-from img2img_data.core.settings_model import Place, bounds_of, build_model, did_you_mean
+from img2img_data.core.settings_model import Place, bounds_of, build_model, did_you_mean, help_of
 from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations
 from img2img_data.degradations.base import Degradation, Uniform, is_number
 from img2img_data.degradations.compose import Chain, Composite, OneOf, PipelineStep
@@ -202,7 +202,7 @@ def describe_degradations(name: str = "") -> Iterator[str]:
     width = max(map(len, cls.model_fields), default=0)
     for setting, field in cls.model_fields.items():
         bounds = f"  [{bounds_of(field)}]" if bounds_of(field) else ""
-        yield f"  {setting:<{width}}  {field.description}{bounds}{_default_of(field)}"
+        yield f"  {setting:<{width}}  {help_of(field)}{bounds}{_default_of(field)}"
     if cls is Albumentations:
         yield "Some of its transforms, as steps of a recipe:"
         yield from (f"  - albumentations: {{{line}}}" for line in SUGGESTED)

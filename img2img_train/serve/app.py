@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from img2img_data.core.errors import REASONS, Img2ImgError, Rejected, UsageError, printable
-from img2img_data.core.settings_model import Place, build_model
+from img2img_data.core.settings_model import Place, build_model, help_of
 from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.registry import DEGRADATIONS
@@ -240,7 +240,7 @@ def _model_settings(gr: Any, registry: ModelRegistry) -> list[Any]:
         norm = gr.Radio(norms, value="saved", label="Batch norm statistics", info=statistics)
         numbers = []
         for name, minimum in (("tile", 16), ("overlap", 0)):
-            about_it = {"label": name.capitalize(), "info": fields[name].description}
+            about_it = {"label": name.capitalize(), "info": help_of(fields[name])}
             number = gr.Number(fields[name].default, precision=0, minimum=minimum, **about_it)
             numbers.append(number)
     model.change(show, model, [about, direction], **QUIET)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from img2img_data.core.settings_model import without_none
+from img2img_data.core.settings_model import help_of, without_none
 from img2img_data.degradations.base import OddInt
 from img2img_data.degradations.compose import Composite
 from img2img_data.degradations.registry import DEGRADATIONS
@@ -53,7 +53,7 @@ def settings_of(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
 def _widget(name: str, field: FieldInfo) -> Widget | None:
     """Return the widget of a parameter, None if there is none for its type."""
     # A field without a default says in its help what an empty value means.
-    info = (field.description or "").replace(" [default: ", "; empty: ").removesuffix("]")
+    info = help_of(field).replace(" [default: ", "; empty: ").removesuffix("]")
     common: dict[str, Any] = {"label": name.replace("_", " "), "info": info}
     kind = without_none(field.annotation)
     several = get_origin(kind) is tuple

@@ -19,6 +19,7 @@ from img2img_data.cli.recipe import forecast_recipe, load_recipe
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import UsageError
 from img2img_data.core.jsonl import read_rows
+from img2img_data.core.settings_model import help_of
 from img2img_data.core.yaml_file import read_yaml, shipped_recipes
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
@@ -440,7 +441,7 @@ def test_schema_of_each_step_describes_its_settings(name: str) -> None:
     for model in STEPS[name].models:
         for field, about in model.model_fields.items():
             assert field in described
-            assert about.description
+            assert help_of(about)
 
 
 TREES = {

@@ -14,7 +14,7 @@ from conftest import make_photo
 from degradation_examples import KINDS, LIGHT, example
 
 from img2img_data.core.errors import Rejected, UsageError
-from img2img_data.core.settings_model import Place
+from img2img_data.core.settings_model import Place, help_of
 from img2img_data.core.yaml_file import read_value
 from img2img_data.degradations.albumentations_step import SUGGESTED
 from img2img_data.degradations.blur import GaussianBlur, KernelBlur, normalized_kernel
@@ -81,7 +81,7 @@ def test_drawn_parameters_replay_the_pixels(kind: str) -> None:
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 def test_every_parameter_has_a_help_text(kind: str) -> None:
     fields = DEGRADATIONS[kind].model_fields
-    without = [name for name, field in fields.items() if not field.description]
+    without = [name for name, field in fields.items() if not help_of(field)]
     assert without == [], "write a docstring below the field"
 
 

@@ -16,6 +16,7 @@ from mat_reader import children_forked
 from pydantic import ValidationError
 
 from img2img_data.core.errors import REASONS, Rejected
+from img2img_data.core.settings_model import help_of
 from img2img_data.images import io
 from img2img_data.images.io import DecodedImage
 from img2img_data.sources.filters import (
@@ -98,7 +99,7 @@ TONES: dict[str, Callable[[RGB], RGB]] = {
 def test_a_filter_is_frozen_strict_and_described(name: str) -> None:
     model = FILTERS[name]
     assert model.reason in REASONS
-    assert all(field.description for field in model.model_fields.values())
+    assert all(help_of(field) for field in model.model_fields.values())
     with pytest.raises(ValidationError):
         model.model_validate({"no_such_option": 1})
     for field in model.model_fields:

@@ -15,6 +15,7 @@ from small_runs import a_batch, small_config, small_training
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import DivergedError, UsageError
+from img2img_data.core.settings_model import bounds_of, help_of
 from img2img_train.config import PRESETS, RunConfig, all_fields, config_of
 from img2img_train.objectives import losses as adversarial
 from img2img_train.objectives.base import Objective
@@ -49,8 +50,8 @@ def test_a_setting_is_described_once() -> None:
     models = [RunConfig, *OBJECTIVES.values()]
     for name in all_fields():
         fields = [model.model_fields[name] for model in models if name in model.model_fields]
-        assert len({(str(f.annotation), f.description, str(f.metadata)) for f in fields}) == 1, name
-        assert fields[0].description
+        assert len({(str(f.annotation), help_of(f), bounds_of(f)) for f in fields}) == 1, name
+        assert help_of(fields[0])
     assert not RunConfig.model_fields.keys() & Objective.model_fields.keys()
 
 

@@ -32,6 +32,7 @@ torch = pytest.importorskip("torch")
 
 from img2img_data.core.errors import CheckpointError, Rejected, UsageError  # noqa: E402
 from img2img_data.core.jsonl import read_rows  # noqa: E402
+from img2img_data.core.settings_model import help_of  # noqa: E402
 from img2img_data.corpus.format import image_rng  # noqa: E402
 from img2img_data.corpus.reader import open_corpus  # noqa: E402
 from img2img_data.degradations.compose import Composite  # noqa: E402
@@ -115,7 +116,7 @@ def test_widgets_stay_within_the_bounds_of_their_parameters(kind: str) -> None:
     assert list(widgets) == list(cls.model_fields)
     assert cls(**defaults_of(kind))
     for name, (component, about) in widgets.items():
-        description = cls.model_fields[name].description or ""
+        description = help_of(cls.model_fields[name])
         assert about["info"] == description or "; empty: " in about["info"]
         ends = [value for _, value in about.get("choices", ())]
         if component == "Slider":
