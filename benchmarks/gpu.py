@@ -8,9 +8,10 @@
     python benchmarks/gpu.py --rehearse                 all sections on the CPU, at toy sizes
     python benchmarks/gpu.py --dry-run                  the sections and the seconds they may take
 
-Needs the dependencies of img2img[train] and no images: they are drawn here. Every section is a
-process of its own with a time limit, prints a line of JSON, and is added to ``--out``. A section
-that does not fit into the minutes that are left is skipped and says so.
+Needs the dependencies of img2img[train]; the packages themselves are found with ``PYTHONPATH=.``,
+too. Needs no images: they are drawn here. Every section is a process of its own with a time limit,
+prints a line of JSON, and is added to ``--out``. A section that does not fit into the minutes that
+are left is skipped and says so.
 
 Laws run beside each other, one for two cores: every objective trains as on the CPU, and repeats to
 the bit; a run that was stopped and resumed equals one that was not; degradation on the device,
@@ -169,9 +170,9 @@ def train_on(
 
 
 def distance(a: list[dict[str, float]], b: list[dict[str, float]]) -> float:
-    """Return the largest relative difference between the losses of two runs."""
+    """Return the largest difference between the losses of two runs, relative where above 0.01."""
     pairs = [(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x if k in y]
-    return max(abs(p - q) / max(abs(p), abs(q), 1e-3) for p, q in pairs)
+    return max(abs(p - q) / max(abs(p), abs(q), 1e-2) for p, q in pairs)
 
 
 def is_finite(losses: list[dict[str, float]]) -> bool:
@@ -260,10 +261,11 @@ def objectives(place: Place) -> Figures:
     apart, steps, finite, repeats = {}, 4 if place.toy else 20, True, True
     for loss, objective in OBJECTIVES.items():
         own = corpus if objective.paired else unpaired
-        runs = [train_on(own, place.device, loss, steps) for _ in range(2)]
+        net = {} if objective.paired else {"net": "resnet-6"}
+        runs = [train_on(own, place.device, loss, steps, **net) for _ in range(2)]
         finite, repeats = finite and is_finite(runs[0]), repeats and runs[0] == runs[1]
         # Devices draw other random numbers: masks of dropout, and points of a gradient penalty.
-        fixed: dict[str, Any] = {"dropout": 0.0}
+        fixed: dict[str, Any] = {"dropout": 0.0, **net}
         fixed |= {"gan_mode": "wgan"} if objective().needs_double_backward() else {}
         devices = enumerate((place.device, torch.device("cpu")))
         runs = [train_on(own, device, loss, 3, seed, **fixed) for seed, device in devices]
@@ -349,7 +351,7 @@ def precisions(place: Place) -> Figures:
             runs[name] = losses_of(trainer, steps)
             found[f"{name}, s"] = round(time.perf_counter() - began, 2)
     apart = {n: round(distance(runs["fp32"][:3], run[:3]), 5) for n, run in runs.items()}
-    held = apart["bf16"] < 0.1 and max(apart["compiled"], apart["graphs"]) < 5e-3
+    held = apart["bf16"] < 0.1 and max(apart["compiled"], apart["graphs"]) < 1e-2
     held &= all(map(is_finite, runs.values()))
     return require(held, {"relative difference": apart, **found})
 
@@ -548,7 +550,8 @@ def kernels(place: Place) -> Figures:
             place.sync()
             took = time.perf_counter() - began
     key = "self_device_time_total" if place.is_cuda else "self_cpu_time_total"
-    found = {row.key: (getattr(row, key), row.count) for row in profiler.key_averages()}
+    rows = (row for row in profiler.key_averages() if not row.is_user_annotation)
+    found = {row.key: (getattr(row, key), row.count) for row in rows}
     largest = sorted(found, key=lambda name: -found[name][0])[:10]
     whole = sum(micros for micros, _ in found.values()) or 1
     return {
@@ -640,7 +643,9 @@ def run_one(name: str, toy: bool) -> None:
 def measure(name: str, toy: bool, limit: float, peaks: Figures) -> Figures:
     """Run a section in a process of its own; what goes wrong there is a figure, too."""
     command = [sys.executable, __file__, "--one", name, *(["--rehearse"] if toy else [])]
-    environment = {**os.environ, "IMG2IMG_PEAKS": json.dumps(peaks)}
+    # Torch looks at the first one before its first product, which here may be that of a plain loop.
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ}
+    environment["IMG2IMG_PEAKS"] = json.dumps(peaks)
     began = time.monotonic()
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
