@@ -36,8 +36,11 @@ WHITE: Final = np.array([0.950456, 1, 1.088754], np.float32)
 def rgb_to_lab(pixels: Pixels) -> Pixels:
     """Convert H x W x 3 RGB to Lab samples of the same depth, uint8 or uint16, rounded once."""
     # Not by OpenCV's conversion of bytes, which is up to 3 levels off.
-    parts = ((cielab(part) + LAB_SHIFT) * _scale(part) for part in strips(pixels))
-    return np.concatenate([np.asarray(np.rint(part), pixels.dtype) for part in parts])
+    # Whole rows: NumPy takes three times as long to add three numbers to each pixel.
+    shift, scale = (np.tile(row, pixels.shape[1]) for row in (LAB_SHIFT, _scale(pixels)))
+    parts = ((cielab(p).reshape(len(p), -1) + shift) * scale for p in strips(pixels))
+    rows = np.concatenate([np.asarray(np.rint(part), pixels.dtype) for part in parts])
+    return rows.reshape(pixels.shape)
 
 
 def lab_to_rgb(lab: Pixels) -> Pixels:
@@ -56,7 +59,7 @@ def cielab(pixels: Pixels) -> NDArray[np.float32]:
     # The sRGB curve is exact here: OpenCV's own conversion interpolates in a coarse table, which
     # costs up to one gray level of 255.
     light = _linear_light() if pixels.dtype == np.uint16 else _linear_light()[::LEVELS]
-    return np.asarray(cv2.cvtColor(light[pixels], cv2.COLOR_LRGB2Lab), np.float32)
+    return np.asarray(cv2.cvtColor(light.take(pixels), cv2.COLOR_LRGB2Lab), np.float32)
 
 
 def _scale(samples: Pixels) -> NDArray[np.float32]:

@@ -30,6 +30,8 @@ from multiprocessing.context import ForkProcess
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from typing import Any, Final, Generic, TypeVar
 
+from img2img_data.core.memory import keep_freed_memory
+
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
@@ -44,9 +46,6 @@ PR_SET_PDEATHSIG: Final = 1
 
 TIMED_OUT: Final = 75
 """Exit code of a worker whose task exceeded its time limit."""
-
-MALLOPT: Final = {-3: 32 << 20, -1: 256 << 20, -2: 16 << 20}
-"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's mallopt(3), in bytes."""
 
 BLOCKED_SIGNALS: Final = tuple(
     getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)
@@ -110,11 +109,7 @@ def _guard_of(process: int, parent: int | None) -> WorkerGuard:
 
     # One worker per core already: threads of OpenCV would only compete with the other workers.
     cv2.setNumThreads(1)
-    # By default glibc returns the memory of each image to the system, and the next image is faulted
-    # in again page by page.
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
-        for option, size in MALLOPT.items():
-            ctypes.CDLL(None).mallopt(option, size)
+    keep_freed_memory(32 << 20, 256 << 20)
     guard = WorkerGuard(parent)
     threading.Thread(target=guard.watch, daemon=True, name="img2img-guard").start()
     return guard

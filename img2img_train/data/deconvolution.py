@@ -110,7 +110,7 @@ def wiener(image: FloatImage, steps: Steps, k: float) -> FloatImage:
     # One channel at a time, for large images.
     for plane in np.moveaxis(image, 2, 0):
         mean = plane.mean()
-        mirrored = np.pad(plane - mean, ((0, height), (0, width)), mode="symmetric")
+        mirrored = cv2.copyMakeBorder(plane - mean, 0, height, 0, width, cv2.BORDER_REFLECT)
         restored = irfft2(rfft2(mirrored) * inverse, s=mirrored.shape)
         planes.append(restored[:height, :width] + mean)
     return np.stack(planes, axis=2)

@@ -274,12 +274,10 @@ def _score_image(
 
 def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
     """Return the fields of MeanScores for the metrics of single images."""
-    over_input = _gains(rows, [row.input_scores for row in rows])
-    baselines = {
-        name: _gains(rows, [row.baseline_scores[name] for row in rows])
-        for name in rows[0].baseline_scores
-    }
-    candidates = {INPUT: over_input, **baselines}
+    scores = {INPUT: [row.input_scores for row in rows]}
+    scores |= {n: [row.baseline_scores[n] for row in rows] for n in rows[0].baseline_scores}
+    candidates = _gains(rows, scores)
+    over_input = candidates[INPUT]
     return {
         "images": len(rows),
         "groups": len({row.group for row in rows}),
@@ -287,26 +285,33 @@ def _means(rows: Sequence[ImageScores]) -> dict[str, Any]:
         "input_scores": over_input.scores,
         "gain": over_input.gain,
         "gain_interval": over_input.gain_interval,
-        "baselines": baselines,
+        "baselines": {name: its for name, its in candidates.items() if name != INPUT},
         "best_baseline": max(candidates, key=lambda name: candidates[name].scores["psnr"]),
     }
 
 
 def _gains(
-    rows: Sequence[ImageScores], of_baseline: Sequence[Mapping[str, float]]
-) -> BaselineScores:
-    """Return the mean scores of a baseline on the images, and the gains of the model over it."""
+    rows: Sequence[ImageScores], baselines: Mapping[str, Sequence[Mapping[str, float]]]
+) -> dict[str, BaselineScores]:
+    """Return the mean scores of each baseline on the images, and the gains of the model over it."""
     # Means of gains, not gains of means: the bootstrap resamples the paired differences.
-    both, names = list(zip(rows, of_baseline, strict=True)), list(of_baseline[0])
     gains = np.array(
-        [[METRICS[n].gain(row.scores[n], base[n]) for n in names] for row, base in both]
+        [
+            [METRICS[n].gain(row.scores[n], score) for one in scores for n, score in one.items()]
+            for row, *scores in zip(rows, *baselines.values(), strict=True)
+        ]
     )
-    intervals = bootstrap_interval(gains, [row.group for row in rows])
-    return BaselineScores(
-        {n: float(np.mean([base[n] for base in of_baseline])) for n in names},
-        dict(zip(names, gains.mean(axis=0).tolist(), strict=True)),
-        dict(zip(names, intervals, strict=True)),
-    )
+    # One bootstrap for all: drawing takes longer than the means.
+    intervals = iter(bootstrap_interval(gains, [row.group for row in rows]))
+    means = iter(gains.mean(axis=0).tolist())
+    return {
+        name: BaselineScores(
+            {n: float(np.mean([one[n] for one in its])) for n in its[0]},
+            {n: next(means) for n in its[0]},
+            {n: next(intervals) for n in its[0]},
+        )
+        for name, its in baselines.items()
+    }
 
 
 def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[TagScores]:

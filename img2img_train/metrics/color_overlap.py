@@ -85,13 +85,16 @@ class ColorHistograms:
 
     def resampled_gains(self, other: ColorHistograms | None = None) -> NDArray[np.float64]:
         """Return the gains of ``gain_intervals`` in each resample of groups, resamples x 3."""
-        baseline, side = (self, INPUT) if other is None else (other, OUTPUT)
-        blocks = bootstrap.resample_counts(len(self.images))
-        gains = [self._overlaps(n, OUTPUT) - baseline._overlaps(n, side) for n in blocks]
-        return np.concatenate(gains)
+        own = self._resampled_overlaps()
+        baseline = own[:, INPUT] if other is None else other._resampled_overlaps()[:, OUTPUT]
+        return own[:, OUTPUT] - baseline
 
-    def _overlaps(self, counts: NDArray[np.int64], side: int) -> NDArray[np.float64]:
-        """Return the overlap of one side with the targets in each resample, resamples x 3."""
-        sums = np.stack([group[[side, TARGET]].ravel() for group in self.sums])
-        means = (counts @ sums / (counts @ self.images)[:, None]).reshape(-1, 2, 3, 256)
-        return intersection(means[:, 0], means[:, 1])
+    def _resampled_overlaps(self) -> NDArray[np.float64]:
+        """Return the overlaps of inputs and of outputs with the targets in each resample of groups:
+        resamples x 2 x 3.
+        """
+        sums, overlaps = np.stack(self.sums).reshape(len(self.sums), -1), []
+        for counts in bootstrap.resample_counts(len(sums)):
+            means = (counts @ sums / (counts @ self.images)[:, None]).reshape(-1, 3, 3, 256)
+            overlaps.append(intersection(means[:, :TARGET], means[:, TARGET:]))
+        return np.concatenate(overlaps)

@@ -146,24 +146,30 @@ def _similarity_means(xs: Sequence[Levels], y: Levels) -> Iterator[tuple[Levels,
     window = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
     border = SSIM_WINDOW // 2 if min(y.shape[:2]) >= SSIM_WINDOW else 0
     c1, c2 = (K1 * 255) ** 2, (K2 * 255) ** 2
+    height, width, channels = y.shape
+    inside = slice(border, height - border), slice(border, width - border)
 
     def channel_means(values: Levels) -> Levels:
         # A tenth of the time that NumPy takes for it.
-        return np.array(cv2.mean(values)[: y.shape[2]])
+        return np.array(cv2.mean(values[inside])[:channels])
 
     def local_mean(values: Levels) -> Levels:
         smooth = cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_REFLECT)
-        height, width = y.shape[:2]
-        inside = slice(border, height - border), slice(border, width - border)
-        return np.asarray(smooth, np.float64).reshape(y.shape)[inside]
+        return np.asarray(smooth, np.float64).reshape(y.shape)
 
-    mean_y, y_squared = local_mean(y), y * y
+    # Whole arrays, in place, and what the target and the constants add to both terms once: the
+    # arithmetic takes as long as the filters.
+    mean_y, twice_y, squared_y = local_mean(y), 2 * y, y * y + (c1 + c2)
+    twice_mean_y, squared_mean_y = 2 * mean_y, mean_y * mean_y + c1
     for x in xs:
         mean_x = local_mean(x)
+        products, squares = mean_x * twice_mean_y + c1, mean_x * mean_x + squared_mean_y
         # Population moments (weights sum to 1), as in the paper; scikit-image's default is the
         # sample's.
-        product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
-        structure = 2 * (local_mean(x * y) - product) + c2
-        structure /= local_mean(x * x + y_squared) - squares + c2
-        luminance = (2 * product + c1) / (squares + c1)
-        yield channel_means(luminance * structure), channel_means(structure)
+        structure = local_mean(x * twice_y)
+        structure -= products
+        structure += c1 + c2
+        structure /= local_mean(x * x + squared_y) - squares
+        products /= squares
+        products *= structure
+        yield channel_means(products), channel_means(structure)

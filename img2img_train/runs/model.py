@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img_data.core.errors import CheckpointError, UsageError
+from img2img_data.core.memory import keep_freed_memory
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import RunConfig
 from img2img_train.data import deconvolution
@@ -127,6 +128,7 @@ def load_generator(
     override the behavior at test time that the model was saved with. Raises CheckpointError, naming
     the file, and UsageError if the device or the direction is not available.
     """
+    keep_freed_memory()
     chosen, file = choose_device(device), find_checkpoint(path)
     checkpoint = read_checkpoint(file, ("network/", "ema/"))
     about, config = checkpoint.description, checkpoint.config()

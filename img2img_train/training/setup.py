@@ -16,6 +16,7 @@ import torch.utils.deterministic
 from torch import nn
 
 from img2img_data.core.errors import CorpusError, UsageError
+from img2img_data.core.memory import keep_freed_memory
 from img2img_train.config import RunConfig
 from img2img_train.data import dataset
 from img2img_train.data.color import is_gray
@@ -114,6 +115,7 @@ def should_compile(config: RunConfig, device: torch.device) -> bool:
 @contextlib.contextmanager
 def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Set torch's threads, random state and algorithms for a run, and restore them afterwards."""
+    keep_freed_memory()
     deterministic, cuda = is_deterministic(config, device), device.type == "cuda"
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
