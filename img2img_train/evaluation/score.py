@@ -35,8 +35,8 @@ from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, image_scores
 from img2img_train.report.gallery import GalleryItem
 from img2img_train.runs.model import LoadedModel
 
-BATCH_PIXELS: Final = 1 << 22
-"""Pixels in a batch at most (64 of 256 x 256), so that large images need no more memory."""
+BATCH_PIXELS: Final = 1 << 18
+"""Pixels in a batch at most (64 of 64 x 64): more take more memory and, on a CPU, more time."""
 KEPT_BYTES: Final = 1 << 28
 """Outputs that are kept for the images of a page."""
 NO_NETWORKS: Final = PerceptualNetworks()

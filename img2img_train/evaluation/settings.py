@@ -34,7 +34,7 @@ class EvaluateSettings(ModelSettings):
     split: str = "test"
     """split of the corpora"""
     batch: int = Field(64, ge=1)
-    """images per batch"""
+    """images per batch; fewer if they are large"""
     metrics: str = ""
     """further metrics, with commas: psnr_y, ssim_y (of the luma)"""
     baselines: str = "auto"
