@@ -107,7 +107,7 @@ class SettingOption(click.Option):
     types is an option with two values.
     """
 
-    # Read from the source when it is shown. Click's constructor assigns another.
+    # Read from the source when it is shown, so what click's constructor assigns is dropped.
     help: Any = property(lambda option: help_of(option.field), lambda option, text: None)
 
     def __init__(self, name: str, field: FieldInfo, group: str = "Options") -> None:

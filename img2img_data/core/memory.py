@@ -6,14 +6,14 @@ import contextlib
 import ctypes
 
 
-def keep_freed_memory(block: int = 64 << 20, total: int = 256 << 20) -> None:
-    """Keep freed blocks of up to ``block`` bytes, up to ``total`` bytes, for what comes next.
+def keep_freed_memory(block: int = 64 << 20) -> None:
+    """Keep freed blocks of up to ``block`` bytes, 256 MB in all, for the next image or tensor.
 
     By default glibc returns the memory of an image or a tensor to the system, and the next one is
-    faulted in again page by page. Does nothing with other C libraries. Larger blocks would leave
-    holes: 1.4 times the memory for scores of 256 px in batches of 64.
+    faulted in again page by page. Does nothing with other C libraries.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of mallopt(3).
-        for option, size in {-3: block, -1: total, -2: 16 << 20}.items():
+        # M_MMAP_THRESHOLD (twice: mallopt(3) documents 32 MB as its limit, and some versions reject
+        # more), M_TRIM_THRESHOLD and M_TOP_PAD.
+        for option, size in ((-3, 32 << 20), (-3, block), (-1, 256 << 20), (-2, 16 << 20)):
             ctypes.CDLL(None).mallopt(option, size)

@@ -178,7 +178,7 @@ def _first_error(
         known = _fields_at(model, path[:-1])
         hint = did_you_mean(path[-1], known) if known else "leave it out"
         return place.error(path, "unknown", hint)
-    about = _help_of(model, path)
+    about = _hint_of(model, path)
     if first["type"] == "missing":
         return place.error(path, "missing", about or "give it a value")
     if first["type"] == "literal_error" and isinstance(wrong, str) and about is None:
@@ -192,7 +192,7 @@ def _first_error(
     return place.error(path, why, "see --help for what it takes" if about is None else hint)
 
 
-def _help_of(model: type[BaseModel], path: Sequence[str]) -> str | None:
+def _hint_of(model: type[BaseModel], path: Sequence[str]) -> str | None:
     """Return the help of a parameter for a hint, None if a command shows it by --help."""
     if not getattr(model, "help_in_hints", False):
         return None

@@ -109,7 +109,7 @@ def _guard_of(process: int, parent: int | None) -> WorkerGuard:
 
     # One worker per core already: threads of OpenCV would only compete with the other workers.
     cv2.setNumThreads(1)
-    keep_freed_memory(32 << 20, 256 << 20)
+    keep_freed_memory(32 << 20)
     guard = WorkerGuard(parent)
     threading.Thread(target=guard.watch, daemon=True, name="img2img-guard").start()
     return guard

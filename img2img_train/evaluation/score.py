@@ -36,7 +36,7 @@ from img2img_train.report.gallery import GalleryItem
 from img2img_train.runs.model import LoadedModel
 
 BATCH_PIXELS: Final = 1 << 18
-"""Pixels in a batch at most (64 of 64 x 64): more take more memory and, on a CPU, more time."""
+"""Most pixels in a batch, 64 of 64 x 64: larger ones take more memory and, on a CPU, more time."""
 KEPT_BYTES: Final = 1 << 28
 """Outputs that are kept for the images of a page."""
 NO_NETWORKS: Final = PerceptualNetworks()

@@ -1,3 +1,3 @@
-"""Learning-rate schedules and the moving average of weights; the optimizers are torch's own."""
+"""Learning-rate schedules, Adam on a CPU, the moving average of weights; the rest is torch's."""
 
 __all__ = ["ema", "optimizers"]
