@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any
 
+from img2img_data.runner.stages import Stages
+
 DEADLY = 7
 """The task that is lost, and the first of all."""
 
@@ -23,10 +25,18 @@ def dies_on_seven(task: int) -> int:
     return task
 
 
-def hangs_on_seven(task: int) -> int:
-    """Return the task, but sleep for a minute on 7."""
+def dies_in_a_stage(task: int) -> Stages[int]:
+    """Return the task after a stage, but kill the process on 7."""
+    yield 1
+    return dies_on_seven(task)
+
+
+def hangs_in_a_stage(task: int) -> Stages[int]:
+    """Return the task after two stages, but sleep for a minute on 7."""
+    yield 1
     if task == DEADLY:
         time.sleep(60)
+    yield 1
     return task
 
 
@@ -37,7 +47,8 @@ def fails_on_first(task: int) -> int:
 
 LOST: dict[str, tuple[Any, float, str]] = {
     "dies": (dies_on_seven, 60.0, "worker-died"),
-    "hangs": (hangs_on_seven, 1.0, "timeout"),
+    "dies in a stage": (dies_in_a_stage, 60.0, "worker-died"),
+    "hangs": (hangs_in_a_stage, 1.0, "timeout"),
 }
 """Function, time limit in seconds, reason of the rejection."""
 

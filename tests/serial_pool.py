@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from img2img_data.runner.stages import finished, stages_of
+
 
 @dataclass
 class SerialPool:
@@ -21,7 +23,7 @@ class SerialPool:
 
     def run(self, todo: Sequence[int]) -> Iterator[Any]:
         """Yield one result for each index in ``todo``."""
-        return (self.work(self.task_at(index)) for index in todo)
+        return (finished(stages_of(self.work, self.task_at(index))) for index in todo)
 
 
 def work_in_this_process(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import functools
 import os
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -30,6 +30,7 @@ from img2img_data.images.pixels import Fit, ReadPolicy
 from img2img_data.runner.build_folder import DUPLICATES_FILE, BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, MakePool, RunSettings, checked_by, source_columns
+from img2img_data.runner.stages import Stages
 from img2img_data.similarity.duplicates import EXACT, MAX_DISTANCE, DuplicateGroups
 from img2img_data.similarity.perceptual_hash import FingerprintFile, fingerprint
 from img2img_data.sources import filters
@@ -90,9 +91,10 @@ class SelectJob:
         return str(task.tags["gender"]) if self.by_gender else "."
 
 
-def copy_image(job: SelectJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+def copy_image(job: SelectJob, task: ImageTask) -> Stages[tuple[str, dict[str, Any]]]:
     """Read one image, apply the filters, and copy its bytes. Raises ``Rejected``."""
     data, image = _read(job, task)
+    yield len(data) + image.pixels.nbytes
     folder = job.folder_of(task)
     # The copy keeps its name, except for characters that some file systems reject.
     extension = os.path.splitext(os.fsdecode(task.sources[0]))[1]
@@ -207,7 +209,7 @@ class DuplicatePass:
         match, first = _match(groups, index), self.plan.task(kept).sources[0]
         bits = f", {match['distance']} of 64 bits differ" if match["kind"] == "near" else ""
         detail = f"{match['kind']} copy of '{printable(first)}'{bits}"
-        return replace(task, rejected=("duplicate", detail))
+        return task._replace(rejected=("duplicate", detail))
 
 
 def _match(groups: DuplicateGroups, index: int) -> dict[str, Any]:
@@ -230,11 +232,13 @@ class ResizeSettings(FrozenModel):
     """transparent images; white: composite on white"""
 
 
-def resize_image(job: pairs.CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+def resize_image(job: pairs.CorpusJob, task: ImageTask) -> Stages[tuple[str, dict[str, Any]]]:
     """Read one image, resize it, and write it; 16 bits stay 16 if the format holds them."""
     (source,) = pairs.read_sources(job, task)
+    yield source.nbytes
     format, quality = job.settings.format, job.settings.quality
     content, extension = pairs.encode_image(source.pixels, [source], format, quality)
+    yield source.nbytes
     name = f"{task.key}.{extension}"
     write_file(job.out, name, content)
     row = first_columns(name, task)

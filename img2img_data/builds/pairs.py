@@ -33,6 +33,7 @@ from img2img_data.runner import plan as planning
 from img2img_data.runner.build_folder import BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, checked_by, source_columns
+from img2img_data.runner.stages import Stages
 
 
 # --------------------------------------------------------------------------------------- pairings
@@ -236,6 +237,19 @@ class LoadedSource:
     image: io.DecodedImage
     pixels: Pixels
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the source takes."""
+        return len(self.data) + self.image.pixels.nbytes
+
+    def cut(self, tile: Sequence[int], size: tuple[int, int]) -> LoadedSource:
+        """Return a tile of the source, which does not keep the rest of it in memory."""
+        pixels = io.cut(self.pixels, tile, size)
+        if pixels is self.pixels:
+            return self
+        image = replace(self.image, pixels=pixels, verbatim=False)
+        return replace(self, data=b"", image=image, pixels=pixels)
+
 
 class EncodedFile(NamedTuple):
     """A file of the corpus: the column of its name, its name in the split's folder, its bytes."""
@@ -246,19 +260,24 @@ class EncodedFile(NamedTuple):
     sha256: str
 
 
-def write_pair(job: CorpusJob, task: ImageTask) -> tuple[str, dict[str, Any]]:
+def write_pair(job: CorpusJob, task: ImageTask) -> Stages[tuple[str, dict[str, Any]]]:
     """Read, resize, pair and write one task; return its split and its row. Raises ``Rejected``."""
     sources, least = read_sources(job, task), job.settings.min_detail
+    held = sum(source.nbytes for source in sources)
+    yield held
     if least and (found := max(detail(source.pixels) for source in sources)) < least:
         raise Rejected("low-detail", f"{found:.2f} gray levels, below {least:g}")
     # The generator is keyed by the path, not by the key: a key may gain an extension when a
     # colliding file is added.
     rng = image_rng(job.settings.seed, stream_of(task.sources[0], task.tile))
     pair = job.pairing.make([s.pixels for s in sources], rng)
+    yield held
     split, tags = place_of(job, task)
     files = encode_files(job, task, pair.input, pair.target, sources)
+    yield held
     for file in files:
         write_file(job.out, f"{split}/{file.name}", file.data)
+    yield held
     row: dict[str, Any] = {"key": task.key, **{f.column: f.name for f in files}}
     if job.kind == "unpaired":
         row["domain"] = "AB"[task.root]
@@ -312,7 +331,7 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     if isinstance(loaded, Rejected):
         raise Rejected(loaded.reason, loaded.detail)  # anew: a traceback would grow tile by tile
     size = parse_size(job.settings.tile or "")
-    return [replace(source, pixels=io.cut(source.pixels, task.tile, size)) for source in loaded]
+    return [source.cut(task.tile, size) for source in loaded]
 
 
 def _read_whole(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 from img2img_data.core import files
 from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, Rejected, UsageError
@@ -69,15 +69,14 @@ FolderState = Literal["new", "unfinished", "complete", "outdated"]
 
 
 # ----------------------------------------------------------------------------------------- outcomes
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Result of one source: kept (no reason) or rejected. ``line`` is its finished row.
 
     ``manifest`` is the folder in whose metadata.jsonl the row belongs, as a split; "" for
     rejected.jsonl.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # of the task, not the method of tuples
     manifest: str
     reason: str
     line: bytes

@@ -20,7 +20,7 @@ import socket
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Final
 from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import versions
 from img2img_data.runner.build_folder import LIBRARIES
-from img2img_data.runner.workers import ResultT, Suspects, TaskPool, TaskT, run_chunk
+from img2img_data.runner.stages import ResultT, TaskT, Work
+from img2img_data.runner.workers import Suspects, TaskPool, run_chunk
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -177,7 +178,7 @@ def _own_versions() -> dict[str, str]:
 
 
 def process_chunk(
-    work: Callable[[TaskT], ResultT],
+    work: Work[TaskT, ResultT],
     tasks: Sequence[TaskT],
     limit: float,
     folders: Sequence[str],

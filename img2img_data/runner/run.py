@@ -26,6 +26,7 @@ from img2img_data.core.jsonl import Row
 from img2img_data.corpus.format import TILE_COLUMNS, columns_of, hash64, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
 from img2img_data.runner.plan import ImageTask, Plan
+from img2img_data.runner.stages import Stages, Work, finished, stages_of
 
 if TYPE_CHECKING:
     from img2img_data.runner.workers import TaskPool
@@ -86,7 +87,8 @@ class FolderBuild:
     Attributes:
         recipe: what the bytes of the folder depend on.
         about: further entries of the folder's page.
-        work: turns a task into its manifest and its row, or raises ``Rejected``.
+        work: turns a task into its manifest and its row, at once or in stages, or raises
+            ``Rejected``.
         expect: returns the manifest of a task and the tags of its row, or raises ``Rejected``.
         before: a pass before the run; returns the function that creates the tasks.
     """
@@ -95,7 +97,7 @@ class FolderBuild:
     folder: BuildFolder
     recipe: Row
     about: Row
-    work: Callable[[ImageTask], tuple[str, Row]]
+    work: Work[ImageTask, tuple[str, Row]]
     expect: Callable[[ImageTask], tuple[str, Row]]
     before: Callable[[MakePool, Progress], Callable[[int], ImageTask]] | None = None
 
@@ -202,7 +204,7 @@ def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
         return f"{name}/{'AB'[task.root]}" if plan.kind == "unpaired" else name, {}
 
     for task in map(plan.task, range(len(plan))):
-        report.add(_outcome_of(expect, task))
+        report.add(finished(_outcome_of(expect, task)))
     parts = report.parts()
     yield f"{report.total:,} sources > up to {report.kept.total():,}" + (parts and f": {parts}")
     yield from report.reasons()
@@ -214,12 +216,12 @@ def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
         yield f"'{out}' is {state}: {earlier}"
 
 
-def _outcome_of(work: Callable[[ImageTask], tuple[str, Row]], task: ImageTask) -> Outcome:
+def _outcome_of(work: Work[ImageTask, tuple[str, Row]], task: ImageTask) -> Stages[Outcome]:
     """Process one task; an image that cannot be used becomes a row, never an exception."""
     try:
         if task.rejected:
             raise Rejected(*task.rejected)
-        manifest, row = work(task)
+        manifest, row = yield from stages_of(work, task)
     except Rejected as rejected:
         return rejection(task, rejected.reason, rejected.detail)
     return Outcome(task.index, manifest, "", to_json_line(row))
@@ -304,7 +306,7 @@ class EarlierRun:
             # A file may be there and yet be no source: behind a link that is not followed.
             moved = hash64(b"%d" % side, sources[0]) in self._listed
             return None, "need another key, split or tags" if moved else "vanished"
-        place = _outcome_of(build.expect, task)
+        place = finished(_outcome_of(build.expect, task))
         if (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
             return index, "need another key, split or tags"
         return index, "" if _files_are_intact(build.folder.root / manifest, row) else "damaged"

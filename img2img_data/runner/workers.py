@@ -24,16 +24,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple
 
 from img2img_data.core.memory import keep_freed_memory
-
-TaskT = TypeVar("TaskT")
-ResultT = TypeVar("ResultT")
+from img2img_data.runner.stages import TOGETHER, ResultT, TaskT, Work, in_step
 
 CHUNK: Final = 64
 """Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
@@ -78,24 +76,26 @@ class WorkerGuard:
 
 
 def run_chunk(
-    work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], parent: int | None, limit: float
+    work: Work[TaskT, ResultT], tasks: Sequence[TaskT], parent: int | None, limit: float
 ) -> list[ResultT]:
     """Return the results of a chunk, in a guarded worker with one OpenCV thread.
 
     ``parent``: process without which the worker ends; None for a worker that outlives the run.
     ``limit``: seconds per task.
     """
-    if os.getpid() == parent:  # joblib starts no workers within a daemonic process
-        return [work(task) for task in tasks]
-    guard, thread = _guard_of(os.getpid(), parent), threading.get_ident()
-    try:
-        results = []
-        for task in tasks:
-            guard.deadlines[thread] = time.monotonic() + limit
-            results.append(work(task))
-        return results
-    finally:
-        guard.deadlines.pop(thread, None)
+    return list(chain.from_iterable(_results(work, tasks, parent, limit, TOGETHER)))
+
+
+def _results(
+    work: Work[TaskT, ResultT],
+    tasks: Iterable[TaskT],
+    parent: int | None,
+    limit: float,
+    together: int,
+) -> Iterator[list[ResultT]]:
+    # joblib starts no workers within a daemonic process: there the parent works, unguarded.
+    guard = WorkerGuard(None) if os.getpid() == parent else _guard_of(os.getpid(), parent)
+    return in_step(work, tasks, limit, guard.deadlines, together)
 
 
 def _run_numbered(number: int, *job: Any) -> tuple[int, list[Any]]:
@@ -116,26 +116,39 @@ def _guard_of(process: int, parent: int | None) -> WorkerGuard:
 
 
 def _work_through(
-    pool: LocalPool[TaskT, Any], tasks: Sequence[TaskT], parent: int, results: Connection
+    pool: LocalPool[TaskT, Any],
+    tasks: Sequence[TaskT],
+    parent: int,
+    results: Connection,
+    together: int,
 ) -> None:
     """Process tasks in a fork, in order, then those that the parent sends, until it sends none.
 
-    Sends (None, result) of each, or (error, None) and ends.
+    Sends (None, results) of each group, or (error, None) and ends.
     """
     # A fork shares the lock of the folder, so it ends with its parent, not a moment later.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         while tasks:
-            for task in tasks:
-                results.send((None, *run_chunk(pool.work, [task], parent, pool.limit)))
-            tasks = results.recv()
+            for group in _results(pool.work, tasks, parent, pool.limit, together):
+                results.send((None, group))
+            tasks, together = results.recv(), TOGETHER
     except Exception as error:
         results.send((ExceptionWithTraceback(error, error.__traceback__), None))
 
 
 # ----------------------------------------------------------------------------------- in the parent
-RunningFork = tuple[ForkProcess, deque[TaskT], bool]
-"""A fork, its unfinished tasks, and True if the first of them killed an earlier fork."""
+class RunningFork(NamedTuple, Generic[TaskT]):
+    """A fork and its unfinished tasks.
+
+    ``again``: the first of them may have killed an earlier fork. ``one_by_one``: they share no
+    stages, so the first is to blame if the fork ends.
+    """
+
+    process: ForkProcess
+    tasks: deque[TaskT]
+    again: bool = False
+    one_by_one: bool = False
 
 
 def _can_fork() -> bool:
@@ -158,7 +171,7 @@ class TaskPool(Generic[TaskT, ResultT]):
     Subclasses implement ``width`` and ``run_chunks``.
     """
 
-    work: Callable[[TaskT], ResultT]
+    work: Work[TaskT, ResultT]
     task_at: Callable[[int], TaskT]
     lost: Callable[[TaskT, str], ResultT]
     jobs: int = 0
@@ -243,38 +256,43 @@ class LocalPool(TaskPool[TaskT, ResultT]):
                     return
                 ready: list[Any] = wait(list(running), 0 if started else None)
                 for results in ready:
-                    process, tasks, again = running[results]
+                    process, tasks, again, one_by_one = running[results]
                     try:
-                        error, result = results.recv()
+                        error, group = results.recv()
                     except (EOFError, OSError):  # the fork has ended, perhaps amid a result
                         process.join()
                         reason = "timeout" if process.exitcode == TIMED_OUT else "worker-died"
-                        lost = again or reason == "timeout"
+                        known = one_by_one or len(tasks) == 1
+                        lost = known and (again or reason == "timeout")
                         if tasks and lost:
                             yield self.lost(tasks.popleft(), reason)
                         del running[results]
-                        running.update([self._fork(tasks, not lost)] if tasks else [])
+                        running.update([self._fork(tasks, not lost, True)] if tasks else [])
                         continue
                     if error is not None:
                         raise error
-                    tasks.popleft()
+                    for _ in group:
+                        tasks.popleft()
                     if not tasks:
-                        tasks = next(waiting, tasks)
+                        tasks, one_by_one = next(waiting, tasks), False
                         with contextlib.suppress(OSError):  # it has died: its end is received
                             results.send(tasks)
-                    running[results] = process, tasks, False
-                    yield result
+                    running[results] = RunningFork(process, tasks, False, one_by_one)
+                    yield from group
         finally:
             for process, *_ in running.values():
                 process.kill()
                 process.join()
 
-    def _fork(self, tasks: deque[TaskT], again: bool = False) -> tuple[Any, RunningFork[TaskT]]:
-        """Start a fork that works through the tasks; ``again``: the first one killed a fork."""
+    def _fork(
+        self, tasks: deque[TaskT], again: bool = False, one_by_one: bool = False
+    ) -> tuple[Any, RunningFork[TaskT]]:
+        """Start a fork that works through the tasks."""
         import cv2
 
         results, sender = multiprocessing.Pipe()
-        process = ForkProcess(target=_work_through, args=(self, tasks, os.getpid(), sender))
+        job = self, tasks, os.getpid(), sender, 1 if one_by_one else TOGETHER
+        process = ForkProcess(target=_work_through, args=job)
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # ends OpenCV's own threads: a fork would wait for them for ever
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
@@ -284,7 +302,7 @@ class LocalPool(TaskPool[TaskT, ResultT]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             cv2.setNumThreads(threads)
             sender.close()
-        return results, (process, tasks, again)
+        return results, RunningFork(process, tasks, again, one_by_one)
 
 
 @contextlib.contextmanager

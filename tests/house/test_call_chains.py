@@ -16,7 +16,7 @@ from small_runs import seen, small_training
 from img2img_train.objectives.registry import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
-IMAGE_MODULES = 16
+IMAGE_MODULES = 17
 STEP_MODULES = 12
 CARD = "corpus/card.py"  # written once, when all images are there
 
