@@ -42,6 +42,9 @@ WORKER_SECONDS: Final = 60.0
 _CHUNKS_PER_THREAD: Final = 3
 """Chunks in flight for each thread of the cluster."""
 
+_CHUNK_SECONDS: Final = 0.15
+"""Time that a chunk should take: client, scheduler and worker spend 20 ms of CPU time on each."""
+
 _RECOUNT_SECONDS: Final = 5.0
 
 
@@ -105,6 +108,8 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
     folders: Sequence[str]
     counted: float = 0.0
     threads: int = 1
+    per_chunk: int = 0
+    """Tasks that take _CHUNK_SECONDS, as the last chunk took them."""
 
     def width(self) -> int:
         """Return the number of threads, counted now and then: a cluster may grow and shrink."""
@@ -121,18 +126,22 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
         in_flight: dict[Future, Sequence[int]] = {}
         ready, began = as_completed(loop=self.client.loop), time.monotonic()
         while True:
-            room = (self.jobs or _CHUNKS_PER_THREAD * self.width()) - len(in_flight)
-            for _ in range(min(room, len(chunks))):
-                chunk = chunks.popleft()
-                future = self._submit(chunk)
-                in_flight[future] = chunk
+            room = self.jobs or _CHUNKS_PER_THREAD * self.width()
+            while chunks and len(in_flight) < room:
+                joined = list(chunks.popleft())
+                while chunks and len(joined) + len(chunks[0]) <= self.per_chunk:
+                    joined += chunks.popleft()
+                future = self._submit(joined)
+                in_flight[future] = joined
                 ready.add(future)
             if not in_flight:
                 return
             future = next(ready)
             chunk = in_flight.pop(future)
             try:
-                yield from self._results(future)
+                seconds, results = self._results(future)
+                self.per_chunk = int(len(chunk) * _CHUNK_SECONDS / seconds)
+                yield from results
             except KilledWorker:
                 # Dask blames a worker's death on every chunk that waited there.
                 late = time.monotonic() - began > self.limit
@@ -145,13 +154,13 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
             # Not pure: Dask would answer equal arguments, as after a kill, from its memory.
             return self.client.submit(process_chunk, *job, pure=False)
 
-    def _results(self, future: Future) -> list[ResultT]:
-        """Return the results of a chunk, or raise the error that its work raised."""
+    def _results(self, future: Future) -> tuple[float, list[ResultT]]:
+        """Return the seconds and results of a chunk, or raise the error that its work raised."""
         # An OSError may be the task's own or a lost connection; only the status tells them apart.
         own = (OSError,) if future.status == "error" else ()
         with self._connection_errors(*own):
-            results: list[ResultT] = future.result()
-        return results
+            done: tuple[float, list[ResultT]] = future.result()
+        return done
 
     @contextlib.contextmanager
     def _connection_errors(self, *raised: type[Exception]) -> Iterator[None]:
@@ -183,8 +192,8 @@ def process_chunk(
     limit: float,
     folders: Sequence[str],
     required: Mapping[str, str],
-) -> list[ResultT]:
-    """Process a chunk on a worker of the cluster.
+) -> tuple[float, list[ResultT]]:
+    """Return the seconds that a chunk took on a worker of the cluster, and its results.
 
     Raises ``UsageError`` if the worker lacks a folder or has other library versions than
     ``required``.
@@ -202,4 +211,6 @@ def process_chunk(
         raise UsageError("worker", socket.gethostname(), why, "install the same versions there")
     nanny: Any = get_worker().nanny
     # The time limit ends the process, so it only applies if a nanny starts the worker again.
-    return run_chunk(work, tasks, None, float("inf") if nanny is None else limit)
+    began = time.perf_counter()
+    results = run_chunk(work, tasks, None, float("inf") if nanny is None else limit)
+    return time.perf_counter() - began, results

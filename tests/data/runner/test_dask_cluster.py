@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,24 @@ def test_a_deadly_task_costs_only_itself(
         )
         assert sorted(pool.run(range(24))) == sorted([-1, *(i for i in range(24) if i != 7)])
     assert lost == [(7, reason)]
+
+
+def test_quick_tasks_are_sent_in_larger_chunks(cluster: Any) -> None:
+    from img2img_data.runner.dask_cluster import ClusterPool, connected
+    from img2img_data.runner.workers import CHUNK
+
+    sent: list[int] = []
+
+    class CountingPool(ClusterPool[int, int]):
+        def _submit(self, indices: Sequence[int]) -> Any:
+            sent.append(len(indices))
+            return super()._submit(indices)
+
+    with connected(cluster.scheduler_address) as client:
+        pool = CountingPool(abs, lambda i: -i, max, client=client, folders=[])
+        assert sorted(pool.run(range(50 * CHUNK))) == list(range(50 * CHUNK))
+    assert sum(sent) == 50 * CHUNK
+    assert max(sent) > CHUNK
 
 
 def test_folders_that_workers_lack_are_one_line(cluster: Any) -> None:
