@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import chain, starmap
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from img2img_data.core.files import write_atomically
 from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_page
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
+from img2img_data.corpus.view import shrink
 from img2img_data.images import io
 from img2img_data.images.headers import is_image_name
 from img2img_data.images.pixels import Pixels, ReadPolicy
@@ -33,7 +34,7 @@ from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores,
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.metrics.perceptual import PerceptualNetworks
 from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, ON_DEMAND, PERCEPTUAL_METRICS
-from img2img_train.report.gallery import GalleryItem, thumbnails
+from img2img_train.report.gallery import GALLERY_BYTES, SIDE, Images, thumbnails
 from img2img_train.runs.model import LoadedModel, load_generator
 
 GALLERY_IMAGES: Final = 96
@@ -68,7 +69,7 @@ def evaluate_matrix(
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
     evaluations, outputs = list[Evaluation](), {folder: outputs_in(folder) for folder in folders}
     # Shared evenly, so that the page of a large matrix does not grow.
-    each = gallery // (len(runs) * len(corpora))
+    each, room = (total // (len(runs) * len(corpora)) for total in (gallery, GALLERY_BYTES))
     for run, run_name in zip(runs, run_names, strict=True):
         options = settings.device, None, settings.keep_dropout, settings.norm
         model: score.AnyModel = outputs.get(run) or load_generator(run, *options)
@@ -76,7 +77,7 @@ def evaluate_matrix(
             both = (run_name, name)
             count = _counter(progress, done, total, both)
             scoring = replace(common, names=both, progress=count, baselines=baselines)
-            evaluations.append(_evaluate(model, corpus, pairs, scoring, each))
+            evaluations.append(_evaluate(model, corpus, pairs, scoring, each, room))
             done += len(pairs)
     names = tuple(run_names), tuple(corpus_names)
     return Matrix(*names, settings.split, tuple(evaluations), perceptual.files)
@@ -150,9 +151,16 @@ def _scoring(settings: EvaluateSettings, **more: Any) -> Scoring:
 
 
 def _evaluate(
-    model: score.AnyModel, corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring, gallery: int
+    model: score.AnyModel,
+    corpus: Corpus,
+    pairs: Sequence[Pair],
+    scoring: Scoring,
+    gallery: int,
+    room: int = GALLERY_BYTES,
 ) -> Evaluation:
-    """Return the scores of a model on a corpus, with ``gallery`` of its images for a page."""
+    """Return the scores of a model on a corpus, with ``gallery`` of its images for a page, in
+    ``room`` bytes.
+    """
     test_time: dict[str, bool | str] = {}
     notes: tuple[str, ...] = ()
     if isinstance(model, LoadedModel):
@@ -172,8 +180,10 @@ def _evaluate(
     chosen = worst_and_typical(scored.image_scores, gallery)
     by_key = {pair.key: pair for pair in pairs}
     again = score.restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
-    restored = zip(chosen, chain.from_iterable(again), strict=True)
-    items = tuple(starmap(_gallery_item, restored))
+    images = list(map(_shown, chain.from_iterable(again)))
+    fitted = thumbnails(images.__getitem__, len(images), room)
+    rows = (score.rounded(asdict(row)) for row in chosen)
+    items = tuple({**row, **small} for row, small in zip(rows, fitted, strict=False))
     return replace(scored, test_time=test_time, gallery=items, notes=(*notes, *scored.notes))
 
 
@@ -227,10 +237,10 @@ def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScor
     return worst + [rest[index * len(rest) // room] for index in range(room)]
 
 
-def _gallery_item(row: ImageScores, pair: score.RestoredPair) -> GalleryItem:
-    """Return what a page shows of an image: its scores, and three thumbnails as WebP in base64."""
+def _shown(pair: score.RestoredPair) -> Images:
+    """Return the images of a pair that a page shows, small enough to keep."""
     images = {"input": pair.input, "output": pair.output, "target": pair.target}
-    return {**score.rounded(asdict(row)), **thumbnails(images, side=256, quality=88)}
+    return {name: shrink(pixels, SIDE) for name, pixels in images.items()}
 
 
 def _counter(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -20,8 +23,12 @@ from img2img_train.runs.folder import RunFolder, sample_paths
 
 GALLERY_BYTES: Final = 3_300_000
 """Base64 characters of all images of a gallery."""
-FINENESS: Final = ((224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
-"""Longer side in pixels and WebP quality to try in turn if the saved images are too large."""
+SIDE: Final = 256
+"""Longer side of the largest thumbnails, pixels."""
+FINENESS: Final = ((SIDE, 88), (224, 85), (192, 78), (160, 70), (128, 60), (96, 50))
+"""Longer side in pixels and WebP quality to try in turn if thumbnails are too large."""
+TOLERANCE: Final = 1.05
+"""Share of the allowed bytes that thumbnails may take, as their size is estimated."""
 SAMPLE_BYTES: Final = 1_300_000
 """Base64 characters of all samples."""
 SAMPLE_FRAMES: Final = 12
@@ -30,6 +37,8 @@ PROBES: Final = 24
 MAX_FILTER_VALUES: Final = 12
 """Values that an attribute may have to get a filter; it also needs two images per value."""
 
+Images: TypeAlias = Mapping[str, Pixels]
+"""Images of one size, H x W x C, by name."""
 GalleryItem: TypeAlias = Mapping[str, Any]
 """One image: key, source, group, attributes, scores, input_scores, width, height, webp."""
 
@@ -49,15 +58,33 @@ def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
     return WebpImage(b64encode(io.encode(small, "webp", quality)).decode(), width, height)
 
 
-def thumbnails(images: Mapping[str, Pixels], side: int, quality: int) -> dict[str, Any]:
-    """Return images of one size as an item holds them: size, and WebP by name."""
-    webp = {name: to_webp(pixels, side, quality) for name, pixels in images.items()}
-    first = next(iter(webp.values()))
-    return {
-        "width": first.width,
-        "height": first.height,
-        "webp": {name: image.base64 for name, image in webp.items()},
-    }
+def thumbnails(
+    images_at: Callable[[int], Images], count: int, limit: int = GALLERY_BYTES
+) -> list[dict[str, Any]]:
+    """Return thumbnails of ``count`` groups of images, as items hold them: size, and WebP by name.
+
+    They are as fine as a page of ``limit`` bytes allows; those of the last groups may be left out.
+    """
+
+    def at(side: int, quality: int, index: int) -> dict[str, Any]:
+        webp = {name: to_webp(image, side, quality) for name, image in images_at(index).items()}
+        first = next(iter(webp.values()))
+        encoded = {name: image.base64 for name, image in webp.items()}
+        return {"width": first.width, "height": first.height, "webp": encoded}
+
+    # Encoding is slow, and the size of a WebP depends on its content: a sample estimates the whole.
+    sample = range(0, count, max(1, count // PROBES))
+    others = sorted({*range(count)} - {*sample})
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for side, quality in FINENESS:
+            items = dict(zip(sample, pool.map(partial(at, side, quality), sample), strict=True))
+            if _size(items.values()) * count <= limit * len(sample):
+                break
+        items |= zip(others, pool.map(partial(at, side, quality), others), strict=True)
+    # The estimate may be wrong by some percent; then the last images, the best ones, are left out.
+    in_order = [items[index] for index in range(count)]
+    sizes = accumulate(_size([item]) for item in in_order)
+    return [item for item, size in zip(in_order, sizes, strict=True) if size <= limit * TOLERANCE]
 
 
 def build_gallery(
@@ -131,8 +158,8 @@ def build_samples(
     keys = json.loads(keys_file.read_bytes())["keys"] if keys_file.is_file() else [""]
     # Without keys a grid is one image.
     columns = columns if keys_file.is_file() else ("samples",)
-    rows = []
-    for row, key in enumerate(keys):
+
+    def images_at(row: int) -> Images:
         images = dict[str, Pixels]()
         for column, name in enumerate(columns):
             frames = [_cell(grid, row, len(keys), column, len(columns)) for grid in grids]
@@ -140,10 +167,13 @@ def build_samples(
             same = all(np.array_equal(frame, frames[0]) for frame in frames)
             shown = enumerate(frames[:1] if same else frames)
             images |= {f"{name}/{at}": frame for at, frame in shown}
-        rows.append({"key": printable(key), **thumbnails(images, side=256, quality=85)})
+        return images
+
+    fitted = thumbnails(images_at, len(keys), limit)
+    rows = [{"key": printable(key), **row} for key, row in zip(keys, fitted, strict=False)]
     # "epoch 5" for epoch-00005.png.
     labels = [re.sub(r"-0*(\d+)$", r" \1", printable(paths[index].stem)) for index in chosen]
-    return {"labels": labels, "columns": columns, "rows": _fit(rows, limit)}
+    return {"labels": labels, "columns": columns, "rows": rows}
 
 
 def _cell(grid: Pixels, row: int, rows: int, column: int, columns: int) -> Pixels:
@@ -152,26 +182,18 @@ def _cell(grid: Pixels, row: int, rows: int, column: int, columns: int) -> Pixel
 
 
 # ----------------------------------------------------------------------------------------- size
-def _fit(items: Sequence[GalleryItem], limit: int = GALLERY_BYTES) -> Sequence[GalleryItem]:
-    """Return the images as fine as a small page allows; the last ones may be left out."""
-    if _size(items) <= limit:
+def _fit(items: Sequence[GalleryItem]) -> Sequence[GalleryItem]:
+    """Return the images of several evaluations, coarser if they are too large together."""
+    if _size(items) <= GALLERY_BYTES * TOLERANCE:
         return items
-    # Encoding is slow, and the size of a WebP depends on its content: a sample estimates the whole.
-    probes = items[:: max(1, len(items) // PROBES)]
-    for side, quality in FINENESS:
-        size = _size([_smaller(item, side, quality) for item in probes])
-        if size * len(items) <= limit * len(probes):
-            break
-    # The estimate may be wrong by some percent; then the last images, the best ones, are left out.
-    fitted = [_smaller(item, side, quality) for item in items]
-    sizes = accumulate(_size([item]) for item in fitted)
-    return [item for item, size in zip(fitted, sizes, strict=True) if size <= limit * 1.05]
+
+    def images_at(index: int) -> Images:
+        webp = items[index]["webp"]
+        return {name: io.decode(b64decode(data)).pixels for name, data in webp.items()}
+
+    fitted = thumbnails(images_at, len(items))
+    return [{**item, **small} for item, small in zip(items, fitted, strict=False)]
 
 
-def _size(items: Sequence[GalleryItem]) -> int:
+def _size(items: Iterable[GalleryItem]) -> int:
     return sum(len(webp) for item in items for webp in item["webp"].values())
-
-
-def _smaller(item: GalleryItem, side: int, quality: int) -> GalleryItem:
-    images = {n: io.decode(b64decode(data)).pixels for n, data in item["webp"].items()}
-    return {**item, **thumbnails(images, side, quality)}
