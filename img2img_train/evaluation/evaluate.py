@@ -34,7 +34,7 @@ from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores,
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.metrics.perceptual import PerceptualNetworks
 from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, ON_DEMAND, PERCEPTUAL_METRICS
-from img2img_train.report.gallery import GALLERY_BYTES, SIDE, Images, thumbnails
+from img2img_train.report.gallery import GALLERY_BYTES, SIDE, NamedImages, thumbnails
 from img2img_train.runs.model import LoadedModel, load_generator
 
 GALLERY_IMAGES: Final = 96
@@ -237,7 +237,7 @@ def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScor
     return worst + [rest[index * len(rest) // room] for index in range(room)]
 
 
-def _shown(pair: score.RestoredPair) -> Images:
+def _shown(pair: score.RestoredPair) -> NamedImages:
     """Return the images of a pair that a page shows, small enough to keep."""
     images = {"input": pair.input, "output": pair.output, "target": pair.target}
     return {name: shrink(pixels, SIDE) for name, pixels in images.items()}

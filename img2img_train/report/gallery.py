@@ -37,7 +37,7 @@ PROBES: Final = 24
 MAX_FILTER_VALUES: Final = 12
 """Values that an attribute may have to get a filter; it also needs two images per value."""
 
-Images: TypeAlias = Mapping[str, Pixels]
+NamedImages: TypeAlias = Mapping[str, Pixels]
 """Images of one size, H x W x C, by name."""
 GalleryItem: TypeAlias = Mapping[str, Any]
 """One image: key, source, group, attributes, scores, input_scores, width, height, webp."""
@@ -59,7 +59,7 @@ def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
 
 
 def thumbnails(
-    images_at: Callable[[int], Images], count: int, limit: int = GALLERY_BYTES
+    images_at: Callable[[int], NamedImages], count: int, limit: int = GALLERY_BYTES
 ) -> list[dict[str, Any]]:
     """Return thumbnails of ``count`` groups of images, as items hold them: size, and WebP by name.
 
@@ -159,7 +159,7 @@ def build_samples(
     # Without keys a grid is one image.
     columns = columns if keys_file.is_file() else ("samples",)
 
-    def images_at(row: int) -> Images:
+    def images_at(row: int) -> NamedImages:
         images = dict[str, Pixels]()
         for column, name in enumerate(columns):
             frames = [_cell(grid, row, len(keys), column, len(columns)) for grid in grids]
@@ -187,7 +187,7 @@ def _fit(items: Sequence[GalleryItem]) -> Sequence[GalleryItem]:
     if _size(items) <= GALLERY_BYTES * TOLERANCE:
         return items
 
-    def images_at(index: int) -> Images:
+    def images_at(index: int) -> NamedImages:
         webp = items[index]["webp"]
         return {name: io.decode(b64decode(data)).pixels for name, data in webp.items()}
 
