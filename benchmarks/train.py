@@ -410,6 +410,7 @@ def _rows(key: str, name: str, case: Case) -> list[dict[str, str]]:
 # -------------------------------------------------------------------------- the end of a run
 ENDS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], int, int, int]] = {
     "end-edsr": (PlainEdsr, (), 64, 64, 1000),
+    "end-edsr-256": (PlainEdsr, (), 256, 4, 250),
     "end-unet": (PlainUNet, PIX2PIX, 256, 16, 48),
 }
 """The plain network, options of ``fit``, side of the images, batch size, and their number."""
