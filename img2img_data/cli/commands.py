@@ -160,7 +160,7 @@ class VerifyOptions(FrozenModel):
     duplicate_distance: int = Field(8, ge=0, le=9)
     """bits of 64 in which near copies may differ; 0: exact copies only"""
     jobs: int = Field(0, ge=0, le=1024)
-    """worker processes of --leaks; 0: one per core"""
+    """worker processes; 0: one per core"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (VerifyOptions,))
@@ -183,7 +183,7 @@ def verify(corpus: Path, settings: dict[str, Any]) -> int:
     options = build_model(VerifyOptions, settings)
     leaks = options.leaks or options.mirrored
     with progress_of("verify") as progress:
-        found = verify_corpus(corpus, progress, options.quick)
+        found = verify_corpus(corpus, progress, options.quick, options.jobs)
     manifests = [name for problem, name, _ in found.problems if problem == "manifest"]
     complete = all((corpus / name).is_file() for name in manifests)
     if not complete and (leaks or options.max_shift):

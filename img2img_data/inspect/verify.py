@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, Rejected, printable
-from img2img_data.core.jsonl import Row, count_rows, iter_rows
+from img2img_data.core.jsonl import Row, iter_rows, open_rows
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus, pair_of, reason_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
+from img2img_data.runner.workers import LocalPool
 from img2img_data.similarity.alignment import measure_shift
 
 PROBLEMS: Final = {
@@ -81,43 +83,43 @@ class VerifyReport:
         return [*lines, *self.notes, f"{self.images:,} images; {summary}"]
 
 
-def verify_corpus(root: Path, progress: Progress, quick: bool = False) -> VerifyReport:
+def verify_corpus(
+    root: Path, progress: Progress, quick: bool = False, jobs: int = 0
+) -> VerifyReport:
     """Compare a corpus with its manifests; ``quick`` compares names only.
 
-    Memory: 24 bytes per image. Raises ``CorpusError`` if corpus.json is missing, or if it or a
-    manifest is damaged.
+    ``jobs``: worker processes; 0: one per core. Memory: 32 bytes per image. Raises ``CorpusError``
+    if corpus.json is missing, or if it or a manifest is damaged.
     """
     corpus = stated_corpus(root)
-    columns = _columns_of(corpus)
     report, manifests = VerifyReport(), corpus.manifests
-    row_counts = dict.fromkeys(corpus.kept, 0)
-    total, groups = sum(map(count_rows, manifests)), [np.array([], np.uint64)]
+    rows = {m: open_rows(m, dict)[""] for m in manifests}
+    total, groups = sum(map(len, rows.values())), [np.array([], np.uint64)]
     done = 0
     for manifest in manifests:
         # Only hashes stay in memory; names are read again if two hashes are equal.
         row_groups, names = array("Q"), array("Q")
-        for row in iter_rows(manifest):
-            row_groups.append(_hash(_group_of(row)))
-            problems: list[Problem] = []
-            if lacking := ", ".join(column for column in columns if not row.get(column)):
-                name = f"{manifest.parent.name}/{row.get('key', '')}"
-                problems.append(("incomplete", name, f"has no {lacking}"))
-            for column in columns_of(row):
-                names.append(_hash(row[column]))
-                report.images += 1
-                problems += _check_file(manifest.parent, row, column, corpus, quick)
-            if corpus.color == "lab" and not (quick or problems):
-                corpus.read(pair_of(manifest.parent, row))  # raises if the corpus is not Lab
-            report.problems += problems
+        check = functools.partial(_check_row, corpus, manifest.parent, quick)
+        if quick:
+            checked: Iterable[_CheckedRow] = map(check, rows[manifest])
+        else:
+            lost = functools.partial(_lost, manifest.parent)
+            pool = LocalPool(check, rows[manifest].__getitem__, lost, jobs)
+            checked = pool.run(range(len(rows[manifest])))
+        for row in checked:
+            row_groups.append(row.group)
+            names.extend(row.names)
+            report.images += len(row.names)
+            report.problems += row.problems
             done += 1
             progress(done, total)
-        row_counts[manifest.parent.name] = len(row_groups)
         groups.append(np.unique(np.array(row_groups, np.uint64)))
         named = np.sort(np.array(names, np.uint64))
         report.problems += _twice(manifest, _repeated(named))
         report.problems += _extra(manifest.parent, named)
+    row_counts = {manifest.parent.name: len(found) for manifest, found in rows.items()}
     report.problems += _in_two_splits(manifests, _repeated(np.concatenate(groups)))
-    report.problems += _wrong_counts(corpus, row_counts)
+    report.problems += _wrong_counts(corpus, dict.fromkeys(corpus.kept, 0) | row_counts)
     folders = (p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
     for folder in sorted(folders):
         if not (folder / METADATA_FILE).is_file():
@@ -258,6 +260,32 @@ def _images_in(folder: Path) -> Iterator[str]:
                     below.append(f"{prefix}{entry.name}/")
                 elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                     yield prefix + entry.name
+
+
+class _CheckedRow(NamedTuple):
+    """Hashes of a row's group and of the names in it, and the problems of its files."""
+
+    group: int
+    names: list[int]
+    problems: list[Problem]
+
+
+def _check_row(corpus: Corpus, folder: Path, quick: bool, row: Row) -> _CheckedRow:
+    columns, problems = columns_of(row), list[Problem]()
+    if lacking := ", ".join(column for column in _columns_of(corpus) if not row.get(column)):
+        problems.append(("incomplete", f"{folder.name}/{row.get('key', '')}", f"has no {lacking}"))
+    for column in columns:
+        problems += _check_file(folder, row, column, corpus, quick)
+    if corpus.color == "lab" and not (quick or problems):
+        corpus.read(pair_of(folder, row))  # raises if the corpus is not Lab
+    return _CheckedRow(_hash(_group_of(row)), [_hash(row[c]) for c in columns], problems)
+
+
+def _lost(folder: Path, row: Row, reason: str) -> _CheckedRow:
+    # Which of the files it was is not known.
+    names = [row[column] for column in columns_of(row)]
+    problems = [("unreadable", f"{folder.name}/{name}", reason) for name in names]
+    return _CheckedRow(_hash(_group_of(row)), [*map(_hash, names)], problems)
 
 
 def _check_file(folder: Path, row: Row, column: str, corpus: Corpus, quick: bool) -> list[Problem]:
