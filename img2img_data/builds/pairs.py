@@ -240,7 +240,8 @@ class LoadedSource:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the source takes."""
-        return len(self.data) + self.image.pixels.nbytes
+        resized = 0 if self.pixels is self.image.pixels else self.pixels.nbytes
+        return len(self.data) + self.image.pixels.nbytes + resized
 
     def cut(self, tile: Sequence[int], size: tuple[int, int]) -> LoadedSource:
         """Return a tile of the source, which does not keep the rest of it in memory."""

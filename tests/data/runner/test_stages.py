@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from conftest import write_photos
 
-from img2img_data.runner.stages import TOGETHER, TOGETHER_BYTES, Stages, finished, in_step
+from img2img_data.builds.pairs import BuildSettings, Degrade, corpus_build
+from img2img_data.runner.plan import plan_folders
+from img2img_data.runner.stages import (
+    TOGETHER,
+    TOGETHER_BYTES,
+    Stages,
+    finished,
+    in_step,
+    stages_of,
+)
+from img2img_data.sources.folder import list_folder
 
 Log = list[tuple[str, int]]
 
@@ -76,3 +88,25 @@ def test_an_error_of_a_stage_is_raised() -> None:
 
     with pytest.raises(ZeroDivisionError):
         list(in_step(work, [1, 0], 60, {}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "least", "most"),
+    [
+        ({}, 900 * 600 * 3, 2_000_000),
+        ({"size": "2000"}, 2000 * 2000 * 3, 14_000_000),  # in the group with its size in the corpus
+        ({"tile": "16"}, 16 * 16 * 3, 16 * 16 * 3),  # a tile does not keep its image
+    ],
+)
+def test_a_pair_reports_the_memory_that_it_keeps(
+    settings: dict[str, str], least: int, most: int, tmp_path: Path
+) -> None:
+    photos = write_photos(tmp_path / "photos", 1, 900, 600)
+    plan = plan_folders([photos], "paired", [list_folder(photos)])
+    if "tile" in settings:
+        plan = plan.cut((16, 16), None, lambda *_: None)
+    out = tmp_path / "out"
+    build = corpus_build(plan, Degrade(), out, BuildSettings(**settings), "blur")
+    stages = stages_of(build.work, plan.task(0))
+    assert least <= next(stages) <= most
+    assert not out.exists(), "the first stage only reads"
