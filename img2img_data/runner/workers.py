@@ -28,6 +28,7 @@ from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple
 
 from img2img_data.core.memory import keep_freed_memory
@@ -98,7 +99,9 @@ def _results(
     return in_step(work, tasks, limit, guard.deadlines, together)
 
 
-def _run_numbered(number: int, *job: Any) -> tuple[int, list[Any]]:
+def _run_numbered(number: int, folder: Path, *job: Any) -> tuple[int, list[Any]]:
+    # loky keeps its workers, and the parent may have changed its folder since they started.
+    os.chdir(folder)
     return number, run_chunk(*job)
 
 
@@ -225,7 +228,7 @@ class LocalPool(TaskPool[TaskT, ResultT]):
             while chunks:
                 chunk = chunks.popleft()
                 in_flight[chunk[0]], tasks = chunk, [self.task_at(index) for index in chunk]
-                job = chunk[0], self.work, tasks, os.getpid(), self.limit
+                job = chunk[0], Path.cwd(), self.work, tasks, os.getpid(), self.limit
                 yield joblib.delayed(_run_numbered)(*job)
 
         while chunks:

@@ -331,6 +331,20 @@ def test_a_deadly_task_costs_only_itself_in_loky(
     assert deadly.results(name, jobs, count) == deadly.expected(name, count)
 
 
+def test_workers_are_in_the_folder_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from img2img_data.runner import workers
+
+    monkeypatch.setattr(workers, "_can_fork", lambda: False)
+    for name in ("first", "second"):  # the second time with the workers of the first
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        pool: Any = workers.LocalPool(os.path.abspath, lambda i: f"{i}.png", max, 2)
+        assert sorted(pool.run(range(8))) == [str(folder / f"{i}.png") for i in range(8)]
+
+
 def test_an_error_of_a_fork_is_raised_with_its_traceback() -> None:
     argv = [sys.executable, deadly.__file__, "fails", "1", "4"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
