@@ -69,7 +69,7 @@ def evaluate_matrix(
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
     evaluations, outputs = list[Evaluation](), {folder: outputs_in(folder) for folder in folders}
     # Shared evenly, so that the page of a large matrix does not grow.
-    each, room = (total // (len(runs) * len(corpora)) for total in (gallery, GALLERY_BYTES))
+    each, room = (most // (len(runs) * len(corpora)) for most in (gallery, GALLERY_BYTES))
     for run, run_name in zip(runs, run_names, strict=True):
         options = settings.device, None, settings.keep_dropout, settings.norm
         model: score.AnyModel = outputs.get(run) or load_generator(run, *options)

@@ -237,7 +237,7 @@ class _ResumeLog:
         # The other settings change no pixel, or only the name of a result.
         config, others = model.config, {"batch", "max_pixels", "video_format"}
         policy = {"dropout": config.test_dropout, "norm": config.test_norm}
-        self.head = {"model": _sha256(model.path), "direction": config.direction, **policy}
+        self.head = {"model": model.digest, "direction": config.direction, **policy}
         self.head |= settings.model_dump(mode="json", exclude=others)
         self.path, rows = out / LOG_FILE, list[dict[str, Any]]()
         # The last line of an interrupted run may be incomplete: it and all behind it are done

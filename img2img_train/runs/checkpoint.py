@@ -108,6 +108,8 @@ class Checkpoint:
     path: Path
     description: Description
     tensors: Tensors
+    digest: str = ""
+    """SHA-256 of the whole file, as in its header."""
 
     def tensors_under(self, prefix: str) -> Tensors:
         """Return the tensors under a prefix, named without it."""
@@ -214,7 +216,8 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
     name = first_nonfinite(tensors)
     if name is not None:
         raise _error(path, f"{printable(name)} is not finite", "use an earlier one")
-    return Checkpoint(path, _parse_description(path, metadata[DESCRIPTION]), tensors)
+    description = _parse_description(path, metadata[DESCRIPTION])
+    return Checkpoint(path, description, tensors, metadata[DIGEST])
 
 
 def read_description(path: Path) -> Description:

@@ -62,6 +62,7 @@ class LoadedModel:
     """A trained generator in eval mode, with its description, and notes about its run.
 
     ``keeps_gray``: gray inputs had gray targets in training, so the output of one is gray.
+    ``digest``: that of the checkpoint.
     """
 
     generator: nn.Module
@@ -73,6 +74,7 @@ class LoadedModel:
     path: Path
     keeps_gray: bool = False
     notes: tuple[str, ...] = ()
+    digest: str = ""
 
     @property
     def channel_layout(self) -> ChannelLayout:
@@ -150,5 +152,5 @@ def load_generator(
     set_test_norm(network, config.test_norm)
     network.eval().requires_grad_(False).to(chosen)
     spec, step = about.networks[name], about.progress.step
-    more = config, chosen, file, about.keeps_gray, notes_on_run(path)
+    more = config, chosen, file, about.keeps_gray, notes_on_run(path), checkpoint.digest
     return LoadedModel(network, spec, about.color, step, *more)

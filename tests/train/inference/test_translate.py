@@ -42,8 +42,8 @@ KEEP = io.ReadPolicy(depth="keep", channels="keep")
 
 
 @pytest.fixture
-def negative(tmp_path: Path) -> LoadedModel:
-    return negative_model(tmp_path)
+def negative() -> LoadedModel:
+    return negative_model()
 
 
 def translated(model: LoadedModel, data: bytes, **settings: Any) -> np.ndarray:
@@ -181,6 +181,8 @@ def test_a_rerun_restores_only_missing_results(negative: LoadedModel, tmp_path: 
         negative, tmp_path / "in", tmp_path / "out", settings=TILED.model_copy(update={"tile": 64})
     )
     assert third.reused == 0
+    other = dataclasses.replace(negative, digest="of another checkpoint")
+    assert translate(other, tmp_path / "in", tmp_path / "out", settings=TILED).reused == 0
 
 
 def test_files_of_other_formats_are_named(negative: LoadedModel, tmp_path: Path) -> None:
@@ -319,9 +321,8 @@ def test_batch_statistics_are_those_of_training_with_one_image() -> None:
 
 def test_tiles_with_statistics_of_their_own_are_noted(tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 1, 150, 64)
-    (tmp_path / "model").write_bytes(b"")
     for norm, notes in (("batch", 1), ("running", 0)):
-        model = dataclasses.replace(skip_net(False, norm), path=tmp_path / "model")
+        model = skip_net(False, norm)
         done = translate(
             model, tmp_path / "in", tmp_path / norm, settings=TranslateSettings(tile=64, overlap=0)
         )
@@ -387,8 +388,7 @@ def test_memory_is_estimated_from_above(name: str) -> None:
 
 def test_other_settings_at_test_are_translated_again(tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 1, 64, 64)
-    (tmp_path / "model").write_bytes(b"")
     for dropout, norm in ((False, "running"), (True, "running"), (True, "batch")):
-        model = dataclasses.replace(skip_net(dropout, norm), path=tmp_path / "model")
+        model = skip_net(dropout, norm)
         for reused in (0, 1):
             assert translate(model, tmp_path / "in", tmp_path / "out").reused == reused

@@ -41,8 +41,8 @@ CODECS = {
 
 
 @pytest.fixture
-def negative(tmp_path: Path) -> LoadedModel:
-    return negative_model(tmp_path)
+def negative() -> LoadedModel:
+    return negative_model()
 
 
 def images(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:

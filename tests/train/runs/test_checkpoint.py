@@ -76,6 +76,17 @@ def test_every_command_rejects_a_changed_description(
     assert not list(tmp_path.glob("out*"))
 
 
+def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+    good = read_checkpoint(RunFolder(write_run(tmp_path / "run")).best)
+    progress = good.description.progress.model_copy(update={"step": 77})
+    later = good.description.model_copy(update={"progress": progress})
+    for name, about in (("same", good.description), ("later", later)):
+        write_checkpoint(tmp_path / name, good.tensors, about)
+    same, other = (read_checkpoint(tmp_path / name).digest for name in ("same", "later"))
+    assert len(good.digest) == 64
+    assert (same == good.digest, other == good.digest) == (True, False)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
