@@ -29,7 +29,7 @@ from img2img_data.core.errors import Img2ImgError, UsageError, load_extra
 from img2img_data.core.files import versions
 from img2img_data.runner.build_folder import LIBRARIES
 from img2img_data.runner.stages import ResultT, TaskT, Work
-from img2img_data.runner.workers import Suspects, TaskPool, run_chunk
+from img2img_data.runner.workers import CHUNK, Suspects, TaskPool, run_chunk
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -44,6 +44,8 @@ _CHUNKS_PER_THREAD: Final = 3
 
 _CHUNK_SECONDS: Final = 0.15
 """Time that a chunk should take: client, scheduler and worker spend 20 ms of CPU time on each."""
+_MOST_PER_CHUNK: Final = 4 * CHUNK
+"""Tasks of a chunk, at most: slow ones may follow quick ones, and a death repeats a whole chunk."""
 
 _RECOUNT_SECONDS: Final = 5.0
 
@@ -109,7 +111,7 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
     counted: float = 0.0
     threads: int = 1
     per_chunk: int = 0
-    """Tasks that take _CHUNK_SECONDS, as the last chunk took them."""
+    """Tasks of the next chunk, at most, by the time that the last one took."""
 
     def width(self) -> int:
         """Return the number of threads, counted now and then: a cluster may grow and shrink."""
@@ -140,7 +142,8 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
             chunk = in_flight.pop(future)
             try:
                 seconds, results = self._results(future)
-                self.per_chunk = int(len(chunk) * _CHUNK_SECONDS / seconds)
+                fitting = int(len(chunk) * _CHUNK_SECONDS / seconds)
+                self.per_chunk = min(fitting, _MOST_PER_CHUNK)
                 yield from results
             except KilledWorker:
                 # Dask blames a worker's death on every chunk that waited there.
