@@ -318,6 +318,7 @@ def cluster(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 def merge(args: argparse.Namespace, work: Path) -> None:
     """Build and merge shards of tiny sources or, with ``--photos``, of those of two sizes."""
     sizes = [(64, args.merge), (256, args.merge // 10)] if args.photos else [(8, args.merge)]
+    sizes = [(args.side, args.merge)] if args.photos and args.side else sizes
     for side, count in sizes:
         print(f"{count:,} sources of {side} px")
         folder = work / f"{side}px"
@@ -373,6 +374,7 @@ def main() -> None:
     add("--peer", type=Path, metavar="PYTHON", help="interpreter of an environment with pepedd")
     add("--scale", type=int, nargs="?", const=1_000_000, help="number of tiny sources")
     add("--merge", type=int, nargs="?", const=100_000, help="number of tiny sources")
+    add("--side", type=int, help="of --merge --photos: this size only, pixels")
     args = parser.parse_args()
     if args.merge:
         with work_folder(args.work) as work:

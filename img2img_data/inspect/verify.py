@@ -113,8 +113,9 @@ def verify_corpus(
             report.problems += row.problems
             done += 1
             progress(done, total)
-        groups.append(np.unique(np.array(row_groups, np.uint64)))
-        named = np.sort(np.array(names, np.uint64))
+        groups.append(np.unique(np.asarray(row_groups)))
+        named = np.asarray(names)  # a view: a copy to sort would take as much as the hashes
+        named.sort()
         report.problems += _twice(manifest, _repeated(named))
         report.problems += _extra(manifest.parent, named)
     row_counts = {manifest.parent.name: len(found) for manifest, found in rows.items()}

@@ -142,8 +142,7 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
             chunk = in_flight.pop(future)
             try:
                 seconds, results = self._results(future)
-                fitting = int(len(chunk) * _CHUNK_SECONDS / seconds)
-                self.per_chunk = min(fitting, _MOST_PER_CHUNK)
+                self.per_chunk = min(_MOST_PER_CHUNK, int(len(chunk) * _CHUNK_SECONDS / seconds))
                 yield from results
             except KilledWorker:
                 # Dask blames a worker's death on every chunk that waited there.
@@ -213,7 +212,7 @@ def process_chunk(
         why = f"has {', '.join(differ)}, so its bytes would differ"
         raise UsageError("worker", socket.gethostname(), why, "install the same versions there")
     nanny: Any = get_worker().nanny
-    # The time limit ends the process, so it only applies if a nanny starts the worker again.
     began = time.perf_counter()
+    # The time limit ends the process, so it only applies if a nanny starts the worker again.
     results = run_chunk(work, tasks, None, float("inf") if nanny is None else limit)
     return time.perf_counter() - began, results

@@ -19,13 +19,14 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 Stages: TypeAlias = Generator[int, None, ResultT]
-"""A task in stages: after each but the last it yields the bytes that it keeps for the next one."""
+"""A task in stages: it yields after each but the last. Its first value is the number of bytes that
+it keeps, by which tasks are grouped; later values are not used."""
 Work: TypeAlias = "Callable[[TaskT], ResultT | Stages[ResultT]]"
 """A function that processes a task, or starts one in stages."""
 
-TOGETHER: Final = 64
+GROUP_SIZE: Final = 64
 """Tasks in a group, at most."""
-TOGETHER_BYTES: Final = 1 << 23
+GROUP_BYTES: Final = 1 << 23
 """Bytes that a group keeps after its first stage; no task joins it beyond."""
 
 
@@ -52,9 +53,9 @@ def in_step(
     tasks: Iterable[TaskT],
     limit: float,
     deadlines: dict[int, float],
-    together: int = TOGETHER,
+    group_size: int = GROUP_SIZE,
 ) -> Iterator[list[ResultT]]:
-    """Yield the results of tasks, in order: those of a group of up to ``together`` tasks at once.
+    """Yield the results of tasks, in order: those of a group of up to ``group_size`` tasks at once.
 
     ``limit``: seconds for all stages of a task. During a stage ``deadlines`` holds the time at
     which it must be finished, by thread.
@@ -62,7 +63,7 @@ def in_step(
     waiting = deque(tasks)
     while waiting:
         group, held = list[_Running[ResultT]](), 0
-        while waiting and len(group) < together and held < TOGETHER_BYTES:
+        while waiting and len(group) < group_size and held < GROUP_BYTES:
             group.append(_Running(stages_of(work, waiting.popleft()), limit))
             held += group[-1].advance(deadlines)
             if group[0].stages is None:

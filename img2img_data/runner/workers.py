@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple
 
 from img2img_data.core.memory import keep_freed_memory
-from img2img_data.runner.stages import TOGETHER, ResultT, TaskT, Work, in_step
+from img2img_data.runner.stages import GROUP_SIZE, ResultT, TaskT, Work, in_step
 
 CHUNK: Final = 64
 """Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
@@ -84,7 +84,7 @@ def run_chunk(
     ``parent``: process without which the worker ends; None for a worker that outlives the run.
     ``limit``: seconds per task.
     """
-    return list(chain.from_iterable(_results(work, tasks, parent, limit, TOGETHER)))
+    return list(chain.from_iterable(_results(work, tasks, parent, limit, GROUP_SIZE)))
 
 
 def _results(
@@ -92,11 +92,11 @@ def _results(
     tasks: Iterable[TaskT],
     parent: int | None,
     limit: float,
-    together: int,
+    group_size: int,
 ) -> Iterator[list[ResultT]]:
     # joblib starts no workers within a daemonic process: there the parent works, unguarded.
     guard = WorkerGuard(None) if os.getpid() == parent else _guard_of(os.getpid(), parent)
-    return in_step(work, tasks, limit, guard.deadlines, together)
+    return in_step(work, tasks, limit, guard.deadlines, group_size)
 
 
 def _run_numbered(number: int, folder: Path, *job: Any) -> tuple[int, list[Any]]:
@@ -123,7 +123,7 @@ def _work_through(
     tasks: Sequence[TaskT],
     parent: int,
     results: Connection,
-    together: int,
+    group_size: int,
 ) -> None:
     """Process tasks in a fork, in order, then those that the parent sends, until it sends none.
 
@@ -133,9 +133,9 @@ def _work_through(
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         while tasks:
-            for group in _results(pool.work, tasks, parent, pool.limit, together):
+            for group in _results(pool.work, tasks, parent, pool.limit, group_size):
                 results.send((None, group))
-            tasks, together = results.recv(), TOGETHER
+            tasks, group_size = results.recv(), GROUP_SIZE
     except Exception as error:
         results.send((ExceptionWithTraceback(error, error.__traceback__), None))
 
@@ -294,7 +294,7 @@ class LocalPool(TaskPool[TaskT, ResultT]):
         import cv2
 
         results, sender = multiprocessing.Pipe()
-        job = self, tasks, os.getpid(), sender, 1 if one_by_one else TOGETHER
+        job = self, tasks, os.getpid(), sender, 1 if one_by_one else GROUP_SIZE
         process = ForkProcess(target=_work_through, args=job)
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # ends OpenCV's own threads: a fork would wait for them for ever

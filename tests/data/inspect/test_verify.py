@@ -130,7 +130,7 @@ def test_memory_per_row_is_small(tmp_path: Path) -> None:
         verify_corpus(root, lambda done, total: None, quick=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert (min(peaks[2:]) - peaks[1]) / 4000 < 88
+    assert (min(peaks[2:]) - peaks[1]) / 4000 < 80
 
 
 @pytest.fixture

@@ -11,14 +11,7 @@ from conftest import write_photos
 
 from img2img_data.builds.pairs import BuildSettings, Degrade, corpus_build
 from img2img_data.runner.plan import plan_folders
-from img2img_data.runner.stages import (
-    TOGETHER,
-    TOGETHER_BYTES,
-    Stages,
-    finished,
-    in_step,
-    stages_of,
-)
+from img2img_data.runner.stages import GROUP_BYTES, GROUP_SIZE, Stages, finished, in_step, stages_of
 from img2img_data.sources.folder import list_folder
 
 Log = list[tuple[str, int]]
@@ -33,27 +26,27 @@ def staged(log: Log, count: int, held: int = 1) -> Stages[int]:
     return count**2
 
 
-@pytest.mark.parametrize("together", [1, 2, 3, 7, TOGETHER])
-def test_results_do_not_depend_on_the_group(together: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 7, GROUP_SIZE])
+def test_results_do_not_depend_on_the_group(size: int) -> None:
     def work(task: int) -> int | Stages[int]:
         return task**2 if task % 3 == 0 else staged([], task)
 
-    groups = list(in_step(work, range(20), 60, {}, together))
+    groups = list(in_step(work, range(20), 60, {}, size))
     assert [result for group in groups for result in group] == [i**2 for i in range(20)]
-    assert max(map(len, groups)) <= together
+    assert max(map(len, groups)) <= size
     assert finished(staged([], 5)) == 25
 
 
 def test_a_group_finishes_a_stage_before_the_next_one() -> None:
     log: Log = []
     assert list(in_step(lambda i: staged(log, i), range(5), 60, {}, 3)) == [[0, 1, 4], [9, 16]]
-    stages = [("read", "degrade", "write")[n] for n in range(3)]
+    stages = ("read", "degrade", "write")
     assert log == [(s, i) for group in ([0, 1, 2], [3, 4]) for s in stages for i in group]
 
 
 def test_large_tasks_are_not_kept_together() -> None:
-    half = TOGETHER_BYTES // 2
-    sizes = [half, half, 1, TOGETHER_BYTES, TOGETHER_BYTES, 1]
+    half = GROUP_BYTES // 2
+    sizes = [half, half, 1, GROUP_BYTES, GROUP_BYTES, 1]
     groups = list(in_step(lambda i: staged([], i, sizes[i]), range(6), 60, {}))
     assert groups == [[0, 1], [4, 9], [16], [25]]
 
