@@ -260,6 +260,9 @@ def run_command_line(
     ``argv`` defaults to ``sys.argv``. ``prefix`` goes before the text of an error.
     """
     _open_streams()
+    # Plugins of pydantic run code of other packages, which may report over the network, and the
+    # search for them opens a file of each installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     # Not click's standalone mode: it prints usage errors in four lines and knows no other errors.
     try:
         result = command.main(args=argv, prog_name=name or None, standalone_mode=False)

@@ -8,9 +8,9 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from img2img_data.core.errors import REASONS, FolderInUseError, Img2ImgError, Rejected, UsageError
 
@@ -27,6 +27,7 @@ MAX_LINE: Final = 1 << 24
 
 # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Not every system has all.
 OPEN_FLAGS: Final = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "BINARY"))
+_WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 OPEN_ERRORS: Final[dict[int, str]] = {
     **dict.fromkeys((errno.ELOOP, errno.EMLINK), "link"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "vanished"),
@@ -60,15 +61,20 @@ def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
 
     Raises ``Rejected`` as ``open_regular`` does, and: empty, file-too-big.
     """
-    # The size is taken from the open file: the name could mean another one by now.
-    with open(open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    # System calls: a file object costs as much as reading a small image.
+    handle = open_regular(path)
+    try:
+        # The size is taken from the open file: the name could mean another one by now.
+        size = os.fstat(handle).st_size
         if size > limit:
             raise Rejected("file-too-big", f"{size} bytes, limit {limit}")
-        try:
-            data = file.read(size)
-        except OSError as error:
-            raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
+        data = os.read(handle, size)
+        while len(data) < size and (more := os.read(handle, size - len(data))):
+            data += more
+    except OSError as error:
+        raise Rejected("unreadable", os.strerror(error.errno or 0)) from None
+    finally:
+        os.close(handle)
     if not data:
         raise Rejected("empty")
     return data
@@ -87,6 +93,8 @@ def read_named(what: str, path: Path, limit: int) -> bytes:
 
 
 # ---------------------------------------------------------------------------------- atomic writes
+T = TypeVar("T")
+
 Content = bytes | Iterable[bytes | memoryview]
 
 
@@ -102,24 +110,17 @@ def write_atomically(
     Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with
     ``path`` as its file name if writing fails; either way nothing is left behind.
     """
-    # Names are text here: this runs for every image, and a ``Path`` costs more than a system call.
-    folder, name = os.path.split(path)
-    # A rename would replace a device such as /dev/null by a file.
-    if (mode := _mode_of(path)) and not stat.S_ISREG(mode):
+    # This runs for every image, so names are text and not a ``Path``, there are system calls in
+    # place of file objects, and a folder is created only after a call has failed without it.
+    if os.access(path, os.F_OK) and (mode := _mode_of(path)) and not stat.S_ISREG(mode):
+        # A rename would replace a device such as /dev/null by a file.
         raise UsageError("file", path, "is a folder or a device", "give another name")
-    temporary = temporary or os.path.join(folder, f".{name}.tmp")
+    if temporary is None:
+        folder, name = os.path.split(path)
+        temporary = os.path.join(folder, f".{name}.tmp")
     try:
-        if folder and not stat.S_ISDIR(_mode_of(folder)):
-            os.makedirs(folder, exist_ok=True)
-        with open(temporary, "wb") as file:
-            for part in (data,) if isinstance(data, bytes) else data:
-                file.write(part)
-            if sync:
-                # Without this the rename may reach the disk before the content does, and a power
-                # failure in between leaves an empty file under the final name.
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _write(_with_folder(path, lambda: os.open(temporary, _WRITE_FLAGS, 0o666)), data, sync)
+        _with_folder(path, lambda: os.replace(temporary, path))
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -128,7 +129,33 @@ def write_atomically(
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     if sync:
-        sync_folder(Path(folder))
+        sync_folder(Path(path).parent)
+
+
+def _with_folder(path: str | Path, use: Callable[[], T]) -> T:
+    """Return the result of ``use``; if it lacks the folder of ``path``, create that first."""
+    try:
+        return use()
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return use()
+
+
+def _write(handle: int, data: Content, sync: bool) -> None:
+    """Write a file and close it."""
+    try:
+        if isinstance(data, bytes):
+            while data:  # a system call may write less than it is given
+                data = data[os.write(handle, data) :]
+        else:
+            with open(handle, "wb", closefd=False) as file:
+                file.writelines(data)
+        if sync:
+            # Without this the rename may reach the disk before the content does, and a power
+            # failure in between leaves an empty file under the final name.
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _mode_of(path: str | Path) -> int:

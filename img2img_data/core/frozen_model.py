@@ -21,9 +21,14 @@ def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
 class FrozenModel(BaseModel):
     """A frozen pydantic model; the docstring below a field is its help."""
 
-    # YAML reads size: 64 as a number, and a folder or tag may be called 2024.
+    # YAML reads size: 64 as a number, and a folder or tag may be called 2024. Validators are built
+    # when they are first used: a command defines a hundred models and uses ten.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", coerce_numbers_to_str=True, json_schema_extra=_describe
+        frozen=True,
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        defer_build=True,
+        json_schema_extra=_describe,
     )
 
     @classmethod

@@ -32,11 +32,10 @@ def write_datasets_rows(folder: Path, temporary: Path) -> None:
 
 
 def _datasets_row(line: bytes) -> bytes:
-    row = json.loads(line)
+    text = line.decode().strip()
+    row = json.loads(text)
     names = ("key", *corpus_format.columns_of(row), "domain", "source", "kind", "width", "height")
-    return corpus_format.to_json_line(
-        {n: row[n] for n in names if n in row} | {"row": line.decode().strip()}
-    )
+    return corpus_format.to_json_line({n: row[n] for n in names if n in row} | {"row": text})
 
 
 def to_card(

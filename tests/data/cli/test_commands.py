@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from command_line import run
+from command_line import COMMAND, run
 from pydantic import Field
 
 from img2img_data.cli.main import SECTIONS, group
@@ -186,3 +186,21 @@ def test_a_reader_that_goes_away_ends_no_command(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stderr.close()
         assert process.wait(30) == 0
+
+
+def test_no_plugin_of_pydantic_runs(tmp_path: Path) -> None:
+    about = tmp_path / "spy-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[pydantic]\nspy = spy\n")
+    (tmp_path / "spy.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    environment = {k: v for k, v in os.environ.items() if k != "PYDANTIC_DISABLE_PLUGINS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
+
+    def runs_spy(*command: str) -> bool:
+        subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True)
+        return (tmp_path / "ran").exists()
+
+    assert not runs_spy(*COMMAND, "blur", "--help")
+    validator = "import pydantic; pydantic.TypeAdapter(int)"
+    assert runs_spy(sys.executable, "-c", validator), "the plugin cannot be found at all"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from img2img_data.core.errors import FolderInUseError, UsageError
-from img2img_data.core.files import LOCK_FILE, locked, versions, write_atomically
+from img2img_data.core.files import LOCK_FILE, locked, read_bytes, versions, write_atomically
 
 HOLD = """
 import sys, time
@@ -41,6 +41,24 @@ def test_a_file_is_replaced_and_its_folder_created(
     write_atomically(path, data, sync=sync)
     assert path.read_bytes() == b"new"
     assert names(path.parent) == ["page.json"]
+
+
+def test_the_temporary_file_may_be_elsewhere(tmp_path: Path) -> None:
+    for content in (b"old", b"new"):
+        write_atomically(tmp_path / "deep/folder/page.json", content, tmp_path / "temporary")
+        assert (tmp_path / "deep/folder/page.json").read_bytes() == content
+    assert names(tmp_path) == ["deep"]
+
+
+def test_system_calls_may_transfer_less_than_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.read, os.write
+    monkeypatch.setattr(os, "read", lambda handle, size: read(handle, min(size, 3)))
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:3]))
+    write_atomically(tmp_path / "file", b"0123456789")
+    assert (tmp_path / "file").stat().st_size == 10
+    assert read_bytes(tmp_path / "file") == b"0123456789"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
