@@ -27,13 +27,14 @@ EXAMPLES: Final = 3
 
 def write_datasets_rows(folder: Path, temporary: Path) -> None:
     """Write datasets.jsonl of a split from its metadata.jsonl."""
-    rows = map(_datasets_row, lines_of(folder / corpus_format.METADATA_FILE))
+    lines = lines_of(folder / corpus_format.METADATA_FILE)
+    rows = (datasets_line(json.loads(line), line) for line in lines)
     write_atomically(folder / DATASETS_FILE, rows, temporary, sync=True)
 
 
-def _datasets_row(line: bytes) -> bytes:
+def datasets_line(row: Mapping[str, Any], line: bytes) -> bytes:
+    """Return the line of datasets.jsonl about a row, whose line in metadata.jsonl is ``line``."""
     text = line.decode().strip()
-    row = json.loads(text)
     names = ("key", *corpus_format.columns_of(row), "domain", "source", "kind", "width", "height")
     return corpus_format.to_json_line({n: row[n] for n in names if n in row} | {"row": text})
 

@@ -31,7 +31,7 @@ from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, 
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, iter_rows, lines_of
 from img2img_data.corpus import format as corpus_format
-from img2img_data.corpus.card import DATASETS_FILE, README, to_card, write_datasets_rows
+from img2img_data.corpus.card import DATASETS_FILE, README, datasets_line, to_card
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
 BUILDING: Final = ".building"
@@ -62,8 +62,8 @@ CONVERTED: Final[dict[str, str]] = {
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
 
 Recipe = Mapping[str, Any]
-IndexedRow = tuple[int, str, bytes]
-"""Index of a task, its manifest, "" if it was rejected, and its line."""
+IndexedRow = tuple[int, str, bytes, bytes]
+"""Index of a task, its manifest, "" if it was rejected, its line, and that of datasets.jsonl."""
 FolderState = Literal["new", "unfinished", "complete", "outdated"]
 """``outdated``: complete, but for sources of other names or tags."""
 
@@ -73,13 +73,14 @@ class Outcome(NamedTuple):
     """Result of one source: kept (no reason) or rejected. ``line`` is its finished row.
 
     ``manifest`` is the folder in whose metadata.jsonl the row belongs, as a split; "" for
-    rejected.jsonl.
+    rejected.jsonl. ``columns`` is its line in datasets.jsonl.
     """
 
     index: int  # type: ignore[assignment]  # of the task, not the method of tuples
     manifest: str
     reason: str
     line: bytes
+    columns: bytes = b""
 
 
 @dataclass(slots=True)
@@ -174,7 +175,9 @@ class OutcomeLog:
     def add(self, outcome: Outcome) -> None:
         """Append one outcome."""
         self._positions[outcome.index] = self._file.tell()
-        self._file.write(f"{outcome.manifest}\t".encode() + outcome.line)
+        # A tab separates the lines: JSON holds none.
+        line, columns = outcome.line.removesuffix(b"\n"), outcome.columns or b"\n"
+        self._file.write(b"%b\t%b\t%b" % (outcome.manifest.encode(), line, columns))
 
     def publish(self) -> None:
         """Rename the journal into place; further outcomes are appended there."""
@@ -193,8 +196,8 @@ class OutcomeLog:
         with self._path.open("rb") as file:
             for index, position in enumerate(self._positions):
                 file.seek(position)
-                manifest, _, row = file.readline().partition(b"\t")
-                yield index, manifest.decode(), row
+                manifest, line, columns = file.readline().split(b"\t")
+                yield index, manifest.decode(), line + b"\n", columns.lstrip(b"\n")
 
 
 # ------------------------------------------------------------------------------------------- folder
@@ -279,10 +282,10 @@ class BuildFolder:
         journal = self.building / JOURNAL_FILE
         if journal.is_file() and not (self.root / self.page).is_file():
             for entry in complete_lines(journal):
-                head, _, line = entry.partition(b"\t")
+                head, _, rest = entry.partition(b"\t")
                 # Rejected sources are tried again: the reason may have been removed meanwhile.
                 if head:
-                    yield head.decode("utf-8", "replace"), line
+                    yield head.decode("utf-8", "replace"), rest.split(b"\t")[0].rstrip() + b"\n"
             return
         for name, path in self._manifests().items():
             yield from ((name, line) for line in lines_of(path))
@@ -311,7 +314,8 @@ class BuildFolder:
         with writing_to(self.building), OutcomeLog(self.building / JOURNAL_FILE, count) as log:
             for index, (manifest, line) in zip(indices, self.earlier_rows(), strict=True):
                 if index >= 0:
-                    log.add(Outcome(index, manifest, "", line))
+                    columns = datasets_line(json.loads(line), line)
+                    log.add(Outcome(index, manifest, "", line, columns))
                     log.kept[manifest] += 1
                 else:
                     self._remove_files(manifest, line)
@@ -344,14 +348,17 @@ class BuildFolder:
         shutil.rmtree(parts, ignore_errors=True)  # those of a run that was killed
         parts.mkdir()
         # The images of a selection are copied, so their notes describe no conversion.
-        gathered = ManifestStatistics(count_notes=page["kind"] != "selection")
+        is_corpus = page["kind"] != "selection"
+        gathered = ManifestStatistics(count_notes=is_corpus)
         lines, size = {"rejected": bytearray(), "order": bytearray()}, 0
-        for index, name, line in rows:
+        for index, name, line, columns in rows:
             lines.setdefault(f"kept-{name}" if name else "rejected", bytearray()).extend(line)
+            if name and is_corpus:
+                lines.setdefault(f"columns-{name}", bytearray()).extend(columns)
             gathered.add(line)
             if positions is not None:
                 lines["order"] += f"{positions[index]}\t{name}\n".encode()
-            size += len(line)
+            size += len(line) + len(columns)
             if size > MAX_WAITING:
                 _append(parts, lines)
                 size = 0
@@ -367,11 +374,10 @@ class BuildFolder:
             raise self._nothing_kept(report)
         report.notes.update(gathered.notes)
         report.warnings += gathered.duplicate_targets(kept.values())[:SHOWN]
-        is_corpus, temporary = page["kind"] != "selection", self.building / "card"
         for name, path in kept.items():
             path.replace(self.root / name / corpus_format.METADATA_FILE)
             if is_corpus:
-                write_datasets_rows(self.root / name, temporary)
+                (parts / f"columns-{name}").replace(self.root / name / DATASETS_FILE)
         (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)
@@ -380,7 +386,7 @@ class BuildFolder:
         counts: dict[str, Any] = {"kept": kept_counts, "rejected": rejected, "total": report.total}
         if is_corpus and kept:
             card = to_card(self.root, kept, {**page, "counts": counts})
-            write_atomically(self.root / README, card, temporary)
+            write_atomically(self.root / README, card, self.building / "card")
         if gathered.notes:
             counts["notes"] = dict(sorted(gathered.notes.items()))
         measured = {"measured": gathered.measured()} if gathered.measurements else {}

@@ -8,17 +8,22 @@ from img2img_data.core.files import complete_lines
 from img2img_data.runner.build_folder import Outcome, OutcomeLog
 
 ROWS = [
-    (0, "train", b"one\n"),
-    (1, "", b"\n"),
-    (2, "val", "zwei \u00e9\n".encode()),
-    (3, ".", b"3\t\n"),
+    (0, "train", b"one\n", b"its columns\n"),
+    (1, "", b"\n", b""),
+    (2, "val", "zwei \u00e9\n".encode(), "\u00e9 2\n".encode()),
+    (3, ".", b"3\n", b"...\n"),
 ]
-LINES = [f"{manifest}\t".encode() + line for _, manifest, line in ROWS]
+LINES = [
+    b"train\tone\tits columns\n",
+    b"\t\t\n",
+    "val\tzwei \u00e9\t\u00e9 2\n".encode(),
+    b".\t3\t...\n",
+]
 
 
 def outcome(index: int) -> Outcome:
-    _, manifest, line = ROWS[index]
-    return Outcome(index, manifest, "", line)
+    _, manifest, *lines = ROWS[index]
+    return Outcome(index, manifest, "", *lines)
 
 
 def test_rows_come_in_the_order_of_their_tasks(tmp_path: Path) -> None:
