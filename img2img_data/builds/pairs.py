@@ -66,6 +66,11 @@ class Pairing(FrozenModel):
     plane: ClassVar[bool] = False
     clean: ClassVar[bool] = False
 
+    @property
+    def fixed_parameters(self) -> dict[str, float] | None:
+        """The parameters of every pair, None if pairs draw their own."""
+        return {} if type(self).draw is Pairing.draw else None
+
     def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:
         """Return the parameters of one pair; ``apply`` with them always gives the same pixels."""
         return {}
@@ -96,6 +101,11 @@ class Degrade(Pairing):
     clean: ClassVar[bool] = True
     degradation: Degradation = GaussianBlur()
     """degradation of the input"""
+
+    @property
+    def fixed_parameters(self) -> dict[str, float] | None:
+        """The parameters of the degradation of every image, None if images draw their own."""
+        return self.degradation.fixed_parameters
 
     def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:
         """Draw the parameters of the degradation."""
@@ -226,6 +236,8 @@ class CorpusJob:
     kind: corpus_format.Kind
     policy: ReadPolicy
     name: str
+    fixed_parameters: dict[str, float] | None = None
+    """The parameters of every pair, None if pairs draw their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +280,14 @@ def write_pair(job: CorpusJob, task: ImageTask) -> Stages[tuple[str, dict[str, A
     yield held
     if least and (found := max(detail(source.pixels) for source in sources)) < least:
         raise Rejected("low-detail", f"{found:.2f} gray levels, below {least:g}")
-    # The generator is keyed by the path, not by the key: a key may gain an extension when a
-    # colliding file is added.
-    rng = image_rng(job.settings.seed, stream_of(task.sources[0], task.tile))
-    pair = job.pairing.make([s.pixels for s in sources], rng)
+    images = [source.pixels for source in sources]
+    if job.fixed_parameters is not None:
+        pair = job.pairing.apply(images, job.fixed_parameters)
+    else:
+        # The generator is keyed by the path, not by the key: a key may gain an extension when a
+        # colliding file is added. It takes as long as writing a file.
+        rng = image_rng(job.settings.seed, stream_of(task.sources[0], task.tile))
+        pair = job.pairing.make(images, rng)
     yield held
     split, tags = place_of(job, task)
     files = encode_files(job, task, pair.input, pair.target, sources)
@@ -436,7 +452,8 @@ def make_job(
     settings = settings.model_copy(update={"fit": fit, "layout": layout, "split": split})
     policy = ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels)
     roots = tuple(os.path.abspath(root) for root in plan.roots)
-    job = CorpusJob(roots, os.path.abspath(out), pairing, settings, plan.kind, policy, name)
+    common = pairing, settings, plan.kind, policy, name, pairing.fixed_parameters
+    job = CorpusJob(roots, os.path.abspath(out), *common)
     for option, why, hint in _conflicts(job):
         raise UsageError("option", option, why, hint)
     return job

@@ -338,7 +338,7 @@ def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
     skipped: Counter[str] = Counter()
     out, follow_links = os.fsencode(os.path.realpath(call.paths[-1])), call.run.follow_links
     for item in list_folder(folder, skipped, follow_links):
-        place = os.path.join(os.fsencode(folder), item.path)
+        place = os.path.join(os.fsencode(folder), item.path) if follow_links else b""
         if follow_links and os.path.realpath(place).startswith(out + b"/"):
             why = f"lies behind a link in '{printable(str(folder))}'"
             raise UsageError("folder", call.paths[-1], why, "choose one outside of it")

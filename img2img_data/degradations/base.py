@@ -268,6 +268,16 @@ class Degradation(FrozenModel):
         found = ((name, getattr(self, name)) for name in type(self).model_fields)
         return {name: value for name, value in found if isinstance(value, Uniform)}
 
+    @property
+    def fixed_parameters(self) -> dict[str, float] | None:
+        """The parameters of every image, None if images draw their own."""
+        ranges = self.ranges()
+        if self.seeded or not all(value.fixed for value in ranges.values()):
+            return None
+        # A kind that draws other parameters may do so whatever its ranges.
+        own = type(self).draw is not Degradation.draw
+        return None if own else {name: value.low for name, value in ranges.items()}
+
     def draw(self, rng: Rng) -> dict[str, float]:
         """Return the parameters of one image; ``apply`` gives the same pixels for them, always."""
         # In the order of the fields: a field put before others changes what every seed draws.

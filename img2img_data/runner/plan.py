@@ -14,7 +14,7 @@ import re
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -320,12 +320,11 @@ class Plan:
 
         Without pairs, rows of one key have one path and stay in the order in which they were found.
         """
-        of_pairs = len(self.second) > 0
 
-        def key(row: int) -> Any:
-            name = self._key(row)
-            return (name, self.sides[row], self._sources(row)) if of_pairs else name
+        def pair_key(row: int) -> Any:
+            return self._key(row), self.sides[row], self._sources(row)
 
+        key: Callable[[int], Any] = pair_key if len(self.second) else self._key
         found = array("q", rows)
         # All keys of a million sources at once would take 100 MB. A scanned folder is almost
         # sorted, so its sorted runs follow each other and need no merge.

@@ -150,9 +150,10 @@ def _names(folder: bytes, ignored: Counter[str], follow_links: bool) -> list[byt
 
 def _kind_of(entry: os.DirEntry[bytes], follow_links: bool) -> bytes:
     """Return what ``_names`` appends to the name of an image or a folder."""
+    if entry.is_file(follow_symlinks=False):
+        return b""
     if not entry.is_symlink():
-        is_file, is_folder = (f(follow_symlinks=False) for f in (entry.is_file, entry.is_dir))
-        return b"/" if is_folder else b"" if is_file else b"\0special"
+        return b"/" if entry.is_dir(follow_symlinks=False) else b"\0special"
     # os.path: the entry and Path raise on a link to itself, or into a folder without permission.
     if not follow_links:
         return b"\0link"

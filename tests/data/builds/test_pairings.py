@@ -104,6 +104,7 @@ def test_channels_and_depth_are_those_it_takes(pairing: Pairing, dtype: type) ->
 def test_a_row_is_enough_to_make_the_pair_again(pairing: Pairing) -> None:
     images = sources(pairing)
     pair = pairing.make(images, np.random.default_rng(7))
+    assert pairing.fixed_parameters in (None, pair.drawn)
     again = pairing.apply(images, json.loads(json.dumps(pair.drawn)))
     assert all((a == b).all() for a, b in zip(pair[:2], again[:2], strict=True))
     assert again[2:] == pair[2:]

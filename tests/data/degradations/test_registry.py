@@ -50,6 +50,19 @@ def shapes_of(image: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_fixed_parameters_are_those_that_every_image_draws(kind: str) -> None:
+    identity = DEGRADATIONS[kind].identity_settings
+    variants = [example(kind)]
+    variants += [] if identity is None else [DEGRADATIONS[kind].model_validate(identity)]
+    for degradation in variants:
+        if degradation.fixed_parameters is None:
+            continue
+        rng = np.random.default_rng(0)
+        assert degradation.draw(rng) == degradation.fixed_parameters
+        assert rng.random() == np.random.default_rng(0).random(), "nothing was drawn"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_shape_dtype_and_range_are_kept(kind: str, dtype: type) -> None:
     degradation = example(kind)
@@ -226,6 +239,13 @@ def test_separable_kinds() -> None:
 
 
 # ------------------------------------------------------------------------------------------ draws
+def test_only_without_ranges_and_seeds_are_parameters_fixed() -> None:
+    assert GaussianBlur(sigma=3).fixed_parameters == {"sigma": 3}
+    assert GaussianBlur(sigma="1..3").fixed_parameters is None
+    assert DEGRADATIONS["noise"]().fixed_parameters is None, "each image draws a seed"
+    assert Resize(down=("area", "cubic")).fixed_parameters is None, "it draws an interpolation"
+
+
 def test_ranges_are_drawn_as_stated() -> None:
     rng = np.random.default_rng(0)
     specs = (
