@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ COLUMNS: Final[Columns] = {
 
 
 # ------------------------------------------------------------------------------------------- lines
-def lines_of(path: Path, start: int = 0) -> Iterator[bytes]:
+def lines_of(path: Path, start: int = 0) -> Generator[bytes, None, None]:
     """Yield the lines of a file from a byte on.
 
     Raises ``CorpusError`` if it is not regular, or if a line is too long.

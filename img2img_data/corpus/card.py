@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from img2img_data.core.errors import REASONS
 from img2img_data.core.files import write_atomically
-from img2img_data.core.jsonl import count_rows, lines_of
+from img2img_data.core.jsonl import lines_of
 from img2img_data.corpus import format as corpus_format
 
 DATASETS_FILE: Final = "datasets.jsonl"
@@ -40,33 +41,33 @@ def datasets_line(row: Mapping[str, Any], line: bytes) -> bytes:
 
 
 def to_card(
-    root: Path, splits: Iterable[str], page: Mapping[str, Any], rows_file: str = DATASETS_FILE
+    root: Path, sizes: Mapping[str, int], page: Mapping[str, Any], rows_file: str = DATASETS_FILE
 ) -> bytes:
     """Return README.md, a dataset card: splits, examples, counts, recipe, borders of the blurs.
 
-    ``page`` is the content of corpus.json, ``rows_file`` names the rows in the folder of a split.
+    ``sizes`` are the numbers of rows of the splits, ``page`` is the content of corpus.json;
+    ``rows_file`` names the rows in the folder of a split.
     The card states neither times nor paths of sources, so equal corpora have equal cards.
     """
     from jinja2 import Environment, PackageLoader
 
     from img2img_data.degradations.registry import DEGRADATIONS
 
-    sizes = {
-        name: count_rows(root / name / rows_file) for name in corpus_format.in_split_order(splits)
-    }
     recipe = {k: v for k, v in page.get("recipe", {}).items() if v is not None}
     # In a pipeline a kind is a key, in a recipe of ``blur`` a value.
     text = str(recipe)
     used = (k for k in DEGRADATIONS if f"'{k}': {{" in text or f"'kind': '{k}'" in text)
-    lines = lines_of(root / next(iter(sizes)) / rows_file)
-    # The rows of domain A come first.
-    first, last = [*islice(lines, EXAMPLES)], deque(lines, EXAMPLES)
+    ordered = corpus_format.in_split_order(sizes)
+    with closing(lines_of(root / ordered[0] / rows_file)) as lines:
+        examples = [*islice(lines, EXAMPLES)]
+        if page.get("kind") == "unpaired":  # the rows of domain A come first
+            examples += deque(lines, EXAMPLES)
     content = {
-        "sizes": sizes,
+        "sizes": {name: sizes[name] for name in ordered},
         "rows_file": rows_file,
         "settings": to_yaml(recipe),
         "borders": {kind: border for kind in used if (border := DEGRADATIONS[kind].border)},
-        "examples": [*map(json.loads, first + [*last] * (page.get("kind") == "unpaired"))],
+        "examples": [*map(json.loads, examples)],
         "reasons": REASONS,
     }
     loader = PackageLoader("img2img_data.corpus")

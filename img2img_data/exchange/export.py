@@ -28,7 +28,7 @@ from img2img_data.core import errors
 from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.jsonl import RowFile, open_rows
+from img2img_data.core.jsonl import RowFile, count_rows, open_rows
 from img2img_data.corpus.card import README, to_card
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, to_json_line
 from img2img_data.corpus.layouts import SPLITS
@@ -155,9 +155,10 @@ class HuggingFaceFormat(ExportFormat):
         place = self.splits[split]
         rows = (to_json_line(self._row(e, place)) for e in exported)
         _write_list(folder, f"{place}/{METADATA_FILE}", rows)
-        done = [p for p in self.splits.values() if (folder.root / p / METADATA_FILE).is_file()]
+        manifests = {p: folder.root / p / METADATA_FILE for p in self.splits.values()}
+        sizes = {p: count_rows(path) for p, path in manifests.items() if path.is_file()}
         about = {**corpus.info, "channels": corpus.channels, "layout": "folders"}
-        _write_list(folder, README, [to_card(folder.root, done, about, METADATA_FILE)])
+        _write_list(folder, README, [to_card(folder.root, sizes, about, METADATA_FILE)])
 
     @staticmethod
     def _row(exported: ExportedPair, place: str) -> dict[str, Any]:

@@ -385,7 +385,7 @@ class BuildFolder:
         rejected = dict(sorted(report.rejected.items()))
         counts: dict[str, Any] = {"kept": kept_counts, "rejected": rejected, "total": report.total}
         if is_corpus and kept:
-            card = to_card(self.root, kept, {**page, "counts": counts})
+            card = to_card(self.root, kept_counts, {**page, "counts": counts})
             write_atomically(self.root / README, card, self.building / "card")
         if gathered.notes:
             counts["notes"] = dict(sorted(gathered.notes.items()))
