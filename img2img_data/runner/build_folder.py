@@ -165,6 +165,7 @@ class OutcomeLog:
         self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
         self._file: BinaryIO = self._temporary.open("wb")
         self._positions = array("q", [-1]) * count
+        self._end = 0
 
     def __enter__(self) -> OutcomeLog:
         return self
@@ -174,10 +175,11 @@ class OutcomeLog:
 
     def add(self, outcome: Outcome) -> None:
         """Append one outcome."""
-        self._positions[outcome.index] = self._file.tell()
+        # Its end is counted: the file would ask the system.
+        self._positions[outcome.index] = self._end
         # A tab separates the lines: JSON holds none.
-        line, columns = outcome.line.removesuffix(b"\n"), outcome.columns or b"\n"
-        self._file.write(b"%b\t%b\t%b" % (outcome.manifest.encode(), line, columns))
+        lines = outcome.line.removesuffix(b"\n"), outcome.columns or b"\n"
+        self._end += self._file.write(b"\t".join((outcome.manifest.encode(), *lines)))
 
     def publish(self) -> None:
         """Rename the journal into place; further outcomes are appended there."""
