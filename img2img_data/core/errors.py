@@ -75,6 +75,8 @@ def printable(text: str | bytes) -> str:
     # terminal, and a newline could forge a line of a log.
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
+    if text.isprintable():
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )

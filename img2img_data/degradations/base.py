@@ -271,12 +271,12 @@ class Degradation(FrozenModel):
     @property
     def fixed_parameters(self) -> dict[str, float] | None:
         """The parameters of every image, None if images draw their own."""
-        ranges = self.ranges()
-        if self.seeded or not all(value.fixed for value in ranges.values()):
-            return None
         # A kind that draws other parameters may do so whatever its ranges.
-        own = type(self).draw is not Degradation.draw
-        return None if own else {name: value.low for name, value in ranges.items()}
+        if self.seeded or type(self).draw is not Degradation.draw:
+            return None
+        ranges = self.ranges()
+        draws = any(not value.fixed for value in ranges.values())
+        return None if draws else {name: value.low for name, value in ranges.items()}
 
     def draw(self, rng: Rng) -> dict[str, float]:
         """Return the parameters of one image; ``apply`` gives the same pixels for them, always."""

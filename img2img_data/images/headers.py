@@ -115,6 +115,7 @@ MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
 XMP_SEGMENT: Final = b"http://ns.adobe.com/xap/1.0/\0"
 # Between scans only restarts, Huffman tables, scan headers and restart intervals may come.
 AFTER_SCAN: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xc4\xda\xdb\xdd\xff]")
+BARE_MARKERS: Final = frozenset((1, *range(0xD0, 0xD9)))
 FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 LOSSLESS_FRAMES: Final = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
 SCAN: Final = 0xDA
@@ -130,17 +131,18 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     end = 2
     for _ in range(MAX_MARKERS):
         found = MARKER.search(data, end)
-        if found is None or found.end() + 2 > len(data):
+        body = found.end() if found else len(data)
+        if body + 2 > len(data):
             raise Rejected("truncated", "the file ends before the image begins")
-        marker, body = data[found.end() - 1], found.end()
-        has_body = not (0xD0 <= marker <= 0xD8 or marker == 1)
-        size = int.from_bytes(data[body : body + 2], "big") if has_body else 0
+        marker = data[body - 1]
+        has_body = marker not in BARE_MARKERS
+        size = data[body] << 8 | data[body + 1] if has_body else 0
         if marker == 0xD9 or (has_body and size < 2):
             raise Rejected("corrupt", "a marker out of place")
         end = body + size
         if end > len(data):
             raise Rejected("truncated", "the file ends before the image begins")
-        yield marker, found.start(), min(body + 2, end), end
+        yield marker, body - 2, body + 2 if has_body else end, end
         if marker == SCAN:
             return
     raise Rejected("corrupt", f"more than {MAX_MARKERS:,} markers before the image")
