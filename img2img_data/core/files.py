@@ -104,18 +104,20 @@ def write_atomically(
     """Write a file under a temporary name and rename it, so that no reader ever sees half of it.
 
     ``data`` is the content or its parts, which are written as they come. Missing parent folders are
-    created. ``temporary`` must be on the same file system as ``path``; the default is a hidden
-    neighbor. With ``sync`` the content and the new name are on the disk when the function returns.
+    created. ``temporary``, for files in a folder of our own, must be on the same file system as
+    ``path``; the default is a hidden neighbor. With ``sync`` the content and the new name are on
+    the disk when the function returns.
 
-    Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with
-    ``path`` as its file name if writing fails; either way nothing is left behind.
+    Raises ``UsageError`` if ``path`` exists and is not a regular file, unless ``temporary`` is
+    given, and ``OSError`` with ``path`` as its file name if writing fails; either way nothing is
+    left behind.
     """
     # This runs for every image, so names are text and not a ``Path``, there are system calls in
     # place of file objects, and a folder is created only after a call has failed without it.
-    if os.access(path, os.F_OK) and (mode := _mode_of(path)) and not stat.S_ISREG(mode):
-        # A rename would replace a device such as /dev/null by a file.
-        raise UsageError("file", path, "is a folder or a device", "give another name")
     if temporary is None:
+        # A rename would replace a device such as /dev/null by a file.
+        if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+            raise UsageError("file", path, "is a folder or a device", "give another name")
         folder, name = os.path.split(path)
         temporary = os.path.join(folder, f".{name}.tmp")
     try:
@@ -156,13 +158,6 @@ def _write(handle: int, data: Content, sync: bool) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _mode_of(path: str | Path) -> int:
-    try:
-        return os.stat(path).st_mode
-    except OSError:
-        return 0
 
 
 def sync_folder(folder: Path) -> None:

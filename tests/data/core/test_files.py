@@ -96,7 +96,9 @@ def test_only_a_regular_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     for path in (tmp_path / "page.html", Path(os.devnull)):
         with pytest.raises(UsageError, match="give another name"):
-            write_atomically(path, b"x", tmp_path / "temporary")
+            write_atomically(path, b"x")
+    with pytest.raises(OSError, match=r"page\.html"):
+        write_atomically(tmp_path / "page.html", b"x", tmp_path / "temporary")
     assert names(tmp_path) == ["page.html"]
 
 
