@@ -175,7 +175,7 @@ class OutcomeLog:
 
     def add(self, outcome: Outcome) -> None:
         """Append one outcome."""
-        # Its end is counted: the file would ask the system.
+        # Counted here: ``tell`` is a system call.
         self._positions[outcome.index] = self._end
         # A tab separates the lines: JSON holds none.
         lines = outcome.line.removesuffix(b"\n"), outcome.columns or b"\n"
