@@ -161,6 +161,15 @@ def _can_fork() -> bool:
     return has_one_thread and may_fork
 
 
+def chunks_of(todo: Sequence[int], jobs: int) -> Iterator[Sequence[int]]:
+    """Yield the tasks in chunks, ever smaller ones at the end: so all workers end together."""
+    start = 0
+    while start < len(todo):
+        size = max(1, min(CHUNK, (len(todo) - start) // (4 * jobs)))
+        yield todo[start : start + size]
+        start += size
+
+
 Suspects = list[tuple[int, str]]
 """Tasks whose worker died, and why: "timeout" or "worker-died"."""
 
@@ -182,10 +191,8 @@ class TaskPool(Generic[TaskT, ResultT]):
 
     def run(self, todo: Sequence[int]) -> Iterator[ResultT]:
         """Yield one result for each index in ``todo``."""
-        size = max(1, min(CHUNK, len(todo) // (4 * self.width())))
         suspects = Suspects()
-        starts = range(0, len(todo), size)
-        yield from self.run_chunks(deque(todo[i : i + size] for i in starts), suspects)
+        yield from self.run_chunks(deque(chunks_of(todo, self.width())), suspects)
         # A death is blamed on all tasks in flight. Only one that kills its worker alone is lost.
         for suspect, _ in suspects:
             guilty = Suspects()
@@ -245,10 +252,8 @@ class LocalPool(TaskPool[TaskT, ResultT]):
 
     def _run_forked(self, todo: Sequence[int], jobs: int) -> Iterator[ResultT]:
         """Process the tasks, a chunk at a time, in up to ``jobs`` forks."""
-        size = max(1, min(CHUNK, len(todo) // (4 * jobs)))
-        chunks = (todo[start : start + size] for start in range(0, len(todo), size))
         # The tasks are created here: all forks would read the lists of tags at one file position.
-        waiting = (deque(map(self.task_at, chunk)) for chunk in chunks)
+        waiting = (deque(map(self.task_at, chunk)) for chunk in chunks_of(todo, jobs))
         running: dict[Any, RunningFork[TaskT]] = {}
         try:
             while True:

@@ -99,6 +99,18 @@ def test_a_signal_to_all_its_processes_is_one_line(
     ]
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 64])
+@pytest.mark.parametrize("count", [0, 1, 24, 200, 5000])
+def test_chunks_shrink_towards_the_end(count: int, jobs: int) -> None:
+    from img2img_data.runner.workers import CHUNK, chunks_of
+
+    chunks = list(chunks_of(range(count), jobs))
+    assert [index for chunk in chunks for index in chunk] == list(range(count))
+    sizes = [len(chunk) for chunk in chunks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert not sizes or (sizes[0] <= CHUNK and sizes[-1] == 1)
+
+
 def test_workers_are_never_more_than_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     from img2img_data.runner import workers
 
