@@ -23,7 +23,7 @@ from img2img_data.core.errors import CorpusError, UsageError
 from img2img_data.core.files import cannot_write
 from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
 from img2img_data.corpus import format as corpus_format
-from img2img_data.corpus.card import datasets_line
+from img2img_data.corpus.card import to_datasets_line
 from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, inside, text_inside
 from img2img_data.corpus.reader import read_info
 from img2img_data.runner import build_folder
@@ -150,7 +150,7 @@ def _rows(
             _bring_files(shard, os.fspath(out), name, row, copy)
         report.add(Outcome(position, name, "" if name else str(row.get("reason")), line))
         progress(done, total)
-        yield position, name, line, datasets_line(row, line) if name else b""
+        yield position, name, line, to_datasets_line(row, line) if name else b""
     if done != total:
         why = f"hold {done:,} of {total:,} sources"
         raise CorpusError("shards", shards[0].root.parent, why, "build them again")

@@ -237,7 +237,7 @@ class CorpusJob:
     policy: ReadPolicy
     name: str
     fixed_parameters: dict[str, float] | None = None
-    """The parameters of every pair, None if pairs draw their own."""
+    """Those of the pairing, found once for all tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +285,7 @@ def write_pair(job: CorpusJob, task: ImageTask) -> Stages[tuple[str, dict[str, A
         pair = job.pairing.apply(images, job.fixed_parameters)
     else:
         # The generator is keyed by the path, not by the key: a key may gain an extension when a
-        # colliding file is added. It takes as long as writing a file.
+        # colliding file is added. To create one takes as long as to write a file.
         rng = image_rng(job.settings.seed, stream_of(task.sources[0], task.tile))
         pair = job.pairing.make(images, rng)
     yield held
@@ -452,8 +452,8 @@ def make_job(
     settings = settings.model_copy(update={"fit": fit, "layout": layout, "split": split})
     policy = ReadPolicy(alpha=settings.alpha, depth=settings.bits, channels=settings.channels)
     roots = tuple(os.path.abspath(root) for root in plan.roots)
-    common = pairing, settings, plan.kind, policy, name, pairing.fixed_parameters
-    job = CorpusJob(roots, os.path.abspath(out), *common)
+    target, fixed = os.path.abspath(out), pairing.fixed_parameters
+    job = CorpusJob(roots, target, pairing, settings, plan.kind, policy, name, fixed)
     for option, why, hint in _conflicts(job):
         raise UsageError("option", option, why, hint)
     return job

@@ -260,8 +260,8 @@ def run_command_line(
     ``argv`` defaults to ``sys.argv``. ``prefix`` goes before the text of an error.
     """
     _open_streams()
-    # Plugins of pydantic run code of other packages, which may report over the network, and the
-    # search for them opens a file of each installed package.
+    # A plugin of pydantic is code of another package, which may send data over the network, and to
+    # look for plugins pydantic opens a file of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     # Not click's standalone mode: it prints usage errors in four lines and knows no other errors.
     try:

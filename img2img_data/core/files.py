@@ -61,7 +61,7 @@ def read_bytes(path: bytes | str | Path, limit: int = MAX_BYTES) -> bytes:
 
     Raises ``Rejected`` as ``open_regular`` does, and: empty, file-too-big.
     """
-    # System calls: a file object costs as much as reading a small image.
+    # System calls, because a file object costs as much as reading a small image.
     handle = open_regular(path)
     try:
         # The size is taken from the open file: the name could mean another one by now.
@@ -104,13 +104,12 @@ def write_atomically(
     """Write a file under a temporary name and rename it, so that no reader ever sees half of it.
 
     ``data`` is the content or its parts, which are written as they come. Missing parent folders are
-    created. ``temporary``, for files in a folder of our own, must be on the same file system as
-    ``path``; the default is a hidden neighbor. With ``sync`` the content and the new name are on
-    the disk when the function returns.
+    created. ``temporary`` must be on the same file system as ``path``; the default is a hidden
+    neighbor. With ``sync`` the content and the new name are on the disk when the function returns.
 
-    Raises ``UsageError`` if ``path`` exists and is not a regular file, unless ``temporary`` is
-    given, and ``OSError`` with ``path`` as its file name if writing fails; either way nothing is
-    left behind.
+    Raises ``UsageError`` if ``path`` exists and is not a regular file, and ``OSError`` with
+    ``path`` as its file name if writing fails; either way nothing is left behind. A caller that
+    gives ``temporary`` chose ``path`` itself, so what ``path`` is now is not checked.
     """
     # This runs for every image, so names are text and not a ``Path``, there are system calls in
     # place of file objects, and a folder is created only after a call has failed without it.
@@ -135,7 +134,7 @@ def write_atomically(
 
 
 def _with_folder(path: str | Path, use: Callable[[], T]) -> T:
-    """Return the result of ``use``; if it lacks the folder of ``path``, create that first."""
+    """Return the result of ``use``; if it fails without the folder of ``path``, create that."""
     try:
         return use()
     except FileNotFoundError:
@@ -144,7 +143,7 @@ def _with_folder(path: str | Path, use: Callable[[], T]) -> T:
 
 
 def _write(handle: int, data: Content, sync: bool) -> None:
-    """Write a file and close it."""
+    """Write the content to an open file and close it."""
     try:
         if isinstance(data, bytes):
             while data:  # a system call may write less than it is given

@@ -22,7 +22,7 @@ class FrozenModel(BaseModel):
     """A frozen pydantic model; the docstring below a field is its help."""
 
     # YAML reads size: 64 as a number, and a folder or tag may be called 2024. Validators are built
-    # when they are first used: a command defines a hundred models and uses ten.
+    # when they are first used: a command defines dozens of models and uses a few.
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",

@@ -29,11 +29,11 @@ EXAMPLES: Final = 3
 def write_datasets_rows(folder: Path, temporary: Path) -> None:
     """Write datasets.jsonl of a split from its metadata.jsonl."""
     lines = lines_of(folder / corpus_format.METADATA_FILE)
-    rows = (datasets_line(json.loads(line), line) for line in lines)
+    rows = (to_datasets_line(json.loads(line), line) for line in lines)
     write_atomically(folder / DATASETS_FILE, rows, temporary, sync=True)
 
 
-def datasets_line(row: Mapping[str, Any], line: bytes) -> bytes:
+def to_datasets_line(row: Mapping[str, Any], line: bytes) -> bytes:
     """Return the line of datasets.jsonl about a row, whose line in metadata.jsonl is ``line``."""
     text = line.decode().strip()
     names = ("key", *corpus_format.columns_of(row), "domain", "source", "kind", "width", "height")

@@ -31,7 +31,7 @@ from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, 
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, iter_rows, lines_of
 from img2img_data.corpus import format as corpus_format
-from img2img_data.corpus.card import DATASETS_FILE, README, datasets_line, to_card
+from img2img_data.corpus.card import DATASETS_FILE, README, to_card, to_datasets_line
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
 
 BUILDING: Final = ".building"
@@ -73,14 +73,14 @@ class Outcome(NamedTuple):
     """Result of one source: kept (no reason) or rejected. ``line`` is its finished row.
 
     ``manifest`` is the folder in whose metadata.jsonl the row belongs, as a split; "" for
-    rejected.jsonl. ``columns`` is its line in datasets.jsonl.
+    rejected.jsonl. ``datasets_line`` is its line in datasets.jsonl.
     """
 
     index: int  # type: ignore[assignment]  # of the task, not the method of tuples
     manifest: str
     reason: str
     line: bytes
-    columns: bytes = b""
+    datasets_line: bytes = b""
 
 
 @dataclass(slots=True)
@@ -155,6 +155,8 @@ class Report:
 class OutcomeLog:
     """Journal of the outcomes of ``count`` tasks; in memory only their positions, 8 bytes each.
 
+    An entry is a line: manifest, row and line of datasets.jsonl, with tabs between them.
+
     It is written beside the journal of an earlier run until ``publish`` renames it, so that a kill
     during the transfer of earlier lines loses none of them.
     """
@@ -177,8 +179,8 @@ class OutcomeLog:
         """Append one outcome."""
         # Counted here: ``tell`` is a system call.
         self._positions[outcome.index] = self._end
-        # A tab separates the lines: JSON holds none.
-        lines = outcome.line.removesuffix(b"\n"), outcome.columns or b"\n"
+        # JSON escapes tabs.
+        lines = outcome.line.removesuffix(b"\n"), outcome.datasets_line or b"\n"
         self._end += self._file.write(b"\t".join((outcome.manifest.encode(), *lines)))
 
     def publish(self) -> None:
@@ -198,8 +200,8 @@ class OutcomeLog:
         with self._path.open("rb") as file:
             for index, position in enumerate(self._positions):
                 file.seek(position)
-                manifest, line, columns = file.readline().split(b"\t")
-                yield index, manifest.decode(), line + b"\n", columns.lstrip(b"\n")
+                manifest, line, datasets_line = file.readline().split(b"\t")
+                yield index, manifest.decode(), line + b"\n", datasets_line.lstrip(b"\n")
 
 
 # ------------------------------------------------------------------------------------------- folder
@@ -316,8 +318,8 @@ class BuildFolder:
         with writing_to(self.building), OutcomeLog(self.building / JOURNAL_FILE, count) as log:
             for index, (manifest, line) in zip(indices, self.earlier_rows(), strict=True):
                 if index >= 0:
-                    columns = datasets_line(json.loads(line), line)
-                    log.add(Outcome(index, manifest, "", line, columns))
+                    datasets_line = to_datasets_line(json.loads(line), line)
+                    log.add(Outcome(index, manifest, "", line, datasets_line))
                     log.kept[manifest] += 1
                 else:
                     self._remove_files(manifest, line)
@@ -353,14 +355,14 @@ class BuildFolder:
         is_corpus = page["kind"] != "selection"
         gathered = ManifestStatistics(count_notes=is_corpus)
         lines, size = {"rejected": bytearray(), "order": bytearray()}, 0
-        for index, name, line, columns in rows:
+        for index, name, line, datasets_line in rows:
             lines.setdefault(f"kept-{name}" if name else "rejected", bytearray()).extend(line)
             if name and is_corpus:
-                lines.setdefault(f"columns-{name}", bytearray()).extend(columns)
+                lines.setdefault(f"datasets-{name}", bytearray()).extend(datasets_line)
             gathered.add(line)
             if positions is not None:
                 lines["order"] += f"{positions[index]}\t{name}\n".encode()
-            size += len(line) + len(columns)
+            size += len(line) + len(datasets_line)
             if size > MAX_WAITING:
                 _append(parts, lines)
                 size = 0
@@ -379,7 +381,7 @@ class BuildFolder:
         for name, path in kept.items():
             path.replace(self.root / name / corpus_format.METADATA_FILE)
             if is_corpus:
-                (parts / f"columns-{name}").replace(self.root / name / DATASETS_FILE)
+                (parts / f"datasets-{name}").replace(self.root / name / DATASETS_FILE)
         (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)

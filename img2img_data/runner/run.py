@@ -23,7 +23,7 @@ from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageE
 from img2img_data.core.files import locked, stamp_of, versions
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import Row
-from img2img_data.corpus.card import datasets_line
+from img2img_data.corpus.card import to_datasets_line
 from img2img_data.corpus.format import TILE_COLUMNS, columns_of, hash64, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
 from img2img_data.runner.plan import ImageTask, Plan
@@ -226,7 +226,7 @@ def _outcome_of(work: Work[ImageTask, tuple[str, Row]], task: ImageTask) -> Stag
     except Rejected as rejected:
         return rejection(task, rejected.reason, rejected.detail)
     line = to_json_line(row)
-    return Outcome(task.index, manifest, "", line, datasets_line(row, line))
+    return Outcome(task.index, manifest, "", line, to_datasets_line(row, line))
 
 
 def rejection(task: ImageTask, reason: str, detail: str = "") -> Outcome:

@@ -35,7 +35,7 @@ from img2img_data.core.memory import keep_freed_memory
 from img2img_data.runner.stages import GROUP_SIZE, ResultT, TaskT, Work, in_step
 
 CHUNK: Final = 64
-"""Tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
+"""Most tasks per call of a worker: enough to hide the 215 microseconds that a joblib call costs."""
 
 FEW: Final = 1024
 """Tasks for which joblib, which takes 0.1 s to import, is not asked for the number of cores."""
@@ -162,7 +162,7 @@ def _can_fork() -> bool:
 
 
 def chunks_of(todo: Sequence[int], jobs: int) -> Iterator[Sequence[int]]:
-    """Yield the tasks in chunks, ever smaller ones at the end: so all workers end together."""
+    """Yield the tasks in chunks that shrink towards the end, so that all workers end together."""
     start = 0
     while start < len(todo):
         size = max(1, min(CHUNK, (len(todo) - start) // (4 * jobs)))
