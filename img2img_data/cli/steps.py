@@ -335,10 +335,10 @@ def _plan_folder(call: StepCall) -> Plan:
 def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
     """Yield the images of a folder; report in the end which other files were skipped."""
     # Counted, not listed: photo folders are full of thumbnails, XMP files and the like.
-    skipped: Counter[str] = Counter()
+    skipped, follow_links = Counter[str](), call.run.follow_links
     out, root = os.fsencode(os.path.realpath(call.paths[-1])), os.fsencode(folder)
-    for item in list_folder(folder, skipped, call.run.follow_links):
-        place = os.path.realpath(os.path.join(root, item.path)) if call.run.follow_links else b""
+    for item in list_folder(folder, skipped, follow_links):
+        place = os.path.realpath(os.path.join(root, item.path)) if follow_links else b""
         if place.startswith(out + b"/"):
             why = f"lies behind a link in '{printable(str(folder))}'"
             raise UsageError("folder", call.paths[-1], why, "choose one outside of it")

@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -60,12 +61,14 @@ Kind = Literal["paired", "unpaired"]
 Layout = Literal["folders", "combined"]
 ColorSpace = Literal["rgb", "lab"]
 
-# Names that Windows reserves for devices, whatever the extension.
-_PORTS: Final = (f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))
-_RESERVED: Final = {"con", "prn", "aux", "nul", *_PORTS}
+# Names that Windows reserves for devices, whatever the extension and the case.
+_RESERVED: Final = "(?:con|prn|aux|nul|(?:com|lpt)[1-9])"
 _UNSAFE: Final = NOT_IN_KEYS | {"/", "%"}
 # File systems allow 255 bytes; the rest is left for the extension and for temporary names.
 _LONGEST_COMPONENT: Final = 160
+_PLAIN: Final = rf"(?!{_RESERVED}[/.])[a-z0-9_-]{{1,{_LONGEST_COMPONENT}}}"
+# Most paths are their keys already, and each is asked for three times.
+_PLAIN_PATH: Final = re.compile(rf"((?:{_PLAIN}/)*{_PLAIN})\.[a-z0-9]+".encode(), re.IGNORECASE)
 
 
 # ------------------------------------------------------------------------------------------- keys
@@ -76,22 +79,20 @@ def key_of(path: bytes, extension: bool = False) -> str:
     system or a terminal could mishandle are percent-encoded, so different paths keep different
     keys. The extension is dropped unless ``extension``.
     """
+    if not extension and (plain := _PLAIN_PATH.fullmatch(path)):
+        return plain[1].decode()
     *folders, name = path.split(b"/")
-    if not extension:
-        name = os.path.splitext(name)[0]
+    name = name if extension else os.path.splitext(name)[0]
     # Components are made safe one by one: a name may be allowed as a file but not as a folder.
     return "/".join([*(_safe_component(f, folder=True) for f in folders), _safe_component(name)])
 
 
 def _safe_component(component: bytes, folder: bool = False) -> str:
     text = component.decode("utf-8", "surrogateescape")
-    plain = text.isascii() and text.replace("_", "a").replace("-", "a").isalnum()
-    if plain and len(text) <= _LONGEST_COMPONENT:
-        return text if text.casefold() not in _RESERVED else _percent(text[0]) + text[1:]
     # macOS stores names decomposed (NFD), other systems as they were typed: both get one key.
     text = unicodedata.normalize("NFC", text)
     out = "".join(c if c.isprintable() and c not in _UNSAFE else _percent(c) for c in text)
-    if out[:1] in {" ", "."} or out.partition(".")[0].casefold() in _RESERVED:
+    if out[:1] in {" ", "."} or re.match(rf"{_RESERVED}(\.|$)", out, re.IGNORECASE):
         out = _percent(out[0]) + out[1:]
     if out[-1:] in {" ", "."}:
         out = out[:-1] + _percent(out[-1])
