@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from img2img_data.core import command_line
-from img2img_data.core.command_line import CommandGroup
+from img2img_data.core.command_line import CommandGroup, frozen_imports
 
 SECTIONS: Final = {
     "Make corpora": {
@@ -53,9 +53,10 @@ SECTIONS: Final = {
 
 
 def _load_command(name: str) -> click.Command:
-    from img2img_data.cli.commands import COMMANDS
+    with frozen_imports():
+        from img2img_data.cli.commands import COMMANDS
 
-    return next((c for c in COMMANDS if c.name == name), None) or _step_command(name)
+        return next((c for c in COMMANDS if c.name == name), None) or _step_command(name)
 
 
 def _step_command(name: str) -> click.Command:

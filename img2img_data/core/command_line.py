@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import io
 import os
 import shlex
@@ -252,6 +253,23 @@ def _click_type(annotation: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------ running
+@contextmanager
+def frozen_imports() -> Iterator[None]:
+    """Exempt what the block imports, and all objects so far, from garbage collection.
+
+    The collector would search them many times while they are imported, and again at the end: torch
+    and its compiler create a million objects, which stay. For commands only: in a process of a
+    caller, the caller's garbage would stay, too.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():  # later commands in one process import little
+            gc.freeze()
+        gc.enable()
+
+
 def run_command_line(
     command: click.Command, argv: Sequence[str] | None = None, name: str = "", prefix: str = ""
 ) -> int:

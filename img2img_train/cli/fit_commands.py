@@ -146,8 +146,12 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
-    from img2img_data.core.command_line import Display, print_next
-    from img2img_train.training.fit import fit as train
+    from img2img_data.core.command_line import Display, frozen_imports, print_next
+
+    with frozen_imports():
+        import torch._inductor.config  # noqa: F401  # torch imports it before the first step
+
+        from img2img_train.training.fit import fit as train
 
     # Only rank 0 shows progress and scores the run; the others would print the same.
     if torchrun_env().rank:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 from pydantic import Field
 
-from img2img_data.core.command_line import FOLDER, Display, ModelCommand, print_next, shell_line
+from img2img_data.core.command_line import (
+    FOLDER,
+    Display,
+    ModelCommand,
+    frozen_imports,
+    print_next,
+    shell_line,
+)
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part
@@ -81,10 +88,11 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     vgg.pth of the package lpips (a saved lpips.LPIPS may be given as both); WEIGHTS is
     pt_inception-2015-12-05-6726825d.pth.
     """
-    from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls
-    from img2img_train.evaluation.results import write_matrix
-    from img2img_train.metrics.perceptual import load_perceptual_networks
-    from img2img_train.runs.model import choose_device
+    with frozen_imports():
+        from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls
+        from img2img_train.evaluation.results import write_matrix
+        from img2img_train.metrics.perceptual import load_perceptual_networks
+        from img2img_train.runs.model import choose_device
 
     options = build_model(EvaluateOptions, settings)
     if not (runs or options.images):
@@ -151,9 +159,10 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     Videos (mp4, mov, mkv, webm, avi) are processed frame by frame at 8 bits; size and frame rate
     are kept, and the sound if the new file can hold it.
     """
-    from img2img_train.inference.inputs import is_one_file, list_images
-    from img2img_train.inference.translate import translate as restore
-    from img2img_train.runs.model import load_generator
+    with frozen_imports():
+        from img2img_train.inference.inputs import is_one_file, list_images
+        from img2img_train.inference.translate import translate as restore
+        from img2img_train.runs.model import load_generator
 
     options = build_part(TranslateOptions, settings)
     chosen = build_part(TranslateSettings, settings)

@@ -205,3 +205,30 @@ def test_no_plugin_of_pydantic_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
     code_of(sys.executable, "-c", "import pydantic; pydantic.TypeAdapter(int)")
     assert (tmp_path / "ran").exists(), "the plugin cannot be found at all"
+
+
+FREEZE_TWICE = """
+import gc, weakref
+from img2img_data.core.command_line import frozen_imports
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+before = weakref.ref(Cycle())
+for _ in range(2):
+    try:
+        with frozen_imports():
+            assert not gc.isenabled()
+            raise ImportError
+    except ImportError:
+        assert gc.isenabled()
+    later = weakref.ref(Cycle())
+gc.collect()
+assert before() is not None, "it is not searched"
+assert later() is None, "what comes after the first block is"
+"""
+
+
+def test_imports_are_frozen_once_in_a_process() -> None:
+    subprocess.run([sys.executable, "-c", FREEZE_TWICE], check=True)

@@ -1,0 +1,31 @@
+"""Commands start without searching the modules of torch for garbage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COUNT_FROZEN = """
+import gc, sys
+from img2img_train.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    print(gc.isenabled(), gc.get_freeze_count())
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["fit", "nowhere"], ["evaluate", "nowhere", "--on", "nowhere"], ["translate", *"abc"]],
+    ids=lambda words: words[0],
+)
+def test_a_command_freezes_the_modules_that_it_imports(command: list[str], tmp_path: Path) -> None:
+    words = [sys.executable, "-c", COUNT_FROZEN, *command]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    is_enabled, frozen = done.stdout.split()
+    assert is_enabled == "True"
+    assert int(frozen) > 100_000, "torch alone has more objects"
