@@ -282,10 +282,11 @@ def export(model: Path, out: str, settings: dict[str, Any]) -> None:
 
 
 def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None:
-    from img2img_train.inference.model_folder import export_folder
-    from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
-    from img2img_train.interop.junyanz_weights import export_pth
-    from img2img_train.runs.model import load_generator
+    with frozen_imports():
+        from img2img_train.inference.model_folder import export_folder
+        from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
+        from img2img_train.interop.junyanz_weights import export_pth
+        from img2img_train.runs.model import load_generator
 
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the CPU, so that the exported file does not depend on the device.
@@ -348,8 +349,9 @@ def serve(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     the result beside the input baseline; one compares with a target. The page makes no requests to
     other machines, other machines cannot reach it, and uploads are deleted when the server stops.
     """
-    from img2img_data.images.pixels import ReadPolicy
-    from img2img_train.serve.server import serve as serve_page
+    with frozen_imports():
+        from img2img_data.images.pixels import ReadPolicy
+        from img2img_train.serve.server import serve as serve_page
 
     options = build_model(ServeOptions, settings)
     pixels, size = int(options.max_megapixels * 1e6), int(options.max_megabytes * 1e6)
@@ -380,7 +382,8 @@ def adopt(weights: Path, out: Path, settings: dict[str, Any]) -> None:
 
     The network is inferred from the names and shapes of the tensors; no code in the file is run.
     """
-    from img2img_train.interop.junyanz_weights import import_weights
+    with frozen_imports():
+        from img2img_train.interop.junyanz_weights import import_weights
 
     options = build_model(AdoptOptions, settings)
     spec = import_weights(weights, out, options.direction, options.dropout)
@@ -441,7 +444,8 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     The comparison has the curves of all runs in the same charts, their scores, their last samples,
     and the settings in which they differ.
     """
-    from img2img_train.report.page import write_comparison, write_run_report
+    with frozen_imports():
+        from img2img_train.report.page import write_comparison, write_run_report
 
     out, runs = build_model(ReportOptions, settings).out, tuple(dict.fromkeys(runs))
     if len(runs) > 1:
