@@ -444,8 +444,7 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     The comparison has the curves of all runs in the same charts, their scores, their last samples,
     and the settings in which they differ.
     """
-    with frozen_imports():
-        from img2img_train.report.page import write_comparison, write_run_report
+    from img2img_train.report.page import write_comparison, write_run_report
 
     out, runs = build_model(ReportOptions, settings).out, tuple(dict.fromkeys(runs))
     if len(runs) > 1:

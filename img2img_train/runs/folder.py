@@ -22,15 +22,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import read_rows
 from img2img_data.corpus.format import digest, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
-from img2img_train.runs import checkpoint as checkpoints
-from img2img_train.runs.checkpoint import Checkpoint, read_checkpoint, read_description
+
+if TYPE_CHECKING:
+    # Imported by the methods that need torch, which a report does not.
+    from img2img_train.runs.checkpoint import Checkpoint, Description, Tensors
 
 # The workers of a killed run hold its lock until they notice that their parent is gone.
 LOCK_WAIT_SECONDS: Final = 2.0
@@ -122,12 +124,14 @@ class RunFolder:
         for path in [*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")]:
             path.unlink(missing_ok=True)
 
-    def write_latest(self, tensors: checkpoints.Tensors, about: checkpoints.Description) -> None:
+    def write_latest(self, tensors: Tensors, about: Description) -> None:
         """Write the latest checkpoint; the one before becomes the previous one."""
+        from img2img_train.runs.checkpoint import write_checkpoint
+
         # Complete on the disk before anything is renamed: between the two renames there is no
         # latest checkpoint, but a previous one, which ``load_newest`` finds.
         fresh = self.latest.with_name(".next.safetensors.tmp")
-        checkpoints.write_checkpoint(fresh, tensors, about)
+        write_checkpoint(fresh, tensors, about)
         if self.latest.exists():
             self.latest.replace(self.previous)
         fresh.replace(self.latest)
@@ -135,6 +139,8 @@ class RunFolder:
 
     def latest_step(self) -> int | None:
         """Return the step of the latest checkpoint, None if there is none."""
+        from img2img_train.runs.checkpoint import read_description
+
         return read_description(self.latest).progress.step if self.latest.exists() else None
 
     def load_newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -143,6 +149,8 @@ class RunFolder:
         A damaged latest checkpoint is reported to ``warn`` and replaced by the previous one. Raises
         CheckpointError if both are damaged.
         """
+        from img2img_train.runs.checkpoint import read_checkpoint
+
         errors = list[CheckpointError]()
         for path in filter(Path.exists, (self.latest, self.previous)):
             try:

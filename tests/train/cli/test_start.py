@@ -1,4 +1,4 @@
-"""Commands start without searching the modules of torch for garbage."""
+"""Commands start without searching the modules of torch for garbage, or without torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ except SystemExit:
         "translate nowhere photos restored",
         "export nowhere model.onnx",
         "adopt nowhere.pth model.safetensors",
-        "report nowhere",
     ],
 )
 def test_a_command_freezes_the_modules_that_it_imports(command: str, tmp_path: Path) -> None:
@@ -35,3 +34,8 @@ def test_a_command_freezes_the_modules_that_it_imports(command: str, tmp_path: P
     is_enabled, frozen = done.stdout.split()
     assert is_enabled == "True"
     assert int(frozen) > 100_000, "torch alone has more objects"
+
+
+def test_a_report_needs_no_torch() -> None:
+    code = "import img2img_train.report.page, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
