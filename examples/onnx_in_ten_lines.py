@@ -12,9 +12,10 @@ import numpy as np
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or ONNX Runtime reports its use
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-image = np.asarray(Image.open(sys.argv[2]).convert("RGB"))  # any size
+upright = ImageOps.exif_transpose(Image.open(sys.argv[2]))
+image = np.asarray(upright.convert("RGB"))  # any size
 (restored,) = session.run(None, {"image": image[None]})  # N x H x W x 3 uint8, both
 Image.fromarray(restored[0]).save(sys.argv[3])

@@ -57,7 +57,7 @@ class SelectSettings(FrozenModel):
     duplicate_distance: int = Field(8, ge=0, le=MAX_DISTANCE)
     """bits of 64 in which near copies may differ; 0: only exact copies"""
     sample: int | None = Field(None, ge=1)
-    """take so many of the images, chosen by seed before the filters; default: all"""
+    """number of images to take, chosen by seed before the filters; default: all"""
     seed: int = field_of(pairs.BuildSettings, "seed")
 
     def filters(self) -> tuple[filters.Filter, ...]:

@@ -130,7 +130,7 @@ def merge_shards(
 def exit_code_of(shards: Sequence[CorpusShard], report: Report, max_bad: float) -> int:
     """Return the exit code of the plain run; unmatched files were reported by the shards."""
     expected = EXPECTED_REASONS.get(shards[0].info["recipe"].get("command"), frozenset())
-    return report.exit_code(max_bad, expected, unmatched_ok=True)
+    return report.conclude(max_bad, expected, unmatched_ok=True)
 
 
 def _rows(

@@ -31,7 +31,9 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
     """
     commands = [name for name, step in STEPS.items() if BuildSettings in step.models]
     commands += ["import", "unpack"]
-    if command not in commands or settings.get("dry_run"):
+    if settings.get("dry_run"):
+        raise UsageError("option", "dry_run", "makes no corpus", "leave it out")
+    if command not in commands:
         hint = did_you_mean(command, commands)
         raise UsageError("command", command, "does not make a corpus", hint)
     if len(folders) != len(names := STEPS[command].paths):

@@ -101,11 +101,12 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
         return 0
     with progress_of("merge") as progress:
         report = merge_shards(opened, out, progress, copy)
+    code = exit_code_of(opened, report, options.max_bad)
     print_report(report, out, start)
     if not copy and not report.complete:
         click.echo("only files changed after their shard was built were read; 'verify' reads all")
     print_after(out)
-    return exit_code_of(opened, report, options.max_bad)
+    return code
 
 
 # --------------------------------------------------------------------------------------- inspection

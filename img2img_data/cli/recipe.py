@@ -244,11 +244,11 @@ def _describe_source(source: Path, earlier: RecipeStep) -> str:
 
 
 def _needs(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[tuple[Path, RecipeStep]]:
-    """Yield each source of a step inside the output of an earlier one, with that step."""
+    """Yield each source of a step that an earlier one writes, all or part of it, with that step."""
     for source in step.paths[:-1]:
         for earlier in steps[: step.number - 1]:
             output, needed = (Path(os.path.abspath(p)) for p in (earlier.paths[-1], source))
-            if output == needed or output in needed.parents:
+            if output == needed or output in needed.parents or needed in output.parents:
                 yield source, earlier
 
 

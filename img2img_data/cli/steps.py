@@ -233,7 +233,7 @@ def run_step(
     max_bad = call.run.max_bad
     report = STEPS[name].run(call)
     expected = image_folders.EXPECTED_REASONS.get(name, frozenset())
-    return report, report.exit_code(max_bad, expected, bool(settings.get("allow_unpaired")))
+    return report, report.conclude(max_bad, expected, bool(settings.get("allow_unpaired")))
 
 
 def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTIONS) -> None:

@@ -19,7 +19,7 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO, TypeAlias
 
@@ -320,12 +320,9 @@ def _report_error(error: BaseException, prefix: str) -> int:
     if isinstance(error, SystemExit):
         if error.code in INTERRUPTED:
             click.echo("interrupted; the same command continues from here", err=True)
+        if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
+            return 141  # a broken pipe, for which click wraps the stream and exits with 1
         return error.code if isinstance(error.code, int) else 0
-    if isinstance(error, BrokenPipeError):
-        # The buffer must not fail again when the interpreter flushes stdout at its end.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     if isinstance(error, click.ClickException):
         _print_usage_error(error)
         return error.exit_code

@@ -34,7 +34,6 @@ REASONS: Final[dict[str, str]] = {
     "size": "not the size asked for, with --fit error",
     "low-detail": "less detail than --min-detail",
     "duplicate": "the same image as another one",
-    "name-collision": "two sources would have the same output",
     "name": "a name that cannot be a path",
     "not-a-regular-file": "a pipe, socket, device or folder",
     "link": "a symbolic link",

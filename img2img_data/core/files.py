@@ -88,7 +88,8 @@ def read_named(what: str, path: Path, limit: int) -> bytes:
     try:
         return read_bytes(os.path.realpath(path), limit)
     except Rejected as rejected:
-        why = rejected.detail or f"is {REASONS[rejected.reason]}"
+        reason = REASONS[rejected.reason]
+        why = rejected.detail or ("is " * reason.startswith("a ") + reason)
         raise UsageError(what, path, why, "check the path") from None
 
 

@@ -105,7 +105,7 @@ def _members(file: BinaryIO, end: int) -> Iterator[Member]:
 
 
 def content(path: Path, member: Member) -> bytes:
-    """Return the bytes of a member."""
+    """Return the bytes of a member. Raises ``ArchiveError`` if the archive ends within it."""
     with path.open("rb") as file:
         file.seek(member.start)
         data = file.read(member.size)

@@ -151,7 +151,7 @@ def read_yaml(recipe: Path | str) -> Document:
         if isinstance(content, dict):
             lines = dict(_lines_of(loader.root, ()))
             return Document(content, Place(f"recipe '{printable(str(path))}'", lines=lines))
-        why, hint = "is not a mapping", f"steps stand under 'degradation:', as in {EXAMPLE}"
+        why, hint = "is not a mapping", f"write the steps under 'degradation:', as in {EXAMPLE}"
     except _Fault as fault:
         line, why, hint = fault.args
     except yaml.MarkedYAMLError as error:

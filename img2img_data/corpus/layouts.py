@@ -273,6 +273,9 @@ class HuggingFaceLayout(FolderLayout):
             words = "input|source|condition|original|lq|edge|sketch|mask"
             is_input = re.match(words, found[others[0]])
             return (others[0], "file_name") if is_input else ("file_name", others[0])
+        if [*found] == ["file_name"]:
+            hint = "make a corpus of it, as with 'img2img-data blur'"
+            raise UsageError("folder", path.parent, "holds images, not pairs", hint)
         shown = ", ".join(printable(c) for c in found) or "none"
         why = f"does not tell input from target (*_file_name columns: {shown})"
         raise UsageError("list", path, why, "name them input_file_name and target_file_name")

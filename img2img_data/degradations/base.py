@@ -202,6 +202,11 @@ class OddInt(IntRange):
         return int(value)
 
     def _drawn(self, rng: Rng) -> float:
+        if self.log:
+            # Each odd integer has the interval around it, from one even neighbor to the other.
+            low = max(self.low - 1, 0.5)
+            drawn = math.exp(rng.uniform(math.log(low), math.log(self.high + 1)))
+            return int(min(max(2 * (drawn // 2) + 1, self.low), self.high))
         return 2 * int(rng.integers(int(self.low) // 2, int(self.high) // 2 + 1)) + 1
 
 
@@ -230,7 +235,7 @@ class Degradation(FrozenModel):
     help_in_hints: ClassVar[bool] = True
     """True: the hint about a wrong value is the help of its parameter, which no --help shows."""
     border: ClassVar[str] = ""
-    """Extension of the image, where pixels beyond its border count: "mirrored, ..."."""
+    """Extension of the image, where pixels beyond its border count, as ``samples.MIRRORED``."""
     seeded: ClassVar[bool] = False
     keeps_mean: ClassVar[bool] = False
     """True if the mean of an image stays the same, but for its border, clipping and noise."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from img2img_data.degradations.base import Axes, Degradation, OddInt, Uniform, parameter
-from img2img_data.degradations.samples import FloatImage, Image, to_dtype
+from img2img_data.degradations.samples import MIRRORED, REPLICATED, FloatImage, Image, to_dtype
 
 Kernel = NDArray[np.float32]
 _Grid = NDArray[np.float64]
@@ -53,7 +53,7 @@ def gaussian_blur(image: Image, sigma: float, axes: Axes = "yx") -> Image:
 class SeparableGaussian(Degradation):
     """Base class of Gaussian blurs of ``drawn["sigma"]`` pixels."""
 
-    border: ClassVar[str] = "mirrored, the edge pixel repeated (c b a | a b c)"
+    border: ClassVar[str] = MIRRORED
     keeps_mean: ClassVar[bool] = True
 
     @property
@@ -101,11 +101,9 @@ class RandomGaussianBlur(SeparableGaussian):
 
 
 class MedianFilter(Degradation):
-    """Median of a square: removes dust and fine detail, keeps edges.
+    """Median of a square: removes dust and fine detail, keeps edges."""
 
-    The border is the edge pixel, replicated (a a a | a b c).
-    """
-
+    border: ClassVar[str] = REPLICATED
     size: OddInt = parameter(5, ge=1, le=31)
     """side of the square, an odd number of pixels; 1 is none"""
     identity_settings: ClassVar = {"size": 1}
@@ -136,10 +134,11 @@ class Sharpen(Degradation):
     """Unsharp masking: halos around edges, as in camera and web images.
 
     ``usm_sharp`` of BasicSR (basicsr/utils/img_process_util.py), which Real-ESRGAN applies to its
-    targets with sigma 8, amount 0.5 and threshold 10. The kernel ends at 4 sigma and the border is
-    symmetric; that of BasicSR ends at 25 pixels.
+    targets with sigma 8, amount 0.5 and threshold 10. The kernel ends at 4 sigma; that of BasicSR
+    ends at 25 pixels.
     """
 
+    border: ClassVar[str] = MIRRORED
     sigma: Uniform = parameter([0.5, 3], gt=0, le=100)
     """standard deviation of the blur that is subtracted, pixels"""
     amount: Uniform = parameter([0.5, 2], ge=0, le=10)
@@ -163,7 +162,7 @@ class Sharpen(Degradation):
 class KernelBlur(Degradation):
     """Base class of blurs whose kernel is not separable."""
 
-    border: ClassVar[str] = "mirrored, the edge pixel repeated (c b a | a b c)"
+    border: ClassVar[str] = MIRRORED
     keeps_mean: ClassVar[bool] = True
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from img2img_data.degradations.base import Axes, Degradation, Rng, Uniform, parameter
-from img2img_data.degradations.samples import FloatImage, Image, to_dtype
+from img2img_data.degradations.samples import REPLICATED, FloatImage, Image, to_dtype
 
 Interpolation = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 
@@ -88,11 +88,9 @@ class Resize(Degradation):
 
 
 class ChannelShift(Degradation):
-    """Lateral chromatic aberration by translation: red and blue shift in opposite directions.
+    """Lateral chromatic aberration by translation: red and blue shift in opposite directions."""
 
-    The border is the edge pixel, replicated.
-    """
-
+    border: ClassVar[str] = REPLICATED
     keeps_mean: ClassVar[bool] = True
 
     x: Uniform = parameter([-2, 2], ge=-100, le=100)

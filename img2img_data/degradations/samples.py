@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ Image = NDArray[Any]
 
 FloatImage = NDArray[np.float32]
 """H x W x C, float32 in [0, 1]."""
+
+# Extensions of an image, where pixels beyond its border count.
+MIRRORED: Final = "mirrored, the edge pixel repeated (c b a | a b c)"
+REPLICATED: Final = "replicated from the edge pixel (a a a | a b c)"
 
 
 def full_scale(image: Image) -> float:

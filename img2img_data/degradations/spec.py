@@ -192,7 +192,8 @@ def describe_degradations(name: str = "") -> Iterator[str]:
     if not name:
         width = max(map(len, DEGRADATIONS))
         for kind, cls in DEGRADATIONS.items():
-            yield f"{kind:<{width}}  {(cls.__doc__ or '').strip().splitlines()[0]}"
+            first, *_ = (cls.__doc__ or "").strip().split("\n")  # python -OO leaves no docstrings
+            yield f"{kind:<{width}}  {first}"
         some = ", ".join(line.partition(":")[0] for line in SUGGESTED)
         yield f"Of albumentations: {some}, ...; 'degradations albumentations' has a line of each"
         return

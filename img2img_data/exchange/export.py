@@ -1,8 +1,8 @@
 """Writing a corpus in the layout of another tool: the formats, and one engine for all of them.
 
 A format names the files of a pair and their contents, and writes its lists at the end; to add one,
-write a class and add a row to ``EXPORTS``. The layouts of the same name in ``corpus`` read an
-export back with equal pixels, keys and splits.
+write a class, and add a row to ``EXPORTS`` and its name to ``ExportSettings.format``. The layouts
+of the same name in ``corpus`` read an export back with equal pixels, keys and splits.
 
 Files are copied byte for byte if the layout allows, else re-encoded without loss. OUT/export.json
 describes the export; it is written last, so an export without it is unfinished.
@@ -360,7 +360,15 @@ def _write_splits(
                 progress(done, total)
         if rows:
             exported = RowFile(results, partial(_exported, rows), starts)
-            EXPORTS[job.format].finish(job.corpus, folder, split, exported)
+            EXPORTS[job.format].finish(_as_exported(job), folder, split, exported)
+
+
+def _as_exported(job: ExportJob) -> Corpus:
+    """Return the corpus with the channels of its halves as they are written."""
+    channels = job.corpus.channels
+    if job.swapped:
+        channels = {"input": channels["target"], "target": channels["input"]}
+    return replace(job.corpus, info={**job.corpus.info, "channels": channels})
 
 
 def _numbered(rows: Sequence[Pair], number: int) -> NumberedPair:
@@ -396,6 +404,8 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
         return _copied(pair, pair.input, "file_name", 2)
     if combined or content == "both":
         halves = job.corpus.read(pair)
+        if set(job.corpus.channels.values()) == {1}:  # ``read`` repeats the single channel
+            halves = halves[0][..., 0], halves[1][..., 0]
         first, second = reversed(halves) if job.swapped else halves
         parts = {"input": (first,), "target": (second,), "both": (first, second)}[content]
         return io.encode(np.hstack(parts), "png"), ".png", first.shape[:2]
@@ -404,7 +414,10 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
         path, column = pair.target, "target_file_name"
     data, extension, size = _copied(pair, path, column, 1)
     if as_png and extension != ".png":
-        return io.encode(job.corpus.read_image(path), "png"), ".png", size
+        pixels = job.corpus.read_image(path)
+        side = "target" if path == pair.target else "input"
+        single = job.corpus.channels[side] == 1  # ``read_image`` repeats it
+        return io.encode(pixels[..., 0] if single else pixels, "png"), ".png", size
     return data, extension, size
 
 

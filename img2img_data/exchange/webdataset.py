@@ -3,7 +3,7 @@
 ::
 
     SHARDS/index.json                counts and SHA-256 of every file; written last
-    SHARDS/corpus.json  rejected.jsonl
+    SHARDS/corpus.json  README.md  rejected.jsonl
     SHARDS/train-000000.tar          KEY.input.png  KEY.target.png  KEY.json ...
                                      KEY.image.png  KEY.json        (one A|B image per pair)
                                      A/KEY.image.png  A/KEY.json    (unpaired: the domain first)
@@ -83,7 +83,7 @@ class ShardInfo(BaseModel, frozen=True):
 
 
 class ShardIndex(BaseModel, frozen=True):
-    """Contents of a folder of shards. ``files``: SHA-256 of corpus.json and rejected.jsonl."""
+    """Contents of a folder of shards. ``files``: SHA-256 of each of ``PAGES`` of the corpus."""
 
     format: int
     recipe: dict[str, Any]

@@ -148,9 +148,9 @@ def _paired_cards(corpus: Corpus, pairs: Iterable[Pair], limit: int) -> list[Car
 
 
 def _domain_cards(pairs: Sequence[Pair], limit: int) -> list[Card]:
-    half = max(1, limit // 2)
+    counts = {"A": (limit + 1) // 2, "B": limit // 2}
     domains = {name: [pair for pair in pairs if pair.row.get("domain") == name] for name in "AB"}
-    return [Card(pair, name) for name in domains for pair in _evenly(domains[name], half)]
+    return [Card(pair, name) for name in domains for pair in _evenly(domains[name], counts[name])]
 
 
 def _evenly(items: Sequence[T], count: int) -> Sequence[T]:

@@ -113,17 +113,22 @@ class Report:
         """Number of sources."""
         return self.kept.total() + self.rejected.total()
 
-    def exit_code(
+    def conclude(
         self, max_bad: float, expected: frozenset[str] = frozenset(), unmatched_ok: bool = False
     ) -> int:
-        """Return 1 if more than ``max_bad`` of the images are bad or files are unmatched, else 0.
+        """Return the exit code: 1, if more than ``max_bad`` of the images are bad, of which it adds
+        a warning, or if files are unmatched; else 0.
 
         ``expected`` reasons were asked for by the user (a filter's) and do not count as bad images.
         """
         expected |= PAIRING_REASONS | {"low-detail"}
         bad = sum(n for reason, n in self.rejected.items() if reason not in expected)
-        too_many = bad > max_bad * (self.kept.total() + bad)
-        return int(too_many or (self.unmatched > 0 and not unmatched_ok))
+        total = self.kept.total() + bad
+        if bad > max_bad * total:
+            why = f"{bad:,} of {total:,} images cannot be used, more than --max-bad {max_bad:g}"
+            self.warnings.append(f"{why}: the exit code is 1")
+            return 1
+        return int(self.unmatched > 0 and not unmatched_ok)
 
     def lines(self) -> list[str]:
         """Return the summary, one line per fact; reasons are explained."""
@@ -352,8 +357,8 @@ class BuildFolder:
         shutil.rmtree(parts, ignore_errors=True)  # those of a run that was killed
         parts.mkdir()
         # The images of a selection are copied, so their notes describe no conversion.
-        is_corpus = page["kind"] != "selection"
-        gathered = ManifestStatistics(count_notes=is_corpus)
+        gathered = ManifestStatistics(count_notes=page["kind"] != "selection")
+        is_corpus = self.page == corpus_format.CORPUS_FILE
         lines, size = {"rejected": bytearray(), "order": bytearray()}, 0
         for index, name, line, datasets_line in rows:
             lines.setdefault(f"kept-{name}" if name else "rejected", bytearray()).extend(line)

@@ -70,7 +70,10 @@ class ImageTask(NamedTuple):
         return os.path.realpath(path) if self.follow_links else path
 
     def read(self, roots: Sequence[bytes], number: int = 0) -> bytes:
-        """Return the bytes of a source. Raises ``Rejected``."""
+        """Return the bytes of a source.
+
+        Raises ``Rejected``, and as ``tar.content`` for one in an archive.
+        """
         if not self.spans:
             return io.read_bytes(self.path(roots, number))
         archive, start, size = self.spans[number]

@@ -53,14 +53,15 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 class RunSettings(FrozenModel):
-    """Settings of a run; none of them changes a byte of the result."""
+    """Settings of a run: its sources, workers and limits. None changes a byte of an image."""
 
     option_group: ClassVar[str] = "Run"
 
     jobs: int = Field(0, ge=0, le=1024)
     """worker processes; 0: one per core, or the size of the cluster"""
     max_bad: float = Field(0.1, ge=0, le=1)
-    """largest tolerated share of rejected images; exit code 1 above it"""
+    """largest tolerated share of images that cannot be used; exit code 1 above it; those that a
+    filter or --min-detail leaves out do not count"""
     timeout: float = Field(60.0, gt=0)
     """time limit of one image or tile, seconds"""
     shard: Annotated[str | None, checked_by(parse_shard)] = None

@@ -164,8 +164,7 @@ def _samples(pixels: Pixels) -> NDArray[np.float32]:
     # Averaging removes the chroma noise of JPEG and film.
     size = min(width, TONE_SIDE), min(height, TONE_SIDE)
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    eight = small >> 8 if small.dtype == np.uint16 else small  # type: ignore[operator]
-    return np.ascontiguousarray(color.cielab(np.asarray(eight, np.uint8)).reshape(-1, 3).T)
+    return np.ascontiguousarray(color.cielab(small).reshape(-1, 3).T)
 
 
 def apply_filters(filters: Iterable[Filter], tags: Tags, image: DecodedImage | None = None) -> None:

@@ -1,7 +1,7 @@
 """Matching of the files of two folders: by name, by template, by regular expression or by a table.
 
 Files are never paired by sort order. To add a matcher, write a function that returns how the names
-of either side are read, and add a row to ``MATCHERS``.
+of either side are read, and add a row to ``MATCHERS`` and its name to ``MatchSettings.match``.
 """
 
 from __future__ import annotations

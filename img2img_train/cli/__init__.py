@@ -1,6 +1,6 @@
 """The command line of img2img-train: commands and options.
 
-Parses, calls the other rooms, prints. Settings of a run belong into ``img2img_train.config``.
+Parses, calls the other rooms, prints. Settings of a run belong in ``img2img_train.config``.
 """
 
 __all__ = ["main"]

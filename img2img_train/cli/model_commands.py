@@ -24,7 +24,7 @@ from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part
 from img2img_train.distributed.memory import catch_out_of_memory
-from img2img_train.evaluation.settings import EvaluateSettings, ModelSettings
+from img2img_train.evaluation.settings import EvaluateSettings, ModelSettings, names_in
 from img2img_train.inference.settings import TranslateSettings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     if not (runs or options.images):
         raise UsageError("argument", "RUNS", "missing", "name a run, or --images of outputs")
     where, less = choose_device(options.device).type, "give a smaller --batch or another --device"
-    limits = parse_limits(options.fail_under, {*settings, *options.metrics.split(",")})
+    limits = parse_limits(options.fail_under, {*settings, *names_in(options.metrics)})
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
     with Display() as display, catch_out_of_memory("scoring", None, where, less):
         progress = display.report("scoring")

@@ -32,7 +32,9 @@ from img2img_data.images.pixels import Pixels
 from img2img_train.data import deconvolution
 from img2img_train.data.checks import Size
 from img2img_train.data.deconvolution import Steps, transfer_of, wiener
+from img2img_train.data.loader import evenly_spaced
 from img2img_train.data.on_the_fly import OnTheFly
+from img2img_train.evaluation.settings import names_in
 from img2img_train.metrics.image import psnr
 
 Settings: TypeAlias = Mapping[str, Any]
@@ -176,9 +178,9 @@ def fit_baselines(
 ) -> FittedBaselines:
     """Return the baselines of a corpus whose ``split`` is to be scored, fitted on another one.
 
-    ``asked`` is "auto" (those that suit the degradation), "none", or names with commas. Settings
-    are those with the highest mean PSNR on up to FIT_IMAGES images of the other split. Raises
-    UsageError if ``asked`` has an unknown name.
+    ``asked`` is "auto" (those that suit the degradation), "none", or comma-separated names.
+    Settings are those with the highest mean PSNR on up to FIT_IMAGES images of the other split.
+    Raises UsageError if ``asked`` has an unknown name.
     """
     names = _names(asked)
     degradation = deconvolution.stated_degradation(corpus) if online is None else online.degradation
@@ -205,7 +207,7 @@ def _names(asked: str) -> list[str]:
     """Return the names of ``asked`` as in ``fit_baselines``; all for "auto"."""
     if asked in {"auto", "none"}:
         return list(BASELINES) if asked == "auto" else []
-    names = list(filter(None, asked.replace(" ", "").split(",")))
+    names = names_in(asked)
     for name in names:
         if name not in BASELINES:
             hint = did_you_mean(name, [*BASELINES, "auto", "none"])
@@ -216,7 +218,7 @@ def _names(asked: str) -> list[str]:
 def _sample(pairs: Sequence[Pair], read: ReadPair, known: FittedBaselines) -> Iterator[_Sample]:
     """Yield pairs, evenly spread, to fit on."""
     room = FIT_PIXELS
-    for index in range(0, len(pairs), max(1, len(pairs) // FIT_IMAGES))[:FIT_IMAGES]:
+    for index in evenly_spaced(len(pairs), FIT_IMAGES):
         # An image that cannot be read is an error where it is scored, not here.
         with suppress(CorpusError):
             input, target = read(pairs[index])

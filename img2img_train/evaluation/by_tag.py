@@ -17,7 +17,7 @@ MAX_VALUES: Final = 20
 """Distinct values that an attribute may have to be scored by default."""
 MAX_VALUES_ASKED: Final = 200
 UNKNOWN: Final = "unknown"
-_BRANCH: Final = re.compile(r"((?:(\d{1,4})\.)?one-of)\.branch")
+_BRANCH: Final = re.compile(r"((?:(\d{1,4})\.one-of\.)?)branch")
 
 Attributes: TypeAlias = Mapping[str, str]
 """The attributes of one image: name to value, as text."""
@@ -48,7 +48,7 @@ def _branches(drawn: object) -> dict[str, str]:
     found = {}
     for match in matches:
         branch = drawn[match[0]]
-        prefix = f"{match[1]}.{branch}."
+        prefix = f"{match[1]}{branch}."
         inner = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
         kind = next(inner, "").partition(".")[0]
         # A branch without parameters leaves no name; a negative branch means that none was applied.

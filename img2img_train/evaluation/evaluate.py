@@ -31,7 +31,7 @@ from img2img_train.evaluation.baselines import FittedBaselines, fit_baselines
 from img2img_train.evaluation.by_tag import attributes_of, check_tags
 from img2img_train.evaluation.results import Matrix, images_csv, protocol
 from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores, Scoring
-from img2img_train.evaluation.settings import EvaluateSettings
+from img2img_train.evaluation.settings import EvaluateSettings, names_in
 from img2img_train.metrics.perceptual import PerceptualNetworks
 from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, ON_DEMAND, PERCEPTUAL_METRICS
 from img2img_train.report.gallery import GALLERY_BYTES, SIDE, NamedImages, thumbnails
@@ -142,7 +142,7 @@ def _baselines(
 
 
 def _scoring(settings: EvaluateSettings, **more: Any) -> Scoring:
-    metrics = tuple(filter(None, settings.metrics.replace(" ", "").split(",")))
+    metrics = tuple(names_in(settings.metrics))
     for name in metrics:
         if name not in IMAGE_METRICS:
             hint = did_you_mean(name, IMAGE_METRICS)

@@ -168,7 +168,8 @@ class Evaluation(MeanScores):
 
     def __repr__(self) -> str:
         model, input, gain = (part["psnr"] for part in (self.scores, self.input_scores, self.gain))
-        name = f"{printable(self.run)} on {printable(self.corpus)}, {self.images:,} images"
+        images = f"{self.images:,} image{'s' * (self.images != 1)}"
+        name = f"{printable(self.run)} on {printable(self.corpus)}, {images}"
         line = f"{name}: PSNR {model:.2f} dB, input {input:.2f}, gain {gain:+.2f}"
         if (best := self.best_baseline) == INPUT:
             return line
@@ -203,7 +204,8 @@ def describe_gain(gain: float, interval: Interval, baseline: str = "the input") 
     """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance."""
     beats, fails = f"beats {baseline}", f"does not beat {baseline}"
     if interval is None:
-        result = beats if gain > 0 else f"{fails}: it is worse"
+        worse = f"{fails}: it is worse" if gain else f"{fails}: it differs"
+        result = beats if gain > 0 else worse
         return f"{result} by {abs(gain):.2f} dB (all images come from one photo, so no interval)"
     low, high = interval
     span = f"95 % interval {low:+.2f} to {high:+.2f}"

@@ -12,6 +12,11 @@ from pydantic import Field
 from img2img_data.core.frozen_model import FrozenModel
 
 
+def names_in(text: str) -> list[str]:
+    """Return the names in a comma-separated text."""
+    return [name for name in map(str.strip, text.split(",")) if name]
+
+
 class ModelSettings(FrozenModel):
     """Device and test-time behavior of a model, which override those that it was saved with."""
 
@@ -36,9 +41,9 @@ class EvaluateSettings(ModelSettings):
     batch: int = Field(64, ge=1)
     """images per batch; fewer if they are large"""
     metrics: str = ""
-    """further metrics, with commas: psnr_y, ssim_y (of the luma)"""
+    """further metrics, comma-separated: psnr_y, ssim_y (of the luma)"""
     baselines: str = "auto"
-    """classical restorations to compare with, with commas: wiener, unsharp, bicubic, median; auto:
-    those that suit the degradation of the corpus; none: the input alone"""
+    """classical restorations to compare with, comma-separated: wiener, unsharp, bicubic, median;
+    auto: those that suit the degradation of the corpus; none: the input alone"""
     by: tuple[str, ...] = Field((), json_schema_extra={"metavar": "TAG"})
     """score by this tag, may be repeated [default: all tags with few values]"""

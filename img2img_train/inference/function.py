@@ -61,7 +61,8 @@ class Model:
                 raise UsageError("image", image, "is a folder", "give its images one by one")
             with unreadable("image", str(image)):
                 check_readable(os.fsencode(image))
-                image = decode_image(Path(image).read_bytes(), self.settings).pixels
+                file = Path(image).read_bytes()
+                return self._restored(decode_image(file, self.settings).pixels)
         pixels = np.asarray(image)
         if pixels.ndim == 4 and len(pixels):
             return np.stack([self(one) for one in pixels])
@@ -69,12 +70,17 @@ class Model:
         if channels not in {(), (1,), (3,), (4,)} or pixels.dtype not in (np.uint8, np.uint16):
             why, hint = f"is {pixels.shape} of {pixels.dtype}", "give H x W x C, uint8 or uint16"
             raise UsageError("image", None, why, hint)
-        plane = pixels[..., 0] if channels == (1,) else pixels
+        output = self._restored(pixels[..., 0] if channels == (1,) else pixels)
+        if channels == (4,) and output.shape[2] < self.loaded.spec.outputs:
+            # The channels of an array, unlike those of a file, do not depend on its colors.
+            return output[..., [0, 0, 0, 1]]
+        return output[..., None] if output.ndim < pixels.ndim else output
+
+    def _restored(self, plane: Pixels) -> Pixels:
         tiling, notes = choose_tiling(self.settings, self.loaded, *plane.shape[:2])
         for note in notes:
-            warnings.warn(note, stacklevel=2)
-        output = translate_pixels(self.loaded, plane, tiling, blur_of(self.loaded, self.settings))
-        return output[..., None] if output.ndim < pixels.ndim else output
+            warnings.warn(note, stacklevel=3)
+        return translate_pixels(self.loaded, plane, tiling, blur_of(self.loaded, self.settings))
 
     def __repr__(self) -> str:
         path, spec, step = printable(str(self.loaded.path)), self.loaded.spec, self.loaded.step
@@ -85,6 +91,11 @@ class Model:
 def _of_pil(image: Image.Image) -> Pixels:
     # As for files: EXIF orientation is applied, palettes and CMYK become RGB, alpha is kept.
     upright = ImageOps.exif_transpose(image)
+    if upright.mode in {"I", "F"}:
+        hint = "give it as L, RGB, RGBA or I;16, or as an array"
+        raise UsageError("image", None, f"has mode {upright.mode}, of any range", hint)
+    if upright.mode == "I;16B":
+        return np.asarray(upright).astype(np.uint16)
     if upright.mode not in {"L", "RGB", "RGBA", "I;16"}:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     return np.asarray(upright)

@@ -87,8 +87,13 @@ def _matches(pattern: Path) -> tuple[bytes, list[bytes]]:
     parts = pattern.parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
-    matches = glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True)
-    files = {os.fsencode(Path(match).as_posix()) for match in matches if (root / match).is_file()}
+    rest = Path(*parts[fixed:])
+    # Not glob.glob, whose "**" follows links to folders, in circles too. The last "**" of pathlib
+    # matches folders alone.
+    rest = rest / "*" if rest.name == "**" else rest
+    found = (path.relative_to(root) for path in root.glob(str(rest)) if path.is_file())
+    shown = (path for path in found if not any(part[0] == "." for part in path.parts))
+    files = {os.fsencode(path.as_posix()) for path in shown}
     return os.fsencode(root), sorted(filter(_is_input, files))
 
 

@@ -32,6 +32,7 @@ from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import CONFIG_FILE, RESOURCES, config_of
 from img2img_train.inference.onnx_export import OPSET, Parity, export_weights, onnx_bytes
+from img2img_train.networks.registry import count_parameters
 from img2img_train.report.page import flatten, render
 from img2img_train.runs.checkpoint import read_description
 from img2img_train.runs.folder import LIBRARIES, MODEL_FILE, sample_paths
@@ -97,7 +98,7 @@ def _description(model: LoadedModel) -> dict[str, Any]:
         "model_format": MODEL_FORMAT,
         "title": config.title,
         "network": spec.model_dump(),
-        "parameters": sum(p.numel() for p in model.generator.parameters()),
+        "parameters": count_parameters(model.generator),
         "channels": model.channel_layout.label or "RGB to RGB",
         "color": model.color,
         "value_range": [-1, 1],

@@ -33,6 +33,7 @@ from img2img_data.core.files import write_atomically
 from img2img_train.data.color import denormalize, normalize
 from img2img_train.networks.generators import PaddedGenerator
 from img2img_train.networks.layers import uses_image_statistics
+from img2img_train.networks.registry import count_parameters
 from img2img_train.report.page import render_browser_page
 from img2img_train.runs.checkpoint import read_description, write_checkpoint
 from img2img_train.runs.model import LoadedModel
@@ -205,7 +206,7 @@ def export_page(model: LoadedModel, out: Path, runtime: Path | None, opset: int 
     Raises UsageError if it is missing or the model is too large, and as
     ``export_onnx``.
     """
-    count = sum(p.numel() for p in model.generator.parameters())
+    count = count_parameters(model.generator)
     if count > MAX_PAGE_PARAMETERS:
         limit = f"the limit of a page is {MAX_PAGE_PARAMETERS / 1e6:.0f}"
         why = f"has {count / 1e6:.1f} million parameters, {limit}"

@@ -166,7 +166,7 @@ def translate_video(
     settings: TranslateSettings,
     progress: ProgressByPart,
 ) -> VideoInfo:
-    """Restore an open video into the file ``out``; errors as of ``restore_video``."""
+    """Restore an open video into the file ``out``; raises as ``restore_video``."""
 
     def show(done: int, total: int) -> None:
         progress(done, total, f"restoring {printable(out.name)}")

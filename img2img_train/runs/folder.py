@@ -21,12 +21,20 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
-from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, write_atomically
-from img2img_data.core.jsonl import read_rows
+from img2img_data.core.files import (
+    LOCK_FILE,
+    complete_lines,
+    locked,
+    sync_folder,
+    versions,
+    write_atomically,
+)
+from img2img_data.core.jsonl import parse_object, read_rows
 from img2img_data.corpus.format import digest, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
 
@@ -106,10 +114,12 @@ class RunFolder:
         """
         if self.log.exists() and self.log.stat().st_size > size:
             os.truncate(self.log, size)
-        rows = read_steps(self.root)
-        if rows and rows[-1]["step"] > step:
-            kept = (to_json_line(row) for row in rows if row["step"] <= step)
-            write_atomically(self.steps, b"".join(kept))
+        if self.steps.exists():
+            # It is not synced: a power failure can leave any bytes at its end.
+            rows = takewhile(bool, map(parse_object, complete_lines(self.steps)))
+            kept = b"".join(to_json_line(r) for r in rows if r and r.get("step", 0) <= step)
+            if kept != self.steps.read_bytes():
+                write_atomically(self.steps, kept)
 
     def sync_log(self) -> int:
         """Flush the log to the disk and return its size in bytes."""

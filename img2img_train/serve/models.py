@@ -169,7 +169,7 @@ class ModelRegistry:
         return cls(tuple(entries), device, policy)
 
     def model(self, choice: ModelChoice) -> LoadedModel:
-        """Return a model in eval mode; errors as of ``load_generator``."""
+        """Return a model in eval mode; raises as ``load_generator``."""
         entry = self.entries[choice.number]
         # While the page changes the model it may still send the direction of the one before.
         direction = choice.direction if choice.direction in entry.directions else None

@@ -29,7 +29,7 @@ MOST_BODY: Final = 1 << 20
 """Bytes of a request without an upload."""
 BODIES_AT_ONCE: Final = 4
 KEPT_UPLOADS: Final = 10
-"""Uploads and results take as much as so many of the largest uploads at most."""
+"""Uploads and results together take at most the bytes of this many largest uploads."""
 KEPT_SECONDS: Final = 3600
 EXAMPLES_FOLDER: Final = "examples"
 """Folder of images that stay as long as the server does."""

@@ -35,7 +35,7 @@ FROM_DATA: Final = ("epochs", "crop", "rotate", "validate_every", "samples_every
 """Settings that follow from the corpora where they are not given."""
 STEPS: Final = 3000
 LEAST_EPOCHS: Final = 3
-"""A run of ``epochs=None`` takes at least so many steps, and sees each image so many times."""
+"""A run of ``epochs=None`` takes at least ``STEPS`` steps and sees each image this often."""
 
 
 # ----------------------------------------------------------------------------------------- settings
@@ -120,6 +120,9 @@ def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with (
+        # A caller may have turned gradients off, as notebooks do for inference.
+        torch.inference_mode(False),
+        torch.enable_grad(),
         torch.random.fork_rng([torch.cuda.current_device()] if cuda else []),
         cudnn_settings(fast=cuda and not deterministic, tf32=config.precision == "bf16"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -274,7 +275,7 @@ def test_a_script_needs_no_guard_for_its_workers(home: Path, tmp_path: Path) -> 
         (("select", "photos", "x"), {}, "does not make a corpus"),
         (("blur", "photos"), {}, "not source, out"),
         (("blur", "photos", "x"), {"sgma": 3}, "did you mean 'sigma'"),
-        (("blur", "photos", "x"), {"dry_run": True}, "does not make a corpus"),
+        (("blur", "photos", "x"), {"dry_run": True}, "option 'dry_run': makes no corpus"),
         (("degrade", "photos", "x"), {"degradation": "gausian"}, "did you mean 'gaussian'"),
         (("blur", "nowhere", "x"), {}, "no such folder"),
     ],
@@ -292,6 +293,7 @@ def test_too_many_rejected_images_are_an_error_with_the_report(tmp_path: Path) -
     (photos / "bad.jpg").write_bytes(b"not an image")
     with pytest.raises(data.Img2ImgError, match="not-an-image") as raised:
         data.build("blur", photos, tmp_path / "x", jobs=1)
+    assert "1 of 4 images cannot be used, more than --max-bad 0.1" in str(raised.value)
     assert not isinstance(raised.value, data.UsageError)
     corpus = data.build("blur", photos, tmp_path / "x", jobs=1, max_bad=0.5)
     assert len(corpus["train"]) == 3
@@ -421,6 +423,28 @@ def test_a_model_names_what_is_not_an_image(image: Any, home: Path) -> None:
         train.load("runs/unet")("photos")
 
 
+@pytest.mark.parametrize("keeps_gray", [True, False])
+def test_the_channels_of_an_array_do_not_depend_on_its_colors(keeps_gray: bool, home: Path) -> None:
+    model = train.load("runs/unet", device="cpu")
+    model = dataclasses.replace(
+        model, loaded=dataclasses.replace(model.loaded, keeps_gray=keeps_gray)
+    )
+    gray, color = np.full((16, 16, 4), 77, np.uint8), np.dstack([make_photo(1, 16, 16)] * 2)
+    assert model(gray).shape == (16, 16, 4)
+    assert model(np.stack([gray, color[..., :4]])).shape == (2, 16, 16, 4)
+    assert model(Image.fromarray(gray)).mode == "RGBA"
+
+
+def test_a_pil_image_keeps_its_range_or_is_rejected(home: Path) -> None:
+    model, levels = train.load("runs/unet", device="cpu"), np.arange(256).reshape(16, 16) * 257
+    deep = levels.astype(np.uint16)
+    swapped = Image.frombytes("I;16B", (16, 16), deep.astype(">u2").tobytes())
+    assert np.array_equal(np.asarray(model(swapped)), np.asarray(model(Image.fromarray(deep))))
+    for image in (levels.astype(np.int32), (levels / 65535).astype(np.float32)):
+        with pytest.raises(data.UsageError, match="of any range"):
+            model(Image.fromarray(image))
+
+
 def test_scores_are_those_of_the_command(home: Path, tmp_path: Path) -> None:
     command("evaluate", "runs/unet", "--on", "corpora/gaussian", "--out", tmp_path)
     (saved,) = json.loads(next(tmp_path.rglob("*.json")).read_text())["evaluations"]
@@ -433,7 +457,8 @@ def test_scores_are_those_of_the_command(home: Path, tmp_path: Path) -> None:
 def test_fit_makes_the_run_of_the_command(home: Path, tmp_path: Path) -> None:
     corpus = data.open_corpus("corpora/gaussian")
     degrade = data.degradation("noise", sigma=(1, 20))
-    run = train.fit(corpus, tmp_path / "python", degrade=degrade, **TINY)
+    with torch.inference_mode():
+        run = train.fit(corpus, tmp_path / "python", degrade=degrade, **TINY)
     options = [part for n, value in TINY.items() for part in (f"--{n}", value)]
     recipe = tmp_path / "r.yaml"
     recipe.write_text("degradation:\n  noise: {sigma: [1, 20]}\n")

@@ -57,6 +57,7 @@ WHOLE_NAMES = {
     "way_out": "hint",
 }
 PHRASES = {
+    r"stands? (?:in|under|before)": "is in",
     r"pictures?": "image",
     r"spoil\w*": "degrade",
     r"games?": "GAN, adversarial objective",

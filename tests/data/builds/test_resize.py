@@ -50,6 +50,12 @@ def test_every_image_gets_the_size_and_is_what_fit_says(fit: str, tmp_path: Path
     assert same.read_bytes() == (tmp_path / "in" / "sub folder" / "2.png").read_bytes()
 
 
+def test_the_output_is_a_folder_of_images_not_a_corpus(photos: Path, tmp_path: Path) -> None:
+    resize(photos, tmp_path / "out", size="20")
+    lists = {p.name for p in (tmp_path / "out").iterdir() if p.suffix in {".md", ".json", ".jsonl"}}
+    assert lists == {"metadata.jsonl", "rejected.jsonl", "selection.json"}
+
+
 def test_any_number_of_workers_writes_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     for jobs in (1, 2):
         resize(photos, tmp_path / f"out{jobs}", size="20", format="jpg", jobs=jobs)

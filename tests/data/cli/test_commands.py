@@ -207,6 +207,22 @@ def test_no_plugin_of_pydantic_runs(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists(), "the plugin cannot be found at all"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no broken pipes")
+@pytest.mark.parametrize("words", ["degradations", "schema recipe", "blur --help-all", "--help"])
+def test_a_reader_that_closes_the_output_is_no_error(words: str, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        kept = {"stdout": pipe, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run([*COMMAND, *words.split()], check=False, **kept)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_commands_work_without_docstrings() -> None:
+    for words in ("degradations", "degradations gaussian", "blur --help"):
+        subprocess.run([sys.executable, "-OO", *COMMAND[1:], *words.split()], check=True)
+
+
 FREEZE_TWICE = """
 import gc, weakref
 from img2img_data.core.command_line import frozen_imports

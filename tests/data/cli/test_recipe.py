@@ -567,6 +567,15 @@ def test_dry_run_tells_how_far_an_unfinished_run_is(
     assert re.search(r"'corpus' is unfinished: \d+ of 200 sources are done", "\n".join(output))
 
 
+def test_dry_run_knows_a_folder_that_earlier_steps_fill_in_part(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 4)
+    steps = [f"  - resize: {{source: photos, out: sized/{s}, size: 16}}\n" for s in ("a", "b")]
+    last = "  - blur: {source: sized, out: corpus}\n"
+    written(tmp_path, "corpus:\n" + "".join(steps) + last)
+    output = run("build", "r.yaml", "--dry-run", cwd=tmp_path)
+    assert output.count("which is not done yet") == 2
+
+
 def test_dry_run_goes_on_behind_a_missing_folder(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 2)
     written(tmp_path, "corpus:\n  - lab: {source: nowhere, out: a}\n" + PLAIN.partition("\n")[2])

@@ -21,6 +21,7 @@ from img2img_data.degradations.blur import GaussianBlur, KernelBlur, normalized_
 from img2img_data.degradations.noise import MixedNoise
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.resample import Resize
+from img2img_data.degradations.samples import MIRRORED, REPLICATED
 from img2img_data.degradations.spec import describe_degradations, parse_spec, to_spec
 from img2img_data.images import io
 from img2img_data.inspect.contact_sheet import write_contact_sheet
@@ -117,19 +118,20 @@ def test_the_example_changes_something(kind: str) -> None:
     assert any((degradation.apply(image, **d) != image).any() for d in drawn)
 
 
-MIRRORED = DEGRADATIONS["gaussian"].border
+PADDING = {MIRRORED: "symmetric", REPLICATED: "edge"}
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if DEGRADATIONS[k].border == MIRRORED])
+@pytest.mark.parametrize("kind", [k for k in KINDS if DEGRADATIONS[k].border in PADDING])
 def test_the_border_is_extended_as_stated(kind: str) -> None:
     """An image that is extended, degraded and cropped is the degraded image."""
     degradation, image = example(kind), typed(np.float32, 32, 24)
-    extended = np.pad(image, ((64, 64), (64, 64), (0, 0)), "symmetric")
+    border = DEGRADATIONS[kind].border
+    extended = np.pad(image, ((64, 64), (64, 64), (0, 0)), PADDING[border])  # type: ignore[call-overload]
     for seed in range(3):
         drawn = degradation.draw(np.random.default_rng(seed))
         cropped = degradation.apply(extended, **drawn)[64:-64, 64:-64]
         assert np.abs(degradation.apply(image, **drawn) - cropped).max() < 1e-4
-    assert any(MIRRORED in line for line in describe_degradations(kind))
+    assert any(border in line for line in describe_degradations(kind))
 
 
 @pytest.mark.parametrize("kind", LIGHT)
@@ -252,8 +254,9 @@ def test_ranges_are_drawn_as_stated() -> None:
         {"jpeg": {"quality": [30, 33]}},
         {"sinc": {"size": [7, 11]}},
         {"gaussian": {"sigma": [1, 100, "log"]}},
+        {"median": {"size": [1, 31, "log"]}},
     )
-    quality, sinc, sigma = (
+    quality, sinc, sigma, median = (
         [parsed.draw(rng) for _ in range(600)]
         for parsed in (parse_spec(t, PLACE).degradation for t in specs)
     )
@@ -263,6 +266,10 @@ def test_ranges_are_drawn_as_stated() -> None:
     assert 1 <= min(drawn) < 1.2
     assert 80 < max(drawn) <= 100
     assert abs(np.median(drawn) - 10) < 2, "uniform in the logarithm"
+    sizes = [d["size"] for d in median]
+    assert set(sizes) <= set(range(1, 32, 2))
+    assert {1, 31} <= set(sizes)
+    assert 3 <= np.median(sizes) <= 5, "uniform in the logarithm"
     assert parse_spec({"gaussian": {"sigma": "1..5"}}, PLACE) == parse_spec(
         {"gaussian": {"sigma": [1, 5]}}, PLACE
     )

@@ -205,6 +205,26 @@ def test_b_to_a_swaps_the_halves(
     assert_same(images(open_corpus(tmp_path / "out")), swapped)
 
 
+@pytest.mark.parametrize("name", ["folders", "gray", "one channel", "one channel, A|B"])
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_stated_channels_are_those_of_the_files(
+    direction: str, name: str, corpora: Mapping[str, Path], odd_photos: Path, tmp_path: Path
+) -> None:
+    corpus = corpora.get(name, tmp_path / "corpus")
+    if name not in corpora:  # a source that is gray already stays a JPEG beside a PNG
+        gray = cv2.imencode(".jpg", make_photo(1)[..., 0])[1].tobytes()
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "gray.jpg").write_bytes(gray)
+        layout = "combined" if "A|B" in name else "folders"
+        step("blur", tmp_path / "photos", corpus, channels="gray", layout=layout)
+    step("export", corpus, tmp_path / "out", format="basicsr", direction=direction)
+    (line, *_) = (tmp_path / "out/train/meta_info.txt").read_text().splitlines()
+    file, shape = line.split(" ")
+    stored = cv2.imread(str(tmp_path / "out/train/gt" / file), cv2.IMREAD_UNCHANGED)
+    height, width, channels = map(int, shape.strip("()").split(","))
+    assert stored.shape == ((height, width, channels) if channels > 1 else (height, width))
+
+
 def test_copied_files_keep_their_bytes(corpora: Mapping[str, Path], tmp_path: Path) -> None:
     step("export", corpora["folders"], tmp_path / "hf", format="hf")
     step("import", tmp_path / "hf", tmp_path / "back")
@@ -549,6 +569,12 @@ def test_every_layout_is_recognized_opened_and_imported(name: str, tmp_path: Pat
     assert step("import", root, tmp_path / "out").complete
 
 
+def test_a_folder_of_images_is_no_corpus(odd_photos: Path, tmp_path: Path) -> None:
+    step("select", odd_photos, tmp_path / "chosen")
+    with pytest.raises(UsageError, match="holds images, not pairs; make a corpus of it"):
+        open_corpus(tmp_path / "chosen")
+
+
 def test_values_of_a_foreign_list_become_tags(tmp_path: Path) -> None:
     step("import", write(tmp_path / "in", FOLDERS["hf"][1]), tmp_path / "out")
     assert rows(tmp_path / "out" / "train" / "metadata.jsonl")[0]["tags"] == {"n": 1, "t": "u"}
@@ -659,7 +685,7 @@ def test_names_with_the_same_key_stay_apart(tmp_path: Path) -> None:
         ({"train/x.png": BOTH}, "hf", "metadata"),
         ({"metadata.jsonl": "{"}, "auto", "line 1"),
         ({"metadata.jsonl": "[" * 99_999}, "auto", "line 1"),
-        ({"metadata.jsonl": '{"file_name": "x.png"}\n'}, "auto", "input from target"),
+        ({"metadata.jsonl": '{"file_name": "x.png"}\n'}, "auto", "holds images, not pairs"),
         ({"metadata.csv": 'a,"b\n",1\nx,y\n'}, "hf", "input from target"),
         ({"x.tar": b"hello" * 500}, "auto", "not a plain tar"),
         ({"corpus.json": "{}", "train/x.png": BOTH}, "auto", "corpus already"),

@@ -79,6 +79,9 @@ def test_unpaired_images_have_no_sliders(tmp_path: Path) -> None:
     page = write_corpus_page(write_domains(tmp_path / "h2z", 3)).read_text("utf-8")
     check_self_contained(page)
     assert len(cards(page)) == 6
+    for limit in (1, 3):
+        page = write_corpus_page(tmp_path / "h2z", limit=limit).read_text("utf-8")
+        assert len(cards(page)) == limit
     assert not [a for a in elements(page, "input") if a.get("type") == "range"]
 
 

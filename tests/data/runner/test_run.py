@@ -237,6 +237,10 @@ def test_a_list_that_is_no_file_is_one_line(
     names = {"file": file, "in": photos, "out": tmp_path / "out"}
     output = run(*(word.format(**names) for word in words.split()), code=2)
     assert output.splitlines()[-1].startswith(f"error: {what} '{file}': is a pipe, socket, device")
+    (tmp_path / "empty").touch()
+    names["file"] = tmp_path / "empty"
+    output = run(*(word.format(**names) for word in words.split()), code=2)
+    assert "empty': the file has no bytes; check the path" in output
 
 
 def test_text_that_is_not_unicode_is_kept(photos: Path, tmp_path: Path) -> None:

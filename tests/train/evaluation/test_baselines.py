@@ -22,7 +22,13 @@ from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_train.data import deconvolution
 from img2img_train.data.on_the_fly import OnTheFly
-from img2img_train.evaluation.baselines import BASELINES, FittedBaselines, fit_baselines
+from img2img_train.evaluation.baselines import (
+    BASELINES,
+    FIT_IMAGES,
+    FittedBaselines,
+    _sample,
+    fit_baselines,
+)
 from img2img_train.evaluation.evaluate import evaluate_run
 from img2img_train.evaluation.results import Matrix, write_matrix
 from img2img_train.evaluation.score import Evaluation, Scoring, evaluate_model, read_pair
@@ -41,6 +47,22 @@ EXAMPLES: Final = {
 def suited(name: str) -> Any:
     """Return a degradation that a baseline suits."""
     return EXAMPLES[min(BASELINES[name].suits)]
+
+
+@pytest.mark.parametrize("count", [1, FIT_IMAGES - 1, FIT_IMAGES, 2 * FIT_IMAGES - 1, 300])
+def test_settings_are_fitted_on_images_of_the_whole_split(count: int) -> None:
+    seen: list[int] = []
+
+    def read(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(int(pair.key))
+        return (np.zeros((4, 4, 3), np.uint8),) * 2
+
+    pairs = [Pair(str(n), "val", Path(), Path()) for n in range(count)]
+    list(_sample(pairs, read, FittedBaselines()))
+    assert len(seen) == min(count, FIT_IMAGES)
+    assert seen[0] == 0
+    assert seen[-1] == count - 1
+    assert max(np.diff(seen), default=1) <= -(-count // FIT_IMAGES) + 1
 
 
 IDENTITY = Identity()

@@ -83,13 +83,15 @@ def test_attributes_of_odd_rows_are_none(row: dict[str, Any]) -> None:
     assert attributes_of(row) == {}
 
 
-def test_branches_of_a_real_recipe_have_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_a_list", [True, False])
+def test_branches_of_a_real_recipe_have_names(in_a_list: bool) -> None:
     from img2img_data.core.settings_model import Place
     from img2img_data.corpus.format import image_rng
     from img2img_data.degradations.spec import parse_spec
 
     steps = [{"gaussian": {"sigma": 2}}, {"jpeg": {"quality": [30, 90]}}]
-    tree = [{"one-of": {"probability": 0.7, "steps": steps}}, {"noise": {"sigma": 3}}]
+    choice = {"one-of": {"probability": 0.7, "steps": steps}}
+    tree = [choice, {"noise": {"sigma": 3}}] if in_a_list else choice
     degradation = parse_spec(tree, Place()).degradation
     found = {
         attributes_of({"drawn": degradation.draw(image_rng(0, str(n).encode()))})["degradation"]

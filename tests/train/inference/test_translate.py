@@ -238,6 +238,10 @@ def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> Non
     assert root == str(tmp_path / "in").encode()
     with pytest.raises(UsageError, match="holds no images"):
         list_images(tmp_path / "in" / "*.webp")
+    write_photos(tmp_path / "in" / ".hidden", 1, 20, 20)
+    (tmp_path / "in" / "deep" / "back").symlink_to(tmp_path / "in")
+    for pattern in ("**", "**/*", "**/*.*"):
+        assert list_images(tmp_path / "in" / pattern)[1] == [b"000.png", *found]
     image = tmp_path / "in" / "000.png"
     assert is_one_file(image, tmp_path / "a.JPG")
     assert is_one_file(image, Path("-"))

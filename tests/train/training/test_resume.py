@@ -125,6 +125,17 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
     assert tree(tmp_path) == uninterrupted
 
 
+@pytest.mark.parametrize("tail", [b"\0\0\0\n", b"[1]\n", b'{"step": 4, "lr"'], ids=repr)
+def test_a_damaged_end_of_the_steps_is_cut(
+    tail: bytes, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = stopped(corpora, tmp_path)
+    with folder.steps.open("ab") as file:
+        file.write(tail)
+    fit(corpora, tmp_path)
+    assert tree(tmp_path) == uninterrupted
+
+
 def test_scores_of_an_unfinished_run_say_so(corpora: list[str], tmp_path: Path) -> None:
     folder, settings = stopped(corpora, tmp_path), EvaluateSettings(split="val", device="cpu")
     path = Path(corpora[0].partition("=")[0])
