@@ -14,6 +14,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or ONNX Runtime 
 import onnxruntime
 from PIL import Image, ImageOps
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 upright = ImageOps.exif_transpose(Image.open(sys.argv[2]))
 image = np.asarray(upright.convert("RGB"))  # any size

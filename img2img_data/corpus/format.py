@@ -62,7 +62,7 @@ Layout = Literal["folders", "combined"]
 ColorSpace = Literal["rgb", "lab"]
 
 # Names that Windows reserves for devices, whatever the extension and the case.
-_RESERVED: Final = "(?:con|prn|aux|nul|(?:com|lpt)[1-9])"
+_RESERVED: Final = r"(?:con|conin\$|conout\$|prn|aux|nul|(?:com|lpt)[1-9¹²³])"
 _UNSAFE: Final = NOT_IN_KEYS | {"/", "%"}
 # File systems allow 255 bytes; the rest is left for the extension and for temporary names.
 _LONGEST_COMPONENT: Final = 160
@@ -92,7 +92,7 @@ def _safe_component(component: bytes, folder: bool = False) -> str:
     # macOS stores names decomposed (NFD), other systems as they were typed: both get one key.
     text = unicodedata.normalize("NFC", text)
     out = "".join(c if c.isprintable() and c not in _UNSAFE else _percent(c) for c in text)
-    if out[:1] in {" ", "."} or re.match(rf"{_RESERVED}(\.|$)", out, re.IGNORECASE):
+    if out[:1] in {" ", "."} or re.match(rf"{_RESERVED} *(\.|$)", out, re.IGNORECASE):
         out = _percent(out[0]) + out[1:]
     if out[-1:] in {" ", "."}:
         out = out[:-1] + _percent(out[-1])
