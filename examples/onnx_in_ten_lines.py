@@ -14,10 +14,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or ONNX Runtime 
 import onnxruntime
 from PIL import Image, ImageOps
 
-if len(sys.argv) != 4:
-    sys.exit(__doc__)
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-upright = ImageOps.exif_transpose(Image.open(sys.argv[2]))
-image = np.asarray(upright.convert("RGB"))  # any size
+image = np.asarray(ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB"))  # any size
 (restored,) = session.run(None, {"image": image[None]})  # N x H x W x 3 uint8, both
 Image.fromarray(restored[0]).save(sys.argv[3])
