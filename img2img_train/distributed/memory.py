@@ -13,7 +13,9 @@ SHARE_OF_MEMORY: Final = 0.5
 """Share of the free memory that images may take."""
 
 # cuBLAS, cuDNN and the allocators of the CPU and MPS raise plain RuntimeErrors with these words.
-# cuDNN finds no algorithm or engine where the workspaces of all of them are too large.
+# cuDNN finds no algorithm or engine where the workspaces of all of them are too large; a thread
+# cannot start where its stack finds no room. oneDNN names a primitive; where it lacks one for some
+# types or shapes, a "primitive descriptor".
 MESSAGES: Final = (
     "out of memory",
     "can't allocate memory",
@@ -21,6 +23,8 @@ MESSAGES: Final = (
     "ALLOCATION_FAILED",
     "unable to find an engine",
     "valid cuDNN algorithm",
+    "can't start new thread",
+    "could not create a primitive\n",
 )
 # Limit, use, and the part of the page cache that has not been read again, by the controllers of a
 # group: none in version 2, https://docs.kernel.org/admin-guide/cgroup-v2.html#memory
@@ -32,7 +36,7 @@ GROUP_FILES: Final = {
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if an error means that the host or the device is out of memory."""
-    says_so = any(words in str(error) for words in MESSAGES)
+    says_so = any(words in f"{error}\n" for words in MESSAGES)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)
 
 

@@ -598,6 +598,8 @@ def test_inference_out_of_memory_is_one_line_with_a_hint(tmp_path: Path, monkeyp
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
         RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
     ],
 )
 def test_every_out_of_memory_error_is_recognized(error: Exception) -> None:
