@@ -244,7 +244,7 @@ def _describe_source(source: Path, earlier: RecipeStep) -> str:
 
 
 def _needs(step: RecipeStep, steps: Sequence[RecipeStep]) -> Iterator[tuple[Path, RecipeStep]]:
-    """Yield each source of a step that an earlier one writes, all or part of it, with that step."""
+    """Yield each source of a step that an earlier one writes in whole or part, and that one."""
     for source in step.paths[:-1]:
         for earlier in steps[: step.number - 1]:
             output, needed = (Path(os.path.abspath(p)) for p in (earlier.paths[-1], source))

@@ -89,7 +89,7 @@ def read_named(what: str, path: Path, limit: int) -> bytes:
         return read_bytes(os.path.realpath(path), limit)
     except Rejected as rejected:
         reason = REASONS[rejected.reason]
-        why = rejected.detail or ("is " * reason.startswith("a ") + reason)
+        why = rejected.detail or (f"is {reason}" if reason.startswith("a ") else reason)
         raise UsageError(what, path, why, "check the path") from None
 
 

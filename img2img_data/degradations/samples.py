@@ -1,4 +1,4 @@
-"""Samples of images: integers of any depth and float32 in [0, 1], and luma."""
+"""Samples of images, integers of any depth and float32 in [0, 1]: conversions, luma, borders."""
 
 from __future__ import annotations
 

@@ -403,9 +403,9 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
     if combined and content == "both" and not job.swapped:
         return _copied(pair, pair.input, "file_name", 2)
     if combined or content == "both":
-        halves = job.corpus.read(pair)
-        if set(job.corpus.channels.values()) == {1}:  # ``read`` repeats the single channel
-            halves = halves[0][..., 0], halves[1][..., 0]
+        # ``read`` repeats a single channel, which A|B needs where only one half has more.
+        channels = max(job.corpus.channels.values())
+        halves = [half[..., :channels] for half in job.corpus.read(pair)]
         first, second = reversed(halves) if job.swapped else halves
         parts = {"input": (first,), "target": (second,), "both": (first, second)}[content]
         return io.encode(np.hstack(parts), "png"), ".png", first.shape[:2]
@@ -414,10 +414,8 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
         path, column = pair.target, "target_file_name"
     data, extension, size = _copied(pair, path, column, 1)
     if as_png and extension != ".png":
-        pixels = job.corpus.read_image(path)
-        side = "target" if path == pair.target else "input"
-        single = job.corpus.channels[side] == 1  # ``read_image`` repeats it
-        return io.encode(pixels[..., 0] if single else pixels, "png"), ".png", size
+        channels = job.corpus.channels["target" if path == pair.target else "input"]
+        return io.encode(job.corpus.read_image(path)[..., :channels], "png"), ".png", size
     return data, extension, size
 
 

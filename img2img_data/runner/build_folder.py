@@ -116,8 +116,8 @@ class Report:
     def conclude(
         self, max_bad: float, expected: frozenset[str] = frozenset(), unmatched_ok: bool = False
     ) -> int:
-        """Return the exit code: 1, if more than ``max_bad`` of the images are bad, of which it adds
-        a warning, or if files are unmatched; else 0.
+        """Return the exit code: 1 if more than ``max_bad`` of the images are bad or files are
+        unmatched, else 0. Too many bad images add a warning.
 
         ``expected`` reasons were asked for by the user (a filter's) and do not count as bad images.
         """

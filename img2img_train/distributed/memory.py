@@ -14,8 +14,8 @@ SHARE_OF_MEMORY: Final = 0.5
 
 # cuBLAS, cuDNN and the allocators of the CPU and MPS raise plain RuntimeErrors with these words.
 # cuDNN finds no algorithm or engine where the workspaces of all of them are too large; a thread
-# cannot start where its stack finds no room. oneDNN names a primitive; where it lacks one for some
-# types or shapes, a "primitive descriptor".
+# cannot start without room for its stack. oneDNN ends this message with "primitive"; one that ends
+# otherwise is about types or shapes.
 MESSAGES: Final = (
     "out of memory",
     "can't allocate memory",

@@ -216,7 +216,7 @@ def _names(asked: str) -> list[str]:
 
 
 def _sample(pairs: Sequence[Pair], read: ReadPair, known: FittedBaselines) -> Iterator[_Sample]:
-    """Yield pairs, evenly spread, to fit on."""
+    """Yield up to FIT_IMAGES evenly spaced pairs, the first of them if the images are large."""
     room = FIT_PIXELS
     for index in evenly_spaced(len(pairs), FIT_IMAGES):
         # An image that cannot be read is an error where it is scored, not here.

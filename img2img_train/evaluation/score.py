@@ -204,9 +204,10 @@ def describe_gain(gain: float, interval: Interval, baseline: str = "the input") 
     """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance."""
     beats, fails = f"beats {baseline}", f"does not beat {baseline}"
     if interval is None:
-        worse = f"{fails}: it is worse" if gain else f"{fails}: it differs"
-        result = beats if gain > 0 else worse
-        return f"{result} by {abs(gain):.2f} dB (all images come from one photo, so no interval)"
+        why = "(all images come from one photo, so no interval)"
+        if not gain:
+            return f"{fails}: both are equal {why}"
+        return f"{beats if gain > 0 else f'{fails}: it is worse'} by {abs(gain):.2f} dB {why}"
     low, high = interval
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
     if low > 0:

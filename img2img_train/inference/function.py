@@ -29,7 +29,8 @@ class Model:
 
     Takes H x W x C of uint8 or uint16 (RGB, RGBA or gray), a batch N x H x W x C, the path of an
     image, or a PIL image, which gives a PIL image; every other gives an array. The output is that
-    of ``img2img-train translate``, in tiles.
+    of ``img2img-train translate``, in tiles; RGBA stays RGBA where the model restores RGB. Raises
+    UsageError for anything else.
 
     >>> model = train.load("runs/unet", tile=256)
     >>> model(photo).shape, model("photos/000.jpg").dtype
@@ -76,11 +77,11 @@ class Model:
             return output[..., [0, 0, 0, 1]]
         return output[..., None] if output.ndim < pixels.ndim else output
 
-    def _restored(self, plane: Pixels) -> Pixels:
-        tiling, notes = choose_tiling(self.settings, self.loaded, *plane.shape[:2])
+    def _restored(self, pixels: Pixels) -> Pixels:
+        tiling, notes = choose_tiling(self.settings, self.loaded, *pixels.shape[:2])
         for note in notes:
             warnings.warn(note, stacklevel=3)
-        return translate_pixels(self.loaded, plane, tiling, blur_of(self.loaded, self.settings))
+        return translate_pixels(self.loaded, pixels, tiling, blur_of(self.loaded, self.settings))
 
     def __repr__(self) -> str:
         path, spec, step = printable(str(self.loaded.path)), self.loaded.spec, self.loaded.step
@@ -93,7 +94,7 @@ def _of_pil(image: Image.Image) -> Pixels:
     upright = ImageOps.exif_transpose(image)
     if upright.mode in {"I", "F"}:
         hint = "give it as L, RGB, RGBA or I;16, or as an array"
-        raise UsageError("image", None, f"has mode {upright.mode}, of any range", hint)
+        raise UsageError("image", None, f"has mode {upright.mode}, whose range is unknown", hint)
     if upright.mode == "I;16B":
         return np.asarray(upright).astype(np.uint16)
     if upright.mode not in {"L", "RGB", "RGBA", "I;16"}:

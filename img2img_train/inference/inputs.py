@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -87,13 +88,17 @@ def _matches(pattern: Path) -> tuple[bytes, list[bytes]]:
     parts = pattern.parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
-    rest = Path(*parts[fixed:])
-    # Not glob.glob, whose "**" follows links to folders, in circles too. The last "**" of pathlib
-    # matches folders alone.
-    rest = rest / "*" if rest.name == "**" else rest
-    found = (path.relative_to(root) for path in root.glob(str(rest)) if path.is_file())
-    shown = (path for path in found if not any(part[0] == "." for part in path.parts))
-    files = {os.fsencode(path.as_posix()) for path in shown}
+    # Within a name "**" is "*".
+    rest = Path(*(part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[fixed:]))
+    if "**" in rest.parts:
+        # Not glob.glob, whose "**" follows links to folders, in circles too. That of pathlib finds
+        # hidden files too, and only folders if it comes last.
+        rest = rest / "*" if rest.name == "**" else rest
+        found = (str(path.relative_to(root)) for path in root.glob(str(rest)))
+        matches = [path for path in found if not any(p.startswith(".") for p in Path(path).parts)]
+    else:
+        matches = glob.glob(str(rest), root_dir=root)
+    files = {os.fsencode(Path(match).as_posix()) for match in matches if (root / match).is_file()}
     return os.fsencode(root), sorted(filter(_is_input, files))
 
 

@@ -26,14 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
-from img2img_data.core.files import (
-    LOCK_FILE,
-    complete_lines,
-    locked,
-    sync_folder,
-    versions,
-    write_atomically,
-)
+from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import parse_object, read_rows
 from img2img_data.corpus.format import digest, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
@@ -116,9 +109,10 @@ class RunFolder:
             os.truncate(self.log, size)
         if self.steps.exists():
             # It is not synced: a power failure can leave any bytes at its end.
-            rows = takewhile(bool, map(parse_object, complete_lines(self.steps)))
+            found = self.steps.read_bytes()
+            rows = takewhile(bool, map(parse_object, found.splitlines()))
             kept = b"".join(to_json_line(r) for r in rows if r and r.get("step", 0) <= step)
-            if kept != self.steps.read_bytes():
+            if kept != found:
                 write_atomically(self.steps, kept)
 
     def sync_log(self) -> int:

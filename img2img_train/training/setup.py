@@ -35,7 +35,7 @@ FROM_DATA: Final = ("epochs", "crop", "rotate", "validate_every", "samples_every
 """Settings that follow from the corpora where they are not given."""
 STEPS: Final = 3000
 LEAST_EPOCHS: Final = 3
-"""A run of ``epochs=None`` takes at least ``STEPS`` steps and sees each image this often."""
+"""Least passes over the images in a run of ``epochs=None``, of ``STEPS`` steps or more."""
 
 
 # ----------------------------------------------------------------------------------------- settings

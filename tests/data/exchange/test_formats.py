@@ -208,7 +208,7 @@ def test_b_to_a_swaps_the_halves(
 @pytest.mark.parametrize("name", ["folders", "gray", "one channel", "one channel, A|B"])
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_stated_channels_are_those_of_the_files(
-    direction: str, name: str, corpora: Mapping[str, Path], odd_photos: Path, tmp_path: Path
+    direction: str, name: str, corpora: Mapping[str, Path], tmp_path: Path
 ) -> None:
     corpus = corpora.get(name, tmp_path / "corpus")
     if name not in corpora:  # a source that is gray already stays a JPEG beside a PNG

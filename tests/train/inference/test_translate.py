@@ -242,6 +242,11 @@ def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> Non
     (tmp_path / "in" / "deep" / "back").symlink_to(tmp_path / "in")
     for pattern in ("**", "**/*", "**/*.*"):
         assert list_images(tmp_path / "in" / pattern)[1] == [b"000.png", *found]
+    for pattern in ("0**.png", "**/0**.png", "deep/../*.png", "[0]*.png"):
+        assert [Path(os.fsdecode(p)).name for p in list_images(tmp_path / "in" / pattern)[1]] == [
+            "000.png"
+        ]
+    assert list_images(tmp_path / "in" / ".h*" / "*")[1] == [b".hidden/000.jpg"]
     image = tmp_path / "in" / "000.png"
     assert is_one_file(image, tmp_path / "a.JPG")
     assert is_one_file(image, Path("-"))
