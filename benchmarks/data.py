@@ -126,8 +126,10 @@ def imports(paths: Sequence[Path], out: Path) -> int:
 def _limit_worker(paths: Sequence[Path], out: Path) -> None:
     import simplejpeg
 
+    from img2img_data.core.memory import keep_freed_memory
     from img2img_data.images.io import encode
 
+    keep_freed_memory()
     cv2.setNumThreads(1)
     x = np.arange(-12, 13)
     kernel = np.exp(-0.5 * (x / SIGMA) ** 2)

@@ -422,3 +422,12 @@ def apply_operators(samples: Tensor, operators: Operators, top: int) -> Tensor:
 def evenly_spaced(count: int, number: int) -> Sequence[int]:
     """Return ``number`` indices evenly spaced over ``count``, fewer if there are fewer."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(number, count))})
+
+
+def spread_out(count: int, number: int) -> Sequence[int]:
+    """Return the same indices in an order whose every beginning is spread over ``count``, too."""
+    indices = evenly_spaced(count, number)
+    bits = len(indices).bit_length()
+    # Positions whose binary digits are reversed halve the gaps that are left (van der Corput).
+    positions = sorted(range(len(indices)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
+    return [indices[position] for position in positions]

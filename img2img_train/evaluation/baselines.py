@@ -32,7 +32,7 @@ from img2img_data.images.pixels import Pixels
 from img2img_train.data import deconvolution
 from img2img_train.data.checks import Size
 from img2img_train.data.deconvolution import Steps, transfer_of, wiener
-from img2img_train.data.loader import evenly_spaced
+from img2img_train.data.loader import spread_out
 from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.settings import names_in
 from img2img_train.metrics.image import psnr
@@ -216,9 +216,9 @@ def _names(asked: str) -> list[str]:
 
 
 def _sample(pairs: Sequence[Pair], read: ReadPair, known: FittedBaselines) -> Iterator[_Sample]:
-    """Yield up to FIT_IMAGES evenly spaced pairs, the first of them if the images are large."""
+    """Yield evenly spaced pairs, FIT_IMAGES or fewer if the images are large."""
     room = FIT_PIXELS
-    for index in evenly_spaced(len(pairs), FIT_IMAGES):
+    for index in spread_out(len(pairs), FIT_IMAGES):
         # An image that cannot be read is an error where it is scored, not here.
         with suppress(CorpusError):
             input, target = read(pairs[index])

@@ -22,7 +22,7 @@ from img2img_train.data import dataset
 from img2img_train.data.color import is_gray
 from img2img_train.data.deconvolution import known_steps
 from img2img_train.data.device_cache import check_device_cache
-from img2img_train.data.loader import SamplingPlan, evenly_spaced
+from img2img_train.data.loader import SamplingPlan, evenly_spaced, spread_out
 from img2img_train.distributed.torchrun import torchrun_env
 from img2img_train.evaluation.baselines import FIT_IMAGES, fit_noise_ratio
 from img2img_train.evaluation.score import read_pair
@@ -81,7 +81,7 @@ def resolve_noise_ratio(config: RunConfig, train: dataset.ImageSet) -> RunConfig
     Raises UsageError if their rows name no blur.
     """
     assert isinstance(train, dataset.PairedImages)  # RunConfig sees to it
-    pairs = (train.pairs[index] for index in evenly_spaced(len(train), FIT_IMAGES))
+    pairs = (train.pairs[index] for index in spread_out(len(train), FIT_IMAGES))
     ratio = fit_noise_ratio((*read_pair(*pair), known_steps(*pair)) for pair in pairs)
     if ratio is None:
         hint = "omit --input wiener, or give a corpus of 'img2img-data blur' or 'degrade'"

@@ -25,6 +25,7 @@ from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.baselines import (
     BASELINES,
     FIT_IMAGES,
+    FIT_PIXELS,
     FittedBaselines,
     _sample,
     fit_baselines,
@@ -49,20 +50,23 @@ def suited(name: str) -> Any:
     return EXAMPLES[min(BASELINES[name].suits)]
 
 
+@pytest.mark.parametrize("side", [4, 360, 700])
 @pytest.mark.parametrize("count", [1, FIT_IMAGES - 1, FIT_IMAGES, 2 * FIT_IMAGES - 1, 300])
-def test_settings_are_fitted_on_images_of_the_whole_split(count: int) -> None:
+def test_settings_are_fitted_on_images_of_the_whole_split(count: int, side: int) -> None:
     seen: list[int] = []
+    image = np.zeros((side, side, 3), np.uint8)
 
     def read(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         seen.append(int(pair.key))
-        return (np.zeros((4, 4, 3), np.uint8),) * 2
+        return image, image
 
     pairs = [Pair(str(n), "val", Path(), Path()) for n in range(count)]
     list(_sample(pairs, read, FittedBaselines()))
-    assert len(seen) == min(count, FIT_IMAGES)
-    assert seen[0] == 0
-    assert seen[-1] == count - 1
-    assert max(np.diff(seen), default=1) <= -(-count // FIT_IMAGES) + 1
+    room = -(-FIT_PIXELS // image[..., 0].size)
+    assert len(set(seen)) == len(seen) == min(count, FIT_IMAGES, room)
+    # Fewer images, because they are large, are at most twice as far apart as evenly spaced ones.
+    gaps = np.diff([-1, *sorted(seen), count])
+    assert max(gaps) <= 2 * count / len(seen) + 1
 
 
 IDENTITY = Identity()
