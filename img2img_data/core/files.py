@@ -8,11 +8,18 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
-from img2img_data.core.errors import REASONS, FolderInUseError, Img2ImgError, Rejected, UsageError
+from img2img_data.core.errors import (
+    REASONS,
+    FolderInUseError,
+    Img2ImgError,
+    Rejected,
+    UsageError,
+    printable,
+)
 
 LOCK_FILE: Final = ".lock"
 """Name of the file that marks a folder as in use; scans of a folder skip it."""
@@ -192,7 +199,19 @@ def cannot_write(path: Path, error: OSError) -> Img2ImgError:
     return Img2ImgError("cannot write", name, why, hint)
 
 
-# ------------------------------------------------------------------------------------------- lock
+# ---------------------------------------------------------------------------------------- folders
+def check_unused(folder: Path, own: Collection[str] = (), what: str = "folder") -> None:
+    """Raise UsageError if a folder holds files; ``own`` and hidden ones do not count.
+
+    Hidden files are those of Git, of a file manager, or what a killed process left. ``what`` is the
+    word of the error message.
+    """
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    if other := next((name for name in names if name not in own and name[0] != "."), None):
+        why, hint = f"holds other files ('{printable(other)}')", "choose a new or an empty folder"
+        raise UsageError(what, folder, why, hint)
+
+
 @contextlib.contextmanager
 def locked(
     folder: Path,

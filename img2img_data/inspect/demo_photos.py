@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from img2img_data.core.errors import UsageError, load_extra
-from img2img_data.core.files import writing_to
+from img2img_data.core.errors import load_extra
+from img2img_data.core.files import check_unused, writing_to
 from img2img_data.images import io
 
 PHOTOS: Final = {
@@ -25,8 +25,7 @@ def write_demo_photos(out: Path) -> list[Path]:
 
     A second run writes the same bytes. Raises ``UsageError`` if OUT contains anything else.
     """
-    if out.is_dir() and any(p.stem not in PHOTOS or p.is_dir() for p in out.iterdir()):
-        raise UsageError("folder", out, "contains other files", "choose a new or an empty folder")
+    check_unused(out, {f"{name}.png" for name in PHOTOS})
     folder = Path(load_extra("skimage", "demo", "the demo photos").__file__).parent / "data"
     # Some photos are downloads in some versions of scikit-image: only those that are there are
     # used.

@@ -245,9 +245,7 @@ class BuildFolder:
             if note.is_file():
                 self._check_same(_read_json(note), _with_folders(recipe, roots), grows)
                 return "unfinished"
-            if self.root.is_dir() and any(p.name not in OWN_NAMES for p in self.root.iterdir()):
-                hint = "choose a new or an empty folder"
-                raise UsageError("folder", self.root, "holds other files", hint)
+            files.check_unused(self.root, OWN_NAMES)
         return "new"
 
     def fill(self, recipe: Recipe, roots: Sequence[bytes], write: Callable[[], object]) -> bool:

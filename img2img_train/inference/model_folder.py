@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from img2img_data.core.errors import Img2ImgError, UsageError
-from img2img_data.core.files import versions, write_atomically
+from img2img_data.core.files import check_unused, versions, write_atomically
 from img2img_data.core.jsonl import read_object
 from img2img_data.corpus.card import README, to_yaml
 from img2img_data.corpus.format import CORPUS_FILE, to_json_page
@@ -83,13 +83,10 @@ def _check_own(out: Path) -> None:
     hint = "choose a new or an empty folder"
     if out.exists() and not out.is_dir():
         raise UsageError("folder", out, "is a file", hint)
-    # Hidden files are those of Git, or what a killed export left.
-    names = {path.name for path in out.iterdir() if path.name[0] != "."} if out.exists() else set()
     with contextlib.suppress(Img2ImgError):
-        if names and "model_format" in read_object(out / CONFIG_FILE):
+        if "model_format" in read_object(out / CONFIG_FILE):
             return
-    if names:
-        raise UsageError("folder", out, "holds other files", hint)
+    check_unused(out)
 
 
 def _description(model: LoadedModel) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from img2img_data.core.command_line import ProgressByPart
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, load_extra, printable
-from img2img_data.core.files import locked, write_atomically
+from img2img_data.core.files import check_unused, locked, write_atomically
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.corpus.reader import reason_of
@@ -195,8 +195,8 @@ def translate(
     A file that cannot be read is a row in ``out/rejected.jsonl``. Equal inputs give equal bytes,
     unless memory decides whether an image is cut into tiles (``choose_tiling``); results of an
     earlier call with the same model and settings are kept. Raises UsageError if the
-    source holds no images or ``out`` holds the sources, Img2ImgError if ``out`` cannot be written,
-    FolderInUseError if another process works in it.
+    source holds no images or ``out`` holds other files than results, Img2ImgError if ``out``
+    cannot be written, FolderInUseError if another process works in it.
     """
     settings = settings or TranslateSettings()
     blur_of(model, settings)  # before anything is written
@@ -240,6 +240,8 @@ class _ResumeLog:
         self.head = {"model": model.digest, "direction": config.direction, **policy}
         self.head |= settings.model_dump(mode="json", exclude=others)
         self.path, rows = out / LOG_FILE, list[dict[str, Any]]()
+        if not self.path.exists():
+            check_unused(out, what="output")
         # The last line of an interrupted run may be incomplete: it and all behind it are done
         # again.
         with suppress(FileNotFoundError, CorpusError):

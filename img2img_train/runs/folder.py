@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
-from img2img_data.core.files import LOCK_FILE, locked, sync_folder, versions, write_atomically
+from img2img_data.core.files import check_unused, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import parse_object, read_rows
 from img2img_data.corpus.format import digest, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
@@ -84,13 +84,8 @@ class RunFolder:
         if not nearest.is_dir():
             inside = f"would be inside the file '{printable(str(nearest))}'"
             raise self._error("is a file" if nearest == self.root else inside)
-        if self.config.is_file() or not self.root.exists():
-            return
-        # A process that was killed before config.json was complete leaves a lock and a temporary
-        # file.
-        for path in self.root.iterdir():
-            if path.name != LOCK_FILE and not path.name.startswith(f".{CONFIG_FILE}"):
-                raise self._error(f"holds other files ('{printable(path.name)}')")
+        if not self.config.is_file():
+            check_unused(self.root, what="run")
 
     def append(self, path: Path, rows: list[dict[str, Any]]) -> None:
         """Append rows to the log or the timing file."""

@@ -261,7 +261,9 @@ def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> N
     assert "complete already" in run("blur", photos, out)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
-    assert "other files" in run("blur", photos, tmp_path / "full", code=2)
+    assert "other files ('thesis.tex')" in run("blur", photos, tmp_path / "full", code=2)
+    (tmp_path / "full" / "thesis.tex").rename(tmp_path / "full" / ".DS_Store")
+    run("blur", photos, tmp_path / "full")
     assert tree(out) == before
 
 

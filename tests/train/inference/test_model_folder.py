@@ -115,7 +115,7 @@ def test_a_second_export_gives_the_same_bytes_and_other_folders_are_left_alone(
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
     for name in (tmp_path / "photos", root / "run"):
         assert command("export", root / "run", name) == 2
-        assert "holds other files; choose a new or an empty folder" in capsys.readouterr().err
+        assert "holds other files" in capsys.readouterr().err
     # The format of the run's file is another one.
     for words in (["report", folder], [root / "corpus", *SMALL, "--out", folder]):
         assert command(*words) in (1, 2)

@@ -185,6 +185,16 @@ def test_a_rerun_restores_only_missing_results(negative: LoadedModel, tmp_path: 
     assert translate(other, tmp_path / "in", tmp_path / "out", settings=TILED).reused == 0
 
 
+def test_files_of_others_are_not_overwritten(negative: LoadedModel, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 2, 20, 20)
+    write_photos(tmp_path / "out", 2, 24, 24)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    with pytest.raises(UsageError, match="holds other files"):
+        translate(negative, tmp_path / "in", tmp_path / "out", settings=TILED)
+    found = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != ".lock"}
+    assert found == before
+
+
 def test_files_of_other_formats_are_named(negative: LoadedModel, tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_photos(source / "deep", 1, 20, 20)
