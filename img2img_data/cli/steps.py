@@ -216,9 +216,12 @@ def print_after(out: Path, shard: object = None) -> None:
     elif (out / image_folders.SELECTION_FILE).is_file():
         print_next("img2img-data", "blur", out, corpus)
     elif not (out / EXPORT_FILE).is_file():
-        kind = json.loads(manifest.read_bytes()).get("kind") if manifest.is_file() else ""
-        kind = kind or open_corpus(out, rows=False).kind
-        loss = ["--loss", "cyclegan"] if kind == "unpaired" else []
+        page = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
+        kind = page.get("kind") or open_corpus(out, rows=False).kind
+        # The default loss restores what a degradation took; the other pairings are translations.
+        restored = page.get("recipe", {}).get("pairing", "degrade") == "degrade"
+        fitting = "cyclegan" if kind == "unpaired" else "" if restored else "pix2pix"
+        loss = ["--loss", fitting] if fitting else []
         print_next("img2img-train", out, *loss, "--out", Path("runs", name))
 
 

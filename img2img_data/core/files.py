@@ -12,14 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
-from img2img_data.core.errors import (
-    REASONS,
-    FolderInUseError,
-    Img2ImgError,
-    Rejected,
-    UsageError,
-    printable,
-)
+from img2img_data.core.errors import REASONS, FolderInUseError, Img2ImgError, Rejected, UsageError
 
 LOCK_FILE: Final = ".lock"
 """Name of the file that marks a folder as in use; scans of a folder skip it."""
@@ -208,7 +201,7 @@ def check_unused(folder: Path, own: Collection[str] = (), what: str = "folder") 
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ()
     if other := next((name for name in names if name not in own and name[0] != "."), None):
-        why, hint = f"holds other files ('{printable(other)}')", "choose a new or an empty folder"
+        why, hint = f"holds other files ({other!r})", "choose a new or an empty folder"
         raise UsageError(what, folder, why, hint)
 
 

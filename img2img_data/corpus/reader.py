@@ -215,6 +215,7 @@ _STATED: Final[Columns] = {
     "layout": get_args(corpus_format.Layout).__contains__,
     "color": get_args(corpus_format.ColorSpace).__contains__,
     "bits": (8, 16).__contains__,
+    "recipe": lambda value: isinstance(value, dict),
     "channels": lambda value: (
         isinstance(value, dict)
         and all(side in ("input", "target") and n in (1, 3, 4) for side, n in value.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from small_photos import write
 
 from img2img_data.builds.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
 from img2img_data.builds.replay import replay_pair
-from img2img_data.cli.steps import STEPS, run_step
+from img2img_data.cli.steps import STEPS, print_after, run_step
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
 from img2img_data.images.pixels import luminance
@@ -137,6 +138,19 @@ def test_every_command_gives_the_same_bytes_for_one_and_two_workers(
         assert code == 0
     assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
     assert not verify_corpus(tmp_path / "out1", lambda *_: None).problems
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "unpaired"])
+def test_the_suggested_loss_fits_the_pairs(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [write_photos(tmp_path / n, 1, 48, 40) for n in STEPS[command].paths if n != "out"]
+    settings = {**EXTRA.get(command, {}), "jobs": 1}
+    run_step(command, [*paths, tmp_path / "out"], settings, lambda *_: None, print)
+    print_after(tmp_path / "out")
+    expected = {"blur": [], "degrade": [], "unpaired": ["--loss", "cyclegan"]}
+    words = shlex.split(capsys.readouterr().err)
+    assert words[3:-2] == expected.get(command, ["--loss", "pix2pix"])
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])

@@ -162,7 +162,10 @@ def test_bare_pix2pix_and_cyclegan_folders(tmp_path: Path) -> None:
     assert open_corpus(tmp_path / "un").kind == "unpaired"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"a":' * 5000])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"format": 99}', '{"a":' * 5000, f'{{"format": {FORMAT}, "recipe": []}}'],
+)
 def test_a_damaged_page_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "corpus.json").write_text(content)
     with pytest.raises(CorpusError) as caught:
