@@ -132,8 +132,8 @@ class RunConfig(FrozenModel):
     EMA weights where there are any, and its generator's settings are the defaults; optimizers,
     schedule and order start anew"""
     epochs: int | None = setting("Options", 50, ge=1, le=10**9)
-    """passes over the corpora; one draws as many images as they hold; default with l2, l1 and
-    charbonnier: as many as take 3,000 steps, 3 at least"""
+    """passes over the corpora; one draws as many images as they hold, in full batches; default with
+    l2, l1 and charbonnier: as many as take 3,000 steps, 3 at least"""
     batch: Positive = setting("Options", 64)
     """images per step"""
 
@@ -166,12 +166,13 @@ class RunConfig(FrozenModel):
     ones"""
     jitter: float = setting("Data", 1.0, ge=1, le=8)
     """enlarge by this factor, then crop; to the size of the image, at a place drawn anew in each
-    epoch, the same for both images of a pair; 1.1171875 (286 for 256) in pix2pix and CycleGAN"""
+    epoch, the same for both images of a pair; 1.1171875 for images stored at 256 is as --load-size
+    286 --crop 256; give one of the two"""
     flip: bool = setting("Data", False)
     """mirror half of the pairs; drawn anew in each epoch"""
     rotate: bool | None = setting("Data", False)
     """turn pairs by 0, 90, 180 or 270 degrees; drawn anew in each epoch; default: on where crops
-    are cut without being asked for, because most of them have no up, else off"""
+    are cut without being asked for, because most crops have no natural orientation, else off"""
     limit: Count = setting("Data", 0, advanced=True)
     """pairs used of each corpus; the first by key; 0: all"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = setting("Data", 0)

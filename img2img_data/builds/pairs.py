@@ -185,11 +185,11 @@ class BuildSettings(FrozenModel):
     """distance from one tile to the next, pixels; below --tile they overlap; default: --tile"""
     min_detail: float = Field(0, ge=0, le=255)
     """least detail of an image or tile; mean difference between neighboring pixels of the luma,
-    gray levels: below 1 of clear skies, mostly 4 to 13; of a pair the more detailed image counts;
-    0: no limit"""
+    gray levels: clear skies are below 1, most photos 4 to 13; of a pair the more detailed image
+    counts; 0: no limit"""
     split: Annotated[str | None, checked_by(planning.parse_split)] = None
-    """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; shares are approximate, for a
-    hash of its name decides for each image and never depends on the others, and exact with
+    """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; a hash of each image's name
+    chooses its split, so adding images moves no others; shares are approximate, and exact with
     --stratify folder; folder: its first folder, tag:NAME: its tag names the split; default:
     tag:split if images have it, else train=1"""
     group_by: Annotated[str | None, checked_by(_check_group)] = None
@@ -202,7 +202,7 @@ class BuildSettings(FrozenModel):
     """bits per sample; 16: keep those of 16-bit and float sources (png only)"""
     channels: Channels = "rgb"
     """channels of every image; gray: the luma of color images (png, jpg), rgba: with transparency
-    (png, for combine and unpaired only)"""
+    (png; for combine, unpaired and import only)"""
     alpha: Literal["white", "reject"] = "white"
     """transparent images; white: composite on white; not with --channels rgba"""
     seed: int = Field(0, ge=0)

@@ -16,8 +16,9 @@ class TranslateSettings(FrozenModel):
     """Settings of ``translate``: tiles, formats of results."""
 
     tile: int | None = Field(None, ge=16)
-    """side of a tile, pixels; at least twice --overlap, memory grows squared [default: 512, or the
-    whole image for a network that normalizes by its statistics, if half of the free memory does]"""
+    """side of a tile, pixels; raised to twice --overlap if it is less, memory grows with its square
+    [default: 512, or the whole image for a network that normalizes by its statistics, if half of
+    the free memory is enough]"""
     overlap: int = Field(128, ge=0)
     """overlap of two tiles, pixels; more for a large receptive field"""
     sigma: float | None = Field(None, ge=0, le=100)
