@@ -24,7 +24,7 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of
 from img2img_data.core.frozen_model import FrozenModel, field_of
-from img2img_data.corpus.format import FORMAT, to_json_line
+from img2img_data.corpus.format import FORMAT, key_of, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Fit, ReadPolicy
 from img2img_data.runner.build_folder import DUPLICATES_FILE, BuildFolder, write_file
@@ -97,8 +97,10 @@ def copy_image(job: SelectJob, task: ImageTask) -> Stages[tuple[str, dict[str, A
     yield len(data) + image.pixels.nbytes
     folder = job.folder_of(task)
     # The copy keeps its name, except for characters that some file systems reject.
+    # A key has the extension only where two images differ in nothing else.
     extension = os.path.splitext(os.fsdecode(task.sources[0]))[1]
-    name = task.key if task.key.endswith(extension) else task.key + extension
+    with_extension = key_of(task.sources[0], extension=True)
+    name = task.key if task.key == with_extension else task.key + extension
     write_file(job.out, f"{folder}/{name}", data)
     size = {"width": image.size[0], "height": image.size[1]}
     row = {**first_columns(name, task), **size, **io.note_columns(image)}

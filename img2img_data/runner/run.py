@@ -67,8 +67,8 @@ class RunSettings(FrozenModel):
     shard: Annotated[str | None, checked_by(parse_shard)] = None
     """part i of n to process, as 3/16; in its own folder; 'merge' joins the parts"""
     backend: Literal["loky", "dask"] = "loky"
-    """workers; loky: processes of this machine (forks on Linux), dask: a Dask cluster that shares its
-    folders"""
+    """workers; loky: processes of this machine (forks on Linux), dask: a Dask cluster that shares
+    its folders"""
     scheduler: str | None = None
     """address of the Dask scheduler; as tcp://host:8786, for --backend dask"""
     follow_links: bool = False

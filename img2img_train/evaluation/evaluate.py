@@ -178,8 +178,9 @@ def _evaluate(
     scoring = replace(scoring, kept={} if gallery else None)
     scored = score.evaluate_model(model, corpus, pairs, scoring)
     chosen = worst_and_typical(scored.image_scores, gallery)
-    by_key = {pair.key: pair for pair in pairs}
-    again = score.restored_batches(model, corpus, [by_key[row.key] for row in chosen], scoring)
+    position = {id(row): number for number, row in enumerate(scored.image_scores)}
+    again_pairs = [pairs[position[id(row)]] for row in chosen]
+    again = score.restored_batches(model, corpus, again_pairs, scoring)
     images = list(map(_shown, chain.from_iterable(again)))
     fitted = thumbnails(images.__getitem__, len(images), room)
     rows = (score.rounded(asdict(row)) for row in chosen)

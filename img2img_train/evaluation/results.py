@@ -14,7 +14,7 @@ from img2img_data.corpus.format import to_json_page
 from img2img_train.evaluation.baselines import BASELINES
 from img2img_train.evaluation.by_tag import MAX_VALUES
 from img2img_train.evaluation.score import Evaluation, MeanScores, rounded
-from img2img_train.metrics.bootstrap import RESAMPLES, SEED, Interval
+from img2img_train.metrics.bootstrap import FEW_GROUPS, RESAMPLES, SEED, Interval
 from img2img_train.metrics.registry import METRICS
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
@@ -54,7 +54,7 @@ def protocol(
         **({"baselines": definitions, "best_baseline": BEST} if baselines else {}),
         "gain": "mean of model minus baseline, positive where the model is better, for MAE too",
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded "
-        "percentile, Hesterberg 2015)",
+        f"percentile, Hesterberg 2015), by Student's t below {FEW_GROUPS} groups",
         "resamples": RESAMPLES,
         "seed": SEED,
         "groups": "images of one group of the corpus (--group-by, as a person), else of one source",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -56,7 +57,7 @@ class Restorer(Protocol):
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
 """A function that returns the outputs of N pairs, as `Restorer.restore` does of their inputs."""
 AnyModel: TypeAlias = Restorer | OutputsOfPairs
-Kept: TypeAlias = dict[str, Pixels]
+Kept: TypeAlias = dict[tuple[Path, Path], Pixels]
 _Held: TypeAlias = list[tuple[Pair, Pixels, Pixels]]
 
 
@@ -69,7 +70,7 @@ class Scoring:
     ``metrics``: names of image metrics beside the usual ones. ``baselines``: restorations that are
     scored too, by image metrics. ``perceptual``: networks that score too. ``names`` are those of
     the run and the corpus; ``progress`` is called with the number of pairs done. ``kept``: outputs
-    by key, to which the model's are added up to KEPT_BYTES; they are not restored again.
+    by the files of a pair; the model's are added up to KEPT_BYTES and not restored again.
     """
 
     batch: int = 64
@@ -394,15 +395,17 @@ def _restored(
     model: AnyModel, corpus: Corpus, held: _Held, kept: Kept | None
 ) -> list[RestoredPair]:
     pairs, inputs, targets = zip(*held, strict=True)
-    if kept and all(pair.key in kept for pair in pairs):
-        return [RestoredPair(pair, input, kept[pair.key], target) for pair, input, target in held]
+    # By their files: folders of other tools may have several pairs of one key.
+    files = [(pair.input, pair.target) for pair in pairs]
+    if kept and all(names in kept for names in files):
+        return list(map(RestoredPair, pairs, inputs, (kept[names] for names in files), targets))
     batch = np.stack(inputs)
     if isinstance(model, LoadedModel) and model.config.input != "plain":
         steps = (known_steps(corpus, pair) for pair in pairs)
         batch = np.stack(list(map(model.prepared, inputs, steps)))
     outputs = model(pairs, batch) if callable(model) else model.restore(batch)
     if kept is not None and sum(output.nbytes for output in kept.values()) < KEPT_BYTES:
-        kept.update(zip((pair.key for pair in pairs), outputs, strict=True))
+        kept.update(zip(files, outputs, strict=True))
     return list(map(RestoredPair, pairs, inputs, outputs, targets))
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Interval: TypeAlias = tuple[float, float] | None
 SEED: Final = 0
 RESAMPLES: Final = 2000
+FEW_GROUPS: Final = 6
+"""With fewer groups an interval is by Student's t in place of percentiles."""
 BLOCK: Final = 250_000
 """Numbers drawn at a time."""
 
@@ -58,6 +60,12 @@ def percentile_intervals(means: NDArray[np.float64], groups: int) -> list[Interv
     # The expanded percentile interval: plain percentiles are too narrow for few groups, so they are
     # widened by t with G - 1 degrees of freedom and by sqrt(G / (G - 1)) (Hesterberg 2015, "What
     # Teachers Should Know About the Bootstrap").
-    tail = float(ndtr(stdtrit(groups - 1, 0.025) * np.sqrt(groups / (groups - 1))))
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    deviations = float(stdtrit(groups - 1, 0.025) * np.sqrt(groups / (groups - 1)))
+    if groups < FEW_GROUPS:
+        # No resample is outside the range of the groups, so that of very few is too narrow however
+        # far it is widened: Student's t, with the standard error of the resamples.
+        center, error = means.mean(axis=0), means.std(axis=0)
+        low, high = center + deviations * error, center - deviations * error
+    else:
+        low, high = np.quantile(means, [ndtr(deviations), 1 - ndtr(deviations)], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]

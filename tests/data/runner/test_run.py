@@ -267,6 +267,17 @@ def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> N
     assert tree(out) == before
 
 
+def test_a_copy_never_has_the_name_of_another(tmp_path: Path) -> None:
+    sources = tmp_path / "in"
+    write_photos(sources, 3, 20, 20)
+    for old, new in zip(sorted(sources.iterdir()), ("a", "a.png", "b"), strict=True):
+        old.rename(sources / f"{new}.png")
+    run("select", sources, tmp_path / "out")
+    copies = [path.read_bytes() for path in (tmp_path / "out").glob("*.png*")]
+    assert sorted(copies) == sorted(path.read_bytes() for path in sources.iterdir())
+    assert "complete already" in run("select", sources, tmp_path / "out")
+
+
 def test_a_second_builder_is_rejected(photos: Path, tmp_path: Path) -> None:
     from img2img_data.core.files import locked
 

@@ -187,6 +187,26 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
     assert single.gain["mae"] < 0
 
 
+@pytest.mark.parametrize("gallery", [0, 9])
+def test_pairs_of_one_key_have_scores_and_images_of_their_own(gallery: int, tmp_path: Path) -> None:
+    """A list of BasicSR may name several inputs for one target."""
+    photos = [make_photo(n, 24, 24) for n in range(2)]
+    for name, photo in zip(("gt/1", "lq/1_a", "lq/1_b"), (photos[0], *photos), strict=True):
+        path = tmp_path / f"list/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(io.encode(photo, "png"))
+    lines = "gt/1.png, lq/1_a.png\ngt/1.png, lq/1_b.png\n"
+    (tmp_path / "list" / "meta_info.txt").write_text(lines)
+    run = write_run(tmp_path / "run")
+    settings = EvaluateSettings(device="cpu", split="train", batch=1)
+    matrix = evaluate_matrix([run], [tmp_path / "list"], settings, gallery=gallery)
+    [scored] = matrix.evaluations
+    assert len({row.key for row in scored.image_scores}) == 1
+    first, second = (row.scores["psnr"] for row in scored.image_scores)
+    assert first != second
+    assert len({item["webp"]["output"] for item in scored.gallery}) == min(gallery, 2)
+
+
 def test_the_direction_swaps_input_and_target(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 2})
     forward, inverse = (

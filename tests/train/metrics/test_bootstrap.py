@@ -34,15 +34,12 @@ def test_crops_of_one_photo_count_once() -> None:
     assert high - low > 4 * (single_high - single_low)
 
 
-def test_the_coverage_holds_for_few_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 500)
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(200):
-        values = rng.normal(0, 1, (8, 1))
-        [(low, high)] = bootstrap_interval(values, list("abcdefgh"))
-        covered += low <= 0 <= high
-    assert covered >= 0.9 * 200
+@pytest.mark.parametrize("count", range(2, 9))
+def test_the_coverage_holds_for_few_groups(count: int) -> None:
+    values = np.random.default_rng(0).normal(0, 1, (count, 2000))
+    intervals = bootstrap_interval(values, list("abcdefgh"[:count]))
+    covered = sum(low <= 0 <= high for low, high in intervals)
+    assert 0.93 <= covered / 2000 <= 0.97
 
 
 def test_one_group_has_no_interval() -> None:
