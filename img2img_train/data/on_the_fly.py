@@ -6,8 +6,8 @@ batched matrix products with different parameters for each image. All other degr
 loader, through ``Degradation.apply``. No degradation is implemented twice, so the two paths cannot
 drift apart.
 
-Random parameters depend on the run's seed, the source of the image and the epoch only. Held-out
-images are degraded without an epoch: like ``img2img-data degrade`` with the same seed.
+Random parameters depend on the run's seed, the source of the image and the epoch only. Without an
+epoch they are those of ``img2img-data degrade`` with the same seed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class OnTheFly:
         return self.degradation.separable and not overshoots
 
     def draw(self, pair: Pair, epoch: int | None) -> dict[str, float]:
-        """Return the random parameters of a pair in an epoch, or of held-out images (None)."""
+        """Return the random parameters of a pair in an epoch, or those on disk (None)."""
         return self.degradation.draw(image_rng(self.seed, source_of(pair), epoch))
 
     def degrade(self, target: Pixels, pair: Pair, epoch: int | None) -> Pixels:

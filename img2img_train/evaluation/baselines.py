@@ -33,7 +33,6 @@ from img2img_train.data import deconvolution
 from img2img_train.data.checks import Size
 from img2img_train.data.deconvolution import Steps, transfer_of, wiener
 from img2img_train.data.loader import spread_out
-from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.settings import names_in
 from img2img_train.metrics.image import psnr
 
@@ -142,11 +141,10 @@ BASELINES: Final[dict[str, Baseline]] = {
 class FittedBaselines:
     """The baselines of a corpus: ``settings`` by name, and ``notes`` about those left out.
 
-    The inputs were degraded by ``degradation``, None if it is not known, or are by ``online``.
+    The inputs were degraded by ``degradation``, None if it is not known.
     """
 
     degradation: Degradation | None = None
-    online: OnTheFly | None = None
     settings: Mapping[str, Settings] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -160,10 +158,6 @@ class FittedBaselines:
 
     def steps(self, pair: Pair) -> Steps:
         """Return the degradations of a pair's input; none if its row does not fit the recipe."""
-        if self.online is not None:
-            return list(
-                deconvolution.flat_steps(self.online.degradation, self.online.draw(pair, None))
-            )
         return deconvolution.steps_of(self.degradation, pair)
 
 
@@ -173,9 +167,7 @@ class _Sample(NamedTuple):
     steps: Steps
 
 
-def fit_baselines(
-    asked: str, corpus: Corpus, split: str, read: ReadPair, online: OnTheFly | None = None
-) -> FittedBaselines:
+def fit_baselines(asked: str, corpus: Corpus, split: str, read: ReadPair) -> FittedBaselines:
     """Return the baselines of a corpus whose ``split`` is to be scored, fitted on another one.
 
     ``asked`` is "auto" (those that suit the degradation), "none", or comma-separated names.
@@ -183,14 +175,14 @@ def fit_baselines(
     Raises UsageError if ``asked`` has an unknown name.
     """
     names = _names(asked)
-    degradation = deconvolution.stated_degradation(corpus) if online is None else online.degradation
+    degradation = deconvolution.stated_degradation(corpus)
     if not names or (asked == "auto" and degradation is None):
         return FittedBaselines()
     other = next((s for s in corpus.splits if s != split and corpus.pairs(s)), None)
     if other is None:
         note = f"no baselines: they are fitted on another split, and the corpus has only '{split}'"
         return FittedBaselines(notes=(note,))
-    known = FittedBaselines(degradation, online)
+    known = FittedBaselines(degradation)
     sample = list(_sample(corpus.pairs(other), read, known))
     traits = set().union(*(traits_of(s.steps, s.target.shape[:2]) for s in sample))
     settings, notes = dict[str, Settings](), list[str]()
@@ -200,7 +192,7 @@ def fit_baselines(
             settings[name] = _fit(baseline, sample)
         elif asked != "auto":
             notes.append(f"no baseline {name}: it does not suit the degradation of the corpus")
-    return FittedBaselines(degradation, online, settings, tuple(notes))
+    return FittedBaselines(degradation, settings, tuple(notes))
 
 
 def _names(asked: str) -> list[str]:

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -25,7 +26,6 @@ from img2img_data.images.headers import is_image_name
 from img2img_data.images.pixels import Pixels, ReadPolicy
 from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.deconvolution import stated_degradation
-from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation import score
 from img2img_train.evaluation.baselines import FittedBaselines, fit_baselines
 from img2img_train.evaluation.by_tag import attributes_of, check_tags
@@ -93,20 +93,18 @@ def evaluate_run(
     """Score one run on one corpus and keep the result in ``RUN/evaluation/`` for the run's report.
 
     Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` images: the worst two
-    thirds by PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image). A
-    run that degraded its inputs itself is scored on inputs degraded likewise. Raises as
-    ``evaluate_matrix``.
+    thirds by PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image).
+    Raises as ``evaluate_matrix``.
     """
     opened = open_corpus(corpus)
     model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
     names = model.config.title, short_names(list(dict.fromkeys(known)))[0]
-    online = OnTheFly.of(model.config.degrade, model.config.seed)
     pairs = _pairs(opened, settings.split)
     count = _counter(progress, 0, len(pairs), names)
-    baselines = _baselines(opened, settings, online)
-    scoring = _scoring(settings, online=online, names=names, progress=count, baselines=baselines)
+    baselines = _baselines(opened, settings)
+    scoring = _scoring(settings, names=names, progress=count, baselines=baselines)
     scored = _evaluate(model, opened, pairs, scoring, gallery)
     stem = f"{_file_name(names[1])}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
@@ -132,13 +130,9 @@ def evaluate_loaded(
     return _evaluate(model, corpus, pairs, scoring, gallery=0)
 
 
-def _baselines(
-    corpus: Corpus, settings: EvaluateSettings, online: OnTheFly | None = None
-) -> FittedBaselines:
-    def read(pair: Pair) -> tuple[Pixels, Pixels]:
-        return score.read_pair(corpus, pair, online=online)
-
-    return fit_baselines(settings.baselines, corpus, settings.split, read, online)
+def _baselines(corpus: Corpus, settings: EvaluateSettings) -> FittedBaselines:
+    read = partial(score.read_pair, corpus)
+    return fit_baselines(settings.baselines, corpus, settings.split, read)
 
 
 def _scoring(settings: EvaluateSettings, **more: Any) -> Scoring:

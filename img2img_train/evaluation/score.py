@@ -25,7 +25,6 @@ from img2img_data.images import color
 from img2img_data.images.pixels import Pixels, to_uint8_rgb
 from img2img_train.data.dataset import one_ahead
 from img2img_train.data.deconvolution import known_steps
-from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.baselines import FittedBaselines
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
 from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
@@ -65,17 +64,16 @@ _Held: TypeAlias = list[tuple[Pair, Pixels, Pixels]]
 class Scoring:
     """Images per batch, the way from a pair to the input of a model, tags and networks that score.
 
-    ``swapped``: the model maps target to input (BtoA). ``online``: the input is degraded from the
-    target, the same way each time. ``by``: tags to score by; default: those with few values.
-    ``metrics``: names of image metrics beside the usual ones. ``baselines``: restorations that are
-    scored too, by image metrics. ``perceptual``: networks that score too. ``names`` are those of
-    the run and the corpus; ``progress`` is called with the number of pairs done. ``kept``: outputs
-    by the files of a pair; the model's are added up to KEPT_BYTES and not restored again.
+    ``swapped``: the model maps target to input (BtoA). ``by``: tags to score by; default: those
+    with few values. ``metrics``: names of image metrics beside the usual ones. ``baselines``:
+    restorations that are scored too, by image metrics. ``perceptual``: networks that score too.
+    ``names`` are those of the run and the corpus; ``progress`` is called with the number of pairs
+    done. ``kept``: outputs by the files of a pair; the model's are added up to KEPT_BYTES and not
+    restored again.
     """
 
     batch: int = 64
     swapped: bool = False
-    online: OnTheFly | None = None
     by: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     baselines: FittedBaselines = NO_BASELINES
@@ -346,7 +344,7 @@ def restored_batches(
 def _read_batches(corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring) -> Iterator[_Held]:
     held: _Held = []
     for pair in pairs:
-        input, target = read_pair(corpus, pair, scoring.swapped, scoring.online)
+        input, target = read_pair(corpus, pair, scoring.swapped)
         room = min(scoring.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
         # Only images of one size can be stacked. The output of an image does not depend on its
         # batch, so the order of the corpus is kept and no score changes.
@@ -358,10 +356,8 @@ def _read_batches(corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring) -> It
         yield held
 
 
-def read_pair(
-    corpus: Corpus, pair: Pair, swapped: bool = False, online: OnTheFly | None = None
-) -> tuple[Pixels, Pixels]:
-    """Return input and target as RGB of one depth; the settings are those of `Scoring`.
+def read_pair(corpus: Corpus, pair: Pair, swapped: bool = False) -> tuple[Pixels, Pixels]:
+    """Return input and target as RGB of one depth, the target first if ``swapped``.
 
     Raises CorpusError if they differ in size.
     """
@@ -371,9 +367,6 @@ def read_pair(
         raise CorpusError("image", pair.input, why, "verify the corpus")
     if swapped:
         input, target = target, input
-    if online is not None:
-        # Epoch None draws the same parameters each time, and those of no training epoch.
-        input = online.degrade(target, pair, None)
     return _as_rgb(input, target, corpus.color == "lab")
 
 

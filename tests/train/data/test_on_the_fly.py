@@ -181,6 +181,17 @@ def test_an_interrupted_run_resumes_exactly(kind: str, corpus: Path, tmp_path: P
     assert tree(fit("stopped")) == expected
 
 
+def test_held_out_pairs_are_those_of_the_corpus(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 4, "val": 2})
+    data = RunData.open(small_config("l2", corpus, degrade={"noise": {"sigma": 90}}))
+    plain = RunData.open(small_config("l2", corpus))
+    assert data.held_out is not None
+    assert plain.held_out is not None
+    for index in range(2):
+        assert all(map(np.array_equal, data.held_out.read(index), plain.held_out.read(index)))
+    assert not np.array_equal(data.train.read(0)[0], plain.train.read(0)[0])
+
+
 def test_a_run_keeps_the_spec_and_needs_no_recipe(corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("degradation:\n  - gaussian: {sigma: 2}\n  - noise\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +23,6 @@ from img2img_data.corpus.reader import Pair, open_corpus
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 from img2img_train.data import deconvolution
-from img2img_train.data.on_the_fly import OnTheFly
 from img2img_train.evaluation.baselines import (
     BASELINES,
     FIT_IMAGES,
@@ -73,13 +74,9 @@ IDENTITY = Identity()
 PAIR = Pair("k", "test", Path(), Path())
 
 
-def fitted(
-    corpus: Path, asked: str = "auto", split: str = "test", online: OnTheFly | None = None
-) -> FittedBaselines:
+def fitted(corpus: Path, asked: str = "auto", split: str = "test") -> FittedBaselines:
     opened = open_corpus(corpus)
-    return fit_baselines(
-        asked, opened, split, lambda pair: read_pair(opened, pair, online=online), online
-    )
+    return fit_baselines(asked, opened, split, partial(read_pair, opened))
 
 
 def scored(corpus: Path, model: Any = IDENTITY, asked: str = "auto") -> Evaluation:
@@ -107,9 +104,9 @@ def test_a_baseline_keeps_shape_and_type(name: str, size: tuple[int, int]) -> No
     degradation = parse_spec(suited(name), Place()).degradation
     for dtype in (np.uint8, np.uint16):
         photo = make_photo(1, *size).astype(dtype)
+        pair = replace(PAIR, row={"drawn": degradation.draw(np.random.default_rng(0))})
         for chosen in BASELINES[name].grid:
-            online = FittedBaselines(degradation, OnTheFly(degradation, 0), {name: chosen})
-            output = online.restore(PAIR, photo)[name]
+            output = FittedBaselines(degradation, {name: chosen}).restore(pair, photo)[name]
             assert (output.shape, output.dtype) == (photo.shape, photo.dtype)
 
 
@@ -155,9 +152,6 @@ def test_the_baselines_are_those_that_suit(spec: Any, traits: set[str], tmp_path
     names = [name for name, baseline in BASELINES.items() if baseline.suits & traits]
     corpus = degraded_corpus(tmp_path / "c", spec, {"train": 6, "test": 1})
     assert list(fitted(corpus).settings) == names
-    online = OnTheFly(parse_spec(spec, Place()).degradation, 0)
-    plain = write_corpus(tmp_path / "plain", {"train": 6, "test": 1})
-    assert list(fitted(plain, online=online).settings) == names
 
 
 def test_no_baseline_sees_the_scored_split(tmp_path: Path) -> None:
