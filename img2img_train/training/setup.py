@@ -36,6 +36,8 @@ FROM_DATA: Final = ("epochs", "crop", "rotate", "validate_every", "samples_every
 STEPS: Final = 3000
 LEAST_EPOCHS: Final = 3
 """Least passes over the images in a run of ``epochs=None``, of ``STEPS`` steps or more."""
+SAMPLE_BYTES: Final = 1 << 28
+"""Bytes of the sample of training pairs that is kept for validations, at most."""
 
 
 # ----------------------------------------------------------------------------------------- settings
@@ -195,13 +197,19 @@ class RunData:
         count = len(self.held_out or ())
         return evenly_spaced(count, self.config.validation_images or count)
 
-    def train_sample(self, limit: int) -> dataset.CachedImages | None:
-        """Return evenly spaced training pairs, as many as are held out, ``limit`` at most."""
+    def train_sample(self, limit: int) -> tuple[dataset.ImageStore, Sequence[int]] | None:
+        """Return evenly spaced training pairs, as many as are held out, ``limit`` at most: a store,
+        and their indices in it.
+
+        Up to SAMPLE_BYTES are kept in memory; larger ones are read each time.
+        """
         if self.held_out is None:
             return None
         indices = evenly_spaced(len(self.train), min(len(self.held_out), limit))
+        if self.train.nbytes * len(indices) > SAMPLE_BYTES * len(self.train):
+            return self.train, indices
         inputs, targets = zip(*(self.train.read(index) for index in indices), strict=True)
-        return dataset.CachedImages(list(inputs), list(targets))
+        return dataset.CachedImages(list(inputs), list(targets)), range(len(indices))
 
     def keeps_gray(self, limit: int) -> bool:
         """Return True if gray inputs have gray targets: a model then answers gray with gray.

@@ -8,21 +8,22 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 
 from img2img_data.core.command_line import Display
-from img2img_data.core.errors import CheckpointError, DivergedError, printable
+from img2img_data.core.errors import CheckpointError, DivergedError, Img2ImgError, printable
 from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
 from img2img_data.images import io
 from img2img_train.config import RunConfig
-from img2img_train.data.dataset import CachedImages, ImageSet, ImageStore
+from img2img_train.data.dataset import ImageSet, ImageStore
 from img2img_train.data.device_cache import DeviceCache
 from img2img_train.data.loader import StepDataset
+from img2img_train.distributed.memory import is_out_of_memory
 from img2img_train.distributed.processes import Processes
 from img2img_train.networks.layers import BatchNorm
 from img2img_train.objectives.base import Batch, Losses
@@ -61,7 +62,7 @@ class Trainer:
     train_step: TrainStep = field(init=False)
     train_store: ImageStore | DeviceCache | None = None
     validation_store: ImageStore | DeviceCache | None = None
-    train_sample: CachedImages | None = None
+    train_sample: tuple[ImageStore, Sequence[int]] | None = None
     keeps_gray: bool = False
     log_rows: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[checkpoints.Tensors, checkpoints.Description] | None = None
@@ -258,10 +259,17 @@ class Trainer:
         # validating.
         check = (lambda: None) if self.processes.is_distributed else self.stop.check
         store, chosen = self.validation_store or held_out, self.data.validation_indices()
-        scores: dict[str, Any] = validator.scores(store, chosen, batch, check)
-        if sample is not None:
-            pairs = range(len(sample.targets))
-            scores["psnr_train"] = validator.scores(sample, pairs, batch, check)["psnr"]
+        try:
+            scores: dict[str, Any] = validator.scores(store, chosen, batch, check)
+            if sample is not None:
+                scores["psnr_train"] = validator.scores(*sample, batch, check)["psnr"]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            # Said here: fewer images in a step, which the loop would try, change nothing.
+            why = f"out of memory on {self.device.type} in validation, which takes whole images"
+            hint = "build the corpus with --size or --tile, and give another --out"
+            raise Img2ImgError("run", self.folder.root, why, hint) from None
         psnr = scores.get("psnr") if self.config.objective.best_by_psnr else None
         before = self.progress.best_psnr
         return scores | {"best": psnr is not None and (before is None or psnr > before)}

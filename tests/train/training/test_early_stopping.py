@@ -14,7 +14,7 @@ from small_runs import small_config, small_training
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
 from img2img_train.runs.folder import RunFolder, read_log
-from img2img_train.training import early_stopping
+from img2img_train.training import early_stopping, setup
 from img2img_train.training import fit as loop
 from img2img_train.training.signals import StoppedBySignal
 
@@ -135,15 +135,20 @@ def test_patience_without_a_score_is_rejected(corpus: Path, tmp_path: Path) -> N
         small_training("l1", corpus, tmp_path / "b", patience=3, validation_split="none")
 
 
-def test_training_pairs_are_scored_beside_the_held_out(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [setup.SAMPLE_BYTES, 0])
+def test_training_pairs_are_scored_beside_the_held_out(
+    room: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "SAMPLE_BYTES", room)
     loop.fit(small_config("l1", corpus, tmp_path / "run", lr=5e-3, epochs=3, flip=True), Display())
     rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "validation"]
     assert all(row["psnr_train"] > 0 for row in rows)
-    sample = small_training("l1", corpus, tmp_path / "other").data.train_sample(
-        early_stopping.TRAIN_SAMPLE
-    )
+    data = small_training("l1", corpus, tmp_path / "other").data
+    sample = data.train_sample(early_stopping.TRAIN_SAMPLE)
     assert sample is not None
-    assert len(sample.inputs) == 3
+    store, indices = sample
+    assert len(indices) == 3
+    assert (store is data.train) == (room == 0)
     unpaired = write_domains(tmp_path / "domains", 3)
     loop.fit(
         small_config("cyclegan", unpaired, tmp_path / "cycle", validation_split="train"), Display()

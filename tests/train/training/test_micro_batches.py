@@ -216,3 +216,20 @@ def test_a_shortage_that_micro_batches_do_not_mend_is_an_error(
     with pytest.raises(Img2ImgError, match="out of memory on cpu; give a smaller --batch or") as e:
         loop.fit(short_config("l1", corpus, tmp_path / "run", **settings), Display())
     assert ("--accumulate" in str(e.value)) == bool(room_for)
+
+
+def test_a_shortage_in_validation_changes_no_setting(tmp_path: Path) -> None:
+    """Crops fit, and the whole held-out images do not: smaller steps would change nothing."""
+    corpus = write_corpus(tmp_path / "c", {"train": 4, "val": 2}, size=(48, 48))
+
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if not module.training and inputs[0].shape[-1] >= 48:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    config = small_config("charbonnier", corpus, tmp_path / "run", crop=16, batch=4)
+    with (
+        torch.nn.modules.module.register_module_forward_pre_hook(check),
+        pytest.raises(Img2ImgError, match=r"in validation, which takes whole images; .*--tile"),
+    ):
+        loop.fit(config, Display())
+    assert "changes" not in json.loads((tmp_path / "run" / "config.json").read_text())
