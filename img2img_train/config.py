@@ -9,6 +9,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
@@ -100,11 +101,11 @@ class CorpusChoice(FrozenModel):
             return value
         value = os.fspath(value)  # of a corpus too
         path, sign, weight = value.rpartition("=")
-        # A folder may have "=" in its name: what follows must be a number to be a weight.
-        try:
-            return {"path": path, "weight": float(weight)} if sign else {"path": value}
-        except ValueError:
-            return {"path": value}
+        # A folder may have "=" in its name, as sigma=3: one that exists has no weight.
+        if sign and not Path(value).is_dir():
+            with suppress(ValueError):
+                return {"path": path, "weight": float(weight)}
+        return {"path": value}
 
 
 class RunConfig(FrozenModel):
@@ -129,7 +130,7 @@ class RunConfig(FrozenModel):
     objective: pydantic.SerializeAsAny[Objective]
     init: str = setting("Options", "")
     """run or checkpoint to start from; also an adopted or exported one; its weights are loaded, the
-    EMA weights where there are any, and its generator's settings are the defaults; optimizers,
+    EMA weights where there are any, and the settings of its networks are the defaults; optimizers,
     schedule and order start anew"""
     epochs: int | None = setting("Options", 50, ge=1, le=10**9)
     """passes over the corpora; one draws as many images as they hold, in full batches; default with
@@ -206,7 +207,7 @@ class RunConfig(FrozenModel):
     """steps after which training ends; 0: after all epochs"""
 
     validation_split: str = setting("Validation", "val", min_length=1)
-    """held-out split; its PSNR selects the checkpoint of l2, l1 and charbonnier"""
+    """held-out split; its PSNR selects the checkpoint of l2, l1 and charbonnier; none: no split"""
     validate_every: int | None = setting("Validation", 1, ge=0, le=10**9)
     """epochs between validations; 0: the last epoch only; default with l2, l1 and charbonnier: a
     twentieth of all epochs"""

@@ -129,9 +129,10 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
 
 
 def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings; those of the generator of ``init``, if there is one, are their defaults."""
-    from img2img_train.config import CONFIG_FILE, read_page
+    """Return settings; those of the networks of ``init``, if there are any, are their defaults."""
+    from img2img_train.config import CONFIG_FILE, DEFAULT_LOSS, PRESETS, read_page
     from img2img_train.objectives.base import Objective
+    from img2img_train.objectives.registry import OBJECTIVES
     from img2img_train.runs.checkpoint import read_description
     from img2img_train.runs.folder import find_checkpoint
 
@@ -141,8 +142,12 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
     begun = Path(values.get("out") or values["init"]) / CONFIG_FILE
     page = read_page(begun) if begun.is_file() else {}
     saved = page.get("config") or read_description(find_checkpoint(values["init"])).config
+    preset: Any = values.get("preset")
+    loss = values.get("loss") or PRESETS.get(preset, {}).get("loss", DEFAULT_LOSS)
+    own = OBJECTIVES.get(loss, Objective).model_fields
     # The settings that all objectives share are those of the generator.
-    return {n: saved[n] for n in Objective.model_fields if n in saved} | dict(values)
+    networks = (*Objective.model_fields, "discriminator", "d_width", "d_norm")
+    return {n: saved[n] for n in networks if n in saved and n in own} | dict(values)
 
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:

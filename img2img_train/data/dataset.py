@@ -271,10 +271,26 @@ def open_training(config: RunConfig) -> ImageSet:
     """Return the images that a run trains on; UsageError if no corpus has that split."""
     images = open_images(config, config.split)
     if images is None:
-        splits = sorted({split for c in config.corpora for split in open_corpus(c.path).splits})
-        why = f"is in none of the corpora (they have {', '.join(splits) or 'no pairs'})"
-        raise UsageError("split", config.split, why, "choose one by --split")
+        raise missing_split(config, config.split, "--split")
     return images
+
+
+def open_held_out(config: RunConfig) -> ImageSet | None:
+    """Return the images of the validation split, None if there is none by that name.
+
+    Raises UsageError if the name is neither the default nor "none".
+    """
+    images, split = open_images(config, config.validation_split), config.validation_split
+    if images is None and split not in {RunConfig.model_fields["validation_split"].default, "none"}:
+        raise missing_split(config, split, "--validation-split")
+    return images
+
+
+def missing_split(config: RunConfig, split: str, option: str) -> UsageError:
+    """Return the error for a split that no corpus of a run has."""
+    splits = sorted({split for c in config.corpora for split in open_corpus(c.path).splits})
+    why = f"is in none of the corpora (they have {', '.join(splits) or 'no pairs'})"
+    return UsageError("split", split, why, f"choose one by {option}")
 
 
 def resolve_crops(config: RunConfig, images: ImageSet) -> RunConfig:

@@ -164,7 +164,7 @@ class RunData:
             config = resolve_noise_ratio(config, train)
             train = dataset.open_training(config)
         config = dataset.resolve_crops(config, train)
-        held_out = dataset.open_images(config, config.validation_split)
+        held_out = dataset.open_held_out(config)
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "has splits with images of different sizes"
             raise CorpusError("corpus", where, why, "build it with --size")

@@ -76,6 +76,21 @@ def test_a_preset_gives_its_settings_and_is_named_in_the_run(name: str) -> None:
         RunConfig(corpora="c", preset="restor")
 
 
+def test_a_folder_that_exists_has_no_weight_in_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sigma=3").mkdir()
+    for text, expected in {
+        "sigma=3": ("sigma=3", 1),
+        "sigma=3=2": ("sigma=3", 2),
+        "sigma=4": ("sigma", 4),
+        "sigma=high": ("sigma=high", 1),
+    }.items():
+        [choice] = RunConfig(corpora=text).corpora
+        assert (choice.path, choice.weight) == expected
+
+
 def test_published_defaults_are_filled_in_and_overridden() -> None:
     published = RunConfig(corpora="c", loss="pix2pix")
     assert (published.batch, published.epochs, published.epochs_decay, published.lr) == (

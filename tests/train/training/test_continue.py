@@ -15,6 +15,8 @@ from small_runs import small_config, small_training
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import CorpusError, UsageError
 from img2img_train.cli.main import main
+from img2img_train.config import RunConfig
+from img2img_train.objectives.gan import GanObjective
 from img2img_train.objectives.registry import OBJECTIVES
 from img2img_train.runs.checkpoint import Tensors, read_checkpoint
 from img2img_train.runs.folder import RunFolder, read_log
@@ -121,6 +123,20 @@ def test_the_generators_settings_are_those_of_the_source(
     main(["fit", str(corpus), "--no-report", *words.split()])
     config = json.loads((tmp_path / "run/config.json").read_text())["config"]
     assert (config["net"], config["width"], config["batch"]) == ("unet", 4, 1)
+
+
+@pytest.mark.parametrize("loss", ["--loss cgan", "--preset pix2pix --crop 0 --load-size 0"])
+def test_the_discriminators_settings_are_those_of_the_source(
+    loss: str, corpus: Path, tmp_path: Path
+) -> None:
+    loop.fit(small_config("pix2pix", corpus, tmp_path / "first", epochs=1), Display())
+    words = f"--init {tmp_path / 'first'} {loss} --epochs 1 --out {tmp_path / 'run'}"
+    main(["fit", str(corpus), "--no-report", *words.split()])
+    first, config = (RunConfig.load(tmp_path / name).objective for name in ("first", "run"))
+    assert isinstance(first, GanObjective)
+    assert isinstance(config, GanObjective)
+    assert (config.discriminator, config.d_width) == (first.discriminator, first.d_width)
+    assert config.d_width != GanObjective.model_fields["d_width"].default
 
 
 # ------------------------------------------------------------------------------------------ resume

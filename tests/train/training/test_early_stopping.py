@@ -135,6 +135,12 @@ def test_patience_without_a_score_is_rejected(corpus: Path, tmp_path: Path) -> N
         small_training("l1", corpus, tmp_path / "b", patience=3, validation_split="none")
 
 
+def test_a_misspelled_validation_split_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"split 'vall'.*train, val.*--validation-split"):
+        small_training("l1", corpus, tmp_path / "a", validation_split="vall")
+    assert small_training("l1", corpus, tmp_path / "b", validation_split="none").data.steps
+
+
 @pytest.mark.parametrize("room", [setup.SAMPLE_BYTES, 0])
 def test_training_pairs_are_scored_beside_the_held_out(
     room: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
