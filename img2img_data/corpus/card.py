@@ -11,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
+from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,14 @@ def to_card(
         examples = [*islice(lines, EXAMPLES)]
         if page.get("kind") == "unpaired":  # the rows of domain A come first
             examples += deque(lines, EXAMPLES)
+    # ``datasets`` caches a corpus under its folder's name and a hash of the card's YAML: without a
+    # digest of the rows it would return another corpus of that name, or this one before it grew.
+    digest = blake2b(digest_size=16)
+    for name in ordered:
+        with (root / name / rows_file).open("rb") as file:
+            file_digest(file, lambda: digest)
     content = {
+        "digest": digest.hexdigest(),
         "sizes": {name: sizes[name] for name in ordered},
         "rows_file": rows_file,
         "settings": to_yaml(recipe),

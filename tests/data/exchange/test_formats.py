@@ -395,6 +395,24 @@ def test_hugging_face_reads_a_corpus_whatever_its_folders_are_called(
     }
 
 
+@pytest.mark.parametrize("exported", [False, True])
+def test_hugging_face_tells_corpora_of_one_name_apart(
+    exported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache knows a local folder by its name and its card."""
+    for number in range(3):  # two corpora, then the second after it has grown
+        root = tmp_path / f"{min(number, 1)}" / "mine"
+        photo = root.parent / "photos" / f"{number}.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        photo.write_bytes(io.encode(make_photo(number), "png"))
+        step("blur", photo.parent, root)
+        if exported:
+            root = tmp_path / f"export {number}" / "mine"
+            step("export", tmp_path / f"{min(number, 1)}" / "mine", root, format="hf")
+        found = load_with_datasets(root, tmp_path / "cache", monkeypatch, packaged=False)
+        assert found["train"]["key"][:] == [str(n) for n in range(min(number, 1), number + 1)]
+
+
 MIXED = [
     {"noise": {"sigma": 3}, "probability": 0.4},
     {"one-of": {"steps": [{"gaussian": {"sigma": [1, 2]}}, {"jpeg": {}}]}},
