@@ -413,6 +413,19 @@ def test_hugging_face_tells_corpora_of_one_name_apart(
         assert found["train"]["key"][:] == [str(n) for n in range(min(number, 1), number + 1)]
 
 
+@pytest.mark.parametrize("layout", ["folders", "combined"])
+def test_hugging_face_reads_a_split_with_one_pair(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no more images of one extension than lists of rows."""
+    photo = write(tmp_path / "photos", {"1.jpg": io.encode(make_photo(1), "jpg")})
+    step("blur", photo, tmp_path / "corpus", layout=layout)
+    found = load_with_datasets(tmp_path / "corpus", tmp_path / "cache", monkeypatch, packaged=False)
+    name = {"folders": "target", "combined": "image"}[layout]
+    assert found["train"]["key"][:] == ["1"]
+    assert found["train"][0][name].size == (40 if layout == "folders" else 80, 32)
+
+
 MIXED = [
     {"noise": {"sigma": 3}, "probability": 0.4},
     {"one-of": {"steps": [{"gaussian": {"sigma": [1, 2]}}, {"jpeg": {}}]}},
