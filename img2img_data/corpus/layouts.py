@@ -255,10 +255,12 @@ class HuggingFaceLayout(FolderLayout):
                 yield _listed(entry, files, paths)
 
     def places(self, root: Path) -> list[tuple[str, str, Path]]:
-        """Return (split, folder, list) of each metadata.jsonl or metadata.csv."""
-        names = ("metadata.jsonl", "metadata.csv")
-        places = ((s, f, root / f / n) for s, f in _list_places(root) for n in names)
-        return [place for place in places if place[2].is_file()]
+        """Return (split, folder, list) of each place; metadata.jsonl comes before metadata.csv."""
+        found: list[tuple[str, str, Path]] = []
+        for split, folder in _list_places(root):
+            paths = (root / folder / name for name in ("metadata.jsonl", "metadata.csv"))
+            found += [(split, folder, path) for path in paths if path.is_file()][:1]
+        return found
 
     @staticmethod
     def _columns(path: Path, row: Mapping[str, Any]) -> tuple[str, str]:

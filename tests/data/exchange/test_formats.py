@@ -600,6 +600,11 @@ def test_every_layout_is_recognized_opened_and_imported(name: str, tmp_path: Pat
     assert step("import", root, tmp_path / "out").complete
 
 
+def test_two_lists_of_a_folder_do_not_double_its_pairs(tmp_path: Path) -> None:
+    root = write(tmp_path / "in", {"metadata.jsonl": HF, **FOLDERS["hf csv"][1]})
+    assert [p.key for p in open_corpus(root).pairs("train")] == ["a/x"]
+
+
 def test_a_folder_of_images_is_no_corpus(odd_photos: Path, tmp_path: Path) -> None:
     step("select", odd_photos, tmp_path / "chosen")
     with pytest.raises(UsageError, match="holds images, not pairs; make a corpus of it"):
