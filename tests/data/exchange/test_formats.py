@@ -253,6 +253,18 @@ def test_a_damaged_image_is_not_exported(corpora: Mapping[str, Path], tmp_path: 
     assert not (tmp_path / "out" / "export.json").exists()
 
 
+@pytest.mark.parametrize("digest", [True, False])
+def test_a_pair_whose_input_got_another_size_is_not_exported(digest: bool, tmp_path: Path) -> None:
+    step("blur", write_photos(tmp_path / "photos", 2), tmp_path / "c")
+    next((tmp_path / "c" / "train" / "input").iterdir()).write_bytes(PNG)
+    manifest = tmp_path / "c" / "train" / "metadata.jsonl"
+    if not digest:
+        manifest.write_text(manifest.read_text().replace("input_sha256", "other"))
+    expected = "does not match its row" if digest else "has not the size of its target"
+    with pytest.raises(CorpusError, match=f"{expected}; check the corpus with"):
+        step("export", tmp_path / "c", tmp_path / "out", format="pix2pix")
+
+
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_a_domain_outside_the_folder_is_rejected(
     direction: str, corpora: Mapping[str, Path], tmp_path: Path
