@@ -66,6 +66,8 @@ def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
         hint = did_you_mean(str(value), [*DEGRADATIONS, *recipes])
         raise place.error([str(value)], "unknown", hint)
     content, file = yaml_file.read_yaml(value)
+    for key in (key for key in content if key not in yaml_file.RECIPE_KEYS):
+        raise file.error([key], "unknown", did_you_mean(key, yaml_file.RECIPE_KEYS))
     if "degradation" not in content:
         hint = f"write a pipeline of degradations under that key, as in {yaml_file.EXAMPLE}"
         raise UsageError("recipe", value, "has no 'degradation'", hint)

@@ -15,12 +15,12 @@ from command_line import run
 from conftest import write_photos
 
 from img2img_data.cli.json_schema import schema_of
-from img2img_data.cli.recipe import forecast_recipe, load_recipe
+from img2img_data.cli.recipe import Recipe, forecast_recipe, load_recipe
 from img2img_data.cli.steps import STEPS, run_step
 from img2img_data.core.errors import UsageError
 from img2img_data.core.jsonl import read_rows
 from img2img_data.core.settings_model import help_of
-from img2img_data.core.yaml_file import read_yaml, shipped_recipes
+from img2img_data.core.yaml_file import RECIPE_KEYS, read_yaml, shipped_recipes
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_spec
 
@@ -306,6 +306,17 @@ def test_an_unknown_recipe_is_one_line(tmp_path: Path, recipe: str, message: str
         line = run(*command, cwd=tmp_path, code=2)
         assert message.lower() in line.lower()
         assert line.count("\n") == 1
+
+
+def test_a_pipeline_is_not_read_from_a_recipe_that_build_rejects(tmp_path: Path) -> None:
+    from img2img_data.degradations.spec import degradation
+    from img2img_train.config import degradation_of
+
+    assert {*RECIPE_KEYS} == {*Recipe.model_fields}
+    recipe = written(tmp_path, PLAIN + "degradation: jpeg\nruns: {corpora: corpus}\n")
+    for read in (load_recipe, degradation, degradation_of):
+        with pytest.raises(UsageError, match="line 4: key 'runs': unknown; did you mean 'run'"):
+            read(recipe)
 
 
 def test_recipes_are_listed_and_printed() -> None:
