@@ -22,7 +22,7 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 
 from img2img_data.core import yaml_file
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import Place, bounds_of, build_model, did_you_mean, help_of
 from img2img_data.degradations.albumentations_step import SUGGESTED, Albumentations
 from img2img_data.degradations.base import Degradation, Uniform, is_number
@@ -88,7 +88,8 @@ def parse_spec(content: Any, place: Place) -> PipelineStep:
     if isinstance(content, str):
         content = {content: None}
     if not isinstance(content, Mapping) or not content:
-        raise place.error([], "is not a step", "write {kind: {setting: value}}, or a list of such")
+        why = f"is not a step but {printable(repr(content))[:80]}"
+        raise place.error([], why, "write {kind: {setting: value}}, or a list of such")
     names = [key for key in content if key not in _STEP_KEYS]
     if len(names) != 1:
         count = f"holds {len(names)} kinds ({', '.join(map(str, names))})"
@@ -183,8 +184,16 @@ def _build(cls: type[Degradation], values: Mapping[str, Any], place: Place) -> D
 
 
 def to_spec(degradation: Degradation) -> dict[str, Any]:
-    """Return the spec that ``parse_spec`` reads, with every default filled in."""
-    kind = next(kind for kind, cls in DEGRADATIONS.items() if cls is type(degradation))
+    """Return the spec that ``parse_spec`` reads, with every default filled in.
+
+    Raises ``UsageError`` for a class without a name: a recipe could not state it.
+    """
+    own = type(degradation)
+    kind = next((kind for kind, cls in DEGRADATIONS.items() if cls is own), None)
+    if kind is None:
+        why = "must be a row of DEGRADATIONS, since a corpus can be rebuilt from its recipe"
+        hint = "see 'Add a degradation' in CONTRIBUTING.md"
+        raise UsageError("degradation", own.__name__, why, hint)
     return PipelineStep(kind, degradation).plain()
 
 

@@ -224,6 +224,27 @@ def test_degradations_are_named_as_in_recipes(tmp_path: Path) -> None:
         data.degradation("gaussian", sgma=3)
 
 
+class Invert(data.Degradation):
+    """A degradation of a user."""
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (Invert(), "'Invert': must be a row of DEGRADATIONS"),
+        (np.invert, "a step but <ufunc 'invert'>"),
+    ],
+)
+def test_a_degradation_that_a_recipe_cannot_name_is_rejected(
+    own: Any, message: str, tmp_path: Path
+) -> None:
+    photos, out = write_photos(tmp_path / "photos", 2), tmp_path / "x"
+    with pytest.raises(data.UsageError, match=message):
+        data.build("degrade", photos, out, degradation=own)
+    with pytest.raises(data.UsageError, match=message):
+        train.fit(photos, out, degrade=own)
+
+
 @pytest.mark.parametrize("image", [np.zeros((4, 4), int), np.zeros(4, np.uint8), "photo.jpg"])
 def test_what_is_not_an_image_is_named(image: Any) -> None:
     with pytest.raises(data.UsageError, match="H x W x C"):
