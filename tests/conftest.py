@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,16 @@ def _workers_end() -> Iterator[None]:
         from img2img_data.runner.workers import stop_workers
 
         stop_workers()
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Let a test change the handlers of the signals that end commands."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -105,8 +105,10 @@ def group() -> None:
 
 def _catch_signals() -> None:
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+        number = getattr(signal, name, None)
+        # What the command was started to ignore stays ignored, as with nohup.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def _report_thread_failure(args: threading.ExceptHookArgs) -> None:

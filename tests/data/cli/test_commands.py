@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from command_line import COMMAND, run
 from pydantic import Field
 
-from img2img_data.cli.main import SECTIONS, group
+from img2img_data.cli.main import SECTIONS, _catch_signals, group
 from img2img_data.cli.steps import STEPS
 from img2img_data.core.command_line import EXIT_CODES, ModelCommand, run_command_line
 from img2img_data.core.errors import DivergedError, UsageError
@@ -51,6 +52,14 @@ def test_shared_options_follow_in_groups_of_their_own(name: str) -> None:
     text = run(name, "--help")
     own, corpus, shared = (text.index(f"\n{g}:\n") for g in ("Options", "Corpus", "Run"))
     assert own < corpus < text.rindex("--split ") < shared < text.rindex("--jobs ")
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _catch_signals()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert callable(signal.getsignal(signal.SIGTERM))
 
 
 def test_help_is_quick() -> None:

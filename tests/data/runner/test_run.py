@@ -84,8 +84,8 @@ def test_a_signal_to_all_its_processes_is_one_line(
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
-        # Under nohup or in the background this process ignores SIGINT, and a child would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Under nohup or in the background this process ignores a signal, and a child would too.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None and len(children.read_text().split()) < processes:

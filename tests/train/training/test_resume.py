@@ -49,17 +49,32 @@ def test_a_run_stopped_at_a_step_resumes(
     assert tree(tmp_path) == uninterrupted
 
 
+@pytest.mark.usefixtures("own_handlers")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_run_stopped_while_reading_resumes(
     number: int, code: int, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
+    def handler(*_: object) -> None: ...
+
+    signal.signal(number, handler)
     with pytest.raises(StoppedBySignal, match="before the first step") as stopped:
         fit(corpora, tmp_path, Killer("reading", 3, number), checkpoint_seconds=60)
     assert stopped.value.exit_code == code
-    assert signal.getsignal(number) is not None
+    assert signal.getsignal(number) is handler
     fit(corpora, tmp_path, checkpoint_seconds=60)
     same = {n: c for n, c in tree(tmp_path).items() if "checkpoints" not in n}
     assert same == {n: c for n, c in uninterrupted.items() if "checkpoints" not in n}
+
+
+@pytest.mark.usefixtures("own_handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_was_ignored_stays_ignored(
+    number: int, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    fit(corpora, tmp_path, Killer("training", IMAGES, number))
+    assert signal.getsignal(number) is signal.SIG_IGN
+    assert tree(tmp_path) == uninterrupted
 
 
 KILLED = """
