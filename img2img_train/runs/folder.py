@@ -18,16 +18,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import check_unused, locked, sync_folder, versions, write_atomically
-from img2img_data.core.jsonl import parse_object, read_rows
+from img2img_data.core.jsonl import parse_object
 from img2img_data.corpus.format import digest, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
 
@@ -97,18 +96,16 @@ class RunFolder:
             raise OSError(error.errno, error.strerror, str(path)) from None
 
     def truncate_logs(self, size: int, step: int) -> None:
-        """Cut the log to ``size`` bytes, and the steps after ``step``: rows newer than a checkpoint
-        are written again.
+        """Cut the log to ``size`` bytes, the steps after ``step``, and damaged ends: rows newer
+        than a checkpoint are written again.
         """
         if self.log.exists() and self.log.stat().st_size > size:
             os.truncate(self.log, size)
-        if self.steps.exists():
-            # It is not synced: a power failure can leave any bytes at its end.
-            found = self.steps.read_bytes()
-            rows = takewhile(bool, map(parse_object, found.splitlines()))
-            kept = b"".join(to_json_line(r) for r in rows if r and r.get("step", 0) <= step)
-            if kept != found:
-                write_atomically(self.steps, kept)
+        # These are not synced: a power failure or a full disk can leave any bytes at their ends.
+        for path in filter(Path.exists, (self.steps, self.timing)):
+            with path.open("rb+") as file:
+                rows = takewhile(lambda r: r[1] and r[1].get("step", 0) <= step, _rows_of(file))
+                file.truncate(sum(len(line) for line, _ in rows))
 
     def sync_log(self) -> int:
         """Flush the log to the disk and return its size in bytes."""
@@ -285,12 +282,23 @@ def read_sessions(run: Path | str) -> list[dict[str, Any]]:
     return [row for row in _read_rows(RunFolder(Path(run)).timing) if "started" in row]
 
 
+def _rows_of(file: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield each complete line with its row, None if it is damaged."""
+    # A run in progress is writing its last row.
+    return ((line, parse_object(line)) for line in file if line.endswith(b"\n"))
+
+
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    content = path.read_bytes() if path.is_file() else b""
-    if content and not content.endswith(b"\n"):
-        # A run in progress is writing its last row.
-        return [json.loads(line) for line in content.splitlines()[:-1]]
-    return read_rows(path) if content else []
+    rows = list[dict[str, Any]]()
+    if not path.is_file():
+        return rows
+    with path.open("rb") as file:
+        for number, (_, row) in enumerate(_rows_of(file), 1):
+            if row is None:
+                why = f"line {number} of its {path.name} is damaged"
+                raise CheckpointError("run", path.parent, why, "resume the run, or remove the line")
+            rows.append(row)
+    return rows
 
 
 def sample_paths(run: Path | str) -> list[Path]:

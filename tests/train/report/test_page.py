@@ -10,6 +10,7 @@ import pytest
 from fake_models import write_run
 from pages import check_self_contained, elements
 
+from img2img_data.core.errors import CheckpointError
 from img2img_data.corpus.format import to_json_line
 from img2img_train.report.charts import MAX_POINTS, build_charts, thin
 from img2img_train.report.page import write_comparison, write_run_report
@@ -65,6 +66,18 @@ def test_a_report_says_how_the_run_came_about(tmp_path: Path) -> None:
     assert ">width<" in changed
     assert ">lr<" not in changed
     assert ">lr<" in others
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "steps.jsonl", "timing.jsonl"])
+def test_a_damaged_line_is_an_error_about_the_run(name: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run") / name
+    cut = path.read_bytes() + b'{"epoch": 2, "seco'
+    path.write_bytes(cut)
+    write_run_report(path.parent)  # a run in progress
+    for end in (b'{"epoch": 3}\n', b'{"epoch": 3}\n{"epoch'):
+        path.write_bytes(cut + end)
+        with pytest.raises(CheckpointError, match=rf"^run '.*': line \d+ of its {name} is damaged"):
+            write_run_report(path.parent)
 
 
 def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from img2img_data.core.errors import CheckpointError, DivergedError
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.runs import checkpoint as checkpoints
-from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.folder import RunFolder, read_timing
 from img2img_train.runs.model import load_generator
 from img2img_train.training.signals import StoppedBySignal
 
@@ -141,14 +141,17 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
 
 
 @pytest.mark.parametrize("tail", [b"\0\0\0\n", b"[1]\n", b'{"step": 4, "lr"'], ids=repr)
-def test_a_damaged_end_of_the_steps_is_cut(
+def test_damaged_ends_of_steps_and_timing_are_cut(
     tail: bytes, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     folder = stopped(corpora, tmp_path)
-    with folder.steps.open("ab") as file:
-        file.write(tail)
+    timing = folder.timing.read_bytes()
+    for path in (folder.steps, folder.timing):
+        path.write_bytes(path.read_bytes() + tail)
     fit(corpora, tmp_path)
     assert tree(tmp_path) == uninterrupted
+    assert folder.timing.read_bytes().startswith(timing + b'{"started"')
+    assert [row["epoch"] for row in read_timing(tmp_path)] == [1, 2, 3]
 
 
 def test_scores_of_an_unfinished_run_say_so(corpora: list[str], tmp_path: Path) -> None:
