@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from img2img_train.runs.folder import read_log, read_steps
+import numpy as np
+import numpy.typing as npt
+
+from img2img_train.runs.folder import iter_steps, read_log
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 
@@ -41,7 +45,7 @@ def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
             several = len(runs) > 1
             # The input baseline is the same for all runs on a corpus.
             dashed = name in DASHED
-            if not points or (dashed and several and (number or name != DASHED[-1])):
+            if dashed and several and (number or name != DASHED[-1]):
                 continue
             title = f"{title}: {name}" if several and title == "Loss" else title
             about = {"title": title, "unit": unit, "across": across}
@@ -50,7 +54,7 @@ def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
             color = (
                 COLORS - 1 if name == DASHED[-1] else (number if several else len(lines)) % COLORS
             )
-            lines.append({"label": label, "color": color, "dashed": dashed, "points": thin(points)})
+            lines.append({"label": label, "color": color, "dashed": dashed, "points": points})
     for chart in charts.values():
         _draw(chart)
     return sorted(charts.values(), key=lambda chart: not chart["title"].startswith("Loss"))
@@ -58,33 +62,47 @@ def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 def _lines(run: Path) -> Iterator[tuple[str, str, str, str, Points]]:
     """Yield title of the chart, name, unit, axis and points of each line of a run."""
-    log, steps = read_log(run), read_steps(run)
-    trained = steps or [row for row in log if row["kind"] == "train"]
-    across = "step" if steps else "epoch"
-    for name in dict.fromkeys(name for row in trained for name in row["losses"]):
-        rows = ({**row["losses"], across: row[across]} for row in trained)
-        yield "Loss", name, "", across, _points(rows, across, name)
-    validated = [row for row in log if row["kind"] == "validation"]
+    log, rate = read_log(run), "learning rate"
+    steps = _points((row["step"], row["losses"] | {rate: row.get("lr")}) for row in iter_steps(run))
+    epochs, scores = (
+        _points((row["epoch"], row.get("losses", row)) for row in log if row["kind"] == kind)
+        for kind in ("train", "validation")
+    )
+    for name, points in (steps or epochs).items():
+        if name != rate:
+            yield "Loss", name, "", "step" if steps else "epoch", points
     for key, (title, unit) in SCORES.items():
         for suffix, label in LABELS.items():
-            yield title, label, unit, "epoch", _points(validated, "epoch", key + suffix)
-    yield "Learning rate", "learning rate", "", "step", _points(steps, "step", "lr")
+            if key + suffix in scores:
+                yield title, label, unit, "epoch", scores[key + suffix]
+    if rate in steps:
+        yield "Learning rate", rate, "", "step", steps[rate]
 
 
-def _points(rows: Any, across: str, key: str) -> Points:
-    """Return one point per value of ``across``: the mean of its finite values under ``key``."""
-    values: dict[float, list[float]] = {}
-    for row in rows:
-        value = row.get(key)
-        if isinstance(value, int | float) and math.isfinite(value):
-            values.setdefault(row[across], []).append(value)
-    return [(x, sum(found) / len(found)) for x, found in sorted(values.items())]
+def _points(rows: Iterable[tuple[float, Mapping[str, Any]]]) -> dict[str, Points]:
+    """Return the line of each name in rows: a point is (x, mean of its finite values there)."""
+    # Only numbers are kept: a run may have a million steps.
+    found: dict[str, tuple[array[float], array[float]]] = {}
+    for x, values in rows:
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                xs, ys = found.setdefault(name, (array("d"), array("d")))
+                xs.append(x)
+                ys.append(value)
+    points = {}
+    for name, (xs, ys) in found.items():
+        places, at = np.unique(xs, return_inverse=True)
+        points[name] = thin(np.column_stack((places, np.bincount(at, ys) / np.bincount(at))))
+    return points
 
 
-def thin(points: Points, most: int = MAX_POINTS) -> Points:
+def thin(points: npt.ArrayLike, most: int = MAX_POINTS) -> Points:
     """Return at most ``most`` points, each the mean of as many neighbors."""
+    points = np.asarray(points)
     size = -(-len(points) // most) or 1
-    parts = (zip(*points[at : at + size], strict=True) for at in range(0, len(points), size))
+    parts = (
+        zip(*points[at : at + size].tolist(), strict=True) for at in range(0, len(points), size)
+    )
     means = ((sum(values) / len(values) for values in part) for part in parts)
     return [(float(f"{x:.7g}"), float(f"{y:.5g}")) for x, y in means]
 

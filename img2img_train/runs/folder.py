@@ -262,24 +262,24 @@ def read_log(run: Path | str) -> list[dict[str, Any]]:
     instead, in gray levels. ``{"kind": "warning"`` or ``"stopped", "epoch", "step", "text"}`` are
     remarks.
     """
-    return _read_rows(RunFolder(Path(run)).log)
+    return list(_iter_rows(RunFolder(Path(run)).log))
 
 
-def read_steps(run: Path | str) -> list[dict[str, Any]]:
-    """Return a row for each step of a run: ``{"step", "lr", "losses": {name: value}}``."""
-    return _read_rows(RunFolder(Path(run)).steps)
+def iter_steps(run: Path | str) -> Iterator[dict[str, Any]]:
+    """Yield a row for each step of a run: ``{"step", "lr", "losses": {name: value}}``."""
+    return _iter_rows(RunFolder(Path(run)).steps)
 
 
 def read_timing(run: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a run's timing: ``{"epoch", "seconds", "images_per_second", ...}``."""
-    return [row for row in _read_rows(RunFolder(Path(run)).timing) if "epoch" in row]
+    return [row for row in _iter_rows(RunFolder(Path(run)).timing) if "epoch" in row]
 
 
 def read_sessions(run: Path | str) -> list[dict[str, Any]]:
     """Return a row for each call that trained a run: ``{"started", "command", "machine",
     "commit"}``.
     """
-    return [row for row in _read_rows(RunFolder(Path(run)).timing) if "started" in row]
+    return [row for row in _iter_rows(RunFolder(Path(run)).timing) if "started" in row]
 
 
 def _rows_of(file: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
@@ -288,17 +288,15 @@ def _rows_of(file: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | No
     return ((line, parse_object(line)) for line in file if line.endswith(b"\n"))
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    rows = list[dict[str, Any]]()
+def _iter_rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
-        return rows
+        return
     with path.open("rb") as file:
         for number, (_, row) in enumerate(_rows_of(file), 1):
             if row is None:
                 why = f"line {number} of its {path.name} is damaged"
                 raise CheckpointError("run", path.parent, why, "resume the run, or remove the line")
-            rows.append(row)
-    return rows
+            yield row
 
 
 def sample_paths(run: Path | str) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_charts_keep_lines_inside_and_pages_small(tmp_path: Path, name: str) -> 
         numbers = list(map(float, re.split("[L ]", line["path"][1:])))
         assert all(0 <= x <= loss["width"] for x in numbers[::2])
         assert all(0 <= y <= loss["height"] for y in numbers[1::2])
+
+
+def test_long_runs_take_little_memory(tmp_path: Path) -> None:
+    steps = 10_000
+    run = write_steps(write_run(tmp_path / "run"), [1.0] * steps)
+    for read in (lambda: build_charts({"": run}), lambda: RunFolder(run).truncate_logs(0, steps)):
+        tracemalloc.start()
+        read()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 200 * steps, "the row of a step takes 900 bytes"
 
 
 def test_neighbors_are_averaged() -> None:
