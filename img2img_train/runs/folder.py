@@ -134,30 +134,32 @@ class RunFolder:
         sync_folder(self.checkpoints)
 
     def latest_step(self) -> int | None:
-        """Return the step of the latest checkpoint, None if there is none."""
-        from img2img_train.runs.checkpoint import read_description
+        """Return the step of the newest intact checkpoint; None and errors as ``load_newest``."""
+        newest = self.load_newest(None, ())
+        return newest and newest.description.progress.step
 
-        return read_description(self.latest).progress.step if self.latest.exists() else None
+    def load_newest(
+        self, warn: Callable[[str], None] | None, prefix: str | tuple[str, ...] = ""
+    ) -> Checkpoint | None:
+        """Return the newest intact checkpoint, None if there is none; ``prefix`` as for
+        ``read_checkpoint``.
 
-    def load_newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """Return the newest intact checkpoint, None if there is none.
-
-        A damaged latest checkpoint is reported to ``warn`` and replaced by the previous one. Raises
-        CheckpointError if both are damaged.
+        A damaged latest checkpoint is reported to ``warn``, if given, and replaced by the previous
+        one. Raises CheckpointError if both are damaged.
         """
         from img2img_train.runs.checkpoint import read_checkpoint
 
         errors = list[CheckpointError]()
         for path in filter(Path.exists, (self.latest, self.previous)):
             try:
-                checkpoint = read_checkpoint(path)
+                checkpoint = read_checkpoint(path, prefix)
                 if not checkpoint.description.complete:
                     why = "holds networks only, so training cannot be resumed from it"
                     raise CheckpointError("checkpoint", path, why)
             except CheckpointError as error:
                 errors.append(error)
                 continue
-            if errors:
+            if errors and warn is not None:
                 warn(f"warning: {errors[0]}; resuming from the one before")
                 path.replace(self.latest)
             return checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from interrupted import IMAGES, Killer, fit, members_gone, tree
 from small_corpus import write_corpus
 
 from img2img_data.core.errors import CheckpointError, DivergedError
+from img2img_train.cli.main import main
 from img2img_train.evaluation.evaluate import evaluate_matrix
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.runs import checkpoint as checkpoints
@@ -167,6 +169,18 @@ def test_scores_of_an_unfinished_run_say_so(corpora: list[str], tmp_path: Path) 
     fit(corpora, tmp_path)
     scored = evaluate_matrix([tmp_path], [path], settings).evaluations[0]
     assert not any("unfinished" in note for note in scored.notes)
+
+
+def test_a_prolonged_run_falls_back_to_the_previous_checkpoint(
+    corpora: list[str], tmp_path: Path
+) -> None:
+    folder = stopped(corpora, tmp_path)
+    folder.latest.write_bytes(folder.latest.read_bytes()[:-1])
+    assert folder.latest_step() == 4
+    main(["resume", str(tmp_path), "--epochs", "4", "--no-report"])
+    change = {"step": 4, "epochs": [3, 4]}
+    assert json.loads(folder.config.read_bytes())["changes"] == [change]
+    assert folder.latest_step() == 12
 
 
 def test_two_damaged_checkpoints_are_an_error(corpora: list[str], tmp_path: Path) -> None:
