@@ -119,7 +119,7 @@ def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Set torch's threads, random state and algorithms for a run, and restore them afterwards."""
     keep_freed_memory()
     deterministic, cuda = is_deterministic(config, device), device.type == "cuda"
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with (
         # A caller may have turned gradients off, as notebooks do for inference.
@@ -138,7 +138,7 @@ def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)
+            torch.set_deterministic_debug_mode(mode)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 

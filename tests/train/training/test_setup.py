@@ -41,10 +41,13 @@ def test_deterministic_algorithms_are_set_for_the_run_only(
     asked: str, device: str, found: bool
 ) -> None:
     config = RunConfig(corpora="x", deterministic=asked, threads=1)
-    before = torch.are_deterministic_algorithms_enabled()
-    with torch_backend(config, torch.device(device)):
-        assert torch.are_deterministic_algorithms_enabled() is found
-    assert torch.are_deterministic_algorithms_enabled() is before
+    before = torch.get_deterministic_debug_mode()
+    for mode in (1, before):  # 1 warns
+        torch.set_deterministic_debug_mode(mode)
+        with torch_backend(config, torch.device(device)):
+            assert torch.are_deterministic_algorithms_enabled() is found
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.get_deterministic_debug_mode() == mode
 
 
 def test_yaml_reads_on_as_true() -> None:
