@@ -361,7 +361,8 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
         raise place.error(["loss"], why, did_you_mean(loss, OBJECTIVES))
     own = {n: value for n, value in values.items() if n in OBJECTIVES[loss].model_fields}
     common = {name: value for name, value in values.items() if name not in own}
-    for name in common.keys() - (RunConfig.model_fields.keys() - {"objective"}):
+    known = RunConfig.model_fields.keys() - {"objective"}
+    for name in (name for name in common if name not in known):
         owners = [other for other, model in OBJECTIVES.items() if name in model.model_fields]
         if not owners:
             raise place.error([str(name)], "unknown", did_you_mean(str(name), all_fields()))

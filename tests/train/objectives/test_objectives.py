@@ -113,6 +113,7 @@ def test_published_defaults_are_filled_in_and_overridden() -> None:
         ),
         ({"loss": "pix2pixel"}, "'--loss': 'pix2pixel' is unknown; did you mean 'pix2pix'"),
         ({"objective": {}}, "'--objective': unknown"),
+        ({f"wrong_{n}": 1 for n in range(50)}, "'--wrong-0': unknown"),  # the first
         ({"loss": "cgan", "gan_mod": "x"}, "'--gan-mod': unknown; did you mean 'gan_mode'"),
         ({"loss": "cgan", "gan_mode": "x"}, "'--gan-mode': 'x' is unknown; choose one of"),
         ({"loss": "pix2pix", "d_weight": 0}, "'--d-weight'.*greater than 0"),
