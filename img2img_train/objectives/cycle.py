@@ -118,6 +118,11 @@ class CycleGan(CycleObjective):
         """Return the generators' update, then the discriminators'."""
         return self._generator_phase(), self._discriminator_phase()
 
+    def loss_limit(self, term: str) -> float:
+        """Return the limit of a term."""
+        weight = self.identity_weight if term.startswith("idt_") else 1
+        return weight * super().loss_limit(term)
+
     def image_pools(self) -> dict[str, int]:
         """Return a pool of the images of each generator."""
         return {"output": self.pool_size, "reverse_output": self.pool_size}

@@ -337,3 +337,8 @@ def test_a_high_rate_that_works_is_not_called_diverged(
     for _ in range(3):
         for name, value in trainer.step(a_batch()).items():
             assert abs(float(value.detach())) < trainer.config.objective.loss_limit(name) / 10
+
+
+def test_a_large_identity_weight_is_not_called_diverged(corpus: Path, tmp_path: Path) -> None:
+    config = small_config("cyclegan", corpus, tmp_path, identity_weight=1e3, epochs=1)
+    assert loop.fit(config, Display()).progress.step
