@@ -30,7 +30,8 @@ MAX_DEPTH: Final = 100
 MAX_DIGITS: Final = 250
 """Digits of an integer: any that has no more can become a float."""
 
-RECIPE_KEYS: Final = "name about needs size minutes score corpus degradation run smoke".split()
+_DESCRIPTION: Final = ("name", "about", "needs", "size", "minutes", "score")
+RECIPE_KEYS: Final = (*_DESCRIPTION, "corpus", "degradation", "run", "smoke")
 """Keys at the top of a recipe, for readers of one of its sections."""
 EXAMPLE: Final = "'img2img-data recipes mixed'"
 """Command that prints a recipe with a degradation, for hints."""

@@ -410,7 +410,7 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
         read_listed(pair.input, pair.row, "file_name" if combined else "input_file_name")
         read_listed(pair.target, pair.row, "file_name" if combined else "target_file_name")
         if halves[0].shape[:2] != halves[1].shape[:2]:
-            raise CorpusError("image", pair.input, "has not the size of its target", VERIFY)
+            raise CorpusError("image", pair.input, "is of another size than its target", VERIFY)
         first, second = reversed(halves) if job.swapped else halves
         parts = {"input": (first,), "target": (second,), "both": (first, second)}[content]
         return io.encode(np.hstack(parts), "png"), ".png", first.shape[:2]

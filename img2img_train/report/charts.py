@@ -100,9 +100,7 @@ def thin(points: npt.ArrayLike, most: int = MAX_POINTS) -> Points:
     """Return at most ``most`` points, each the mean of as many neighbors."""
     points = np.asarray(points)
     size = -(-len(points) // most) or 1
-    parts = (
-        zip(*points[at : at + size].tolist(), strict=True) for at in range(0, len(points), size)
-    )
+    parts = (points[at : at + size].T.tolist() for at in range(0, len(points), size))
     means = ((sum(values) / len(values) for values in part) for part in parts)
     return [(float(f"{x:.7g}"), float(f"{y:.5g}")) for x, y in means]
 

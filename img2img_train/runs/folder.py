@@ -99,13 +99,15 @@ class RunFolder:
         """Cut the log to ``size`` bytes, the steps after ``step``, and damaged ends: rows newer
         than a checkpoint are written again.
         """
-        if self.log.exists() and self.log.stat().st_size > size:
-            os.truncate(self.log, size)
-        # These are not synced: a power failure or a full disk can leave any bytes at their ends.
+        kept = {self.log: size}
+        # The others are not synced: a power failure or a full disk can leave any bytes at the end.
         for path in filter(Path.exists, (self.steps, self.timing)):
-            with path.open("rb+") as file:
+            with path.open("rb") as file:
                 rows = takewhile(lambda r: r[1] and r[1].get("step", 0) <= step, _rows_of(file))
-                file.truncate(sum(len(line) for line, _ in rows))
+                kept[path] = sum(len(line) for line, _ in rows)
+        for path, end in kept.items():
+            if path.exists() and path.stat().st_size > end:
+                os.truncate(path, end)
 
     def sync_log(self) -> int:
         """Flush the log to the disk and return its size in bytes."""
@@ -136,7 +138,7 @@ class RunFolder:
     def latest_step(self) -> int | None:
         """Return the step of the newest intact checkpoint; None and errors as ``load_newest``."""
         newest = self.load_newest(None, ())
-        return newest and newest.description.progress.step
+        return newest.description.progress.step if newest else None
 
     def load_newest(
         self, warn: Callable[[str], None] | None, prefix: str | tuple[str, ...] = ""

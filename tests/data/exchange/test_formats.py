@@ -260,7 +260,7 @@ def test_a_pair_whose_input_got_another_size_is_not_exported(digest: bool, tmp_p
     manifest = tmp_path / "c" / "train" / "metadata.jsonl"
     if not digest:
         manifest.write_text(manifest.read_text().replace("input_sha256", "other"))
-    expected = "does not match its row" if digest else "has not the size of its target"
+    expected = "does not match its row" if digest else "is of another size than its target"
     with pytest.raises(CorpusError, match=f"{expected}; check the corpus with"):
         step("export", tmp_path / "c", tmp_path / "out", format="pix2pix")
 
