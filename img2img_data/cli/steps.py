@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator
 from img2img_data.builds import image_folders, pairings, pairs
 from img2img_data.builds.image_folders import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo, Progress, print_next, progress_of
-from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.errors import HINTS, Img2ImgError, NothingKeptError, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
 from img2img_data.corpus.format import CORPUS_FILE
@@ -234,7 +235,14 @@ def run_step(
     _check_paths(paths)
     call = StepCall(name, paths, settings, progress, echo)
     max_bad = call.run.max_bad
-    report = STEPS[name].run(call)
+    try:
+        report = STEPS[name].run(call)
+    except NothingKeptError as error:
+        # Only the command knows which options it has.
+        options = {"--" + field.replace("_", "-") for field in STEPS[name].fields()}
+        texts = HINTS.get(error.reason, ())
+        fitting = [text for text in texts if {*re.findall("--[a-z-]+", text)} <= options]
+        raise Img2ImgError(str(error), hint=" or ".join(fitting)) from None
     expected = image_folders.EXPECTED_REASONS.get(name, frozenset())
     return report, report.conclude(max_bad, expected, bool(settings.get("allow_unpaired")))
 

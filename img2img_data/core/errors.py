@@ -7,6 +7,7 @@
     │   ├── FolderInUseError    another process holds the folder          exit 2
     │   └── ArchiveError        an archive is damaged or unsafe           exit 2
     ├── CorpusError             a corpus is unfinished or damaged         exit 1
+    ├── NothingKeptError        all images were rejected                  exit 1
     ├── CheckpointError         a checkpoint is damaged or foreign        exit 2
     └── DivergedError           a loss or weight is not finite            exit 3
 
@@ -53,19 +54,19 @@ REASONS: Final[dict[str, str]] = {
 }
 """Reasons for which an image is rejected. The words are part of the corpus format."""
 
-HINTS: Final[dict[str, str]] = {
-    "alpha": "leave out --alpha reject",
-    "gray": "leave out --drop-gray, or raise --gray-tolerance",
-    "link": "--follow-links reads them",
-    "low-detail": "lower --min-detail",
-    "misaligned": "raise --max-shift",
-    "no-face": "lower --min-face-score",
-    "no-split": "give shares, as in --split train=0.8,test=0.2",
-    "size": "--fit crop or --fit pad changes the size",
-    "timeout": "raise --timeout",
-    "too-small": "lower --min-side or --tile",
+HINTS: Final[dict[str, tuple[str, ...]]] = {
+    "alpha": ("leave out --alpha reject",),
+    "gray": ("leave out --drop-gray, or raise --gray-tolerance",),
+    "link": ("--follow-links reads them",),
+    "low-detail": ("lower --min-detail",),
+    "misaligned": ("raise --max-shift",),
+    "no-face": ("lower --min-face-score",),
+    "no-split": ("give shares, as in --split train=0.8,test=0.2",),
+    "size": ("--fit crop or --fit pad changes the size",),
+    "timeout": ("raise --timeout",),
+    "too-small": ("lower --min-side", "lower --tile"),
 }
-"""The option that helps if a reason rejects all images."""
+"""What helps if a reason rejects all images; a command shows the texts whose options it has."""
 
 
 def printable(text: str | bytes) -> str:
@@ -128,6 +129,12 @@ class ArchiveError(UsageError):
 
 class CorpusError(Img2ImgError):
     """A corpus is unfinished or damaged."""
+
+
+class NothingKeptError(Img2ImgError):
+    """All images were rejected, most of them for ``reason``, which the raiser sets."""
+
+    reason = ""
 
 
 class CheckpointError(Img2ImgError):

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 from img2img_data.core import files
-from img2img_data.core.errors import HINTS, REASONS, CorpusError, Img2ImgError, Rejected, UsageError
+from img2img_data.core.errors import REASONS, CorpusError, NothingKeptError, Rejected, UsageError
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, iter_rows, lines_of
 from img2img_data.corpus import format as corpus_format
@@ -349,7 +349,7 @@ class BuildFolder:
         the complete plan.
 
         If no image was kept, only rejected.jsonl is written, the folder is free for another run,
-        and ``Img2ImgError`` names the most frequent reason; a shard may be empty.
+        and ``NothingKeptError`` names the most frequent reason; a shard may be empty.
         """
         parts = self.building / "manifests"
         shutil.rmtree(parts, ignore_errors=True)  # those of a run that was killed
@@ -400,13 +400,15 @@ class BuildFolder:
         content = to_json_page({**page, "counts": counts, **measured})
         write_atomically(self.root / self.page, content, self.building / "page", sync=True)
 
-    def _nothing_kept(self, report: Report) -> Img2ImgError:
+    def _nothing_kept(self, report: Report) -> NothingKeptError:
         ((reason, count),) = report.rejected.most_common(1)
         rows = (json.loads(line) for _, line in report.shown)
         detail = next((f", as {r['source']}" for r in rows if r["reason"] == reason), "")
         why = f"{count:,} of {report.total:,} images are rejected with '{reason}'"
-        hint = "; ".join([*filter(None, [HINTS.get(reason)]), f"{REJECTED_FILE} lists all"])
-        return Img2ImgError("nothing for", self.root, f"{why} ({REASONS[reason]}){detail}", hint)
+        why = f"{why} ({REASONS[reason]}){detail}"
+        error = NothingKeptError("nothing for", self.root, why, f"{REJECTED_FILE} lists all")
+        error.reason = reason
+        return error
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""

@@ -172,6 +172,23 @@ def test_a_run_that_keeps_nothing_is_an_error_and_leaves_its_folder_free(
     assert (out / "rejected.jsonl").read_bytes() == b""
 
 
+def test_a_hint_names_only_options_of_the_command(tmp_path: Path) -> None:
+    photos, pairs = write_photos(tmp_path / "photos", 2), tmp_path / "pairs"
+    run("blur", photos, pairs, "--size", 8)
+    for half in (pairs / "train" / "target").iterdir():
+        cv2.imwrite(str(half), make_photo(1))
+    (pairs / "corpus.json").unlink()
+    small = "smaller, or narrower, than the limit"
+    for words, why, hint in (
+        (["import", pairs], "not the size asked for", ""),
+        (["select", photos, "--min-side", 999], small, "; lower --min-side"),
+        (["blur", photos, "--tile", 999], small, "; lower --tile"),
+    ):
+        error = run(words[0], words[1], tmp_path / "out", *words[2:], code=1).splitlines()[-1]
+        assert why in error
+        assert error.endswith(f"rejected.jsonl lists all{hint}")
+
+
 @pytest.mark.parametrize("options", [["--drop-duplicates"], []])
 def test_an_image_counts_once(options: list[str], tmp_path: Path) -> None:
     """However often it is read, by ``select`` and by ``show``; own lists count as no images."""
