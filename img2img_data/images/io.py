@@ -351,8 +351,8 @@ def encode(
     """Return a file with ``pixels``: H x W gray or H x W x 3 RGB uint8; PNG also uint16, alpha.
 
     PNG is lossless and ignores ``quality`` (1..100). JPEG keeps full chroma resolution (4:4:4).
-    WebP is lossless at 100. ``profile``: an ICC profile to embed; WebP files go without. Raises
-    ``ValueError`` if the format cannot hold the array.
+    WebP is lossless at 100. ``profile``: an ICC profile to embed; WebP files go without, JPEG files
+    without one of more than 16 MB. Raises ``ValueError`` if the format cannot hold the array.
     """
     if format == "png":
         return _encode_png(pixels, profile)
@@ -456,8 +456,10 @@ def icc_profile(data: bytes, channels: int) -> bytes:
 
 
 def _with_profile(jpeg: bytes, profile: bytes) -> bytes:
-    """Insert a profile behind the first segment of a JPEG."""
+    """Insert a profile behind the first segment of a JPEG, unless it is too large for one."""
     parts = [profile[i : i + ICC_SEGMENT_BYTES] for i in range(0, len(profile), ICC_SEGMENT_BYTES)]
+    if len(parts) > 255:  # their number is one byte
+        return jpeg
     segments = b""
     for number, part in enumerate(parts, 1):
         body = ICC_MARKER + bytes([number, len(parts)]) + part

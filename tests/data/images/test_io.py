@@ -127,6 +127,13 @@ def test_png_loses_nothing(shape: str, content: str, dtype: type[np.unsignedinte
             assert np.array_equal(np.asarray(image).squeeze(), pixels.squeeze())
 
 
+def test_jpeg_goes_without_a_profile_that_it_cannot_hold() -> None:
+    plain, largest = encode(quadrants(), "jpg"), b"\0" * (255 * 65_519)
+    assert encode(quadrants(), "jpg", profile=largest + b"\0") == plain
+    with Image.open(BytesIO(encode(quadrants(), "jpg", profile=largest))) as image:
+        assert image.info["icc_profile"] == largest
+
+
 def test_png_rejects_what_it_cannot_hold() -> None:
     for bad in (
         np.zeros((4, 4, 3), np.float32),
