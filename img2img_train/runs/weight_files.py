@@ -61,7 +61,17 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
         raise error("hold no tensors by name", hint)
     tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not torch.isfinite(tensor.double()).all():
+        if not _is_finite(tensor):
             why = f"hold no finite tensor {printable(name)}"
             raise error(why, "save the state_dict of one network alone")
     return tensors
+
+
+def _is_finite(value: object) -> bool:
+    """Return True for a dense tensor of finite real numbers."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_complex():
+        return False
+    try:
+        return bool(torch.isfinite(value.double()).all())
+    except RuntimeError:  # quantized, nested or on the device "meta", which has no values
+        return False

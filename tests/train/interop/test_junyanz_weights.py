@@ -232,6 +232,24 @@ def test_hostile_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not Path("out.safetensors").exists()
 
 
+UNUSUAL = {
+    "sparse": lambda x: x.to_sparse(),
+    "csr": lambda x: x.to_sparse_csr(),
+    "meta": lambda x: x.to("meta"),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 1.0, 0, torch.qint8),
+    "complex": lambda x: x * 1j,
+    "nested": lambda x: torch.nested.as_nested_tensor(list(x)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_tensors_that_are_not_dense_and_real_are_rejected(kind: str, tmp_path: Path) -> None:
+    torch.save({"model.1.weight": UNUSUAL[kind](torch.ones(2, 3))}, tmp_path / "g.pth")
+    with pytest.raises(CheckpointError, match=r"g.pth': hold no finite tensor model.1.weight"):
+        junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_errors_never_suggest_to_load_code(tmp_path: Path) -> None:
     """As the messages of torch do (weights_only)."""
