@@ -383,6 +383,11 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
         requested = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
         why = "the split is a hash of the name or group; --stratify folder makes it exact"
         call.echo(f"split: {report.parts()}; not {requested}: {why}")
+    roots, own = call.paths[:-1], ("train", "val", "test")
+    found = [name for name in own if all((root / name).is_dir() for root in roots)]
+    if settings.split is None and len(found) > 1 and [*report.kept] == ["train"]:
+        why = f"--split folder keeps the folders {', '.join(found)} apart"
+        call.echo(f"note: all images are in split 'train'; {why}")
     return report
 
 

@@ -160,7 +160,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     are kept, and the sound if the new file can hold it.
     """
     with frozen_imports():
-        from img2img_train.inference.inputs import is_one_file, list_images
+        from img2img_train.inference.inputs import is_one_file, list_images, notes_on_targets
         from img2img_train.inference.translate import translate as restore
         from img2img_train.runs.model import load_generator
 
@@ -175,7 +175,8 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
         return
     how = options.device, options.direction, options.keep_dropout, options.norm
     loaded = load_generator(model, *how)
-    _print_notes(loaded.notes)
+    corpora = (choice.path for choice in loaded.config.corpora)
+    _print_notes((*loaded.notes, *notes_on_targets(images, corpora)))
     less = catch_out_of_memory("model", model, loaded.device.type, LESS_MEMORY)
     if single:
         with less:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from img2img_data.core.errors import Rejected, UsageError
+from img2img_data.core.errors import Img2ImgError, Rejected, UsageError, printable
+from img2img_data.corpus.reader import open_corpus
 from img2img_data.images.headers import is_image_name
 from img2img_train.inference.video import VIDEO_FORMATS, is_video
 
@@ -49,6 +51,24 @@ def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[byte
         hint = "give a folder with .jpg, .png or the like"
         raise UsageError("images", source, "holds no images", hint)
     return root, paths
+
+
+def notes_on_targets(source: Path, corpora: Iterable[str]) -> list[str]:
+    """Return a note if a folder is of a paired corpus and holds more than its inputs.
+
+    ``corpora``: folders that may be corpora of other tools, as those of a run.
+    """
+    folder, name = source.resolve(), printable(str(source))
+    within = {folder, *folder.parents}
+    for root in {folder, *(Path(path).resolve() for path in corpora)} & within:
+        with suppress(Img2ImgError):
+            corpus = open_corpus(root, rows=False)
+            if corpus.kind == "paired" and corpus.layout == "combined":
+                why = "its images are an input and a target side by side, restored as one image"
+                return [f"'{name}': {why}; 'img2img-train evaluate' takes the inputs alone"]
+            if any(path.is_dir() for path in (folder / "target", *folder.glob("*/target"))):
+                return [f"'{name}': its targets are restored too; give the folder 'input'"]
+    return []
 
 
 def is_one_file(source: Path, out: Path) -> bool:

@@ -165,6 +165,15 @@ def test_a_tag_that_tears_pairs_of_one_file_is_refused(tmp_path: Path) -> None:
     assert "have several values" in run(*words, code=2)
 
 
+def test_folders_of_splits_that_are_joined_are_noted(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        write_photos(tmp_path / "in" / name, 2, 20, 20)
+    joined = run("blur", tmp_path / "in", tmp_path / "a")
+    assert "note: all images are in split 'train'; --split folder keeps" in joined
+    assert "note: " not in run("blur", tmp_path / "in", tmp_path / "b", "--split", "folder")
+    assert "note: " not in run("blur", tmp_path / "in" / "train", tmp_path / "c")
+
+
 def test_folders_and_tags_name_the_splits(tmp_path: Path) -> None:
     for folder, count in (("train", 3), ("test/deep", 2), ("dev", 1)):
         write_photos(tmp_path / "p" / folder, count)

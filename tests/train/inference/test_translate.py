@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 from fake_models import write_run  # noqa: E402
 from PIL import Image, ImageCms  # noqa: E402
+from small_corpus import write_corpus  # noqa: E402
 from small_runs import negative_model  # noqa: E402
 
 from img2img_data.core.command_line import run_command_line  # noqa: E402
@@ -28,7 +29,7 @@ from img2img_data.images import io  # noqa: E402
 from img2img_train.cli.main import group  # noqa: E402
 from img2img_train.config import RunConfig  # noqa: E402
 from img2img_train.inference import tiles  # noqa: E402
-from img2img_train.inference.inputs import is_one_file, list_images  # noqa: E402
+from img2img_train.inference.inputs import is_one_file, list_images, notes_on_targets  # noqa: E402
 from img2img_train.inference.settings import TranslateSettings  # noqa: E402
 from img2img_train.inference.tiles import bytes_per_pixel, choose_tiling  # noqa: E402
 from img2img_train.inference.translate import translate, translate_bytes, translate_file  # noqa: E402
@@ -183,6 +184,26 @@ def test_a_rerun_restores_only_missing_results(negative: LoadedModel, tmp_path: 
     assert third.reused == 0
     other = dataclasses.replace(negative, digest="of another checkpoint")
     assert translate(other, tmp_path / "in", tmp_path / "out", settings=TILED).reused == 0
+
+
+@pytest.mark.parametrize(
+    ("layout", "folder", "note"),
+    [
+        ("combined", ".", "side by side"),
+        ("combined", "train", "side by side"),
+        ("folders", ".", "its targets"),
+        ("folders", "train", "its targets"),
+        ("folders", "train/input", None),
+    ],
+)
+def test_a_folder_with_targets_is_noted(
+    layout: str, folder: str, note: str | None, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": 1}, layout=layout)
+    notes = notes_on_targets(corpus / folder, [str(corpus)])
+    assert len(notes) == (note is not None)
+    assert all(note in text for text in notes if note)
+    assert not notes_on_targets(tmp_path / "elsewhere", [str(corpus), "gone"])
 
 
 def test_files_of_others_are_not_overwritten(negative: LoadedModel, tmp_path: Path) -> None:
