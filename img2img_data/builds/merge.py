@@ -76,7 +76,7 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
     missing = [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]
     if missing:
         names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
-        why, hint = f"lack {names}", "name the folders of all shards"
+        why, hint = f"{names} missing", "name the folders of all shards"
         raise UsageError("shards", first.root.parent, why, hint)
     return [by_number[number] for number in sorted(by_number)]
 

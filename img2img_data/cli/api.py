@@ -37,7 +37,7 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
         hint = did_you_mean(command, commands)
         raise UsageError("command", command, "does not make a corpus", hint)
     if len(folders) != len(names := STEPS[command].paths):
-        raise UsageError("command", command, f"got {len(folders)} folders, not {', '.join(names)}")
+        raise UsageError("command", command, f"takes {', '.join(names)}, got {len(folders)}")
     if pipeline := settings.get("degradation"):
         settings["degradation"] = to_spec(degradation(pipeline))
     paths = [Path(folder) for folder in folders]

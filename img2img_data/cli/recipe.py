@@ -219,7 +219,7 @@ def forecast_recipe(steps: Sequence[RecipeStep], echo: Echo) -> int:
         else:
             lines.append("its sources are counted once they exist")
         left_out = len(lines) - 2 * SHOWN_LINES
-        if left_out > 0:
+        if left_out > 1:
             note = f"... {left_out:,} more lines; 'img2img-data {step.name} --dry-run' shows all"
             lines[SHOWN_LINES:-SHOWN_LINES] = [note]
         for line in lines:

@@ -181,7 +181,7 @@ def no_split(corpus: Corpus, split: str) -> UsageError:
 
 def reason_of(rejected: Rejected) -> str:
     """Return the reason and the detail of a rejected image in one phrase."""
-    return f"{rejected.reason} {rejected.detail}".strip()
+    return ": ".join(filter(None, (rejected.reason, rejected.detail)))
 
 
 def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:

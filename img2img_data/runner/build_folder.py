@@ -230,7 +230,7 @@ class BuildFolder:
 
         ``grows``: sources of other names and tags are none of the errors below.
 
-        Raises ``UsageError`` if the folder holds other files, a run of another recipe, or one of
+        Raises ``UsageError`` if the folder holds other files, a run of other settings, or one of
         other source folders.
         """
         note = self.building / "recipe.json"
@@ -308,7 +308,7 @@ class BuildFolder:
             raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
         names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
         if not (grows and corpus_format.SOURCE_ENTRIES.issuperset(names)) and names:
-            why = f"holds a run of another recipe ({', '.join(names)} differ)"
+            why = f"was made with other settings ({', '.join(names)})"
             raise UsageError("folder", self.root, why, "choose another folder, or delete this one")
         return not names
 

@@ -166,13 +166,13 @@ def _kind_of(entry: os.DirEntry[bytes], follow_links: bool) -> bytes:
 
 def describe_skipped(ignored: Mapping[str, int]) -> str:
     """Return a line about the files that ``list_folder`` skipped; "" if all of them were hidden."""
-    counts = [(-n, name or "none") for name, n in ignored.items() if name != "hidden"]
-    shown = [f"{printable(name)} {-n:,}" for n, name in sorted(counts)]
+    counts = [(-n, name or "no extension") for name, n in ignored.items() if name != "hidden"]
+    shown = [f"{printable(name)}: {-n:,}" for n, name in sorted(counts)]
     if not shown:
         return ""
     more = ", ..." * (len(shown) > 8)
     more += "; --follow-links reads linked folders" * (LINKED in ignored)
-    return f"skipped, not images by name: {', '.join(shown[:8])}{more}"
+    return f"skipped files that are not images by name ({', '.join(shown[:8])}){more}"
 
 
 # ------------------------------------------------------------------------------------ listed paths

@@ -220,7 +220,7 @@ class RunFolder:
             begun = begun.model_copy(update={"init": config.init})
         for name, (old, new) in begun.changes(config).items():
             change = f"{name} was {_as_text(old)}, now {_as_text(new)}"
-            why = f"was begun with another configuration ({change})"
+            why = f"was begun with other settings ({change})"
             raise self._error(why, f"{OUT_HINT}, or the same settings")
         self._check_data(page.get("data"), data)
 

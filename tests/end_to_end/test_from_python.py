@@ -294,7 +294,7 @@ def test_a_script_needs_no_guard_for_its_workers(home: Path, tmp_path: Path) -> 
     [
         (("blurr", "photos", "x"), {}, "did you mean 'blur'"),
         (("select", "photos", "x"), {}, "does not make a corpus"),
-        (("blur", "photos"), {}, "not source, out"),
+        (("blur", "photos"), {}, "takes source, out, got 1"),
         (("blur", "photos", "x"), {"sgma": 3}, "did you mean 'sigma'"),
         (("blur", "photos", "x"), {"dry_run": True}, "option 'dry_run': makes no corpus"),
         (("degrade", "photos", "x"), {"degradation": "gausian"}, "did you mean 'gaussian'"),

@@ -128,7 +128,7 @@ def test_an_interrupted_pack_is_repeated_and_other_recipes_are_rejected(
     assert not list((tmp_path / "out").glob("*.tar"))
     assert tree(pack(corpus, tmp_path / "out")) == complete
     assert pack_corpus(corpus, tmp_path / "out", PackSettings(), False, quiet, quiet).complete
-    with pytest.raises(Img2ImgError, match="another recipe"):
+    with pytest.raises(Img2ImgError, match="other settings"):
         pack(corpus, tmp_path / "out", per_shard=1)
     with pytest.raises(Img2ImgError, match="other files"):
         pack(corpus, photos)

@@ -219,7 +219,7 @@ def test_merge_and_other_settings_refuse_as_before(tmp_path: Path) -> None:
     run("blur", photos, tmp_path / "out")
     write_photos(photos, 4)
     output = run("blur", photos, tmp_path / "out", "--sigma", 2, "--prune", code=2)
-    assert "another recipe (sigma" in output
+    assert "other settings (sigma" in output
     for number in (1, 2):
         run("blur", photos, tmp_path / f"s{number}", "--shard", f"{number}/2")
     parts = [tmp_path / "s1", tmp_path / "s2"]
@@ -227,7 +227,7 @@ def test_merge_and_other_settings_refuse_as_before(tmp_path: Path) -> None:
     write_photos(photos, 6)
     for number in (1, 2):
         run("blur", photos, tmp_path / f"s{number}", "--shard", f"{number}/2")
-    assert "another recipe" in run("merge", *parts, tmp_path / "merged", code=2)
+    assert "other settings" in run("merge", *parts, tmp_path / "merged", code=2)
     run("merge", *parts, tmp_path / "again")
     run("blur", photos, tmp_path / "out")
     assert tree(tmp_path / "again") == tree(tmp_path / "out")

@@ -237,7 +237,7 @@ def test_files_of_other_formats_are_named(negative: LoadedModel, tmp_path: Path)
     assert {name for names in done.rejected.values() for name in names} == others.keys()
     rows = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").open()]
     assert {row["source"] for row in rows} == others.keys()
-    with pytest.raises(CorpusError, match=r"raw.NEF': unsupported-format .nef is not read"):
+    with pytest.raises(CorpusError, match=r"raw.NEF': unsupported-format: .nef is not read"):
         translate_file(negative, preview.getvalue(), "raw.NEF", TILED)
     with pytest.raises(UsageError, match="not the name of an image that can be written"):
         is_one_file(source / "deep" / "000.jpg", tmp_path / "x.tga")

@@ -226,7 +226,7 @@ def test_other_settings_or_other_pairs_are_rejected(
     finished: Path, corpus: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        UsageError, match=r"another configuration \(lr was 0.0002, now 0.1\).*another --out"
+        UsageError, match=r"other settings \(lr was 0.0002, now 0.1\).*another --out"
     ):
         train(corpus, finished, lr=0.1)
     other = write_corpus(tmp_path / "corpus", {"train": 9, "val": 3}, size=(16, 32))
@@ -234,7 +234,7 @@ def test_other_settings_or_other_pairs_are_rejected(
         update={"corpora": RunConfig(corpora=other).corpora}
     )
     page = json.loads(RunFolder(finished).config.read_text())
-    with pytest.raises(UsageError, match="another configuration"):
+    with pytest.raises(UsageError, match="other settings"):
         loop.fit(config, Display())
     copied = tmp_path / "run"
     copied.mkdir()
@@ -261,7 +261,7 @@ def test_another_spelling_of_a_corpus_is_the_same_run(
     spelled = {"link": tmp_path / "link", "elsewhere": "../" + corpus.name, "dots": f"{corpus}/./"}
     same = RunConfig(**TINY, corpora=spelled.get(spelling, corpus.name), out=str(out), max_steps=1)
     assert loop.fit(same, Display()).already
-    with pytest.raises(UsageError, match=r"another configuration \(corpora was"):
+    with pytest.raises(UsageError, match=r"other settings \(corpora was"):
         train(f"{corpus}=2", out, max_steps=1)
 
 
@@ -514,7 +514,7 @@ def test_a_dry_run_checks_the_folder_as_the_run_does(
     Path("full/notes.txt").write_text("x")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for more, why in (
-        (("run", "--lr", 0.1), "another configuration (lr was"),
+        (("run", "--lr", 0.1), "other settings (lr was"),
         (("file",), "is a file"),
         (("file/run",), "would be inside the file 'file'"),
         (("full",), "holds other files ('notes.txt')"),
