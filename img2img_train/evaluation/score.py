@@ -346,8 +346,8 @@ def _read_batches(corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring) -> It
     for pair in pairs:
         input, target = read_pair(corpus, pair, scoring.swapped)
         room = min(scoring.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
-        # Only images of one size can be stacked. The output of an image does not depend on its
-        # batch, so the order of the corpus is kept and no score changes.
+        # Only images of one size can be stacked. In batches of another size an output may differ by
+        # the rounding of sums, a level here and there.
         if held and (len(held) >= room or held[0][1].shape != input.shape):
             yield held
             held = []

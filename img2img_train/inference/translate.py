@@ -234,8 +234,9 @@ class _ResumeLog:
     """
 
     def __init__(self, out: Path, model: LoadedModel, settings: TranslateSettings) -> None:
-        # The other settings change no pixel, or only the name of a result.
-        config, others = model.config, {"batch", "max_pixels", "video_format"}
+        # The other settings change no pixel, or only the name of a result. (A batch of two changes
+        # the order of sums, and so a sample here and there by one level.)
+        config, others = model.config, {"max_pixels", "video_format"}
         policy = {"dropout": config.test_dropout, "norm": config.test_norm}
         self.head = {"model": model.digest, "direction": config.direction, **policy}
         self.head |= settings.model_dump(mode="json", exclude=others)

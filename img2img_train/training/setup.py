@@ -285,7 +285,8 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     network = f"{spec.name} of width {spec.width}{' with ' if others else ''}"
     network += f"{', '.join(sorted(others))}, {config.precision} on {config.device}"
     unit = "pair(s)" if objective.paired else "image(s) of each side"
-    steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epochs"
+    steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epoch"
+    steps += "s" * (config.epochs != 1)
     return [
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
         *([f"inputs are {config.preparation}"] if config.preparation else []),
