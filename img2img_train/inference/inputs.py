@@ -42,11 +42,13 @@ def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[byte
     else:
         raise UsageError("images", source, "no such file or folder", "check the path")
     if out is not None:
-        results = os.path.relpath(os.path.realpath(os.fsencode(out)), os.path.realpath(root))
-        if results == b".":
+        images, results = Path(os.fsdecode(root)).resolve(), out.resolve()
+        if results == images:
             hint = "give another folder, so that no image is overwritten"
             raise UsageError("output", out, "is the folder of the images", hint)
-        paths = [path for path in paths if not path.startswith(results + b"/")]
+        if results.is_relative_to(images):
+            inner = os.fsencode(results.relative_to(images).as_posix())
+            paths = [path for path in paths if not path.startswith(inner + b"/")]
     if not paths:
         hint = "give a folder with .jpg, .png or the like"
         raise UsageError("images", source, "holds no images", hint)

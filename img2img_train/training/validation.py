@@ -21,12 +21,12 @@ from img2img_train.data.color import PLAIN, ChannelLayout, denormalize
 from img2img_train.data.dataset import ImageSet, ImageStore, indices_of_keys
 from img2img_train.data.device_cache import DeviceCache
 from img2img_train.data.loader import StepDataset, evenly_spaced, to_device
+from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
 from img2img_train.objectives.base import Batch, Objective
 from img2img_train.runs.model import cudnn_settings
 
 CYCLES: Final = {"reconstructed_input": "input", "reconstructed_target": "target"}
-MAX_PSNR: Final = 100.0
 MAX_SAMPLE_SIDE: Final = 256
 
 
@@ -144,7 +144,7 @@ def batch_psnr(output: Tensor, target: Tensor) -> Tensor:
     Both are uint8 N x H x W x C; the peak is 255, the error is taken over all samples of an image.
     """
     mean = _mean_error(output, target, 2)
-    return (10 * torch.log10(255**2 / mean)).clamp(max=MAX_PSNR)
+    return (10 * torch.log10(255**2 / mean)).clamp(max=PSNR_CAP)
 
 
 def _mean_error(output: Tensor, target: Tensor, power: int) -> Tensor:
