@@ -49,7 +49,9 @@ def open_regular(path: bytes | str | Path) -> int:
         raise Rejected("name", str(error)) from None
     except OSError as error:
         number = error.errno or 0
-        raise Rejected(OPEN_ERRORS.get(number, "unreadable"), os.strerror(number)) from None
+        reason = OPEN_ERRORS.get(number, "unreadable")
+        # The system's words for one link are those for a circle of them.
+        raise Rejected(reason, "" if reason == "link" else os.strerror(number)) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Rejected("not-a-regular-file")

@@ -328,9 +328,10 @@ def _open_layout(root: Path, name: str) -> Corpus:
     for entry in layout.entries(root):
         paths = [root.joinpath(*os.fsdecode(p).split("/")) for p in entry.sources]
         if entry.rejected:
-            why = f"{entry.rejected[0]} {entry.rejected[1]}".strip()
             hint = "'img2img-data import' lists the files that it cannot use"
-            raise CorpusError("image", paths[0], why, hint)
+            if entry.rejected[0] == "link":
+                hint = "'img2img-data import --follow-links' makes a corpus with it"
+            raise CorpusError("image", paths[0], reason_of(Rejected(*entry.rejected)), hint)
         if layout.kind == "unpaired":
             domains.setdefault(entry.split, ([], []))[entry.side].append(paths[0])
         else:

@@ -20,7 +20,7 @@ from img2img_data.core.command_line import (
     print_next,
     shell_line,
 )
-from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part
 from img2img_train.distributed.memory import catch_out_of_memory
@@ -191,7 +191,8 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     rows = printable(str(out / "rejected.jsonl"))
     for reason, names in sorted(done.rejected.items()):
         shown = ", ".join(names[:NAMES_SHOWN]) + ", ..." * (len(names) > NAMES_SHOWN)
-        click.echo(f"  rejected {len(names):,}: {reason}: {shown} (rows in {rows})")
+        why = f"{reason}, {REASONS[reason]}"
+        click.echo(f"  rejected {len(names):,} ({why}): {shown} (rows in {rows})")
     if sum(map(len, done.rejected.values())) > options.max_bad * total:
         sys.exit(1)
     print_next(*following)
