@@ -16,8 +16,9 @@ from img2img_data.degradations.spec import degradation, to_spec
 
 
 def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Corpus:
-    """Run a command that makes a corpus, and open the corpus: ``img2img-data blur`` and the others.
+    """Run a command that makes a corpus, and open the corpus.
 
+    ``command`` is blank, blur, combine, degrade, edges, grayscale, import, lab, unpack or unpaired.
     ``folders`` are those of the command, the output last, and ``settings`` its options. The same
     call continues an interrupted one; a complete corpus is not built again.
 

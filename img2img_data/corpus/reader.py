@@ -127,7 +127,8 @@ class Corpus:
         return self.by_split[split]
 
     def read(self, pair: Pair, exact: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return input and target, H x W x 3 RGB, uint8, or uint16 if ``bits`` is 16.
+        """Return input and target of a row (``ImagePair.files``), H x W x 3 RGB, uint8, or uint16
+        if ``bits`` is 16.
 
         Lab images come as stored, single channels are repeated three times, and RGBA corpora give
         H x W x 4. A folder of another tool does not state its depth: its 16-bit images are
@@ -192,7 +193,7 @@ def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
     (7, (32, 40, 3))
 
     Without ``rows`` the manifests stay unread: every split is there but empty, which takes no time
-    however large the corpus is. Raises ``UsageError`` if there is no such folder, ``CorpusError``
+    however large the corpus is. Raises ``UsageError`` if there is no such folder, ``Img2ImgError``
     if it is unfinished, was written by another version, or has no known layout.
     """
     root = Path(root)

@@ -37,7 +37,7 @@ class ImagePair:
 
     @property
     def key(self) -> str:
-        """Name of the pair, unique in its corpus."""
+        """Name of the pair, unique in a corpus; folders of other tools may repeat it."""
         return self.files.key
 
     @property
@@ -57,12 +57,12 @@ class ImagePair:
 
     @property
     def input(self) -> Pixels:
-        """Input, H x W x C as stored: RGB, gray or L, uint8 or uint16."""
+        """Input, H x W x C as stored: RGB, RGBA, gray or L, uint8 or uint16."""
         return self._read(0)
 
     @property
     def target(self) -> Pixels:
-        """Target, H x W x C as stored: RGB, gray or Lab, uint8 or uint16."""
+        """Target, H x W x C as stored: RGB, RGBA, gray or Lab, uint8 or uint16."""
         return self._read(1)
 
     def _read(self, side: Literal[0, 1]) -> Pixels:

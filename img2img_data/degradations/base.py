@@ -245,15 +245,16 @@ class Degradation(FrozenModel):
     """Settings with a visible effect, if the defaults have none."""
 
     def __call__(self, image: Any, seed: int | None = 0) -> tuple[Image, dict[str, float]]:
-        """Return a degraded copy of an image, and the parameters that were drawn.
+        """Return a degraded copy of an image, an array, and the parameters that were drawn.
 
-        ``image`` is a PIL image or an array as ``apply`` takes it. Equal seeds draw equal
-        parameters; None draws others in each call.
+        ``image`` is an array as ``apply`` takes it, or a PIL image of mode L or RGB. Equal seeds
+        draw equal parameters, as the default does in each call; None draws others in each. Raises
+        UsageError for an array of other axes or types.
         """
         pixels = np.asarray(image)
         if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
             why = f"has {pixels.ndim} axes of {pixels.dtype}"
-            raise UsageError("image", None, why, "give H x W x C, uint8 or float32 in [0, 1]")
+            raise UsageError("image", None, why, "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]")
         rng = np.random.default_rng() if seed is None else generator(seed)
         drawn: dict[str, Any] = self.draw(rng)
         return self.apply(pixels, **drawn), drawn

@@ -46,8 +46,8 @@ def evaluate(
     """Return the scores of a model on a corpus as ``img2img-train evaluate`` does.
 
     The result has the means by metric, ``scores`` of the outputs and ``input_scores`` of the
-    inputs, their ``gain``, its 95 % interval, the ``baselines`` (those that suit the corpus,
-    comma-separated names, or "none"), a ``conclusion`` in words, and all ``image_scores``.
+    inputs, their ``gain``, its 95 % ``gain_interval``, the ``baselines`` (those that suit the
+    corpus, comma-separated names, or "none"), a ``conclusion`` in words, and all ``image_scores``.
 
     >>> train.evaluate("runs/unet", "corpora/gaussian", split="test")
     unet on gaussian, 5 images: PSNR 12... dB, input 20..., gain -8...; wiener 35..., gain -23...

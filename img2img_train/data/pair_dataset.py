@@ -55,9 +55,9 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def batches(
         self, epoch: int = 0, workers: int = 0, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch, as ``fit`` sees them; they depend on seed and epoch.
+        """Yield the full batches of an epoch, as ``fit`` sees them; they depend on seed and epoch.
 
-        ``workers`` processes read ahead.
+        Pairs that fill no batch are left out. ``workers`` processes read ahead.
         """
         steps = loader.StepDataset(self.plan, self.images.for_training(), self.images)
         count = self.plan.steps_per_epoch

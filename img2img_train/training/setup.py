@@ -275,7 +275,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     images += f", enlarged by {config.jitter:g} and cropped again" if config.jitter > 1 else ""
     images += f", {layout.label}" if layout.label else ""
     images += f", padded to {padded} and cropped back" if padded != f"{width}x{height}" else ""
-    no_split = f"no split '{config.validation_split}', so none"
+    no_split = f"no split '{config.validation_split}' (see --validation-split), so none"
     held_out = _count(data.held_out) if data.held_out else no_split
     part = len(data.validation_indices())
     scored = f" ({part:,} scored by a validation)" if part < len(data.held_out or ()) else ""
