@@ -254,7 +254,8 @@ class Degradation(FrozenModel):
         pixels = np.asarray(image)
         if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
             why = f"has {pixels.ndim} axes of {pixels.dtype}"
-            raise UsageError("image", None, why, "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]")
+            hint = "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
+            raise UsageError("image", None, why, hint)
         rng = np.random.default_rng() if seed is None else generator(seed)
         drawn: dict[str, Any] = self.draw(rng)
         return self.apply(pixels, **drawn), drawn

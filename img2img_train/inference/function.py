@@ -30,8 +30,8 @@ class Model:
     Takes H x W or H x W x C of uint8 or uint16 (RGB, RGBA or gray), a batch N x H x W x C, the path
     of an image, or a PIL image, which gives a PIL image; every other gives an array. The output is
     that of ``img2img-train translate``, in tiles; RGBA stays RGBA where the model restores RGB.
-    Raises UsageError for anything else, Img2ImgError for a file that is no image, OSError for one
-    that cannot be opened.
+    Raises UsageError for anything else, Img2ImgError for a file that cannot be decoded, OSError for
+    one that cannot be opened.
 
     >>> model = train.load("runs/unet", tile=256)
     >>> model(photo).shape, model("photos/000.jpg").dtype
@@ -111,7 +111,7 @@ def load(
 
     ``direction`` is AtoB or BtoA, of a model that has both; ``settings`` are those of ``translate``
     for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass), ``sigma``. Raises
-    UsageError for a wrong setting, Img2ImgError for a path that is no model.
+    UsageError for a wrong setting, Img2ImgError for a path without a model.
 
     >>> train.load("runs/unet", device="cpu")
     <model 'runs/unet/checkpoints/latest.safetensors': unet of width 4, step 2, on cpu>
