@@ -149,8 +149,9 @@ class RunConfig(FrozenModel):
     split: str = setting("Data", "train", min_length=1)
     """split to train on"""
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
-    """degrade targets anew in each epoch; a kind, as gaussian, or the name or path of a recipe with
-    a 'degradation'; in a recipe also a pipeline of degradations"""
+    """degrade training targets anew in each epoch; a kind, as gaussian, or the name or path of a
+    recipe with a 'degradation'; in a recipe also a pipeline of degradations; held-out inputs are
+    those of the corpus"""
     stored_share: float = setting("Data", 0.0, advanced=True, ge=0, le=1)
     """with --degrade, share of the samples with the corpus' own input; drawn anew in each epoch"""
     clean_share: float = setting("Data", 0.0, ge=0, le=1)

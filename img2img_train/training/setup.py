@@ -300,7 +300,7 @@ def _describe_degradation(spec: Any, is_linear: bool) -> str:
     where = "on the device" if is_linear else "where images are read"
     text = json.dumps(spec)
     text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
-    return f"inputs are the targets, degraded {where} by {text}"
+    return f"training inputs are targets, degraded {where} by {text}"
 
 
 def _describe_shares(config: RunConfig) -> str:
