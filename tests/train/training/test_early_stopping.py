@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from interrupted import Killer, tree
 from small_corpus import write_corpus, write_domains
-from small_runs import small_config, small_training
+from small_runs import a_batch, small_config, small_training
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import UsageError
@@ -133,6 +133,17 @@ def test_patience_without_a_score_is_rejected(corpus: Path, tmp_path: Path) -> N
         UsageError, match="'--patience': needs held-out pairs, and there is no split 'none'"
     ):
         small_training("l1", corpus, tmp_path / "b", patience=3, validation_split="none")
+
+
+def test_later_steps_do_not_change_the_best_weights(corpus: Path, tmp_path: Path) -> None:
+    trainer = small_training("l1", corpus, tmp_path)
+    trainer._keep_best(trainer.progress)
+    assert trainer.best is not None
+    before = {name: tensor.clone() for name, tensor in trainer.best[0].items()}
+    trainer.step(a_batch())
+    assert all(before[name].equal(tensor) for name, tensor in trainer.best[0].items())
+    now = trainer.state.network_tensors()
+    assert not all(before[name].equal(tensor) for name, tensor in now.items())
 
 
 def test_a_misspelled_validation_split_is_an_error(corpus: Path, tmp_path: Path) -> None:
