@@ -219,8 +219,10 @@ def print_after(out: Path, shard: object = None) -> None:
     elif not (out / EXPORT_FILE).is_file():
         page = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
         kind = page.get("kind") or open_corpus(out, rows=False).kind
-        # The default loss restores what a degradation took; the other pairings are translations.
-        restored = page.get("recipe", {}).get("pairing", "degrade") == "degrade"
+        # The default loss restores what a degradation took; the other pairings are translations,
+        # as are most imported A|B images, but not pairs that are imported from two folders.
+        pairing, layout = map(page.get("recipe", {}).get, ("pairing", "layout"))
+        restored = pairing in (None, "degrade") or (pairing, layout) == ("halves", "folders")
         fitting = "cyclegan" if kind == "unpaired" else "" if restored else "pix2pix"
         loss = ["--loss", fitting] if fitting else []
         print_next("img2img-train", out, *loss, "--out", Path("runs", name))

@@ -201,8 +201,8 @@ def check_unused(folder: Path, own: Collection[str] = (), what: str = "folder") 
     Hidden files are those of Git, of a file manager, or what a killed process left. ``what`` is the
     word of the error message.
     """
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    if other := next((name for name in names if name not in own and name[0] != "."), None):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if other := min((name for name in names - {*own} if name[0] != "."), default=""):
         why, hint = f"holds other files ({other!r})", "choose a new or an empty folder"
         raise UsageError(what, folder, why, hint)
 

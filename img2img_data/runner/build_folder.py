@@ -263,7 +263,7 @@ class BuildFolder:
                 with writing_to(self.root):
                     write()
             except Exception:
-                if all(path.name in OWN_NAMES for path in self.root.iterdir()):
+                if all(p.name in OWN_NAMES or p.name[0] == "." for p in self.root.iterdir()):
                     self.end()
                 raise
             self.end()

@@ -143,11 +143,13 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
     page = read_page(begun) if begun.is_file() else {}
     saved = page.get("config") or read_description(find_checkpoint(values["init"])).config
     preset: Any = values.get("preset")
-    loss = values.get("loss") or PRESETS.get(preset, {}).get("loss", DEFAULT_LOSS)
-    own = OBJECTIVES.get(loss, Objective).model_fields
-    # The settings that all objectives share are those of the generator.
-    networks = (*Objective.model_fields, "discriminator", "d_width", "d_norm")
-    return {n: saved[n] for n in networks if n in saved and n in own} | dict(values)
+    loss = str(values.get("loss") or PRESETS.get(preset, {}).get("loss", DEFAULT_LOSS))
+    own, source = (OBJECTIVES.get(name, Objective) for name in (loss, saved.get("loss", "")))
+    # The settings that all objectives share are those of the generator. Discriminators have other
+    # names where there are no pairs.
+    shared = ("discriminator", "d_width", "d_norm") if own.paired == source.paired else ()
+    networks = (n for n in (*Objective.model_fields, *shared) if n in own.model_fields)
+    return {n: saved[n] for n in networks if n in saved} | dict(values)
 
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:

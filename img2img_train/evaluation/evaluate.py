@@ -172,12 +172,10 @@ def _evaluate(
     scoring = replace(scoring, kept={} if gallery else None)
     scored = score.evaluate_model(model, corpus, pairs, scoring)
     chosen = worst_and_typical(scored.image_scores, gallery)
-    position = {id(row): number for number, row in enumerate(scored.image_scores)}
-    again_pairs = [pairs[position[id(row)]] for row in chosen]
-    again = score.restored_batches(model, corpus, again_pairs, scoring)
+    again = score.restored_batches(model, corpus, [pairs[number] for number in chosen], scoring)
     images = list(map(_shown, chain.from_iterable(again)))
     fitted = thumbnails(images.__getitem__, len(images), room)
-    rows = (score.rounded(asdict(row)) for row in chosen)
+    rows = (score.rounded(asdict(scored.image_scores[number])) for number in chosen)
     items = tuple({**row, **small} for row, small in zip(rows, fitted, strict=False))
     return replace(scored, test_time=test_time, gallery=items, notes=(*notes, *scored.notes))
 
@@ -222,11 +220,14 @@ def outputs_in(folder: Path) -> score.OutputsOfPairs:
     return lambda pairs, inputs: np.stack(list(map(read, pairs, inputs)))
 
 
-def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[ImageScores]:
-    """Return ``count`` images: two thirds are the worst by PSNR, the others evenly spread."""
+def worst_and_typical(rows: Sequence[ImageScores], count: int) -> list[int]:
+    """Return the positions of ``count`` images: two thirds are the worst by PSNR, the others evenly
+    spread.
+    """
     # The worst show what goes wrong, the others how usual that is. Keys break ties, for equal
     # pages.
-    ranked = sorted(rows, key=lambda row: (row.scores["psnr"], row.key))
+    order = [(row.scores["psnr"], row.key) for row in rows]
+    ranked = sorted(range(len(rows)), key=order.__getitem__)
     worst, rest = ranked[: count * 2 // 3], ranked[count * 2 // 3 :]
     room = min(count - count * 2 // 3, len(rest))
     return worst + [rest[index * len(rest) // room] for index in range(room)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from img2img_data.core.errors import Img2ImgError, Rejected, UsageError, printable
+from img2img_data.corpus.format import CORPUS_FILE
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.images.headers import is_image_name
 from img2img_train.inference.video import VIDEO_FORMATS, is_video
@@ -42,7 +43,7 @@ def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[byte
     else:
         raise UsageError("images", source, "no such file or folder", "check the path")
     if out is not None:
-        images, results = Path(os.fsdecode(root)).resolve(), out.resolve()
+        images, results = (Path(os.path.realpath(p)) for p in (os.fsdecode(root), out))
         if results == images:
             hint = "give another folder, so that no image is overwritten"
             raise UsageError("output", out, "is the folder of the images", hint)
@@ -60,16 +61,17 @@ def notes_on_targets(source: Path, corpora: Iterable[str]) -> list[str]:
 
     ``corpora``: folders that may be corpora of other tools, as those of a run.
     """
-    folder, name = source.resolve(), printable(str(source))
-    within = {folder, *folder.parents}
-    for root in {folder, *(Path(path).resolve() for path in corpora)} & within:
-        with suppress(Img2ImgError):
-            corpus = open_corpus(root, rows=False)
-            if corpus.kind == "paired" and corpus.layout == "combined":
-                why = "its images are an input and a target side by side, restored as one image"
-                return [f"'{name}': {why}; 'img2img-train evaluate' takes the inputs alone"]
-            if any(path.is_dir() for path in (folder / "target", *folder.glob("*/target"))):
-                return [f"'{name}': its targets are restored too; give the folder 'input'"]
+    name = printable(str(source))
+    # Not Path.resolve, which raises for a loop of links.
+    folder, *own = (Path(os.path.realpath(str(path))) for path in (source, *corpora))
+    roots = (p for p in (folder, *folder.parents) if p in own or (p / CORPUS_FILE).is_file())
+    with suppress(Img2ImgError, StopIteration):
+        corpus = open_corpus(next(roots), rows=False)
+        if corpus.kind == "paired" and corpus.layout == "combined":
+            why = "its images are an input and a target side by side, restored as one image"
+            return [f"'{name}': {why}; 'img2img-train evaluate' takes the inputs alone"]
+        if any(path.is_dir() for path in (folder / "target", *folder.glob("*/target"))):
+            return [f"'{name}': its targets are restored too; give one of its folders alone"]
     return []
 
 

@@ -82,15 +82,14 @@ def _lines(run: Path) -> Iterator[tuple[str, str, str, str, Points]]:
 def _points(rows: Iterable[tuple[float, Mapping[str, Any]]]) -> dict[str, Points]:
     """Return the line of each name in rows: a point is (x, mean of its finite values there)."""
     # Only numbers are kept: a run may have a million steps.
-    found: dict[str, tuple[array[float], array[float]]] = {}
+    found: dict[str, array[float]] = {}
     for x, values in rows:
         for name, value in values.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                xs, ys = found.setdefault(name, (array("d"), array("d")))
-                xs.append(x)
-                ys.append(value)
+                found.setdefault(name, array("d")).extend((x, value))
     points = {}
-    for name, (xs, ys) in found.items():
+    for name, both in found.items():
+        xs, ys = np.reshape(both, (-1, 2)).T
         places, at = np.unique(xs, return_inverse=True)
         points[name] = thin(np.column_stack((places, np.bincount(at, ys) / np.bincount(at))))
     return points
@@ -100,8 +99,7 @@ def thin(points: npt.ArrayLike, most: int = MAX_POINTS) -> Points:
     """Return at most ``most`` points, each the mean of as many neighbors."""
     points = np.asarray(points)
     size = -(-len(points) // most) or 1
-    parts = (points[at : at + size].T.tolist() for at in range(0, len(points), size))
-    means = ((sum(values) / len(values) for values in part) for part in parts)
+    means = (points[at : at + size].mean(axis=0) for at in range(0, len(points), size))
     return [(float(f"{x:.7g}"), float(f"{y:.5g}")) for x, y in means]
 
 

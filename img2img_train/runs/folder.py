@@ -299,7 +299,7 @@ def _iter_rows(path: Path) -> Iterator[dict[str, Any]]:
         for number, (_, row) in enumerate(_rows_of(file), 1):
             if row is None:
                 why = f"line {number} of its {path.name} is damaged"
-                raise CheckpointError("run", path.parent, why, "resume the run, or remove the line")
+                raise CheckpointError("run", path.parent, why, "remove the line")
             yield row
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -205,10 +205,12 @@ class RunData:
         """
         if self.held_out is None:
             return None
-        indices = evenly_spaced(len(self.train), min(len(self.held_out), limit))
-        if self.train.nbytes * len(indices) > SAMPLE_BYTES * len(self.train):
-            return self.train, indices
-        inputs, targets = zip(*(self.train.read(index) for index in indices), strict=True)
+        # As stored, like the held-out ones, which --degrade does not degrade either.
+        train = replace(self.train, on_the_fly=None)
+        indices = evenly_spaced(len(train), min(len(self.held_out), limit))
+        if train.nbytes * len(indices) > SAMPLE_BYTES * len(train):
+            return train, indices
+        inputs, targets = zip(*(train.read(index) for index in indices), strict=True)
         return dataset.CachedImages(list(inputs), list(targets)), range(len(indices))
 
     def keeps_gray(self, limit: int) -> bool:
@@ -276,6 +278,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     images += f", {layout.label}" if layout.label else ""
     images += f", padded to {padded} and cropped back" if padded != f"{width}x{height}" else ""
     no_split = f"no split '{config.validation_split}' (see --validation-split), so none"
+    no_split = "none" if config.validation_split == "none" else no_split
     held_out = _count(data.held_out) if data.held_out else no_split
     part = len(data.validation_indices())
     scored = f" ({part:,} scored by a validation)" if part < len(data.held_out or ()) else ""

@@ -264,7 +264,7 @@ class Trainer:
             if sample is not None:
                 scores["psnr_train"] = validator.scores(*sample, batch, check)["psnr"]
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or batch > 1:
                 raise
             # Said here: fewer images in a step, which the loop would try, change nothing.
             why = f"out of memory on {self.device.type} in validation, which takes whole images"

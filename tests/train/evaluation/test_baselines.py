@@ -150,6 +150,8 @@ def test_wiener_continues_the_image_as_the_blur_does() -> None:
 )
 def test_the_baselines_are_those_that_suit(spec: Any, traits: set[str], tmp_path: Path) -> None:
     names = [name for name, baseline in BASELINES.items() if baseline.suits & traits]
+    for name, trait in (("wiener", "blurred"), ("bicubic", "shrunk"), ("median", "noisy")):
+        assert (name in names) == (trait in traits)
     corpus = degraded_corpus(tmp_path / "c", spec, {"train": 6, "test": 1})
     assert list(fitted(corpus).settings) == names
 

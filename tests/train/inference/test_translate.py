@@ -206,7 +206,11 @@ def test_a_folder_with_targets_is_noted(
     notes = notes_on_targets(corpus / folder, [str(corpus)])
     assert len(notes) == (note is not None)
     assert all(note in text for text in notes if note)
+    assert bool(notes_on_targets(corpus / folder, [])) == bool(note)
+    write_photos(tmp_path / "elsewhere" / "train", 1, 20, 20)
     assert not notes_on_targets(tmp_path / "elsewhere", [str(corpus), "gone"])
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert not notes_on_targets(tmp_path / "loop", [])
 
 
 def test_files_of_others_are_not_overwritten(negative: LoadedModel, tmp_path: Path) -> None:

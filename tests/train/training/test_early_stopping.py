@@ -165,7 +165,7 @@ def test_training_pairs_are_scored_beside_the_held_out(
     assert sample is not None
     store, indices = sample
     assert len(indices) == 3
-    assert (store is data.train) == (room == 0)
+    assert (store == data.train) == (room == 0)
     unpaired = write_domains(tmp_path / "domains", 3)
     loop.fit(
         small_config("cyclegan", unpaired, tmp_path / "cycle", validation_split="train"), Display()

@@ -218,6 +218,23 @@ def test_a_shortage_that_micro_batches_do_not_mend_is_an_error(
     assert ("--accumulate" in str(e.value)) == bool(room_for)
 
 
+def test_a_validation_takes_as_many_images_as_a_micro_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a shortage there is mended by smaller ones, as in a step."""
+    corpus = write_corpus(tmp_path / "c", {"train": 4, "val": 4})
+
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if not module.training and len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    settings = {"net": "edsr", "batch": 4, "epochs": 1, "samples": 1}
+    config = small_config("charbonnier", corpus, tmp_path / "run", **settings)
+    with torch.nn.modules.module.register_module_forward_pre_hook(check):
+        loop.fit(config, Display())
+    assert "the run goes on with 2 micro-batches" in capsys.readouterr().err
+
+
 def test_a_shortage_in_validation_changes_no_setting(tmp_path: Path) -> None:
     """Crops fit, and the whole held-out images do not: smaller steps would change nothing."""
     corpus = write_corpus(tmp_path / "c", {"train": 4, "val": 2}, size=(48, 48))
