@@ -31,7 +31,7 @@ def _workers_end() -> Iterator[None]:
 @pytest.fixture
 def own_handlers() -> Iterator[None]:
     """Let a test change the handlers of the signals that end commands."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
     before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():

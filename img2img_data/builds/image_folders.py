@@ -96,8 +96,8 @@ def copy_image(job: SelectJob, task: ImageTask) -> Stages[tuple[str, dict[str, A
     data, image = _read(job, task)
     yield len(data) + image.pixels.nbytes
     folder = job.folder_of(task)
-    # The copy keeps its name, except for characters that some file systems reject.
-    # A key has the extension only where two images differ in nothing else.
+    # The copy keeps its name, except for characters that some file systems reject. A key has the
+    # extension only where the names of two images differ in nothing else.
     extension = os.path.splitext(os.fsdecode(task.sources[0]))[1]
     with_extension = key_of(task.sources[0], extension=True)
     name = task.key if task.key == with_extension else task.key + extension

@@ -105,7 +105,7 @@ def group() -> None:
 
 def _catch_signals() -> None:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # none on Windows
-        # What the command was started to ignore stays ignored, as with nohup.
+        # A signal that is ignored at the start stays ignored, as under nohup.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 

@@ -28,7 +28,7 @@ from img2img_data.core.errors import HINTS, Img2ImgError, NothingKeptError, Usag
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
 from img2img_data.corpus.format import CORPUS_FILE
-from img2img_data.corpus.layouts import LAYOUTS, find_layout
+from img2img_data.corpus.layouts import LAYOUTS, SPLITS, find_layout
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.degradations.compose import PipelineStep
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
@@ -223,9 +223,9 @@ def print_after(out: Path, shard: object = None) -> None:
         # as are most imported A|B images, but not pairs that are imported from two folders.
         pairing, layout = map(page.get("recipe", {}).get, ("pairing", "layout"))
         restored = pairing in (None, "degrade") or (pairing, layout) == ("halves", "folders")
-        fitting = "cyclegan" if kind == "unpaired" else "" if restored else "pix2pix"
-        loss = ["--loss", fitting] if fitting else []
-        print_next("img2img-train", out, *loss, "--out", Path("runs", name))
+        loss = "cyclegan" if kind == "unpaired" else "" if restored else "pix2pix"
+        options = ["--loss", loss] if loss else []
+        print_next("img2img-train", out, *options, "--out", Path("runs", name))
 
 
 def run_step(
@@ -385,8 +385,7 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
         requested = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
         why = "the split is a hash of the name or group; --stratify folder makes it exact"
         call.echo(f"split: {report.parts()}; not {requested}: {why}")
-    roots, own = call.paths[:-1], ("train", "val", "test")
-    found = [name for name in own if all((root / name).is_dir() for root in roots)]
+    found = [name for name in SPLITS if all((root / name).is_dir() for root in call.paths[:-1])]
     if settings.split is None and len(found) > 1 and [*report.kept] == ["train"]:
         why = f"--split folder keeps the folders {', '.join(found)} apart"
         call.echo(f"note: all images are in split 'train'; {why}")

@@ -132,9 +132,11 @@ class CorpusError(Img2ImgError):
 
 
 class NothingKeptError(Img2ImgError):
-    """All images were rejected, most of them for ``reason``, which the raiser sets."""
+    """All images were rejected, most of them for ``reason``, one of ``REASONS``."""
 
-    reason = ""
+    def __init__(self, reason: str, folder: object, why: str, hint: str) -> None:
+        super().__init__("nothing for", folder, why, hint)
+        self.reason = reason
 
 
 class CheckpointError(Img2ImgError):

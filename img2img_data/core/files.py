@@ -50,7 +50,7 @@ def open_regular(path: bytes | str | Path) -> int:
     except OSError as error:
         number = error.errno or 0
         reason = OPEN_ERRORS.get(number, "unreadable")
-        # The system's words for one link are those for a circle of them.
+        # For a single link, too, the system's message is about a loop of links.
         raise Rejected(reason, "" if reason == "link" else os.strerror(number)) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

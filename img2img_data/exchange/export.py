@@ -407,8 +407,9 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
         channels = max(job.corpus.channels.values())
         halves = [half[..., :channels] for half in job.corpus.read(pair)]
         # The digests are checked as of copied files; rows without any leave only the sizes.
-        read_listed(pair.input, pair.row, "file_name" if combined else "input_file_name")
-        read_listed(pair.target, pair.row, "file_name" if combined else "target_file_name")
+        columns = {pair.input: "input_file_name", pair.target: "target_file_name"}
+        for path, column in columns.items():
+            read_listed(path, pair.row, "file_name" if combined else column)
         if halves[0].shape[:2] != halves[1].shape[:2]:
             raise CorpusError("image", pair.input, "is of another size than its target", VERIFY)
         first, second = reversed(halves) if job.swapped else halves

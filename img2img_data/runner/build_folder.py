@@ -406,9 +406,7 @@ class BuildFolder:
         detail = next((f", as {r['source']}" for r in rows if r["reason"] == reason), "")
         why = f"{count:,} of {report.total:,} images are rejected with '{reason}'"
         why = f"{why} ({REASONS[reason]}){detail}"
-        error = NothingKeptError("nothing for", self.root, why, f"{REJECTED_FILE} lists all")
-        error.reason = reason
-        return error
+        return NothingKeptError(reason, self.root, why, f"{REJECTED_FILE} lists all")
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""

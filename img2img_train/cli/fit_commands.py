@@ -145,8 +145,8 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
     preset: Any = values.get("preset")
     loss = str(values.get("loss") or PRESETS.get(preset, {}).get("loss", DEFAULT_LOSS))
     own, source = (OBJECTIVES.get(name, Objective) for name in (loss, saved.get("loss", "")))
-    # The settings that all objectives share are those of the generator. Discriminators have other
-    # names where there are no pairs.
+    # The settings that all objectives share are those of the generator. A discriminator is taken
+    # over by its name, which differs between objectives with and without pairs.
     shared = ("discriminator", "d_width", "d_norm") if own.paired == source.paired else ()
     networks = (n for n in (*Objective.model_fields, *shared) if n in own.model_fields)
     return {n: saved[n] for n in networks if n in saved} | dict(values)

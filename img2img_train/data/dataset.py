@@ -22,7 +22,7 @@ from img2img_data.core.settings_model import did_you_mean
 from img2img_data.corpus.format import to_json_line
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_data.images.pixels import Pixels
-from img2img_train.config import CONFIG_FILE, RunConfig
+from img2img_train.config import RunConfig
 from img2img_train.data import checks
 from img2img_train.data.augment import Crops, resize_to, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout
@@ -272,18 +272,6 @@ def open_training(config: RunConfig) -> ImageSet:
     images = open_images(config, config.split)
     if images is None:
         raise missing_split(config, config.split, "--split")
-    return images
-
-
-def open_held_out(config: RunConfig) -> ImageSet | None:
-    """Return the images of the validation split, None if there is none by that name.
-
-    Raises UsageError if the name is neither the default nor "none", and the run has not begun.
-    """
-    images, split = open_images(config, config.validation_split), config.validation_split
-    begun = (Path(config.out) / CONFIG_FILE).is_file()
-    if images is None and split not in ("val", "none") and not begun:
-        raise missing_split(config, split, "--validation-split")
     return images
 
 

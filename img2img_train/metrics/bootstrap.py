@@ -62,8 +62,8 @@ def percentile_intervals(means: NDArray[np.float64], groups: int) -> list[Interv
     # Teachers Should Know About the Bootstrap").
     deviations = float(stdtrit(groups - 1, 0.025) * np.sqrt(groups / (groups - 1)))
     if groups < FEW_GROUPS:
-        # No resample is outside the range of the groups, so that of very few is too narrow however
-        # far it is widened: Student's t, with the standard error of the resamples.
+        # No resample leaves the range of the groups, so percentiles of very few groups stay too
+        # narrow even at the extremes: Student's t, with the standard error of the resamples.
         center, error = means.mean(axis=0), means.std(axis=0)
         low, high = center + deviations * error, center - deviations * error
     else:

@@ -22,7 +22,7 @@ from img2img_data.core.errors import load_extra
 from img2img_data.images.pixels import ReadPolicy
 from img2img_train.serve.models import ModelRegistry
 from img2img_train.serve.request_guard import HOST, RequestGuard, block_connections, listen
-from img2img_train.training.signals import StoppedBySignal, heeded_signals
+from img2img_train.training.signals import StoppedBySignal, stop_signals
 
 
 def serve(paths: Sequence[Path], port: int, device: str, policy: ReadPolicy, browser: bool) -> None:
@@ -36,7 +36,7 @@ def serve(paths: Sequence[Path], port: int, device: str, policy: ReadPolicy, bro
         listen(port) as listener,
         tempfile.TemporaryDirectory(prefix="img2img-serve-", ignore_cleanup_errors=True) as folder,
     ):
-        for number in heeded_signals():
+        for number in stop_signals():
             # Uvicorn ends open connections, and then raises SIGINT and SIGTERM for this handler
             # again.
             handlers.callback(signal.signal, number, signal.signal(number, _stop))

@@ -164,7 +164,11 @@ class RunData:
             config = resolve_noise_ratio(config, train)
             train = dataset.open_training(config)
         config = dataset.resolve_crops(config, train)
-        held_out = dataset.open_held_out(config)
+        split, begun = config.validation_split, RunFolder(Path(config.out)).config.is_file()
+        held_out = dataset.open_images(config, split)
+        # The default may be missing; a run of an earlier version may have begun with any name.
+        if held_out is None and split not in ("val", "none") and not begun:
+            raise dataset.missing_split(config, split, "--validation-split")
         if held_out is not None and held_out.size != train.size:
             where, why = config.corpora[0].path, "has splits with images of different sizes"
             raise CorpusError("corpus", where, why, "build it with --size")

@@ -44,7 +44,7 @@ class StopSignal:
             raise StopRequested
 
 
-def heeded_signals() -> list[int]:
+def stop_signals() -> list[int]:
     """Return the signals that stop a run, but none that the process ignores, as with nohup."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -62,7 +62,7 @@ def handle_signals(ignore_repeats: bool = False) -> Iterator[StopSignal]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in heeded_signals()}
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         yield stop
     finally:

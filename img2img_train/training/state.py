@@ -109,9 +109,9 @@ class TrainingState:
                 try:
                     checkpoints.load_into_network(net, tensors, checkpoint.path)
                 except CheckpointError as error:
-                    own = "--net and --width" if "generator" in name else "--discriminator"
-                    why, hint = str(error), f"give its {own} and --loss, or omit them"
-                    raise UsageError("option", "--init", f"{why} ({name})", hint) from None
+                    options = "--net and --width" if "generator" in name else "--discriminator"
+                    hint = f"give its {options} and --loss, or omit them"
+                    raise UsageError("option", "--init", f"{error} ({name})", hint) from None
         if self.ema is not None:
             self.ema = ModelEma.of(config.ema, self.nets, config.objective.generators())
         line = f"starting from '{printable(str(checkpoint.path))}': {', '.join(taken)}"

@@ -266,7 +266,7 @@ class Trainer:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or batch > 1:
                 raise
-            # Said here: fewer images in a step, which the loop would try, change nothing.
+            # Not left to the loop, which would retry with fewer images in a step.
             why = f"out of memory on {self.device.type} in validation, which takes whole images"
             hint = "build the corpus with --size or --tile, and give another --out"
             raise Img2ImgError("run", self.folder.root, why, hint) from None
