@@ -191,7 +191,7 @@ def to_spec(degradation: Degradation) -> dict[str, Any]:
     own = type(degradation)
     kind = next((kind for kind, cls in DEGRADATIONS.items() if cls is own), None)
     if kind is None:
-        why = "must be a row of DEGRADATIONS, since a corpus can be rebuilt from its recipe"
+        why = "must be a row of DEGRADATIONS, so that its corpora can be rebuilt from their recipes"
         hint = "see 'Add a degradation' in CONTRIBUTING.md"
         raise UsageError("degradation", own.__name__, why, hint)
     return PipelineStep(kind, degradation).plain()

@@ -393,7 +393,7 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
         counts=pairs.counts,
         swapped=swapped,
         channel_layout=layout,
-        # What is held out is validated on as stored, as `evaluate` scores it.
+        # Held-out inputs stay as stored: ``evaluate`` scores those.
         on_the_fly=OnTheFly.of(config.degrade, config.seed) if split == config.split else None,
         keeps_stored=config.stored_share > 0,
         noise_ratio=config.noise_ratio,

@@ -425,9 +425,10 @@ def evenly_spaced(count: int, number: int) -> Sequence[int]:
 
 
 def spread_out(count: int, number: int) -> Sequence[int]:
-    """Return the same indices in an order whose every beginning is spread over ``count``, too."""
+    """Return the indices of ``evenly_spaced`` in an order whose every prefix is spread, too."""
     indices = evenly_spaced(count, number)
     bits = len(indices).bit_length()
-    # Positions whose binary digits are reversed halve the gaps that are left (van der Corput).
+    # In the order of their reversed binary digits, positions halve the largest gaps first (van der
+    # Corput).
     positions = sorted(range(len(indices)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
     return [indices[position] for position in positions]
