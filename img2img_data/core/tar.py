@@ -11,7 +11,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from img2img_data.core.errors import ArchiveError, printable
 
@@ -48,19 +48,21 @@ class _Unsafe(Exception):
 class _CheckedInfo(tarfile.TarInfo):
     """Header that is checked before anything is read or allocated by its numbers."""
 
-    @classmethod
-    def frombuf(cls, *args: Any) -> _CheckedInfo:
-        """Parse one block; ``_Unsafe`` unless it is a file, a folder or a short extended header."""
-        info = super().frombuf(*args)
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """Process one header; ``_Unsafe`` unless it is a file, a folder or a short extended one.
+
+        This is the method of ``tarfile`` that subclasses may override. (Newer releases of Python do
+        not call ``frombuf`` any more.)
+        """
         # tarfile reads an extended header at once, whatever size it states, and skips a member by
         # its size, which may be negative.
-        if info.size < 0 or (info.type in EXTENSIONS and info.size > MAX_EXTENSION):
-            raise _Unsafe(f"a header in it declares {info.size:,} bytes", UNSAFE)
-        is_folder = info.type == tarfile.DIRTYPE and not info.size
-        if info.type not in (*FILES, *EXTENSIONS) and not is_folder:
-            kind = MEMBER_TYPES.get(info.type, "neither a file nor a folder")
-            raise _Unsafe(f"'{printable(info.name)}' in it is {kind}", UNSAFE)
-        return info
+        if self.size < 0 or (self.type in EXTENSIONS and self.size > MAX_EXTENSION):
+            raise _Unsafe(f"a header in it declares {self.size:,} bytes", UNSAFE)
+        is_folder = self.type == tarfile.DIRTYPE and not self.size
+        if self.type not in (*FILES, *EXTENSIONS) and not is_folder:
+            kind = MEMBER_TYPES.get(self.type, "neither a file nor a folder")
+            raise _Unsafe(f"'{printable(self.name)}' in it is {kind}", UNSAFE)
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
 
 
 def members(path: Path) -> Iterator[Member]:
