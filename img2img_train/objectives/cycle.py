@@ -22,6 +22,7 @@ class CycleObjective(GanObjective):
 
     paired: ClassVar[bool] = False
     reverse_generator: ClassVar[str | None] = "reverse_generator"
+    discriminators: ClassVar[tuple[str, ...]] = ("discriminator_target", "discriminator_input")
     sample_columns: ClassVar[tuple[str, ...]] = (
         "input", "output", "reconstructed_input", "target", "reverse_output", "reconstructed_target"
     )  # fmt: skip
@@ -85,12 +86,6 @@ class CycleObjective(GanObjective):
             terms |= {f"{name}_{term}": value for term, value in found.items()}
         return terms
 
-    def _generator_phase(self) -> Phase:
-        return self._phase("generator", *self.generators(), every=self.n_critic)
-
-    def _discriminator_phase(self) -> Phase:
-        return self._phase("discriminator", "discriminator_target", "discriminator_input")
-
 
 class CycleGan(CycleObjective):
     """Zhu, Park, Isola, Efros (2017), eq. 3: least squares, lambda 10, identity loss of 5.2.
@@ -116,7 +111,7 @@ class CycleGan(CycleObjective):
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the generators' update, then the discriminators'."""
-        return self._generator_phase(), self._discriminator_phase()
+        return super().phases()[::-1]
 
     def loss_limit(self, term: str) -> float:
         """Return the limit of a term."""
@@ -175,10 +170,6 @@ class DualGan(CycleObjective):
     def published_defaults(self) -> base.PublishedDefaults:
         """Return the published settings; the learning rate of the authors' code does not decay."""
         return {**super().published_defaults(), "epochs_decay": 0}
-
-    def phases(self) -> tuple[Phase, ...]:
-        """Return the critics' update, then the generators', every ``n_critic`` steps."""
-        return self._discriminator_phase(), self._generator_phase()
 
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images

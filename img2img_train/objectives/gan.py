@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import model_validator
 
@@ -28,6 +28,7 @@ class GanObjective(Objective):
     # No score tells when a GAN is at its best, and PSNR least of all, because it prefers blurred
     # images: the newest checkpoint is handed over.
     best_by_psnr: ClassVar[bool] = False
+    discriminators: ClassVar[tuple[str, ...]] = ("discriminator",)
 
     net: Annotated[specs.GeneratorName, Objective.model_fields["net"]] = "unet-256"
     gan_mode: specs.GanMode = base.loss_setting("vanilla")
@@ -77,10 +78,17 @@ class GanObjective(Objective):
             norm = "instance" if norm == "batch" and self.gan_mode == "wgan-gp" else norm
         return specs.make_spec(self.discriminator, (channels, 1), self.d_width, norm)
 
+    def phases(self) -> tuple[base.Phase, ...]:
+        """Return the discriminators' update, then the generators', every ``n_critic`` steps."""
+        optimizer: Literal["adam", "rmsprop"] = "rmsprop" if self.gan_mode == "wgan" else "adam"
+        return (
+            base.Phase("discriminator", self.discriminators, optimizer),
+            base.Phase("generator", self.generators(), optimizer, self.n_critic),
+        )
+
     def needs_double_backward(self) -> tuple[str, ...]:
         """Return the discriminators with ``wgan-gp``: its penalty differentiates gradients."""
-        modules = (p.modules for p in self.phases() if p.name == "discriminator")
-        return next(modules) if self.gan_mode == "wgan-gp" else ()
+        return self.discriminators if self.gan_mode == "wgan-gp" else ()
 
     def loss_limit(self, term: str) -> float:
         """Return the limit of a term."""
@@ -91,11 +99,7 @@ class GanObjective(Objective):
         from img2img_train.objectives.losses import clip_weights
 
         if phase == "discriminator" and self.gan_mode == "wgan":
-            names = (name for name in nets if name.startswith("discriminator"))
-            clip_weights([nets[name] for name in names], self.clip_value)
-
-    def _phase(self, name: str, *modules: str, every: int = 1) -> base.Phase:
-        return base.Phase(name, modules, "rmsprop" if self.gan_mode == "wgan" else "adam", every)
+            clip_weights([nets[name] for name in self.discriminators], self.clip_value)
 
 
 class Gan(GanObjective):
@@ -111,13 +115,6 @@ class Gan(GanObjective):
         inputs = channels[1] + (channels[0] if self.conditional else 0)
         spec = self.discriminator_spec(inputs)
         return {"generator": self.generator_spec(channels), "discriminator": spec}
-
-    def phases(self) -> tuple[base.Phase, ...]:
-        """Return the discriminator's update, then the generator's."""
-        return (
-            self._phase("discriminator", "discriminator"),
-            self._phase("generator", "generator", every=self.n_critic),
-        )
 
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
