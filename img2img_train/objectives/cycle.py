@@ -60,27 +60,27 @@ class CycleObjective(GanObjective):
         adversarial = term.startswith(("g_", "d_"))
         return super().loss_limit(term) if adversarial else self.cycle_weight * base.MAX_ERROR
 
-    def _generator_losses(self, nets: Nets, batch: Batch, outputs: Images) -> Losses:
-        from img2img_train.objectives.losses import generator_loss, l1_loss
+    def losses(
+        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
+    ) -> Losses:
+        """Return the generators' terms, or the discriminators', on images of the pools if there
+        are any.
+        """
+        from img2img_train.objectives.losses import discriminator_loss, generator_loss, l1_loss
 
-        logits_a = nets["discriminator_target"](outputs["output"])
-        terms = {"g_A": generator_loss(self.gan_mode, logits_a)}
-        logits_b = nets["discriminator_input"](outputs["reverse_output"])
-        terms["g_B"] = generator_loss(self.gan_mode, logits_b)
-        for name, image, original in (
-            ("cycle_A", outputs["reconstructed_input"], batch.input),
-            ("cycle_B", outputs["reconstructed_target"], batch.target),
-        ):
-            terms[name] = self.cycle_weight * l1_loss(image, original)
-        return terms
-
-    def _discriminator_losses(self, nets: Nets, batch: Batch, outputs: Images) -> Losses:
-        from img2img_train.objectives.losses import discriminator_loss
-
-        terms: Losses = {}
+        if phase == "generator":
+            weight = self.cycle_weight
+            logits_a = nets["discriminator_target"](outputs["output"])
+            terms = {"g_A": generator_loss(self.gan_mode, logits_a)}
+            logits_b = nets["discriminator_input"](outputs["reverse_output"])
+            terms["g_B"] = generator_loss(self.gan_mode, logits_b)
+            terms["cycle_A"] = weight * l1_loss(outputs["reconstructed_input"], batch.input)
+            terms["cycle_B"] = weight * l1_loss(outputs["reconstructed_target"], batch.target)
+            return terms
+        fakes, terms = outputs | history, {}
         for name, net, real, fake in (
-            ("d_B", "discriminator_input", batch.input, outputs["reverse_output"]),
-            ("d_A", "discriminator_target", batch.target, outputs["output"]),
+            ("d_B", "discriminator_input", batch.input, fakes["reverse_output"]),
+            ("d_A", "discriminator_target", batch.target, fakes["output"]),
         ):
             found = discriminator_loss(self.gan_mode, nets[net], real, fake, self.d_weight)
             terms |= {f"{name}_{term}": value for term, value in found.items()}
@@ -125,13 +125,11 @@ class CycleGan(CycleObjective):
     def losses(
         self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
     ) -> Losses:
-        """Return the discriminators' terms on images of the pools, or the generators' terms."""
+        """Return the terms of both cycles, and of the generators the identity losses too."""
         from img2img_train.objectives.losses import l1_loss
 
-        if phase == "discriminator":
-            return self._discriminator_losses(nets, batch, history)
-        terms = self._generator_losses(nets, batch, outputs)
-        if self.identity_weight:
+        terms = super().losses(phase, nets, batch, outputs, history)
+        if phase == "generator" and self.identity_weight:
             weight = self.identity_weight * self.cycle_weight
             reverse, generator = nets["reverse_generator"], nets["generator"]
             terms["idt_B"] = weight * l1_loss(reverse(batch.input), batch.input)
@@ -170,11 +168,3 @@ class DualGan(CycleObjective):
     def published_defaults(self) -> base.PublishedDefaults:
         """Return the published settings; the learning rate of the authors' code does not decay."""
         return {**super().published_defaults(), "epochs_decay": 0}
-
-    def losses(
-        self, phase: str, nets: Nets, batch: Batch, outputs: Images, history: Images
-    ) -> Losses:
-        """Return the critics' terms, or the generators'."""
-        if phase == "discriminator":
-            return self._discriminator_losses(nets, batch, outputs)
-        return self._generator_losses(nets, batch, outputs)
