@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import OPTIONS, Place, build_model, did_you_mean, setting
-from img2img_train.objectives.base import Objective, PublishedDefaults
+from img2img_train.objectives.base import Objective
 from img2img_train.objectives.registry import OBJECTIVES
 
 CONFIG_FILE: Final = "config.json"
@@ -373,7 +373,7 @@ def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str,
     return {**_published_defaults(objective, common), **common, "objective": objective}
 
 
-def _published_defaults(objective: Objective, settings: Mapping[str, Any]) -> PublishedDefaults:
+def _published_defaults(objective: Objective, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the published defaults of an objective, its decay fitted to the given settings."""
     defaults, epochs = objective.published_defaults(), settings.get("epochs")
     # With another number of epochs the rate decays over the same share of them.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import setting
@@ -52,26 +52,6 @@ class Phase:
     modules: tuple[str, ...]
     optimizer: Literal["adam", "rmsprop"] = "adam"
     every: int = 1
-
-
-class PublishedDefaults(TypedDict, total=False):
-    """Settings of a run with which an objective was published."""
-
-    batch: int
-    epochs: int | None
-    epochs_decay: int | None
-    decay: Literal["linear", "cosine"]
-    lr: float
-    beta1: float
-    ema: float
-    clip_grad: float
-    flip: bool
-    crop: int | None
-    rotate: bool | None
-    validate_every: int | None
-    samples_every: int | None
-    test_dropout: bool
-    test_norm: Literal["running", "batch"]
 
 
 class Objective(FrozenModel):
@@ -115,8 +95,10 @@ class Objective(FrozenModel):
         """Return the names of the networks that ``forward`` runs; they may be averaged."""
         return ("generator", self.reverse_generator) if self.reverse_generator else ("generator",)
 
-    def published_defaults(self) -> PublishedDefaults:
-        """Return the published settings of a run, used where none are given."""
+    def published_defaults(self) -> dict[str, Any]:
+        """Return the settings of a run with which the objective was published, used where none are
+        given.
+        """
         return {}
 
     # The order of the networks is part of what a seed means: each draws its weights from its

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from img2img_data.core.errors import UsageError
 from img2img_train.networks.specs import GanMode, GeneratorName, NetworkSpec
@@ -165,6 +165,6 @@ class DualGan(CycleObjective):
     n_critic: Annotated[int, GanObjective.model_fields["n_critic"]] = 2
     cycle_weight: Annotated[float, CycleObjective.model_fields["cycle_weight"]] = 500.0
 
-    def published_defaults(self) -> base.PublishedDefaults:
+    def published_defaults(self) -> dict[str, Any]:
         """Return the published settings; the learning rate of the authors' code does not decay."""
         return {**super().published_defaults(), "epochs_decay": 0}

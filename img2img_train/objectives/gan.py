@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import model_validator
 
@@ -56,7 +56,7 @@ class GanObjective(Objective):
             raise ValueError(f"{why}; {hint}")
         return self
 
-    def published_defaults(self) -> base.PublishedDefaults:
+    def published_defaults(self) -> dict[str, Any]:
         """Return those of Isola et al. (2017), 6.2; the rate of wgan is Arjovsky et al. (2017).
 
         Dropout and batch statistics stay on at test (3.4 there), because they were on in training
@@ -64,7 +64,7 @@ class GanObjective(Objective):
         half is that of https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix, after Zhu et al.
         (2017).
         """
-        defaults: base.PublishedDefaults = {"batch": 1, "epochs": 200, "epochs_decay": 100}
+        defaults: dict[str, Any] = {"batch": 1, "epochs": 200, "epochs_decay": 100}
         defaults |= {"test_dropout": True, "test_norm": "batch"}
         return {**defaults, "lr": 5e-5} if self.gan_mode == "wgan" else defaults
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -14,7 +14,6 @@ from img2img_train.objectives.base import (
     Losses,
     Nets,
     Objective,
-    PublishedDefaults,
     loss_setting,
 )
 
@@ -35,9 +34,9 @@ class PixelObjective(Objective):
     lpips_weight: float = loss_setting(0.1, advanced=True, ge=0, le=1e6)
     """weight of the perceptual loss, with --lpips"""
 
-    def published_defaults(self) -> PublishedDefaults:
+    def published_defaults(self) -> dict[str, Any]:
         """Return settings for restoration; docs/log.md has the measurements that chose them."""
-        defaults: PublishedDefaults = {"batch": 4, "epochs": None, "epochs_decay": None}
+        defaults: dict[str, Any] = {"batch": 4, "epochs": None, "epochs_decay": None}
         defaults |= {"lr": 2e-3, "decay": "cosine", "beta1": 0.9, "ema": 0.998}
         defaults |= {"clip_grad": 0.1, "flip": True, "crop": None, "rotate": None}
         return {**defaults, "validate_every": None, "samples_every": None}
