@@ -80,12 +80,10 @@ def is_video(name: bytes) -> bool:
     return b"." in name and name.rpartition(b".")[2].lower() in SUFFIXES
 
 
-@contextlib.contextmanager
-def open_video(path: bytes | Path) -> Iterator[BufferedReader]:
+def open_video(path: bytes | Path) -> BufferedReader:
     """Open a file that may be a video; Rejected if it is missing, a link, a pipe or unreadable."""
     # PyAV hands the name of a file object to FFmpeg: this one says nothing.
-    with open("video", "rb", opener=lambda *_: io.open_regular(path)) as file:
-        yield file
+    return open("video", "rb", opener=lambda *_: io.open_regular(path))
 
 
 def restore_video(
