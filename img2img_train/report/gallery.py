@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -43,34 +43,21 @@ GalleryItem: TypeAlias = Mapping[str, Any]
 """One image: key, source, group, attributes, scores, input_scores, width, height, webp."""
 
 
-class WebpImage(NamedTuple):
-    """A WebP file in base64, and its size in pixels."""
-
-    base64: str
-    width: int
-    height: int
-
-
-def to_webp(pixels: Pixels, side: int, quality: int) -> WebpImage:
-    """Return H x W x C pixels as a lossy WebP whose longer side is at most ``side``."""
-    small = shrink(pixels, side)
-    height, width = small.shape[:2]
-    return WebpImage(b64encode(io.encode(small, "webp", quality)).decode(), width, height)
-
-
 def thumbnails(
     images_at: Callable[[int], NamedImages], count: int, limit: int = GALLERY_BYTES
 ) -> list[dict[str, Any]]:
-    """Return thumbnails of ``count`` groups of images, as items hold them: size, and WebP by name.
+    """Return thumbnails of ``count`` groups of images, as items hold them: size, and lossy WebP by
+    name, in base64.
 
     They are as fine as a page of ``limit`` bytes allows; those of the last groups may be left out.
     """
 
     def at(side: int, quality: int, index: int) -> dict[str, Any]:
-        webp = {name: to_webp(image, side, quality) for name, image in images_at(index).items()}
-        first = next(iter(webp.values()))
-        encoded = {name: image.base64 for name, image in webp.items()}
-        return {"width": first.width, "height": first.height, "webp": encoded}
+        small = {name: shrink(image, side) for name, image in images_at(index).items()}
+        webp = {name: io.encode(image, "webp", quality) for name, image in small.items()}
+        height, width = next(iter(small.values())).shape[:2]
+        encoded = {name: b64encode(file).decode() for name, file in webp.items()}
+        return {"width": width, "height": height, "webp": encoded}
 
     # Encoding is slow, and the size of a WebP depends on its content: a sample estimates the whole.
     sample = range(0, count, max(1, count // PROBES))
