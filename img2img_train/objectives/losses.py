@@ -93,16 +93,6 @@ def l1_loss(output: Tensor, target: Tensor) -> Tensor:
     return functional.l1_loss(output.float(), target)
 
 
-def l2_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error, float32."""
-    return functional.mse_loss(output.float(), target)
-
-
-def charbonnier_loss(output: Tensor, target: Tensor, epsilon: float) -> Tensor:
-    """Return the mean of sqrt(error^2 + epsilon^2), float32 (Lai et al. 2017, section 3.2)."""
-    return torch.sqrt((output.float() - target).square() + epsilon**2).mean()
-
-
 def fft_loss(output: Tensor, target: Tensor) -> Tensor:
     """Return the mean amplitude of the difference of the 2-D spectra, float32.
 
