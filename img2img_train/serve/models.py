@@ -22,7 +22,7 @@ from img2img_data.corpus.format import image_rng
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.degradations.base import Degradation
 from img2img_data.images import io
-from img2img_data.images.pixels import Pixels, ReadPolicy, to_uint8_rgb
+from img2img_data.images.pixels import Pixels, ReadPolicy, strips, to_uint8_rgb
 from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout, denormalize, normalize
 from img2img_train.data.dataset import open_images
@@ -41,7 +41,6 @@ MAX_LOADED: Final = 2
 """Number of models that stay in memory."""
 load_cached: Final = lru_cache(MAX_LOADED)(load_generator)
 
-STRIP: Final = 256
 EXAMPLES: Final = 6
 PURPOSES: Final = {
     "blur": "Sharpens blurred images",
@@ -209,9 +208,8 @@ def as_seen(layout: ChannelLayout, image: Pixels) -> Pixels:
         return image
     planes = []
     # In strips: the way by float32 and Lab takes 20 times the memory of the image.
-    for top in range(0, len(image), STRIP):
-        strip = torch.from_numpy(image[top : top + STRIP][None].copy())
-        seen = layout.network_input(normalize(strip))
+    for strip in strips(image):
+        seen = layout.network_input(normalize(torch.from_numpy(strip[None].copy())))
         planes.append(denormalize(layout.to_rgb(seen, seen)).numpy()[0])
     return np.concatenate(planes)
 
