@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -44,18 +44,9 @@ INPUT: Final = "input"
 """Name of the input baseline."""
 NO_BASELINES: Final = FittedBaselines()
 
-
-class Restorer(Protocol):
-    """A model, or anything else that turns a batch of inputs into outputs."""
-
-    def restore(self, batch: Pixels) -> Pixels:
-        """Return the outputs of N x H x W x 3 inputs, uint8 or uint16, same shape and dtype."""
-        ...
-
-
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
-"""A function that returns the outputs of N pairs, as `Restorer.restore` does of their inputs."""
-AnyModel: TypeAlias = Restorer | OutputsOfPairs
+"""A function that returns the outputs of N pairs, as `LoadedModel.restore` does of N inputs."""
+AnyModel: TypeAlias = LoadedModel | OutputsOfPairs
 Kept: TypeAlias = dict[tuple[Path, Path], Pixels]
 _Held: TypeAlias = list[tuple[Pair, Pixels, Pixels]]
 
