@@ -101,9 +101,9 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
             row: dict[str, object] = {**evaluation.names, "key": image.key}
             row |= {"group": image.group, "source": image.source}
             for name, score in image.scores.items():
-                row |= {name: rounded(score), f"{name}_input": rounded(image.input_scores[name])}
+                row |= {name: score, f"{name}_input": image.input_scores[name]}
             for baseline, scores in image.baseline_scores.items():
-                row |= {f"{name}_{baseline}": rounded(score) for name, score in scores.items()}
+                row |= {f"{name}_{baseline}": score for name, score in scores.items()}
             rows.append(row | {f"tag {name}": text for name, text in image.attributes.items()})
     return _to_csv(rows)
 
@@ -111,30 +111,29 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
 def _mean_columns(part: MeanScores) -> dict[str, object]:
     columns: dict[str, object] = {"images": part.images, "groups": part.groups}
     for name in (name for name in METRICS if name in part.scores):
-        columns |= {
-            name: rounded(part.scores[name]),
-            f"{name}_input": rounded(part.input_scores[name]),
-        }
+        columns |= {name: part.scores[name], f"{name}_input": part.input_scores[name]}
         columns |= _gain_columns(f"{name}_gain", part.gain[name], part.gain_interval[name])
     for baseline, its in part.baselines.items():
         for name, score in its.scores.items():
             column = f"{name}_{baseline}"
-            columns |= {column: rounded(score)}
+            columns[column] = score
             columns |= _gain_columns(f"{column}_gain", its.gain[name], its.gain_interval[name])
     return columns
 
 
 def _gain_columns(name: str, gain: float, interval: Interval) -> dict[str, object]:
     # No interval is two empty fields: "None" is a text to spreadsheets.
-    low, high = rounded(interval) or ("", "")
-    return {name: rounded(gain), f"{name}_low": low, f"{name}_high": high}
+    low, high = interval or ("", "")
+    return {name: gain, f"{name}_low": low, f"{name}_high": high}
 
 
 def _to_csv(rows: Sequence[Mapping[str, object]], first: Iterable[str] = ()) -> bytes:
-    """Return rows as CSV: the columns ``first``, then all others in order of appearance."""
+    """Return rows as CSV, their numbers rounded: the columns ``first``, then all others in order of
+    appearance.
+    """
     # Rows may lack columns: not every image has every tag.
     text, columns = io.StringIO(), dict.fromkeys([*first, *(name for row in rows for name in row)])
     writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(rounded, rows))
     return text.getvalue().encode()
