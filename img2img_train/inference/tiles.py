@@ -67,10 +67,8 @@ class Tiling:
 
     def starts(self, length: int) -> list[int]:
         """Return the starts of the tiles along ``length`` pixels; one tile if it fits."""
-        end = self._up(max(length, self.smallest))
-        if end <= self.side:
-            return [0]
-        return [*range(0, end - self.side, self.side - self.shared), end - self.side]
+        last = self._up(max(length, self.smallest)) - self.size(length)
+        return [*range(0, last, self.side - self.shared), last]
 
     def size(self, length: int) -> int:
         """Return the size of the tiles along ``length`` pixels: ``side``, or less for a single
