@@ -131,9 +131,10 @@ class Gan(GanObjective):
         return {f"d_{name}": term for name, term in terms.items()}
 
     def _discriminator_input(self, batch: Batch, image: Tensor) -> Tensor:
-        from img2img_train.objectives.losses import concat_channels
+        import torch
 
-        return concat_channels(batch.input, image) if self.conditional else image
+        # Under autocast the image may be bfloat16, the input is float32 then.
+        return torch.cat([batch.input.to(image.dtype), image], 1) if self.conditional else image
 
 
 class CGan(Gan):

@@ -82,12 +82,6 @@ def clip_weights(networks: Iterable[nn.Module], bound: float) -> None:
     torch._foreach_clamp_max_(weights, bound)
 
 
-def concat_channels(condition: Tensor, image: Tensor) -> Tensor:
-    """Return the input of a conditional discriminator: condition and image along the channels."""
-    # Under autocast the image may be bfloat16, the condition is float32 then.
-    return torch.cat([condition.to(image.dtype), image], dim=1)
-
-
 def l1_loss(output: Tensor, target: Tensor) -> Tensor:
     """Return the mean absolute error, float32."""
     return functional.l1_loss(output.float(), target)
