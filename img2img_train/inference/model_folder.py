@@ -31,7 +31,7 @@ from img2img_data.corpus.format import CORPUS_FILE, to_json_page
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_train.config import CONFIG_FILE, RESOURCES, config_of
-from img2img_train.inference.onnx_export import OPSET, Parity, export_weights, onnx_bytes
+from img2img_train.inference.onnx_export import Parity, export_weights, onnx_bytes
 from img2img_train.networks.registry import count_parameters
 from img2img_train.report.page import flatten, render
 from img2img_train.runs.checkpoint import read_description
@@ -44,7 +44,7 @@ SHOWN_IMAGES: Final = 3
 
 
 def export_folder(
-    model: LoadedModel, out: Path, license: str = "", opset: int = OPSET
+    model: LoadedModel, out: Path, license: str, opset: int
 ) -> tuple[Parity | None, list[str]]:
     """Write a model folder; return the comparison of ONNX with torch, and notes.
 

@@ -47,9 +47,9 @@ class Tiling:
     ``batch`` tiles form a forward pass; no tile is smaller than ``smallest`` pixels.
     """
 
-    tile: int = 512
-    overlap: int = 128
-    multiple: int = 1
+    tile: int
+    overlap: int
+    multiple: int
     batch: int = 1
     smallest: int = 1
 

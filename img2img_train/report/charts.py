@@ -95,10 +95,10 @@ def _points(rows: Iterable[tuple[float, Mapping[str, Any]]]) -> dict[str, Points
     return points
 
 
-def thin(points: npt.ArrayLike, most: int = MAX_POINTS) -> Points:
-    """Return at most ``most`` points, each the mean of as many neighbors."""
+def thin(points: npt.ArrayLike) -> Points:
+    """Return at most MAX_POINTS points, each the mean of as many neighbors."""
     points = np.asarray(points)
-    size = -(-len(points) // most) or 1
+    size = -(-len(points) // MAX_POINTS) or 1
     means = (points[at : at + size].mean(axis=0) for at in range(0, len(points), size))
     return [(float(f"{x:.7g}"), float(f"{y:.5g}")) for x, y in means]
 
