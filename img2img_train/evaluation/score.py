@@ -192,18 +192,17 @@ class Evaluation(MeanScores):
 
 def describe_gain(gain: float, interval: Interval, baseline: str = "the input") -> str:
     """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance."""
-    beats, fails = f"beats {baseline}", f"does not beat {baseline}"
-    if interval is None:
-        why = "(all images come from one photo, so no interval)"
-        if not gain:
-            return f"{fails}: both are equal {why}"
-        return f"{beats if gain > 0 else f'{fails}: it is worse'} by {abs(gain):.2f} dB {why}"
-    low, high = interval
+    fails = f"does not beat {baseline}"
+    low, high = interval or (gain, gain)
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
+    if interval is None:
+        span = "all images come from one photo, so no interval"
     if low > 0:
-        return f"{beats} by {gain:.2f} dB ({span})"
+        return f"beats {baseline} by {gain:.2f} dB ({span})"
     if high < 0:
         return f"{fails}: it is worse by {-gain:.2f} dB ({span})"
+    if interval is None:
+        return f"{fails}: both are equal ({span})"
     return f"{fails}: a difference of {gain:+.2f} dB is within chance ({span})"
 
 
