@@ -203,6 +203,8 @@ def _names(asked: str) -> list[str]:
     for name in names:
         if name not in BASELINES:
             hint = did_you_mean(name, [*BASELINES, "auto", "none"])
+            if name in {"auto", "none"}:
+                hint = "give it alone"
             raise UsageError("option", "--baselines", f"knows no '{name}'", hint)
     return [name for name in BASELINES if name in names]
 

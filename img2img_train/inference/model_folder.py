@@ -15,9 +15,8 @@ The same run gives the same bytes.
 from __future__ import annotations
 
 import contextlib
-import json
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +34,7 @@ from img2img_train.inference.onnx_export import Parity, export_weights, onnx_byt
 from img2img_train.networks.registry import count_parameters
 from img2img_train.report.page import flatten, render
 from img2img_train.runs.checkpoint import read_description
-from img2img_train.runs.folder import LIBRARIES, MODEL_FILE, sample_paths
+from img2img_train.runs.folder import LIBRARIES, MODEL_FILE, read_evaluations, sample_paths
 from img2img_train.runs.model import LoadedModel
 
 MODEL_FORMAT: Final = 1
@@ -63,7 +62,8 @@ def export_folder(
     run = folder.parent if folder.name == "checkpoints" else folder
     about, evaluations = read_description(model.path), list[dict[str, Any]]()
     if about.config.get("direction") == model.config.direction:
-        evaluations += _evaluations(run, model)
+        scored = {"file": model.path.name, "step": model.step}
+        evaluations += (e for e in read_evaluations(run) if e["checkpoint"] == scored)
     if strip := _examples(run, evaluations):
         files["examples.png"] = strip
     page = {**_description(model), "size": about.size}
@@ -106,15 +106,6 @@ def _description(model: LoadedModel) -> dict[str, Any]:
         "versions": versions(*LIBRARIES),
         "settings": config.model_dump(mode="json", exclude=RESOURCES),
     }
-
-
-def _evaluations(run: Path, model: LoadedModel) -> Iterator[dict[str, Any]]:
-    """Yield the evaluations of this checkpoint that its run has."""
-    for path in sorted((run / "evaluation").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            saved = json.loads(path.read_bytes())
-            if saved["checkpoint"] == {"file": model.path.name, "step": model.step}:
-                yield saved
 
 
 def _examples(run: Path, evaluations: Sequence[Mapping[str, Any]]) -> bytes:

@@ -152,6 +152,9 @@ def _graph_of(network: ImageToImage, model: LoadedModel, out: Path, opset: int) 
     if program is None:
         raise Img2ImgError("ONNX file", out, "the exporter failed", "try another --opset")
     proto = program.model_proto
+    # The exporter notes where each node came from, with paths of this machine.
+    for part in (proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.input):
+        part.ClearField("metadata_props")
     for value in (proto.graph.input[0], proto.graph.output[0]):
         # The exporter names the sides of the output with formulas.
         for dimension, name in zip(value.type.tensor_type.shape.dim, AXES, strict=False):

@@ -24,7 +24,13 @@ from img2img_train.config import RunConfig, config_of, read_page
 from img2img_train.metrics.registry import COLOR_METRICS
 from img2img_train.report.charts import build_charts
 from img2img_train.report.gallery import SAMPLE_BYTES, GalleryItem, build_gallery, build_samples
-from img2img_train.runs.folder import RunFolder, read_log, read_sessions, read_timing
+from img2img_train.runs.folder import (
+    RunFolder,
+    read_evaluations,
+    read_log,
+    read_sessions,
+    read_timing,
+)
 
 BROWSER_SIDE: Final = 256
 SAME_COLORS: Final = 0.9
@@ -119,9 +125,9 @@ def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, mod
 # ------------------------------------------------------------------------ parts of a run's report
 def _read_run(run: Path, page: Path) -> dict[str, Any]:
     """Return what pages show of a run. No clock is read, so equal folders give equal pages."""
-    files, folder = sorted((run / "evaluation").glob("*.json")), RunFolder(run)
+    folder = RunFolder(run)
     return {
-        "evaluations": [json.loads(path.read_bytes()) for path in files],
+        "evaluations": list(read_evaluations(run)),
         "versions": read_page(folder.config).get("versions", {}),
         "log": read_log(run),
         "sessions": read_sessions(run),

@@ -303,6 +303,14 @@ def _iter_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def read_evaluations(run: Path) -> Iterator[dict[str, Any]]:
+    """Yield the evaluations that ``fit`` left in a run; files without scores are skipped."""
+    for path in sorted((run / "evaluation").glob("*.json")):
+        saved = parse_object(path.read_bytes()) or {}
+        if {"corpus", "split", "checkpoint", "scores", "protocol", "gallery"} <= saved.keys():
+            yield saved
+
+
 def sample_paths(run: Path | str) -> list[Path]:
     """Return the sample grids of a run, oldest first."""
     return sorted(RunFolder(Path(run)).samples.glob("epoch-*.png"))

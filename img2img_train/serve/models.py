@@ -7,7 +7,6 @@ are checked before anything is decoded, and pass a model as in ``translate``.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +33,7 @@ from img2img_train.inference.translate import translate_bytes, translate_pixels
 from img2img_train.metrics.registry import IMAGE_METRICS
 from img2img_train.networks.layers import TestNorm
 from img2img_train.runs.checkpoint import Description, read_checkpoint
-from img2img_train.runs.folder import find_checkpoint, sample_paths
+from img2img_train.runs.folder import find_checkpoint, read_evaluations, sample_paths
 from img2img_train.runs.model import LoadedModel, choose_device, load_generator
 
 MAX_LOADED: Final = 2
@@ -137,15 +136,11 @@ def _examples(run: Path, config: RunConfig, about: Description) -> list[Pixels]:
 
 
 def _saved_scores(run: Path) -> list[str]:
-    """Return a line for each evaluation in a run folder; other files are skipped."""
+    """Return a line for each evaluation in a run folder."""
     lines = []
-    for path in sorted((run / "evaluation").glob("*.json")):
-        try:
-            saved = json.loads(path.read_bytes())
-            output, baseline = (float(saved[part]["psnr"]) for part in ("scores", "input_scores"))
-            where = printable(f"{saved['corpus']} {saved['split']}")
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    for saved in read_evaluations(run):
+        output, baseline = saved["scores"]["psnr"], saved["input_scores"]["psnr"]
+        where = printable(f"{saved['corpus']} {saved['split']}")
         lines.append(f"{where}: PSNR {output:.2f} dB, input {baseline:.2f} dB")
     return lines
 

@@ -190,6 +190,8 @@ def test_an_unknown_baseline_is_one_line(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 1})
     with pytest.raises(UsageError, match=r"option '--baselines': knows no 'weiner'; .*wiener"):
         fitted(corpus, "unsharp, weiner")
+    with pytest.raises(UsageError, match="knows no 'auto'; give it alone"):
+        fitted(corpus, "auto, wiener")
     assert fitted(corpus, "none") == FittedBaselines()
 
 

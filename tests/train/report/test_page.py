@@ -60,7 +60,7 @@ def test_long_runs_take_little_memory(tmp_path: Path) -> None:
 
 def test_neighbors_are_averaged() -> None:
     points = [(float(n), float(n % 2)) for n in range(4 * MAX_POINTS)]
-    assert thin(points) == thin(points)
+    assert len(thin(points)) == MAX_POINTS
     assert {y for _, y in thin(points)} == {0.5}
     assert thin(points[:7]) == points[:7]
     assert len(thin(points[: MAX_POINTS + 1])) <= MAX_POINTS
@@ -90,6 +90,15 @@ def test_a_damaged_line_is_an_error_about_the_run(name: str, tmp_path: Path) -> 
         path.write_bytes(cut + end)
         with pytest.raises(CheckpointError, match=rf"^run '.*': line \d+ of its {name} is damaged"):
             write_run_report(path.parent)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", ""])
+def test_a_file_without_scores_is_no_evaluation(content: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    expected = write_run_report(run).read_bytes()
+    (run / "evaluation").mkdir(exist_ok=True)
+    (run / "evaluation" / "other.json").write_text(content)
+    assert write_run_report(run).read_bytes() == expected
 
 
 def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
