@@ -179,8 +179,6 @@ def _decode_opencv(data: bytes, found: Header) -> Pixels:
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
     except cv2.error as error:
         raise Rejected("corrupt", str(error.err)[:200]) from None
-    if raw is None and b"ANMF" in data and not hasattr(cv2, "imreadanimation"):
-        raise Rejected("animated", "OpenCV before 4.11 reads no animated WebP")
     if raw is None or raw.shape[:2] != (found.height, found.width):
         raise Rejected("corrupt", "the decoder gave up: its data or checksums are damaged")
     return raw
@@ -188,7 +186,7 @@ def _decode_opencv(data: bytes, found: Header) -> Pixels:
 
 def _decode_pillow(data: bytes, found: Header) -> Pixels:
     """Decode the first frame to BGRA, or to gray of 16 bits."""
-    # GIF too: OpenCV reads it only since 4.11, and then not every one.
+    # GIF too: OpenCV does not read every one.
     size = found.width, found.height
     with pillow_image(data, found.format.upper()) as image:
         image.seek(0)

@@ -80,7 +80,7 @@ class HashIndex:
         query = np.repeat(rows, count)
         within = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count)
         found = self._order[band][np.repeat(starts[rows], count) + within]
-        close = _bits(queries[query] ^ self._hashes[found]) <= distance
+        close = np.bitwise_count(queries[query] ^ self._hashes[found]) <= distance
         pairs = (query[close].astype(np.uint64) << np.uint64(32)) | found[close].astype(np.uint64)
         return np.asarray(pairs, np.uint64)
 
@@ -88,13 +88,6 @@ class HashIndex:
 def _band(hashes: Words, band: int) -> NDArray[np.uint16]:
     start, bits = BANDS[band]
     return ((hashes >> np.uint64(start)) & np.uint64((1 << bits) - 1)).astype(np.uint16)
-
-
-def _bits(words: Words) -> NDArray[np.uint8]:
-    """Return the number of bits set in each word."""
-    if hasattr(np, "bitwise_count"):  # NumPy 2
-        return np.asarray(np.bitwise_count(words))
-    return np.asarray(np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1).sum(1), np.uint8)
 
 
 # ------------------------------------------------------------------------------------------- groups
@@ -149,7 +142,7 @@ class DuplicateGroups:
             # A step is compared with kept images of the block only: few, in a row of copies.
             for part in np.split(block, range(_STEP, len(block), _STEP)):
                 pool = np.concatenate((fresh, part))
-                close = _bits(hashes[part][:, None] ^ hashes[pool]) <= self._distance
+                close = np.bitwise_count(hashes[part][:, None] ^ hashes[pool]) <= self._distance
                 close &= pool < part[:, None]
                 for row in np.flatnonzero(close.any(1)):
                     self._join_nearest(int(part[row]), pool[close[row]])
@@ -180,7 +173,7 @@ def _first_of_equal(prints: Fingerprints) -> Places:
 
 def _confirmed(prints: Fingerprints, place: int, others: Places) -> Iterator[tuple[int, int]]:
     """Yield the nearest of the others that is confirmed as a copy of an image, and its distance."""
-    bits = _bits(prints.hashes[others] ^ prints.hashes[place])
+    bits = np.bitwise_count(prints.hashes[others] ^ prints.hashes[place])
     order = np.lexsort((others, bits))[:_MAX_CONFIRMED]
     if len(order):
         good = np.flatnonzero(prints.confirm(place, others[order]))[:1]
