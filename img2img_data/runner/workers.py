@@ -84,19 +84,12 @@ def run_chunk(
     ``parent``: process without which the worker ends; None for a worker that outlives the run.
     ``limit``: seconds per task.
     """
-    return list(chain.from_iterable(_results(work, tasks, parent, limit, GROUP_SIZE)))
+    return list(chain.from_iterable(in_step(work, tasks, limit, _deadlines(parent))))
 
 
-def _results(
-    work: Work[TaskT, ResultT],
-    tasks: Iterable[TaskT],
-    parent: int | None,
-    limit: float,
-    group_size: int,
-) -> Iterator[list[ResultT]]:
+def _deadlines(parent: int | None) -> dict[int, float]:
     # joblib starts no workers within a daemonic process: there the parent works, unguarded.
-    guard = WorkerGuard(None) if os.getpid() == parent else _guard_of(os.getpid(), parent)
-    return in_step(work, tasks, limit, guard.deadlines, group_size)
+    return {} if os.getpid() == parent else _guard_of(os.getpid(), parent).deadlines
 
 
 def _run_numbered(number: int, folder: Path, *job: Any) -> tuple[int, list[Any]]:
@@ -133,7 +126,7 @@ def _work_through(
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         while tasks:
-            for group in _results(pool.work, tasks, parent, pool.limit, group_size):
+            for group in in_step(pool.work, tasks, pool.limit, _deadlines(parent), group_size):
                 results.send((None, group))
             tasks, group_size = results.recv(), GROUP_SIZE
     except Exception as error:
