@@ -33,7 +33,7 @@ from img2img_data.corpus.card import README, to_card
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, to_json_line
 from img2img_data.corpus.layouts import SPLITS
 from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, reason_of
-from img2img_data.exchange.webdataset import VERIFY, read_file, read_listed, write_folder
+from img2img_data.exchange.webdataset import VERIFY, read_file, read_listed
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
 from img2img_data.runner.run import RunSettings
@@ -328,11 +328,12 @@ def export_corpus(
 
     folder = BuildFolder(out, EXPORT_FILE)
 
-    def write() -> dict[str, Any]:
+    def write() -> None:
         _write_splits(job, folder, pairs, run, progress)
-        return {"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts}
+        folder.write_page({"format": 1, "recipe": recipe, "color": corpus.color, "counts": counts})
 
-    return write_folder(folder, recipe, root, Counter(counts), write)
+    is_new = folder.fill(recipe, [os.fsencode(root)], write)
+    return Report(kept=Counter(counts), complete=not is_new)
 
 
 def _pair_of(swapped: bool, folder: Path, row: Mapping[str, Any]) -> Pair:

@@ -39,7 +39,6 @@ from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.jsonl import Row
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import README, write_datasets_rows
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
@@ -118,7 +117,7 @@ def pack_corpus(
 
     folder = BuildFolder(out, INDEX_FILE)
 
-    def write() -> dict[str, Any]:
+    def write() -> None:
         def count(done: int) -> None:
             progress(done, counts.total())
 
@@ -130,22 +129,9 @@ def pack_corpus(
         for shard in shards:
             (folder.building / "shards" / shard.url).replace(out / shard.url)
         page = {"format": SHARDS_FORMAT, "recipe": recipe, "splits": counts, "files": files}
-        return {**page, "shards": [shard.model_dump() for shard in shards]}
+        folder.write_page({**page, "shards": [shard.model_dump() for shard in shards]})
 
-    return write_folder(folder, recipe, root, counts, write)
-
-
-def write_folder(
-    folder: BuildFolder, recipe: Row, root: Path, counts: Counter[str], write: Callable[[], Row]
-) -> Report:
-    """Run ``write`` for a folder made from ``root``, then write the page that it returns."""
-
-    def write_all() -> None:
-        page = corpus_format.to_json_page(write())
-        # It completes the folder, so it must reach the disk after everything else.
-        write_atomically(folder.root / folder.page, page, folder.building / "page", sync=True)
-
-    is_new = folder.fill(recipe, [os.fsencode(root)], write_all)
+    is_new = folder.fill(recipe, [os.fsencode(root)], write)
     return Report(kept=counts, complete=not is_new)
 
 

@@ -397,8 +397,12 @@ class BuildFolder:
         if gathered.notes:
             counts["notes"] = dict(sorted(gathered.notes.items()))
         measured = {"measured": gathered.measured()} if gathered.measurements else {}
-        content = to_json_page({**page, "counts": counts, **measured})
-        write_atomically(self.root / self.page, content, self.building / "page", sync=True)
+        self.write_page({**page, "counts": counts, **measured})
+
+    def write_page(self, content: Row) -> None:
+        """Write the page. It completes the folder, so everything else is on the disk before it."""
+        page = to_json_page(content)
+        write_atomically(self.root / self.page, page, self.building / "page", sync=True)
 
     def _nothing_kept(self, report: Report) -> NothingKeptError:
         ((reason, count),) = report.rejected.most_common(1)
