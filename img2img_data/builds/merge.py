@@ -20,7 +20,7 @@ from typing import Any, Final
 from img2img_data.builds.image_folders import EXPECTED_REASONS, SELECTION_FILE
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.core.files import cannot_write
+from img2img_data.core.files import cannot_write, with_folder
 from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import to_datasets_line
@@ -214,11 +214,7 @@ def _bring_files(shard: CorpusShard, out: str, name: str, row: Row, copy: bool) 
 def _linked(source: str, target: str) -> bool:
     """Hard-link a file; return False if the file system cannot, or if another file is there."""
     try:
-        try:
-            os.link(source, target)
-        except FileNotFoundError:  # its folder
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            os.link(source, target)
+        with_folder(target, lambda: os.link(source, target))
     except FileExistsError:  # from an interrupted merge
         return Path(source).samefile(target)
     except OSError as error:

@@ -123,8 +123,8 @@ def write_atomically(
         folder, name = os.path.split(path)
         temporary = os.path.join(folder, f".{name}.tmp")
     try:
-        _write(_with_folder(path, lambda: os.open(temporary, _WRITE_FLAGS, 0o666)), data, sync)
-        _with_folder(path, lambda: os.replace(temporary, path))
+        _write(with_folder(path, lambda: os.open(temporary, _WRITE_FLAGS, 0o666)), data, sync)
+        with_folder(path, lambda: os.replace(temporary, path))
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -136,7 +136,7 @@ def write_atomically(
         sync_folder(Path(path).parent)
 
 
-def _with_folder(path: str | Path, use: Callable[[], T]) -> T:
+def with_folder(path: str | Path, use: Callable[[], T]) -> T:
     """Return the result of ``use``; if it fails without the folder of ``path``, create that."""
     try:
         return use()
