@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from img2img_data.builds.pairs import Degrade, DrawnPair, Pairing
 from img2img_data.core.errors import Rejected
-from img2img_data.core.settings_model import Place, build_model
+from img2img_data.core.settings_model import Place, build_part
 from img2img_data.corpus.format import ColorSpace
 from img2img_data.degradations.base import Rng
 from img2img_data.degradations.spec import degradation_of
@@ -240,6 +240,5 @@ def pairing_of(recipe: Mapping[str, Any], place: Place) -> Pairing:
         hint = "the corpus is damaged, or newer than this version"
         raise place.error(["pairing"], f"is not a pairing (got {name!r})", hint)
     if name != "degrade":
-        fields = {field: recipe[field] for field in PAIRINGS[name].model_fields if field in recipe}
-        return build_model(PAIRINGS[name], fields, place)
+        return build_part(PAIRINGS[name], recipe, place)
     return Degrade(degradation=degradation_of(recipe, place))

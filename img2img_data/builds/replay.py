@@ -19,7 +19,7 @@ from img2img_data.builds.pairs import BuildSettings, CorpusJob, EncodedFile, Loa
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, checked_row, lines_of
-from img2img_data.core.settings_model import Place, build_model
+from img2img_data.core.settings_model import Place, build_part
 from img2img_data.corpus.format import TILE_COLUMNS, inside
 from img2img_data.corpus.reader import read_info, reason_of, stated_corpus
 from img2img_data.images import io
@@ -95,8 +95,7 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJ
         why, hint = "was not computed from single images", "only computed inputs can be replayed"
         raise CorpusError("corpus", root, why, hint)
     place = Place(f"corpus '{printable(str(root))}'", ("recipe",))
-    fields = {name: recipe[name] for name in BuildSettings.model_fields if name in recipe}
-    settings = build_model(BuildSettings, fields, place)
+    settings = build_part(BuildSettings, recipe, place)
     pairing = pairing_of(recipe, place)
     if source is None and not pairing.clean:
         why = f"missing: the targets of '{recipe['pairing']}' are not the source images"
