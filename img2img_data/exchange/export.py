@@ -15,7 +15,7 @@ import re
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -27,6 +27,7 @@ import numpy as np
 from img2img_data.core import errors
 from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
+from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import RowFile, count_rows, open_rows
 from img2img_data.corpus.card import README, to_card
@@ -122,7 +123,7 @@ class BasicSRFormat(ExportFormat):
     def finish(self, corpus: Corpus, folder: BuildFolder, split: str, exported: Exported) -> None:
         """Write meta_info.txt."""
         lines = (_meta_line(e, 1, corpus.channels["target"]) for e in exported)
-        _write_list(folder, f"{split}/meta_info.txt", (f"{line}\n".encode() for line in lines))
+        write_atomically(folder.root / split / "meta_info.txt", (f"{x}\n".encode() for x in lines))
 
 
 class HuggingFaceFormat(ExportFormat):
@@ -154,11 +155,11 @@ class HuggingFaceFormat(ExportFormat):
         """Write metadata.jsonl."""
         place = self.splits[split]
         rows = (to_json_line(self._row(e, place)) for e in exported)
-        _write_list(folder, f"{place}/{METADATA_FILE}", rows)
+        write_atomically(folder.root / place / METADATA_FILE, rows)
         manifests = {p: folder.root / p / METADATA_FILE for p in self.splits.values()}
         sizes = {p: count_rows(path) for p, path in manifests.items() if path.is_file()}
         about = {**corpus.info, "channels": corpus.channels, "layout": "folders"}
-        _write_list(folder, README, [to_card(folder.root, sizes, about, METADATA_FILE)])
+        write_atomically(folder.root / README, to_card(folder.root, sizes, about, METADATA_FILE))
 
     @staticmethod
     def _row(exported: ExportedPair, place: str) -> dict[str, Any]:
@@ -235,14 +236,6 @@ def _meta_line(exported: ExportedPair, half: int, channels: int) -> str:
     """Return "KEY.png (h,w,c)" of one half."""
     height, width = exported.size
     return f"{exported.names[half].rpartition('/')[2]} ({height},{width},{channels})"
-
-
-def _write_list(folder: BuildFolder, name: str, lines: Iterable[bytes]) -> None:
-    """Write a list line by line, then rename it into place."""
-    with (folder.building / "list").open("wb") as file:
-        file.writelines(lines)
-    (folder.root / name).parent.mkdir(exist_ok=True)
-    (folder.building / "list").replace(folder.root / name)
 
 
 def flat_key(key: str, unsafe: str) -> str:
