@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from pydantic import Field
 from img2img_data.builds import pairings, pairs
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import Rejected, UsageError, printable
-from img2img_data.core.files import stamp_of
+from img2img_data.core.files import stamp_of, write_atomically
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.corpus.format import FORMAT, key_of, to_json_line
 from img2img_data.images import io
@@ -190,19 +190,16 @@ class DuplicatePass:
                 progress(done // 2, count)  # the run itself is the second half
             prints = file.load(largest_first=self.settings.keep == "largest")
             groups = DuplicateGroups(prints, self.settings.duplicate_distance)
-        self._list(groups)
+        write_atomically(self.folder.root / DUPLICATES_FILE, self._rows(groups))
         return functools.partial(self._task, groups)
 
-    def _list(self, groups: DuplicateGroups) -> None:
+    def _rows(self, groups: DuplicateGroups) -> Iterator[bytes]:
         def columns(index: int) -> dict[str, str]:
             return source_columns(self.plan.task(index).sources[0])
 
-        temporary = self.folder.building / "duplicates"
-        with temporary.open("wb") as file:
-            for head, places in groups.members():
-                copies = [{**columns(i), **_match(groups, i)} for i in map(int, places)]
-                file.write(to_json_line({"kept": columns(head), "copies": copies}))
-        temporary.replace(self.folder.root / DUPLICATES_FILE)
+        for head, places in groups.members():
+            copies = [{**columns(i), **_match(groups, i)} for i in map(int, places)]
+            yield to_json_line({"kept": columns(head), "copies": copies})
 
     def _task(self, groups: DuplicateGroups, index: int) -> ImageTask:
         task, kept = self.plan.task(index), int(groups.kept[index])
