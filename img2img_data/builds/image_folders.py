@@ -12,7 +12,7 @@ import functools
 import os
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -26,7 +26,7 @@ from img2img_data.core.files import stamp_of, write_atomically
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.corpus.format import FORMAT, key_of, to_json_line
 from img2img_data.images import io
-from img2img_data.images.pixels import Fit, ReadPolicy
+from img2img_data.images.pixels import Fit
 from img2img_data.runner.build_folder import DUPLICATES_FILE, BuildFolder, write_file
 from img2img_data.runner.plan import ImageTask, Plan
 from img2img_data.runner.run import FolderBuild, MakePool, RunSettings, checked_by, source_columns
@@ -251,11 +251,9 @@ def resize_build(plan: Plan, out: Path, settings: ResizeSettings) -> FolderBuild
     """Return the build of a folder with the images of a plan in one size."""
     dumped = settings.model_dump(mode="json")
     recipe = {"command": "resize", **dumped, "source_names": plan.names_digest()}
-    policy = ReadPolicy(alpha=settings.alpha, depth="keep" if settings.format == "png" else 8)
-    single, build = pairings.Unpaired(), pairs.BuildSettings(**dumped)
-    roots = tuple(map(os.path.abspath, plan.roots))  # workers may be in another folder
-    target = os.path.abspath(out)
-    job = pairs.CorpusJob(roots, target, single, build, plan.kind, policy, "resize")
+    job = pairs.make_job(plan, pairings.Unpaired(), out, pairs.BuildSettings(**dumped), "resize")
+    if settings.format == "png":  # a format that can hold 16 bits
+        job = replace(job, policy=replace(job.policy, depth="keep"))
     about = {"format": FORMAT, "kind": "resized"}
     work, folder = functools.partial(resize_image, job), BuildFolder(out, SELECTION_FILE)
     return FolderBuild(plan, folder, recipe, about, work, lambda task: (".", dict(task.tags)))
