@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
+import numpy as np
+
 from img2img_data.core import files
 from img2img_data.core.errors import REASONS, CorpusError, NothingKeptError, Rejected, UsageError
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
@@ -516,11 +518,7 @@ class ManifestStatistics:
 
     def duplicate_targets(self, manifests: Iterable[Path]) -> list[str]:
         """Return a warning for each target that is the same image as one under another name."""
-        if len(self.targets) < 2:
-            return []
-        import numpy as np
-
-        known, counts = np.unique(np.frombuffer(self.targets, np.uint64), return_counts=True)
+        known, counts = np.unique(np.asarray(self.targets), return_counts=True)
         repeated = set(map(int, known[counts > 1]))
         if not repeated:
             return []
