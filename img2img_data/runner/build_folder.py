@@ -169,8 +169,6 @@ class OutcomeLog:
     """
 
     def __init__(self, path: Path, count: int) -> None:
-        self.kept: Counter[str] = Counter()
-        """Rows that an earlier run left, by manifest."""
         self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
         self._file: BinaryIO = self._temporary.open("wb")
         self._positions = array("q", [-1]) * count
@@ -315,17 +313,18 @@ class BuildFolder:
         return not names
 
     @contextlib.contextmanager
-    def outcomes(self, count: int, indices: Iterable[int]) -> Iterator[OutcomeLog]:
+    def outcomes(self, count: int, indices: Iterable[int], report: Report) -> Iterator[OutcomeLog]:
         """Open the journal for ``count`` tasks, with the kept images of an earlier run.
 
-        ``indices``: the task of each of ``earlier_rows``; the files of one with -1 are removed.
+        ``indices``: the task of each of ``earlier_rows``; the files of one with -1 are removed, the
+        others are counted in ``report``.
         """
         with writing_to(self.building), OutcomeLog(self.building / JOURNAL_FILE, count) as log:
             for index, (manifest, line) in zip(indices, self.earlier_rows(), strict=True):
                 if index >= 0:
                     datasets_line = to_datasets_line(json.loads(line), line)
                     log.add(Outcome(index, manifest, "", line, datasets_line))
-                    log.kept[manifest] += 1
+                    report.kept[manifest] += 1
                 else:
                     self._remove_files(manifest, line)
             log.publish()

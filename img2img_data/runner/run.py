@@ -156,8 +156,7 @@ def _fill(
     task_at = build.before(make_pool, progress) if build.before else plan.task
     if build.before:  # what was kept may be a copy of an image that came since
         indices = (i if i >= 0 and not task_at(i).rejected else -1 for i in indices)
-    with build.folder.outcomes(total, indices) as log:
-        report.kept.update(log.kept)
+    with build.folder.outcomes(total, indices, report) as log:
         todo = log.pending()
         work = functools.partial(_outcome_of, build.work)
         outcomes = make_pool(work, task_at, rejection).run(todo)
