@@ -23,7 +23,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -56,26 +56,6 @@ NO_LEAK_WARNING: Final = "ignore:resource_tracker:UserWarning"
 
 
 # --------------------------------------------------------------------------------- within a worker
-@dataclass(slots=True)
-class WorkerGuard:
-    """Ends its process when the parent is gone or a task exceeds its time limit."""
-
-    parent: int | None
-    deadlines: dict[int, float] = field(default_factory=dict)
-    """Time at which the task of each thread must be finished."""
-
-    def watch(self) -> None:
-        """Check ten times a second; runs in a thread of the worker."""
-        while True:
-            time.sleep(0.1)
-            if self.parent is not None and os.getppid() != self.parent:
-                os._exit(1)
-            # A decoder that hangs in C holds no Python code that could be interrupted: the process
-            # ends.
-            if min(self.deadlines.copy().values(), default=float("inf")) < time.monotonic():
-                os._exit(TIMED_OUT)
-
-
 def run_chunk(
     work: Work[TaskT, ResultT], tasks: Sequence[TaskT], parent: int | None, limit: float
 ) -> list[ResultT]:
@@ -88,8 +68,9 @@ def run_chunk(
 
 
 def _deadlines(parent: int | None) -> dict[int, float]:
+    """Return the times at which the task of each thread must be finished, which a guard watches."""
     # joblib starts no workers within a daemonic process: there the parent works, unguarded.
-    return {} if os.getpid() == parent else _guard_of(os.getpid(), parent).deadlines
+    return {} if os.getpid() == parent else _guarded(os.getpid(), parent)
 
 
 def _run_numbered(number: int, folder: Path, *job: Any) -> tuple[int, list[Any]]:
@@ -99,16 +80,29 @@ def _run_numbered(number: int, folder: Path, *job: Any) -> tuple[int, list[Any]]
 
 
 @functools.cache
-def _guard_of(process: int, parent: int | None) -> WorkerGuard:
-    """Prepare a worker process, once, and return its guard."""
+def _guarded(process: int, parent: int | None) -> dict[int, float]:
+    """Prepare a worker process, once, and return the deadlines that its guard watches."""
     import cv2
 
     # One worker per core already: threads of OpenCV would only compete with the other workers.
     cv2.setNumThreads(1)
     keep_freed_memory(32 << 20)
-    guard = WorkerGuard(parent)
-    threading.Thread(target=guard.watch, daemon=True, name="img2img-guard").start()
-    return guard
+    deadlines: dict[int, float] = {}
+    watch = functools.partial(_watch, parent, deadlines)
+    threading.Thread(target=watch, daemon=True, name="img2img-guard").start()
+    return deadlines
+
+
+def _watch(parent: int | None, deadlines: dict[int, float]) -> None:
+    """End this process when its parent is gone or a task exceeds its time limit."""
+    while True:
+        time.sleep(0.1)
+        if parent is not None and os.getppid() != parent:
+            os._exit(1)
+        # A decoder that hangs in C holds no Python code that could be interrupted: the process
+        # ends.
+        if min(deadlines.copy().values(), default=float("inf")) < time.monotonic():
+            os._exit(TIMED_OUT)
 
 
 def _work_through(
