@@ -47,8 +47,8 @@ SIDES: Final = (("input", "target"), ("source", "target"), ("A", "B"), ("lq", "g
 
 LONGEST_TAG: Final = 1000
 
-Span = tuple[bytes, int, int]
-"""Location of an image in an archive: path of the archive, first byte, number of bytes."""
+Span = tuple[str, int, int]
+"""Location of an image in an archive: name of the archive, first byte, number of bytes."""
 
 
 class LayoutEntry(NamedTuple):
@@ -351,7 +351,7 @@ class WebDatasetLayout(FolderLayout):
             if set(sides) <= set(images):
                 halves = [images[s] for s in sides]
                 sources = tuple(archive + b"/" + m.name.encode() for m in halves)
-                spans = tuple((archive, m.start, m.size) for m in halves)
+                spans = tuple((path.name, m.start, m.size) for m in halves)
                 return LayoutEntry(split, key, sources, 0, _tags(row, ()), None, spans)
         names = ", ".join(printable(n) for n in group)
         rejected = ("unpaired", f"no input and target among {names}"[:LONGEST_TAG])

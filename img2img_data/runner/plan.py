@@ -80,7 +80,7 @@ class ImageTask(NamedTuple):
         if not 0 < size <= io.MAX_BYTES:
             reason = "file-too-big" if size else "empty"
             raise Rejected(reason, f"{size} bytes, limit {io.MAX_BYTES}")
-        path = Path(os.fsdecode(os.path.join(roots[self.root + number], archive)))
+        path = Path(os.fsdecode(roots[self.root + number]), archive)
         return tar.content(path, tar.Member("", start, size))
 
 
@@ -96,7 +96,7 @@ class SourceNote(NamedTuple):
     group: str = ""
     key: str = ""
     split: str = ""
-    spans: Sequence[tuple[str, int, int]] = ()
+    spans: Sequence[Span] = ()
     tile: Sequence[int] = ()
 
 
@@ -165,7 +165,7 @@ class Plan:
         row = self.order[position]
         note, sources, side = self._note(row), self._sources(row), self.sides[row]
         split = note.split or (self.splits[self.split_at[position]] if self.split_at else "")
-        spans = tuple((bytes.fromhex(archive), start, size) for archive, start, size in note.spans)
+        spans = tuple((archive, start, size) for archive, start, size in note.spans)
         rejected = (note.rejected[0], note.rejected[1]) if note.rejected else None
         # Of the lists beside the images, that of the first source wins.
         tags = note.tags
@@ -427,8 +427,7 @@ def plan_entries(root: Path, layout: FolderLayout, follow_links: bool = False) -
         if mark in seen and not entry.rejected:
             key += "~" + digest(entry.sources[0]).hex()
         seen.add(mark)
-        spans = [(path.hex(), start, size) for path, start, size in entry.spans]
-        note = SourceNote(entry.tags, entry.rejected, "", key, entry.split, spans)
+        note = SourceNote(entry.tags, entry.rejected, "", key, entry.split, entry.spans)
         plan._add(entry.side, entry.sources, note)
     return plan._sort_external()
 
