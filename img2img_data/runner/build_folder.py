@@ -376,8 +376,8 @@ class BuildFolder:
         for name in self._manifests().keys() - kept.keys():  # of splits that lost all images
             (self.root / name / DATASETS_FILE).unlink(missing_ok=True)
             _remove(self.root / name / corpus_format.METADATA_FILE)
+        (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is None and not report.kept:
-            (parts / "rejected").replace(self.root / REJECTED_FILE)
             self.end()
             raise self._nothing_kept(report)
         report.notes.update(gathered.notes)
@@ -386,7 +386,6 @@ class BuildFolder:
             path.replace(self.root / name / corpus_format.METADATA_FILE)
             if is_corpus:
                 (parts / f"datasets-{name}").replace(self.root / name / DATASETS_FILE)
-        (parts / "rejected").replace(self.root / REJECTED_FILE)
         if positions is not None:
             (parts / "order").replace(self.root / SHARD_FILE)
         kept_counts = {name: report.kept[name] for name in in_split_order(report.kept)}
@@ -444,8 +443,7 @@ def _append(folder: Path, lines: Mapping[str, bytearray], sync: bool = False) ->
 
 
 def _with_folders(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:
-    folders = [os.fsencode(os.path.abspath(os.fsdecode(r))).hex() for r in roots]
-    return {**recipe, "source_folders": folders}
+    return {**recipe, "source_folders": [os.path.abspath(root).hex() for root in roots]}
 
 
 def shard_name(page: Mapping[str, Any]) -> str | None:
